@@ -1,0 +1,31 @@
+/* Arithmetic on powers of two. */
+#pragma once
+
+#include "base/compiler.h"
+
+slm_inline bool slm_is_power_of_two(size_t n)
+{
+    return n != 0 && (n & (n - 1)) == 0;
+}
+
+/* The position of the highest bit; n is not 0. */
+slm_inline unsigned slm_log2(uint64_t n)
+{
+    return 63 - (unsigned)__builtin_clzll(n);
+}
+
+/* Rounded up to a multiple of the power of two `unit`; the caller knows that it does not overflow. */
+slm_inline size_t slm_align_up(size_t n, size_t unit)
+{
+    return (n + unit - 1) & ~(unit - 1);
+}
+
+slm_inline size_t slm_min(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+slm_inline size_t slm_max(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}

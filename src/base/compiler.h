@@ -1,0 +1,33 @@
+/* What the house asks of the compiler: hints, attributes, and the assertion of checked builds. */
+#pragma once
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define likely(condition) __builtin_expect(!!(condition), 1)
+#define unlikely(condition) __builtin_expect(!!(condition), 0)
+
+/* The cold half of a function: never inlined into the hot one, and placed away from it. */
+#define slm_slow __attribute__((noinline, cold))
+#define slm_inline static inline __attribute__((always_inline))
+#define slm_public __attribute__((visibility("default")))
+
+/* For what hot paths read across files: without it the compiler would go through the global offset table. */
+#define slm_hidden __attribute__((visibility("hidden")))
+
+/* Make the compiler forget how a register got its value; no instruction. Hot paths use it where an address computed
+ * once and kept costs an instruction that x86's scaled addressing gives for free. */
+#define slm_forget(variable) __asm__("" : "+r"(variable))
+#define slm_cacheline __attribute__((aligned(64)))
+
+/* True in builds whose checkers run (-Dcheckers=true); an ordinary constant, so that the code is compiled always. */
+#ifdef SLM_CHECKED
+enum { slm_checked = 1 };
+#else
+enum { slm_checked = 0 };
+#endif
+
+/* What must hold whatever a client does; checked builds stop when it does not. */
+#define slm_assert(condition) assert(!slm_checked || (condition))

@@ -1,0 +1,35 @@
+/* A magazine: a fixed array of object pointers, its rounds (Bonwick and Adams, "Magazines and Vmem", 2001).
+ *
+ *     next | count | capacity | rounds[0] ... rounds[count - 1] ... rounds[capacity - 1]
+ *
+ * It carries its own count and capacity, so that any thread may load any. While a thread has it loaded, the thread's
+ * cursors say how many rounds there are and `count` is stale; everywhere else `count` is right. Capacities make the
+ * whole a power of two from 64 to 2048 bytes: 6, 14, 30, 62, 126, 254. */
+#pragma once
+
+#include "base/bits.h"
+
+struct slm_magazine {
+    struct slm_magazine *next; /* in a depot's stock */
+    uint32_t count;
+    uint32_t capacity;
+    void *rounds[];
+};
+
+#define SLM_MAGAZINE_ROUNDS_MAX 254
+
+static_assert(sizeof(struct slm_magazine) == 16, "two words before the rounds");
+
+slm_inline size_t slm_magazine_bytes(uint32_t capacity)
+{
+    return sizeof(struct slm_magazine) + capacity * sizeof(void *);
+}
+
+/* The least capacity on the ladder that is at least `rounds`, or the greatest there is. */
+slm_inline uint32_t slm_magazine_capacity(uint32_t rounds)
+{
+    uint32_t bytes = 64;
+    while (bytes < 2048 && bytes / 8 - 2 < rounds)
+        bytes *= 2;
+    return bytes / 8 - 2;
+}

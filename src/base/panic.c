@@ -1,0 +1,82 @@
+/* One-line messages; see panic.h. */
+#include "base/panic.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+
+void slm_line_text(struct slm_line *line, const char *text)
+{
+    while (*text && line->length < sizeof line->text - 1)
+        line->text[line->length++] = *text++;
+}
+
+static void line_digits(struct slm_line *line, uint64_t number, unsigned base)
+{
+    char digits[24];
+    size_t at = sizeof digits - 1;
+    digits[at] = 0;
+    do
+        digits[--at] = "0123456789abcdef"[number % base];
+    while ((number /= base) != 0);
+    slm_line_text(line, digits + at);
+}
+
+void slm_line_number(struct slm_line *line, uint64_t number)
+{
+    line_digits(line, number, 10);
+}
+
+void slm_line_pointer(struct slm_line *line, const void *pointer)
+{
+    slm_line_text(line, "0x");
+    line_digits(line, (uintptr_t)pointer, 16);
+}
+
+void slm_line_write(struct slm_line *line, int descriptor)
+{
+    int kept = errno;
+    line->text[line->length] = '\n';
+    const char *from = line->text, *end = line->text + line->length + 1;
+    while (from < end) {
+        ssize_t wrote = write(descriptor, from, (size_t)(end - from));
+        if (wrote <= 0 && errno != EINTR)
+            break;
+        from += wrote > 0 ? wrote : 0;
+    }
+    errno = kept;
+}
+
+void slm_warn(const char *text, const char *detail)
+{
+    struct slm_line line = {0};
+    slm_line_text(&line, "slabmalloc: ");
+    slm_line_text(&line, text);
+    slm_line_text(&line, detail ? detail : "");
+    slm_line_write(&line, STDERR_FILENO);
+}
+
+_Noreturn void slm_panic(const char *call, const void *pointer, const char *what, const char *cache, const void *slab)
+{
+    struct slm_line line = {0};
+    slm_line_text(&line, "slabmalloc: ");
+    if (call) {
+        slm_line_text(&line, call);
+        slm_line_text(&line, "(");
+        slm_line_pointer(&line, pointer);
+        slm_line_text(&line, "): ");
+    }
+    slm_line_text(&line, what);
+    if (cache) {
+        slm_line_text(&line, " of cache ");
+        slm_line_text(&line, cache);
+    }
+    if (slab) {
+        slm_line_text(&line, " (slab ");
+        slm_line_pointer(&line, slab);
+        slm_line_text(&line, ")");
+    }
+    slm_line_write(&line, STDERR_FILENO);
+    abort();
+}

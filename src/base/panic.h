@@ -1,0 +1,24 @@
+/* Saying things without memory: one line on standard error by write(2) alone, and the end of the process. */
+#pragma once
+
+#include "base/compiler.h"
+
+/* A line put together in place; what does not fit is cut off. */
+struct slm_line {
+    size_t length;
+    char text[1024];
+};
+
+void slm_line_text(struct slm_line *line, const char *text);
+void slm_line_number(struct slm_line *line, uint64_t number);
+void slm_line_pointer(struct slm_line *line, const void *pointer);
+
+/* Write the line and an end of line to a descriptor, whole; errno is kept. */
+void slm_line_write(struct slm_line *line, int descriptor);
+
+/* "slabmalloc: TEXT" and, if not NULL, "DETAIL", on standard error. */
+void slm_warn(const char *text, const char *detail);
+
+/* Misuse or corruption: "slabmalloc: CALL(POINTER): WHAT[ CACHE][ (slab POINTER)]" on standard error, then abort().
+ * `call`, `cache` and `slab` may be NULL. Legal anywhere, signal handlers included. */
+_Noreturn void slm_panic(const char *call, const void *pointer, const char *what, const char *cache, const void *slab);

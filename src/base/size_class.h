@@ -1,0 +1,44 @@
+/* Size classes: every 16 bytes up to 128, then four to a doubling, up to 32 KiB.
+ *
+ *     16 32 48 ... 128 | 160 192 224 256 | 320 384 448 512 | ... | 20480 24576 28672 32768
+ *
+ * A class has a place: where its magazine's cursors lie in a thread's block, in units of eight bytes, so that x86's
+ * addressing scales it for free. Place 0 belongs to no class: its magazine is always both empty and full. The tables
+ * that the hot paths read hold places, not classes. */
+#pragma once
+
+#include "base/bits.h"
+
+enum {
+    SLM_CLASSES = 40,
+    SLM_SMALL_MAX = 32768, /* larger requests get spans of their own */
+    SLM_TABLE_MAX = 1024,  /* up to here one load finds the place */
+    SLM_PLACE_UNITS = 3,   /* words of cursors a magazine: top, bottom, limit */
+    SLM_PLACES = (SLM_CLASSES + 1) * SLM_PLACE_UNITS,
+};
+
+extern slm_hidden const uint16_t slm_size_place[SLM_TABLE_MAX + 1];
+extern slm_hidden const uint16_t slm_class_size[SLM_CLASSES]; /* in bytes */
+
+slm_inline unsigned slm_class_of_place(unsigned place)
+{
+    return place / SLM_PLACE_UNITS - 1;
+}
+
+slm_inline unsigned slm_place_of_class(unsigned class)
+{
+    return (class + 1) * SLM_PLACE_UNITS;
+}
+
+/* The class of a request of n bytes, n at most SLM_SMALL_MAX; 0 bytes are taken for 1. */
+slm_inline unsigned slm_class_of_size(size_t n)
+{
+    if (n <= 128)
+        return n == 0 ? 0 : (unsigned)((n - 1) / 16);
+    unsigned doubling = slm_log2(n - 1); /* 7 for 129 to 256 */
+    return 8 + (doubling - 7) * 4 + (unsigned)((n - 1) >> (doubling - 2)) - 4;
+}
+
+/* The least class that holds n bytes and whose objects, cut from a slab's start, lie on multiples of `align`
+ * (a power of two); SLM_CLASSES when there is none. */
+unsigned slm_class_of_aligned(size_t n, size_t align);

@@ -1,0 +1,310 @@
+/* Depots; see depot.h.
+ *
+ * Who may take from a slab. A slab is out (no free objects, in no list), listed (partial, in a bucket), or held: one
+ * thread has taken it out of its bucket, or has just made it, and alone takes objects from it. `where` changes under
+ * the depot's lock only. Giving needs no lock: bits, then the count (slab.h). A giver that sees the count leave 0, come
+ * to all objects, or change its bucket asks for relinking under the lock, which looks again at everything:
+ *
+ *   held           the holder will look at the count when it brings the slab back, under the same lock
+ *   free == all    vacant: unlinked, owner cleared, and released to the spans after unlocking
+ *   else           into the bucket of its count
+ *
+ * By the time that a giver has the lock, the slab may have been released, its memory recut, even for this same depot.
+ * `owner` tells: it is set by the maker before anyone knows the slab, and cleared under the lock of the depot that it
+ * names; so under our lock `owner == depot` is stable, and then `where` and the count are this depot's to judge,
+ * whatever became of the slab in between. Descriptors are never unmapped.
+ *
+ * Fork. A child that finds the lock held by a thread that it does not have starts the lists afresh. A slab that is
+ * marked as listed in an older generation of the lists, or held in an older generation of the process, is out. */
+#include "depot/depot.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/panic.h"
+#include "page/metadata.h"
+
+enum { slabs_at_once = 8 };
+
+void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name, unsigned node)
+{
+    memset(depot, 0, sizeof *depot);
+    depot->lock.rank = SLM_RANK_DEPOT;
+    depot->generation = slm_fork_generation;
+    depot->shape = shape;
+    depot->cache_name = cache_name;
+    depot->node = node;
+}
+
+static void restart(struct slm_depot *depot)
+{
+    add_relaxed(&depot->lost_rounds, load_relaxed(&depot->stock_rounds));
+    store_relaxed(&depot->stock_rounds, 0);
+    depot->full = depot->empty = NULL;
+    depot->full_count = depot->full_low = depot->empty_count = depot->occupied = 0;
+    depot->generation = slm_fork_generation;
+}
+
+static void lock_depot(struct slm_depot *depot)
+{
+    if (unlikely(slm_lock_acquire(&depot->lock)))
+        restart(depot);
+}
+
+bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot)
+{
+    lock_depot(depot);
+    struct slm_magazine *full = depot->full;
+    if (full) {
+        depot->full = full->next;
+        if (--depot->full_count < depot->full_low)
+            depot->full_low = depot->full_count;
+        sub_relaxed(&depot->stock_rounds, full->count);
+        if (*slot) {
+            (*slot)->next = depot->empty;
+            depot->empty = *slot;
+            depot->empty_count++;
+        }
+        *slot = full;
+        add_relaxed(&depot->exchanges, 1);
+    }
+    slm_lock_release(&depot->lock);
+    return full != NULL;
+}
+
+bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **slot, uint64_t limit_rounds)
+{
+    lock_depot(depot);
+    const bool room = load_relaxed(&depot->stock_rounds) + (*slot)->count <= limit_rounds;
+    if (room) {
+        struct slm_magazine *empty = depot->empty;
+        if (empty) {
+            depot->empty = empty->next;
+            depot->empty_count--;
+        }
+        (*slot)->next = depot->full;
+        depot->full = *slot;
+        depot->full_count++;
+        add_relaxed(&depot->stock_rounds, (*slot)->count);
+        *slot = empty;
+        add_relaxed(&depot->exchanges, 1);
+    }
+    slm_lock_release(&depot->lock);
+    return room;
+}
+
+static unsigned bucket_of(int32_t free, unsigned objects)
+{
+    return free <= 0 ? 0 : (unsigned)slm_min((unsigned)free * SLM_DEPOT_BUCKETS / objects, SLM_DEPOT_BUCKETS - 1);
+}
+
+static void set_where(struct slm_slab *slab, enum slm_slab_where where)
+{
+    slab->where = (uint8_t)where;
+    slab->where_generation = slm_fork_generation;
+}
+
+static void list_slab(struct slm_depot *depot, struct slm_slab *slab, int32_t free)
+{
+    const unsigned bucket = bucket_of(free, slab->objects);
+    if (!(depot->occupied >> bucket & 1)) {
+        slm_list_init(&depot->buckets[bucket]);
+        depot->occupied |= 1u << bucket;
+    }
+    slm_list_insert_after(&depot->buckets[bucket], &slab->span.link);
+    slab->bucket = (uint8_t)bucket;
+    set_where(slab, SLM_SLAB_LISTED);
+}
+
+static void unlist_slab(struct slm_depot *depot, struct slm_slab *slab, enum slm_slab_where where)
+{
+    slm_list_remove(&slab->span.link);
+    if (slm_list_empty(&depot->buckets[slab->bucket]))
+        depot->occupied &= ~(1u << slab->bucket);
+    set_where(slab, where);
+}
+
+/* Under the lock: put a slab that is neither held nor listed where its count says. True: it is vacant, and the
+ * caller's alone to release once it has unlocked. */
+static bool place_slab(struct slm_depot *depot, struct slm_slab *slab)
+{
+    const int32_t free = load_acquire(&slab->free); /* pairs with slm_slab_count */
+    if (free == slab->objects) {
+        set_where(slab, SLM_SLAB_OUT);
+        store_relaxed(&slab->owner, NULL);
+        add_relaxed(&depot->slabs_released, 1);
+        return true;
+    }
+    if (free > 0)
+        list_slab(depot, slab, free);
+    else
+        set_where(slab, SLM_SLAB_OUT);
+    return false;
+}
+
+static void relink(struct slm_depot *depot, struct slm_slab *slab)
+{
+    bool vacant = false;
+    lock_depot(depot);
+    if (load_acquire(&slab->owner) == depot) { /* pairs with the release in grow() */
+        const bool held = slab->where == SLM_SLAB_HELD && slab->where_generation == slm_fork_generation;
+        if (!held) {
+            if (slab->where == SLM_SLAB_LISTED && slab->where_generation >= depot->generation)
+                unlist_slab(depot, slab, SLM_SLAB_OUT);
+            vacant = place_slab(depot, slab);
+        }
+    }
+    slm_lock_release(&depot->lock);
+    if (vacant)
+        slm_slab_release(slab);
+}
+
+/* Bring held slabs back. */
+static void put_slabs(struct slm_depot *depot, struct slm_slab *const *slabs, unsigned count)
+{
+    bool vacant[slabs_at_once];
+    lock_depot(depot);
+    for (unsigned i = 0; i < count; i++)
+        vacant[i] = place_slab(depot, slabs[i]);
+    slm_lock_release(&depot->lock);
+    for (unsigned i = 0; i < count; i++)
+        if (vacant[i])
+            slm_slab_release(slabs[i]);
+}
+
+/* Hold partial slabs, the fullest first, until there are n objects in them. */
+static unsigned hold_slabs(struct slm_depot *depot, struct slm_slab **slabs, unsigned n)
+{
+    unsigned count = 0, objects = 0;
+    lock_depot(depot);
+    while (depot->occupied != 0 && count < slabs_at_once && objects < n) {
+        struct slm_list *bucket = &depot->buckets[__builtin_ctz(depot->occupied)];
+        struct slm_slab *slab = slm_container(bucket->next, struct slm_slab, span.link);
+        unlist_slab(depot, slab, SLM_SLAB_HELD);
+        objects += (unsigned)load_relaxed(&slab->free);
+        slabs[count++] = slab;
+    }
+    slm_lock_release(&depot->lock);
+    return count;
+}
+
+/* Growing takes no lock of the depot's: the new slab is the maker's alone until it has taken what it wants. */
+static struct slm_slab *grow(struct slm_depot *depot)
+{
+    struct slm_slab *slab = slm_slab_make(depot->shape, depot->node);
+    if (!slab)
+        return NULL;
+    set_where(slab, SLM_SLAB_HELD);
+    add_relaxed(&depot->slabs_made, 1);
+    store_release(&slab->owner, depot); /* pairs with relink(): who sees the owner sees that it is held */
+    return slab;
+}
+
+static void reverse(void **rounds, unsigned n)
+{
+    for (unsigned i = 0; i < n / 2; i++) {
+        void *round = rounds[i];
+        rounds[i] = rounds[n - 1 - i];
+        rounds[n - 1 - i] = round;
+    }
+}
+
+unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n)
+{
+    struct slm_slab *slabs[slabs_at_once];
+    unsigned count = hold_slabs(depot, slabs, n), got = 0;
+    if (count == 0) {
+        slabs[0] = grow(depot);
+        if (!slabs[0])
+            return 0;
+        count = 1;
+    }
+    for (unsigned i = 0; i < count; i++)
+        got += slm_slab_take(slabs[i], n - got, rounds + got);
+    add_relaxed(&depot->objects_out, got);
+    put_slabs(depot, slabs, count);
+    reverse(rounds, got);
+    return got;
+}
+
+static _Noreturn slm_slow void not_ours(const void *pointer, const char *call)
+{
+    slm_panic(call, pointer, slm_span_of(pointer) ? "not the start of an object" : "no object of this allocator", NULL,
+              NULL);
+}
+
+void slm_depot_give(void *const *rounds, unsigned n, const char *call)
+{
+    for (unsigned i = 0; i < n;) {
+        struct slm_slab *slab = slm_slab_of(rounds[i]);
+        struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
+        if (!depot)
+            not_ours(rounds[i], call);
+        const unsigned objects = slab->objects;
+        const unsigned given = slm_slab_give(slab, rounds + i, n - i, call, depot->cache_name);
+        sub_relaxed(&depot->objects_out, given);
+        const int32_t before = slm_slab_count(slab, given), after = before + (int32_t)given;
+        if (before == 0 || after == (int32_t)objects || bucket_of(before, objects) != bucket_of(after, objects))
+            relink(depot, slab);
+        i += given;
+    }
+}
+
+/* Take off the list what is to go; under the lock pointers alone move. */
+static struct slm_magazine *take_surplus(struct slm_depot *depot, bool all, struct slm_magazine **empties)
+{
+    lock_depot(depot);
+    uint32_t surplus = all ? depot->full_count : depot->full_low;
+    struct slm_magazine *first = depot->full, *last = NULL;
+    for (uint32_t i = 0; i < surplus; i++) {
+        last = last ? last->next : first;
+        sub_relaxed(&depot->stock_rounds, last->count);
+    }
+    if (last) {
+        depot->full = last->next;
+        last->next = NULL;
+    }
+    depot->full_count -= surplus;
+    depot->full_low = depot->full_count;
+    *empties = depot->empty;
+    depot->empty = NULL;
+    depot->empty_count = 0;
+    slm_lock_release(&depot->lock);
+    return last ? first : NULL;
+}
+
+void slm_depot_trim(struct slm_depot *depot, bool all)
+{
+    struct slm_magazine *empties, *next;
+    for (struct slm_magazine *full = take_surplus(depot, all, &empties); full; full = next) {
+        next = full->next;
+        slm_depot_give(full->rounds, full->count, "trim");
+        slm_metadata_free(full, slm_magazine_bytes(full->capacity));
+    }
+    for (; empties; empties = next) {
+        next = empties->next;
+        slm_metadata_free(empties, slm_magazine_bytes(empties->capacity));
+    }
+}
+
+void slm_depot_check(struct slm_depot *depot)
+{
+    lock_depot(depot);
+    for (unsigned bucket = 0; bucket < SLM_DEPOT_BUCKETS; bucket++) {
+        if (!(depot->occupied >> bucket & 1))
+            continue;
+        for (struct slm_list *at = depot->buckets[bucket].next; at != &depot->buckets[bucket]; at = at->next) {
+            struct slm_slab *slab = slm_container(at, struct slm_slab, span.link);
+            if (load_relaxed(&slab->owner) != depot || slab->where != SLM_SLAB_LISTED || slab->bucket != bucket)
+                slm_panic("check", slm_slab_start(slab), "a listed slab that is not marked so", depot->cache_name, slab);
+            slm_slab_check(slab);
+        }
+    }
+    uint64_t rounds = 0;
+    uint32_t count = 0;
+    for (struct slm_magazine *full = depot->full; full; full = full->next, count++)
+        rounds += full->count;
+    if (rounds != load_relaxed(&depot->stock_rounds) || count != depot->full_count)
+        slm_panic("check", depot, "the stock does not add up", depot->cache_name, NULL);
+    slm_lock_release(&depot->lock);
+}

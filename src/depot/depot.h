@@ -1,0 +1,48 @@
+/* Depots: a NUMA node's stock of one cache. Full magazines change hands whole, one lock and one pointer each; below
+ * them stand the partial slabs, the fullest taken first, so that sparse ones can become vacant. */
+#pragma once
+
+#include "base/magazine.h"
+#include "slab/slab.h"
+#include "sync/lock.h"
+
+enum { SLM_DEPOT_BUCKETS = 8 };
+
+struct slm_depot {
+    struct slm_lock lock;
+    uint32_t generation; /* of the lists: what is marked as listed in an older one is in no list */
+    const struct slm_slab_shape *shape;
+    const char *cache_name;
+    unsigned node;
+    uint32_t full_count, full_low; /* magazines, and the least there were since the last trim: nobody missed those */
+    struct slm_magazine *full, *empty;
+    uint32_t empty_count;
+    uint32_t occupied; /* a bit a bucket; a bucket without is not initialised */
+    struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
+    _Atomic uint64_t stock_rounds;
+    _Atomic uint64_t objects_out; /* of slabs: live, or in magazines */
+    _Atomic uint64_t slabs_made, slabs_released, exchanges, lost_rounds;
+} slm_cacheline;
+
+void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name, unsigned node);
+
+/* Trade an empty magazine (or NULL) for one with rounds. False: the stock is empty and *slot untouched. */
+bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot);
+
+/* Trade a magazine with rounds for an empty one (or NULL). False: the stock is at `limit_rounds`, *slot untouched. */
+bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **slot, uint64_t limit_rounds);
+
+/* Take up to n objects from partial slabs, else from a new one: the lowest address last, as a stack hands it out.
+ * How many; 0 and ENOMEM when the kernel has no more. No lock is held while the slabs are read. */
+unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n);
+
+/* Put objects back into their slabs, on whatever node and of whatever cache they are. What is no object ends the
+ * process in the name of `call`. */
+void slm_depot_give(void *const *rounds, unsigned n, const char *call);
+
+/* Give the rounds of surplus magazines (those that nobody missed since the last trim, or all) back to their slabs and
+ * all empty magazines back to metadata. */
+void slm_depot_trim(struct slm_depot *depot, bool all);
+
+/* Walk it and stop the process when an invariant does not hold. */
+void slm_depot_check(struct slm_depot *depot);

@@ -1,0 +1,19 @@
+/* malloc's hot path: one load finds the place of the size's magazine, a pop takes its top round. */
+#pragma once
+
+#include "heap/heap.h"
+
+slm_inline void *slm_alloc(size_t n)
+{
+    if (unlikely(n > SLM_TABLE_MAX))
+        return slm_alloc_medium(n);
+    size_t place = slm_size_place[n];
+    struct slm_thread *thread = slm_tls.hot;
+    void **top = slm_loaded_at(thread, place)->top;
+    slm_forget(place);
+    if (unlikely(top == slm_loaded_at(thread, place)->bottom))
+        return slm_alloc_slow(n);
+    slm_forget(place);
+    slm_loaded_at(thread, place)->top = --top;
+    return *top;
+}

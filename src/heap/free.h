@@ -1,0 +1,38 @@
+/* free's hot path: the granule's entry in the page map names the magazine, a push puts the object on top. NULL and
+ * foreign pointers lie outside the map; large objects have place 0, whose magazine is always full. */
+#pragma once
+
+#include "heap/heap.h"
+#include "page/page_map.h"
+
+slm_inline void slm_free(void *pointer)
+{
+    const size_t granule = slm_granule_of(pointer);
+    if (unlikely(!slm_granule_valid(granule))) {
+        slm_free_slow(pointer, "free");
+        return;
+    }
+    size_t place = slm_page_map(slm_heap_base)[granule];
+    struct slm_thread *thread = slm_tls.hot;
+    void **top = slm_loaded_at(thread, place)->top;
+    slm_forget(place);
+    if (unlikely(top == slm_loaded_at(thread, place)->limit)) {
+        slm_free_slow(pointer, "free");
+        return;
+    }
+    *top++ = pointer;
+    slm_forget(place);
+    slm_loaded_at(thread, place)->top = top;
+}
+
+/* Bytes that the object's owner may use. */
+slm_inline size_t slm_usable(const void *pointer)
+{
+    const size_t granule = slm_granule_of(pointer);
+    if (unlikely(!slm_granule_valid(granule)))
+        return slm_usable_slow(pointer);
+    size_t place = slm_page_map(slm_heap_base)[granule];
+    slm_forget(place);
+    const size_t size = slm_page_map_size(slm_heap_base, place);
+    return likely(size != 0) ? size : slm_usable_slow(pointer);
+}

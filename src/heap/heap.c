@@ -1,0 +1,228 @@
+/* Slow paths; see heap.h. Each enters the thread's block, works, and leaves; where there is no block to enter, objects
+ * come from the depots and go to their slabs one by one. When the kernel has no memory left, all that can go goes, and
+ * the call is tried once more. */
+#include "heap/heap.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/panic.h"
+#include "heap/alloc.h"
+#include "heap/free.h"
+#include "heap/lifecycle.h"
+#include "heap/reclaim.h"
+#include "os/topology.h"
+#include "slab/large.h"
+
+static void *alloc_direct(unsigned class)
+{
+    void *object = NULL;
+    if (!slm_process_started())
+        return NULL;
+    return slm_depot_fill(slm_cache_depot(&slm_class_caches[class], slm_direct_node()), &object, 1) ? object : NULL;
+}
+
+static void *alloc_class(unsigned class)
+{
+    struct slm_thread *thread = slm_thread_enter(true);
+    if (unlikely(!thread))
+        return alloc_direct(class);
+    void *object = slm_thread_refill(thread, class);
+    slm_thread_leave(thread);
+    return object;
+}
+
+/* What other threads hold stays with them; the caller's own magazines, the depots' and all dirty spans can help. */
+static void reclaim_for_retry(void)
+{
+    slm_heap_purge();
+}
+
+slm_slow void *slm_alloc_slow(size_t n)
+{
+    const int kept = errno;
+    const unsigned class = slm_class_of_size(n);
+    void *object = alloc_class(class);
+    if (unlikely(!object)) {
+        reclaim_for_retry();
+        object = alloc_class(class);
+    }
+    errno = object ? kept : ENOMEM;
+    return object;
+}
+
+static void *alloc_large(size_t n, size_t alignment, bool *clean)
+{
+    const int kept = errno;
+    void *object = NULL;
+    if (likely(n <= (size_t)PTRDIFF_MAX) && slm_process_started()) {
+        object = slm_large_alloc(n, alignment, slm_direct_node(), clean);
+        if (unlikely(!object)) {
+            reclaim_for_retry();
+            object = slm_large_alloc(n, alignment, slm_direct_node(), clean);
+        }
+    }
+    errno = object ? kept : ENOMEM;
+    return object;
+}
+
+/* The class is arithmetic away here, not a load; the rest is slm_alloc's. */
+void *slm_alloc_medium(size_t n)
+{
+    bool clean;
+    if (unlikely(n > SLM_SMALL_MAX))
+        return alloc_large(n, 1, &clean);
+    const unsigned place = slm_place_of_class(slm_class_of_size(n));
+    struct slm_loaded *magazine = slm_loaded_at(slm_tls.hot, place);
+    void **top = magazine->top;
+    if (unlikely(top == magazine->bottom))
+        return slm_alloc_slow(n);
+    magazine->top = --top;
+    return *top;
+}
+
+static _Noreturn slm_slow void refuse(const void *pointer, const char *call)
+{
+    struct slm_slab *slab = slm_slab_of(pointer);
+    const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
+    if (depot)
+        slm_panic(call, pointer, "not the start of an object", depot->cache_name, slm_slab_start(slab));
+    if (slm_granule_valid(slm_granule_of(pointer)))
+        slm_panic(call, pointer, "no object, or one that is free already", NULL, NULL);
+    slm_panic(call, pointer, "not allocated by this library", NULL, NULL);
+}
+
+static void free_large(void *pointer, const char *call)
+{
+    struct slm_large *large = slm_large_of(pointer);
+    if (!large || !slm_large_free(large))
+        refuse(pointer, call);
+    slm_reclaim_after_free();
+}
+
+slm_slow void slm_free_slow(void *pointer, const char *call)
+{
+    if (!pointer)
+        return;
+    const int kept = errno;
+    const size_t place = slm_page_map_place(pointer);
+    struct slm_thread *thread = NULL;
+    if (place == 0)
+        free_large(pointer, call);
+    else if (!(thread = slm_thread_enter(false)))
+        slm_depot_give(&pointer, 1, call);
+    else {
+        slm_thread_drain(thread, slm_class_of_place((unsigned)place), pointer);
+        slm_thread_leave(thread);
+    }
+    errno = kept;
+}
+
+slm_slow size_t slm_usable_slow(const void *pointer)
+{
+    if (!pointer)
+        return 0;
+    const struct slm_large *large = slm_large_of(pointer);
+    if (!large)
+        refuse(pointer, "malloc_usable_size");
+    return large->usable;
+}
+
+void *slm_zeroed_alloc(size_t count, size_t size)
+{
+    size_t n;
+    bool clean = false;
+    if (unlikely(__builtin_mul_overflow(count, size, &n))) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    void *object = n > SLM_SMALL_MAX ? alloc_large(n, 1, &clean) : slm_alloc(n);
+    if (likely(object != NULL) && !clean)
+        memset(object, 0, n);
+    return object;
+}
+
+void *slm_aligned_alloc(size_t alignment, size_t n)
+{
+    bool clean;
+    if (unlikely(n > (size_t)PTRDIFF_MAX)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (alignment <= 16)
+        return slm_alloc(n);
+    const unsigned class = slm_class_of_aligned(n, alignment);
+    return class < SLM_CLASSES ? slm_alloc_medium(slm_class_size[class]) : alloc_large(n, alignment, &clean);
+}
+
+static void *resize_by_copy(void *pointer, size_t old, size_t n)
+{
+    void *moved = slm_alloc(n);
+    if (!moved)
+        return NULL;
+    memcpy(moved, pointer, slm_min(old, n));
+    slm_free(pointer);
+    return moved;
+}
+
+static void *resize_large(void *pointer, size_t n)
+{
+    struct slm_large *large = slm_large_of(pointer);
+    if (!large)
+        refuse(pointer, "realloc");
+    const int kept = errno;
+    void *resized = NULL;
+    if (n > SLM_SMALL_MAX && n <= (size_t)PTRDIFF_MAX)
+        resized = slm_large_resize(large, n, slm_direct_node());
+    errno = kept;
+    return resized ? resized : resize_by_copy(pointer, large->usable, n);
+}
+
+/* A small object stays where it is while at least half of it is used. */
+void *slm_resize(void *pointer, size_t n)
+{
+    if (unlikely(!pointer))
+        return slm_alloc(n);
+    if (unlikely(n == 0)) {
+        slm_free_slow(pointer, "realloc");
+        return NULL;
+    }
+    const size_t size = slm_page_map_size(slm_heap_base, slm_page_map_place(pointer));
+    if (unlikely(size == 0))
+        return resize_large(pointer, n);
+    if (n <= size && (n > size / 2 || size <= 64))
+        return pointer;
+    return resize_by_copy(pointer, size, n);
+}
+
+size_t slm_heap_purge(void)
+{
+    if (!slm_process_started())
+        return 0;
+    const int kept = errno;
+    struct slm_thread *thread = slm_thread_enter(false);
+    if (thread) {
+        slm_thread_empty(thread, true);
+        slm_thread_leave(thread);
+    }
+    const size_t given = slm_reclaim_all();
+    errno = kept;
+    return given;
+}
+
+static void check_cache(struct slm_cache *cache, void *context)
+{
+    (void)context;
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        struct slm_depot *depot = slm_cache_depot_made(cache, node);
+        if (depot)
+            slm_depot_check(depot);
+    }
+}
+
+void slm_heap_check(void)
+{
+    slm_cache_foreach(check_cache, NULL);
+    for (unsigned node = 0; node < slm_nodes; node++)
+        slm_span_check(node);
+}

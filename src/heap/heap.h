@@ -1,0 +1,28 @@
+/* The heap's slow paths and everything that is not malloc(small) and free: what the hot paths in alloc.h and free.h
+ * fall back to, and what preload/ wraps in libc's names. NULL always comes with errno = ENOMEM. Any thread. */
+#pragma once
+
+#include "thread/thread_cache.h"
+
+/* n bytes, at most SLM_SMALL_MAX: their class's magazine is empty, or the thread has none. */
+void *slm_alloc_slow(size_t n);
+
+/* Over SLM_TABLE_MAX bytes: a size class up to SLM_SMALL_MAX, else a span. */
+void *slm_alloc_medium(size_t n);
+
+/* The magazine is full, or the pointer is large, NULL or not ours; `call` is the name for a misuse's report. */
+void slm_free_slow(void *pointer, const char *call);
+
+/* The size of a large object, 0 for NULL; other pointers end the process. */
+size_t slm_usable_slow(const void *pointer);
+
+/* As C's calloc, realloc and aligned_alloc with any power of two. realloc of n = 0 bytes frees and returns NULL. */
+void *slm_zeroed_alloc(size_t count, size_t size);
+void *slm_resize(void *pointer, size_t n);
+void *slm_aligned_alloc(size_t alignment, size_t n);
+
+/* Give everything back, the calling thread's magazines included; bytes purged. */
+size_t slm_heap_purge(void);
+
+/* Checked builds and tests: walk all structures. */
+void slm_heap_check(void);

@@ -1,0 +1,147 @@
+/* Start, birth, exit, fork; see lifecycle.h.
+ *
+ * Fork takes no lock (sync/lock.h says why): the child counts the generation of locks up and drops the other threads
+ * from the list. What it does must be legal in a signal handler that forked in the middle of a slow path: it touches
+ * nothing that the interrupted code works on. */
+#include "heap/lifecycle.h"
+
+#include <errno.h>
+#include <pthread.h>
+
+#include "base/options.h"
+#include "heap/reclaim.h"
+#include "heap/stats.h"
+#include "os/sys.h"
+#include "os/topology.h"
+#include "page/page_map.h"
+#include "thread/thread_list.h"
+
+enum { births_most = 3 }; /* one less than the rounds of destructors that POSIX promises: the last exit is final */
+
+enum process_state { PROCESS_NEW, PROCESS_STARTED, PROCESS_FAILED };
+
+static _Atomic uint32_t process_state;
+static struct slm_lock start_lock = {.rank = SLM_RANK_START};
+static pthread_key_t exit_key;
+static bool exit_key_made;
+
+static void thread_exit(void *block);
+
+/* Under the start lock. It must not allocate, and does not depend on libc's own start. */
+static enum process_state start_process(void)
+{
+    if (!slm_reservation_start())
+        return PROCESS_FAILED;
+    slm_page_map_start();
+    slm_cache_start();
+    exit_key_made = pthread_key_create(&exit_key, thread_exit) == 0;
+    return PROCESS_STARTED;
+}
+
+bool slm_process_started(void)
+{
+    uint32_t state = load_acquire(&process_state); /* pairs with the release below */
+    if (likely(state != PROCESS_NEW))
+        return state == PROCESS_STARTED;
+    int kept = errno;
+    slm_lock_acquire(&start_lock);
+    state = load_relaxed(&process_state);
+    if (state == PROCESS_NEW) {
+        state = start_process();
+        store_release(&process_state, state);
+    }
+    slm_lock_release(&start_lock);
+    errno = kept;
+    return state == PROCESS_STARTED;
+}
+
+static struct slm_thread *birth(struct slm_tls *tls)
+{
+    struct slm_thread *thread = slm_thread_block_make();
+    if (!thread)
+        return NULL;
+    thread->adapted_ms = (uint32_t)slm_sys_now_ms();
+    slm_thread_list_add(thread);
+    thread->node = slm_topology_node(thread->number);
+    tls->self = thread;
+    tls->state = SLM_THREAD_LIVE;
+    tls->births++;
+    tls->hot = thread;
+    if (exit_key_made)
+        pthread_setspecific(exit_key, thread); /* may allocate: that finds us busy and goes the direct way */
+    return thread;
+}
+
+slm_slow struct slm_thread *slm_thread_enter_slow(bool give_birth)
+{
+    struct slm_tls *tls = &slm_tls;
+    if (tls->busy || tls->state == SLM_THREAD_GONE || (!give_birth && tls->births > 0))
+        return NULL;
+    int kept = errno;
+    tls->busy = 1;
+    signal_fence();
+    struct slm_thread *thread = slm_process_started() ? birth(tls) : NULL;
+    if (!thread) {
+        signal_fence();
+        tls->busy = 0;
+    }
+    errno = kept;
+    return thread;
+}
+
+slm_slow void slm_thread_tick(struct slm_thread *thread)
+{
+    int kept = errno;
+    thread->node = slm_topology_node(thread->number);
+    slm_reclaim_tick(thread);
+    errno = kept;
+}
+
+/* The key's destructor. Other destructors may still come and allocate: that is a new, short life. */
+static void thread_exit(void *block)
+{
+    struct slm_tls *tls = &slm_tls;
+    struct slm_thread *thread = block;
+    if (tls->busy || tls->self != thread)
+        return;
+    int kept = errno;
+    tls->busy = 1;
+    signal_fence();
+    slm_thread_unload(tls);
+    tls->self = NULL;
+    tls->state = tls->births < births_most ? SLM_THREAD_NONE : SLM_THREAD_GONE;
+    slm_thread_empty(thread, false);
+    slm_stats_retire(thread);
+    slm_thread_list_remove(thread);
+    slm_thread_block_free(thread);
+    signal_fence();
+    tls->busy = 0;
+    errno = kept;
+}
+
+unsigned slm_direct_node(void)
+{
+    return slm_topology_node(0);
+}
+
+static void fork_child(void)
+{
+    slm_lock_fork_child();
+    slm_thread_list_fork_child(slm_tls.self);
+}
+
+/* libc is up by now; what ran before had the default options and one node. */
+__attribute__((constructor(101))) static void start_library(void)
+{
+    if (!slm_process_started())
+        return;
+    slm_options_read();
+    slm_topology_start(slm_options.topology);
+    slm_cache_tune_all();
+    pthread_atfork(NULL, NULL, fork_child);
+}
+
+__attribute__((destructor(101))) static void end_library(void)
+{
+    slm_stats_report();
+}

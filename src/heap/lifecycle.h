@@ -1,0 +1,43 @@
+/* The life of the process and of its threads, as the allocator sees it: start, birth, exit, fork.
+ *
+ *     thread:  none --first slow path--> live --pthread key's destructor--> none, or gone after a few lives
+ *
+ * First use may come before any constructor, inside ld.so; last use after every destructor. A thread that is gone, one
+ * whose birth found no memory, and a signal handler that interrupts its own thread's slow path go to the depots and
+ * slabs directly, object by object. */
+#pragma once
+
+#include "thread/thread_cache.h"
+
+/* The calling thread's block, to be worked on until slm_thread_leave; NULL: go to the depots directly. A free
+ * (`give_birth` false) does not bring a thread back that has exited. */
+struct slm_thread *slm_thread_enter_slow(bool give_birth);
+void slm_thread_tick(struct slm_thread *thread);
+
+slm_inline struct slm_thread *slm_thread_enter(bool give_birth)
+{
+    struct slm_tls *tls = &slm_tls;
+    if (unlikely(tls->busy || tls->state != SLM_THREAD_LIVE))
+        return slm_thread_enter_slow(give_birth);
+    tls->busy = 1;
+    signal_fence(); /* pairs with the one in leave: a handler sees busy while the block is worked on */
+    return tls->self;
+}
+
+enum { SLM_PASSES_A_TICK = 64 };
+
+slm_inline void slm_thread_leave(struct slm_thread *thread)
+{
+    if (unlikely(++thread->passes % SLM_PASSES_A_TICK == 0))
+        slm_thread_tick(thread);
+    if (slm_checked)
+        slm_thread_check(thread);
+    signal_fence();
+    slm_tls.busy = 0;
+}
+
+/* True once the process's structures are there; starts them. For the direct ways. */
+bool slm_process_started(void);
+
+/* The node whose depots the direct ways use. */
+unsigned slm_direct_node(void);

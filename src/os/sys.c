@@ -1,0 +1,71 @@
+/* Waiting, clock, entropy, place; see sys.h. */
+#include "os/sys.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms)
+{
+    int kept = errno;
+    struct timespec limit = {timeout_ms / 1000, (long)(timeout_ms % 1000) * 1000000};
+    if (syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, timeout_ms ? &limit : NULL, NULL, 0) < 0 &&
+        errno == ENOSYS)
+        sched_yield(); /* a filter took futex away: waiting becomes polling */
+    errno = kept;
+}
+
+void slm_sys_wake(_Atomic uint32_t *word)
+{
+    int kept = errno;
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    errno = kept;
+}
+
+uint64_t slm_sys_now_ms(void)
+{
+    int kept = errno;
+    struct timespec now = {0, 0};
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    errno = kept;
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+uint64_t slm_sys_entropy(void)
+{
+    int kept = errno;
+    uint64_t bits = 0;
+    const char *random = (const char *)getauxval(AT_RANDOM); /* 16 bytes from the kernel, no call needed */
+    for (unsigned i = 0; random && i < 8; i++)
+        bits = bits << 8 | (unsigned char)random[8 + i];
+    errno = kept;
+    return bits * 0x9e3779b97f4a7c15u; /* the stack protector's canary must not be read off an address */
+}
+
+void slm_sys_where(unsigned *cpu, unsigned *node)
+{
+    int kept = errno;
+    *cpu = *node = 0;
+    getcpu(cpu, node);
+    errno = kept;
+}
+
+bool slm_sys_read_file(const char *path, char *text, size_t size)
+{
+    int kept = errno;
+    ssize_t length = -1;
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file >= 0) {
+        length = read(file, text, size - 1);
+        close(file);
+    }
+    if (length >= 0)
+        text[length] = 0;
+    errno = kept;
+    return length > 0;
+}

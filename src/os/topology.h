@@ -1,0 +1,18 @@
+/* Which NUMA nodes there are and which one a thread is on. Machines with one node answer 0 at once. */
+#pragma once
+
+#include "base/compiler.h"
+
+enum { SLM_NODES_MAX = 64 };
+
+extern slm_hidden unsigned slm_nodes; /* 1 until slm_topology_start has looked */
+
+/* Count the nodes; `simulated` ("NODESxCPUS") overrides, in checked builds. */
+void slm_topology_start(const char *simulated);
+
+/* The node that the calling thread runs on, below slm_nodes. A simulated machine deals its threads out to its CPUs by
+ * `thread`, any number that stays the same for a thread. */
+unsigned slm_topology_node(uintptr_t thread);
+
+/* True where ranges should be bound to their nodes: a real machine with several. */
+bool slm_topology_binds(void);

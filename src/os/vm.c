@@ -1,0 +1,118 @@
+/* Pages; see vm.h.
+ *
+ * The window. The allocator wants one wide range of addresses. A reservation mapped PROT_NONE would count towards
+ * RLIMIT_AS and stand in mlockall's way under a finite RLIMIT_MEMLOCK, and Debian's default is 8 MiB. So nothing is
+ * mapped beforehand: a far-off part of the address space is chosen where neither the kernel's own top-down or
+ * bottom-up choice nor ASan, Go, Java (ZGC) or PIE binaries put anything, and pieces are mapped there as they are
+ * needed with MAP_FIXED_NOREPLACE: what is in the way is never overwritten, it is stepped over. Where no such place
+ * exists (small address spaces, ThreadSanitizer) a reservation is held after all. */
+#include "os/vm.h"
+
+#include <errno.h>
+#include <linux/mempolicy.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/bits.h"
+#include "os/sys.h"
+
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+
+#define TIB ((uintptr_t)1 << 40)
+
+size_t slm_page_size = 4096;
+
+void slm_vm_start(void)
+{
+    long size = sysconf(_SC_PAGESIZE);
+    if (size > 0)
+        slm_page_size = (size_t)size;
+}
+
+void *slm_vm_pick_window(size_t size)
+{
+#if UINTPTR_MAX > 0xffffffffu && !defined(__SANITIZE_THREAD__)
+    const uintptr_t low = 22 * TIB, high = 42 * TIB; /* below a third of 47 bits, where bottom-up layouts start */
+    if (size > high - low)
+        return NULL;
+    uintptr_t slots = (high - low - size) >> 21;
+    return (void *)(low + (slm_sys_entropy() % (slots + 1) << 21));
+#else
+    (void)size;
+    return NULL;
+#endif
+}
+
+void *slm_vm_hold_window(size_t size)
+{
+    int kept = errno;
+    const size_t unit = (size_t)2 << 20;
+    char *got = mmap(NULL, size + unit, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (got != MAP_FAILED)
+        madvise(got, size + unit, MADV_DONTDUMP);
+    errno = kept;
+    return got == MAP_FAILED ? NULL : (void *)slm_align_up((uintptr_t)got, unit);
+}
+
+bool slm_vm_map(void *address, size_t size, bool held)
+{
+    int how = MAP_PRIVATE | MAP_ANONYMOUS | (held ? MAP_FIXED : MAP_FIXED_NOREPLACE);
+    void *got = mmap(address, size, PROT_READ | PROT_WRITE, how, -1, 0);
+    if (got == MAP_FAILED)
+        return false;
+    if (got != address) { /* before Linux 4.17 the flag is a mere hint */
+        munmap(got, size);
+        errno = EEXIST;
+        return false;
+    }
+    return true;
+}
+
+void slm_vm_small_pages(void *address, size_t size)
+{
+    int kept = errno;
+    madvise(address, size, MADV_NOHUGEPAGE); /* fails where the kernel has none: as wanted */
+    errno = kept;
+}
+
+bool slm_vm_purge(void *address, size_t size)
+{
+    int kept = errno;
+    bool zero = madvise(address, size, MADV_DONTNEED) == 0;
+    errno = kept;
+    return zero;
+}
+
+void slm_vm_bind(void *address, size_t size, unsigned node)
+{
+    int kept = errno;
+    unsigned long mask[16] = {0};
+    if (node < sizeof mask * 8) {
+        mask[node / (8 * sizeof mask[0])] |= 1ul << node % (8 * sizeof mask[0]);
+        syscall(SYS_mbind, address, size, MPOL_PREFERRED, mask, sizeof mask * 8, 0);
+    }
+    errno = kept;
+}
+
+bool slm_vm_move(void *from, void *to, size_t size)
+{
+    int kept = errno;
+    void *got = mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to);
+    errno = kept;
+    return got != MAP_FAILED;
+}
+
+bool slm_vm_renew(void *address, size_t size)
+{
+    int kept = errno;
+    int how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+    void *got = mmap(address, size, PROT_READ | PROT_WRITE, how, -1, 0);
+    errno = kept;
+    return got != MAP_FAILED;
+}

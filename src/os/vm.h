@@ -1,0 +1,37 @@
+/* Pages from the kernel: map, purge, move. Addresses and lengths are multiples of the page that the running kernel
+ * has. errno is kept by everything but slm_vm_map, which leaves what the kernel said. */
+#pragma once
+
+#include "base/compiler.h"
+
+extern slm_hidden size_t slm_page_size; /* of the running kernel; set by slm_vm_start */
+
+void slm_vm_start(void);
+
+/* Addresses for `size` bytes that nothing else is likely to use, without any mapping; `aligned` on 2 MiB. NULL when
+ * this system's address space has no such place. The choice is random where the kernel randomises. */
+void *slm_vm_pick_window(size_t size);
+
+/* The same addresses held by an inaccessible mapping, NULL if the kernel grants none of that size. */
+void *slm_vm_hold_window(size_t size);
+
+/* Zeroed, readable and writable memory at exactly this address, which is either free or (`held`) inside a window that
+ * slm_vm_hold_window gave. False with the kernel's errno, EEXIST where another mapping is in the way. */
+bool slm_vm_map(void *address, size_t size, bool held);
+
+/* Ask for pages of the ordinary size: with huge ones a small heap's first write would cost 2 MiB. */
+void slm_vm_small_pages(void *address, size_t size);
+
+/* Give the RAM back and keep the addresses. True: the pages read as zero from now on; false: they are as before (the
+ * kernel refuses on locked pages). */
+bool slm_vm_purge(void *address, size_t size);
+
+/* Bind a range to a node, preferred; where the kernel refuses, first touch decides as before. */
+void slm_vm_bind(void *address, size_t size, unsigned node);
+
+/* Move the pages of one mapped range to another of the same size, without a copy; the old one stays mapped and reads
+ * as zero. False when this kernel cannot: nothing has happened then. */
+bool slm_vm_move(void *from, void *to, size_t size);
+
+/* Map fresh zeroed memory over a range that slm_vm_move filled, so that its mapping joins its neighbours again. */
+bool slm_vm_renew(void *address, size_t size);

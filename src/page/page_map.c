@@ -1,0 +1,16 @@
+/* Writing the page map; see page_map.h. */
+#include "page/page_map.h"
+
+void slm_page_map_start(void)
+{
+    uint32_t *sizes = (uint32_t *)(slm_heap_base + SLM_SIZES_OFFSET);
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        sizes[slm_place_of_class(class)] = slm_class_size[class];
+}
+
+void slm_page_map_set(size_t first, size_t count, unsigned place)
+{
+    uint16_t *map = (uint16_t *)(slm_heap_base + SLM_MAP_OFFSET);
+    for (size_t granule = first; granule < first + count; granule++)
+        map[granule] = (uint16_t)place;
+}

@@ -1,0 +1,30 @@
+/* The page map: for each granule of the heap the place of the magazine that its objects go to, or 0 when it holds
+ * none (free, a large object, bookkeeping). Beside it the object sizes by place, so that malloc_usable_size needs no
+ * further address. Readers of an object's entry are ordered by however they got the object. */
+#pragma once
+
+#include "page/reservation.h"
+
+slm_inline const uint16_t *slm_page_map(const char *base)
+{
+    return (const uint16_t *)(base + SLM_MAP_OFFSET);
+}
+
+/* The object size of a place; 0 for place 0. */
+slm_inline uint32_t slm_page_map_size(const char *base, size_t place)
+{
+    return ((const uint32_t *)(base + SLM_SIZES_OFFSET))[place];
+}
+
+/* The place of the granule that the pointer lies in; 0 for pointers that are not ours, NULL among them. */
+slm_inline size_t slm_page_map_place(const void *pointer)
+{
+    const size_t granule = slm_granule_of(pointer);
+    return likely(slm_granule_valid(granule)) ? slm_page_map(slm_heap_base)[granule] : 0;
+}
+
+/* Fill the table of sizes; once, after slm_reservation_start. */
+void slm_page_map_start(void);
+
+/* Give `count` granules from `first` on to a place, or to none with 0. */
+void slm_page_map_set(size_t first, size_t count, unsigned place);

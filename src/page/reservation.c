@@ -1,0 +1,162 @@
+/* The range; see reservation.h. */
+#include "page/reservation.h"
+
+#include <errno.h>
+
+#include "base/panic.h"
+#include "os/topology.h"
+#include "os/vm.h"
+
+char *slm_heap_base;
+char *slm_descriptors;
+size_t slm_heap_limit;
+
+static size_t granules;                                            /* of the heap, a multiple of SLM_SECTION */
+static bool held;                                                  /* the window is a mapping of ours */
+static char *metadata_end;                                         /* where the next metadata go, up to ... */
+static _Atomic(char *) metadata_next;                              /* ... the sizes; moved by compare-exchange */
+static _Atomic uint64_t covered[SLM_GRANULES_MAX / SLM_SECTION / 64]; /* sections, a bit each */
+static _Atomic uint64_t heap_bytes, bookkeeping_bytes;
+
+/* Heaps that grow beyond this leave the size of their further pages to the system's policy. */
+static const uint64_t small_pages_bytes = (uint64_t)256 << 20;
+
+static size_t metadata_room(void)
+{
+    return (granules << SLM_GRANULE_SHIFT) / 128;
+}
+
+static size_t below_heap(void)
+{
+    return (size_t)-SLM_SIZES_OFFSET + metadata_room() + granules * SLM_DESCRIPTOR_BYTES;
+}
+
+static bool map_bookkeeping(void *address, size_t size)
+{
+    if (!slm_vm_map(address, size, held))
+        return false;
+    slm_vm_small_pages(address, size);
+    add_relaxed(&bookkeeping_bytes, size);
+    return true;
+}
+
+/* The window's parts, once its start is known. The sizes' page is the first mapping: it proves the window. */
+static bool settle(char *window)
+{
+    slm_heap_base = window + below_heap();
+    slm_descriptors = window;
+    metadata_end = slm_heap_base + SLM_SIZES_OFFSET;
+    store_relaxed(&metadata_next, metadata_end - metadata_room());
+    return map_bookkeeping(slm_heap_base + SLM_SIZES_OFFSET, SLM_GRANULE);
+}
+
+static bool find_window(void)
+{
+    granules = SLM_GRANULES_MAX;
+    for (unsigned attempt = 0; attempt < 4; attempt++) { /* a random place may be taken */
+        char *window = slm_vm_pick_window(below_heap() + (granules << SLM_GRANULE_SHIFT));
+        if (window && settle(window))
+            return true;
+    }
+    held = true;
+    for (granules /= 8; granules >= SLM_SECTION; granules /= 2) {
+        char *window = slm_vm_hold_window(below_heap() + (granules << SLM_GRANULE_SHIFT));
+        if (window && settle(window))
+            return true;
+    }
+    return false;
+}
+
+bool slm_reservation_start(void)
+{
+    slm_vm_start();
+    if (find_window())
+        return true;
+    slm_warn("no address range can be reserved: every allocation will fail", NULL);
+    return false;
+}
+
+/* Between the areas of several nodes the map must be readable too: misuse may point there. */
+static bool cover_whole_map(void)
+{
+    static _Atomic bool done;
+    if (slm_nodes == 1 || load_acquire(&done))
+        return true;
+    if (!map_bookkeeping(slm_heap_base + SLM_MAP_OFFSET, granules * sizeof(uint16_t)))
+        return errno == EEXIST; /* another area's thread was faster */
+    store_release(&done, true);
+    return true;
+}
+
+static bool cover_section(size_t section)
+{
+    _Atomic uint64_t *word = &covered[section / 64];
+    const uint64_t bit = (uint64_t)1 << section % 64;
+    if (load_acquire(word) & bit)
+        return true;
+    const size_t map_bytes = SLM_SECTION * sizeof(uint16_t);
+    if (slm_nodes == 1 && !map_bookkeeping(slm_heap_base + SLM_MAP_OFFSET + section * map_bytes, map_bytes) &&
+        errno != EEXIST) /* an attempt that failed halfway, or a fork in between, has left it there */
+        return false;
+    if (!map_bookkeeping(slm_descriptor(section * SLM_SECTION), SLM_SECTION * SLM_DESCRIPTOR_BYTES) && errno != EEXIST)
+        return false;
+    atomic_fetch_or_explicit(word, bit, memory_order_release);
+    return true;
+}
+
+static void raise_limit(size_t limit)
+{
+    size_t old = __atomic_load_n(&slm_heap_limit, __ATOMIC_RELAXED);
+    while (old < limit && !__atomic_compare_exchange_n(&slm_heap_limit, &old, limit, true, __ATOMIC_RELEASE,
+                                                       __ATOMIC_RELAXED))
+        ;
+}
+
+bool slm_reservation_extend(size_t first, size_t count)
+{
+    if (!cover_whole_map())
+        return false;
+    const size_t before = first > 0 ? first - 1 : 0; /* joining looks at the neighbour */
+    for (size_t section = before / SLM_SECTION; section <= (first + count - 1) / SLM_SECTION; section++)
+        if (!cover_section(section))
+            return false;
+    char *address = slm_granule_address(first);
+    const size_t bytes = count << SLM_GRANULE_SHIFT;
+    if (!slm_vm_map(address, bytes, held))
+        return false;
+    if (add_relaxed(&heap_bytes, bytes) < small_pages_bytes)
+        slm_vm_small_pages(address, bytes);
+    if (slm_topology_binds())
+        slm_vm_bind(address, bytes, (unsigned)(first / slm_reservation_area()));
+    raise_limit(first + count);
+    return true;
+}
+
+void *slm_reservation_metadata(size_t bytes)
+{
+    for (unsigned attempt = 0; attempt < 64; attempt++) {
+        char *at = load_relaxed(&metadata_next);
+        if ((size_t)(metadata_end - at) < bytes)
+            break;
+        /* Claimed before it is mapped: a child of fork that finds the claim without the mapping loses addresses. */
+        if (!atomic_compare_exchange_strong(&metadata_next, &at, at + bytes))
+            continue;
+        if (map_bookkeeping(at, bytes))
+            return at;
+        if (errno != EEXIST)
+            break;
+    }
+    errno = ENOMEM;
+    return NULL;
+}
+
+size_t slm_reservation_area(void)
+{
+    return granules / slm_nodes / SLM_SECTION * SLM_SECTION;
+}
+
+void slm_reservation_figures(uint64_t *heap, uint64_t *metadata)
+{
+    *heap = load_relaxed(&heap_bytes);
+    *metadata = load_relaxed(&bookkeeping_bytes);
+}

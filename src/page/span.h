@@ -1,0 +1,84 @@
+/* Spans: runs of granules. A span's descriptor is that of its first granule.
+ *
+ *     granule   n          n+1        n+2        n+3
+ *     kind      FREE       NONE       FREE_END   SLAB  SLAB_INSIDE ...
+ *                `-- granules = 3        `-- back = 2
+ *
+ * Invariants. Two free spans of the same state are never neighbours: they have joined. A descriptor's kind is NONE but
+ * at the start of a span, at the end of a free one, and throughout a slab. A free span is `dirty` (its RAM may hold
+ * data) or clean (it reads as zero); dirty ones also stand in a queue by age, from which they are purged.
+ *
+ * After a fork that caught the lock held, the area starts afresh from its frontier; free spans of older generations are
+ * not in any list, do not join, and are counted as lost. */
+#pragma once
+
+#include "base/list.h"
+#include "page/reservation.h"
+
+enum slm_span_kind {
+    SLM_SPAN_NONE,
+    SLM_SPAN_FREE,
+    SLM_SPAN_FREE_END,
+    SLM_SPAN_SLAB,
+    SLM_SPAN_SLAB_INSIDE,
+    SLM_SPAN_LARGE,
+};
+
+struct slm_span {
+    struct slm_list link; /* free: of a bin; slab: of a depot's partial slabs */
+    uint32_t granules;
+    uint32_t back; /* granules back to the first */
+    _Atomic uint8_t kind;
+    bool dirty;
+    bool moved; /* mremap has put pages here: see os/vm.h */
+    uint32_t generation; /* free: the area's when it was listed */
+    uint32_t freed_ms;   /* dirty: when, cut to 32 bits */
+};
+
+struct slm_span_figures {
+    uint64_t dirty_bytes, clean_bytes, lost_bytes, purges, purged_bytes;
+};
+
+slm_inline size_t slm_span_granule(const struct slm_span *span)
+{
+    return (size_t)((const char *)span - slm_descriptors) / SLM_DESCRIPTOR_BYTES;
+}
+
+slm_inline char *slm_span_start(const struct slm_span *span)
+{
+    return slm_granule_address(slm_span_granule(span));
+}
+
+slm_inline size_t slm_span_bytes(const struct slm_span *span)
+{
+    return (size_t)span->granules << SLM_GRANULE_SHIFT;
+}
+
+/* The span of a slab or large object that the pointer lies in or at, NULL for other pointers. */
+struct slm_span *slm_span_of(const void *pointer);
+
+/* A span of that many granules, on a boundary of `alignment` granules (a power of two), from the node's area; its kind
+ * is NONE, and `dirty` says what its memory may hold. NULL and ENOMEM. Any thread. */
+struct slm_span *slm_span_alloc(unsigned node, size_t granules, size_t alignment);
+
+/* Give a span back whose kind the caller has set to NONE throughout. */
+void slm_span_free(struct slm_span *span);
+
+/* Give back all but the first granules. */
+void slm_span_trim(struct slm_span *span, size_t granules);
+
+/* Make it longer in place, out of the free span or untouched memory behind it; false when that is not to be had. The
+ * new part is cleared iff `*clean` comes back true. */
+bool slm_span_extend(struct slm_span *span, size_t granules, bool *clean);
+
+/* Purge dirty spans, oldest first: those freed more than `age_ms` ago, and as many as it takes to be at most
+ * `keep_bytes`. Bytes given back. No lock is held during system calls. */
+size_t slm_span_purge(uint64_t age_ms, uint64_t keep_bytes);
+
+/* Dirty bytes of all areas, cheap. */
+uint64_t slm_span_dirty_bytes(void);
+
+void slm_span_get_figures(struct slm_span_figures *out);
+
+/* Walk an area and stop the process when an invariant does not hold; checked builds and tests. */
+void slm_span_check(unsigned node);

@@ -1,0 +1,103 @@
+/* One-object spans; see large.h. */
+#include "slab/large.h"
+
+#include <errno.h>
+
+#include "os/vm.h"
+
+/* From here on moving page tables is cheaper than copying. */
+#define MOVE_BYTES ((size_t)1 << 20)
+
+static _Atomic uint64_t live_objects, live_bytes;
+
+static size_t granules_for(size_t n)
+{
+    return slm_max(n + SLM_GRANULE - 1, SLM_GRANULE) >> SLM_GRANULE_SHIFT;
+}
+
+static size_t usable_for(size_t n)
+{
+    return slm_align_up(slm_max(n, 1), slm_page_size);
+}
+
+void *slm_large_alloc(size_t n, size_t alignment, unsigned node, bool *clean)
+{
+    if (n > (size_t)PTRDIFF_MAX || alignment > SLM_GRANULES_MAX << SLM_GRANULE_SHIFT) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    const size_t align_granules = slm_max(alignment >> SLM_GRANULE_SHIFT, 1);
+    struct slm_large *large = (struct slm_large *)slm_span_alloc(node, granules_for(n), align_granules);
+    if (!large)
+        return NULL;
+    *clean = !large->span.dirty;
+    large->usable = usable_for(n);
+    add_relaxed(&live_objects, 1);
+    add_relaxed(&live_bytes, large->usable);
+    store_relaxed(&large->span.kind, SLM_SPAN_LARGE);
+    return slm_span_start(&large->span);
+}
+
+struct slm_large *slm_large_of(const void *pointer)
+{
+    const size_t granule = slm_granule_of(pointer);
+    if (!slm_granule_valid(granule) || ((uintptr_t)pointer & (SLM_GRANULE - 1)) != 0)
+        return NULL;
+    struct slm_span *span = slm_descriptor(granule);
+    return load_relaxed(&span->kind) == SLM_SPAN_LARGE ? (struct slm_large *)span : NULL;
+}
+
+size_t slm_large_free(struct slm_large *large)
+{
+    uint8_t kind = SLM_SPAN_LARGE; /* one of two threads that free it wins */
+    if (!atomic_compare_exchange_strong(&large->span.kind, &kind, SLM_SPAN_NONE))
+        return 0;
+    const size_t bytes = large->usable;
+    sub_relaxed(&live_objects, 1);
+    sub_relaxed(&live_bytes, bytes);
+    slm_span_free(&large->span);
+    return bytes;
+}
+
+static void set_usable(struct slm_large *large, size_t n)
+{
+    const size_t usable = usable_for(n);
+    add_relaxed(&live_bytes, usable - large->usable); /* modulo 2^64: down as well as up */
+    large->usable = usable;
+}
+
+static void *move_pages(struct slm_large *large, size_t n, unsigned node)
+{
+    bool clean;
+    const size_t old_bytes = large->usable;
+    char *to = slm_large_alloc(n, SLM_GRANULE, node, &clean);
+    if (!to)
+        return NULL;
+    struct slm_large *moved = slm_large_of(to);
+    if (!slm_vm_move(slm_span_start(&large->span), to, old_bytes)) {
+        slm_large_free(moved);
+        return NULL;
+    }
+    moved->span.moved = true;
+    slm_large_free(large);
+    return to;
+}
+
+void *slm_large_resize(struct slm_large *large, size_t n, unsigned node)
+{
+    const size_t granules = granules_for(n);
+    bool clean;
+    if (granules < large->span.granules)
+        slm_span_trim(&large->span, granules);
+    if (granules <= large->span.granules || slm_span_extend(&large->span, granules, &clean)) {
+        set_usable(large, n);
+        return slm_span_start(&large->span);
+    }
+    return large->usable >= MOVE_BYTES ? move_pages(large, n, node) : NULL;
+}
+
+void slm_large_figures(uint64_t *objects, uint64_t *bytes)
+{
+    *objects = load_relaxed(&live_objects);
+    *bytes = load_relaxed(&live_bytes);
+}

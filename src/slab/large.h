@@ -1,0 +1,28 @@
+/* Large objects: a span of their own, at its start, from over 32 KiB up to the end of memory. */
+#pragma once
+
+#include "page/span.h"
+
+struct slm_large {
+    struct slm_span span;
+    size_t usable; /* what the owner may write: its request rounded up to pages */
+};
+
+static_assert(sizeof(struct slm_large) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
+
+/* n bytes (at most PTRDIFF_MAX) on a multiple of `alignment`, a power of two. `*clean`: they read as zero. NULL and
+ * ENOMEM. */
+void *slm_large_alloc(size_t n, size_t alignment, unsigned node, bool *clean);
+
+/* The large object that starts here; NULL if none does. */
+struct slm_large *slm_large_of(const void *pointer);
+
+/* Bytes that were given back, 0 if another thread has freed it in between: a double free. */
+size_t slm_large_free(struct slm_large *large);
+
+/* Change the size in place, or by moving pages without a copy; the new address, or NULL when neither can be done: the
+ * object is as it was then. */
+void *slm_large_resize(struct slm_large *large, size_t n, unsigned node);
+
+/* How many there are, and their usable bytes. */
+void slm_large_figures(uint64_t *objects, uint64_t *bytes);

@@ -1,0 +1,141 @@
+/* Cutting spans, and the bits; see slab.h. */
+#include "slab/slab.h"
+
+#include <errno.h>
+
+#include "base/panic.h"
+#include "page/metadata.h"
+#include "page/page_map.h"
+
+enum { least_objects = 8 };
+
+void slm_slab_shape_fill(struct slm_slab_shape *shape)
+{
+    size_t granules = 1;
+    while (granules * SLM_GRANULE / shape->object_size < least_objects)
+        granules++;
+    shape->granules = (uint16_t)granules;
+    shape->objects = (uint16_t)(granules * SLM_GRANULE / shape->object_size);
+}
+
+static unsigned words_of(const struct slm_slab *slab)
+{
+    return (slab->objects + 63u) / 64;
+}
+
+static bool make_bits(struct slm_slab *slab)
+{
+    const unsigned words = words_of(slab);
+    slab->bits = slab->inside;
+    if (words > SLM_SLAB_WORDS)
+        slab->bits = slm_metadata_alloc(words * sizeof(uint64_t));
+    if (!slab->bits)
+        return false;
+    for (unsigned word = 0; word < words; word++)
+        store_relaxed(&slab->bits[word], ~(uint64_t)0);
+    if (slab->objects % 64 != 0)
+        store_relaxed(&slab->bits[words - 1], ((uint64_t)1 << slab->objects % 64) - 1);
+    return true;
+}
+
+static void mark(struct slm_slab *slab, bool slab_now, unsigned place)
+{
+    const size_t first = slm_span_granule(&slab->span);
+    for (uint32_t i = 0; i < slab->span.granules; i++) {
+        struct slm_span *granule = slm_descriptor(first + i);
+        granule->back = i;
+        store_relaxed(&granule->kind, !slab_now ? SLM_SPAN_NONE : i == 0 ? SLM_SPAN_SLAB : SLM_SPAN_SLAB_INSIDE);
+    }
+    slm_page_map_set(first, slab->span.granules, place);
+}
+
+struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node)
+{
+    struct slm_slab *slab = (struct slm_slab *)slm_span_alloc(node, shape->granules, 1);
+    if (!slab)
+        return NULL;
+    slab->object_size = shape->object_size;
+    slab->objects = shape->objects;
+    slab->reciprocal = (((uint64_t)1 << 40) + shape->object_size - 1) / shape->object_size;
+    slab->where = SLM_SLAB_HELD;
+    store_relaxed(&slab->free, shape->objects);
+    if (!make_bits(slab)) {
+        slm_span_free(&slab->span);
+        errno = ENOMEM;
+        return NULL;
+    }
+    mark(slab, true, shape->place);
+    return slab;
+}
+
+void slm_slab_release(struct slm_slab *slab)
+{
+    slm_assert(load_relaxed(&slab->free) == slab->objects);
+    const unsigned words = words_of(slab);
+    if (slab->bits != slab->inside)
+        slm_metadata_free((void *)slab->bits, words * sizeof(uint64_t));
+    mark(slab, false, 0);
+    slm_span_free(&slab->span);
+}
+
+unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
+{
+    const int32_t there = load_relaxed(&slab->free);
+    n = there <= 0 ? 0 : (unsigned)slm_min(n, (size_t)there);
+    sub_relaxed(&slab->free, (int32_t)n); /* first: see "The count" */
+    char *const start = slm_slab_start(slab);
+    unsigned taken = 0;
+    for (unsigned word = 0; taken < n; word++) {
+        slm_assert(word < words_of(slab));
+        uint64_t bits = load_relaxed(&slab->bits[word]), mine = 0;
+        while (bits != 0 && taken < n) {
+            const unsigned bit = (unsigned)__builtin_ctzll(bits);
+            rounds[taken++] = start + (size_t)(word * 64 + bit) * slab->object_size;
+            mine |= (uint64_t)1 << bit;
+            bits &= bits - 1;
+        }
+        if (mine != 0) /* acquire: pairs with the release in slm_slab_give, so the freeing thread's last writes are ours */
+            atomic_fetch_and_explicit(&slab->bits[word], ~mine, memory_order_acquire);
+    }
+    return taken;
+}
+
+/* Pointers that are no objects are found before any bit is set. */
+static _Noreturn slm_slow void not_an_object(const struct slm_slab *slab, void *pointer, const char *call,
+                                              const char *cache)
+{
+    slm_panic(call, pointer, "not the start of an object", cache, slm_slab_start(slab));
+}
+
+unsigned slm_slab_give(struct slm_slab *slab, void *const *rounds, unsigned n, const char *call, const char *cache)
+{
+    const char *const start = slm_slab_start(slab);
+    const size_t bytes = slm_span_bytes(&slab->span);
+    unsigned given = 0;
+    while (given < n && (size_t)((char *)rounds[given] - start) < bytes) {
+        if (!slm_slab_is_object(slab, rounds[given]))
+            not_an_object(slab, rounds[given], call, cache);
+        const uint32_t index = slm_slab_index(slab, rounds[given]);
+        const uint64_t bit = (uint64_t)1 << index % 64;
+        /* release: pairs with the acquire in slm_slab_take */
+        if (atomic_fetch_or_explicit(&slab->bits[index / 64], bit, memory_order_release) & bit)
+            slm_panic(call, rounds[given], "double free of an object", cache, start);
+        given++;
+    }
+    return given;
+}
+
+struct slm_slab *slm_slab_of(const void *pointer)
+{
+    struct slm_span *span = slm_span_of(pointer);
+    return span && load_relaxed(&span->kind) == SLM_SPAN_SLAB ? (struct slm_slab *)span : NULL;
+}
+
+void slm_slab_check(struct slm_slab *slab)
+{
+    unsigned set = 0;
+    for (unsigned word = 0; word < words_of(slab); word++)
+        set += (unsigned)__builtin_popcountll(load_relaxed(&slab->bits[word]));
+    if ((int32_t)set < load_relaxed(&slab->free))
+        slm_panic("check", slm_slab_start(slab), "more objects counted free than bits are set", NULL, slab);
+}

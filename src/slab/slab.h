@@ -1,0 +1,91 @@
+/* Slabs: spans cut into objects of one size, and a bitmap of those that are free, out of line.
+ *
+ *     descriptor: | span | owner, free, geometry, place in the owner's lists | bits (or a pointer to more) |
+ *     memory:     | object 0 | object 1 | ... | object n-1 | a rest smaller than an object |
+ *
+ * A bit is 1 while its object is free *in the slab*; objects in magazines count as taken. Bits and the count of free
+ * objects are atomic, so that objects come back without a lock. Everything under "owner's" is guarded by the lock of
+ * the depot that owns the slab; see depot/depot.c for who may take when.
+ *
+ * The count. A taker lowers `free` before it clears bits, a giver sets bits before it raises `free`. So the count never
+ * exceeds the bits that are set, and `free == objects` implies that every bit is set and nobody is in between: the slab
+ * is vacant and may go. Descriptors are never unmapped: a late look at a slab that has gone is harmless. */
+#pragma once
+
+#include "base/atomic.h"
+#include "page/span.h"
+
+enum { SLM_SLAB_WORDS = 6 }; /* of bits inside the descriptor: 384 objects */
+
+enum slm_slab_where { SLM_SLAB_OUT, SLM_SLAB_HELD, SLM_SLAB_LISTED };
+
+struct slm_slab {
+    struct slm_span span;
+    _Atomic(void *) owner;   /* the depot, NULL while this is no slab */
+    _Atomic uint64_t *bits;
+    uint64_t reciprocal;     /* of the object size, times 2^40, rounded up */
+    _Atomic int32_t free;
+    uint32_t object_size;
+    uint16_t objects;
+    uint8_t where;           /* owner's: in no list, held by a thread that takes from it, in a list of partial ones */
+    uint8_t bucket;          /* owner's: which list */
+    uint32_t where_generation; /* owner's: the process's count of forks when `where` was set */
+    _Atomic uint64_t inside[SLM_SLAB_WORDS];
+};
+
+static_assert(sizeof(struct slm_slab) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
+
+/* What a cache's slabs look like. */
+struct slm_slab_shape {
+    uint32_t object_size; /* a multiple of 8 */
+    uint16_t objects;
+    uint16_t granules;
+    uint16_t place; /* in the page map */
+};
+
+/* Granules such that at least eight objects fit, and how many do; `object_size` is set. */
+void slm_slab_shape_fill(struct slm_slab_shape *shape);
+
+/* A new slab on the node, all objects free, held by the caller and owned by nobody; NULL and ENOMEM. */
+struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node);
+
+/* Take up to n objects, lowest address first. The caller holds the slab. */
+unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds);
+
+/* Set the bits of the leading rounds that lie in the same slab as the first, which the caller has looked up; returns
+ * how many. Objects that are free already, and pointers between objects, end the process in the name of `call`.
+ * Any thread, no lock. The caller then tells the count with slm_slab_count. */
+unsigned slm_slab_give(struct slm_slab *slab, void *const *rounds, unsigned n, const char *call, const char *cache);
+
+/* Raise the count by n; returns what it was before. From here on another thread may release the slab. */
+slm_inline int32_t slm_slab_count(struct slm_slab *slab, unsigned n)
+{
+    return atomic_fetch_add_explicit(&slab->free, (int32_t)n, memory_order_acq_rel); /* pairs with itself: release */
+}
+
+/* Give a vacant slab's memory back to the spans. Nobody else knows it any more. */
+void slm_slab_release(struct slm_slab *slab);
+
+/* The slab that the pointer lies in, NULL if it lies in none. */
+struct slm_slab *slm_slab_of(const void *pointer);
+
+slm_inline char *slm_slab_start(const struct slm_slab *slab)
+{
+    return slm_span_start(&slab->span);
+}
+
+/* The number of the object that the pointer lies in. */
+slm_inline uint32_t slm_slab_index(const struct slm_slab *slab, const void *pointer)
+{
+    return (uint32_t)(((uint64_t)((const char *)pointer - slm_slab_start(slab)) * slab->reciprocal) >> 40);
+}
+
+/* True if the pointer is an object's first byte. */
+slm_inline bool slm_slab_is_object(const struct slm_slab *slab, const void *pointer)
+{
+    const uint32_t index = slm_slab_index(slab, pointer);
+    return index < slab->objects && slm_slab_start(slab) + (size_t)index * slab->object_size == (const char *)pointer;
+}
+
+/* Stop the process unless the slab's count agrees with its bits. For a slab that nobody else touches meanwhile. */
+void slm_slab_check(struct slm_slab *slab);

@@ -1,0 +1,58 @@
+/* The slow halves of the lock, and the order of ranks; see lock.h. */
+#include "sync/lock.h"
+
+#include "base/panic.h"
+#include "os/sys.h"
+
+uint32_t slm_fork_generation = 1;
+_Atomic uint64_t slm_lock_contended;
+
+static __thread uint32_t ranks_held; /* a bit a rank; checked builds */
+
+enum { spins = 100 };
+
+slm_slow bool slm_lock_acquire_slow(struct slm_lock *lock)
+{
+    add_relaxed(&slm_lock_contended, 1);
+    const uint32_t mine = slm_fork_generation << 2;
+    for (unsigned spin = 0; spin < spins; spin++) {
+        uint32_t word = load_relaxed(&lock->word);
+        bool dead = word != 0 && (word & ~3u) != mine;
+        if ((word == 0 || dead) &&
+            atomic_compare_exchange_weak_explicit(&lock->word, &word, mine | SLM_LOCK_HELD, memory_order_acquire,
+                                                  memory_order_relaxed))
+            return dead;
+        slm_cpu_relax();
+    }
+    for (;;) { /* from here on the word says that somebody sleeps, whoever gets it */
+        uint32_t word = atomic_exchange_explicit(&lock->word, mine | SLM_LOCK_SLEPT_ON, memory_order_acquire);
+        if (word == 0)
+            return false;
+        if ((word & ~3u) != mine)
+            return true;
+        slm_sys_wait(&lock->word, mine | SLM_LOCK_SLEPT_ON, 0);
+    }
+}
+
+slm_slow void slm_lock_release_slow(struct slm_lock *lock)
+{
+    slm_sys_wake(&lock->word);
+}
+
+void slm_lock_rank_enter(const struct slm_lock *lock)
+{
+    if (ranks_held >> lock->rank)
+        slm_panic("lock", lock, "taken out of rank", NULL, NULL);
+    ranks_held |= 1u << lock->rank;
+}
+
+void slm_lock_rank_leave(const struct slm_lock *lock)
+{
+    ranks_held &= ~(1u << lock->rank);
+}
+
+void slm_lock_fork_child(void)
+{
+    slm_fork_generation++;
+    ranks_held = 0;
+}

@@ -1,0 +1,69 @@
+/* A lock: one word, spun on briefly, then slept on with futex(2) (Drepper, "Futexes Are Tricky").
+ *
+ *     word = 0                       nobody
+ *     word = generation << 2 | 1     held
+ *     word = generation << 2 | 2     held, and somebody may sleep
+ *
+ * The generation is the process's count of forks. No lock of ours is held over fork and no handler waits for one (a
+ * thread that sits in stdio with a stream's lock and asks us for memory would hang fork otherwise). A child counts the
+ * generation up; a lock that it finds held in an older one belonged to a thread that does not exist: acquiring it
+ * succeeds and says so, and the caller starts what the lock guards afresh.
+ *
+ * Ranks: a thread takes locks in rising rank only; checked builds stop when one does not. */
+#pragma once
+
+#include "base/atomic.h"
+
+enum slm_rank {
+    SLM_RANK_START,   /* the process's one start */
+    SLM_RANK_CACHES,  /* the cache mutex: the list of caches, never an allocation */
+    SLM_RANK_THREADS, /* the list of threads' blocks */
+    SLM_RANK_DEPOT,
+    SLM_RANK_SPANS,    /* an area's free spans and frontier */
+    SLM_RANK_METADATA, /* free lists of the allocator's own memory */
+};
+
+struct slm_lock {
+    _Atomic uint32_t word;
+    uint8_t rank;
+};
+
+extern slm_hidden uint32_t slm_fork_generation; /* changed by a child of fork alone, while it has one thread */
+
+#define SLM_LOCK_HELD 1u
+#define SLM_LOCK_SLEPT_ON 2u
+
+bool slm_lock_acquire_slow(struct slm_lock *lock);
+void slm_lock_release_slow(struct slm_lock *lock);
+
+/* Checked builds: note the rank that is about to be held, or is not held any more. */
+void slm_lock_rank_enter(const struct slm_lock *lock);
+void slm_lock_rank_leave(const struct slm_lock *lock);
+
+/* True: its holder did not survive a fork, and what it guards may be torn. Pairs with slm_lock_release: acquire. */
+slm_inline bool slm_lock_acquire(struct slm_lock *lock)
+{
+    if (slm_checked)
+        slm_lock_rank_enter(lock);
+    uint32_t nobody = 0;
+    if (likely(atomic_compare_exchange_strong_explicit(&lock->word, &nobody, slm_fork_generation << 2 | SLM_LOCK_HELD,
+                                                       memory_order_acquire, memory_order_relaxed)))
+        return false;
+    return slm_lock_acquire_slow(lock);
+}
+
+/* Pairs with slm_lock_acquire: release. */
+slm_inline void slm_lock_release(struct slm_lock *lock)
+{
+    uint32_t word = atomic_exchange_explicit(&lock->word, 0, memory_order_release);
+    if (unlikely(word & SLM_LOCK_SLEPT_ON))
+        slm_lock_release_slow(lock);
+    if (slm_checked)
+        slm_lock_rank_leave(lock);
+}
+
+/* In the child of a fork: every lock held elsewhere now belongs to the dead. */
+void slm_lock_fork_child(void);
+
+/* How often a lock was found held, over all locks. */
+extern slm_hidden _Atomic uint64_t slm_lock_contended;

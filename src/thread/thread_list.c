@@ -1,0 +1,46 @@
+/* Live threads; see thread_list.h. What the threads that a fork left behind had in their magazines is lost to the
+ * child: their arrays may have been caught in the middle of a pop. */
+#include "thread/thread_list.h"
+
+static struct slm_lock lock = {.rank = SLM_RANK_THREADS};
+static struct slm_list threads = {&threads, &threads};
+static _Atomic uint32_t count;
+static uint32_t born;
+
+void slm_thread_list_add(struct slm_thread *thread)
+{
+    slm_lock_acquire(&lock); /* after a fork the list holds the forking thread alone, whoever held the lock */
+    thread->number = born++;
+    slm_list_insert_before(&threads, &thread->link);
+    add_relaxed(&count, 1);
+    slm_lock_release(&lock);
+}
+
+void slm_thread_list_remove(struct slm_thread *thread)
+{
+    slm_lock_acquire(&lock);
+    slm_list_remove(&thread->link);
+    sub_relaxed(&count, 1);
+    slm_lock_release(&lock);
+}
+
+unsigned slm_thread_list_count(void)
+{
+    return load_relaxed(&count);
+}
+
+void slm_thread_list_foreach(void (*visit)(const struct slm_thread *thread, void *context), void *context)
+{
+    slm_lock_acquire(&lock);
+    for (struct slm_list *at = threads.next; at != &threads; at = at->next)
+        visit(slm_container(at, struct slm_thread, link), context);
+    slm_lock_release(&lock);
+}
+
+void slm_thread_list_fork_child(struct slm_thread *self)
+{
+    slm_list_init(&threads);
+    store_relaxed(&count, self ? 1 : 0);
+    if (self)
+        slm_list_insert_after(&threads, &self->link);
+}
