@@ -121,18 +121,15 @@ slm_public void *pvalloc(size_t n)
     return slm_process_started() ? slm_aligned_alloc(slm_page_size, slm_align_up(n ? n : 1, slm_page_size)) : NULL;
 }
 
-/* arena: what lies in the heap; hblks: large objects; uordblks: handed out; fordblks: free; keepcost: could go now. */
+/* arena: mapped for objects; uordblks: handed out; fordblks: the rest; keepcost: could go now. No object is a mapping of
+ * its own, so hblks and hblkhd are 0 and uordblks has the large objects too. */
 slm_public struct mallinfo2 mallinfo2(void)
 {
     struct slab_stats stats;
-    uint64_t small_bytes, large_bytes, large_objects;
     slm_stats_gather(&stats);
-    slm_stats_live(&small_bytes, &large_bytes, &large_objects);
     return (struct mallinfo2){
         .arena = stats.reserved_bytes,
         .ordblks = stats.slabs_made - stats.slabs_released,
-        .hblks = large_objects,
-        .hblkhd = large_bytes,
         .uordblks = stats.live_bytes,
         .fordblks = stats.reserved_bytes - stats.live_bytes,
         .keepcost = stats.dirty_bytes,
@@ -145,8 +142,6 @@ slm_public struct mallinfo mallinfo(void)
     return (struct mallinfo){
         .arena = (int)wide.arena,
         .ordblks = (int)wide.ordblks,
-        .hblks = (int)wide.hblks,
-        .hblkhd = (int)wide.hblkhd,
         .uordblks = (int)wide.uordblks,
         .fordblks = (int)wide.fordblks,
         .keepcost = (int)wide.keepcost,
@@ -177,8 +172,7 @@ slm_public void malloc_stats(void)
     const struct mallinfo2 info = mallinfo2();
     print_figure(stderr, "system bytes", info.arena);
     print_figure(stderr, "in use bytes", info.uordblks);
-    print_figure(stderr, "large objects", info.hblks);
-    print_figure(stderr, "large bytes", info.hblkhd);
+    print_figure(stderr, "could go bytes", info.keepcost);
 }
 
 slm_public int malloc_info(int options, FILE *out)

@@ -59,10 +59,17 @@ slm_slow static void *new_slow(size_t n, size_t alignment)
     }
 }
 
-/* The nothrow forms run the handler too; one that throws must not get out: libstdc++'s own are noexcept and would call
- * std::terminate, so the handler is only run while it is there and returns. */
-slm_slow static void *new_nothrow_slow(size_t n, size_t alignment)
+/* The nothrow forms run the handler too, and it may throw. C cannot catch that, but libstdc++'s own nothrow form is
+ * operator new, ours, in a try block. Static programs, which have only ours, pass the exception on. */
+slm_slow static void *new_nothrow_slow(size_t n, size_t alignment, const void *nothrow)
 {
+    if (!installed_handler())
+        return NULL;
+    void *found = in_libstdcxx(alignment <= 16 ? "_ZnwmRKSt9nothrow_t" : "_ZnwmSt11align_val_tRKSt9nothrow_t");
+    if (found && alignment <= 16)
+        return ((void *(*)(size_t, const void *))(uintptr_t)found)(n, nothrow);
+    if (found)
+        return ((void *(*)(size_t, size_t, const void *))(uintptr_t)found)(n, alignment, nothrow);
     void *object = NULL;
     for (new_handler handler; !object && (handler = installed_handler()) != NULL;) {
         handler();
@@ -83,10 +90,10 @@ slm_inline void *new_aligned(size_t n, size_t alignment)
     return likely(object != NULL) ? object : new_slow(n, alignment);
 }
 
-slm_inline void *new_nothrow(size_t n, size_t alignment)
+slm_inline void *new_nothrow(size_t n, size_t alignment, const void *nothrow)
 {
     void *object = alloc_any(n, alignment);
-    return likely(object != NULL) ? object : new_nothrow_slow(n, alignment);
+    return likely(object != NULL) ? object : new_nothrow_slow(n, alignment, nothrow);
 }
 
 void *_Znwm(size_t n);
@@ -118,8 +125,7 @@ slm_public void *_Znwm(size_t n)
 /* new(size, nothrow) */
 slm_public void *_ZnwmRKSt9nothrow_t(size_t n, const void *nothrow)
 {
-    (void)nothrow;
-    return new_nothrow(n, 1);
+    return new_nothrow(n, 1, nothrow);
 }
 
 /* new(size, align) */
@@ -131,8 +137,7 @@ slm_public void *_ZnwmSt11align_val_t(size_t n, size_t alignment)
 /* new(size, align, nothrow) */
 slm_public void *_ZnwmSt11align_val_tRKSt9nothrow_t(size_t n, size_t alignment, const void *nothrow)
 {
-    (void)nothrow;
-    return new_nothrow(n, alignment);
+    return new_nothrow(n, alignment, nothrow);
 }
 
 /* new[](size) */
@@ -144,8 +149,7 @@ slm_public void *_Znam(size_t n)
 /* new[](size, nothrow) */
 slm_public void *_ZnamRKSt9nothrow_t(size_t n, const void *nothrow)
 {
-    (void)nothrow;
-    return new_nothrow(n, 1);
+    return new_nothrow(n, 1, nothrow);
 }
 
 /* new[](size, align) */
@@ -157,8 +161,7 @@ slm_public void *_ZnamSt11align_val_t(size_t n, size_t alignment)
 /* new[](size, align, nothrow) */
 slm_public void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t n, size_t alignment, const void *nothrow)
 {
-    (void)nothrow;
-    return new_nothrow(n, alignment);
+    return new_nothrow(n, alignment, nothrow);
 }
 
 /* delete(pointer) */

@@ -6,7 +6,8 @@
  * to all objects, or change its bucket asks for relinking under the lock, which looks again at everything:
  *
  *   held           the holder will look at the count when it brings the slab back, under the same lock
- *   free == all    vacant: unlinked, owner cleared, and released to the spans after unlocking
+ *   free == all    vacant: the first is kept, listed; others are unlinked, their owner cleared, and released to the
+ *                  spans after unlocking
  *   else           into the bucket of its count
  *
  * By the time that a giver has the lock, the slab may have been released, its memory recut, even for this same depot.
@@ -41,7 +42,7 @@ static void restart(struct slm_depot *depot)
     add_relaxed(&depot->lost_rounds, load_relaxed(&depot->stock_rounds));
     store_relaxed(&depot->stock_rounds, 0);
     depot->full = depot->empty = NULL;
-    depot->full_count = depot->full_low = depot->empty_count = depot->occupied = 0;
+    depot->full_count = depot->full_low = depot->occupied = depot->vacant = 0;
     depot->generation = slm_fork_generation;
 }
 
@@ -63,7 +64,6 @@ bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot)
         if (*slot) {
             (*slot)->next = depot->empty;
             depot->empty = *slot;
-            depot->empty_count++;
         }
         *slot = full;
         add_relaxed(&depot->exchanges, 1);
@@ -80,7 +80,6 @@ bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **slot, uint64_t
         struct slm_magazine *empty = depot->empty;
         if (empty) {
             depot->empty = empty->next;
-            depot->empty_count--;
         }
         (*slot)->next = depot->full;
         depot->full = *slot;
@@ -113,6 +112,8 @@ static void list_slab(struct slm_depot *depot, struct slm_slab *slab, int32_t fr
     }
     slm_list_insert_after(&depot->buckets[bucket], &slab->span.link);
     slab->bucket = (uint8_t)bucket;
+    slab->counted_vacant = free == slab->objects;
+    depot->vacant += slab->counted_vacant;
     set_where(slab, SLM_SLAB_LISTED);
 }
 
@@ -121,6 +122,10 @@ static void unlist_slab(struct slm_depot *depot, struct slm_slab *slab, enum slm
     slm_list_remove(&slab->span.link);
     if (slm_list_empty(&depot->buckets[slab->bucket]))
         depot->occupied &= ~(1u << slab->bucket);
+    if (slab->counted_vacant) {
+        depot->vacant--;
+        depot->vacant_seen = false;
+    }
     set_where(slab, where);
 }
 
@@ -129,7 +134,7 @@ static void unlist_slab(struct slm_depot *depot, struct slm_slab *slab, enum slm
 static bool place_slab(struct slm_depot *depot, struct slm_slab *slab)
 {
     const int32_t free = load_acquire(&slab->free); /* pairs with slm_slab_count */
-    if (free == slab->objects) {
+    if (free == slab->objects && depot->vacant > 0) {
         set_where(slab, SLM_SLAB_OUT);
         store_relaxed(&slab->owner, NULL);
         add_relaxed(&depot->slabs_released, 1);
@@ -250,7 +255,7 @@ void slm_depot_give(void *const *rounds, unsigned n, const char *call)
     }
 }
 
-/* Take off the list what is to go; under the lock pointers alone move. */
+/* Take off the stock what is to go; under the lock pointers alone move. */
 static struct slm_magazine *take_surplus(struct slm_depot *depot, bool all, struct slm_magazine **empties)
 {
     lock_depot(depot);
@@ -268,15 +273,35 @@ static struct slm_magazine *take_surplus(struct slm_depot *depot, bool all, stru
     depot->full_low = depot->full_count;
     *empties = depot->empty;
     depot->empty = NULL;
-    depot->empty_count = 0;
     slm_lock_release(&depot->lock);
     return last ? first : NULL;
 }
 
-void slm_depot_trim(struct slm_depot *depot, bool all)
+/* The vacant slab that is kept, if nobody has needed it between two trims. */
+static struct slm_slab *take_vacant(struct slm_depot *depot, bool all)
 {
-    struct slm_magazine *empties, *next;
-    for (struct slm_magazine *full = take_surplus(depot, all, &empties); full; full = next) {
+    struct slm_slab *found = NULL;
+    lock_depot(depot);
+    struct slm_list *last = &depot->buckets[SLM_DEPOT_BUCKETS - 1];
+    if (depot->vacant > 0 && (all || depot->vacant_seen)) {
+        struct slm_list *at = last->next;
+        while (!slm_container(at, struct slm_slab, span.link)->counted_vacant)
+            at = at->next;
+        found = slm_container(at, struct slm_slab, span.link);
+        unlist_slab(depot, found, SLM_SLAB_OUT);
+        store_relaxed(&found->owner, NULL);
+        add_relaxed(&depot->slabs_released, 1);
+    }
+    depot->vacant_seen = depot->vacant > 0;
+    slm_lock_release(&depot->lock);
+    return found;
+}
+
+bool slm_depot_trim(struct slm_depot *depot, bool all)
+{
+    struct slm_magazine *empties, *next, *full = take_surplus(depot, all, &empties);
+    const bool found = full || empties || depot->vacant_seen;
+    for (; full; full = next) {
         next = full->next;
         slm_depot_give(full->rounds, full->count, "trim");
         slm_metadata_free(full, slm_magazine_bytes(full->capacity));
@@ -285,6 +310,10 @@ void slm_depot_trim(struct slm_depot *depot, bool all)
         next = empties->next;
         slm_metadata_free(empties, slm_magazine_bytes(empties->capacity));
     }
+    struct slm_slab *vacant = take_vacant(depot, all);
+    if (vacant)
+        slm_slab_release(vacant);
+    return found || depot->vacant_seen;
 }
 
 void slm_depot_check(struct slm_depot *depot)

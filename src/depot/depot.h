@@ -16,7 +16,8 @@ struct slm_depot {
     unsigned node;
     uint32_t full_count, full_low; /* magazines, and the least there were since the last trim: nobody missed those */
     struct slm_magazine *full, *empty;
-    uint32_t empty_count;
+    uint32_t vacant;   /* listed slabs that are vacant: one is kept, so that a class on the edge makes no slab anew */
+    bool vacant_seen;  /* at the last trim */
     uint32_t occupied; /* a bit a bucket; a bucket without is not initialised */
     struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
     _Atomic uint64_t stock_rounds;
@@ -40,9 +41,10 @@ unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n);
  * process in the name of `call`. */
 void slm_depot_give(void *const *rounds, unsigned n, const char *call);
 
-/* Give the rounds of surplus magazines (those that nobody missed since the last trim, or all) back to their slabs and
- * all empty magazines back to metadata. */
-void slm_depot_trim(struct slm_depot *depot, bool all);
+/* Give the rounds of surplus magazines (those that nobody missed since the last trim, or all) back to their slabs, all
+ * empty magazines back to metadata, and a vacant slab that was there at the last trim too (or at once) to the spans.
+ * True if there was anything to trim. */
+bool slm_depot_trim(struct slm_depot *depot, bool all);
 
 /* Walk it and stop the process when an invariant does not hold. */
 void slm_depot_check(struct slm_depot *depot);

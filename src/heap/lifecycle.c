@@ -69,6 +69,8 @@ static struct slm_thread *birth(struct slm_tls *tls)
     tls->hot = thread;
     if (exit_key_made)
         pthread_setspecific(exit_key, thread); /* may allocate: that finds us busy and goes the direct way */
+    if (slm_thread_list_count() > 1)
+        slm_reclaim_start_worker(); /* may allocate too */
     return thread;
 }
 
@@ -114,6 +116,7 @@ static void thread_exit(void *block)
     slm_stats_retire(thread);
     slm_thread_list_remove(thread);
     slm_thread_block_free(thread);
+    slm_reclaim_thread_gone();
     signal_fence();
     tls->busy = 0;
     errno = kept;
@@ -128,6 +131,7 @@ static void fork_child(void)
 {
     slm_lock_fork_child();
     slm_thread_list_fork_child(slm_tls.self);
+    slm_reclaim_fork_child();
 }
 
 /* libc is up by now; what ran before had the default options and one node. */

@@ -1,17 +1,33 @@
-/* When memory goes back; see reclaim.h.
+/* When memory goes back, and who sees to it; see reclaim.h.
  *
  * Depots keep their working set: magazines that nobody missed for an interval are surplus (Bonwick and Adams). Dirty
- * spans are purged once they are `purge_delay_ms` old, and at once beyond `dirty_bytes` or a quarter of the heap,
- * whichever is more: memory that is about to be used again should not go to the kernel and back. */
+ * spans are the same: what stayed dirty for a `purge_delay_ms` is purged. Beyond `dirty_bytes` or a quarter of the heap,
+ * whichever is more, they are purged at once.
+ *
+ * The worker is a detached pthread with all signals blocked. It is started at a thread's birth: the process has just
+ * made a thread, so no sandbox forbids it yet. While there is something to give it looks four times a purge delay; after
+ * that it sleeps until an application's thread finds it asleep and something to do. It goes when it is alone with one
+ * thread: then what demands a single-threaded process (unshare, setns) works again.
+ *
+ *     worker:  NONE --birth of a thread--> RUNNING <--> ASLEEP        RUNNING --alone--> NONE
+ */
 #include "heap/reclaim.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/prctl.h>
 
 #include "base/options.h"
 #include "os/sys.h"
 #include "os/topology.h"
+#include "thread/thread_list.h"
 
-enum { interval_ms = 1000 };
+enum { interval_ms = 1000, worker_stack = 128 << 10, idle_looks = 12 };
+
+enum worker_state { WORKER_NONE, WORKER_RUNNING, WORKER_ASLEEP };
 
 static _Atomic uint64_t purge_due_ms, trim_due_ms;
+static _Atomic uint32_t worker;
 
 static uint64_t dirty_limit(void)
 {
@@ -27,19 +43,91 @@ static bool claim(_Atomic uint64_t *due, uint64_t now, uint64_t interval)
     return now >= was && atomic_compare_exchange_strong(due, &was, now + interval);
 }
 
-static void trim_cache(struct slm_cache *cache, bool all)
+/* True if there was anything to trim. */
+static bool trim_depots(bool all)
 {
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        if (depot && load_relaxed(&depot->stock_rounds) > 0)
-            slm_depot_trim(depot, all);
-    }
+    bool found = false;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        for (unsigned node = 0; node < slm_nodes; node++) {
+            struct slm_depot *depot = slm_cache_depot_made(&slm_class_caches[class], node);
+            if (depot && load_relaxed(&depot->slabs_made) > load_relaxed(&depot->slabs_released))
+                found |= slm_depot_trim(depot, all);
+        }
+    return found;
 }
 
-static void trim_depots(bool all)
+/* What has become due. True while there is more to come. */
+static bool do_due(uint64_t now)
 {
-    for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        trim_cache(&slm_class_caches[class], all);
+    bool more = slm_span_dirty_bytes() > 0;
+    if (claim(&trim_due_ms, now, interval_ms))
+        more |= trim_depots(false);
+    if (claim(&purge_due_ms, now, slm_options.purge_delay_ms))
+        slm_span_purge_surplus();
+    return more;
+}
+
+/* The worker sleeps for good: pairs with the compare-exchange in wake_worker. */
+static void fall_asleep(void)
+{
+    store_relaxed(&worker, WORKER_ASLEEP);
+    while (load_relaxed(&worker) == WORKER_ASLEEP && slm_thread_list_count() > 1)
+        slm_sys_wait(&worker, WORKER_ASLEEP, 0);
+    store_relaxed(&worker, WORKER_RUNNING);
+}
+
+static void wake_worker(void)
+{
+    uint32_t asleep = WORKER_ASLEEP;
+    if (atomic_compare_exchange_strong(&worker, &asleep, WORKER_RUNNING))
+        slm_sys_wake(&worker);
+}
+
+static void *work(void *nothing)
+{
+    static _Atomic uint32_t never; /* a word to sleep on for a time: nobody wakes it */
+    prctl(PR_SET_NAME, "slabmalloc", 0, 0, 0);
+    for (unsigned idle = 0; slm_thread_list_count() > 1; idle++) {
+        if (do_due(slm_sys_now_ms()))
+            idle = 0;
+        if (idle < idle_looks)
+            slm_sys_wait(&never, 0, (unsigned)slm_options.purge_delay_ms / 4 + 10);
+        else
+            fall_asleep();
+    }
+    store_release(&worker, WORKER_NONE);
+    return nothing;
+}
+
+void slm_reclaim_start_worker(void)
+{
+    uint32_t none = WORKER_NONE;
+    if (!slm_options.worker || load_relaxed(&worker) != WORKER_NONE ||
+        !atomic_compare_exchange_strong(&worker, &none, WORKER_RUNNING))
+        return;
+    pthread_attr_t attributes;
+    pthread_t thread;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, worker_stack);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    if (pthread_create(&thread, &attributes, work, NULL) != 0)
+        store_relaxed(&worker, WORKER_NONE); /* the slow paths go on doing it */
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+}
+
+void slm_reclaim_thread_gone(void)
+{
+    if (slm_thread_list_count() <= 1 && load_relaxed(&worker) == WORKER_ASLEEP)
+        wake_worker();
+}
+
+void slm_reclaim_fork_child(void)
+{
+    store_relaxed(&worker, WORKER_NONE);
 }
 
 void slm_reclaim_tick(struct slm_thread *thread)
@@ -49,22 +137,25 @@ void slm_reclaim_tick(struct slm_thread *thread)
         thread->adapted_ms = (uint32_t)now;
         slm_thread_adapt(thread);
     }
-    if (claim(&trim_due_ms, now, interval_ms))
-        trim_depots(false);
-    if (slm_span_dirty_bytes() > 0 && claim(&purge_due_ms, now, slm_options.purge_delay_ms / 4 + 1))
-        slm_span_purge(slm_options.purge_delay_ms, dirty_limit());
+    const uint32_t state = load_relaxed(&worker);
+    if (state == WORKER_NONE)
+        do_due(now);
+    else if (state == WORKER_ASLEEP)
+        wake_worker();
 }
 
 void slm_reclaim_after_free(void)
 {
     const uint64_t dirty = slm_span_dirty_bytes();
+    if (unlikely(load_relaxed(&worker) == WORKER_ASLEEP))
+        wake_worker();
     if (likely(dirty <= slm_options.dirty_bytes) || dirty <= dirty_limit())
         return;
-    slm_span_purge(UINT64_MAX, dirty_limit() / 2);
+    slm_span_purge(dirty_limit() / 2);
 }
 
 size_t slm_reclaim_all(void)
 {
     trim_depots(true);
-    return slm_span_purge(0, 0);
+    return slm_span_purge(0);
 }

@@ -1,4 +1,5 @@
-/* Giving memory back: surplus magazines to slabs, vacant slabs to spans, free spans' RAM to the kernel. */
+/* Giving memory back: surplus magazines to slabs, vacant slabs to spans, free spans' RAM to the kernel. In a process
+ * with one thread its own slow paths do it; in one with several a worker thread does, idle or not. */
 #pragma once
 
 #include "thread/thread_cache.h"
@@ -8,6 +9,15 @@ void slm_reclaim_tick(struct slm_thread *thread);
 
 /* After a large object has gone: purge at once when too much is dirty. */
 void slm_reclaim_after_free(void);
+
+/* At a thread's birth, when there are several now: see to it that there is a worker. Allocates (a stack). */
+void slm_reclaim_start_worker(void);
+
+/* After a thread's exit: a worker that is alone with one thread goes. */
+void slm_reclaim_thread_gone(void);
+
+/* In the child of a fork: there is no worker. */
+void slm_reclaim_fork_child(void);
 
 /* Everything that can go without the calling thread's own magazines; bytes purged. */
 size_t slm_reclaim_all(void);

@@ -67,14 +67,13 @@ void slm_stats_gather(struct slab_stats *out)
     struct depot_sums depots = {0};
     struct slm_span_figures spans;
     const struct thread_sums threads = sum_threads();
-    uint64_t large_objects, large_bytes, heap_bytes, metadata_bytes;
+    uint64_t heap_bytes, metadata_bytes;
     slm_cache_foreach(add_cache, &depots);
     slm_span_get_figures(&spans);
-    slm_large_figures(&large_objects, &large_bytes);
     slm_reservation_figures(&heap_bytes, &metadata_bytes);
     const uint64_t cached = depots.stock_bytes + threads.cached_bytes;
     *out = (struct slab_stats){
-        .live_bytes = (depots.out_bytes > cached ? depots.out_bytes - cached : 0) + large_bytes,
+        .live_bytes = (depots.out_bytes > cached ? depots.out_bytes - cached : 0) + slm_large_live_bytes(),
         .cached_bytes = cached,
         .dirty_bytes = spans.dirty_bytes,
         .purged_bytes = spans.purged_bytes,
@@ -93,19 +92,9 @@ void slm_stats_gather(struct slab_stats *out)
     };
 }
 
-void slm_stats_live(uint64_t *small_bytes, uint64_t *large_bytes, uint64_t *large_objects)
-{
-    struct slab_stats stats;
-    slm_stats_gather(&stats);
-    slm_large_figures(large_objects, large_bytes);
-    *small_bytes = stats.live_bytes > *large_bytes ? stats.live_bytes - *large_bytes : 0;
-}
-
 uint64_t slm_stats_objects_taken(void)
 {
-    uint64_t large_objects, large_bytes;
-    slm_large_figures(&large_objects, &large_bytes);
-    return sum_threads().taken;
+    return sum_threads().taken + slm_large_made();
 }
 
 static const struct figure {

@@ -11,7 +11,6 @@
 #include <errno.h>
 
 #include "base/panic.h"
-#include "os/sys.h"
 #include "os/topology.h"
 #include "os/vm.h"
 #include "sync/lock.h"
@@ -38,6 +37,7 @@ struct area {
     size_t frontier, mapped, end;
     struct bins bins[2]; /* clean, dirty */
     struct slm_list ages; /* dirty spans, oldest first */
+    uint64_t dirty_low;   /* the least bytes that were dirty since the last purge of surplus */
     _Atomic uint64_t free_bytes[2];
     _Atomic uint64_t lost_bytes;
 } slm_cacheline;
@@ -70,6 +70,7 @@ static void restart_area(struct area *area)
         store_relaxed(&area->free_bytes[dirty], 0);
     }
     slm_list_init(&area->ages);
+    area->dirty_low = 0;
     area->generation = slm_fork_generation;
     if (area->mapped < area->frontier)
         area->mapped = area->frontier;
@@ -167,7 +168,6 @@ static void join_and_list(struct area *area, struct slm_span *span)
     if (before) {
         unlist_span(area, before);
         before->granules += span->granules;
-        before->freed_ms = span->freed_ms;
         before->moved |= span->moved;
         span = before;
     }
@@ -181,7 +181,6 @@ static struct slm_span *split(struct slm_span *span, size_t granules)
     rest->granules = span->granules - (uint32_t)granules;
     rest->dirty = span->dirty;
     rest->moved = span->moved;
-    rest->freed_ms = span->freed_ms;
     span->granules = (uint32_t)granules;
     return rest;
 }
@@ -275,6 +274,12 @@ static struct slm_span *take_unaligned(struct area *area, size_t granules)
     return span;
 }
 
+/* After dirty memory has been taken into use. */
+static void note_dirty_low(struct area *area)
+{
+    area->dirty_low = slm_min(area->dirty_low, load_relaxed(&area->free_bytes[1]));
+}
+
 struct slm_span *slm_span_alloc(unsigned node, size_t granules, size_t alignment)
 {
     struct area *area = &areas[node];
@@ -296,34 +301,32 @@ struct slm_span *slm_span_alloc(unsigned node, size_t granules, size_t alignment
         if (span->granules > granules)
             join_and_list(area, split(span, granules));
     }
+    note_dirty_low(area);
     slm_lock_release(&area->lock);
     if (!span)
         errno = ENOMEM;
     return span;
 }
 
-static void free_locked(struct area *area, struct slm_span *span, uint64_t now)
+static void free_locked(struct area *area, struct slm_span *span)
 {
     span->dirty = true;
-    span->freed_ms = (uint32_t)now;
     join_and_list(area, span);
 }
 
 void slm_span_free(struct slm_span *span)
 {
     struct area *area = area_of(span);
-    const uint64_t now = slm_sys_now_ms();
     lock_area(area);
-    free_locked(area, span, now);
+    free_locked(area, span);
     slm_lock_release(&area->lock);
 }
 
 void slm_span_trim(struct slm_span *span, size_t granules)
 {
     struct area *area = area_of(span);
-    const uint64_t now = slm_sys_now_ms();
     lock_area(area);
-    free_locked(area, split(span, granules), now);
+    free_locked(area, split(span, granules));
     slm_lock_release(&area->lock);
 }
 
@@ -359,55 +362,77 @@ bool slm_span_extend(struct slm_span *span, size_t granules, bool *clean)
     int kept = errno;
     lock_area(area);
     bool done = extend_locked(area, span, granules, clean);
+    note_dirty_low(area);
     slm_lock_release(&area->lock);
     errno = kept;
     return done;
 }
 
-/* Take the oldest dirty span if it is older than that, or if there is more than `keep` dirty. */
-static struct slm_span *take_oldest(struct area *area, uint32_t now, uint64_t age_ms, uint64_t keep)
+/* Up to `most` bytes of the oldest dirty span, unlisted: its far end, when it is longer. NULL if there is none. */
+static struct slm_span *take_oldest(struct area *area, uint64_t most)
 {
-    if (slm_list_empty(&area->ages))
+    if (slm_list_empty(&area->ages) || most < SLM_GRANULE)
         return NULL;
     struct slm_span *span = &slm_container(area->ages.next, struct free_span, age)->span;
-    if (now - span->freed_ms < age_ms && load_relaxed(&area->free_bytes[1]) <= keep)
-        return NULL;
+    const size_t granules = most >> SLM_GRANULE_SHIFT;
     unlist_span(area, span);
-    return span;
+    if (span->granules <= granules)
+        return span;
+    struct slm_span *end = split(span, span->granules - granules);
+    list_span(area, span);
+    return end;
 }
 
-static size_t purge_area(struct area *area, uint64_t age_ms, uint64_t keep)
+/* Purge up to that many bytes, a span at a time. */
+static size_t purge_area(struct area *area, uint64_t bytes)
 {
-    const uint32_t now = (uint32_t)slm_sys_now_ms();
     size_t given = 0;
-    for (;;) {
+    while (given < bytes) {
         lock_area(area);
-        struct slm_span *span = take_oldest(area, now, age_ms, keep);
+        struct slm_span *span = take_oldest(area, bytes - given);
         slm_lock_release(&area->lock);
         if (!span)
-            return given;
-        const size_t bytes = slm_span_bytes(span);
-        bool clean = span->moved ? slm_vm_renew(slm_span_start(span), bytes) : slm_vm_purge(slm_span_start(span), bytes);
+            break;
+        const size_t size = slm_span_bytes(span);
+        bool clean = span->moved ? slm_vm_renew(slm_span_start(span), size) : slm_vm_purge(slm_span_start(span), size);
         lock_area(area);
         span->dirty = !clean;
         span->moved &= !clean;
-        span->freed_ms = now;
         join_and_list(area, span);
         slm_lock_release(&area->lock);
         if (!clean) /* locked pages: they stay, and asking again at once would not help */
-            return given;
-        given += bytes;
+            break;
+        given += size;
         add_relaxed(&purges, 1);
-        add_relaxed(&purged_bytes, bytes);
+        add_relaxed(&purged_bytes, size);
     }
+    return given;
 }
 
-size_t slm_span_purge(uint64_t age_ms, uint64_t keep_bytes)
+size_t slm_span_purge(uint64_t keep_bytes)
 {
     size_t given = 0;
-    for (unsigned node = 0; node < slm_nodes; node++)
-        if (load_relaxed(&areas[node].free_bytes[1]) > 0)
-            given += purge_area(&areas[node], age_ms, keep_bytes / slm_nodes);
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        const uint64_t dirty = load_relaxed(&areas[node].free_bytes[1]), keep = keep_bytes / slm_nodes;
+        if (dirty > keep)
+            given += purge_area(&areas[node], dirty - keep);
+    }
+    return given;
+}
+
+size_t slm_span_purge_surplus(void)
+{
+    size_t given = 0;
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        struct area *area = &areas[node];
+        if (load_relaxed(&area->free_bytes[1]) == 0)
+            continue;
+        lock_area(area);
+        const uint64_t surplus = area->dirty_low;
+        area->dirty_low = load_relaxed(&area->free_bytes[1]) - surplus;
+        slm_lock_release(&area->lock);
+        given += purge_area(area, surplus);
+    }
     return given;
 }
 

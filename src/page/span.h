@@ -6,7 +6,8 @@
  *
  * Invariants. Two free spans of the same state are never neighbours: they have joined. A descriptor's kind is NONE but
  * at the start of a span, at the end of a free one, and throughout a slab. A free span is `dirty` (its RAM may hold
- * data) or clean (it reads as zero); dirty ones also stand in a queue by age, from which they are purged.
+ * data) or clean (it reads as zero); dirty ones also stand in a queue by age, from which they are purged. What is purged
+ * is surplus: as much as stayed dirty throughout an interval, so that nobody needed it.
  *
  * After a fork that caught the lock held, the area starts afresh from its frontier; free spans of older generations are
  * not in any list, do not join, and are counted as lost. */
@@ -32,7 +33,6 @@ struct slm_span {
     bool dirty;
     bool moved; /* mremap has put pages here: see os/vm.h */
     uint32_t generation; /* free: the area's when it was listed */
-    uint32_t freed_ms;   /* dirty: when, cut to 32 bits */
 };
 
 struct slm_span_figures {
@@ -71,9 +71,12 @@ void slm_span_trim(struct slm_span *span, size_t granules);
  * new part is cleared iff `*clean` comes back true. */
 bool slm_span_extend(struct slm_span *span, size_t granules, bool *clean);
 
-/* Purge dirty spans, oldest first: those freed more than `age_ms` ago, and as many as it takes to be at most
- * `keep_bytes`. Bytes given back. No lock is held during system calls. */
-size_t slm_span_purge(uint64_t age_ms, uint64_t keep_bytes);
+/* Purge dirty spans, oldest first, until at most `keep_bytes` are dirty. Bytes given back. No lock is held during system
+ * calls. */
+size_t slm_span_purge(uint64_t keep_bytes);
+
+/* Purge as much as has stayed dirty ever since the last call. */
+size_t slm_span_purge_surplus(void);
 
 /* Dirty bytes of all areas, cheap. */
 uint64_t slm_span_dirty_bytes(void);

@@ -8,7 +8,7 @@
 /* From here on moving page tables is cheaper than copying. */
 #define MOVE_BYTES ((size_t)1 << 20)
 
-static _Atomic uint64_t live_objects, live_bytes;
+static _Atomic uint64_t made, live_bytes;
 
 static size_t granules_for(size_t n)
 {
@@ -32,7 +32,7 @@ void *slm_large_alloc(size_t n, size_t alignment, unsigned node, bool *clean)
         return NULL;
     *clean = !large->span.dirty;
     large->usable = usable_for(n);
-    add_relaxed(&live_objects, 1);
+    add_relaxed(&made, 1);
     add_relaxed(&live_bytes, large->usable);
     store_relaxed(&large->span.kind, SLM_SPAN_LARGE);
     return slm_span_start(&large->span);
@@ -53,7 +53,6 @@ size_t slm_large_free(struct slm_large *large)
     if (!atomic_compare_exchange_strong(&large->span.kind, &kind, SLM_SPAN_NONE))
         return 0;
     const size_t bytes = large->usable;
-    sub_relaxed(&live_objects, 1);
     sub_relaxed(&live_bytes, bytes);
     slm_span_free(&large->span);
     return bytes;
@@ -96,8 +95,12 @@ void *slm_large_resize(struct slm_large *large, size_t n, unsigned node)
     return large->usable >= MOVE_BYTES ? move_pages(large, n, node) : NULL;
 }
 
-void slm_large_figures(uint64_t *objects, uint64_t *bytes)
+uint64_t slm_large_live_bytes(void)
 {
-    *objects = load_relaxed(&live_objects);
-    *bytes = load_relaxed(&live_bytes);
+    return load_relaxed(&live_bytes);
+}
+
+uint64_t slm_large_made(void)
+{
+    return load_relaxed(&made);
 }

@@ -24,5 +24,6 @@ size_t slm_large_free(struct slm_large *large);
  * object is as it was then. */
 void *slm_large_resize(struct slm_large *large, size_t n, unsigned node);
 
-/* How many there are, and their usable bytes. */
-void slm_large_figures(uint64_t *objects, uint64_t *bytes);
+/* Usable bytes of all there are, and how many were ever made. */
+uint64_t slm_large_live_bytes(void);
+uint64_t slm_large_made(void);
