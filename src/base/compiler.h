@@ -11,6 +11,8 @@
 
 /* The cold half of a function: never inlined into the hot one, and placed away from it. */
 #define slm_slow __attribute__((noinline, cold))
+/* A function that reads what other threads write, on purpose and without order: ThreadSanitizer looks away. */
+#define slm_unordered __attribute__((no_sanitize_thread))
 #define slm_inline static inline __attribute__((always_inline))
 #define slm_public __attribute__((visibility("default")))
 

@@ -277,8 +277,8 @@ static struct slm_magazine *take_surplus(struct slm_depot *depot, bool all, stru
     return last ? first : NULL;
 }
 
-/* The vacant slab that is kept, if nobody has needed it between two trims. */
-static struct slm_slab *take_vacant(struct slm_depot *depot, bool all)
+/* The vacant slab that is kept, if nobody has needed it between two trims; *waiting when it has to wait for the next. */
+static struct slm_slab *take_vacant(struct slm_depot *depot, bool all, bool *waiting)
 {
     struct slm_slab *found = NULL;
     lock_depot(depot);
@@ -292,7 +292,7 @@ static struct slm_slab *take_vacant(struct slm_depot *depot, bool all)
         store_relaxed(&found->owner, NULL);
         add_relaxed(&depot->slabs_released, 1);
     }
-    depot->vacant_seen = depot->vacant > 0;
+    *waiting = depot->vacant_seen = depot->vacant > 0;
     slm_lock_release(&depot->lock);
     return found;
 }
@@ -300,7 +300,8 @@ static struct slm_slab *take_vacant(struct slm_depot *depot, bool all)
 bool slm_depot_trim(struct slm_depot *depot, bool all)
 {
     struct slm_magazine *empties, *next, *full = take_surplus(depot, all, &empties);
-    const bool found = full || empties || depot->vacant_seen;
+    const bool stocked = full || empties;
+    bool waiting;
     for (; full; full = next) {
         next = full->next;
         slm_depot_give(full->rounds, full->count, "trim");
@@ -310,10 +311,10 @@ bool slm_depot_trim(struct slm_depot *depot, bool all)
         next = empties->next;
         slm_metadata_free(empties, slm_magazine_bytes(empties->capacity));
     }
-    struct slm_slab *vacant = take_vacant(depot, all);
+    struct slm_slab *vacant = take_vacant(depot, all, &waiting);
     if (vacant)
         slm_slab_release(vacant);
-    return found || depot->vacant_seen;
+    return stocked || vacant || waiting;
 }
 
 void slm_depot_check(struct slm_depot *depot)

@@ -51,7 +51,7 @@ slm_slow void *slm_alloc_slow(size_t n)
     return object;
 }
 
-static void *alloc_large(size_t n, size_t alignment, bool *clean)
+slm_slow static void *alloc_large_slow(size_t n, size_t alignment, bool *clean)
 {
     const int kept = errno;
     void *object = NULL;
@@ -71,7 +71,7 @@ void *slm_alloc_medium(size_t n)
 {
     bool clean;
     if (unlikely(n > SLM_SMALL_MAX))
-        return alloc_large(n, 1, &clean);
+        return alloc_large_slow(n, 1, &clean);
     const unsigned place = slm_place_of_class(slm_class_of_size(n));
     struct slm_loaded *magazine = slm_loaded_at(slm_tls.hot, place);
     void **top = magazine->top;
@@ -105,6 +105,7 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
     if (!pointer)
         return;
     const int kept = errno;
+    slm_fork_check();
     const size_t place = slm_page_map_place(pointer);
     struct slm_thread *thread = NULL;
     if (place == 0)
@@ -136,7 +137,7 @@ void *slm_zeroed_alloc(size_t count, size_t size)
         errno = ENOMEM;
         return NULL;
     }
-    void *object = n > SLM_SMALL_MAX ? alloc_large(n, 1, &clean) : slm_alloc(n);
+    void *object = n > SLM_SMALL_MAX ? alloc_large_slow(n, 1, &clean) : slm_alloc(n);
     if (likely(object != NULL) && !clean)
         memset(object, 0, n);
     return object;
@@ -152,7 +153,7 @@ void *slm_aligned_alloc(size_t alignment, size_t n)
     if (alignment <= 16)
         return slm_alloc(n);
     const unsigned class = slm_class_of_aligned(n, alignment);
-    return class < SLM_CLASSES ? slm_alloc_medium(slm_class_size[class]) : alloc_large(n, alignment, &clean);
+    return class < SLM_CLASSES ? slm_alloc_medium(slm_class_size[class]) : alloc_large_slow(n, alignment, &clean);
 }
 
 static void *resize_by_copy(void *pointer, size_t old, size_t n)
@@ -172,6 +173,7 @@ static void *resize_large(void *pointer, size_t n)
         refuse(pointer, "realloc");
     const int kept = errno;
     void *resized = NULL;
+    slm_fork_check();
     if (n > SLM_SMALL_MAX && n <= (size_t)PTRDIFF_MAX)
         resized = slm_large_resize(large, n, slm_direct_node());
     errno = kept;

@@ -1,8 +1,8 @@
 /* Start, birth, exit, fork; see lifecycle.h.
  *
- * Fork takes no lock (sync/lock.h says why): the child counts the generation of locks up and drops the other threads
- * from the list. What it does must be legal in a signal handler that forked in the middle of a slow path: it touches
- * nothing that the interrupted code works on. */
+ * A child of fork drops the other threads from the list (sync/fork.h and sync/lock.h have the rest). What it does must
+ * be legal in a signal handler that forked in the middle of a slow path: it touches nothing that the interrupted code
+ * works on. */
 #include "heap/lifecycle.h"
 
 #include <errno.h>
@@ -11,7 +11,6 @@
 #include "base/options.h"
 #include "heap/reclaim.h"
 #include "heap/stats.h"
-#include "os/sys.h"
 #include "os/topology.h"
 #include "page/page_map.h"
 #include "thread/thread_list.h"
@@ -27,13 +26,25 @@ static bool exit_key_made;
 
 static void thread_exit(void *block);
 
+/* The caller is the thread that forked, or else that one will link itself at its next tick. */
+static void fork_child(void)
+{
+    slm_lock_rank_forget();
+    slm_thread_list_fork_child();
+    slm_reclaim_fork_child();
+    if (slm_tls.self)
+        slm_thread_list_add(slm_tls.self);
+}
+
 /* Under the start lock. It must not allocate, and does not depend on libc's own start. */
 static enum process_state start_process(void)
 {
+    slm_topology_start();
     if (!slm_reservation_start())
         return PROCESS_FAILED;
     slm_page_map_start();
     slm_cache_start();
+    slm_fork_start(fork_child);
     exit_key_made = pthread_key_create(&exit_key, thread_exit) == 0;
     return PROCESS_STARTED;
 }
@@ -41,8 +52,10 @@ static enum process_state start_process(void)
 bool slm_process_started(void)
 {
     uint32_t state = load_acquire(&process_state); /* pairs with the release below */
-    if (likely(state != PROCESS_NEW))
+    if (likely(state != PROCESS_NEW)) {
+        slm_fork_check();
         return state == PROCESS_STARTED;
+    }
     int kept = errno;
     slm_lock_acquire(&start_lock);
     state = load_relaxed(&process_state);
@@ -60,7 +73,6 @@ static struct slm_thread *birth(struct slm_tls *tls)
     struct slm_thread *thread = slm_thread_block_make();
     if (!thread)
         return NULL;
-    thread->adapted_ms = (uint32_t)slm_sys_now_ms();
     slm_thread_list_add(thread);
     thread->node = slm_topology_node(thread->number);
     tls->self = thread;
@@ -94,6 +106,8 @@ slm_slow struct slm_thread *slm_thread_enter_slow(bool give_birth)
 slm_slow void slm_thread_tick(struct slm_thread *thread)
 {
     int kept = errno;
+    if (thread->generation != slm_fork_generation) /* see fork_child */
+        slm_thread_list_add(thread);
     thread->node = slm_topology_node(thread->number);
     slm_reclaim_tick(thread);
     errno = kept;
@@ -107,6 +121,7 @@ static void thread_exit(void *block)
     if (tls->busy || tls->self != thread)
         return;
     int kept = errno;
+    slm_fork_check();
     tls->busy = 1;
     signal_fence();
     slm_thread_unload(tls);
@@ -127,25 +142,18 @@ unsigned slm_direct_node(void)
     return slm_topology_node(0);
 }
 
-static void fork_child(void)
-{
-    slm_lock_fork_child();
-    slm_thread_list_fork_child(slm_tls.self);
-    slm_reclaim_fork_child();
-}
-
-/* libc is up by now; what ran before had the default options and one node. */
+/* libc is up by now; what ran before had the default options. */
 __attribute__((constructor(101))) static void start_library(void)
 {
     if (!slm_process_started())
         return;
     slm_options_read();
-    slm_topology_start(slm_options.topology);
+    slm_topology_simulate(slm_options.topology);
     slm_cache_tune_all();
-    pthread_atfork(NULL, NULL, fork_child);
 }
 
 __attribute__((destructor(101))) static void end_library(void)
 {
-    slm_stats_report();
+    if (slm_process_started())
+        slm_stats_report();
 }

@@ -19,12 +19,13 @@ slm_inline struct slm_thread *slm_thread_enter(bool give_birth)
     struct slm_tls *tls = &slm_tls;
     if (unlikely(tls->busy || tls->state != SLM_THREAD_LIVE))
         return slm_thread_enter_slow(give_birth);
+    slm_fork_check();
     tls->busy = 1;
     signal_fence(); /* pairs with the one in leave: a handler sees busy while the block is worked on */
     return tls->self;
 }
 
-enum { SLM_PASSES_A_TICK = 64 };
+enum { SLM_PASSES_A_TICK = 256 };
 
 slm_inline void slm_thread_leave(struct slm_thread *thread)
 {

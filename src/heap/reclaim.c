@@ -134,8 +134,9 @@ void slm_reclaim_tick(struct slm_thread *thread)
 {
     const uint64_t now = slm_sys_now_ms();
     if ((uint32_t)now - thread->adapted_ms >= interval_ms) {
+        if (thread->adapted_ms != 0) /* else its first tick */
+            slm_thread_adapt(thread);
         thread->adapted_ms = (uint32_t)now;
-        slm_thread_adapt(thread);
     }
     const uint32_t state = load_relaxed(&worker);
     if (state == WORKER_NONE)

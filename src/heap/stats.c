@@ -66,6 +66,7 @@ void slm_stats_gather(struct slab_stats *out)
 {
     struct depot_sums depots = {0};
     struct slm_span_figures spans;
+    slm_fork_check();
     const struct thread_sums threads = sum_threads();
     uint64_t heap_bytes, metadata_bytes;
     slm_cache_foreach(add_cache, &depots);

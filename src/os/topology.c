@@ -1,43 +1,69 @@
 /* Nodes; see topology.h. A node without memory still gets a depot: what it asks for comes from the kernel's choice. */
 #include "os/topology.h"
 
-#include <stdlib.h>
-#include <string.h>
+#include <errno.h>
+#include <linux/mempolicy.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/bits.h"
+#include "base/panic.h"
 #include "os/sys.h"
 
 unsigned slm_nodes = 1;
 
 static unsigned simulated_cpus; /* CPUs a node, 0 on a real machine */
 
+/* The highest node that this process may have memory from, by one call; -1 where a filter forbids to ask. */
+static int last_allowed_node(void)
+{
+    int kept = errno, last = -1;
+    unsigned long mask[SLM_NODES_MAX * 16 / (8 * sizeof(unsigned long))] = {0}; /* the kernel's own mask must fit */
+    if (syscall(SYS_get_mempolicy, NULL, mask, sizeof mask * 8, NULL, MPOL_F_MEMS_ALLOWED) == 0)
+        for (int node = 0; node < (int)sizeof mask * 8; node++)
+            if (mask[node / (8 * (int)sizeof mask[0])] >> node % (8 * (int)sizeof mask[0]) & 1)
+                last = node;
+    errno = kept;
+    return last;
+}
+
+/* The number at *text, which moves behind it. strtoul would do, but not before libc's own start. */
+static unsigned read_number(const char **text)
+{
+    unsigned number = 0;
+    for (; **text >= '0' && **text <= '9'; (*text)++)
+        number = number * 10 + (unsigned)(**text - '0');
+    return number;
+}
+
 /* The highest number in a list such as "0-3,8". */
 static unsigned last_of_list(const char *text)
 {
     unsigned last = 0;
-    while (*text) {
-        char *end;
-        last = (unsigned)slm_max(last, strtoul(text, &end, 10));
-        text = end == text ? text + 1 : end;
-    }
+    for (; *text; text += *text != 0)
+        last = (unsigned)slm_max(last, read_number(&text));
     return last;
 }
 
-static bool simulate(const char *text)
+void slm_topology_simulate(const char *text)
 {
-    const char *cross = strchr(text, 'x');
-    unsigned long nodes = strtoul(text, NULL, 10), cpus = cross ? strtoul(cross + 1, NULL, 10) : 0;
-    if (nodes == 0 || nodes > SLM_NODES_MAX || cpus == 0 || cpus > 4096)
-        return false;
-    slm_nodes = (unsigned)nodes;
-    simulated_cpus = (unsigned)cpus;
-    return true;
+    if (!slm_checked || !*text)
+        return;
+    const unsigned nodes = read_number(&text);
+    text += *text == 'x';
+    const unsigned cpus = read_number(&text);
+    if (nodes == 0 || nodes > SLM_NODES_MAX || cpus == 0 || cpus > 4096) {
+        slm_warn("bad topology in SLABMALLOC_OPTIONS, the machine's own kept", NULL);
+        return;
+    }
+    slm_nodes = nodes;
+    simulated_cpus = cpus;
 }
 
-void slm_topology_start(const char *simulated)
+void slm_topology_start(void)
 {
     char text[256];
-    if (slm_checked && simulated && *simulated && simulate(simulated))
+    if (last_allowed_node() == 0) /* the common machine: no file is opened */
         return;
     if (slm_sys_read_file("/sys/devices/system/node/online", text, sizeof text))
         slm_nodes = (unsigned)slm_min(last_of_list(text) + 1, SLM_NODES_MAX);

@@ -7,8 +7,11 @@ enum { SLM_NODES_MAX = 64 };
 
 extern slm_hidden unsigned slm_nodes; /* 1 until slm_topology_start has looked */
 
-/* Count the nodes; `simulated` ("NODESxCPUS") overrides, in checked builds. */
-void slm_topology_start(const char *simulated);
+/* Count the nodes. Before the first allocation: areas and page map depend on it. */
+void slm_topology_start(void);
+
+/* Checked builds: be a machine of "NODESxCPUS" from here on; before there are threads. */
+void slm_topology_simulate(const char *text);
 
 /* The node that the calling thread runs on, below slm_nodes. A simulated machine deals its threads out to its CPUs by
  * `thread`, any number that stays the same for a thread. */

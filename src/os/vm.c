@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <linux/mempolicy.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -30,9 +31,9 @@ size_t slm_page_size = 4096;
 
 void slm_vm_start(void)
 {
-    long size = sysconf(_SC_PAGESIZE);
+    const size_t size = getauxval(AT_PAGESZ);
     if (size > 0)
-        slm_page_size = (size_t)size;
+        slm_page_size = size;
 }
 
 void *slm_vm_pick_window(size_t size)
@@ -98,6 +99,18 @@ void slm_vm_bind(void *address, size_t size, unsigned node)
         syscall(SYS_mbind, address, size, MPOL_PREFERRED, mask, sizeof mask * 8, 0);
     }
     errno = kept;
+}
+
+void *slm_vm_page_wiped_on_fork(void)
+{
+    int kept = errno;
+    void *page = mmap(NULL, slm_page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page != MAP_FAILED && madvise(page, slm_page_size, MADV_WIPEONFORK) != 0) {
+        munmap(page, slm_page_size);
+        page = MAP_FAILED;
+    }
+    errno = kept;
+    return page == MAP_FAILED ? NULL : page;
 }
 
 bool slm_vm_move(void *from, void *to, size_t size)

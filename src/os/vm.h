@@ -29,6 +29,9 @@ bool slm_vm_purge(void *address, size_t size);
 /* Bind a range to a node, preferred; where the kernel refuses, first touch decides as before. */
 void slm_vm_bind(void *address, size_t size, unsigned node);
 
+/* A page that reads as zero in every child of a fork; NULL where the kernel has none (before Linux 4.14). */
+void *slm_vm_page_wiped_on_fork(void);
+
 /* Move the pages of one mapped range to another of the same size, without a copy; the old one stays mapped and reads
  * as zero. False when this kernel cannot: nothing has happened then. */
 bool slm_vm_move(void *from, void *to, size_t size);

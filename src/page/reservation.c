@@ -76,14 +76,22 @@ bool slm_reservation_start(void)
     return false;
 }
 
+static bool cover_map(size_t section)
+{
+    const size_t bytes = SLM_SECTION * sizeof(uint16_t);
+    /* Where something lies already, it is ours: an attempt that failed halfway, or another area's thread. */
+    return map_bookkeeping(slm_heap_base + SLM_MAP_OFFSET + section * bytes, bytes) || errno == EEXIST;
+}
+
 /* Between the areas of several nodes the map must be readable too: misuse may point there. */
 static bool cover_whole_map(void)
 {
     static _Atomic bool done;
     if (slm_nodes == 1 || load_acquire(&done))
         return true;
-    if (!map_bookkeeping(slm_heap_base + SLM_MAP_OFFSET, granules * sizeof(uint16_t)))
-        return errno == EEXIST; /* another area's thread was faster */
+    for (size_t section = 0; section < granules / SLM_SECTION; section++)
+        if (!cover_map(section))
+            return false;
     store_release(&done, true);
     return true;
 }
@@ -94,9 +102,7 @@ static bool cover_section(size_t section)
     const uint64_t bit = (uint64_t)1 << section % 64;
     if (load_acquire(word) & bit)
         return true;
-    const size_t map_bytes = SLM_SECTION * sizeof(uint16_t);
-    if (slm_nodes == 1 && !map_bookkeeping(slm_heap_base + SLM_MAP_OFFSET + section * map_bytes, map_bytes) &&
-        errno != EEXIST) /* an attempt that failed halfway, or a fork in between, has left it there */
+    if (slm_nodes == 1 && !cover_map(section))
         return false;
     if (!map_bookkeeping(slm_descriptor(section * SLM_SECTION), SLM_SECTION * SLM_DESCRIPTOR_BYTES) && errno != EEXIST)
         return false;

@@ -34,7 +34,7 @@ struct area {
     struct slm_lock lock;
     bool started;
     uint32_t generation; /* of the lists */
-    size_t frontier, mapped, end;
+    size_t first, frontier, mapped, end;
     struct bins bins[2]; /* clean, dirty */
     struct slm_list ages; /* dirty spans, oldest first */
     uint64_t dirty_low;   /* the least bytes that were dirty since the last purge of surplus */
@@ -54,8 +54,8 @@ static void start_area(struct area *area)
 {
     const size_t size = slm_reservation_area();
     area->lock.rank = SLM_RANK_SPANS;
-    area->frontier = area->mapped = (size_t)(area - areas) * size;
-    area->end = area->frontier + size;
+    area->first = area->frontier = area->mapped = (size_t)(area - areas) * size;
+    area->end = area->first + size;
     area->generation = slm_fork_generation;
     slm_list_init(&area->ages);
     area->started = true;
@@ -156,8 +156,8 @@ static struct slm_span *joinable(struct area *area, size_t granule, bool dirty)
 /* Join an unlisted free span with its free neighbours of the same state, and list the result. */
 static void join_and_list(struct area *area, struct slm_span *span)
 {
-    const size_t first = slm_span_granule(span), area_first = area->end - slm_reservation_area();
-    struct slm_span *before = first > area_first ? joinable(area, first - 1, span->dirty) : NULL;
+    const size_t first = slm_span_granule(span);
+    struct slm_span *before = first > area->first ? joinable(area, first - 1, span->dirty) : NULL;
     struct slm_span *behind =
         first + span->granules < area->frontier ? joinable(area, first + span->granules, span->dirty) : NULL;
     if (behind) {
@@ -185,14 +185,17 @@ static struct slm_span *split(struct slm_span *span, size_t granules)
     return rest;
 }
 
-/* The best of a bin's first spans that is long enough. */
+/* The best of a bin's first spans that is long enough: the shortest, of these the lowest, so that what lies high up is
+ * left alone and can be purged. */
 static struct slm_span *best_of_bin(const struct slm_list *bin, size_t granules)
 {
     struct slm_span *best = NULL;
     unsigned looked = 0;
     for (struct slm_list *at = bin->next; at != bin && (looked++ < SCAN || !best); at = at->next) {
         struct slm_span *span = slm_container(at, struct slm_span, link);
-        if (span->granules >= granules && (!best || span->granules < best->granules))
+        if (span->granules < granules || (best && span->granules > best->granules))
+            continue;
+        if (!best || span->granules < best->granules || span < best)
             best = span;
     }
     return best;
@@ -225,7 +228,7 @@ static void give_up_ahead(struct area *area)
 /* Map at least `granules` more behind what is mapped: an eighth of the area's use ahead, where that is granted. */
 static bool map_ahead(struct area *area, size_t granules)
 {
-    const size_t used = area->mapped - (area->end - slm_reservation_area());
+    const size_t used = area->mapped - area->first;
     size_t want = slm_max(granules, slm_min(slm_max(used / 8, 16), 1024));
     for (size_t skip = 16; area->mapped + granules <= area->end; skip *= 2) {
         want = slm_min(want, area->end - area->mapped);

@@ -4,7 +4,6 @@
 #include "base/panic.h"
 #include "os/sys.h"
 
-uint32_t slm_fork_generation = 1;
 _Atomic uint64_t slm_lock_contended;
 
 static __thread uint32_t ranks_held; /* a bit a rank; checked builds */
@@ -51,8 +50,7 @@ void slm_lock_rank_leave(const struct slm_lock *lock)
     ranks_held &= ~(1u << lock->rank);
 }
 
-void slm_lock_fork_child(void)
+void slm_lock_rank_forget(void)
 {
-    slm_fork_generation++;
     ranks_held = 0;
 }

@@ -4,15 +4,15 @@
  *     word = generation << 2 | 1     held
  *     word = generation << 2 | 2     held, and somebody may sleep
  *
- * The generation is the process's count of forks. No lock of ours is held over fork and no handler waits for one (a
- * thread that sits in stdio with a stream's lock and asks us for memory would hang fork otherwise). A child counts the
- * generation up; a lock that it finds held in an older one belonged to a thread that does not exist: acquiring it
+ * The generation is the process's count of forks (sync/fork.h). No lock of ours is held over fork and no handler waits for
+ * one (a thread that sits in stdio with a stream's lock and asks us for memory would hang fork otherwise). A child counts
+ * the generation up; a lock that it finds held in an older one belonged to a thread that does not exist: acquiring it
  * succeeds and says so, and the caller starts what the lock guards afresh.
  *
  * Ranks: a thread takes locks in rising rank only; checked builds stop when one does not. */
 #pragma once
 
-#include "base/atomic.h"
+#include "sync/fork.h"
 
 enum slm_rank {
     SLM_RANK_START,   /* the process's one start */
@@ -27,8 +27,6 @@ struct slm_lock {
     _Atomic uint32_t word;
     uint8_t rank;
 };
-
-extern slm_hidden uint32_t slm_fork_generation; /* changed by a child of fork alone, while it has one thread */
 
 #define SLM_LOCK_HELD 1u
 #define SLM_LOCK_SLEPT_ON 2u
@@ -62,8 +60,8 @@ slm_inline void slm_lock_release(struct slm_lock *lock)
         slm_lock_rank_leave(lock);
 }
 
-/* In the child of a fork: every lock held elsewhere now belongs to the dead. */
-void slm_lock_fork_child(void);
+/* In the child of a fork: the calling thread holds nothing (checked builds). */
+void slm_lock_rank_forget(void);
 
 /* How often a lock was found held, over all locks. */
 extern slm_hidden _Atomic uint64_t slm_lock_contended;

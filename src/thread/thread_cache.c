@@ -266,10 +266,11 @@ void slm_thread_adapt(struct slm_thread *thread)
     }
 }
 
-uint64_t slm_thread_rounds(const struct slm_thread *thread, unsigned class)
+/* The owner may be in the middle of a pop, or take `previous` away: metadata stay mapped, and figures may lag. */
+slm_unordered uint64_t slm_thread_rounds(const struct slm_thread *thread, unsigned class)
 {
     const struct slm_loaded *loaded = &thread->loaded[class + 1];
-    const struct slm_magazine *previous = thread->pairs[class].previous; /* may go meanwhile: metadata stay mapped */
+    const struct slm_magazine *previous = thread->pairs[class].previous;
     size_t rounds = slm_min((size_t)(loaded->top - loaded->bottom), SLM_MAGAZINE_ROUNDS_MAX);
     return rounds + (previous ? slm_min(previous->count, SLM_MAGAZINE_ROUNDS_MAX) : 0);
 }

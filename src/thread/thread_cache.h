@@ -35,6 +35,7 @@ struct slm_thread {
     size_t target_bytes;  /* sum over classes of target times object size, twice: what the pairs may hold */
     uint32_t passes;      /* of the slow path */
     uint32_t number;      /* how many were born before it: deals threads out to simulated nodes */
+    uint32_t generation;  /* of the process when it was linked into the list of threads */
     uint32_t adapted_ms;  /* when slm_thread_adapt last ran, cut to 32 bits */
     unsigned node;        /* whose depots this thread uses: looked up at each pass */
     _Atomic uint64_t refills, drains, objects_taken; /* written by the owner alone */

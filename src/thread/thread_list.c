@@ -9,8 +9,9 @@ static uint32_t born;
 
 void slm_thread_list_add(struct slm_thread *thread)
 {
-    slm_lock_acquire(&lock); /* after a fork the list holds the forking thread alone, whoever held the lock */
+    slm_lock_acquire(&lock); /* after a fork the list has started empty, whoever held the lock */
     thread->number = born++;
+    thread->generation = slm_fork_generation;
     slm_list_insert_before(&threads, &thread->link);
     add_relaxed(&count, 1);
     slm_lock_release(&lock);
@@ -18,6 +19,8 @@ void slm_thread_list_add(struct slm_thread *thread)
 
 void slm_thread_list_remove(struct slm_thread *thread)
 {
+    if (thread->generation != slm_fork_generation)
+        return; /* a fork has dropped it */
     slm_lock_acquire(&lock);
     slm_list_remove(&thread->link);
     sub_relaxed(&count, 1);
@@ -37,10 +40,8 @@ void slm_thread_list_foreach(void (*visit)(const struct slm_thread *thread, void
     slm_lock_release(&lock);
 }
 
-void slm_thread_list_fork_child(struct slm_thread *self)
+void slm_thread_list_fork_child(void)
 {
     slm_list_init(&threads);
-    store_relaxed(&count, self ? 1 : 0);
-    if (self)
-        slm_list_insert_after(&threads, &self->link);
+    store_relaxed(&count, 0);
 }

@@ -1,5 +1,6 @@
 /* The list of live threads' blocks. A block is linked at its thread's birth and unlinked at its exit, both under the
- * lock, so a block is valid while the lock is held. */
+ * lock, so a block is valid while the lock is held. In the child of a fork the list starts empty; the one thread that is
+ * left links itself again when it comes by: its block's generation is older than the process's. */
 #pragma once
 
 #include "thread/thread_cache.h"
@@ -13,5 +14,5 @@ unsigned slm_thread_list_count(void);
 /* Call `visit` for each under the lock; it may read figures and take locks of higher rank. */
 void slm_thread_list_foreach(void (*visit)(const struct slm_thread *thread, void *context), void *context);
 
-/* In the child of a fork: only this thread (or none, NULL) is left. */
-void slm_thread_list_fork_child(struct slm_thread *self);
+/* In the child of a fork: nobody is left, until slm_thread_list_add. */
+void slm_thread_list_fork_child(void);

@@ -1,0 +1,129 @@
+/* What the bench programs share: a way to fail, a random number, the process's memory, a cycle counter.
+ *
+ * A bench program is plain C, knows nothing of slabmalloc and calls malloc by its libc name, so that whatever
+ * LD_PRELOAD puts in front is what gets measured. Its own bookkeeping comes from mmap or static arrays and never
+ * from the allocator under test. It prints one figure a line, "name value unit"; bench/figures.py reads these.
+ *
+ * All of bench/ is compiled with -fno-builtin: a compiler that knows malloc may drop a pair that nobody uses. */
+#ifndef BENCH_H
+#define BENCH_H
+
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+#if defined(__x86_64__)
+#include <x86intrin.h>
+#endif
+
+__attribute__((noreturn, format(printf, 1, 2))) static inline void bench_die(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("bench: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+    exit(1);
+}
+
+/* Memory for the bench's own tables. */
+static inline void *bench_pages(size_t bytes)
+{
+    void *pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (pages == MAP_FAILED)
+        bench_die("no %zu bytes for a table", bytes);
+    return pages;
+}
+
+static inline void *bench_check(void *object)
+{
+    if (object == NULL)
+        bench_die("the allocator returned NULL");
+    return object;
+}
+
+static inline uint64_t bench_number(const char *text)
+{
+    char *end;
+    uint64_t number = strtoull(text, &end, 10);
+    if (end == text || *end != '\0')
+        bench_die("not a number: %s", text);
+    return number;
+}
+
+/* splitmix64: the state is any number, and every program's seed is fixed, so that runs repeat. */
+static inline uint64_t bench_random(uint64_t *state)
+{
+    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static inline double bench_seconds(clockid_t clock)
+{
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* The time-stamp counter: cycles of the nominal frequency on x86, of a slower fixed clock on arm64. */
+static inline uint64_t bench_cycles(void)
+{
+#if defined(__x86_64__)
+    return __rdtsc();
+#elif defined(__aarch64__)
+    uint64_t ticks;
+    __asm__ volatile("isb; mrs %0, cntvct_el0" : "=r"(ticks));
+    return ticks;
+#else
+#error "no cycle counter known for this machine"
+#endif
+}
+
+/* A row of a /proc file such as "Rss:   1234 kB", in KiB. Read without stdio, whose buffers are objects too. */
+static inline long bench_proc_kib(const char *path, const char *row)
+{
+    char text[4096];
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t length = file < 0 ? -1 : read(file, text, sizeof text - 1);
+    if (length < 0)
+        bench_die("cannot read %s", path);
+    close(file);
+    text[length] = '\0';
+    for (char *line = text; line != NULL; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        if (strncmp(line, row, strlen(row)) == 0 && line[strlen(row)] == ':')
+            return strtol(line + strlen(row) + 1, NULL, 10);
+    }
+    bench_die("no %s in %s", row, path);
+}
+
+static inline long bench_rss_kib(void)
+{
+    return bench_proc_kib("/proc/self/smaps_rollup", "Rss");
+}
+
+static inline long bench_anonymous_kib(void)
+{
+    return bench_proc_kib("/proc/self/smaps_rollup", "Anonymous");
+}
+
+/* Not getrusage's maxrss: that one remembers the process image before exec, the runner's own. */
+static inline long bench_peak_rss_kib(void)
+{
+    return bench_proc_kib("/proc/self/status", "VmHWM");
+}
+
+static inline void bench_figure(const char *name, double value, const char *unit)
+{
+    printf("%s %.10g %s\n", name, value, unit);
+}
+
+#endif
