@@ -7,7 +7,7 @@ struct slm_list {
     struct slm_list *next, *prev;
 };
 
-#define slm_container(node, type, member) ((type *)((char *)(node) - offsetof(type, member)))
+#define slm_container(node, type, member) ((type *)((char *)(node)-offsetof(type, member)))
 
 slm_inline void slm_list_init(struct slm_list *head)
 {

@@ -18,28 +18,32 @@ struct slm_options slm_options = {
 
 struct option {
     const char *name;
-    uint64_t *number;    /* a number, or ... */
-    char *text;          /* ... a text of up to `most` bytes with its end */
+    uint64_t *number; /* a number, or ... */
+    char *text;       /* ... a text of up to `most` bytes with its end */
     uint64_t least, most;
-    const char *shown;   /* the default, as the help prints it */
+    const char *shown; /* the default, as the help prints it */
     const char *sentence;
 };
 
-#define NUMBER(field, least, most, shown, sentence)                                                                   \
-    {                                                                                                                 \
-        #field, &slm_options.field, NULL, least, most, shown, sentence                                                \
+#define NUMBER(field, least, most, shown, sentence)                                                                  \
+    {                                                                                                                \
+#field, &slm_options.field, NULL, least, most, shown, sentence                                               \
     }
-#define TEXT(field, shown, sentence)                                                                                  \
-    {                                                                                                                 \
-        #field, NULL, slm_options.field, 0, sizeof slm_options.field, shown, sentence                                 \
+#define TEXT(field, shown, sentence)                                                                                 \
+    {                                                                                                                \
+#field, NULL, slm_options.field, 0, sizeof slm_options.field, shown, sentence                                \
     }
 
 static const struct option table[] = {
     NUMBER(magazine_bytes, 256, 16 << 20, "65536", "The most bytes of objects that one magazine of a thread holds."),
-    NUMBER(thread_bytes, 4096, 1 << 30, "1048576", "The most bytes of objects that the magazines of one thread may hold."),
-    NUMBER(depot_bytes, 0, 1ull << 40, "2097152", "The most bytes of free objects that a depot keeps in full magazines."),
-    NUMBER(purge_delay_ms, 0, 3600000, "500", "Freed pages that nobody needed for this many milliseconds go back to the kernel."),
-    NUMBER(dirty_bytes, 0, 1ull << 40, "33554432", "Freed pages above this or a quarter of the heap go back at once."),
+    NUMBER(thread_bytes, 4096, 1 << 30, "1048576",
+           "The most bytes of objects that the magazines of one thread may hold."),
+    NUMBER(depot_bytes, 0, 1ull << 40, "2097152",
+           "The most bytes of free objects that a depot keeps in full magazines."),
+    NUMBER(purge_delay_ms, 0, 3600000, "500",
+           "Freed pages that nobody needed for this many milliseconds go back to the kernel."),
+    NUMBER(dirty_bytes, 0, 1ull << 40, "33554432",
+           "Freed pages above this or a quarter of the heap go back at once."),
     NUMBER(worker, 0, 1, "1", "A worker thread gives memory back in multithreaded processes that have gone idle."),
     NUMBER(stats, 0, 1, "0", "Print figures on standard error when the process exits."),
     TEXT(stats_file, "none", "Append the figures to this file when the process exits, a line of JSON a process."),

@@ -1,8 +1,8 @@
 /* The one table of options, and SLABMALLOC_OPTIONS="name=value,name=value" that sets them.
  *
- * An option is one row of the table in options.c: name, default, range, one sentence. Unknown names and bad values are
- * a one-line warning and the default. Set-user-ID programs ignore the environment (secure_getenv). Options are read
- * once, by a constructor; what runs earlier sees the defaults. */
+ * An option is one row of the table in options.c: name, default, range, one sentence. Unknown names and bad values
+ * are a one-line warning and the default. Set-user-ID programs ignore the environment (secure_getenv). Options are
+ * read once, by a constructor; what runs earlier sees the defaults. */
 #pragma once
 
 #include "base/compiler.h"

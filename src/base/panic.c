@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-
 void slm_line_text(struct slm_line *line, const char *text)
 {
     while (*text && line->length < sizeof line->text - 1)

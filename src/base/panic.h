@@ -21,4 +21,5 @@ void slm_warn(const char *text, const char *detail);
 
 /* Misuse or corruption: "slabmalloc: CALL(POINTER): WHAT[ CACHE][ (slab POINTER)]" on standard error, then abort().
  * `call`, `cache` and `slab` may be NULL. Legal anywhere, signal handlers included. */
-_Noreturn void slm_panic(const char *call, const void *pointer, const char *what, const char *cache, const void *slab);
+_Noreturn void slm_panic(const char *call, const void *pointer, const char *what, const char *cache,
+                         const void *slab);

@@ -2,12 +2,12 @@
 #include "base/size_class.h"
 
 /* The place for n bytes, n up to 1024, as a constant expression. */
-#define CLASS(n)                                                                                                      \
-    ((n) == 0      ? 0                                                                                                \
-     : (n) <= 128  ? ((n)-1) / 16                                                                                     \
-     : (n) <= 256  ? 8 + ((n)-1 - 128) / 32                                                                           \
-     : (n) <= 512  ? 12 + ((n)-1 - 256) / 64                                                                          \
-                   : 16 + ((n)-1 - 512) / 128)
+#define CLASS(n)                                                                                                     \
+    ((n) == 0     ? 0                                                                                                \
+     : (n) <= 128 ? ((n)-1) / 16                                                                                     \
+     : (n) <= 256 ? 8 + ((n)-1 - 128) / 32                                                                           \
+     : (n) <= 512 ? 12 + ((n)-1 - 256) / 64                                                                          \
+                  : 16 + ((n)-1 - 512) / 128)
 #define PLACE(n) ((CLASS(n) + 1) * SLM_PLACE_UNITS)
 #define PLACES4(n) PLACE(n), PLACE((n) + 1), PLACE((n) + 2), PLACE((n) + 3)
 #define PLACES16(n) PLACES4(n), PLACES4((n) + 4), PLACES4((n) + 8), PLACES4((n) + 12)
@@ -19,8 +19,8 @@ const uint16_t slm_size_place[SLM_TABLE_MAX + 1] = {
 };
 
 const uint16_t slm_class_size[SLM_CLASSES] = {
-    16,   32,   48,   64,   80,   96,   112,  128,  160,   192,   224,   256,   320,   384,
-    448,  512,  640,  768,  896,  1024, 1280, 1536, 1792,  2048,  2560,  3072,  3584,  4096,
+    16,   32,   48,   64,   80,    96,    112,   128,   160,   192,   224,   256,   320,  384,
+    448,  512,  640,  768,  896,   1024,  1280,  1536,  1792,  2048,  2560,  3072,  3584, 4096,
     5120, 6144, 7168, 8192, 10240, 12288, 14336, 16384, 20480, 24576, 28672, 32768,
 };
 
@@ -30,6 +30,6 @@ unsigned slm_class_of_aligned(size_t n, size_t align)
         return SLM_CLASSES;
     unsigned class = slm_class_of_size(n);
     while (class < SLM_CLASSES && (slm_class_size[class] & (align - 1)) != 0)
-        class++;
+        class ++;
     return class;
 }

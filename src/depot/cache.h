@@ -8,8 +8,8 @@ struct slm_cache {
     struct slm_list link; /* guarded by the cache mutex */
     char name[24];
     struct slm_slab_shape shape;
-    uint32_t start_rounds, most_rounds; /* of a thread's magazines */
-    struct slm_depot first;             /* node 0 */
+    uint32_t start_rounds, most_rounds;            /* of a thread's magazines */
+    struct slm_depot first;                        /* node 0 */
     _Atomic(_Atomic(struct slm_depot *) *) others; /* by node, from 1 on: made on first use */
 };
 

@@ -2,8 +2,8 @@
  *
  * Who may take from a slab. A slab is out (no free objects, in no list), listed (partial, in a bucket), or held: one
  * thread has taken it out of its bucket, or has just made it, and alone takes objects from it. `where` changes under
- * the depot's lock only. Giving needs no lock: bits, then the count (slab.h). A giver that sees the count leave 0, come
- * to all objects, or change its bucket asks for relinking under the lock, which looks again at everything:
+ * the depot's lock only. Giving needs no lock: bits, then the count (slab.h). A giver that sees the count leave 0,
+ * come to all objects, or change its bucket asks for relinking under the lock, which looks again at everything:
  *
  *   held           the holder will look at the count when it brings the slab back, under the same lock
  *   free == all    vacant: the first is kept, listed; others are unlinked, their owner cleared, and released to the
@@ -27,7 +27,8 @@
 
 enum { slabs_at_once = 8 };
 
-void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name, unsigned node)
+void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
+                    unsigned node)
 {
     memset(depot, 0, sizeof *depot);
     depot->lock.rank = SLM_RANK_DEPOT;
@@ -234,8 +235,8 @@ unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n)
 
 static _Noreturn slm_slow void not_ours(const void *pointer, const char *call)
 {
-    slm_panic(call, pointer, slm_span_of(pointer) ? "not the start of an object" : "no object of this allocator", NULL,
-              NULL);
+    slm_panic(call, pointer, slm_span_of(pointer) ? "not the start of an object" : "no object of this allocator",
+              NULL, NULL);
 }
 
 void slm_depot_give(void *const *rounds, unsigned n, const char *call)
@@ -277,7 +278,8 @@ static struct slm_magazine *take_surplus(struct slm_depot *depot, bool all, stru
     return last ? first : NULL;
 }
 
-/* The vacant slab that is kept, if nobody has needed it between two trims; *waiting when it has to wait for the next. */
+/* The vacant slab that is kept, if nobody has needed it between two trims; *waiting when it has to wait for the next.
+ */
 static struct slm_slab *take_vacant(struct slm_depot *depot, bool all, bool *waiting)
 {
     struct slm_slab *found = NULL;
@@ -326,7 +328,8 @@ void slm_depot_check(struct slm_depot *depot)
         for (struct slm_list *at = depot->buckets[bucket].next; at != &depot->buckets[bucket]; at = at->next) {
             struct slm_slab *slab = slm_container(at, struct slm_slab, span.link);
             if (load_relaxed(&slab->owner) != depot || slab->where != SLM_SLAB_LISTED || slab->bucket != bucket)
-                slm_panic("check", slm_slab_start(slab), "a listed slab that is not marked so", depot->cache_name, slab);
+                slm_panic("check", slm_slab_start(slab), "a listed slab that is not marked so", depot->cache_name,
+                          slab);
             slm_slab_check(slab);
         }
     }

@@ -25,7 +25,8 @@ struct slm_depot {
     _Atomic uint64_t slabs_made, slabs_released, exchanges, lost_rounds;
 } slm_cacheline;
 
-void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name, unsigned node);
+void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
+                    unsigned node);
 
 /* Trade an empty magazine (or NULL) for one with rounds. False: the stock is empty and *slot untouched. */
 bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot);
@@ -41,9 +42,9 @@ unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n);
  * process in the name of `call`. */
 void slm_depot_give(void *const *rounds, unsigned n, const char *call);
 
-/* Give the rounds of surplus magazines (those that nobody missed since the last trim, or all) back to their slabs, all
- * empty magazines back to metadata, and a vacant slab that was there at the last trim too (or at once) to the spans.
- * True if there was anything to trim. */
+/* Give the rounds of surplus magazines (those that nobody missed since the last trim, or all) back to their slabs,
+ * all empty magazines back to metadata, and a vacant slab that was there at the last trim too (or at once) to the
+ * spans. True if there was anything to trim. */
 bool slm_depot_trim(struct slm_depot *depot, bool all);
 
 /* Walk it and stop the process when an invariant does not hold. */

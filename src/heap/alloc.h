@@ -3,11 +3,9 @@
 
 #include "heap/heap.h"
 
-slm_inline void *slm_alloc(size_t n)
+/* n bytes from the magazine at `place`, that of n's class. */
+slm_inline void *slm_alloc_at(size_t place, size_t n)
 {
-    if (unlikely(n > SLM_TABLE_MAX))
-        return slm_alloc_medium(n);
-    size_t place = slm_size_place[n];
     struct slm_thread *thread = slm_tls.hot;
     void **top = slm_loaded_at(thread, place)->top;
     slm_forget(place);
@@ -16,4 +14,11 @@ slm_inline void *slm_alloc(size_t n)
     slm_forget(place);
     slm_loaded_at(thread, place)->top = --top;
     return *top;
+}
+
+slm_inline void *slm_alloc(size_t n)
+{
+    if (unlikely(n > SLM_TABLE_MAX))
+        return slm_alloc_medium(n);
+    return slm_alloc_at(slm_size_place[n], n);
 }

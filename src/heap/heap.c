@@ -1,6 +1,6 @@
-/* Slow paths; see heap.h. Each enters the thread's block, works, and leaves; where there is no block to enter, objects
- * come from the depots and go to their slabs one by one. When the kernel has no memory left, all that can go goes, and
- * the call is tried once more. */
+/* Slow paths; see heap.h. Each enters the thread's block, works, and leaves; where there is no block to enter,
+ * objects come from the depots and go to their slabs one by one. When the kernel has no memory left, all that can go
+ * goes, and the call is tried once more. */
 #include "heap/heap.h"
 
 #include <errno.h>
@@ -13,6 +13,8 @@
 #include "heap/reclaim.h"
 #include "os/topology.h"
 #include "slab/large.h"
+
+enum { probe_bytes = 64 << 20 };
 
 static void *alloc_direct(unsigned class)
 {
@@ -33,9 +35,14 @@ static void *alloc_class(unsigned class)
 }
 
 /* What other threads hold stays with them; the caller's own magazines, the depots' and all dirty spans can help. */
-static void reclaim_for_retry(void)
+static bool reclaim_for_retry(size_t n)
 {
+    const uint64_t heap_bytes = slm_reservation_heap_bytes();
+    if (!slm_process_started() || n / 4 > heap_bytes + probe_bytes) /* more than all that we have could help with */
+        return false;
+    slm_span_unmap_free();
     slm_heap_purge();
+    return true;
 }
 
 slm_slow void *slm_alloc_slow(size_t n)
@@ -44,8 +51,8 @@ slm_slow void *slm_alloc_slow(size_t n)
     const unsigned class = slm_class_of_size(n);
     void *object = alloc_class(class);
     if (unlikely(!object)) {
-        reclaim_for_retry();
-        object = alloc_class(class);
+        if (reclaim_for_retry(n))
+            object = alloc_class(class);
     }
     errno = object ? kept : ENOMEM;
     return object;
@@ -58,27 +65,26 @@ slm_slow static void *alloc_large_slow(size_t n, size_t alignment, bool *clean)
     if (likely(n <= (size_t)PTRDIFF_MAX) && slm_process_started()) {
         object = slm_large_alloc(n, alignment, slm_direct_node(), clean);
         if (unlikely(!object)) {
-            reclaim_for_retry();
-            object = slm_large_alloc(n, alignment, slm_direct_node(), clean);
+            if (reclaim_for_retry(n))
+                object = slm_large_alloc(n, alignment, slm_direct_node(), clean);
         }
     }
     errno = object ? kept : ENOMEM;
     return object;
 }
 
-/* The class is arithmetic away here, not a load; the rest is slm_alloc's. */
-void *slm_alloc_medium(size_t n)
+slm_slow static void *alloc_any_large_slow(size_t n)
 {
     bool clean;
+    return alloc_large_slow(n, 1, &clean);
+}
+
+/* The class is arithmetic away here, not a load. */
+void *slm_alloc_medium(size_t n)
+{
     if (unlikely(n > SLM_SMALL_MAX))
-        return alloc_large_slow(n, 1, &clean);
-    const unsigned place = slm_place_of_class(slm_class_of_size(n));
-    struct slm_loaded *magazine = slm_loaded_at(slm_tls.hot, place);
-    void **top = magazine->top;
-    if (unlikely(top == magazine->bottom))
-        return slm_alloc_slow(n);
-    magazine->top = --top;
-    return *top;
+        return alloc_any_large_slow(n);
+    return slm_alloc_at(slm_place_of_class(slm_class_of_size(n)), n);
 }
 
 static _Noreturn slm_slow void refuse(const void *pointer, const char *call)

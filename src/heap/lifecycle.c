@@ -1,8 +1,8 @@
 /* Start, birth, exit, fork; see lifecycle.h.
  *
- * A child of fork drops the other threads from the list (sync/fork.h and sync/lock.h have the rest). What it does must
- * be legal in a signal handler that forked in the middle of a slow path: it touches nothing that the interrupted code
- * works on. */
+ * A child of fork drops the other threads from the list (sync/fork.h and sync/lock.h have the rest). What it does
+ * must be legal in a signal handler that forked in the middle of a slow path: it touches nothing that the interrupted
+ * code works on. */
 #include "heap/lifecycle.h"
 
 #include <errno.h>
@@ -12,6 +12,7 @@
 #include "heap/reclaim.h"
 #include "heap/stats.h"
 #include "os/topology.h"
+#include "os/vm.h"
 #include "page/page_map.h"
 #include "thread/thread_list.h"
 
@@ -42,6 +43,7 @@ static enum process_state start_process(void)
     slm_topology_start();
     if (!slm_reservation_start())
         return PROCESS_FAILED;
+    slm_span_set_scarce(slm_vm_addresses_limited());
     slm_page_map_start();
     slm_cache_start();
     slm_fork_start(fork_child);

@@ -2,9 +2,9 @@
  *
  *     thread:  none --first slow path--> live --pthread key's destructor--> none, or gone after a few lives
  *
- * First use may come before any constructor, inside ld.so; last use after every destructor. A thread that is gone, one
- * whose birth found no memory, and a signal handler that interrupts its own thread's slow path go to the depots and
- * slabs directly, object by object. */
+ * First use may come before any constructor, inside ld.so; last use after every destructor. A thread that is gone,
+ * one whose birth found no memory, and a signal handler that interrupts its own thread's slow path go to the depots
+ * and slabs directly, object by object. */
 #pragma once
 
 #include "thread/thread_cache.h"

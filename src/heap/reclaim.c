@@ -1,13 +1,13 @@
 /* When memory goes back, and who sees to it; see reclaim.h.
  *
  * Depots keep their working set: magazines that nobody missed for an interval are surplus (Bonwick and Adams). Dirty
- * spans are the same: what stayed dirty for a `purge_delay_ms` is purged. Beyond `dirty_bytes` or a quarter of the heap,
- * whichever is more, they are purged at once.
+ * spans are the same: what stayed dirty for a `purge_delay_ms` is purged. Beyond `dirty_bytes` or a quarter of the
+ * heap, whichever is more, they are purged at once.
  *
  * The worker is a detached pthread with all signals blocked. It is started at a thread's birth: the process has just
- * made a thread, so no sandbox forbids it yet. While there is something to give it looks four times a purge delay; after
- * that it sleeps until an application's thread finds it asleep and something to do. It goes when it is alone with one
- * thread: then what demands a single-threaded process (unshare, setns) works again.
+ * made a thread, so no sandbox forbids it yet. While there is something to give it looks four times a purge delay;
+ * after that it sleeps until an application's thread finds it asleep and something to do. It goes when it is alone
+ * with one thread: then what demands a single-threaded process (unshare, setns) works again.
  *
  *     worker:  NONE --birth of a thread--> RUNNING <--> ASLEEP        RUNNING --alone--> NONE
  */
@@ -22,7 +22,7 @@
 #include "os/topology.h"
 #include "thread/thread_list.h"
 
-enum { interval_ms = 1000, worker_stack = 128 << 10, idle_looks = 12 };
+enum { scarce_dirty_least = 4 << 20, interval_ms = 1000, worker_stack = 128 << 10, idle_looks = 12 };
 
 enum worker_state { WORKER_NONE, WORKER_RUNNING, WORKER_ASLEEP };
 
@@ -31,9 +31,10 @@ static _Atomic uint32_t worker;
 
 static uint64_t dirty_limit(void)
 {
-    uint64_t heap_bytes, metadata_bytes;
-    slm_reservation_figures(&heap_bytes, &metadata_bytes);
-    return heap_bytes / 4 > slm_options.dirty_bytes ? heap_bytes / 4 : slm_options.dirty_bytes;
+    const uint64_t heap_bytes = slm_reservation_heap_bytes();
+    if (slm_span_scarce())
+        return slm_min(slm_options.dirty_bytes, slm_max(scarce_dirty_least, heap_bytes / 16));
+    return slm_max(slm_options.dirty_bytes, heap_bytes / 4);
 }
 
 /* True for one caller when `due` has come; the next time is `interval` from now. */
@@ -150,7 +151,7 @@ void slm_reclaim_after_free(void)
     const uint64_t dirty = slm_span_dirty_bytes();
     if (unlikely(load_relaxed(&worker) == WORKER_ASLEEP))
         wake_worker();
-    if (likely(dirty <= slm_options.dirty_bytes) || dirty <= dirty_limit())
+    if (dirty <= dirty_limit())
         return;
     slm_span_purge(dirty_limit() / 2);
 }
@@ -158,5 +159,5 @@ void slm_reclaim_after_free(void)
 size_t slm_reclaim_all(void)
 {
     trim_depots(true);
-    return slm_span_purge(0);
+    return slm_span_scarce() ? slm_span_unmap_free() : slm_span_purge(0);
 }

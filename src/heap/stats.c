@@ -68,18 +68,16 @@ void slm_stats_gather(struct slab_stats *out)
     struct slm_span_figures spans;
     slm_fork_check();
     const struct thread_sums threads = sum_threads();
-    uint64_t heap_bytes, metadata_bytes;
     slm_cache_foreach(add_cache, &depots);
     slm_span_get_figures(&spans);
-    slm_reservation_figures(&heap_bytes, &metadata_bytes);
     const uint64_t cached = depots.stock_bytes + threads.cached_bytes;
     *out = (struct slab_stats){
         .live_bytes = (depots.out_bytes > cached ? depots.out_bytes - cached : 0) + slm_large_live_bytes(),
         .cached_bytes = cached,
         .dirty_bytes = spans.dirty_bytes,
         .purged_bytes = spans.purged_bytes,
-        .reserved_bytes = heap_bytes,
-        .metadata_bytes = metadata_bytes,
+        .reserved_bytes = slm_reservation_heap_bytes(),
+        .metadata_bytes = slm_reservation_metadata_bytes(),
         .refills = threads.refills,
         .drains = threads.drains,
         .depot_locks = depots.exchanges,
@@ -102,10 +100,14 @@ static const struct figure {
     const char *name;
     size_t offset;
 } figures[] = {
-#define FIGURE(field) {#field, offsetof(struct slab_stats, field)}
-    FIGURE(live_bytes),    FIGURE(cached_bytes),    FIGURE(dirty_bytes), FIGURE(purged_bytes),   FIGURE(reserved_bytes),
-    FIGURE(metadata_bytes), FIGURE(refills),        FIGURE(drains),      FIGURE(depot_locks),    FIGURE(depot_contended),
-    FIGURE(slabs_made),    FIGURE(slabs_released),  FIGURE(purges),      FIGURE(threads),        FIGURE(nodes),
+#define FIGURE(field)                                                                                                \
+    {                                                                                                                \
+#field, offsetof(struct slab_stats, field)                                                                   \
+    }
+    FIGURE(live_bytes),     FIGURE(cached_bytes),    FIGURE(dirty_bytes), FIGURE(purged_bytes),
+    FIGURE(reserved_bytes), FIGURE(metadata_bytes),  FIGURE(refills),     FIGURE(drains),
+    FIGURE(depot_locks),    FIGURE(depot_contended), FIGURE(slabs_made),  FIGURE(slabs_released),
+    FIGURE(purges),         FIGURE(threads),         FIGURE(nodes),
 };
 
 enum { figures_count = sizeof figures / sizeof figures[0] };

@@ -8,8 +8,8 @@
 /* All figures of slab_get_stats. Takes the threads' lock. */
 void slm_stats_gather(struct slab_stats *out);
 
-/* Rounds that threads have taken from depots since start, and large objects made: what proves that the library served a
- * program. */
+/* Rounds that threads have taken from depots since start, and large objects made: what proves that the library served
+ * a program. */
 uint64_t slm_stats_objects_taken(void);
 
 /* A thread is about to go: keep its counters. */

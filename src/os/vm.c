@@ -12,6 +12,7 @@
 #include <linux/mempolicy.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -34,6 +35,17 @@ void slm_vm_start(void)
     const size_t size = getauxval(AT_PAGESZ);
     if (size > 0)
         slm_page_size = size;
+}
+
+bool slm_vm_addresses_limited(void)
+{
+    int kept = errno;
+    struct {
+        uint64_t soft, hard;
+    } limit = {UINT64_MAX, UINT64_MAX}; /* the kernel's layout, whatever libc's rlim_t is */
+    syscall(SYS_prlimit64, 0, RLIMIT_AS, NULL, &limit);
+    errno = kept;
+    return limit.soft != UINT64_MAX;
 }
 
 void *slm_vm_pick_window(size_t size)
@@ -73,6 +85,14 @@ bool slm_vm_map(void *address, size_t size, bool held)
         return false;
     }
     return true;
+}
+
+bool slm_vm_unmap(void *address, size_t size, bool held)
+{
+    int kept = errno, how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    bool done = held ? mmap(address, size, PROT_NONE, how, -1, 0) != MAP_FAILED : munmap(address, size) == 0;
+    errno = kept;
+    return done;
 }
 
 void slm_vm_small_pages(void *address, size_t size)

@@ -8,6 +8,9 @@ extern slm_hidden size_t slm_page_size; /* of the running kernel; set by slm_vm_
 
 void slm_vm_start(void);
 
+/* True if RLIMIT_AS is finite. */
+bool slm_vm_addresses_limited(void);
+
 /* Addresses for `size` bytes that nothing else is likely to use, without any mapping; `aligned` on 2 MiB. NULL when
  * this system's address space has no such place. The choice is random where the kernel randomises. */
 void *slm_vm_pick_window(size_t size);
@@ -18,6 +21,9 @@ void *slm_vm_hold_window(size_t size);
 /* Zeroed, readable and writable memory at exactly this address, which is either free or (`held`) inside a window that
  * slm_vm_hold_window gave. False with the kernel's errno, EEXIST where another mapping is in the way. */
 bool slm_vm_map(void *address, size_t size, bool held);
+
+/* Undo slm_vm_map. False when the kernel refuses (its limit of mappings). */
+bool slm_vm_unmap(void *address, size_t size, bool held);
 
 /* Ask for pages of the ordinary size: with huge ones a small heap's first write would cost 2 MiB. */
 void slm_vm_small_pages(void *address, size_t size);

@@ -1,5 +1,6 @@
-/* Memory for the allocator itself: magazines, bitmaps, threads' blocks, depots. Sizes are rounded to 64 bytes, at most
- * SLM_METADATA_MAX; freed pieces wait in a list of their size. It lies out of reach of the objects' overflows. */
+/* Memory for the allocator itself: magazines, bitmaps, threads' blocks, depots. Sizes are rounded to 64 bytes, at
+ * most SLM_METADATA_MAX; freed pieces wait in a list of their size. It lies out of reach of the objects' overflows.
+ */
 #pragma once
 
 #include "base/compiler.h"

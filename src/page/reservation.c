@@ -11,10 +11,10 @@ char *slm_heap_base;
 char *slm_descriptors;
 size_t slm_heap_limit;
 
-static size_t granules;                                            /* of the heap, a multiple of SLM_SECTION */
-static bool held;                                                  /* the window is a mapping of ours */
-static char *metadata_end;                                         /* where the next metadata go, up to ... */
-static _Atomic(char *) metadata_next;                              /* ... the sizes; moved by compare-exchange */
+static size_t granules;                                               /* of the heap, a multiple of SLM_SECTION */
+static bool held;                                                     /* the window is a mapping of ours */
+static char *metadata_end;                                            /* where the next metadata go, up to ... */
+static _Atomic(char *) metadata_next;                                 /* ... the sizes; moved by compare-exchange */
 static _Atomic uint64_t covered[SLM_GRANULES_MAX / SLM_SECTION / 64]; /* sections, a bit each */
 static _Atomic uint64_t heap_bytes, bookkeeping_bytes;
 
@@ -104,7 +104,8 @@ static bool cover_section(size_t section)
         return true;
     if (slm_nodes == 1 && !cover_map(section))
         return false;
-    if (!map_bookkeeping(slm_descriptor(section * SLM_SECTION), SLM_SECTION * SLM_DESCRIPTOR_BYTES) && errno != EEXIST)
+    if (!map_bookkeeping(slm_descriptor(section * SLM_SECTION), SLM_SECTION * SLM_DESCRIPTOR_BYTES) &&
+        errno != EEXIST)
         return false;
     atomic_fetch_or_explicit(word, bit, memory_order_release);
     return true;
@@ -113,8 +114,8 @@ static bool cover_section(size_t section)
 static void raise_limit(size_t limit)
 {
     size_t old = __atomic_load_n(&slm_heap_limit, __ATOMIC_RELAXED);
-    while (old < limit && !__atomic_compare_exchange_n(&slm_heap_limit, &old, limit, true, __ATOMIC_RELEASE,
-                                                       __ATOMIC_RELAXED))
+    while (old < limit &&
+           !__atomic_compare_exchange_n(&slm_heap_limit, &old, limit, true, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
         ;
 }
 
@@ -138,6 +139,14 @@ bool slm_reservation_extend(size_t first, size_t count)
     return true;
 }
 
+bool slm_reservation_unmap(void *address, size_t bytes)
+{
+    if (!slm_vm_unmap(address, bytes, held))
+        return false;
+    sub_relaxed(&heap_bytes, bytes);
+    return true;
+}
+
 void *slm_reservation_metadata(size_t bytes)
 {
     for (unsigned attempt = 0; attempt < 64; attempt++) {
@@ -149,8 +158,11 @@ void *slm_reservation_metadata(size_t bytes)
             continue;
         if (map_bookkeeping(at, bytes))
             return at;
-        if (errno != EEXIST)
-            break;
+        if (errno == EEXIST)
+            continue;
+        char *claimed = at + bytes; /* no memory: the addresses are for later, unless somebody has claimed more */
+        atomic_compare_exchange_strong(&metadata_next, &claimed, at);
+        break;
     }
     errno = ENOMEM;
     return NULL;
@@ -161,8 +173,12 @@ size_t slm_reservation_area(void)
     return granules / slm_nodes / SLM_SECTION * SLM_SECTION;
 }
 
-void slm_reservation_figures(uint64_t *heap, uint64_t *metadata)
+uint64_t slm_reservation_heap_bytes(void)
 {
-    *heap = load_relaxed(&heap_bytes);
-    *metadata = load_relaxed(&bookkeeping_bytes);
+    return load_relaxed(&heap_bytes);
+}
+
+uint64_t slm_reservation_metadata_bytes(void)
+{
+    return load_relaxed(&bookkeeping_bytes);
 }

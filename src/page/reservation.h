@@ -8,8 +8,8 @@
  * descriptors and map) at a time for the bookkeeping, and as spans ask for it for the heap itself. One area a NUMA
  * node: the heap is cut into equal runs of sections, so an object's node is address bits.
  *
- * slm_heap_limit is the index behind the last granule that was ever mapped; the page map is readable below it. It only
- * grows: whoever got an object from another thread sees a limit above it. */
+ * slm_heap_limit is the index behind the last granule that was ever mapped; the page map is readable below it. It
+ * only grows: whoever got an object from another thread sees a limit above it. */
 #pragma once
 
 #include "base/atomic.h"
@@ -34,14 +34,18 @@ bool slm_reservation_start(void);
  * there; ENOMEM. The caller holds the lock of the area. */
 bool slm_reservation_extend(size_t first, size_t count);
 
+/* Give the addresses back to the kernel; false if it refuses (its limit of mappings). */
+bool slm_reservation_unmap(void *address, size_t bytes);
+
 /* Zeroed memory for the allocator itself, a multiple of 64 KiB, never given back; NULL and ENOMEM. */
 void *slm_reservation_metadata(size_t bytes);
 
 /* The areas: how many granules each has, and how many there are (the nodes). */
 size_t slm_reservation_area(void);
 
-/* Bytes mapped so far: heap, and bookkeeping. */
-void slm_reservation_figures(uint64_t *heap, uint64_t *metadata);
+/* Bytes mapped just now: for objects, and for bookkeeping. */
+uint64_t slm_reservation_heap_bytes(void);
+uint64_t slm_reservation_metadata_bytes(void);
 
 slm_inline size_t slm_granule_of(const void *pointer)
 {

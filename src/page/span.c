@@ -1,7 +1,7 @@
 /* Free spans: bins, splitting, joining, purging; see span.h.
  *
- * An area (one a node) keeps its free spans in bins by length, dirty and clean apart. Dirty ones are taken first: their
- * RAM is there. What no bin has comes from the frontier, behind which nothing was ever mapped.
+ * An area (one a node) keeps its free spans in bins by length, the states apart. Dirty ones are taken first:
+ * their RAM is there. What no bin has comes from the frontier, behind which nothing was ever mapped.
  *
  *     | used and free spans ...            | mapped ahead | nothing mapped yet ...
  *                                          ^ frontier     ^ mapped
@@ -15,7 +15,7 @@
 #include "os/vm.h"
 #include "sync/lock.h"
 
-enum { EXACT_BINS = 32, BINS = 64, SCAN = 32 };
+enum { EXACT_BINS = 32, BINS = 64, SCAN = 32, lead_least = 16, lead_most = 1024 };
 
 /* A free span's descriptor: the queue by age stands behind what all spans have. */
 struct free_span {
@@ -35,15 +35,16 @@ struct area {
     bool started;
     uint32_t generation; /* of the lists */
     size_t first, frontier, mapped, end;
-    struct bins bins[2]; /* clean, dirty */
+    struct bins bins[SLM_SPAN_STATES];
     struct slm_list ages; /* dirty spans, oldest first */
     uint64_t dirty_low;   /* the least bytes that were dirty since the last purge of surplus */
-    _Atomic uint64_t free_bytes[2];
+    _Atomic uint64_t free_bytes[SLM_SPAN_STATES];
     _Atomic uint64_t lost_bytes;
 } slm_cacheline;
 
 static struct area areas[SLM_NODES_MAX];
 static _Atomic uint64_t purges, purged_bytes;
+static _Atomic bool scarce; /* address space */
 
 static struct area *area_of(const struct slm_span *span)
 {
@@ -64,10 +65,10 @@ static void start_area(struct area *area)
 /* The holder died in a fork: whatever was listed may be torn. */
 static void restart_area(struct area *area)
 {
-    add_relaxed(&area->lost_bytes, load_relaxed(&area->free_bytes[0]) + load_relaxed(&area->free_bytes[1]));
-    for (unsigned dirty = 0; dirty < 2; dirty++) {
-        area->bins[dirty].occupied = 0;
-        store_relaxed(&area->free_bytes[dirty], 0);
+    for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
+        add_relaxed(&area->lost_bytes, load_relaxed(&area->free_bytes[state]));
+        area->bins[state].occupied = 0;
+        store_relaxed(&area->free_bytes[state], 0);
     }
     slm_list_init(&area->ages);
     area->dirty_low = 0;
@@ -108,16 +109,16 @@ static struct slm_span *last_descriptor(struct slm_span *span)
 /* List a free span and mark both its ends. Its neighbours are not looked at. */
 static void list_span(struct area *area, struct slm_span *span)
 {
-    struct bins *bins = &area->bins[span->dirty];
+    struct bins *bins = &area->bins[span->state];
     const unsigned bin = bin_of(span->granules);
     if (!(bins->occupied >> bin & 1)) {
         slm_list_init(&bins->bin[bin]);
         bins->occupied |= (uint64_t)1 << bin;
     }
     slm_list_insert_after(&bins->bin[bin], &span->link);
-    if (span->dirty)
+    if (span->state == SLM_SPAN_DIRTY)
         slm_list_insert_before(&area->ages, &free_span_of(span)->age);
-    add_relaxed(&area->free_bytes[span->dirty], slm_span_bytes(span));
+    add_relaxed(&area->free_bytes[span->state], slm_span_bytes(span));
     span->generation = area->generation;
     span->back = 0;
     struct slm_span *last = last_descriptor(span);
@@ -129,20 +130,20 @@ static void list_span(struct area *area, struct slm_span *span)
 
 static void unlist_span(struct area *area, struct slm_span *span)
 {
-    struct bins *bins = &area->bins[span->dirty];
+    struct bins *bins = &area->bins[span->state];
     const unsigned bin = bin_of(span->granules);
     slm_list_remove(&span->link);
     if (slm_list_empty(&bins->bin[bin]))
         bins->occupied &= ~((uint64_t)1 << bin);
-    if (span->dirty)
+    if (span->state == SLM_SPAN_DIRTY)
         slm_list_remove(&free_span_of(span)->age);
-    sub_relaxed(&area->free_bytes[span->dirty], slm_span_bytes(span));
+    sub_relaxed(&area->free_bytes[span->state], slm_span_bytes(span));
     store_relaxed(&last_descriptor(span)->kind, SLM_SPAN_NONE);
     store_relaxed(&span->kind, SLM_SPAN_NONE);
 }
 
-/* The free span before or behind, when it may be joined with one that is `dirty`; NULL otherwise. */
-static struct slm_span *joinable(struct area *area, size_t granule, bool dirty)
+/* The free span before or behind, when it may be joined with one of that state; NULL otherwise. */
+static struct slm_span *joinable(struct area *area, size_t granule, unsigned state)
 {
     struct slm_span *span = slm_descriptor(granule);
     const unsigned kind = load_relaxed(&span->kind);
@@ -150,16 +151,16 @@ static struct slm_span *joinable(struct area *area, size_t granule, bool dirty)
         return NULL;
     if (kind == SLM_SPAN_FREE_END)
         span = slm_descriptor(granule - span->back);
-    return span->dirty == dirty ? span : NULL;
+    return span->state == state ? span : NULL;
 }
 
 /* Join an unlisted free span with its free neighbours of the same state, and list the result. */
 static void join_and_list(struct area *area, struct slm_span *span)
 {
     const size_t first = slm_span_granule(span);
-    struct slm_span *before = first > area->first ? joinable(area, first - 1, span->dirty) : NULL;
+    struct slm_span *before = first > area->first ? joinable(area, first - 1, span->state) : NULL;
     struct slm_span *behind =
-        first + span->granules < area->frontier ? joinable(area, first + span->granules, span->dirty) : NULL;
+        first + span->granules < area->frontier ? joinable(area, first + span->granules, span->state) : NULL;
     if (behind) {
         unlist_span(area, behind);
         span->granules += behind->granules;
@@ -179,14 +180,14 @@ static struct slm_span *split(struct slm_span *span, size_t granules)
 {
     struct slm_span *rest = slm_descriptor(slm_span_granule(span) + granules);
     rest->granules = span->granules - (uint32_t)granules;
-    rest->dirty = span->dirty;
+    rest->state = span->state;
     rest->moved = span->moved;
     span->granules = (uint32_t)granules;
     return rest;
 }
 
-/* The best of a bin's first spans that is long enough: the shortest, of these the lowest, so that what lies high up is
- * left alone and can be purged. */
+/* The best of a bin's first spans that is long enough: the shortest, of these the lowest, so that what lies high up
+ * is left alone and can be purged. */
 static struct slm_span *best_of_bin(const struct slm_list *bin, size_t granules)
 {
     struct slm_span *best = NULL;
@@ -220,7 +221,8 @@ static void give_up_ahead(struct area *area)
         return;
     struct slm_span *span = slm_descriptor(area->frontier);
     span->granules = (uint32_t)(area->mapped - area->frontier);
-    span->dirty = span->moved = false;
+    span->state = SLM_SPAN_CLEAN;
+    span->moved = false;
     area->frontier = area->mapped;
     join_and_list(area, span);
 }
@@ -229,8 +231,8 @@ static void give_up_ahead(struct area *area)
 static bool map_ahead(struct area *area, size_t granules)
 {
     const size_t used = area->mapped - area->first;
-    size_t want = slm_max(granules, slm_min(slm_max(used / 8, 16), 1024));
-    for (size_t skip = 16; area->mapped + granules <= area->end; skip *= 2) {
+    size_t want = slm_max(granules, slm_min(slm_max(used / 8, lead_least), lead_most));
+    for (size_t skip = lead_least; area->mapped + granules <= area->end; skip *= 2) {
         want = slm_min(want, area->end - area->mapped);
         if (slm_reservation_extend(area->mapped, want)) {
             area->mapped += want;
@@ -238,8 +240,8 @@ static bool map_ahead(struct area *area, size_t granules)
         }
         if (errno != EEXIST && want == granules)
             return false;
-        if (errno != EEXIST) { /* no memory for the lead, perhaps for the need */
-            want = granules;
+        if (errno != EEXIST) { /* no memory for so much ahead, perhaps for less */
+            want = slm_max(granules, want / 8);
             continue;
         }
         give_up_ahead(area);
@@ -259,28 +261,59 @@ static struct slm_span *take_frontier(struct area *area, size_t granules)
     struct slm_span *span = slm_descriptor(area->frontier);
     area->frontier += granules;
     span->granules = (uint32_t)granules;
-    span->dirty = span->moved = false;
+    span->state = SLM_SPAN_CLEAN;
+    span->moved = false;
     store_relaxed(&span->kind, SLM_SPAN_NONE);
     return span;
 }
 
+/* Map an unlisted span's addresses again: what is needed, and a little more that becomes clean. False: there is no
+ * memory, and the span is listed again; or something else lies there now, and it is lost. */
+static bool map_again(struct area *area, struct slm_span *span, size_t granules)
+{
+    const size_t want = slm_min(span->granules, slm_max(granules, lead_least));
+    if (span->granules > want)
+        list_span(area, split(span, want));
+    if (slm_reservation_extend(slm_span_granule(span), want)) {
+        span->state = SLM_SPAN_CLEAN;
+        return true;
+    }
+    if (errno != EEXIST)
+        join_and_list(area, span);
+    else
+        add_relaxed(&area->lost_bytes, slm_span_bytes(span));
+    return false;
+}
+
+/* A listed span that is long enough, unlisted and mapped: RAM that is there before RAM that is not. */
+static struct slm_span *take_listed(struct area *area, size_t granules)
+{
+    static const uint8_t order[] = {SLM_SPAN_DIRTY, SLM_SPAN_CLEAN, SLM_SPAN_UNMAPPED};
+    for (unsigned i = 0; i < sizeof order; i++) {
+        struct slm_span *span = find_fit(&area->bins[order[i]], granules);
+        if (!span)
+            continue;
+        unlist_span(area, span);
+        if (span->state != SLM_SPAN_UNMAPPED || map_again(area, span, granules))
+            return span;
+    }
+    return NULL;
+}
+
 static struct slm_span *take_unaligned(struct area *area, size_t granules)
 {
-    struct slm_span *span = find_fit(&area->bins[1], granules);
-    if (!span)
-        span = find_fit(&area->bins[0], granules);
+    struct slm_span *span = take_listed(area, granules);
     if (!span)
         return take_frontier(area, granules);
-    unlist_span(area, span);
     if (span->granules > granules)
-        list_span(area, split(span, granules));
+        join_and_list(area, split(span, granules));
     return span;
 }
 
 /* After dirty memory has been taken into use. */
 static void note_dirty_low(struct area *area)
 {
-    area->dirty_low = slm_min(area->dirty_low, load_relaxed(&area->free_bytes[1]));
+    area->dirty_low = slm_min(area->dirty_low, load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]));
 }
 
 struct slm_span *slm_span_alloc(unsigned node, size_t granules, size_t alignment)
@@ -313,7 +346,7 @@ struct slm_span *slm_span_alloc(unsigned node, size_t granules, size_t alignment
 
 static void free_locked(struct area *area, struct slm_span *span)
 {
-    span->dirty = true;
+    span->state = SLM_SPAN_DIRTY;
     join_and_list(area, span);
 }
 
@@ -351,9 +384,11 @@ static bool extend_locked(struct area *area, struct slm_span *span, size_t granu
         next->generation != area->generation || next->granules < more)
         return false;
     unlist_span(area, next);
+    if (next->state == SLM_SPAN_UNMAPPED && !map_again(area, next, more))
+        return false;
     if (next->granules > more)
-        list_span(area, split(next, more));
-    *clean = !next->dirty;
+        join_and_list(area, split(next, more));
+    *clean = next->state == SLM_SPAN_CLEAN;
     span->granules = (uint32_t)granules;
     span->moved |= next->moved;
     return true;
@@ -371,6 +406,16 @@ bool slm_span_extend(struct slm_span *span, size_t granules, bool *clean)
     return done;
 }
 
+void slm_span_set_scarce(bool is_scarce)
+{
+    store_relaxed(&scarce, is_scarce);
+}
+
+bool slm_span_scarce(void)
+{
+    return load_relaxed(&scarce);
+}
+
 /* Up to `most` bytes of the oldest dirty span, unlisted: its far end, when it is longer. NULL if there is none. */
 static struct slm_span *take_oldest(struct area *area, uint64_t most)
 {
@@ -386,6 +431,31 @@ static struct slm_span *take_oldest(struct area *area, uint64_t most)
     return end;
 }
 
+/* The state that an unlisted span's memory is in after it has been given back as far as the kernel takes it. */
+static uint8_t give_back(const struct slm_span *span)
+{
+    char *start = slm_span_start(span);
+    const size_t bytes = slm_span_bytes(span);
+    if (slm_span_scarce() && slm_reservation_unmap(start, bytes))
+        return SLM_SPAN_UNMAPPED;
+    if (span->state == SLM_SPAN_CLEAN)
+        return SLM_SPAN_CLEAN;
+    return (span->moved ? slm_vm_renew(start, bytes) : slm_vm_purge(start, bytes)) ? SLM_SPAN_CLEAN : SLM_SPAN_DIRTY;
+}
+
+/* Give an unlisted span back and list it; the system call is made without the lock. False: the kernel did not take
+ * it. */
+static bool give_back_and_list(struct area *area, struct slm_span *span)
+{
+    const uint8_t before = span->state, after = give_back(span);
+    lock_area(area);
+    span->state = after;
+    span->moved &= after == SLM_SPAN_DIRTY;
+    join_and_list(area, span);
+    slm_lock_release(&area->lock);
+    return after != before;
+}
+
 /* Purge up to that many bytes, a span at a time. */
 static size_t purge_area(struct area *area, uint64_t bytes)
 {
@@ -394,16 +464,8 @@ static size_t purge_area(struct area *area, uint64_t bytes)
         lock_area(area);
         struct slm_span *span = take_oldest(area, bytes - given);
         slm_lock_release(&area->lock);
-        if (!span)
-            break;
-        const size_t size = slm_span_bytes(span);
-        bool clean = span->moved ? slm_vm_renew(slm_span_start(span), size) : slm_vm_purge(slm_span_start(span), size);
-        lock_area(area);
-        span->dirty = !clean;
-        span->moved &= !clean;
-        join_and_list(area, span);
-        slm_lock_release(&area->lock);
-        if (!clean) /* locked pages: they stay, and asking again at once would not help */
+        const size_t size = span ? slm_span_bytes(span) : 0;
+        if (!span || !give_back_and_list(area, span)) /* locked pages stay, and asking again at once would not help */
             break;
         given += size;
         add_relaxed(&purges, 1);
@@ -416,10 +478,37 @@ size_t slm_span_purge(uint64_t keep_bytes)
 {
     size_t given = 0;
     for (unsigned node = 0; node < slm_nodes; node++) {
-        const uint64_t dirty = load_relaxed(&areas[node].free_bytes[1]), keep = keep_bytes / slm_nodes;
+        const uint64_t dirty = load_relaxed(&areas[node].free_bytes[SLM_SPAN_DIRTY]), keep = keep_bytes / slm_nodes;
         if (dirty > keep)
             given += purge_area(&areas[node], dirty - keep);
     }
+    return given;
+}
+
+static size_t unmap_clean(struct area *area)
+{
+    size_t given = 0;
+    for (;;) {
+        lock_area(area);
+        give_up_ahead(area);
+        struct slm_span *span = find_fit(&area->bins[SLM_SPAN_CLEAN], 1);
+        if (span)
+            unlist_span(area, span);
+        slm_lock_release(&area->lock);
+        const size_t size = span ? slm_span_bytes(span) : 0;
+        if (!span || !give_back_and_list(area, span))
+            return given;
+        given += size;
+    }
+}
+
+size_t slm_span_unmap_free(void)
+{
+    store_relaxed(&scarce, true);
+    size_t given = slm_span_purge(0);
+    for (unsigned node = 0; node < slm_nodes; node++)
+        if (areas[node].started)
+            given += unmap_clean(&areas[node]);
     return given;
 }
 
@@ -428,11 +517,11 @@ size_t slm_span_purge_surplus(void)
     size_t given = 0;
     for (unsigned node = 0; node < slm_nodes; node++) {
         struct area *area = &areas[node];
-        if (load_relaxed(&area->free_bytes[1]) == 0)
+        if (load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) == 0)
             continue;
         lock_area(area);
         const uint64_t surplus = area->dirty_low;
-        area->dirty_low = load_relaxed(&area->free_bytes[1]) - surplus;
+        area->dirty_low = load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) - surplus;
         slm_lock_release(&area->lock);
         given += purge_area(area, surplus);
     }
@@ -443,7 +532,7 @@ uint64_t slm_span_dirty_bytes(void)
 {
     uint64_t bytes = 0;
     for (unsigned node = 0; node < slm_nodes; node++)
-        bytes += load_relaxed(&areas[node].free_bytes[1]);
+        bytes += load_relaxed(&areas[node].free_bytes[SLM_SPAN_DIRTY]);
     return bytes;
 }
 
@@ -451,8 +540,7 @@ void slm_span_get_figures(struct slm_span_figures *out)
 {
     *out = (struct slm_span_figures){.purges = load_relaxed(&purges), .purged_bytes = load_relaxed(&purged_bytes)};
     for (unsigned node = 0; node < slm_nodes; node++) {
-        out->clean_bytes += load_relaxed(&areas[node].free_bytes[0]);
-        out->dirty_bytes += load_relaxed(&areas[node].free_bytes[1]);
+        out->dirty_bytes += load_relaxed(&areas[node].free_bytes[SLM_SPAN_DIRTY]);
         out->lost_bytes += load_relaxed(&areas[node].lost_bytes);
     }
 }
@@ -474,36 +562,40 @@ struct slm_span *slm_span_of(const void *pointer)
     }
 }
 
-static void check_free_span(struct area *area, struct slm_span *span)
+static void check_free_span(struct area *area, struct slm_span *span, unsigned state, unsigned bin)
 {
-    struct slm_span *last = last_descriptor(span);
+    const struct slm_span *last = last_descriptor(span);
+    if (span->state != state || bin_of(span->granules) != bin)
+        slm_panic("check", slm_span_start(span), "a free span in the wrong bin", NULL, span);
     if (last != span && (load_relaxed(&last->kind) != SLM_SPAN_FREE_END || last->back != span->granules - 1))
         slm_panic("check", slm_span_start(span), "a free span's end is not marked", NULL, span);
     const size_t behind = slm_span_granule(span) + span->granules;
-    if (behind < area->frontier && joinable(area, behind, span->dirty))
+    if (behind < area->frontier && joinable(area, behind, state))
         slm_panic("check", slm_span_start(span), "two free spans of one state side by side", NULL, span);
+}
+
+static uint64_t check_bins(struct area *area, unsigned state)
+{
+    const struct bins *bins = &area->bins[state];
+    uint64_t bytes = 0;
+    for (unsigned bin = 0; bin < BINS; bin++) {
+        if (!(bins->occupied >> bin & 1))
+            continue;
+        for (struct slm_list *at = bins->bin[bin].next; at != &bins->bin[bin]; at = at->next) {
+            struct slm_span *span = slm_container(at, struct slm_span, link);
+            check_free_span(area, span, state, bin);
+            bytes += slm_span_bytes(span);
+        }
+    }
+    return bytes;
 }
 
 void slm_span_check(unsigned node)
 {
     struct area *area = &areas[node];
-    uint64_t bytes[2] = {0, 0};
     lock_area(area);
-    for (unsigned dirty = 0; dirty < 2; dirty++)
-        for (unsigned bin = 0; bin < BINS; bin++) {
-            const struct bins *bins = &area->bins[dirty];
-            if (!(bins->occupied >> bin & 1))
-                continue;
-            for (struct slm_list *at = bins->bin[bin].next; at != &bins->bin[bin]; at = at->next) {
-                struct slm_span *span = slm_container(at, struct slm_span, link);
-                if (span->dirty != (dirty == 1) || bin_of(span->granules) != bin)
-                    slm_panic("check", slm_span_start(span), "a free span in the wrong bin", NULL, span);
-                check_free_span(area, span);
-                bytes[dirty] += slm_span_bytes(span);
-            }
-        }
-    for (unsigned dirty = 0; dirty < 2; dirty++)
-        if (bytes[dirty] != load_relaxed(&area->free_bytes[dirty]))
+    for (unsigned state = 0; state < SLM_SPAN_STATES; state++)
+        if (check_bins(area, state) != load_relaxed(&area->free_bytes[state]))
             slm_panic("check", area, "free bytes do not add up", NULL, NULL);
     slm_lock_release(&area->lock);
 }

@@ -4,13 +4,17 @@
  *     kind      FREE       NONE       FREE_END   SLAB  SLAB_INSIDE ...
  *                `-- granules = 3        `-- back = 2
  *
- * Invariants. Two free spans of the same state are never neighbours: they have joined. A descriptor's kind is NONE but
- * at the start of a span, at the end of a free one, and throughout a slab. A free span is `dirty` (its RAM may hold
- * data) or clean (it reads as zero); dirty ones also stand in a queue by age, from which they are purged. What is purged
- * is surplus: as much as stayed dirty throughout an interval, so that nobody needed it.
+ * Invariants. Two free spans of the same state are never neighbours: they have joined. A descriptor's kind is NONE
+ * but at the start of a span, at the end of a free one, and throughout a slab. A free span is dirty (its RAM may hold
+ * data), clean (it reads as zero), or unmapped (its addresses are the kernel's again). Dirty ones also stand in a
+ * queue by age, from which they are purged. What is purged is surplus: as much as stayed dirty throughout an
+ * interval, so that nobody needed it.
  *
- * After a fork that caught the lock held, the area starts afresh from its frontier; free spans of older generations are
- * not in any list, do not join, and are counted as lost. */
+ * Address space is scarce where RLIMIT_AS is finite, or once the kernel has refused a mapping: purging unmaps then,
+ * instead of giving back the RAM alone, so that the program's own mappings find room.
+ *
+ * After a fork that caught the lock held, the area starts afresh from its frontier; free spans of older generations
+ * are not in any list, do not join, and are counted as lost. */
 #pragma once
 
 #include "base/list.h"
@@ -25,18 +29,20 @@ enum slm_span_kind {
     SLM_SPAN_LARGE,
 };
 
+enum slm_span_state { SLM_SPAN_CLEAN, SLM_SPAN_DIRTY, SLM_SPAN_UNMAPPED, SLM_SPAN_STATES };
+
 struct slm_span {
     struct slm_list link; /* free: of a bin; slab: of a depot's partial slabs */
     uint32_t granules;
     uint32_t back; /* granules back to the first */
     _Atomic uint8_t kind;
-    bool dirty;
-    bool moved; /* mremap has put pages here: see os/vm.h */
+    uint8_t state;       /* enum slm_span_state: while in use CLEAN or DIRTY, what it was when it was taken */
+    bool moved;          /* mremap has put pages here: see os/vm.h */
     uint32_t generation; /* free: the area's when it was listed */
 };
 
 struct slm_span_figures {
-    uint64_t dirty_bytes, clean_bytes, lost_bytes, purges, purged_bytes;
+    uint64_t dirty_bytes, lost_bytes, purges, purged_bytes;
 };
 
 slm_inline size_t slm_span_granule(const struct slm_span *span)
@@ -57,8 +63,8 @@ slm_inline size_t slm_span_bytes(const struct slm_span *span)
 /* The span of a slab or large object that the pointer lies in or at, NULL for other pointers. */
 struct slm_span *slm_span_of(const void *pointer);
 
-/* A span of that many granules, on a boundary of `alignment` granules (a power of two), from the node's area; its kind
- * is NONE, and `dirty` says what its memory may hold. NULL and ENOMEM. Any thread. */
+/* A span of that many granules, on a boundary of `alignment` granules (a power of two), from the node's area; its
+ * kind is NONE, and its state says what its memory may hold. NULL and ENOMEM. Any thread. */
 struct slm_span *slm_span_alloc(unsigned node, size_t granules, size_t alignment);
 
 /* Give a span back whose kind the caller has set to NONE throughout. */
@@ -71,9 +77,18 @@ void slm_span_trim(struct slm_span *span, size_t granules);
  * new part is cleared iff `*clean` comes back true. */
 bool slm_span_extend(struct slm_span *span, size_t granules, bool *clean);
 
-/* Purge dirty spans, oldest first, until at most `keep_bytes` are dirty. Bytes given back. No lock is held during system
- * calls. */
+/* Purge dirty spans, oldest first, until at most `keep_bytes` are dirty. Bytes given back. No lock is held during
+ * system calls. */
 size_t slm_span_purge(uint64_t keep_bytes);
+
+/* From now on address space is scarce: unmap what is free. Bytes unmapped. */
+size_t slm_span_unmap_free(void);
+
+/* Before the first span: is address space scarce from the start? */
+void slm_span_set_scarce(bool is_scarce);
+
+/* True if address space is scarce. */
+bool slm_span_scarce(void);
 
 /* Purge as much as has stayed dirty ever since the last call. */
 size_t slm_span_purge_surplus(void);

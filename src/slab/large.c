@@ -30,7 +30,7 @@ void *slm_large_alloc(size_t n, size_t alignment, unsigned node, bool *clean)
     struct slm_large *large = (struct slm_large *)slm_span_alloc(node, granules_for(n), align_granules);
     if (!large)
         return NULL;
-    *clean = !large->span.dirty;
+    *clean = large->span.state == SLM_SPAN_CLEAN;
     large->usable = usable_for(n);
     add_relaxed(&made, 1);
     add_relaxed(&live_bytes, large->usable);

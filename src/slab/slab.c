@@ -94,7 +94,8 @@ unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
             mine |= (uint64_t)1 << bit;
             bits &= bits - 1;
         }
-        if (mine != 0) /* acquire: pairs with the release in slm_slab_give, so the freeing thread's last writes are ours */
+        if (mine !=
+            0) /* acquire: pairs with the release in slm_slab_give, so the freeing thread's last writes are ours */
             atomic_fetch_and_explicit(&slab->bits[word], ~mine, memory_order_acquire);
     }
     return taken;
@@ -102,7 +103,7 @@ unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
 
 /* Pointers that are no objects are found before any bit is set. */
 static _Noreturn slm_slow void not_an_object(const struct slm_slab *slab, void *pointer, const char *call,
-                                              const char *cache)
+                                             const char *cache)
 {
     slm_panic(call, pointer, "not the start of an object", cache, slm_slab_start(slab));
 }

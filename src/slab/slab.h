@@ -7,9 +7,9 @@
  * objects are atomic, so that objects come back without a lock. Everything under "owner's" is guarded by the lock of
  * the depot that owns the slab; see depot/depot.c for who may take when.
  *
- * The count. A taker lowers `free` before it clears bits, a giver sets bits before it raises `free`. So the count never
- * exceeds the bits that are set, and `free == objects` implies that every bit is set and nobody is in between: the slab
- * is vacant and may go. Descriptors are never unmapped: a late look at a slab that has gone is harmless. */
+ * The count. A taker lowers `free` before it clears bits, a giver sets bits before it raises `free`. So the count
+ * never exceeds the bits that are set, and `free == objects` implies that every bit is set and nobody is in between:
+ * the slab is vacant and may go. Descriptors are never unmapped: a late look at a slab that has gone is harmless. */
 #pragma once
 
 #include "base/atomic.h"
@@ -21,16 +21,16 @@ enum slm_slab_where { SLM_SLAB_OUT, SLM_SLAB_HELD, SLM_SLAB_LISTED };
 
 struct slm_slab {
     struct slm_span span;
-    _Atomic(void *) owner;   /* the depot, NULL while this is no slab */
+    _Atomic(void *) owner; /* the depot, NULL while this is no slab */
     _Atomic uint64_t *bits;
-    uint64_t reciprocal;     /* of the object size, times 2^40, rounded up */
+    uint64_t reciprocal; /* of the object size, times 2^40, rounded up */
     _Atomic int32_t free;
     uint32_t object_size;
     uint16_t objects;
-    uint8_t where;           /* owner's: in no list, held by a thread that takes from it, in a list of partial ones */
-    uint8_t bucket : 7;      /* owner's: which list */
+    uint8_t where;      /* owner's: in no list, held by a thread that takes from it, in a list of partial ones */
+    uint8_t bucket : 7; /* owner's: which list */
     uint8_t counted_vacant : 1; /* owner's: among its vacant slabs */
-    uint32_t where_generation; /* owner's: the process's count of forks when `where` was set */
+    uint32_t where_generation;  /* owner's: the process's count of forks when `where` was set */
     _Atomic uint64_t inside[SLM_SLAB_WORDS];
 };
 

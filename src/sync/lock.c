@@ -17,9 +17,8 @@ slm_slow bool slm_lock_acquire_slow(struct slm_lock *lock)
     for (unsigned spin = 0; spin < spins; spin++) {
         uint32_t word = load_relaxed(&lock->word);
         bool dead = word != 0 && (word & ~3u) != mine;
-        if ((word == 0 || dead) &&
-            atomic_compare_exchange_weak_explicit(&lock->word, &word, mine | SLM_LOCK_HELD, memory_order_acquire,
-                                                  memory_order_relaxed))
+        if ((word == 0 || dead) && atomic_compare_exchange_weak_explicit(&lock->word, &word, mine | SLM_LOCK_HELD,
+                                                                         memory_order_acquire, memory_order_relaxed))
             return dead;
         slm_cpu_relax();
     }

@@ -4,10 +4,10 @@
  *     word = generation << 2 | 1     held
  *     word = generation << 2 | 2     held, and somebody may sleep
  *
- * The generation is the process's count of forks (sync/fork.h). No lock of ours is held over fork and no handler waits for
- * one (a thread that sits in stdio with a stream's lock and asks us for memory would hang fork otherwise). A child counts
- * the generation up; a lock that it finds held in an older one belonged to a thread that does not exist: acquiring it
- * succeeds and says so, and the caller starts what the lock guards afresh.
+ * The generation is the process's count of forks (sync/fork.h). No lock of ours is held over fork and no handler
+ * waits for one (a thread that sits in stdio with a stream's lock and asks us for memory would hang fork otherwise).
+ * A child counts the generation up; a lock that it finds held in an older one belonged to a thread that does not
+ * exist: acquiring it succeeds and says so, and the caller starts what the lock guards afresh.
  *
  * Ranks: a thread takes locks in rising rank only; checked builds stop when one does not. */
 #pragma once

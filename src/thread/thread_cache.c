@@ -2,7 +2,8 @@
  *
  * Capacity. A class starts with a few rounds; each second trip to the depot doubles its target, up to what
  * `magazine_bytes` and `thread_bytes` allow; adapting halves the targets of classes that idle. An array that does not
- * fit its target is exchanged when it happens to be empty: any array will do until then, `limit` keeps to the target. */
+ * fit its target is exchanged when it happens to be empty: any array will do until then, `limit` keeps to the target.
+ */
 #include "thread/thread_cache.h"
 
 #include <string.h>
@@ -156,8 +157,8 @@ static struct slm_magazine *decant(struct slm_thread *thread, unsigned class, st
     return to;
 }
 
-/* Rounds in place of an empty magazine: a whole one from the stock, else objects from slabs. NULL: there is no memory,
- * and *empty is as it was. */
+/* Rounds in place of an empty magazine: a whole one from the stock, else objects from slabs. NULL: there is no
+ * memory, and *empty is as it was. */
 static struct slm_magazine *fetch(struct slm_thread *thread, unsigned class, struct slm_magazine *empty)
 {
     struct slm_depot *depot = depot_of(thread, class);
@@ -169,7 +170,7 @@ static struct slm_magazine *fetch(struct slm_thread *thread, unsigned class, str
         struct slm_magazine *fitting = magazine_make(target);
         return fitting ? decant(thread, class, full, fitting) : full;
     }
-    empty->count = slm_depot_fill(depot, empty->rounds, target);
+    empty->count = slm_depot_fill(depot, empty->rounds, (unsigned)slm_min(target, wanted));
     return empty->count > 0 ? empty : NULL;
 }
 

@@ -10,8 +10,8 @@
  * after its end, slm_tls.hot points at a constant block in which every magazine is both empty and full, so that these
  * are the slow path and no test on the fast one. The constant block is read-only memory.
  *
- * All functions here run on the thread that owns the block, between slm_thread_enter and slm_thread_leave (floor heap),
- * which keep a signal handler that interrupts them away. */
+ * All functions here run on the thread that owns the block, between slm_thread_enter and slm_thread_leave (floor
+ * heap), which keep a signal handler that interrupts them away. */
 #pragma once
 
 #include "depot/cache.h"
@@ -29,7 +29,8 @@ struct slm_pair {
 };
 
 struct slm_thread {
-    struct slm_loaded loaded[SLM_CLASSES + 1]; /* by class + 1; the first belongs to place 0 and stays empty and full */
+    struct slm_loaded
+        loaded[SLM_CLASSES + 1]; /* by class + 1; the first belongs to place 0 and stays empty and full */
     struct slm_pair pairs[SLM_CLASSES];
     struct slm_list link; /* of live threads: guarded by the lock of the list */
     size_t target_bytes;  /* sum over classes of target times object size, twice: what the pairs may hold */

@@ -1,6 +1,6 @@
 /* The list of live threads' blocks. A block is linked at its thread's birth and unlinked at its exit, both under the
- * lock, so a block is valid while the lock is held. In the child of a fork the list starts empty; the one thread that is
- * left links itself again when it comes by: its block's generation is older than the process's. */
+ * lock, so a block is valid while the lock is held. In the child of a fork the list starts empty; the one thread that
+ * is left links itself again when it comes by: its block's generation is older than the process's. */
 #pragma once
 
 #include "thread/thread_cache.h"
