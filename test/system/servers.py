@@ -1,0 +1,466 @@
+"""The servers that the system tests run: how each is set up, started, put under load, asked for its data, stopped.
+
+A subclass of Server says what differs; `load_and_read_back` does bounded work with clients that are not preloaded
+and returns facts, a dict of everything that must be the same on every allocator.
+"""
+import glob
+import gzip
+import hashlib
+import os
+import pathlib
+import pwd
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+
+from processes import end_group, family, is_mapped, kill, plain_env, run, still_there, tail, wait_until
+
+READY_WITHIN_S = 40
+STOPPED_WITHIN_S = 40
+CLIENT_WITHIN_S = 90
+LOOK_EVERY_S = 0.2
+MAPPED_WITHIN_S = 2
+
+REDIS_BENCHMARK_REQUESTS = 10_000
+REDIS_KEYS = 20_000
+MEMCACHED_CONNECTIONS = 8
+MEMCACHED_ITEMS = 700  # a connection
+WRK_S = 2
+PGBENCH_READS = 3_000  # a client, of 8
+PGBENCH_WRITES = 400
+SYSBENCH_ROWS = 3_000  # a table, of 2
+SYSBENCH_EVENTS_ALONE = 100
+SYSBENCH_EVENTS_TOGETHER = 800
+SEED = 20_240_607
+
+
+def digest(data):
+    return hashlib.sha256(data if isinstance(data, bytes) else data.encode()).hexdigest()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """One server with its processes, on a free port of the loopback and in a folder of its own; a context manager.
+
+    With a `preload`, every live process of the server must have the library mapped, each time one looks.
+    """
+    needs = ()  # programs without which the test is skipped
+    program = ""  # the name in the counters
+    user = "nobody"  # who it runs as where the tests run as root
+    stop_signal = signal.SIGTERM  # its normal shutdown, in which counters get written
+    least_processes = 1  # seen under load
+    least_objects = 200  # taken from the depots by all its processes
+
+    def __init__(self, folder, preload=None):
+        self.folder, self.preload, self.port = folder, preload, free_port()
+        self.env = preload.env() if preload else plain_env()
+        self.log = folder / "server.log"
+        self.seen, self.looked_at = {}, 0.0  # times of birth by process id
+        self.process = None
+        folder.mkdir()
+        if os.getuid() == 0:
+            shutil.chown(folder, self.user)
+
+    # -- what a subclass says
+
+    def prepare(self):
+        """Write what the server needs before its start."""
+
+    def command(self):
+        raise NotImplementedError
+
+    def load_and_read_back(self):
+        raise NotImplementedError
+
+    # -- its life
+
+    def __enter__(self):
+        try:
+            self.prepare()
+            with open(self.log, "wb") as log:
+                self.process = subprocess.Popen(self.in_its_name(self.command()), env=self.env, cwd=self.folder,
+                                                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                                start_new_session=True)
+            wait_until(self.listens, READY_WITHIN_S, f"{self.program} listens")
+            self.look()
+        except BaseException:
+            self.__exit__(True)
+            raise
+        return self
+
+    def __exit__(self, failure, *_):
+        if not self.process:
+            return
+        try:
+            if failure:
+                print(f"{self.program} wrote:\n{tail(self.log)}")  # pytest shows it beside the failure
+            else:
+                self.stop()
+        finally:
+            if self.process.poll() is None:
+                self.seen.update(family(self.process.pid))
+            end_group(self.process)
+            kill(still_there(self.seen))
+
+    def in_its_name(self, argv):
+        """The server's own user, and a normal shutdown should the tests die without cleaning up."""
+        rights = ["setpriv", "--pdeathsig", signal.Signals(self.stop_signal).name]
+        if os.getuid() == 0:
+            rights += [f"--reuid={self.user}", f"--regid={pwd.getpwnam(self.user).pw_gid}", "--init-groups"]
+        return [str(part) for part in [*rights, *argv]]
+
+    def listens(self):
+        assert self.process.poll() is None, f"it ended with {self.process.returncode}: {tail(self.log)}"
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            return True
+        except OSError:
+            return False
+
+    def stop(self):
+        """Its normal shutdown: it exits by itself, with 0, and so do its children."""
+        os.kill(self.process.pid, self.stop_signal)
+        code = self.process.wait(timeout=STOPPED_WITHIN_S)
+        assert code == 0, f"it ended with {code}: {tail(self.log)}"
+        wait_until(lambda: not still_there(self.seen), STOPPED_WITHIN_S, f"the processes of {self.program} are gone")
+        complaints = [line for line in self.log.read_text(errors="replace").splitlines() if "slabmalloc" in line]
+        assert not complaints, complaints
+
+    def look(self, *_):
+        """Every process of the server that lives now runs on the library."""
+        if time.monotonic() - self.looked_at < LOOK_EVERY_S:
+            return
+        self.looked_at = time.monotonic()
+        found = family(self.process.pid)
+        self.seen.update(found)
+        for pid in found if self.preload else ():
+            # one that ends while it is read shows a part of its mappings, and nothing when it is read again
+            wait_until(lambda: is_mapped(self.preload.library, pid), MAPPED_WITHIN_S, f"process {pid} has the library")
+
+    # -- what its clients do
+
+    def client(self, *argv, stdin=os.devnull):
+        """Run a client against the server, look at the server meanwhile, and return what the client wrote."""
+        return run(argv, env=plain_env(), folder=self.folder, log=self.folder / "client.log", stdin=stdin,
+                   timeout_s=CLIENT_WITHIN_S, watch=self.look)
+
+
+class Redis(Server):
+    needs = ("redis-server", "redis-cli", "redis-benchmark")
+    program = "redis-server"
+    least_objects = 50_000
+
+    def command(self):
+        return ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--dir", self.folder, "--save", "",
+                "--io-threads", "2", "--enable-debug-command", "yes"]
+
+    def ask(self, *words):
+        return self.client("redis-cli", "-p", self.port, *words).strip()
+
+    def load_and_read_back(self):
+        table = self.client("redis-benchmark", "-p", self.port, "-P", 16, "-c", 20, "-r", 10_000, "--csv",
+                            "-n", REDIS_BENCHMARK_REQUESTS)
+        self.ask("FLUSHALL")
+        commands = self.folder / "commands"
+        commands.write_text("\r\n".join(self.deterministic_commands()) + "\r\n")
+        return {
+            "benchmarks": re.findall(r'^"(.*?)"', table, re.M),
+            "replies": self.client("redis-cli", "-p", self.port, "--pipe", stdin=commands).splitlines()[-1],
+            "keys": self.ask("DBSIZE"),
+            "digest": self.ask("DEBUG", "DIGEST"),
+            "script": self.ask("EVAL", "local t = {} for i = 1, 20000 do t[i] = i .. ':' .. i * i end "
+                                       "return redis.sha1hex(table.concat(t))", 0),
+            "sorted": digest(self.ask("SORT", "list:7", "ALPHA")),
+            "reload": self.ask("DEBUG", "RELOAD"),
+            "digest after reload": self.ask("DEBUG", "DIGEST"),
+            "save in a child": self.saved_in_a_child(),
+        }
+
+    def saved_in_a_child(self):
+        self.ask("BGSAVE")
+        wait_until(lambda: "rdb_bgsave_in_progress:0" in self.ask("INFO", "persistence"), CLIENT_WITHIN_S, "saved")
+        return re.findall("rdb_last_bgsave_status:.*", self.ask("INFO", "persistence"))
+
+    @staticmethod
+    def deterministic_commands():
+        chance = random.Random(SEED)
+        for i in range(REDIS_KEYS):
+            word = "%x" % chance.getrandbits(4 * chance.choice((6, 20, 100, 900)))
+            yield chance.choice((
+                f"SET key:{i} {word}",
+                f"APPEND key:{i // 3} {word}",
+                f"HSET hash:{i % 300} {word[:9]} {word}",
+                f"RPUSH list:{i % 50} {word}",
+                f"SADD set:{i % 40} {word[:30]}",
+                f"ZADD sorted:{i % 30} {i} {word[:40]}",
+                f"XADD stream:{i % 20} {i + 1}-1 field {word}",
+                f"SETRANGE key:{i} {len(word)} {word}",
+                f"DEL key:{i // 2}",
+            ))
+
+
+class Memcached(Server):
+    needs = ("memcached",)
+    program = "memcached"  # makes its own slabs: connections and little else are malloc's
+
+    def command(self):
+        # -M: no room is an error, not a silent eviction
+        return ["memcached", "-l", "127.0.0.1", "-p", self.port, "-U", 0, "-t", 2, "-m", 200, "-M"]
+
+    def load_and_read_back(self):
+        idle = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(150)]
+        found = [None] * MEMCACHED_CONNECTIONS
+        talks = [threading.Thread(target=self.talk, args=(number, found)) for number in range(len(found))]
+        for talk in talks:
+            talk.start()
+        while any(talk.is_alive() for talk in talks):
+            self.look()
+            time.sleep(LOOK_EVERY_S)
+        for connection in idle:
+            connection.close()
+        return {"read back": found, "stats": self.stats()}
+
+    def talk(self, number, found):
+        """Fill one connection's keys, change some, read all back; its digest is left in `found`."""
+        chance = random.Random(SEED + number)
+        keys = [f"key:{number}:{i}" for i in range(MEMCACHED_ITEMS)]
+        answers = hashlib.sha256()
+        with socket.create_connection(("127.0.0.1", self.port), timeout=CLIENT_WITHIN_S) as connection:
+            stream = connection.makefile("rwb")
+
+            def say(line, body=None):
+                stream.write(line.encode() + b"\r\n" + (b"" if body is None else body + b"\r\n"))
+                stream.flush()
+                answers.update(stream.readline())
+
+            for key in keys:
+                body = chance.randbytes(chance.choice((10, 300, 2_000, 9_000, 40_000)))
+                say(f"set {key} 0 0 {len(body)}", body)
+            for i, key in enumerate(keys[::3]):
+                say(f"append {key} 0 0 500", chance.randbytes(500))
+                say(f"set count:{number}:{i} 0 0 2", b"40")
+                say(f"incr count:{number}:{i} {i}")
+                say(f"delete {keys[i]}")
+            for start in range(0, len(keys), 50):  # many keys a request: the answer is a chain of buffers
+                stream.write(b"get " + " ".join(keys[start:start + 50]).encode() + b"\r\n")
+                stream.flush()
+                self.read_values(stream, answers)
+        found[number] = answers.hexdigest()
+
+    @staticmethod
+    def read_values(stream, answers):
+        while (line := stream.readline()) != b"END\r\n":
+            answers.update(line + stream.read(int(line.split()[3]) + 2))
+
+    def stats(self):
+        with socket.create_connection(("127.0.0.1", self.port), timeout=CLIENT_WITHIN_S) as connection:
+            stream = connection.makefile("rwb")
+            stream.write(b"stats\r\n")
+            stream.flush()
+            lines = iter(stream.readline, b"END\r\n")
+            stats = dict(line.decode().split()[1:] for line in lines)
+        compared = ("curr_items", "bytes", "cmd_set", "get_hits", "get_misses", "evictions")
+        return {name: stats[name] for name in compared}
+
+
+class Nginx(Server):
+    needs = ("nginx", "wrk")
+    program = "nginx"
+    stop_signal = signal.SIGQUIT
+    least_processes = 3  # the master and two workers
+    least_objects = 2_000
+    pages = ("small.html", "middle.txt", "large.bin", "proxied/middle.txt", "absent")
+
+    CONFIGURATION = """
+        daemon off;
+        worker_processes 2;
+        pid {folder}/nginx.pid;
+        error_log {folder}/error.log;
+        events {{ worker_connections 256; }}
+        http {{
+            access_log {folder}/access.log;
+            client_body_temp_path {folder}/body;
+            proxy_temp_path {folder}/proxy;
+            fastcgi_temp_path {folder}/fastcgi;
+            uwsgi_temp_path {folder}/uwsgi;
+            scgi_temp_path {folder}/scgi;
+            gzip on;
+            gzip_types text/plain;
+            types {{ text/html html; text/plain txt; }}
+            server {{
+                listen 127.0.0.1:{port};
+                root {folder};
+                keepalive_requests 1000000;
+                location /proxied/ {{ proxy_pass http://127.0.0.1:{port}/; }}
+            }}
+        }}
+    """
+
+    def prepare(self):
+        chance = random.Random(SEED)
+        (self.folder / "nginx.conf").write_text(self.CONFIGURATION.format(folder=self.folder, port=self.port))
+        (self.folder / "small.html").write_text("<p>small</p>" * 20)
+        (self.folder / "middle.txt").write_text(" ".join(str(chance.randrange(5_000)) for _ in range(20_000)))
+        (self.folder / "large.bin").write_bytes(chance.randbytes(3_000_000))
+
+    def command(self):
+        return ["nginx", "-e", "stderr", "-p", self.folder, "-c", self.folder / "nginx.conf"]
+
+    def load_and_read_back(self):
+        facts = {"complaints of wrk": [self.load("small.html"), self.load("proxied/middle.txt")]}
+        self.replace_workers()
+        facts["complaints of wrk after a reload"] = self.load("middle.txt")
+        facts["bodies"] = {(page, coding): self.body(page, coding) for page in self.pages for coding in ("", "gzip")}
+        errors = (self.folder / "error.log").read_text()
+        facts["complaints of nginx"] = re.findall(r"\[(?:alert|crit|emerg)\].*", errors)
+        return facts
+
+    def replace_workers(self):
+        """Have the master read its configuration again: new workers start, the old ones end."""
+        old = family(self.process.pid)
+        del old[self.process.pid]
+        self.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: not still_there(old), STOPPED_WITHIN_S, "the old workers are gone")
+
+    def load(self, page):
+        report = self.client("wrk", "-t2", "-c32", f"-d{WRK_S}s", "--timeout", "30s",
+                             "-H", "Accept-Encoding: gzip", self.address(page))
+        assert int(re.search(r"(\d+) requests in", report)[1]) > 100, report
+        return re.findall(r"Socket errors.*|Non-2xx.*", report)
+
+    def address(self, page):
+        return f"http://127.0.0.1:{self.port}/{page}"
+
+    def body(self, page, coding):
+        request = urllib.request.Request(self.address(page), headers={"Accept-Encoding": coding})
+        try:
+            answer = urllib.request.urlopen(request, timeout=CLIENT_WITHIN_S)
+        except urllib.error.HTTPError as refusal:
+            answer = refusal
+        with answer:
+            body = answer.read()
+        packed = answer.headers["Content-Encoding"] == "gzip"
+        return answer.status, packed, digest(gzip.decompress(body) if packed else body)
+
+
+class Postgres(Server):
+    bin = pathlib.Path(max(glob.glob("/usr/lib/postgresql/*/bin"), default="/usr/lib/postgresql/none/bin"))
+    needs = (str(bin / "postgres"), "pgbench")
+    program = "postgres"
+    user = "postgres"
+    stop_signal = signal.SIGINT  # "fast": clients are told to go
+    least_processes = 10  # the postmaster, its helpers and eight backends
+    least_objects = 50_000
+
+    QUERIES = {
+        "accounts": "SELECT md5(string_agg(aid || ':' || abalance, ',' ORDER BY aid)) FROM pgbench_accounts",
+        "balances": """
+            SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(tbalance) FROM pgbench_tellers),
+                (SELECT sum(bbalance) FROM pgbench_branches), (SELECT sum(delta) FROM pgbench_history)""",
+        "history": """
+            SELECT count(*), md5(string_agg(tid || ':' || delta, ',' ORDER BY tid, delta)) FROM pgbench_history""",
+        "compiled": """
+            SET jit = on; SET jit_above_cost = 0; SET jit_inline_above_cost = 0; SET jit_optimize_above_cost = 0;
+            SELECT count(*), sum(a.aid % 7 * b.bid) FROM pgbench_accounts a JOIN pgbench_branches b USING (bid)""",
+        "documents": """
+            SELECT md5(string_agg(j::text, '' ORDER BY j->>'n')) FROM (
+                SELECT jsonb_build_object('n', n, 'words', array_agg(md5(n::text || m))) AS j
+                FROM generate_series(1, 500) n, generate_series(1, 20) m GROUP BY n) t""",
+    }
+
+    def prepare(self):
+        run(self.in_its_name([self.bin / "initdb", "-D", self.folder / "data", "-U", "postgres", "-A", "trust",
+                              "--no-sync", "--no-locale", "-E", "UTF8"]),
+            env=self.env, folder=self.folder, log=self.folder / "initdb.log", timeout_s=READY_WITHIN_S)
+
+    def command(self):
+        settings = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off",
+                    "shared_buffers": "32MB", "max_connections": 30}
+        return [self.bin / "postgres", "-D", self.folder / "data",
+                *(word for name, value in settings.items() for word in ("-c", f"{name}={value}"))]
+
+    def to_server(self, client, *words):
+        return [client, "-h", "127.0.0.1", "-p", self.port, "-U", "postgres", *words, "postgres"]
+
+    def ask(self, query):
+        return self.client(*self.to_server(self.bin / "psql", "-XAtq", "-c", query)).strip()
+
+    def listens(self):
+        # a port that is open may still answer that the system is starting up
+        question = self.to_server(self.bin / "pg_isready", "-q", "-d")
+        return super().listens() and subprocess.call([str(word) for word in question]) == 0
+
+    def bench(self, *words):
+        report = self.client(*self.to_server(self.bin / "pgbench", "-c", 8, "-j", 2, f"--random-seed={SEED}", *words))
+        return re.findall(r"^number of .*", report, re.M)
+
+    def load_and_read_back(self):
+        self.client(*self.to_server(self.bin / "pgbench", "-i", "-q", "-s", 1))
+        return {
+            "read-only": self.bench("-S", "-t", PGBENCH_READS),
+            "read-write": self.bench("-t", PGBENCH_WRITES),
+            **{name: self.ask(query) for name, query in self.QUERIES.items()},
+        }
+
+
+class MariaDB(Server):
+    needs = ("mariadbd", "mariadb-install-db", "mariadb", "mariadb-admin", "sysbench")
+    program = "mariadbd"
+    user = "mysql"
+    least_objects = 3_000
+    small = ("--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=0")
+
+    def prepare(self):
+        run(self.in_its_name(["mariadb-install-db", "--no-defaults", f"--datadir={self.folder}/data",
+                              "--skip-test-db", "--auth-root-authentication-method=normal", *self.small]),
+            env=self.env, folder=self.folder, log=self.folder / "install.log", timeout_s=READY_WITHIN_S)
+
+    def command(self):
+        return ["mariadbd", "--no-defaults", f"--datadir={self.folder}/data", f"--port={self.port}",
+                "--bind-address=127.0.0.1", f"--socket={self.folder}/socket", f"--tmpdir={self.folder}", *self.small]
+
+    def to_server(self, client, *words):
+        return [client, "--no-defaults", "--protocol=tcp", "-h127.0.0.1", f"-P{self.port}", "-uroot", *words]
+
+    def ask(self, query):
+        return self.client(*self.to_server("mariadb", "-N", "-B", "-e", query)).strip()
+
+    def sysbench(self, *words):
+        return self.client("sysbench", "oltp_read_write", "--db-driver=mysql", "--mysql-host=127.0.0.1",
+                           f"--mysql-port={self.port}", "--mysql-user=root", "--mysql-db=sbtest", "--tables=2",
+                           f"--table-size={SYSBENCH_ROWS}", f"--rand-seed={SEED}", "--time=0", *words)
+
+    def load_and_read_back(self):
+        self.ask("CREATE DATABASE sbtest")
+        self.sysbench("prepare")
+        checksums = "CHECKSUM TABLE sbtest.sbtest1, sbtest.sbtest2"
+        alone = self.sysbench("--threads=1", f"--events={SYSBENCH_EVENTS_ALONE}", "run")
+        facts = {
+            "work of one client": re.findall(r"(\w+): +(\d+) ", alone),
+            "rows after it": self.ask(checksums),
+            "sorted": self.ask("SELECT md5(group_concat(md5(pad) ORDER BY pad)) FROM sbtest.sbtest1 WHERE id <= 25"),
+        }
+        # several clients meet deadlocks by chance, so that what is compared is that all they did is whole
+        together = self.sysbench("--threads=8", f"--events={SYSBENCH_EVENTS_TOGETHER}", "run")
+        facts["work of eight"] = re.findall(r"total number of events: +\d+", together)
+        # a check beside the purge warns, at times, of what is just going: wait for the purge
+        self.ask("SET GLOBAL innodb_max_purge_lag_wait = 0")
+        facts["checks"] = self.ask("CHECK TABLE sbtest.sbtest1, sbtest.sbtest2 EXTENDED")
+        facts["row counts"] = [self.ask(f"SELECT count(*) FROM sbtest.sbtest{n}") for n in (1, 2)]
+        self.client(*self.to_server("mariadb-admin", "debug"))  # the server prints mallinfo2() into its log
+        return facts
+
+
+ALL = (Redis, Memcached, Nginx, Postgres, MariaDB)

@@ -1,0 +1,148 @@
+/* src/depot/cache.h: the size classes as caches, their depots by node, and the list of them all. */
+#include "unit.h"
+
+#include "base/options.h"
+#include "depot/cache.h"
+#include "os/topology.h"
+#include "page/metadata.h"
+
+static void every_class_is_a_cache(void **state)
+{
+    (void)state;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
+        const struct slm_cache *cache = &slm_class_caches[class];
+        assert_string_equal(cache->name, text("size-%u", slm_class_size[class]));
+        assert_int_equal(cache->shape.object_size, slm_class_size[class]);
+        assert_int_equal(cache->shape.place, slm_place_of_class(class));
+        assert_true(cache->shape.objects >= 8);
+        assert_ptr_equal(cache->first.shape, &cache->shape);
+        assert_string_equal(cache->first.cache_name, cache->name);
+        assert_int_equal(cache->first.node, 0);
+    }
+}
+
+static void magazines_have_bounds(void **state)
+{
+    (void)state;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
+        const struct slm_cache *cache = &slm_class_caches[class];
+        assert_in_range(cache->start_rounds, 1, cache->most_rounds);
+        assert_in_range(cache->most_rounds, 2, SLM_MAGAZINE_ROUNDS_MAX);
+        if (cache->most_rounds > 2)
+            assert_true((uint64_t)cache->most_rounds * slm_class_size[class] <= slm_options.magazine_bytes);
+    }
+}
+
+static void tune(void)
+{
+    slm_options.magazine_bytes = 16 << 20;
+    slm_cache_tune_all();
+    require(slm_class_caches[0].most_rounds == SLM_MAGAZINE_ROUNDS_MAX);
+    require(slm_class_caches[SLM_CLASSES - 1].most_rounds == SLM_MAGAZINE_ROUNDS_MAX);
+    slm_options.magazine_bytes = 1024;
+    slm_cache_tune_all();
+    require(slm_class_caches[0].most_rounds == 64);
+    require(slm_class_caches[SLM_CLASSES - 1].most_rounds >= 1);
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        require(slm_class_caches[class].start_rounds <= slm_class_caches[class].most_rounds);
+}
+
+static void bounds_follow_the_options(void **state)
+{
+    (void)state;
+    assert_child_silent(tune);
+}
+
+static void the_first_node_s_depot_is_there(void **state)
+{
+    (void)state;
+    assert_ptr_equal(slm_cache_depot(&slm_class_caches[3], 0), &slm_class_caches[3].first);
+    assert_ptr_equal(slm_cache_depot_made(&slm_class_caches[3], 0), &slm_class_caches[3].first);
+}
+
+static void other_depots_are_made_on_first_use(void **state)
+{
+    (void)state;
+    struct slm_cache *cache = &slm_class_caches[30];
+    for (unsigned node = 1; node < SLM_NODES_MAX; node += 31) {
+        assert_null(slm_cache_depot_made(cache, node));
+        struct slm_depot *depot = slm_cache_depot(cache, node);
+        assert_non_null(depot);
+        assert_ptr_not_equal(depot, &cache->first);
+        assert_int_equal(depot->node, node);
+        assert_ptr_equal(depot->shape, &cache->shape);
+        assert_ptr_equal(slm_cache_depot(cache, node), depot);
+        assert_ptr_equal(slm_cache_depot_made(cache, node), depot);
+        assert_int_equal((uintptr_t)depot % 64, 0);
+        slm_depot_check(depot);
+    }
+    assert_null(slm_cache_depot_made(cache, 2));
+}
+
+static struct slm_depot *made[8];
+
+static void *make_depot(void *number)
+{
+    made[(uintptr_t)number] = slm_cache_depot(&slm_class_caches[31], 5);
+    return NULL;
+}
+
+static void threads_that_make_it_at_once_get_the_same(void **state)
+{
+    (void)state;
+    on_threads(COUNT(made), make_depot);
+    for (size_t i = 0; i < COUNT(made); i++)
+        assert_ptr_equal(made[i], made[0]);
+}
+
+static void ask_without_memory(void)
+{
+    forbid_memory();
+    for (size_t size = SLM_METADATA_MAX; size > 0; size -= 64)
+        while (slm_metadata_alloc(size))
+            ;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        for (unsigned node = 0; node < SLM_NODES_MAX; node++)
+            require(slm_cache_depot(&slm_class_caches[class], node) != NULL);
+    require(slm_cache_depot(&slm_class_caches[1], 63) == &slm_class_caches[1].first);
+}
+
+static void without_memory_the_first_one_serves(void **state)
+{
+    (void)state;
+    assert_child_silent(ask_without_memory);
+}
+
+static unsigned seen;
+
+static void see(struct slm_cache *cache, void *context)
+{
+    assert_ptr_equal(context, &seen);
+    assert_ptr_equal(cache, &slm_class_caches[seen]);
+    seen++;
+}
+
+static void caches_are_visited_in_order(void **state)
+{
+    (void)state;
+    for (unsigned turn = 0; turn < 2; turn++) {
+        seen = 0;
+        slm_cache_foreach(see, &seen);
+        assert_int_equal(seen, SLM_CLASSES);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_class_is_a_cache),
+        cmocka_unit_test(magazines_have_bounds),
+        cmocka_unit_test(bounds_follow_the_options),
+        cmocka_unit_test(the_first_node_s_depot_is_there),
+        cmocka_unit_test(other_depots_are_made_on_first_use),
+        cmocka_unit_test(threads_that_make_it_at_once_get_the_same),
+        cmocka_unit_test(without_memory_the_first_one_serves),
+        cmocka_unit_test(caches_are_visited_in_order),
+    };
+    return cmocka_run_group_tests(tests, start_library, NULL);
+}

@@ -1,0 +1,321 @@
+/* src/slab/large.h: objects with a span of their own. */
+#include "unit.h"
+
+#include "base/bits.h"
+#include "os/topology.h"
+#include "os/vm.h"
+#include "slab/large.h"
+
+static unsigned node;
+
+static int begin(void **state)
+{
+    node = slm_nodes - 1;
+    return start_library(state);
+}
+
+static char *take(size_t n, size_t alignment)
+{
+    bool clean;
+    char *object = slm_large_alloc(n, alignment, node, &clean);
+    require(object != NULL);
+    require((uintptr_t)object % alignment == 0);
+    if (clean)
+        require(all_zero(object, n));
+    return object;
+}
+
+static void give(char *object)
+{
+    require(slm_large_free(slm_large_of(object)) > 0);
+}
+
+/* A byte that follows from where it is. */
+static void fill(char *object, size_t from, size_t to)
+{
+    for (size_t at = from; at < to; at++)
+        object[at] = (char)(at >> 3 ^ at >> 13);
+}
+
+static void check(const char *object, size_t n)
+{
+    for (size_t at = 0; at < n; at++)
+        require(object[at] == (char)(at >> 3 ^ at >> 13));
+}
+
+static void all_sizes_are_usable_to_their_page_s_end(void **state)
+{
+    (void)state;
+    for (size_t n = 1; n < 40 * MIB; n = n * 5 / 3 + 1) {
+        char *object = take(n, 1);
+        const struct slm_large *large = slm_large_of(object);
+        assert_non_null(large);
+        assert_int_equal(large->usable, slm_align_up(n, slm_page_size));
+        memset(object, 1, large->usable);
+        give(object);
+    }
+}
+
+static void alignments_are_kept(void **state)
+{
+    (void)state;
+    for (size_t alignment = 1; alignment <= 256 * MIB; alignment *= 2) {
+        char *object = take(70000, alignment);
+        object[0] = object[69999] = 1;
+        give(object);
+    }
+    slm_span_check(node);
+}
+
+static void what_is_clean_reads_as_zero(void **state)
+{
+    (void)state;
+    bool clean = false;
+    for (unsigned turn = 0; turn < 50; turn++) {
+        char *object = slm_large_alloc(MIB + turn * 4096, 1, node, &clean);
+        assert_non_null(object);
+        if (clean)
+            assert_true(all_zero(object, MIB + turn * 4096));
+        memset(object, 0x5a, MIB);
+        give(object);
+        if (turn % 8 == 0)
+            slm_span_purge(0);
+    }
+    slm_span_purge(0);
+    char *object = slm_large_alloc(MIB, 1, node, &clean);
+    assert_true(clean);
+    give(object);
+}
+
+static void only_the_first_byte_is_the_object(void **state)
+{
+    (void)state;
+    char stack, *small = malloc(64), *object = take(300000, 1);
+    assert_null(slm_large_of(object + 1));
+    assert_null(slm_large_of(object + 16));
+    assert_null(slm_large_of(object + SLM_GRANULE));
+    assert_null(slm_large_of(small));
+    assert_null(slm_large_of((void *)((uintptr_t)small & ~(SLM_GRANULE - 1))));
+    assert_null(slm_large_of(&stack));
+    assert_null(slm_large_of(NULL));
+    assert_null(slm_large_of((void *)UINTPTR_MAX));
+    give(object);
+    assert_null(slm_large_of(object));
+    free(small);
+}
+
+static void freeing_twice_gives_nothing(void **state)
+{
+    (void)state;
+    char *object = take(100000, 1);
+    struct slm_large *large = slm_large_of(object);
+    assert_int_equal(slm_large_free(large), slm_align_up(100000, slm_page_size));
+    assert_int_equal(slm_large_free(large), 0);
+    slm_span_check(node);
+}
+
+static struct slm_large *contested;
+static _Atomic size_t given_back;
+
+static void *free_contested(void *nothing)
+{
+    add_relaxed(&given_back, slm_large_free(contested));
+    return nothing;
+}
+
+static void one_of_two_threads_frees_it(void **state)
+{
+    (void)state;
+    for (unsigned turn = 0; turn < 200; turn++) {
+        contested = slm_large_of(take(100000, 1));
+        const size_t usable = contested->usable;
+        store_relaxed(&given_back, 0);
+        on_threads(2, free_contested);
+        assert_int_equal(load_relaxed(&given_back), usable);
+    }
+    slm_span_check(node);
+}
+
+static void figures_follow(void **state)
+{
+    (void)state;
+    const uint64_t live = slm_large_live_bytes(), made = slm_large_made();
+    char *first = take(100000, 1), *second = take(MIB, 1);
+    assert_int_equal(slm_large_live_bytes() - live, slm_align_up(100000, slm_page_size) + MIB);
+    assert_int_equal(slm_large_made() - made, 2);
+    assert_ptr_equal(slm_large_resize(slm_large_of(first), 50000, node), first);
+    assert_int_equal(slm_large_live_bytes() - live, slm_align_up(50000, slm_page_size) + MIB);
+    give(first);
+    give(second);
+    assert_int_equal(slm_large_live_bytes(), live);
+}
+
+static void shrinking_stays_in_place(void **state)
+{
+    (void)state;
+    size_t n = 20 * MIB;
+    char *object = take(n, 1);
+    fill(object, 0, n);
+    while (n > 40000) {
+        n = n * 3 / 4;
+        assert_ptr_equal(slm_large_resize(slm_large_of(object), n, node), object);
+        assert_int_equal(slm_large_of(object)->usable, slm_align_up(n, slm_page_size));
+        assert_int_equal(slm_large_of(object)->span.granules, (n + SLM_GRANULE - 1) / SLM_GRANULE);
+        check(object, n);
+        slm_span_check(node);
+    }
+    give(object);
+}
+
+static char *take_with_room_behind(size_t n, size_t room)
+{
+    char *object = take(n + room, SLM_GRANULE);
+    assert_ptr_equal(slm_large_resize(slm_large_of(object), n, node), object);
+    return object;
+}
+
+static void growing_takes_what_is_free_behind(void **state)
+{
+    (void)state;
+    char *object = take_with_room_behind(MIB, 4 * MIB);
+    fill(object, 0, MIB);
+    for (size_t n = MIB; n <= 5 * MIB; n += MIB / 2 + 5000) {
+        assert_ptr_equal(slm_large_resize(slm_large_of(object), n, node), object);
+        check(object, MIB);
+        memset(object + MIB, 1, n - MIB);
+    }
+    give(object);
+    slm_span_check(node);
+}
+
+/* The next one lives directly behind it: what is cut off is the only dirty memory, and that is used first. */
+static char *take_with_neighbour(size_t n, char **neighbour)
+{
+    char *object = take(n + 64 * KIB, SLM_GRANULE);
+    slm_span_purge(0);
+    assert_ptr_equal(slm_large_resize(slm_large_of(object), n, node), object);
+    *neighbour = take(64 * KIB, 1);
+    assert_ptr_equal(*neighbour, object + n);
+    fill(*neighbour, 0, 64 * KIB);
+    return object;
+}
+
+static void large_ones_move_without_a_copy(void **state)
+{
+    (void)state;
+    char *neighbour = NULL, *object = take_with_neighbour(8 * MIB, &neighbour);
+    fill(object, 0, 8 * MIB);
+    const uint64_t live = slm_large_live_bytes();
+    char *moved = slm_large_resize(slm_large_of(object), 9 * MIB, node);
+    if (!moved) {
+        check(object, 8 * MIB);
+        print_message("this kernel has no MREMAP_DONTUNMAP\n");
+        skip();
+    }
+    assert_ptr_not_equal(moved, object);
+    check(moved, 8 * MIB);
+    check(neighbour, 64 * KIB);
+    memset(moved + 8 * MIB, 1, MIB);
+    assert_null(slm_large_of(object));
+    assert_int_equal(slm_large_live_bytes(), live + MIB);
+    assert_true(all_zero(object, 8 * MIB)); /* the addresses are still mapped, the pages have gone */
+    give(moved);
+    slm_span_purge(0);
+    assert_true(all_zero(moved, 9 * MIB));
+    slm_span_check(node);
+    give(neighbour);
+}
+
+static void small_large_ones_stay_when_there_is_no_room(void **state)
+{
+    (void)state;
+    char *neighbour = NULL, *object = take_with_neighbour(256 * KIB, &neighbour);
+    fill(object, 0, 256 * KIB);
+    const size_t usable = slm_large_of(object)->usable;
+    assert_null(slm_large_resize(slm_large_of(object), MIB, node));
+    assert_int_equal(slm_large_of(object)->usable, usable);
+    check(object, 256 * KIB);
+    check(neighbour, 64 * KIB);
+    give(object);
+    give(neighbour);
+}
+
+static void moved_objects_are_moved_again(void **state)
+{
+    (void)state;
+    char *blocks[12], *object = take(MIB, 1);
+    fill(object, 0, MIB);
+    for (size_t i = 0; i < COUNT(blocks); i++) {
+        blocks[i] = take(64 * KIB, 1);
+        char *moved = slm_large_resize(slm_large_of(object), (i + 2) * MIB, node);
+        if (!moved) /* several mappings, or an old kernel */
+            continue;
+        object = moved;
+        check(object, MIB);
+        slm_span_check(node);
+    }
+    check(object, MIB);
+    give(object);
+    for (size_t i = 0; i < COUNT(blocks); i++)
+        give(blocks[i]);
+    slm_span_purge(0);
+    slm_span_check(node);
+}
+
+static void what_cannot_be_is_enomem(void **state)
+{
+    (void)state;
+    static const size_t wishes[][2] = {{PTRDIFF_MAX, 1}, {(size_t)PTRDIFF_MAX + 1, 1}, {SIZE_MAX, 1}, {1ul << 45, 1},
+                                       {100000, (size_t)1 << 63}, {SIZE_MAX, (size_t)1 << 63}, {100000, 1ul << 44}};
+    bool clean;
+    char *object = take(100000, 1);
+    fill(object, 0, 100000);
+    for (size_t i = 0; i < COUNT(wishes); i++) {
+        errno = 0;
+        assert_null(slm_large_alloc(wishes[i][0], wishes[i][1], node, &clean));
+        assert_int_equal(errno, ENOMEM);
+    }
+    assert_null(slm_large_resize(slm_large_of(object), PTRDIFF_MAX, node));
+    check(object, 100000);
+    give(object);
+    slm_span_check(node);
+}
+
+static void resize_without_memory(void)
+{
+    char *object = take(4 * MIB, 1);
+    fill(object, 0, 4 * MIB);
+    forbid_memory();
+    require(!slm_large_resize(slm_large_of(object), 1024 * MIB, node));
+    check(object, 4 * MIB);
+    require(slm_large_resize(slm_large_of(object), MIB, node) == object);
+    check(object, MIB);
+    slm_span_check(node);
+}
+
+static void no_memory_leaves_it_as_it_was(void **state)
+{
+    (void)state;
+    assert_child_silent(resize_without_memory);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_sizes_are_usable_to_their_page_s_end),
+        cmocka_unit_test(alignments_are_kept),
+        cmocka_unit_test(what_is_clean_reads_as_zero),
+        cmocka_unit_test(only_the_first_byte_is_the_object),
+        cmocka_unit_test(freeing_twice_gives_nothing),
+        cmocka_unit_test(one_of_two_threads_frees_it),
+        cmocka_unit_test(figures_follow),
+        cmocka_unit_test(shrinking_stays_in_place),
+        cmocka_unit_test(growing_takes_what_is_free_behind),
+        cmocka_unit_test(large_ones_move_without_a_copy),
+        cmocka_unit_test(small_large_ones_stay_when_there_is_no_room),
+        cmocka_unit_test(moved_objects_are_moved_again),
+        cmocka_unit_test(what_cannot_be_is_enomem),
+        cmocka_unit_test(no_memory_leaves_it_as_it_was),
+    };
+    return cmocka_run_group_tests(tests, begin, NULL);
+}

@@ -1,0 +1,142 @@
+/* src/page/metadata.h: the allocator's own memory. */
+#include "unit.h"
+
+#include "base/atomic.h"
+#include "base/bits.h"
+#include "page/metadata.h"
+#include "page/reservation.h"
+
+enum { PIECES = 4000, THREADS = 4 };
+
+struct piece {
+    unsigned char *bytes;
+    size_t size;
+    unsigned char mark;
+};
+
+static void take(struct piece *piece, size_t size, unsigned char mark)
+{
+    *piece = (struct piece){slm_metadata_alloc(size), size, mark};
+    require(piece->bytes && (uintptr_t)piece->bytes % 64 == 0);
+    memset(piece->bytes, mark, size);
+}
+
+static void give(struct piece *piece)
+{
+    for (size_t i = 0; i < piece->size; i++)
+        require(piece->bytes[i] == piece->mark);
+    slm_metadata_free(piece->bytes, piece->size);
+    piece->bytes = NULL;
+}
+
+static void pieces_of_all_sizes_are_apart(void **state)
+{
+    (void)state;
+    static struct piece pieces[SLM_METADATA_MAX / 8 + 1];
+    for (size_t i = 1; i < COUNT(pieces); i++)
+        take(&pieces[i], i * 8, (unsigned char)i);
+    for (size_t i = 1; i < COUNT(pieces); i++)
+        give(&pieces[i]);
+}
+
+static void what_was_freed_is_used_again(void **state)
+{
+    (void)state;
+    uint64_t heap, before, after;
+    slm_metadata_free(slm_metadata_alloc(SLM_METADATA_MAX), SLM_METADATA_MAX);
+    slm_reservation_figures(&heap, &before);
+    for (unsigned i = 0; i < 10000; i++) /* of sizes that are rounded to the same */
+        slm_metadata_free(slm_metadata_alloc(SLM_METADATA_MAX), SLM_METADATA_MAX - i % 64);
+    slm_reservation_figures(&heap, &after);
+    assert_int_equal(after, before);
+}
+
+static void it_lies_outside_the_heap(void **state)
+{
+    (void)state;
+    void *piece = slm_metadata_alloc(64);
+    assert_false(slm_granule_valid(slm_granule_of(piece)));
+    slm_metadata_free(piece, 64);
+}
+
+static void *work(void *number)
+{
+    static struct piece all[THREADS][PIECES / THREADS];
+    struct piece *pieces = all[(uintptr_t)number];
+    uint64_t seed = (uintptr_t)number;
+    for (unsigned turn = 0; turn < 20000; turn++) {
+        const size_t i = random_below(&seed, COUNT(all[0]));
+        if (pieces[i].bytes)
+            give(&pieces[i]);
+        else
+            take(&pieces[i], 1 + random_below(&seed, turn % 8 ? 256 : SLM_METADATA_MAX), (unsigned char)turn);
+    }
+    for (size_t i = 0; i < COUNT(all[0]); i++)
+        if (pieces[i].bytes)
+            give(&pieces[i]);
+    return NULL;
+}
+
+static void threads_do_not_share_pieces(void **state)
+{
+    (void)state;
+    on_threads(THREADS, work);
+}
+
+static _Atomic bool enough;
+
+static void *take_and_give(void *nothing)
+{
+    while (!load_relaxed(&enough))
+        slm_metadata_free(slm_metadata_alloc(128), 128);
+    return nothing;
+}
+
+static void work_in_child(void)
+{
+    work((void *)0);
+}
+
+static void a_child_may_find_the_lock_held(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    store_relaxed(&enough, false);
+    assert_int_equal(pthread_create(&thread, NULL, take_and_give, NULL), 0);
+    for (unsigned i = 0; i < 40; i++) {
+        const struct outcome outcome = in_child(work_in_child);
+        if (outcome.status != 0)
+            fail_msg("fork %u: status %d, signal %d: %s", i, outcome.status, outcome.signal, outcome.said);
+    }
+    store_relaxed(&enough, true);
+    pthread_join(thread, NULL);
+}
+
+static void take_all(void)
+{
+    forbid_memory();
+    unsigned got = 0;
+    errno = 0;
+    while (slm_metadata_alloc(SLM_METADATA_MAX) && got < 1000)
+        got++;
+    require(got < 1000 && errno == ENOMEM);
+}
+
+static void no_memory_is_an_answer(void **state)
+{
+    (void)state;
+    assert_child_silent(take_all);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pieces_of_all_sizes_are_apart),
+        cmocka_unit_test(what_was_freed_is_used_again),
+        cmocka_unit_test(it_lies_outside_the_heap),
+        cmocka_unit_test(threads_do_not_share_pieces),
+        cmocka_unit_test(a_child_may_find_the_lock_held),
+        cmocka_unit_test(no_memory_is_an_answer),
+    };
+    return cmocka_run_group_tests(tests, start_library, NULL);
+}

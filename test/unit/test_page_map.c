@@ -1,0 +1,69 @@
+/* src/page/page_map.h: from a pointer to the place of its magazine, and from a place to a size. */
+#include "unit.h"
+
+#include "page/page_map.h"
+#include "page/span.h"
+
+static void every_place_has_its_size(void **state)
+{
+    (void)state;
+    assert_int_equal(slm_page_map_size(slm_heap_base, 0), 0);
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        assert_int_equal(slm_page_map_size(slm_heap_base, slm_place_of_class(class)), slm_class_size[class]);
+}
+
+static void granules_are_given_and_taken(void **state)
+{
+    (void)state;
+    struct slm_span *span = slm_span_alloc(0, 5, 1);
+    assert_non_null(span);
+    const size_t first = slm_span_granule(span);
+    char *start = slm_span_start(span);
+    slm_page_map_set(first + 1, 3, 42);
+    assert_int_equal(slm_page_map_place(start + SLM_GRANULE - 1), 0);
+    for (size_t at = SLM_GRANULE; at < 4 * SLM_GRANULE; at += 4093)
+        assert_int_equal(slm_page_map_place(start + at), 42);
+    assert_int_equal(slm_page_map_place(start + 4 * SLM_GRANULE - 1), 42);
+    assert_int_equal(slm_page_map_place(start + 4 * SLM_GRANULE), 0);
+    assert_int_equal(slm_page_map(slm_heap_base)[first + 2], 42);
+    slm_page_map_set(first + 1, 3, 0);
+    assert_int_equal(slm_page_map_place(start + SLM_GRANULE), 0);
+    slm_span_free(span);
+}
+
+static void objects_are_found(void **state)
+{
+    (void)state;
+    for (size_t n = 0; n <= SLM_SMALL_MAX; n += 57) {
+        char *object = malloc(n);
+        const size_t place = slm_page_map_place(object);
+        assert_int_equal(place, slm_place_of_class(slm_class_of_size(n)));
+        free(object);
+    }
+    char *large = malloc(SLM_SMALL_MAX + 1);
+    assert_int_equal(slm_page_map_place(large), 0);
+    free(large);
+}
+
+static void foreign_pointers_have_no_place(void **state)
+{
+    (void)state;
+    char stack;
+    const uintptr_t heap = (uintptr_t)slm_heap_base;
+    const uintptr_t elsewhere[] = {0, 1, 15, UINTPTR_MAX, (uintptr_t)&stack, (uintptr_t)&objects_are_found, heap - 1,
+                                   heap | 1ul << 57, heap | 1ul << 63,
+                                   (uintptr_t)slm_granule_address(slm_heap_limit)};
+    for (size_t i = 0; i < COUNT(elsewhere); i++)
+        assert_int_equal(slm_page_map_place((void *)elsewhere[i]), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_place_has_its_size),
+        cmocka_unit_test(granules_are_given_and_taken),
+        cmocka_unit_test(objects_are_found),
+        cmocka_unit_test(foreign_pointers_have_no_place),
+    };
+    return cmocka_run_group_tests(tests, start_library, NULL);
+}

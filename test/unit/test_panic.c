@@ -1,0 +1,119 @@
+/* src/base/panic.h: lines without memory, warnings, and the end of the process. */
+#include "unit.h"
+
+#include "base/panic.h"
+
+static void texts_numbers_and_pointers_make_a_line(void **state)
+{
+    (void)state;
+    struct slm_line line = {0};
+    slm_line_text(&line, "a");
+    slm_line_text(&line, "");
+    slm_line_number(&line, 0);
+    slm_line_text(&line, " ");
+    slm_line_number(&line, UINT64_MAX);
+    slm_line_text(&line, " ");
+    slm_line_pointer(&line, (void *)0x7f00beef);
+    slm_line_pointer(&line, NULL);
+    slm_line_pointer(&line, (void *)UINTPTR_MAX);
+    const char *made = "a0 18446744073709551615 0x7f00beef0x00xffffffffffffffff";
+    assert_int_equal(line.length, strlen(made));
+    assert_memory_equal(line.text, made, line.length);
+}
+
+static void write_long_line(void)
+{
+    struct slm_line line = {0};
+    for (unsigned i = 0; i < 300; i++)
+        slm_line_text(&line, "0123456789");
+    slm_line_number(&line, 1234567890);
+    slm_line_pointer(&line, &line);
+    errno = EDOM;
+    slm_line_write(&line, STDERR_FILENO);
+    require(errno == EDOM);
+}
+
+static void what_does_not_fit_is_cut_off(void **state)
+{
+    (void)state;
+    const struct outcome outcome = in_child(write_long_line);
+    const size_t length = strlen(outcome.said);
+    assert_int_equal(outcome.status, 0);
+    assert_true(length > 500 && length <= sizeof((struct slm_line *)0)->text);
+    assert_int_equal(outcome.said[length - 1], '\n');
+    for (size_t i = 0; i < length - 1; i++)
+        assert_int_equal(outcome.said[i], '0' + (int)(i % 10));
+}
+
+static void write_where_nothing_can_be_written(void)
+{
+    struct slm_line line = {0};
+    slm_line_text(&line, "unheard");
+    errno = 0;
+    slm_line_write(&line, -1);
+    require(errno == 0);
+}
+
+static void a_closed_descriptor_does_no_harm(void **state)
+{
+    (void)state;
+    assert_child_silent(write_where_nothing_can_be_written);
+}
+
+static void warn(void)
+{
+    slm_warn("it rains", NULL);
+    errno = EDOM;
+    slm_warn("it rains: ", "cats");
+    require(errno == EDOM);
+}
+
+static void a_warning_is_a_line_and_the_process_goes_on(void **state)
+{
+    (void)state;
+    const struct outcome outcome = in_child(warn);
+    assert_int_equal(outcome.status, 0);
+    assert_string_equal(outcome.said, "slabmalloc: it rains\nslabmalloc: it rains: cats\n");
+}
+
+static void panic_whole(void)
+{
+    slm_panic("free", (void *)0x1230, "double free of an object", "size-64", (void *)0x10000);
+}
+
+static void panic_without_slab(void)
+{
+    slm_panic("realloc", NULL, "strange", "size-64", NULL);
+}
+
+static void panic_without_cache(void)
+{
+    slm_panic("free", (void *)0x1230, "strange", NULL, (void *)0x10000);
+}
+
+static void panic_short(void)
+{
+    slm_panic(NULL, (void *)0x1230, "no memory", NULL, NULL);
+}
+
+static void a_panic_is_one_line_and_the_end(void **state)
+{
+    (void)state;
+    assert_child_aborts(panic_whole,
+                        "slabmalloc: free(0x1230): double free of an object of cache size-64 (slab 0x10000)\n");
+    assert_child_aborts(panic_without_slab, "slabmalloc: realloc(0x0): strange of cache size-64\n");
+    assert_child_aborts(panic_without_cache, "slabmalloc: free(0x1230): strange (slab 0x10000)\n");
+    assert_child_aborts(panic_short, "slabmalloc: no memory\n");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(texts_numbers_and_pointers_make_a_line),
+        cmocka_unit_test(what_does_not_fit_is_cut_off),
+        cmocka_unit_test(a_closed_descriptor_does_no_harm),
+        cmocka_unit_test(a_warning_is_a_line_and_the_process_goes_on),
+        cmocka_unit_test(a_panic_is_one_line_and_the_end),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,190 @@
+/* src/page/reservation.h: the range, its parts, its limit. */
+#include "unit.h"
+
+#include "page/reservation.h"
+
+static void granules_and_addresses_turn_into_each_other(void **state)
+{
+    (void)state;
+    static const size_t granules[] = {0, 1, 2, 4095, SLM_SECTION, SLM_GRANULES_MAX - 1};
+    for (size_t i = 0; i < COUNT(granules); i++) {
+        char *address = slm_granule_address(granules[i]);
+        assert_int_equal((uintptr_t)address % SLM_GRANULE, 0);
+        assert_int_equal(slm_granule_of(address), granules[i]);
+        assert_int_equal(slm_granule_of(address + SLM_GRANULE - 1), granules[i]);
+        assert_int_equal((char *)slm_descriptor(granules[i]) - slm_descriptors, granules[i] * SLM_DESCRIPTOR_BYTES);
+    }
+}
+
+static void only_what_was_mapped_is_valid(void **state)
+{
+    (void)state;
+    const size_t limit = slm_heap_limit;
+    assert_true(limit > 0);
+    assert_true(slm_granule_valid(0));
+    assert_true(slm_granule_valid(limit - 1));
+    assert_false(slm_granule_valid(limit));
+    assert_false(slm_granule_valid(SLM_GRANULES_MAX));
+}
+
+static void pointers_from_elsewhere_are_not_valid(void **state)
+{
+    (void)state;
+    static char data;
+    char stack;
+    const uintptr_t heap = (uintptr_t)slm_heap_base;
+    const uintptr_t elsewhere[] = {
+        0,        1,           UINTPTR_MAX,       UINTPTR_MAX - 65535,   (uintptr_t)&data,
+        heap - 1, heap >> 1,   heap | 1ul << 63,  heap | 0xabul << 56,   heap | 1ul << 52,
+        heap ^ 1ul << 46,      (uintptr_t)&stack, (uintptr_t)slm_descriptors, (uintptr_t)&strlen,
+    };
+    for (size_t i = 0; i < COUNT(elsewhere); i++)
+        assert_false(slm_granule_valid(slm_granule_of((void *)elsewhere[i])));
+}
+
+static void the_areas_lie_in_the_range(void **state)
+{
+    (void)state;
+    assert_true(slm_reservation_area() >= SLM_SECTION);
+    assert_int_equal(slm_reservation_area() % SLM_SECTION, 0);
+    assert_true(slm_reservation_area() <= SLM_GRANULES_MAX);
+}
+
+/* Behind everything that the process's own allocations will need in this test. */
+static const size_t far = 3 * SLM_SECTION - 2;
+
+static void extend_far(void)
+{
+    uint64_t heap, heap_before, metadata;
+    slm_reservation_figures(&heap_before, &metadata);
+    require(slm_reservation_extend(far, 4)); /* across the border of two sections */
+    slm_reservation_figures(&heap, &metadata);
+    require(heap == heap_before + 4 * SLM_GRANULE);
+    require(slm_heap_limit == far + 4);
+    require(all_zero(slm_granule_address(far), 4 * SLM_GRANULE));
+    memset(slm_granule_address(far), 1, 4 * SLM_GRANULE);
+    require(all_zero(slm_descriptor(far - 1), 6 * SLM_DESCRIPTOR_BYTES)); /* the neighbours' can be read, too */
+    memset(slm_descriptor(far), 1, 4 * SLM_DESCRIPTOR_BYTES);
+    const uint16_t *map = (const uint16_t *)(slm_heap_base + SLM_MAP_OFFSET);
+    require(all_zero(map + far, 4 * sizeof *map));
+}
+
+static void a_mapped_run_has_descriptors_and_map(void **state)
+{
+    (void)state;
+    assert_child_silent(extend_far);
+}
+
+static void extend_twice(void)
+{
+    require(slm_reservation_extend(far, 4));
+    memset(slm_granule_address(far), 1, 4 * SLM_GRANULE);
+    errno = 0;
+    require(!slm_reservation_extend(far + 3, 4) && errno == EEXIST);
+    require(*(char *)slm_granule_address(far + 3) == 1);
+    require(slm_heap_limit == far + 4);
+    require(slm_reservation_extend(far - 10, 10)); /* the limit only grows */
+    require(slm_heap_limit == far + 4);
+}
+
+static void what_is_in_the_way_stays(void **state)
+{
+    (void)state;
+    assert_child_silent(extend_twice);
+}
+
+static void extend_without_memory(void)
+{
+    const size_t limit = slm_heap_limit;
+    forbid_memory();
+    errno = 0;
+    require(!slm_reservation_extend(far, 4) && errno == ENOMEM);
+    require(slm_heap_limit == limit);
+    errno = 0;
+    require(!slm_reservation_metadata(SLM_GRANULE) && errno == ENOMEM);
+}
+
+static void extend_once_memory_is_back(void)
+{
+    const struct rlimit none = {1, RLIM_INFINITY}, all = {RLIM_INFINITY, RLIM_INFINITY};
+    setrlimit(RLIMIT_AS, &none);
+    require(!slm_reservation_extend(far, 4));
+    setrlimit(RLIMIT_AS, &all);
+    require(slm_reservation_extend(far, 4));
+    memset(slm_granule_address(far), 1, 4 * SLM_GRANULE);
+}
+
+static void no_memory_is_an_answer(void **state)
+{
+    (void)state;
+    assert_child_silent(extend_without_memory);
+    assert_child_silent(extend_once_memory_is_back);
+}
+
+static void metadata_are_zeroed_and_apart(void **state)
+{
+    (void)state;
+    char *pieces[4];
+    uint64_t heap, before, after;
+    slm_reservation_figures(&heap, &before);
+    for (size_t i = 0; i < COUNT(pieces); i++) {
+        pieces[i] = slm_reservation_metadata((i + 1) * SLM_GRANULE);
+        assert_non_null(pieces[i]);
+        assert_true(all_zero(pieces[i], (i + 1) * SLM_GRANULE));
+        memset(pieces[i], (int)i + 1, (i + 1) * SLM_GRANULE);
+        assert_false(slm_granule_valid(slm_granule_of(pieces[i])));
+    }
+    for (size_t i = 0; i < COUNT(pieces); i++)
+        for (size_t at = 0; at < (i + 1) * SLM_GRANULE; at++)
+            assert_int_equal(pieces[i][at], i + 1);
+    slm_reservation_figures(&heap, &after);
+    assert_int_equal(after - before, 10 * SLM_GRANULE);
+}
+
+static void *take_metadata(void *number)
+{
+    for (unsigned i = 0; i < 50; i++) {
+        char *piece = slm_reservation_metadata(SLM_GRANULE);
+        require(piece && all_zero(piece, SLM_GRANULE));
+        memset(piece, (int)(uintptr_t)number + 1, SLM_GRANULE);
+    }
+    return NULL;
+}
+
+static void threads_get_different_metadata(void **state)
+{
+    (void)state;
+    on_threads(4, take_metadata);
+}
+
+static void start_without_addresses(void)
+{
+    forbid_memory();
+    require(!slm_reservation_start());
+}
+
+static void a_start_that_fails_says_so(void **state)
+{
+    (void)state;
+    const struct outcome outcome = in_child(start_without_addresses);
+    assert_string_equal(outcome.said,
+                        "slabmalloc: no address range can be reserved: every allocation will fail\n");
+    assert_int_equal(outcome.status, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(granules_and_addresses_turn_into_each_other),
+        cmocka_unit_test(only_what_was_mapped_is_valid),
+        cmocka_unit_test(pointers_from_elsewhere_are_not_valid),
+        cmocka_unit_test(the_areas_lie_in_the_range),
+        cmocka_unit_test(a_mapped_run_has_descriptors_and_map),
+        cmocka_unit_test(what_is_in_the_way_stays),
+        cmocka_unit_test(no_memory_is_an_answer),
+        cmocka_unit_test(metadata_are_zeroed_and_apart),
+        cmocka_unit_test(threads_get_different_metadata),
+        cmocka_unit_test(a_start_that_fails_says_so),
+    };
+    return cmocka_run_group_tests(tests, start_library, NULL);
+}

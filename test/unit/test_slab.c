@@ -1,0 +1,272 @@
+/* src/slab/slab.h: spans cut into objects, and the bits that say which are free. The slabs here have shapes of their own
+ * (place 0) or those of the size classes; nobody else knows them. */
+#include "unit.h"
+
+#include "base/bits.h"
+#include "os/topology.h"
+#include "page/page_map.h"
+#include "slab/slab.h"
+
+enum { MOST_OBJECTS = 65536 / 8 };
+
+static void *rounds[MOST_OBJECTS];
+
+static struct slm_slab_shape shape_of(uint32_t object_size, unsigned place)
+{
+    struct slm_slab_shape shape = {.object_size = object_size, .place = (uint16_t)place};
+    slm_slab_shape_fill(&shape);
+    return shape;
+}
+
+static struct slm_slab *make(uint32_t object_size)
+{
+    const struct slm_slab_shape shape = shape_of(object_size, 0);
+    struct slm_slab *slab = slm_slab_make(&shape, slm_nodes - 1);
+    assert_non_null(slab);
+    return slab;
+}
+
+/* Give a run of rounds back, however many calls that takes. */
+static void give_all(struct slm_slab *slab, unsigned n)
+{
+    for (unsigned given = 0; given < n;) {
+        const unsigned now = slm_slab_give(slab, rounds + given, n - given, "free", "test");
+        assert_int_not_equal(now, 0);
+        slm_slab_count(slab, now);
+        given += now;
+    }
+}
+
+static void eight_objects_fit_at_least(void **state)
+{
+    (void)state;
+    for (uint32_t size = 8; size <= SLM_SMALL_MAX; size += 8) {
+        const struct slm_slab_shape shape = shape_of(size, 0);
+        const size_t bytes = shape.granules * SLM_GRANULE;
+        assert_true(shape.objects >= 8);
+        assert_int_equal(shape.objects, bytes / size);
+        assert_true(shape.granules == 1 || (shape.granules - 1) * SLM_GRANULE / size < 8); /* and no granule more */
+    }
+}
+
+/* Take everything in two portions: all objects once, rising, inside, and found by address. */
+static void take_whole_slab(struct slm_slab *slab)
+{
+    const unsigned objects = slab->objects, some = objects / 3;
+    assert_int_equal(slm_slab_take(slab, some, rounds), some);
+    slm_slab_check(slab);
+    assert_int_equal(slm_slab_take(slab, objects, rounds + some), objects - some);
+    slm_slab_check(slab);
+    assert_int_equal(slm_slab_take(slab, 1, rounds), 0);
+    for (unsigned i = 0; i < objects; i++) {
+        assert_ptr_equal(rounds[i], slm_slab_start(slab) + (size_t)i * slab->object_size);
+        assert_int_equal(slm_slab_index(slab, rounds[i]), i);
+        assert_int_equal(slm_slab_index(slab, (char *)rounds[i] + slab->object_size - 1), i);
+        assert_true(slm_slab_is_object(slab, rounds[i]));
+        assert_false(slm_slab_is_object(slab, (char *)rounds[i] + 1));
+        assert_false(slm_slab_is_object(slab, (char *)rounds[i] + slab->object_size / 2));
+        assert_ptr_equal(slm_slab_of((char *)rounds[i] + slab->object_size - 1), slab);
+    }
+    assert_true((char *)rounds[objects - 1] + slab->object_size <= slm_slab_start(slab) + slm_span_bytes(&slab->span));
+}
+
+static void shuffle(unsigned n, uint64_t seed)
+{
+    for (unsigned i = n; i > 1; i--) {
+        const size_t other = random_below(&seed, i);
+        void *round = rounds[i - 1];
+        rounds[i - 1] = rounds[other];
+        rounds[other] = round;
+    }
+}
+
+static void try_shape(uint32_t object_size, unsigned place)
+{
+    const struct slm_slab_shape shape = shape_of(object_size, place);
+    struct slm_slab *slab = slm_slab_make(&shape, slm_nodes - 1);
+    assert_non_null(slab);
+    assert_int_equal(slab->objects, shape.objects);
+    assert_int_equal(slab->span.granules, shape.granules);
+    slm_slab_check(slab);
+    take_whole_slab(slab);
+    for (uint32_t i = 0; i < shape.granules; i++)
+        assert_int_equal(slm_page_map_place(slm_slab_start(slab) + i * SLM_GRANULE), place);
+    shuffle(shape.objects, object_size);
+    give_all(slab, shape.objects);
+    slm_slab_check(slab);
+    assert_int_equal(load_relaxed(&slab->free), shape.objects);
+    char *start = slm_slab_start(slab);
+    slm_slab_release(slab);
+    assert_null(slm_slab_of(start));
+    assert_int_equal(slm_page_map_place(start), 0);
+}
+
+static void every_class_is_cut_and_mended(void **state)
+{
+    (void)state;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        try_shape(slm_class_size[class], slm_place_of_class(class));
+}
+
+static void every_shape_is_cut_and_mended(void **state)
+{
+    (void)state;
+    for (uint32_t size = 8; size <= SLM_SMALL_MAX; size += size < 1024 ? 8 : 1016)
+        try_shape(size, 0);
+    slm_span_check(slm_nodes - 1);
+}
+
+static void the_lowest_addresses_go_first(void **state)
+{
+    (void)state;
+    struct slm_slab *slab = make(48);
+    slm_slab_take(slab, slab->objects, rounds);
+    void *low = rounds[3], *middle = rounds[70], *high = rounds[1000], *back[] = {high, low, middle};
+    assert_int_equal(slm_slab_give(slab, back, 3, "free", "test"), 3);
+    slm_slab_count(slab, 3);
+    void *again[3] = {NULL, NULL, NULL};
+    assert_int_equal(slm_slab_take(slab, 2, again), 2);
+    assert_ptr_equal(again[0], low);
+    assert_ptr_equal(again[1], middle);
+    assert_int_equal(slm_slab_take(slab, 2, again), 1);
+    assert_ptr_equal(again[0], high);
+    give_all(slab, slab->objects);
+    slm_slab_release(slab);
+}
+
+static void giving_stops_at_the_slab_s_end(void **state)
+{
+    (void)state;
+    struct slm_slab *first = make(1024), *second = make(1024);
+    void *mixed[4];
+    assert_int_equal(slm_slab_take(first, 2, mixed), 2);
+    assert_int_equal(slm_slab_take(second, 2, mixed + 2), 2);
+    assert_int_equal(slm_slab_give(first, mixed, 4, "free", "test"), 2);
+    assert_int_equal(slm_slab_count(first, 2), first->objects - 2);
+    assert_int_equal(slm_slab_give(second, mixed + 2, 2, "free", "test"), 2);
+    assert_int_equal(slm_slab_count(second, 2), second->objects - 2);
+    slm_slab_release(first);
+    slm_slab_release(second);
+}
+
+static struct slm_slab *culprit;
+static void *misused[3];
+static unsigned misused_count;
+
+static void misuse(void)
+{
+    slm_slab_give(culprit, misused, misused_count, "realloc", "size-test");
+}
+
+static void assert_misuse(void *pointer, const char *what)
+{
+    assert_child_aborts(misuse, text("slabmalloc: realloc(" POINTER "): %s of cache size-test (slab " POINTER ")\n",
+                                     pointer_of(pointer), what, pointer_of(slm_slab_start(culprit))));
+}
+
+static void a_double_free_ends_the_process(void **state)
+{
+    (void)state;
+    culprit = make(64);
+    slm_slab_take(culprit, 3, misused);
+    misused_count = 1;
+    slm_slab_give(culprit, misused, 1, "free", "test");
+    slm_slab_count(culprit, 1);
+    assert_misuse(misused[0], "double free of an object");
+    misused[2] = misused[1]; /* both in one go */
+    misused[0] = misused[1];
+    misused_count = 3;
+    assert_misuse(misused[1], "double free of an object");
+    misused[0] = slm_slab_start(culprit) + 64 * 500; /* never handed out */
+    assert_misuse(misused[0], "double free of an object");
+}
+
+static void pointers_between_objects_end_the_process(void **state)
+{
+    (void)state;
+    culprit = make(28672); /* nine objects, and a rest behind them */
+    slm_slab_take(culprit, 2, misused);
+    char *const start = misused[0];
+    char *const wrong[] = {start + 1, start + 8, start + 16, start + 28671, start + 9 * 28672, start + 4 * SLM_GRANULE - 1};
+    misused_count = 2;
+    for (size_t i = 0; i < COUNT(wrong); i++) {
+        misused[1] = wrong[i];
+        assert_misuse(wrong[i], "not the start of an object");
+    }
+}
+
+static struct slm_slab *shared;
+static _Atomic unsigned whole; /* how often the count came to all objects */
+
+/* Objects come back from several threads at once; one of them sees the last come in. */
+static void *give_share(void *number)
+{
+    const unsigned share = shared->objects / 4, first = (unsigned)(uintptr_t)number * share;
+    for (unsigned i = first; i < first + share; i++) {
+        require(slm_slab_give(shared, rounds + i, 1, "free", "test") == 1);
+        if (slm_slab_count(shared, 1) + 1 == shared->objects)
+            add_relaxed(&whole, 1);
+    }
+    return NULL;
+}
+
+static void threads_give_without_a_lock(void **state)
+{
+    (void)state;
+    for (unsigned turn = 0; turn < 20; turn++) {
+        shared = make(16);
+        assert_int_equal(slm_slab_take(shared, shared->objects, rounds), shared->objects);
+        shuffle(shared->objects, turn);
+        store_relaxed(&whole, 0);
+        on_threads(4, give_share);
+        assert_int_equal(load_relaxed(&whole), 1);
+        slm_slab_check(shared);
+        slm_slab_release(shared);
+    }
+}
+
+static void only_slabs_are_slabs(void **state)
+{
+    (void)state;
+    char stack;
+    char *large = malloc(100000);
+    assert_null(slm_slab_of(large));
+    assert_null(slm_slab_of(&stack));
+    assert_null(slm_slab_of(NULL));
+    free(large);
+}
+
+static void make_without_memory(void)
+{
+    const struct slm_slab_shape shape = shape_of(16, 0); /* its bits do not fit inside */
+    unsigned made = 0;
+    forbid_memory();
+    errno = 0;
+    while (slm_slab_make(&shape, 0) && made < 100000)
+        made++;
+    require(made < 100000 && errno == ENOMEM);
+    slm_span_check(0);
+}
+
+static void no_memory_is_an_answer(void **state)
+{
+    (void)state;
+    assert_child_silent(make_without_memory);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(eight_objects_fit_at_least),
+        cmocka_unit_test(every_class_is_cut_and_mended),
+        cmocka_unit_test(every_shape_is_cut_and_mended),
+        cmocka_unit_test(the_lowest_addresses_go_first),
+        cmocka_unit_test(giving_stops_at_the_slab_s_end),
+        cmocka_unit_test(a_double_free_ends_the_process),
+        cmocka_unit_test(pointers_between_objects_end_the_process),
+        cmocka_unit_test(threads_give_without_a_lock),
+        cmocka_unit_test(only_slabs_are_slabs),
+        cmocka_unit_test(no_memory_is_an_answer),
+    };
+    return cmocka_run_group_tests(tests, start_library, NULL);
+}

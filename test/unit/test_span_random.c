@@ -1,0 +1,230 @@
+/* src/page/span.h again: long runs of random operations against a model that knows what every granule holds, with the
+ * checker in between; on one thread, on several, and in children of a process that was busy in the middle of it. */
+#include "unit.h"
+
+#include "os/topology.h"
+#include "page/span.h"
+
+enum { SLOTS = 96, STEPS = 6000, THREADS = 4, CHILD_STEPS = 300 };
+
+/* One owner's spans: the first word of each granule holds the span's mark. */
+struct model {
+    uint64_t seed;
+    struct slot {
+        struct slm_span *span;
+        uint64_t mark;
+    } slots[SLOTS];
+};
+
+static unsigned node;
+
+static int begin(void **state)
+{
+    node = slm_nodes - 1;
+    return start_library(state);
+}
+
+static uint64_t *word_of(const struct slm_span *span, size_t granule)
+{
+    return (uint64_t *)(slm_span_start(span) + granule * SLM_GRANULE);
+}
+
+static void mark_from(struct slot *slot, size_t first)
+{
+    for (size_t granule = first; granule < slot->span->granules; granule++)
+        *word_of(slot->span, granule) = slot->mark;
+}
+
+static void check_marks(const struct slot *slot)
+{
+    for (size_t granule = 0; granule < slot->span->granules; granule++)
+        require(*word_of(slot->span, granule) == slot->mark);
+}
+
+static void require_zero_from(const struct slm_span *span, size_t first)
+{
+    for (size_t granule = first; granule < span->granules; granule++)
+        require(*word_of(span, granule) == 0);
+}
+
+static size_t random_length(struct model *model)
+{
+    static const size_t limits[] = {1, 4, 4, 16, 48, 300};
+    return 1 + random_below(&model->seed, limits[random_below(&model->seed, COUNT(limits))]);
+}
+
+static void fill_slot(struct model *model, struct slot *slot)
+{
+    const size_t granules = random_length(model), alignment = (size_t)1 << (random_below(&model->seed, 32) == 0 ? 5 : 0);
+    slot->span = slm_span_alloc(node, granules, alignment);
+    require(slot->span && slot->span->granules == granules);
+    require((uintptr_t)slm_span_start(slot->span) % (alignment * SLM_GRANULE) == 0);
+    if (!slot->span->dirty)
+        require_zero_from(slot->span, 0);
+    slot->mark = random_next(&model->seed) | 1;
+    mark_from(slot, 0);
+}
+
+static void extend_slot(struct model *model, struct slot *slot)
+{
+    const size_t before = slot->span->granules, wanted = before + random_length(model);
+    bool clean;
+    if (!slm_span_extend(slot->span, wanted, &clean)) {
+        require(slot->span->granules == before);
+        return;
+    }
+    require(slot->span->granules == wanted);
+    if (clean)
+        require_zero_from(slot->span, before);
+    mark_from(slot, before);
+}
+
+static void empty_slot(struct slot *slot)
+{
+    check_marks(slot);
+    slm_span_free(slot->span);
+    slot->span = NULL;
+}
+
+static void step(struct model *model)
+{
+    struct slot *slot = &model->slots[random_below(&model->seed, SLOTS)];
+    const size_t dice = random_below(&model->seed, 100);
+    if (dice == 0)
+        slm_span_purge(random_below(&model->seed, 64) * SLM_GRANULE);
+    else if (dice == 1)
+        slm_span_purge_surplus();
+    else if (!slot->span)
+        fill_slot(model, slot);
+    else if (dice < 25)
+        extend_slot(model, slot);
+    else if (dice < 45 && slot->span->granules > 1)
+        slm_span_trim(slot->span, 1 + random_below(&model->seed, slot->span->granules - 1));
+    else
+        empty_slot(slot);
+}
+
+static void check_model(const struct model *model)
+{
+    for (size_t i = 0; i < SLOTS; i++)
+        if (model->slots[i].span)
+            check_marks(&model->slots[i]);
+}
+
+static void end_model(struct model *model)
+{
+    for (size_t i = 0; i < SLOTS; i++)
+        if (model->slots[i].span)
+            empty_slot(&model->slots[i]);
+}
+
+static void operations_keep_the_invariants(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 3; seed++) {
+        struct model model = {.seed = seed};
+        for (unsigned i = 0; i < STEPS; i++) {
+            step(&model);
+            if (i % 32 == 0)
+                slm_span_check(node);
+        }
+        check_model(&model);
+        end_model(&model);
+        slm_span_check(node);
+    }
+}
+
+/* After the last span has come back there is no more than the holes in between. */
+static void everything_joins_in_the_end(void **state)
+{
+    (void)state;
+    struct slm_span_figures figures;
+    uint64_t heap, metadata;
+    slm_span_purge(0);
+    slm_span_get_figures(&figures);
+    slm_reservation_figures(&heap, &metadata);
+    assert_true(figures.clean_bytes + 64 * MIB + heap / 8 > heap);
+    struct slm_span *most = slm_span_alloc(node, figures.clean_bytes / 2 / SLM_GRANULE, 1);
+    assert_non_null(most);
+    slm_span_free(most);
+    uint64_t heap_after;
+    slm_reservation_figures(&heap_after, &metadata);
+    assert_int_equal(heap_after, heap); /* it was there in one piece */
+}
+
+static void *run_model(void *number)
+{
+    struct model model = {.seed = 100 + (uintptr_t)number};
+    for (unsigned i = 0; i < STEPS; i++) {
+        step(&model);
+        if (i % 256 == 0)
+            slm_span_check(node);
+    }
+    end_model(&model);
+    return NULL;
+}
+
+static void threads_keep_the_invariants(void **state)
+{
+    (void)state;
+    on_threads(THREADS, run_model);
+    slm_span_check(node);
+}
+
+static struct model kept; /* the parent's, which its children find as it was */
+static _Atomic bool enough;
+
+static void *be_busy(void *nothing)
+{
+    struct model model = {.seed = 7};
+    while (!load_relaxed(&enough))
+        step(&model);
+    end_model(&model);
+    return nothing;
+}
+
+enum { FOUND_HELD = 1 };
+
+static void go_on_in_child(void)
+{
+    struct slm_span_figures figures;
+    for (unsigned i = 0; i < CHILD_STEPS; i++)
+        step(&kept);
+    check_model(&kept);
+    end_model(&kept);
+    slm_span_check(node);
+    slm_span_get_figures(&figures);
+    _exit(figures.lost_bytes > 0 ? FOUND_HELD : 0);
+}
+
+static void a_child_may_find_the_lock_held(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    unsigned found = 0;
+    kept.seed = 5;
+    for (unsigned i = 0; i < 500; i++)
+        step(&kept);
+    assert_int_equal(pthread_create(&thread, NULL, be_busy, NULL), 0);
+    for (unsigned i = 0; i < 400 && found < 20; i++) {
+        const struct outcome outcome = in_child(go_on_in_child);
+        if (outcome.status != 0 && outcome.status != FOUND_HELD)
+            fail_msg("fork %u: status %d, signal %d: %s", i, outcome.status, outcome.signal, outcome.said);
+        found += outcome.status == FOUND_HELD;
+    }
+    store_relaxed(&enough, true);
+    pthread_join(thread, NULL);
+    end_model(&kept);
+    assert_true(found > 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(operations_keep_the_invariants),
+        cmocka_unit_test(everything_joins_in_the_end),
+        cmocka_unit_test(threads_keep_the_invariants),
+        cmocka_unit_test(a_child_may_find_the_lock_held),
+    };
+    return cmocka_run_group_tests(tests, begin, NULL);
+}

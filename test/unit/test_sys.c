@@ -1,0 +1,112 @@
+/* src/os/sys.h: waiting, waking, the clock, entropy, place, small files; all of them keep errno. */
+#include "unit.h"
+
+#include "os/sys.h"
+
+static _Atomic uint32_t word;
+
+static uint64_t clock_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static void waiting_for_another_value_returns_at_once(void **state)
+{
+    (void)state;
+    store_relaxed(&word, 2);
+    errno = EDOM;
+    slm_sys_wait(&word, 1, 0); /* hangs if not */
+    assert_int_equal(errno, EDOM);
+}
+
+static void waiting_ends_with_its_time(void **state)
+{
+    (void)state;
+    store_relaxed(&word, 1);
+    const uint64_t before = clock_ms();
+    errno = EDOM;
+    slm_sys_wait(&word, 1, 30);
+    assert_int_equal(errno, EDOM);
+    assert_in_range(clock_ms() - before, 25, 10000);
+}
+
+static void *wait_for_change(void *nothing)
+{
+    while (load_acquire(&word) == 1)
+        slm_sys_wait(&word, 1, 0);
+    return nothing;
+}
+
+static void a_sleeper_is_woken(void **state)
+{
+    (void)state;
+    pthread_t sleeper;
+    store_relaxed(&word, 1);
+    assert_int_equal(pthread_create(&sleeper, NULL, wait_for_change, NULL), 0);
+    sleep_ms(20);
+    store_release(&word, 0);
+    errno = EDOM;
+    slm_sys_wake(&word);
+    assert_int_equal(errno, EDOM);
+    assert_int_equal(pthread_join(sleeper, NULL), 0); /* hangs if not */
+}
+
+static void the_clock_goes_on(void **state)
+{
+    (void)state;
+    errno = EDOM;
+    const uint64_t before = slm_sys_now_ms(), real = clock_ms();
+    assert_int_equal(errno, EDOM);
+    assert_in_range(real, before, before + 10000);
+    sleep_ms(40);
+    assert_in_range(slm_sys_now_ms() - before, 20, 10000);
+}
+
+static void entropy_is_this_process_s(void **state)
+{
+    (void)state;
+    errno = EDOM;
+    assert_int_not_equal(slm_sys_entropy(), 0);
+    assert_int_equal(errno, EDOM);
+}
+
+static void a_thread_is_somewhere(void **state)
+{
+    (void)state;
+    unsigned cpu = 1 << 30, node = 1 << 30;
+    errno = EDOM;
+    slm_sys_where(&cpu, &node);
+    assert_int_equal(errno, EDOM);
+    assert_true((long)cpu < sysconf(_SC_NPROCESSORS_CONF));
+    assert_true(node < 1024);
+}
+
+static void small_files_are_read(void **state)
+{
+    (void)state;
+    char read[64], cut[4];
+    errno = EDOM;
+    assert_true(slm_sys_read_file("/proc/self/comm", read, sizeof read));
+    assert_string_equal(read, "test_sys\n");
+    assert_true(slm_sys_read_file("/proc/self/comm", cut, sizeof cut));
+    assert_string_equal(cut, "tes");
+    assert_false(slm_sys_read_file("/nowhere", read, sizeof read));
+    assert_false(slm_sys_read_file("/", read, sizeof read));
+    assert_int_equal(errno, EDOM);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(waiting_for_another_value_returns_at_once),
+        cmocka_unit_test(waiting_ends_with_its_time),
+        cmocka_unit_test(a_sleeper_is_woken),
+        cmocka_unit_test(the_clock_goes_on),
+        cmocka_unit_test(entropy_is_this_process_s),
+        cmocka_unit_test(a_thread_is_somewhere),
+        cmocka_unit_test(small_files_are_read),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,464 @@
+/* src/thread/thread_cache.h: a thread's magazines: refill, drain, adapt. The blocks here belong to no thread and are
+ * worked on directly, mostly in a class that little else in the process uses. */
+#include "unit.h"
+
+#include "base/options.h"
+#include "os/topology.h"
+#include "thread/thread_cache.h"
+
+enum { CLASS = 18, MANY = 20000 }; /* 896 bytes */
+
+static struct slm_thread *thread;
+static void *objects[MANY];
+
+static void trim_all(void)
+{
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        for (unsigned node = 0; node < slm_nodes; node++)
+            if (slm_cache_depot_made(&slm_class_caches[class], node))
+                slm_depot_trim(slm_cache_depot_made(&slm_class_caches[class], node), true);
+}
+
+static int fresh_block(void **state)
+{
+    (void)state;
+    trim_all();
+    thread = slm_thread_block_make();
+    return thread ? 0 : -1;
+}
+
+static int end_block(void **state)
+{
+    (void)state;
+    slm_thread_check(thread);
+    slm_thread_empty(thread, true);
+    slm_thread_check(thread);
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        assert_int_equal(slm_thread_rounds(thread, class), 0);
+    assert_int_equal(thread->target_bytes, 0);
+    slm_thread_block_free(thread);
+    return 0;
+}
+
+/* As the hot paths do it. */
+static void *take_from(struct slm_thread *from, unsigned class)
+{
+    struct slm_loaded *loaded = slm_loaded_at(from, slm_place_of_class(class));
+    return loaded->top != loaded->bottom ? *--loaded->top : slm_thread_refill(from, class);
+}
+
+static void give_to(struct slm_thread *to, unsigned class, void *object)
+{
+    struct slm_loaded *loaded = slm_loaded_at(to, slm_place_of_class(class));
+    if (loaded->top != loaded->limit)
+        *loaded->top++ = object;
+    else
+        slm_thread_drain(to, class, object);
+}
+
+static void take_many(unsigned class, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        objects[i] = take_from(thread, class);
+        require(objects[i] != NULL);
+        *(unsigned *)objects[i] = i;
+        if (i % 64 == 0)
+            slm_thread_check(thread);
+    }
+}
+
+static void give_many(unsigned class, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        require(*(unsigned *)objects[i] == i);
+        give_to(thread, class, objects[i]);
+        if (i % 64 == 0)
+            slm_thread_check(thread);
+    }
+}
+
+static uint64_t objects_out(unsigned class)
+{
+    uint64_t out = 0;
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        const struct slm_depot *depot = slm_cache_depot_made(&slm_class_caches[class], node);
+        out += depot ? load_relaxed(&depot->objects_out) : 0;
+    }
+    return out;
+}
+
+static uint64_t in_stock(unsigned class)
+{
+    return load_relaxed(&slm_class_caches[class].first.stock_rounds);
+}
+
+static void *look_before_birth(void *nothing)
+{
+    require(slm_tls.state == SLM_THREAD_NONE && slm_tls.self == NULL);
+    for (unsigned place = 0; place < SLM_PLACES; place += SLM_PLACE_UNITS) {
+        const struct slm_loaded *loaded = slm_loaded_at(slm_tls.hot, place);
+        require(loaded->top == loaded->bottom && loaded->top == loaded->limit);
+    }
+    return nothing;
+}
+
+static void every_magazine_is_empty_and_full_at_first(void **state)
+{
+    (void)state;
+    on_threads(1, look_before_birth);
+}
+
+static void write_constant_block(void)
+{
+    slm_thread_unload(&slm_tls);
+    slm_loaded_at(slm_tls.hot, SLM_PLACE_UNITS)->top = NULL;
+}
+
+static void the_constant_block_is_read_only(void **state)
+{
+    (void)state;
+    assert_int_equal(in_child(write_constant_block).signal, SIGSEGV);
+}
+
+static void a_fresh_block_holds_nothing(void **state)
+{
+    (void)state;
+    slm_thread_check(thread);
+    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
+        const struct slm_loaded *loaded = slm_loaded_at(thread, slm_place_of_class(class));
+        assert_true(loaded->top == loaded->bottom && loaded->top == loaded->limit);
+        assert_int_equal(slm_thread_rounds(thread, class), 0);
+    }
+    assert_int_equal(thread->target_bytes, 0);
+}
+
+static void objects_are_of_their_class_and_apart(void **state)
+{
+    (void)state;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
+        const unsigned n = class < 20 ? 500 : 100;
+        take_many(class, n);
+        for (unsigned i = 0; i < n; i++) {
+            const struct slm_slab *slab = slm_slab_of(objects[i]);
+            assert_non_null(slab);
+            assert_int_equal(slab->object_size, slm_class_size[class]);
+            assert_true(slm_slab_is_object(slab, objects[i]));
+        }
+        give_many(class, n);
+    }
+}
+
+static void the_first_trip_is_short(void **state)
+{
+    (void)state;
+    const uint64_t out = objects_out(CLASS);
+    give_to(thread, CLASS, take_from(thread, CLASS));
+    assert_int_equal(thread->pairs[CLASS].target, slm_class_caches[CLASS].start_rounds);
+    assert_int_equal(slm_thread_rounds(thread, CLASS), slm_class_caches[CLASS].start_rounds);
+    assert_int_equal(objects_out(CLASS), out + slm_class_caches[CLASS].start_rounds);
+}
+
+static void a_first_free_makes_a_magazine(void **state)
+{
+    (void)state;
+    void *object;
+    assert_int_equal(slm_depot_fill(&slm_class_caches[CLASS].first, &object, 1), 1);
+    give_to(thread, CLASS, object);
+    assert_int_equal(slm_thread_rounds(thread, CLASS), 1);
+    assert_ptr_equal(take_from(thread, CLASS), object);
+    give_to(thread, CLASS, object);
+}
+
+static void magazines_grow_with_misses(void **state)
+{
+    (void)state;
+    uint32_t target = 0;
+    for (unsigned n = 0; n < MANY / 4; n++) {
+        objects[n] = take_from(thread, CLASS);
+        assert_non_null(objects[n]);
+        *(unsigned *)objects[n] = n;
+        assert_true(thread->pairs[CLASS].target >= target);
+        target = thread->pairs[CLASS].target;
+        assert_true(target <= slm_class_caches[CLASS].most_rounds);
+    }
+    assert_int_equal(target, slm_class_caches[CLASS].most_rounds);
+    assert_true(load_relaxed(&thread->refills) < 120);
+    give_many(CLASS, MANY / 4);
+}
+
+static void the_edge_does_not_bounce(void **state)
+{
+    (void)state;
+    take_many(CLASS, 100);
+    give_many(CLASS, 100);
+    for (unsigned level = 0; level < 60; level++) { /* wherever the edge is, at one of these levels */
+        const uint64_t trips = load_relaxed(&thread->refills) + load_relaxed(&thread->drains);
+        for (unsigned i = 0; i < 200; i++)
+            give_to(thread, CLASS, take_from(thread, CLASS));
+        assert_true(load_relaxed(&thread->refills) + load_relaxed(&thread->drains) <= trips + 1);
+        take_many(CLASS, 1);
+        void *kept = objects[0];
+        objects[99 - level] = kept;
+    }
+    for (unsigned level = 0; level < 60; level++)
+        give_to(thread, CLASS, objects[99 - level]);
+}
+
+static void bytes_are_bounded(void **state)
+{
+    (void)state;
+    size_t first_touch = 0;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        first_touch += 2ul * slm_class_caches[class].start_rounds * slm_class_size[class];
+    for (unsigned turn = 0; turn < 3; turn++)
+        for (unsigned class = 0; class < SLM_CLASSES; class ++) {
+            const unsigned n = class < 20 ? 2000 : 200;
+            take_many(class, n);
+            give_many(class, n);
+            size_t bytes = 0;
+            for (unsigned each = 0; each < SLM_CLASSES; each++) {
+                const size_t rounds = slm_thread_rounds(thread, each);
+                assert_true(rounds <= 2 * slm_class_caches[each].most_rounds);
+                bytes += rounds * slm_class_size[each];
+            }
+            assert_true(thread->target_bytes <= slm_options.thread_bytes + first_touch);
+            assert_true(bytes <= slm_options.thread_bytes + first_touch);
+        }
+}
+
+static void full_magazines_reach_other_threads(void **state)
+{
+    (void)state;
+    struct slm_thread *other = slm_thread_block_make();
+    assert_non_null(other);
+    const uint64_t before = objects_out(CLASS);
+    take_many(CLASS, 4000);
+    give_many(CLASS, 4000);
+    slm_thread_empty(thread, false);
+    const uint64_t stock = in_stock(CLASS), out = objects_out(CLASS);
+    assert_true(stock > 0 && stock * slm_class_size[CLASS] <= slm_options.depot_bytes);
+    for (unsigned i = 0; i < stock; i++) {
+        objects[i] = take_from(other, CLASS);
+        assert_non_null(objects[i]);
+    }
+    assert_int_equal(objects_out(CLASS), out); /* no slab was asked */
+    assert_int_equal(in_stock(CLASS), 0);
+    for (unsigned i = 0; i < stock; i++)
+        give_to(other, CLASS, objects[i]);
+    slm_thread_empty(other, true);
+    slm_thread_block_free(other);
+    slm_depot_trim(&slm_class_caches[CLASS].first, true);
+    assert_int_equal(objects_out(CLASS), before);
+}
+
+static void emptying_home_brings_all_to_the_slabs(void **state)
+{
+    (void)state;
+    slm_depot_trim(&slm_class_caches[CLASS].first, true);
+    const uint64_t out = objects_out(CLASS);
+    take_many(CLASS, 40);
+    give_many(CLASS, 40);
+    const uint64_t stock = in_stock(CLASS);
+    slm_thread_empty_class(thread, CLASS, true);
+    assert_int_equal(slm_thread_rounds(thread, CLASS), 0);
+    assert_int_equal(in_stock(CLASS), stock);
+    assert_int_equal(objects_out(CLASS), out + stock);
+    assert_int_equal(thread->pairs[CLASS].target, 0);
+}
+
+static void idle_classes_shrink(void **state)
+{
+    (void)state;
+    const uint32_t start = slm_class_caches[CLASS].start_rounds;
+    take_many(CLASS, MANY / 4);
+    give_many(CLASS, MANY / 4);
+    const uint32_t grown = thread->pairs[CLASS].target;
+    assert_true(grown > 4 * start);
+    slm_thread_adapt(thread); /* there were misses since the last look: none, as there was no look */
+    assert_int_equal(thread->pairs[CLASS].target, grown);
+    uint32_t target = grown;
+    while (target > start) {
+        slm_thread_adapt(thread);
+        slm_thread_check(thread);
+        assert_int_equal(thread->pairs[CLASS].target, target / 2);
+        assert_true(slm_thread_rounds(thread, CLASS) <= target);
+        target /= 2;
+    }
+    slm_thread_adapt(thread);
+    assert_int_equal(thread->pairs[CLASS].target, target);
+    assert_int_equal(thread->target_bytes, 2ul * target * slm_class_size[CLASS]);
+    take_many(CLASS, 1000); /* and it goes on */
+    give_many(CLASS, 1000);
+}
+
+static void trips_are_counted(void **state)
+{
+    (void)state;
+    take_many(CLASS, 1000);
+    const uint64_t refills = load_relaxed(&thread->refills), taken = load_relaxed(&thread->objects_taken);
+    assert_true(refills > 0 && refills < 1000);
+    assert_int_equal(taken, 1000 + slm_thread_rounds(thread, CLASS));
+    assert_int_equal(load_relaxed(&thread->drains), 0);
+    give_many(CLASS, 1000);
+    assert_true(load_relaxed(&thread->drains) > 0);
+    assert_int_equal(load_relaxed(&thread->refills), refills);
+}
+
+static void random_work_keeps_the_pairs_right(void **state)
+{
+    (void)state;
+    static struct {
+        unsigned char *object;
+        unsigned class;
+    } slots[2000];
+    uint64_t seed = 42;
+    for (unsigned turn = 0; turn < 200000; turn++) {
+        const size_t i = random_below(&seed, COUNT(slots));
+        if (slots[i].object) {
+            require(slots[i].object[slm_class_size[slots[i].class] - 1] == (unsigned char)i);
+            give_to(thread, slots[i].class, slots[i].object);
+            slots[i].object = NULL;
+        } else {
+            slots[i].class = (unsigned)random_below(&seed, SLM_CLASSES);
+            slots[i].object = take_from(thread, slots[i].class);
+            slots[i].object[slm_class_size[slots[i].class] - 1] = (unsigned char)i;
+        }
+        if (turn % 128 == 0)
+            slm_thread_check(thread);
+        if (turn % 8192 == 0)
+            slm_thread_adapt(thread);
+        if (turn % 16384 == 0)
+            slm_thread_empty(thread, turn % 32768 == 0);
+    }
+    for (size_t i = 0; i < COUNT(slots); i++)
+        if (slots[i].object)
+            give_to(thread, slots[i].class, slots[i].object);
+}
+
+static void take_all(void)
+{
+    unsigned got = 0;
+    forbid_memory();
+    errno = 0;
+    while (got < MANY && (objects[got] = take_from(thread, SLM_CLASSES - 1)))
+        got++;
+    require(got < MANY && errno == ENOMEM);
+    slm_thread_check(thread);
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        while (take_from(thread, class)) /* neither objects nor arrays in the end */
+            ;
+    for (unsigned i = 0; i < got; i++)
+        give_to(thread, SLM_CLASSES - 1, objects[i]);
+    slm_thread_check(thread);
+    require(got == 0 || take_from(thread, SLM_CLASSES - 1));
+}
+
+static void no_memory_is_an_answer(void **state)
+{
+    (void)state;
+    assert_child_silent(take_all);
+}
+
+static void tear_cursors(void)
+{
+    void *object = take_from(thread, CLASS);
+    give_to(thread, CLASS, object);
+    slm_loaded_at(thread, slm_place_of_class(CLASS))->top += 1000;
+    slm_thread_check(thread);
+}
+
+static void the_checker_sees_torn_cursors(void **state)
+{
+    (void)state;
+    const void *loaded = slm_loaded_at(thread, slm_place_of_class(CLASS));
+    assert_child_aborts(tear_cursors, text("slabmalloc: check(" POINTER "): a magazine's cursors are out of order of "
+                                           "cache size-896\n", pointer_of(loaded)));
+}
+
+/* Objects of node 0 freed by a thread of node 1, and the other way round, in no order. */
+static void mix_nodes(struct slm_thread *first, struct slm_thread *second)
+{
+    uint64_t seed = 1;
+    for (unsigned i = 0; i < 4000; i++) {
+        objects[i] = take_from(i % 2 ? first : second, CLASS);
+        assert_non_null(objects[i]);
+    }
+    for (unsigned i = 0; i < 4000; i++)
+        give_to(random_below(&seed, 2) ? first : second, CLASS, objects[i]);
+}
+
+/* Every round in a depot's stock lies in memory of its node. */
+static void assert_stock_at_home(unsigned node)
+{
+    const struct slm_depot *depot = slm_cache_depot_made(&slm_class_caches[CLASS], node);
+    assert_non_null(depot);
+    assert_true(load_relaxed(&depot->stock_rounds) > 0);
+    for (const struct slm_magazine *full = depot->full; full; full = full->next)
+        for (uint32_t i = 0; i < full->count; i++)
+            assert_int_equal(slm_granule_of(full->rounds[i]) / slm_reservation_area(), node);
+}
+
+static void rounds_go_home(void **state)
+{
+    (void)state;
+    if (slm_nodes < 2) {
+        print_message("for machines with several nodes\n");
+        skip();
+    }
+    struct slm_thread *other = slm_thread_block_make();
+    assert_non_null(other);
+    const uint64_t before = objects_out(CLASS);
+    thread->node = 0;
+    other->node = 1;
+    mix_nodes(thread, other);
+    slm_thread_empty(thread, false);
+    slm_thread_empty(other, false);
+    slm_thread_block_free(other);
+    for (unsigned node = 0; node < 2; node++) {
+        assert_stock_at_home(node);
+        slm_depot_trim(slm_cache_depot_made(&slm_class_caches[CLASS], node), true);
+        slm_depot_check(slm_cache_depot_made(&slm_class_caches[CLASS], node));
+        slm_span_check(node);
+    }
+    assert_int_equal(objects_out(CLASS), before);
+}
+
+static void a_thread_takes_from_its_node(void **state)
+{
+    (void)state;
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        thread->node = node;
+        take_many(CLASS, 200);
+        for (unsigned i = 0; i < 200; i++)
+            assert_int_equal(slm_granule_of(objects[i]) / slm_reservation_area(), node);
+        give_many(CLASS, 200);
+        slm_thread_empty(thread, true);
+    }
+}
+
+#define block_test(name) cmocka_unit_test_setup_teardown(name, fresh_block, end_block)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_magazine_is_empty_and_full_at_first),
+        cmocka_unit_test(the_constant_block_is_read_only),
+        block_test(a_fresh_block_holds_nothing),
+        block_test(objects_are_of_their_class_and_apart),
+        block_test(the_first_trip_is_short),
+        block_test(a_first_free_makes_a_magazine),
+        block_test(magazines_grow_with_misses),
+        block_test(the_edge_does_not_bounce),
+        block_test(bytes_are_bounded),
+        block_test(full_magazines_reach_other_threads),
+        block_test(emptying_home_brings_all_to_the_slabs),
+        block_test(idle_classes_shrink),
+        block_test(trips_are_counted),
+        block_test(random_work_keeps_the_pairs_right),
+        block_test(no_memory_is_an_answer),
+        block_test(the_checker_sees_torn_cursors),
+        block_test(rounds_go_home),
+        block_test(a_thread_takes_from_its_node),
+    };
+    return cmocka_run_group_tests(tests, start_library, NULL);
+}

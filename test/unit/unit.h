@@ -1,0 +1,174 @@
+/* What the unit tests share.
+ *
+ * A unit test stands beside one file of src/ and checks what that file's header promises. It is linked with the
+ * library's own sources in checked form, so it reaches names that the library hides, and malloc in the test's process
+ * is ours. Tests that need a process of their own - because they end it, change its options or its number of nodes, or
+ * fill its memory - run in a child: in_child(). A child and threads check with require(), which says what does not hold
+ * and ends the process; cmocka's assertions belong to the test's main thread. */
+#pragma once
+
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "sync/fork.h"
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define KIB ((size_t)1 << 10)
+#define MIB ((size_t)1 << 20)
+
+enum { CHILD_FAILED = 99, CHILD_SECONDS = 60 };
+
+#define require(condition) ((condition) ? (void)0 : give_up(__FILE__, __LINE__, #condition))
+
+static inline _Noreturn void give_up(const char *file, int line, const char *what)
+{
+    dprintf(STDERR_FILENO, "%s:%d: %s does not hold\n", file, line, what);
+    _exit(CHILD_FAILED);
+}
+
+/* A group's setup: see to it that the library has started in this process. */
+static inline int start_library(void **state)
+{
+    (void)state;
+    char *volatile object = malloc(1);
+    free(object);
+    return object ? 0 : -1;
+}
+
+/* How a child ended: its exit status or the signal that ended it (the other is -1), and its standard error. */
+struct outcome {
+    int status, signal;
+    char said[4096];
+};
+
+static inline _Noreturn void be_child(void (*run)(void), int standard_error)
+{
+    const int caught[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGSYS}; /* some by cmocka */
+    const struct rlimit no_core = {0, 0};
+    for (size_t i = 0; i < COUNT(caught); i++)
+        signal(caught[i], SIG_DFL);
+    setrlimit(RLIMIT_CORE, &no_core);
+    dup2(standard_error, STDERR_FILENO);
+    alarm(CHILD_SECONDS);
+    slm_fork_check(); /* as every slow path does first */
+    run();
+    _exit(0);
+}
+
+static inline struct outcome in_child(void (*run)(void))
+{
+    struct outcome outcome = {-1, -1, ""};
+    int ends[2], how;
+    if (pipe(ends) != 0)
+        fail_msg("no pipe");
+    fflush(NULL);
+    const pid_t child = fork();
+    if (child == 0)
+        be_child(run, ends[1]);
+    close(ends[1]);
+    size_t length = 0;
+    ssize_t got;
+    while (length < sizeof outcome.said - 1 &&
+           (got = read(ends[0], outcome.said + length, sizeof outcome.said - 1 - length)) > 0)
+        length += (size_t)got;
+    close(ends[0]);
+    if (child < 0 || waitpid(child, &how, 0) != child)
+        fail_msg("no child");
+    outcome.status = WIFEXITED(how) ? WEXITSTATUS(how) : -1;
+    outcome.signal = WIFSIGNALED(how) ? WTERMSIG(how) : -1;
+    return outcome;
+}
+
+/* The child comes back with status 0 and has nothing to say. */
+static inline void assert_child_silent(void (*run)(void))
+{
+    const struct outcome outcome = in_child(run);
+    if (outcome.status != 0 || outcome.said[0])
+        fail_msg("the child ended with status %d, signal %d, and said: %s", outcome.status, outcome.signal,
+                 outcome.said);
+}
+
+/* The child ends itself with SIGABRT after exactly this on standard error. */
+static inline void assert_child_aborts(void (*run)(void), const char *said)
+{
+    const struct outcome outcome = in_child(run);
+    if (outcome.signal != SIGABRT)
+        fail_msg("the child ended with status %d, signal %d, and said: %s", outcome.status, outcome.signal,
+                 outcome.said);
+    assert_string_equal(outcome.said, said);
+}
+
+/* A text put together, good until the next one. */
+__attribute__((format(printf, 1, 2))) static inline const char *text(const char *format, ...)
+{
+    static char made[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(made, sizeof made, format, arguments);
+    va_end(arguments);
+    return made;
+}
+
+/* Pointers in the library's lines have no sign for NULL and leading zeros have gone. */
+#define POINTER "0x%lx"
+#define pointer_of(pointer) ((unsigned long)(uintptr_t)(pointer))
+
+/* Random numbers that repeat (splitmix64). */
+static inline uint64_t random_next(uint64_t *state)
+{
+    uint64_t bits = *state += 0x9e3779b97f4a7c15u;
+    bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9u;
+    bits = (bits ^ bits >> 27) * 0x94d049bb133111ebu;
+    return bits ^ bits >> 31;
+}
+
+static inline size_t random_below(uint64_t *state, size_t limit)
+{
+    return (size_t)(random_next(state) % limit);
+}
+
+/* Run a function on that many threads at once, with their numbers from 0, and wait for all. */
+static inline void on_threads(unsigned count, void *(*run)(void *number))
+{
+    pthread_t threads[64];
+    require(count <= COUNT(threads));
+    for (uintptr_t i = 0; i < count; i++)
+        require(pthread_create(&threads[i], NULL, run, (void *)i) == 0);
+    for (unsigned i = 0; i < count; i++)
+        require(pthread_join(threads[i], NULL) == 0);
+}
+
+static inline bool all_zero(const void *memory, size_t size)
+{
+    const char *bytes = memory;
+    return size == 0 || (bytes[0] == 0 && memcmp(bytes, bytes + 1, size - 1) == 0);
+}
+
+static inline void sleep_ms(unsigned ms)
+{
+    const struct timespec time = {ms / 1000, (long)(ms % 1000) * 1000000};
+    nanosleep(&time, NULL);
+}
+
+/* From here on the process gets no further address space. */
+static inline void forbid_memory(void)
+{
+    const struct rlimit none = {1, 1};
+    setrlimit(RLIMIT_AS, &none);
+}
