@@ -1,8 +1,8 @@
 /* slabmalloc: a malloc for multithreaded servers on Linux.
  *
- * Link with -lslabmalloc (pkg-config slabmalloc), or put libslabmalloc.so into LD_PRELOAD: malloc, free and their whole
- * family, C++'s operator new and delete included, are then this library's. This header declares what it offers beyond
- * libc's names. C and C++ can include it. */
+ * Link with -lslabmalloc (pkg-config slabmalloc), or put libslabmalloc.so into LD_PRELOAD: malloc, free and their
+ * whole family, C++'s operator new and delete included, are then this library's. This header declares what it offers
+ * beyond libc's names. C and C++ can include it. */
 #ifndef SLABMALLOC_H
 #define SLABMALLOC_H
 
@@ -19,13 +19,15 @@ extern "C" {
 /* The version of the library that is loaded, as "0.1.0"; a static string. Any thread, any time. */
 const char *slab_version(void);
 
-/* -- objects ------------------------------------------------------------------------------------------------------ */
+/* -- objects ------------------------------------------------------------------------------------------------------
+ */
 
 /* Free n objects, as free() does one by one; NULL among them is nothing. `ptrs` is read only. errno is kept. Any
  * thread. */
 void slab_free_bulk(size_t n, void *const ptrs[]);
 
-/* -- the process -------------------------------------------------------------------------------------------------- */
+/* -- the process --------------------------------------------------------------------------------------------------
+ */
 
 /* Figures of the whole process, in bytes or counts since its start. They are read one after the other while threads
  * go on: exact when the process is quiet. Fields are only ever appended. */
@@ -48,8 +50,8 @@ typedef struct slab_stats {
  * that knows of more. 0, or -1 and EINVAL when `out` is NULL or the size 0. Any thread; takes locks. */
 int slab_get_stats(slab_stats *out, size_t size_of_out);
 
-/* Give back to the kernel all that can go: the calling thread's magazines, the depots' stock, vacant slabs, free spans.
- * Returns the bytes purged. Any thread; takes as long as the kernel needs. */
+/* Give back to the kernel all that can go: the calling thread's magazines, the depots' stock, vacant slabs, free
+ * spans. Returns the bytes purged. Any thread; takes as long as the kernel needs. */
 size_t slab_purge(void);
 
 #ifdef __cplusplus

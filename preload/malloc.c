@@ -1,7 +1,7 @@
 /* libc's names; see heap/ for what they do. What a name promises stands in its manual page (malloc(3),
  * posix_memalign(3), malloc_usable_size(3), mallinfo(3), mallopt(3), malloc_trim(3), malloc_info(3), and C23 for the
- * sized frees). The whole family is here: a name left out would fall through to libc and mix two heaps. Nothing beyond
- * the family is. */
+ * sized frees). The whole family is here: a name left out would fall through to libc and mix two heaps. Nothing
+ * beyond the family is. */
 #include <errno.h>
 #include <malloc.h>
 #include <slabmalloc.h>
@@ -121,8 +121,8 @@ slm_public void *pvalloc(size_t n)
     return slm_process_started() ? slm_aligned_alloc(slm_page_size, slm_align_up(n ? n : 1, slm_page_size)) : NULL;
 }
 
-/* arena: mapped for objects; uordblks: handed out; fordblks: the rest; keepcost: could go now. No object is a mapping of
- * its own, so hblks and hblkhd are 0 and uordblks has the large objects too. */
+/* arena: mapped for objects; uordblks: handed out; fordblks: the rest; keepcost: could go now. No object is a mapping
+ * of its own, so hblks and hblkhd are 0 and uordblks has the large objects too. */
 slm_public struct mallinfo2 mallinfo2(void)
 {
     struct slab_stats stats;

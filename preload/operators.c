@@ -2,7 +2,8 @@
  *
  * Failure runs the installed new-handler in a loop and then throws std::bad_alloc (the nothrow forms return NULL).
  * libstdc++ is found through weak references, so a C program never loads it; where it came with a library that dlopen
- * kept to itself, by asking for it by name. This file is compiled with -fexceptions: what is thrown passes through it. */
+ * kept to itself, by asking for it by name. This file is compiled with -fexceptions: what is thrown passes through
+ * it. */
 #include <dlfcn.h>
 #include <stdlib.h>
 

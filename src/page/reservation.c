@@ -11,11 +11,14 @@ char *slm_heap_base;
 char *slm_descriptors;
 size_t slm_heap_limit;
 
-static size_t granules;                                               /* of the heap, a multiple of SLM_SECTION */
-static bool held;                                                     /* the window is a mapping of ours */
-static char *metadata_end;                                            /* where the next metadata go, up to ... */
-static _Atomic(char *) metadata_next;                                 /* ... the sizes; moved by compare-exchange */
-static _Atomic uint64_t covered[SLM_GRANULES_MAX / SLM_SECTION / 64]; /* sections, a bit each */
+#define SECTION_LEAST ((size_t)2048) /* with pages of 4 KiB */
+
+static size_t granules;               /* of the heap, a multiple of `section` */
+static size_t section;                /* granules whose bookkeeping is mapped together: a page of the page map */
+static bool held;                     /* the window is a mapping of ours */
+static char *metadata_end;            /* where the next metadata go, up to ... */
+static _Atomic(char *) metadata_next; /* ... the sizes; moved by compare-exchange */
+static _Atomic uint64_t covered[SLM_GRANULES_MAX / SECTION_LEAST / 64]; /* sections, a bit each */
 static _Atomic uint64_t heap_bytes, bookkeeping_bytes;
 
 /* Heaps that grow beyond this leave the size of their further pages to the system's policy. */
@@ -59,7 +62,7 @@ static bool find_window(void)
             return true;
     }
     held = true;
-    for (granules /= 8; granules >= SLM_SECTION; granules /= 2) {
+    for (granules /= 8; granules >= (size_t)1 << 12; granules /= 2) {
         char *window = slm_vm_hold_window(below_heap() + (granules << SLM_GRANULE_SHIFT));
         if (window && settle(window))
             return true;
@@ -70,17 +73,23 @@ static bool find_window(void)
 bool slm_reservation_start(void)
 {
     slm_vm_start();
+    section = slm_max(slm_page_size / sizeof(uint16_t), SECTION_LEAST);
     if (find_window())
         return true;
     slm_warn("no address range can be reserved: every allocation will fail", NULL);
     return false;
 }
 
-static bool cover_map(size_t section)
+/* Where something lies already, it is ours: an attempt that failed halfway, or another area's thread. */
+static bool cover(void *address, size_t bytes)
 {
-    const size_t bytes = SLM_SECTION * sizeof(uint16_t);
-    /* Where something lies already, it is ours: an attempt that failed halfway, or another area's thread. */
-    return map_bookkeeping(slm_heap_base + SLM_MAP_OFFSET + section * bytes, bytes) || errno == EEXIST;
+    return map_bookkeeping(address, bytes) || errno == EEXIST;
+}
+
+static bool cover_map(size_t number)
+{
+    const size_t bytes = section * sizeof(uint16_t);
+    return cover(slm_heap_base + SLM_MAP_OFFSET + number * bytes, bytes);
 }
 
 /* Between the areas of several nodes the map must be readable too: misuse may point there. */
@@ -89,23 +98,25 @@ static bool cover_whole_map(void)
     static _Atomic bool done;
     if (slm_nodes == 1 || load_acquire(&done))
         return true;
-    for (size_t section = 0; section < granules / SLM_SECTION; section++)
-        if (!cover_map(section))
+    bool whole = map_bookkeeping(slm_heap_base + SLM_MAP_OFFSET, granules * sizeof(uint16_t));
+    if (!whole && errno != EEXIST)
+        return false;
+    for (size_t number = 0; !whole && number < granules / section; number++)
+        if (!cover_map(number)) /* a simulated machine that had one node before */
             return false;
     store_release(&done, true);
     return true;
 }
 
-static bool cover_section(size_t section)
+static bool cover_section(size_t number)
 {
-    _Atomic uint64_t *word = &covered[section / 64];
-    const uint64_t bit = (uint64_t)1 << section % 64;
+    _Atomic uint64_t *word = &covered[number / 64];
+    const uint64_t bit = (uint64_t)1 << number % 64;
     if (load_acquire(word) & bit)
         return true;
-    if (slm_nodes == 1 && !cover_map(section))
+    if (slm_nodes == 1 && !cover_map(number))
         return false;
-    if (!map_bookkeeping(slm_descriptor(section * SLM_SECTION), SLM_SECTION * SLM_DESCRIPTOR_BYTES) &&
-        errno != EEXIST)
+    if (!cover(slm_descriptor(number * section), section * SLM_DESCRIPTOR_BYTES))
         return false;
     atomic_fetch_or_explicit(word, bit, memory_order_release);
     return true;
@@ -124,8 +135,8 @@ bool slm_reservation_extend(size_t first, size_t count)
     if (!cover_whole_map())
         return false;
     const size_t before = first > 0 ? first - 1 : 0; /* joining looks at the neighbour */
-    for (size_t section = before / SLM_SECTION; section <= (first + count - 1) / SLM_SECTION; section++)
-        if (!cover_section(section))
+    for (size_t number = before / section; number <= (first + count - 1) / section; number++)
+        if (!cover_section(number))
             return false;
     char *address = slm_granule_address(first);
     const size_t bytes = count << SLM_GRANULE_SHIFT;
@@ -170,7 +181,7 @@ void *slm_reservation_metadata(size_t bytes)
 
 size_t slm_reservation_area(void)
 {
-    return granules / slm_nodes / SLM_SECTION * SLM_SECTION;
+    return granules / slm_nodes / section * section;
 }
 
 uint64_t slm_reservation_heap_bytes(void)

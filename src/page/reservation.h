@@ -4,9 +4,10 @@
  *                                                 ^ slm_heap_base
  *
  * A granule is 64 KiB. Each has a descriptor of 128 bytes and a two-byte entry of the page map; both are found from
- * its index alone. Nothing is mapped before it is needed (see os/vm.c), a section (2 GiB of heap with its part of
- * descriptors and map) at a time for the bookkeeping, and as spans ask for it for the heap itself. One area a NUMA
- * node: the heap is cut into equal runs of sections, so an object's node is address bits.
+ * its index alone. Nothing is mapped before it is needed (see os/vm.c), a section (as many granules as a page of
+ * the page map has entries for: 128 MiB of heap where pages are 4 KiB) at a time for the bookkeeping, and as spans
+ * ask for it for the heap itself. One area a NUMA node: the heap is cut into equal runs of sections, so an object's
+ * node is address bits.
  *
  * slm_heap_limit is the index behind the last granule that was ever mapped; the page map is readable below it. It
  * only grows: whoever got an object from another thread sees a limit above it. */
@@ -19,7 +20,6 @@
 #define SLM_GRANULE ((size_t)1 << SLM_GRANULE_SHIFT)
 #define SLM_DESCRIPTOR_BYTES ((size_t)128)
 #define SLM_GRANULES_MAX ((size_t)1 << 27) /* 8 TiB */
-#define SLM_SECTION ((size_t)1 << 15)      /* granules that are mapped together in descriptors and map */
 
 #define SLM_MAP_OFFSET (-(ptrdiff_t)(SLM_GRANULES_MAX * sizeof(uint16_t))) /* the page map, from the heap's base */
 #define SLM_SIZES_OFFSET (SLM_MAP_OFFSET - (ptrdiff_t)SLM_GRANULE)         /* uint32_t by place: see page_map.h */
