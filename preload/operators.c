@@ -13,8 +13,13 @@
 
 typedef void (*new_handler)(void);
 
-extern new_handler _ZSt15get_new_handlerv(void) __attribute__((weak)); /* std::get_new_handler() */
-extern void _ZSt17__throw_bad_allocv(void) __attribute__((weak));      /* std::__throw_bad_alloc() */
+#ifdef SLM_ARCHIVE
+#define FROM_LIBSTDCXX
+#else
+#define FROM_LIBSTDCXX __attribute__((weak))
+#endif
+extern new_handler _ZSt15get_new_handlerv(void) FROM_LIBSTDCXX;        /* std::get_new_handler() */
+extern void _ZSt17__throw_bad_allocv(void) FROM_LIBSTDCXX;             /* std::__throw_bad_alloc() */
 extern void *dlopen(const char *file, int mode) __attribute__((weak)); /* absent from static programs */
 extern void *dlsym(void *restrict handle, const char *restrict name) __attribute__((weak));
 

@@ -1,6 +1,7 @@
-/* Size classes: every 16 bytes up to 128, then four to a doubling, up to 32 KiB.
+/* Size classes: every 16 bytes up to 256, then eight to a doubling, up to 32 KiB: at most an eighth is lost to
+ * rounding.
  *
- *     16 32 48 ... 128 | 160 192 224 256 | 320 384 448 512 | ... | 20480 24576 28672 32768
+ *     16 32 48 ... 256 | 288 320 352 ... 512 | 576 640 ... 1024 | ... | 18432 20480 ... 32768
  *
  * A class has a place: where its magazine's cursors lie in a thread's block, in units of eight bytes, so that x86's
  * addressing scales it for free. Place 0 belongs to no class: its magazine is always both empty and full. The tables
@@ -10,7 +11,7 @@
 #include "base/bits.h"
 
 enum {
-    SLM_CLASSES = 40,
+    SLM_CLASSES = 72,
     SLM_SMALL_MAX = 32768, /* larger requests get spans of their own */
     SLM_TABLE_MAX = 1024,  /* up to here one load finds the place */
     SLM_PLACE_UNITS = 3,   /* words of cursors a magazine: top, bottom, limit */
@@ -33,10 +34,10 @@ slm_inline unsigned slm_place_of_class(unsigned class)
 /* The class of a request of n bytes, n at most SLM_SMALL_MAX; 0 bytes are taken for 1. */
 slm_inline unsigned slm_class_of_size(size_t n)
 {
-    if (n <= 128)
+    if (n <= 256)
         return n == 0 ? 0 : (unsigned)((n - 1) / 16);
-    unsigned doubling = slm_log2(n - 1); /* 7 for 129 to 256 */
-    return 8 + (doubling - 7) * 4 + (unsigned)((n - 1) >> (doubling - 2)) - 4;
+    const unsigned doubling = slm_log2(n - 1); /* 8 for 257 to 512 */
+    return 16 + (doubling - 8) * 8 + (unsigned)((n - 1) >> (doubling - 3)) - 8;
 }
 
 /* The least class that holds n bytes and whose objects, cut from a slab's start, lie on multiples of `align`

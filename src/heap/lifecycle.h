@@ -25,11 +25,12 @@ slm_inline struct slm_thread *slm_thread_enter(bool give_birth)
     return tls->self;
 }
 
-enum { SLM_PASSES_A_TICK = 256 };
+/* Programs so small that they make few passes never look at the clock. */
+enum { SLM_PASSES_A_TICK = 32, SLM_PASSES_BEFORE_TICKS = 256 };
 
 slm_inline void slm_thread_leave(struct slm_thread *thread)
 {
-    if (unlikely(++thread->passes % SLM_PASSES_A_TICK == 0))
+    if (unlikely(++thread->passes % SLM_PASSES_A_TICK == 0 && thread->passes >= SLM_PASSES_BEFORE_TICKS))
         slm_thread_tick(thread);
     if (slm_checked)
         slm_thread_check(thread);

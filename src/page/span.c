@@ -1,4 +1,4 @@
-/* Free spans: bins, splitting, joining, purging; see span.h.
+/* Free spans: splitting, joining, purging; see span.h, and bins.h for where they wait.
  *
  * An area (one a node) keeps its free spans in bins by length, the states apart. Dirty ones are taken first:
  * their RAM is there. What no bin has comes from the frontier, behind which nothing was ever mapped.
@@ -6,7 +6,7 @@
  *     | used and free spans ...            | mapped ahead | nothing mapped yet ...
  *                                          ^ frontier     ^ mapped
  */
-#include "page/span.h"
+#include "page/bins.h"
 
 #include <errno.h>
 
@@ -15,7 +15,7 @@
 #include "os/vm.h"
 #include "sync/lock.h"
 
-enum { EXACT_BINS = 32, BINS = 64, SCAN = 32, lead_least = 16, lead_most = 1024 };
+enum { lead_least = 16, lead_most = 1024 };
 
 /* A free span's descriptor: the queue by age stands behind what all spans have. */
 struct free_span {
@@ -25,17 +25,12 @@ struct free_span {
 
 static_assert(sizeof(struct free_span) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
 
-struct bins {
-    uint64_t occupied; /* a bit a bin; a bin without is not initialised */
-    struct slm_list bin[BINS];
-};
-
 struct area {
     struct slm_lock lock;
     bool started;
     uint32_t generation; /* of the lists */
     size_t first, frontier, mapped, end;
-    struct bins bins[SLM_SPAN_STATES];
+    struct slm_bins bins[SLM_SPAN_STATES];
     struct slm_list ages; /* dirty spans, oldest first */
     uint64_t dirty_low;   /* the least bytes that were dirty since the last purge of surplus */
     _Atomic uint64_t free_bytes[SLM_SPAN_STATES];
@@ -67,7 +62,7 @@ static void restart_area(struct area *area)
 {
     for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
         add_relaxed(&area->lost_bytes, load_relaxed(&area->free_bytes[state]));
-        area->bins[state].occupied = 0;
+        slm_bins_clear(&area->bins[state]);
         store_relaxed(&area->free_bytes[state], 0);
     }
     slm_list_init(&area->ages);
@@ -86,16 +81,6 @@ static void lock_area(struct area *area)
         restart_area(area);
 }
 
-/* One bin a length up to 32 granules, then four a doubling; the last takes all that is longer. */
-static unsigned bin_of(size_t granules)
-{
-    if (granules <= EXACT_BINS)
-        return (unsigned)granules - 1;
-    unsigned doubling = slm_log2(granules); /* 5 and up */
-    unsigned bin = EXACT_BINS + (doubling - 5) * 4 + (unsigned)(granules >> (doubling - 2) & 3);
-    return bin < BINS ? bin : BINS - 1;
-}
-
 static struct free_span *free_span_of(struct slm_span *span)
 {
     return (struct free_span *)span;
@@ -109,13 +94,7 @@ static struct slm_span *last_descriptor(struct slm_span *span)
 /* List a free span and mark both its ends. Its neighbours are not looked at. */
 static void list_span(struct area *area, struct slm_span *span)
 {
-    struct bins *bins = &area->bins[span->state];
-    const unsigned bin = bin_of(span->granules);
-    if (!(bins->occupied >> bin & 1)) {
-        slm_list_init(&bins->bin[bin]);
-        bins->occupied |= (uint64_t)1 << bin;
-    }
-    slm_list_insert_after(&bins->bin[bin], &span->link);
+    slm_bins_add(&area->bins[span->state], span);
     if (span->state == SLM_SPAN_DIRTY)
         slm_list_insert_before(&area->ages, &free_span_of(span)->age);
     add_relaxed(&area->free_bytes[span->state], slm_span_bytes(span));
@@ -130,11 +109,7 @@ static void list_span(struct area *area, struct slm_span *span)
 
 static void unlist_span(struct area *area, struct slm_span *span)
 {
-    struct bins *bins = &area->bins[span->state];
-    const unsigned bin = bin_of(span->granules);
-    slm_list_remove(&span->link);
-    if (slm_list_empty(&bins->bin[bin]))
-        bins->occupied &= ~((uint64_t)1 << bin);
+    slm_bins_remove(&area->bins[span->state], span);
     if (span->state == SLM_SPAN_DIRTY)
         slm_list_remove(&free_span_of(span)->age);
     sub_relaxed(&area->free_bytes[span->state], slm_span_bytes(span));
@@ -184,34 +159,6 @@ static struct slm_span *split(struct slm_span *span, size_t granules)
     rest->moved = span->moved;
     span->granules = (uint32_t)granules;
     return rest;
-}
-
-/* The best of a bin's first spans that is long enough: the shortest, of these the lowest, so that what lies high up
- * is left alone and can be purged. */
-static struct slm_span *best_of_bin(const struct slm_list *bin, size_t granules)
-{
-    struct slm_span *best = NULL;
-    unsigned looked = 0;
-    for (struct slm_list *at = bin->next; at != bin && (looked++ < SCAN || !best); at = at->next) {
-        struct slm_span *span = slm_container(at, struct slm_span, link);
-        if (span->granules < granules || (best && span->granules > best->granules))
-            continue;
-        if (!best || span->granules < best->granules || span < best)
-            best = span;
-    }
-    return best;
-}
-
-static struct slm_span *find_fit(const struct bins *bins, size_t granules)
-{
-    uint64_t candidates = bins->occupied >> bin_of(granules) << bin_of(granules);
-    while (candidates != 0) {
-        struct slm_span *span = best_of_bin(&bins->bin[__builtin_ctzll(candidates)], granules);
-        if (span)
-            return span;
-        candidates &= candidates - 1;
-    }
-    return NULL;
 }
 
 /* What is mapped ahead but was never part of a span becomes a clean free one. */
@@ -290,7 +237,7 @@ static struct slm_span *take_listed(struct area *area, size_t granules)
 {
     static const uint8_t order[] = {SLM_SPAN_DIRTY, SLM_SPAN_CLEAN, SLM_SPAN_UNMAPPED};
     for (unsigned i = 0; i < sizeof order; i++) {
-        struct slm_span *span = find_fit(&area->bins[order[i]], granules);
+        struct slm_span *span = slm_bins_find(&area->bins[order[i]], granules);
         if (!span)
             continue;
         unlist_span(area, span);
@@ -491,7 +438,7 @@ static size_t unmap_clean(struct area *area)
     for (;;) {
         lock_area(area);
         give_up_ahead(area);
-        struct slm_span *span = find_fit(&area->bins[SLM_SPAN_CLEAN], 1);
+        struct slm_span *span = slm_bins_find(&area->bins[SLM_SPAN_CLEAN], 1);
         if (span)
             unlist_span(area, span);
         slm_lock_release(&area->lock);
@@ -562,40 +509,35 @@ struct slm_span *slm_span_of(const void *pointer)
     }
 }
 
-static void check_free_span(struct area *area, struct slm_span *span, unsigned state, unsigned bin)
+struct walk {
+    struct area *area;
+    unsigned state;
+    uint64_t bytes;
+};
+
+static void check_free_span(struct slm_span *span, void *context)
 {
+    struct walk *walk = context;
     const struct slm_span *last = last_descriptor(span);
-    if (span->state != state || bin_of(span->granules) != bin)
-        slm_panic("check", slm_span_start(span), "a free span in the wrong bin", NULL, span);
+    if (span->state != walk->state)
+        slm_panic("check", slm_span_start(span), "a free span in the bins of another state", NULL, span);
     if (last != span && (load_relaxed(&last->kind) != SLM_SPAN_FREE_END || last->back != span->granules - 1))
         slm_panic("check", slm_span_start(span), "a free span's end is not marked", NULL, span);
     const size_t behind = slm_span_granule(span) + span->granules;
-    if (behind < area->frontier && joinable(area, behind, state))
+    if (behind < walk->area->frontier && joinable(walk->area, behind, walk->state))
         slm_panic("check", slm_span_start(span), "two free spans of one state side by side", NULL, span);
-}
-
-static uint64_t check_bins(struct area *area, unsigned state)
-{
-    const struct bins *bins = &area->bins[state];
-    uint64_t bytes = 0;
-    for (unsigned bin = 0; bin < BINS; bin++) {
-        if (!(bins->occupied >> bin & 1))
-            continue;
-        for (struct slm_list *at = bins->bin[bin].next; at != &bins->bin[bin]; at = at->next) {
-            struct slm_span *span = slm_container(at, struct slm_span, link);
-            check_free_span(area, span, state, bin);
-            bytes += slm_span_bytes(span);
-        }
-    }
-    return bytes;
+    walk->bytes += slm_span_bytes(span);
 }
 
 void slm_span_check(unsigned node)
 {
     struct area *area = &areas[node];
     lock_area(area);
-    for (unsigned state = 0; state < SLM_SPAN_STATES; state++)
-        if (check_bins(area, state) != load_relaxed(&area->free_bytes[state]))
+    for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
+        struct walk walk = {.area = area, .state = state};
+        slm_bins_foreach(&area->bins[state], check_free_span, &walk);
+        if (walk.bytes != load_relaxed(&area->free_bytes[state]))
             slm_panic("check", area, "free bytes do not add up", NULL, NULL);
+    }
     slm_lock_release(&area->lock);
 }

@@ -1,5 +1,5 @@
-/* src/depot/depot.h: magazines in stock, partial slabs, vacant ones, and the life after a fork. Each test has a depot of
- * its own, of objects of 1024 bytes, 64 to a slab. */
+/* src/depot/depot.h: magazines in stock, partial slabs, vacant ones, and the life after a fork. Each test has a depot
+ * of its own, of objects of 1024 bytes, 64 to a slab. */
 #include "unit.h"
 
 #include "depot/depot.h"
@@ -308,11 +308,13 @@ static void misuse_ends_the_process(void **state)
     const unsigned long slab = pointer_of(slm_slab_start(slm_slab_of(rounds[0])));
     misused = (char *)rounds[0] + 16;
     assert_child_aborts(give_misused, text("slabmalloc: free(" POINTER "): not the start of an object of cache test "
-                                           "(slab " POINTER ")\n", pointer_of(misused), slab));
+                                           "(slab " POINTER ")\n",
+                                           pointer_of(misused), slab));
     misused = rounds[2];
     slm_depot_give(rounds + 2, 1, "free");
     assert_child_aborts(give_misused, text("slabmalloc: free(" POINTER "): double free of an object of cache test "
-                                           "(slab " POINTER ")\n", pointer_of(misused), slab));
+                                           "(slab " POINTER ")\n",
+                                           pointer_of(misused), slab));
     slm_depot_give(rounds, 2, "free");
     misused = &stack;
     assert_int_equal(in_child(give_misused).signal, SIGABRT);

@@ -265,8 +265,9 @@ static void moved_objects_are_moved_again(void **state)
 static void what_cannot_be_is_enomem(void **state)
 {
     (void)state;
-    static const size_t wishes[][2] = {{PTRDIFF_MAX, 1}, {(size_t)PTRDIFF_MAX + 1, 1}, {SIZE_MAX, 1}, {1ul << 45, 1},
-                                       {100000, (size_t)1 << 63}, {SIZE_MAX, (size_t)1 << 63}, {100000, 1ul << 44}};
+    static const size_t wishes[][2] = {{PTRDIFF_MAX, 1},   {(size_t)PTRDIFF_MAX + 1, 1}, {SIZE_MAX, 1},
+                                       {1ul << 45, 1},     {100000, (size_t)1 << 63},    {SIZE_MAX, (size_t)1 << 63},
+                                       {100000, 1ul << 44}};
     bool clean;
     char *object = take(100000, 1);
     fill(object, 0, 100000);

@@ -131,12 +131,9 @@ static void no_memory_is_an_answer(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pieces_of_all_sizes_are_apart),
-        cmocka_unit_test(what_was_freed_is_used_again),
-        cmocka_unit_test(it_lies_outside_the_heap),
-        cmocka_unit_test(threads_do_not_share_pieces),
-        cmocka_unit_test(a_child_may_find_the_lock_held),
-        cmocka_unit_test(no_memory_is_an_answer),
+        cmocka_unit_test(pieces_of_all_sizes_are_apart),  cmocka_unit_test(what_was_freed_is_used_again),
+        cmocka_unit_test(it_lies_outside_the_heap),       cmocka_unit_test(threads_do_not_share_pieces),
+        cmocka_unit_test(a_child_may_find_the_lock_held), cmocka_unit_test(no_memory_is_an_answer),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
 }

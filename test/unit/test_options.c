@@ -100,10 +100,24 @@ static void bad_values_are_warned_of_and_dropped(void **state)
 {
     (void)state;
     static const char *const bad[] = {
-        "worker",           "worker=",          "worker=2",         "worker=-1",          "worker= 1",
-        "worker=1 ",        "worker=on",        "magazine_bytes=255", "magazine_bytes=1T", "magazine_bytes=K",
-        "magazine_bytes=1KK", "magazine_bytes=1k", "magazine_bytes=17M", "stats_file=",    "topology=",
-        "topology=1234567890123456", "depot_bytes=18446744073709551616", "depot_bytes=17179869185G",
+        "worker",
+        "worker=",
+        "worker=2",
+        "worker=-1",
+        "worker= 1",
+        "worker=1 ",
+        "worker=on",
+        "magazine_bytes=255",
+        "magazine_bytes=1T",
+        "magazine_bytes=K",
+        "magazine_bytes=1KK",
+        "magazine_bytes=1k",
+        "magazine_bytes=17M",
+        "stats_file=",
+        "topology=",
+        "topology=1234567890123456",
+        "depot_bytes=18446744073709551616",
+        "depot_bytes=17179869185G",
         "depot_bytes=99999999999999999999999999999999",
     };
     for (size_t i = 0; i < COUNT(bad); i++)

@@ -50,8 +50,15 @@ static void foreign_pointers_have_no_place(void **state)
     (void)state;
     char stack;
     const uintptr_t heap = (uintptr_t)slm_heap_base;
-    const uintptr_t elsewhere[] = {0, 1, 15, UINTPTR_MAX, (uintptr_t)&stack, (uintptr_t)&objects_are_found, heap - 1,
-                                   heap | 1ul << 57, heap | 1ul << 63,
+    const uintptr_t elsewhere[] = {0,
+                                   1,
+                                   15,
+                                   UINTPTR_MAX,
+                                   (uintptr_t)&stack,
+                                   (uintptr_t)&objects_are_found,
+                                   heap - 1,
+                                   heap | 1ul << 57,
+                                   heap | 1ul << 63,
                                    (uintptr_t)slm_granule_address(slm_heap_limit)};
     for (size_t i = 0; i < COUNT(elsewhere); i++)
         assert_int_equal(slm_page_map_place((void *)elsewhere[i]), 0);

@@ -34,9 +34,20 @@ static void pointers_from_elsewhere_are_not_valid(void **state)
     char stack;
     const uintptr_t heap = (uintptr_t)slm_heap_base;
     const uintptr_t elsewhere[] = {
-        0,        1,           UINTPTR_MAX,       UINTPTR_MAX - 65535,   (uintptr_t)&data,
-        heap - 1, heap >> 1,   heap | 1ul << 63,  heap | 0xabul << 56,   heap | 1ul << 52,
-        heap ^ 1ul << 46,      (uintptr_t)&stack, (uintptr_t)slm_descriptors, (uintptr_t)&strlen,
+        0,
+        1,
+        UINTPTR_MAX,
+        UINTPTR_MAX - 65535,
+        (uintptr_t)&data,
+        heap - 1,
+        heap >> 1,
+        heap | 1ul << 63,
+        heap | 0xabul << 56,
+        heap | 1ul << 52,
+        heap ^ 1ul << 46,
+        (uintptr_t)&stack,
+        (uintptr_t)slm_descriptors,
+        (uintptr_t)&strlen,
     };
     for (size_t i = 0; i < COUNT(elsewhere); i++)
         assert_false(slm_granule_valid(slm_granule_of((void *)elsewhere[i])));
@@ -167,8 +178,7 @@ static void a_start_that_fails_says_so(void **state)
 {
     (void)state;
     const struct outcome outcome = in_child(start_without_addresses);
-    assert_string_equal(outcome.said,
-                        "slabmalloc: no address range can be reserved: every allocation will fail\n");
+    assert_string_equal(outcome.said, "slabmalloc: no address range can be reserved: every allocation will fail\n");
     assert_int_equal(outcome.status, 0);
 }
 

@@ -1,5 +1,5 @@
-/* src/slab/slab.h: spans cut into objects, and the bits that say which are free. The slabs here have shapes of their own
- * (place 0) or those of the size classes; nobody else knows them. */
+/* src/slab/slab.h: spans cut into objects, and the bits that say which are free. The slabs here have shapes of their
+ * own (place 0) or those of the size classes; nobody else knows them. */
 #include "unit.h"
 
 #include "base/bits.h"
@@ -67,7 +67,8 @@ static void take_whole_slab(struct slm_slab *slab)
         assert_false(slm_slab_is_object(slab, (char *)rounds[i] + slab->object_size / 2));
         assert_ptr_equal(slm_slab_of((char *)rounds[i] + slab->object_size - 1), slab);
     }
-    assert_true((char *)rounds[objects - 1] + slab->object_size <= slm_slab_start(slab) + slm_span_bytes(&slab->span));
+    assert_true((char *)rounds[objects - 1] + slab->object_size <=
+                slm_slab_start(slab) + slm_span_bytes(&slab->span));
 }
 
 static void shuffle(unsigned n, uint64_t seed)
@@ -187,7 +188,8 @@ static void pointers_between_objects_end_the_process(void **state)
     culprit = make(28672); /* nine objects, and a rest behind them */
     slm_slab_take(culprit, 2, misused);
     char *const start = misused[0];
-    char *const wrong[] = {start + 1, start + 8, start + 16, start + 28671, start + 9 * 28672, start + 4 * SLM_GRANULE - 1};
+    char *const wrong[] = {start + 1,     start + 8,         start + 16,
+                           start + 28671, start + 9 * 28672, start + 4 * SLM_GRANULE - 1};
     misused_count = 2;
     for (size_t i = 0; i < COUNT(wrong); i++) {
         misused[1] = wrong[i];

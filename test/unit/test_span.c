@@ -1,5 +1,5 @@
-/* src/page/span.h: splitting, joining, aligning, extending, purging, and the life after a fork. All of it happens on the
- * machine's last node, which on a simulated machine nobody else uses. */
+/* src/page/span.h: splitting, joining, aligning, extending, purging, and the life after a fork. All of it happens on
+ * the machine's last node, which on a simulated machine nobody else uses. */
 #include "unit.h"
 
 #include "base/bits.h"
@@ -88,8 +88,8 @@ static void start_and_length_are_arithmetic(void **state)
 static void neighbours_join(void **state)
 {
     (void)state;
-    static const size_t sizes[] = {5, 7, 9, 1, 0}, orders[][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1},
-                                                                {2, 1, 0}};
+    static const size_t sizes[] = {5, 7, 9, 1, 0},
+                        orders[][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
     for (size_t i = 0; i < COUNT(orders); i++) {
         struct slm_span *row[4];
         take_row(sizes, row);
@@ -421,9 +421,9 @@ static void only_slabs_and_large_objects_are_found(void **state)
 static void what_cannot_be_is_enomem(void **state)
 {
     (void)state;
-    static const size_t wishes[][2] = {{SLM_GRANULES_MAX + 1, 1}, {SIZE_MAX, 1},     {SIZE_MAX, 2},
-                                       {SLM_GRANULES_MAX, 2},     {SIZE_MAX / 2, SIZE_MAX / 2 + 1},
-                                       {1, SIZE_MAX / 2 + 1}};
+    static const size_t wishes[][2] = {
+        {SLM_GRANULES_MAX + 1, 1},        {SIZE_MAX, 1},        {SIZE_MAX, 2}, {SLM_GRANULES_MAX, 2},
+        {SIZE_MAX / 2, SIZE_MAX / 2 + 1}, {1, SIZE_MAX / 2 + 1}};
     for (size_t i = 0; i < COUNT(wishes); i++) {
         errno = 0;
         assert_null(slm_span_alloc(node, wishes[i][0], wishes[i][1]));

@@ -55,7 +55,8 @@ static size_t random_length(struct model *model)
 
 static void fill_slot(struct model *model, struct slot *slot)
 {
-    const size_t granules = random_length(model), alignment = (size_t)1 << (random_below(&model->seed, 32) == 0 ? 5 : 0);
+    const size_t granules = random_length(model),
+                 alignment = (size_t)1 << (random_below(&model->seed, 32) == 0 ? 5 : 0);
     slot->span = slm_span_alloc(node, granules, alignment);
     require(slot->span && slot->span->granules == granules);
     require((uintptr_t)slm_span_start(slot->span) % (alignment * SLM_GRANULE) == 0);

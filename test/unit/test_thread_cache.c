@@ -372,7 +372,8 @@ static void the_checker_sees_torn_cursors(void **state)
     (void)state;
     const void *loaded = slm_loaded_at(thread, slm_place_of_class(CLASS));
     assert_child_aborts(tear_cursors, text("slabmalloc: check(" POINTER "): a magazine's cursors are out of order of "
-                                           "cache size-896\n", pointer_of(loaded)));
+                                           "cache size-896\n",
+                                           pointer_of(loaded)));
 }
 
 /* Objects of node 0 freed by a thread of node 1, and the other way round, in no order. */

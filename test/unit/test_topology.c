@@ -48,8 +48,7 @@ static void nonsense_is_warned_of(void **state)
         nonsense = texts[i];
         const struct outcome outcome = in_child(simulate_nonsense);
         assert_int_equal(outcome.status, 0);
-        assert_string_equal(outcome.said,
-                            "slabmalloc: bad topology in SLABMALLOC_OPTIONS, the machine's own kept\n");
+        assert_string_equal(outcome.said, "slabmalloc: bad topology in SLABMALLOC_OPTIONS, the machine's own kept\n");
     }
     nonsense = "";
     assert_child_silent(simulate_nonsense);

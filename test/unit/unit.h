@@ -2,9 +2,9 @@
  *
  * A unit test stands beside one file of src/ and checks what that file's header promises. It is linked with the
  * library's own sources in checked form, so it reaches names that the library hides, and malloc in the test's process
- * is ours. Tests that need a process of their own - because they end it, change its options or its number of nodes, or
- * fill its memory - run in a child: in_child(). A child and threads check with require(), which says what does not hold
- * and ends the process; cmocka's assertions belong to the test's main thread. */
+ * is ours. Tests that need a process of their own - because they end it, change its options or its number of nodes,
+ * or fill its memory - run in a child: in_child(). A child and threads check with require(), which says what does not
+ * hold and ends the process; cmocka's assertions belong to the test's main thread. */
 #pragma once
 
 #include <errno.h>

@@ -1,0 +1,76 @@
+/* Free spans by length; see bins.h. */
+#include "page/bins.h"
+
+#include "base/panic.h"
+
+enum { look_at_most = 32 };
+
+static unsigned bin_of(size_t granules)
+{
+    if (granules <= SLM_BINS_EXACT)
+        return (unsigned)granules - 1;
+    const unsigned doubling = slm_log2(granules); /* 5 and up */
+    const unsigned bin = SLM_BINS_EXACT + (doubling - 5) * 4 + (unsigned)(granules >> (doubling - 2) & 3);
+    return bin < SLM_BINS ? bin : SLM_BINS - 1;
+}
+
+void slm_bins_add(struct slm_bins *bins, struct slm_span *span)
+{
+    const unsigned bin = bin_of(span->granules);
+    if (!(bins->occupied >> bin & 1)) {
+        slm_list_init(&bins->bin[bin]);
+        bins->occupied |= (uint64_t)1 << bin;
+    }
+    slm_list_insert_after(&bins->bin[bin], &span->link);
+}
+
+void slm_bins_remove(struct slm_bins *bins, struct slm_span *span)
+{
+    const unsigned bin = bin_of(span->granules);
+    slm_list_remove(&span->link);
+    if (slm_list_empty(&bins->bin[bin]))
+        bins->occupied &= ~((uint64_t)1 << bin);
+}
+
+void slm_bins_clear(struct slm_bins *bins)
+{
+    bins->occupied = 0;
+}
+
+static struct slm_span *best_of_bin(const struct slm_list *bin, size_t granules)
+{
+    struct slm_span *best = NULL;
+    unsigned looked = 0;
+    for (struct slm_list *at = bin->next; at != bin && (looked++ < look_at_most || !best); at = at->next) {
+        struct slm_span *span = slm_container(at, struct slm_span, link);
+        if (span->granules < granules || (best && span->granules > best->granules))
+            continue;
+        if (!best || span->granules < best->granules || span < best)
+            best = span;
+    }
+    return best;
+}
+
+struct slm_span *slm_bins_find(const struct slm_bins *bins, size_t granules)
+{
+    const unsigned first = bin_of(granules);
+    for (uint64_t left = bins->occupied >> first << first; left != 0; left &= left - 1) {
+        struct slm_span *span = best_of_bin(&bins->bin[__builtin_ctzll(left)], granules);
+        if (span)
+            return span;
+    }
+    return NULL;
+}
+
+void slm_bins_foreach(const struct slm_bins *bins, void (*visit)(struct slm_span *span, void *context), void *context)
+{
+    for (uint64_t left = bins->occupied; left != 0; left &= left - 1) {
+        const struct slm_list *bin = &bins->bin[__builtin_ctzll(left)];
+        for (struct slm_list *at = bin->next; at != bin; at = at->next) {
+            struct slm_span *span = slm_container(at, struct slm_span, link);
+            if (bin != &bins->bin[bin_of(span->granules)])
+                slm_panic("check", slm_span_start(span), "a free span in the wrong bin", NULL, span);
+            visit(span, context);
+        }
+    }
+}

@@ -1,0 +1,26 @@
+/* Free spans of one state, by length: a bin a length up to 32 granules, then four a doubling; the last takes all that
+ * is longer. A bit a bin says which hold any; a bin without is not initialised. Guarded by the area's lock. */
+#pragma once
+
+#include "page/span.h"
+
+enum { SLM_BINS_EXACT = 32, SLM_BINS = 64 };
+
+struct slm_bins {
+    uint64_t occupied;
+    struct slm_list bin[SLM_BINS];
+};
+
+void slm_bins_add(struct slm_bins *bins, struct slm_span *span);
+void slm_bins_remove(struct slm_bins *bins, struct slm_span *span);
+
+/* Forget all of them. */
+void slm_bins_clear(struct slm_bins *bins);
+
+/* A span of at least that many granules, the shortest that a short look finds, of these the lowest, so that what lies
+ * high up is left alone and can be purged. NULL if there is none. */
+struct slm_span *slm_bins_find(const struct slm_bins *bins, size_t granules);
+
+/* Call `visit` for each; it stops the process if one stands in the wrong bin. */
+void slm_bins_foreach(const struct slm_bins *bins, void (*visit)(struct slm_span *span, void *context),
+                      void *context);

@@ -1,0 +1,80 @@
+# shellcheck shell=bash
+# What tools/run and tools/test share: finding and installing the Debian packages that they need, and
+# bringing a build folder up to date. It is sourced and needs bash; every message is one line on standard error.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+no_install= # set by the script: say what is missing, install nothing
+
+say() {
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+}
+
+# Runs a command and shows what it wrote only when it fails.
+quietly() {
+    local log status=0
+    log=$(mktemp)
+    "$@" >"$log" 2>&1 </dev/null || status=$?
+    [ "$status" -eq 0 ] || cat "$log" >&2
+    rm -f "$log"
+    return "$status"
+}
+
+# Prints the packages that the list files name ('#' starts a comment) and that this machine does not have.
+packages_missing() {
+    sed 's/#.*//' "$@" | tr -s '[:space:]' '\n' | sed '/^$/d' | sort -u |
+        comm -23 - <(dpkg-query -W -f '${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p' | sort -u) |
+        paste -sd ' '
+}
+
+# Installs what is missing of the named list files, or ends the script with status 2 where it may not.
+packages_ensure() {
+    local missing sudo=
+    if ! command -v dpkg-query >/dev/null; then
+        say "this is not Debian: taking it that what $* name is installed"
+        return
+    fi
+    missing=$(packages_missing "$@")
+    [ -n "$missing" ] || return 0
+    if [ -n "$no_install" ]; then
+        say "missing Debian packages: $missing"
+        exit 2
+    fi
+    if [ "$(id -u)" -ne 0 ]; then
+        sudo=$(command -v sudo) || {
+            say "missing Debian packages, and neither root nor sudo to install them: $missing"
+            exit 2
+        }
+    fi
+    say "installing Debian packages: $missing"
+    # shellcheck disable=SC2086 # the packages are words
+    quietly $sudo bash "$root/tools/install-packages" $missing || {
+        say "the packages could not be installed (see above)"
+        exit 1
+    }
+}
+
+# build_is_ours FOLDER: it is a build folder of this tree, and was not copied along with it from elsewhere.
+build_is_ours() {
+    grep -qsF "\"source\": \"$root\"" "$root/$1/meson-info/meson-info.json"
+}
+
+# build_configure FOLDER [MESON-OPTION...]: makes the build folder, or gives an existing one these options. What meson
+# cannot take up again is made anew.
+build_configure() {
+    local folder=$root/$1
+    build_is_ours "$1" || rm -rf "$folder"
+    shift
+    if [ -d "$folder" ]; then
+        meson setup --reconfigure "$@" "$folder" "$root" >/dev/null 2>&1 </dev/null ||
+            quietly meson setup --wipe "$@" "$folder" "$root"
+    else
+        quietly meson setup "$@" "$folder" "$root"
+    fi
+}
+
+# build_make FOLDER [TARGET...]: compiles what has changed.
+build_make() {
+    local folder=$root/$1
+    shift
+    quietly ninja -C "$folder" "$@"
+}
