@@ -17,6 +17,9 @@
 
 enum { lead_least = 16, lead_most = 1024 };
 
+/* Holes split mappings, and the kernel allows 65,530: only long spans are unmapped, and only so many. */
+enum { unmap_least = 16, unmapped_most = 2048 };
+
 /* A free span's descriptor: the queue by age stands behind what all spans have. */
 struct free_span {
     struct slm_span span;
@@ -31,8 +34,9 @@ struct area {
     uint32_t generation; /* of the lists */
     size_t first, frontier, mapped, end;
     struct slm_bins bins[SLM_SPAN_STATES];
-    struct slm_list ages; /* dirty spans, oldest first */
-    uint64_t dirty_low;   /* the least bytes that were dirty since the last purge of surplus */
+    uint32_t spans[SLM_SPAN_STATES]; /* in the bins */
+    struct slm_list ages;            /* dirty spans, oldest first */
+    uint64_t dirty_low;              /* the least bytes that were dirty since the last purge of surplus */
     _Atomic uint64_t free_bytes[SLM_SPAN_STATES];
     _Atomic uint64_t lost_bytes;
 } slm_cacheline;
@@ -63,6 +67,7 @@ static void restart_area(struct area *area)
     for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
         add_relaxed(&area->lost_bytes, load_relaxed(&area->free_bytes[state]));
         slm_bins_clear(&area->bins[state]);
+        area->spans[state] = 0;
         store_relaxed(&area->free_bytes[state], 0);
     }
     slm_list_init(&area->ages);
@@ -95,6 +100,7 @@ static struct slm_span *last_descriptor(struct slm_span *span)
 static void list_span(struct area *area, struct slm_span *span)
 {
     slm_bins_add(&area->bins[span->state], span);
+    area->spans[span->state]++;
     if (span->state == SLM_SPAN_DIRTY)
         slm_list_insert_before(&area->ages, &free_span_of(span)->age);
     add_relaxed(&area->free_bytes[span->state], slm_span_bytes(span));
@@ -110,6 +116,7 @@ static void list_span(struct area *area, struct slm_span *span)
 static void unlist_span(struct area *area, struct slm_span *span)
 {
     slm_bins_remove(&area->bins[span->state], span);
+    area->spans[span->state]--;
     if (span->state == SLM_SPAN_DIRTY)
         slm_list_remove(&free_span_of(span)->age);
     sub_relaxed(&area->free_bytes[span->state], slm_span_bytes(span));
@@ -378,12 +385,17 @@ static struct slm_span *take_oldest(struct area *area, uint64_t most)
     return end;
 }
 
+static bool may_unmap(const struct area *area, const struct slm_span *span)
+{
+    return slm_span_scarce() && span->granules >= unmap_least && area->spans[SLM_SPAN_UNMAPPED] < unmapped_most;
+}
+
 /* The state that an unlisted span's memory is in after it has been given back as far as the kernel takes it. */
-static uint8_t give_back(const struct slm_span *span)
+static uint8_t give_back(const struct slm_span *span, bool unmap)
 {
     char *start = slm_span_start(span);
     const size_t bytes = slm_span_bytes(span);
-    if (slm_span_scarce() && slm_reservation_unmap(start, bytes))
+    if (unmap && slm_reservation_unmap(start, bytes))
         return SLM_SPAN_UNMAPPED;
     if (span->state == SLM_SPAN_CLEAN)
         return SLM_SPAN_CLEAN;
@@ -392,9 +404,9 @@ static uint8_t give_back(const struct slm_span *span)
 
 /* Give an unlisted span back and list it; the system call is made without the lock. False: the kernel did not take
  * it. */
-static bool give_back_and_list(struct area *area, struct slm_span *span)
+static bool give_back_and_list(struct area *area, struct slm_span *span, bool unmap)
 {
-    const uint8_t before = span->state, after = give_back(span);
+    const uint8_t before = span->state, after = give_back(span, unmap);
     lock_area(area);
     span->state = after;
     span->moved &= after == SLM_SPAN_DIRTY;
@@ -410,9 +422,11 @@ static size_t purge_area(struct area *area, uint64_t bytes)
     while (given < bytes) {
         lock_area(area);
         struct slm_span *span = take_oldest(area, bytes - given);
+        const bool unmap = span && may_unmap(area, span);
         slm_lock_release(&area->lock);
         const size_t size = span ? slm_span_bytes(span) : 0;
-        if (!span || !give_back_and_list(area, span)) /* locked pages stay, and asking again at once would not help */
+        if (!span ||
+            !give_back_and_list(area, span, unmap)) /* locked pages stay, and asking again at once would not help */
             break;
         given += size;
         add_relaxed(&purges, 1);
@@ -438,12 +452,14 @@ static size_t unmap_clean(struct area *area)
     for (;;) {
         lock_area(area);
         give_up_ahead(area);
-        struct slm_span *span = slm_bins_find(&area->bins[SLM_SPAN_CLEAN], 1);
+        struct slm_span *span = slm_bins_find(&area->bins[SLM_SPAN_CLEAN], unmap_least);
+        if (span && !may_unmap(area, span))
+            span = NULL;
         if (span)
             unlist_span(area, span);
         slm_lock_release(&area->lock);
         const size_t size = span ? slm_span_bytes(span) : 0;
-        if (!span || !give_back_and_list(area, span))
+        if (!span || !give_back_and_list(area, span, true))
             return given;
         given += size;
     }
