@@ -109,7 +109,8 @@ slm_public void *aligned_alloc(size_t alignment, size_t n)
 
 slm_public void *valloc(size_t n)
 {
-    return slm_process_started() ? slm_aligned_alloc(slm_page_size, n) : NULL;
+    slm_process_started(); /* or the page size is not known */
+    return slm_aligned_alloc(slm_page_size, n);
 }
 
 slm_public void *pvalloc(size_t n)
@@ -118,7 +119,8 @@ slm_public void *pvalloc(size_t n)
         errno = ENOMEM;
         return NULL;
     }
-    return slm_process_started() ? slm_aligned_alloc(slm_page_size, slm_align_up(n ? n : 1, slm_page_size)) : NULL;
+    slm_process_started();
+    return slm_aligned_alloc(slm_page_size, slm_align_up(n ? n : 1, slm_page_size));
 }
 
 /* arena: mapped for objects; uordblks: handed out; fordblks: the rest; keepcost: could go now. No object is a mapping

@@ -43,7 +43,8 @@ static void restart(struct slm_depot *depot)
     add_relaxed(&depot->lost_rounds, load_relaxed(&depot->stock_rounds));
     store_relaxed(&depot->stock_rounds, 0);
     depot->full = depot->empty = NULL;
-    depot->full_count = depot->full_low = depot->occupied = depot->vacant = 0;
+    depot->full_count = depot->full_low = depot->occupied = 0;
+    depot->vacant = NULL;
     depot->generation = slm_fork_generation;
 }
 
@@ -113,8 +114,8 @@ static void list_slab(struct slm_depot *depot, struct slm_slab *slab, int32_t fr
     }
     slm_list_insert_after(&depot->buckets[bucket], &slab->span.link);
     slab->bucket = (uint8_t)bucket;
-    slab->counted_vacant = free == slab->objects;
-    depot->vacant += slab->counted_vacant;
+    if (free == slab->objects)
+        depot->vacant = slab;
     set_where(slab, SLM_SLAB_LISTED);
 }
 
@@ -123,8 +124,8 @@ static void unlist_slab(struct slm_depot *depot, struct slm_slab *slab, enum slm
     slm_list_remove(&slab->span.link);
     if (slm_list_empty(&depot->buckets[slab->bucket]))
         depot->occupied &= ~(1u << slab->bucket);
-    if (slab->counted_vacant) {
-        depot->vacant--;
+    if (depot->vacant == slab) {
+        depot->vacant = NULL;
         depot->vacant_seen = false;
     }
     set_where(slab, where);
@@ -135,7 +136,7 @@ static void unlist_slab(struct slm_depot *depot, struct slm_slab *slab, enum slm
 static bool place_slab(struct slm_depot *depot, struct slm_slab *slab)
 {
     const int32_t free = load_acquire(&slab->free); /* pairs with slm_slab_count */
-    if (free == slab->objects && depot->vacant > 0) {
+    if (free == slab->objects && depot->vacant) {
         set_where(slab, SLM_SLAB_OUT);
         store_relaxed(&slab->owner, NULL);
         add_relaxed(&depot->slabs_released, 1);
@@ -282,19 +283,14 @@ static struct slm_magazine *take_surplus(struct slm_depot *depot, bool all, stru
  */
 static struct slm_slab *take_vacant(struct slm_depot *depot, bool all, bool *waiting)
 {
-    struct slm_slab *found = NULL;
     lock_depot(depot);
-    struct slm_list *last = &depot->buckets[SLM_DEPOT_BUCKETS - 1];
-    if (depot->vacant > 0 && (all || depot->vacant_seen)) {
-        struct slm_list *at = last->next;
-        while (!slm_container(at, struct slm_slab, span.link)->counted_vacant)
-            at = at->next;
-        found = slm_container(at, struct slm_slab, span.link);
+    struct slm_slab *found = all || depot->vacant_seen ? depot->vacant : NULL;
+    if (found) {
         unlist_slab(depot, found, SLM_SLAB_OUT);
         store_relaxed(&found->owner, NULL);
         add_relaxed(&depot->slabs_released, 1);
     }
-    *waiting = depot->vacant_seen = depot->vacant > 0;
+    *waiting = depot->vacant_seen = depot->vacant != NULL;
     slm_lock_release(&depot->lock);
     return found;
 }

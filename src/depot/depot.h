@@ -16,9 +16,9 @@ struct slm_depot {
     unsigned node;
     uint32_t full_count, full_low; /* magazines, and the least there were since the last trim: nobody missed those */
     struct slm_magazine *full, *empty;
-    uint32_t vacant;   /* listed slabs that are vacant: one is kept, so that a class on the edge makes none anew */
-    bool vacant_seen;  /* at the last trim */
-    uint32_t occupied; /* a bit a bucket; a bucket without is not initialised */
+    struct slm_slab *vacant; /* a listed slab that is vacant, kept so that a class on the edge makes none anew */
+    bool vacant_seen;        /* at the last trim */
+    uint32_t occupied;       /* a bit a bucket; a bucket without is not initialised */
     struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
     _Atomic uint64_t stock_rounds;
     _Atomic uint64_t objects_out; /* of slabs: live, or in magazines */

@@ -162,11 +162,15 @@ void *slm_aligned_alloc(size_t alignment, size_t n)
     return class < SLM_CLASSES ? slm_alloc_medium(slm_class_size[class]) : alloc_large_slow(n, alignment, &clean);
 }
 
+/* Where there is no memory for a smaller copy, the object stays: shrinking does not fail. */
 static void *resize_by_copy(void *pointer, size_t old, size_t n)
 {
+    const int kept = errno;
     void *moved = slm_alloc(n);
-    if (!moved)
-        return NULL;
+    if (unlikely(!moved)) {
+        errno = n <= old ? kept : ENOMEM;
+        return n <= old ? pointer : NULL;
+    }
     memcpy(moved, pointer, slm_min(old, n));
     slm_free(pointer);
     return moved;
@@ -182,8 +186,13 @@ static void *resize_large(void *pointer, size_t n)
     slm_fork_check();
     if (n > SLM_SMALL_MAX && n <= (size_t)PTRDIFF_MAX)
         resized = slm_large_resize(large, n, slm_direct_node());
-    errno = kept;
-    return resized ? resized : resize_by_copy(pointer, large->usable, n);
+    if (!resized)
+        resized = resize_by_copy(pointer, large->usable, n);
+    if (resized == pointer && n <= SLM_SMALL_MAX) /* no memory for a small one: give back what can go */
+        slm_large_resize(large, n, slm_direct_node());
+    if (resized)
+        errno = kept;
+    return resized;
 }
 
 /* A small object stays where it is while at least half of it is used. */

@@ -16,6 +16,8 @@
 #include "page/page_map.h"
 #include "thread/thread_list.h"
 
+enum { direct_frees_most = 64 };
+
 enum { births_most = 3 }; /* one less than the rounds of destructors that POSIX promises: the last exit is final */
 
 enum process_state { PROCESS_NEW, PROCESS_STARTED, PROCESS_FAILED };
@@ -83,20 +85,28 @@ static struct slm_thread *birth(struct slm_tls *tls)
     tls->hot = thread;
     if (exit_key_made)
         pthread_setspecific(exit_key, thread); /* may allocate: that finds us busy and goes the direct way */
-    if (slm_thread_list_count() > 1)
-        slm_reclaim_start_worker(); /* may allocate too */
     return thread;
 }
 
-slm_slow struct slm_thread *slm_thread_enter_slow(bool give_birth)
+/* May this thread, which is not live, come to life now? */
+static bool may_be_born(struct slm_tls *tls, bool is_alloc)
+{
+    if (tls->busy || tls->state == SLM_THREAD_GONE)
+        return false;
+    return is_alloc || (tls->births == 0 && ++tls->direct_frees >= direct_frees_most);
+}
+
+slm_slow struct slm_thread *slm_thread_enter_slow(bool is_alloc)
 {
     struct slm_tls *tls = &slm_tls;
-    if (tls->busy || tls->state == SLM_THREAD_GONE || (!give_birth && tls->births > 0))
+    if (!may_be_born(tls, is_alloc))
         return NULL;
     int kept = errno;
     tls->busy = 1;
     signal_fence();
     struct slm_thread *thread = slm_process_started() ? birth(tls) : NULL;
+    if (thread && is_alloc && slm_thread_list_count() > 1)
+        slm_reclaim_start_worker(); /* may allocate: that finds us busy and goes the direct way */
     if (!thread) {
         signal_fence();
         tls->busy = 0;
@@ -151,6 +161,7 @@ __attribute__((constructor(101))) static void start_library(void)
         return;
     slm_options_read();
     slm_topology_simulate(slm_options.topology);
+    slm_reservation_cover_map();
     slm_cache_tune_all();
 }
 

@@ -9,16 +9,17 @@
 
 #include "thread/thread_cache.h"
 
-/* The calling thread's block, to be worked on until slm_thread_leave; NULL: go to the depots directly. A free
- * (`give_birth` false) does not bring a thread back that has exited. */
-struct slm_thread *slm_thread_enter_slow(bool give_birth);
+/* The calling thread's block, to be worked on until slm_thread_leave; NULL: go to the depots directly. A free does
+ * not bring a thread back that has exited, nor does it bring one to life before it has freed a number of objects: a
+ * thread that never allocated frees some of libc's at its very end, under libc's locks and after all destructors. */
+struct slm_thread *slm_thread_enter_slow(bool is_alloc);
 void slm_thread_tick(struct slm_thread *thread);
 
-slm_inline struct slm_thread *slm_thread_enter(bool give_birth)
+slm_inline struct slm_thread *slm_thread_enter(bool is_alloc)
 {
     struct slm_tls *tls = &slm_tls;
     if (unlikely(tls->busy || tls->state != SLM_THREAD_LIVE))
-        return slm_thread_enter_slow(give_birth);
+        return slm_thread_enter_slow(is_alloc);
     slm_fork_check();
     tls->busy = 1;
     signal_fence(); /* pairs with the one in leave: a handler sees busy while the block is worked on */

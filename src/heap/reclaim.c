@@ -57,21 +57,22 @@ static bool trim_depots(bool all)
     return found;
 }
 
-/* What has become due. True while there is more to come. */
+/* What has become due. True if anything was done. */
 static bool do_due(uint64_t now)
 {
-    bool more = slm_span_dirty_bytes() > 0;
+    bool done = false;
     if (claim(&trim_due_ms, now, interval_ms))
-        more |= trim_depots(false);
-    if (claim(&purge_due_ms, now, slm_options.purge_delay_ms))
-        slm_span_purge_surplus();
-    return more;
+        done |= trim_depots(false);
+    if (slm_span_dirty_bytes() > 0 && claim(&purge_due_ms, now, slm_options.purge_delay_ms))
+        done |= slm_span_purge_surplus() > 0;
+    return done;
 }
 
-/* The worker sleeps for good: pairs with the compare-exchange in wake_worker. */
+/* The worker sleeps for good. The exchange and slm_reclaim_thread_gone's fence order "asleep, then look at the
+ * threads" against "one thread less, then look whether it sleeps": one of both sees the other. */
 static void fall_asleep(void)
 {
-    store_relaxed(&worker, WORKER_ASLEEP);
+    atomic_exchange(&worker, WORKER_ASLEEP);
     while (load_relaxed(&worker) == WORKER_ASLEEP && slm_thread_list_count() > 1)
         slm_sys_wait(&worker, WORKER_ASLEEP, 0);
     store_relaxed(&worker, WORKER_RUNNING);
@@ -84,19 +85,28 @@ static void wake_worker(void)
         slm_sys_wake(&worker);
 }
 
-static void *work(void *nothing)
+/* Until the worker is alone with one thread. Nothing done for a while: it sleeps until it is woken. */
+static void work_while_needed(void)
 {
-    static _Atomic uint32_t never; /* a word to sleep on for a time: nobody wakes it */
-    prctl(PR_SET_NAME, "slabmalloc", 0, 0, 0);
     for (unsigned idle = 0; slm_thread_list_count() > 1; idle++) {
         if (do_due(slm_sys_now_ms()))
             idle = 0;
-        if (idle < idle_looks)
-            slm_sys_wait(&never, 0, (unsigned)slm_options.purge_delay_ms / 4 + 10);
-        else
+        if (idle >= idle_looks)
             fall_asleep();
+        else
+            slm_sys_wait(&worker, WORKER_RUNNING, (unsigned)slm_options.purge_delay_ms / 4 + 10);
     }
-    store_release(&worker, WORKER_NONE);
+}
+
+static void *work(void *nothing)
+{
+    uint32_t none;
+    prctl(PR_SET_NAME, "slabmalloc", 0, 0, 0);
+    do { /* a thread that was born while the worker was about to go has not started another */
+        work_while_needed();
+        atomic_exchange(&worker, WORKER_NONE);
+        none = WORKER_NONE;
+    } while (slm_thread_list_count() > 1 && atomic_compare_exchange_strong(&worker, &none, WORKER_RUNNING));
     return nothing;
 }
 
@@ -122,8 +132,11 @@ void slm_reclaim_start_worker(void)
 
 void slm_reclaim_thread_gone(void)
 {
-    if (slm_thread_list_count() <= 1 && load_relaxed(&worker) == WORKER_ASLEEP)
-        wake_worker();
+    atomic_thread_fence(memory_order_seq_cst); /* pairs with fall_asleep */
+    if (slm_thread_list_count() > 1 || load_relaxed(&worker) == WORKER_NONE)
+        return;
+    wake_worker();
+    slm_sys_wake(&worker); /* out of a timed sleep too */
 }
 
 void slm_reclaim_fork_child(void)

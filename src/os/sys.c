@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <sched.h>
+#include <string.h>
 #include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -36,15 +37,26 @@ uint64_t slm_sys_now_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-uint64_t slm_sys_entropy(void)
+/* The finalizer of splitmix64 (Steele, Lea, Flood 2014): the stack protector's secrets, which AT_RANDOM holds too,
+ * must not be read off an address. */
+static uint64_t mix(uint64_t bits)
+{
+    bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9u;
+    bits = (bits ^ bits >> 27) * 0x94d049bb133111ebu;
+    return bits ^ bits >> 31;
+}
+
+uint64_t slm_sys_entropy(uint64_t number)
 {
     int kept = errno;
-    uint64_t bits = 0;
-    const char *random = (const char *)getauxval(AT_RANDOM); /* 16 bytes from the kernel, no call needed */
-    for (unsigned i = 0; random && i < 8; i++)
-        bits = bits << 8 | (unsigned char)random[8 + i];
+    uint64_t bits[2] = {0, 0};
+    if (syscall(SYS_getrandom, bits, sizeof bits, 1 /* GRND_NONBLOCK */) != (long)sizeof bits) {
+        const void *random = (const void *)getauxval(AT_RANDOM); /* sixteen bytes from the kernel */
+        if (random)
+            memcpy(bits, random, sizeof bits);
+    }
     errno = kept;
-    return bits * 0x9e3779b97f4a7c15u; /* the stack protector's canary must not be read off an address */
+    return mix(bits[0] + mix(bits[1] + number * 0x9e3779b97f4a7c15u));
 }
 
 void slm_sys_where(unsigned *cpu, unsigned *node)

@@ -13,8 +13,8 @@ void slm_sys_wake(_Atomic uint32_t *word);
 /* Milliseconds of a steady clock, a few of them coarse; no system call where the C library reads the vDSO. */
 uint64_t slm_sys_now_ms(void);
 
-/* Sixty-four bits that another process cannot guess. */
-uint64_t slm_sys_entropy(void);
+/* Sixty-four bits that another process cannot guess, others for each `number`. */
+uint64_t slm_sys_entropy(uint64_t number);
 
 /* The CPU and node that the calling thread is on just now; both 0 where the kernel does not say. */
 void slm_sys_where(unsigned *cpu, unsigned *node);

@@ -22,9 +22,6 @@
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
-#ifndef MREMAP_DONTUNMAP
-#define MREMAP_DONTUNMAP 4
-#endif
 
 #define TIB ((uintptr_t)1 << 40)
 
@@ -48,16 +45,17 @@ bool slm_vm_addresses_limited(void)
     return limit.soft != UINT64_MAX;
 }
 
-void *slm_vm_pick_window(size_t size)
+void *slm_vm_pick_window(size_t size, unsigned attempt)
 {
 #if UINTPTR_MAX > 0xffffffffu && !defined(__SANITIZE_THREAD__)
     const uintptr_t low = 22 * TIB, high = 42 * TIB; /* below a third of 47 bits, where bottom-up layouts start */
     if (size > high - low)
         return NULL;
     uintptr_t slots = (high - low - size) >> 21;
-    return (void *)(low + (slm_sys_entropy() % (slots + 1) << 21));
+    return (void *)(low + (slm_sys_entropy(attempt) % (slots + 1) << 21));
 #else
     (void)size;
+    (void)attempt;
     return NULL;
 #endif
 }
@@ -136,16 +134,7 @@ void *slm_vm_page_wiped_on_fork(void)
 bool slm_vm_move(void *from, void *to, size_t size)
 {
     int kept = errno;
-    void *got = mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to);
-    errno = kept;
-    return got != MAP_FAILED;
-}
-
-bool slm_vm_renew(void *address, size_t size)
-{
-    int kept = errno;
-    int how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
-    void *got = mmap(address, size, PROT_READ | PROT_WRITE, how, -1, 0);
+    void *got = mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to);
     errno = kept;
     return got != MAP_FAILED;
 }

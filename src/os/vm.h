@@ -12,8 +12,9 @@ void slm_vm_start(void);
 bool slm_vm_addresses_limited(void);
 
 /* Addresses for `size` bytes that nothing else is likely to use, without any mapping; `aligned` on 2 MiB. NULL when
- * this system's address space has no such place. The choice is random where the kernel randomises. */
-void *slm_vm_pick_window(size_t size);
+ * this system's address space has no such place. The choice is random, and another for
+ * each attempt. */
+void *slm_vm_pick_window(size_t size, unsigned attempt);
 
 /* The same addresses held by an inaccessible mapping, NULL if the kernel grants none of that size. */
 void *slm_vm_hold_window(size_t size);
@@ -38,9 +39,6 @@ void slm_vm_bind(void *address, size_t size, unsigned node);
 /* A page that reads as zero in every child of a fork; NULL where the kernel has none (before Linux 4.14). */
 void *slm_vm_page_wiped_on_fork(void);
 
-/* Move the pages of one mapped range to another of the same size, without a copy; the old one stays mapped and reads
- * as zero. False when this kernel cannot: nothing has happened then. */
+/* Move the pages of one mapped range to another of the same size, without a copy; the old addresses are unmapped.
+ * False when the kernel does not do it: the old range is as it was, the new one may have been unmapped. */
 bool slm_vm_move(void *from, void *to, size_t size);
-
-/* Map fresh zeroed memory over a range that slm_vm_move filled, so that its mapping joins its neighbours again. */
-bool slm_vm_renew(void *address, size_t size);

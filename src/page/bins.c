@@ -37,11 +37,10 @@ void slm_bins_clear(struct slm_bins *bins)
     bins->occupied = 0;
 }
 
-static struct slm_span *best_of_bin(const struct slm_list *bin, size_t granules)
+static struct slm_span *best_of_bin(const struct slm_list *bin, size_t granules, size_t look_at)
 {
     struct slm_span *best = NULL;
-    unsigned looked = 0;
-    for (struct slm_list *at = bin->next; at != bin && (looked++ < look_at_most || !best); at = at->next) {
+    for (struct slm_list *at = bin->next; at != bin && look_at-- > 0; at = at->next) {
         struct slm_span *span = slm_container(at, struct slm_span, link);
         if (span->granules < granules || (best && span->granules > best->granules))
             continue;
@@ -51,15 +50,17 @@ static struct slm_span *best_of_bin(const struct slm_list *bin, size_t granules)
     return best;
 }
 
+/* In the first bin a span may be too short, in the others all fit: the first is searched whole only when they are
+ * empty. */
 struct slm_span *slm_bins_find(const struct slm_bins *bins, size_t granules)
 {
     const unsigned first = bin_of(granules);
     for (uint64_t left = bins->occupied >> first << first; left != 0; left &= left - 1) {
-        struct slm_span *span = best_of_bin(&bins->bin[__builtin_ctzll(left)], granules);
+        struct slm_span *span = best_of_bin(&bins->bin[__builtin_ctzll(left)], granules, look_at_most);
         if (span)
             return span;
     }
-    return NULL;
+    return bins->occupied >> first & 1 ? best_of_bin(&bins->bin[first], granules, SIZE_MAX) : NULL;
 }
 
 void slm_bins_foreach(const struct slm_bins *bins, void (*visit)(struct slm_span *span, void *context), void *context)

@@ -18,7 +18,8 @@ static size_t section;                /* granules whose bookkeeping is mapped to
 static bool held;                     /* the window is a mapping of ours */
 static char *metadata_end;            /* where the next metadata go, up to ... */
 static _Atomic(char *) metadata_next; /* ... the sizes; moved by compare-exchange */
-static _Atomic uint64_t covered[SLM_GRANULES_MAX / SECTION_LEAST / 64]; /* sections, a bit each */
+static _Atomic uint64_t map_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64]; /* sections, a bit each */
+static _Atomic uint64_t descriptors_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64];
 static _Atomic uint64_t heap_bytes, bookkeeping_bytes;
 
 /* Heaps that grow beyond this leave the size of their further pages to the system's policy. */
@@ -57,12 +58,12 @@ static bool find_window(void)
 {
     granules = SLM_GRANULES_MAX;
     for (unsigned attempt = 0; attempt < 4; attempt++) { /* a random place may be taken */
-        char *window = slm_vm_pick_window(below_heap() + (granules << SLM_GRANULE_SHIFT));
+        char *window = slm_vm_pick_window(below_heap() + (granules << SLM_GRANULE_SHIFT), attempt);
         if (window && settle(window))
             return true;
     }
     held = true;
-    for (granules /= 8; granules >= (size_t)1 << 12; granules /= 2) {
+    for (granules /= 8; granules >= section * slm_nodes; granules /= 2) {
         char *window = slm_vm_hold_window(below_heap() + (granules << SLM_GRANULE_SHIFT));
         if (window && settle(window))
             return true;
@@ -74,52 +75,45 @@ bool slm_reservation_start(void)
 {
     slm_vm_start();
     section = slm_max(slm_page_size / sizeof(uint16_t), SECTION_LEAST);
-    if (find_window())
+    if (find_window()) {
+        slm_reservation_cover_map();
         return true;
+    }
     slm_warn("no address range can be reserved: every allocation will fail", NULL);
     return false;
 }
 
-/* Where something lies already, it is ours: an attempt that failed halfway, or another area's thread. */
-static bool cover(void *address, size_t bytes)
+/* Map a part of the bookkeeping if it has not been; false with EEXIST where something else lies. */
+static bool cover(_Atomic uint64_t *done, size_t number, void *address, size_t bytes)
 {
-    return map_bookkeeping(address, bytes) || errno == EEXIST;
-}
-
-static bool cover_map(size_t number)
-{
-    const size_t bytes = section * sizeof(uint16_t);
-    return cover(slm_heap_base + SLM_MAP_OFFSET + number * bytes, bytes);
-}
-
-/* Between the areas of several nodes the map must be readable too: misuse may point there. */
-static bool cover_whole_map(void)
-{
-    static _Atomic bool done;
-    if (slm_nodes == 1 || load_acquire(&done))
+    const uint64_t bit = (uint64_t)1 << number % 64;
+    if (load_acquire(&done[number / 64]) & bit)
         return true;
-    bool whole = map_bookkeeping(slm_heap_base + SLM_MAP_OFFSET, granules * sizeof(uint16_t));
-    if (!whole && errno != EEXIST)
+    if (!map_bookkeeping(address, bytes))
         return false;
-    for (size_t number = 0; !whole && number < granules / section; number++)
-        if (!cover_map(number)) /* a simulated machine that had one node before */
-            return false;
-    store_release(&done, true);
+    atomic_fetch_or_explicit(&done[number / 64], bit, memory_order_release);
     return true;
 }
 
 static bool cover_section(size_t number)
 {
-    _Atomic uint64_t *word = &covered[number / 64];
-    const uint64_t bit = (uint64_t)1 << number % 64;
-    if (load_acquire(word) & bit)
-        return true;
-    if (slm_nodes == 1 && !cover_map(number))
-        return false;
-    if (!cover(slm_descriptor(number * section), section * SLM_DESCRIPTOR_BYTES))
-        return false;
-    atomic_fetch_or_explicit(word, bit, memory_order_release);
-    return true;
+    const size_t bytes = section * sizeof(uint16_t);
+    return cover(map_covered, number, slm_heap_base + SLM_MAP_OFFSET + number * bytes, bytes) &&
+           cover(descriptors_covered, number, slm_descriptor(number * section), section * SLM_DESCRIPTOR_BYTES);
+}
+
+/* Between the areas of several nodes the map must be readable too: misuse may point there. */
+void slm_reservation_cover_map(void)
+{
+    if (slm_nodes == 1)
+        return;
+    const bool whole = map_bookkeeping(slm_heap_base + SLM_MAP_OFFSET, granules * sizeof(uint16_t));
+    const size_t bytes = section * sizeof(uint16_t);
+    for (size_t number = 0; number < granules / section; number++)
+        if (whole)
+            atomic_fetch_or(&map_covered[number / 64], (uint64_t)1 << number % 64);
+        else /* a simulated machine that had one node before */
+            cover(map_covered, number, slm_heap_base + SLM_MAP_OFFSET + number * bytes, bytes);
 }
 
 static void raise_limit(size_t limit)
@@ -132,8 +126,6 @@ static void raise_limit(size_t limit)
 
 bool slm_reservation_extend(size_t first, size_t count)
 {
-    if (!cover_whole_map())
-        return false;
     const size_t before = first > 0 ? first - 1 : 0; /* joining looks at the neighbour */
     for (size_t number = before / section; number <= (first + count - 1) / section; number++)
         if (!cover_section(number))

@@ -30,6 +30,9 @@ extern slm_hidden size_t slm_heap_limit; /* written atomically */
 /* Find addresses and map what every process needs; false with a line on standard error when there are none. */
 bool slm_reservation_start(void);
 
+/* Where there are several nodes: make the whole page map readable. */
+void slm_reservation_cover_map(void);
+
 /* Map `count` granules from `first` on, and their descriptors and map. False with errno: EEXIST, something else lies
  * there; ENOMEM. The caller holds the lock of the area. */
 bool slm_reservation_extend(size_t first, size_t count);

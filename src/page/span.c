@@ -146,12 +146,10 @@ static void join_and_list(struct area *area, struct slm_span *span)
     if (behind) {
         unlist_span(area, behind);
         span->granules += behind->granules;
-        span->moved |= behind->moved;
     }
     if (before) {
         unlist_span(area, before);
         before->granules += span->granules;
-        before->moved |= span->moved;
         span = before;
     }
     list_span(area, span);
@@ -163,7 +161,6 @@ static struct slm_span *split(struct slm_span *span, size_t granules)
     struct slm_span *rest = slm_descriptor(slm_span_granule(span) + granules);
     rest->granules = span->granules - (uint32_t)granules;
     rest->state = span->state;
-    rest->moved = span->moved;
     span->granules = (uint32_t)granules;
     return rest;
 }
@@ -176,7 +173,6 @@ static void give_up_ahead(struct area *area)
     struct slm_span *span = slm_descriptor(area->frontier);
     span->granules = (uint32_t)(area->mapped - area->frontier);
     span->state = SLM_SPAN_CLEAN;
-    span->moved = false;
     area->frontier = area->mapped;
     join_and_list(area, span);
 }
@@ -216,7 +212,6 @@ static struct slm_span *take_frontier(struct area *area, size_t granules)
     area->frontier += granules;
     span->granules = (uint32_t)granules;
     span->state = SLM_SPAN_CLEAN;
-    span->moved = false;
     store_relaxed(&span->kind, SLM_SPAN_NONE);
     return span;
 }
@@ -270,29 +265,41 @@ static void note_dirty_low(struct area *area)
     area->dirty_low = slm_min(area->dirty_low, load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]));
 }
 
-struct slm_span *slm_span_alloc(unsigned node, size_t granules, size_t alignment)
+/* Cut an unlisted span down to what lies behind `alignment`. */
+static struct slm_span *align_span(struct area *area, struct slm_span *span, size_t granules, size_t alignment)
 {
-    struct area *area = &areas[node];
-    size_t take;
-    if (__builtin_add_overflow(granules, alignment - 1, &take) || take > SLM_GRANULES_MAX) {
-        errno = ENOMEM;
-        return NULL;
+    const size_t first = (uintptr_t)slm_span_start(span) >> SLM_GRANULE_SHIFT;
+    const size_t lead = slm_align_up(first, alignment) - first;
+    if (lead > 0) {
+        struct slm_span *aligned = split(span, lead);
+        join_and_list(area, span);
+        span = aligned;
     }
+    if (span->granules > granules)
+        join_and_list(area, split(span, granules));
+    return span;
+}
+
+static struct slm_span *alloc_from(struct area *area, size_t granules, size_t alignment)
+{
     lock_area(area);
-    struct slm_span *span = take_unaligned(area, take);
-    if (span && alignment > 1) {
-        const size_t page = (uintptr_t)slm_span_start(span) >> SLM_GRANULE_SHIFT;
-        const size_t lead = slm_align_up(page, alignment) - page;
-        if (lead > 0) {
-            struct slm_span *aligned = split(span, lead);
-            join_and_list(area, span);
-            span = aligned;
-        }
-        if (span->granules > granules)
-            join_and_list(area, split(span, granules));
-    }
+    struct slm_span *span = take_unaligned(area, granules + alignment - 1);
+    if (span && alignment > 1)
+        span = align_span(area, span, granules, alignment);
     note_dirty_low(area);
     slm_lock_release(&area->lock);
+    if (span)
+        span->moved = false;
+    return span;
+}
+
+struct slm_span *slm_span_alloc(unsigned node, size_t granules, size_t alignment)
+{
+    struct slm_span *span = NULL;
+    size_t take;
+    if (!__builtin_add_overflow(granules, alignment - 1, &take) && take <= SLM_GRANULES_MAX)
+        for (unsigned i = 0; i < slm_nodes && !span; i++) /* another node's memory is better than none */
+            span = alloc_from(&areas[(node + i) % slm_nodes], granules, alignment);
     if (!span)
         errno = ENOMEM;
     return span;
@@ -309,6 +316,28 @@ void slm_span_free(struct slm_span *span)
     struct area *area = area_of(span);
     lock_area(area);
     free_locked(area, span);
+    slm_lock_release(&area->lock);
+}
+
+bool slm_span_may_unmap(const struct slm_span *span)
+{
+    struct area *area = area_of(span);
+    lock_area(area);
+    const bool room = area->spans[SLM_SPAN_UNMAPPED] < unmapped_most;
+    slm_lock_release(&area->lock);
+    return room;
+}
+
+void slm_span_free_unmapped(struct slm_span *span)
+{
+    struct area *area = area_of(span);
+    const bool unmapped = slm_reservation_unmap(slm_span_start(span), slm_span_bytes(span));
+    lock_area(area);
+    span->state = SLM_SPAN_UNMAPPED;
+    if (unmapped)
+        join_and_list(area, span);
+    else /* the limit of mappings: what is left there stays unused */
+        add_relaxed(&area->lost_bytes, slm_span_bytes(span));
     slm_lock_release(&area->lock);
 }
 
@@ -344,7 +373,6 @@ static bool extend_locked(struct area *area, struct slm_span *span, size_t granu
         join_and_list(area, split(next, more));
     *clean = next->state == SLM_SPAN_CLEAN;
     span->granules = (uint32_t)granules;
-    span->moved |= next->moved;
     return true;
 }
 
@@ -378,11 +406,13 @@ static struct slm_span *take_oldest(struct area *area, uint64_t most)
     struct slm_span *span = &slm_container(area->ages.next, struct free_span, age)->span;
     const size_t granules = most >> SLM_GRANULE_SHIFT;
     unlist_span(area, span);
-    if (span->granules <= granules)
-        return span;
-    struct slm_span *end = split(span, span->granules - granules);
-    list_span(area, span);
-    return end;
+    if (span->granules > granules) {
+        struct slm_span *end = split(span, span->granules - granules);
+        list_span(area, span);
+        span = end;
+    }
+    note_dirty_low(area);
+    return span;
 }
 
 static bool may_unmap(const struct area *area, const struct slm_span *span)
@@ -399,7 +429,7 @@ static uint8_t give_back(const struct slm_span *span, bool unmap)
         return SLM_SPAN_UNMAPPED;
     if (span->state == SLM_SPAN_CLEAN)
         return SLM_SPAN_CLEAN;
-    return (span->moved ? slm_vm_renew(start, bytes) : slm_vm_purge(start, bytes)) ? SLM_SPAN_CLEAN : SLM_SPAN_DIRTY;
+    return slm_vm_purge(start, bytes) ? SLM_SPAN_CLEAN : SLM_SPAN_DIRTY;
 }
 
 /* Give an unlisted span back and list it; the system call is made without the lock. False: the kernel did not take
@@ -409,7 +439,6 @@ static bool give_back_and_list(struct area *area, struct slm_span *span, bool un
     const uint8_t before = span->state, after = give_back(span, unmap);
     lock_area(area);
     span->state = after;
-    span->moved &= after == SLM_SPAN_DIRTY;
     join_and_list(area, span);
     slm_lock_release(&area->lock);
     return after != before;

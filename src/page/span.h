@@ -37,7 +37,7 @@ struct slm_span {
     uint32_t back; /* granules back to the first */
     _Atomic uint8_t kind;
     uint8_t state;       /* enum slm_span_state: while in use CLEAN or DIRTY, what it was when it was taken */
-    bool moved;          /* mremap has put pages here: see os/vm.h */
+    bool moved;          /* in use: mremap has put a mapping of its own here, or taken it away */
     uint32_t generation; /* free: the area's when it was listed */
 };
 
@@ -69,6 +69,12 @@ struct slm_span *slm_span_alloc(unsigned node, size_t granules, size_t alignment
 
 /* Give a span back whose kind the caller has set to NONE throughout. */
 void slm_span_free(struct slm_span *span);
+
+/* May one more hole be made in the span's area? Holes split mappings, of which the kernel allows 65,530. */
+bool slm_span_may_unmap(const struct slm_span *span);
+
+/* The same, with its addresses: they are unmapped first, whatever is mapped there. */
+void slm_span_free_unmapped(struct slm_span *span);
 
 /* Give back all but the first granules. */
 void slm_span_trim(struct slm_span *span, size_t granules);

@@ -54,7 +54,10 @@ size_t slm_large_free(struct slm_large *large)
         return 0;
     const size_t bytes = large->usable;
     sub_relaxed(&live_bytes, bytes);
-    slm_span_free(&large->span);
+    if (large->span.moved)
+        slm_span_free_unmapped(&large->span);
+    else
+        slm_span_free(&large->span);
     return bytes;
 }
 
@@ -73,11 +76,12 @@ static void *move_pages(struct slm_large *large, size_t n, unsigned node)
     if (!to)
         return NULL;
     struct slm_large *moved = slm_large_of(to);
+    moved->span.moved = true; /* from here on its mapping is not its neighbours', whatever happens */
     if (!slm_vm_move(slm_span_start(&large->span), to, old_bytes)) {
         slm_large_free(moved);
         return NULL;
     }
-    moved->span.moved = true;
+    large->span.moved = true; /* nothing is mapped there any more */
     slm_large_free(large);
     return to;
 }
@@ -92,7 +96,7 @@ void *slm_large_resize(struct slm_large *large, size_t n, unsigned node)
         set_usable(large, n);
         return slm_span_start(&large->span);
     }
-    return large->usable >= MOVE_BYTES ? move_pages(large, n, node) : NULL;
+    return large->usable >= MOVE_BYTES && slm_span_may_unmap(&large->span) ? move_pages(large, n, node) : NULL;
 }
 
 uint64_t slm_large_live_bytes(void)

@@ -5,7 +5,8 @@
 
 struct slm_large {
     struct slm_span span;
-    size_t usable; /* what the owner may write: its request rounded up to pages */
+    void *no_owner; /* where a slab's owner lies: a late look at a slab that has gone must not find a depot here */
+    size_t usable;  /* what the owner may write: its request rounded up to pages */
 };
 
 static_assert(sizeof(struct slm_large) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");

@@ -9,6 +9,8 @@
 
 enum { least_objects = 8 };
 
+static_assert(offsetof(struct slm_slab, owner) == sizeof(struct slm_span), "see struct slm_large's no_owner");
+
 void slm_slab_shape_fill(struct slm_slab_shape *shape)
 {
     size_t granules = 1;
@@ -80,13 +82,14 @@ void slm_slab_release(struct slm_slab *slab)
 
 unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
 {
-    const int32_t there = load_relaxed(&slab->free);
+    const int32_t there =
+        load_acquire(&slab->free); /* pairs with slm_slab_count: so many bits are there to be seen */
     n = there <= 0 ? 0 : (unsigned)slm_min(n, (size_t)there);
     sub_relaxed(&slab->free, (int32_t)n); /* first: see "The count" */
     char *const start = slm_slab_start(slab);
+    const unsigned words = words_of(slab);
     unsigned taken = 0;
-    for (unsigned word = 0; taken < n; word++) {
-        slm_assert(word < words_of(slab));
+    for (unsigned word = 0; taken < n && word < words; word++) {
         uint64_t bits = load_relaxed(&slab->bits[word]), mine = 0;
         while (bits != 0 && taken < n) {
             const unsigned bit = (unsigned)__builtin_ctzll(bits);
@@ -94,10 +97,10 @@ unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
             mine |= (uint64_t)1 << bit;
             bits &= bits - 1;
         }
-        if (mine !=
-            0) /* acquire: pairs with the release in slm_slab_give, so the freeing thread's last writes are ours */
+        if (mine != 0) /* acquire: pairs with the release in slm_slab_give, so the last owner's writes are done */
             atomic_fetch_and_explicit(&slab->bits[word], ~mine, memory_order_acquire);
     }
+    slm_assert(taken == n);
     return taken;
 }
 

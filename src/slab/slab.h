@@ -27,10 +27,9 @@ struct slm_slab {
     _Atomic int32_t free;
     uint32_t object_size;
     uint16_t objects;
-    uint8_t where;      /* owner's: in no list, held by a thread that takes from it, in a list of partial ones */
-    uint8_t bucket : 7; /* owner's: which list */
-    uint8_t counted_vacant : 1; /* owner's: among its vacant slabs */
-    uint32_t where_generation;  /* owner's: the process's count of forks when `where` was set */
+    uint8_t where;  /* owner's: in no list, held by a thread that takes from it, in a list of partial ones */
+    uint8_t bucket; /* owner's: which list */
+    uint32_t where_generation; /* owner's: the process's count of forks when `where` was set */
     _Atomic uint64_t inside[SLM_SLAB_WORDS];
 };
 

@@ -18,12 +18,18 @@ static void child_of_fork(void)
     in_child();
 }
 
+static __thread bool noticing;
+
 /* A second thread of the child's that comes by meanwhile waits: pairs with the release at the end. */
 slm_slow void slm_fork_notice(void)
 {
     uint32_t nobody = 0;
+    if (noticing)
+        return;
     if (atomic_compare_exchange_strong(slm_fork_canary, &nobody, 2)) {
+        noticing = true;
         child_of_fork();
+        noticing = false;
         store_release(slm_fork_canary, 1);
     }
     while (load_acquire(slm_fork_canary) == 2)

@@ -9,7 +9,7 @@
 #include "base/atomic.h"
 
 extern slm_hidden uint32_t slm_fork_generation;      /* changed by a child that has one thread alone */
-extern slm_hidden _Atomic uint32_t *slm_fork_canary; /* 0 in a child that has not noticed yet */
+extern slm_hidden _Atomic uint32_t *slm_fork_canary; /* 1; 0 in a child that has not noticed yet, 2 while it does */
 
 /* Set the page up; `child` is called in each child, on the first thread that gets to a slow path there, when the
  * generation has been counted up. */
@@ -20,6 +20,6 @@ void slm_fork_notice(void);
 
 slm_inline void slm_fork_check(void)
 {
-    if (unlikely(load_relaxed(slm_fork_canary) == 0))
+    if (unlikely(load_relaxed(slm_fork_canary) != 1))
         slm_fork_notice();
 }

@@ -50,6 +50,7 @@ struct slm_tls {
     uint8_t state;           /* enum slm_thread_state */
     volatile uint8_t busy;   /* in a slow path: a handler that comes in between must leave the block alone */
     uint8_t births;
+    uint8_t direct_frees; /* before its first life */
 };
 
 extern slm_hidden __thread struct slm_tls slm_tls;

@@ -1,5 +1,5 @@
-/* What the misuse programs share. Each does one thing that no program may do, having first said on standard output, in
- * full, what the library is to say on standard error before it ends the process; expect.sh compares the two. */
+/* What the misuse programs share. Each does one thing that no program may do, having first said on standard output,
+ * in full, what the library is to say on standard error before it ends the process; expect.sh compares the two. */
 #pragma once
 
 #include <inttypes.h>
@@ -27,7 +27,7 @@ static inline void announce(const char *call, const void *pointer, const char *w
 /* The same for an object of 64 bytes, whose slab is one granule of 64 KiB. */
 static inline void announce_of_slab(const char *call, const void *pointer, const char *what)
 {
-    printf("slabmalloc: %s(0x%" PRIxPTR "): %s of cache size-64 (slab 0x%" PRIxPTR ")\n", call, (uintptr_t)pointer, what,
-           (uintptr_t)pointer & ~(uintptr_t)0xffff);
+    printf("slabmalloc: %s(0x%" PRIxPTR "): %s of cache size-64 (slab 0x%" PRIxPTR ")\n", call, (uintptr_t)pointer,
+           what, (uintptr_t)pointer & ~(uintptr_t)0xffff);
     fflush(stdout);
 }

@@ -262,6 +262,42 @@ static void moved_objects_are_moved_again(void **state)
     slm_span_check(node);
 }
 
+static unsigned count_mappings(void)
+{
+    unsigned count = 0;
+    FILE *file = fopen("/proc/self/maps", "r");
+    assert_non_null(file);
+    for (int c; (c = getc(file)) != EOF;)
+        count += c == '\n';
+    fclose(file);
+    return count;
+}
+
+/* The kernel allows 65,530; the design says under 1,000 at any size of the heap. */
+static void mappings_stay_few(void **state)
+{
+    (void)state;
+    static char *objects[200], *neighbours[COUNT(objects)];
+    for (size_t i = 0; i < COUNT(objects); i++) {
+        objects[i] = take(MIB, 1);
+        neighbours[i] = take(64 * KIB, 1);
+    }
+    for (size_t n = 2 * MIB; n < 8 * MIB; n += MIB)
+        for (size_t i = 0; i < COUNT(objects); i++) {
+            char *moved = slm_large_resize(slm_large_of(objects[i]), n, node);
+            if (moved)
+                memset((objects[i] = moved) + n - MIB, 1, 1);
+        }
+    const unsigned mappings = count_mappings();
+    for (size_t i = 0; i < COUNT(objects); i++) {
+        give(objects[i]);
+        give(neighbours[i]);
+    }
+    slm_span_purge(0);
+    assert_true(count_mappings() < 100);
+    assert_true(mappings < 1000);
+}
+
 static void what_cannot_be_is_enomem(void **state)
 {
     (void)state;
@@ -315,6 +351,7 @@ int main(void)
         cmocka_unit_test(large_ones_move_without_a_copy),
         cmocka_unit_test(small_large_ones_stay_when_there_is_no_room),
         cmocka_unit_test(moved_objects_are_moved_again),
+        cmocka_unit_test(mappings_stay_few),
         cmocka_unit_test(what_cannot_be_is_enomem),
         cmocka_unit_test(no_memory_leaves_it_as_it_was),
     };

@@ -83,6 +83,42 @@ static void a_child_is_told_that_the_holder_is_gone(void **state)
     assert_int_equal(outcome.status, 0);
 }
 
+static _Atomic bool may_release;
+
+static void *hold(void *held)
+{
+    slm_lock_acquire(&lock);
+    store_release((_Atomic bool *)held, true);
+    while (!load_acquire(&may_release))
+        sleep_ms(1);
+    slm_lock_release(&lock);
+    return NULL;
+}
+
+/* A signal handler may fork in the middle of a slow path: the child comes back into it, is past the look that every
+ * slow path begins with, and meets a lock that a lost thread held. It hangs until the alarm if it is not told. */
+static void so_it_is_without_a_look_before(void **state)
+{
+    (void)state;
+    static _Atomic bool held;
+    pthread_t holder;
+    int how = 0;
+    fflush(NULL);
+    assert_int_equal(pthread_create(&holder, NULL, hold, &held), 0);
+    while (!load_acquire(&held))
+        sleep_ms(1);
+    const pid_t child = fork();
+    if (child == 0) {
+        alarm(3);
+        take_what_the_dead_held();
+        _exit(0);
+    }
+    store_release(&may_release, true);
+    pthread_join(holder, NULL);
+    assert_int_equal(waitpid(child, &how, 0), child);
+    assert_int_equal(how, 0);
+}
+
 static void so_it_is_when_somebody_slept_on_it(void **state)
 {
     (void)state;
@@ -184,6 +220,7 @@ int main(void)
         cmocka_unit_test(one_thread_at_a_time),
         cmocka_unit_test(sleepers_are_woken_one_after_the_other),
         cmocka_unit_test(a_child_is_told_that_the_holder_is_gone),
+        cmocka_unit_test(so_it_is_without_a_look_before),
         cmocka_unit_test(so_it_is_when_somebody_slept_on_it),
         cmocka_unit_test(free_locks_are_free_in_the_child),
         cmocka_unit_test(one_of_many_is_told),

@@ -6,7 +6,7 @@
 static void granules_and_addresses_turn_into_each_other(void **state)
 {
     (void)state;
-    static const size_t granules[] = {0, 1, 2, 4095, SLM_SECTION, SLM_GRANULES_MAX - 1};
+    static const size_t granules[] = {0, 1, 2, 4095, 1ul << 15, SLM_GRANULES_MAX - 1};
     for (size_t i = 0; i < COUNT(granules); i++) {
         char *address = slm_granule_address(granules[i]);
         assert_int_equal((uintptr_t)address % SLM_GRANULE, 0);
@@ -56,21 +56,18 @@ static void pointers_from_elsewhere_are_not_valid(void **state)
 static void the_areas_lie_in_the_range(void **state)
 {
     (void)state;
-    assert_true(slm_reservation_area() >= SLM_SECTION);
-    assert_int_equal(slm_reservation_area() % SLM_SECTION, 0);
+    assert_true(slm_reservation_area() > 0);
     assert_true(slm_reservation_area() <= SLM_GRANULES_MAX);
 }
 
 /* Behind everything that the process's own allocations will need in this test. */
-static const size_t far = 3 * SLM_SECTION - 2;
+static const size_t far = ((size_t)3 << 15) - 2;
 
 static void extend_far(void)
 {
-    uint64_t heap, heap_before, metadata;
-    slm_reservation_figures(&heap_before, &metadata);
+    const uint64_t before = slm_reservation_heap_bytes();
     require(slm_reservation_extend(far, 4)); /* across the border of two sections */
-    slm_reservation_figures(&heap, &metadata);
-    require(heap == heap_before + 4 * SLM_GRANULE);
+    require(slm_reservation_heap_bytes() == before + 4 * SLM_GRANULE);
     require(slm_heap_limit == far + 4);
     require(all_zero(slm_granule_address(far), 4 * SLM_GRANULE));
     memset(slm_granule_address(far), 1, 4 * SLM_GRANULE);
@@ -102,6 +99,28 @@ static void what_is_in_the_way_stays(void **state)
 {
     (void)state;
     assert_child_silent(extend_twice);
+}
+
+static void unmap_and_extend(void)
+{
+    const uint64_t before = slm_reservation_heap_bytes();
+    require(slm_reservation_extend(far, 4));
+    memset(slm_granule_address(far), 1, 4 * SLM_GRANULE);
+    errno = EDOM;
+    require(slm_reservation_unmap(slm_granule_address(far + 1), 2 * SLM_GRANULE));
+    require(errno == EDOM);
+    require(slm_reservation_heap_bytes() == before + 2 * SLM_GRANULE);
+    require(*(char *)slm_granule_address(far) == 1 && *(char *)slm_granule_address(far + 3) == 1);
+    require(slm_reservation_extend(far + 1, 2));
+    require(all_zero(slm_granule_address(far + 1), 2 * SLM_GRANULE));
+    require(slm_reservation_heap_bytes() == before + 4 * SLM_GRANULE);
+    require(slm_heap_limit == far + 4);
+}
+
+static void addresses_go_back_and_come_again(void **state)
+{
+    (void)state;
+    assert_child_silent(unmap_and_extend);
 }
 
 static void extend_without_memory(void)
@@ -136,8 +155,7 @@ static void metadata_are_zeroed_and_apart(void **state)
 {
     (void)state;
     char *pieces[4];
-    uint64_t heap, before, after;
-    slm_reservation_figures(&heap, &before);
+    const uint64_t before = slm_reservation_metadata_bytes();
     for (size_t i = 0; i < COUNT(pieces); i++) {
         pieces[i] = slm_reservation_metadata((i + 1) * SLM_GRANULE);
         assert_non_null(pieces[i]);
@@ -148,8 +166,7 @@ static void metadata_are_zeroed_and_apart(void **state)
     for (size_t i = 0; i < COUNT(pieces); i++)
         for (size_t at = 0; at < (i + 1) * SLM_GRANULE; at++)
             assert_int_equal(pieces[i][at], i + 1);
-    slm_reservation_figures(&heap, &after);
-    assert_int_equal(after - before, 10 * SLM_GRANULE);
+    assert_int_equal(slm_reservation_metadata_bytes() - before, 10 * SLM_GRANULE);
 }
 
 static void *take_metadata(void *number)
@@ -191,6 +208,7 @@ int main(void)
         cmocka_unit_test(the_areas_lie_in_the_range),
         cmocka_unit_test(a_mapped_run_has_descriptors_and_map),
         cmocka_unit_test(what_is_in_the_way_stays),
+        cmocka_unit_test(addresses_go_back_and_come_again),
         cmocka_unit_test(no_memory_is_an_answer),
         cmocka_unit_test(metadata_are_zeroed_and_apart),
         cmocka_unit_test(threads_get_different_metadata),

@@ -15,15 +15,22 @@ static void sizes_rise_and_keep_objects_aligned(void **state)
     }
 }
 
-static void sixteen_by_sixteen_then_four_to_a_doubling(void **state)
+static void sixteen_by_sixteen_then_eight_to_a_doubling(void **state)
 {
     (void)state;
-    for (unsigned class = 0; class < 8; class ++)
+    for (unsigned class = 0; class < 16; class ++)
         assert_int_equal(slm_class_size[class], 16 * (class + 1));
-    for (unsigned class = 8; class < SLM_CLASSES; class ++) {
-        const size_t below = (size_t)128 << (class - 8) / 4;
-        assert_int_equal(slm_class_size[class], below + below / 4 * ((class - 8) % 4 + 1));
+    for (unsigned class = 16; class < SLM_CLASSES; class ++) {
+        const size_t below = (size_t)256 << (class - 16) / 8;
+        assert_int_equal(slm_class_size[class], below + below / 8 * ((class - 16) % 8 + 1));
     }
+}
+
+static void an_eighth_is_lost_at_most(void **state)
+{
+    (void)state;
+    for (size_t n = 128; n <= SLM_SMALL_MAX; n++)
+        assert_true(slm_class_size[slm_class_of_size(n)] - n < n / 8 + 1);
 }
 
 static void a_class_is_the_least_that_holds_the_request(void **state)
@@ -88,7 +95,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sizes_rise_and_keep_objects_aligned),
-        cmocka_unit_test(sixteen_by_sixteen_then_four_to_a_doubling),
+        cmocka_unit_test(sixteen_by_sixteen_then_eight_to_a_doubling),
+        cmocka_unit_test(an_eighth_is_lost_at_most),
         cmocka_unit_test(a_class_is_the_least_that_holds_the_request),
         cmocka_unit_test(the_table_agrees_with_the_arithmetic),
         cmocka_unit_test(places_and_classes_turn_into_each_other),

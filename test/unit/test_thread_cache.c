@@ -6,10 +6,18 @@
 #include "os/topology.h"
 #include "thread/thread_cache.h"
 
-enum { CLASS = 18, MANY = 20000 }; /* 896 bytes */
+enum { MANY = 20000 };
+
+static unsigned usual; /* the class of 896 bytes */
 
 static struct slm_thread *thread;
 static void *objects[MANY];
+
+static int begin(void **state)
+{
+    usual = slm_class_of_size(896);
+    return start_library(state);
+}
 
 static void trim_all(void)
 {
@@ -151,22 +159,22 @@ static void objects_are_of_their_class_and_apart(void **state)
 static void the_first_trip_is_short(void **state)
 {
     (void)state;
-    const uint64_t out = objects_out(CLASS);
-    give_to(thread, CLASS, take_from(thread, CLASS));
-    assert_int_equal(thread->pairs[CLASS].target, slm_class_caches[CLASS].start_rounds);
-    assert_int_equal(slm_thread_rounds(thread, CLASS), slm_class_caches[CLASS].start_rounds);
-    assert_int_equal(objects_out(CLASS), out + slm_class_caches[CLASS].start_rounds);
+    const uint64_t out = objects_out(usual);
+    give_to(thread, usual, take_from(thread, usual));
+    assert_int_equal(thread->pairs[usual].target, slm_class_caches[usual].start_rounds);
+    assert_int_equal(slm_thread_rounds(thread, usual), slm_class_caches[usual].start_rounds);
+    assert_int_equal(objects_out(usual), out + slm_class_caches[usual].start_rounds);
 }
 
 static void a_first_free_makes_a_magazine(void **state)
 {
     (void)state;
     void *object;
-    assert_int_equal(slm_depot_fill(&slm_class_caches[CLASS].first, &object, 1), 1);
-    give_to(thread, CLASS, object);
-    assert_int_equal(slm_thread_rounds(thread, CLASS), 1);
-    assert_ptr_equal(take_from(thread, CLASS), object);
-    give_to(thread, CLASS, object);
+    assert_int_equal(slm_depot_fill(&slm_class_caches[usual].first, &object, 1), 1);
+    give_to(thread, usual, object);
+    assert_int_equal(slm_thread_rounds(thread, usual), 1);
+    assert_ptr_equal(take_from(thread, usual), object);
+    give_to(thread, usual, object);
 }
 
 static void magazines_grow_with_misses(void **state)
@@ -174,34 +182,34 @@ static void magazines_grow_with_misses(void **state)
     (void)state;
     uint32_t target = 0;
     for (unsigned n = 0; n < MANY / 4; n++) {
-        objects[n] = take_from(thread, CLASS);
+        objects[n] = take_from(thread, usual);
         assert_non_null(objects[n]);
         *(unsigned *)objects[n] = n;
-        assert_true(thread->pairs[CLASS].target >= target);
-        target = thread->pairs[CLASS].target;
-        assert_true(target <= slm_class_caches[CLASS].most_rounds);
+        assert_true(thread->pairs[usual].target >= target);
+        target = thread->pairs[usual].target;
+        assert_true(target <= slm_class_caches[usual].most_rounds);
     }
-    assert_int_equal(target, slm_class_caches[CLASS].most_rounds);
+    assert_int_equal(target, slm_class_caches[usual].most_rounds);
     assert_true(load_relaxed(&thread->refills) < 120);
-    give_many(CLASS, MANY / 4);
+    give_many(usual, MANY / 4);
 }
 
 static void the_edge_does_not_bounce(void **state)
 {
     (void)state;
-    take_many(CLASS, 100);
-    give_many(CLASS, 100);
+    take_many(usual, 100);
+    give_many(usual, 100);
     for (unsigned level = 0; level < 60; level++) { /* wherever the edge is, at one of these levels */
         const uint64_t trips = load_relaxed(&thread->refills) + load_relaxed(&thread->drains);
         for (unsigned i = 0; i < 200; i++)
-            give_to(thread, CLASS, take_from(thread, CLASS));
+            give_to(thread, usual, take_from(thread, usual));
         assert_true(load_relaxed(&thread->refills) + load_relaxed(&thread->drains) <= trips + 1);
-        take_many(CLASS, 1);
+        take_many(usual, 1);
         void *kept = objects[0];
         objects[99 - level] = kept;
     }
     for (unsigned level = 0; level < 60; level++)
-        give_to(thread, CLASS, objects[99 - level]);
+        give_to(thread, usual, objects[99 - level]);
 }
 
 static void bytes_are_bounded(void **state)
@@ -231,75 +239,75 @@ static void full_magazines_reach_other_threads(void **state)
     (void)state;
     struct slm_thread *other = slm_thread_block_make();
     assert_non_null(other);
-    const uint64_t before = objects_out(CLASS);
-    take_many(CLASS, 4000);
-    give_many(CLASS, 4000);
+    const uint64_t before = objects_out(usual);
+    take_many(usual, 4000);
+    give_many(usual, 4000);
     slm_thread_empty(thread, false);
-    const uint64_t stock = in_stock(CLASS), out = objects_out(CLASS);
-    assert_true(stock > 0 && stock * slm_class_size[CLASS] <= slm_options.depot_bytes);
+    const uint64_t stock = in_stock(usual), out = objects_out(usual);
+    assert_true(stock > 0 && stock * slm_class_size[usual] <= slm_options.depot_bytes);
     for (unsigned i = 0; i < stock; i++) {
-        objects[i] = take_from(other, CLASS);
+        objects[i] = take_from(other, usual);
         assert_non_null(objects[i]);
     }
-    assert_int_equal(objects_out(CLASS), out); /* no slab was asked */
-    assert_int_equal(in_stock(CLASS), 0);
+    assert_int_equal(objects_out(usual), out); /* no slab was asked */
+    assert_int_equal(in_stock(usual), 0);
     for (unsigned i = 0; i < stock; i++)
-        give_to(other, CLASS, objects[i]);
+        give_to(other, usual, objects[i]);
     slm_thread_empty(other, true);
     slm_thread_block_free(other);
-    slm_depot_trim(&slm_class_caches[CLASS].first, true);
-    assert_int_equal(objects_out(CLASS), before);
+    slm_depot_trim(&slm_class_caches[usual].first, true);
+    assert_int_equal(objects_out(usual), before);
 }
 
 static void emptying_home_brings_all_to_the_slabs(void **state)
 {
     (void)state;
-    slm_depot_trim(&slm_class_caches[CLASS].first, true);
-    const uint64_t out = objects_out(CLASS);
-    take_many(CLASS, 40);
-    give_many(CLASS, 40);
-    const uint64_t stock = in_stock(CLASS);
-    slm_thread_empty_class(thread, CLASS, true);
-    assert_int_equal(slm_thread_rounds(thread, CLASS), 0);
-    assert_int_equal(in_stock(CLASS), stock);
-    assert_int_equal(objects_out(CLASS), out + stock);
-    assert_int_equal(thread->pairs[CLASS].target, 0);
+    slm_depot_trim(&slm_class_caches[usual].first, true);
+    const uint64_t out = objects_out(usual);
+    take_many(usual, 40);
+    give_many(usual, 40);
+    const uint64_t stock = in_stock(usual);
+    slm_thread_empty_class(thread, usual, true);
+    assert_int_equal(slm_thread_rounds(thread, usual), 0);
+    assert_int_equal(in_stock(usual), stock);
+    assert_int_equal(objects_out(usual), out + stock);
+    assert_int_equal(thread->pairs[usual].target, 0);
 }
 
 static void idle_classes_shrink(void **state)
 {
     (void)state;
-    const uint32_t start = slm_class_caches[CLASS].start_rounds;
-    take_many(CLASS, MANY / 4);
-    give_many(CLASS, MANY / 4);
-    const uint32_t grown = thread->pairs[CLASS].target;
+    const uint32_t start = slm_class_caches[usual].start_rounds;
+    take_many(usual, MANY / 4);
+    give_many(usual, MANY / 4);
+    const uint32_t grown = thread->pairs[usual].target;
     assert_true(grown > 4 * start);
     slm_thread_adapt(thread); /* there were misses since the last look: none, as there was no look */
-    assert_int_equal(thread->pairs[CLASS].target, grown);
+    assert_int_equal(thread->pairs[usual].target, grown);
     uint32_t target = grown;
     while (target > start) {
         slm_thread_adapt(thread);
         slm_thread_check(thread);
-        assert_int_equal(thread->pairs[CLASS].target, target / 2);
-        assert_true(slm_thread_rounds(thread, CLASS) <= target);
+        assert_int_equal(thread->pairs[usual].target, target / 2);
+        assert_true(slm_thread_rounds(thread, usual) <= target);
         target /= 2;
     }
     slm_thread_adapt(thread);
-    assert_int_equal(thread->pairs[CLASS].target, target);
-    assert_int_equal(thread->target_bytes, 2ul * target * slm_class_size[CLASS]);
-    take_many(CLASS, 1000); /* and it goes on */
-    give_many(CLASS, 1000);
+    assert_int_equal(thread->pairs[usual].target, target);
+    assert_int_equal(thread->target_bytes, 2ul * target * slm_class_size[usual]);
+    take_many(usual, 1000); /* and it goes on */
+    give_many(usual, 1000);
 }
 
 static void trips_are_counted(void **state)
 {
     (void)state;
-    take_many(CLASS, 1000);
+    take_many(usual, 1000);
     const uint64_t refills = load_relaxed(&thread->refills), taken = load_relaxed(&thread->objects_taken);
     assert_true(refills > 0 && refills < 1000);
-    assert_int_equal(taken, 1000 + slm_thread_rounds(thread, CLASS));
+    assert_int_equal(taken, 1000 + slm_thread_rounds(thread, usual));
     assert_int_equal(load_relaxed(&thread->drains), 0);
-    give_many(CLASS, 1000);
+    give_many(usual, 1000);
     assert_true(load_relaxed(&thread->drains) > 0);
     assert_int_equal(load_relaxed(&thread->refills), refills);
 }
@@ -361,16 +369,16 @@ static void no_memory_is_an_answer(void **state)
 
 static void tear_cursors(void)
 {
-    void *object = take_from(thread, CLASS);
-    give_to(thread, CLASS, object);
-    slm_loaded_at(thread, slm_place_of_class(CLASS))->top += 1000;
+    void *object = take_from(thread, usual);
+    give_to(thread, usual, object);
+    slm_loaded_at(thread, slm_place_of_class(usual))->top += 1000;
     slm_thread_check(thread);
 }
 
 static void the_checker_sees_torn_cursors(void **state)
 {
     (void)state;
-    const void *loaded = slm_loaded_at(thread, slm_place_of_class(CLASS));
+    const void *loaded = slm_loaded_at(thread, slm_place_of_class(usual));
     assert_child_aborts(tear_cursors, text("slabmalloc: check(" POINTER "): a magazine's cursors are out of order of "
                                            "cache size-896\n",
                                            pointer_of(loaded)));
@@ -381,17 +389,17 @@ static void mix_nodes(struct slm_thread *first, struct slm_thread *second)
 {
     uint64_t seed = 1;
     for (unsigned i = 0; i < 4000; i++) {
-        objects[i] = take_from(i % 2 ? first : second, CLASS);
+        objects[i] = take_from(i % 2 ? first : second, usual);
         assert_non_null(objects[i]);
     }
     for (unsigned i = 0; i < 4000; i++)
-        give_to(random_below(&seed, 2) ? first : second, CLASS, objects[i]);
+        give_to(random_below(&seed, 2) ? first : second, usual, objects[i]);
 }
 
 /* Every round in a depot's stock lies in memory of its node. */
 static void assert_stock_at_home(unsigned node)
 {
-    const struct slm_depot *depot = slm_cache_depot_made(&slm_class_caches[CLASS], node);
+    const struct slm_depot *depot = slm_cache_depot_made(&slm_class_caches[usual], node);
     assert_non_null(depot);
     assert_true(load_relaxed(&depot->stock_rounds) > 0);
     for (const struct slm_magazine *full = depot->full; full; full = full->next)
@@ -408,7 +416,7 @@ static void rounds_go_home(void **state)
     }
     struct slm_thread *other = slm_thread_block_make();
     assert_non_null(other);
-    const uint64_t before = objects_out(CLASS);
+    const uint64_t before = objects_out(usual);
     thread->node = 0;
     other->node = 1;
     mix_nodes(thread, other);
@@ -417,11 +425,11 @@ static void rounds_go_home(void **state)
     slm_thread_block_free(other);
     for (unsigned node = 0; node < 2; node++) {
         assert_stock_at_home(node);
-        slm_depot_trim(slm_cache_depot_made(&slm_class_caches[CLASS], node), true);
-        slm_depot_check(slm_cache_depot_made(&slm_class_caches[CLASS], node));
+        slm_depot_trim(slm_cache_depot_made(&slm_class_caches[usual], node), true);
+        slm_depot_check(slm_cache_depot_made(&slm_class_caches[usual], node));
         slm_span_check(node);
     }
-    assert_int_equal(objects_out(CLASS), before);
+    assert_int_equal(objects_out(usual), before);
 }
 
 static void a_thread_takes_from_its_node(void **state)
@@ -429,10 +437,10 @@ static void a_thread_takes_from_its_node(void **state)
     (void)state;
     for (unsigned node = 0; node < slm_nodes; node++) {
         thread->node = node;
-        take_many(CLASS, 200);
+        take_many(usual, 200);
         for (unsigned i = 0; i < 200; i++)
             assert_int_equal(slm_granule_of(objects[i]) / slm_reservation_area(), node);
-        give_many(CLASS, 200);
+        give_many(usual, 200);
         slm_thread_empty(thread, true);
     }
 }
@@ -461,5 +469,5 @@ int main(void)
         block_test(rounds_go_home),
         block_test(a_thread_takes_from_its_node),
     };
-    return cmocka_run_group_tests(tests, start_library, NULL);
+    return cmocka_run_group_tests(tests, begin, NULL);
 }

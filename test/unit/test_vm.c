@@ -16,12 +16,9 @@ static size_t bytes_of(unsigned pages)
 static char *some_pages(void)
 {
     for (unsigned attempt = 0; attempt < 8; attempt++) {
-        char *window = slm_vm_pick_window(window_bytes);
+        char *window = slm_vm_pick_window(window_bytes, attempt);
         if (window && slm_vm_map(window, bytes_of(PAGES), false))
             return window;
-        /* it is the same place for the whole process: leave it to the tests before */
-        if (window && errno == EEXIST && munmap(window, bytes_of(PAGES)) != 0)
-            break;
     }
     fail_msg("no window");
     return NULL;
@@ -38,13 +35,13 @@ static void a_picked_window_is_aligned_and_not_mapped(void **state)
 {
     (void)state;
     errno = EDOM;
-    char *window = slm_vm_pick_window(window_bytes);
+    char *window = slm_vm_pick_window(window_bytes, 0);
     assert_int_equal(errno, EDOM);
     assert_non_null(window);
     assert_int_equal((uintptr_t)window % (2 * MIB), 0);
     assert_int_equal(msync(window, slm_page_size, MS_ASYNC), -1);
     assert_int_equal(errno, ENOMEM);
-    assert_null(slm_vm_pick_window((size_t)1 << 62));
+    assert_null(slm_vm_pick_window((size_t)1 << 62, 0));
 }
 
 static void pages_are_mapped_where_asked(void **state)
@@ -125,21 +122,82 @@ static void pages_move_without_their_addresses(void **state)
     errno = EDOM;
     const bool moved = slm_vm_move(pages, to, bytes_of(PAGES / 2));
     assert_int_equal(errno, EDOM);
-    if (!moved) { /* nothing has happened then */
-        assert_int_equal(pages[0], 0x5a);
-        assert_int_equal(to[0], 0x33);
-        print_message("this kernel has no MREMAP_DONTUNMAP\n");
-        skip();
-    }
-    assert_true(all_zero(pages, bytes_of(PAGES / 2)));
+    assert_true(moved);
     for (size_t i = 0; i < bytes_of(PAGES / 2); i++)
         assert_int_equal(to[i], 0x5a);
-    pages[0] = 1;
-    assert_true(slm_vm_renew(to, bytes_of(PAGES / 2)));
-    assert_int_equal(errno, EDOM);
-    assert_true(all_zero(to, bytes_of(PAGES / 2)));
-    assert_int_equal(pages[0], 1);
+    assert_int_equal(msync(pages, slm_page_size, MS_ASYNC), -1); /* nothing is mapped there any more */
     munmap(pages, bytes_of(PAGES));
+}
+
+static void unmapped_pages_can_be_mapped_again(void **state)
+{
+    (void)state;
+    char *pages = some_pages();
+    memset(pages, 0x5a, bytes_of(PAGES));
+    errno = EDOM;
+    assert_true(slm_vm_unmap(pages + bytes_of(1), bytes_of(2), false));
+    assert_int_equal(errno, EDOM);
+    assert_true(slm_vm_map(pages + bytes_of(1), bytes_of(2), false));
+    assert_true(all_zero(pages + bytes_of(1), bytes_of(2)));
+    assert_int_equal(pages[0], 0x5a);
+    assert_int_equal(pages[bytes_of(3)], 0x5a);
+    munmap(pages, bytes_of(PAGES));
+}
+
+static void a_held_window_stays_held(void **state)
+{
+    (void)state;
+    char *window = slm_vm_hold_window(64 * MIB);
+    assert_true(slm_vm_map(window, bytes_of(PAGES), true));
+    memset(window, 0x5a, bytes_of(PAGES));
+    assert_true(slm_vm_unmap(window, bytes_of(PAGES), true));
+    assert_false(slm_vm_map(window, bytes_of(PAGES), false)); /* nobody else gets it */
+    assert_true(slm_vm_map(window, bytes_of(PAGES), true));
+    assert_true(all_zero(window, bytes_of(PAGES)));
+    munmap(window, 64 * MIB);
+}
+
+static char *wiped;
+
+static void look_at_wiped_page(void)
+{
+    require(*wiped == 0);
+}
+
+static void a_page_is_wiped_in_children(void **state)
+{
+    (void)state;
+    errno = EDOM;
+    wiped = slm_vm_page_wiped_on_fork();
+    assert_int_equal(errno, EDOM);
+    if (!wiped) {
+        print_message("this kernel has no MADV_WIPEONFORK\n");
+        skip();
+    }
+    assert_int_equal(*wiped, 0);
+    *wiped = 1;
+    assert_child_silent(look_at_wiped_page);
+    assert_int_equal(*wiped, 1);
+    munmap(wiped, slm_page_size);
+}
+
+static void limit_addresses(void)
+{
+    const struct rlimit limit = {(rlim_t)1 << 40, RLIM_INFINITY};
+    require(!slm_vm_addresses_limited());
+    setrlimit(RLIMIT_AS, &limit);
+    errno = EDOM;
+    require(slm_vm_addresses_limited() && errno == EDOM);
+}
+
+static void limits_are_seen(void **state)
+{
+    (void)state;
+    if (slm_vm_addresses_limited()) {
+        print_message("this shell has a limit already\n");
+        skip();
+    }
+    assert_child_silent(limit_addresses);
 }
 
 static void advice_is_harmless(void **state)
@@ -158,7 +216,7 @@ static void advice_is_harmless(void **state)
 
 static void ask_for_too_much(void)
 {
-    char *window = slm_vm_pick_window(window_bytes);
+    char *window = slm_vm_pick_window(window_bytes, 0);
     forbid_memory();
     errno = 0;
     require(!slm_vm_map(window, bytes_of(PAGES), false) && errno == ENOMEM);
@@ -183,6 +241,10 @@ int main(void)
         cmocka_unit_test(purged_pages_read_as_zero),
         cmocka_unit_test(locked_pages_stay_as_they_are),
         cmocka_unit_test(pages_move_without_their_addresses),
+        cmocka_unit_test(unmapped_pages_can_be_mapped_again),
+        cmocka_unit_test(a_held_window_stays_held),
+        cmocka_unit_test(a_page_is_wiped_in_children),
+        cmocka_unit_test(limits_are_seen),
         cmocka_unit_test(advice_is_harmless),
         cmocka_unit_test(the_kernel_may_refuse),
     };

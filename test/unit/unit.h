@@ -74,7 +74,7 @@ static inline _Noreturn void be_child(void (*run)(void), int standard_error)
 static inline struct outcome in_child(void (*run)(void))
 {
     struct outcome outcome = {-1, -1, ""};
-    int ends[2], how;
+    int ends[2], how = 0;
     if (pipe(ends) != 0)
         fail_msg("no pipe");
     fflush(NULL);

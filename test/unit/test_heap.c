@@ -1,0 +1,363 @@
+/* src/heap/heap.h, with the hot paths in alloc.h and free.h: everything from malloc to the kernel and back. */
+#include "unit.h"
+
+#include "base/bits.h"
+#include "heap/alloc.h"
+#include "heap/free.h"
+#include "os/topology.h"
+#include "slab/large.h"
+
+/* From nothing to beyond the largest class, every edge of a class among them. */
+static size_t next_size(size_t n)
+{
+    return n < 1200 ? n + 1 : n < 40000 ? n + n % 17 + 16 : n * 3 / 2;
+}
+
+static void every_size_is_served(void **state)
+{
+    (void)state;
+    for (size_t n = 0; n < 3 * MIB; n = next_size(n)) {
+        char *object = slm_alloc(n);
+        assert_non_null(object);
+        assert_int_equal((uintptr_t)object % 16, 0);
+        const size_t usable = slm_usable(object);
+        assert_true(usable >= n && usable > 0);
+        assert_true(n < 128 || usable <= n + n / 4 + 4096);
+        memset(object, 1, usable);
+        slm_free(object);
+    }
+    slm_heap_check();
+}
+
+static void classes_and_their_neighbours(void **state)
+{
+    (void)state;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        for (size_t n = slm_class_size[class] - 1u; n <= slm_class_size[class] + 1u; n++) {
+            void *object = slm_alloc(n);
+            const size_t usable = slm_usable(object);
+            if (n <= slm_class_size[class])
+                assert_int_equal(usable, slm_class_size[class]);
+            else
+                assert_true(usable > slm_class_size[class]);
+            slm_free(object);
+        }
+}
+
+static void nothing_is_freed_and_measured(void **state)
+{
+    (void)state;
+    slm_free(NULL);
+    assert_int_equal(slm_usable(NULL), 0);
+    assert_null(slm_resize(slm_alloc(10), 0));
+}
+
+static void cleared_memory_is_zero(void **state)
+{
+    (void)state;
+    for (size_t n = 0; n < 3 * MIB; n = next_size(n)) {
+        char *object = slm_alloc(n);
+        memset(object, 0xff, slm_usable(object));
+        slm_free(object);
+        object = slm_zeroed_alloc(n, 1);
+        assert_true(all_zero(object, n));
+        slm_free(object);
+    }
+}
+
+static void products_are_checked(void **state)
+{
+    (void)state;
+    static const size_t factors[][2] = {{SIZE_MAX, 2},     {2, SIZE_MAX},    {(size_t)1 << 32, (size_t)1 << 32},
+                                        {SIZE_MAX / 2, 3}, {PTRDIFF_MAX, 1}, {SIZE_MAX, 1}};
+    for (size_t i = 0; i < COUNT(factors); i++) {
+        errno = 0;
+        assert_null(slm_zeroed_alloc(factors[i][0], factors[i][1]));
+        assert_int_equal(errno, ENOMEM);
+    }
+}
+
+static void alignments_are_kept(void **state)
+{
+    (void)state;
+    for (size_t alignment = 1; alignment <= 16 * MIB; alignment *= 2)
+        for (size_t n = 0; n < 200000; n = n * 2 + 7) {
+            char *object = slm_aligned_alloc(alignment, n);
+            assert_non_null(object);
+            assert_int_equal((uintptr_t)object % alignment, 0);
+            assert_true(slm_usable(object) >= n);
+            memset(object, 1, n);
+            slm_free(object);
+        }
+    slm_heap_check();
+}
+
+static void fill(char *object, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        object[i] = (char)(i ^ i >> 8);
+}
+
+static void check(const char *object, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        require(object[i] == (char)(i ^ i >> 8));
+}
+
+static void resizing_keeps_what_fits(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {0,    1,     16,    17,    64,    100,   300,    1000, 1024,   1025,
+                                   4096, 10000, 32768, 32769, 65536, 65537, 200000, MIB,  3 * MIB};
+    for (size_t i = 0; i < COUNT(sizes); i++)
+        for (size_t k = 1; k < COUNT(sizes); k++) {
+            char *object = slm_alloc(sizes[i]);
+            fill(object, sizes[i]);
+            object = slm_resize(object, sizes[k]);
+            assert_non_null(object);
+            assert_true(slm_usable(object) >= sizes[k]);
+            check(object, slm_min(sizes[i], sizes[k]));
+            memset(object, 1, slm_usable(object));
+            slm_free(object);
+        }
+    char *object = slm_resize(NULL, 100);
+    assert_non_null(object);
+    slm_free(object);
+    slm_heap_check();
+}
+
+static void growing_to_the_usable_size_stays(void **state)
+{
+    (void)state;
+    for (size_t n = 0; n < 3 * MIB; n = next_size(n)) {
+        char *object = slm_alloc(n);
+        assert_ptr_equal(slm_resize(object, slm_usable(object)), object);
+        slm_free(object);
+    }
+}
+
+static void errno_is_kept_or_enomem(void **state)
+{
+    (void)state;
+    static const size_t wishes[] = {(size_t)PTRDIFF_MAX + 1, SIZE_MAX, SIZE_MAX - 65536, PTRDIFF_MAX, 1ul << 46};
+    char *object = slm_alloc(100), *large = slm_alloc(100000);
+    for (size_t i = 0; i < COUNT(wishes); i++) {
+        errno = 0;
+        assert_null(slm_alloc(wishes[i]));
+        assert_int_equal(errno, ENOMEM);
+        errno = 0;
+        assert_null(slm_aligned_alloc(64, wishes[i]));
+        assert_int_equal(errno, ENOMEM);
+        errno = 0;
+        assert_null(slm_resize(object, wishes[i]));
+        assert_int_equal(errno, ENOMEM);
+        errno = 0;
+        assert_null(slm_resize(large, wishes[i]));
+        assert_int_equal(errno, ENOMEM);
+    }
+    errno = 0;
+    assert_null(slm_aligned_alloc((size_t)1 << 63, 1));
+    assert_int_equal(errno, ENOMEM);
+    errno = EDOM;
+    for (size_t n = 0; n < 3 * MIB; n = next_size(n))
+        slm_free(slm_resize(slm_zeroed_alloc(1, n), n + 30000));
+    slm_free(object);
+    slm_free(large);
+    slm_free(NULL);
+    slm_heap_purge();
+    assert_int_equal(errno, EDOM);
+}
+
+static void *misused;
+
+static void free_misused(void)
+{
+    slm_free(misused);
+}
+
+static void resize_misused(void)
+{
+    slm_resize(misused, 10);
+}
+
+static void measure_misused(void)
+{
+    slm_usable(misused);
+}
+
+/* All three calls refuse the pointer in the same words. */
+static void assert_refused(void *pointer, const char *what)
+{
+    static const struct {
+        void (*run)(void);
+        const char *name;
+    } calls[] = {{free_misused, "free"}, {resize_misused, "realloc"}, {measure_misused, "malloc_usable_size"}};
+    misused = pointer;
+    for (size_t i = 0; i < COUNT(calls); i++)
+        assert_child_aborts(calls[i].run,
+                            text("slabmalloc: %s(" POINTER "): %s\n", calls[i].name, pointer_of(pointer), what));
+}
+
+static void foreign_pointers_are_refused(void **state)
+{
+    (void)state;
+    static char data;
+    char stack, *mapped = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_refused(&stack, "not allocated by this library");
+    assert_refused(&data, "not allocated by this library");
+    assert_refused(mapped, "not allocated by this library");
+    assert_refused((void *)8, "not allocated by this library");
+    assert_refused((void *)UINTPTR_MAX, "not allocated by this library");
+    assert_refused(slm_descriptors, "not allocated by this library");
+    assert_refused(slm_heap_base - 1, "not allocated by this library");
+    munmap(mapped, 4096);
+}
+
+static void large_objects_are_refused_but_by_their_start(void **state)
+{
+    (void)state;
+    char *large = slm_alloc(MIB);
+    assert_refused(large + 16, "no object, or one that is free already");
+    assert_refused(large + SLM_GRANULE, "no object, or one that is free already");
+    slm_free(large);
+    assert_refused(large, "no object, or one that is free already");
+}
+
+static void purge_after_misuse(void)
+{
+    slm_free(misused);
+    slm_heap_purge();
+}
+
+static void small_objects_are_looked_at_on_their_way_home(void **state)
+{
+    (void)state;
+    char *object = slm_alloc(100), *other = slm_alloc(100);
+    const unsigned long slab = pointer_of(slm_slab_start(slm_slab_of(object)));
+    misused = object + 16;
+    assert_child_aborts(purge_after_misuse, text("slabmalloc: free(" POINTER "): not the start of an object of cache "
+                                                 "size-112 (slab " POINTER ")\n",
+                                                 pointer_of(misused), slab));
+    misused = object;
+    slm_free(object);
+    assert_child_aborts(purge_after_misuse, text("slabmalloc: free(" POINTER "): double free of an object of cache "
+                                                 "size-112 (slab " POINTER ")\n",
+                                                 pointer_of(misused), slab));
+    slm_free(other);
+}
+
+static void purging_gives_the_peak_back(void **state)
+{
+    (void)state;
+    static void *objects[20000];
+    for (size_t i = 0; i < COUNT(objects); i++)
+        memset(objects[i] = slm_alloc(1 + i % 2000), 1, 1 + i % 2000);
+    for (size_t i = 0; i < COUNT(objects); i++)
+        slm_free(objects[i]);
+    assert_true(slm_heap_purge() > 10 * MIB);
+    assert_int_equal(slm_span_dirty_bytes(), 0);
+    assert_int_equal(slm_heap_purge(), 0);
+    slm_heap_check();
+}
+
+static void live_without_memory(void)
+{
+    static void *objects[100000];
+    size_t got = 0;
+    const struct rlimit none = {1, RLIM_INFINITY};
+    setrlimit(RLIMIT_AS, &none);
+    for (unsigned turn = 0; turn < 20; turn++) {
+        while (got < COUNT(objects) && (objects[got] = slm_alloc(1 + got * 77 % 30000)))
+            got++;
+        require(got < COUNT(objects) && errno == ENOMEM);
+        slm_heap_check();
+        for (size_t i = got / 2; i < got; i++)
+            slm_free(objects[i]);
+        got /= 2;
+        void *object = slm_alloc(100);
+        require(object || got == 0);
+        slm_free(object);
+    }
+}
+
+static void a_process_without_memory_goes_on(void **state)
+{
+    (void)state;
+    assert_child_silent(live_without_memory);
+}
+
+/* Threads that hand their objects on: a slot is swapped, and what comes out is checked and freed by another one. */
+struct filled {
+    size_t n;
+    char bytes[];
+};
+
+static _Atomic(struct filled *) slots[512];
+
+static struct filled *make_filled(uint64_t *seed)
+{
+    const size_t n = random_below(seed, random_below(seed, 64) ? 3000 : 300000);
+    struct filled *made = slm_alloc(sizeof *made + n);
+    require(made != NULL);
+    made->n = n;
+    fill(made->bytes, n);
+    return made;
+}
+
+static void *exchange(void *number)
+{
+    uint64_t seed = (uintptr_t)number + 1;
+    for (unsigned turn = 0; turn < 10000; turn++) {
+        struct filled *made = make_filled(&seed);
+        if (turn % 8 == 0) {
+            check(made->bytes, made->n);
+            made = slm_resize(made, sizeof *made + made->n / 2);
+            made->n /= 2;
+        }
+        struct filled *got = atomic_exchange(&slots[random_below(&seed, COUNT(slots))], made);
+        if (got) {
+            check(got->bytes, got->n);
+            slm_free(got);
+        }
+        if (turn % 2500 == 0)
+            slm_heap_purge();
+    }
+    return NULL;
+}
+
+static void threads_hand_objects_on(void **state)
+{
+    (void)state;
+    on_threads(6, exchange);
+    slm_heap_check();
+    for (size_t i = 0; i < COUNT(slots); i++) {
+        struct filled *left = load_relaxed(&slots[i]);
+        if (left)
+            check(left->bytes, left->n);
+        slm_free(left);
+    }
+    slm_heap_purge();
+    slm_heap_check();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_size_is_served),
+        cmocka_unit_test(classes_and_their_neighbours),
+        cmocka_unit_test(nothing_is_freed_and_measured),
+        cmocka_unit_test(cleared_memory_is_zero),
+        cmocka_unit_test(products_are_checked),
+        cmocka_unit_test(alignments_are_kept),
+        cmocka_unit_test(resizing_keeps_what_fits),
+        cmocka_unit_test(growing_to_the_usable_size_stays),
+        cmocka_unit_test(errno_is_kept_or_enomem),
+        cmocka_unit_test(foreign_pointers_are_refused),
+        cmocka_unit_test(large_objects_are_refused_but_by_their_start),
+        cmocka_unit_test(small_objects_are_looked_at_on_their_way_home),
+        cmocka_unit_test(purging_gives_the_peak_back),
+        cmocka_unit_test(a_process_without_memory_goes_on),
+        cmocka_unit_test(threads_hand_objects_on),
+    };
+    return cmocka_run_group_tests(tests, start_library, NULL);
+}

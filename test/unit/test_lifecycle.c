@@ -1,0 +1,374 @@
+/* src/heap/lifecycle.h: the process's start, the birth and exit of threads, and children of fork. */
+#include "unit.h"
+
+#include <sys/time.h>
+
+#include "heap/heap.h"
+#include "heap/lifecycle.h"
+#include "os/topology.h"
+#include "page/span.h"
+#include "thread/thread_list.h"
+
+/* First use, before any constructor: the program's own are run after these. */
+static char *early;
+
+static void use_early(void)
+{
+    early = malloc(1000);
+    if (early)
+        memset(early, 0x5a, 1000);
+}
+
+__attribute__((section(".preinit_array"), used)) static void (*const before_all)(void) = use_early;
+
+static void what_was_made_before_constructors_stays(void **state)
+{
+    (void)state;
+    assert_non_null(early);
+    for (size_t i = 0; i < 1000; i++)
+        assert_int_equal(early[i], 0x5a);
+    free(early);
+    slm_heap_check();
+}
+
+static void the_process_has_started(void **state)
+{
+    (void)state;
+    errno = EDOM;
+    assert_true(slm_process_started());
+    assert_int_equal(errno, EDOM);
+    assert_true(slm_direct_node() < slm_nodes);
+}
+
+static void this_thread_is_live(void **state)
+{
+    (void)state;
+    assert_int_equal(slm_tls.state, SLM_THREAD_LIVE);
+    assert_non_null(slm_tls.self);
+    assert_ptr_equal(slm_tls.hot, slm_tls.self);
+    assert_int_equal(slm_tls.busy, 0);
+}
+
+static void a_block_is_entered_once(void **state)
+{
+    (void)state;
+    struct slm_thread *thread = slm_thread_enter(true);
+    assert_ptr_equal(thread, slm_tls.self);
+    assert_null(slm_thread_enter(true)); /* a handler that comes in between must leave it alone */
+    assert_null(slm_thread_enter(false));
+    slm_thread_leave(thread);
+    assert_ptr_equal(slm_thread_enter(false), thread);
+    slm_thread_leave(thread);
+}
+
+static uint64_t rounds_of(const struct slm_thread *thread)
+{
+    uint64_t rounds = 0;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        rounds += slm_thread_rounds(thread, class);
+    return rounds;
+}
+
+/* What a signal handler does that interrupts a slow path: the magazines may be torn, it must not touch them. */
+static void a_busy_thread_goes_to_the_depots(void **state)
+{
+    (void)state;
+    char *objects[200];
+    struct slm_thread *thread = slm_thread_enter(true);
+    assert_non_null(thread);
+    const uint64_t rounds = rounds_of(thread);
+    for (size_t i = 0; i < COUNT(objects); i++) {
+        objects[i] = malloc(i * 50);
+        require(objects[i] != NULL);
+        memset(objects[i], (int)i, i * 50);
+    }
+    for (size_t i = 0; i < COUNT(objects); i += 2) {
+        require(i == 0 || (unsigned char)objects[i][i * 50 - 1] == i);
+        free(objects[i]);
+    }
+    const uint64_t rounds_after = rounds_of(thread);
+    slm_thread_leave(thread);
+    for (size_t i = 1; i < COUNT(objects); i += 2)
+        free(objects[i]);
+    assert_int_equal(rounds_after, rounds);
+}
+
+static void *be_born(void *nothing)
+{
+    require(slm_tls.state == SLM_THREAD_NONE);
+    void *volatile object = malloc(100);
+    require(object && slm_tls.state == SLM_THREAD_LIVE && slm_tls.hot == slm_tls.self);
+    require(slm_thread_list_count() >= 2);
+    free(object);
+    return nothing;
+}
+
+static void the_first_use_is_a_birth(void **state)
+{
+    (void)state;
+    on_threads(1, be_born);
+    assert_int_equal(slm_thread_list_count(), 1);
+}
+
+static void *foreign;
+
+static void *free_only(void *nothing)
+{
+    free(foreign);
+    require(slm_tls.state == SLM_THREAD_LIVE);
+    return nothing;
+}
+
+static void a_thread_that_only_frees_is_born_too(void **state)
+{
+    (void)state;
+    foreign = malloc(100);
+    on_threads(1, free_only);
+    assert_int_equal(slm_thread_list_count(), 1);
+}
+
+static uint64_t stock_and_out(unsigned class, uint64_t *stock)
+{
+    uint64_t out = *stock = 0;
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        struct slm_depot *depot = slm_cache_depot_made(&slm_class_caches[class], node);
+        out += depot ? load_relaxed(&depot->objects_out) : 0;
+        *stock += depot ? load_relaxed(&depot->stock_rounds) : 0;
+    }
+    return out;
+}
+
+static void *fill_magazines(void *nothing)
+{
+    static void *objects[3000];
+    for (size_t i = 0; i < COUNT(objects); i++)
+        objects[i] = malloc(1700);
+    for (size_t i = 0; i < COUNT(objects); i++)
+        free(objects[i]);
+    return nothing;
+}
+
+static void an_exit_gives_the_magazines_back(void **state)
+{
+    (void)state;
+    uint64_t stock, stock_before;
+    const unsigned class = slm_class_of_size(1700);
+    const uint64_t live = stock_and_out(class, &stock_before) - stock_before;
+    on_threads(1, fill_magazines);
+    assert_int_equal(stock_and_out(class, &stock) - stock, live);
+    assert_int_equal(slm_thread_list_count(), 1);
+}
+
+static pthread_key_t late_key;
+static _Atomic unsigned late_calls;
+
+/* Runs again and again, before and after the library's own destructor. */
+static void come_late(void *value)
+{
+    char *object = malloc(300);
+    require(object != NULL);
+    memset(object, 1, 300);
+    free(object);
+    free(value);
+    add_relaxed(&late_calls, 1);
+    pthread_setspecific(late_key, malloc(10)); /* the last one is lost, as POSIX has it */
+}
+
+static void *leave_late_work(void *nothing)
+{
+    pthread_setspecific(late_key, malloc(10));
+    return nothing;
+}
+
+static void late_destructors_may_allocate(void **state)
+{
+    (void)state;
+    assert_int_equal(pthread_key_create(&late_key, come_late), 0);
+    for (unsigned i = 0; i < 50; i++)
+        on_threads(4, leave_late_work);
+    assert_true(load_relaxed(&late_calls) >= 200);
+    assert_int_equal(slm_thread_list_count(), 1);
+    pthread_key_delete(late_key);
+    slm_heap_check();
+}
+
+static void *live_briefly(void *nothing)
+{
+    void *volatile objects[10];
+    for (size_t i = 0; i < COUNT(objects); i++)
+        objects[i] = malloc(1 + i * 300);
+    for (size_t i = 0; i < COUNT(objects); i++)
+        free(objects[i]);
+    return nothing;
+}
+
+static void threads_leave_nothing_behind(void **state)
+{
+    (void)state;
+    uint64_t heap = 0, metadata = 0;
+    for (unsigned i = 0; i < 3000; i++) {
+        on_threads(1, live_briefly);
+        if (i == 100) {
+            heap = slm_reservation_heap_bytes();
+            metadata = slm_reservation_metadata_bytes();
+        }
+    }
+    assert_int_equal(slm_reservation_metadata_bytes(), metadata);
+    assert_true(slm_reservation_heap_bytes() <= heap + 2 * MIB);
+    assert_int_equal(slm_thread_list_count(), 1);
+}
+
+static char *inherited[500];
+
+static void live_on(void)
+{
+    require(slm_thread_list_count() == 1);
+    require(slm_tls.state == SLM_THREAD_LIVE && slm_tls.self);
+    for (size_t i = 0; i < COUNT(inherited); i++) {
+        require(inherited[i][0] == (char)i);
+        free(inherited[i]);
+    }
+    on_threads(4, live_briefly);
+    for (size_t i = 0; i < COUNT(inherited); i++)
+        require((inherited[i] = malloc(i * 100)) != NULL);
+    require(slm_thread_list_count() == 1);
+    slm_heap_check();
+    require(in_child(slm_heap_check).status == 0);
+}
+
+static _Atomic bool enough;
+
+static void *allocate_all_the_time(void *nothing)
+{
+    void *volatile object;
+    while (!load_relaxed(&enough))
+        for (size_t n = 0; n < 100000; n += 777) {
+            object = malloc(n);
+            free(object);
+        }
+    return nothing;
+}
+
+/* What other threads are in the middle of must not matter. */
+static void children_of_a_busy_process_live_on(void **state)
+{
+    (void)state;
+    pthread_t busy[2];
+    for (size_t i = 0; i < COUNT(inherited); i++) {
+        inherited[i] = malloc(1 + i * 100);
+        inherited[i][0] = (char)i;
+    }
+    for (size_t i = 0; i < COUNT(busy); i++)
+        assert_int_equal(pthread_create(&busy[i], NULL, allocate_all_the_time, NULL), 0);
+    for (unsigned i = 0; i < 100; i++) {
+        const struct outcome outcome = in_child(live_on);
+        if (outcome.status != 0)
+            fail_msg("fork %u: status %d, signal %d: %s", i, outcome.status, outcome.signal, outcome.said);
+    }
+    store_relaxed(&enough, true);
+    for (size_t i = 0; i < COUNT(busy); i++)
+        pthread_join(busy[i], NULL);
+    for (size_t i = 0; i < COUNT(inherited); i++)
+        free(inherited[i]);
+}
+
+static volatile sig_atomic_t forked; /* the child's number in the parent, -1 in the child itself */
+
+static void fork_in_handler(int signal_number)
+{
+    (void)signal_number;
+    const int kept = errno;
+    forked = _Fork();
+    if (forked == 0) {
+        signal(SIGALRM, SIG_DFL);
+        alarm(5);
+        forked = -1;
+    }
+    errno = kept;
+}
+
+static void allocate_and_free(unsigned turns)
+{
+    static uint64_t seed;
+    void *objects[32] = {NULL};
+    for (unsigned i = 0; i < turns; i++) {
+        void **object = &objects[random_below(&seed, COUNT(objects))];
+        free(*object);
+        *object = malloc(random_below(&seed, i % 2 ? 200000 : 20000));
+        require(*object != NULL);
+    }
+    for (size_t i = 0; i < COUNT(objects); i++)
+        free(objects[i]);
+}
+
+/* The timer's signal comes somewhere in malloc or free; the child returns from the handler and goes on there. */
+static int fork_in_the_middle(long microseconds)
+{
+    const struct itimerval soon = {.it_value = {0, microseconds}};
+    int how = 0;
+    forked = 0;
+    setitimer(ITIMER_REAL, &soon, NULL);
+    while (forked == 0)
+        allocate_and_free(20);
+    if (forked == -1) {
+        allocate_and_free(3000);
+        _exit(0);
+    }
+    require(waitpid(forked, &how, 0) == forked);
+    return how;
+}
+
+static void a_handler_may_fork_in_the_middle_of_malloc(void **state)
+{
+    (void)state;
+    pthread_t busy[2];
+    int how = 0;
+    store_relaxed(&enough, false);
+    signal(SIGALRM, fork_in_handler);
+    fflush(NULL);
+    for (size_t i = 0; i < COUNT(busy); i++)
+        assert_int_equal(pthread_create(&busy[i], NULL, allocate_all_the_time, NULL), 0);
+    for (unsigned i = 0; i < 200 && how == 0; i++)
+        how = fork_in_the_middle(50 + i * 37 % 2000);
+    store_relaxed(&enough, true);
+    for (size_t i = 0; i < COUNT(busy); i++)
+        pthread_join(busy[i], NULL);
+    signal(SIGALRM, SIG_DFL);
+    assert_int_equal(how, 0); /* SIGALRM, 14: it hung */
+}
+
+static void *look_at_node(void *nothing)
+{
+    free(malloc(1));
+    require(slm_tls.self->node < slm_nodes);
+    void *volatile object = malloc(2000);
+    require(slm_granule_of(object) / slm_reservation_area() == slm_tls.self->node);
+    free(object);
+    return nothing;
+}
+
+static void threads_allocate_on_their_node(void **state)
+{
+    (void)state;
+    on_threads(8, look_at_node);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_was_made_before_constructors_stays),
+        cmocka_unit_test(the_process_has_started),
+        cmocka_unit_test(this_thread_is_live),
+        cmocka_unit_test(a_block_is_entered_once),
+        cmocka_unit_test(a_busy_thread_goes_to_the_depots),
+        cmocka_unit_test(the_first_use_is_a_birth),
+        cmocka_unit_test(a_thread_that_only_frees_is_born_too),
+        cmocka_unit_test(an_exit_gives_the_magazines_back),
+        cmocka_unit_test(late_destructors_may_allocate),
+        cmocka_unit_test(threads_leave_nothing_behind),
+        cmocka_unit_test(children_of_a_busy_process_live_on),
+        cmocka_unit_test(a_handler_may_fork_in_the_middle_of_malloc),
+        cmocka_unit_test(threads_allocate_on_their_node),
+    };
+    return cmocka_run_group_tests(tests, start_library, NULL);
+}

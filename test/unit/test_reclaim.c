@@ -1,0 +1,287 @@
+/* src/heap/reclaim.h: when memory goes back to the kernel, and the worker that sees to it. The options are set for
+ * short delays; what waits polls, and gives up after seconds. */
+#include "unit.h"
+
+#include <dirent.h>
+#include <limits.h>
+
+#include "base/options.h"
+#include "heap/heap.h"
+#include "heap/lifecycle.h"
+#include "heap/reclaim.h"
+#include "os/topology.h"
+#include "page/span.h"
+#include "thread/thread_list.h"
+
+enum { PATIENCE_MS = 15000, POLL_MS = 20 };
+
+static int begin(void **state)
+{
+    slm_options.purge_delay_ms = 50;
+    return start_library(state);
+}
+
+/* The number of this process's threads, and the worker's among them, 0 if there is none. */
+static unsigned count_tasks(long *worker)
+{
+    unsigned tasks = 0;
+    DIR *folder = opendir("/proc/self/task");
+    require(folder != NULL);
+    *worker = 0;
+    for (const struct dirent *entry; (entry = readdir(folder));) {
+        char name[32] = "";
+        if (entry->d_name[0] == '.')
+            continue;
+        FILE *file = fopen(text("/proc/self/task/%s/comm", entry->d_name), "r");
+        if (!file)
+            continue;
+        if (fgets(name, sizeof name, file) && strcmp(name, "slabmalloc\n") == 0)
+            *worker = atol(entry->d_name);
+        fclose(file);
+        tasks++;
+    }
+    closedir(folder);
+    return tasks;
+}
+
+static bool worker_there(void)
+{
+    long worker;
+    count_tasks(&worker);
+    return worker != 0;
+}
+
+static bool worker_gone(void)
+{
+    return !worker_there();
+}
+
+static bool nothing_dirty(void)
+{
+    return slm_span_dirty_bytes() == 0;
+}
+
+/* Without a single allocation meanwhile, if the condition makes none. */
+static bool comes_true(bool (*condition)(void))
+{
+    for (unsigned waited = 0; waited < PATIENCE_MS; waited += POLL_MS) {
+        if (condition())
+            return true;
+        sleep_ms(POLL_MS);
+    }
+    return false;
+}
+
+static void make_dirty(size_t bytes)
+{
+    char *object = malloc(bytes);
+    require(object != NULL);
+    memset(object, 1, bytes);
+    free(object);
+}
+
+/* A second thread, that lives until it is told to end. */
+static _Atomic bool may_end;
+static pthread_t second;
+
+static void *be_second(void *nothing)
+{
+    void *volatile object = malloc(100);
+    while (!load_acquire(&may_end))
+        sleep_ms(5);
+    free(object);
+    return nothing;
+}
+
+static void start_second(void)
+{
+    store_relaxed(&may_end, false);
+    require(pthread_create(&second, NULL, be_second, NULL) == 0);
+}
+
+static void end_second(void)
+{
+    store_release(&may_end, true);
+    require(pthread_join(second, NULL) == 0);
+}
+
+static void a_process_with_one_thread_has_no_worker(void **state)
+{
+    (void)state;
+    make_dirty(MIB);
+    assert_false(worker_there());
+}
+
+static void the_only_thread_s_passes_purge(void **state)
+{
+    (void)state;
+    make_dirty(8 * MIB);
+    struct slm_thread *thread = slm_thread_enter(true);
+    for (unsigned i = 0; i < 200 && slm_span_dirty_bytes() > 0; i++) {
+        slm_reclaim_tick(thread);
+        sleep_ms(20);
+    }
+    slm_thread_leave(thread);
+    assert_int_equal(slm_span_dirty_bytes(), 0);
+}
+
+static void tick_early(void)
+{
+    slm_options.purge_delay_ms = 3600000;
+    slm_span_purge(0);
+    struct slm_thread *thread = slm_thread_enter(true);
+    slm_reclaim_tick(thread);
+    slm_thread_leave(thread);
+    make_dirty(4 * MIB);
+    for (unsigned i = 0; i < 10; i++) {
+        thread = slm_thread_enter(true);
+        slm_reclaim_tick(thread);
+        slm_thread_leave(thread);
+    }
+    require(slm_span_dirty_bytes() >= 4 * MIB);
+}
+
+static void nothing_goes_before_its_time(void **state)
+{
+    (void)state;
+    assert_child_silent(tick_early);
+}
+
+static void a_worker_comes_and_goes(void **state)
+{
+    (void)state;
+    start_second();
+    assert_true(comes_true(worker_there));
+    end_second();
+    assert_true(comes_true(worker_gone));
+    long worker;
+    assert_int_equal(count_tasks(&worker), 1);
+}
+
+static void the_worker_has_all_signals_blocked(void **state)
+{
+    (void)state;
+    char line[128];
+    unsigned long blocked = 0;
+    long worker;
+    start_second();
+    assert_true(comes_true(worker_there));
+    count_tasks(&worker);
+    FILE *file = fopen(text("/proc/self/task/%ld/status", worker), "r");
+    assert_non_null(file);
+    while (fgets(line, sizeof line, file))
+        sscanf(line, "SigBlk: %lx", &blocked);
+    fclose(file);
+    end_second();
+    /* all but those that cannot be (9, 19) and the two that libc keeps for itself (32, 33) */
+    assert_int_equal(blocked | 1ul << 8 | 1ul << 18 | 3ul << 31, ULONG_MAX);
+}
+
+static void the_worker_purges_an_idle_process(void **state)
+{
+    (void)state;
+    start_second();
+    assert_true(comes_true(worker_there));
+    for (unsigned turn = 0; turn < 2; turn++) {
+        make_dirty(16 * MIB);
+        assert_true(slm_span_dirty_bytes() >= 16 * MIB); /* not at once */
+        assert_true(comes_true(nothing_dirty));
+    }
+    end_second();
+    assert_true(comes_true(worker_gone));
+}
+
+static void without_the_option(void)
+{
+    slm_options.worker = 0;
+    start_second();
+    sleep_ms(100);
+    require(!worker_there());
+    end_second();
+}
+
+static void the_worker_is_an_option(void **state)
+{
+    (void)state;
+    assert_child_silent(without_the_option);
+}
+
+static void be_child_of_two(void)
+{
+    require(!worker_there());
+    start_second();
+    require(comes_true(worker_there));
+    make_dirty(4 * MIB);
+    require(comes_true(nothing_dirty));
+    end_second();
+    require(comes_true(worker_gone));
+}
+
+static void a_child_has_a_worker_of_its_own(void **state)
+{
+    (void)state;
+    start_second();
+    assert_true(comes_true(worker_there));
+    assert_child_silent(be_child_of_two);
+    end_second();
+    assert_true(comes_true(worker_gone));
+}
+
+static void too_much_goes_at_once(void)
+{
+    slm_options.dirty_bytes = 4 * MIB;
+    slm_options.purge_delay_ms = 3600000;
+    char *objects[64];
+    for (size_t i = 0; i < COUNT(objects); i++)
+        memset(objects[i] = malloc(2 * MIB), 1, 2 * MIB);
+    const uint64_t heap = slm_reservation_heap_bytes();
+    const uint64_t limit = heap / 4 > 4 * MIB ? heap / 4 : 4 * MIB;
+    for (size_t i = 0; i < COUNT(objects); i++) {
+        free(objects[i]);
+        require(slm_span_dirty_bytes() <= limit);
+    }
+    require(slm_span_dirty_bytes() > 0); /* but not all of it */
+}
+
+static void dirty_memory_is_bounded(void **state)
+{
+    (void)state;
+    assert_child_silent(too_much_goes_at_once);
+}
+
+static void all_can_go(void **state)
+{
+    (void)state;
+    static void *objects[5000];
+    for (size_t i = 0; i < COUNT(objects); i++)
+        memset(objects[i] = malloc(1500), 1, 1500);
+    for (size_t i = 0; i < COUNT(objects); i++)
+        free(objects[i]);
+    struct slm_thread *thread = slm_thread_enter(true);
+    slm_thread_empty(thread, true);
+    slm_thread_leave(thread);
+    const size_t given = slm_reclaim_all();
+    assert_true(given >= 5000 * 1500 / 2);
+    assert_int_equal(slm_span_dirty_bytes(), 0);
+    const struct slm_depot *depot = &slm_class_caches[slm_class_of_size(1500)].first;
+    assert_int_equal(load_relaxed(&depot->slabs_made), load_relaxed(&depot->slabs_released));
+    assert_int_equal(slm_reclaim_all(), 0);
+    slm_heap_check();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_process_with_one_thread_has_no_worker),
+        cmocka_unit_test(the_only_thread_s_passes_purge),
+        cmocka_unit_test(nothing_goes_before_its_time),
+        cmocka_unit_test(a_worker_comes_and_goes),
+        cmocka_unit_test(the_worker_has_all_signals_blocked),
+        cmocka_unit_test(the_worker_purges_an_idle_process),
+        cmocka_unit_test(the_worker_is_an_option),
+        cmocka_unit_test(a_child_has_a_worker_of_its_own),
+        cmocka_unit_test(dirty_memory_is_bounded),
+        cmocka_unit_test(all_can_go),
+    };
+    return cmocka_run_group_tests(tests, begin, NULL);
+}
