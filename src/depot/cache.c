@@ -43,9 +43,10 @@ void slm_cache_tune_all(void)
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
         struct slm_cache *cache = &slm_class_caches[class];
         const size_t size = cache->shape.object_size;
-        cache->start_rounds = (uint32_t)slm_min(slm_max(start_bytes / size, 1), start_rounds_most);
         cache->most_rounds =
             (uint32_t)slm_min(slm_max(slm_options.magazine_bytes / size, most_rounds_least), SLM_MAGAZINE_ROUNDS_MAX);
+        cache->start_rounds =
+            (uint32_t)slm_min(slm_max(start_bytes / size, 1), slm_min(start_rounds_most, cache->most_rounds));
     }
 }
 

@@ -45,6 +45,7 @@ static enum process_state start_process(void)
     slm_topology_start();
     if (!slm_reservation_start())
         return PROCESS_FAILED;
+    slm_span_start_areas();
     slm_span_set_scarce(slm_vm_addresses_limited());
     slm_page_map_start();
     slm_cache_start();
@@ -162,6 +163,7 @@ __attribute__((constructor(101))) static void start_library(void)
     slm_options_read();
     slm_topology_simulate(slm_options.topology);
     slm_reservation_cover_map();
+    slm_span_start_areas();
     slm_cache_tune_all();
 }
 

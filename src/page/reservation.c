@@ -23,7 +23,7 @@ static _Atomic uint64_t descriptors_covered[SLM_GRANULES_MAX / SECTION_LEAST / 6
 static _Atomic uint64_t heap_bytes, bookkeeping_bytes;
 
 /* Heaps that grow beyond this leave the size of their further pages to the system's policy. */
-static const uint64_t small_pages_bytes = (uint64_t)256 << 20;
+static const size_t small_pages_granules = ((size_t)256 << 20) / SLM_GRANULE;
 
 static size_t metadata_room(void)
 {
@@ -134,7 +134,9 @@ bool slm_reservation_extend(size_t first, size_t count)
     const size_t bytes = count << SLM_GRANULE_SHIFT;
     if (!slm_vm_map(address, bytes, held))
         return false;
-    if (add_relaxed(&heap_bytes, bytes) < small_pages_bytes)
+    add_relaxed(&heap_bytes, bytes);
+    if (first % slm_reservation_area() <
+        small_pages_granules) /* by address: what is mapped again joins its neighbours */
         slm_vm_small_pages(address, bytes);
     if (slm_topology_binds())
         slm_vm_bind(address, bytes, (unsigned)(first / slm_reservation_area()));

@@ -61,6 +61,13 @@ static void start_area(struct area *area)
     area->started = true;
 }
 
+void slm_span_start_areas(void)
+{
+    for (unsigned node = 0; node < slm_nodes; node++)
+        if (!areas[node].started)
+            start_area(&areas[node]);
+}
+
 /* The holder died in a fork: whatever was listed may be torn. */
 static void restart_area(struct area *area)
 {
@@ -79,10 +86,7 @@ static void restart_area(struct area *area)
 
 static void lock_area(struct area *area)
 {
-    bool torn = slm_lock_acquire(&area->lock);
-    if (unlikely(!area->started))
-        start_area(area);
-    if (unlikely(torn))
+    if (unlikely(slm_lock_acquire(&area->lock)))
         restart_area(area);
 }
 
@@ -319,21 +323,14 @@ void slm_span_free(struct slm_span *span)
     slm_lock_release(&area->lock);
 }
 
-bool slm_span_may_unmap(const struct slm_span *span)
-{
-    struct area *area = area_of(span);
-    lock_area(area);
-    const bool room = area->spans[SLM_SPAN_UNMAPPED] < unmapped_most;
-    slm_lock_release(&area->lock);
-    return room;
-}
-
-void slm_span_free_unmapped(struct slm_span *span)
+void slm_span_free_moved(struct slm_span *span)
 {
     struct area *area = area_of(span);
     const bool unmapped = slm_reservation_unmap(slm_span_start(span), slm_span_bytes(span));
+    const bool renewed =
+        unmapped && !slm_span_scarce() && slm_reservation_extend(slm_span_granule(span), span->granules);
     lock_area(area);
-    span->state = SLM_SPAN_UNMAPPED;
+    span->state = renewed ? SLM_SPAN_CLEAN : SLM_SPAN_UNMAPPED;
     if (unmapped)
         join_and_list(area, span);
     else /* the limit of mappings: what is left there stays unused */
@@ -499,8 +496,7 @@ size_t slm_span_unmap_free(void)
     store_relaxed(&scarce, true);
     size_t given = slm_span_purge(0);
     for (unsigned node = 0; node < slm_nodes; node++)
-        if (areas[node].started)
-            given += unmap_clean(&areas[node]);
+        given += unmap_clean(&areas[node]);
     return given;
 }
 

@@ -70,11 +70,9 @@ struct slm_span *slm_span_alloc(unsigned node, size_t granules, size_t alignment
 /* Give a span back whose kind the caller has set to NONE throughout. */
 void slm_span_free(struct slm_span *span);
 
-/* May one more hole be made in the span's area? Holes split mappings, of which the kernel allows 65,530. */
-bool slm_span_may_unmap(const struct slm_span *span);
-
-/* The same, with its addresses: they are unmapped first, whatever is mapped there. */
-void slm_span_free_unmapped(struct slm_span *span);
+/* The same for a span that is `moved`: whatever is mapped there is replaced by fresh memory, which is one mapping
+ * with its neighbours again. */
+void slm_span_free_moved(struct slm_span *span);
 
 /* Give back all but the first granules. */
 void slm_span_trim(struct slm_span *span, size_t granules);
@@ -86,6 +84,9 @@ bool slm_span_extend(struct slm_span *span, size_t granules, bool *clean);
 /* Purge dirty spans, oldest first, until at most `keep_bytes` are dirty. Bytes given back. No lock is held during
  * system calls. */
 size_t slm_span_purge(uint64_t keep_bytes);
+
+/* Before the first span, and again when there are more nodes: ready their areas. */
+void slm_span_start_areas(void);
 
 /* From now on address space is scarce: unmap what is free. Bytes unmapped. */
 size_t slm_span_unmap_free(void);

@@ -5,10 +5,14 @@
 
 #include "os/vm.h"
 
-/* From here on moving page tables is cheaper than copying. */
+/* From here on moving page tables is cheaper than copying. A moved object has mappings of its own, and one more for
+ * each further move: only so many are there at a time, and only huge ones move again. */
 #define MOVE_BYTES ((size_t)1 << 20)
+#define MOVE_AGAIN_BYTES ((size_t)32 << 20)
+enum { moved_most = 200 };
 
 static _Atomic uint64_t made, live_bytes;
+static _Atomic uint32_t live_moved;
 
 static size_t granules_for(size_t n)
 {
@@ -54,10 +58,12 @@ size_t slm_large_free(struct slm_large *large)
         return 0;
     const size_t bytes = large->usable;
     sub_relaxed(&live_bytes, bytes);
-    if (large->span.moved)
-        slm_span_free_unmapped(&large->span);
-    else
+    if (large->span.moved) {
+        sub_relaxed(&live_moved, 1);
+        slm_span_free_moved(&large->span);
+    } else {
         slm_span_free(&large->span);
+    }
     return bytes;
 }
 
@@ -68,6 +74,21 @@ static void set_usable(struct slm_large *large, size_t n)
     large->usable = usable;
 }
 
+static bool may_move(const struct slm_large *large)
+{
+    if (large->span.moved)
+        return large->usable >= MOVE_AGAIN_BYTES;
+    return large->usable >= MOVE_BYTES && load_relaxed(&live_moved) < moved_most;
+}
+
+/* From here on the object's mapping is not its neighbours'. */
+static void mark_moved(struct slm_large *large)
+{
+    if (!large->span.moved)
+        add_relaxed(&live_moved, 1);
+    large->span.moved = true;
+}
+
 static void *move_pages(struct slm_large *large, size_t n, unsigned node)
 {
     bool clean;
@@ -76,12 +97,12 @@ static void *move_pages(struct slm_large *large, size_t n, unsigned node)
     if (!to)
         return NULL;
     struct slm_large *moved = slm_large_of(to);
-    moved->span.moved = true; /* from here on its mapping is not its neighbours', whatever happens */
+    mark_moved(moved); /* whatever happens: a move that fails may have unmapped it */
     if (!slm_vm_move(slm_span_start(&large->span), to, old_bytes)) {
         slm_large_free(moved);
         return NULL;
     }
-    large->span.moved = true; /* nothing is mapped there any more */
+    mark_moved(large); /* nothing is mapped there any more */
     slm_large_free(large);
     return to;
 }
@@ -96,7 +117,7 @@ void *slm_large_resize(struct slm_large *large, size_t n, unsigned node)
         set_usable(large, n);
         return slm_span_start(&large->span);
     }
-    return large->usable >= MOVE_BYTES && slm_span_may_unmap(&large->span) ? move_pages(large, n, node) : NULL;
+    return may_move(large) ? move_pages(large, n, node) : NULL;
 }
 
 uint64_t slm_large_live_bytes(void)

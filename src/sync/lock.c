@@ -13,6 +13,7 @@ enum { spins = 100 };
 slm_slow bool slm_lock_acquire_slow(struct slm_lock *lock)
 {
     add_relaxed(&slm_lock_contended, 1);
+    slm_fork_check(); /* a handler may have forked behind the look that the slow path began with */
     const uint32_t mine = slm_fork_generation << 2;
     for (unsigned spin = 0; spin < spins; spin++) {
         uint32_t word = load_relaxed(&lock->word);

@@ -275,21 +275,28 @@ static void locked_memory_stays_dirty(void **state)
     slm_span_free(row[1]);
 }
 
-static void moved_pages_are_purged_too(void **state)
+/* What mremap has put there, or has left as a hole, is replaced by fresh memory. */
+static void moved_spans_are_made_new(void **state)
 {
     (void)state;
     static const size_t sizes[] = {4, 1, 4, 1, 0};
     struct slm_span *row[4];
     take_row(sizes, row);
     fill(row[0]);
-    if (slm_vm_move(slm_span_start(row[0]), slm_span_start(row[2]), 4 * SLM_GRANULE))
-        row[2]->moved = true;
-    slm_span_free(row[2]);
-    assert_int_equal(slm_span_purge(0), 4 * SLM_GRANULE);
-    assert_true(all_zero(slm_span_start(row[2]), 4 * SLM_GRANULE));
-    slm_span_free(row[0]);
+    assert_true(slm_vm_move(slm_span_start(row[0]), slm_span_start(row[2]), 4 * SLM_GRANULE));
+    assert_int_equal(slm_span_start(row[2])[0], MARK);
+    const uint64_t heap = slm_reservation_heap_bytes();
+    for (size_t i = 0; i < 4; i += 2) {
+        row[i]->moved = true;
+        slm_span_free_moved(row[i]);
+        slm_span_check(node);
+        assert_true(all_zero(slm_span_start(row[i]), 4 * SLM_GRANULE));
+    }
+    assert_int_equal(slm_reservation_heap_bytes(), heap);
+    assert_int_equal(slm_span_dirty_bytes(), 0);
     slm_span_free(row[1]);
     slm_span_free(row[3]);
+    slm_span_free(take(10));
 }
 
 static void purging_keeps_what_it_may(void **state)
@@ -498,7 +505,7 @@ int main(void)
         cmocka_unit_test(a_span_grows_into_untouched_memory),
         cmocka_unit_test(only_purged_memory_is_clean),
         cmocka_unit_test(locked_memory_stays_dirty),
-        cmocka_unit_test(moved_pages_are_purged_too),
+        cmocka_unit_test(moved_spans_are_made_new),
         cmocka_unit_test(purging_keeps_what_it_may),
         cmocka_unit_test(the_oldest_goes_first),
         cmocka_unit_test(surplus_is_what_nobody_needed),
