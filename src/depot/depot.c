@@ -236,8 +236,9 @@ unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n)
 
 static _Noreturn slm_slow void not_ours(const void *pointer, const char *call)
 {
-    slm_panic(call, pointer, slm_span_of(pointer) ? "not the start of an object" : "no object of this allocator",
-              NULL, NULL);
+    slm_panic(call, pointer,
+              slm_span_of(pointer) ? "not the start of an object" : "no object, or one that is free already", NULL,
+              NULL);
 }
 
 void slm_depot_give(void *const *rounds, unsigned n, const char *call)

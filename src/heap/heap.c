@@ -204,9 +204,10 @@ void *slm_resize(void *pointer, size_t n)
         slm_free_slow(pointer, "realloc");
         return NULL;
     }
-    const size_t size = slm_page_map_size(slm_heap_base, slm_page_map_place(pointer));
-    if (unlikely(size == 0))
+    const size_t place = slm_page_map_place(pointer);
+    if (unlikely(place == 0))
         return resize_large(pointer, n);
+    const size_t size = slm_page_map_size(slm_heap_base, place);
     if (n <= size && (n > size / 2 || size <= 64))
         return pointer;
     return resize_by_copy(pointer, size, n);

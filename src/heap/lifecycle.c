@@ -82,8 +82,7 @@ static struct slm_thread *birth(struct slm_tls *tls)
     thread->node = slm_topology_node(thread->number);
     tls->self = thread;
     tls->state = SLM_THREAD_LIVE;
-    tls->births++;
-    tls->hot = thread;
+    tls->births++; /* hot follows in slm_thread_leave */
     if (exit_key_made)
         pthread_setspecific(exit_key, thread); /* may allocate: that finds us busy and goes the direct way */
     return thread;

@@ -22,7 +22,8 @@ slm_inline struct slm_thread *slm_thread_enter(bool is_alloc)
         return slm_thread_enter_slow(is_alloc);
     slm_fork_check();
     tls->busy = 1;
-    signal_fence(); /* pairs with the one in leave: a handler sees busy while the block is worked on */
+    slm_thread_unload(tls);
+    signal_fence(); /* pairs with the one in leave: a handler stays out of the block while it is worked on */
     return tls->self;
 }
 
@@ -36,6 +37,7 @@ slm_inline void slm_thread_leave(struct slm_thread *thread)
     if (slm_checked)
         slm_thread_check(thread);
     signal_fence();
+    slm_tls.hot = thread;
     slm_tls.busy = 0;
 }
 

@@ -199,7 +199,9 @@ static bool map_ahead(struct area *area, size_t granules)
             continue;
         }
         give_up_ahead(area);
-        area->frontier = area->mapped = area->mapped + skip; /* something else lies there */
+        area->frontier = area->mapped + skip; /* something else lies there */
+        signal_fence(); /* a child that is forked in between finds the frontier ahead: restart_area */
+        area->mapped = area->frontier;
     }
     errno = ENOMEM;
     return false;
@@ -406,6 +408,8 @@ static struct slm_span *take_oldest(struct area *area, uint64_t most)
     if (span->granules > granules) {
         struct slm_span *end = split(span, span->granules - granules);
         list_span(area, span);
+        slm_list_remove(&free_span_of(span)->age); /* it is the oldest still */
+        slm_list_insert_after(&area->ages, &free_span_of(span)->age);
         span = end;
     }
     note_dirty_low(area);

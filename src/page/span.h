@@ -60,7 +60,7 @@ slm_inline size_t slm_span_bytes(const struct slm_span *span)
     return (size_t)span->granules << SLM_GRANULE_SHIFT;
 }
 
-/* The span of a slab or large object that the pointer lies in or at, NULL for other pointers. */
+/* The span of the slab that the pointer lies in, or of the large object in whose first granule; NULL for others. */
 struct slm_span *slm_span_of(const void *pointer);
 
 /* A span of that many granules, on a boundary of `alignment` granules (a power of two), from the node's area; its

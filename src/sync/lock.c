@@ -8,7 +8,8 @@ _Atomic uint64_t slm_lock_contended;
 
 static __thread uint32_t ranks_held; /* a bit a rank; checked builds */
 
-enum { spins = 100 };
+/* A child that a handler forked while its thread slept here sleeps on: the time limit lets it look. */
+enum { spins = 100, wait_ms = 50 };
 
 slm_slow bool slm_lock_acquire_slow(struct slm_lock *lock)
 {
@@ -24,12 +25,14 @@ slm_slow bool slm_lock_acquire_slow(struct slm_lock *lock)
         slm_cpu_relax();
     }
     for (;;) { /* from here on the word says that somebody sleeps, whoever gets it */
-        uint32_t word = atomic_exchange_explicit(&lock->word, mine | SLM_LOCK_SLEPT_ON, memory_order_acquire);
+        const uint32_t slept_on = slm_fork_generation << 2 | SLM_LOCK_SLEPT_ON;
+        const uint32_t word = atomic_exchange_explicit(&lock->word, slept_on, memory_order_acquire);
         if (word == 0)
             return false;
-        if ((word & ~3u) != mine)
+        if (word >> 2 != slept_on >> 2)
             return true;
-        slm_sys_wait(&lock->word, mine | SLM_LOCK_SLEPT_ON, 0);
+        slm_sys_wait(&lock->word, slept_on, wait_ms);
+        slm_fork_check();
     }
 }
 

@@ -16,15 +16,9 @@
 /* So few rounds are not worth a magazine in the stock. */
 enum { small_count = 6 };
 
-/* Every magazine both empty and full, for threads that have no block. */
-static const struct slm_loaded nothing[SLM_CLASSES + 1];
+const struct slm_loaded slm_nothing[SLM_CLASSES + 1];
 
-__thread struct slm_tls slm_tls = {.hot = (struct slm_thread *)(uintptr_t)nothing};
-
-void slm_thread_unload(struct slm_tls *tls)
-{
-    tls->hot = (struct slm_thread *)(uintptr_t)nothing;
-}
+__thread struct slm_tls slm_tls = {.hot = (struct slm_thread *)(uintptr_t)slm_nothing};
 
 struct slm_thread *slm_thread_block_make(void)
 {

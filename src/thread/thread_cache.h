@@ -60,8 +60,14 @@ slm_inline struct slm_loaded *slm_loaded_at(struct slm_thread *thread, size_t pl
     return (struct slm_loaded *)((char *)thread + place * 8);
 }
 
-/* Point the calling thread's hot paths at the constant block. */
-void slm_thread_unload(struct slm_tls *tls);
+/* Every magazine both empty and full: for threads that have no block, or are working on it. */
+extern slm_hidden const struct slm_loaded slm_nothing[SLM_CLASSES + 1];
+
+/* Send the calling thread's hot paths into their slow halves. */
+slm_inline void slm_thread_unload(struct slm_tls *tls)
+{
+    tls->hot = (struct slm_thread *)(uintptr_t)slm_nothing;
+}
 
 /* A cleared block with no magazines; NULL if there is no memory. */
 struct slm_thread *slm_thread_block_make(void);
