@@ -85,6 +85,8 @@ def sum_kib(pids, row):
 @contextlib.contextmanager
 def running_server(bin_folder, library):
     folder = pathlib.Path(tempfile.mkdtemp(prefix="idle-postgres-"))
+    if library: # the server's user may not be able to read it where it is
+        library = shutil.copy(library, folder)
     if server_rights():
         shutil.chown(folder, "postgres", "postgres")
     plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
@@ -99,7 +101,7 @@ def running_server(bin_folder, library):
             stdout=log, stderr=log, cwd="/", env={**plain, **({"LD_PRELOAD": library} if library else {})},
             **server_rights())
         wait_for_socket(server, folder / ".s.PGSQL.5432")
-        yield server, folder / ".s.PGSQL.5432"
+        yield server, folder / ".s.PGSQL.5432", library
     except Exception:
         log.seek(0)
         sys.stderr.write(log.read())
@@ -139,8 +141,9 @@ def main():
     connections = parser.parse_args().connections
     if not SERVER_FOLDERS:
         sys.exit("skip: no PostgreSQL server in /usr/lib/postgresql")
-    library = os.environ.get("BENCH_PRELOAD", "")
-    with running_server(SERVER_FOLDERS[0], library) as (server, socket_path), contextlib.ExitStack() as clients:
+    preload = os.environ.get("BENCH_PRELOAD", "")
+    with (running_server(SERVER_FOLDERS[0], preload) as (server, socket_path, library),
+          contextlib.ExitStack() as clients):
         for _ in range(connections):
             run_query(clients.enter_context(connect(socket_path)), QUERY)
         time.sleep(SETTLE_SECONDS)

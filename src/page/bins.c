@@ -63,7 +63,8 @@ struct slm_span *slm_bins_find(const struct slm_bins *bins, size_t granules)
     return bins->occupied >> first & 1 ? best_of_bin(&bins->bin[first], granules, SIZE_MAX) : NULL;
 }
 
-void slm_bins_foreach(const struct slm_bins *bins, void (*visit)(struct slm_span *span, void *context), void *context)
+struct slm_span *slm_bins_foreach(const struct slm_bins *bins, bool (*visit)(struct slm_span *span, void *context),
+                                  void *context)
 {
     for (uint64_t left = bins->occupied; left != 0; left &= left - 1) {
         const struct slm_list *bin = &bins->bin[__builtin_ctzll(left)];
@@ -71,7 +72,9 @@ void slm_bins_foreach(const struct slm_bins *bins, void (*visit)(struct slm_span
             struct slm_span *span = slm_container(at, struct slm_span, link);
             if (bin != &bins->bin[bin_of(span->granules)])
                 slm_panic("check", slm_span_start(span), "a free span in the wrong bin", NULL, span);
-            visit(span, context);
+            if (visit(span, context))
+                return span;
         }
     }
+    return NULL;
 }

@@ -21,6 +21,6 @@ void slm_bins_clear(struct slm_bins *bins);
  * high up is left alone and can be purged. NULL if there is none. */
 struct slm_span *slm_bins_find(const struct slm_bins *bins, size_t granules);
 
-/* Call `visit` for each; it stops the process if one stands in the wrong bin. */
-void slm_bins_foreach(const struct slm_bins *bins, void (*visit)(struct slm_span *span, void *context),
-                      void *context);
+/* The first span that `visit` returns true for; NULL if it never does. One in the wrong bin stops the process. */
+struct slm_span *slm_bins_foreach(const struct slm_bins *bins, bool (*visit)(struct slm_span *span, void *context),
+                                  void *context);

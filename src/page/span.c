@@ -403,10 +403,9 @@ static struct slm_span *take_oldest(struct area *area, uint64_t most)
     if (slm_list_empty(&area->ages) || most < SLM_GRANULE)
         return NULL;
     struct slm_span *span = &slm_container(area->ages.next, struct free_span, age)->span;
-    const size_t granules = most >> SLM_GRANULE_SHIFT;
     unlist_span(area, span);
-    if (span->granules > granules) {
-        struct slm_span *end = split(span, span->granules - granules);
+    if (slm_span_bytes(span) > most && !slm_span_scarce()) { /* else its parts could not join again */
+        struct slm_span *end = split(span, span->granules - (most >> SLM_GRANULE_SHIFT));
         list_span(area, span);
         slm_list_remove(&free_span_of(span)->age); /* it is the oldest still */
         slm_list_insert_after(&area->ages, &free_span_of(span)->age);
@@ -416,9 +415,18 @@ static struct slm_span *take_oldest(struct area *area, uint64_t most)
     return span;
 }
 
-static bool may_unmap(const struct area *area, const struct slm_span *span)
+static bool beside_hole(struct area *area, const struct slm_span *span)
 {
-    return slm_span_scarce() && span->granules >= unmap_least && area->spans[SLM_SPAN_UNMAPPED] < unmapped_most;
+    const size_t first = slm_span_granule(span), behind = first + span->granules;
+    return (first > area->first && joinable(area, first - 1, SLM_SPAN_UNMAPPED)) ||
+           (behind < area->frontier && joinable(area, behind, SLM_SPAN_UNMAPPED));
+}
+
+/* A hole that becomes wider is no further one. */
+static bool may_unmap(struct area *area, const struct slm_span *span)
+{
+    const bool new_hole = span->granules >= unmap_least && area->spans[SLM_SPAN_UNMAPPED] < unmapped_most;
+    return slm_span_scarce() && (new_hole || beside_hole(area, span));
 }
 
 /* The state that an unlisted span's memory is in after it has been given back as far as the kernel takes it. */
@@ -476,15 +484,18 @@ size_t slm_span_purge(uint64_t keep_bytes)
     return given;
 }
 
+static bool look_for_unmappable(struct slm_span *span, void *area)
+{
+    return may_unmap(area, span);
+}
+
 static size_t unmap_clean(struct area *area)
 {
     size_t given = 0;
     for (;;) {
         lock_area(area);
         give_up_ahead(area);
-        struct slm_span *span = slm_bins_find(&area->bins[SLM_SPAN_CLEAN], unmap_least);
-        if (span && !may_unmap(area, span))
-            span = NULL;
+        struct slm_span *span = slm_bins_foreach(&area->bins[SLM_SPAN_CLEAN], look_for_unmappable, area);
         if (span)
             unlist_span(area, span);
         slm_lock_release(&area->lock);
@@ -560,7 +571,7 @@ struct walk {
     uint64_t bytes;
 };
 
-static void check_free_span(struct slm_span *span, void *context)
+static bool check_free_span(struct slm_span *span, void *context)
 {
     struct walk *walk = context;
     const struct slm_span *last = last_descriptor(span);
@@ -572,6 +583,7 @@ static void check_free_span(struct slm_span *span, void *context)
     if (behind < walk->area->frontier && joinable(walk->area, behind, walk->state))
         slm_panic("check", slm_span_start(span), "two free spans of one state side by side", NULL, span);
     walk->bytes += slm_span_bytes(span);
+    return false;
 }
 
 void slm_span_check(unsigned node)

@@ -500,7 +500,7 @@ static void test_strict_overcommit(void **state)
 {
     (void)state;
     if (!overcommit_is_strict()) {
-        print_message("skipped: vm.overcommit_memory is not 2 on this machine; in a virtual one (tools/numa-vm):\n"
+        print_message("skipped: vm.overcommit_memory is not 2 on this machine; where it may be changed:\n"
                       "  sh -c 'echo 2 >/proc/sys/vm/overcommit_memory; exec test_limits'\n");
         skip();
     }

@@ -25,17 +25,18 @@ struct sums {
     uint64_t granules;
 };
 
-static void sum_up(struct slm_span *span, void *context)
+static bool sum_up(struct slm_span *span, void *context)
 {
     struct sums *sums = context;
     sums->count++;
     sums->granules += span->granules;
+    return false;
 }
 
 static struct sums look(void)
 {
     struct sums sums = {0, 0};
-    slm_bins_foreach(&bins, sum_up, &sums);
+    assert_null(slm_bins_foreach(&bins, sum_up, &sums));
     return sums;
 }
 
