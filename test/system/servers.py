@@ -446,7 +446,7 @@ class MariaDB(Server):
         """Rows that are the same in every run: what sysbench makes with one seed is not, on every machine."""
         return [self.ask(statement) for statement in (
             "CREATE TABLE sbtest.ours (n INT PRIMARY KEY, word CHAR(64), KEY(word))"
-            " SELECT seq AS n, md5(seq) AS word FROM seq_1_to_20000",
+            " SELECT seq AS n, md5(seq) AS word FROM sbtest.seq_1_to_20000",
             "UPDATE sbtest.ours SET word = concat(reverse(word), n) WHERE n % 3 = 0",
             "DELETE FROM sbtest.ours WHERE n % 11 = 0",
             "CHECKSUM TABLE sbtest.ours",
