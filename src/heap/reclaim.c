@@ -24,7 +24,7 @@
 
 enum { scarce_dirty_least = 4 << 20, interval_ms = 1000, worker_stack = 128 << 10, idle_looks = 12 };
 
-enum worker_state { WORKER_NONE, WORKER_RUNNING, WORKER_ASLEEP };
+enum worker_state { WORKER_NONE, WORKER_RUNNING, WORKER_ASLEEP, WORKER_STARTING };
 
 static _Atomic uint64_t purge_due_ms, trim_due_ms;
 static _Atomic uint32_t worker;
@@ -102,6 +102,8 @@ static void *work(void *nothing)
 {
     uint32_t none;
     prctl(PR_SET_NAME, "slabmalloc", 0, 0, 0);
+    store_release(&worker, WORKER_RUNNING);
+    slm_sys_wake(&worker);
     do { /* a thread that was born while the worker was about to go has not started another */
         work_while_needed();
         atomic_exchange(&worker, WORKER_NONE);
@@ -114,7 +116,7 @@ void slm_reclaim_start_worker(void)
 {
     uint32_t none = WORKER_NONE;
     if (!slm_options.worker || load_relaxed(&worker) != WORKER_NONE ||
-        !atomic_compare_exchange_strong(&worker, &none, WORKER_RUNNING))
+        !atomic_compare_exchange_strong(&worker, &none, WORKER_STARTING))
         return;
     pthread_attr_t attributes;
     pthread_t thread;
@@ -128,6 +130,9 @@ void slm_reclaim_start_worker(void)
         store_relaxed(&worker, WORKER_NONE); /* the slow paths go on doing it */
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
+    /* Its first system calls are not those of a sandbox that this thread may enter next. */
+    for (unsigned wait = 0; wait < 100 && load_acquire(&worker) == WORKER_STARTING; wait++)
+        slm_sys_wait(&worker, WORKER_STARTING, 10);
 }
 
 void slm_reclaim_thread_gone(void)
