@@ -9,7 +9,7 @@
  * after that it sleeps until an application's thread finds it asleep and something to do. It goes when it is alone
  * with one thread: then what demands a single-threaded process (unshare, setns) works again.
  *
- *     worker:  NONE --birth of a thread--> RUNNING <--> ASLEEP        RUNNING --alone--> NONE
+ *     worker:  NONE --birth of a thread--> STARTING --> RUNNING <--> ASLEEP        RUNNING --alone--> NONE
  */
 #include "heap/reclaim.h"
 
