@@ -104,28 +104,48 @@ unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
     return taken;
 }
 
-/* Pointers that are no objects are found before any bit is set. */
+/* Pointers that are no objects are found before their bits are set. */
 static _Noreturn slm_slow void not_an_object(const struct slm_slab *slab, void *pointer, const char *call,
                                              const char *cache)
 {
     slm_panic(call, pointer, "not the start of an object", cache, slm_slab_start(slab));
 }
 
+static void set_bits(struct slm_slab *slab, uint32_t word, uint64_t bits, const char *call, const char *cache)
+{
+    if (bits == 0)
+        return;
+    /* release: pairs with the acquire in slm_slab_take */
+    const uint64_t twice = atomic_fetch_or_explicit(&slab->bits[word], bits, memory_order_release) & bits;
+    if (unlikely(twice != 0)) {
+        const size_t index = word * 64 + (size_t)__builtin_ctzll(twice);
+        slm_panic(call, slm_slab_start(slab) + index * slab->object_size, "double free of an object", cache,
+                  slm_slab_start(slab));
+    }
+}
+
+/* Neighbours share one atomic operation, as long as their bits share a word. A round that is there twice ends that
+ * too, and is found by the second operation. */
 unsigned slm_slab_give(struct slm_slab *slab, void *const *rounds, unsigned n, const char *call, const char *cache)
 {
     const char *const start = slm_slab_start(slab);
     const size_t bytes = slm_span_bytes(&slab->span);
+    uint32_t word = 0;
+    uint64_t bits = 0;
     unsigned given = 0;
-    while (given < n && (size_t)((char *)rounds[given] - start) < bytes) {
+    for (; given < n && (size_t)((char *)rounds[given] - start) < bytes; given++) {
         if (!slm_slab_is_object(slab, rounds[given]))
             not_an_object(slab, rounds[given], call, cache);
         const uint32_t index = slm_slab_index(slab, rounds[given]);
         const uint64_t bit = (uint64_t)1 << index % 64;
-        /* release: pairs with the acquire in slm_slab_take */
-        if (atomic_fetch_or_explicit(&slab->bits[index / 64], bit, memory_order_release) & bit)
-            slm_panic(call, rounds[given], "double free of an object", cache, start);
-        given++;
+        if (index / 64 != word || (bits & bit)) {
+            set_bits(slab, word, bits, call, cache);
+            word = index / 64;
+            bits = 0;
+        }
+        bits |= bit;
     }
+    set_bits(slab, word, bits, call, cache);
     return given;
 }
 
