@@ -91,10 +91,12 @@ static void work_while_needed(void)
     for (unsigned idle = 0; slm_thread_list_count() > 1; idle++) {
         if (do_due(slm_sys_now_ms()))
             idle = 0;
-        if (idle >= idle_looks)
-            fall_asleep();
-        else
+        if (idle < idle_looks) {
             slm_sys_wait(&worker, WORKER_RUNNING, (unsigned)slm_options.purge_delay_ms / 4 + 10);
+        } else {
+            fall_asleep();
+            idle = 0; /* what it was woken for becomes due later */
+        }
     }
 }
 

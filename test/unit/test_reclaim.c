@@ -191,6 +191,21 @@ static void the_worker_purges_an_idle_process(void **state)
     assert_true(comes_true(worker_gone));
 }
 
+/* Woken, it stays awake until what it was woken for is due. */
+static void the_worker_purges_after_it_has_slept(void **state)
+{
+    (void)state;
+    start_second();
+    assert_true(comes_true(worker_there));
+    for (unsigned turn = 0; turn < 2; turn++) {
+        sleep_ms(1500); /* many times what it looks around for before it sleeps */
+        make_dirty(16 * MIB);
+        assert_true(comes_true(nothing_dirty));
+    }
+    end_second();
+    assert_true(comes_true(worker_gone));
+}
+
 static void without_the_option(void)
 {
     slm_options.worker = 0;
@@ -278,6 +293,7 @@ int main(void)
         cmocka_unit_test(a_worker_comes_and_goes),
         cmocka_unit_test(the_worker_has_all_signals_blocked),
         cmocka_unit_test(the_worker_purges_an_idle_process),
+        cmocka_unit_test(the_worker_purges_after_it_has_slept),
         cmocka_unit_test(the_worker_is_an_option),
         cmocka_unit_test(a_child_has_a_worker_of_its_own),
         cmocka_unit_test(dirty_memory_is_bounded),
