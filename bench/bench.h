@@ -2,13 +2,14 @@
  *
  * A bench program is plain C, knows nothing of slabmalloc and calls malloc by its libc name, so that whatever
  * LD_PRELOAD puts in front is what gets measured. Its own bookkeeping comes from mmap or static arrays and never
- * from the allocator under test. It prints one figure a line, "name value unit"; bench/figures.py reads these.
+ * from the allocator under test. It prints one figure a line, "name value unit"; bench/suite reads these.
  *
  * All of bench/ is compiled with -fno-builtin: a compiler that knows malloc may drop a pair that nobody uses. */
 #ifndef BENCH_H
 #define BENCH_H
 
 #include <fcntl.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -57,6 +58,15 @@ static inline uint64_t bench_number(const char *text)
     return number;
 }
 
+static inline double bench_decimal(const char *text)
+{
+    char *end;
+    double number = strtod(text, &end);
+    if (end == text || *end != '\0' || !(number > 0 && number < 1e6))
+        bench_die("not a number over 0 and under a million: %s", text);
+    return number;
+}
+
 /* splitmix64: the state is any number, and every program's seed is fixed, so that runs repeat. */
 static inline uint64_t bench_random(uint64_t *state)
 {
@@ -66,11 +76,42 @@ static inline uint64_t bench_random(uint64_t *state)
     return z ^ (z >> 31);
 }
 
+/* A size from `smallest` to below smallest << doublings; every doubling is as likely, so most are small. */
+static inline size_t bench_size(uint64_t *random, size_t smallest, unsigned doublings)
+{
+    uint64_t draw = bench_random(random);
+    size_t floor = smallest << (((draw & UINT32_MAX) * doublings) >> 32);
+    return floor + (((draw >> 32) * floor) >> 32);
+}
+
 static inline double bench_seconds(clockid_t clock)
 {
     struct timespec now;
     clock_gettime(clock, &now);
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* Sleeps until a moment of CLOCK_MONOTONIC, in seconds. */
+static inline void bench_sleep_until(double moment)
+{
+    struct timespec then = {(time_t)moment, (long)((moment - (double)(time_t)moment) * 1e9)};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &then, NULL) != 0)
+        continue;
+}
+
+/* From here on the calling thread runs on one CPU of those it may use, number `ordinal` counted round and round. */
+static inline void bench_pin(unsigned ordinal)
+{
+    cpu_set_t allowed, one;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
+        bench_die("cannot ask which CPUs there are");
+    ordinal %= (unsigned)CPU_COUNT(&allowed);
+    CPU_ZERO(&one);
+    for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (CPU_ISSET(cpu, &allowed) && ordinal-- == 0)
+            CPU_SET(cpu, &one);
+    }
+    sched_setaffinity(0, sizeof one, &one);
 }
 
 /* The time-stamp counter: cycles of the nominal frequency on x86, of a slower fixed clock on arm64. */
@@ -124,6 +165,12 @@ static inline long bench_peak_rss_kib(void)
 static inline void bench_figure(const char *name, double value, const char *unit)
 {
     printf("%s %.10g %s\n", name, value, unit);
+}
+
+/* A point of a series that the runner plots. */
+static inline void bench_point(const char *series, double x, const char *x_unit, double y, const char *y_unit)
+{
+    printf("@%s %.10g %s %.10g %s\n", series, x, x_unit, y, y_unit);
 }
 
 #endif

@@ -15,22 +15,18 @@ import contextlib
 import os
 import pathlib
 import shutil
-import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import time
 
-SERVER_FOLDERS = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # for tools.python
+from tools.python import servers
+from tools.python.processes import Failure, family, smaps_mib
+
 QUERY = "select count(*) from pg_class"
 SETTLE_SECONDS = 1.0
-
-
-def server_rights():
-    """PostgreSQL refuses to run as root; then it runs as the user that Debian made for it."""
-    return {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 def read_exactly(connection, size):
@@ -69,91 +65,55 @@ def run_query(connection, query):
     read_until_ready(connection)
 
 
-def children(pid):
-    return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+class UnixPostgres(servers.Postgres):
+    """The server with its own defaults, reached through a socket in its folder."""
 
+    settings = {"listen_addresses": "", "fsync": "off", "autovacuum_naptime": "1d"}
 
-def sum_kib(pids, row):
-    total = 0
-    for pid in pids:
-        for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith(row + ":"):
-                total += int(line.split()[1])
-    return total
+    def command(self):
+        return [*super().command(), "-k", self.folder]
+
+    def connect(self):
+        return connect(self.folder / f".s.PGSQL.{self.port}")
+
+    def listens(self):
+        self.check_alive()
+        with contextlib.suppress(OSError, RuntimeError):
+            self.connect().close()
+            return True
+        return False
 
 
 @contextlib.contextmanager
-def running_server(bin_folder, library):
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="idle-postgres-"))
-    if library: # the server's user may not be able to read it where it is
-        library = shutil.copy(library, folder)
-    if server_rights():
-        shutil.chown(folder, "postgres", "postgres")
-    plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    log = open(folder / "log", "w+")
-    server = None
-    try:
-        subprocess.run([bin_folder / "initdb", "--no-sync", "-A", "trust", "-U", "postgres", "-D", folder / "data"],
-                       check=True, stdout=log, stderr=log, cwd="/", env=plain, **server_rights())
-        server = subprocess.Popen(
-            [bin_folder / "postgres", "-D", folder / "data", "-k", folder, "-h", "", "-c", "fsync=off",
-             "-c", "autovacuum_naptime=1d"],
-            stdout=log, stderr=log, cwd="/", env={**plain, **({"LD_PRELOAD": library} if library else {})},
-            **server_rights())
-        wait_for_socket(server, folder / ".s.PGSQL.5432")
-        yield server, folder / ".s.PGSQL.5432", library
-    except Exception:
-        log.seek(0)
-        sys.stderr.write(log.read())
-        raise
-    finally:
-        if server and server.poll() is None:
-            server.send_signal(signal.SIGINT)  # "fast": it ends its sessions
-            try:
-                server.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
-        log.close()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def wait_for_socket(server, path):
-    for _ in range(600):
-        if server.poll() is not None:
-            raise RuntimeError(f"the server ended with {server.returncode}")
-        with contextlib.suppress(OSError, RuntimeError):
-            connect(path).close()
-            return
-        time.sleep(0.1)
-    raise RuntimeError("the server does not answer")
-
-
-def check_preloaded(library, pids):
-    for pid in pids if library else []:
-        if os.path.realpath(library) not in pathlib.Path(f"/proc/{pid}/maps").read_text():
-            raise RuntimeError(f"{library} is not loaded in process {pid}")
+def running_server(library):
+    with tempfile.TemporaryDirectory(prefix="idle-postgres-") as folder:
+        os.chmod(folder, 0o755)  # the server runs as another user where one is root, and has to reach the library
+        if library:
+            library = shutil.copy(library, folder)
+        with UnixPostgres(pathlib.Path(folder, "postgres"), library) as server:
+            yield server
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--connections", type=int, default=20)
     connections = parser.parse_args().connections
-    if not SERVER_FOLDERS:
+    if not shutil.which(servers.Postgres.needs[0]):
         sys.exit("skip: no PostgreSQL server in /usr/lib/postgresql")
-    preload = os.environ.get("BENCH_PRELOAD", "")
-    with (running_server(SERVER_FOLDERS[0], preload) as (server, socket_path, library),
-          contextlib.ExitStack() as clients):
+    with (running_server(os.environ.get("BENCH_PRELOAD", "")) as server, contextlib.ExitStack() as clients):
         for _ in range(connections):
-            run_query(clients.enter_context(connect(socket_path)), QUERY)
+            run_query(clients.enter_context(server.connect()), QUERY)
         time.sleep(SETTLE_SECONDS)
-        pids = [server.pid, *children(server.pid)]
-        check_preloaded(library, pids)
+        server.look()  # that the library is in all of its processes
+        pids = family(server.process.pid)
         print("processes", len(pids), "processes")
-        print("anonymous", sum_kib(pids, "Anonymous") / 1024, "MiB")
-        print("anonymous_pss", sum_kib(pids, "Pss_Anon") / 1024, "MiB")
-        print("private_dirty", sum_kib(pids, "Private_Dirty") / 1024, "MiB")
+        print("anonymous", smaps_mib(pids, "Anonymous"), "MiB")
+        print("anonymous_pss", smaps_mib(pids, "Pss_Anon"), "MiB")
+        print("private_dirty", smaps_mib(pids, "Private_Dirty"), "MiB")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (Failure, RuntimeError, OSError) as failure:
+        sys.exit(f"idle_postgres: {failure}")

@@ -1,82 +1,110 @@
-/* The loops whose instructions are counted: instructions WORKLOAD ROUNDS.
+/* The loops whose instructions are counted: instructions WORKLOAD, under callgrind (bench/suite/instructions.py).
  *
- * The runner counts two run lengths and takes the difference, so start and warm-up cancel out. It counts the same
- * loops on functions that do nothing (`instructions_noop`: this file with malloc renamed to noop_malloc, see noop.c)
- * and takes their cost off. What remains is the callee and the jump through the PLT to it. */
+ * A round is a loop of many operations, between what makes ready for it and what clears away after it. Rounds that
+ * warm up come first, for what counts is the steady state; then rounds whose loop is called by counted(), the one
+ * function inside which callgrind collects. Callgrind tells what each function takes by itself, so the loops' own
+ * instructions (those of counted and of all loop_ functions) come off, whatever the compiler made of them. What
+ * remains is the callee and the jump through the PLT to it. For that, a loop calls the allocator and nothing else.
+ *
+ * Printed is how many operations were counted. An operation is one object's malloc and free where a loop has both,
+ * one call where it has one alone, and the whole life of one buffer in realloc_grow. */
 #include "bench.h"
 
 #include <malloc.h>
 
-enum { OBJECTS = 1000 };
+enum { OBJECTS = 1000, OBJECT_BYTES = 64, PAIR_BYTES = 16, BUFFERS = 50 };
 
 static void *objects[OBJECTS];
-static size_t sizes[OBJECTS];
-static unsigned order[OBJECTS];
+static size_t sizes[OBJECTS];   /* spread evenly over the powers of two from 16 to 1024 bytes */
+static unsigned order[OBJECTS]; /* a random permutation */
 static volatile size_t usable_bytes;
 
-static void pair(uint64_t rounds)
+static void loop_pair(void)
 {
-    for (uint64_t i = 0; i < rounds; i++)
-        free(malloc(16));
+    for (unsigned i = 0; i < OBJECTS; i++)
+        free(malloc(PAIR_BYTES));
 }
 
-static void calloc_pair(uint64_t rounds)
+static void loop_malloc(void)
 {
-    for (uint64_t i = 0; i < rounds; i++)
-        free(calloc(1, 64));
+    for (unsigned i = 0; i < OBJECTS; i++)
+        objects[i] = malloc(OBJECT_BYTES);
 }
 
-static void fifo(uint64_t rounds)
+static void loop_calloc(void)
 {
-    for (uint64_t round = 0; round < rounds; round++) {
-        for (unsigned i = 0; i < OBJECTS; i++)
-            objects[i] = malloc(64);
-        for (unsigned i = 0; i < OBJECTS; i++)
-            free(objects[i]);
-    }
+    for (unsigned i = 0; i < OBJECTS; i++)
+        objects[i] = calloc(1, OBJECT_BYTES);
 }
 
-static void lifo(uint64_t rounds)
+static void loop_free(void)
 {
-    for (uint64_t round = 0; round < rounds; round++) {
-        for (unsigned i = 0; i < OBJECTS; i++)
-            objects[i] = malloc(64);
-        for (unsigned i = OBJECTS; i-- > 0;)
-            free(objects[i]);
-    }
+    for (unsigned i = 0; i < OBJECTS; i++)
+        free(objects[i]);
+}
+
+/* To twice the size, so that the object moves. */
+static void loop_realloc(void)
+{
+    for (unsigned i = 0; i < OBJECTS; i++)
+        objects[i] = realloc(objects[i], 2 * OBJECT_BYTES);
+}
+
+static void loop_fifo(void)
+{
+    for (unsigned i = 0; i < OBJECTS; i++)
+        objects[i] = malloc(OBJECT_BYTES);
+    for (unsigned i = 0; i < OBJECTS; i++)
+        free(objects[i]);
+}
+
+static void loop_lifo(void)
+{
+    for (unsigned i = 0; i < OBJECTS; i++)
+        objects[i] = malloc(OBJECT_BYTES);
+    for (unsigned i = OBJECTS; i-- > 0;)
+        free(objects[i]);
 }
 
 /* Random sizes, freed in random order. */
-static void batch(uint64_t rounds)
+static void loop_batch(void)
 {
-    for (uint64_t round = 0; round < rounds; round++) {
-        for (unsigned i = 0; i < OBJECTS; i++)
-            objects[i] = malloc(sizes[i]);
-        for (unsigned i = 0; i < OBJECTS; i++)
-            free(objects[order[i]]);
-    }
+    for (unsigned i = 0; i < OBJECTS; i++)
+        objects[i] = malloc(sizes[i]);
+    for (unsigned i = 0; i < OBJECTS; i++)
+        free(objects[order[i]]);
+}
+
+static void loop_calloc_pair(void)
+{
+    for (unsigned i = 0; i < OBJECTS; i++)
+        free(calloc(1, OBJECT_BYTES));
 }
 
 /* A population of OBJECTS of random sizes, of which one at a time is replaced. */
-static void churn(uint64_t rounds)
+static void loop_churn(void)
 {
-    uint64_t random = 2;
-    for (unsigned i = 0; i < OBJECTS; i++)
-        objects[i] = malloc(sizes[i]);
-    for (uint64_t round = 0; round < rounds; round++) {
-        for (unsigned i = 0; i < OBJECTS; i++) {
-            uint64_t number = bench_random(&random);
-            unsigned victim = (number >> 32) % OBJECTS;
-            free(objects[victim]);
-            objects[victim] = malloc(sizes[number % OBJECTS]);
-        }
+    static uint64_t random = 2;
+    for (unsigned i = 0; i < OBJECTS; i++) {
+        uint64_t number = bench_random(&random);
+        unsigned victim = (number >> 32) % OBJECTS;
+        free(objects[victim]);
+        objects[victim] = malloc(sizes[number % OBJECTS]);
     }
 }
 
-/* A buffer that grows from 16 bytes to 4 KiB by doubling. */
-static void realloc_grow(uint64_t rounds)
+static void populate(void)
 {
-    for (uint64_t round = 0; round < rounds; round++) {
+    for (unsigned i = 0; i < OBJECTS; i++) {
+        if (objects[i] == NULL)
+            objects[i] = malloc(sizes[i]);
+    }
+}
+
+/* Buffers that grow from 16 bytes to 4 KiB by doubling. */
+static void loop_realloc_grow(void)
+{
+    for (unsigned i = 0; i < BUFFERS; i++) {
         void *buffer = NULL;
         for (size_t bytes = 16; bytes <= 4096; bytes *= 2)
             buffer = realloc(buffer, bytes);
@@ -84,29 +112,57 @@ static void realloc_grow(uint64_t rounds)
     }
 }
 
-static void usable(uint64_t rounds)
+static void loop_usable(void)
 {
-    for (unsigned i = 0; i < 64; i++)
-        objects[i] = malloc(16 * (i + 1));
-    for (uint64_t round = 0; round < rounds; round++) {
-        size_t sum = 0;
-        for (unsigned i = 0; i < 64; i++)
-            sum += malloc_usable_size(objects[i]);
-        usable_bytes = sum;
-    }
+    size_t sum = 0;
+    for (unsigned i = 0; i < OBJECTS; i++)
+        sum += malloc_usable_size(objects[i]);
+    usable_bytes = sum;
 }
 
-static const struct {
+static void nothing(void) {}
+
+static const struct workload {
     const char *name;
-    void (*run)(uint64_t rounds);
+    void (*before)(void), (*loop)(void), (*after)(void);
+    unsigned operations; /* a round */
 } workloads[] = {
-    {"pair", pair},     {"fifo", fifo},
-    {"lifo", lifo},     {"batch", batch},
-    {"churn", churn},   {"calloc_pair", calloc_pair},
-    {"usable", usable}, {"realloc_grow", realloc_grow},
+    {"pair", nothing, loop_pair, nothing, OBJECTS},
+    {"fifo", nothing, loop_fifo, nothing, OBJECTS},
+    {"lifo", nothing, loop_lifo, nothing, OBJECTS},
+    {"batch", nothing, loop_batch, nothing, OBJECTS},
+    {"churn", populate, loop_churn, nothing, OBJECTS},
+    {"malloc", nothing, loop_malloc, loop_free, OBJECTS},
+    {"free", loop_malloc, loop_free, nothing, OBJECTS},
+    {"calloc", nothing, loop_calloc, loop_free, OBJECTS},
+    {"realloc", loop_malloc, loop_realloc, loop_free, OBJECTS},
+    {"calloc_pair", nothing, loop_calloc_pair, nothing, OBJECTS},
+    {"realloc_grow", nothing, loop_realloc_grow, nothing, BUFFERS},
+    {"usable", populate, loop_usable, nothing, OBJECTS},
 };
 
-/* Sizes spread evenly over the powers of two from 16 to 1024 bytes; a random permutation for the order of frees. */
+enum { WARM_ROUNDS = 100, COUNTED_ROUNDS = 200 };
+
+/* No tail call: what comes after the loop is that this function returns. */
+__attribute__((noinline)) static void counted(void (*loop)(void))
+{
+    loop();
+    __asm__ volatile("");
+}
+
+static void run(const struct workload *workload)
+{
+    for (unsigned round = 0; round < WARM_ROUNDS + COUNTED_ROUNDS; round++) {
+        workload->before();
+        if (round < WARM_ROUNDS)
+            workload->loop();
+        else
+            counted(workload->loop);
+        workload->after();
+    }
+    bench_figure("operations", (double)workload->operations * COUNTED_ROUNDS, "operations");
+}
+
 static void draw_tables(void)
 {
     uint64_t random = 1;
@@ -124,12 +180,12 @@ static void draw_tables(void)
 
 int main(int count, char **words)
 {
-    if (count != 3)
-        bench_die("usage: %s WORKLOAD ROUNDS", words[0]);
+    if (count != 2)
+        bench_die("usage: %s WORKLOAD", words[0]);
     draw_tables();
     for (size_t i = 0; i < sizeof workloads / sizeof workloads[0]; i++) {
         if (strcmp(words[1], workloads[i].name) == 0) {
-            workloads[i].run(bench_number(words[2]));
+            run(&workloads[i]);
             return 0;
         }
     }

@@ -161,7 +161,7 @@ int main(int count, char **words)
     double peak_kib = (double)bench_peak_rss_kib();
     bench_figure("throughput", handed / wall / 1e6, "Mobjects/s");
     bench_figure("cpu", cpu / handed * 1e9, "ns/object");
-    bench_figure("live_set", live_kib / 1024, "MiB");
+    printf("live set: %.1f MiB\n", live_kib / 1024);
     bench_figure("peak_rss", peak_kib / 1024, "MiB");
     bench_figure("peak_rss_over_live_set", peak_kib / live_kib, "x");
     return 0;

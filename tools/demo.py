@@ -12,15 +12,20 @@ The load: fill a keyspace with values of 100 to 4000 bytes, in rounds, so that k
 redis-benchmark's commands; then delete every second key and sit idle. All of it through loopback, on a free
 port, in a temporary folder; nothing stays behind.
 """
+import contextlib
 import csv
+import os
 import pathlib
+import shutil
 import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # for tools.python
+from tools.python import servers
+from tools.python.processes import Failure, status_mib
 
 KEYS = 40_000
 FILL_ROUNDS = 4
@@ -43,60 +48,8 @@ ROWS = [
 ]
 
 
-class Redis:
-    """A redis-server on a free loopback port, with a library preloaded; stopped at the end of the `with`."""
-
-    def __init__(self, preload, folder):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.log = pathlib.Path(folder, "redis.log")
-        command = ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-                   "--dir", folder, "--logfile", self.log]
-        self.process = subprocess.Popen(
-            [str(word) for word in command], stdin=subprocess.DEVNULL, cwd=folder,
-            env={"PATH": "/usr/bin:/bin", "LD_PRELOAD": str(preload)})
-
-    def __enter__(self):
-        try:
-            self.connect()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def connect(self):
-        give_up = time.monotonic() + 10
-        while True:
-            try:
-                self.connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
-                self.replies = self.connection.makefile("rb")
-                return
-            except ConnectionRefusedError:
-                if self.process.poll() is not None or time.monotonic() > give_up:
-                    log = self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
-                    raise Failure(f"redis-server does not answer (exit status {self.process.poll()})\n{log}")
-                time.sleep(0.02)
-
-    def ask(self, *command):
-        """One command whose answer is a number or one block of text."""
-        self.connection.sendall(encode(*command))
-        head = self.replies.readline()
-        if not head.startswith(b"$"):
-            return head[1:].strip().decode()
-        return self.replies.read(int(head[1:]) + 2).decode()
-
-    def info(self, section, field):
-        return next(line.split(":")[1] for line in self.ask("INFO", section).splitlines()
-                    if line.startswith(field + ":"))
+class Redis(servers.Redis):
+    """A redis-server with a library preloaded; stopped at the end of the `with`."""
 
     def delete_every_second_key(self):
         names = [f"key:{number:012d}" for number in range(0, KEYS, 2)]
@@ -105,64 +58,46 @@ class Redis:
 
     def benchmark(self, tests, value_bytes, requests):
         """(requests, their rate a second, p99 in ms) of each command that redis-benchmark is asked for."""
-        command = ["redis-benchmark", "-h", "127.0.0.1", "-p", self.port, "-P", 16, "--csv", "-r", KEYS,
-                   "-t", tests, "-d", value_bytes, "-n", requests]
-        done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True,
-                              text=True)
-        rows = list(csv.DictReader(line for line in done.stdout.splitlines() if line.startswith('"')))
-        if done.returncode != 0 or not rows:
-            raise Failure(f"redis-benchmark failed: {done.stderr.strip() or done.stdout.strip()}")
+        table = self.client("redis-benchmark", "-h", "127.0.0.1", "-p", self.port, "-P", 16, "--csv", "-r", KEYS,
+                            "-t", tests, "-d", value_bytes, "-n", requests)
+        rows = list(csv.DictReader(line for line in table.splitlines() if line.startswith('"')))
+        if not rows:
+            raise Failure(f"redis-benchmark failed: {table.strip()}")
         return [(requests, float(row["rps"]), float(row["p99_latency_ms"])) for row in rows]
 
-    def status_mib(self, field):
-        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field)) / 1024
 
-    def maps(self):
-        return pathlib.Path(f"/proc/{self.process.pid}/maps").read_text()
-
-    def check_allocator(self, preload):
-        """The library is loaded, and where redis brings a jemalloc, it is idle exactly when it was overridden."""
-        if preload and str(preload) not in self.maps():
-            raise Failure(f"{preload} is not in the address space of redis-server")
-        if "jemalloc" in self.maps():
-            jemalloc_bytes = int(self.info("memory", "allocator_allocated"))
-            used_bytes = int(self.info("memory", "used_memory"))
-            if (jemalloc_bytes < used_bytes / 2) != bool(preload):
-                raise Failure(f"preload {preload!r}, and jemalloc has handed out {jemalloc_bytes} of {used_bytes} bytes")
-
-
-class Failure(Exception):
-    pass
-
-
-def encode(*words):
-    words = [str(word).encode() for word in words]
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+@contextlib.contextmanager
+def redis_on(preload):
+    with tempfile.TemporaryDirectory(prefix="slabmalloc-demo-") as folder:
+        os.chmod(folder, 0o755)  # redis runs as another user where one is root, and has to reach the library
+        if "/" in preload:
+            preload = shutil.copy(preload, folder)
+        with Redis(pathlib.Path(folder, "redis"), preload) as redis:
+            yield redis
 
 
 def run_load(preload):
     """One server's life under the load: what ROWS name, as a dict."""
-    with tempfile.TemporaryDirectory(prefix="slabmalloc-demo-") as folder, Redis(preload, folder) as redis:
+    with redis_on(preload) as redis:
         commands = []
         for size in FILL_ROUNDS * FILL_BYTES:
             commands += redis.benchmark("set", size, FILL_REQUESTS)
         commands += redis.benchmark(MIX, MIX_BYTES, MIX_REQUESTS)
-        redis.check_allocator(preload)
+        redis.check_allocator()
         redis.delete_every_second_key()
         time.sleep(IDLE_SECONDS)
         return {
             "throughput": sum(n for n, _, _ in commands) / sum(n / rate for n, rate, _ in commands),
             "p99_ms": statistics.mean(p99 for _, _, p99 in commands),
             "cpu_s": float(redis.info("cpu", "used_cpu_user")) + float(redis.info("cpu", "used_cpu_sys")),
-            "peak_mib": redis.status_mib("VmHWM:"),
-            "after_mib": redis.status_mib("VmRSS:"),
+            "peak_mib": status_mib(redis.process.pid, "VmHWM"),
+            "after_mib": status_mib(redis.process.pid, "VmRSS"),
         }
 
 
 def installed_allocator():
     """What redis runs on when nothing is preloaded."""
-    with tempfile.TemporaryDirectory(prefix="slabmalloc-demo-") as folder, Redis("", folder) as redis:
+    with redis_on("") as redis:
         return redis.info("server", "redis_version"), redis.info("memory", "mem_allocator")
 
 
@@ -214,7 +149,7 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-    except Failure as failure:
+    except (Failure, OSError) as failure:
         sys.exit(f"demo: {failure}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -26,8 +26,8 @@ packages_missing() {
         paste -sd ' '
 }
 
-# Installs what is missing of the named list files, or ends the script with status 2 where it may not.
-packages_ensure() {
+# Installs what is missing of the named list files; where it may not, one line and status 2.
+packages_install() {
     local missing sudo=
     if ! command -v dpkg-query >/dev/null; then
         say "this is not Debian: taking it that what $* name is installed"
@@ -37,20 +37,30 @@ packages_ensure() {
     [ -n "$missing" ] || return 0
     if [ -n "$no_install" ]; then
         say "missing Debian packages: $missing"
-        exit 2
+        return 2
     fi
     if [ "$(id -u)" -ne 0 ]; then
         sudo=$(command -v sudo) || {
             say "missing Debian packages, and neither root nor sudo to install them: $missing"
-            exit 2
+            return 2
         }
     fi
     say "installing Debian packages: $missing"
     # shellcheck disable=SC2086 # the packages are words
     quietly $sudo bash "$root/tools/install-packages" $missing || {
         say "the packages could not be installed (see above)"
-        exit 1
+        return 1
     }
+}
+
+# The script cannot go on without these.
+packages_ensure() {
+    packages_install "$@" || exit
+}
+
+# Without these it goes on: what needs them is left out, and says so.
+packages_offer() {
+    packages_install "$@" || say "going on without them"
 }
 
 # build_is_ours FOLDER: it is a build folder of this tree, and was not copied along with it from elsewhere.

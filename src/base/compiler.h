@@ -31,5 +31,12 @@ enum { slm_checked = 1 };
 enum { slm_checked = 0 };
 #endif
 
+/* True in the bench's own build (bench/meson.build), which can also do what the library no longer does. */
+#ifdef SLM_BENCH
+enum { slm_bench = 1 };
+#else
+enum { slm_bench = 0 };
+#endif
+
 /* What must hold whatever a client does; checked builds stop when it does not. */
 #define slm_assert(condition) assert(!slm_checked || (condition))

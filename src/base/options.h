@@ -18,6 +18,7 @@ struct slm_options {
     uint64_t help;
     char stats_file[128];
     char topology[16]; /* "NODESxCPUS"; simulated, in checked builds alone */
+    char grow[16];     /* "locked" or "lockless"; in bench builds alone */
 };
 
 extern slm_hidden struct slm_options slm_options;

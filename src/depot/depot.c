@@ -15,6 +15,11 @@
  * names; so under our lock `owner == depot` is stable, and then `where` and the count are this depot's to judge,
  * whatever became of the slab in between. Descriptors are never unmapped.
  *
+ * Growing. A slab is made outside the lock: it may take system calls, and the new slab is its maker's alone until it
+ * is put back. Bench builds can hold the lock meanwhile (grow=locked), as the Linux slab allocator did before its
+ * lock-less refill, to show what that costs: then every other thread of the depot waits for the span's lock and for
+ * the kernel. The ranks allow it, as what makes a slab takes the locks of spans and metadata only.
+ *
  * Fork. A child that finds the lock held by a thread that it does not have starts the lists afresh. A slab that is
  * marked as listed in an older generation of the lists, or held in an older generation of the process, is out. */
 #include "depot/depot.h"
@@ -26,6 +31,17 @@
 #include "page/metadata.h"
 
 enum { slabs_at_once = 8 };
+
+static bool grow_locked; /* set in bench builds alone */
+
+void slm_depot_choose_growth(const char *text)
+{
+    if (!slm_bench || !*text)
+        return;
+    grow_locked = strcmp(text, "locked") == 0;
+    if (!grow_locked && strcmp(text, "lockless") != 0)
+        slm_warn("bad grow in SLABMALLOC_OPTIONS, lockless kept", NULL);
+}
 
 void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
                     unsigned node)
@@ -198,7 +214,12 @@ static unsigned hold_slabs(struct slm_depot *depot, struct slm_slab **slabs, uns
 /* Growing takes no lock of the depot's: the new slab is the maker's alone until it has taken what it wants. */
 static struct slm_slab *grow(struct slm_depot *depot)
 {
+    const bool locked = slm_bench && grow_locked;
+    if (locked)
+        lock_depot(depot);
     struct slm_slab *slab = slm_slab_make(depot->shape, depot->node);
+    if (locked)
+        slm_lock_release(&depot->lock);
     if (!slab)
         return NULL;
     set_where(slab, SLM_SLAB_HELD);

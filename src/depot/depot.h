@@ -25,6 +25,9 @@ struct slm_depot {
     _Atomic uint64_t slabs_made, slabs_released, exchanges, lost_rounds;
 } slm_cacheline;
 
+/* Bench builds: "locked" or "lockless", how slabs are made from now on; see depot.c. */
+void slm_depot_choose_growth(const char *text);
+
 void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
                     unsigned node);
 

@@ -161,6 +161,7 @@ __attribute__((constructor(101))) static void start_library(void)
         return;
     slm_options_read();
     slm_topology_simulate(slm_options.topology);
+    slm_depot_choose_growth(slm_options.grow);
     slm_reservation_cover_map();
     slm_span_start_areas();
     slm_cache_tune_all();

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 
 import pytest
 
@@ -14,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("SLABMALLOC_BUILD", ROOT / "build")).resolve()
 OURS = BUILD / "libslabmalloc.so"
 LIBRARY = pathlib.Path(os.environ.get("SLABMALLOC_LIBRARY", OURS)).resolve()
-os.environ["PATH"] += ":/usr/sbin"  # where Debian has servers, and its users no path to
+sys.path.insert(0, str(ROOT))  # for tools.python, the servers and processes that benches start too
 
 
 def need(*programs):

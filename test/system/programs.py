@@ -10,7 +10,7 @@ import re
 import textwrap
 import xml.etree.ElementTree
 
-from processes import maps, plain_env, run
+from tools.python.processes import maps, plain_env, run
 
 WITHIN_S = 120
 PYTHON = "/usr/bin/python3"  # Debian's, which the package with its tests belongs to

@@ -1,32 +1,22 @@
-"""The servers that the system tests run: how each is set up, started, put under load, asked for its data, stopped.
+"""What the system tests do to the servers of tools/python/servers.py: a load, and the data read back.
 
-A subclass of Server says what differs; `load_and_read_back` does bounded work with clients that are not preloaded
-and returns facts, a dict of everything that must be the same on every allocator.
+`load_and_read_back` does bounded work with clients that are not preloaded and returns facts, a dict of everything
+that must be the same on every allocator.
 """
-import glob
 import gzip
 import hashlib
-import os
-import pathlib
-import pwd
 import random
 import re
-import shutil
 import signal
 import socket
-import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
 
-from processes import end_group, family, is_mapped, kill, plain_env, run, still_there, tail, wait_until
-
-READY_WITHIN_S = 40
-STOPPED_WITHIN_S = 40
-CLIENT_WITHIN_S = 90
-LOOK_EVERY_S = 0.2
-MAPPED_WITHIN_S = 2
+from tools.python import servers
+from tools.python.processes import family, still_there, tail, wait_until
+from tools.python.servers import CLIENT_WITHIN_S, STOPPED_WITHIN_S
 
 REDIS_BENCHMARK_REQUESTS = 10_000
 REDIS_KEYS = 20_000
@@ -45,126 +35,32 @@ def digest(data):
     return hashlib.sha256(data if isinstance(data, bytes) else data.encode()).hexdigest()
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Server:
-    """One server with its processes, on a free port of the loopback and in a folder of its own; a context manager.
-
-    With a `preload`, every live process of the server must have the library mapped, each time one looks.
-    """
-    needs = ()  # programs without which the test is skipped
-    program = ""  # the name in the counters
-    user = "nobody"  # who it runs as where the tests run as root
-    stop_signal = signal.SIGTERM  # its normal shutdown, in which counters get written
+class Tested(servers.Server):
+    """A server under test, on the library where there is a `preload`."""
     least_processes = 1  # seen under load
     least_objects = 200  # taken from the depots by all its processes
 
     def __init__(self, folder, preload=None):
-        self.folder, self.preload, self.port = folder, preload, free_port()
-        self.env = preload.env() if preload else plain_env()
-        self.log = folder / "server.log"
-        self.seen, self.looked_at = {}, 0.0  # times of birth by process id
-        self.process = None
-        folder.mkdir()
-        if os.getuid() == 0:
-            shutil.chown(folder, self.user)
-
-    # -- what a subclass says
-
-    def prepare(self):
-        """Write what the server needs before its start."""
-
-    def command(self):
-        raise NotImplementedError
+        super().__init__(folder, *((preload.library, preload.env()) if preload else ()))
 
     def load_and_read_back(self):
         raise NotImplementedError
 
-    # -- its life
-
-    def __enter__(self):
-        try:
-            self.prepare()
-            with open(self.log, "wb") as log:
-                self.process = subprocess.Popen(self.in_its_name(self.command()), env=self.env, cwd=self.folder,
-                                                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                                start_new_session=True)
-            wait_until(self.listens, READY_WITHIN_S, f"{self.program} listens")
-            self.look()
-        except BaseException:
-            self.__exit__(True)
-            raise
-        return self
-
-    def __exit__(self, failure, *_):
-        if not self.process:
-            return
-        try:
-            if failure:
-                print(f"{self.program} wrote:\n{tail(self.log)}")  # pytest shows it beside the failure
-            else:
-                self.stop()
-        finally:
-            if self.process.poll() is None:
-                self.seen.update(family(self.process.pid))
-            end_group(self.process)
-            kill(still_there(self.seen))
-
-    def in_its_name(self, argv):
-        """The server's own user, and a normal shutdown should the tests die without cleaning up."""
-        rights = ["setpriv", "--pdeathsig", signal.Signals(self.stop_signal).name]
-        if os.getuid() == 0:
-            rights += [f"--reuid={self.user}", f"--regid={pwd.getpwnam(self.user).pw_gid}", "--init-groups"]
-        return [str(part) for part in [*rights, *argv]]
-
-    def listens(self):
-        assert self.process.poll() is None, f"it ended with {self.process.returncode}: {tail(self.log)}"
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            return True
-        except OSError:
-            return False
+    def __exit__(self, failure, *details):
+        if failure and self.process:
+            print(f"{self.program} wrote:\n{tail(self.log)}")  # pytest shows it beside the failure
+        super().__exit__(failure, *details)
 
     def stop(self):
-        """Its normal shutdown: it exits by itself, with 0, and so do its children."""
-        os.kill(self.process.pid, self.stop_signal)
-        code = self.process.wait(timeout=STOPPED_WITHIN_S)
-        assert code == 0, f"it ended with {code}: {tail(self.log)}"
-        wait_until(lambda: not still_there(self.seen), STOPPED_WITHIN_S, f"the processes of {self.program} are gone")
+        """Its normal shutdown, in which counters get written, and nothing that the library complained of."""
+        super().stop()
         complaints = [line for line in self.log.read_text(errors="replace").splitlines() if "slabmalloc" in line]
         assert not complaints, complaints
 
-    def look(self, *_):
-        """Every process of the server that lives now runs on the library."""
-        if time.monotonic() - self.looked_at < LOOK_EVERY_S:
-            return
-        self.looked_at = time.monotonic()
-        found = family(self.process.pid)
-        self.seen.update(found)
-        for pid in found if self.preload else ():
-            # one that ends while it is read shows a part of its mappings, and nothing when it is read again
-            wait_until(lambda: is_mapped(self.preload.library, pid), MAPPED_WITHIN_S, f"process {pid} has the library")
 
-    # -- what its clients do
-
-    def client(self, *argv, stdin=os.devnull):
-        """Run a client against the server, look at the server meanwhile, and return what the client wrote."""
-        return run(argv, env=plain_env(), folder=self.folder, log=self.folder / "client.log", stdin=stdin,
-                   timeout_s=CLIENT_WITHIN_S, watch=self.look)
-
-
-class Redis(Server):
-    needs = ("redis-server", "redis-cli", "redis-benchmark")
-    program = "redis-server"
+class Redis(Tested, servers.Redis):
     least_objects = 50_000
-
-    def command(self):
-        return ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--dir", self.folder, "--save", "",
-                "--io-threads", "2", "--enable-debug-command", "yes"]
+    options = ("--io-threads", "2", "--enable-debug-command", "yes")
 
     def ask(self, *words):
         return self.client("redis-cli", "-p", self.port, *words).strip()
@@ -211,14 +107,7 @@ class Redis(Server):
             ))
 
 
-class Memcached(Server):
-    needs = ("memcached",)
-    program = "memcached"  # makes its own slabs: connections and little else are malloc's
-
-    def command(self):
-        # -M: no room is an error, not a silent eviction
-        return ["memcached", "-l", "127.0.0.1", "-p", self.port, "-U", 0, "-t", 2, "-m", 200, "-M"]
-
+class Memcached(Tested, servers.Memcached):
     def load_and_read_back(self):
         idle = [socket.create_connection(("127.0.0.1", self.port)) for _ in range(150)]
         found = [None] * MEMCACHED_CONNECTIONS
@@ -227,7 +116,7 @@ class Memcached(Server):
             talk.start()
         while any(talk.is_alive() for talk in talks):
             self.look()
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(self.look_every_s)
         for connection in idle:
             connection.close()
         return {"read back": found, "stats": self.stats()}
@@ -275,48 +164,17 @@ class Memcached(Server):
         return {name: stats[name] for name in compared}
 
 
-class Nginx(Server):
-    needs = ("nginx", "wrk")
-    program = "nginx"
-    stop_signal = signal.SIGQUIT
+class Nginx(Tested, servers.Nginx):
     least_processes = 3  # the master and two workers
     least_objects = 2_000
     pages = ("small.html", "middle.txt", "large.bin", "proxied/middle.txt", "absent")
 
-    CONFIGURATION = """
-        daemon off;
-        worker_processes 2;
-        pid {folder}/nginx.pid;
-        error_log {folder}/error.log;
-        events {{ worker_connections 256; }}
-        http {{
-            access_log {folder}/access.log;
-            client_body_temp_path {folder}/body;
-            proxy_temp_path {folder}/proxy;
-            fastcgi_temp_path {folder}/fastcgi;
-            uwsgi_temp_path {folder}/uwsgi;
-            scgi_temp_path {folder}/scgi;
-            gzip on;
-            gzip_types text/plain;
-            types {{ text/html html; text/plain txt; }}
-            server {{
-                listen 127.0.0.1:{port};
-                root {folder};
-                keepalive_requests 1000000;
-                location /proxied/ {{ proxy_pass http://127.0.0.1:{port}/; }}
-            }}
-        }}
-    """
-
     def prepare(self):
+        super().prepare()
         chance = random.Random(SEED)
-        (self.folder / "nginx.conf").write_text(self.CONFIGURATION.format(folder=self.folder, port=self.port))
         (self.folder / "small.html").write_text("<p>small</p>" * 20)
         (self.folder / "middle.txt").write_text(" ".join(str(chance.randrange(5_000)) for _ in range(20_000)))
         (self.folder / "large.bin").write_bytes(chance.randbytes(3_000_000))
-
-    def command(self):
-        return ["nginx", "-e", "stderr", "-p", self.folder, "-c", self.folder / "nginx.conf"]
 
     def load_and_read_back(self):
         facts = {"complaints of wrk": [self.load("small.html"), self.load("proxied/middle.txt")]}
@@ -340,9 +198,6 @@ class Nginx(Server):
         assert int(re.search(r"(\d+) requests in", report)[1]) > 100, report
         return re.findall(r"Socket errors.*|Non-2xx.*", report)
 
-    def address(self, page):
-        return f"http://127.0.0.1:{self.port}/{page}"
-
     def body(self, page, coding):
         request = urllib.request.Request(self.address(page), headers={"Accept-Encoding": coding})
         try:
@@ -355,12 +210,7 @@ class Nginx(Server):
         return answer.status, packed, digest(gzip.decompress(body) if packed else body)
 
 
-class Postgres(Server):
-    bin = pathlib.Path(max(glob.glob("/usr/lib/postgresql/*/bin"), default="/usr/lib/postgresql/none/bin"))
-    needs = (str(bin / "postgres"), "pgbench")
-    program = "postgres"
-    user = "postgres"
-    stop_signal = signal.SIGINT  # "fast": clients are told to go
+class Postgres(Tested, servers.Postgres):
     least_processes = 10  # the postmaster, its helpers and eight backends
     least_objects = 50_000
 
@@ -380,27 +230,8 @@ class Postgres(Server):
                 FROM generate_series(1, 500) n, generate_series(1, 20) m GROUP BY n) t""",
     }
 
-    def prepare(self):
-        run(self.in_its_name([self.bin / "initdb", "-D", self.folder / "data", "-U", "postgres", "-A", "trust",
-                              "--no-sync", "--no-locale", "-E", "UTF8"]),
-            env=self.env, folder=self.folder, log=self.folder / "initdb.log", timeout_s=READY_WITHIN_S)
-
-    def command(self):
-        settings = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off",
-                    "shared_buffers": "32MB", "max_connections": 30}
-        return [self.bin / "postgres", "-D", self.folder / "data",
-                *(word for name, value in settings.items() for word in ("-c", f"{name}={value}"))]
-
-    def to_server(self, client, *words):
-        return [client, "-h", "127.0.0.1", "-p", self.port, "-U", "postgres", *words, "postgres"]
-
     def ask(self, query):
         return self.client(*self.to_server(self.bin / "psql", "-XAtq", "-c", query)).strip()
-
-    def listens(self):
-        # a port that is open may still answer that the system is starting up
-        question = self.to_server(self.bin / "pg_isready", "-q", "-d")
-        return super().listens() and subprocess.call([str(word) for word in question]) == 0
 
     def bench(self, *words):
         report = self.client(*self.to_server(self.bin / "pgbench", "-c", 8, "-j", 2, f"--random-seed={SEED}", *words))
@@ -415,32 +246,8 @@ class Postgres(Server):
         }
 
 
-class MariaDB(Server):
-    needs = ("mariadbd", "mariadb-install-db", "mariadb", "mariadb-admin", "sysbench")
-    program = "mariadbd"
-    user = "mysql"
+class MariaDB(Tested, servers.MariaDB):
     least_objects = 3_000
-    small = ("--innodb-buffer-pool-size=32M", "--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=0")
-
-    def prepare(self):
-        run(self.in_its_name(["mariadb-install-db", "--no-defaults", f"--datadir={self.folder}/data",
-                              "--skip-test-db", "--auth-root-authentication-method=normal", *self.small]),
-            env=self.env, folder=self.folder, log=self.folder / "install.log", timeout_s=READY_WITHIN_S)
-
-    def command(self):
-        return ["mariadbd", "--no-defaults", f"--datadir={self.folder}/data", f"--port={self.port}",
-                "--bind-address=127.0.0.1", f"--socket={self.folder}/socket", f"--tmpdir={self.folder}", *self.small]
-
-    def to_server(self, client, *words):
-        return [client, "--no-defaults", "--protocol=tcp", "-h127.0.0.1", f"-P{self.port}", "-uroot", *words]
-
-    def ask(self, query):
-        return self.client(*self.to_server("mariadb", "-N", "-B", "-e", query)).strip()
-
-    def sysbench(self, *words):
-        return self.client("sysbench", "oltp_read_write", "--db-driver=mysql", "--mysql-host=127.0.0.1",
-                           f"--mysql-port={self.port}", "--mysql-user=root", "--mysql-db=sbtest", "--tables=2",
-                           f"--table-size={SYSBENCH_ROWS}", f"--rand-seed={SEED}", "--time=0", *words)
 
     def rows_of_ours(self):
         """Rows that are the same in every run: what sysbench makes with one seed is not, on every machine."""
@@ -455,14 +262,14 @@ class MariaDB(Server):
 
     def load_and_read_back(self):
         self.ask("CREATE DATABASE sbtest")
-        self.sysbench("prepare")
-        alone = self.sysbench("--threads=1", f"--events={SYSBENCH_EVENTS_ALONE}", "run")
+        self.sysbench(SYSBENCH_ROWS, "prepare")
+        alone = self.sysbench(SYSBENCH_ROWS, "--threads=1", f"--events={SYSBENCH_EVENTS_ALONE}", "run")
         facts = {
             "work of one client": re.findall(r"(\w+): +(\d+) ", alone),
             "rows of ours": self.rows_of_ours(),
         }
         # several clients meet deadlocks by chance, so that what is compared is that all they did is whole
-        together = self.sysbench("--threads=8", f"--events={SYSBENCH_EVENTS_TOGETHER}", "run")
+        together = self.sysbench(SYSBENCH_ROWS, "--threads=8", f"--events={SYSBENCH_EVENTS_TOGETHER}", "run")
         facts["work of eight"] = re.findall(r"total number of events: +\d+", together)
         # a check beside the purge warns, at times, of what is just going: wait for the purge
         self.ask("SET GLOBAL innodb_max_purge_lag_wait = 0")

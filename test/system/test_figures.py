@@ -1,44 +1,87 @@
-"""The figures that repeat - instructions and resident sets - held against the bounds that were promised.
+"""The figures that repeat - instructions and resident sets - held against the committed table and what was promised.
 
-Nothing here is timed: see bench/figures.py for throughput and cycles. What is measured, and how, stands there too.
+Nothing here is timed: tools/bench does that. What is measured, and how, stands in bench/suite.
 """
+import dataclasses
+import functools
 import statistics
 import sys
+import warnings
 
 import pytest
 
 from conftest import BUILD, LIBRARY, ROOT, need
 
 sys.path.insert(0, str(ROOT / "bench"))
-import figures  # noqa: E402
+from suite import allocators, instructions, programs  # noqa: E402
+from suite.measurement import Skipped  # noqa: E402
 
 RUNS = 5  # of each allocator in turn: where the loader puts libraries moves a resident set by some tens of KiB
+TO_SPARE = 0.03
+UPDATE = "tools/bench --instructions --write-table takes the counts as they are into bench/data/instructions.json"
+
+ALLOCATORS = allocators.known(BUILD)
+GLIBC = ALLOCATORS["glibc"]
+SLABMALLOC = dataclasses.replace(ALLOCATORS[allocators.OURS], library=str(LIBRARY))
 
 
-def measure(workload, library):
-    """A workload's figures as {name: value}; skips where this machine cannot run it."""
-    try:
-        return {name: value for name, (value, _) in figures.WORKLOADS[workload](BUILD, library).items()}
-    except figures.Skipped as reason:
-        pytest.skip(str(reason))
+# -- instructions ---------------------------------------------------------------------------------------------------
+
+@functools.lru_cache(maxsize=None)
+def counts(allocator):
+    return instructions.measure(BUILD, allocator, tuple(instructions.WORKLOADS))
 
 
-def medians(workload, *libraries, runs=RUNS):
-    """For each library {figure: median of some runs}."""
-    rows = [[measure(workload, library) for library in libraries] for _ in range(runs)]
-    return [{name: statistics.median(row[i][name] for row in rows) for name in rows[0][i]}
-            for i in range(len(libraries))]
+def expected_counts(allocator):
+    """The table's counts of an allocator; skips where they are of another version."""
+    row = instructions.read_table().get(allocator.name)
+    if row is None:
+        pytest.skip(f"the table has no counts of {allocator.name} on machines such as this one")
+    installed = instructions.version_of(allocator.name, allocator.library, allocator.version)
+    if installed != row["version"]:
+        pytest.skip(f"the table's counts of {allocator.name} are of {row['version']}, here is {installed or 'none'}")
+    return row["counts"]
+
+
+@pytest.mark.parametrize("name", ALLOCATORS)
+def test_instructions_are_those_of_the_table(name):
+    need("valgrind", "readelf")
+    expected, counted = expected_counts(ALLOCATORS[name]), counts(ALLOCATORS[name])
+    assert counted.keys() == expected.keys(), UPDATE
+    ratios = {workload: counted[workload] / expected[workload] for workload in expected}
+    said = {workload: f"{counted[workload]:.2f} instructions, {expected[workload]:.2f} in the table"
+            for workload, ratio in ratios.items() if abs(ratio - 1) > TO_SPARE}
+    if any(ratio < 1 - TO_SPARE for ratio in ratios.values()):
+        warnings.warn(f"{name} is better than the table: {said}; {UPDATE}")
+    assert all(ratio <= 1 + TO_SPARE for ratio in ratios.values()), f"{name}: {said}; if that is meant, {UPDATE}"
 
 
 @pytest.mark.parametrize("workload, most", [("pair", 32), ("fifo", 42), ("usable", 12)])
-def test_instructions(workload, most):
+def test_instructions_are_as_few_as_promised(workload, most):
     need("valgrind")
-    assert measure(workload, LIBRARY)[workload] <= most
+    assert counts(SLABMALLOC)[workload] <= most
+
+
+# -- resident sets --------------------------------------------------------------------------------------------------
+
+def measure(function, allocator):
+    """The figures of a function of `programs` as {name: value}; skips where this machine cannot run it."""
+    try:
+        return {name: value for name, (value, _) in function(BUILD, allocator).figures.items()}
+    except Skipped as reason:
+        pytest.skip(str(reason))
+
+
+def medians(function, *measured, runs=RUNS):
+    """For each allocator {figure: median of some runs}."""
+    rows = [[measure(function, allocator) for allocator in measured] for _ in range(runs)]
+    return [{name: statistics.median(row[i][name] for row in rows) for name in rows[0][i]}
+            for i in range(len(measured))]
 
 
 @pytest.fixture(scope="module")
 def fixed_costs():
-    return medians("fixed_cost", "", LIBRARY)
+    return medians(programs.measure_fixed_cost, GLIBC, SLABMALLOC)
 
 
 @pytest.mark.parametrize("mix", ["even", "server"])
@@ -49,11 +92,11 @@ def test_fixed_cost_over_glibc_is_at_most_300_kib(fixed_costs, mix):
 
 
 def test_parked_thread_costs_at_most_32_kib():
-    ours, = medians("parked", LIBRARY, runs=3)
+    ours, = medians(programs.measure_parked, SLABMALLOC, runs=3)
     assert ours["rss_a_parked_thread"] <= 32, ours
 
 
 def test_idle_postgres_takes_at_most_1_15_times_glibc():
-    glibc, ours = medians("idle_postgres", "", LIBRARY, runs=2)
+    glibc, ours = medians(programs.measure_idle_postgres, GLIBC, SLABMALLOC, runs=2)
     for name in ("anonymous", "anonymous_pss"):
         assert ours[name] <= 1.15 * glibc[name], (name, glibc, ours)

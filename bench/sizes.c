@@ -1,0 +1,122 @@
+/* Recorded histograms, read and made into tables of draws; see sizes.h. */
+#include "sizes.h"
+#include "bench.h"
+
+#include <dirent.h>
+#include <limits.h>
+#include <sys/syscall.h>
+
+enum { MAX_TEXT = 1 << 18, MAX_ROWS = 1 << 14, MAX_NAMES = 64 };
+
+struct row {
+    uint32_t bytes;
+    uint64_t count;
+};
+
+static const char *read_whole(const char *path)
+{
+    static char text[MAX_TEXT];
+    size_t length = 0;
+    ssize_t got;
+    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        bench_die("cannot read %s", path);
+    while ((got = read(file, text + length, sizeof text - 1 - length)) > 0)
+        length += (size_t)got;
+    if (got < 0 || length == sizeof text - 1)
+        bench_die("cannot read all of %s", path);
+    close(file);
+    text[length] = '\0';
+    return text;
+}
+
+/* The rows that are drawn from, and the sum of their counts. */
+static unsigned read_rows(const char *path, struct row *rows, uint64_t *sum)
+{
+    unsigned count = 0;
+    *sum = 0;
+    for (const char *line = read_whole(path); *line != '\0'; line += strcspn(line, "\n"), line += *line == '\n') {
+        char *comma, *end;
+        if (*line == '#')
+            continue;
+        const uint64_t bytes = strtoull(line, &comma, 10);
+        const uint64_t times = *comma == ',' ? strtoull(comma + 1, &end, 10) : 0;
+        if (comma == line || times == 0 || *end != '\n' || count == MAX_ROWS)
+            bench_die("%s: not \"bytes,count\": %.*s", path, (int)strcspn(line, "\n"), line);
+        if (bytes > SIZES_LARGEST)
+            continue;
+        rows[count++] = (struct row){bytes > 0 ? (uint32_t)bytes : 1, times};
+        *sum += times;
+    }
+    if (count == 0)
+        bench_die("%s: no row", path);
+    return count;
+}
+
+static void shuffle(uint32_t *draws)
+{
+    uint64_t random = 1;
+    for (unsigned i = SIZES_DRAWS; i > 1; i--) {
+        const unsigned other = (unsigned)(bench_random(&random) % i);
+        const uint32_t kept = draws[i - 1];
+        draws[i - 1] = draws[other];
+        draws[other] = kept;
+    }
+}
+
+void sizes_load(const char *name, struct sizes *sizes)
+{
+    static struct row rows[MAX_ROWS];
+    char path[PATH_MAX];
+    uint64_t sum, before = 0, total = 0;
+    snprintf(path, sizeof path, "%s/sizes/%s.csv", BENCH_DATA, name);
+    const unsigned count = read_rows(path, rows, &sum);
+
+    /* A row gets the draws whose middle lies in its stretch of the sum, so shares are met to one draw. */
+    sizes->draws = bench_pages(SIZES_DRAWS * sizeof *sizes->draws);
+    sizes->largest = 0;
+    for (unsigned i = 0, draw = 0; i < count; i++) {
+        before += rows[i].count;
+        for (; draw < SIZES_DRAWS && (draw + 0.5) / SIZES_DRAWS * (double)sum < (double)before; draw++) {
+            sizes->draws[draw] = rows[i].bytes;
+            sizes->largest = rows[i].bytes > sizes->largest ? rows[i].bytes : sizes->largest;
+            total += rows[i].bytes;
+        }
+    }
+    sizes->mean = (double)total / SIZES_DRAWS;
+    shuffle(sizes->draws);
+}
+
+/* Put a name into its place among those already there. */
+static void insert(const char **names, unsigned count, const char *name)
+{
+    unsigned at = count;
+    for (; at > 0 && strcmp(names[at - 1], name) > 0; at--)
+        names[at] = names[at - 1];
+    names[at] = name;
+}
+
+/* By the system call, since opendir gets its buffer from malloc. */
+const char *const *sizes_names(unsigned *count)
+{
+    static const char *names[MAX_NAMES];
+    static char entries[MAX_TEXT] __attribute__((aligned(8)));
+    const int folder = open(BENCH_DATA "/sizes", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const long length = folder < 0 ? -1 : syscall(SYS_getdents64, folder, entries, sizeof entries);
+    if (length < 0)
+        bench_die("cannot list %s/sizes", BENCH_DATA);
+    close(folder);
+    *count = 0;
+    for (long at = 0; at < length;) {
+        struct dirent64 *entry = (struct dirent64 *)(entries + at);
+        char *suffix = strrchr(entry->d_name, '.');
+        at += entry->d_reclen;
+        if (suffix == NULL || strcmp(suffix, ".csv") != 0)
+            continue;
+        if (*count == MAX_NAMES)
+            bench_die("over %d histograms", MAX_NAMES);
+        *suffix = '\0';
+        insert(names, (*count)++, entry->d_name);
+    }
+    return names;
+}

@@ -1,0 +1,95 @@
+"""Which allocators a run compares: glibc's (nothing preloaded), ours, Debian's packages, any other as NAME=PATH."""
+import dataclasses
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DEBIAN = pathlib.Path("/usr/lib") / f"{platform.machine()}-linux-gnu"
+PACKAGED = {  # name: file and package
+    "jemalloc": ("libjemalloc.so.2", "libjemalloc2"),
+    "tcmalloc": ("libtcmalloc_minimal.so.4", "libtcmalloc-minimal4"),
+    "mimalloc": ("libmimalloc.so.2", "libmimalloc2.0"),
+}
+OURS = "slabmalloc"
+DEFAULT = ("glibc", OURS, *PACKAGED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Allocator:
+    """What is preloaded to get it ("" for glibc's own), and what of it a report names."""
+    name: str
+    library: str = ""
+    version: str = ""
+    options: str = ""  # SLABMALLOC_OPTIONS
+
+
+def variants(compared, build):
+    """The bench builds of ours that show what a choice of the design is worth, if ours is among those compared."""
+    if not any(one.name == OURS for one in compared):
+        return []
+    return [Allocator(f"{OURS} grow=locked", str(build / "bench" / "libslabmalloc_bench.so"), version_of_ours(),
+                      "grow=locked")]
+
+
+def first_line_of(*command):
+    """What a program says first; "" if it fails or is not there."""
+    try:
+        done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              check=False)
+    except OSError:
+        return ""
+    return done.stdout.partition("\n")[0].strip() if done.returncode == 0 else ""
+
+
+def version_of_ours():
+    """The commit that the measured library was built from, with a mark if the tree differs from it."""
+    return first_line_of("git", "describe", "--always", "--dirty") or "no git"
+
+
+def known(build):
+    """Every allocator that has a name of its own; a package that is not installed has no library."""
+    found = {"glibc": Allocator("glibc", "", os.confstr("CS_GNU_LIBC_VERSION").removeprefix("glibc ")),
+             OURS: Allocator(OURS, str(build / "libslabmalloc.so"), version_of_ours())}
+    for name, (file, package) in PACKAGED.items():
+        version = first_line_of("dpkg-query", "-W", "-f", "${Version}", package)
+        found[name] = Allocator(name, str(DEBIAN / file), version)
+    return found
+
+
+def preload_complaint(library):
+    """What the loader says against preloading a file, or ""."""
+    done = subprocess.run(["/bin/true"], env={**os.environ, "LD_PRELOAD": library}, stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, check=False)
+    return "the loader cannot preload it" if "cannot be preloaded" in done.stderr else ""
+
+
+def find(words, build):
+    """{name: Allocator} for a list of names and NAME=PATH. A package that is missing is one line on standard error
+    and left out; anything else that cannot be measured ends the run with status 2."""
+    names, found = known(build), {}
+    for word in words:
+        name, given, path = word.partition("=")
+        if not name or not given and name not in names:
+            fail(f"no allocator {name!r}; known are {', '.join(names)}, any other as NAME=PATH")
+        allocator = Allocator(name, str(pathlib.Path(path).resolve()), "given by path") if given else names[name]
+        if allocator.library and not pathlib.Path(allocator.library).is_file():
+            if name not in PACKAGED or given:
+                fail(f"{name}: no file {allocator.library}")
+            print(f"bench: {name} is left out: Debian's package {PACKAGED[name][1]} is not installed",
+                  file=sys.stderr)
+            continue
+        complaint = allocator.library and preload_complaint(allocator.library)
+        if complaint:
+            fail(f"{allocator.library}: {complaint}")
+        found[name] = allocator
+    if not found:
+        fail("no allocator is left to measure")
+    return found
+
+
+def fail(message):
+    print(f"bench: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,256 @@
+"""A run as text: the tables for a terminal, and the one of README.md.
+
+On a terminal a line is a figure and a column an allocator; where the columns do not fit side by side they wrap into
+blocks. suite/summary.py says how the numbers come about.
+"""
+import math
+import pathlib
+import shutil
+import sys
+
+from . import results
+from .summary import (BASE, EQUAL, group_means, is_more_better, not_first, overall_means, repetitions_lost, summarise)
+
+OURS = "slabmalloc"
+WIDTH_OF_FILES = 160  # where the output is no terminal
+KINDS = ("time", "memory")
+SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+TABLES = ("table", "cold_table")
+LINUX = {  # cycles of alloc and free by size: Linux's slab allocator, before and after its lock-less refill (2016)
+    "Linux before": ((365, 806), (452, 690), (736, 886), (1167, 985), (2088, 1125), (4115, 1184), (8451, 1748),
+                     (16024, 2048)),
+    "Linux after": ((344, 792), (347, 882), (390, 959), (393, 1067), (683, 1229), (1295, 1325), (2513, 1664),
+                    (4742, 2172)),
+}
+
+
+# -- numbers --------------------------------------------------------------------------------------------------------
+
+def show_number(value):
+    """Three digits, or all that stand before the point."""
+    return f"{value:.0f}" if value == 0 or abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
+
+
+def show_ratio(times):
+    if times is None:
+        return "-"
+    return f"{times:.2f}" if times < 9.995 else f"{times:.1f}" if times < 99.95 else f"{times:.0f}"
+
+
+def show_spread(cell):
+    return "once" if len(cell.values) == 1 else "" if cell.spread is None else f"±{cell.spread:.0f}%"
+
+
+def show_against(to_base):
+    """A cost in times glibc's, as text that says what is better: +2.00 is half of glibc's, -2.00 twice."""
+    if to_base is None:
+        return "-"
+    text = show_ratio(max(to_base, 1 / to_base))
+    return "=" if text == "1.00" else f"+{text}" if to_base < 1 else f"-{text}"
+
+
+def show_figure(row):
+    """A figure's name and unit."""
+    name = {"cpu_s": "CPU time", "peak_rss_mib": "peak RSS"}.get(row.figure, row.figure)
+    return f"{name} [{row.unit}]"
+
+
+# -- grids ----------------------------------------------------------------------------------------------------------
+
+def wrap_columns(names, widths, room):
+    """The names in blocks whose columns fit into the room; a block has one column at least."""
+    blocks, used = [], math.inf
+    for name in names:
+        if used + widths[name] + 2 > room:
+            blocks.append([])
+            used = 0
+        blocks[-1].append(name)
+        used += widths[name] + 2
+    return blocks
+
+
+def print_grid(names, lines, width, stream):
+    """Lines are (label, {name: text}); a line without a dictionary is a heading. Wraps into blocks of columns."""
+    labels = max((len(label) for label, cells in lines if cells is not None), default=0)
+    rows = [{name: name for name in names}, *(cells for _, cells in lines if cells is not None)]
+    widths = {name: max(len(cells.get(name, "")) for cells in rows) for name in names}
+    for number, block in enumerate(wrap_columns(names, widths, width - labels)):
+        if number:
+            print(file=stream)
+        for label, cells in [("", rows[0]), *lines]:
+            line = label if cells is None else label.ljust(labels) + "".join(
+                "  " + cells.get(name, "").ljust(widths[name]) for name in block)
+            print(line.rstrip(), file=stream)
+
+
+def align(rows):
+    """{name: parts} rows as {name: text}, with the parts of a column under one another."""
+    widths = {}
+    for cells in rows:
+        for name, parts in cells.items():
+            if not isinstance(parts, str):
+                widths[name] = [max(pair) for pair in zip(map(len, parts), widths.get(name, [0] * len(parts)))]
+    return [{name: parts if isinstance(parts, str) else " ".join(
+        part.rjust(width) for part, width in zip(parts, widths[name])) for name, parts in cells.items()}
+        for cells in rows]
+
+
+# -- the parts of the table -----------------------------------------------------------------------------------------
+
+def cell_parts(row, name):
+    cell = row.cells[name]
+    if not cell.values:
+        return cell.problem or "no figure"
+    marks = ("!" if cell.problem else "") + ("*" if name == row.best and len(row.competing) > 1 else "")
+    return marks + show_number(cell.median), show_spread(cell), show_ratio(cell.to_best), show_against(cell.to_base)
+
+
+def print_group(summary, group, width, stream):
+    workloads = summary.groups[group]
+    rows = [row for members in workloads.values() for row in members]
+    names = summary.allocators_of(rows)
+    texts = iter(align([{name: cell_parts(row, name) for name in row.cells} for row in rows]))
+    lines = []
+    for workload, members in workloads.items():
+        lines.append((f"{workload}: {summary.report['workloads'][workload]['about']}", None))
+        lines += [(f"  {show_figure(row)}" if row.figure else "  (nothing)", next(texts)) for row in members]
+    print(f"\n== {group}", file=stream)
+    print_grid(names, lines, width, stream)
+
+
+def kernel_cells(summary, workload):
+    """{column: {size: (alloc, free)}} of the kernel's table, Linux's own columns first."""
+    columns = {name: dict(zip(SIZES, pairs)) for name, pairs in LINUX.items()}
+    found = {row.figure: row for row in summary.groups.get("kernel table", {}).get(workload, [])}
+    for name in summary.allocators:
+        for size in SIZES:
+            cells = [found[figure].cells.get(name) for figure in (f"alloc_{size}", f"free_{size}") if figure in found]
+            if len(cells) == 2 and all(cell and cell.values for cell in cells):
+                columns.setdefault(name, {})[size] = tuple(cell.median for cell in cells)
+    return columns
+
+
+def print_kernel_table(summary, workload, width, stream):
+    columns = kernel_cells(summary, workload)
+    if len(columns) == len(LINUX):
+        return
+    print(f"\n== the kernel's table, {workload}: average cycles a call, alloc/free, beside Linux's slab allocator "
+          "before and after its lock-less refill (2016)", file=stream)
+    lines = [(f"N*alloc N*free({size}):", {name: "Average={:.0f}/{:.0f}".format(*by_size[size])
+                                           for name, by_size in columns.items() if size in by_size})
+             for size in SIZES]
+    print_grid(list(columns), lines, width, stream)
+
+
+def print_means(summary, width, stream):
+    print(f"\n== geometric means: times the best's (1.00: best in every workload), + times better or - worse than "
+          f"{BASE}", file=stream)
+    parts = [("all groups", kind, overall_means(summary, kind)) for kind in KINDS]
+    parts = [(group, kind, group_means(summary, group, kind)) for group in summary.groups for kind in KINDS] + parts
+    parts = [part for part in parts if part[2]]
+    cells = align([{name: (show_ratio(mean.to_best), show_against(mean.to_base),
+                           "" if mean.members == mean.of else f"({mean.members} of {mean.of})")
+                    for name, mean in means.items()} for _, _, means in parts])
+    print_grid(summary.allocators, [(f"{group}, {kind}", texts) for (group, kind, _), texts in zip(parts, cells)],
+               width, stream)
+
+
+def describe_gap(row, name):
+    """A figure in which an allocator is behind: who is ahead, by how much, and how often."""
+    cell, best = row.cells[name], row.cells[row.best]
+    lost, shared = repetitions_lost(row, name)
+    times = f"{show_ratio(cell.to_best)} times" if cell.to_best else "no ratio to"
+    return (f"{row.workload} {show_figure(row)}: {times} {row.best}'s, {show_number(cell.median)} and "
+            f"{show_number(best.median)}; behind in {lost} of {shared}")
+
+
+def print_not_first(summary, name, stream):
+    """One line for each figure in which the allocator is behind, those of equals last."""
+    if name not in summary.allocators:
+        return
+    rows = not_first(summary, name)
+    for text, members in (
+            (f"where {name} is not first: its cost in times the best's, the medians, and in how many repetitions",
+             [row for row in rows if row.cells[name].place > 1]),
+            (f"where another is ahead of {name} by {100 * (EQUAL - 1):.0f} % or less, which counts as equal",
+             [row for row in rows if row.cells[name].place == 1])):
+        print(f"\n== {text}", file=stream)
+        for row in members:
+            print(describe_gap(row, name), file=stream)
+        if not members:
+            print("nowhere", file=stream)
+
+
+def describe_problem(problem):
+    return (f"{problem.workload} on {problem.allocator}: {problem.kind} in {problem.repetitions} of {problem.of}: "
+            f"{problem.reason}")
+
+
+def print_problems(summary, stream):
+    if summary.problems:
+        print("\n== failed and skipped", file=stream)
+    for problem in summary.problems:
+        print(describe_problem(problem), file=stream)
+
+
+def machine_line(report):
+    machine = report["machine"]
+    return (f"{machine.get('cpus', '?')} CPUs of {machine.get('cpu', 'an unknown machine')}, "
+            f"{machine.get('memory_mib', 0) / 1024:.0f} GiB, Linux {machine.get('kernel', '?')}, "
+            f"{machine.get('system', '')}".rstrip(", "))
+
+
+def show(report, stream, subject=OURS, width=None):
+    """Print a whole run; `subject` is the allocator whose weak sides are listed."""
+    summary = summarise(report)
+    width = width or shutil.get_terminal_size((WIDTH_OF_FILES, 0)).columns
+    print(f"{report['command']} on {machine_line(report)}", file=stream)
+    if report["interrupted"]:
+        print("INTERRUPTED: this is what was done until then", file=stream)
+    print(f"median, ±furthest repetition, times the best's (* the best), + times better or - worse than {BASE}; "
+          "units /s: more is better, others: less; ! runs failed", file=stream)
+    for group in summary.groups:
+        print_group(summary, group, width, stream)
+    for workload in TABLES:
+        print_kernel_table(summary, workload, width, stream)
+    print_problems(summary, stream)
+    print_means(summary, width, stream)
+    print_not_first(summary, subject, stream)
+
+
+# -- Markdown -------------------------------------------------------------------------------------------------------
+
+def main_figures(summary):
+    """Of each workload the first figure that is about time, or its first at all."""
+    for group, workloads in summary.groups.items():
+        for rows in workloads.values():
+            about_time = [row for row in rows if row.kind == "time" and row.measured]
+            if group != "memory" and about_time:
+                yield about_time[0]
+            elif rows[0].measured:
+                yield rows[0]
+
+
+def markdown(report, figures=None):
+    """A Markdown table of medians, the best in bold: each workload's main figure, or these (workload, figure)."""
+    summary = summarise(report)
+    rows = list(main_figures(summary))
+    if figures:
+        rows = [row for row in summary.rows if (row.workload, row.figure) in figures]
+    names = list(report["allocators"])  # without the variants, which are in few workloads
+    lines = [["workload", "figure", "unit", "better", *names], ["---"] * (4 + len(names))]
+    for row in rows:
+        texts = {name: show_number(cell.median) if cell.values else cell.problem for name, cell in row.cells.items()}
+        texts |= {row.best: f"**{texts[row.best]}**"} if row.best else {}
+        lines.append([row.workload, row.figure, row.unit, "more" if is_more_better(row.unit) else "less",
+                      *(texts.get(name, "") for name in names)])
+    return "".join(f"| {' | '.join(word.replace('|', chr(92) + '|') for word in line)} |\n" for line in lines)
+
+
+def main(words):
+    """python3 -m suite.table RESULTS [ALLOCATOR]: prints a run again."""
+    show(results.load(pathlib.Path(words[0])), sys.stdout, *words[1:2])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,174 @@
+"""The workloads: what is run for each, how its output is read, and how much of it in a quick and in a full run.
+
+A workload is one process with one allocator preloaded (a server: its processes and their clients). Later issues add
+theirs to the lists below: caches and deferred free among the micro benches, per-CPU memory among the threads.
+"""
+import dataclasses
+import functools
+import json
+import typing
+
+from . import instructions, programs, servers
+from .measurement import RunFailed
+
+GROUPS = ("micro", "kernel table", "threads", "memory", "latency", "servers", "instructions")
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How much a run takes on: repetitions, and seconds of one measurement."""
+    name: str
+    repetitions: int
+    repetitions_together: int  # of workloads that run on all allocators at once
+    micro_s: float
+    thread_counts: tuple
+    thread_s: float
+    producer_objects: int
+    latency_s: float
+    day_s: int
+    table_rounds: int
+
+
+QUICK = Effort("quick", repetitions=5, repetitions_together=1, micro_s=0.02, thread_counts=(2, 8, 64), thread_s=0.1,
+               producer_objects=200_000, latency_s=0.3, day_s=12, table_rounds=11)
+FULL = Effort("full", repetitions=5, repetitions_together=3, micro_s=0.1, thread_counts=(2, 4, 8, 16, 32, 64),
+              thread_s=0.3, producer_objects=1_000_000, latency_s=2, day_s=60, table_rounds=21)
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a measurement needs beside its allocator."""
+    build: object  # the build folder, a path
+    effort: Effort
+    folder: object  # a fresh folder for this run alone, a path
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    name: str
+    group: str
+    about: str  # one sentence
+    measure: typing.Callable  # (Context, Allocator) -> Measurement; raises RunFailed or Skipped
+    same_work: bool = False  # the CPU seconds of its processes compare
+    together: bool = False  # sleeps most of the time: runs on all allocators at the same moment
+    once: bool = False  # repeats to the digit
+    variants: bool = False  # also measured on the bench builds of ours
+    least_effort: str = "quick"
+
+
+# -- Google Benchmark -----------------------------------------------------------------------------------------------
+
+MICRO = {
+    "pair": "malloc and free of one object, again and again",
+    "batch_lifo": "1000 objects of one size, freed in the reverse of their order",
+    "batch_fifo": "1000 objects of one size, freed in the order they were made",
+    "batch_random": "1000 objects of one size, freed in random order",
+    "churn": "random replacement in a population of the sizes that a server was recorded to ask for",
+    "calloc": "zeroed objects",
+    "realloc_grow": "buffers that grow",
+    "aligned": "objects of an alignment",
+    "large": "objects of 64 KiB to 1 MiB, touched",
+    "huge": "objects of 4 to 128 MiB, touched",
+}
+
+
+def measure_micro(name, context, allocator):
+    argv = ["micro", f"--benchmark_filter=^{name}/", f"--benchmark_min_time={context.effort.micro_s}",
+            "--benchmark_format=json"]
+    output, measurement = programs.run_measured(context.build, allocator, argv)
+    for row in json.loads(output)["benchmarks"]:
+        if row.get("error_occurred"):
+            raise RunFailed(f"{row['name']}: {row.get('error_message', 'no message')}")
+        measurement.figures[row["name"].removeprefix(f"{name}/")] = (1e9 / row["items_per_second"], "ns")
+    return measurement
+
+
+# -- plain programs -------------------------------------------------------------------------------------------------
+
+THREADS = {
+    "larson": "Larson's server: threads hand their objects to their successors",
+    "handoff": "pairs of a producer and a consumer",
+    "ring": "objects bounced round a ring of threads",
+    "births": "threads born and dying",
+    "false_sharing_active": "a thread writes its own small object while others write theirs",
+    "false_sharing_passive": "the same, after one thread made and handed out the first objects",
+}
+LATENCY = {1: "every call of a churn timed", 2: "every call of a churn timed, with a second thread at the same"}
+
+
+def measure_program(argv, context, allocator):
+    """A program that prints its figures; words of `argv` may be functions of the effort."""
+    words = [word(context.effort) if callable(word) else word for word in argv]
+    return programs.measure(context.build, allocator, words)
+
+
+def measure_table(context, allocator):
+    measurement = measure_program(["kernel_table", lambda effort: effort.table_rounds], context, allocator)
+    measurement.figures = {name: figure for name, figure in measurement.figures.items()
+                           if not name.startswith("first_")}  # the heap is cold in cold_table
+    return measurement
+
+
+def micro():
+    for name, about in MICRO.items():
+        yield Workload(name, "micro", f"{about}; CPU time an operation", functools.partial(measure_micro, name))
+
+
+def tables():
+    yield Workload("table", "kernel table", "all CPUs at once: 10,000 allocations, then 10,000 frees, of one size; "
+                   "the median round", measure_table, same_work=True, variants=True)
+    yield Workload("cold_table", "kernel table", "the same, one round in a fresh process for every size: slabs have "
+                   "to be made", lambda context, one: programs.measure_cold_table(context.build, one), same_work=True,
+                   variants=True)
+
+
+def threads():
+    for count in FULL.thread_counts:
+        least = "quick" if count in QUICK.thread_counts else "full"
+        for name, about in THREADS.items():
+            yield Workload(f"{name}_{count}", "threads", f"{about}; {count} threads", functools.partial(
+                measure_program, ["threads", name, count, lambda e: e.thread_s]), least_effort=least)
+        yield Workload(f"many_to_one_{count}", "threads", f"{count} producers and one thread that frees",
+                       functools.partial(measure_program, ["producers", count, lambda e: e.producer_objects]),
+                       same_work=True, least_effort=least)
+
+
+def memory():
+    yield Workload("fragmentation", "memory", "fill, free half at random, refill in other sizes; RSS over live bytes",
+                   functools.partial(measure_program, ["fragmentation"]), same_work=True)
+    yield Workload("give_back", "memory", "RSS at 0, 1, 2, 4, 8 s after a peak, while the process is idle",
+                   functools.partial(measure_program, ["give_back"]), together=True)
+    yield Workload("day", "memory", "a day of a server in a minute: load that rises and falls",
+                   functools.partial(measure_program, ["day", lambda e: e.day_s]), together=True, same_work=True)
+    yield Workload("parked", "memory", "what a parked thread holds that used ten sizes once",
+                   lambda context, one: programs.measure_parked(context.build, one))
+    yield Workload("fixed_cost", "memory", "a process that makes and frees 1,000 objects of 30 sizes",
+                   lambda context, one: programs.measure_fixed_cost(context.build, one))
+
+
+def latency():
+    for count, about in LATENCY.items():
+        yield Workload(f"latency_{count}", "latency", about, functools.partial(
+            measure_program, ["latency", count, lambda e: e.latency_s]))
+
+
+def serving():
+    for name, server in servers.WORKLOADS.items():
+        yield Workload(name, "servers", server.about, functools.partial(measure_server, server), same_work=True,
+                       least_effort="full")
+
+
+def measure_server(server, context, allocator):
+    return server.measure(allocator.library, context.effort.name, context.folder)
+
+
+def counting():
+    for name, about in instructions.WORKLOADS.items():
+        yield Workload(instructions.PREFIX + name, "instructions", about,
+                       functools.partial(instructions.measure_one, name), once=True)
+
+
+def all_of_them():
+    """{name: Workload}, in the order in which they are run and printed."""
+    found = [*micro(), *tables(), *threads(), *memory(), *latency(), *serving(), *counting()]
+    return {workload.name: workload for workload in found}

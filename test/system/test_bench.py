@@ -1,0 +1,138 @@
+"""tools/bench: who takes turns with whom, what a run leaves behind, and what it does when something fails."""
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import BUILD, ROOT, need
+
+sys.path.insert(0, str(ROOT / "bench"))
+from suite import allocators, runner, workloads  # noqa: E402
+
+GLIBC = allocators.Allocator("glibc")
+BROKEN_MALLOC = "#include <stdlib.h>\nvoid *malloc(size_t bytes) { (void)bytes; abort(); }\n"
+
+
+def command(*words, out):
+    return ["/usr/bin/python3", "-m", "suite", "--build", str(BUILD), "--out", str(out), *words]
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": f"{ROOT}/bench:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def bench(*words, out):
+    return subprocess.run(command(*words, out=out), env=environment(), stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, timeout=240, check=False)
+
+
+def results_in(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+# -- the plan
+
+def a_workload(name, **more):
+    return workloads.Workload(name, "memory", "about", lambda context, allocator: None, **more)
+
+
+def plan_of(*chosen, repetitions=3):
+    effort = dataclasses.replace(workloads.QUICK, repetitions=repetitions, repetitions_together=2)
+    several = [allocators.Allocator(name) for name in "abc"]
+    return [(repetition, workload.name, "".join(one.name for one in here))
+            for repetition, workload, here in runner.make_plan(chosen, several, [allocators.Allocator("x")], effort)]
+
+
+def test_allocators_take_turns_within_a_repetition_and_another_one_begins_each():
+    assert plan_of(a_workload("w"), a_workload("v"), repetitions=2) == [
+        (0, "w", "a"), (0, "w", "b"), (0, "w", "c"), (0, "v", "a"), (0, "v", "b"), (0, "v", "c"),
+        (1, "w", "b"), (1, "w", "c"), (1, "w", "a"), (1, "v", "b"), (1, "v", "c"), (1, "v", "a")]
+
+
+def test_workloads_that_sleep_run_on_all_allocators_at_once():
+    assert plan_of(a_workload("w", together=True)) == [(0, "w", "abc"), (1, "w", "bca")]
+
+
+def test_what_repeats_to_the_digit_runs_once_and_variants_join_where_they_mean_something():
+    assert plan_of(a_workload("w", once=True, variants=True)) == [(0, "w", "a"), (0, "w", "b"), (0, "w", "c"),
+                                                                  (0, "w", "x")]
+
+
+def test_a_quick_run_has_something_of_every_group_but_servers_and_instructions():
+    found = {one.group for one in workloads.all_of_them().values() if one.least_effort == "quick"}
+    assert found >= set(workloads.GROUPS) - {"servers", "instructions"}
+
+
+# -- a run
+
+def test_a_run_leaves_a_table_results_and_a_page(tmp_path):
+    done = bench("--only", "table,births_2", "--allocators", "glibc,slabmalloc", "--repetitions", "2", out=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = results_in(tmp_path)["runs"]
+    assert len(rows) == 2 * (3 + 2)  # the bench build with grow=locked joins in the table
+    assert all(row["figures"] and row["peak_rss_mib"] > 0 and row["cpu_s"] > 0 for row in rows), rows
+    assert "Average=" in done.stdout and "births_2" in done.stdout
+    assert (tmp_path / "report.html").read_text().lstrip().lower().startswith("<!doctype html>")
+
+
+def test_an_allocator_that_fails_is_a_row_that_says_so(tmp_path):
+    need("cc")
+    (tmp_path / "broken.c").write_text(BROKEN_MALLOC)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "broken.so", tmp_path / "broken.c"], check=True)
+    done = bench("--only", "births_2", "--allocators", f"glibc,broken={tmp_path}/broken.so", "--repetitions", "1",
+                 out=tmp_path)
+    assert done.returncode == 1
+    failed = {row["allocator"]: row["failed"] for row in results_in(tmp_path)["runs"]}
+    assert failed["glibc"] == "" and "SIGABRT" in failed["broken"], failed
+    assert "SIGABRT" in done.stdout and "SIGABRT" in (tmp_path / "report.html").read_text()
+
+
+def test_an_interrupted_run_reports_what_is_done(tmp_path):
+    with subprocess.Popen(command("--only", "fragmentation", "--allocators", "glibc", "--repetitions", "999",
+                                  out=tmp_path), env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "results.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the measured program gets it too
+        said, complaints = process.communicate(timeout=60)
+    assert process.returncode == 130, complaints
+    report = results_in(tmp_path)
+    assert report["interrupted"] and 1 <= len(report["runs"]) < 999
+    assert not any(row["failed"] for row in report["runs"])
+    assert "fragmentation" in said and "interrupted" in (tmp_path / "report.html").read_text()
+
+
+# -- bad input
+
+@pytest.mark.parametrize("words, complaint", [
+    (["--allocators", "nosuch"], "no allocator 'nosuch'"),
+    (["--allocators", "mine=/nonexistent.so"], "no file /nonexistent.so"),
+    (["--allocators", "mine=/etc/passwd"], "cannot preload"),
+    (["--only", "nosuch"], "no workload or group 'nosuch'"),
+    (["--repetitions", "0"], "at least 1"),
+    (["--quick", "--full"], "not allowed with"),
+])
+def test_bad_input_is_one_clear_line_and_status_2(tmp_path, words, complaint):
+    done = bench(*words, out=tmp_path / "out")
+    assert done.returncode == 2
+    assert complaint in done.stderr.splitlines()[-1] and done.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_allocator_whose_package_is_missing_is_left_out_with_a_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(allocators, "DEBIAN", tmp_path)
+    assert list(allocators.find(["glibc", "jemalloc"], BUILD)) == ["glibc"]
+    assert capsys.readouterr().err == "bench: jemalloc is left out: Debian's package libjemalloc2 is not installed\n"
+
+
+def test_a_server_that_is_not_installed_is_a_skip_that_names_it(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name, **_: None)
+    measurement, failed, skipped = runner.measure(workloads.all_of_them()["redis"], GLIBC, BUILD, workloads.QUICK)
+    assert measurement is None and failed == "" and "redis-server" in skipped

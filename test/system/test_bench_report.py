@@ -1,0 +1,294 @@
+"""What the bench suite says of its runs: medians, ratios and ranks by hand, the table, the page, the comparison."""
+import io
+import re
+import sys
+import xml.etree.ElementTree
+
+import pytest
+
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "bench"))
+from suite import compare, summary, table  # noqa: E402
+
+ABOUT = "one sentence"
+
+
+def make_report(values, unit="ns", group="micro", workload="churn", same_work=False, **more):
+    """A run of one workload and one figure, from {allocator: [a value or a run's other keys for each repetition]}."""
+    runs = []
+    for name, repetitions in values.items():
+        for repetition, value in enumerate(repetitions):
+            run = {"workload": workload, "allocator": name, "repetition": repetition, "failed": "", "skipped": ""}
+            runs.append({**run, **(value if isinstance(value, dict) else {"figures": {"redis": [value, unit]}})})
+    return {"format": 1, "command": "tools/bench --quick", "started": "2026-11-21T08:30:00+00:00", "seconds": 301.5,
+            "interrupted": False, "machine": {"cpu": "a CPU", "cpus": 2, "memory_mib": 2048, "kernel": "6.1",
+                                              "system": "Debian"},
+            "allocators": {name: {"library": "", "version": "1"} for name in values},
+            "workloads": {workload: {"group": group, "about": ABOUT, "same_work": same_work}}, "runs": runs, **more}
+
+
+def join_reports(*reports):
+    """One run with the workloads of several."""
+    return {**reports[0], "workloads": {name: known for one in reports for name, known in one["workloads"].items()},
+            "runs": [run for one in reports for run in one["runs"]]}
+
+
+def only_row(report):
+    row, = summary.summarise(report).rows
+    return row
+
+
+def shown(report, width=160, **options):
+    stream = io.StringIO()
+    table.show(report, stream, width=width, **options)
+    return stream.getvalue()
+
+
+# -- numbers --------------------------------------------------------------------------------------------------------
+
+def test_median_and_spread():
+    cell = only_row(make_report({"glibc": [10, 9, 12]})).cells["glibc"]
+    assert (cell.median, cell.spread) == (10, pytest.approx(20))
+
+
+def test_one_repetition_has_no_spread():
+    assert only_row(make_report({"glibc": [10]})).cells["glibc"].spread is None
+
+
+def test_ratios_are_of_pairs_and_not_of_medians():
+    """Pairs: 0.8, 0.5, 0.9. The ratio of the medians would be 0.5."""
+    row = only_row(make_report({"glibc": [10, 20, 40], "slabmalloc": [8, 10, 36]}))
+    assert row.cells["slabmalloc"].to_base == pytest.approx(0.8)
+    assert row.cells["glibc"].to_best == pytest.approx(1 / 0.8)
+    assert row.best == "slabmalloc" and row.cells["slabmalloc"].to_best == 1
+
+
+def test_an_even_number_of_pairs_reads_the_same_from_both_sides():
+    row = only_row(make_report({"glibc": [1, 1], "slabmalloc": [2, 8]}))
+    assert row.cells["slabmalloc"].to_base == pytest.approx(4)
+
+
+def test_a_repetition_that_one_of_them_lacks_does_not_count():
+    failed = {"failed": "signal 9"}
+    row = only_row(make_report({"glibc": [10, 10, 1000], "slabmalloc": [5, 5, failed]}))
+    assert row.cells["slabmalloc"].to_base == pytest.approx(0.5)
+
+
+def test_more_is_better_in_units_a_second():
+    row = only_row(make_report({"glibc": [10], "slabmalloc": [20]}, unit="Mops/s"))
+    assert row.best == "slabmalloc"
+    assert row.cells["slabmalloc"].to_base == pytest.approx(0.5)  # of a cost: half
+    assert table.show_against(0.5) == "+2.00" and table.show_against(2) == "-2.00"
+
+
+def test_equals_share_a_place():
+    row = only_row(make_report({"a": [100], "b": [110], "c": [112], "d": [130]}))
+    assert summary.order_of(row) == [["a", "b"], ["c"], ["d"]]
+    assert [row.cells[name].place for name in "abcd"] == [1, 1, 3, 4]
+
+
+def test_a_variant_does_not_compete():
+    report = make_report({"glibc": [10], "slabmalloc": [5], "slabmalloc grow=locked": [4]})
+    del report["allocators"]["slabmalloc grow=locked"]
+    row = only_row(report)
+    assert row.best == "slabmalloc" and summary.order_of(row) == [["slabmalloc"], ["glibc"]]
+    assert row.cells["slabmalloc grow=locked"].to_best == pytest.approx(0.8)
+
+
+def test_figures_of_zero_are_ranked_and_have_no_ratio():
+    row = only_row(make_report({"glibc": [0], "slabmalloc": [4], "jemalloc": [0]}, unit="KiB"))
+    assert summary.order_of(row) == [["glibc", "jemalloc"], ["slabmalloc"]]
+    assert row.cells["slabmalloc"].to_best is None and row.cells["slabmalloc"].to_base is None
+
+
+def test_cpu_seconds_only_for_the_same_work():
+    run = {"cpu_s": 0.3, "peak_rss_mib": 14.2, "figures": {"redis": [21.5, "ns"]}}
+    for same_work, names in ((True, ["redis", "cpu_s", "peak_rss_mib"]), (False, ["redis", "peak_rss_mib"])):
+        rows = summary.summarise(make_report({"glibc": [run]}, same_work=same_work)).rows
+        assert [row.figure for row in rows] == names
+
+
+def test_means_count_figures_in_workloads_and_workloads_in_groups():
+    """churn has figures of 2 and 8 times glibc, pair one of 1: the mean of the group is sqrt(4 * 1)."""
+    runs = {"glibc": [{"figures": {"a": [1, "ns"], "b": [1, "ns"]}}],
+            "slabmalloc": [{"figures": {"a": [2, "ns"], "b": [8, "ns"]}}]}
+    report = join_reports(make_report(runs), make_report({"glibc": [3, 4], "slabmalloc": [3, 4]}, workload="pair"))
+    means = summary.group_means(summary.summarise(report), "micro", "time")
+    assert means["slabmalloc"].to_base == pytest.approx(2)
+    assert means["slabmalloc"].to_best == pytest.approx(2)
+
+
+def test_inputs_are_in_no_mean_and_no_count():
+    whole = summary.summarise(make_report({"glibc": [64, 64], "slabmalloc": [64, 64]}, unit="KiB"))
+    assert summary.group_means(whole, "micro", "memory") == {}
+    assert summary.count_first(whole, "slabmalloc") == (0, 0)
+
+
+# -- the table ------------------------------------------------------------------------------------------------------
+
+def test_failures_and_skips_are_rows_with_reasons():
+    failed, skipped = {"failed": "signal 11: no message"}, {"skipped": "no such server"}
+    text = shown(make_report({"glibc": [10, 10], "slabmalloc": [failed, 5], "jemalloc": [skipped, skipped]}))
+    assert re.search(r"redis \[ns\].*10\.0 .*!\*5\.00.*skipped", text)
+    assert "churn on slabmalloc: failed in 1 of 2: signal 11: no message" in text
+    assert "churn on jemalloc: skipped in 2 of 2: no such server" in text
+
+
+def test_a_workload_that_failed_everywhere_is_a_row():
+    text = shown(make_report({"glibc": [{"failed": "exit status 1: no"}], "slabmalloc": [{"failed": "signal 6: x"}]}))
+    assert re.search(r"FAILED +FAILED", text)
+
+
+def test_an_interrupted_run_says_so():
+    report = make_report({"glibc": [10]}, interrupted=True)
+    assert "INTERRUPTED" in shown(report)
+    assert "INTERRUPTED" not in shown({**report, "interrupted": False})
+
+
+def test_where_it_is_not_first():
+    text = shown(make_report({"glibc": [10, 10], "slabmalloc": [15, 9]}), subject="slabmalloc")
+    assert "churn redis [ns]: 1.16 times glibc's, 12.0 and 10.0; behind in 1 of 2" in text
+
+
+@pytest.mark.parametrize("width", [40, 80, 300])
+def test_columns_wrap_into_blocks(width):
+    names = ["glibc", "slabmalloc", *(f"allocator-{letter}" for letter in "abcdefg")]
+    text = shown(make_report({name: [10, 11] for name in names}), width=width)
+    lines = [line for line in text.splitlines() if "redis [ns]" in line and "±" in line]
+    assert sum(line.count("±") for line in lines) == len(names)
+    assert all(len(line) <= max(width, 50) for line in lines)
+    assert len(lines) == 1 or width < 300
+
+
+def test_the_kernels_table():
+    figures = {f"{kind}_{size}": [size * factor, "cycles"] for size in table.SIZES
+               for kind, factor in (("alloc", 1), ("free", 2))}
+    text = shown(make_report({"glibc": [{"figures": figures}], "slabmalloc grow=locked": [{"figures": figures}]},
+                             group="kernel table", workload="table"))
+    assert re.search(r"N\*alloc N\*free\(32\): +Average=365/806 +Average=344/792 +Average=32/64 +Average=32/64", text)
+    assert re.search(r"N\*alloc N\*free\(4096\): +Average=16024/2048 +Average=4742/2172 +Average=4096/8192", text)
+
+
+def test_markdown_marks_the_best():
+    text = table.markdown(make_report({"glibc": [10], "slab|malloc": [5]}))
+    assert "| workload | figure | unit | better | glibc | slab\\|malloc |\n" in text
+    assert "| churn | redis | ns | less | 10.0 | **5.00** |\n" in text
+
+
+# -- the comparison -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("first, second, verdict", [
+    (1.2, 1.3, "agree"), (1.2, 0.8, "disagree"), (1.2, 0.95, "lean apart"), (1.05, 0.8, "lean apart"),
+    (1.2, 1.05, "over 1.1 in one run only"), (1.05, 0.95, None), (0.7, 0.6, "agree"), (0.8, 1.2, "disagree")])
+def test_verdicts(first, second, verdict):
+    reports = [make_report({"glibc": [10.0], "slabmalloc": [10.0 * times]}) for times in (first, second)]
+    (pair,), _, _ = compare.compare(*reports)
+    assert pair.verdict == verdict
+    assert compare.show(*reports, io.StringIO()) == (verdict == "disagree")
+
+
+def test_disagreement_names_figure_and_ratios():
+    stream = io.StringIO()
+    compare.show(make_report({"glibc": [10], "slabmalloc": [20]}), make_report({"glibc": [30], "slabmalloc": [20]}),
+                 stream)
+    assert "churn redis [ns]: glibc is 2.00 times better than slabmalloc in A, 1.50 times worse in B" in \
+        stream.getvalue()
+
+
+def test_comparison_of_what_is_no_results_file(tmp_path, capsys):
+    (tmp_path / "results.json").write_text("[]")
+    assert compare.main(tmp_path, tmp_path / "results.json") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# -- the page -------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def report_module():
+    for name in ("matplotlib", "jinja2"):
+        pytest.importorskip(name)
+    from suite import report  # pylint: disable=import-outside-toplevel
+    return report
+
+
+ODD = "odd <i>&amp; name"
+
+
+@pytest.fixture(scope="module")
+def full_report():
+    """Every kind of plot that there is, two allocators with odd names, and a failure."""
+    def with_series(**series):
+        return {"figures": {"p99": [10, "ns"]}, "peak_rss_mib": 10,
+                "series": {name: {"x_unit": x_unit, "y_unit": "ns" if x_unit == "%" else "MiB", "points": points}
+                           for name, (x_unit, points) in series.items()}}
+    names = ("glibc", "slabmalloc", ODD)
+    cycles = {f"{kind}_{size}": [size, "cycles"] for size in table.SIZES for kind in ("alloc", "free")}
+    parts = [
+        make_report({name: [{"figures": {"redis": [10 + i, "ns"]}, "peak_rss_mib": 9 + i}]
+                     for i, name in enumerate(names)}),
+        make_report({name: [{"figures": cycles}] for name in names}, group="kernel table", workload="table"),
+        *(make_report({name: [5, 6] for name in names}, unit="Mops/s", group="threads", workload=f"larson_{count}")
+          for count in (2, 64)),
+        make_report({name: [with_series(rss=("s", [[0, 5], [1, 4]]), live=("s", [[0, 3], [1, 2]]))]
+                     for name in names}, group="memory", workload="day"),
+        make_report({name: [with_series(malloc=("%", [[50, 10], [99.9, 20], [100, 400]]))] for name in names},
+                    group="latency", workload="latency_1"),
+        make_report({name: [{"failed": "<b>signal</b> 11"}] for name in names}, group="servers", workload="redis"),
+    ]
+    return join_reports(*parts)
+
+
+@pytest.fixture(scope="module")
+def page(report_module, full_report):
+    return report_module.page_of(full_report)
+
+
+def test_plots_are_well_formed(page):
+    plots = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(plots) >= 8
+    for svg in plots:
+        xml.etree.ElementTree.fromstring(svg)
+
+
+def test_ids_are_unique_and_links_lead_somewhere(page):
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]*)"', page)) | set(re.findall(r"url\(#([^)]*)\)", page)) <= set(ids)
+
+
+def test_page_refers_to_nothing_outside(page):
+    assert not re.search(r"<(script|link|img|iframe|object)\b|@import|\bsrc=", page)
+    assert not re.search(r"(href=\"|url\()(?!#)", page)
+
+
+def test_names_and_reasons_are_escaped(page):
+    assert "odd <i>" not in page and "odd &lt;i&gt;&amp;amp; name" in page
+    assert "<b>signal" not in page and "&lt;b&gt;signal&lt;/b&gt; 11" in page
+
+
+def test_page_names_machine_command_and_group(page, full_report):
+    for text in ("tools/bench --quick", "a CPU", "21 November 2026", *table.LINUX,
+                 *(known["group"].capitalize() for known in full_report["workloads"].values())):
+        assert text in page
+
+
+def test_page_says_that_it_was_interrupted(report_module, page):
+    interrupted = report_module.page_of(make_report({"glibc": [10], "slabmalloc": [5]}, interrupted=True))
+    assert "was interrupted" in interrupted and "was interrupted" not in page
+
+
+@pytest.mark.parametrize("values", [{}, {"glibc": [10]}, {"slabmalloc": [10, 11], "jemalloc": [3]},
+                                    {"glibc": [{"failed": "no"}]}, {"glibc": [0], "slabmalloc": [0]}])
+def test_page_of_little(report_module, values):
+    """A run that measured next to nothing, or without glibc, still has a page and a table."""
+    report = make_report(values)
+    assert "</html>" in report_module.page_of(report)
+    assert report["command"] in shown(report)
+    assert table.markdown(report)
+
+
+def test_overview_stands_alone(report_module, full_report, tmp_path):
+    report_module.write_overview(full_report, tmp_path / "overview.svg")
+    root = xml.etree.ElementTree.parse(tmp_path / "overview.svg").getroot()
+    assert root.tag.endswith("svg") and "var(" not in (tmp_path / "overview.svg").read_text()

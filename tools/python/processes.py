@@ -1,0 +1,163 @@
+"""Processes that tests, benches and the demonstration start: how they are run, watched and ended.
+
+Imported as tools.python.processes, with the root of the repository in sys.path. Only the process under test gets an
+allocator preloaded; every other (clients, load generators) gets `plain_env()`, so that allocators differ on one side
+only. Whatever goes wrong is a Failure, whose message begins with one line that says what.
+"""
+import collections
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import time
+
+WATCH_EVERY_S = 0.005
+
+
+class Failure(Exception):
+    """A process did not do what it was started for."""
+
+
+def plain_env(**extra):
+    """The environment of a process that must not run on an allocator of ours."""
+    hidden = ("LD_PRELOAD", "SLABMALLOC_OPTIONS")
+    return {**{name: value for name, value in os.environ.items() if name not in hidden}, **extra}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run(argv, *, env, folder, log, timeout_s, stdin=os.devnull, watch=lambda pid: None):
+    """Run a program to its end and return what it wrote, both streams together; a Failure unless it exits with 0.
+
+    While it lives, `watch` is called with its process id again and again, and a last time when it has ended but is
+    not reaped yet, so that the kernel still has its times.
+    """
+    argv = [str(part) for part in argv]
+    with open(log, "wb") as output, open(stdin, "rb") as given:
+        process = subprocess.Popen(dying_with_us("KILL", argv), env=env, cwd=folder, stdin=given, stdout=output,
+                                   stderr=subprocess.STDOUT, start_new_session=True)
+        deadline = time.monotonic() + timeout_s
+        try:
+            while not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if time.monotonic() > deadline:
+                    raise Failure(f"{argv} runs for over {timeout_s} s: {tail(log)}")
+                watch(process.pid)
+                time.sleep(WATCH_EVERY_S)
+            watch(process.pid)
+        finally:
+            end_group(process)
+    if process.returncode != 0:
+        raise Failure(f"{argv} ended with {process.returncode}: {tail(log)}")
+    return pathlib.Path(log).read_text(errors="replace")
+
+
+def dying_with_us(signal_name, argv, rights=()):
+    """The command that gets a signal should the process that starts it die; with setpriv's options for its rights."""
+    return ["setpriv", "--pdeathsig", signal_name, *rights, *argv]
+
+
+def tail(log, characters=3000):
+    return pathlib.Path(log).read_text(errors="replace")[-characters:]
+
+
+def end_group(process):
+    """Kill what is left of a process that leads its own group, and wait for it."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+Stat = collections.namedtuple("Stat", "parent born")
+
+
+def stat_fields(pid):
+    """What /proc/PID/stat says behind the program's name, from the state on; nothing once the process is reaped."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def stat_of(pid):
+    """Parent and time of birth of a live process (an id alone may come back as someone else's); None when it is gone
+    or only waits to be reaped."""
+    fields = stat_fields(pid)
+    return Stat(int(fields[1]), int(fields[19])) if fields and fields[0] not in "ZX" else None
+
+
+def family(pid):
+    """The time of birth of a live process and of all that descend from it, by id (postgres' backends leave the
+    process group)."""
+    stats = {int(entry.name): stat_of(entry.name) for entry in pathlib.Path("/proc").glob("[0-9]*")}
+    found = [pid]
+    for member in found:
+        found.extend(child for child, stat in stats.items() if stat and stat.parent == member)
+    return {member: stats[member].born for member in found if stats.get(member)}
+
+
+def still_there(born):
+    """Those of the processes in `born` (times of birth by id) that have not ended."""
+    return [pid for pid, time_of_birth in born.items() if (stat := stat_of(pid)) and stat.born == time_of_birth]
+
+
+def kill(pids):
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def wait_until(condition, within_s, what):
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Failure(f"{what}: not within {within_s} s")
+        time.sleep(0.02)
+
+
+def maps(pid):
+    """The mappings of a process; empty once it is about to go."""
+    return read_of(pid, "maps")
+
+
+def is_mapped(library, pid):
+    """The library is in the address space of a process, or that is gone."""
+    mappings = maps(pid)
+    return not mappings or str(library) in mappings
+
+
+def read_of(pid, name):
+    """A file of /proc/PID; empty once the process is about to go."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/{name}").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def cpu_seconds(pids):
+    """User and system time of processes and of the children that they have reaped; a hundredth of a second fine."""
+    ticks = sum(int(field) for pid in pids for field in stat_fields(pid)[11:15])  # utime stime cutime cstime
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def status_mib(pid, field):
+    """VmRSS or VmHWM (the peak of it) of a live process; 0 once it is about to go."""
+    return _row_kib(read_of(pid, "status"), field) / 1024
+
+
+def smaps_mib(pids, *fields):
+    """The sum over processes of rows of smaps_rollup, such as Pss, in which shared pages count once altogether."""
+    texts = [read_of(pid, "smaps_rollup") for pid in pids]
+    return sum(_row_kib(text, field) for text in texts for field in fields) / 1024
+
+
+def _row_kib(text, field):
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith(field + ":")), 0)
