@@ -26,7 +26,7 @@ if "/usr/sbin" not in os.environ["PATH"].split(":"):
 
 
 class Server:
-    """One server with its processes, on a free port of the loopback and in a new folder of its own; a context manager.
+    """One server with its processes, on a free port of the loopback, in a new folder of its own; a context manager.
 
     With a `library`, every live process of the server must have it mapped, each time one looks; it is preloaded
     unless there is an `env` that does it. Where one is root, servers run as another user: folder and library must lie
