@@ -26,7 +26,7 @@ unsigned slm_class_of_aligned(size_t n, size_t align)
 {
     if (n > SLM_SMALL_MAX || align > SLM_SMALL_MAX)
         return SLM_CLASSES;
-    unsigned class = slm_class_of_size(n);
+    unsigned class = slm_class_of_size(slm_align_up(slm_max(n, 1), align)); /* no smaller one's size is a multiple */
     while (class < SLM_CLASSES && (slm_class_size[class] & (align - 1)) != 0)
         class ++;
     return class;
