@@ -30,7 +30,8 @@ def make_plan(workloads, allocators, variants, effort):
 def repetitions_of(workload, effort):
     if workload.once:
         return 1
-    return min(effort.repetitions, effort.repetitions_together) if workload.together else effort.repetitions
+    is_long = workload.together or workload.group == "servers"
+    return min(effort.repetitions, effort.repetitions_long) if is_long else effort.repetitions
 
 
 class Progress:

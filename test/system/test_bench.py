@@ -43,7 +43,7 @@ def a_workload(name, **more):
 
 
 def plan_of(*chosen, repetitions=3):
-    effort = dataclasses.replace(workloads.QUICK, repetitions=repetitions, repetitions_together=2)
+    effort = dataclasses.replace(workloads.QUICK, repetitions=repetitions, repetitions_long=2)
     several = [allocators.Allocator(name) for name in "abc"]
     return [(repetition, workload.name, "".join(one.name for one in here))
             for repetition, workload, here in runner.make_plan(chosen, several, [allocators.Allocator("x")], effort)]
