@@ -5,6 +5,7 @@ import pathlib
 import shlex
 import signal
 import sys
+import tempfile
 
 from . import allocators, compare, instructions, report, results, runner, table, workloads
 
@@ -67,9 +68,21 @@ def choose(text, effort, counting):
 def print_and_write(measured, folder, command):
     measured.write(folder)
     table.show(measured.report, sys.stdout)
-    report.write(measured.report, folder / "report.html")
+    try:
+        report.write(measured.report, folder / "report.html")
+    except OSError as error:
+        print(f"bench: the report is not written: {error}", file=sys.stderr)
     print(f"\n{command} took {measured.report['seconds']:.0f} s; all of it: {folder}/report.html and "
           f"{folder}/results.json")
+
+
+def make_folder(folder):
+    """Where the results will go: found out before anything is measured."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        allocators.fail(f"results cannot be written to {folder}: {error.strerror}")
 
 
 def measure(arguments, command):
@@ -80,14 +93,14 @@ def measure(arguments, command):
     folder = (arguments.out or build / "results").resolve()
     chosen = choose(arguments.only, effort, arguments.instructions)
     compared = list(allocators.find(arguments.allocators.split(","), build).values())
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     plan = list(runner.make_plan(chosen, compared, allocators.variants(compared, build), effort))
     measured = results.Results(command, compared, chosen)
     try:
-        runner.run(plan, measured, build, effort, folder)
+        runner.Runner(measured, build, effort, folder).run(plan)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends the report too
-        measured.report["interrupted"] = True
+        measured.interrupt()
         print("bench: interrupted; what is done:", file=sys.stderr)
     print_and_write(measured, folder, command)
     if measured.report["interrupted"]:
@@ -102,10 +115,12 @@ def stop(*_):
 
 
 def main():
+    sys.stdout.reconfigure(errors="replace")  # a terminal that knows ASCII alone
     arguments = parse_arguments(sys.argv[1:])
     if arguments.compare:
         sys.exit(compare.main(*arguments.compare))
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, stop)
     sys.exit(measure(arguments, shlex.join(["tools/bench", *sys.argv[1:]])))
 
 

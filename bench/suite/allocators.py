@@ -3,6 +3,7 @@ import dataclasses
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 
@@ -14,6 +15,8 @@ PACKAGED = {  # name: file and package
     "mimalloc": ("libmimalloc.so.2", "libmimalloc2.0"),
 }
 OURS = "slabmalloc"
+NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.A)
+START_SECONDS = 10
 DEFAULT = ("glibc", OURS, *PACKAGED)
 
 
@@ -45,7 +48,7 @@ def first_line_of(*command):
 
 
 def version_of_ours():
-    """The commit that the measured library was built from, with a mark if the tree differs from it."""
+    """The commit of the tree, which tools/bench has just built, with a mark if the tree differs from it."""
     return first_line_of("git", "describe", "--always", "--dirty") or "no git"
 
 
@@ -60,9 +63,14 @@ def known(build):
 
 
 def preload_complaint(library):
-    """What the loader says against preloading a file, or ""."""
-    done = subprocess.run(["/bin/true"], env={**os.environ, "LD_PRELOAD": library}, stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, check=False)
+    """What is against preloading a file, or ""."""
+    if re.search(r"[\s:]", library):
+        return "LD_PRELOAD takes no path with a space or a colon"
+    try:
+        done = subprocess.run(["/bin/true"], env={**os.environ, "LD_PRELOAD": library}, stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, check=False, timeout=START_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"a program with it preloaded has not ended after {START_SECONDS} s"
     return "the loader cannot preload it" if "cannot be preloaded" in done.stderr else ""
 
 
@@ -72,8 +80,10 @@ def find(words, build):
     names, found = known(build), {}
     for word in words:
         name, given, path = word.partition("=")
-        if not name or not given and name not in names:
+        if not given and name not in names:
             fail(f"no allocator {name!r}; known are {', '.join(names)}, any other as NAME=PATH")
+        if given and (name in names or not NAME.fullmatch(name)):
+            fail(f"{name!r} is no name for {path}: one of letters, digits, dots, dashes, and not {', '.join(names)}")
         allocator = Allocator(name, str(pathlib.Path(path).resolve()), "given by path") if given else names[name]
         if allocator.library and not pathlib.Path(allocator.library).is_file():
             if name not in PACKAGED or given:

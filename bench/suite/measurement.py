@@ -16,5 +16,9 @@ class RunFailed(Exception):
     """The run did not do its work; the message is the reason, in one line."""
 
 
+class TimedOut(RunFailed):
+    """It was still running when its time was over; a second try would be, too."""
+
+
 class Skipped(Exception):
     """The run cannot be made on this machine; the message is the reason, in one line."""

@@ -11,26 +11,37 @@ import signal
 import subprocess
 import tempfile
 
-from .measurement import Measurement, RunFailed, Skipped
+from .measurement import Measurement, RunFailed, Skipped, TimedOut
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUN_SECONDS = 300  # a run that takes longer has failed
 END_SECONDS = 10  # what a program gets to end by itself when it is asked to
 TABLE_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+TUNING = re.compile("LD_PRELOAD$|GLIBC_TUNABLES$|(SLABMALLOC|MALLOC|MIMALLOC|TCMALLOC|JEMALLOC|RPMALLOC)_")
 NUMBER = r"(-?[\d.]+(?:e[+-]?\d+)?)"
 
 
 # -- any program ----------------------------------------------------------------------------------------------------
 
 def clean_environment(**extra):
-    """The caller's environment, with no allocator in front, and some more variables."""
-    return {**{name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}, **extra}
+    """The caller's environment, with no allocator in front and nothing that sets one, and some more variables."""
+    return {**{name: value for name, value in os.environ.items() if not TUNING.match(name)}, **extra}
+
+
+RUNNING = set()  # processes, of all threads of the runner
+
+
+def end_running():
+    """Ask all programs to end that run now: those who wait for them go on."""
+    for process in list(RUNNING):
+        process.terminate()
 
 
 def communicate(command, environment, timeout_s):
     """(output, messages, exit status) of a program that ends in time, or is ended."""
     with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True, errors="replace") as process:
+        RUNNING.add(process)
         try:
             return *process.communicate(timeout=timeout_s), process.returncode
         except BaseException:
@@ -40,6 +51,8 @@ def communicate(command, environment, timeout_s):
             except subprocess.TimeoutExpired:
                 process.kill()
             raise
+        finally:
+            RUNNING.discard(process)
 
 
 def run(command, environment, timeout_s=RUN_SECONDS):
@@ -47,7 +60,7 @@ def run(command, environment, timeout_s=RUN_SECONDS):
     try:
         output, messages, status = communicate([str(word) for word in command], environment, timeout_s)
     except subprocess.TimeoutExpired as expired:
-        raise RunFailed(f"not done after {timeout_s:g} s") from expired
+        raise TimedOut(f"not done after {timeout_s:g} s") from expired
     except OSError as error:
         raise RunFailed(str(error)) from error
     skip = re.search(r"^skip: (.*)", messages, re.M)
@@ -73,7 +86,7 @@ def last_line(messages):
 
 def read_figures(output):
     """The lines "name value unit" of a bench program as {name: (value, unit)}; others are for people."""
-    rows = re.findall(rf"^(\w+) {NUMBER} (\S+)$", output, re.M)
+    rows = re.findall(rf"^([\w.]+) {NUMBER} (\S+)$", output, re.M)
     return {name: (float(value), unit) for name, value, unit in rows}
 
 
@@ -116,8 +129,7 @@ def join(parts, figures):
 def measure_cold_table(build, allocator):
     """A heap that has to grow: the kernel's table in one round, in a fresh process for every size."""
     parts = [measure(build, allocator, ["kernel_table", 1, 10_000, size]) for size in TABLE_SIZES]
-    figures = {name: figure for part in parts for name, figure in part.figures.items()}
-    return join(parts, {name: figure for name, figure in figures.items() if not name.startswith("first_")})
+    return join(parts, {name: figure for part in parts for name, figure in part.figures.items()})
 
 
 def measure_fixed_cost(build, allocator):

@@ -331,7 +331,7 @@ def family_plots(summary, workloads, looks):
 
 def bar_plots(summary, workloads, kinds, looks):
     for workload, rows in workloads.items():
-        rows = [row for row in rows if row.kind in kinds and row.measured and not row.is_input]
+        rows = [row for row in rows if row.kind in kinds and row.measured and not row.is_aside]
         yield plot_bars(workload, rows, summary, looks) if rows else None
 
 

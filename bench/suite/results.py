@@ -5,9 +5,20 @@ import os
 import pathlib
 import platform
 import re
+import sys
 import time
 
 FORMAT = 1
+CUT_OFF = re.compile("killed by SIG(INT|TERM|HUP)")
+
+
+def cpu_quota():
+    """How many CPUs' time a container may use, None where there is no bound."""
+    try:
+        most, period = pathlib.Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if most == "max" else round(int(most) / int(period), 2)
 
 
 def system_name():
@@ -24,6 +35,7 @@ def machine():
     return {
         "cpu": cpu[1] if cpu else platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),
+        "cpu_quota": cpu_quota(),
         "memory_mib": int(memory[1]) // 1024,
         "kernel": platform.release(),
         "system": system_name(),
@@ -61,15 +73,23 @@ class Results:
             }
         self.report["runs"].append(run)
 
+    def interrupt(self):
+        """The run ends here: what the interrupt itself has ended has not failed."""
+        self.report["interrupted"] = True
+        self.report["runs"] = [run for run in self.report["runs"] if not CUT_OFF.match(run["failed"])]
+
     def any_failed(self):
         return any(run["failed"] for run in self.report["runs"])
 
     def write(self, folder):
-        """Whole or not at all: a reader never meets half a file."""
+        """Whole or not at all: a reader never meets half a file. Says so where there is no room, and goes on."""
         self.report["seconds"] = round(time.monotonic() - self.begin, 1)
         draft = folder / "results.json.new"
-        draft.write_text(json.dumps(self.report, indent=1) + "\n")
-        draft.rename(folder / "results.json")
+        try:
+            draft.write_text(json.dumps(self.report, indent=1) + "\n")
+            draft.rename(folder / "results.json")
+        except OSError as error:
+            print(f"bench: results are not written: {error}", file=sys.stderr)
 
 
 def load(path):

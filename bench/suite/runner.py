@@ -1,13 +1,13 @@
 """Runs the plan: repetition by repetition, workload by workload, each allocator in turn."""
 import concurrent.futures
 import pathlib
-import shutil
 import statistics
 import sys
 import tempfile
 import time
 
-from .measurement import RunFailed, Skipped
+from . import programs
+from .measurement import RunFailed, Skipped, TimedOut
 from .workloads import Context
 
 
@@ -70,43 +70,57 @@ class Progress:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def measure(workload, allocator, build, effort):
-    """A measurement, or why there is none: (measurement, failed, skipped)."""
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="slabmalloc-bench-"))
-    try:
-        folder.chmod(0o755)  # a server drops its rights before it looks for its files
-        return workload.measure(Context(build, effort, folder), allocator), "", ""
-    except Skipped as reason:
-        return None, "", str(reason)
-    except RunFailed as reason:
-        return None, str(reason), ""
-    except Exception as error:  # pylint: disable=broad-except # a row that says so, and the others go on
-        return None, f"{type(error).__name__}: {error}".splitlines()[0], ""
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+class Runner:
+    """Measures, and keeps what came of it in `results`."""
 
+    def __init__(self, results, build, effort, folder):
+        self.results, self.build, self.effort, self.folder = results, build, effort, folder
+        self.hopeless = set()  # (workload, allocator) that did not end in time, and would not the next time either
 
-def run_step(results, repetition, workload, allocators, build, effort):
-    if len(allocators) == 1:  # in this thread, so that an interrupt reaches what runs
-        found = [measure(workload, allocators[0], build, effort)]
-    else:
+    def run(self, plan):
+        """Runs all steps; what is done stands in the folder after each repetition. An interrupt comes through."""
+        progress, written = Progress(plan), 0
+        try:
+            for repetition, workload, allocators in plan:
+                progress.show(repetition, workload, allocators)
+                begin = time.monotonic()
+                self.run_step(repetition, workload, allocators)
+                progress.done(workload, time.monotonic() - begin)
+                if repetition > written or workload.group == "servers":
+                    self.results.write(self.folder)
+                    written = repetition
+        finally:
+            progress.end()
+
+    def run_step(self, repetition, workload, allocators):
+        if len(allocators) == 1:  # in this thread, so that an interrupt reaches what runs
+            self.measure_and_add(repetition, workload, allocators[0])
+            return
         with concurrent.futures.ThreadPoolExecutor(len(allocators)) as pool:
-            found = list(pool.map(lambda allocator: measure(workload, allocator, build, effort), allocators))
-    for allocator, (measurement, failed, skipped) in zip(allocators, found):
-        results.add(workload.name, allocator.name, repetition, measurement, failed, skipped)
+            try:
+                list(pool.map(lambda allocator: self.measure_and_add(repetition, workload, allocator), allocators))
+            except KeyboardInterrupt:
+                programs.end_running()
+                raise
 
+    def measure_and_add(self, repetition, workload, allocator):
+        key = workload.name, allocator.name
+        if key in self.hopeless:
+            self.results.add(*key, repetition, failed="not tried again: an earlier repetition did not end in time")
+            return
+        try:
+            self.results.add(*key, repetition, self.measure(workload, allocator))
+        except Skipped as reason:
+            self.results.add(*key, repetition, skipped=str(reason))
+        except RunFailed as reason:
+            self.results.add(*key, repetition, failed=str(reason))
+            if isinstance(reason, TimedOut):
+                self.hopeless.add(key)
+        except Exception as error:  # pylint: disable=broad-except # a row that says so, and the others go on
+            self.results.add(*key, repetition, failed=f"{type(error).__name__}: {error}".splitlines()[0])
 
-def run(plan, results, build, effort, folder):
-    """Runs all steps; what is done stands in the folder after each repetition. An interrupt comes through."""
-    progress, written = Progress(plan), 0
-    try:
-        for repetition, workload, allocators in plan:
-            progress.show(repetition, workload, allocators)
-            begin = time.monotonic()
-            run_step(results, repetition, workload, allocators, build, effort)
-            progress.done(workload, time.monotonic() - begin)
-            if repetition > written:
-                results.write(folder)
-                written = repetition
-    finally:
-        progress.end()
+    def measure(self, workload, allocator):
+        with tempfile.TemporaryDirectory(prefix="slabmalloc-bench-", ignore_cleanup_errors=True) as name:
+            folder = pathlib.Path(name)
+            folder.chmod(0o755)  # a server drops its rights before it looks for its files
+            return workload.measure(Context(self.build, self.effort, folder), allocator)

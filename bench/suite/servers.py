@@ -93,9 +93,9 @@ class Measured(Workload, servers.Server):
             cpu_before = cpu_seconds(family(server.process.pid))
             figures = server.load(cls.amount[effort])
             wall_s = server.recorder.elapsed()
-            cpu_s = cpu_seconds(family(server.process.pid)) - cpu_before
             server.check_allocator()
             server.idle(SETTLE_S[effort])
+            cpu_s = cpu_seconds(family(server.process.pid)) - cpu_before  # what an allocator does later counts, too
             figures["final_rss"] = (server.recorder.points[-1][1], "MiB")
             return server.recorder.measurement(figures, cpu_s, wall_s)
 

@@ -17,8 +17,8 @@ The best is whose largest ratio to any other is the least; as a rule all of its 
 asked for, does not compete: it has ratios, that to the best may be below 1, and no place.
 
 Means are geometric, in steps that count their members alike: the figures of a workload, the workloads of a group, the
-groups of a run; time and memory apart. A figure that has the same value in all runs is an input, and in no mean;
-neither is the RSS of the kernel's table, which does not touch its objects.
+groups of a run; time and memory apart. Aside, in no mean and without a place, stand a figure that has the same value
+in all runs, which is an input, and a maximum, which says more of the machine than of the allocator.
 """
 import dataclasses
 import math
@@ -26,7 +26,6 @@ import statistics
 
 EQUAL = 1.10  # a ratio up to this counts as none
 BASE = "glibc"
-UNTOUCHED = "kernel table"  # the group whose objects are never touched, so that its RSS says nothing
 TIMES = ("ns", "us", "ms", "s", "cycles", "instructions")
 MEMORY = ("B", "bytes", "KiB", "MiB", "GiB")
 
@@ -68,15 +67,13 @@ class Row:
         unit = self.unit.partition("/")[0]
         if self.unit.endswith("/s") or unit in TIMES:
             return "time"
-        if self.group == UNTOUCHED:
-            return ""
         return "memory" if unit in MEMORY or unit == "x" and (self.group == "memory" or "rss" in self.figure) else ""
 
     @property
-    def is_input(self):
-        """The same in all runs, as the number of threads is."""
+    def is_aside(self):
+        """The same in all runs, as the number of threads is, or a maximum."""
         values = [value for cell in self.cells.values() for value in cell.values.values()]
-        return len(values) > 1 and len(set(values)) == 1
+        return self.figure.endswith("_max") or len(values) > 1 and len(set(values)) == 1
 
 
 @dataclasses.dataclass
@@ -268,7 +265,7 @@ def geometric_mean(ratios):
 
 def comparable(rows, kind):
     """The rows of a kind that have ratios for all who measured them."""
-    return [row for row in rows if row.kind == kind and row.competing and not row.is_input
+    return [row for row in rows if row.kind == kind and row.competing and not row.is_aside
             and all(cell.to_best for cell in row.measured.values())]
 
 
@@ -314,7 +311,7 @@ def with_totals(means):
 
 def ranked_rows(summary):
     """The rows in which at least two allocators compete."""
-    return [row for row in summary.rows if len(row.competing) > 1 and not row.is_input]
+    return [row for row in summary.rows if len(row.competing) > 1 and not row.is_aside]
 
 
 def count_first(summary, name):

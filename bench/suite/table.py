@@ -195,9 +195,10 @@ def print_problems(summary, stream):
 
 def machine_line(report):
     machine = report["machine"]
-    return (f"{machine.get('cpus', '?')} CPUs of {machine.get('cpu', 'an unknown machine')}, "
+    quota = f" (a quota of {machine['cpu_quota']})" if machine.get("cpu_quota") else ""
+    return (f"{machine.get('cpus', '?')} CPUs{quota} of {machine.get('cpu', 'an unknown machine')}, "
             f"{machine.get('memory_mib', 0) / 1024:.0f} GiB, Linux {machine.get('kernel', '?')}, "
-            f"{machine.get('system', '')}".rstrip(", "))
+            f"{machine.get('system', '')}, load {machine.get('load_at_start', 0):.1f} at the start")
 
 
 def show(report, stream, subject=OURS, width=None):
@@ -206,7 +207,9 @@ def show(report, stream, subject=OURS, width=None):
     width = width or shutil.get_terminal_size((WIDTH_OF_FILES, 0)).columns
     print(f"{report['command']} on {machine_line(report)}", file=stream)
     if report["interrupted"]:
-        print("INTERRUPTED: this is what was done until then", file=stream)
+        begun = {run["workload"] for run in report["runs"]}
+        left = [name for name in report["workloads"] if name not in begun]
+        print("INTERRUPTED: this is what was done until then; not begun: " + (", ".join(left) or "none"), file=stream)
     print(f"median, ±furthest repetition, times the best's (* the best), + times better or - worse than {BASE}; "
           "units /s: more is better, others: less; ! runs failed", file=stream)
     for group in summary.groups:

@@ -102,13 +102,6 @@ def measure_program(argv, context, allocator):
     return programs.measure(context.build, allocator, words)
 
 
-def measure_table(context, allocator):
-    measurement = measure_program(["kernel_table", lambda effort: effort.table_rounds], context, allocator)
-    measurement.figures = {name: figure for name, figure in measurement.figures.items()
-                           if not name.startswith("first_")}  # the heap is cold in cold_table
-    return measurement
-
-
 def micro():
     for name, about in MICRO.items():
         yield Workload(name, "micro", f"{about}; CPU time an operation", functools.partial(measure_micro, name))
@@ -116,7 +109,9 @@ def micro():
 
 def tables():
     yield Workload("table", "kernel table", "all CPUs at once: 10,000 allocations, then 10,000 frees, of one size; "
-                   "the median round", measure_table, same_work=True, variants=True)
+                   "the median round",
+                   functools.partial(measure_program, ["kernel_table", lambda e: e.table_rounds]), same_work=True,
+                   variants=True)
     yield Workload("cold_table", "kernel table", "the same, one round in a fresh process for every size: slabs have "
                    "to be made", lambda context, one: programs.measure_cold_table(context.build, one), same_work=True,
                    variants=True)
@@ -156,6 +151,8 @@ def serving():
     for name, server in servers.WORKLOADS.items():
         yield Workload(name, "servers", server.about, functools.partial(measure_server, server), same_work=True,
                        least_effort="full")
+    yield Workload("idle_postgres", "servers", "PostgreSQL with 20 idle connections: what its processes hold",
+                   lambda context, one: programs.measure_idle_postgres(context.build, one), least_effort="full")
 
 
 def measure_server(server, context, allocator):

@@ -13,7 +13,7 @@ import pytest
 from conftest import BUILD, ROOT, need
 
 sys.path.insert(0, str(ROOT / "bench"))
-from suite import allocators, runner, workloads  # noqa: E402
+from suite import allocators, measurement, programs, results, runner, workloads  # noqa: E402
 
 GLIBC = allocators.Allocator("glibc")
 BROKEN_MALLOC = "#include <stdlib.h>\nvoid *malloc(size_t bytes) { (void)bytes; abort(); }\n"
@@ -69,6 +69,39 @@ def test_a_quick_run_has_something_of_every_group_but_servers_and_instructions()
     assert found >= set(workloads.GROUPS) - {"servers", "instructions"}
 
 
+# -- runs that come to nothing
+
+def rows_of_run(workload, folder, repetitions=1):
+    """A run of one workload on glibc."""
+    found = results.Results("command", [GLIBC], [workload])
+    effort = dataclasses.replace(workloads.QUICK, repetitions=repetitions)
+    runner.Runner(found, BUILD, effort, folder).run(list(runner.make_plan([workload], [GLIBC], [], effort)))
+    return found.report["runs"]
+
+
+def raising(error):
+    def measure(context, allocator):
+        raise error
+    return dataclasses.replace(a_workload("w"), measure=measure)
+
+
+@pytest.mark.parametrize("error, failed, skipped", [
+    (measurement.RunFailed("it broke"), "it broke", ""),
+    (measurement.Skipped("no such server"), "", "no such server"),
+    (ZeroDivisionError("by zero\nin line 2"), "ZeroDivisionError: by zero", ""),
+    (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device", ""),
+])
+def test_what_goes_wrong_is_a_row_with_its_reason(error, failed, skipped, tmp_path):
+    row, = rows_of_run(raising(error), tmp_path)
+    assert (row["failed"], row["skipped"]) == (failed, skipped)
+
+
+def test_what_does_not_end_in_time_is_not_tried_again(tmp_path):
+    hanging = raising(measurement.TimedOut("not done after 300 s"))
+    first, second = rows_of_run(hanging, tmp_path, repetitions=2)
+    assert first["failed"] == "not done after 300 s" and second["failed"].startswith("not tried again")
+
+
 # -- a run
 
 def test_a_run_leaves_a_table_results_and_a_page(tmp_path):
@@ -109,6 +142,30 @@ def test_an_interrupted_run_reports_what_is_done(tmp_path):
     assert "fragmentation" in said and "interrupted" in (tmp_path / "report.html").read_text()
 
 
+def test_a_run_that_is_told_to_end_ends_what_runs_at_once(tmp_path):
+    """SIGTERM comes to the runner alone, here while all allocators run at the same time."""
+    with subprocess.Popen(command("--only", "day", "--full", out=tmp_path), env=environment(),
+                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        time.sleep(4)
+        begin = time.monotonic()
+        process.terminate()
+        process.wait(timeout=60)
+    assert process.returncode == 130 and time.monotonic() - begin < 30  # the day has 60 s
+    assert results_in(tmp_path)["interrupted"] and results_in(tmp_path)["runs"] == []
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_before_anything_runs(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = bench("--only", "births_2", out=tmp_path / "file" / "out")
+    assert done.returncode == 2 and "cannot be written" in done.stderr and done.stdout == ""
+
+
+def test_every_line_of_a_program_that_is_a_figure_is_read():
+    text = "malloc_p99.99 12.5 ns\nx -3 MiB\nlarge 1e+06 ops/s\na line for people: 3 of 4\n@rss 0.25 s 33.1 MiB\n"
+    assert programs.read_figures(text) == {"malloc_p99.99": (12.5, "ns"), "x": (-3, "MiB"), "large": (1e6, "ops/s")}
+    assert programs.read_series(text) == {"rss": ("s", "MiB", [(0.25, 33.1)])}
+
+
 # -- bad input
 
 @pytest.mark.parametrize("words, complaint", [
@@ -118,6 +175,9 @@ def test_an_interrupted_run_reports_what_is_done(tmp_path):
     (["--only", "nosuch"], "no workload or group 'nosuch'"),
     (["--repetitions", "0"], "at least 1"),
     (["--quick", "--full"], "not allowed with"),
+    (["--allocators", "glibc=/lib/x86_64-linux-gnu/libc.so.6"], "is no name for"),
+    (["--allocators", "a$b=/lib/x86_64-linux-gnu/libc.so.6"], "is no name for"),
+    (["--allocators", "mine=/tmp/a b.so"], "no file"),
 ])
 def test_bad_input_is_one_clear_line_and_status_2(tmp_path, words, complaint):
     done = bench(*words, out=tmp_path / "out")
@@ -132,7 +192,15 @@ def test_an_allocator_whose_package_is_missing_is_left_out_with_a_line(monkeypat
     assert capsys.readouterr().err == "bench: jemalloc is left out: Debian's package libjemalloc2 is not installed\n"
 
 
-def test_a_server_that_is_not_installed_is_a_skip_that_names_it(monkeypatch):
+@pytest.mark.parametrize("name, programs", [("redis", ["redis-server", "redis-benchmark"]), ("sqlite3", ["sqlite3"])])
+def test_a_server_is_measured_on_the_library(place, name, programs):
+    need(*programs)
+    server = workloads.servers.WORKLOADS[name]
+    found = server.measure(str(BUILD / "libslabmalloc.so"), "quick", place)
+    assert found.figures and found.cpu_s > 0 and found.peak_rss_mib > 1 and found.series["rss"][2]
+
+
+def test_a_server_that_is_not_installed_is_a_skip_that_names_it(monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "which", lambda name, **_: None)
-    measurement, failed, skipped = runner.measure(workloads.all_of_them()["redis"], GLIBC, BUILD, workloads.QUICK)
-    assert measurement is None and failed == "" and "redis-server" in skipped
+    row, = rows_of_run(workloads.all_of_them()["redis"], tmp_path)
+    assert row["failed"] == "" and "redis-server" in row["skipped"]
