@@ -122,6 +122,7 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
         slm_thread_drain(thread, slm_class_of_place((unsigned)place), pointer);
         slm_thread_leave(thread);
     }
+    slm_reclaim_if_scarce();
     errno = kept;
 }
 
@@ -190,8 +191,10 @@ static void *resize_large(void *pointer, size_t n)
         resized = resize_by_copy(pointer, large->usable, n);
     if (resized == pointer && n <= SLM_SMALL_MAX) /* no memory for a small one: give back what can go */
         slm_large_resize(large, n, slm_direct_node());
-    if (resized)
+    if (resized) {
+        slm_reclaim_if_scarce(); /* what a smaller one has left behind */
         errno = kept;
+    }
     return resized;
 }
 

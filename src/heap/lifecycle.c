@@ -143,6 +143,7 @@ static void thread_exit(void *block)
     slm_stats_retire(thread);
     slm_thread_list_remove(thread);
     slm_thread_block_free(thread);
+    slm_reclaim_if_scarce();
     slm_reclaim_thread_gone();
     signal_fence();
     tls->busy = 0;

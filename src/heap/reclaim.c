@@ -1,8 +1,10 @@
 /* When memory goes back, and who sees to it; see reclaim.h.
  *
  * Depots keep their working set: magazines that nobody missed for an interval are surplus (Bonwick and Adams). Dirty
- * spans are the same: what stayed dirty for a `purge_delay_ms` is purged. Beyond `dirty_bytes` or a quarter of the
- * heap, whichever is more, they are purged at once.
+ * spans are the same: what stayed dirty for a `purge_delay_ms` is purged. When a large object is freed, what is dirty
+ * beyond `dirty_bytes` or a quarter of the heap, whichever is more, is purged at once. Where address space is scarce,
+ * the bound is a sixteenth of the heap and holds for all that becomes free: the program's own mappings and threads'
+ * stacks cannot wait for a delay.
  *
  * The worker is a detached pthread with all signals blocked. It is started at a thread's birth: the process has just
  * made a thread, so no sandbox forbids it yet. While there is something to give it looks four times a purge delay;
@@ -65,6 +67,7 @@ static bool do_due(uint64_t now)
         done |= trim_depots(false);
     if (slm_span_dirty_bytes() > 0 && claim(&purge_due_ms, now, slm_options.purge_delay_ms))
         done |= slm_span_purge_surplus() > 0;
+    slm_reclaim_if_scarce();
     return done;
 }
 
@@ -174,6 +177,12 @@ void slm_reclaim_after_free(void)
     if (dirty <= dirty_limit())
         return;
     slm_span_purge(dirty_limit() / 2);
+}
+
+void slm_reclaim_if_scarce(void)
+{
+    if (unlikely(slm_span_scarce()))
+        slm_reclaim_after_free();
 }
 
 size_t slm_reclaim_all(void)

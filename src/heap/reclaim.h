@@ -10,6 +10,10 @@ void slm_reclaim_tick(struct slm_thread *thread);
 /* After a large object has gone: purge at once when too much is dirty. */
 void slm_reclaim_after_free(void);
 
+/* After slabs may have become free, or part of a large object has: the same where address space is scarce. Elsewhere
+ * their RAM waits for the working set to be known. */
+void slm_reclaim_if_scarce(void);
+
 /* At a thread's birth, when there are several now: see to it that there is a worker. Allocates (a stack). */
 void slm_reclaim_start_worker(void);
 

@@ -11,7 +11,8 @@
  * interval, so that nobody needed it.
  *
  * Address space is scarce where RLIMIT_AS is finite, or once the kernel has refused a mapping: purging unmaps then,
- * instead of giving back the RAM alone, so that the program's own mappings find room.
+ * instead of giving back the RAM alone, so that the program's own mappings find room. What is too short to be
+ * unmapped becomes clean, and goes when it has joined to something longer, or when what lies beside it is unmapped.
  *
  * After a fork that caught the lock held, the area starts afresh from its frontier; free spans of older generations
  * are not in any list, do not join, and are counted as lost. */

@@ -157,9 +157,11 @@ struct slm_slab *slm_slab_of(const void *pointer)
 
 void slm_slab_check(struct slm_slab *slab)
 {
+    /* The count first: others may be giving objects back, and set the bits before they raise it. */
+    const int32_t counted = load_acquire(&slab->free); /* pairs with slm_slab_count */
     unsigned set = 0;
     for (unsigned word = 0; word < words_of(slab); word++)
         set += (unsigned)__builtin_popcountll(load_relaxed(&slab->bits[word]));
-    if ((int32_t)set < load_relaxed(&slab->free))
+    if ((int32_t)set < counted)
         slm_panic("check", slm_slab_start(slab), "more objects counted free than bits are set", NULL, slab);
 }

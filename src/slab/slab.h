@@ -87,5 +87,6 @@ slm_inline bool slm_slab_is_object(const struct slm_slab *slab, const void *poin
     return index < slab->objects && slm_slab_start(slab) + (size_t)index * slab->object_size == (const char *)pointer;
 }
 
-/* Stop the process unless the slab's count agrees with its bits. For a slab that nobody else touches meanwhile. */
+/* Stop the process unless the slab's count agrees with its bits. For a slab that nobody takes from meanwhile; objects
+ * may come back. */
 void slm_slab_check(struct slm_slab *slab);

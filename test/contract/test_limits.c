@@ -217,6 +217,7 @@ static pthread_barrier_t all_threads;
 static void *fill_beside_others(void *total)
 {
     struct link *list = NULL;
+    pthread_barrier_wait(&all_threads); /* those that are there already leave no room for the last ones' stacks */
     for (unsigned round = 0; round < 20; round++) {
         size_t size = (size_t)64 << round % 13;
         size_t count = fill(&list, size, 20 * MIB / size);
@@ -228,7 +229,8 @@ static void *fill_beside_others(void *total)
     return NULL;
 }
 
-/* Eight threads with the usual stacks (8 MiB each) and a heap, in 200 MB. */
+/* Eight threads with the usual stacks (8 MiB each) and a heap, in 200 MB. What the heap filled when it was full is
+ * the program's again as soon as all is freed. */
 static void role_threads_in_little_space(const char *argument)
 {
     (void)argument;
@@ -244,6 +246,8 @@ static void role_threads_in_little_space(const char *argument)
     for (size_t i = 0; i < COUNT(threads); i++)
         require(pthread_join(threads[i], NULL) == 0);
     require(total / 20 > 40 * MIB); /* on average over the rounds */
+    void *mapping = mmap(NULL, 100 * MIB, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    require(mapping != MAP_FAILED && munmap(mapping, 100 * MIB) == 0);
     churners_start(churners, COUNT(churners), 5000, NULL);
     churners_join(churners, COUNT(churners));
 }

@@ -264,6 +264,48 @@ static void dirty_memory_is_bounded(void **state)
     assert_child_silent(too_much_goes_at_once);
 }
 
+/* What is left over of 64 MiB in small objects, on top of what was there. */
+static void require_little_left(uint64_t heap_before)
+{
+    require(slm_span_dirty_bytes() <= 4 * MIB);
+    require(slm_reservation_heap_bytes() <= heap_before + 12 * MIB); /* and the magazines, and partial slabs */
+    slm_heap_check();
+}
+
+static void *fill_and_free(void *nothing)
+{
+    enum { SIZE = 2000 };
+    static void *objects[64 * MIB / SIZE];
+    for (size_t i = 0; i < COUNT(objects); i++)
+        memset(objects[i] = malloc(SIZE), 1, SIZE);
+    for (size_t i = 0; i < COUNT(objects); i++)
+        free(objects[i]);
+    return nothing;
+}
+
+static void fill_and_free_where_scarce(void)
+{
+    slm_options.purge_delay_ms = 3600000;
+    slm_span_set_scarce(true);
+    const uint64_t heap = slm_reservation_heap_bytes();
+    for (unsigned turn = 0; turn < 3; turn++) {
+        fill_and_free(NULL);
+        require_little_left(heap);
+    }
+    require(pthread_create(&second, NULL, fill_and_free, NULL) == 0 && pthread_join(second, NULL) == 0);
+    require_little_left(heap);
+    void *object = malloc(64 * MIB);
+    require(object && (object = realloc(object, 40000)));
+    require_little_left(heap);
+    free(object);
+}
+
+static void scarce_addresses_go_at_once(void **state)
+{
+    (void)state;
+    assert_child_silent(fill_and_free_where_scarce);
+}
+
 static void all_can_go(void **state)
 {
     (void)state;
@@ -297,6 +339,7 @@ int main(void)
         cmocka_unit_test(the_worker_is_an_option),
         cmocka_unit_test(a_child_has_a_worker_of_its_own),
         cmocka_unit_test(dirty_memory_is_bounded),
+        cmocka_unit_test(scarce_addresses_go_at_once),
         cmocka_unit_test(all_can_go),
     };
     return cmocka_run_group_tests(tests, begin, NULL);

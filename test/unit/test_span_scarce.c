@@ -131,6 +131,67 @@ static void strangers_in_holes_are_left_alone(void **state)
     assert_child_silent(put_a_stranger_into_a_hole);
 }
 
+/* The next spans that are taken lie side by side, as long as there are no more than `granules` in them. */
+static void make_room(size_t granules)
+{
+    slm_span_unmap_free();
+    struct slm_span *span =
+        take(slm_reservation_heap_bytes() / SLM_GRANULE + granules + 4); /* longer than any hole */
+    slm_span_trim(span, 4);
+}
+
+/* A granule at a time: too short for a hole of their own until they have joined. */
+static void purge_piece_by_piece(void)
+{
+    struct slm_span *pieces[200];
+    make_room(COUNT(pieces) + 1);
+    for (size_t i = 0; i < COUNT(pieces); i++)
+        pieces[i] = take(1);
+    take(1);
+    const uint64_t heap = slm_reservation_heap_bytes();
+    for (size_t odd = 0; odd < 2; odd++)
+        for (size_t i = odd; i < COUNT(pieces); i += 2) {
+            slm_span_free(pieces[i]);
+            slm_span_purge(0);
+            slm_span_check(node);
+        }
+    require(slm_reservation_heap_bytes() <= heap - COUNT(pieces) * SLM_GRANULE);
+    for (size_t i = 0; i < COUNT(pieces); i++)
+        require(!is_mapped(pieces[i]));
+}
+
+static void pieces_are_unmapped_once_they_are_long(void **state)
+{
+    (void)state;
+    assert_child_silent(purge_piece_by_piece);
+}
+
+/* Short clean spans on both sides of a span that becomes a hole. */
+static void make_a_hole_between_clean_spans(void)
+{
+    struct slm_span *spans[3];
+    make_room(27);
+    for (size_t i = 0; i < COUNT(spans); i++)
+        spans[i] = take(i == 1 ? 20 : 3);
+    take(1);
+    for (size_t i = 0; i < COUNT(spans); i += 2) {
+        slm_span_free(spans[i]);
+        slm_span_purge(0);
+        require(is_mapped(spans[i]));
+    }
+    slm_span_free(spans[1]);
+    slm_span_purge(0);
+    for (size_t i = 0; i < COUNT(spans); i++)
+        require(!is_mapped(spans[i]));
+    slm_span_check(node);
+}
+
+static void clean_spans_beside_a_new_hole_go_too(void **state)
+{
+    (void)state;
+    assert_child_silent(make_a_hole_between_clean_spans);
+}
+
 static void fill_and_free_in_turns(void)
 {
     struct slm_span *spans[60];
@@ -164,6 +225,8 @@ int main(void)
         cmocka_unit_test(holes_are_used_again),
         cmocka_unit_test(spans_grow_into_holes),
         cmocka_unit_test(strangers_in_holes_are_left_alone),
+        cmocka_unit_test(pieces_are_unmapped_once_they_are_long),
+        cmocka_unit_test(clean_spans_beside_a_new_hole_go_too),
         cmocka_unit_test(everything_goes_in_the_end),
     };
     return cmocka_run_group_tests(tests, begin, NULL);

@@ -1,0 +1,162 @@
+/* Listing, joining and splitting free spans; see area.h. */
+#include "page/area.h"
+
+#include "base/panic.h"
+
+struct slm_area slm_areas[SLM_NODES_MAX];
+
+static void start_area(struct slm_area *area)
+{
+    const size_t size = slm_reservation_area();
+    area->lock.rank = SLM_RANK_SPANS;
+    area->first = area->frontier = area->mapped = (size_t)(area - slm_areas) * size;
+    area->end = area->first + size;
+    area->generation = slm_fork_generation;
+    slm_list_init(&area->ages);
+    area->started = true;
+}
+
+void slm_span_start_areas(void)
+{
+    for (unsigned node = 0; node < slm_nodes; node++)
+        if (!slm_areas[node].started)
+            start_area(&slm_areas[node]);
+}
+
+/* The holder died in a fork: whatever was listed may be torn. */
+static void restart_area(struct slm_area *area)
+{
+    for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
+        add_relaxed(&area->lost_bytes, load_relaxed(&area->free_bytes[state]));
+        slm_bins_clear(&area->bins[state]);
+        area->spans[state] = 0;
+        store_relaxed(&area->free_bytes[state], 0);
+    }
+    slm_list_init(&area->ages);
+    area->dirty_low = 0;
+    area->generation = slm_fork_generation;
+    if (area->mapped < area->frontier)
+        area->mapped = area->frontier;
+}
+
+void slm_area_lock(struct slm_area *area)
+{
+    if (unlikely(slm_lock_acquire(&area->lock)))
+        restart_area(area);
+}
+
+static struct slm_span *last_descriptor(struct slm_span *span)
+{
+    return slm_descriptor(slm_span_granule(span) + span->granules - 1);
+}
+
+void slm_area_list(struct slm_area *area, struct slm_span *span)
+{
+    slm_bins_add(&area->bins[span->state], span);
+    area->spans[span->state]++;
+    if (span->state == SLM_SPAN_DIRTY)
+        slm_list_insert_before(&area->ages, &slm_free_span_of(span)->age);
+    add_relaxed(&area->free_bytes[span->state], slm_span_bytes(span));
+    span->generation = area->generation;
+    span->back = 0;
+    struct slm_span *last = last_descriptor(span);
+    last->back = span->granules - 1;
+    last->generation = area->generation;
+    store_relaxed(&last->kind, SLM_SPAN_FREE_END);
+    store_relaxed(&span->kind, SLM_SPAN_FREE); /* last: with one granule both are the same */
+}
+
+void slm_area_unlist(struct slm_area *area, struct slm_span *span)
+{
+    slm_bins_remove(&area->bins[span->state], span);
+    area->spans[span->state]--;
+    if (span->state == SLM_SPAN_DIRTY)
+        slm_list_remove(&slm_free_span_of(span)->age);
+    sub_relaxed(&area->free_bytes[span->state], slm_span_bytes(span));
+    store_relaxed(&last_descriptor(span)->kind, SLM_SPAN_NONE);
+    store_relaxed(&span->kind, SLM_SPAN_NONE);
+}
+
+struct slm_span *slm_area_joinable(struct slm_area *area, size_t granule, unsigned state)
+{
+    struct slm_span *span = slm_descriptor(granule);
+    const unsigned kind = load_relaxed(&span->kind);
+    if ((kind != SLM_SPAN_FREE && kind != SLM_SPAN_FREE_END) || span->generation != area->generation)
+        return NULL;
+    if (kind == SLM_SPAN_FREE_END)
+        span = slm_descriptor(granule - span->back);
+    return span->state == state ? span : NULL;
+}
+
+struct slm_span *slm_area_join(struct slm_area *area, struct slm_span *span)
+{
+    const size_t first = slm_span_granule(span);
+    struct slm_span *before = first > area->first ? slm_area_joinable(area, first - 1, span->state) : NULL;
+    struct slm_span *behind =
+        first + span->granules < area->frontier ? slm_area_joinable(area, first + span->granules, span->state) : NULL;
+    if (behind) {
+        slm_area_unlist(area, behind);
+        span->granules += behind->granules;
+    }
+    if (before) {
+        slm_area_unlist(area, before);
+        before->granules += span->granules;
+        span = before;
+    }
+    slm_area_list(area, span);
+    return span;
+}
+
+struct slm_span *slm_span_split(struct slm_span *span, size_t granules)
+{
+    struct slm_span *rest = slm_descriptor(slm_span_granule(span) + granules);
+    rest->granules = span->granules - (uint32_t)granules;
+    rest->state = span->state;
+    span->granules = (uint32_t)granules;
+    return rest;
+}
+
+void slm_area_give_up_ahead(struct slm_area *area)
+{
+    if (area->mapped == area->frontier)
+        return;
+    struct slm_span *span = slm_descriptor(area->frontier);
+    span->granules = (uint32_t)(area->mapped - area->frontier);
+    span->state = SLM_SPAN_CLEAN;
+    area->frontier = area->mapped;
+    slm_area_join(area, span);
+}
+
+struct walk {
+    struct slm_area *area;
+    unsigned state;
+    uint64_t bytes;
+};
+
+static bool check_free_span(struct slm_span *span, void *context)
+{
+    struct walk *walk = context;
+    const struct slm_span *last = last_descriptor(span);
+    if (span->state != walk->state)
+        slm_panic("check", slm_span_start(span), "a free span in the bins of another state", NULL, span);
+    if (last != span && (load_relaxed(&last->kind) != SLM_SPAN_FREE_END || last->back != span->granules - 1))
+        slm_panic("check", slm_span_start(span), "a free span's end is not marked", NULL, span);
+    const size_t behind = slm_span_granule(span) + span->granules;
+    if (behind < walk->area->frontier && slm_area_joinable(walk->area, behind, walk->state))
+        slm_panic("check", slm_span_start(span), "two free spans of one state side by side", NULL, span);
+    walk->bytes += slm_span_bytes(span);
+    return false;
+}
+
+void slm_span_check(unsigned node)
+{
+    struct slm_area *area = &slm_areas[node];
+    slm_area_lock(area);
+    for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
+        struct walk walk = {.area = area, .state = state};
+        slm_bins_foreach(&area->bins[state], check_free_span, &walk);
+        if (walk.bytes != load_relaxed(&area->free_bytes[state]))
+            slm_panic("check", area, "free bytes do not add up", NULL, NULL);
+    }
+    slm_lock_release(&area->lock);
+}

@@ -1,0 +1,197 @@
+/* Giving free spans back to the kernel; see span.h. No system call is made under an area's lock: what is being given
+ * back is in no list meanwhile. */
+#include "os/vm.h"
+#include "page/area.h"
+
+/* Holes split mappings, and the kernel allows 65,530: only long spans are unmapped, and only so many. */
+enum { unmap_least = 16, unmapped_most = 2048 };
+
+static _Atomic uint64_t purges, purged_bytes;
+static _Atomic bool scarce; /* address space */
+
+void slm_span_set_scarce(bool is_scarce)
+{
+    store_relaxed(&scarce, is_scarce);
+}
+
+bool slm_span_scarce(void)
+{
+    return load_relaxed(&scarce);
+}
+
+/* Up to `most` bytes of the oldest dirty span, unlisted: its far end, when it is longer. NULL if there is none. Where
+ * addresses are scarce, all of it: what was left would fill with small spans, and the hole be too short for what was
+ * there before. */
+static struct slm_span *take_oldest(struct slm_area *area, uint64_t most)
+{
+    if (slm_list_empty(&area->ages) || most < SLM_GRANULE)
+        return NULL;
+    struct slm_span *span = &slm_container(area->ages.next, struct slm_free_span, age)->span;
+    slm_area_unlist(area, span);
+    if (slm_span_bytes(span) > most && !slm_span_scarce()) {
+        struct slm_span *end = slm_span_split(span, span->granules - (most >> SLM_GRANULE_SHIFT));
+        slm_area_list(area, span);
+        slm_list_remove(&slm_free_span_of(span)->age); /* it is the oldest still */
+        slm_list_insert_after(&area->ages, &slm_free_span_of(span)->age);
+        span = end;
+    }
+    slm_area_note_dirty_low(area);
+    return span;
+}
+
+static bool beside_hole(struct slm_area *area, const struct slm_span *span)
+{
+    const size_t first = slm_span_granule(span), behind = first + span->granules;
+    return (first > area->first && slm_area_joinable(area, first - 1, SLM_SPAN_UNMAPPED)) ||
+           (behind < area->frontier && slm_area_joinable(area, behind, SLM_SPAN_UNMAPPED));
+}
+
+/* A hole that becomes wider is no further one. */
+static bool may_unmap(struct slm_area *area, const struct slm_span *span)
+{
+    const bool new_hole = span->granules >= unmap_least && area->spans[SLM_SPAN_UNMAPPED] < unmapped_most;
+    return slm_span_scarce() && (new_hole || beside_hole(area, span));
+}
+
+/* The state that an unlisted span's memory is in after it has been given back as far as the kernel takes it. */
+static uint8_t give_back(const struct slm_span *span, bool unmap)
+{
+    char *start = slm_span_start(span);
+    const size_t bytes = slm_span_bytes(span);
+    if (unmap && slm_reservation_unmap(start, bytes))
+        return SLM_SPAN_UNMAPPED;
+    if (span->state == SLM_SPAN_CLEAN)
+        return SLM_SPAN_CLEAN;
+    return slm_vm_purge(start, bytes) ? SLM_SPAN_CLEAN : SLM_SPAN_DIRTY;
+}
+
+/* A listed clean span that may be unmapped now that `span` has been listed: that itself, when joining has made it
+ * long enough, or what lies beside the hole that it is. Unlisted; NULL if there is none. Clean pieces would add up to
+ * a heap that stays mapped, for they are in no queue. */
+static struct slm_span *take_unmappable(struct slm_area *area, struct slm_span *span)
+{
+    const size_t first = slm_span_granule(span), behind = first + span->granules;
+    if (span->state == SLM_SPAN_UNMAPPED) {
+        span = first > area->first ? slm_area_joinable(area, first - 1, SLM_SPAN_CLEAN) : NULL;
+        if (!span && behind < area->frontier)
+            span = slm_area_joinable(area, behind, SLM_SPAN_CLEAN);
+    }
+    if (!span || span->state != SLM_SPAN_CLEAN || !may_unmap(area, span))
+        return NULL;
+    slm_area_unlist(area, span);
+    return span;
+}
+
+/* Give an unlisted span back and list it, and unmap what may be unmapped thereby; system calls are made without the
+ * lock. False: the kernel did not take it. */
+static bool give_back_and_list(struct slm_area *area, struct slm_span *span, bool unmap)
+{
+    bool given = false;
+    for (; span; unmap = true) {
+        const uint8_t before = span->state, after = give_back(span, unmap);
+        const bool refused = unmap && after != SLM_SPAN_UNMAPPED; /* the limit of mappings: not again at once */
+        given |= after != before;
+        slm_area_lock(area);
+        span->state = after;
+        span = slm_area_join(area, span);
+        span = refused ? NULL : take_unmappable(area, span);
+        slm_lock_release(&area->lock);
+    }
+    return given;
+}
+
+/* Purge up to that many bytes, a span at a time; no more than leaves `keep`, for others may be purging too. */
+static size_t purge_area(struct slm_area *area, uint64_t bytes, uint64_t keep)
+{
+    size_t given = 0;
+    while (given < bytes && load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) > keep) {
+        slm_area_lock(area);
+        struct slm_span *span = take_oldest(area, bytes - given);
+        const bool unmap = span && may_unmap(area, span);
+        slm_lock_release(&area->lock);
+        const size_t size = span ? slm_span_bytes(span) : 0;
+        if (!span ||
+            !give_back_and_list(area, span, unmap)) /* locked pages stay, and asking again at once would not help */
+            break;
+        given += size;
+        add_relaxed(&purges, 1);
+        add_relaxed(&purged_bytes, size);
+    }
+    return given;
+}
+
+size_t slm_span_purge(uint64_t keep_bytes)
+{
+    size_t given = 0;
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        const uint64_t dirty = load_relaxed(&slm_areas[node].free_bytes[SLM_SPAN_DIRTY]),
+                       keep = keep_bytes / slm_nodes;
+        if (dirty > keep)
+            given += purge_area(&slm_areas[node], dirty - keep, keep);
+    }
+    return given;
+}
+
+static bool look_for_unmappable(struct slm_span *span, void *area)
+{
+    return may_unmap(area, span);
+}
+
+static size_t unmap_clean(struct slm_area *area)
+{
+    size_t given = 0;
+    for (;;) {
+        slm_area_lock(area);
+        slm_area_give_up_ahead(area);
+        struct slm_span *span = slm_bins_foreach(&area->bins[SLM_SPAN_CLEAN], look_for_unmappable, area);
+        if (span)
+            slm_area_unlist(area, span);
+        slm_lock_release(&area->lock);
+        const size_t size = span ? slm_span_bytes(span) : 0;
+        if (!span || !give_back_and_list(area, span, true))
+            return given;
+        given += size;
+    }
+}
+
+size_t slm_span_unmap_free(void)
+{
+    store_relaxed(&scarce, true);
+    size_t given = slm_span_purge(0);
+    for (unsigned node = 0; node < slm_nodes; node++)
+        given += unmap_clean(&slm_areas[node]);
+    return given;
+}
+
+size_t slm_span_purge_surplus(void)
+{
+    size_t given = 0;
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        struct slm_area *area = &slm_areas[node];
+        if (load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) == 0)
+            continue;
+        slm_area_lock(area);
+        const uint64_t surplus = area->dirty_low;
+        area->dirty_low = load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) - surplus;
+        slm_lock_release(&area->lock);
+        given += purge_area(area, surplus, 0);
+    }
+    return given;
+}
+
+uint64_t slm_span_dirty_bytes(void)
+{
+    uint64_t bytes = 0;
+    for (unsigned node = 0; node < slm_nodes; node++)
+        bytes += load_relaxed(&slm_areas[node].free_bytes[SLM_SPAN_DIRTY]);
+    return bytes;
+}
+
+void slm_span_get_figures(struct slm_span_figures *out)
+{
+    *out = (struct slm_span_figures){.purges = load_relaxed(&purges), .purged_bytes = load_relaxed(&purged_bytes)};
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        out->dirty_bytes += load_relaxed(&slm_areas[node].free_bytes[SLM_SPAN_DIRTY]);
+        out->lost_bytes += load_relaxed(&slm_areas[node].lost_bytes);
+    }
+}
