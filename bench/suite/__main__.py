@@ -31,6 +31,7 @@ def parse_arguments(words):
                         "build-bench/results)")
     parser.add_argument("--write-table", action="store_true",
                         help="with --instructions: make this run the table that the tests hold")
+    parser.add_argument("--no-install", action="store_true", help="install nothing: go on without what is missing")
     parser.add_argument("--build", type=pathlib.Path, default=allocators.ROOT / "build-bench", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 

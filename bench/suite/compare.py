@@ -1,6 +1,6 @@
 """Do two runs rank the allocators the same? tools/bench --compare A B.
 
-For every figure that both runs have and every pair of allocators in it, the paired ratio of the two is held against
+For every figure that both runs rank, and every pair of allocators that compete in it, the paired ratio of the two is held against
 the other run's (suite/summary.py says what a paired ratio is). The runs disagree on a pair when each says that
 another one of the two is more than 1.1 times better. They lean apart, which is said but is no failure, when one says
 so and the other has them the other way round by whatever little.
@@ -10,7 +10,7 @@ import itertools
 import sys
 
 from . import results
-from .summary import EQUAL, ratio, summarise
+from .summary import EQUAL, ranked_rows, ratio, summarise
 from .table import show_figure, show_ratio
 
 Pair = collections.namedtuple("Pair", "workload figure winner loser first second verdict")
@@ -30,7 +30,7 @@ def judge(first, second):
 
 def compare_rows(row, other):
     """The pairs of allocators that both rows measured, each said so that the first run's winner stands first."""
-    names = [name for name in row.measured if name in other.measured]
+    names = [name for name in row.competing if name in other.competing]
     for left, right in itertools.combinations(names, 2):
         ratios = [ratio(one.cells[right].values, one.cells[left].values, one.unit) for one in (row, other)]
         if None in ratios:
@@ -41,7 +41,7 @@ def compare_rows(row, other):
 
 
 def keyed(summary):
-    return {(row.workload, row.figure, row.unit): row for row in summary.rows if row.measured}
+    return {(row.workload, row.figure, row.unit): row for row in ranked_rows(summary)}
 
 
 def compare(report, other):

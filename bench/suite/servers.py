@@ -201,6 +201,7 @@ class RedisValues(RedisServer):
         self.chance = random.Random(SEED)
         self.blob = self.chance.randbytes(1 << 20)
         self.lengths = {}  # of what lives, by key
+        self.batches_us = []  # how long each took, from its first byte to its last answer
         begin = time.monotonic()
         for _ in range(self.rounds):
             self.set_all((self.chance.randrange(amount) for _ in range(amount)), self.sizes)
@@ -209,8 +210,8 @@ class RedisValues(RedisServer):
         self.delete_all(gone)
         deleted = self.ratio()
         self.set_all(gone, self.refill_sizes)
-        return {"throughput": (throughput, "requests/s"), "rss_over_live_deleted": (deleted, "times"),
-                "rss_over_live": (self.ratio(), "times")}
+        return {"throughput": (throughput, "requests/s"), "p99_batch": (percentile_99(self.batches_us) / 1e3, "ms"),
+                "rss_over_live_deleted": (deleted, "times"), "rss_over_live": (self.ratio(), "times")}
 
     def set_all(self, keys, sizes):
         def commands():
@@ -228,8 +229,10 @@ class RedisValues(RedisServer):
     def send(self, commands, reply):
         """A batch on its way at a time; redis gives each command the same reply."""
         while batch := list(itertools.islice(commands, self.batch)):
+            begin = time.monotonic_ns()
             self.connection.sendall(b"".join(batch))
             answer = self.replies.read(len(reply) * len(batch))
+            self.batches_us.append((time.monotonic_ns() - begin) / 1e3)
             if answer != reply * len(batch):
                 raise Failure(f"redis answered {answer[:100]!r}")
             self.look()
@@ -245,7 +248,7 @@ class RedisValues(RedisServer):
 class Memcached(Measured, servers.Memcached):
     """memcached cuts its items from slabs of its own; malloc serves those slabs, connections, buffers and its hash
     table. memcslap's test of multi-gets is left out: one request for all keys makes memcached keep buffers for ever,
-    as many as chance has it. It prints no latencies."""
+    as many as chance has it. It prints no latencies: a connection of ours takes them, a request at a time."""
     about = "memcached with memcslap's sets and gets, and waves of connections with large values"
     needs = ("memcached", "memcslap")
     amount = {"quick": 1_000, "full": 10_000}  # keys, of each of 16 threads
@@ -259,7 +262,19 @@ class Memcached(Measured, servers.Memcached):
             self.wave()
         connections = self.connections_a_wave * waves / (time.monotonic() - begin)
         return {**{f"throughput_{test}": (rate, "requests/s") for test, rate in done.items()},
-                "connections": (connections, "connections/s")}
+                "connections": (connections, "connections/s"), "p99": (self.p99_us(amount) / 1e3, "ms")}
+
+    def p99_us(self, requests):
+        times_us, value = [], bytes(1_000)
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            replies = connection.makefile("rb")
+            for key in range(requests):
+                begin = time.monotonic_ns()
+                connection.sendall(b"set one:%d 0 0 %d\r\n%b\r\n" % (key, len(value), value))
+                if replies.readline() != b"STORED\r\n":
+                    raise Failure("memcached did not store a value")
+                times_us.append((time.monotonic_ns() - begin) / 1e3)
+        return percentile_99(times_us)
 
     def slap(self, test, amount):
         report = self.client("memcslap", f"--servers=127.0.0.1:{self.port}", f"--concurrency={self.threads}",

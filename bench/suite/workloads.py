@@ -29,7 +29,7 @@ class Effort:
     table_rounds: int
 
 
-QUICK = Effort("quick", repetitions=5, repetitions_long=1, micro_s=0.02, thread_counts=(2, 8, 64), thread_s=0.1,
+QUICK = Effort("quick", repetitions=7, repetitions_long=1, micro_s=0.02, thread_counts=(2, 8, 64), thread_s=0.1,
                producer_objects=600_000, latency_s=0.3, day_s=12, table_rounds=11)
 FULL = Effort("full", repetitions=5, repetitions_long=3, micro_s=0.1, thread_counts=(2, 4, 8, 16, 32, 64),
               thread_s=0.3, producer_objects=1_000_000, latency_s=2, day_s=60, table_rounds=21)
