@@ -21,13 +21,3 @@ const uint16_t slm_class_size[SLM_CLASSES] = {
     3584,  3840,  4096,  4608,  5120,  5632,  6144,  6656,  7168,  7680,  8192,  9216,  10240, 11264, 12288,
     13312, 14336, 15360, 16384, 18432, 20480, 22528, 24576, 26624, 28672, 30720, 32768,
 };
-
-unsigned slm_class_of_aligned(size_t n, size_t align)
-{
-    if (n > SLM_SMALL_MAX || align > SLM_SMALL_MAX)
-        return SLM_CLASSES;
-    unsigned class = slm_class_of_size(slm_align_up(slm_max(n, 1), align)); /* no smaller one's size is a multiple */
-    while (class < SLM_CLASSES && (slm_class_size[class] & (align - 1)) != 0)
-        class ++;
-    return class;
-}

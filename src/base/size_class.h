@@ -40,6 +40,11 @@ slm_inline unsigned slm_class_of_size(size_t n)
     return 16 + (doubling - 8) * 8 + (unsigned)((n - 1) >> (doubling - 3)) - 8;
 }
 
-/* The least class that holds n bytes and whose objects, cut from a slab's start, lie on multiples of `align`
- * (a power of two); SLM_CLASSES when there is none. */
-unsigned slm_class_of_aligned(size_t n, size_t align);
+/* What to ask for, so that objects cut from a slab's start lie on multiples of `align` (a power of two) and hold n
+ * bytes, at most PTRDIFF_MAX: n rounded up to a multiple. Its class has a size that is a multiple, too: sizes are
+ * multiples of the step that leads to them, which is a power of two; if it is a multiple of `align`, so are they, and
+ * if it divides `align`, the rounded n is a size itself. */
+slm_inline size_t slm_size_of_aligned(size_t n, size_t align)
+{
+    return slm_align_up(slm_max(n, 1), align);
+}

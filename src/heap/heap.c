@@ -157,10 +157,8 @@ void *slm_aligned_alloc(size_t alignment, size_t n)
         errno = ENOMEM;
         return NULL;
     }
-    if (alignment <= 16)
-        return slm_alloc(n);
-    const unsigned class = slm_class_of_aligned(n, alignment);
-    return class < SLM_CLASSES ? slm_alloc_medium(slm_class_size[class]) : alloc_large_slow(n, alignment, &clean);
+    const size_t rounded = slm_size_of_aligned(n, alignment);
+    return rounded <= SLM_SMALL_MAX ? slm_alloc(rounded) : alloc_large_slow(n, alignment, &clean);
 }
 
 /* Where there is no memory for a smaller copy, the object stays: shrinking does not fail. */

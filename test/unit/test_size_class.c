@@ -65,7 +65,7 @@ static void places_and_classes_turn_into_each_other(void **state)
     }
 }
 
-/* What slm_class_of_aligned promises, looked up without any cleverness. */
+/* Looked up without any cleverness. */
 static unsigned least_aligned_class(size_t n, size_t align)
 {
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
@@ -74,21 +74,28 @@ static unsigned least_aligned_class(size_t n, size_t align)
     return SLM_CLASSES;
 }
 
+/* The class of an aligned request, SLM_CLASSES if it gets a span of its own. */
+static unsigned class_of_aligned(size_t n, size_t align)
+{
+    const size_t rounded = slm_size_of_aligned(n, align);
+    return rounded <= SLM_SMALL_MAX ? slm_class_of_size(rounded) : SLM_CLASSES;
+}
+
 static void aligned_requests_get_the_least_class_that_serves(void **state)
 {
     (void)state;
     for (size_t align = 1; align <= 2 * SLM_SMALL_MAX; align *= 2)
         for (size_t n = 0; n <= SLM_SMALL_MAX + 1; n += n < 2048 ? 1 : 61)
-            assert_int_equal(slm_class_of_aligned(n, align), least_aligned_class(n, align));
+            assert_int_equal(class_of_aligned(n, align), least_aligned_class(n, align));
 }
 
 static void what_is_too_large_for_a_class_has_none(void **state)
 {
     (void)state;
-    assert_int_equal(slm_class_of_aligned(SLM_SMALL_MAX + 1, 16), SLM_CLASSES);
-    assert_int_equal(slm_class_of_aligned(SIZE_MAX, 16), SLM_CLASSES);
-    assert_int_equal(slm_class_of_aligned(1, (size_t)1 << 63), SLM_CLASSES);
-    assert_int_equal(slm_class_of_aligned(SLM_SMALL_MAX, SLM_SMALL_MAX), SLM_CLASSES - 1);
+    assert_int_equal(class_of_aligned(SLM_SMALL_MAX + 1, 16), SLM_CLASSES);
+    assert_int_equal(class_of_aligned(PTRDIFF_MAX, (size_t)1 << 63), SLM_CLASSES);
+    assert_int_equal(class_of_aligned(1, (size_t)1 << 63), SLM_CLASSES);
+    assert_int_equal(class_of_aligned(SLM_SMALL_MAX, SLM_SMALL_MAX), SLM_CLASSES - 1);
 }
 
 int main(void)
