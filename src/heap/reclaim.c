@@ -8,8 +8,9 @@
  *
  * The worker is a detached pthread with all signals blocked. It is started at a thread's birth: the process has just
  * made a thread, so no sandbox forbids it yet. While there is something to give it looks four times a purge delay;
- * after that it sleeps until an application's thread finds it asleep and something to do. It goes when it is alone
- * with one thread: then what demands a single-threaded process (unshare, setns) works again.
+ * when it has found nothing and no thread has passed for so long that everything would have become due, it sleeps
+ * until one does. It goes when it is alone with one thread: then what demands a single-threaded process (unshare,
+ * setns) works again.
  *
  *     worker:  NONE --birth of a thread--> STARTING --> RUNNING <--> ASLEEP        RUNNING --alone--> NONE
  */
@@ -24,12 +25,13 @@
 #include "os/topology.h"
 #include "thread/thread_list.h"
 
-enum { scarce_dirty_least = 4 << 20, interval_ms = 1000, worker_stack = 128 << 10, idle_looks = 12 };
+enum { scarce_dirty_least = 4 << 20, interval_ms = 1000, worker_stack = 128 << 10 };
 
 enum worker_state { WORKER_NONE, WORKER_RUNNING, WORKER_ASLEEP, WORKER_STARTING };
 
 static _Atomic uint64_t purge_due_ms, trim_due_ms;
 static _Atomic uint32_t worker;
+static _Atomic bool active; /* a thread has passed since the worker looked */
 
 static uint64_t dirty_limit(void)
 {
@@ -72,11 +74,12 @@ static bool do_due(uint64_t now)
 }
 
 /* The worker sleeps for good. The exchange and slm_reclaim_thread_gone's fence order "asleep, then look at the
- * threads" against "one thread less, then look whether it sleeps": one of both sees the other. */
+ * threads" against "one thread less, then look whether it sleeps": one of both sees the other. So do the exchange and
+ * note_activity's store, "asleep, then look for activity" against "active, then look whether it sleeps". */
 static void fall_asleep(void)
 {
     atomic_exchange(&worker, WORKER_ASLEEP);
-    while (load_relaxed(&worker) == WORKER_ASLEEP && slm_thread_list_count() > 1)
+    while (load_relaxed(&worker) == WORKER_ASLEEP && !atomic_load(&active) && slm_thread_list_count() > 1)
         slm_sys_wait(&worker, WORKER_ASLEEP, 0);
     store_relaxed(&worker, WORKER_RUNNING);
 }
@@ -88,17 +91,32 @@ static void wake_worker(void)
         slm_sys_wake(&worker);
 }
 
-/* Until the worker is alone with one thread. Nothing done for a while: it sleeps until it is woken. */
+/* A thread has given something back, or may have. Who finds the flag set leaves the worker to whoever set it. */
+static void note_activity(void)
+{
+    if (load_relaxed(&active))
+        return;
+    atomic_store(&active, true); /* pairs with fall_asleep */
+    if (atomic_load(&worker) == WORKER_ASLEEP)
+        wake_worker();
+}
+
+/* Until the worker is alone with one thread. What a thread leaves behind is due after two intervals at most: the
+ * first finds the least that was there in a time when it still was in use. */
 static void work_while_needed(void)
 {
-    for (unsigned idle = 0; slm_thread_list_count() > 1; idle++) {
-        if (do_due(slm_sys_now_ms()))
-            idle = 0;
-        if (idle < idle_looks) {
+    const uint64_t quiet_ms = 2 * (interval_ms + slm_options.purge_delay_ms);
+    uint64_t busy_ms = slm_sys_now_ms();
+    while (slm_thread_list_count() > 1) {
+        const uint64_t now = slm_sys_now_ms();
+        const bool passed = atomic_exchange(&active, false);
+        if (do_due(now) || passed)
+            busy_ms = now;
+        if (now - busy_ms < quiet_ms) {
             slm_sys_wait(&worker, WORKER_RUNNING, (unsigned)slm_options.purge_delay_ms / 4 + 10);
         } else {
             fall_asleep();
-            idle = 0; /* what it was woken for becomes due later */
+            busy_ms = slm_sys_now_ms(); /* what it was woken for becomes due later */
         }
     }
 }
@@ -162,18 +180,16 @@ void slm_reclaim_tick(struct slm_thread *thread)
             slm_thread_adapt(thread);
         thread->adapted_ms = (uint32_t)now;
     }
-    const uint32_t state = load_relaxed(&worker);
-    if (state == WORKER_NONE)
+    if (load_relaxed(&worker) == WORKER_NONE)
         do_due(now);
-    else if (state == WORKER_ASLEEP)
-        wake_worker();
+    else
+        note_activity();
 }
 
 void slm_reclaim_after_free(void)
 {
     const uint64_t dirty = slm_span_dirty_bytes();
-    if (unlikely(load_relaxed(&worker) == WORKER_ASLEEP))
-        wake_worker();
+    note_activity();
     if (dirty <= dirty_limit())
         return;
     slm_span_purge(dirty_limit() / 2);

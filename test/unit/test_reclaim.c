@@ -198,7 +198,23 @@ static void the_worker_purges_after_it_has_slept(void **state)
     start_second();
     assert_true(comes_true(worker_there));
     for (unsigned turn = 0; turn < 2; turn++) {
-        sleep_ms(1500); /* many times what it looks around for before it sleeps */
+        sleep_ms(3000); /* longer than it looks around before it sleeps */
+        make_dirty(16 * MIB);
+        assert_true(comes_true(nothing_dirty));
+    }
+    end_second();
+    assert_true(comes_true(worker_gone));
+}
+
+/* What becomes free just before the worker would have gone to sleep keeps it awake. */
+static void the_worker_sees_the_last_activity(void **state)
+{
+    (void)state;
+    start_second();
+    assert_true(comes_true(worker_there));
+    for (unsigned wait = 2000; wait <= 2200; wait += 100) {
+        make_dirty(16 * MIB); /* it looks around from here on */
+        sleep_ms(wait);
         make_dirty(16 * MIB);
         assert_true(comes_true(nothing_dirty));
     }
@@ -336,6 +352,7 @@ int main(void)
         cmocka_unit_test(the_worker_has_all_signals_blocked),
         cmocka_unit_test(the_worker_purges_an_idle_process),
         cmocka_unit_test(the_worker_purges_after_it_has_slept),
+        cmocka_unit_test(the_worker_sees_the_last_activity),
         cmocka_unit_test(the_worker_is_an_option),
         cmocka_unit_test(a_child_has_a_worker_of_its_own),
         cmocka_unit_test(dirty_memory_is_bounded),
