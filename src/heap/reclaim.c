@@ -61,6 +61,12 @@ static bool trim_depots(bool all)
     return found;
 }
 
+static void purge_excess(void)
+{
+    if (slm_span_dirty_bytes() > dirty_limit())
+        slm_span_purge(dirty_limit() / 2);
+}
+
 /* What has become due. True if anything was done. */
 static bool do_due(uint64_t now)
 {
@@ -69,7 +75,8 @@ static bool do_due(uint64_t now)
         done |= trim_depots(false);
     if (slm_span_dirty_bytes() > 0 && claim(&purge_due_ms, now, slm_options.purge_delay_ms))
         done |= slm_span_purge_surplus() > 0;
-    slm_reclaim_if_scarce();
+    if (slm_span_scarce())
+        purge_excess();
     return done;
 }
 
@@ -188,11 +195,8 @@ void slm_reclaim_tick(struct slm_thread *thread)
 
 void slm_reclaim_after_free(void)
 {
-    const uint64_t dirty = slm_span_dirty_bytes();
     note_activity();
-    if (dirty <= dirty_limit())
-        return;
-    slm_span_purge(dirty_limit() / 2);
+    purge_excess();
 }
 
 void slm_reclaim_if_scarce(void)

@@ -222,6 +222,47 @@ static void the_worker_sees_the_last_activity(void **state)
     assert_true(comes_true(worker_gone));
 }
 
+/* How often a thread has gone to sleep. Lists no folder: that makes a large object, and its free wakes the worker. */
+static unsigned long count_sleeps(long thread)
+{
+    char line[128];
+    unsigned long sleeps = 0;
+    FILE *file = fopen(text("/proc/self/task/%ld/status", thread), "r");
+    require(file != NULL);
+    while (fgets(line, sizeof line, file))
+        sscanf(line, "voluntary_ctxt_switches: %lu", &sleeps);
+    fclose(file);
+    return sleeps;
+}
+
+static void leave_the_worker_alone(void)
+{
+    long worker;
+    start_second();
+    require(comes_true(worker_there));
+    make_dirty(16 * MIB);
+    count_tasks(&worker);
+    sleep_ms(5000); /* longer than it looks around before it sleeps */
+    require(slm_span_dirty_bytes() == 0);
+    const unsigned long before = count_sleeps(worker);
+    sleep_ms(500); /* it looks every 22 ms while it is awake */
+    require(count_sleeps(worker) == before);
+    end_second();
+}
+
+static void leave_the_worker_alone_where_scarce(void)
+{
+    slm_span_set_scarce(true);
+    leave_the_worker_alone();
+}
+
+static void in_an_idle_process_the_worker_sleeps(void **state)
+{
+    (void)state;
+    assert_child_silent(leave_the_worker_alone);
+    assert_child_silent(leave_the_worker_alone_where_scarce);
+}
+
 static void without_the_option(void)
 {
     slm_options.worker = 0;
@@ -353,6 +394,7 @@ int main(void)
         cmocka_unit_test(the_worker_purges_an_idle_process),
         cmocka_unit_test(the_worker_purges_after_it_has_slept),
         cmocka_unit_test(the_worker_sees_the_last_activity),
+        cmocka_unit_test(in_an_idle_process_the_worker_sleeps),
         cmocka_unit_test(the_worker_is_an_option),
         cmocka_unit_test(a_child_has_a_worker_of_its_own),
         cmocka_unit_test(dirty_memory_is_bounded),
