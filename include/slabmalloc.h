@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -26,6 +27,149 @@ const char *slab_version(void);
  * thread. */
 void slab_free_bulk(size_t n, void *const ptrs[]);
 
+/* At least `size` bytes (0 is taken for 1), aligned as malloc's, from this thread's own stock alone: no lock, no
+ * system call. Legal in a signal handler, even one that interrupts malloc or free. NULL when the stock is dry, and
+ * for sizes over 32 KiB: expect that, and go without; errno is kept. The first call of a size in a thread finds
+ * nothing; the thread's next ordinary malloc or free that takes a slow path (the very next one does) brings a
+ * handful. Freed by free, outside of handlers, or slab_free_nolock. After the kernel's kmalloc_nolock and
+ * __GFP_NO_LOCKS. Any thread. */
+void *slab_alloc_nolock(size_t size);
+
+/* As free, legal wherever slab_alloc_nolock is: no lock, no system call, and not a byte of the object is written, so
+ * that constructed and type-safe objects may come too. Any pointer that free takes, NULL among them. What is freed so
+ * becomes available to ordinary calls at once, and goes back to the system at some thread's next slow path. */
+void slab_free_nolock(void *ptr);
+
+/* -- caches -------------------------------------------------------------------------------------------------------
+ * Named caches of objects of one type, as the kernel's kmem_cache: per thread a magazine of free objects, per NUMA
+ * node a depot of full magazines, below them slabs of objects of exactly that size (Bonwick, "The Slab Allocator",
+ * USENIX 1994; Bonwick and Adams, "Magazines and Vmem", USENIX 2001). An allocation takes no lock while the thread's
+ * magazine has rounds. Caches of the same size and alignment share their slabs unless something tells them apart:
+ * see slab_cache_create.
+ */
+
+typedef struct slab_cache slab_cache;
+
+enum slab_cache_flags {
+    /* A freed object's memory keeps this type: inside an epoch section a pointer to an object that has been freed
+     * still points to an object of this cache, perhaps another one by now, and its slab is not given back before the
+     * grace period after it became vacant has passed (the kernel's SLAB_TYPESAFE_BY_RCU). The library writes nothing
+     * into its free objects; with a constructor they stay as it and the last owner left them. */
+    SLAB_TYPESAFE_BY_EPOCH = 1u << 0,
+    /* Slabs of its own, whatever other caches there are. */
+    SLAB_NO_MERGE = 1u << 1,
+    /* Allocated objects read as zero, each time. Not together with a constructor or SLAB_TYPESAFE_BY_EPOCH. */
+    SLAB_ZERO = 1u << 2,
+    /* Objects start on cache lines of 64 bytes; those of at most half a line share one, and none straddles two (the
+     * kernel's SLAB_HWCACHE_ALIGN). */
+    SLAB_CACHELINE_ALIGN = 1u << 3,
+    /* Count the cache's live objects exactly, whoever frees them: slab_cache_stats.active_objects lacks nothing and
+     * has nothing too much as soon as no call is under way. */
+    SLAB_ACCOUNT = 1u << 4,
+};
+
+/* What is not said is 0. */
+typedef struct slab_cache_attr {
+    size_t align;             /* a power of two up to 1 MiB; 0: natural, the largest up to 16 that divides the size */
+    unsigned flags;           /* of slab_cache_flags */
+    unsigned magazine_rounds; /* objects a thread's magazine holds (it has two), 1 to 254; 0: automatic, adapting */
+    size_t limit_bytes;       /* at most so many bytes of live objects, implies SLAB_ACCOUNT; 0: no limit */
+    /* Called once for each object when its slab is made, and again before the slab is given back: in between an
+     * object keeps its constructed state over free and alloc, so whoever frees it leaves it as the constructor did
+     * (Bonwick 1994). They run in whatever thread needs or frees a slab (`dtor` in the library's worker, too), with
+     * no lock of the library's held, and may call anything, malloc and other caches included; not longjmp or throw. A
+     * constructor that allocates from its own cache gets what is free there; a new slab is refused it: NULL, EDEADLK,
+     * and a line on standard error once. */
+    void (*ctor)(void *object, void *context);
+    void (*dtor)(void *object, void *context);
+    void *context; /* handed to both */
+} slab_cache_attr;
+
+typedef struct slab_cache_stats {
+    char name[64];
+    size_t object_size; /* bytes from one object to the next: the size rounded up to the alignment */
+    size_t objects_per_slab;
+    size_t bytes_per_slab;
+    uint64_t active_objects; /* handed out: taken from slabs less those in magazines and depots; exact when quiet */
+    uint64_t total_objects;  /* that the slabs have room for */
+    uint64_t slabs;
+    uint64_t magazine_rounds;    /* free objects in threads' magazines and reserves */
+    uint64_t depot_rounds;       /* free objects in the depots' full magazines */
+    uint64_t limit_bytes;        /* 0: none */
+    uint64_t allocations, frees; /* rounds that passed the depot, up to threads and down from them */
+    uint64_t refills, drains;    /* in so many trips */
+} slab_cache_stats;
+
+/* A cache of objects of `size` bytes (1 to 1 MiB), named for tables and messages: a copy of the first 63 characters;
+ * names need not be unique. `attr` may be NULL. Until its first object the cache costs some hundred bytes and no
+ * system call. NULL and EINVAL: a name that is NULL or empty, a size, alignment, flag, combination or magazine_rounds
+ * that is none; NULL and ENOMEM: no memory, or over 32,000 caches that share with none.
+ *
+ * Merging: caches of the same rounded size and alignment are names of one and the same, as in Linux's SLUB, unless
+ * they have SLAB_NO_MERGE, SLAB_TYPESAFE_BY_EPOCH or SLAB_ACCOUNT, a constructor or destructor, a limit, or
+ * magazine_rounds. Then figures, tuning and shrinking are those of all together, and freeing to another name is no
+ * error. SLAB_ZERO does not tell caches apart. Any thread, not in signal handlers; takes the cache mutex. */
+slab_cache *slab_cache_create(const char *name, size_t size, const slab_cache_attr *attr);
+
+/* Destroy a cache: its objects are all free, and nobody uses it any more. 0; or -1 and EBUSY, with one line that says
+ * how many objects live, and the cache goes on as before. A name of a merged cache is always dropped with 0, the last
+ * one looks for live objects. NULL is nothing. Using a destroyed cache, and destroying it again, end the process with
+ * a message while its handle has not been given out anew (which takes at least 256 further destructions). Any thread,
+ * not in signal handlers; takes free objects out of other threads' magazines (see slab_cache_shrink). */
+int slab_cache_destroy(slab_cache *cache);
+
+/* An object; NULL and ENOMEM when there is no memory or the cache's limit is reached. errno is kept otherwise. Any
+ * thread. */
+void *slab_cache_alloc(slab_cache *cache);
+
+/* The same from a NUMA node's slabs, 0 to the number of nodes less 1 (slab_stats.nodes); -1 is the calling thread's.
+ * NULL and EINVAL for other nodes. Memory is the node's as far as the kernel has any there. */
+void *slab_cache_alloc_node(slab_cache *cache, int node);
+
+/* An object from the calling thread's own stock, as slab_alloc_nolock, which see. */
+void *slab_cache_alloc_nolock(slab_cache *cache);
+
+/* Give an object back to the cache that it came from, whatever thread allocated it; NULL is nothing. free() does as
+ * well, a few instructions dearer for accounted caches. An object of another cache, unless they are merged, ends the
+ * process with a line that names both. errno is kept. Any thread. */
+void slab_cache_free(slab_cache *cache, void *object);
+
+/* n objects into out[0] to out[n - 1]: returns n; or 0 with ENOMEM and nothing taken, `out` undefined. Whole
+ * magazines are copied where they can. Any thread. */
+size_t slab_cache_alloc_bulk(slab_cache *cache, size_t n, void *out[]);
+
+/* Free n objects of the cache, NULL among them is nothing; `objects` is read only. Any thread. */
+void slab_cache_free_bulk(slab_cache *cache, size_t n, void *const objects[]);
+
+/* Give back what the cache does not need: the free objects in all threads' magazines (all but at most one of each
+ * thread, at one membarrier(2) for all of them, without waiting for anybody), the depots' stock, and every vacant
+ * slab. Returns the bytes of the slabs given back, which other caches can have from then on; slab_purge gives them to
+ * the kernel. Any thread, not in signal handlers; takes the cache mutex. */
+size_t slab_cache_shrink(slab_cache *cache);
+
+/* Give a live cache magazines of another size, 1 to 254 rounds (0: automatic, adapting), and let each depot keep at
+ * most so many full ones (0: automatic, by bytes). All threads' magazines are marked at once and exchanged by their
+ * owners at their next slow path; the rounds in them are handed on to the depots. Exactly one membarrier(2). 0, or -1
+ * and EINVAL. Any thread, not in signal handlers; takes the cache mutex. */
+int slab_cache_tune(slab_cache *cache, unsigned magazine_rounds, unsigned depot_magazines);
+
+/* The cache's figures; those of all names together where it is merged. 0, or -1 and EINVAL when either is NULL. Any
+ * thread; takes locks. */
+int slab_cache_get_stats(slab_cache *cache, slab_cache_stats *out);
+
+/* Call `visit` for each cache in the order of creation, the size classes of malloc first ("size-16" and so on), until
+ * it returns anything but 0; returns that, else 0, or -1 and EINVAL when it is NULL. No lock is held meanwhile:
+ * `visit` may create and destroy caches, even its own; those that others destroy in between are left out. Any thread.
+ */
+int slab_cache_foreach(int (*visit)(slab_cache *cache, void *context), void *context);
+
+/* Print the table of caches in the columns of Linux's /proc/slabinfo, version 2.1: name, active objects, objects,
+ * size, objects a slab, pages a slab; tunables: rounds of a magazine, rounds of a first one, magazines a depot keeps;
+ * slabdata: slabs with live objects, slabs, rounds in depots. A name of a merged cache has the figures of all, and "
+ * : alias NAME" behind the columns, the first such cache's name. White space in names is printed as '_'. 0, or -1
+ * when the stream has an error (errno from stdio) or is NULL (EINVAL). Any thread. */
+int slab_info(FILE *out);
+
 /* -- the process --------------------------------------------------------------------------------------------------
  */
 
@@ -38,12 +182,14 @@ typedef struct slab_stats {
     uint64_t purged_bytes;   /* given back to the kernel since start */
     uint64_t reserved_bytes; /* addresses mapped for objects */
     uint64_t metadata_bytes; /* addresses mapped for the library's own structures */
-    uint64_t deferred_bytes, deferred_objects, grace_periods, membarriers; /* 0: deferred free is to come */
+    uint64_t deferred_bytes, deferred_objects, grace_periods; /* 0: deferred free is to come */
+    uint64_t membarriers; /* calls of membarrier(2): one each for tuning, shrinking, destroying a cache, as a rule */
     uint64_t refills, drains; /* trips of threads' magazines to the depots */
     uint64_t depot_locks;     /* exchanges of magazines with depots */
     uint64_t depot_contended; /* locks of any kind that were found held */
     uint64_t slabs_made, slabs_released, purges;
-    uint64_t threads, nodes, caches;
+    uint64_t threads, nodes;
+    uint64_t caches; /* that share slabs with none: size classes, and named ones that are no alias */
 } slab_stats;
 
 /* Fill the first size_of_out bytes of a slab_stats: pass sizeof *out, so that a program keeps working with a library
