@@ -170,6 +170,32 @@ int slab_cache_foreach(int (*visit)(slab_cache *cache, void *context), void *con
  * when the stream has an error (errno from stdio) or is NULL (EINVAL). Any thread. */
 int slab_info(FILE *out);
 
+/* -- epochs -------------------------------------------------------------------------------------------------------
+ * Read sections, as the kernel's rcu_read_lock: what a thread finds inside one stays what it is until the thread has
+ * left it, if whoever takes it away waits for a grace period first. A grace period has passed when all sections that
+ * were open at its start have been left. Objects of a SLAB_TYPESAFE_BY_EPOCH cache are freed at once; what waits is
+ * their slabs.
+ */
+
+/* Enter a section. Plain stores to memory of the thread's own: no lock, no atomic read-modify-write, no fence (where
+ * the kernel lacks membarrier(2): a fence). Sections nest, up to 16,383 deep. Any thread; the first in a thread's
+ * life registers it, with a lock and, the first in the process, system calls. Legal in signal handlers of threads
+ * that have allocated or entered a section before; a handler leaves what it enters. errno is kept.
+ *
+ * A section that stays open keeps the slabs of all type-safe caches from going back, whatever frees their objects:
+ * keep it short, do not wait in it. It ends at the latest with its thread, and goes on in the child of a fork, on the
+ * thread that called fork. Sandboxes that a program enters after its first section should allow membarrier(2): where
+ * it is refused, memory waits until each thread has entered another section. */
+void slab_epoch_enter(void);
+
+/* Leave the section that was entered last. Leaving once too often ends the process at the thread's next entry. */
+void slab_epoch_leave(void);
+
+/* Wait for a grace period: until all sections that other threads are in have been left. Microseconds when there are
+ * none, but no more than 1,000 grace periods begin in a second. Called inside a section it ends the process. Any
+ * thread, not in signal handlers, nor with a lock held that somebody inside a section may want. errno is kept. */
+void slab_epoch_synchronize(void);
+
 /* -- the process --------------------------------------------------------------------------------------------------
  */
 

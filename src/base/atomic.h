@@ -16,6 +16,32 @@
 /* Orders this thread against a signal handler that runs on it; no instruction. */
 #define signal_fence() atomic_signal_fence(memory_order_seq_cst)
 
+/* Orders everything before against everything after it, in all threads that have such fences. ThreadSanitizer knows
+ * atomic operations alone: there it is one. */
+slm_inline void slm_fence(void)
+{
+#ifdef __SANITIZE_THREAD__
+    static _Atomic int nothing;
+    atomic_fetch_add(&nothing, 0);
+#else
+    atomic_thread_fence(memory_order_seq_cst);
+#endif
+}
+
+/* Compare and exchange, atomic against signal handlers on this very thread alone: on x86 one instruction without a
+ * lock prefix, which no interrupt can split. */
+slm_inline bool slm_signal_exchange(_Atomic uint32_t *word, uint32_t expected, uint32_t wanted)
+{
+#if (defined(__x86_64__) || defined(__i386__)) && !defined(__SANITIZE_THREAD__)
+    bool done;
+    __asm__ volatile("cmpxchgl %3, %1" : "=@ccz"(done), "+m"(*word), "+a"(expected) : "r"(wanted) : "memory");
+    return done;
+#else
+    return atomic_compare_exchange_strong_explicit(word, &expected, wanted, memory_order_relaxed,
+                                                   memory_order_relaxed);
+#endif
+}
+
 slm_inline void slm_cpu_relax(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

@@ -10,6 +10,8 @@
 enum { start_bytes = 8192, start_rounds_most = 6, most_rounds_least = 2 };
 
 struct slm_cache slm_class_caches[SLM_CLASSES];
+_Atomic(struct slm_cache *) slm_caches[SLM_NUMBERS];
+static char class_names[SLM_CLASSES][12];
 
 static struct slm_lock mutex = {.rank = SLM_RANK_CACHES};
 static struct slm_list caches = {&caches, &caches};
@@ -24,30 +26,66 @@ static void name_class(char *name, unsigned size)
     memcpy(name + 5, digits + at, sizeof digits - at);
 }
 
+/* What is not fixed by a program: as many bytes as the options say, at first a few. */
+static void set_bounds(struct slm_cache *cache)
+{
+    const size_t size = cache->shape.object_size;
+    uint32_t most = cache->fixed_rounds, start = most;
+    if (most == 0) {
+        most =
+            (uint32_t)slm_min(slm_max(slm_options.magazine_bytes / size, most_rounds_least), SLM_MAGAZINE_ROUNDS_MAX);
+        start = (uint32_t)slm_min(slm_max(start_bytes / size, 1), slm_min(start_rounds_most, most));
+    }
+    store_relaxed(&cache->most_rounds, most);
+    store_relaxed(&cache->start_rounds, start);
+    store_relaxed(&cache->depot_rounds, cache->fixed_magazines != 0 ? (uint64_t)cache->fixed_magazines * most
+                                                                    : slm_options.depot_bytes / size);
+}
+
+void slm_cache_add(struct slm_cache *cache)
+{
+    slm_slab_shape_fill(&cache->shape);
+    for (unsigned node = 0; node < slm_nodes; node++) { /* a used one has depots already */
+        struct slm_depot *depot = slm_cache_depot_made(cache, node);
+        if (depot)
+            slm_depot_init(depot, &cache->shape, cache->name, node);
+    }
+    set_bounds(cache);
+    slm_list_insert_before(&caches, &cache->link);
+    store_release(&slm_caches[cache->number], cache); /* pairs with whoever gets its first object */
+}
+
+void slm_cache_remove(struct slm_cache *cache)
+{
+    slm_list_remove(&cache->link);
+    store_relaxed(&slm_caches[cache->number], NULL);
+}
+
 void slm_cache_start(void)
 {
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
         struct slm_cache *cache = &slm_class_caches[class];
-        name_class(cache->name, slm_class_size[class]);
+        name_class(class_names[class], slm_class_size[class]);
+        cache->name = class_names[class];
+        cache->number = class;
         cache->shape.object_size = slm_class_size[class];
-        cache->shape.place = (uint16_t)slm_place_of_class(class);
-        slm_slab_shape_fill(&cache->shape);
-        slm_depot_init(&cache->first, &cache->shape, cache->name, 0);
-        slm_list_insert_before(&caches, &cache->link);
+        cache->shape.place = (uint16_t)slm_place_of_number(class);
+        slm_cache_add(cache);
     }
-    slm_cache_tune_all();
 }
 
 void slm_cache_tune_all(void)
 {
-    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
-        struct slm_cache *cache = &slm_class_caches[class];
-        const size_t size = cache->shape.object_size;
-        cache->most_rounds =
-            (uint32_t)slm_min(slm_max(slm_options.magazine_bytes / size, most_rounds_least), SLM_MAGAZINE_ROUNDS_MAX);
-        cache->start_rounds =
-            (uint32_t)slm_min(slm_max(start_bytes / size, 1), slm_min(start_rounds_most, cache->most_rounds));
-    }
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        set_bounds(&slm_class_caches[class]);
+}
+
+void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines)
+{
+    cache->fixed_rounds = rounds;
+    cache->fixed_magazines = magazines;
+    set_bounds(cache);
+    atomic_fetch_add_explicit(&cache->tuned, 1, memory_order_release); /* pairs with slm_thread_refill and _drain */
 }
 
 static _Atomic(struct slm_depot *) *other_depots(struct slm_cache *cache)
@@ -77,6 +115,7 @@ struct slm_depot *slm_cache_depot_other(struct slm_cache *cache, unsigned node)
     struct slm_depot *made = slm_metadata_alloc(sizeof *made);
     if (!made)
         return &cache->first;
+    memset(made, 0, sizeof *made);
     slm_depot_init(made, &cache->shape, cache->name, node);
     if (atomic_compare_exchange_strong(&others[node], &depot, made))
         return made;
@@ -92,10 +131,31 @@ struct slm_depot *slm_cache_depot_made(struct slm_cache *cache, unsigned node)
     return others ? load_acquire(&others[node]) : NULL;
 }
 
-void slm_cache_foreach(void (*visit)(struct slm_cache *cache, void *context), void *context)
+void slm_cache_lock(void)
 {
-    slm_lock_acquire(&mutex); /* held by a thread that a fork lost: it only read */
+    slm_lock_acquire(
+        &mutex); /* a thread that a fork lost held it: links are written in an order that can be walked */
+}
+
+bool slm_cache_try_lock(void)
+{
+    return slm_lock_try(&mutex);
+}
+
+void slm_cache_unlock(void)
+{
+    slm_lock_release(&mutex);
+}
+
+void slm_cache_each(void (*visit)(struct slm_cache *cache, void *context), void *context)
+{
     for (struct slm_list *at = caches.next; at != &caches; at = at->next)
         visit(slm_container(at, struct slm_cache, link), context);
-    slm_lock_release(&mutex);
+}
+
+void slm_cache_foreach(void (*visit)(struct slm_cache *cache, void *context), void *context)
+{
+    slm_cache_lock();
+    slm_cache_each(visit, context);
+    slm_cache_unlock();
 }

@@ -1,25 +1,82 @@
-/* Caches: a named type with one depot a node. Every size class is a cache. The cache mutex guards their list and is
- * never taken by an allocation. */
+/* Caches: a type of objects with one depot a node. Every size class is a cache; named ones are made by programs
+ * (depot/named.h). The cache mutex guards their list, their making, tuning, shrinking and destruction, and is never
+ * taken by an allocation.
+ *
+ * A cache has a number. Below SLM_DIRECT it has a slot at its place in every thread's block, and the page map names
+ * that place for its objects. Further ones, and accounted ones, are closed: the page map sends every free of their
+ * objects into the slow path, and threads keep their slots in a table by number (thread/slots.h).
+ *
+ * A destroyed cache's memory is only used for caches again: a late look at one of its depots is harmless. */
 #pragma once
 
 #include "depot/depot.h"
 
+enum { SLM_NUMBERS = SLM_DIRECT + 32 * 1024 };
+
+/* What an accounted cache has given out: see thread/account.h. */
+struct slm_account {
+    uint64_t limit;           /* in objects; UINT64_MAX: none */
+    _Atomic int64_t live;     /* objects, but for what the threads' windows say */
+    _Atomic uint64_t charged; /* objects that are live, or that a window allows */
+};
+
 struct slm_cache {
     struct slm_list link; /* guarded by the cache mutex */
-    char name[24];
+    const char *name;
     struct slm_slab_shape shape;
-    uint32_t start_rounds, most_rounds;            /* of a thread's magazines */
+    uint32_t number;
+    _Atomic uint32_t tuned;                        /* how often it was; threads compare */
+    _Atomic uint32_t start_rounds, most_rounds;    /* of a thread's magazines */
+    _Atomic uint64_t depot_rounds;                 /* that a depot keeps at most */
+    uint32_t fixed_rounds, fixed_magazines;        /* what a program has asked for; 0: automatic */
+    struct slm_account *account;                   /* NULL: not accounted */
     struct slm_depot first;                        /* node 0 */
     _Atomic(_Atomic(struct slm_depot *) *) others; /* by node, from 1 on: made on first use */
 };
 
 extern slm_hidden struct slm_cache slm_class_caches[SLM_CLASSES];
+extern slm_hidden _Atomic(struct slm_cache *) slm_caches[SLM_NUMBERS]; /* by number; NULL where there is none */
+
+/* The cache of a number that has one. */
+slm_inline struct slm_cache *slm_cache_of(unsigned number)
+{
+    return load_relaxed(&slm_caches[number]);
+}
+
+slm_inline bool slm_cache_is_closed(const struct slm_cache *cache)
+{
+    return cache->number >= SLM_DIRECT;
+}
+
+/* The cache that a depot belongs to: depots know its shape. */
+slm_inline struct slm_cache *slm_cache_of_depot(const struct slm_depot *depot)
+{
+    return slm_container(depot->shape, struct slm_cache, shape);
+}
+
+/* The cache that the small object at the pointer was cut for; NULL if there is none. */
+slm_inline struct slm_cache *slm_cache_of_object(const void *pointer)
+{
+    const struct slm_slab *slab = slm_slab_of(pointer);
+    const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
+    return depot ? slm_cache_of_depot(depot) : NULL;
+}
 
 /* Name and cut the size classes; once, before the first allocation. */
 void slm_cache_start(void);
 
+/* Ready a cache whose shape's object_size, place, alignment and life, and whose name and number are set, and list it
+ * last. Under the cache mutex, once there are threads. */
+void slm_cache_add(struct slm_cache *cache);
+
+/* Take it off the list again; its depots stay. Under the cache mutex. */
+void slm_cache_remove(struct slm_cache *cache);
+
 /* The bounds that depend on options; again when these have been read. */
 void slm_cache_tune_all(void);
+
+/* Rounds of a magazine and magazines of a depot from now on, 0: automatic. Under the cache mutex. */
+void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines);
 
 struct slm_depot *slm_cache_depot_other(struct slm_cache *cache, unsigned node);
 
@@ -32,5 +89,14 @@ slm_inline struct slm_depot *slm_cache_depot(struct slm_cache *cache, unsigned n
 /* The node's depot if it has been made, else NULL. */
 struct slm_depot *slm_cache_depot_made(struct slm_cache *cache, unsigned node);
 
-/* Call `visit` for each cache, in the order of creation, under the cache mutex; it must not create or destroy. */
+/* The cache mutex. Housekeeping tries, and goes without when somebody holds it. */
+void slm_cache_lock(void);
+bool slm_cache_try_lock(void);
+void slm_cache_unlock(void);
+
+/* Call `visit` for each cache, in the order of creation, under the cache mutex, which the caller holds; `visit` must
+ * not create or destroy. */
+void slm_cache_each(void (*visit)(struct slm_cache *cache, void *context), void *context);
+
+/* The same, and take the mutex. */
 void slm_cache_foreach(void (*visit)(struct slm_cache *cache, void *context), void *context);

@@ -15,6 +15,12 @@
  * names; so under our lock `owner == depot` is stable, and then `where` and the count are this depot's to judge,
  * whatever became of the slab in between. Descriptors are never unmapped.
  *
+ * Giving without a lock (slm_depot_give_nolock) leaves the relinking to others: the slab goes onto a stack of pending
+ * ones, a compare-exchange, and whoever fills a magazine next takes the whole stack and relinks. The link outlives
+ * the slab: one that has been released meanwhile, or recut, is relinked for nothing.
+ *
+ * Slabs whose objects have a destructor or keep their type are not released but retired (depot/retired.h).
+ *
  * Growing. A slab is made outside the lock: it may take system calls, and the new slab is its maker's alone until it
  * is put back. Bench builds can hold the lock meanwhile (grow=locked), as the Linux slab allocator did before its
  * lock-less refill, to show what that costs: then every other thread of the depot waits for the span's lock and for
@@ -28,6 +34,7 @@
 #include <string.h>
 
 #include "base/panic.h"
+#include "depot/retired.h"
 #include "page/metadata.h"
 
 enum { slabs_at_once = 8 };
@@ -43,10 +50,11 @@ void slm_depot_choose_growth(const char *text)
         slm_warn("bad grow in SLABMALLOC_OPTIONS, lockless kept", NULL);
 }
 
+/* Everything but the lock, which a late look at a destroyed cache's depot may hold. */
 void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
                     unsigned node)
 {
-    memset(depot, 0, sizeof *depot);
+    memset((char *)depot + sizeof depot->lock, 0, sizeof *depot - sizeof depot->lock);
     depot->lock.rank = SLM_RANK_DEPOT;
     depot->generation = slm_fork_generation;
     depot->shape = shape;
@@ -70,6 +78,12 @@ static void lock_depot(struct slm_depot *depot)
         restart(depot);
 }
 
+/* A figure that is written under the lock, and read without. */
+static void count(_Atomic uint64_t *figure, uint64_t n)
+{
+    store_relaxed(figure, load_relaxed(figure) + n);
+}
+
 bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot)
 {
     lock_depot(depot);
@@ -84,7 +98,9 @@ bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot)
             depot->empty = *slot;
         }
         *slot = full;
-        add_relaxed(&depot->exchanges, 1);
+        count(&depot->exchanges, 1);
+        count(&depot->gets, 1);
+        count(&depot->rounds_got, full->count);
     }
     slm_lock_release(&depot->lock);
     return full != NULL;
@@ -103,8 +119,9 @@ bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **slot, uint64_t
         depot->full = *slot;
         depot->full_count++;
         add_relaxed(&depot->stock_rounds, (*slot)->count);
+        count(&depot->exchanges, 1);
+        count(&depot->rounds_put, (*slot)->count);
         *slot = empty;
-        add_relaxed(&depot->exchanges, 1);
     }
     slm_lock_release(&depot->lock);
     return room;
@@ -155,7 +172,6 @@ static bool place_slab(struct slm_depot *depot, struct slm_slab *slab)
     if (free == slab->objects && depot->vacant) {
         set_where(slab, SLM_SLAB_OUT);
         store_relaxed(&slab->owner, NULL);
-        add_relaxed(&depot->slabs_released, 1);
         return true;
     }
     if (free > 0)
@@ -163,6 +179,18 @@ static bool place_slab(struct slm_depot *depot, struct slm_slab *slab)
     else
         set_where(slab, SLM_SLAB_OUT);
     return false;
+}
+
+/* A vacant slab, unlisted and without an owner. */
+static void release(struct slm_depot *depot, struct slm_slab *slab)
+{
+    const struct slm_slab_life *life = depot->shape->life;
+    if (life && (life->destructor || life->typesafe)) {
+        slm_retired_add(depot, slab);
+    } else {
+        add_relaxed(&depot->slabs_released, 1);
+        slm_slab_release(slab);
+    }
 }
 
 static void relink(struct slm_depot *depot, struct slm_slab *slab)
@@ -179,36 +207,38 @@ static void relink(struct slm_depot *depot, struct slm_slab *slab)
     }
     slm_lock_release(&depot->lock);
     if (vacant)
-        slm_slab_release(slab);
+        release(depot, slab);
 }
 
-/* Bring held slabs back. */
-static void put_slabs(struct slm_depot *depot, struct slm_slab *const *slabs, unsigned count)
+/* Bring held slabs back, from which `taken` objects have been taken. */
+static void put_slabs(struct slm_depot *depot, struct slm_slab *const *slabs, unsigned number, unsigned taken)
 {
     bool vacant[slabs_at_once];
     lock_depot(depot);
-    for (unsigned i = 0; i < count; i++)
+    for (unsigned i = 0; i < number; i++)
         vacant[i] = place_slab(depot, slabs[i]);
+    count(&depot->fills, taken > 0);
+    count(&depot->rounds_taken, taken);
     slm_lock_release(&depot->lock);
-    for (unsigned i = 0; i < count; i++)
+    for (unsigned i = 0; i < number; i++)
         if (vacant[i])
-            slm_slab_release(slabs[i]);
+            release(depot, slabs[i]);
 }
 
 /* Hold partial slabs, the fullest first, until there are n objects in them. */
 static unsigned hold_slabs(struct slm_depot *depot, struct slm_slab **slabs, unsigned n)
 {
-    unsigned count = 0, objects = 0;
+    unsigned number = 0, objects = 0;
     lock_depot(depot);
-    while (depot->occupied != 0 && count < slabs_at_once && objects < n) {
+    while (depot->occupied != 0 && number < slabs_at_once && objects < n) {
         struct slm_list *bucket = &depot->buckets[__builtin_ctz(depot->occupied)];
         struct slm_slab *slab = slm_container(bucket->next, struct slm_slab, span.link);
         unlist_slab(depot, slab, SLM_SLAB_HELD);
         objects += (unsigned)load_relaxed(&slab->free);
-        slabs[count++] = slab;
+        slabs[number++] = slab;
     }
     slm_lock_release(&depot->lock);
-    return count;
+    return number;
 }
 
 /* Growing takes no lock of the depot's: the new slab is the maker's alone until it has taken what it wants. */
@@ -237,22 +267,77 @@ static void reverse(void **rounds, unsigned n)
     }
 }
 
+static bool constructs(const struct slm_depot *depot)
+{
+    return depot->shape->life && depot->shape->life->constructor;
+}
+
 unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n)
 {
     struct slm_slab *slabs[slabs_at_once];
-    unsigned count = hold_slabs(depot, slabs, n), got = 0;
-    if (count == 0) {
+    if (unlikely(load_relaxed(&slm_depot_pending)))
+        slm_depot_relink_pending();
+    unsigned number = hold_slabs(depot, slabs, n), got = 0;
+    if (number == 0) {
+        if (constructs(depot)) {
+            errno = EAGAIN;
+            return 0;
+        }
         slabs[0] = grow(depot);
         if (!slabs[0])
             return 0;
-        count = 1;
+        number = 1;
     }
-    for (unsigned i = 0; i < count; i++)
+    for (unsigned i = 0; i < number; i++)
         got += slm_slab_take(slabs[i], n - got, rounds + got);
     add_relaxed(&depot->objects_out, got);
-    put_slabs(depot, slabs, count);
+    put_slabs(depot, slabs, number, got);
     reverse(rounds, got);
     return got;
+}
+
+/* The depots whose constructors this thread is running, the innermost first. */
+struct constructing {
+    const struct slm_depot *depot;
+    const struct constructing *outer;
+};
+
+static __thread const struct constructing *constructing;
+
+static bool is_constructing(const struct slm_depot *depot)
+{
+    const struct constructing *at = constructing;
+    while (at && at->depot->shape != depot->shape)
+        at = at->outer;
+    return at != NULL;
+}
+
+static void warn_once(const struct slm_depot *depot)
+{
+    static _Atomic bool warned;
+    if (!atomic_exchange(&warned, true))
+        slm_warn("a constructor allocated from its own cache, which had no free object: ", depot->cache_name);
+}
+
+bool slm_depot_grow(struct slm_depot *depot)
+{
+    const struct slm_slab_life *life = depot->shape->life;
+    if (constructs(depot) && is_constructing(depot)) {
+        warn_once(depot);
+        errno = EDEADLK;
+        return false;
+    }
+    struct slm_slab *slab = grow(depot);
+    if (!slab)
+        return false;
+    if (constructs(depot)) {
+        const struct constructing frame = {depot, constructing};
+        constructing = &frame;
+        slm_slab_each_object(slab, life->constructor, life->context);
+        constructing = frame.outer;
+    }
+    put_slabs(depot, &slab, 1, 0);
+    return true;
 }
 
 static _Noreturn slm_slow void not_ours(const void *pointer, const char *call)
@@ -262,6 +347,14 @@ static _Noreturn slm_slow void not_ours(const void *pointer, const char *call)
               NULL);
 }
 
+/* Raise the count of a slab that so many objects have come back to. True: where it stands may have to change. */
+static bool count_given(struct slm_slab *slab, unsigned given)
+{
+    const unsigned objects = slab->objects; /* before: from the count on another thread may release it */
+    const int32_t before = slm_slab_count(slab, given), after = before + (int32_t)given;
+    return before == 0 || after == (int32_t)objects || bucket_of(before, objects) != bucket_of(after, objects);
+}
+
 void slm_depot_give(void *const *rounds, unsigned n, const char *call)
 {
     for (unsigned i = 0; i < n;) {
@@ -269,13 +362,53 @@ void slm_depot_give(void *const *rounds, unsigned n, const char *call)
         struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
         if (!depot)
             not_ours(rounds[i], call);
-        const unsigned objects = slab->objects;
         const unsigned given = slm_slab_give(slab, rounds + i, n - i, call, depot->cache_name);
         sub_relaxed(&depot->objects_out, given);
-        const int32_t before = slm_slab_count(slab, given), after = before + (int32_t)given;
-        if (before == 0 || after == (int32_t)objects || bucket_of(before, objects) != bucket_of(after, objects))
+        if (count_given(slab, given))
             relink(depot, slab);
         i += given;
+    }
+}
+
+_Atomic(struct slm_slab *) slm_depot_pending;
+
+/* The end of the stack; a slab whose link is NULL is not in it. */
+static struct slm_slab last_pending;
+
+/* Who finds the slab in the stack already has counted before: whoever takes it off clears the link first, and looks
+ * at the count then. Both sides are sequentially consistent, so that one sees the other. */
+static void pend(struct slm_slab *slab)
+{
+    struct slm_slab *none = NULL, *first = load_relaxed(&slm_depot_pending);
+    slm_fence(); /* pairs with the exchange in slm_depot_relink_pending */
+    if (!atomic_compare_exchange_strong(&slab->pending, &none, &last_pending))
+        return;
+    do
+        store_relaxed(&slab->pending, first ? first : &last_pending);
+    while (!atomic_compare_exchange_weak(&slm_depot_pending, &first, slab));
+}
+
+bool slm_depot_give_nolock(void *object, const char *call)
+{
+    struct slm_slab *slab = slm_slab_of(object);
+    struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
+    if (!depot)
+        return false;
+    slm_slab_give(slab, &object, 1, call, depot->cache_name);
+    sub_relaxed(&depot->objects_out, 1);
+    if (count_given(slab, 1))
+        pend(slab);
+    return true;
+}
+
+void slm_depot_relink_pending(void)
+{
+    struct slm_slab *slab = atomic_exchange(&slm_depot_pending, NULL), *next;
+    for (; slab && slab != &last_pending; slab = next) {
+        next = atomic_exchange(&slab->pending, NULL); /* before the look at the count: see pend */
+        struct slm_depot *depot = load_relaxed(&slab->owner);
+        if (depot)
+            relink(depot, slab);
     }
 }
 
@@ -310,11 +443,15 @@ static struct slm_slab *take_vacant(struct slm_depot *depot, bool all, bool *wai
     if (found) {
         unlist_slab(depot, found, SLM_SLAB_OUT);
         store_relaxed(&found->owner, NULL);
-        add_relaxed(&depot->slabs_released, 1);
     }
     *waiting = depot->vacant_seen = depot->vacant != NULL;
     slm_lock_release(&depot->lock);
     return found;
+}
+
+slm_unordered bool slm_depot_keeps_vacant(const struct slm_depot *depot)
+{
+    return depot->vacant != NULL;
 }
 
 bool slm_depot_trim(struct slm_depot *depot, bool all)
@@ -333,7 +470,7 @@ bool slm_depot_trim(struct slm_depot *depot, bool all)
     }
     struct slm_slab *vacant = take_vacant(depot, all, &waiting);
     if (vacant)
-        slm_slab_release(vacant);
+        release(depot, vacant);
     return stocked || vacant || waiting;
 }
 
@@ -352,10 +489,10 @@ void slm_depot_check(struct slm_depot *depot)
         }
     }
     uint64_t rounds = 0;
-    uint32_t count = 0;
-    for (struct slm_magazine *full = depot->full; full; full = full->next, count++)
+    uint32_t magazines = 0;
+    for (struct slm_magazine *full = depot->full; full; full = full->next, magazines++)
         rounds += full->count;
-    if (rounds != load_relaxed(&depot->stock_rounds) || count != depot->full_count)
+    if (rounds != load_relaxed(&depot->stock_rounds) || magazines != depot->full_count)
         slm_panic("check", depot, "the stock does not add up", depot->cache_name, NULL);
     slm_lock_release(&depot->lock);
 }

@@ -22,8 +22,14 @@ struct slm_depot {
     struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
     _Atomic uint64_t stock_rounds;
     _Atomic uint64_t objects_out; /* of slabs: live, or in magazines */
-    _Atomic uint64_t slabs_made, slabs_released, exchanges, lost_rounds;
+    _Atomic uint64_t slabs_made, slabs_released, lost_rounds;
+    _Atomic uint64_t exchanges, gets, rounds_got, rounds_put; /* of magazines; written under the lock */
+    _Atomic uint64_t fills, rounds_taken;                     /* from slabs; written under the lock */
+    _Atomic uint64_t drains_home;                             /* magazines whose rounds went to their slabs */
 } slm_cacheline;
+
+/* Slabs that slm_depot_give_nolock has left to be relinked. */
+extern slm_hidden _Atomic(struct slm_slab *) slm_depot_pending;
 
 /* Bench builds: "locked" or "lockless", how slabs are made from now on; see depot.c. */
 void slm_depot_choose_growth(const char *text);
@@ -38,12 +44,27 @@ bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot);
 bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **slot, uint64_t limit_rounds);
 
 /* Take up to n objects from partial slabs, else from a new one: the lowest address last, as a stack hands it out.
- * How many; 0 and ENOMEM when the kernel has no more. No lock is held while the slabs are read. */
+ * How many; 0 and ENOMEM when the kernel has no more. No lock is held while the slabs are read. Where objects have a
+ * constructor no slab is made: 0 and EAGAIN ask for slm_depot_grow. */
 unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n);
 
 /* Put objects back into their slabs, on whatever node and of whatever cache they are. What is no object ends the
  * process in the name of `call`. */
 void slm_depot_give(void *const *rounds, unsigned n, const char *call);
+
+/* Make a slab, construct its objects, and list it; false: there is no memory (ENOMEM), or a constructor of this very
+ * depot's objects is what asks (EDEADLK). The caller holds no lock and works on no thread's block: the constructor
+ * may call anything. */
+bool slm_depot_grow(struct slm_depot *depot);
+
+/* Put one object back into its slab without a lock, legal in signal handlers; false: it is no small object. */
+bool slm_depot_give_nolock(void *object, const char *call);
+
+/* Relink what slm_depot_give_nolock has left. */
+void slm_depot_relink_pending(void);
+
+/* True while the depot keeps a vacant slab; a figure. */
+bool slm_depot_keeps_vacant(const struct slm_depot *depot);
 
 /* Give the rounds of surplus magazines (those that nobody missed since the last trim, or all) back to their slabs,
  * all empty magazines back to metadata, and a vacant slab that was there at the last trim too (or at once) to the

@@ -6,14 +6,15 @@
 /* n bytes from the magazine at `place`, that of n's class. */
 slm_inline void *slm_alloc_at(size_t place, size_t n)
 {
-    struct slm_thread *thread = slm_tls.hot;
-    void **top = slm_loaded_at(thread, place)->top;
+    struct slm_thread *thread = slm_hot();
+    void **top = slm_shared_load(&slm_slot_at(thread, place)->top);
     slm_forget(place);
-    if (unlikely(top == slm_loaded_at(thread, place)->bottom))
+    if (unlikely(top == slm_shared_load(&slm_slot_at(thread, place)->bottom)))
         return slm_alloc_slow(n);
     slm_forget(place);
-    slm_loaded_at(thread, place)->top = --top;
-    return *top;
+    void *round = *--top;
+    slm_shared_store(&slm_slot_at(thread, place)->top, top);
+    return round;
 }
 
 slm_inline void *slm_alloc(size_t n)

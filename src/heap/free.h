@@ -1,5 +1,6 @@
 /* free's hot path: the granule's entry in the page map names the magazine, a push puts the object on top. NULL and
- * foreign pointers lie outside the map; large objects have place 0, whose magazine is always full. */
+ * foreign pointers lie outside the map; large objects have place 0, objects of closed caches
+ * the closed one: their magazines are always full. */
 #pragma once
 
 #include "heap/heap.h"
@@ -13,16 +14,16 @@ slm_inline void slm_free(void *pointer)
         return;
     }
     size_t place = slm_page_map(slm_heap_base)[granule];
-    struct slm_thread *thread = slm_tls.hot;
-    void **top = slm_loaded_at(thread, place)->top;
+    struct slm_thread *thread = slm_hot();
+    void **top = slm_shared_load(&slm_slot_at(thread, place)->top);
     slm_forget(place);
-    if (unlikely(top == slm_loaded_at(thread, place)->limit)) {
+    if (unlikely(top == slm_slot_at(thread, place)->limit)) {
         slm_free_slow(pointer, "free");
         return;
     }
     *top++ = pointer;
     slm_forget(place);
-    slm_loaded_at(thread, place)->top = top;
+    slm_shared_store(&slm_slot_at(thread, place)->top, top);
 }
 
 /* Bytes that the object's owner may use. */

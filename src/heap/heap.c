@@ -7,41 +7,57 @@
 #include <string.h>
 
 #include "base/panic.h"
+#include "depot/retired.h"
 #include "heap/alloc.h"
+#include "heap/closed.h"
 #include "heap/free.h"
 #include "heap/lifecycle.h"
 #include "heap/reclaim.h"
 #include "os/topology.h"
 #include "slab/large.h"
+#include "thread/account.h"
 
 enum { probe_bytes = 64 << 20 };
 
-static void *alloc_direct(unsigned class)
+void *slm_alloc_direct(struct slm_cache *cache)
 {
     void *object = NULL;
     if (!slm_process_started())
         return NULL;
-    return slm_depot_fill(slm_cache_depot(&slm_class_caches[class], slm_direct_node()), &object, 1) ? object : NULL;
+    return slm_depot_fill(slm_cache_depot(cache, slm_direct_node()), &object, 1) ? object : NULL;
 }
 
 static void *alloc_class(unsigned class)
 {
     struct slm_thread *thread = slm_thread_enter(true);
     if (unlikely(!thread))
-        return alloc_direct(class);
-    void *object = slm_thread_refill(thread, class);
+        return slm_alloc_direct(&slm_class_caches[class]);
+    void *object = slm_thread_pop(thread, class);
     slm_thread_leave(thread);
     return object;
 }
 
+/* `wait`: for the cache mutex, which no allocation does. */
+static size_t purge(bool wait)
+{
+    if (!slm_process_started())
+        return 0;
+    struct slm_thread *thread = slm_thread_enter(false);
+    if (thread) {
+        slm_thread_empty(thread, true);
+        slm_thread_leave(thread);
+    }
+    return slm_reclaim_all(wait);
+}
+
 /* What other threads hold stays with them; the caller's own magazines, the depots' and all dirty spans can help. */
-static bool reclaim_for_retry(size_t n)
+bool slm_heap_reclaim_for(size_t n)
 {
     const uint64_t heap_bytes = slm_reservation_heap_bytes();
     if (!slm_process_started() || n / 4 > heap_bytes + probe_bytes) /* more than all that we have could help with */
         return false;
     slm_span_unmap_free();
-    slm_heap_purge();
+    purge(false);
     return true;
 }
 
@@ -51,7 +67,7 @@ slm_slow void *slm_alloc_slow(size_t n)
     const unsigned class = slm_class_of_size(n);
     void *object = alloc_class(class);
     if (unlikely(!object)) {
-        if (reclaim_for_retry(n))
+        if (slm_heap_reclaim_for(n))
             object = alloc_class(class);
     }
     errno = object ? kept : ENOMEM;
@@ -65,7 +81,7 @@ slm_slow static void *alloc_large_slow(size_t n, size_t alignment, bool *clean)
     if (likely(n <= (size_t)PTRDIFF_MAX) && slm_process_started()) {
         object = slm_large_alloc(n, alignment, slm_direct_node(), clean);
         if (unlikely(!object)) {
-            if (reclaim_for_retry(n))
+            if (slm_heap_reclaim_for(n))
                 object = slm_large_alloc(n, alignment, slm_direct_node(), clean);
         }
     }
@@ -84,10 +100,10 @@ void *slm_alloc_medium(size_t n)
 {
     if (unlikely(n > SLM_SMALL_MAX))
         return alloc_any_large_slow(n);
-    return slm_alloc_at(slm_place_of_class(slm_class_of_size(n)), n);
+    return slm_alloc_at(slm_place_of_number(slm_class_of_size(n)), n);
 }
 
-static _Noreturn slm_slow void refuse(const void *pointer, const char *call)
+_Noreturn slm_slow void slm_refuse(const void *pointer, const char *call)
 {
     struct slm_slab *slab = slm_slab_of(pointer);
     const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
@@ -102,8 +118,28 @@ static void free_large(void *pointer, const char *call)
 {
     struct slm_large *large = slm_large_of(pointer);
     if (!large || !slm_large_free(large))
-        refuse(pointer, call);
+        slm_refuse(pointer, call);
     slm_reclaim_after_free();
+}
+
+/* An object of a closed cache: only its slab knows which. */
+static void free_closed(void *pointer, const char *call)
+{
+    struct slm_cache *cache = slm_cache_of_object(pointer);
+    if (!cache)
+        slm_refuse(pointer, call);
+    slm_closed_free(cache, pointer, call);
+}
+
+static void free_direct(size_t place, void *pointer, const char *call)
+{
+    struct slm_thread *thread = slm_thread_enter(false);
+    if (unlikely(!thread)) {
+        slm_depot_give(&pointer, 1, call);
+        return;
+    }
+    slm_thread_push(thread, slm_number_of_place((unsigned)place), pointer);
+    slm_thread_leave(thread);
 }
 
 slm_slow void slm_free_slow(void *pointer, const char *call)
@@ -113,17 +149,29 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
     const int kept = errno;
     slm_fork_check();
     const size_t place = slm_page_map_place(pointer);
-    struct slm_thread *thread = NULL;
     if (place == 0)
         free_large(pointer, call);
-    else if (!(thread = slm_thread_enter(false)))
-        slm_depot_give(&pointer, 1, call);
-    else {
-        slm_thread_drain(thread, slm_class_of_place((unsigned)place), pointer);
-        slm_thread_leave(thread);
-    }
+    else if (place == SLM_PLACE_CLOSED)
+        free_closed(pointer, call);
+    else
+        free_direct(place, pointer, call);
+    if (unlikely(load_relaxed(&slm_retired_due) > 0))
+        slm_retired_release();
     slm_reclaim_if_scarce();
     errno = kept;
+}
+
+void slm_free_nolock(void *pointer)
+{
+    if (!pointer)
+        return;
+    const size_t place = slm_page_map_place(pointer);
+    struct slm_large *large = place == 0 ? slm_large_of(pointer) : NULL;
+    const struct slm_cache *cache = place == SLM_PLACE_CLOSED ? slm_cache_of_object(pointer) : NULL;
+    if (large ? !slm_large_free_nolock(large) : !slm_depot_give_nolock(pointer, "slab_free_nolock"))
+        slm_refuse(pointer, "slab_free_nolock");
+    if (cache && cache->account)
+        slm_account_give_direct(cache->account, 1);
 }
 
 slm_slow size_t slm_usable_slow(const void *pointer)
@@ -131,9 +179,12 @@ slm_slow size_t slm_usable_slow(const void *pointer)
     if (!pointer)
         return 0;
     const struct slm_large *large = slm_large_of(pointer);
-    if (!large)
-        refuse(pointer, "malloc_usable_size");
-    return large->usable;
+    if (large)
+        return large->usable;
+    const struct slm_cache *cache = slm_cache_of_object(pointer);
+    if (!cache)
+        slm_refuse(pointer, "malloc_usable_size");
+    return cache->shape.object_size;
 }
 
 void *slm_zeroed_alloc(size_t count, size_t size)
@@ -179,7 +230,7 @@ static void *resize_large(void *pointer, size_t n)
 {
     struct slm_large *large = slm_large_of(pointer);
     if (!large)
-        refuse(pointer, "realloc");
+        slm_refuse(pointer, "realloc");
     const int kept = errno;
     void *resized = NULL;
     slm_fork_check();
@@ -208,7 +259,7 @@ void *slm_resize(void *pointer, size_t n)
     const size_t place = slm_page_map_place(pointer);
     if (unlikely(place == 0))
         return resize_large(pointer, n);
-    const size_t size = slm_page_map_size(slm_heap_base, place);
+    const size_t size = slm_usable(pointer);
     if (n <= size && (n > size / 2 || size <= 64))
         return pointer;
     return resize_by_copy(pointer, size, n);
@@ -216,15 +267,10 @@ void *slm_resize(void *pointer, size_t n)
 
 size_t slm_heap_purge(void)
 {
-    if (!slm_process_started())
-        return 0;
     const int kept = errno;
-    struct slm_thread *thread = slm_thread_enter(false);
-    if (thread) {
-        slm_thread_empty(thread, true);
-        slm_thread_leave(thread);
-    }
-    const size_t given = slm_reclaim_all();
+    slm_retired_poll();
+    slm_retired_release();
+    const size_t given = purge(true);
     errno = kept;
     return given;
 }

@@ -21,6 +21,18 @@ void *slm_zeroed_alloc(size_t count, size_t size);
 void *slm_resize(void *pointer, size_t n);
 void *slm_aligned_alloc(size_t alignment, size_t n);
 
+/* As slab_free_nolock. */
+void slm_free_nolock(void *pointer);
+
+/* An object for a thread that has no block to work on; NULL as slm_depot_fill. */
+void *slm_alloc_direct(struct slm_cache *cache);
+
+/* The kernel has no memory: give back what can go, if that can help with n bytes. True: try once more. */
+bool slm_heap_reclaim_for(size_t n);
+
+/* End the process: the pointer is no object of ours that `call` could be meant for. */
+_Noreturn void slm_refuse(const void *pointer, const char *call);
+
 /* Give everything back, the calling thread's magazines included; bytes purged. */
 size_t slm_heap_purge(void);
 

@@ -12,8 +12,11 @@
 #include "heap/reclaim.h"
 #include "heap/stats.h"
 #include "os/topology.h"
+#include "depot/retired.h"
 #include "os/vm.h"
+#include "sync/epoch.h"
 #include "page/page_map.h"
+#include "thread/account.h"
 #include "thread/thread_list.h"
 
 enum { direct_frees_most = 64 };
@@ -35,6 +38,8 @@ static void fork_child(void)
     slm_lock_rank_forget();
     slm_thread_list_fork_child();
     slm_reclaim_fork_child();
+    slm_take_fork_child();
+    slm_epoch_fork_child();
     if (slm_tls.self)
         slm_thread_list_add(slm_tls.self);
 }
@@ -48,6 +53,7 @@ static enum process_state start_process(void)
     slm_span_start_areas();
     slm_span_set_scarce(slm_vm_addresses_limited());
     slm_page_map_start();
+    slm_slots_start();
     slm_cache_start();
     slm_fork_start(fork_child);
     exit_key_made = pthread_key_create(&exit_key, thread_exit) == 0;
@@ -78,6 +84,7 @@ static struct slm_thread *birth(struct slm_tls *tls)
     struct slm_thread *thread = slm_thread_block_make();
     if (!thread)
         return NULL;
+    thread->tls = tls;
     slm_thread_list_add(thread);
     thread->node = slm_topology_node(thread->number);
     tls->self = thread;
@@ -91,7 +98,7 @@ static struct slm_thread *birth(struct slm_tls *tls)
 /* May this thread, which is not live, come to life now? */
 static bool may_be_born(struct slm_tls *tls, bool is_alloc)
 {
-    if (tls->busy || tls->state == SLM_THREAD_GONE)
+    if (load_relaxed(&tls->busy) || tls->state == SLM_THREAD_GONE)
         return false;
     return is_alloc || (tls->births == 0 && ++tls->direct_frees >= direct_frees_most);
 }
@@ -102,14 +109,14 @@ slm_slow struct slm_thread *slm_thread_enter_slow(bool is_alloc)
     if (!may_be_born(tls, is_alloc))
         return NULL;
     int kept = errno;
-    tls->busy = 1;
+    store_relaxed(&tls->busy, 1);
     signal_fence();
     struct slm_thread *thread = slm_process_started() ? birth(tls) : NULL;
     if (thread && is_alloc && slm_thread_list_count() > 1)
         slm_reclaim_start_worker(); /* may allocate: that finds us busy and goes the direct way */
     if (!thread) {
         signal_fence();
-        tls->busy = 0;
+        store_release(&tls->busy, 0);
     }
     errno = kept;
     return thread;
@@ -125,28 +132,68 @@ slm_slow void slm_thread_tick(struct slm_thread *thread)
     errno = kept;
 }
 
+/* At the end of a slow path, outside of it: a constructor may have to run. */
+slm_slow void slm_thread_attend(void)
+{
+    int kept = errno;
+    struct slm_thread *thread;
+    while ((thread = slm_thread_enter(false))) {
+        const uint8_t asked = atomic_exchange(&thread->attention, 0);
+        const unsigned node = thread->node;
+        if (asked & SLM_ATTEND_RECALL) {
+            slm_thread_empty(thread, true);
+            slm_reserve_empty(thread, false);
+        }
+        struct slm_cache *grow = asked & SLM_ATTEND_RESERVE ? slm_reserve_fill(thread) : NULL;
+        slm_thread_unhide(thread);
+        if (!grow || !slm_depot_grow(slm_cache_depot(grow, node)))
+            break;
+        atomic_fetch_or(&thread->attention, SLM_ATTEND_RESERVE);
+    }
+    errno = kept;
+}
+
+struct slm_thread *slm_thread_hide(void)
+{
+    struct slm_thread *thread = slm_thread_enter(true);
+    store_relaxed(&slm_tls.busy, 1);
+    signal_fence();
+    return thread;
+}
+
+void slm_thread_unhide(struct slm_thread *thread)
+{
+    signal_fence();
+    if (thread)
+        slm_shared_store(&slm_tls.hot, thread);
+    store_release(&slm_tls.busy, 0); /* pairs with slm_take_from_all */
+}
+
 /* The key's destructor. Other destructors may still come and allocate: that is a new, short life. */
 static void thread_exit(void *block)
 {
     struct slm_tls *tls = &slm_tls;
     struct slm_thread *thread = block;
-    if (tls->busy || tls->self != thread)
+    if (load_relaxed(&tls->busy) || tls->self != thread)
         return;
     int kept = errno;
     slm_fork_check();
-    tls->busy = 1;
-    signal_fence();
-    slm_thread_unload(tls);
+    slm_epoch_thread_exit();
+    slm_thread_claim(tls);
     tls->self = NULL;
     tls->state = tls->births < births_most ? SLM_THREAD_NONE : SLM_THREAD_GONE;
+    slm_reserve_empty(thread, false);
     slm_thread_empty(thread, false);
+    slm_account_close_all(thread);
     slm_stats_retire(thread);
-    slm_thread_list_remove(thread);
+    slm_thread_list_remove(thread); /* from here on nobody else looks at it */
+    slm_reserve_empty(thread, true);
     slm_thread_block_free(thread);
     slm_reclaim_if_scarce();
     slm_reclaim_thread_gone();
     signal_fence();
-    tls->busy = 0;
+    store_release(&tls->busy, 0);
+    slm_retired_release();
     errno = kept;
 }
 

@@ -7,7 +7,8 @@
  * and slabs directly, object by object. */
 #pragma once
 
-#include "thread/thread_cache.h"
+#include "thread/reserve.h"
+#include "thread/take.h"
 
 /* The calling thread's block, to be worked on until slm_thread_leave; NULL: go to the depots directly. A free does
  * not bring a thread back that has exited, nor does it bring one to life before it has freed a number of objects: a
@@ -15,15 +16,31 @@
 struct slm_thread *slm_thread_enter_slow(bool is_alloc);
 void slm_thread_tick(struct slm_thread *thread);
 
+/* What signal handlers and other threads have asked of the calling thread; see enum slm_attention. */
+void slm_thread_attend(void);
+
+/* Keep handlers and takers out of the calling thread's block; see thread/take.h for why this will do. */
+slm_inline void slm_thread_claim(struct slm_tls *tls)
+{
+    for (;;) {
+        store_relaxed(&tls->busy, 1);
+        signal_fence(); /* pairs with the barrier of slm_take_from_all */
+        if (likely(__atomic_load_n(&tls->hot, __ATOMIC_ACQUIRE) != slm_taken)) /* sees what a taker has done */
+            break;
+        store_release(&tls->busy, 0);
+        slm_take_wait();
+    }
+    slm_thread_unload(tls);
+    signal_fence(); /* pairs with the one in leave: a handler stays out of the block while it is worked on */
+}
+
 slm_inline struct slm_thread *slm_thread_enter(bool is_alloc)
 {
     struct slm_tls *tls = &slm_tls;
-    if (unlikely(tls->busy || tls->state != SLM_THREAD_LIVE))
+    if (unlikely(load_relaxed(&tls->busy) || tls->state != SLM_THREAD_LIVE))
         return slm_thread_enter_slow(is_alloc);
     slm_fork_check();
-    tls->busy = 1;
-    slm_thread_unload(tls);
-    signal_fence(); /* pairs with the one in leave: a handler stays out of the block while it is worked on */
+    slm_thread_claim(tls);
     return tls->self;
 }
 
@@ -37,9 +54,16 @@ slm_inline void slm_thread_leave(struct slm_thread *thread)
     if (slm_checked)
         slm_thread_check(thread);
     signal_fence();
-    slm_tls.hot = thread;
-    slm_tls.busy = 0;
+    slm_shared_store(&slm_tls.hot, thread);
+    store_release(&slm_tls.busy, 0); /* pairs with slm_take_from_all */
+    if (unlikely(load_relaxed(&thread->attention) != 0))
+        slm_thread_attend();
 }
+
+/* For work on all threads' blocks: the caller's block, NULL if it has none, and no handler of its own interferes. It
+ * may hold the cache mutex meanwhile: no user's code runs at the end. */
+struct slm_thread *slm_thread_hide(void);
+void slm_thread_unhide(struct slm_thread *thread);
 
 /* True once the process's structures are there; starts them. For the direct ways. */
 bool slm_process_started(void);

@@ -21,8 +21,11 @@
 #include <sys/prctl.h>
 
 #include "base/options.h"
+#include "depot/named.h"
+#include "depot/retired.h"
 #include "os/sys.h"
 #include "os/topology.h"
+#include "slab/large.h"
 #include "thread/thread_list.h"
 
 enum { scarce_dirty_least = 4 << 20, interval_ms = 1000, worker_stack = 128 << 10 };
@@ -48,17 +51,35 @@ static bool claim(_Atomic uint64_t *due, uint64_t now, uint64_t interval)
     return now >= was && atomic_compare_exchange_strong(due, &was, now + interval);
 }
 
-/* True if there was anything to trim. */
-static bool trim_depots(bool all)
+struct trimming {
+    bool all, found;
+};
+
+static void trim_cache(struct slm_cache *cache, void *context)
 {
-    bool found = false;
-    for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        for (unsigned node = 0; node < slm_nodes; node++) {
-            struct slm_depot *depot = slm_cache_depot_made(&slm_class_caches[class], node);
-            if (depot && load_relaxed(&depot->slabs_made) > load_relaxed(&depot->slabs_released))
-                found |= slm_depot_trim(depot, all);
-        }
-    return found;
+    struct trimming *trimming = context;
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        struct slm_depot *depot = slm_cache_depot_made(cache, node);
+        if (depot && load_relaxed(&depot->slabs_made) > load_relaxed(&depot->slabs_released))
+            trimming->found |= slm_depot_trim(depot, trimming->all);
+    }
+}
+
+/* True if there was anything to trim. Who holds the mutex, and does not `wait` for it, trims nothing: the next look
+ * will. */
+static bool trim_depots(bool all, bool wait)
+{
+    struct trimming trimming = {all, false};
+    if (load_relaxed(&slm_depot_pending))
+        slm_depot_relink_pending();
+    if (wait)
+        slm_cache_lock();
+    else if (!slm_cache_try_lock())
+        return true;
+    slm_cache_each(trim_cache, &trimming);
+    slm_named_sweep();
+    slm_cache_unlock();
+    return slm_retired_poll() || trimming.found;
 }
 
 static void purge_excess(void)
@@ -71,8 +92,10 @@ static void purge_excess(void)
 static bool do_due(uint64_t now)
 {
     bool done = false;
+    if (load_relaxed(&slm_large_pending))
+        slm_large_free_pending();
     if (claim(&trim_due_ms, now, interval_ms))
-        done |= trim_depots(false);
+        done |= trim_depots(false, false);
     if (slm_span_dirty_bytes() > 0 && claim(&purge_due_ms, now, slm_options.purge_delay_ms))
         done |= slm_span_purge_surplus() > 0;
     if (slm_span_scarce())
@@ -119,6 +142,7 @@ static void work_while_needed(void)
         const bool passed = atomic_exchange(&active, false);
         if (do_due(now) || passed)
             busy_ms = now;
+        slm_retired_release();
         if (now - busy_ms < quiet_ms) {
             slm_sys_wait(&worker, WORKER_RUNNING, (unsigned)slm_options.purge_delay_ms / 4 + 10);
         } else {
@@ -167,7 +191,7 @@ void slm_reclaim_start_worker(void)
 
 void slm_reclaim_thread_gone(void)
 {
-    atomic_thread_fence(memory_order_seq_cst); /* pairs with fall_asleep */
+    slm_fence(); /* pairs with fall_asleep */
     if (slm_thread_list_count() > 1 || load_relaxed(&worker) == WORKER_NONE)
         return;
     wake_worker();
@@ -205,8 +229,10 @@ void slm_reclaim_if_scarce(void)
         slm_reclaim_after_free();
 }
 
-size_t slm_reclaim_all(void)
+size_t slm_reclaim_all(bool wait)
 {
-    trim_depots(true);
+    if (load_relaxed(&slm_large_pending))
+        slm_large_free_pending();
+    trim_depots(true, wait);
     return slm_span_scarce() ? slm_span_unmap_free() : slm_span_purge(0);
 }

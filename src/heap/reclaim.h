@@ -23,5 +23,5 @@ void slm_reclaim_thread_gone(void);
 /* In the child of a fork: there is no worker. */
 void slm_reclaim_fork_child(void);
 
-/* Everything that can go without the calling thread's own magazines; bytes purged. */
-size_t slm_reclaim_all(void);
+/* Everything that can go without the calling thread's own magazines; bytes purged. `wait`: for the cache mutex. */
+size_t slm_reclaim_all(bool wait);

@@ -18,14 +18,17 @@ struct thread_sums {
     uint64_t refills, drains, taken, cached_bytes;
 };
 
-static void add_thread(const struct slm_thread *thread, void *context)
+static void add_thread(struct slm_thread *thread, void *context)
 {
     struct thread_sums *sums = context;
     sums->refills += load_relaxed(&thread->refills);
     sums->drains += load_relaxed(&thread->drains);
     sums->taken += load_relaxed(&thread->objects_taken);
-    for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        sums->cached_bytes += slm_thread_rounds(thread, class) * slm_class_size[class];
+    for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
+        const struct slm_cache *cache = slm_cache_of(n);
+        if (cache)
+            sums->cached_bytes += slm_thread_rounds(thread, n) * cache->shape.object_size;
+    }
 }
 
 static struct thread_sums sum_threads(void)
@@ -44,12 +47,13 @@ void slm_stats_retire(const struct slm_thread *thread)
 }
 
 struct depot_sums {
-    uint64_t out_bytes, stock_bytes, exchanges, made, released;
+    uint64_t caches, out_bytes, stock_bytes, exchanges, made, released;
 };
 
 static void add_cache(struct slm_cache *cache, void *context)
 {
     struct depot_sums *sums = context;
+    sums->caches++;
     for (unsigned node = 0; node < slm_nodes; node++) {
         struct slm_depot *depot = slm_cache_depot_made(cache, node);
         if (!depot)
@@ -67,8 +71,10 @@ void slm_stats_gather(struct slab_stats *out)
     struct depot_sums depots = {0};
     struct slm_span_figures spans;
     slm_fork_check();
+    slm_cache_lock();
     const struct thread_sums threads = sum_threads();
-    slm_cache_foreach(add_cache, &depots);
+    slm_cache_each(add_cache, &depots);
+    slm_cache_unlock();
     slm_span_get_figures(&spans);
     const uint64_t cached = depots.stock_bytes + threads.cached_bytes;
     *out = (struct slab_stats){
@@ -77,6 +83,7 @@ void slm_stats_gather(struct slab_stats *out)
         .dirty_bytes = spans.dirty_bytes,
         .purged_bytes = spans.purged_bytes,
         .reserved_bytes = slm_reservation_heap_bytes(),
+        .membarriers = load_relaxed(&slm_sys_membarriers),
         .metadata_bytes = slm_reservation_metadata_bytes(),
         .refills = threads.refills,
         .drains = threads.drains,
@@ -87,7 +94,7 @@ void slm_stats_gather(struct slab_stats *out)
         .purges = spans.purges,
         .threads = slm_thread_list_count(),
         .nodes = slm_nodes,
-        .caches = SLM_CLASSES,
+        .caches = depots.caches,
     };
 }
 

@@ -5,7 +5,7 @@
 
 #include "base/compiler.h"
 
-/* All figures of slab_get_stats. Takes the threads' lock. */
+/* All figures of slab_get_stats. Takes the cache mutex and the threads' lock. */
 void slm_stats_gather(struct slab_stats *out);
 
 /* Rounds that threads have taken from depots since start, and large objects made: what proves that the library served

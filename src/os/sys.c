@@ -1,9 +1,11 @@
-/* Waiting, clock, entropy, place; see sys.h. */
+/* Waiting, barriers, clock, entropy, place; see sys.h. */
 #include "os/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/futex.h>
+#include <linux/membarrier.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/auxv.h>
@@ -21,11 +23,57 @@ void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms
     errno = kept;
 }
 
-void slm_sys_wake(_Atomic uint32_t *word)
+static void wake(_Atomic uint32_t *word, int most)
 {
     int kept = errno;
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, most, NULL, NULL, 0);
     errno = kept;
+}
+
+void slm_sys_wake(_Atomic uint32_t *word)
+{
+    wake(word, 1);
+}
+
+void slm_sys_wake_all(_Atomic uint32_t *word)
+{
+    wake(word, INT_MAX);
+}
+
+_Atomic uint64_t slm_sys_membarriers;
+
+static bool membarrier(int command)
+{
+    return syscall(SYS_membarrier, command, 0, 0) == 0;
+}
+
+bool slm_sys_membarrier_register(void)
+{
+    int kept = errno;
+    const bool done = membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
+    errno = kept;
+    return done;
+}
+
+bool slm_sys_membarrier(void)
+{
+    int kept = errno;
+    bool done = membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+    if (!done && errno == EPERM)
+        done = slm_sys_membarrier_register() && membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+    if (done)
+        add_relaxed(&slm_sys_membarriers, 1);
+    errno = kept;
+    return done;
+}
+
+uint64_t slm_sys_now_us(void)
+{
+    int kept = errno;
+    struct timespec now = {0, 0};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    errno = kept;
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
 
 uint64_t slm_sys_now_ms(void)

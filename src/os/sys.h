@@ -1,5 +1,5 @@
-/* The kernel, where it is not memory: waiting, waking, the clock, entropy, processor and node. Every call here keeps
- * errno. */
+/* The kernel, where it is not memory: waiting, waking, barriers on other threads, the clock, entropy, processor and
+ * node. Every call here keeps errno. */
 #pragma once
 
 #include "base/atomic.h"
@@ -7,8 +7,23 @@
 /* Sleep while *word is `expected`; may return early for any reason. */
 void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms);
 
-/* Wake one sleeper on the word. */
+/* Wake one sleeper on the word, or all. */
 void slm_sys_wake(_Atomic uint32_t *word);
+void slm_sys_wake_all(_Atomic uint32_t *word);
+
+/* A full memory barrier on every thread of the process: each has passed one, somewhere in its program, between this
+ * call's begin and its end (membarrier(2), PRIVATE_EXPEDITED). Registers the process when the kernel asks for it: the
+ * first time, and in the child of a fork. False: there was none; the kernel or a filter has no such call. */
+bool slm_sys_membarrier(void);
+
+/* Register the process beforehand (which may take milliseconds, once); false as above. Issues no barrier. */
+bool slm_sys_membarrier_register(void);
+
+/* How many barriers there were. */
+extern slm_hidden _Atomic uint64_t slm_sys_membarriers;
+
+/* Microseconds of a steady clock, exact; no system call where the C library reads the vDSO. */
+uint64_t slm_sys_now_us(void);
 
 /* Milliseconds of a steady clock, a few of them coarse; no system call where the C library reads the vDSO. */
 uint64_t slm_sys_now_ms(void);

@@ -100,6 +100,16 @@ void slm_vm_small_pages(void *address, size_t size)
     errno = kept;
 }
 
+void slm_vm_read_only(void *address, size_t size)
+{
+    int kept = errno;
+    const uintptr_t first = slm_align_up((uintptr_t)address, slm_page_size);
+    const uintptr_t end = ((uintptr_t)address + size) & ~(slm_page_size - 1);
+    if (first < end)
+        mprotect((void *)first, end - first, PROT_READ);
+    errno = kept;
+}
+
 bool slm_vm_purge(void *address, size_t size)
 {
     int kept = errno;

@@ -29,6 +29,9 @@ bool slm_vm_unmap(void *address, size_t size, bool held);
 /* Ask for pages of the ordinary size: with huge ones a small heap's first write would cost 2 MiB. */
 void slm_vm_small_pages(void *address, size_t size);
 
+/* Take the right to write off the whole pages of a range. */
+void slm_vm_read_only(void *address, size_t size);
+
 /* Give the RAM back and keep the addresses. True: the pages read as zero from now on; false: they are as before (the
  * kernel refuses on locked pages). */
 bool slm_vm_purge(void *address, size_t size);

@@ -6,15 +6,21 @@
 #include "sync/lock.h"
 
 #define UNIT ((size_t)64)
+#define PAGED ((size_t)4096) /* from here on pieces lie by themselves */
 #define CHUNK (4 * SLM_GRANULE)
 
 struct piece {
     struct piece *next;
 };
 
+/* The rest of the newest chunk. */
+struct rest {
+    char *next, *end;
+};
+
 static struct {
     struct slm_lock lock;
-    char *next, *end; /* the rest of the newest chunk */
+    struct rest small, paged;
     struct piece *free[SLM_METADATA_MAX / UNIT + 1];
 } pool = {.lock = {.rank = SLM_RANK_METADATA}};
 
@@ -24,34 +30,40 @@ static void lock_pool(void)
         return;
     for (size_t i = 0; i <= SLM_METADATA_MAX / UNIT; i++)
         pool.free[i] = NULL;
-    pool.next = pool.end = NULL;
+    pool.small = pool.paged = (struct rest){NULL, NULL};
 }
 
-static void *bump(size_t bytes)
+static void *bump(struct rest *rest, size_t bytes)
 {
-    if ((size_t)(pool.end - pool.next) < bytes) {
+    if ((size_t)(rest->end - rest->next) < bytes) {
         char *chunk = slm_reservation_metadata(CHUNK);
         if (!chunk)
             return NULL;
-        if (chunk != pool.end) /* else it continues the one before */
-            pool.next = chunk;
-        pool.end = chunk + CHUNK;
+        if (chunk != rest->end) /* else it continues the one before */
+            rest->next = chunk;
+        rest->end = chunk + CHUNK;
     }
-    void *piece = pool.next;
-    pool.next += bytes;
+    void *piece = rest->next;
+    rest->next += bytes;
     return piece;
+}
+
+/* Those of the paged ones are multiples of 4 KiB: so are the addresses, as chunks start on granules. */
+static size_t rounded(size_t bytes)
+{
+    return slm_align_up(bytes, bytes < PAGED ? UNIT : PAGED);
 }
 
 void *slm_metadata_alloc(size_t bytes)
 {
-    bytes = slm_align_up(bytes, UNIT);
+    bytes = rounded(bytes);
     slm_assert(bytes <= SLM_METADATA_MAX);
     lock_pool();
     struct piece *piece = pool.free[bytes / UNIT];
     if (piece)
         pool.free[bytes / UNIT] = piece->next;
     else
-        piece = bump(bytes);
+        piece = bump(bytes < PAGED ? &pool.small : &pool.paged, bytes);
     slm_lock_release(&pool.lock);
     return piece;
 }
@@ -59,7 +71,7 @@ void *slm_metadata_alloc(size_t bytes)
 void slm_metadata_free(void *pointer, size_t bytes)
 {
     struct piece *piece = pointer;
-    bytes = slm_align_up(bytes, UNIT);
+    bytes = rounded(bytes);
     lock_pool();
     piece->next = pool.free[bytes / UNIT];
     pool.free[bytes / UNIT] = piece;

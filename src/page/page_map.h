@@ -10,7 +10,7 @@ slm_inline const uint16_t *slm_page_map(const char *base)
     return (const uint16_t *)(base + SLM_MAP_OFFSET);
 }
 
-/* The object size of a place; 0 for place 0. */
+/* The object size of a place; 0 for place 0 and the closed one. */
 slm_inline uint32_t slm_page_map_size(const char *base, size_t place)
 {
     return ((const uint32_t *)(base + SLM_SIZES_OFFSET))[place];
@@ -25,6 +25,9 @@ slm_inline size_t slm_page_map_place(const void *pointer)
 
 /* Fill the table of sizes; once, after slm_reservation_start. */
 void slm_page_map_start(void);
+
+/* A named cache has this place from now on; before it has a slab. */
+void slm_page_map_set_size(unsigned place, uint32_t size);
 
 /* Give `count` granules from `first` on to a place, or to none with 0. */
 void slm_page_map_set(size_t first, size_t count, unsigned place);

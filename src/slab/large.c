@@ -51,20 +51,56 @@ struct slm_large *slm_large_of(const void *pointer)
     return load_relaxed(&span->kind) == SLM_SPAN_LARGE ? (struct slm_large *)span : NULL;
 }
 
-size_t slm_large_free(struct slm_large *large)
+/* One of two threads that free it wins. */
+static bool win(struct slm_large *large)
 {
-    uint8_t kind = SLM_SPAN_LARGE; /* one of two threads that free it wins */
+    uint8_t kind = SLM_SPAN_LARGE;
     if (!atomic_compare_exchange_strong(&large->span.kind, &kind, SLM_SPAN_NONE))
-        return 0;
-    const size_t bytes = large->usable;
-    sub_relaxed(&live_bytes, bytes);
+        return false;
+    sub_relaxed(&live_bytes, large->usable);
+    return true;
+}
+
+static void give_back(struct slm_large *large)
+{
     if (large->span.moved) {
         sub_relaxed(&live_moved, 1);
         slm_span_free_moved(&large->span);
     } else {
         slm_span_free(&large->span);
     }
+}
+
+size_t slm_large_free(struct slm_large *large)
+{
+    const size_t bytes = large->usable;
+    if (!win(large))
+        return 0;
+    give_back(large);
     return bytes;
+}
+
+_Atomic(struct slm_large *) slm_large_pending;
+
+bool slm_large_free_nolock(struct slm_large *large)
+{
+    if (!win(large))
+        return false;
+    large->next = load_relaxed(&slm_large_pending);
+    /* release: pairs with the exchange in slm_large_free_pending */
+    while (!atomic_compare_exchange_weak_explicit(&slm_large_pending, &large->next, large, memory_order_release,
+                                                  memory_order_relaxed))
+        ;
+    return true;
+}
+
+void slm_large_free_pending(void)
+{
+    struct slm_large *large = atomic_exchange_explicit(&slm_large_pending, NULL, memory_order_acquire), *next;
+    for (; large; large = next) {
+        next = large->next;
+        give_back(large);
+    }
 }
 
 static void set_usable(struct slm_large *large, size_t n)

@@ -7,6 +7,7 @@ struct slm_large {
     struct slm_span span;
     void *no_owner; /* where a slab's owner lies: a late look at a slab that has gone must not find a depot here */
     size_t usable;  /* what the owner may write: its request rounded up to pages */
+    struct slm_large *next; /* freed without a lock, and not yet given back */
 };
 
 static_assert(sizeof(struct slm_large) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
@@ -20,6 +21,12 @@ struct slm_large *slm_large_of(const void *pointer);
 
 /* Bytes that were given back, 0 if another thread has freed it in between: a double free. */
 size_t slm_large_free(struct slm_large *large);
+
+/* The same without a lock, legal in signal handlers; the span is given back by slm_large_free_pending, which slow
+ * paths call where the look says that there is something. False: a double free. */
+bool slm_large_free_nolock(struct slm_large *large);
+void slm_large_free_pending(void);
+extern slm_hidden _Atomic(struct slm_large *) slm_large_pending;
 
 /* Change the size in place, or by moving pages without a copy; the new address, or NULL when neither can be done: the
  * object is as it was then. */

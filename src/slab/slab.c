@@ -9,13 +9,20 @@
 
 enum { least_objects = 8 };
 
+static_assert(offsetof(struct slm_slab, pending) >= sizeof(struct slm_slab) - 8, "behind what spans use");
+
 static_assert(offsetof(struct slm_slab, owner) == sizeof(struct slm_span), "see struct slm_large's no_owner");
 
 void slm_slab_shape_fill(struct slm_slab_shape *shape)
 {
+    const size_t size = shape->object_size;
     size_t granules = 1;
-    while (granules * SLM_GRANULE / shape->object_size < least_objects)
+    while (granules * SLM_GRANULE / size < least_objects) {
+        const size_t bytes = granules * SLM_GRANULE;
+        if (size > SLM_SMALL_MAX && bytes >= size && bytes % size <= bytes / 8)
+            break;
         granules++;
+    }
     shape->granules = (uint16_t)granules;
     shape->objects = (uint16_t)(granules * SLM_GRANULE / shape->object_size);
 }
@@ -53,7 +60,7 @@ static void mark(struct slm_slab *slab, bool slab_now, unsigned place)
 
 struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node)
 {
-    struct slm_slab *slab = (struct slm_slab *)slm_span_alloc(node, shape->granules, 1);
+    struct slm_slab *slab = (struct slm_slab *)slm_span_alloc(node, shape->granules, slm_max(shape->alignment, 1));
     if (!slab)
         return NULL;
     slab->object_size = shape->object_size;
@@ -68,6 +75,13 @@ struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node
     }
     mark(slab, true, shape->place);
     return slab;
+}
+
+void slm_slab_each_object(struct slm_slab *slab, void (*call)(void *object, void *context), void *context)
+{
+    char *object = slm_slab_start(slab);
+    for (unsigned i = 0; i < slab->objects; i++, object += slab->object_size)
+        call(object, context);
 }
 
 void slm_slab_release(struct slm_slab *slab)

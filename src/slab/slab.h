@@ -19,6 +19,12 @@ enum { SLM_SLAB_WORDS = 6 }; /* of bits inside the descriptor: 384 objects */
 
 enum slm_slab_where { SLM_SLAB_OUT, SLM_SLAB_HELD, SLM_SLAB_LISTED };
 
+/* What a vacant slab remembers that waits to be released (depot/retired.h); its bits are not needed any more. */
+struct slm_slab_wait {
+    void *depot;
+    uint64_t stamp; /* of the epoch in which it became vacant */
+};
+
 struct slm_slab {
     struct slm_span span;
     _Atomic(void *) owner; /* the depot, NULL while this is no slab */
@@ -30,23 +36,40 @@ struct slm_slab {
     uint8_t where;  /* owner's: in no list, held by a thread that takes from it, in a list of partial ones */
     uint8_t bucket; /* owner's: which list */
     uint32_t where_generation; /* owner's: the process's count of forks when `where` was set */
-    _Atomic uint64_t inside[SLM_SLAB_WORDS];
+    union {
+        _Atomic uint64_t inside[SLM_SLAB_WORDS];
+        struct slm_slab_wait wait;
+    };
+    _Atomic(struct slm_slab *) pending; /* in the list of those to be relinked: outlives the slab; see depot.c */
 };
 
 static_assert(sizeof(struct slm_slab) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
+
+/* What else happens to a cache's objects than being taken and given. */
+struct slm_slab_life {
+    void (*constructor)(void *object, void *context); /* may be NULL, as the other */
+    void (*destructor)(void *object, void *context);
+    void *context;
+    bool typesafe;            /* a vacant slab waits for a grace period */
+    _Atomic uint32_t retired; /* vacant slabs that wait for their destructors or their grace period */
+};
 
 /* What a cache's slabs look like. */
 struct slm_slab_shape {
     uint32_t object_size; /* a multiple of 8 */
     uint16_t objects;
     uint16_t granules;
-    uint16_t place; /* in the page map */
+    uint16_t place;             /* in the page map */
+    uint16_t alignment;         /* of the slab, in granules; 0 is 1 */
+    struct slm_slab_life *life; /* NULL: nothing */
 };
 
-/* Granules such that at least eight objects fit, and how many do; `object_size` is set. */
+/* Granules such that at least eight objects fit, or at most an eighth is lost where they are larger than a size
+ * class's, and how many objects fit; `object_size` is set. */
 void slm_slab_shape_fill(struct slm_slab_shape *shape);
 
-/* A new slab on the node, all objects free, held by the caller and owned by nobody; NULL and ENOMEM. */
+/* A new slab on the node, all objects free, held by the caller and owned by nobody, not constructed; NULL and ENOMEM.
+ */
 struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node);
 
 /* Take up to n objects, lowest address first. The caller holds the slab. */
@@ -62,6 +85,9 @@ slm_inline int32_t slm_slab_count(struct slm_slab *slab, unsigned n)
 {
     return atomic_fetch_add_explicit(&slab->free, (int32_t)n, memory_order_acq_rel); /* pairs with itself: release */
 }
+
+/* Call a constructor or destructor for every object, the lowest first. */
+void slm_slab_each_object(struct slm_slab *slab, void (*call)(void *object, void *context), void *context);
 
 /* Give a vacant slab's memory back to the spans. Nobody else knows it any more. */
 void slm_slab_release(struct slm_slab *slab);

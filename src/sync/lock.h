@@ -19,8 +19,11 @@ enum slm_rank {
     SLM_RANK_CACHES,  /* the cache mutex: the list of caches, never an allocation */
     SLM_RANK_THREADS, /* the list of threads' blocks */
     SLM_RANK_DEPOT,
+    SLM_RANK_RETIRED,  /* vacant slabs that wait */
     SLM_RANK_SPANS,    /* an area's free spans and frontier */
     SLM_RANK_METADATA, /* free lists of the allocator's own memory */
+    SLM_RANK_READERS,  /* the list of epochs' readers: nothing is taken under it, but a handler may take it under all
+                        */
 };
 
 struct slm_lock {
@@ -48,6 +51,18 @@ slm_inline bool slm_lock_acquire(struct slm_lock *lock)
                                                        memory_order_acquire, memory_order_relaxed)))
         return false;
     return slm_lock_acquire_slow(lock);
+}
+
+/* The same without waiting: false, somebody holds it (or held it over a fork: then only slm_lock_acquire gets it). */
+slm_inline bool slm_lock_try(struct slm_lock *lock)
+{
+    uint32_t nobody = 0;
+    if (!atomic_compare_exchange_strong_explicit(&lock->word, &nobody, slm_fork_generation << 2 | SLM_LOCK_HELD,
+                                                 memory_order_acquire, memory_order_relaxed))
+        return false;
+    if (slm_checked)
+        slm_lock_rank_enter(lock);
+    return true;
 }
 
 /* Pairs with slm_lock_acquire: release. */

@@ -1,9 +1,12 @@
 /* Refill, drain, adapt; see thread_cache.h.
  *
- * Capacity. A class starts with a few rounds; each second trip to the depot doubles its target, up to what
- * `magazine_bytes` and `thread_bytes` allow; adapting halves the targets of classes that idle. An array that does not
+ * Capacity. A cache starts with a few rounds; each second trip to the depot doubles its target, up to what
+ * `magazine_bytes` and `thread_bytes` allow; adapting halves the targets of caches that idle. An array that does not
  * fit its target is exchanged when it happens to be empty: any array will do until then, `limit` keeps to the target.
- */
+ * A cache whose tuning fixes the rounds has that target from the first miss on. Tuning counts `tuned` up: a slot that
+ * remembers another count empties itself at its next trip to the depot, and starts anew.
+ *
+ * A taker (thread/take.h) may have raised `bottom`: what lies below is gone, and unload() moves the rest down. */
 #include "thread/thread_cache.h"
 
 #include <string.h>
@@ -16,29 +19,12 @@
 /* So few rounds are not worth a magazine in the stock. */
 enum { small_count = 6 };
 
-const struct slm_loaded slm_nothing[SLM_CLASSES + 1];
-
-__thread struct slm_tls slm_tls = {.hot = (struct slm_thread *)(uintptr_t)slm_nothing};
-
-struct slm_thread *slm_thread_block_make(void)
-{
-    struct slm_thread *thread = slm_metadata_alloc(sizeof *thread);
-    if (thread)
-        memset(thread, 0, sizeof *thread);
-    return thread;
-}
-
-void slm_thread_block_free(struct slm_thread *thread)
-{
-    slm_metadata_free(thread, sizeof *thread);
-}
-
 static void count_one(_Atomic uint64_t *counter, uint64_t n)
 {
     store_relaxed(counter, load_relaxed(counter) + n);
 }
 
-static struct slm_magazine *magazine_make(uint32_t rounds)
+struct slm_magazine *slm_magazine_make(uint32_t rounds)
 {
     const uint32_t capacity = slm_magazine_capacity(rounds);
     struct slm_magazine *magazine = slm_metadata_alloc(slm_magazine_bytes(capacity));
@@ -49,7 +35,7 @@ static struct slm_magazine *magazine_make(uint32_t rounds)
     return magazine;
 }
 
-static void magazine_free(struct slm_magazine *magazine)
+void slm_magazine_free(struct slm_magazine *magazine)
 {
     if (magazine)
         slm_metadata_free(magazine, slm_magazine_bytes(magazine->capacity));
@@ -61,64 +47,76 @@ static struct slm_magazine *magazine_fit(struct slm_magazine *magazine, uint32_t
     const uint32_t wanted = slm_magazine_capacity(target);
     if (magazine && magazine->capacity == wanted)
         return magazine;
-    struct slm_magazine *made = magazine_make(target);
+    struct slm_magazine *made = slm_magazine_make(target);
     if (!made)
         return magazine;
-    magazine_free(magazine);
+    slm_magazine_free(magazine);
     return made;
 }
 
 /* Write down how many rounds the loaded magazine has, and take it out of the cursors. */
-static struct slm_magazine *unload(struct slm_thread *thread, unsigned class)
+static struct slm_magazine *unload(struct slm_slot *slot)
 {
-    struct slm_loaded *loaded = &thread->loaded[class + 1];
-    struct slm_magazine *magazine = thread->pairs[class].loaded;
-    if (magazine)
-        magazine->count = (uint32_t)(loaded->top - loaded->bottom);
-    *loaded = (struct slm_loaded){NULL, NULL, NULL};
-    thread->pairs[class].loaded = NULL;
+    struct slm_magazine *magazine = slot->loaded;
+    if (magazine) {
+        magazine->count = (uint32_t)(slot->top - slot->bottom);
+        if (unlikely(slot->bottom != magazine->rounds))
+            memmove(magazine->rounds, slot->bottom, magazine->count * sizeof(void *));
+    }
+    slm_shared_store(&slot->top, NULL);
+    slot->bottom = slot->limit = NULL;
+    slot->loaded = NULL;
     return magazine;
 }
 
-static void load(struct slm_thread *thread, unsigned class, struct slm_magazine *magazine)
+static void load(struct slm_slot *slot, struct slm_magazine *magazine)
 {
-    const uint32_t target = thread->pairs[class].target;
-    const uint32_t room = (uint32_t)slm_max(slm_min(magazine->capacity, target), magazine->count);
-    thread->pairs[class].loaded = magazine;
-    thread->loaded[class + 1] = (struct slm_loaded){
-        .top = magazine->rounds + magazine->count, .bottom = magazine->rounds, .limit = magazine->rounds + room};
+    const uint32_t room = (uint32_t)slm_max(slm_min(magazine->capacity, slot->target), magazine->count);
+    slot->loaded = magazine;
+    slot->bottom = magazine->rounds;
+    slot->limit = magazine->rounds + room;
+    slm_shared_store(&slot->top, magazine->rounds + magazine->count);
 }
 
-/* A trip to the depot: let the class's magazines grow if it makes many. */
-static void miss(struct slm_thread *thread, unsigned class)
+static void set_target(struct slm_thread *thread, struct slm_slot *slot, const struct slm_cache *cache,
+                       uint32_t target)
 {
-    struct slm_pair *pair = &thread->pairs[class];
-    const struct slm_cache *cache = &slm_class_caches[class];
-    uint32_t target = pair->target;
+    thread->target_bytes += ((size_t)target - slot->target) * cache->shape.object_size * 2; /* modulo 2^64 */
+    slot->target = (uint16_t)target;
+}
+
+/* A trip to the depot: let the cache's magazines grow if it makes many. */
+static void miss(struct slm_thread *thread, struct slm_slot *slot, const struct slm_cache *cache)
+{
+    const uint32_t most = load_relaxed(&cache->most_rounds);
+    uint32_t target = slot->target;
     if (target == 0)
-        target = cache->start_rounds;
-    else if (++pair->misses % 2 == 0)
-        target = (uint32_t)slm_min(target < 6 ? 6 : target * 2 + 2, cache->most_rounds);
-    const size_t more = (size_t)(target - pair->target) * cache->shape.object_size * 2;
-    if (target <= pair->target || (pair->target != 0 && thread->target_bytes + more > slm_options.thread_bytes))
+        target = load_relaxed(&cache->start_rounds);
+    else if (++slot->misses % 2 == 0)
+        target = (uint32_t)slm_min(target < 6 ? 6 : target * 2 + 2, most);
+    if (target <= slot->target)
         return;
-    thread->target_bytes += more;
-    pair->target = target;
-}
-
-static struct slm_depot *depot_of(const struct slm_thread *thread, unsigned class)
-{
-    return slm_cache_depot(&slm_class_caches[class], thread->node);
+    const size_t more = (size_t)(target - slot->target) * cache->shape.object_size * 2;
+    if (slot->target == 0 || thread->target_bytes + more <= slm_options.thread_bytes)
+        set_target(thread, slot, cache, target);
 }
 
 /* Put a magazine with rounds into the stock, or its rounds into their slabs; *slot is an empty one or NULL then. */
-static void put_away(struct slm_thread *thread, unsigned class, struct slm_magazine **slot, bool home)
+static void put_away(struct slm_cache *cache, unsigned node, struct slm_magazine **slot, bool home)
 {
-    const uint64_t limit = slm_options.depot_bytes / slm_class_size[class];
-    if (!home && slm_depot_put(depot_of(thread, class), slot, limit))
+    struct slm_depot *depot = slm_cache_depot(cache, node);
+    if (!home && slm_depot_put(depot, slot, load_relaxed(&cache->depot_rounds)))
         return;
     slm_depot_give((*slot)->rounds, (*slot)->count, "free");
+    add_relaxed(&depot->drains_home, 1);
     (*slot)->count = 0;
+}
+
+void slm_magazine_hand_on(struct slm_cache *cache, unsigned node, struct slm_magazine *magazine, bool home)
+{
+    if (magazine->count > 0)
+        put_away(cache, node, &magazine, home);
+    slm_magazine_free(magazine);
 }
 
 /* Rounds of other nodes go home, so that a depot's stock is its node's. */
@@ -138,150 +136,246 @@ static void sort_home(const struct slm_thread *thread, struct slm_magazine *maga
 }
 
 /* Move rounds from a magazine that is too large or too small for this thread into one that suits it. */
-static struct slm_magazine *decant(struct slm_thread *thread, unsigned class, struct slm_magazine *from,
-                                   struct slm_magazine *to)
+static struct slm_magazine *decant(const struct slm_thread *thread, const struct slm_slot *slot,
+                                   struct slm_cache *cache, struct slm_magazine *from, struct slm_magazine *to)
 {
-    const uint32_t n = (uint32_t)slm_min(from->count, slm_min(to->capacity, thread->pairs[class].target));
+    const uint32_t n = (uint32_t)slm_min(from->count, slm_min(to->capacity, slot->target));
     memcpy(to->rounds, from->rounds + from->count - n, n * sizeof(void *));
     to->count = n;
     from->count -= n;
-    if (from->count > 0)
-        put_away(thread, class, &from, false);
-    magazine_free(from);
+    slm_magazine_hand_on(cache, thread->node, from, false);
     return to;
 }
 
-/* Rounds in place of an empty magazine: a whole one from the stock, else objects from slabs. NULL: there is no
- * memory, and *empty is as it was. */
-static struct slm_magazine *fetch(struct slm_thread *thread, unsigned class, struct slm_magazine *empty)
+/* Rounds in place of an empty magazine: a whole one from the stock, else objects from slabs. NULL: there are none,
+ * and *empty is as it was. */
+static struct slm_magazine *fetch(const struct slm_thread *thread, const struct slm_slot *slot,
+                                  struct slm_cache *cache, struct slm_magazine *empty)
 {
-    struct slm_depot *depot = depot_of(thread, class);
-    const uint32_t target = thread->pairs[class].target, wanted = empty->capacity;
+    struct slm_depot *depot = slm_cache_depot(cache, thread->node);
+    const uint32_t target = slot->target, wanted = empty->capacity;
     struct slm_magazine *full = empty;
     if (slm_depot_get(depot, &full)) {
         if (full->capacity == wanted && full->count <= target)
             return full;
-        struct slm_magazine *fitting = magazine_make(target);
-        return fitting ? decant(thread, class, full, fitting) : full;
+        struct slm_magazine *fitting = slm_magazine_make(target);
+        return fitting ? decant(thread, slot, cache, full, fitting) : full;
     }
     empty->count = slm_depot_fill(depot, empty->rounds, (unsigned)slm_min(target, wanted));
     return empty->count > 0 ? empty : NULL;
 }
 
-static void *pop(struct slm_thread *thread, unsigned class)
+static void *pop(struct slm_slot *slot)
 {
-    return *--thread->loaded[class + 1].top;
+    void *round = slot->top[-1];
+    slm_shared_store(&slot->top, slot->top - 1);
+    return round;
 }
 
-void *slm_thread_refill(struct slm_thread *thread, unsigned class)
+/* Empty both magazines of a slot and forget its target. */
+static void empty_slot(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache, bool home)
 {
-    struct slm_pair *pair = &thread->pairs[class];
-    if (pair->previous && pair->previous->count > 0) {
-        struct slm_magazine *full = pair->previous;
-        pair->previous = unload(thread, class);
-        load(thread, class, full);
-        return pop(thread, class);
+    struct slm_magazine *both[2] = {unload(slot), slot->previous};
+    slot->previous = NULL;
+    for (unsigned i = 0; i < 2; i++) {
+        if (!both[i])
+            continue;
+        sort_home(thread, both[i]);
+        slm_magazine_hand_on(cache, thread->node, both[i], home || both[i]->count <= small_count);
     }
-    miss(thread, class);
+    set_target(thread, slot, cache, 0);
+    slot->misses = 0;
+}
+
+/* On the way to the depot: a slot from before the last tuning starts anew. Pairs with slm_cache_tune: acquire. */
+static void heed_tuning(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache)
+{
+    const uint32_t tuned = load_acquire(&cache->tuned);
+    if (likely(slot->tuned == tuned))
+        return;
+    empty_slot(thread, slot, cache, false);
+    slot->tuned = tuned;
+}
+
+/* No array, or no slot: there is no memory, but perhaps there is an object. */
+static void *take_one(const struct slm_thread *thread, struct slm_cache *cache)
+{
+    void *object = NULL;
+    return slm_depot_fill(slm_cache_depot(cache, thread->node), &object, 1) ? object : NULL;
+}
+
+void *slm_thread_refill(struct slm_thread *thread, unsigned number)
+{
+    struct slm_cache *cache = slm_cache_of(number);
+    struct slm_slot *slot = slm_slot_make(thread, number);
+    if (unlikely(!slot))
+        return take_one(thread, cache);
+    heed_tuning(thread, slot, cache);
+    if (slot->previous && slot->previous->count > 0) {
+        struct slm_magazine *full = slot->previous;
+        slot->previous = unload(slot);
+        load(slot, full);
+        return pop(slot);
+    }
+    miss(thread, slot, cache);
     count_one(&thread->refills, 1);
-    struct slm_magazine *empty = magazine_fit(unload(thread, class), pair->target);
-    if (!empty) { /* no memory for an array, perhaps there is an object */
-        void *object = NULL;
-        return slm_depot_fill(depot_of(thread, class), &object, 1) ? object : NULL;
-    }
-    struct slm_magazine *full = fetch(thread, class, empty);
+    struct slm_magazine *empty = magazine_fit(unload(slot), slot->target);
+    if (!empty)
+        return take_one(thread, cache);
+    struct slm_magazine *full = fetch(thread, slot, cache, empty);
     if (!full) {
         empty->count = 0;
-        load(thread, class, empty);
+        load(slot, empty);
         return NULL;
     }
     count_one(&thread->objects_taken, full->count);
-    load(thread, class, full);
-    return pop(thread, class);
+    load(slot, full);
+    return pop(slot);
 }
 
-void slm_thread_drain(struct slm_thread *thread, unsigned class, void *object)
+void *slm_thread_pop(struct slm_thread *thread, unsigned number)
 {
-    struct slm_pair *pair = &thread->pairs[class];
-    struct slm_magazine *full = unload(thread, class), *empty = pair->previous;
-    if (pair->target == 0 || (empty && empty->count > 0)) {
-        miss(thread, class);
+    struct slm_slot *slot = slm_slot_of(thread, number);
+    return slot && slot->top != slot->bottom ? pop(slot) : slm_thread_refill(thread, number);
+}
+
+/* The slot's full magazine becomes the previous one, an empty one is loaded; false: there is none. */
+static bool make_room(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache)
+{
+    struct slm_magazine *full = unload(slot), *empty = slot->previous;
+    if (slot->target == 0 || (empty && empty->count > 0)) {
+        miss(thread, slot, cache);
         count_one(&thread->drains, 1);
     }
     if (empty && empty->count > 0) {
         sort_home(thread, empty);
         if (empty->count > 0)
-            put_away(thread, class, &empty, false);
+            put_away(cache, thread->node, &empty, false);
     }
-    pair->previous = full;
-    empty = magazine_fit(empty, pair->target);
-    if (!empty) {
-        slm_depot_give(&object, 1, "free");
-        return;
-    }
-    empty->count = 1;
-    empty->rounds[0] = object;
-    load(thread, class, empty);
+    slot->previous = full;
+    empty = magazine_fit(empty, slot->target);
+    if (!empty)
+        return false;
+    empty->count = 0;
+    load(slot, empty);
+    return true;
 }
 
-void slm_thread_empty_class(struct slm_thread *thread, unsigned class, bool home)
+static void push(struct slm_slot *slot, void *object)
 {
-    struct slm_pair *pair = &thread->pairs[class];
-    struct slm_magazine *both[2] = {unload(thread, class), pair->previous};
-    pair->previous = NULL;
-    for (unsigned i = 0; i < 2; i++) {
-        if (both[i] && both[i]->count > 0) {
-            sort_home(thread, both[i]);
-            put_away(thread, class, &both[i], home || both[i]->count <= small_count);
+    *slot->top = object;
+    slm_shared_store(&slot->top, slot->top + 1);
+}
+
+void slm_thread_drain(struct slm_thread *thread, unsigned number, void *object)
+{
+    struct slm_cache *cache = slm_cache_of(number);
+    struct slm_slot *slot = slm_slot_make(thread, number);
+    if (likely(slot != NULL)) {
+        heed_tuning(thread, slot, cache);
+        if (make_room(thread, slot, cache)) {
+            push(slot, object);
+            return;
         }
-        magazine_free(both[i]);
     }
-    thread->target_bytes -= (size_t)pair->target * slm_class_size[class] * 2;
-    pair->target = pair->misses = 0;
+    slm_depot_give(&object, 1, "free");
+}
+
+void slm_thread_push(struct slm_thread *thread, unsigned number, void *object)
+{
+    struct slm_slot *slot = slm_slot_of(thread, number);
+    if (likely(slot && slot->top != slot->limit))
+        push(slot, object);
+    else
+        slm_thread_drain(thread, number, object);
+}
+
+/* Rounds off the top of the loaded magazine. */
+static size_t pop_some(struct slm_slot *slot, size_t n, void **out)
+{
+    n = slm_min(n, (size_t)(slot->top - slot->bottom));
+    memcpy(out, slot->top - n, n * sizeof *out);
+    slm_shared_store(&slot->top, slot->top - n);
+    return n;
+}
+
+size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned number, size_t n, void **out)
+{
+    struct slm_slot *slot = slm_slot_of(thread, number);
+    size_t got = slot ? pop_some(slot, n, out) : 0;
+    while (got < n) { /* the round that a refill pops is one of those wanted */
+        void *object = slm_thread_refill(thread, number);
+        if (!object)
+            break;
+        out[got++] = object;
+        slot = slm_slot_of(thread, number);
+        if (slot)
+            got += pop_some(slot, n - got, out + got);
+    }
+    return got;
+}
+
+void slm_thread_push_bulk(struct slm_thread *thread, unsigned number, size_t n, void *const *objects)
+{
+    for (size_t done = 0; done < n;) {
+        struct slm_slot *slot = slm_slot_of(thread, number);
+        const size_t some = slot ? slm_min(n - done, (size_t)(slot->limit - slot->top)) : 0;
+        if (some > 0) {
+            memcpy(slot->top, objects + done, some * sizeof *objects);
+            slm_shared_store(&slot->top, slot->top + some);
+            done += some;
+        } else {
+            slm_thread_drain(thread, number, objects[done++]);
+        }
+    }
+}
+
+void slm_thread_empty_class(struct slm_thread *thread, unsigned number, bool home)
+{
+    struct slm_slot *slot = slm_slot_of(thread, number);
+    if (slot && slot->target != 0)
+        empty_slot(thread, slot, slm_cache_of(number), home);
 }
 
 void slm_thread_empty(struct slm_thread *thread, bool home)
 {
-    for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        if (thread->pairs[class].target != 0)
-            slm_thread_empty_class(thread, class, home);
+    for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1))
+        slm_thread_empty_class(thread, n, home);
 }
 
 void slm_thread_adapt(struct slm_thread *thread)
 {
-    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
-        struct slm_pair *pair = &thread->pairs[class];
-        const uint32_t target = pair->target, misses = pair->misses;
-        pair->misses = 0;
-        if (target <= slm_class_caches[class].start_rounds || misses > 0)
+    for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
+        struct slm_slot *slot = slm_slot_of(thread, n);
+        const uint32_t target = slot->target, misses = slot->misses;
+        slot->misses = 0;
+        if (target == 0 || misses > 0)
             continue;
-        slm_thread_empty_class(thread, class, false);
-        pair->target = target / 2;
-        thread->target_bytes += (size_t)pair->target * slm_class_size[class] * 2;
+        struct slm_cache *cache = slm_cache_of(n);
+        if (cache->fixed_rounds != 0 || target <= load_relaxed(&cache->start_rounds))
+            continue;
+        empty_slot(thread, slot, cache, false);
+        set_target(thread, slot, cache, target / 2);
     }
 }
 
-/* The owner may be in the middle of a pop, or take `previous` away: metadata stay mapped, and figures may lag. */
-slm_unordered uint64_t slm_thread_rounds(const struct slm_thread *thread, unsigned class)
+static void check_slot(const struct slm_slot *slot, const char *name)
 {
-    const struct slm_loaded *loaded = &thread->loaded[class + 1];
-    const struct slm_magazine *previous = thread->pairs[class].previous;
-    size_t rounds = slm_min((size_t)(loaded->top - loaded->bottom), SLM_MAGAZINE_ROUNDS_MAX);
-    return rounds + (previous ? slm_min(previous->count, SLM_MAGAZINE_ROUNDS_MAX) : 0);
+    const struct slm_magazine *magazine = slot->loaded;
+    const bool ordered = slot->bottom <= slot->top && slot->top <= slot->limit;
+    const bool inside =
+        !magazine || (slot->bottom >= magazine->rounds && slot->limit <= magazine->rounds + magazine->capacity);
+    if (!ordered || !inside || (!magazine && slot->limit))
+        slm_panic("check", slot, "a magazine's cursors are out of order", name, NULL);
 }
 
-void slm_thread_check(const struct slm_thread *thread)
+void slm_thread_check(struct slm_thread *thread)
 {
-    const struct slm_loaded *none = &thread->loaded[0];
+    const struct slm_slot *none = &thread->slots[0];
     if (none->top || none->bottom || none->limit)
         slm_panic("check", thread, "place 0 has a magazine", NULL, NULL);
-    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
-        const struct slm_loaded *loaded = &thread->loaded[class + 1];
-        const struct slm_magazine *magazine = thread->pairs[class].loaded;
-        const bool ordered = loaded->bottom <= loaded->top && loaded->top <= loaded->limit;
-        const bool inside = !magazine || (loaded->bottom >= magazine->rounds &&
-                                          loaded->limit <= magazine->rounds + magazine->capacity);
-        if (!ordered || !inside || (!magazine && loaded->limit))
-            slm_panic("check", loaded, "a magazine's cursors are out of order", slm_class_caches[class].name, NULL);
+    for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
+        const struct slm_cache *cache = slm_cache_of(n);
+        check_slot(slm_slot_of(thread, n), cache ? cache->name : NULL);
     }
 }

@@ -32,12 +32,27 @@ unsigned slm_thread_list_count(void)
     return load_relaxed(&count);
 }
 
-void slm_thread_list_foreach(void (*visit)(const struct slm_thread *thread, void *context), void *context)
+void slm_thread_list_lock(void)
 {
     slm_lock_acquire(&lock);
+}
+
+void slm_thread_list_unlock(void)
+{
+    slm_lock_release(&lock);
+}
+
+void slm_thread_list_each(void (*visit)(struct slm_thread *thread, void *context), void *context)
+{
     for (struct slm_list *at = threads.next; at != &threads; at = at->next)
         visit(slm_container(at, struct slm_thread, link), context);
-    slm_lock_release(&lock);
+}
+
+void slm_thread_list_foreach(void (*visit)(struct slm_thread *thread, void *context), void *context)
+{
+    slm_thread_list_lock();
+    slm_thread_list_each(visit, context);
+    slm_thread_list_unlock();
 }
 
 void slm_thread_list_fork_child(void)

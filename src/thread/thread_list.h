@@ -12,7 +12,12 @@ void slm_thread_list_remove(struct slm_thread *thread);
 unsigned slm_thread_list_count(void);
 
 /* Call `visit` for each under the lock; it may read figures and take locks of higher rank. */
-void slm_thread_list_foreach(void (*visit)(const struct slm_thread *thread, void *context), void *context);
+void slm_thread_list_foreach(void (*visit)(struct slm_thread *thread, void *context), void *context);
+
+/* The same for somebody who holds the lock from before. */
+void slm_thread_list_lock(void);
+void slm_thread_list_each(void (*visit)(struct slm_thread *thread, void *context), void *context);
+void slm_thread_list_unlock(void);
 
 /* In the child of a fork: nobody is left, until slm_thread_list_add. */
 void slm_thread_list_fork_child(void);

@@ -61,7 +61,7 @@ static void a_block_is_entered_once(void **state)
     slm_thread_leave(thread);
 }
 
-static uint64_t rounds_of(const struct slm_thread *thread)
+static uint64_t rounds_of(struct slm_thread *thread)
 {
     uint64_t rounds = 0;
     for (unsigned class = 0; class < SLM_CLASSES; class ++)

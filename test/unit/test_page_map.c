@@ -9,7 +9,7 @@ static void every_place_has_its_size(void **state)
     (void)state;
     assert_int_equal(slm_page_map_size(slm_heap_base, 0), 0);
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        assert_int_equal(slm_page_map_size(slm_heap_base, slm_place_of_class(class)), slm_class_size[class]);
+        assert_int_equal(slm_page_map_size(slm_heap_base, slm_place_of_number(class)), slm_class_size[class]);
 }
 
 static void granules_are_given_and_taken(void **state)
@@ -37,7 +37,7 @@ static void objects_are_found(void **state)
     for (size_t n = 0; n <= SLM_SMALL_MAX; n += 57) {
         char *object = malloc(n);
         const size_t place = slm_page_map_place(object);
-        assert_int_equal(place, slm_place_of_class(slm_class_of_size(n)));
+        assert_int_equal(place, slm_place_of_number(slm_class_of_size(n)));
         free(object);
     }
     char *large = malloc(SLM_SMALL_MAX + 1);

@@ -374,12 +374,12 @@ static void all_can_go(void **state)
     struct slm_thread *thread = slm_thread_enter(true);
     slm_thread_empty(thread, true);
     slm_thread_leave(thread);
-    const size_t given = slm_reclaim_all();
+    const size_t given = slm_reclaim_all(true);
     assert_true(given >= 5000 * 1500 / 2);
     assert_int_equal(slm_span_dirty_bytes(), 0);
     const struct slm_depot *depot = &slm_class_caches[slm_class_of_size(1500)].first;
     assert_int_equal(load_relaxed(&depot->slabs_made), load_relaxed(&depot->slabs_released));
-    assert_int_equal(slm_reclaim_all(), 0);
+    assert_int_equal(slm_reclaim_all(true), 0);
     slm_heap_check();
 }
 

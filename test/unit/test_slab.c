@@ -106,7 +106,7 @@ static void every_class_is_cut_and_mended(void **state)
 {
     (void)state;
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        try_shape(slm_class_size[class], slm_place_of_class(class));
+        try_shape(slm_class_size[class], slm_place_of_number(class));
 }
 
 static void every_shape_is_cut_and_mended(void **state)

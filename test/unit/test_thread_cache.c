@@ -51,13 +51,13 @@ static int end_block(void **state)
 /* As the hot paths do it. */
 static void *take_from(struct slm_thread *from, unsigned class)
 {
-    struct slm_loaded *loaded = slm_loaded_at(from, slm_place_of_class(class));
+    struct slm_slot *loaded = slm_slot_at(from, slm_place_of_number(class));
     return loaded->top != loaded->bottom ? *--loaded->top : slm_thread_refill(from, class);
 }
 
 static void give_to(struct slm_thread *to, unsigned class, void *object)
 {
-    struct slm_loaded *loaded = slm_loaded_at(to, slm_place_of_class(class));
+    struct slm_slot *loaded = slm_slot_at(to, slm_place_of_number(class));
     if (loaded->top != loaded->limit)
         *loaded->top++ = object;
     else
@@ -104,7 +104,7 @@ static void *look_before_birth(void *nothing)
 {
     require(slm_tls.state == SLM_THREAD_NONE && slm_tls.self == NULL);
     for (unsigned place = 0; place < SLM_PLACES; place += SLM_PLACE_UNITS) {
-        const struct slm_loaded *loaded = slm_loaded_at(slm_tls.hot, place);
+        const struct slm_slot *loaded = slm_slot_at(slm_tls.hot, place);
         require(loaded->top == loaded->bottom && loaded->top == loaded->limit);
     }
     return nothing;
@@ -119,7 +119,7 @@ static void every_magazine_is_empty_and_full_at_first(void **state)
 static void write_constant_block(void)
 {
     slm_thread_unload(&slm_tls);
-    slm_loaded_at(slm_tls.hot, SLM_PLACE_UNITS)->top = NULL;
+    slm_slot_at(slm_tls.hot, SLM_PLACE_UNITS)->top = NULL;
 }
 
 static void the_constant_block_is_read_only(void **state)
@@ -133,7 +133,7 @@ static void a_fresh_block_holds_nothing(void **state)
     (void)state;
     slm_thread_check(thread);
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
-        const struct slm_loaded *loaded = slm_loaded_at(thread, slm_place_of_class(class));
+        const struct slm_slot *loaded = slm_slot_at(thread, slm_place_of_number(class));
         assert_true(loaded->top == loaded->bottom && loaded->top == loaded->limit);
         assert_int_equal(slm_thread_rounds(thread, class), 0);
     }
@@ -161,7 +161,7 @@ static void the_first_trip_is_short(void **state)
     (void)state;
     const uint64_t out = objects_out(usual);
     give_to(thread, usual, take_from(thread, usual));
-    assert_int_equal(thread->pairs[usual].target, slm_class_caches[usual].start_rounds);
+    assert_int_equal(thread->slots[usual + 1].target, slm_class_caches[usual].start_rounds);
     assert_int_equal(slm_thread_rounds(thread, usual), slm_class_caches[usual].start_rounds);
     assert_int_equal(objects_out(usual), out + slm_class_caches[usual].start_rounds);
 }
@@ -185,8 +185,8 @@ static void magazines_grow_with_misses(void **state)
         objects[n] = take_from(thread, usual);
         assert_non_null(objects[n]);
         *(unsigned *)objects[n] = n;
-        assert_true(thread->pairs[usual].target >= target);
-        target = thread->pairs[usual].target;
+        assert_true(thread->slots[usual + 1].target >= target);
+        target = thread->slots[usual + 1].target;
         assert_true(target <= slm_class_caches[usual].most_rounds);
     }
     assert_int_equal(target, slm_class_caches[usual].most_rounds);
@@ -271,7 +271,7 @@ static void emptying_home_brings_all_to_the_slabs(void **state)
     assert_int_equal(slm_thread_rounds(thread, usual), 0);
     assert_int_equal(in_stock(usual), stock);
     assert_int_equal(objects_out(usual), out + stock);
-    assert_int_equal(thread->pairs[usual].target, 0);
+    assert_int_equal(thread->slots[usual + 1].target, 0);
 }
 
 static void idle_classes_shrink(void **state)
@@ -280,20 +280,20 @@ static void idle_classes_shrink(void **state)
     const uint32_t start = slm_class_caches[usual].start_rounds;
     take_many(usual, MANY / 4);
     give_many(usual, MANY / 4);
-    const uint32_t grown = thread->pairs[usual].target;
+    const uint32_t grown = thread->slots[usual + 1].target;
     assert_true(grown > 4 * start);
     slm_thread_adapt(thread); /* there were misses since the last look: none, as there was no look */
-    assert_int_equal(thread->pairs[usual].target, grown);
+    assert_int_equal(thread->slots[usual + 1].target, grown);
     uint32_t target = grown;
     while (target > start) {
         slm_thread_adapt(thread);
         slm_thread_check(thread);
-        assert_int_equal(thread->pairs[usual].target, target / 2);
+        assert_int_equal(thread->slots[usual + 1].target, target / 2);
         assert_true(slm_thread_rounds(thread, usual) <= target);
         target /= 2;
     }
     slm_thread_adapt(thread);
-    assert_int_equal(thread->pairs[usual].target, target);
+    assert_int_equal(thread->slots[usual + 1].target, target);
     assert_int_equal(thread->target_bytes, 2ul * target * slm_class_size[usual]);
     take_many(usual, 1000); /* and it goes on */
     give_many(usual, 1000);
@@ -371,14 +371,14 @@ static void tear_cursors(void)
 {
     void *object = take_from(thread, usual);
     give_to(thread, usual, object);
-    slm_loaded_at(thread, slm_place_of_class(usual))->top += 1000;
+    slm_slot_at(thread, slm_place_of_number(usual))->top += 1000;
     slm_thread_check(thread);
 }
 
 static void the_checker_sees_torn_cursors(void **state)
 {
     (void)state;
-    const void *loaded = slm_loaded_at(thread, slm_place_of_class(usual));
+    const void *loaded = slm_slot_at(thread, slm_place_of_number(usual));
     assert_child_aborts(tear_cursors, text("slabmalloc: check(" POINTER "): a magazine's cursors are out of order of "
                                            "cache size-896\n",
                                            pointer_of(loaded)));

@@ -23,7 +23,7 @@ struct seen {
     unsigned count, mask; /* all, and which of ours */
 };
 
-static void see(const struct slm_thread *thread, void *context)
+static void see(struct slm_thread *thread, void *context)
 {
     struct seen *seen = context;
     seen->count++;

@@ -1,0 +1,84 @@
+/* The names of include/slabmalloc.h that are about caches, and calls without a lock; what they promise stands there.
+ */
+#include <errno.h>
+#include <slabmalloc.h>
+
+#include "heap/cache_control.h"
+#include "heap/object.h"
+#include "heap/slab_info.h"
+#include "thread/reserve.h"
+
+slm_public void *slab_alloc_nolock(size_t size)
+{
+    return size <= SLM_SMALL_MAX ? slm_reserve_pop(&slm_class_caches[slm_class_of_size(size)]) : NULL;
+}
+
+slm_public void slab_free_nolock(void *ptr)
+{
+    slm_free_nolock(ptr);
+}
+
+slm_public slab_cache *slab_cache_create(const char *name, size_t size, const slab_cache_attr *attr)
+{
+    return slm_control_create(name, size, attr);
+}
+
+slm_public int slab_cache_destroy(slab_cache *cache)
+{
+    return slm_control_destroy(cache);
+}
+
+slm_public void *slab_cache_alloc(slab_cache *cache)
+{
+    return slm_object_alloc(cache);
+}
+
+slm_public void *slab_cache_alloc_node(slab_cache *cache, int node)
+{
+    return slm_object_alloc_node(cache, node);
+}
+
+slm_public void *slab_cache_alloc_nolock(slab_cache *cache)
+{
+    return slm_object_alloc_nolock(cache);
+}
+
+slm_public void slab_cache_free(slab_cache *cache, void *object)
+{
+    slm_object_free(cache, object);
+}
+
+slm_public size_t slab_cache_alloc_bulk(slab_cache *cache, size_t n, void *out[])
+{
+    return slm_object_alloc_bulk(cache, n, out);
+}
+
+slm_public void slab_cache_free_bulk(slab_cache *cache, size_t n, void *const objects[])
+{
+    slm_object_free_bulk(cache, n, objects);
+}
+
+slm_public size_t slab_cache_shrink(slab_cache *cache)
+{
+    return slm_control_shrink(cache);
+}
+
+slm_public int slab_cache_tune(slab_cache *cache, unsigned magazine_rounds, unsigned depot_magazines)
+{
+    return slm_control_tune(cache, magazine_rounds, depot_magazines);
+}
+
+slm_public int slab_cache_get_stats(slab_cache *cache, slab_cache_stats *out)
+{
+    return slm_info_stats(cache, out);
+}
+
+slm_public int slab_cache_foreach(int (*visit)(slab_cache *cache, void *context), void *context)
+{
+    return slm_info_foreach(visit, context);
+}
+
+slm_public int slab_info(FILE *out)
+{
+    return slm_info_print(out);
+}

@@ -1,0 +1,33 @@
+/* Read sections for programs; include/slabmalloc.h has the contract, sync/epoch.h the way it works. */
+#include <slabmalloc.h>
+
+#include "heap/lifecycle.h"
+#include "sync/epoch.h"
+
+/* A thread that is not known to the epochs yet comes to life first, if it can, so that its exit is noticed. */
+static slm_slow void enter_slow(void)
+{
+    if (!slm_epoch_known() && slm_tls.state != SLM_THREAD_LIVE) {
+        struct slm_thread *thread = slm_thread_enter(true);
+        if (thread)
+            slm_thread_leave(thread);
+    }
+    slm_epoch_enter_slow(slm_tls.state == SLM_THREAD_LIVE);
+}
+
+slm_public void slab_epoch_enter(void)
+{
+    if (unlikely(!slm_epoch_enter()))
+        enter_slow();
+}
+
+slm_public void slab_epoch_leave(void)
+{
+    if (unlikely(!slm_epoch_leave()))
+        slm_epoch_leave_slow();
+}
+
+slm_public void slab_epoch_synchronize(void)
+{
+    slm_epoch_synchronize();
+}

@@ -1,0 +1,99 @@
+/* Two queues under one lock; see retired.h. The lock is of a rank behind the depot's, and nothing is called under it.
+ *
+ * Fork. A child that finds the lock held by a thread that it does not have starts both queues empty: those slabs are
+ * lost to it. */
+#include "depot/retired.h"
+
+#include "sync/epoch.h"
+
+_Atomic uint32_t slm_retired_due;
+
+struct queue {
+    struct slm_list slabs; /* oldest first, by their spans' links; not initialised while `count` is 0 */
+    uint32_t count;
+};
+
+static struct slm_lock lock = {.rank = SLM_RANK_RETIRED};
+static struct queue waiting, due;
+static _Atomic uint32_t waiting_count; /* for looks without the lock */
+static __thread bool releasing;
+
+static void lock_queues(void)
+{
+    if (likely(!slm_lock_acquire(&lock)))
+        return;
+    waiting.count = due.count = 0;
+    store_relaxed(&waiting_count, 0);
+    store_relaxed(&slm_retired_due, 0);
+}
+
+static void put(struct queue *queue, struct slm_slab *slab)
+{
+    if (queue->count++ == 0)
+        slm_list_init(&queue->slabs);
+    slm_list_insert_before(&queue->slabs, &slab->span.link);
+    store_relaxed(&waiting_count, waiting.count);
+    store_relaxed(&slm_retired_due, due.count);
+}
+
+static struct slm_slab *oldest(const struct queue *queue)
+{
+    return queue->count > 0 ? slm_container(queue->slabs.next, struct slm_slab, span.link) : NULL;
+}
+
+static struct slm_slab *get(struct queue *queue)
+{
+    struct slm_slab *slab = oldest(queue);
+    if (slab) {
+        slm_list_remove(&slab->span.link);
+        queue->count--;
+    }
+    store_relaxed(&waiting_count, waiting.count);
+    store_relaxed(&slm_retired_due, due.count);
+    return slab;
+}
+
+void slm_retired_add(struct slm_depot *depot, struct slm_slab *slab)
+{
+    struct slm_slab_life *life = depot->shape->life;
+    add_relaxed(&life->retired, 1);
+    slab->wait = (struct slm_slab_wait){depot, life->typesafe ? slm_epoch_stamp() : 0};
+    lock_queues();
+    put(life->typesafe ? &waiting : &due, slab);
+    slm_lock_release(&lock);
+}
+
+bool slm_retired_poll(void)
+{
+    if (likely(load_relaxed(&waiting_count) == 0))
+        return false;
+    slm_epoch_poll();
+    lock_queues();
+    while (waiting.count > 0 && slm_epoch_passed(oldest(&waiting)->wait.stamp))
+        put(&due, get(&waiting));
+    const bool some = waiting.count > 0;
+    slm_lock_release(&lock);
+    return some;
+}
+
+void slm_retired_release(void)
+{
+    if (load_relaxed(&slm_retired_due) == 0 || releasing)
+        return;
+    releasing = true;
+    for (;;) {
+        lock_queues();
+        struct slm_slab *slab = get(&due);
+        slm_lock_release(&lock);
+        if (!slab)
+            break;
+        struct slm_depot *depot = slab->wait.depot;
+        struct slm_slab_life *life = depot->shape->life;
+        if (life->destructor)
+            slm_slab_each_object(slab, life->destructor, life->context);
+        add_relaxed(&depot->slabs_released, 1);
+        slm_slab_release(slab);
+        atomic_fetch_sub_explicit(&life->retired, 1, memory_order_release); /* pairs with the cache's destruction */
+    }
+    releasing = false;
+}

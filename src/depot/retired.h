@@ -1,0 +1,25 @@
+/* Retired slabs: vacant ones that must not simply go, because destructors have to run over their objects, or because
+ * readers may still look at them (type-safe caches).
+ *
+ *     vacant --slm_retired_add--> waiting (for a grace period) --slm_retired_poll--> due --slm_retired_release-->
+ * released
+ *                          `------- destructor alone ------------------------------^
+ *
+ * A slab gets here from under the locks of slow paths; the destructors are the user's code, and run where no lock is
+ * held and no thread's block is being worked on. */
+#pragma once
+
+#include "depot/depot.h"
+
+/* True while slabs are due: a look for slow paths at their end. */
+extern slm_hidden _Atomic uint32_t slm_retired_due;
+
+/* Nobody owns or lists the slab any more. Any thread; takes its own lock. */
+void slm_retired_add(struct slm_depot *depot, struct slm_slab *slab);
+
+/* Let those become due whose grace period has passed; asks for one where some wait. True while some wait. */
+bool slm_retired_poll(void);
+
+/* Run the destructors of all that are due and give the slabs back. No lock is held, and the calling thread works on
+ * no block; within a destructor it does nothing. */
+void slm_retired_release(void);

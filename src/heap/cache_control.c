@@ -1,0 +1,239 @@
+/* Create, destroy, shrink, tune; see cache_control.h. */
+#include "heap/cache_control.h"
+
+#include <errno.h>
+
+#include "base/panic.h"
+#include "depot/retired.h"
+#include "heap/lifecycle.h"
+#include "heap/object.h"
+#include "os/sys.h"
+#include "os/topology.h"
+#include "thread/account.h"
+
+#define SIZE_MOST ((size_t)1 << 20)
+
+enum {
+    flags_known = SLAB_TYPESAFE_BY_EPOCH | SLAB_NO_MERGE | SLAB_ZERO | SLAB_CACHELINE_ALIGN | SLAB_ACCOUNT,
+    attempts_most = 100, /* at threads that are in a slow path just now, a millisecond apart */
+};
+
+/* -- create ------------------------------------------------------------------------------------------------------ */
+
+static bool is_sound(const char *name, size_t size, const struct slab_cache_attr *attr)
+{
+    const bool keeps_state = attr->ctor || (attr->flags & SLAB_TYPESAFE_BY_EPOCH);
+    return name && *name && size > 0 && size <= SIZE_MOST && attr->align <= SIZE_MOST &&
+           (attr->align == 0 || slm_is_power_of_two(attr->align)) && !(attr->flags & ~(unsigned)flags_known) &&
+           attr->magazine_rounds <= SLM_MAGAZINE_ROUNDS_MAX && !((attr->flags & SLAB_ZERO) && keeps_state);
+}
+
+struct slab_cache *slm_control_create(const char *name, size_t size, const struct slab_cache_attr *attr)
+{
+    static const struct slab_cache_attr nothing_special;
+    attr = attr ? attr : &nothing_special;
+    if (!is_sound(name, size, attr)) {
+        errno = EINVAL;
+        return NULL;
+    }
+    if (!slm_process_started()) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    slm_cache_lock();
+    struct slab_cache *named = slm_named_create(name, size, attr);
+    slm_cache_unlock();
+    return named;
+}
+
+/* -- taking everything out of the threads ------------------------------------------------------------------------ */
+
+static void hand_on_all(struct slm_cache *cache, struct slm_magazine *magazines, bool home)
+{
+    for (struct slm_magazine *next; magazines; magazines = next) {
+        next = magazines->next;
+        slm_magazine_hand_on(cache, 0, magazines, home);
+    }
+}
+
+/* The rounds in threads' magazines: home to their slabs, or (tuning) to the depot's stock. Returns how many threads
+ * were missed. */
+static unsigned take_rounds(struct slm_cache *cache, bool all, bool home, bool always)
+{
+    struct slm_take_rounds rounds = {cache, all, NULL};
+    struct slm_thread *self = slm_thread_hide();
+    if (self)
+        slm_take_own(self, &rounds);
+    const unsigned missed = slm_take_rounds(&rounds, always);
+    slm_thread_unhide(self);
+    hand_on_all(cache, rounds.taken, home || slm_nodes > 1); /* they may be any node's */
+    return missed;
+}
+
+struct depot_sums {
+    uint64_t released, out;
+};
+
+static struct depot_sums sum_depots(struct slm_cache *cache)
+{
+    struct depot_sums sums = {0, 0};
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        const struct slm_depot *depot = slm_cache_depot_made(cache, node);
+        sums.released += depot ? load_relaxed(&depot->slabs_released) : 0;
+        sums.out += depot ? load_relaxed(&depot->objects_out) : 0;
+    }
+    return sums;
+}
+
+static void trim_all(struct slm_cache *cache)
+{
+    slm_depot_relink_pending();
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        struct slm_depot *depot = slm_cache_depot_made(cache, node);
+        if (depot)
+            slm_depot_trim(depot, true);
+    }
+}
+
+/* The user's destructors, and slabs whose grace period has passed; nothing is locked. */
+static void release_retired(void)
+{
+    slm_retired_poll();
+    slm_retired_release();
+}
+
+/* -- shrink, tune -------------------------------------------------------------------------------------------------
+ */
+
+size_t slm_control_shrink(struct slab_cache *named)
+{
+    if (!named) {
+        errno = EINVAL;
+        return 0;
+    }
+    const int kept = errno;
+    slm_cache_lock();
+    struct slm_cache *cache = slm_object_cache(named, "slab_cache_shrink");
+    const size_t bytes = (size_t)cache->shape.granules << SLM_GRANULE_SHIFT;
+    const uint64_t before = sum_depots(cache).released;
+    take_rounds(cache, false, true, false);
+    trim_all(cache);
+    slm_cache_unlock();
+    release_retired();
+    errno = kept;
+    return (size_t)(sum_depots(cache).released - before) * bytes;
+}
+
+int slm_control_tune(struct slab_cache *named, unsigned rounds, unsigned magazines)
+{
+    if (!named || rounds > SLM_MAGAZINE_ROUNDS_MAX) {
+        errno = EINVAL;
+        return -1;
+    }
+    const int kept = errno;
+    slm_cache_lock();
+    struct slm_cache *cache = slm_object_cache(named, "slab_cache_tune");
+    slm_cache_tune(cache, rounds, magazines);
+    take_rounds(cache, false, false, true);
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        struct slm_depot *depot = slm_cache_depot_made(cache, node);
+        if (depot && load_relaxed(&depot->stock_rounds) > load_relaxed(&cache->depot_rounds))
+            slm_depot_trim(depot, true);
+    }
+    slm_cache_unlock();
+    release_retired();
+    errno = kept;
+    return 0;
+}
+
+/* -- destroy ------------------------------------------------------------------------------------------------------
+ */
+
+/* Nobody uses the cache: take all there is from all threads. Those in a slow path come out of it in a moment; how
+ * many never did (they are stopped in the middle of it), or could not be reached for lack of membarrier. */
+static unsigned take_everything(struct slm_cache *cache)
+{
+    _Atomic uint32_t nobody = 0;
+    unsigned missed = take_rounds(cache, true, true, false);
+    for (unsigned attempt = 0; missed > 0 && attempt < attempts_most; attempt++) {
+        slm_sys_wait(&nobody, 0, 1);
+        missed = take_rounds(cache, true, true, false);
+    }
+    return missed;
+}
+
+struct still_held {
+    const struct slm_cache *cache;
+    uint64_t rounds;
+};
+
+static void add_rounds(struct slm_thread *thread, void *context)
+{
+    struct still_held *held = context;
+    held->rounds += slm_thread_rounds(thread, held->cache->number) + slm_reserve_rounds(thread, held->cache);
+}
+
+static uint64_t live_objects(struct slm_cache *cache, unsigned missed)
+{
+    struct still_held held = {cache, 0};
+    if (missed > 0)
+        slm_thread_list_foreach(add_rounds, &held);
+    const uint64_t out = sum_depots(cache).out;
+    return out > held.rounds ? out - held.rounds : 0;
+}
+
+static void say_busy(const char *name, uint64_t live)
+{
+    struct slm_line line = {0};
+    slm_line_text(&line, "slabmalloc: slab_cache_destroy: ");
+    slm_line_text(&line, name);
+    slm_line_text(&line, " has ");
+    slm_line_number(&line, live);
+    slm_line_text(&line, live == 1 ? " live object" : " live objects");
+    slm_line_write(&line, 2);
+}
+
+/* Under the mutex. How many objects live: then nothing has happened. */
+static uint64_t destroy(struct slab_cache *named, struct slm_cache *cache)
+{
+    if (slm_named_count(cache) > 1) {
+        slm_named_drop(named);
+        return 0;
+    }
+    const unsigned missed = take_everything(cache);
+    trim_all(cache);
+    const uint64_t live = live_objects(cache, missed);
+    if (live > 0)
+        return live;
+    slm_named_destroy(named);
+    if (missed > 0)
+        slm_take_recall();
+    return 0;
+}
+
+int slm_control_destroy(struct slab_cache *named)
+{
+    if (!named)
+        return 0;
+    const int kept = errno;
+    slm_cache_lock();
+    struct slm_cache *cache = slm_object_cache(named, "slab_cache_destroy");
+    if (cache->number < SLM_CLASSES) {
+        slm_cache_unlock();
+        errno = EINVAL;
+        return -1;
+    }
+    const uint64_t live = destroy(named, cache);
+    slm_cache_unlock();
+    release_retired();
+    if (live > 0) {
+        say_busy(named->name, live);
+        errno = EBUSY;
+        return -1;
+    }
+    slm_cache_lock();
+    slm_named_sweep(); /* its slabs have had their destructors */
+    slm_cache_unlock();
+    errno = kept;
+    return 0;
+}

@@ -1,0 +1,380 @@
+/* Slow halves of named caches; see object.h and closed.h.
+ *
+ * An allocation charges first, where its cache is accounted, then takes an object; when there is none, it charges
+ * back. Three things can be in the way, and each is tried again once something was done about it: the limit (other
+ * threads' windows are gathered), a slab that must be constructed (outside of the thread's block: user's code runs),
+ * memory. */
+#include "heap/object.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/panic.h"
+#include "depot/retired.h"
+#include "heap/closed.h"
+#include "heap/lifecycle.h"
+#include "os/topology.h"
+
+enum { gathers_most = 8 };
+
+struct slm_cache *slm_object_cache(struct slab_cache *named, const char *call)
+{
+    struct slm_cache *cache = load_acquire(&named->cache); /* pairs with slm_named_create */
+    if (unlikely(!cache))
+        slm_panic(call, named, "a destroyed cache", NULL, NULL);
+    return cache;
+}
+
+/* The user's destructors, now that this call is done. */
+static void finish(void)
+{
+    if (unlikely(load_relaxed(&slm_retired_due) > 0))
+        slm_retired_release();
+}
+
+/* -- charging ---------------------------------------------------------------------------------------------------- */
+
+static struct slm_far_slot *far_of(struct slm_thread *thread, const struct slm_cache *cache)
+{
+    return thread ? (struct slm_far_slot *)(void *)slm_slot_make(thread, cache->number) : NULL;
+}
+
+/* One object; without a block `thread` is NULL. */
+static bool charge(struct slm_thread *thread, struct slm_cache *cache)
+{
+    if (!cache->account)
+        return true;
+    struct slm_far_slot *far = far_of(thread, cache);
+    return far ? slm_account_take(cache->account, far) : slm_account_take_direct(cache->account, 1);
+}
+
+static void charge_back(struct slm_thread *thread, struct slm_cache *cache)
+{
+    if (!cache->account)
+        return;
+    struct slm_far_slot *far = far_of(thread, cache);
+    if (far)
+        slm_account_give(cache->account, far);
+    else
+        slm_account_give_direct(cache->account, 1);
+}
+
+/* -- one object -------------------------------------------------------------------------------------------------- */
+
+/* What an attempt came to, and on which node. */
+struct attempt {
+    bool limited;
+    unsigned node;
+};
+
+static void *try_once(struct slm_cache *cache, struct attempt *attempt)
+{
+    struct slm_thread *thread = slm_thread_enter(true);
+    attempt->node = thread ? thread->node : slm_direct_node();
+    attempt->limited = !charge(thread, cache);
+    void *object = NULL;
+    if (!attempt->limited) {
+        object = thread ? slm_thread_pop(thread, cache->number) : slm_alloc_direct(cache);
+        if (!object)
+            charge_back(thread, cache);
+    }
+    if (thread)
+        slm_thread_leave(thread);
+    return object;
+}
+
+/* Do something about what is in the way; true: try again. `counts` remembers how often. */
+struct obstacles {
+    unsigned gathers, reclaims;
+};
+
+static bool overcome(struct slm_cache *cache, const struct attempt *attempt, size_t n, struct obstacles *so_far)
+{
+    const struct slm_slab_life *life = cache->shape.life;
+    if (attempt->limited) {
+        const bool again = so_far->gathers++ < gathers_most && slm_account_gather(cache);
+        errno = ENOMEM;
+        return again;
+    }
+    if (life && life->constructor) {
+        if (slm_depot_grow(slm_cache_depot(cache, attempt->node)))
+            return true;
+        if (errno == EDEADLK)
+            return false;
+    }
+    const bool again = so_far->reclaims++ == 0 && slm_heap_reclaim_for(n * cache->shape.object_size);
+    errno = ENOMEM;
+    return again;
+}
+
+static void *alloc_slowly(struct slm_cache *cache)
+{
+    const int kept = errno;
+    struct attempt attempt;
+    struct obstacles so_far = {0, 0};
+    void *object;
+    do
+        object = try_once(cache, &attempt);
+    while (unlikely(!object) && overcome(cache, &attempt, 1, &so_far));
+    if (object)
+        errno = kept;
+    return object;
+}
+
+/* A name whose objects are to be zeroed has its cache's own magazines all the same. */
+static void *pop_direct(const struct slm_cache *cache)
+{
+    struct slm_slot *slot = slm_slot_at(slm_hot(), cache->shape.place);
+    void **top = slm_shared_load(&slot->top);
+    if (top == slm_shared_load(&slot->bottom))
+        return NULL;
+    void *round = *--top;
+    slm_shared_store(&slot->top, top);
+    return round;
+}
+
+slm_slow void *slm_object_alloc_slow(struct slab_cache *named)
+{
+    struct slm_cache *cache = slm_object_cache(named, "slab_cache_alloc");
+    void *object = slm_cache_is_closed(cache) ? slm_closed_pop(cache) : named->zero ? pop_direct(cache) : NULL;
+    if (unlikely(!object))
+        object = alloc_slowly(cache);
+    if (named->zero && object)
+        memset(object, 0, cache->shape.object_size);
+    finish();
+    return object;
+}
+
+/* From a node that may not be the thread's: its depot's stock, or its slabs. */
+static void *take_from_node(struct slm_cache *cache, unsigned node)
+{
+    struct slm_depot *depot = slm_cache_depot(cache, node);
+    struct slm_magazine *full = NULL;
+    void *object = NULL;
+    if (slm_depot_get(depot, &full)) {
+        object = full->rounds[--full->count];
+        slm_magazine_hand_on(cache, node, full, false);
+    } else if (!slm_depot_fill(depot, &object, 1)) {
+        return NULL;
+    }
+    return object;
+}
+
+static void *alloc_on(struct slm_cache *cache, unsigned node)
+{
+    const int kept = errno;
+    struct obstacles so_far = {0, 0};
+    struct attempt attempt = {.node = node};
+    void *object = NULL;
+    if (!slm_process_started())
+        return NULL;
+    do {
+        attempt.limited = cache->account && !slm_account_take_direct(cache->account, 1);
+        if (!attempt.limited)
+            object = take_from_node(cache, node);
+        if (!attempt.limited && !object)
+            charge_back(NULL, cache);
+    } while (!object && overcome(cache, &attempt, 1, &so_far));
+    if (object)
+        errno = kept;
+    return object;
+}
+
+void *slm_object_alloc_node(struct slab_cache *named, int node)
+{
+    struct slm_cache *cache = slm_object_cache(named, "slab_cache_alloc_node");
+    if (node == -1)
+        return slm_object_alloc(named);
+    if (node < 0 || (unsigned)node >= slm_nodes) {
+        errno = EINVAL;
+        return NULL;
+    }
+    void *object = alloc_on(cache, (unsigned)node);
+    if (named->zero && object)
+        memset(object, 0, cache->shape.object_size);
+    finish();
+    return object;
+}
+
+/* In a signal handler, perhaps: nothing but the reserve and atomic operations. */
+void *slm_object_alloc_nolock(struct slab_cache *named)
+{
+    struct slm_cache *cache = slm_object_cache(named, "slab_cache_alloc_nolock");
+    if (cache->account && !slm_account_take_direct(cache->account, 1))
+        return NULL;
+    void *object = slm_reserve_pop(cache);
+    if (!object)
+        charge_back(NULL, cache);
+    else if (named->zero)
+        memset(object, 0, cache->shape.object_size);
+    return object;
+}
+
+/* -- free -------------------------------------------------------------------------------------------------------- */
+
+static _Noreturn slm_slow void not_of_this_cache(const struct slm_cache *cache, const void *object, const char *call)
+{
+    const struct slm_cache *owner = slm_cache_of_object(object);
+    struct slm_line line = {0};
+    if (!owner)
+        slm_refuse(object, call);
+    slm_line_text(&line, "an object of cache ");
+    slm_line_text(&line, owner->name);
+    slm_line_text(&line, " given to cache ");
+    slm_line_text(&line, cache->name);
+    slm_panic(call, object, line.text, NULL, slm_slab_start(slm_slab_of(object)));
+}
+
+void slm_closed_free(struct slm_cache *cache, void *object, const char *call)
+{
+    if (likely(slm_closed_push(cache, object)))
+        return;
+    struct slm_thread *thread = slm_thread_enter(false);
+    charge_back(thread, cache);
+    if (unlikely(!thread)) {
+        slm_depot_give(&object, 1, call);
+        return;
+    }
+    slm_thread_push(thread, cache->number, object);
+    slm_thread_leave(thread);
+}
+
+slm_slow void slm_object_free_slow(struct slab_cache *named, void *object)
+{
+    const char *call = "slab_cache_free";
+    struct slm_cache *cache = slm_object_cache(named, call);
+    if (!object)
+        return;
+    const int kept = errno;
+    const bool closed = slm_cache_is_closed(cache);
+    if (unlikely(closed ? slm_cache_of_object(object) != cache : slm_page_map_place(object) != cache->shape.place))
+        not_of_this_cache(cache, object, call);
+    if (closed)
+        slm_closed_free(cache, object, call);
+    else
+        slm_free_slow(object, call);
+    finish();
+    errno = kept;
+}
+
+/* -- bulk -------------------------------------------------------------------------------------------------------- */
+
+/* All n at once: a window is for single calls. */
+static bool charge_bulk(struct slm_cache *cache, size_t n)
+{
+    bool done = !cache->account || slm_account_take_direct(cache->account, n);
+    for (unsigned gathers = 0; !done && gathers < gathers_most && slm_account_gather(cache); gathers++)
+        done = slm_account_take_direct(cache->account, n);
+    return done;
+}
+
+static size_t take_some(struct slm_cache *cache, size_t n, void **out, unsigned *node)
+{
+    struct slm_thread *thread = slm_thread_enter(true);
+    if (unlikely(!thread)) {
+        *node = slm_direct_node();
+        return (*out = slm_alloc_direct(cache)) ? 1 : 0;
+    }
+    *node = thread->node;
+    const size_t got = slm_thread_pop_bulk(thread, cache->number, n, out);
+    slm_thread_leave(thread);
+    return got;
+}
+
+static void give_some(struct slm_cache *cache, size_t n, void *const *objects, const char *call)
+{
+    struct slm_thread *thread = slm_thread_enter(false);
+    if (unlikely(!thread)) {
+        slm_depot_give(objects, (unsigned)n, call);
+        return;
+    }
+    slm_thread_push_bulk(thread, cache->number, n, objects);
+    slm_thread_leave(thread);
+}
+
+/* The objects alone, without their charge. */
+static bool take_bulk(struct slm_cache *cache, size_t n, void **out)
+{
+    struct obstacles so_far = {0, 0};
+    struct attempt attempt = {0};
+    size_t got = 0, more;
+    do {
+        more = take_some(cache, n - got, out + got, &attempt.node);
+        got += more;
+    } while (got < n && (more > 0 || overcome(cache, &attempt, n - got, &so_far)));
+    if (got == n)
+        return true;
+    give_some(cache, got, out, "slab_cache_alloc_bulk");
+    return false;
+}
+
+size_t slm_object_alloc_bulk(struct slab_cache *named, size_t n, void **out)
+{
+    struct slm_cache *cache = slm_object_cache(named, "slab_cache_alloc_bulk");
+    const int kept = errno;
+    if (n == 0)
+        return 0;
+    if (n > SIZE_MAX / cache->shape.object_size || !charge_bulk(cache, n)) {
+        errno = ENOMEM;
+        return 0;
+    }
+    if (unlikely(!take_bulk(cache, n, out))) {
+        if (cache->account)
+            slm_account_give_direct(cache->account, n);
+        n = 0;
+    }
+    for (size_t i = 0; named->zero && i < n; i++)
+        memset(out[i], 0, cache->shape.object_size);
+    finish();
+    if (n > 0)
+        errno = kept;
+    return n;
+}
+
+/* True if eight objects lie in that granule of addresses. Written so that compilers use vectors. */
+static bool all_in(void *const *objects, uintptr_t address)
+{
+    uintptr_t differ = 0;
+    for (unsigned i = 0; i < 8; i++)
+        differ |= (uintptr_t)objects[i] ^ address;
+    return differ >> SLM_GRANULE_SHIFT == 0;
+}
+
+/* How many objects in front are of the cache: one look at the page map for a run in one granule. */
+static size_t leading(const struct slm_cache *cache, size_t n, void *const *objects)
+{
+    const bool closed = slm_cache_is_closed(cache);
+    size_t i = 0;
+    while (i < n) {
+        const void *first = objects[i];
+        if (slm_page_map_place(first) != cache->shape.place || (closed && slm_cache_of_object(first) != cache))
+            break;
+        for (i++; i + 8 <= n && all_in(objects + i, (uintptr_t)first); i += 8)
+            ;
+        while (i < n && ((uintptr_t)objects[i] ^ (uintptr_t)first) >> SLM_GRANULE_SHIFT == 0)
+            i++;
+    }
+    return i;
+}
+
+void slm_object_free_bulk(struct slab_cache *named, size_t n, void *const *objects)
+{
+    const char *call = "slab_cache_free_bulk";
+    struct slm_cache *cache = slm_object_cache(named, call);
+    const int kept = errno;
+    while (n > 0) {
+        const size_t some = leading(cache, n, objects);
+        if (some == 0 && *objects)
+            not_of_this_cache(cache, *objects, call);
+        if (some > 0) {
+            give_some(cache, some, objects, call);
+            if (cache->account)
+                slm_account_give_direct(cache->account, some);
+        }
+        const size_t passed = slm_max(some, 1); /* at least a NULL */
+        objects += passed;
+        n -= passed;
+    }
+    finish();
+    errno = kept;
+}

@@ -1,0 +1,54 @@
+/* The hot paths of named caches: malloc's and free's (heap/alloc.h, heap/free.h), but that the place stands in the
+ * name and need not be looked up, and that free compares it with the object's. */
+#pragma once
+
+#include "depot/named.h"
+#include "heap/heap.h"
+#include "page/page_map.h"
+
+/* The thread's magazine is empty, or the cache takes the slow path always. */
+void *slm_object_alloc_slow(struct slab_cache *named);
+void slm_object_free_slow(struct slab_cache *named, void *object);
+
+slm_inline void *slm_object_alloc(struct slab_cache *named)
+{
+    size_t place = named->alloc_place;
+    struct slm_thread *thread = slm_hot();
+    void **top = slm_shared_load(&slm_slot_at(thread, place)->top);
+    slm_forget(place);
+    if (unlikely(top == slm_shared_load(&slm_slot_at(thread, place)->bottom)))
+        return slm_object_alloc_slow(named);
+    slm_forget(place);
+    void *round = *--top;
+    slm_shared_store(&slm_slot_at(thread, place)->top, top);
+    return round;
+}
+
+slm_inline void slm_object_free(struct slab_cache *named, void *object)
+{
+    size_t place = named->free_place;
+    const size_t granule = slm_granule_of(object);
+    if (unlikely(!slm_granule_valid(granule) || slm_page_map(slm_heap_base)[granule] != place)) {
+        slm_object_free_slow(named, object);
+        return;
+    }
+    struct slm_thread *thread = slm_hot();
+    void **top = slm_shared_load(&slm_slot_at(thread, place)->top);
+    slm_forget(place);
+    if (unlikely(top == slm_slot_at(thread, place)->limit)) {
+        slm_object_free_slow(named, object);
+        return;
+    }
+    *top++ = object;
+    slm_forget(place);
+    slm_shared_store(&slm_slot_at(thread, place)->top, top);
+}
+
+/* As slab_cache_alloc_node, _alloc_nolock, _alloc_bulk, _free_bulk. */
+void *slm_object_alloc_node(struct slab_cache *named, int node);
+void *slm_object_alloc_nolock(struct slab_cache *named);
+size_t slm_object_alloc_bulk(struct slab_cache *named, size_t n, void **out);
+void slm_object_free_bulk(struct slab_cache *named, size_t n, void *const *objects);
+
+/* The cache of a name; ends the process where it has been destroyed. */
+struct slm_cache *slm_object_cache(struct slab_cache *named, const char *call);

@@ -1,0 +1,188 @@
+/* Figures, the walk, the table; see slab_info.h. A visitor and stdio run with nothing locked: the walk pins the name
+ * that it stands at. */
+#include "heap/slab_info.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "heap/lifecycle.h"
+#include "heap/object.h"
+#include "os/topology.h"
+#include "os/vm.h"
+#include "thread/account.h"
+
+/* -- figures ------------------------------------------------------------------------------------------------------
+ */
+
+struct magazine_rounds {
+    const struct slm_cache *cache;
+    uint64_t rounds;
+};
+
+static void add_thread(struct slm_thread *thread, void *context)
+{
+    struct magazine_rounds *sum = context;
+    sum->rounds += slm_thread_rounds(thread, sum->cache->number) + slm_reserve_rounds(thread, sum->cache);
+}
+
+/* What a depot adds; `out` counts objects out of slabs, and `vacant` the slabs kept without any. */
+struct depot_sums {
+    uint64_t out, vacant;
+};
+
+static void add_depot(struct slm_depot *depot, struct slab_cache_stats *stats, struct depot_sums *sums)
+{
+    const uint64_t gets = load_relaxed(&depot->gets), taken = load_relaxed(&depot->rounds_taken);
+    const uint64_t out = load_relaxed(&depot->objects_out);
+    stats->slabs += load_relaxed(&depot->slabs_made) - load_relaxed(&depot->slabs_released);
+    stats->depot_rounds += load_relaxed(&depot->stock_rounds);
+    stats->allocations += load_relaxed(&depot->rounds_got) + taken;
+    stats->frees += load_relaxed(&depot->rounds_put) + (taken > out ? taken - out : 0);
+    stats->refills += gets + load_relaxed(&depot->fills);
+    stats->drains += load_relaxed(&depot->exchanges) - gets + load_relaxed(&depot->drains_home);
+    sums->out += out;
+    sums->vacant += slm_depot_keeps_vacant(depot);
+}
+
+/* Under the cache mutex. */
+static void gather(struct slab_cache *named, struct slm_cache *cache, struct slab_cache_stats *stats,
+                   struct depot_sums *sums)
+{
+    struct magazine_rounds magazines = {cache, 0};
+    *sums = (struct depot_sums){0, 0};
+    *stats = (struct slab_cache_stats){
+        .object_size = cache->shape.object_size,
+        .objects_per_slab = cache->shape.objects,
+        .bytes_per_slab = (size_t)cache->shape.granules << SLM_GRANULE_SHIFT,
+    };
+    memcpy(stats->name, named->name, sizeof stats->name);
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        struct slm_depot *depot = slm_cache_depot_made(cache, node);
+        if (depot)
+            add_depot(depot, stats, sums);
+    }
+    slm_thread_list_foreach(add_thread, &magazines);
+    const uint64_t cached = magazines.rounds + stats->depot_rounds;
+    stats->magazine_rounds = magazines.rounds;
+    stats->total_objects = stats->slabs * cache->shape.objects;
+    stats->active_objects = sums->out > cached ? sums->out - cached : 0;
+    if (cache->account) {
+        stats->active_objects = slm_account_live(cache);
+        if (cache->account->limit != UINT64_MAX)
+            stats->limit_bytes = cache->account->limit * cache->shape.object_size;
+    }
+}
+
+int slm_info_stats(struct slab_cache *named, struct slab_cache_stats *out)
+{
+    struct depot_sums sums;
+    if (!named || !out) {
+        errno = EINVAL;
+        return -1;
+    }
+    slm_cache_lock();
+    gather(named, slm_object_cache(named, "slab_cache_get_stats"), out, &sums);
+    slm_cache_unlock();
+    return 0;
+}
+
+/* -- the walk -----------------------------------------------------------------------------------------------------
+ */
+
+static struct slab_cache *next_of(struct slab_cache *after)
+{
+    slm_cache_lock();
+    struct slab_cache *next = slm_named_next(after);
+    slm_cache_unlock();
+    return next;
+}
+
+int slm_info_foreach(int (*visit)(struct slab_cache *named, void *context), void *context)
+{
+    if (!visit) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (!slm_process_started())
+        return 0;
+    for (struct slab_cache *named = next_of(NULL); named; named = next_of(named)) {
+        const int answer = visit(named, context);
+        if (answer != 0) {
+            slm_cache_lock();
+            slm_named_unpin(named);
+            slm_cache_unlock();
+            return answer;
+        }
+    }
+    return 0;
+}
+
+/* -- the table ----------------------------------------------------------------------------------------------------
+ */
+
+struct row {
+    struct slab_cache_stats stats;
+    uint64_t active_slabs, magazines;
+    unsigned rounds, first_rounds;
+    char alias[64]; /* of what; empty: of nothing */
+};
+
+/* White space would shift the columns. */
+static void copy_name(char *to, const char *name)
+{
+    for (; *name; name++)
+        *to++ = (unsigned char)*name <= ' ' || *name == 127 ? '_' : *name;
+    *to = 0;
+}
+
+/* False: the name has been destroyed since the walk came by. */
+static bool read_row(struct slab_cache *named, struct row *row)
+{
+    struct depot_sums sums;
+    slm_cache_lock();
+    struct slm_cache *cache = load_relaxed(&named->cache);
+    if (cache) {
+        const struct slab_cache *first = slm_named_first(cache);
+        gather(named, cache, &row->stats, &sums);
+        copy_name(row->stats.name, named->name);
+        row->alias[0] = 0;
+        if (first && first != named)
+            copy_name(row->alias, first->name);
+        row->active_slabs = row->stats.slabs > sums.vacant ? row->stats.slabs - sums.vacant : 0;
+        row->rounds = load_relaxed(&cache->most_rounds);
+        row->first_rounds = load_relaxed(&cache->start_rounds);
+        row->magazines = load_relaxed(&cache->depot_rounds) / slm_max(row->rounds, 1);
+    }
+    slm_cache_unlock();
+    return cache != NULL;
+}
+
+static int print_row(struct slab_cache *named, void *out)
+{
+    struct row row;
+    if (!read_row(named, &row))
+        return 0;
+    const struct slab_cache_stats *stats = &row.stats;
+    fprintf(out, "%-17s %6llu %6llu %6zu %4zu %4zu", stats->name, (unsigned long long)stats->active_objects,
+            (unsigned long long)stats->total_objects, stats->object_size, stats->objects_per_slab,
+            stats->bytes_per_slab / slm_page_size);
+    fprintf(out, " : tunables %4u %4u %4llu : slabdata %6llu %6llu %6llu", row.rounds, row.first_rounds,
+            (unsigned long long)row.magazines, (unsigned long long)row.active_slabs, (unsigned long long)stats->slabs,
+            (unsigned long long)stats->depot_rounds);
+    if (row.alias[0])
+        fprintf(out, " : alias %s", row.alias);
+    return fputc('\n', out) == EOF ? -1 : 0;
+}
+
+int slm_info_print(FILE *out)
+{
+    if (!out) {
+        errno = EINVAL;
+        return -1;
+    }
+    fputs("slabinfo - version: 2.1\n"
+          "# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables <limit> "
+          "<batchcount> <sharedfactor> : slabdata <active_slabs> <num_slabs> <sharedavail>\n",
+          out);
+    return slm_info_foreach(print_row, out) != 0 || ferror(out) ? -1 : 0;
+}

@@ -1,0 +1,339 @@
+/* Grace periods; see epoch.h.
+ *
+ *     retiring thread         a poller, under the lock                                    reader
+ *
+ *     make X unreachable      started = n               (release)                         section = started (acquire)
+ *     fence             (1)   membarrier          (2)                                     compiler's fence
+ *     stamp = started + 1     for each reader: is it outside, or is section >= n?         find X, read it
+ *      ...                       (acquire)                                                section = outside (release)
+ *     completed >= stamp      completed = n             (release)
+ *        (acquire)
+ *
+ * Claim: when `completed` has reached X's stamp n, no reader holds X. Let R be a section that found X.
+ *
+ *  1. R read started < n. Were it n or more: the retiring thread read a lower number behind its fence, so X was
+ *     unreachable for all before n was stored; R loads n and only then (acquire) looks for X: it would not have found
+ * it. This is what fence (1) is for: without it R may read n while the store that hides X still sits in a buffer.
+ *  2. The membarrier (2) is a full barrier at some point P of R's thread, after n was stored, so also after X became
+ *     unreachable. If R stored its section behind P, then it looks for X behind P and does not find it. So it stored
+ * it before P, and the poller, who looks after the membarrier, sees that store or a later one to the same word.
+ *  3. A section with a number below n is not passed over. So the poller has seen a later store: R's end, or one that
+ *     the same thread made after it. R's end is a release, and later stores of that thread to that word are in its
+ *     release sequence (C11 5.1.2.4; on arm64 a store behind a store-release to the same address is ordered behind
+ *     what the release is): the poller's acquire has all reads in R behind it, and so has whoever sees `completed`.
+ * QED
+ *
+ * One membarrier a grace period is enough, since numbers do not come round again: a reader that loads `started` and
+ * then stands still for many grace periods stores an old number at last, and is waited for from then on. (With a
+ * phase of one bit it would be taken for a new one; userspace RCU flips twice for that.)
+ *
+ * Without membarrier the reader makes the barrier P itself, a fence between storing its section and looking for X;
+ * the poller has a fence between storing n and looking at readers. Either the poller sees the section, or the reader
+ * sees that X is gone. How readers enter is decided before the first one registers. A filter may take membarrier away
+ * later: then `started` gets the bit that says "fences", which each reader copies into its word at its next entry and
+ * finds there at the one after that: that and all later entries have the fence. Until a reader's word has the bit,
+ * nobody knows if it is really outside, so it is waited for. (A section that it has entered since with a number of n
+ * or more cannot hold X, by 1.)
+ *
+ * Nobody else: when the poller finds no registered reader but itself, it needs no barrier. A thread that registers
+ * later does so under the lock, behind the poller.
+ *
+ * x86-64: acquire and release cost nothing, the reader's part is plain moves; loads and stores stay in order but for
+ * a store behind which a load slips ahead, which P prevents. arm64: ldar and stlr; and since its stores become
+ * visible to all at once, "X is unreachable for all" in 1 holds as it does on x86.
+ *
+ * Nesting: inner sections only count. A signal handler that enters and leaves restores the word that it found, or one
+ * that differs in a newer number; the interrupted entry then stores its own, which may be the older one: it is waited
+ * for a little longer.
+ *
+ * Handlers and the lock. A handler must not wait for a lock that its own thread holds. `busy` is set around all uses
+ * of the lock: a handler that wants to register then is a visitor. A registered thread's handlers need no lock. While
+ * its thread holds the lock to take its record out of the list, a handler may enter by a record that is out already:
+ * no grace period ends meanwhile, since that takes the lock. */
+#include "sync/epoch.h"
+
+#include "base/panic.h"
+#include "os/sys.h"
+
+#define NOT_REGISTERED ((uint64_t)0x4000) /* not 0 in the lower sixteen bits */
+#define NUMBER_ONE ((uint64_t)1 << SLM_EPOCH_SHIFT)
+
+enum {
+    depth_most = 0x3fff, /* above it lies what leaving once too often makes of a depth */
+    barrier_interval_us = 1000,
+    look_interval_us = 100,
+    looks_before_sleep = 100,
+};
+
+__thread struct slm_epoch_reader slm_epoch_reader = {.section = NOT_REGISTERED};
+
+slm_cacheline _Atomic uint64_t slm_epoch_started = NUMBER_ONE | 1;
+_Atomic uint64_t slm_epoch_completed = 1, slm_epoch_wanted = 1;
+
+static struct slm_lock lock = {.rank = SLM_RANK_READERS};
+static struct slm_list readers = {&readers, &readers};
+static bool decided;                 /* whether readers need fences; guarded by the lock */
+static uint64_t barrier_due_us;      /* guarded by the lock */
+static _Atomic uint64_t look_due_us; /* for polls; who misses a store of another looks a little early */
+static _Atomic uint64_t visitors;    /* inside sections */
+static _Atomic bool used;
+
+static bool readers_fence(void)
+{
+    return (load_relaxed(&slm_epoch_started) & SLM_EPOCH_FENCES) != 0;
+}
+
+static bool is_listed(uint64_t section)
+{
+    return slm_epoch_number(section) != 0 && !(section & SLM_EPOCH_VISITOR);
+}
+
+static void lock_readers(void)
+{
+    slm_epoch_reader.busy = true;
+    signal_fence(); /* with a handler: busy before the lock can be held */
+    slm_fork_check();
+    slm_lock_acquire(&lock); /* one that a lost thread held guards a list that slm_epoch_fork_child has made anew */
+}
+
+static void unlock_readers(void)
+{
+    slm_lock_release(&lock);
+    signal_fence(); /* with a handler: busy until the lock is not held */
+    slm_epoch_reader.busy = false;
+}
+
+/* -- readers ------------------------------------------------------------------------------------------------------
+ */
+
+/* Before the first look for anything inside the first section. Pairs with the fence in slm_epoch_stamp: either the
+ * stamp is not given as passed, or this thread sees that the thing is unreachable. */
+static void note_use(void)
+{
+    store_relaxed(&used, true);
+    slm_fence();
+}
+
+static void list_reader(struct slm_epoch_reader *reader)
+{
+    note_use(); /* before a handler can enter by the registered word */
+    lock_readers();
+    if (!decided) {
+        decided = true;
+        if (!slm_sys_membarrier_register())
+            store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) | SLM_EPOCH_FENCES);
+    }
+    slm_list_insert_before(&readers, &reader->link);
+    reader->generation = slm_fork_generation;
+    store_relaxed(&reader->section, load_relaxed(&slm_epoch_started) - 1); /* outside */
+    unlock_readers();
+}
+
+/* A visitor is inside as soon as it is counted. Pairs with the fence in `advance`. */
+static void visit(struct slm_epoch_reader *reader)
+{
+    slm_fork_check();
+    atomic_fetch_add(&visitors, 1);
+    note_use();
+    store_relaxed(&reader->section, SLM_EPOCH_VISITOR | load_acquire(&slm_epoch_started));
+}
+
+/* Of a registered thread that is outside. The fence pairs with the one in `advance`. */
+static void enter_with_fence(struct slm_epoch_reader *reader)
+{
+    store_relaxed(&reader->section, load_acquire(&slm_epoch_started));
+    slm_fence();
+}
+
+slm_slow void slm_epoch_enter_slow(bool stays)
+{
+    struct slm_epoch_reader *reader = &slm_epoch_reader;
+    const uint64_t section = load_relaxed(&reader->section);
+    const unsigned depth = section & SLM_EPOCH_DEPTH;
+    if (slm_epoch_number(section) == 0) {
+        if (!stays || reader->busy) {
+            visit(reader);
+            return;
+        }
+        list_reader(reader);
+        enter_with_fence(reader); /* which it may not need: once in a thread's life */
+    } else if (depth == 0) {
+        enter_with_fence(reader);
+    } else if (depth < depth_most) {
+        store_relaxed(&reader->section, section + 1);
+    } else {
+        slm_panic("slab_epoch_enter", NULL, "sections nest too deep, or one was left more often than entered", NULL,
+                  NULL);
+    }
+}
+
+/* Of a visitor; nothing to do while it is still inside. A handler in between may enter by the word that is outside:
+ * the visitor has not left yet, so it is safe in there. Release pairs with the acquire in `advance`. */
+slm_slow void slm_epoch_leave_slow(void)
+{
+    if (load_relaxed(&slm_epoch_reader.section) & SLM_EPOCH_DEPTH)
+        return;
+    store_relaxed(&slm_epoch_reader.section, NOT_REGISTERED);
+    atomic_fetch_sub_explicit(&visitors, 1, memory_order_release);
+}
+
+void slm_epoch_thread_exit(void)
+{
+    struct slm_epoch_reader *reader = &slm_epoch_reader;
+    const uint64_t section = load_relaxed(&reader->section);
+    if (slm_epoch_number(section) == 0)
+        return;
+    if (section & SLM_EPOCH_VISITOR) {
+        store_relaxed(&reader->section, section & ~(uint64_t)SLM_EPOCH_DEPTH);
+        slm_epoch_leave_slow();
+        return;
+    }
+    lock_readers();
+    if (reader->generation == slm_fork_generation)
+        slm_list_remove(&reader->link);
+    store_release(&reader->section, NOT_REGISTERED);
+    unlock_readers();
+}
+
+/* -- grace periods ------------------------------------------------------------------------------------------------
+ */
+
+bool slm_epoch_used(void)
+{
+    return load_relaxed(&used);
+}
+
+uint64_t slm_epoch_grace_periods(void)
+{
+    return load_relaxed(&slm_epoch_completed) - 1;
+}
+
+/* The fence pairs with the one in note_use, and with the release of the next grace period (1 above). */
+uint64_t slm_epoch_stamp(void)
+{
+    slm_fence();
+    if (!load_relaxed(&used))
+        return 0; /* which has passed: who enters later does not find the thing */
+    const uint64_t stamp = slm_epoch_number(load_relaxed(&slm_epoch_started)) + 1;
+    uint64_t wanted = load_relaxed(&slm_epoch_wanted);
+    while (wanted < stamp && !atomic_compare_exchange_weak(&slm_epoch_wanted, &wanted, stamp))
+        continue;
+    return stamp;
+}
+
+/* Under the lock: is anybody registered but the calling thread? */
+static bool others_are_listed(void)
+{
+    const struct slm_list *own = &slm_epoch_reader.link, *first = readers.next;
+    if (first == own)
+        first = own->next;
+    return first != &readers;
+}
+
+/* A barrier on every reader; they have to make their own from now on if there is none. */
+static void barrier_on_readers(uint64_t now_us)
+{
+    if (slm_sys_membarrier()) {
+        barrier_due_us = now_us + barrier_interval_us;
+        return;
+    }
+    store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) | SLM_EPOCH_FENCES);
+    slm_warn(
+        "membarrier(2) is refused since sections have been entered: grace periods end when every thread that has "
+        "entered one has entered one again or ended",
+        NULL);
+}
+
+/* Acquire pairs with the release in slm_epoch_leave. */
+static bool holds_up(const struct slm_epoch_reader *reader, uint64_t number)
+{
+    const uint64_t section = load_acquire(&reader->section);
+    if (section & SLM_EPOCH_DEPTH)
+        return slm_epoch_number(section) < number;
+    return readers_fence() && !(section & SLM_EPOCH_FENCES) && reader != &slm_epoch_reader;
+}
+
+/* Under the lock: start a grace period if none is under way, and end it if nobody holds it up. The fence pairs with
+ * those of readers that make their own, and of visitors. */
+static bool advance(uint64_t now_us)
+{
+    uint64_t number = slm_epoch_number(load_relaxed(&slm_epoch_started));
+    if (load_relaxed(&slm_epoch_completed) == number) {
+        const bool barrier = others_are_listed() && !readers_fence();
+        if (barrier && now_us < barrier_due_us)
+            return false;
+        number++;
+        store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) + NUMBER_ONE); /* pairs with entries */
+        if (barrier)
+            barrier_on_readers(now_us);
+    }
+    slm_fence();
+    if (load_acquire(&visitors) > 0) /* pairs with slm_epoch_leave_slow */
+        return false;
+    for (const struct slm_list *at = readers.next; at != &readers; at = at->next)
+        if (holds_up(slm_container(at, struct slm_epoch_reader, link), number))
+            return false;
+    store_release(&slm_epoch_completed, number); /* pairs with slm_epoch_passed */
+    return true;
+}
+
+/* False too if somebody else is at it, or a handler has interrupted its own thread at it. */
+static bool try_advance(uint64_t now_us)
+{
+    struct slm_epoch_reader *self = &slm_epoch_reader;
+    bool ended = false;
+    if (self->busy)
+        return false;
+    self->busy = true;
+    signal_fence(); /* as in lock_readers */
+    if (slm_lock_try(&lock)) {
+        ended = advance(now_us);
+        slm_lock_release(&lock);
+    }
+    signal_fence(); /* as in unlock_readers */
+    self->busy = false;
+    return ended;
+}
+
+bool slm_epoch_poll(void)
+{
+    if (load_relaxed(&slm_epoch_wanted) <= load_relaxed(&slm_epoch_completed))
+        return false;
+    const uint64_t now_us = slm_sys_now_us();
+    if (now_us < load_relaxed(&look_due_us))
+        return false;
+    slm_fork_check();
+    const bool ended = try_advance(now_us);
+    store_relaxed(&look_due_us, ended ? now_us : now_us + look_interval_us);
+    return ended;
+}
+
+void slm_epoch_synchronize(void)
+{
+    static _Atomic uint32_t never;
+    if (slm_epoch_inside())
+        slm_panic("slab_epoch_synchronize", NULL, "inside a section of the caller's own", NULL, NULL);
+    slm_fork_check();
+    const uint64_t stamp = slm_epoch_stamp();
+    for (unsigned looks = 0; !slm_epoch_passed(stamp); looks++) {
+        if (try_advance(slm_sys_now_us()))
+            continue;
+        if (looks < looks_before_sleep)
+            slm_cpu_relax();
+        else
+            slm_sys_wait(&never, 0, 1); /* readers wake nobody */
+    }
+}
+
+void slm_epoch_fork_child(void)
+{
+    struct slm_epoch_reader *self = &slm_epoch_reader;
+    const uint64_t section = load_relaxed(&self->section);
+    store_relaxed(&lock.word, 0);
+    slm_list_init(&readers);
+    if (is_listed(section)) {
+        slm_list_insert_before(&readers, &self->link);
+        self->generation = slm_fork_generation;
+    }
+    store_relaxed(&visitors, slm_epoch_known() && !is_listed(section) ? 1 : 0);
+}

@@ -1,0 +1,56 @@
+/* Accounted caches: exact counts of live objects, and limits, without an atomic operation a call.
+ *
+ * Each thread counts in a window of its own, beside its slot: `net` is what it has allocated less what it has freed
+ * since the window was opened, between `low` and `high`.
+ *
+ *     account->live    + the sum of all net    = live objects
+ *     account->charged = account->live + the sum of all high  <= limit
+ *
+ * So every object that a window allows is charged beforehand, and a call inside the window touches nothing shared. At
+ * the window's edge the thread folds its net into the account, and opens a window as wide as the room that is left
+ * below the limit permits: near it none, and each call goes to the account itself. An allocation that fails first
+ * takes the windows of all other threads (thread/take.h), if they have anything to give: so it fails at the limit
+ * exactly.
+ *
+ * A hot call changes `net` and then a magazine; `counting` in the thread's TLS says so, for a taker: the window of a
+ * thread in the middle of a call stays, as if the call had come before. After Linux's memory cgroups, whose per-CPU
+ * stock is such a window upwards. */
+#pragma once
+
+#include "thread/slots.h"
+
+/* One more object, or one less: the window is at its edge. False: the limit. The owner, in a slow path. */
+bool slm_account_take_slow(struct slm_account *account, struct slm_far_slot *far);
+void slm_account_give_slow(struct slm_account *account, struct slm_far_slot *far);
+
+slm_inline bool slm_account_take(struct slm_account *account, struct slm_far_slot *far)
+{
+    if (unlikely(far->net == far->high))
+        return slm_account_take_slow(account, far);
+    far->net++;
+    return true;
+}
+
+slm_inline void slm_account_give(struct slm_account *account, struct slm_far_slot *far)
+{
+    if (unlikely(far->net == far->low))
+        slm_account_give_slow(account, far);
+    else
+        far->net--;
+}
+
+/* The same without a window, for threads that have no block, and signal handlers: atomic operations alone. */
+bool slm_account_take_direct(struct slm_account *account, uint64_t n);
+void slm_account_give_direct(struct slm_account *account, uint64_t n);
+
+/* Fold a window into the account. The owner, or who has taken from it. */
+void slm_account_close(struct slm_account *account, struct slm_far_slot *far);
+
+/* The owner, at its end: close all windows. */
+void slm_account_close_all(struct slm_thread *thread);
+
+/* Close the windows of all other threads, where they allow anything; false: they do not. Not in a slow path. */
+bool slm_account_gather(struct slm_cache *cache);
+
+/* Live objects; exact when no call is under way. Takes the lock of the list of threads. */
+uint64_t slm_account_live(struct slm_cache *cache);

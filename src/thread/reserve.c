@@ -1,0 +1,149 @@
+/* Stacks that handlers pop from; see reserve.h. */
+#include "thread/reserve.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "page/metadata.h"
+
+enum { rounds_most = 12, rounds_low = 4 };
+
+struct slm_reserve {
+    struct slm_reserve *next;
+    _Atomic(struct slm_cache *) cache; /* NULL: free for another */
+    _Atomic uint32_t count;
+    _Atomic bool asked; /* a handler has found it low */
+    void *rounds[rounds_most];
+};
+
+struct slm_reserve *slm_reserve_find(struct slm_thread *thread, const struct slm_cache *cache)
+{
+    struct slm_reserve *reserve = load_acquire(&thread->reserves); /* pairs with add_stack */
+    while (reserve && load_relaxed(&reserve->cache) != cache)
+        reserve = reserve->next;
+    return reserve;
+}
+
+static void *pop(struct slm_reserve *reserve)
+{
+    for (;;) {
+        const uint32_t count = load_relaxed(&reserve->count);
+        if (count == 0)
+            return NULL;
+        void *round = reserve->rounds[count - 1];
+        if (slm_signal_exchange(&reserve->count, count, count - 1))
+            return round;
+    }
+}
+
+static void push(struct slm_reserve *reserve, void *round)
+{
+    uint32_t count;
+    do {
+        count = load_relaxed(&reserve->count);
+        reserve->rounds[count] = round;
+        signal_fence();
+    } while (!slm_signal_exchange(&reserve->count, count, count + 1));
+}
+
+/* The next slow path sees to it; when dry the next malloc or free is one. */
+static void ask(struct slm_thread *thread, struct slm_reserve *reserve, struct slm_cache *cache, bool dry)
+{
+    if (reserve)
+        store_relaxed(&reserve->asked, true);
+    else
+        store_relaxed(&thread->wanted, cache);
+    atomic_fetch_or_explicit(&thread->attention, SLM_ATTEND_RESERVE, memory_order_relaxed);
+    struct slm_thread *hot = thread;
+    if (dry) /* not over slm_taken, nor in a slow path: pairs with thread/take.c */
+        __atomic_compare_exchange_n(&slm_tls.hot, &hot, slm_dry, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+}
+
+void *slm_reserve_pop(struct slm_cache *cache)
+{
+    struct slm_thread *thread = slm_tls.self;
+    if (!thread)
+        return NULL;
+    struct slm_reserve *reserve = slm_reserve_find(thread, cache);
+    void *round = reserve ? pop(reserve) : NULL;
+    if (!round || load_relaxed(&reserve->count) < rounds_low)
+        ask(thread, reserve, cache, round == NULL);
+    return round;
+}
+
+static void add_stack(struct slm_thread *thread, struct slm_cache *cache)
+{
+    struct slm_reserve *reserve = slm_reserve_find(thread, cache);
+    if (reserve)
+        return;
+    reserve = slm_reserve_find(thread, NULL);
+    if (!reserve) {
+        reserve = slm_metadata_alloc(sizeof *reserve);
+        if (!reserve)
+            return;
+        memset(reserve, 0, sizeof *reserve);
+        reserve->next = load_relaxed(&thread->reserves);
+        store_release(&thread->reserves, reserve); /* pairs with slm_reserve_find */
+    }
+    store_relaxed(&reserve->asked, true);
+    store_release(&reserve->cache, cache);
+}
+
+struct slm_cache *slm_reserve_fill(struct slm_thread *thread)
+{
+    struct slm_cache *wanted = atomic_exchange(&thread->wanted, NULL);
+    if (wanted)
+        add_stack(thread, wanted);
+    for (struct slm_reserve *reserve = load_relaxed(&thread->reserves); reserve; reserve = reserve->next) {
+        struct slm_cache *cache = load_relaxed(&reserve->cache);
+        if (!cache || !load_relaxed(&reserve->asked))
+            continue;
+        while (load_relaxed(&reserve->count) < rounds_most) {
+            void *round = slm_thread_pop(thread, cache->number);
+            if (!round)
+                break;
+            push(reserve, round);
+        }
+        if (load_relaxed(&reserve->count) == 0 && errno == EAGAIN)
+            return cache;
+        store_relaxed(&reserve->asked, false);
+    }
+    return NULL;
+}
+
+static void give_all(struct slm_reserve *reserve)
+{
+    void *round;
+    while ((round = pop(reserve)))
+        slm_depot_give(&round, 1, "free");
+}
+
+void slm_reserve_forget(struct slm_thread *thread, const struct slm_cache *cache)
+{
+    struct slm_reserve *reserve = slm_reserve_find(thread, cache);
+    if (!reserve)
+        return;
+    give_all(reserve);
+    store_relaxed(&reserve->cache, NULL);
+}
+
+void slm_reserve_empty(struct slm_thread *thread, bool end)
+{
+    struct slm_reserve *reserve = load_relaxed(&thread->reserves), *next;
+    if (end)
+        store_relaxed(&thread->reserves, NULL);
+    for (; reserve; reserve = next) {
+        next = reserve->next;
+        give_all(reserve);
+        if (end)
+            slm_metadata_free(reserve, sizeof *reserve);
+        else
+            store_relaxed(&reserve->cache, NULL);
+    }
+}
+
+uint32_t slm_reserve_rounds(struct slm_thread *thread, const struct slm_cache *cache)
+{
+    struct slm_reserve *reserve = slm_reserve_find(thread, cache);
+    return reserve ? load_relaxed(&reserve->count) : 0;
+}

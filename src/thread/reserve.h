@@ -1,0 +1,35 @@
+/* A thread's reserve: objects for calls without a lock, which may come from a signal handler that interrupts the very
+ * thread in the middle of malloc. Magazines are of no use there: a pop is a load and a store, and a handler between
+ * them would hand out the same round. So a few objects stand apart, a stack for each cache that was ever asked for,
+ * and their count changes by a compare-exchange that no signal can split (slm_signal_exchange).
+ *
+ *     thread->reserves -> | cache, count, rounds | -> | cache, count, rounds | -> NULL
+ *
+ * Handlers only pop, nested ones too: while the owner is interrupted the count only falls, so that a count that has
+ * not changed means that nothing has. The owner alone pushes, in a slow path: a handler that pops in between changes
+ * the count, and the push is tried again. Stacks are linked in front and stay until the thread's end.
+ *
+ * A dry call says what it wanted and points `hot` at slm_dry: the thread's next malloc or free passes a slow path, at
+ * whose end the reserve is filled (slm_thread_attend). That exchange is a locked one: a taker may be at it too. */
+#pragma once
+
+#include "thread/thread_cache.h"
+
+/* A round from the calling thread's reserve; NULL: it is dry. Legal in signal handlers. */
+void *slm_reserve_pop(struct slm_cache *cache);
+
+/* The owner, in a slow path: fill what handlers have asked for. Returns a cache whose slabs must grow first
+ * (slm_depot_grow), else NULL. */
+struct slm_cache *slm_reserve_fill(struct slm_thread *thread);
+
+/* Put the cache's rounds into their slabs; nobody asks for them meanwhile. */
+void slm_reserve_forget(struct slm_thread *thread, const struct slm_cache *cache);
+
+/* The owner, at its end or when everything is asked back: all of it, and (`end`) the stacks themselves. */
+void slm_reserve_empty(struct slm_thread *thread, bool end);
+
+/* The cache's stack; NULL: the thread has none. */
+struct slm_reserve *slm_reserve_find(struct slm_thread *thread, const struct slm_cache *cache);
+
+/* How many rounds there are of a cache. */
+uint32_t slm_reserve_rounds(struct slm_thread *thread, const struct slm_cache *cache);

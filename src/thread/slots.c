@@ -1,0 +1,109 @@
+/* Blocks, leaves, looking through slots; see slots.h. */
+#include "thread/slots.h"
+
+#include <string.h>
+
+#include "os/vm.h"
+#include "page/metadata.h"
+
+/* A page more than a block, for the addresses a few bytes in. */
+__attribute__((aligned(4096))) char slm_zero_block[SLM_BLOCK_BYTES + 4096];
+
+__thread struct slm_tls slm_tls = {.hot = slm_nothing};
+
+void slm_slots_start(void)
+{
+    slm_vm_read_only(slm_zero_block, sizeof slm_zero_block);
+}
+
+/* What was ever used of a block lies below its end. */
+static size_t used_bytes(const struct slm_thread *thread)
+{
+    return slm_max(sizeof *thread, (load_relaxed(&thread->end) + 1) * sizeof(struct slm_slot));
+}
+
+/* Blocks are cleared when they are freed, but for the first word, and new ones are clear. */
+struct slm_thread *slm_thread_block_make(void)
+{
+    struct slm_thread *thread = slm_metadata_alloc(SLM_BLOCK_BYTES);
+    if (thread)
+        memset(thread, 0, sizeof thread->slots[0]);
+    return thread;
+}
+
+static void free_leaves(_Atomic(struct slm_far_slot *) *leaves)
+{
+    for (unsigned i = 0; i < SLM_LEAVES; i++) {
+        struct slm_far_slot *leaf = load_relaxed(&leaves[i]);
+        if (leaf)
+            slm_metadata_free(leaf, SLM_LEAF_SLOTS * sizeof *leaf);
+        if (leaf)
+            store_relaxed(&leaves[i], NULL);
+    }
+    slm_metadata_free((void *)leaves, SLM_LEAVES * sizeof *leaves);
+}
+
+void slm_thread_block_free(struct slm_thread *thread)
+{
+    if (thread->leaves)
+        free_leaves(thread->leaves);
+    memset(thread, 0, used_bytes(thread));
+    slm_metadata_free(thread, SLM_BLOCK_BYTES);
+}
+
+static bool make_leaves(struct slm_thread *thread)
+{
+    _Atomic(struct slm_far_slot *) *leaves = slm_metadata_alloc(SLM_LEAVES * sizeof *leaves);
+    if (!leaves)
+        return false;
+    store_relaxed(&leaves[0], NULL); /* the first word is the only one that may not be clear */
+    slm_shared_store(&thread->leaves, leaves);
+    return true;
+}
+
+struct slm_slot *slm_slot_make(struct slm_thread *thread, unsigned number)
+{
+    struct slm_slot *slot = slm_slot_of(thread, number);
+    if (likely(number < SLM_DIRECT)) {
+        if (number >= load_relaxed(&thread->end))
+            store_relaxed(&thread->end, number + 1);
+        return slot;
+    }
+    if (slot)
+        return slot;
+    if (!thread->leaves && !make_leaves(thread))
+        return NULL;
+    const unsigned at = number - SLM_DIRECT;
+    struct slm_far_slot *leaf = slm_metadata_alloc(SLM_LEAF_SLOTS * sizeof *leaf);
+    if (!leaf)
+        return NULL;
+    memset(leaf, 0, SLM_LEAF_SLOTS * sizeof *leaf);
+    store_release(&thread->leaves[at / SLM_LEAF_SLOTS], leaf); /* pairs with slm_slot_far */
+    return &leaf[at % SLM_LEAF_SLOTS].slot;
+}
+
+unsigned slm_slot_next(struct slm_thread *thread, unsigned number)
+{
+    const unsigned end = load_relaxed(&thread->end);
+    if (number >= SLM_CLASSES && number < SLM_NAMED_FIRST)
+        number = SLM_NAMED_FIRST;
+    if (number < end)
+        return number;
+    if (!slm_shared_load(&thread->leaves))
+        return SLM_NUMBERS;
+    number = (unsigned)slm_max(number, SLM_DIRECT);
+    while (number < SLM_NUMBERS && !slm_slot_far(thread, number))
+        number += SLM_LEAF_SLOTS - (number - SLM_DIRECT) % SLM_LEAF_SLOTS;
+    return number;
+}
+
+/* The owner may be in the middle of a pop, or take `previous` away: metadata stay mapped, and figures may lag. */
+slm_unordered uint64_t slm_thread_rounds(struct slm_thread *thread, unsigned number)
+{
+    const struct slm_slot *slot = slm_slot_of(thread, number);
+    if (!slot)
+        return 0;
+    const struct slm_magazine *previous = slot->previous;
+    const size_t rounds = slm_min((size_t)(slot->top - slot->bottom), SLM_MAGAZINE_ROUNDS_MAX);
+    return rounds + (previous ? slm_min(previous->count, SLM_MAGAZINE_ROUNDS_MAX) : 0);
+}

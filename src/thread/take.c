@@ -1,0 +1,189 @@
+/* Catching threads, and what is done to their slots; see take.h. */
+#include "thread/take.h"
+
+#include <string.h>
+
+#include "os/sys.h"
+#include "thread/account.h"
+#include "thread/reserve.h"
+
+enum { spins = 100, wait_ms = 10 };
+
+/* Counted up when a taking is over: what owners sleep on. */
+static _Atomic uint32_t turn, sleepers;
+
+static bool exchange_hot(struct slm_tls *tls, struct slm_thread *expected, struct slm_thread *wanted)
+{
+    return __atomic_compare_exchange_n(&tls->hot, &expected, wanted, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+}
+
+struct catching {
+    const struct slm_take *take;
+    unsigned missed;
+    bool any, failed;
+};
+
+static void catch (struct slm_thread *thread, void *context)
+{
+    struct catching *catching = context;
+    const struct slm_take *take = catching->take;
+    thread->was = NULL;
+    if (thread->tls == &slm_tls || (take->wants && !take->wants(thread, take->context)))
+        return;
+    if (exchange_hot(thread->tls, thread, slm_taken))
+        thread->was = thread;
+    else if (exchange_hot(thread->tls, slm_dry, slm_taken))
+        thread->was = slm_dry;
+    else
+        catching->missed++; /* in a slow path */
+    catching->any |= thread->was != NULL;
+}
+
+static void work(struct slm_thread *thread, void *context)
+{
+    struct catching *catching = context;
+    struct slm_tls *tls = thread->tls;
+    if (!thread->was)
+        return;
+    const bool busy = load_acquire(&tls->busy); /* pairs with slm_thread_leave; before the look at hot */
+    if (!catching->failed && !busy && __atomic_load_n(&tls->hot, __ATOMIC_ACQUIRE) == slm_taken)
+        catching->take->work(thread, catching->take->context);
+    else
+        catching->missed++;
+    exchange_hot(tls, slm_taken, thread->was); /* release: the owner sees what was done */
+}
+
+unsigned slm_take_from_all(const struct slm_take *take)
+{
+    struct catching catching = {.take = take};
+    slm_thread_list_lock();
+    slm_thread_list_each(catch, &catching);
+    if (catching.any || take->always)
+        catching.failed = !slm_sys_membarrier();
+    slm_thread_list_each(work, &catching);
+    slm_thread_list_unlock();
+    add_relaxed(&turn, 1);
+    if (atomic_load(&sleepers) > 0) /* pairs with slm_take_wait */
+        slm_sys_wake_all(&turn);
+    return catching.missed;
+}
+
+static void recall(struct slm_thread *thread, void *context)
+{
+    (void)context;
+    if (thread->tls != &slm_tls)
+        atomic_fetch_or(&thread->attention, SLM_ATTEND_RECALL); /* pairs with slm_thread_leave */
+}
+
+void slm_take_recall(void)
+{
+    slm_thread_list_foreach(recall, NULL);
+}
+
+slm_slow void slm_take_wait(void)
+{
+    for (unsigned spin = 0; slm_hot() == slm_taken; spin++) {
+        slm_fork_check();
+        if (spin < spins) {
+            slm_cpu_relax();
+            continue;
+        }
+        const uint32_t now = load_relaxed(&turn);
+        atomic_fetch_add(&sleepers, 1); /* pairs with slm_take_from_all */
+        if (__atomic_load_n(&slm_tls.hot, __ATOMIC_ACQUIRE) == slm_taken)
+            slm_sys_wait(&turn, now, wait_ms);
+        atomic_fetch_sub(&sleepers, 1);
+    }
+}
+
+void slm_take_fork_child(void)
+{
+    if (slm_tls.self)
+        exchange_hot(&slm_tls, slm_taken, slm_tls.self);
+    store_relaxed(&sleepers, 0);
+}
+
+/* -- rounds ------------------------------------------------------------------------------------------------------ */
+
+static void keep(struct slm_take_rounds *rounds, struct slm_magazine *magazine)
+{
+    magazine->next = rounds->taken;
+    rounds->taken = magazine;
+}
+
+/* All but the top round: see the argument. Where there is no memory they stay. */
+static void take_loaded(struct slm_slot *slot, struct slm_take_rounds *rounds)
+{
+    void **top = slm_shared_load(&slot->top);
+    if (top - slot->bottom <= 1)
+        return;
+    const uint32_t count = (uint32_t)(top - slot->bottom - 1);
+    struct slm_magazine *magazine = slm_magazine_make(count);
+    if (!magazine)
+        return;
+    memcpy(magazine->rounds, slot->bottom, count * sizeof(void *));
+    magazine->count = count;
+    slm_shared_store(&slot->bottom, top - 1);
+    keep(rounds, magazine);
+}
+
+static void take_previous(struct slm_slot *slot, struct slm_take_rounds *rounds)
+{
+    if (!slot->previous || slot->previous->count == 0)
+        return;
+    keep(rounds, slot->previous);
+    slot->previous = NULL;
+}
+
+/* Nobody uses the cache: the slot becomes as if it had never been used. */
+static void dismantle(struct slm_thread *thread, struct slm_slot *slot, struct slm_take_rounds *rounds)
+{
+    struct slm_cache *cache = rounds->cache;
+    if (slot->loaded) {
+        slot->loaded->count = (uint32_t)(slot->top - slot->bottom);
+        memmove(slot->loaded->rounds, slot->bottom, slot->loaded->count * sizeof(void *));
+        keep(rounds, slot->loaded);
+    }
+    if (slot->previous)
+        keep(rounds, slot->previous);
+    thread->target_bytes -= (size_t)slot->target * cache->shape.object_size * 2;
+    memset(slot, 0, sizeof *slot);
+    if (slm_cache_is_closed(cache) && cache->account)
+        slm_account_close(cache->account, slm_slot_far(thread, cache->number));
+}
+
+static void take_slot(struct slm_thread *thread, void *context)
+{
+    struct slm_take_rounds *rounds = context;
+    struct slm_slot *slot = slm_slot_of(thread, rounds->cache->number);
+    if (slot && rounds->all)
+        dismantle(thread, slot, rounds);
+    else if (slot) {
+        take_previous(slot, rounds);
+        take_loaded(slot, rounds);
+    }
+    if (rounds->all)
+        slm_reserve_forget(thread, rounds->cache);
+}
+
+static slm_unordered bool has_rounds(struct slm_thread *thread, void *context)
+{
+    struct slm_take_rounds *rounds = context;
+    const struct slm_slot *slot = slm_slot_of(thread, rounds->cache->number);
+    const bool in_slot = slot && (slot->loaded || slot->previous || slot->target);
+    return in_slot || (rounds->all && slm_reserve_find(thread, rounds->cache));
+}
+
+unsigned slm_take_rounds(struct slm_take_rounds *rounds, bool always)
+{
+    const struct slm_take take = {has_rounds, take_slot, rounds, always};
+    return slm_take_from_all(&take);
+}
+
+void slm_take_own(struct slm_thread *thread, struct slm_take_rounds *rounds)
+{
+    const bool all = rounds->all;
+    rounds->all = true; /* the owner's own hot path is at rest */
+    take_slot(thread, rounds);
+    rounds->all = all;
+}
