@@ -70,7 +70,7 @@ enum slab_cache_flags {
 
 /* What is not said is 0. */
 typedef struct slab_cache_attr {
-    size_t align;             /* a power of two up to 1 MiB; 0: natural, the largest up to 16 that divides the size */
+    size_t align; /* a power of two up to 1 MiB; 0: natural, the largest up to 16 that divides the size, at least 8 */
     unsigned flags;           /* of slab_cache_flags */
     unsigned magazine_rounds; /* objects a thread's magazine holds (it has two), 1 to 254; 0: automatic, adapting */
     size_t limit_bytes;       /* at most so many bytes of live objects, implies SLAB_ACCOUNT; 0: no limit */
@@ -208,8 +208,10 @@ typedef struct slab_stats {
     uint64_t purged_bytes;   /* given back to the kernel since start */
     uint64_t reserved_bytes; /* addresses mapped for objects */
     uint64_t metadata_bytes; /* addresses mapped for the library's own structures */
-    uint64_t deferred_bytes, deferred_objects, grace_periods; /* 0: deferred free is to come */
-    uint64_t membarriers; /* calls of membarrier(2): one each for tuning, shrinking, destroying a cache, as a rule */
+    uint64_t deferred_bytes, deferred_objects; /* 0: deferred free is to come */
+    uint64_t grace_periods; /* of epochs, that have ended */
+    uint64_t membarriers; /* calls of membarrier(2): for grace periods, and as a rule one for each time that a
+                             cache is tuned, shrunk or destroyed, or a limit met */
     uint64_t refills, drains; /* trips of threads' magazines to the depots */
     uint64_t depot_locks;     /* exchanges of magazines with depots */
     uint64_t depot_contended; /* locks of any kind that were found held */

@@ -16,6 +16,7 @@ enum { SLM_NUMBERS = SLM_DIRECT + 32 * 1024 };
 /* What an accounted cache has given out: see thread/account.h. */
 struct slm_account {
     uint64_t limit;           /* in objects; UINT64_MAX: none */
+    uint64_t limit_bytes;     /* as it was asked for; 0: none */
     _Atomic int64_t live;     /* objects, but for what the threads' windows say */
     _Atomic uint64_t charged; /* objects that are live, or that a window allows */
 };

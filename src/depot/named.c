@@ -130,7 +130,8 @@ static void describe(struct group *group, size_t object_size, const struct slab_
         .constructor = attr->ctor, .destructor = attr->dtor, .context = attr->context, .typesafe = typesafe};
     if (attr->ctor || attr->dtor || typesafe)
         cache->shape.life = &group->life;
-    group->account = (struct slm_account){attr->limit_bytes ? attr->limit_bytes / object_size : UINT64_MAX, 0, 0};
+    group->account = (struct slm_account){.limit = attr->limit_bytes ? attr->limit_bytes / object_size : UINT64_MAX,
+                                          .limit_bytes = attr->limit_bytes};
     cache->account = accounted ? &group->account : NULL;
     cache->fixed_rounds = attr->magazine_rounds;
     cache->fixed_magazines = 0;

@@ -12,9 +12,7 @@ slm_inline void *slm_alloc_at(size_t place, size_t n)
     if (unlikely(top == slm_shared_load(&slm_slot_at(thread, place)->bottom)))
         return slm_alloc_slow(n);
     slm_forget(place);
-    void *round = *--top;
-    slm_shared_store(&slm_slot_at(thread, place)->top, top);
-    return round;
+    return slm_slot_pop(slm_slot_at(thread, place), top);
 }
 
 slm_inline void *slm_alloc(size_t n)

@@ -30,8 +30,7 @@ slm_inline void *slm_closed_pop(struct slm_cache *cache)
         void **top = far->slot.top;
         if (likely(top != slm_shared_load(&far->slot.bottom) && (!cache->account || far->net != far->high))) {
             far->net++;
-            round = *--top;
-            slm_shared_store(&far->slot.top, top);
+            round = slm_slot_pop(&far->slot, top);
         }
     }
     slm_closed_end();
@@ -48,8 +47,7 @@ slm_inline bool slm_closed_push(struct slm_cache *cache, void *object)
         done = top != far->slot.limit && (!cache->account || far->net != far->low);
         if (likely(done)) {
             far->net--;
-            *top++ = object;
-            slm_shared_store(&far->slot.top, top);
+            slm_slot_push(&far->slot, top, object);
         }
     }
     slm_closed_end();

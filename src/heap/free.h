@@ -21,9 +21,8 @@ slm_inline void slm_free(void *pointer)
         slm_free_slow(pointer, "free");
         return;
     }
-    *top++ = pointer;
     slm_forget(place);
-    slm_shared_store(&slm_slot_at(thread, place)->top, top);
+    slm_slot_push(slm_slot_at(thread, place), top, pointer);
 }
 
 /* Bytes that the object's owner may use. */

@@ -45,6 +45,7 @@ static size_t purge(bool wait)
     struct slm_thread *thread = slm_thread_enter(false);
     if (thread) {
         slm_thread_empty(thread, true);
+        slm_reserve_empty(thread, false);
         slm_thread_leave(thread);
     }
     return slm_reclaim_all(wait);
@@ -79,6 +80,8 @@ slm_slow static void *alloc_large_slow(size_t n, size_t alignment, bool *clean)
     const int kept = errno;
     void *object = NULL;
     if (likely(n <= (size_t)PTRDIFF_MAX) && slm_process_started()) {
+        if (unlikely(load_relaxed(&slm_large_pending) != NULL))
+            slm_large_free_pending();
         object = slm_large_alloc(n, alignment, slm_direct_node(), clean);
         if (unlikely(!object)) {
             if (slm_heap_reclaim_for(n))

@@ -89,6 +89,8 @@ static struct slm_thread *birth(struct slm_tls *tls)
     thread->node = slm_topology_node(thread->number);
     tls->self = thread;
     tls->state = SLM_THREAD_LIVE;
+    if (load_relaxed(&tls->wanted))
+        store_relaxed(&thread->attention, SLM_ATTEND_RESERVE);
     tls->births++; /* hot follows in slm_thread_leave */
     if (exit_key_made)
         pthread_setspecific(exit_key, thread); /* may allocate: that finds us busy and goes the direct way */
@@ -100,7 +102,8 @@ static bool may_be_born(struct slm_tls *tls, bool is_alloc)
 {
     if (load_relaxed(&tls->busy) || tls->state == SLM_THREAD_GONE)
         return false;
-    return is_alloc || (tls->births == 0 && ++tls->direct_frees >= direct_frees_most);
+    const bool asked = load_relaxed(&tls->wanted) != NULL; /* by slab_alloc_nolock: it is no mere visitor */
+    return is_alloc || (tls->births == 0 && (asked || ++tls->direct_frees >= direct_frees_most));
 }
 
 slm_slow struct slm_thread *slm_thread_enter_slow(bool is_alloc)

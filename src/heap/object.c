@@ -128,9 +128,7 @@ static void *pop_direct(const struct slm_cache *cache)
     void **top = slm_shared_load(&slot->top);
     if (top == slm_shared_load(&slot->bottom))
         return NULL;
-    void *round = *--top;
-    slm_shared_store(&slot->top, top);
-    return round;
+    return slm_slot_pop(slot, top);
 }
 
 slm_slow void *slm_object_alloc_slow(struct slab_cache *named)

@@ -19,16 +19,18 @@ slm_inline void *slm_object_alloc(struct slab_cache *named)
     if (unlikely(top == slm_shared_load(&slm_slot_at(thread, place)->bottom)))
         return slm_object_alloc_slow(named);
     slm_forget(place);
-    void *round = *--top;
-    slm_shared_store(&slm_slot_at(thread, place)->top, top);
-    return round;
+    return slm_slot_pop(slm_slot_at(thread, place), top);
 }
 
 slm_inline void slm_object_free(struct slab_cache *named, void *object)
 {
-    size_t place = named->free_place;
     const size_t granule = slm_granule_of(object);
-    if (unlikely(!slm_granule_valid(granule) || slm_page_map(slm_heap_base)[granule] != place)) {
+    if (unlikely(!slm_granule_valid(granule))) {
+        slm_object_free_slow(named, object);
+        return;
+    }
+    size_t place = slm_page_map(slm_heap_base)[granule];
+    if (unlikely(place != named->free_place)) {
         slm_object_free_slow(named, object);
         return;
     }
@@ -39,9 +41,8 @@ slm_inline void slm_object_free(struct slab_cache *named, void *object)
         slm_object_free_slow(named, object);
         return;
     }
-    *top++ = object;
     slm_forget(place);
-    slm_shared_store(&slm_slot_at(thread, place)->top, top);
+    slm_slot_push(slm_slot_at(thread, place), top, object);
 }
 
 /* As slab_cache_alloc_node, _alloc_nolock, _alloc_bulk, _free_bulk. */

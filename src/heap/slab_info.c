@@ -68,8 +68,7 @@ static void gather(struct slab_cache *named, struct slm_cache *cache, struct sla
     stats->active_objects = sums->out > cached ? sums->out - cached : 0;
     if (cache->account) {
         stats->active_objects = slm_account_live(cache);
-        if (cache->account->limit != UINT64_MAX)
-            stats->limit_bytes = cache->account->limit * cache->shape.object_size;
+        stats->limit_bytes = cache->account->limit_bytes;
     }
 }
 

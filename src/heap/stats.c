@@ -10,6 +10,8 @@
 #include "os/sys.h"
 #include "os/topology.h"
 #include "slab/large.h"
+#include "sync/epoch.h"
+#include "thread/reserve.h"
 #include "thread/thread_list.h"
 
 static _Atomic uint64_t retired_refills, retired_drains, retired_taken;
@@ -24,6 +26,7 @@ static void add_thread(struct slm_thread *thread, void *context)
     sums->refills += load_relaxed(&thread->refills);
     sums->drains += load_relaxed(&thread->drains);
     sums->taken += load_relaxed(&thread->objects_taken);
+    sums->cached_bytes += slm_reserve_bytes(thread);
     for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
         const struct slm_cache *cache = slm_cache_of(n);
         if (cache)
@@ -83,6 +86,7 @@ void slm_stats_gather(struct slab_stats *out)
         .dirty_bytes = spans.dirty_bytes,
         .purged_bytes = spans.purged_bytes,
         .reserved_bytes = slm_reservation_heap_bytes(),
+        .grace_periods = slm_epoch_grace_periods(),
         .membarriers = load_relaxed(&slm_sys_membarriers),
         .metadata_bytes = slm_reservation_metadata_bytes(),
         .refills = threads.refills,
@@ -114,7 +118,8 @@ static const struct figure {
     FIGURE(live_bytes),     FIGURE(cached_bytes),    FIGURE(dirty_bytes), FIGURE(purged_bytes),
     FIGURE(reserved_bytes), FIGURE(metadata_bytes),  FIGURE(refills),     FIGURE(drains),
     FIGURE(depot_locks),    FIGURE(depot_contended), FIGURE(slabs_made),  FIGURE(slabs_released),
-    FIGURE(purges),         FIGURE(threads),         FIGURE(nodes),
+    FIGURE(purges),         FIGURE(threads),         FIGURE(nodes),       FIGURE(caches),
+    FIGURE(membarriers),    FIGURE(grace_periods),
 };
 
 enum { figures_count = sizeof figures / sizeof figures[0] };

@@ -13,9 +13,11 @@
 #include "page/bins.h"
 #include "sync/lock.h"
 
-/* A free span's descriptor: the queue by age stands behind what all spans have. */
+/* A free span's descriptor: the queue by age stands behind what all spans have, and where a slab keeps its owner
+ * stays what a slab that has gone has left there: nothing. */
 struct slm_free_span {
     struct slm_span span;
+    void *no_owner;
     struct slm_list age;
 };
 

@@ -11,7 +11,8 @@ enum { least_objects = 8 };
 
 static_assert(offsetof(struct slm_slab, pending) >= sizeof(struct slm_slab) - 8, "behind what spans use");
 
-static_assert(offsetof(struct slm_slab, owner) == sizeof(struct slm_span), "see struct slm_large's no_owner");
+static_assert(offsetof(struct slm_slab, owner) == sizeof(struct slm_span),
+              "see no_owner in struct slm_large and slm_free_span");
 
 void slm_slab_shape_fill(struct slm_slab_shape *shape)
 {

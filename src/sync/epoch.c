@@ -56,10 +56,11 @@
 #include "os/sys.h"
 
 #define NOT_REGISTERED ((uint64_t)0x4000) /* not 0 in the lower sixteen bits */
-#define NUMBER_ONE ((uint64_t)1 << SLM_EPOCH_SHIFT)
+#define NUMBER_STEP ((uint64_t)1 << SLM_EPOCH_SHIFT)
 
 enum {
-    depth_most = 0x3fff, /* above it lies what leaving once too often makes of a depth */
+    first_number = 2,    /* not 1: leaving once too often takes one off, and 0 stands for a thread not registered */
+    depth_most = 0x3fff, /* above it lies what leaving too often makes of a depth */
     barrier_interval_us = 1000,
     look_interval_us = 100,
     looks_before_sleep = 100,
@@ -67,8 +68,8 @@ enum {
 
 __thread struct slm_epoch_reader slm_epoch_reader = {.section = NOT_REGISTERED};
 
-slm_cacheline _Atomic uint64_t slm_epoch_started = NUMBER_ONE | 1;
-_Atomic uint64_t slm_epoch_completed = 1, slm_epoch_wanted = 1;
+slm_cacheline _Atomic uint64_t slm_epoch_started = first_number * NUMBER_STEP | 1;
+_Atomic uint64_t slm_epoch_completed = first_number, slm_epoch_wanted = first_number;
 
 static struct slm_lock lock = {.rank = SLM_RANK_READERS};
 static struct slm_list readers = {&readers, &readers};
@@ -88,19 +89,20 @@ static bool is_listed(uint64_t section)
     return slm_epoch_number(section) != 0 && !(section & SLM_EPOCH_VISITOR);
 }
 
-static void lock_readers(void)
+/* While the calling thread is busy, handlers that interrupt it are visitors if it is not registered, and leave the
+ * lock alone. False: it is in a handler that has interrupted such work. */
+static bool begin_work(struct slm_epoch_reader *self)
 {
-    slm_epoch_reader.busy = true;
+    const bool first = !self->busy;
+    self->busy = true;
     signal_fence(); /* with a handler: busy before the lock can be held */
-    slm_fork_check();
-    slm_lock_acquire(&lock); /* one that a lost thread held guards a list that slm_epoch_fork_child has made anew */
+    return first;
 }
 
-static void unlock_readers(void)
+static void end_work(struct slm_epoch_reader *self, bool first)
 {
-    slm_lock_release(&lock);
     signal_fence(); /* with a handler: busy until the lock is not held */
-    slm_epoch_reader.busy = false;
+    self->busy = !first;
 }
 
 /* -- readers ------------------------------------------------------------------------------------------------------
@@ -114,57 +116,70 @@ static void note_use(void)
     slm_fence();
 }
 
-static void list_reader(struct slm_epoch_reader *reader)
+/* A lock that a lost thread held guards a list that slm_epoch_fork_child has made anew. */
+static void list_reader(struct slm_epoch_reader *self)
 {
-    note_use(); /* before a handler can enter by the registered word */
-    lock_readers();
+    slm_fork_check();
+    slm_lock_acquire(&lock);
     if (!decided) {
         decided = true;
         if (!slm_sys_membarrier_register())
             store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) | SLM_EPOCH_FENCES);
     }
-    slm_list_insert_before(&readers, &reader->link);
-    reader->generation = slm_fork_generation;
-    store_relaxed(&reader->section, load_relaxed(&slm_epoch_started) - 1); /* outside */
-    unlock_readers();
+    slm_list_insert_before(&readers, &self->link);
+    self->generation = slm_fork_generation;
+    store_relaxed(&self->section, load_relaxed(&slm_epoch_started) - 1); /* outside */
+    slm_lock_release(&lock);
 }
 
-/* A visitor is inside as soon as it is counted. Pairs with the fence in `advance`. */
-static void visit(struct slm_epoch_reader *reader)
+/* A visitor is inside as soon as it is counted. */
+static void visit(struct slm_epoch_reader *self)
 {
     slm_fork_check();
-    atomic_fetch_add(&visitors, 1);
-    note_use();
-    store_relaxed(&reader->section, SLM_EPOCH_VISITOR | load_acquire(&slm_epoch_started));
+    atomic_fetch_add(&visitors, 1); /* pairs with the fence in `advance` */
+    store_relaxed(&self->section, SLM_EPOCH_VISITOR | load_acquire(&slm_epoch_started));
+    slm_fence(); /* pairs with the same */
 }
 
 /* Of a registered thread that is outside. The fence pairs with the one in `advance`. */
-static void enter_with_fence(struct slm_epoch_reader *reader)
+static void enter_with_fence(struct slm_epoch_reader *self)
 {
-    store_relaxed(&reader->section, load_acquire(&slm_epoch_started));
+    store_relaxed(&self->section, load_acquire(&slm_epoch_started));
     slm_fence();
+}
+
+/* The calling thread becomes a registered one that is outside, or a visitor inside. A handler may have registered it
+ * since it was looked at. */
+static void become_known(struct slm_epoch_reader *self, bool stays)
+{
+    const bool first = begin_work(self);
+    note_use(); /* before a handler can enter by the registered word */
+    if (slm_epoch_number(load_relaxed(&self->section)) == 0) {
+        if (stays && first)
+            list_reader(self);
+        else
+            visit(self);
+    }
+    end_work(self, first);
 }
 
 slm_slow void slm_epoch_enter_slow(bool stays)
 {
-    struct slm_epoch_reader *reader = &slm_epoch_reader;
-    const uint64_t section = load_relaxed(&reader->section);
-    const unsigned depth = section & SLM_EPOCH_DEPTH;
-    if (slm_epoch_number(section) == 0) {
-        if (!stays || reader->busy) {
-            visit(reader);
+    struct slm_epoch_reader *self = &slm_epoch_reader;
+    if (!slm_epoch_known()) {
+        become_known(self, stays);
+        if (load_relaxed(&self->section) & SLM_EPOCH_VISITOR)
             return;
-        }
-        list_reader(reader);
-        enter_with_fence(reader); /* which it may not need: once in a thread's life */
-    } else if (depth == 0) {
-        enter_with_fence(reader);
-    } else if (depth < depth_most) {
-        store_relaxed(&reader->section, section + 1);
-    } else {
+    }
+    const uint64_t section = load_relaxed(&self->section);
+    const unsigned depth = section & SLM_EPOCH_DEPTH;
+    if (depth == 0)
+        enter_with_fence(self); /* which a new one need not have: once in a thread's life */
+    else if (depth < depth_most)
+        store_relaxed(&self->section, section + 1);
+    else
         slm_panic("slab_epoch_enter", NULL, "sections nest too deep, or one was left more often than entered", NULL,
                   NULL);
-    }
 }
 
 /* Of a visitor; nothing to do while it is still inside. A handler in between may enter by the word that is outside:
@@ -179,20 +194,23 @@ slm_slow void slm_epoch_leave_slow(void)
 
 void slm_epoch_thread_exit(void)
 {
-    struct slm_epoch_reader *reader = &slm_epoch_reader;
-    const uint64_t section = load_relaxed(&reader->section);
+    struct slm_epoch_reader *self = &slm_epoch_reader;
+    const uint64_t section = load_relaxed(&self->section);
     if (slm_epoch_number(section) == 0)
         return;
     if (section & SLM_EPOCH_VISITOR) {
-        store_relaxed(&reader->section, section & ~(uint64_t)SLM_EPOCH_DEPTH);
+        store_relaxed(&self->section, section & ~(uint64_t)SLM_EPOCH_DEPTH);
         slm_epoch_leave_slow();
         return;
     }
-    lock_readers();
-    if (reader->generation == slm_fork_generation)
-        slm_list_remove(&reader->link);
-    store_release(&reader->section, NOT_REGISTERED);
-    unlock_readers();
+    const bool first = begin_work(self);
+    slm_fork_check();
+    slm_lock_acquire(&lock);
+    if (self->generation == slm_fork_generation)
+        slm_list_remove(&self->link);
+    store_release(&self->section, NOT_REGISTERED);
+    slm_lock_release(&lock);
+    end_work(self, first);
 }
 
 /* -- grace periods ------------------------------------------------------------------------------------------------
@@ -205,7 +223,7 @@ bool slm_epoch_used(void)
 
 uint64_t slm_epoch_grace_periods(void)
 {
-    return load_relaxed(&slm_epoch_completed) - 1;
+    return load_relaxed(&slm_epoch_completed) - first_number;
 }
 
 /* The fence pairs with the one in note_use, and with the release of the next grace period (1 above). */
@@ -263,7 +281,7 @@ static bool advance(uint64_t now_us)
         if (barrier && now_us < barrier_due_us)
             return false;
         number++;
-        store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) + NUMBER_ONE); /* pairs with entries */
+        store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) + NUMBER_STEP); /* pairs with entries */
         if (barrier)
             barrier_on_readers(now_us);
     }
@@ -282,16 +300,12 @@ static bool try_advance(uint64_t now_us)
 {
     struct slm_epoch_reader *self = &slm_epoch_reader;
     bool ended = false;
-    if (self->busy)
-        return false;
-    self->busy = true;
-    signal_fence(); /* as in lock_readers */
-    if (slm_lock_try(&lock)) {
+    const bool first = begin_work(self);
+    if (first && slm_lock_try(&lock)) {
         ended = advance(now_us);
         slm_lock_release(&lock);
     }
-    signal_fence(); /* as in unlock_readers */
-    self->busy = false;
+    end_work(self, first);
     return ended;
 }
 

@@ -52,7 +52,9 @@ static void ask(struct slm_thread *thread, struct slm_reserve *reserve, struct s
     if (reserve)
         store_relaxed(&reserve->asked, true);
     else
-        store_relaxed(&thread->wanted, cache);
+        store_relaxed(&slm_tls.wanted, cache);
+    if (!thread)
+        return; /* its birth will look */
     atomic_fetch_or_explicit(&thread->attention, SLM_ATTEND_RESERVE, memory_order_relaxed);
     struct slm_thread *hot = thread;
     if (dry) /* not over slm_taken, nor in a slow path: pairs with thread/take.c */
@@ -62,9 +64,7 @@ static void ask(struct slm_thread *thread, struct slm_reserve *reserve, struct s
 void *slm_reserve_pop(struct slm_cache *cache)
 {
     struct slm_thread *thread = slm_tls.self;
-    if (!thread)
-        return NULL;
-    struct slm_reserve *reserve = slm_reserve_find(thread, cache);
+    struct slm_reserve *reserve = thread ? slm_reserve_find(thread, cache) : NULL;
     void *round = reserve ? pop(reserve) : NULL;
     if (!round || load_relaxed(&reserve->count) < rounds_low)
         ask(thread, reserve, cache, round == NULL);
@@ -91,7 +91,7 @@ static void add_stack(struct slm_thread *thread, struct slm_cache *cache)
 
 struct slm_cache *slm_reserve_fill(struct slm_thread *thread)
 {
-    struct slm_cache *wanted = atomic_exchange(&thread->wanted, NULL);
+    struct slm_cache *wanted = atomic_exchange(&slm_tls.wanted, NULL);
     if (wanted)
         add_stack(thread, wanted);
     for (struct slm_reserve *reserve = load_relaxed(&thread->reserves); reserve; reserve = reserve->next) {
@@ -146,4 +146,14 @@ uint32_t slm_reserve_rounds(struct slm_thread *thread, const struct slm_cache *c
 {
     struct slm_reserve *reserve = slm_reserve_find(thread, cache);
     return reserve ? load_relaxed(&reserve->count) : 0;
+}
+
+uint64_t slm_reserve_bytes(struct slm_thread *thread)
+{
+    uint64_t bytes = 0;
+    for (struct slm_reserve *reserve = load_acquire(&thread->reserves); reserve; reserve = reserve->next) {
+        const struct slm_cache *cache = load_relaxed(&reserve->cache);
+        bytes += cache ? (uint64_t)load_relaxed(&reserve->count) * cache->shape.object_size : 0;
+    }
+    return bytes;
 }

@@ -33,3 +33,6 @@ struct slm_reserve *slm_reserve_find(struct slm_thread *thread, const struct slm
 
 /* How many rounds there are of a cache. */
 uint32_t slm_reserve_rounds(struct slm_thread *thread, const struct slm_cache *cache);
+
+/* Bytes of all its rounds; a figure. */
+uint64_t slm_reserve_bytes(struct slm_thread *thread);

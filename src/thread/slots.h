@@ -64,7 +64,6 @@ struct slm_thread {
     unsigned node;             /* whose depots this thread uses: looked up at each pass */
     _Atomic uint32_t end;      /* behind the highest number below SLM_DIRECT whose slot was ever used */
     _Atomic uint8_t attention; /* enum slm_attention */
-    _Atomic(struct slm_cache *) wanted;              /* whose objects a handler has asked for first */
     _Atomic(struct slm_reserve *) reserves;          /* see thread/reserve.h */
     _Atomic uint64_t refills, drains, objects_taken; /* written by the owner alone */
 };
@@ -83,7 +82,8 @@ struct slm_tls {
     _Atomic uint8_t busy;     /* in a slow path: a handler that comes in between must leave the block alone */
     _Atomic uint8_t counting; /* in the middle of an accounted call: see thread/account.h */
     uint8_t births;
-    uint8_t direct_frees; /* before its first life */
+    uint8_t direct_frees;               /* before its first life */
+    _Atomic(struct slm_cache *) wanted; /* whose objects a handler has asked for first: see thread/reserve.h */
 };
 
 extern slm_hidden __thread struct slm_tls slm_tls;
@@ -116,6 +116,32 @@ slm_inline struct slm_thread *slm_hot(void)
 slm_inline struct slm_slot *slm_slot_at(struct slm_thread *thread, size_t place)
 {
     return (struct slm_slot *)((char *)thread + place * 8);
+}
+
+/* Move a slot's top by so many rounds. On x86 one instruction that reads and writes, which compilers will not choose
+ * where they have the value in a register. */
+slm_inline void slm_slot_move(struct slm_slot *slot, void **top, ptrdiff_t rounds)
+{
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+    (void)top;
+    __asm__("addq %1, %0" : "+m"(slot->top) : "i"(rounds * 8) : "cc");
+#else
+    slm_shared_store(&slot->top, top + rounds);
+#endif
+}
+
+/* A hot pop's and push's second half: `top` is the slot's, and no edge. The round stays readable below the new top:
+ * only the owner pushes. */
+slm_inline void *slm_slot_pop(struct slm_slot *slot, void **top)
+{
+    slm_slot_move(slot, top, -1);
+    return top[-1];
+}
+
+slm_inline void slm_slot_push(struct slm_slot *slot, void **top, void *object)
+{
+    *top = object;
+    slm_slot_move(slot, top, 1);
 }
 
 /* Make the zero block read-only; once, at start. */

@@ -165,13 +165,6 @@ static struct slm_magazine *fetch(const struct slm_thread *thread, const struct 
     return empty->count > 0 ? empty : NULL;
 }
 
-static void *pop(struct slm_slot *slot)
-{
-    void *round = slot->top[-1];
-    slm_shared_store(&slot->top, slot->top - 1);
-    return round;
-}
-
 /* Empty both magazines of a slot and forget its target. */
 static void empty_slot(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache, bool home)
 {
@@ -215,7 +208,7 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned number)
         struct slm_magazine *full = slot->previous;
         slot->previous = unload(slot);
         load(slot, full);
-        return pop(slot);
+        return slm_slot_pop(slot, slot->top);
     }
     miss(thread, slot, cache);
     count_one(&thread->refills, 1);
@@ -230,13 +223,13 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned number)
     }
     count_one(&thread->objects_taken, full->count);
     load(slot, full);
-    return pop(slot);
+    return slm_slot_pop(slot, slot->top);
 }
 
 void *slm_thread_pop(struct slm_thread *thread, unsigned number)
 {
     struct slm_slot *slot = slm_slot_of(thread, number);
-    return slot && slot->top != slot->bottom ? pop(slot) : slm_thread_refill(thread, number);
+    return slot && slot->top != slot->bottom ? slm_slot_pop(slot, slot->top) : slm_thread_refill(thread, number);
 }
 
 /* The slot's full magazine becomes the previous one, an empty one is loaded; false: there is none. */
@@ -261,12 +254,6 @@ static bool make_room(struct slm_thread *thread, struct slm_slot *slot, struct s
     return true;
 }
 
-static void push(struct slm_slot *slot, void *object)
-{
-    *slot->top = object;
-    slm_shared_store(&slot->top, slot->top + 1);
-}
-
 void slm_thread_drain(struct slm_thread *thread, unsigned number, void *object)
 {
     struct slm_cache *cache = slm_cache_of(number);
@@ -274,7 +261,7 @@ void slm_thread_drain(struct slm_thread *thread, unsigned number, void *object)
     if (likely(slot != NULL)) {
         heed_tuning(thread, slot, cache);
         if (make_room(thread, slot, cache)) {
-            push(slot, object);
+            slm_slot_push(slot, slot->top, object);
             return;
         }
     }
@@ -285,7 +272,7 @@ void slm_thread_push(struct slm_thread *thread, unsigned number, void *object)
 {
     struct slm_slot *slot = slm_slot_of(thread, number);
     if (likely(slot && slot->top != slot->limit))
-        push(slot, object);
+        slm_slot_push(slot, slot->top, object);
     else
         slm_thread_drain(thread, number, object);
 }

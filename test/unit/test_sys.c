@@ -1,4 +1,4 @@
-/* src/os/sys.h: waiting, waking, the clock, entropy, place, small files; all of them keep errno. */
+/* src/os/sys.h: waiting, waking, barriers, the clocks, entropy, place, small files; all of them keep errno. */
 #include "unit.h"
 
 #include "os/sys.h"
@@ -60,8 +60,50 @@ static void the_clock_goes_on(void **state)
     const uint64_t before = slm_sys_now_ms(), real = clock_ms();
     assert_int_equal(errno, EDOM);
     assert_in_range(real, before, before + 10000);
+    const uint64_t before_us = slm_sys_now_us();
+    assert_in_range(before_us / 1000, before, before + 10000);
     sleep_ms(40);
     assert_in_range(slm_sys_now_ms() - before, 20, 10000);
+    assert_in_range(slm_sys_now_us() - before_us, 40000, 10000000);
+    assert_int_equal(errno, EDOM);
+}
+
+static void issue_barriers(void)
+{
+    errno = EDOM;
+    const uint64_t before = load_relaxed(&slm_sys_membarriers);
+    require(slm_sys_membarrier() && slm_sys_membarrier_register() && slm_sys_membarrier());
+    require(load_relaxed(&slm_sys_membarriers) == before + 2 && errno == EDOM);
+}
+
+static void be_refused(unsigned error)
+{
+    const uint64_t before = load_relaxed(&slm_sys_membarriers);
+    refuse_call(SYS_membarrier, error, 0);
+    errno = EDOM;
+    require(!slm_sys_membarrier() && !slm_sys_membarrier_register());
+    require(load_relaxed(&slm_sys_membarriers) == before && errno == EDOM);
+}
+
+static void be_forbidden(void)
+{
+    be_refused(EPERM);
+}
+
+static void be_unknown(void)
+{
+    issue_barriers();
+    be_refused(ENOSYS);
+}
+
+static void barriers_are_counted(void **state)
+{
+    (void)state;
+    assert_child_silent(issue_barriers); /* of its own and, then, of a process that is registered */
+    issue_barriers();
+    assert_child_silent(issue_barriers);
+    assert_child_silent(be_forbidden);
+    assert_child_silent(be_unknown);
 }
 
 static void entropy_differs_by_number(void **state)
@@ -109,6 +151,7 @@ int main(void)
         cmocka_unit_test(waiting_ends_with_its_time),
         cmocka_unit_test(a_sleeper_is_woken),
         cmocka_unit_test(the_clock_goes_on),
+        cmocka_unit_test(barriers_are_counted),
         cmocka_unit_test(entropy_differs_by_number),
         cmocka_unit_test(a_thread_is_somewhere),
         cmocka_unit_test(small_files_are_read),

@@ -1,0 +1,471 @@
+/* src/sync/epoch.h: sections hold grace periods up, from entry to leave and no longer, whatever thread they are in;
+ * with membarrier, without it, and when it is taken away. Each test is a process of its own, in which nobody has
+ * entered a section yet. */
+#include "epochs.h"
+
+#include <sched.h>
+
+/* Polls look at most every 100 microseconds. */
+static bool polls_pass(uint64_t stamp)
+{
+    for (unsigned i = 0; i < 20 && !slm_epoch_passed(stamp); i++) {
+        sleep_ms(1);
+        slm_epoch_poll();
+    }
+    return slm_epoch_passed(stamp);
+}
+
+/* -- one thread ---------------------------------------------------------------------------------------------------
+ */
+
+static void nobody(void)
+{
+    require(!slm_epoch_used() && !slm_epoch_known() && !slm_epoch_inside());
+    for (unsigned i = 0; i < 3; i++)
+        require(slm_epoch_passed(slm_epoch_stamp()) && !slm_epoch_poll());
+    slm_epoch_synchronize();
+    slm_epoch_thread_exit();
+    require(slm_epoch_grace_periods() == 0 && barriers() == 0);
+}
+
+static void one_thread(void)
+{
+    errno = EDOM;
+    const uint64_t before = slm_epoch_grace_periods();
+    enter();
+    require(slm_epoch_used() && slm_epoch_known() && slm_epoch_inside());
+    leave();
+    require(slm_epoch_known() && !slm_epoch_inside());
+    uint64_t stamp = slm_epoch_stamp();
+    require(!slm_epoch_passed(stamp) && slm_epoch_poll() && slm_epoch_passed(stamp));
+    require(!slm_epoch_poll()); /* nobody asks for another */
+    enter();
+    stamp = slm_epoch_stamp();
+    require(!polls_pass(stamp));
+    leave();
+    require(polls_pass(stamp));
+    slm_epoch_synchronize();
+    require(slm_epoch_grace_periods() == before + 3 && barriers() == 0 && errno == EDOM);
+}
+
+static void nested(void)
+{
+    for (unsigned depth = 0; depth < 16383; depth++)
+        enter();
+    const uint64_t stamp = slm_epoch_stamp();
+    for (unsigned depth = 16383; depth > 1; depth--)
+        leave();
+    require(slm_epoch_inside() && !polls_pass(stamp));
+    leave();
+    require(!slm_epoch_inside() && polls_pass(stamp));
+}
+
+static void nested_too_deep(void)
+{
+    for (unsigned depth = 0; depth <= 16383; depth++)
+        enter();
+}
+
+static void left_too_often(void)
+{
+    enter();
+    leave();
+    leave();
+    enter();
+}
+
+static void synchronized_inside(void)
+{
+    enter();
+    slm_epoch_synchronize();
+}
+
+static void one_thread_alone(void **state)
+{
+    (void)state;
+    assert_child_silent(nobody);
+    assert_child_silent(one_thread);
+    assert_child_silent(nested);
+}
+
+static void misuse_ends_the_process(void **state)
+{
+    (void)state;
+    const char *unbalanced = "slabmalloc: slab_epoch_enter(0x0): sections nest too deep, or one was left more often "
+                             "than entered\n";
+    assert_child_aborts(nested_too_deep, unbalanced);
+    assert_child_aborts(left_too_often, unbalanced);
+    assert_child_aborts(synchronized_inside,
+                        "slabmalloc: slab_epoch_synchronize(0x0): inside a section of the caller's own\n");
+}
+
+/* -- several ------------------------------------------------------------------------------------------------------
+ */
+
+/* A thread that does as it is told. */
+struct reader {
+    pthread_t thread;
+    _Atomic char told; /* 'e'nter, 'v'isit, 'l'eave, 'g'o; 0: done */
+};
+
+static void *obey(void *argument)
+{
+    struct reader *reader = argument;
+    char told;
+    do {
+        while ((told = load_acquire(&reader->told)) == 0)
+            sched_yield();
+        if (told == 'e')
+            enter();
+        else if (told == 'v')
+            slm_epoch_enter_slow(false);
+        else if (told == 'l')
+            leave();
+        else
+            slm_epoch_thread_exit(); /* before anybody hears of it */
+        store_release(&reader->told, 0);
+    } while (told != 'g');
+    return NULL;
+}
+
+static void tell(struct reader *reader, char what)
+{
+    store_release(&reader->told, what);
+    while (load_acquire(&reader->told) != 0)
+        sched_yield();
+}
+
+static void start(struct reader *reader)
+{
+    store_relaxed(&reader->told, 0);
+    require(pthread_create(&reader->thread, NULL, obey, reader) == 0);
+}
+
+static void end(struct reader *reader)
+{
+    tell(reader, 'g');
+    require(pthread_join(reader->thread, NULL) == 0);
+}
+
+static void another_holds_it_up(void)
+{
+    struct reader other;
+    const uint64_t before = slm_epoch_grace_periods();
+    start(&other);
+    tell(&other, 'e');
+    const uint64_t stamp = slm_epoch_stamp();
+    require(!polls_pass(stamp));
+    tell(&other, 'l');
+    require(polls_pass(stamp));
+    require(barriers() == 1 && slm_epoch_grace_periods() == before + 1);
+    end(&other);
+    slm_epoch_synchronize();
+    require(barriers() == 1); /* nobody else is left */
+}
+
+static void later_sections_do_not(void)
+{
+    struct reader early, late;
+    start(&early);
+    start(&late);
+    tell(&early, 'e');
+    const uint64_t first = slm_epoch_stamp();
+    require(first == slm_epoch_stamp() && !slm_epoch_poll()); /* it starts */
+    const uint64_t second = slm_epoch_stamp();
+    require(second == first + 1);
+    tell(&late, 'e');
+    tell(&early, 'l');
+    tell(&early, 'e');
+    require(polls_pass(first) && !polls_pass(second));
+    tell(&late, 'l');
+    require(!polls_pass(second));
+    tell(&early, 'l');
+    require(polls_pass(second));
+    end(&early);
+    end(&late);
+}
+
+static _Atomic bool has_left;
+
+static void *stay_for_a_while(void *nothing)
+{
+    enter();
+    store_release(&has_left, false);
+    sleep_ms(50);
+    store_relaxed(&has_left, true);
+    leave();
+    slm_epoch_thread_exit();
+    return nothing;
+}
+
+static void synchronizing_waits(void)
+{
+    pthread_t reader;
+    store_relaxed(&has_left, true);
+    require(pthread_create(&reader, NULL, stay_for_a_while, NULL) == 0);
+    while (load_acquire(&has_left))
+        sched_yield();
+    slm_epoch_synchronize();
+    require(load_relaxed(&has_left));
+    require(pthread_join(reader, NULL) == 0);
+}
+
+static void *end_inside(void *nothing)
+{
+    enter();
+    enter();
+    slm_epoch_thread_exit();
+    require(!slm_epoch_known() && !slm_epoch_inside());
+    slm_epoch_thread_exit(); /* nothing more to do */
+    return nothing;
+}
+
+static void the_end_of_a_thread_ends_its_section(void)
+{
+    on_threads(8, end_inside);
+    require(polls_pass(slm_epoch_stamp()) && barriers() == 0);
+}
+
+static void visitors_hold_it_up(void)
+{
+    struct reader visitor;
+    start(&visitor);
+    tell(&visitor, 'v');
+    tell(&visitor, 'v');
+    const uint64_t stamp = slm_epoch_stamp();
+    tell(&visitor, 'l');
+    require(!polls_pass(stamp));
+    tell(&visitor, 'l');
+    require(polls_pass(stamp));
+    tell(&visitor, 'v');
+    require(!polls_pass(slm_epoch_stamp()));
+    end(&visitor); /* inside */
+    slm_epoch_synchronize();
+    require(barriers() == 0); /* visitors have fences of their own */
+}
+
+static void sections_hold_grace_periods_up(void **state)
+{
+    (void)state;
+    assert_child_silent(another_holds_it_up);
+    assert_child_silent(later_sections_do_not);
+    assert_child_silent(synchronizing_waits);
+    assert_child_silent(the_end_of_a_thread_ends_its_section);
+    assert_child_silent(visitors_hold_it_up);
+}
+
+static uint64_t until_us;
+
+static void *press(void *number)
+{
+    while (slm_sys_now_us() < until_us)
+        if (number) {
+            slm_epoch_stamp();
+            slm_epoch_poll();
+        } else {
+            slm_epoch_synchronize();
+        }
+    return NULL;
+}
+
+static void everybody_presses(void)
+{
+    struct reader other;
+    start(&other);
+    tell(&other, 'e');
+    tell(&other, 'l');
+    const uint64_t begin = slm_sys_now_us();
+    until_us = begin + 300000;
+    on_threads(3, press);
+    const uint64_t most = (slm_sys_now_us() - begin) / 1000 + 1;
+    require(barriers() <= most && barriers() >= 30);
+    require(slm_epoch_grace_periods() >= barriers() - 1);
+    end(&other);
+}
+
+static void barriers_are_few_under_any_load(void **state)
+{
+    (void)state;
+    assert_child_silent(everybody_presses);
+}
+
+/* -- signal handlers ----------------------------------------------------------------------------------------------
+ */
+
+static _Atomic unsigned handled;
+
+static void enter_and_leave(int signal)
+{
+    (void)signal;
+    const bool was_inside = slm_epoch_inside();
+    enter();
+    require(slm_epoch_inside());
+    enter();
+    leave();
+    require(slm_epoch_inside());
+    leave();
+    require(slm_epoch_inside() == was_inside);
+    slm_epoch_poll();
+    add_relaxed(&handled, 1);
+}
+
+/* Registers, reads, polls and takes itself off the list again, and is interrupted all over the place. */
+static void interrupted(void)
+{
+    struct reader other;
+    timer_t timer;
+    const struct itimerspec often = {{0, 70000}, {0, 70000}};
+    start(&other);
+    tell(&other, 'e');
+    tell(&other, 'l');
+    struct sigaction action = {.sa_handler = enter_and_leave};
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
+    require(sigaction(SIGUSR1, &action, NULL) == 0 && timer_create(CLOCK_MONOTONIC, &event, &timer) == 0);
+    require(timer_settime(timer, 0, &often, NULL) == 0);
+    until_us = slm_sys_now_us() + 1000000;
+    while (slm_sys_now_us() < until_us) {
+        for (unsigned i = 0; i < 10; i++) {
+            enter();
+            require(slm_epoch_inside());
+            leave();
+            require(!slm_epoch_inside());
+        }
+        slm_epoch_enter_slow(false); /* a visitor's, half of the time */
+        leave();
+        slm_epoch_stamp();
+        slm_epoch_poll();
+        slm_epoch_thread_exit();
+    }
+    require(timer_delete(timer) == 0);
+    require(load_relaxed(&handled) > 500 && slm_epoch_grace_periods() > 0);
+    slm_epoch_synchronize(); /* nobody is left inside */
+    end(&other);
+}
+
+static void handlers_may_come_at_any_moment(void **state)
+{
+    (void)state;
+    assert_child_silent(interrupted);
+}
+
+/* -- fork ---------------------------------------------------------------------------------------------------------
+ */
+
+static void be_alone_after_fork(void)
+{
+    require(slm_epoch_inside());
+    uint64_t stamp = slm_epoch_stamp();
+    require(!polls_pass(stamp)); /* our own section goes on */
+    leave();
+    require(polls_pass(stamp)); /* and the others' do not */
+    require(barriers() == 0);
+    another_holds_it_up(); /* by a barrier, for which the child is registered anew */
+}
+
+static void fork_inside(void)
+{
+    struct reader other, visitor;
+    start(&other);
+    start(&visitor);
+    tell(&other, 'e');
+    tell(&visitor, 'v');
+    enter();
+    const struct outcome outcome = in_child(be_alone_after_fork);
+    dprintf(STDERR_FILENO, "%s", outcome.said);
+    require(outcome.status == 0);
+    leave();
+    tell(&other, 'l');
+    tell(&visitor, 'l');
+    slm_epoch_synchronize();
+    end(&other);
+    end(&visitor);
+}
+
+static void poll_once(void)
+{
+    enter();
+    leave();
+    slm_epoch_stamp();
+    slm_epoch_poll();
+}
+
+/* Somebody may be at the list when another thread forks. */
+static void fork_under_load(void)
+{
+    pthread_t thread;
+    until_us = slm_sys_now_us() + 500000;
+    require(pthread_create(&thread, NULL, press, (void *)1) == 0);
+    enter();
+    leave();
+    while (slm_sys_now_us() < until_us)
+        require(in_child(poll_once).status == 0);
+    require(pthread_join(thread, NULL) == 0);
+}
+
+static void a_child_starts_with_its_one_thread(void **state)
+{
+    (void)state;
+    assert_child_silent(fork_inside);
+    assert_child_silent(fork_under_load);
+}
+
+/* -- without membarrier -------------------------------------------------------------------------------------------
+ */
+
+static void never_had(void)
+{
+    refuse_call(SYS_membarrier, ENOSYS, 0);
+    enter();
+    leave();
+    require(readers_fence());
+    one_thread();
+    nested();
+    later_sections_do_not();
+    visitors_hold_it_up();
+}
+
+static void taken_away(void)
+{
+    struct reader idle;
+    start(&idle);
+    tell(&idle, 'e');
+    tell(&idle, 'l');
+    slm_epoch_synchronize();
+    require(barriers() == 1);
+    take_membarrier_away();
+    uint64_t stamp = slm_epoch_stamp();
+    require(!polls_pass(stamp)); /* nobody knows if the idle one is just entering */
+    require(readers_fence());
+    tell(&idle, 'e');
+    require(polls_pass(stamp)); /* entered after it had started */
+    stamp = slm_epoch_stamp();
+    require(!polls_pass(stamp));
+    tell(&idle, 'l');
+    require(polls_pass(stamp));
+    slm_epoch_synchronize();
+    end(&idle);
+    require(barriers() == 1);
+}
+
+static void membarrier_may_be_missing(void **state)
+{
+    (void)state;
+    assert_child_silent(never_had);
+    const struct outcome outcome = in_child(taken_away);
+    assert_string_equal(outcome.said, NO_MORE_BARRIERS);
+    assert_int_equal(outcome.status, 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_thread_alone),
+        cmocka_unit_test(misuse_ends_the_process),
+        cmocka_unit_test(sections_hold_grace_periods_up),
+        cmocka_unit_test(barriers_are_few_under_any_load),
+        cmocka_unit_test(handlers_may_come_at_any_moment),
+        cmocka_unit_test(a_child_starts_with_its_one_thread),
+        cmocka_unit_test(membarrier_may_be_missing),
+    };
+    return cmocka_run_group_tests(tests, start_library, NULL);
+}
