@@ -1,14 +1,8 @@
 /* The loops whose instructions are counted: instructions WORKLOAD, under callgrind (bench/suite/instructions.py).
  *
- * A round is a loop of many operations, between what makes ready for it and what clears away after it. Rounds that
- * warm up come first, for what counts is the steady state; then rounds whose loop is called by counted(), the one
- * function inside which callgrind collects. Callgrind tells what each function takes by itself, so the loops' own
- * instructions (those of counted and of all loop_ functions) come off, whatever the compiler made of them. What
- * remains is the callee and the jump through the PLT to it. For that, a loop calls the allocator and nothing else.
- *
- * Printed is how many operations were counted. An operation is one object's malloc and free where a loop has both,
- * one call where it has one alone, and the whole life of one buffer in realloc_grow. */
-#include "bench.h"
+ * An operation is one object's malloc and free where a loop has both, one call where it has one alone, and the whole
+ * life of one buffer in realloc_grow. How they are counted stands in instructions.h. */
+#include "instructions.h"
 
 #include <malloc.h>
 
@@ -120,13 +114,7 @@ static void loop_usable(void)
     usable_bytes = sum;
 }
 
-static void nothing(void) {}
-
-static const struct workload {
-    const char *name;
-    void (*before)(void), (*loop)(void), (*after)(void);
-    unsigned operations; /* a round */
-} workloads[] = {
+static const struct workload workloads[] = {
     {"pair", nothing, loop_pair, nothing, OBJECTS},
     {"fifo", nothing, loop_fifo, nothing, OBJECTS},
     {"lifo", nothing, loop_lifo, nothing, OBJECTS},
@@ -140,28 +128,6 @@ static const struct workload {
     {"realloc_grow", nothing, loop_realloc_grow, nothing, BUFFERS},
     {"usable", populate, loop_usable, nothing, OBJECTS},
 };
-
-enum { WARM_ROUNDS = 100, COUNTED_ROUNDS = 200 };
-
-/* No tail call: what comes after the loop is that this function returns. */
-__attribute__((noinline)) static void counted(void (*loop)(void))
-{
-    loop();
-    __asm__ volatile("");
-}
-
-static void run(const struct workload *workload)
-{
-    for (unsigned round = 0; round < WARM_ROUNDS + COUNTED_ROUNDS; round++) {
-        workload->before();
-        if (round < WARM_ROUNDS)
-            workload->loop();
-        else
-            counted(workload->loop);
-        workload->after();
-    }
-    bench_figure("operations", (double)workload->operations * COUNTED_ROUNDS, "operations");
-}
 
 static void draw_tables(void)
 {
@@ -183,11 +149,6 @@ int main(int count, char **words)
     if (count != 2)
         bench_die("usage: %s WORKLOAD", words[0]);
     draw_tables();
-    for (size_t i = 0; i < sizeof workloads / sizeof workloads[0]; i++) {
-        if (strcmp(words[1], workloads[i].name) == 0) {
-            run(&workloads[i]);
-            return 0;
-        }
-    }
-    bench_die("no workload %s", words[1]);
+    run_named(words[1], workloads, sizeof workloads / sizeof workloads[0]);
+    return 0;
 }

@@ -70,7 +70,8 @@ enum slab_cache_flags {
 
 /* What is not said is 0. */
 typedef struct slab_cache_attr {
-    size_t align; /* a power of two up to 1 MiB; 0: natural, the largest up to 16 that divides the size, at least 8 */
+    size_t align; /* a power of two up to 1 MiB, at least 8 is had; 0: natural, the largest up to 16 that divides the
+                     size */
     unsigned flags;           /* of slab_cache_flags */
     unsigned magazine_rounds; /* objects a thread's magazine holds (it has two), 1 to 254; 0: automatic, adapting */
     size_t limit_bytes;       /* at most so many bytes of live objects, implies SLAB_ACCOUNT; 0: no limit */
@@ -184,16 +185,17 @@ int slab_info(FILE *out);
  *
  * A section that stays open keeps the slabs of all type-safe caches from going back, whatever frees their objects:
  * keep it short, do not wait in it. It ends at the latest with its thread, and goes on in the child of a fork, on the
- * thread that called fork. Sandboxes that a program enters after its first section should allow membarrier(2): where
- * it is refused, memory waits until each thread has entered another section. */
+ * thread that called fork. A sandbox that a program enters after its first section has to allow membarrier(2); where
+ * it answers with an error, memory waits until each thread has entered another section. */
 void slab_epoch_enter(void);
 
 /* Leave the section that was entered last. Leaving once too often ends the process at the thread's next entry. */
 void slab_epoch_leave(void);
 
 /* Wait for a grace period: until all sections that other threads are in have been left. Microseconds when there are
- * none, but no more than 1,000 grace periods begin in a second. Called inside a section it ends the process. Any
- * thread, not in signal handlers, nor with a lock held that somebody inside a section may want. errno is kept. */
+ * none; but while there are other threads that have entered one, at most 1,000 grace periods begin in a second, so
+ * that each call of a loop takes a millisecond. Called inside a section it ends the process. Any thread, not in
+ * signal handlers, nor with a lock held that somebody inside a section may want. errno is kept. */
 void slab_epoch_synchronize(void);
 
 /* -- the process --------------------------------------------------------------------------------------------------
@@ -209,9 +211,9 @@ typedef struct slab_stats {
     uint64_t reserved_bytes; /* addresses mapped for objects */
     uint64_t metadata_bytes; /* addresses mapped for the library's own structures */
     uint64_t deferred_bytes, deferred_objects; /* 0: deferred free is to come */
-    uint64_t grace_periods; /* of epochs, that have ended */
-    uint64_t membarriers; /* calls of membarrier(2): for grace periods, and as a rule one for each time that a
-                             cache is tuned, shrunk or destroyed, or a limit met */
+    uint64_t grace_periods;                    /* of epochs, that have ended */
+    uint64_t membarriers;     /* calls of membarrier(2): for grace periods, and as a rule one for each time that a
+                                 cache is tuned, shrunk or destroyed, or a limit met */
     uint64_t refills, drains; /* trips of threads' magazines to the depots */
     uint64_t depot_locks;     /* exchanges of magazines with depots */
     uint64_t depot_contended; /* locks of any kind that were found held */

@@ -12,7 +12,8 @@ static slm_slow void enter_slow(void)
         if (thread)
             slm_thread_leave(thread);
     }
-    slm_epoch_enter_slow(slm_tls.state == SLM_THREAD_LIVE);
+    slm_process_watch_forks();
+    slm_epoch_enter_slow(slm_thread_exit_expected());
 }
 
 slm_public void slab_epoch_enter(void)

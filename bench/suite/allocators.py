@@ -15,6 +15,7 @@ PACKAGED = {  # name: file and package
     "mimalloc": ("libmimalloc.so.2", "libmimalloc2.0"),
 }
 OURS = "slabmalloc"
+OUR_CACHES = "slabmalloc cache"
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.A)
 START_SECONDS = 10
 DEFAULT = ("glibc", OURS, *PACKAGED)
@@ -27,14 +28,31 @@ class Allocator:
     library: str = ""
     version: str = ""
     options: str = ""  # SLABMALLOC_OPTIONS
+    contender: str = "malloc"  # by what the programs of bench/caches.c get their objects
 
 
 def variants(compared, build):
-    """The bench builds of ours that show what a choice of the design is worth, if ours is among those compared."""
-    if not any(one.name == OURS for one in compared):
-        return []
-    return [Allocator(f"{OURS} grow=locked", str(build / "bench" / "libslabmalloc_bench.so"), version_of_ours(),
-                      "grow=locked")]
+    """{kind: allocators} that are measured beside those compared, in the workloads that name the kind."""
+    builds, caches = [], []
+    if any(one.name == OURS for one in compared):
+        builds = [Allocator(f"{OURS} grow=locked", str(build / "bench" / "libslabmalloc_bench.so"), version_of_ours(),
+                            "grow=locked")]
+        caches = [our_caches(build)]
+    return {"builds": builds, "caches": caches, "pools": [*caches, *pools_of_others()]}
+
+
+def our_caches(build):
+    """The object caches of ours. The library is linked, and preloaded all the same: so it is this build's."""
+    return Allocator(OUR_CACHES, str(build / "libslabmalloc.so"), version_of_ours(), contender="slab")
+
+
+def pools_of_others():
+    """What other libraries have for objects of one type. They take their memory from glibc's malloc."""
+    glib, boost = (first_line_of("dpkg-query", "-W", "-f", "${Version}", package)
+                   for package in ("libglib2.0-0", "libboost-dev"))
+    return [Allocator("GLib slice", "", glib, contender="gslice"),
+            Allocator("Boost pool", "", boost, contender="boost"),
+            Allocator("Boost pool unlocked", "", boost, contender="boost_unlocked")]
 
 
 def first_line_of(*command):

@@ -40,6 +40,18 @@ WORKLOADS = {
     "realloc_grow": "a buffer that grows from 16 bytes to 4 KiB by doubling, and its free",
     "usable": "malloc_usable_size, 1000 objects of random sizes to 1 KiB",
 }
+CACHE_WORKLOADS = {  # of ours alone, an object of 64 bytes each
+    "cache_pair": "slab_cache_alloc and slab_cache_free of it",
+    "cache_pair_free": "slab_cache_alloc and free of it",
+    "cache_fifo": "slab_cache_alloc and slab_cache_free, 1000 objects, first in, first out",
+    "cache_bulk": "an object of 64 that slab_cache_alloc_bulk makes and slab_cache_free_bulk frees",
+    "cache_alloc_bulk": "an object of 64 that slab_cache_alloc_bulk makes, 1024 in a row",
+    "cache_free_bulk": "an object of 64 that slab_cache_free_bulk frees, 1024 in a row",
+    "cache_zeroed": "slab_cache_alloc and slab_cache_free of it, zeroed",
+    "cache_accounted": "slab_cache_alloc and slab_cache_free of it, accounted",
+    "cache_accounted_free": "slab_cache_alloc and free of it, accounted",
+    "cache_limited": "slab_cache_alloc and slab_cache_free of it, under a limit",
+}
 
 # Instructions that valgrind shows the program only on CPUs that have them, and by which libc chooses memset and
 # memcpy: without these it takes the variants for SSE2, which every x86-64 CPU has.
@@ -88,6 +100,15 @@ def read_profile(text):
     return collected, own
 
 
+def program_of(name):
+    return "instructions_caches" if name in CACHE_WORKLOADS else "instructions"
+
+
+def workloads_of(name):
+    """The workloads that an allocator has."""
+    return CACHE_WORKLOADS if name == allocators.OUR_CACHES else WORKLOADS
+
+
 def count(build, allocator, name):
     """Instructions an operation of a workload takes in the allocator."""
     if not shutil.which("valgrind"):
@@ -96,7 +117,7 @@ def count(build, allocator, name):
         profile = pathlib.Path(folder) / "profile"
         output = run(["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}", "--toggle-collect=counted*",
                       "--skip-plt=no", "--compress-strings=no", "--compress-pos=no",
-                      build / "bench" / "instructions", name], environment_for(allocator))
+                      build / "bench" / program_of(name), name], environment_for(allocator))
         collected, own = read_profile(profile.read_text())
     if own == 0:
         raise RunFailed("callgrind saw none of the counted loops")
@@ -125,7 +146,7 @@ def compiler_of(library):
 
 def version_of(name, library, version):
     """What the counts of an allocator depend on; for most, the version of the package that a report has too."""
-    if name == allocators.OURS:
+    if name in (allocators.OURS, allocators.OUR_CACHES):
         return compiler_of(library)
     if name == "glibc":
         return allocators.first_line_of("dpkg-query", "-W", "-f", "${Version}", "libc6")
@@ -146,13 +167,13 @@ def write_table(report):
     counted = {}
     for row in report["runs"]:
         name = row["workload"].removeprefix(PREFIX)
-        if name in WORKLOADS and "operation" in row.get("figures", {}):
+        if name in {**WORKLOADS, **CACHE_WORKLOADS} and "operation" in row.get("figures", {}):
             counted.setdefault(row["allocator"], {})[name] = round(row["figures"]["operation"][0], 2)
     whole = {name: counts for name, counts in counted.items()
-             if name in allocators.DEFAULT and counts.keys() == WORKLOADS.keys()}
+             if name in (*allocators.DEFAULT, allocators.OUR_CACHES) and counts.keys() == workloads_of(name).keys()}
     rows, machines = {}, read_machines()
     for name, counts in whole.items():
-        allocator = report["allocators"][name]
+        allocator = report["allocators"][allocators.OURS if name == allocators.OUR_CACHES else name]
         rows[name] = {"version": version_of(name, allocator["library"], allocator["version"]), "counts": counts}
     machines[platform.machine()] = {**machines.get(platform.machine(), {}), **rows}
     table = {"format": FORMAT, "unit": "instructions an operation", "machines": machines}

@@ -16,8 +16,9 @@ from .measurement import Measurement, RunFailed, Skipped, TimedOut
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUN_SECONDS = 300  # a run that takes longer has failed
 END_SECONDS = 10  # what a program gets to end by itself when it is asked to
+TOPOLOGIES = ("1x1", "1x8", "1x512", "8x64")
 TABLE_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-TUNING = re.compile("LD_PRELOAD$|GLIBC_TUNABLES$|(SLABMALLOC|MALLOC|MIMALLOC|TCMALLOC|JEMALLOC|RPMALLOC)_")
+TUNING = re.compile("LD_PRELOAD$|GLIBC_TUNABLES$|G_SLICE$|(SLABMALLOC|MALLOC|MIMALLOC|TCMALLOC|JEMALLOC|RPMALLOC)_")
 NUMBER = r"(-?[\d.]+(?:e[+-]?\d+)?)"
 
 
@@ -150,6 +151,24 @@ def measure_parked(build, allocator):
         "anonymous_a_parked_thread": a_thread["anonymous"],
         "rss_a_thread_that_never_allocated": (idle.figures["rss"][0] / threads, "KiB"),
     })
+
+
+def measure_cache_memory(build, allocator):
+    """What caches cost that are created, used, churned and tuned, each in a fresh process."""
+    parts = {part: measure(build, allocator, ["cache_memory", part])
+             for part in ("create", "create_own", "use", "churn", "tune")}
+    return join(parts.values(), {f"{part}_{name}": figure for part, measured in parts.items()
+                                 for name, figure in measured.figures.items()})
+
+
+def measure_cache_arrays(build, allocator):
+    """What a thread's use of a cache costs, on machines that the checked build of ours simulates."""
+    checked = str(build / "bench" / "libslabmalloc_checked.so")
+    parts = {nodes_and_cpus: measure(build, dataclasses.replace(allocator, library=checked,
+                                                                options=f"topology={nodes_and_cpus}"),
+                                     ["cache_memory", "use"]) for nodes_and_cpus in TOPOLOGIES}
+    return join(parts.values(), {f"{name}_{nodes_and_cpus}": figure for nodes_and_cpus, part in parts.items()
+                                 for name, figure in part.figures.items()})
 
 
 def measure_idle_postgres(build, allocator):

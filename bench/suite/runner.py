@@ -13,15 +13,16 @@ from .workloads import Context
 
 def make_plan(workloads, allocators, variants, effort):
     """Steps in order: (repetition, workload, allocators of that step). Where a workload sleeps most of the time, the
-    allocators of a step run at once. Who comes first changes with the repetition."""
+    allocators of a step run at once. Who comes first changes with the repetition. `variants` are those of
+    allocators.variants, by kind."""
     for repetition in range(effort.repetitions):
         for workload in workloads:
             if repetition >= repetitions_of(workload, effort):
                 continue
-            here = [*allocators, *(variants if workload.variants else ())]
-            turn = repetition % len(here)
+            here = [*([] if workload.variants_alone else allocators), *variants.get(workload.variants, [])]
+            turn = repetition % max(len(here), 1)
             here = here[turn:] + here[:turn]
-            if workload.together:
+            if workload.together and here:
                 yield repetition, workload, here
             else:
                 yield from ((repetition, workload, [allocator]) for allocator in here)

@@ -227,10 +227,10 @@ def main_figures(summary):
     """Of each workload the first figure that is about time, or its first at all."""
     for group, workloads in summary.groups.items():
         for rows in workloads.values():
-            about_time = [row for row in rows if row.kind == "time" and row.measured]
+            about_time = [row for row in rows if row.kind == "time" and row.competing]
             if group != "memory" and about_time:
                 yield about_time[0]
-            elif rows[0].measured:
+            elif rows[0].competing:
                 yield rows[0]
 
 

@@ -1,7 +1,7 @@
 """The workloads: what is run for each, how its output is read, and how much of it in a quick and in a full run.
 
-A workload is one process with one allocator preloaded (a server: its processes and their clients). Later issues add
-theirs to the lists below: caches and deferred free among the micro benches, per-CPU memory among the threads.
+A workload is one process with one allocator preloaded (a server: its processes and their clients). What cannot be
+preloaded, our object caches and other libraries' pools, has programs of its own and runs as a variant.
 """
 import dataclasses
 import functools
@@ -9,9 +9,9 @@ import json
 import typing
 
 from . import instructions, programs, servers
-from .measurement import RunFailed
+from .measurement import RunFailed, Skipped
 
-GROUPS = ("micro", "kernel table", "threads", "memory", "latency", "servers", "instructions")
+GROUPS = ("micro", "caches", "kernel table", "threads", "memory", "latency", "servers", "instructions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Workload:
     same_work: bool = False  # the CPU seconds of its processes compare
     together: bool = False  # sleeps most of the time: runs on all allocators at the same moment
     once: bool = False  # repeats to the digit
-    variants: bool = False  # also measured on the bench builds of ours
+    variants: str = ""  # also measured on allocators.variants of that kind, which do not compete
+    variants_alone: bool = False  # and on nobody else
     least_effort: str = "quick"
 
 
@@ -70,17 +71,42 @@ MICRO = {
     "large": "objects of 64 KiB to 1 MiB, touched",
     "huge": "objects of 4 to 128 MiB, touched",
 }
+CACHES = {
+    "cache_pair": "an object is made and freed, again and again",
+    "cache_batch": "1000 objects, freed in the order they were made",
+    "cache_bulk": "64 objects made by one call and freed by one, where there are such calls",
+    "cache_zeroed": "an object that reads as zero is made and freed",
+    "cache_constructed": "objects with a mutex, a condition and two lists, made ready by a constructor or at birth",
+    "cache_accounted": "objects of 64 bytes whose live bytes are counted, and limited",
+    "cache_handoff": "one thread makes objects, another one frees them, on both threads together",
+}
+NOT_BUILT = {
+    "gslice": "built without GLib before 2.76: install libglib2.0-dev, remove the build folder",
+    "boost": "built without Boost: install libboost-dev, remove the build folder",
+    "boost_unlocked": "built without Boost: install libboost-dev, remove the build folder",
+}
 
 
-def measure_micro(name, context, allocator):
-    argv = ["micro", f"--benchmark_filter=^{name}/", f"--benchmark_min_time={context.effort.micro_s}",
+def measure_loops(program, name, context, allocator):
+    """The loops NAME/VARIANT of a program on Google Benchmark."""
+    argv = [program, f"--benchmark_filter=^{name}/", f"--benchmark_min_time={context.effort.micro_s}",
             "--benchmark_format=json"]
     output, measurement = programs.run_measured(context.build, allocator, argv)
     for row in json.loads(output)["benchmarks"]:
         if row.get("error_occurred"):
             raise RunFailed(f"{row['name']}: {row.get('error_message', 'no message')}")
-        measurement.figures[row["name"].removeprefix(f"{name}/")] = (1e9 / row["items_per_second"], "ns")
+        variant = row["name"].removeprefix(f"{name}/").partition("/threads:")[0]
+        measurement.figures[variant] = (1e9 / row["items_per_second"], "ns")
     return measurement
+
+
+def measure_caches(name, context, allocator):
+    program = f"caches_{allocator.contender}"
+    if allocator.contender in NOT_BUILT and not (context.build / "bench" / program).exists():
+        raise Skipped(NOT_BUILT[allocator.contender])
+    if allocator.contender == "boost_unlocked" and name == "cache_handoff":
+        raise Skipped("threads may not share a pool without a lock")
+    return measure_loops(program, name, context, allocator)
 
 
 # -- plain programs -------------------------------------------------------------------------------------------------
@@ -104,17 +130,33 @@ def measure_program(argv, context, allocator):
 
 def micro():
     for name, about in MICRO.items():
-        yield Workload(name, "micro", f"{about}; CPU time an operation", functools.partial(measure_micro, name))
+        yield Workload(name, "micro", f"{about}; CPU time an operation",
+                       functools.partial(measure_loops, "micro", name))
+
+
+def caches():
+    for name, about in CACHES.items():
+        yield Workload(name, "caches", f"{about}; CPU time an object", functools.partial(measure_caches, name),
+                       variants="pools")
+    alone = functools.partial(Workload, group="caches", variants="caches", variants_alone=True)
+    yield alone("cache_accounting", about="accounted and limited caches in turns with a plain one",
+                measure=functools.partial(measure_program, ["cache_accounted"]))
+    yield alone("cache_memory", about="10,000 caches created, 1,000 used and tuned; RSS each, time for all, calls of "
+                "membarrier, function-call interrupts of the whole machine",
+                measure=lambda context, one: programs.measure_cache_memory(context.build, one))
+    yield alone("cache_arrays", about="RSS that a thread's use adds to a cache, on simulated machines of NODESxCPUS "
+                "(a cache of Linux was once put at 80 KB with 512 CPUs)",
+                measure=lambda context, one: programs.measure_cache_arrays(context.build, one))
 
 
 def tables():
     yield Workload("table", "kernel table", "all CPUs at once: 10,000 allocations, then 10,000 frees, of one size; "
                    "the median round",
                    functools.partial(measure_program, ["kernel_table", lambda e: e.table_rounds]), same_work=True,
-                   variants=True)
+                   variants="builds")
     yield Workload("cold_table", "kernel table", "the same, one round in a fresh process for every size: slabs have "
                    "to be made", lambda context, one: programs.measure_cold_table(context.build, one), same_work=True,
-                   variants=True)
+                   variants="builds")
 
 
 def threads():
@@ -163,9 +205,13 @@ def counting():
     for name, about in instructions.WORKLOADS.items():
         yield Workload(instructions.PREFIX + name, "instructions", about,
                        functools.partial(instructions.measure_one, name), once=True)
+    for name, about in instructions.CACHE_WORKLOADS.items():
+        yield Workload(instructions.PREFIX + name, "instructions", about,
+                       functools.partial(instructions.measure_one, name), once=True, variants="caches",
+                       variants_alone=True)
 
 
 def all_of_them():
     """{name: Workload}, in the order in which they are run and printed."""
-    found = [*micro(), *tables(), *threads(), *memory(), *latency(), *serving(), *counting()]
+    found = [*micro(), *caches(), *tables(), *threads(), *memory(), *latency(), *serving(), *counting()]
     return {workload.name: workload for workload in found}

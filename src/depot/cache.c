@@ -10,7 +10,7 @@
 enum { start_bytes = 8192, start_rounds_most = 6, most_rounds_least = 2 };
 
 struct slm_cache slm_class_caches[SLM_CLASSES];
-_Atomic(struct slm_cache *) slm_caches[SLM_NUMBERS];
+struct slm_cache *_Atomic slm_caches[SLM_NUMBERS];
 static char class_names[SLM_CLASSES][12];
 
 static struct slm_lock mutex = {.rank = SLM_RANK_CACHES};
@@ -30,7 +30,7 @@ static void name_class(char *name, unsigned size)
 static void set_bounds(struct slm_cache *cache)
 {
     const size_t size = cache->shape.object_size;
-    uint32_t most = cache->fixed_rounds, start = most;
+    uint32_t most = load_relaxed(&cache->fixed_rounds), start = most;
     if (most == 0) {
         most =
             (uint32_t)slm_min(slm_max(slm_options.magazine_bytes / size, most_rounds_least), SLM_MAGAZINE_ROUNDS_MAX);
@@ -82,7 +82,7 @@ void slm_cache_tune_all(void)
 
 void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines)
 {
-    cache->fixed_rounds = rounds;
+    store_relaxed(&cache->fixed_rounds, rounds);
     cache->fixed_magazines = magazines;
     set_bounds(cache);
     atomic_fetch_add_explicit(&cache->tuned, 1, memory_order_release); /* pairs with slm_thread_refill and _drain */
@@ -129,6 +129,19 @@ struct slm_depot *slm_cache_depot_made(struct slm_cache *cache, unsigned node)
         return &cache->first;
     _Atomic(struct slm_depot *) *others = load_acquire(&cache->others);
     return others ? load_acquire(&others[node]) : NULL;
+}
+
+uint64_t slm_cache_slabs(struct slm_cache *cache)
+{
+    uint64_t slabs = 0;
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        const struct slm_depot *depot = slm_cache_depot_made(cache, node);
+        if (depot) /* a slab that has been released was made before: read in this order */
+            slabs -= load_acquire(&depot->slabs_released);
+        if (depot)
+            slabs += load_relaxed(&depot->slabs_made);
+    }
+    return slabs;
 }
 
 void slm_cache_lock(void)

@@ -19,6 +19,7 @@ struct slm_account {
     uint64_t limit_bytes;     /* as it was asked for; 0: none */
     _Atomic int64_t live;     /* objects, but for what the threads' windows say */
     _Atomic uint64_t charged; /* objects that are live, or that a window allows */
+    _Atomic uint32_t windows; /* whether there are any: see thread/account.c */
 };
 
 struct slm_cache {
@@ -28,15 +29,16 @@ struct slm_cache {
     uint32_t number;
     _Atomic uint32_t tuned;                        /* how often it was; threads compare */
     _Atomic uint32_t start_rounds, most_rounds;    /* of a thread's magazines */
+    _Atomic uint32_t fixed_rounds;                 /* what a program has asked for; 0: automatic */
+    uint32_t fixed_magazines;                      /* what a program has asked for; 0: automatic */
     _Atomic uint64_t depot_rounds;                 /* that a depot keeps at most */
-    uint32_t fixed_rounds, fixed_magazines;        /* what a program has asked for; 0: automatic */
     struct slm_account *account;                   /* NULL: not accounted */
+    _Atomic(_Atomic(struct slm_depot *) *) others; /* depots by node, from 1 on: made on first use */
     struct slm_depot first;                        /* node 0 */
-    _Atomic(_Atomic(struct slm_depot *) *) others; /* by node, from 1 on: made on first use */
 };
 
 extern slm_hidden struct slm_cache slm_class_caches[SLM_CLASSES];
-extern slm_hidden _Atomic(struct slm_cache *) slm_caches[SLM_NUMBERS]; /* by number; NULL where there is none */
+extern slm_hidden struct slm_cache *_Atomic slm_caches[SLM_NUMBERS]; /* by number; NULL where there is none */
 
 /* The cache of a number that has one. */
 slm_inline struct slm_cache *slm_cache_of(unsigned number)
@@ -89,6 +91,10 @@ slm_inline struct slm_depot *slm_cache_depot(struct slm_cache *cache, unsigned n
 
 /* The node's depot if it has been made, else NULL. */
 struct slm_depot *slm_cache_depot_made(struct slm_cache *cache, unsigned node);
+
+/* How many slabs there are, those in the hands of some thread's slow path included. Pairs with their release:
+ * acquire. */
+uint64_t slm_cache_slabs(struct slm_cache *cache);
 
 /* The cache mutex. Housekeeping tries, and goes without when somebody holds it. */
 void slm_cache_lock(void);

@@ -188,8 +188,8 @@ static void release(struct slm_depot *depot, struct slm_slab *slab)
     if (life && (life->destructor || life->typesafe)) {
         slm_retired_add(depot, slab);
     } else {
-        add_relaxed(&depot->slabs_released, 1);
         slm_slab_release(slab);
+        atomic_fetch_add_explicit(&depot->slabs_released, 1, memory_order_release); /* pairs with slm_cache_slabs */
     }
 }
 
@@ -304,7 +304,7 @@ struct constructing {
 
 static __thread const struct constructing *constructing;
 
-static bool is_constructing(const struct slm_depot *depot)
+bool slm_depot_is_constructing(const struct slm_depot *depot)
 {
     const struct constructing *at = constructing;
     while (at && at->depot->shape != depot->shape)
@@ -322,7 +322,7 @@ static void warn_once(const struct slm_depot *depot)
 bool slm_depot_grow(struct slm_depot *depot)
 {
     const struct slm_slab_life *life = depot->shape->life;
-    if (constructs(depot) && is_constructing(depot)) {
+    if (constructs(depot) && slm_depot_is_constructing(depot)) {
         warn_once(depot);
         errno = EDEADLK;
         return false;
@@ -370,7 +370,7 @@ void slm_depot_give(void *const *rounds, unsigned n, const char *call)
     }
 }
 
-_Atomic(struct slm_slab *) slm_depot_pending;
+struct slm_slab *_Atomic slm_depot_pending;
 
 /* The end of the stack; a slab whose link is NULL is not in it. */
 static struct slm_slab last_pending;

@@ -29,7 +29,7 @@ struct slm_depot {
 } slm_cacheline;
 
 /* Slabs that slm_depot_give_nolock has left to be relinked. */
-extern slm_hidden _Atomic(struct slm_slab *) slm_depot_pending;
+extern slm_hidden struct slm_slab *_Atomic slm_depot_pending;
 
 /* Bench builds: "locked" or "lockless", how slabs are made from now on; see depot.c. */
 void slm_depot_choose_growth(const char *text);
@@ -56,6 +56,9 @@ void slm_depot_give(void *const *rounds, unsigned n, const char *call);
  * depot's objects is what asks (EDEADLK). The caller holds no lock and works on no thread's block: the constructor
  * may call anything. */
 bool slm_depot_grow(struct slm_depot *depot);
+
+/* Is the calling thread inside a constructor of the depot's objects? */
+bool slm_depot_is_constructing(const struct slm_depot *depot);
 
 /* Put one object back into its slab without a lock, legal in signal handlers; false: it is no small object. */
 bool slm_depot_give_nolock(void *object, const char *call);

@@ -19,6 +19,8 @@ struct group {
     struct slab_cache *first; /* the oldest of its names; NULL: it waits to be got rid of */
     uint32_t names;
     uint32_t align;
+    uint32_t recall; /* while it waits: see slm_named_destroy */
+    bool held;
     struct group *next; /* of its bucket, or of those that wait, or of those that are unused */
     bool merges;
     char name[64]; /* the first there was */
@@ -133,7 +135,7 @@ static void describe(struct group *group, size_t object_size, const struct slab_
     group->account = (struct slm_account){.limit = attr->limit_bytes ? attr->limit_bytes / object_size : UINT64_MAX,
                                           .limit_bytes = attr->limit_bytes};
     cache->account = accounted ? &group->account : NULL;
-    cache->fixed_rounds = attr->magazine_rounds;
+    store_relaxed(&cache->fixed_rounds, attr->magazine_rounds);
     cache->fixed_magazines = 0;
 }
 
@@ -204,7 +206,7 @@ static void lead_to(struct slab_cache *named, struct slm_cache *cache, bool zero
 struct slab_cache *slm_named_create(const char *name, size_t size, const struct slab_cache_attr *attr)
 {
     const size_t align = alignment_for(size, attr), object_size = slm_align_up(size, align);
-    slm_named_sweep();
+    slm_named_sweep(0);
     struct slab_cache *named = new_name();
     if (!named)
         return NULL;
@@ -264,15 +266,26 @@ void slm_named_drop(struct slab_cache *named)
     forget(named);
 }
 
-void slm_named_destroy(struct slab_cache *named)
+void slm_named_destroy(struct slab_cache *named, uint32_t recall)
 {
     struct group *group = group_of(load_relaxed(&named->cache));
     slm_named_drop(named);
     if (group->merges)
         unlink_group(bucket_of(group->cache.shape.object_size, group->align), group);
+    group->recall = recall;
+    group->held = true;
     group->next = leaving;
     leaving = group;
-    slm_named_sweep();
+}
+
+void slm_named_settle(struct slm_cache *cache)
+{
+    group_of(cache)->held = false;
+}
+
+bool slm_named_some_wait(void)
+{
+    return leaving != NULL;
 }
 
 static bool has_come_home(struct slm_cache *cache)
@@ -280,18 +293,16 @@ static bool has_come_home(struct slm_cache *cache)
     uint64_t out = 0;
     for (unsigned node = 0; node < slm_nodes; node++) {
         const struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        if (depot) /* a released slab is gone from every list; one that is not has objects out, or is kept vacant */
-            out += load_relaxed(&depot->objects_out) + load_relaxed(&depot->slabs_made) -
-                   load_relaxed(&depot->slabs_released);
+        out += depot ? load_relaxed(&depot->objects_out) : 0;
     }
-    return out == 0 && load_acquire(&group_of(cache)->life.retired) == 0; /* pairs with slm_retired_release */
+    return out == 0 && slm_cache_slabs(cache) == 0;
 }
 
-void slm_named_sweep(void)
+void slm_named_sweep(uint32_t recalled)
 {
     for (struct group **at = &leaving; *at;) {
         struct group *group = *at;
-        if (!has_come_home(&group->cache)) {
+        if (group->held || group->recall > recalled || !has_come_home(&group->cache)) {
             at = &group->next;
             continue;
         }

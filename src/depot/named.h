@@ -35,11 +35,17 @@ unsigned slm_named_count(const struct slm_cache *cache);
 /* Drop a name that is not the cache's last. */
 void slm_named_drop(struct slab_cache *named);
 
-/* Drop the last name, and the cache with it: nothing of it is in any thread's hands. The cache waits, without a name,
- * while slabs of it are retired, or `rounds_out` says that rounds of it will still come home; slm_named_sweep gets
- * rid of such. */
-void slm_named_destroy(struct slab_cache *named);
-void slm_named_sweep(void);
+/* Drop the last name, and the cache with it: nobody uses it any more. It waits without a name while the caller looks
+ * after it, until slm_named_settle; while slabs of it are retired; and where threads may have something of it in
+ * their hands until they have attended to the recall of that number (0: they have not). */
+void slm_named_destroy(struct slab_cache *named, uint32_t recall);
+void slm_named_settle(struct slm_cache *cache);
+
+/* Get rid of caches that wait no longer; all threads have attended to the recall of that number. */
+void slm_named_sweep(uint32_t recalled);
+
+/* True while caches wait. */
+bool slm_named_some_wait(void);
 
 /* The first name of the cache; NULL when it has none any more. */
 struct slab_cache *slm_named_first(const struct slm_cache *cache);

@@ -55,8 +55,7 @@ static struct slm_slab *get(struct queue *queue)
 
 void slm_retired_add(struct slm_depot *depot, struct slm_slab *slab)
 {
-    struct slm_slab_life *life = depot->shape->life;
-    add_relaxed(&life->retired, 1);
+    const struct slm_slab_life *life = depot->shape->life;
     slab->wait = (struct slm_slab_wait){depot, life->typesafe ? slm_epoch_stamp() : 0};
     lock_queues();
     put(life->typesafe ? &waiting : &due, slab);
@@ -76,6 +75,11 @@ bool slm_retired_poll(void)
     return some;
 }
 
+bool slm_retired_is_releasing(void)
+{
+    return releasing;
+}
+
 void slm_retired_release(void)
 {
     if (load_relaxed(&slm_retired_due) == 0 || releasing)
@@ -88,12 +92,11 @@ void slm_retired_release(void)
         if (!slab)
             break;
         struct slm_depot *depot = slab->wait.depot;
-        struct slm_slab_life *life = depot->shape->life;
+        const struct slm_slab_life *life = depot->shape->life;
         if (life->destructor)
             slm_slab_each_object(slab, life->destructor, life->context);
-        add_relaxed(&depot->slabs_released, 1);
         slm_slab_release(slab);
-        atomic_fetch_sub_explicit(&life->retired, 1, memory_order_release); /* pairs with the cache's destruction */
+        atomic_fetch_add_explicit(&depot->slabs_released, 1, memory_order_release); /* pairs with slm_cache_slabs */
     }
     releasing = false;
 }

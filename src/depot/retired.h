@@ -20,6 +20,9 @@ void slm_retired_add(struct slm_depot *depot, struct slm_slab *slab);
 /* Let those become due whose grace period has passed; asks for one where some wait. True while some wait. */
 bool slm_retired_poll(void);
 
+/* Is the calling thread inside a destructor? */
+bool slm_retired_is_releasing(void);
+
 /* Run the destructors of all that are due and give the slabs back. No lock is held, and the calling thread works on
  * no block; within a destructor it does nothing. */
 void slm_retired_release(void);

@@ -9,6 +9,7 @@
 #include "heap/object.h"
 #include "os/sys.h"
 #include "os/topology.h"
+#include "sync/epoch.h"
 #include "thread/account.h"
 
 #define SIZE_MOST ((size_t)1 << 20)
@@ -193,22 +194,32 @@ static void say_busy(const char *name, uint64_t live)
     slm_line_write(&line, 2);
 }
 
-/* Under the mutex. How many objects live: then nothing has happened. */
-static uint64_t destroy(struct slab_cache *named, struct slm_cache *cache)
+/* Under the mutex, the last name. How many objects live: then nothing has happened. */
+static uint64_t destroy(struct slab_cache *named, struct slm_cache *cache, unsigned *missed)
 {
-    if (slm_named_count(cache) > 1) {
-        slm_named_drop(named);
-        return 0;
-    }
-    const unsigned missed = take_everything(cache);
+    *missed = take_everything(cache);
     trim_all(cache);
-    const uint64_t live = live_objects(cache, missed);
+    const uint64_t live = live_objects(cache, *missed);
     if (live > 0)
         return live;
-    slm_named_destroy(named);
-    if (missed > 0)
-        slm_take_recall();
+    slm_named_destroy(named, *missed > 0 ? slm_take_recall() : 0);
     return 0;
+}
+
+/* Until all slabs are gone, wherever their destructors run: then the program may take away what these use. In a
+ * destructor, and in a read section that a grace period would wait for, that cannot be waited for; nor where a thread
+ * was missed, which may be stopped. */
+static void await_destructors(struct slm_cache *cache)
+{
+    _Atomic uint32_t nobody = 0;
+    const struct slm_slab_life *life = cache->shape.life;
+    if (!life || !life->destructor)
+        return;
+    while (slm_cache_slabs(cache) > 0 && !slm_retired_is_releasing() && !(life->typesafe && slm_epoch_inside())) {
+        release_retired();
+        if (slm_cache_slabs(cache) > 0)
+            slm_sys_wait(&nobody, 0, 1);
+    }
 }
 
 int slm_control_destroy(struct slab_cache *named)
@@ -223,7 +234,11 @@ int slm_control_destroy(struct slab_cache *named)
         errno = EINVAL;
         return -1;
     }
-    const uint64_t live = destroy(named, cache);
+    const bool last = slm_named_count(cache) == 1;
+    unsigned missed = 0;
+    const uint64_t live = last ? destroy(named, cache, &missed) : 0;
+    if (!last)
+        slm_named_drop(named);
     slm_cache_unlock();
     release_retired();
     if (live > 0) {
@@ -231,9 +246,14 @@ int slm_control_destroy(struct slab_cache *named)
         errno = EBUSY;
         return -1;
     }
-    slm_cache_lock();
-    slm_named_sweep(); /* its slabs have had their destructors */
-    slm_cache_unlock();
+    if (last) {
+        if (missed == 0)
+            await_destructors(cache);
+        slm_cache_lock();
+        slm_named_settle(cache);
+        slm_named_sweep(slm_take_recalled());
+        slm_cache_unlock();
+    }
     errno = kept;
     return 0;
 }

@@ -140,16 +140,21 @@ slm_slow void slm_thread_attend(void)
 {
     int kept = errno;
     struct slm_thread *thread;
-    while ((thread = slm_thread_enter(false))) {
+    if (atomic_fetch_and(&slm_tls.self->attention, (uint8_t)~SLM_ATTEND_PAUSE) & SLM_ATTEND_PAUSE)
+        slm_take_pause();
+    while (load_relaxed(&slm_tls.self->attention) != 0 && (thread = slm_thread_enter(false))) {
         const uint8_t asked = atomic_exchange(&thread->attention, 0);
         const unsigned node = thread->node;
         if (asked & SLM_ATTEND_RECALL) {
+            const uint32_t recalls = load_relaxed(&slm_thread_recalls);
             slm_thread_empty(thread, true);
             slm_reserve_empty(thread, false);
+            store_release(&thread->recalled, recalls); /* pairs with slm_take_recalled */
         }
         struct slm_cache *grow = asked & SLM_ATTEND_RESERVE ? slm_reserve_fill(thread) : NULL;
         slm_thread_unhide(thread);
-        if (!grow || !slm_depot_grow(slm_cache_depot(grow, node)))
+        struct slm_depot *depot = grow ? slm_cache_depot(grow, node) : NULL;
+        if (!depot || slm_depot_is_constructing(depot) || !slm_depot_grow(depot))
             break;
         atomic_fetch_or(&thread->attention, SLM_ATTEND_RESERVE);
     }
@@ -181,10 +186,10 @@ static void thread_exit(void *block)
         return;
     int kept = errno;
     slm_fork_check();
-    slm_epoch_thread_exit();
     slm_thread_claim(tls);
     tls->self = NULL;
     tls->state = tls->births < births_most ? SLM_THREAD_NONE : SLM_THREAD_GONE;
+    slm_epoch_thread_exit(); /* not before: a handler that enters a section from here on does not register */
     slm_reserve_empty(thread, false);
     slm_thread_empty(thread, false);
     slm_account_close_all(thread);
@@ -200,9 +205,30 @@ static void thread_exit(void *block)
     errno = kept;
 }
 
+bool slm_thread_exit_expected(void)
+{
+    const struct slm_tls *tls = &slm_tls;
+    return tls->state == SLM_THREAD_LIVE && exit_key_made && pthread_getspecific(exit_key) == tls->self;
+}
+
 unsigned slm_direct_node(void)
 {
     return slm_topology_node(0);
+}
+
+/* In the child of fork(), on the thread that forked, which may be inside a section: it is to be the one that notices
+ * (see slm_epoch_fork_child), not a thread that it starts. */
+static void look_for_fork(void)
+{
+    slm_fork_check();
+}
+
+/* Only for processes that enter sections: libc's list of handlers costs memory. */
+void slm_process_watch_forks(void)
+{
+    static _Atomic bool watched;
+    if (!atomic_exchange(&watched, true))
+        pthread_atfork(NULL, NULL, look_for_fork);
 }
 
 /* libc is up by now; what ran before had the default options. */

@@ -15,7 +15,7 @@
 #include "heap/lifecycle.h"
 #include "os/topology.h"
 
-enum { gathers_most = 8 };
+enum { looks_most = 100 }; /* for other threads' windows, up to a millisecond each */
 
 struct slm_cache *slm_object_cache(struct slab_cache *named, const char *call)
 {
@@ -83,18 +83,27 @@ static void *try_once(struct slm_cache *cache, struct attempt *attempt)
     return object;
 }
 
-/* Do something about what is in the way; true: try again. `counts` remembers how often. */
+/* Do something about what is in the way; true: try again. This remembers what was done so far. */
 struct obstacles {
-    unsigned gathers, reclaims;
+    unsigned looks, reclaims;
+    uint32_t closed; /* all windows were, before the last attempt */
 };
+
+/* A charge has failed. It has met the limit if all windows were closed before it, and still are. */
+static bool find_room(struct slm_cache *cache, struct obstacles *so_far)
+{
+    const uint32_t closed = slm_account_close_windows(cache);
+    const bool met = closed != 0 && closed == so_far->closed;
+    so_far->closed = closed;
+    return !met && so_far->looks++ < looks_most;
+}
 
 static bool overcome(struct slm_cache *cache, const struct attempt *attempt, size_t n, struct obstacles *so_far)
 {
     const struct slm_slab_life *life = cache->shape.life;
     if (attempt->limited) {
-        const bool again = so_far->gathers++ < gathers_most && slm_account_gather(cache);
         errno = ENOMEM;
-        return again;
+        return find_room(cache, so_far);
     }
     if (life && life->constructor) {
         if (slm_depot_grow(slm_cache_depot(cache, attempt->node)))
@@ -111,7 +120,7 @@ static void *alloc_slowly(struct slm_cache *cache)
 {
     const int kept = errno;
     struct attempt attempt;
-    struct obstacles so_far = {0, 0};
+    struct obstacles so_far = {0};
     void *object;
     do
         object = try_once(cache, &attempt);
@@ -161,7 +170,7 @@ static void *take_from_node(struct slm_cache *cache, unsigned node)
 static void *alloc_on(struct slm_cache *cache, unsigned node)
 {
     const int kept = errno;
-    struct obstacles so_far = {0, 0};
+    struct obstacles so_far = {0};
     struct attempt attempt = {.node = node};
     void *object = NULL;
     if (!slm_process_started())
@@ -260,10 +269,19 @@ slm_slow void slm_object_free_slow(struct slab_cache *named, void *object)
 /* All n at once: a window is for single calls. */
 static bool charge_bulk(struct slm_cache *cache, size_t n)
 {
-    bool done = !cache->account || slm_account_take_direct(cache->account, n);
-    for (unsigned gathers = 0; !done && gathers < gathers_most && slm_account_gather(cache); gathers++)
-        done = slm_account_take_direct(cache->account, n);
-    return done;
+    struct obstacles so_far = {0};
+    if (!cache->account || slm_account_take_direct(cache->account, n))
+        return true;
+    struct slm_thread *thread = slm_thread_enter(true);
+    struct slm_far_slot *far = far_of(thread, cache);
+    if (far)
+        slm_account_close(cache->account, far);
+    if (thread)
+        slm_thread_leave(thread);
+    while (!slm_account_take_direct(cache->account, n))
+        if (!find_room(cache, &so_far))
+            return false;
+    return true;
 }
 
 static size_t take_some(struct slm_cache *cache, size_t n, void **out, unsigned *node)
@@ -293,7 +311,7 @@ static void give_some(struct slm_cache *cache, size_t n, void *const *objects, c
 /* The objects alone, without their charge. */
 static bool take_bulk(struct slm_cache *cache, size_t n, void **out)
 {
-    struct obstacles so_far = {0, 0};
+    struct obstacles so_far = {0};
     struct attempt attempt = {0};
     size_t got = 0, more;
     do {

@@ -26,7 +26,7 @@
 #include "os/sys.h"
 #include "os/topology.h"
 #include "slab/large.h"
-#include "thread/thread_list.h"
+#include "thread/take.h"
 
 enum { scarce_dirty_least = 4 << 20, interval_ms = 1000, worker_stack = 128 << 10 };
 
@@ -77,7 +77,8 @@ static bool trim_depots(bool all, bool wait)
     else if (!slm_cache_try_lock())
         return true;
     slm_cache_each(trim_cache, &trimming);
-    slm_named_sweep();
+    if (slm_named_some_wait())
+        slm_named_sweep(slm_take_recalled());
     slm_cache_unlock();
     return slm_retired_poll() || trimming.found;
 }

@@ -80,7 +80,7 @@ size_t slm_large_free(struct slm_large *large)
     return bytes;
 }
 
-_Atomic(struct slm_large *) slm_large_pending;
+struct slm_large *_Atomic slm_large_pending;
 
 bool slm_large_free_nolock(struct slm_large *large)
 {

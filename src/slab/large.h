@@ -26,7 +26,7 @@ size_t slm_large_free(struct slm_large *large);
  * paths call where the look says that there is something. False: a double free. */
 bool slm_large_free_nolock(struct slm_large *large);
 void slm_large_free_pending(void);
-extern slm_hidden _Atomic(struct slm_large *) slm_large_pending;
+extern slm_hidden struct slm_large *_Atomic slm_large_pending;
 
 /* Change the size in place, or by moving pages without a copy; the new address, or NULL when neither can be done: the
  * object is as it was then. */

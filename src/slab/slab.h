@@ -50,8 +50,7 @@ struct slm_slab_life {
     void (*constructor)(void *object, void *context); /* may be NULL, as the other */
     void (*destructor)(void *object, void *context);
     void *context;
-    bool typesafe;            /* a vacant slab waits for a grace period */
-    _Atomic uint32_t retired; /* vacant slabs that wait for their destructors or their grace period */
+    bool typesafe; /* a vacant slab waits for a grace period */
 };
 
 /* What a cache's slabs look like. */

@@ -1,9 +1,19 @@
-/* Windows; see account.h. */
+/* Windows; see account.h.
+ *
+ *     account->windows = | how often they were closed 30 | state 2 |
+ *
+ *     OPEN --a charge fails--> CLOSING --all were looked at, and none is left--> CLOSED --room again--> OPEN
+ *
+ * Who opens a window says so in `moving` before it looks at the state; who closes sets the state before it looks at
+ * `moving`: one of both sees the other. */
 #include "thread/account.h"
 
+#include "os/sys.h"
 #include "thread/take.h"
 
-enum { window_unlimited = 1 << 20, window_most = 64, shares = 8 };
+enum { window_unlimited = 1 << 20, window_most = 64, shares = 8, room_again = 4 };
+
+enum { OPEN, CLOSING, CLOSED, states = 4 };
 
 /* True: n more are charged. No order is needed: what is charged guards nothing but its own sum. */
 static bool charge(struct slm_account *account, uint64_t n)
@@ -46,36 +56,48 @@ void slm_account_close_all(struct slm_thread *thread)
     }
 }
 
-/* A share of the room that is left, so that all threads can have some. */
-static int32_t width_for(const struct slm_account *account)
+/* A share of the room that is left, so that all threads can have some; none while windows are closed. */
+static int32_t width_for(struct slm_account *account)
 {
     if (account->limit == UINT64_MAX)
         return window_unlimited;
     const uint64_t charged = load_relaxed(&account->charged);
     const uint64_t room = charged < account->limit ? account->limit - charged : 0;
+    uint32_t state = atomic_load(&account->windows); /* pairs with slm_account_close_windows */
+    if (state % states != OPEN &&
+        (room < account->limit / room_again ||
+         !atomic_compare_exchange_strong(&account->windows, &state, state - state % states + OPEN)))
+        return 0;
     return (int32_t)slm_min(window_most, room / shares / slm_max(slm_thread_list_count(), 1));
+}
+
+/* At the edge: a window as wide as may be, or none. True: there is one. What is charged for it meanwhile is nobody's:
+ * `moving` says so to those who look for room. */
+static bool move_window(struct slm_account *account, struct slm_far_slot *far)
+{
+    atomic_exchange(&far->moving, 1);
+    const int32_t width = width_for(account);
+    const bool opened = width > 0 && reopen(account, far, width);
+    if (!opened)
+        slm_account_close(account, far);
+    store_release(&far->moving, 0); /* pairs with allows_some */
+    return opened;
 }
 
 slm_slow bool slm_account_take_slow(struct slm_account *account, struct slm_far_slot *far)
 {
-    const int32_t width = width_for(account);
-    if (width > 0 && reopen(account, far, width)) {
-        far->net++;
-        return true;
-    }
-    slm_account_close(account, far);
-    return slm_account_take_direct(account, 1);
+    if (!move_window(account, far))
+        return slm_account_take_direct(account, 1);
+    far->net++;
+    return true;
 }
 
 slm_slow void slm_account_give_slow(struct slm_account *account, struct slm_far_slot *far)
 {
-    const int32_t width = width_for(account);
-    if (width > 0 && reopen(account, far, width)) {
+    if (move_window(account, far))
         far->net--;
-        return;
-    }
-    slm_account_close(account, far);
-    slm_account_give_direct(account, 1);
+    else
+        slm_account_give_direct(account, 1);
 }
 
 bool slm_account_take_direct(struct slm_account *account, uint64_t n)
@@ -92,24 +114,31 @@ void slm_account_give_direct(struct slm_account *account, uint64_t n)
     sub_relaxed(&account->charged, n);
 }
 
-static slm_unordered bool allows_some(struct slm_thread *thread, void *cache)
+static slm_unordered bool allows_some(struct slm_thread *thread, const struct slm_cache *cache)
 {
-    const struct slm_far_slot *far = slm_slot_far(thread, ((struct slm_cache *)cache)->number);
-    return far && far->high > far->net;
-}
-
-static void close_window(struct slm_thread *thread, void *context)
-{
-    struct slm_cache *cache = context;
-    if (load_acquire(&thread->tls->counting)) /* pairs with the hot call's end */
-        return;
-    slm_account_close(cache->account, slm_slot_far(thread, cache->number));
+    const struct slm_far_slot *far = slm_slot_far(thread, cache->number);
+    return far && (atomic_load(&far->moving) || far->high > far->net);
 }
 
 struct spare {
     struct slm_cache *cache;
-    bool some;
+    bool some, counting;
 };
+
+static bool wants(struct slm_thread *thread, void *context)
+{
+    return allows_some(thread, ((struct spare *)context)->cache);
+}
+
+static void close_window(struct slm_thread *thread, void *context)
+{
+    struct spare *spare = context;
+    struct slm_cache *cache = spare->cache;
+    if (load_acquire(&thread->tls->counting)) /* pairs with the hot call's end */
+        spare->counting = true;
+    else
+        slm_account_close(cache->account, slm_slot_far(thread, cache->number));
+}
 
 static void look_for_spare(struct slm_thread *thread, void *context)
 {
@@ -117,15 +146,29 @@ static void look_for_spare(struct slm_thread *thread, void *context)
     spare->some |= thread->tls != &slm_tls && allows_some(thread, spare->cache);
 }
 
-bool slm_account_gather(struct slm_cache *cache)
+uint32_t slm_account_close_windows(struct slm_cache *cache)
 {
-    struct spare spare = {cache, false};
+    struct slm_account *account = cache->account;
+    struct spare spare = {cache, false, false};
+    const struct slm_take take = {wants, close_window, &spare, false, true};
+    _Atomic uint32_t nobody = 0;
+    uint32_t state = atomic_load(&account->windows);
+    if (state % states == CLOSED)
+        return state;
+    if (state % states == OPEN) {
+        const uint32_t closing = state + states + CLOSING;
+        if (!atomic_compare_exchange_strong(&account->windows, &state, closing)) /* pairs with move_window */
+            return 0;
+        state = closing;
+    }
     slm_thread_list_foreach(look_for_spare, &spare);
-    if (!spare.some)
-        return false;
-    const struct slm_take take = {allows_some, close_window, cache, false};
-    slm_take_from_all(&take);
-    return true;
+    if (spare.some) {
+        if (slm_take_from_all(&take) > 0 || spare.counting)
+            slm_sys_wait(&nobody, 0, 1);
+        return 0;
+    }
+    const uint32_t closed = state - CLOSING + CLOSED;
+    return atomic_compare_exchange_strong(&account->windows, &state, closed) ? closed : 0;
 }
 
 struct live {

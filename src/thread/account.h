@@ -8,12 +8,12 @@
  *
  * So every object that a window allows is charged beforehand, and a call inside the window touches nothing shared. At
  * the window's edge the thread folds its net into the account, and opens a window as wide as the room that is left
- * below the limit permits: near it none, and each call goes to the account itself. An allocation that fails first
- * takes the windows of all other threads (thread/take.h), if they have anything to give: so it fails at the limit
- * exactly.
+ * below the limit permits. An allocation that fails has all windows closed, other threads' too (thread/take.h): from
+ * then on `charged` is what lives, each call goes to the account itself, and refusals are exact and cheap. Windows
+ * are opened again when a quarter of the limit has become free.
  *
  * A hot call changes `net` and then a magazine; `counting` in the thread's TLS says so, for a taker: the window of a
- * thread in the middle of a call stays, as if the call had come before. After Linux's memory cgroups, whose per-CPU
+ * thread in the middle of a call is not closed, but looked at again. After Linux's memory cgroups, whose per-CPU
  * stock is such a window upwards. */
 #pragma once
 
@@ -49,8 +49,10 @@ void slm_account_close(struct slm_account *account, struct slm_far_slot *far);
 /* The owner, at its end: close all windows. */
 void slm_account_close_all(struct slm_thread *thread);
 
-/* Close the windows of all other threads, where they allow anything; false: they do not. Not in a slow path. */
-bool slm_account_gather(struct slm_cache *cache);
+/* A charge has failed: have all windows closed, the caller's is. Not in a slow path. A number that is not 0 says that
+ * they are, and stays the same while they are: a charge that fails between two looks that give the same number has
+ * met the limit. 0: a thread was in the middle of something; try again. */
+uint32_t slm_account_close_windows(struct slm_cache *cache);
 
 /* Live objects; exact when no call is under way. Takes the lock of the list of threads. */
 uint64_t slm_account_live(struct slm_cache *cache);

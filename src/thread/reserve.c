@@ -19,7 +19,7 @@ struct slm_reserve {
 struct slm_reserve *slm_reserve_find(struct slm_thread *thread, const struct slm_cache *cache)
 {
     struct slm_reserve *reserve = load_acquire(&thread->reserves); /* pairs with add_stack */
-    while (reserve && load_relaxed(&reserve->cache) != cache)
+    while (reserve && load_acquire(&reserve->cache) != cache)      /* pairs with those who set it */
         reserve = reserve->next;
     return reserve;
 }
@@ -92,7 +92,7 @@ static void add_stack(struct slm_thread *thread, struct slm_cache *cache)
 struct slm_cache *slm_reserve_fill(struct slm_thread *thread)
 {
     struct slm_cache *wanted = atomic_exchange(&slm_tls.wanted, NULL);
-    if (wanted)
+    if (wanted && slm_cache_of(wanted->number) == wanted) /* it may have been destroyed before this thread's birth */
         add_stack(thread, wanted);
     for (struct slm_reserve *reserve = load_relaxed(&thread->reserves); reserve; reserve = reserve->next) {
         struct slm_cache *cache = load_relaxed(&reserve->cache);
@@ -118,13 +118,20 @@ static void give_all(struct slm_reserve *reserve)
         slm_depot_give(&round, 1, "free");
 }
 
-void slm_reserve_forget(struct slm_thread *thread, const struct slm_cache *cache)
+bool slm_reserve_knows(struct slm_thread *thread, const struct slm_cache *cache)
 {
+    return load_relaxed(&thread->tls->wanted) == cache || slm_reserve_find(thread, cache) != NULL;
+}
+
+void slm_reserve_forget(struct slm_thread *thread, struct slm_cache *cache)
+{
+    struct slm_cache *wanted = cache;
+    atomic_compare_exchange_strong(&thread->tls->wanted, &wanted, NULL);
     struct slm_reserve *reserve = slm_reserve_find(thread, cache);
     if (!reserve)
         return;
     give_all(reserve);
-    store_relaxed(&reserve->cache, NULL);
+    store_release(&reserve->cache, NULL);
 }
 
 void slm_reserve_empty(struct slm_thread *thread, bool end)
@@ -138,7 +145,7 @@ void slm_reserve_empty(struct slm_thread *thread, bool end)
         if (end)
             slm_metadata_free(reserve, sizeof *reserve);
         else
-            store_relaxed(&reserve->cache, NULL);
+            store_release(&reserve->cache, NULL);
     }
 }
 

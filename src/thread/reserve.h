@@ -23,7 +23,10 @@ void *slm_reserve_pop(struct slm_cache *cache);
 struct slm_cache *slm_reserve_fill(struct slm_thread *thread);
 
 /* Put the cache's rounds into their slabs; nobody asks for them meanwhile. */
-void slm_reserve_forget(struct slm_thread *thread, const struct slm_cache *cache);
+void slm_reserve_forget(struct slm_thread *thread, struct slm_cache *cache);
+
+/* Does the thread have a stack of the cache's, or was it asked for one? */
+bool slm_reserve_knows(struct slm_thread *thread, const struct slm_cache *cache);
 
 /* The owner, at its end or when everything is asked back: all of it, and (`end`) the stacks themselves. */
 void slm_reserve_empty(struct slm_thread *thread, bool end);

@@ -33,7 +33,7 @@ struct slm_thread *slm_thread_block_make(void)
 
 static void free_leaves(_Atomic(struct slm_far_slot *) *leaves)
 {
-    for (unsigned i = 0; i < SLM_LEAVES; i++) {
+    for (unsigned i = 0; i < SLM_LEAVES; i++) { /* not many reads: threads with leaves are few */
         struct slm_far_slot *leaf = load_relaxed(&leaves[i]);
         if (leaf)
             slm_metadata_free(leaf, SLM_LEAF_SLOTS * sizeof *leaf);
@@ -79,6 +79,8 @@ struct slm_slot *slm_slot_make(struct slm_thread *thread, unsigned number)
         return NULL;
     memset(leaf, 0, SLM_LEAF_SLOTS * sizeof *leaf);
     store_release(&thread->leaves[at / SLM_LEAF_SLOTS], leaf); /* pairs with slm_slot_far */
+    if (at / SLM_LEAF_SLOTS >= load_relaxed(&thread->leaf_end))
+        store_relaxed(&thread->leaf_end, at / SLM_LEAF_SLOTS + 1);
     return &leaf[at % SLM_LEAF_SLOTS].slot;
 }
 
@@ -89,12 +91,11 @@ unsigned slm_slot_next(struct slm_thread *thread, unsigned number)
         number = SLM_NAMED_FIRST;
     if (number < end)
         return number;
-    if (!slm_shared_load(&thread->leaves))
-        return SLM_NUMBERS;
+    const unsigned far_end = SLM_DIRECT + load_relaxed(&thread->leaf_end) * SLM_LEAF_SLOTS;
     number = (unsigned)slm_max(number, SLM_DIRECT);
-    while (number < SLM_NUMBERS && !slm_slot_far(thread, number))
+    while (number < far_end && !slm_slot_far(thread, number))
         number += SLM_LEAF_SLOTS - (number - SLM_DIRECT) % SLM_LEAF_SLOTS;
-    return number;
+    return number < far_end ? number : SLM_NUMBERS;
 }
 
 /* The owner may be in the middle of a pop, or take `previous` away: metadata stay mapped, and figures may lag. */

@@ -30,7 +30,8 @@
 struct slm_slot {
     void **top, **bottom, **limit;
     struct slm_magazine *loaded, *previous; /* NULL until the cache is first missed */
-    uint16_t target; /* rounds that a magazine should hold; 0 until the cache is first missed */
+    _Atomic uint16_t
+        target;      /* rounds that a magazine should hold; 0: there is none, and nothing of the cache's here */
     uint16_t misses; /* trips to the depot since the last look */
     uint32_t tuned;  /* the cache's count of tunings when the target was set */
 };
@@ -41,11 +42,16 @@ static_assert(sizeof(struct slm_slot) == SLM_PLACE_UNITS * 8, "places count in w
 struct slm_far_slot {
     struct slm_slot slot;
     int32_t net, low, high;
+    _Atomic uint32_t moving; /* the owner is opening another window */
 };
 
 enum { SLM_LEAF_SLOTS = 16, SLM_LEAVES = (SLM_NUMBERS - SLM_DIRECT) / SLM_LEAF_SLOTS };
 
-enum slm_attention { SLM_ATTEND_RESERVE = 1, SLM_ATTEND_RECALL = 2 }; /* what is asked of the owner, bits */
+enum slm_attention {
+    SLM_ATTEND_RESERVE = 1,
+    SLM_ATTEND_RECALL = 2,
+    SLM_ATTEND_PAUSE = 4
+}; /* what is asked of the owner, bits */
 
 struct slm_tls;
 struct slm_reserve;
@@ -63,6 +69,8 @@ struct slm_thread {
     uint32_t adapted_ms;       /* when slm_thread_adapt last ran, cut to 32 bits */
     unsigned node;             /* whose depots this thread uses: looked up at each pass */
     _Atomic uint32_t end;      /* behind the highest number below SLM_DIRECT whose slot was ever used */
+    _Atomic uint32_t leaf_end; /* behind the highest leaf */
+    _Atomic uint32_t recalled; /* the count of recalls that it has attended to */
     _Atomic uint8_t attention; /* enum slm_attention */
     _Atomic(struct slm_reserve *) reserves;          /* see thread/reserve.h */
     _Atomic uint64_t refills, drains, objects_taken; /* written by the owner alone */

@@ -7,7 +7,7 @@
 #include "thread/account.h"
 #include "thread/reserve.h"
 
-enum { spins = 100, wait_ms = 10 };
+enum { spins = 100, wait_ms = 10, pause_ms = 10 };
 
 /* Counted up when a taking is over: what owners sleep on. */
 static _Atomic uint32_t turn, sleepers;
@@ -23,7 +23,14 @@ struct catching {
     bool any, failed;
 };
 
-static void catch (struct slm_thread *thread, void *context)
+static void miss(struct slm_thread *thread, struct catching *catching)
+{
+    catching->missed++;
+    if (catching->take->insist)
+        atomic_fetch_or(&thread->attention, SLM_ATTEND_PAUSE); /* pairs with slm_thread_leave */
+}
+
+static void catch_one(struct slm_thread *thread, void *context)
 {
     struct catching *catching = context;
     const struct slm_take *take = catching->take;
@@ -35,7 +42,7 @@ static void catch (struct slm_thread *thread, void *context)
     else if (exchange_hot(thread->tls, slm_dry, slm_taken))
         thread->was = slm_dry;
     else
-        catching->missed++; /* in a slow path */
+        miss(thread, catching); /* in a slow path */
     catching->any |= thread->was != NULL;
 }
 
@@ -49,7 +56,7 @@ static void work(struct slm_thread *thread, void *context)
     if (!catching->failed && !busy && __atomic_load_n(&tls->hot, __ATOMIC_ACQUIRE) == slm_taken)
         catching->take->work(thread, catching->take->context);
     else
-        catching->missed++;
+        miss(thread, catching);
     exchange_hot(tls, slm_taken, thread->was); /* release: the owner sees what was done */
 }
 
@@ -57,7 +64,7 @@ unsigned slm_take_from_all(const struct slm_take *take)
 {
     struct catching catching = {.take = take};
     slm_thread_list_lock();
-    slm_thread_list_each(catch, &catching);
+    slm_thread_list_each(catch_one, &catching);
     if (catching.any || take->always)
         catching.failed = !slm_sys_membarrier();
     slm_thread_list_each(work, &catching);
@@ -70,14 +77,34 @@ unsigned slm_take_from_all(const struct slm_take *take)
 
 static void recall(struct slm_thread *thread, void *context)
 {
-    (void)context;
-    if (thread->tls != &slm_tls)
+    if (thread->tls == &slm_tls)
+        store_relaxed(&thread->recalled, *(const uint32_t *)context);
+    else
         atomic_fetch_or(&thread->attention, SLM_ATTEND_RECALL); /* pairs with slm_thread_leave */
 }
 
-void slm_take_recall(void)
+uint32_t slm_take_recall(void)
 {
-    slm_thread_list_foreach(recall, NULL);
+    slm_thread_list_lock();
+    uint32_t number = load_relaxed(&slm_thread_recalls) + 1;
+    store_relaxed(&slm_thread_recalls, number);
+    slm_thread_list_each(recall, &number);
+    slm_thread_list_unlock();
+    return number;
+}
+
+static void find_least(struct slm_thread *thread, void *least)
+{
+    const uint32_t recalled = load_acquire(&thread->recalled); /* pairs with slm_thread_attend */
+    if (recalled < *(uint32_t *)least)
+        *(uint32_t *)least = recalled;
+}
+
+uint32_t slm_take_recalled(void)
+{
+    uint32_t least = UINT32_MAX;
+    slm_thread_list_foreach(find_least, &least);
+    return least;
 }
 
 slm_slow void slm_take_wait(void)
@@ -93,6 +120,17 @@ slm_slow void slm_take_wait(void)
         if (__atomic_load_n(&slm_tls.hot, __ATOMIC_ACQUIRE) == slm_taken)
             slm_sys_wait(&turn, now, wait_ms);
         atomic_fetch_sub(&sleepers, 1);
+    }
+}
+
+slm_slow void slm_take_pause(void)
+{
+    const uint32_t start = load_relaxed(&turn);
+    for (unsigned wait = 0; wait < pause_ms && load_relaxed(&turn) == start; wait++) {
+        if (slm_hot() == slm_taken)
+            slm_take_wait();
+        else
+            slm_sys_wait(&turn, start, 1);
     }
 }
 
@@ -146,7 +184,7 @@ static void dismantle(struct slm_thread *thread, struct slm_slot *slot, struct s
     }
     if (slot->previous)
         keep(rounds, slot->previous);
-    thread->target_bytes -= (size_t)slot->target * cache->shape.object_size * 2;
+    thread->target_bytes -= (size_t)load_relaxed(&slot->target) * cache->shape.object_size * 2;
     memset(slot, 0, sizeof *slot);
     if (slm_cache_is_closed(cache) && cache->account)
         slm_account_close(cache->account, slm_slot_far(thread, cache->number));
@@ -166,17 +204,17 @@ static void take_slot(struct slm_thread *thread, void *context)
         slm_reserve_forget(thread, rounds->cache);
 }
 
-static slm_unordered bool has_rounds(struct slm_thread *thread, void *context)
+/* A slot that is not in use has no target: see thread/thread_cache.c, set_target. */
+static bool has_rounds(struct slm_thread *thread, void *context)
 {
     struct slm_take_rounds *rounds = context;
     const struct slm_slot *slot = slm_slot_of(thread, rounds->cache->number);
-    const bool in_slot = slot && (slot->loaded || slot->previous || slot->target);
-    return in_slot || (rounds->all && slm_reserve_find(thread, rounds->cache));
+    return (slot && load_acquire(&slot->target) != 0) || (rounds->all && slm_reserve_knows(thread, rounds->cache));
 }
 
 unsigned slm_take_rounds(struct slm_take_rounds *rounds, bool always)
 {
-    const struct slm_take take = {has_rounds, take_slot, rounds, always};
+    const struct slm_take take = {has_rounds, take_slot, rounds, always, rounds->all};
     return slm_take_from_all(&take);
 }
 

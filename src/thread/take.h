@@ -38,14 +38,21 @@ struct slm_take {
     void (*work)(struct slm_thread *thread, void *context);
     void *context;
     bool always; /* issue the barrier even where no thread has anything */
+    bool insist; /* ask those that are missed to pause behind their slow path, where another attempt finds them */
 };
 
 /* Do it to all threads but the caller's, who is in a slow path (so that a handler of its own keeps out). Returns how
  * many were missed, of those that wanted. Takes the lock of the list of threads. */
 unsigned slm_take_from_all(const struct slm_take *take);
 
-/* Ask all threads but the caller's for everything they hold, at their next slow path. */
-void slm_take_recall(void);
+/* Ask all threads but the caller's for everything they hold, at their next slow path. Returns the recall's number. */
+uint32_t slm_take_recall(void);
+
+/* The latest recall that every thread has attended to. */
+uint32_t slm_take_recalled(void);
+
+/* The owner, outside of its slow path, has been asked to pause: for an attempt, or some milliseconds. */
+void slm_take_pause(void);
 
 /* The owner has found itself taken: wait until that is over. */
 void slm_take_wait(void);

@@ -71,7 +71,8 @@ static struct slm_magazine *unload(struct slm_slot *slot)
 
 static void load(struct slm_slot *slot, struct slm_magazine *magazine)
 {
-    const uint32_t room = (uint32_t)slm_max(slm_min(magazine->capacity, slot->target), magazine->count);
+    const uint32_t room =
+        (uint32_t)slm_max(slm_min(magazine->capacity, load_relaxed(&slot->target)), magazine->count);
     slot->loaded = magazine;
     slot->bottom = magazine->rounds;
     slot->limit = magazine->rounds + room;
@@ -81,23 +82,24 @@ static void load(struct slm_slot *slot, struct slm_magazine *magazine)
 static void set_target(struct slm_thread *thread, struct slm_slot *slot, const struct slm_cache *cache,
                        uint32_t target)
 {
-    thread->target_bytes += ((size_t)target - slot->target) * cache->shape.object_size * 2; /* modulo 2^64 */
-    slot->target = (uint16_t)target;
+    const size_t more = ((size_t)target - load_relaxed(&slot->target)) * cache->shape.object_size * 2;
+    thread->target_bytes += more;                   /* modulo 2^64 */
+    store_release(&slot->target, (uint16_t)target); /* pairs with thread/take.c: done with the cache where it is 0 */
 }
 
 /* A trip to the depot: let the cache's magazines grow if it makes many. */
 static void miss(struct slm_thread *thread, struct slm_slot *slot, const struct slm_cache *cache)
 {
     const uint32_t most = load_relaxed(&cache->most_rounds);
-    uint32_t target = slot->target;
+    uint32_t target = load_relaxed(&slot->target);
     if (target == 0)
         target = load_relaxed(&cache->start_rounds);
     else if (++slot->misses % 2 == 0)
         target = (uint32_t)slm_min(target < 6 ? 6 : target * 2 + 2, most);
-    if (target <= slot->target)
+    if (target <= load_relaxed(&slot->target))
         return;
-    const size_t more = (size_t)(target - slot->target) * cache->shape.object_size * 2;
-    if (slot->target == 0 || thread->target_bytes + more <= slm_options.thread_bytes)
+    const size_t more = (size_t)(target - load_relaxed(&slot->target)) * cache->shape.object_size * 2;
+    if (load_relaxed(&slot->target) == 0 || thread->target_bytes + more <= slm_options.thread_bytes)
         set_target(thread, slot, cache, target);
 }
 
@@ -139,7 +141,7 @@ static void sort_home(const struct slm_thread *thread, struct slm_magazine *maga
 static struct slm_magazine *decant(const struct slm_thread *thread, const struct slm_slot *slot,
                                    struct slm_cache *cache, struct slm_magazine *from, struct slm_magazine *to)
 {
-    const uint32_t n = (uint32_t)slm_min(from->count, slm_min(to->capacity, slot->target));
+    const uint32_t n = (uint32_t)slm_min(from->count, slm_min(to->capacity, load_relaxed(&slot->target)));
     memcpy(to->rounds, from->rounds + from->count - n, n * sizeof(void *));
     to->count = n;
     from->count -= n;
@@ -153,7 +155,7 @@ static struct slm_magazine *fetch(const struct slm_thread *thread, const struct 
                                   struct slm_cache *cache, struct slm_magazine *empty)
 {
     struct slm_depot *depot = slm_cache_depot(cache, thread->node);
-    const uint32_t target = slot->target, wanted = empty->capacity;
+    const uint32_t target = load_relaxed(&slot->target), wanted = empty->capacity;
     struct slm_magazine *full = empty;
     if (slm_depot_get(depot, &full)) {
         if (full->capacity == wanted && full->count <= target)
@@ -212,7 +214,7 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned number)
     }
     miss(thread, slot, cache);
     count_one(&thread->refills, 1);
-    struct slm_magazine *empty = magazine_fit(unload(slot), slot->target);
+    struct slm_magazine *empty = magazine_fit(unload(slot), load_relaxed(&slot->target));
     if (!empty)
         return take_one(thread, cache);
     struct slm_magazine *full = fetch(thread, slot, cache, empty);
@@ -236,7 +238,7 @@ void *slm_thread_pop(struct slm_thread *thread, unsigned number)
 static bool make_room(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache)
 {
     struct slm_magazine *full = unload(slot), *empty = slot->previous;
-    if (slot->target == 0 || (empty && empty->count > 0)) {
+    if (load_relaxed(&slot->target) == 0 || (empty && empty->count > 0)) {
         miss(thread, slot, cache);
         count_one(&thread->drains, 1);
     }
@@ -246,7 +248,7 @@ static bool make_room(struct slm_thread *thread, struct slm_slot *slot, struct s
             put_away(cache, thread->node, &empty, false);
     }
     slot->previous = full;
-    empty = magazine_fit(empty, slot->target);
+    empty = magazine_fit(empty, load_relaxed(&slot->target));
     if (!empty)
         return false;
     empty->count = 0;
@@ -281,6 +283,8 @@ void slm_thread_push(struct slm_thread *thread, unsigned number, void *object)
 static size_t pop_some(struct slm_slot *slot, size_t n, void **out)
 {
     n = slm_min(n, (size_t)(slot->top - slot->bottom));
+    if (n == 0)
+        return 0;
     memcpy(out, slot->top - n, n * sizeof *out);
     slm_shared_store(&slot->top, slot->top - n);
     return n;
@@ -320,7 +324,7 @@ void slm_thread_push_bulk(struct slm_thread *thread, unsigned number, size_t n, 
 void slm_thread_empty_class(struct slm_thread *thread, unsigned number, bool home)
 {
     struct slm_slot *slot = slm_slot_of(thread, number);
-    if (slot && slot->target != 0)
+    if (slot && load_relaxed(&slot->target) != 0)
         empty_slot(thread, slot, slm_cache_of(number), home);
 }
 
@@ -334,26 +338,26 @@ void slm_thread_adapt(struct slm_thread *thread)
 {
     for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
         struct slm_slot *slot = slm_slot_of(thread, n);
-        const uint32_t target = slot->target, misses = slot->misses;
+        const uint32_t target = load_relaxed(&slot->target), misses = slot->misses;
         slot->misses = 0;
         if (target == 0 || misses > 0)
             continue;
         struct slm_cache *cache = slm_cache_of(n);
-        if (cache->fixed_rounds != 0 || target <= load_relaxed(&cache->start_rounds))
+        if (load_relaxed(&cache->fixed_rounds) != 0 || target <= load_relaxed(&cache->start_rounds))
             continue;
         empty_slot(thread, slot, cache, false);
         set_target(thread, slot, cache, target / 2);
     }
 }
 
-static void check_slot(const struct slm_slot *slot, const char *name)
+static void check_slot(const struct slm_slot *slot, const struct slm_cache *cache)
 {
     const struct slm_magazine *magazine = slot->loaded;
     const bool ordered = slot->bottom <= slot->top && slot->top <= slot->limit;
     const bool inside =
         !magazine || (slot->bottom >= magazine->rounds && slot->limit <= magazine->rounds + magazine->capacity);
     if (!ordered || !inside || (!magazine && slot->limit))
-        slm_panic("check", slot, "a magazine's cursors are out of order", name, NULL);
+        slm_panic("check", slot, "a magazine's cursors are out of order", cache ? cache->name : NULL, NULL);
 }
 
 void slm_thread_check(struct slm_thread *thread)
@@ -361,8 +365,6 @@ void slm_thread_check(struct slm_thread *thread)
     const struct slm_slot *none = &thread->slots[0];
     if (none->top || none->bottom || none->limit)
         slm_panic("check", thread, "place 0 has a magazine", NULL, NULL);
-    for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
-        const struct slm_cache *cache = slm_cache_of(n);
-        check_slot(slm_slot_of(thread, n), cache ? cache->name : NULL);
-    }
+    for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1))
+        check_slot(slm_slot_of(thread, n), slm_cache_of(n));
 }

@@ -8,6 +8,9 @@
 void slm_thread_list_add(struct slm_thread *thread);
 void slm_thread_list_remove(struct slm_thread *thread);
 
+/* How often all threads were asked for what they hold (thread/take.h); written under the lock. */
+extern slm_hidden _Atomic uint32_t slm_thread_recalls;
+
 /* How many there are just now. */
 unsigned slm_thread_list_count(void);
 

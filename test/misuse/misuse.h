@@ -24,10 +24,15 @@ static inline void announce(const char *call, const void *pointer, const char *w
     fflush(stdout);
 }
 
-/* The same for an object of 64 bytes, whose slab is one granule of 64 KiB. */
+/* The same for an object of 64 bytes, whose slab is one granule of 64 KiB: " ... of cache NAME (slab ...)". */
+static inline void announce_of_cache(const char *call, const void *pointer, const char *what, const char *cache)
+{
+    printf("slabmalloc: %s(0x%" PRIxPTR "): %s of cache %s (slab 0x%" PRIxPTR ")\n", call, (uintptr_t)pointer, what,
+           cache, (uintptr_t)pointer & ~(uintptr_t)0xffff);
+    fflush(stdout);
+}
+
 static inline void announce_of_slab(const char *call, const void *pointer, const char *what)
 {
-    printf("slabmalloc: %s(0x%" PRIxPTR "): %s of cache size-64 (slab 0x%" PRIxPTR ")\n", call, (uintptr_t)pointer,
-           what, (uintptr_t)pointer & ~(uintptr_t)0xffff);
-    fflush(stdout);
+    announce_of_cache(call, pointer, what, "size-64");
 }

@@ -45,8 +45,9 @@ def a_workload(name, **more):
 def plan_of(*chosen, repetitions=3):
     effort = dataclasses.replace(workloads.QUICK, repetitions=repetitions, repetitions_long=2)
     several = [allocators.Allocator(name) for name in "abc"]
+    variants = {"some": [allocators.Allocator("x")]}
     return [(repetition, workload.name, "".join(one.name for one in here))
-            for repetition, workload, here in runner.make_plan(chosen, several, [allocators.Allocator("x")], effort)]
+            for repetition, workload, here in runner.make_plan(chosen, several, variants, effort)]
 
 
 def test_allocators_take_turns_within_a_repetition_and_another_one_begins_each():
@@ -60,8 +61,14 @@ def test_workloads_that_sleep_run_on_all_allocators_at_once():
 
 
 def test_what_repeats_to_the_digit_runs_once_and_variants_join_where_they_mean_something():
-    assert plan_of(a_workload("w", once=True, variants=True)) == [(0, "w", "a"), (0, "w", "b"), (0, "w", "c"),
-                                                                  (0, "w", "x")]
+    assert plan_of(a_workload("w", once=True, variants="some")) == [(0, "w", "a"), (0, "w", "b"), (0, "w", "c"),
+                                                                    (0, "w", "x")]
+
+
+def test_what_only_variants_can_do_runs_on_them_and_on_nobody_where_there_are_none():
+    alone = a_workload("w", variants="some", variants_alone=True)
+    assert plan_of(alone, repetitions=2) == [(0, "w", "x"), (1, "w", "x")]
+    assert plan_of(dataclasses.replace(alone, variants="none such", together=True)) == []
 
 
 def test_a_quick_run_has_something_of_every_group_but_servers_and_instructions():
@@ -75,7 +82,7 @@ def rows_of_run(workload, folder, repetitions=1):
     """A run of one workload on glibc."""
     found = results.Results("command", [GLIBC], [workload])
     effort = dataclasses.replace(workloads.QUICK, repetitions=repetitions)
-    runner.Runner(found, BUILD, effort, folder).run(list(runner.make_plan([workload], [GLIBC], [], effort)))
+    runner.Runner(found, BUILD, effort, folder).run(list(runner.make_plan([workload], [GLIBC], {}, effort)))
     return found.report["runs"]
 
 

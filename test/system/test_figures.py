@@ -1,6 +1,6 @@
 """The figures that repeat - instructions and resident sets - held against the committed table and what was promised.
 
-Nothing here is timed: tools/bench does that. What is measured, and how, stands in bench/suite.
+Nothing here is timed but what object caches promise in seconds. What is measured, and how, stands in bench/suite.
 """
 import dataclasses
 import functools
@@ -23,13 +23,15 @@ UPDATE = "tools/bench --instructions --write-table takes the counts as they are 
 ALLOCATORS = allocators.known(BUILD)
 GLIBC = ALLOCATORS["glibc"]
 SLABMALLOC = dataclasses.replace(ALLOCATORS[allocators.OURS], library=str(LIBRARY))
+CACHES = dataclasses.replace(allocators.our_caches(BUILD), library=str(LIBRARY))
+COUNTED = {**ALLOCATORS, CACHES.name: CACHES}
 
 
 # -- instructions ---------------------------------------------------------------------------------------------------
 
 @functools.lru_cache(maxsize=None)
 def counts(allocator):
-    return instructions.measure(BUILD, allocator, tuple(instructions.WORKLOADS))
+    return instructions.measure(BUILD, allocator, tuple(instructions.workloads_of(allocator.name)))
 
 
 def expected_counts(allocator):
@@ -43,10 +45,10 @@ def expected_counts(allocator):
     return row["counts"]
 
 
-@pytest.mark.parametrize("name", ALLOCATORS)
+@pytest.mark.parametrize("name", COUNTED)
 def test_instructions_are_those_of_the_table(name):
     need("valgrind", "readelf")
-    expected, counted = expected_counts(ALLOCATORS[name]), counts(ALLOCATORS[name])
+    expected, counted = expected_counts(COUNTED[name]), counts(COUNTED[name])
     assert counted.keys() == expected.keys(), UPDATE
     ratios = {workload: counted[workload] / expected[workload] for workload in expected}
     said = {workload: f"{counted[workload]:.2f} instructions, {expected[workload]:.2f} in the table"
@@ -60,6 +62,19 @@ def test_instructions_are_those_of_the_table(name):
 def test_instructions_are_as_few_as_promised(workload, most):
     need("valgrind")
     assert counts(SLABMALLOC)[workload] <= most
+
+
+@pytest.mark.parametrize("workload, most", [("cache_pair", 28), ("cache_alloc_bulk", 6), ("cache_free_bulk", 6)])
+def test_instructions_of_caches_are_as_few_as_promised(workload, most):
+    need("valgrind")
+    assert counts(CACHES)[workload] <= most
+
+
+@pytest.mark.parametrize("workload, plain", [("cache_accounted", "cache_pair"), ("cache_limited", "cache_pair"),
+                                             ("cache_accounted_free", "cache_pair_free")])
+def test_accounting_takes_at_most_three_times_the_instructions(workload, plain):
+    need("valgrind")
+    assert counts(CACHES)[workload] <= 3 * counts(CACHES)[plain]
 
 
 # -- resident sets --------------------------------------------------------------------------------------------------
@@ -100,3 +115,39 @@ def test_idle_postgres_takes_at_most_1_15_times_glibc():
     glibc, ours = medians(programs.measure_idle_postgres, GLIBC, SLABMALLOC, runs=2)
     for name in ("anonymous", "anonymous_pss"):
         assert ours[name] <= 1.15 * glibc[name], (name, glibc, ours)
+
+
+# -- object caches --------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def cache_memory():
+    return medians(programs.measure_cache_memory, CACHES, runs=3)[0]
+
+
+@pytest.mark.parametrize("how, most_bytes", [("create", 512), ("create_own", 1024)])
+def test_ten_thousand_caches_cost_little_before_their_first_use(cache_memory, how, most_bytes):
+    assert cache_memory[f"{how}_caches"] == 10_000
+    assert cache_memory[f"{how}_rss_a_cache"] <= most_bytes, cache_memory
+    assert cache_memory[f"{how}_membarriers"] == 0, cache_memory
+
+
+@pytest.mark.parametrize("how", ["create", "create_own"])
+def test_ten_thousand_caches_are_created_within_60_ms(cache_memory, how):
+    assert cache_memory[f"{how}_time"] <= 60, cache_memory
+
+
+def test_tuning_a_cache_is_one_membarrier(cache_memory):
+    assert cache_memory["tune_membarriers"] == cache_memory["tune_caches"], cache_memory
+
+
+def test_a_cache_takes_as_much_on_512_cpus_as_on_one():
+    found = measure(programs.measure_cache_arrays, CACHES)
+    for name in ("first_thread_rss_a_cache", "further_thread_rss_a_cache"):
+        assert found[f"{name}_1x512"] <= 1.05 * found[f"{name}_1x1"] + 64, found
+
+
+def test_accounting_takes_at_most_three_times_the_cpu_time():
+    """In turns within one process, a hundred times, so that a machine that drifts hurts both alike."""
+    found = measure(functools.partial(programs.measure, argv=["cache_accounted"]), CACHES)
+    for name in ("pair_accounted_over_plain", "pair_limited_over_plain", "batch_accounted_over_plain"):
+        assert found[name] <= 3, found
