@@ -53,12 +53,16 @@ void slm_cache_add(struct slm_cache *cache)
     set_bounds(cache);
     slm_list_insert_before(&caches, &cache->link);
     store_release(&slm_caches[cache->number], cache); /* pairs with whoever gets its first object */
+    if (cache->account && !slm_cache_is_far(cache))
+        store_release(&slm_caches[cache->number - 1], cache);
 }
 
 void slm_cache_remove(struct slm_cache *cache)
 {
     slm_list_remove(&cache->link);
     store_relaxed(&slm_caches[cache->number], NULL);
+    if (cache->account && !slm_cache_is_far(cache))
+        store_relaxed(&slm_caches[cache->number - 1], NULL);
 }
 
 void slm_cache_start(void)

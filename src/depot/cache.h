@@ -3,8 +3,10 @@
  * taken by an allocation.
  *
  * A cache has a number. Below SLM_DIRECT it has a slot at its place in every thread's block, and the page map names
- * that place for its objects. Further ones, and accounted ones, are closed: the page map sends every free of their
- * objects into the slow path, and threads keep their slots in a table by number (thread/slots.h).
+ * that place for its objects. An accounted cache has two numbers there, one after the other: its own, and before it
+ * that of the place that its objects have, whose slot is always both empty and full; both numbers lead to it. Caches
+ * that no number was left for are far: the page map has SLM_PLACE_CLOSED for their objects, and threads keep their
+ * slots in a table (thread/slots.h).
  *
  * A destroyed cache's memory is only used for caches again: a late look at one of its depots is harmless. */
 #pragma once
@@ -46,7 +48,7 @@ slm_inline struct slm_cache *slm_cache_of(unsigned number)
     return load_relaxed(&slm_caches[number]);
 }
 
-slm_inline bool slm_cache_is_closed(const struct slm_cache *cache)
+slm_inline bool slm_cache_is_far(const struct slm_cache *cache)
 {
     return cache->number >= SLM_DIRECT;
 }

@@ -45,24 +45,28 @@ static bool is_class(const struct slm_cache *cache)
 
 /* -- numbers ----------------------------------------------------------------------------------------------------- */
 
-static uint32_t free_number(uint32_t *hint, uint32_t end)
+/* The lowest run of one or two free numbers from *hint on, below which none is free; `end`: there is none. */
+static uint32_t free_number(uint32_t *hint, uint32_t end, uint32_t run)
 {
     while (*hint < end && slm_cache_of(*hint))
         ++*hint;
-    return *hint;
+    uint32_t number = *hint;
+    while (number + run <= end && (slm_cache_of(number) || slm_cache_of(number + run - 1)))
+        number++;
+    return number + run <= end ? number : end;
 }
 
-/* SLM_NUMBERS: all are taken. */
-static uint32_t pick_number(bool closed)
+/* Two for an accounted cache, whose own is the second. SLM_NUMBERS: all are taken. */
+static uint32_t pick_number(bool accounted)
 {
-    const uint32_t number = closed ? SLM_DIRECT : free_number(&direct_hint, SLM_DIRECT);
-    return number < SLM_DIRECT ? number : free_number(&far_hint, SLM_NUMBERS);
+    const uint32_t number = free_number(&direct_hint, SLM_DIRECT, 1 + accounted);
+    return number < SLM_DIRECT ? number + accounted : free_number(&far_hint, SLM_NUMBERS, 1);
 }
 
-static void return_number(uint32_t number)
+static void return_numbers(const struct slm_cache *cache)
 {
-    uint32_t *hint = number < SLM_DIRECT ? &direct_hint : &far_hint;
-    *hint = (uint32_t)slm_min(*hint, number);
+    uint32_t *hint = slm_cache_is_far(cache) ? &far_hint : &direct_hint;
+    *hint = (uint32_t)slm_min(*hint, cache->number - (cache->account != NULL));
 }
 
 /* -- groups ------------------------------------------------------------------------------------------------------ */
@@ -158,8 +162,8 @@ static struct group *make_group(const char *name, size_t object_size, size_t ali
         return NULL;
     }
     cache->shape.place = SLM_PLACE_CLOSED;
-    if (!slm_cache_is_closed(cache)) {
-        cache->shape.place = (uint16_t)slm_place_of_number(cache->number);
+    if (!slm_cache_is_far(cache)) {
+        cache->shape.place = (uint16_t)slm_place_of_number(cache->number - (cache->account != NULL));
         slm_page_map_set_size(cache->shape.place, cache->shape.object_size);
     }
     slm_cache_add(cache);
@@ -198,8 +202,9 @@ static void put_aside(struct slab_cache *named)
 static void lead_to(struct slab_cache *named, struct slm_cache *cache, bool zero)
 {
     named->zero = zero;
+    named->counted = cache->account && !slm_cache_is_far(cache) && !zero;
     named->alloc_place = zero ? SLM_PLACE_CLOSED : cache->shape.place;
-    named->free_place = slm_cache_is_closed(cache) ? SLM_PLACE_NEVER : cache->shape.place;
+    named->free_place = slm_cache_is_far(cache) ? SLM_PLACE_NEVER : cache->shape.place;
     store_release(&named->cache, cache);
 }
 
@@ -247,6 +252,7 @@ static struct slab_cache *next_of_group(const struct slab_cache *named, const st
 
 static void forget(struct slab_cache *named)
 {
+    named->counted = false;
     named->alloc_place = SLM_PLACE_CLOSED;
     named->free_place = SLM_PLACE_NEVER;
     store_relaxed(&named->cache, NULL);
@@ -308,7 +314,7 @@ void slm_named_sweep(uint32_t recalled)
         }
         *at = group->next;
         slm_cache_remove(&group->cache);
-        return_number(group->cache.number);
+        return_numbers(&group->cache);
         group->next = unused;
         unused = group;
     }

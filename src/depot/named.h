@@ -22,6 +22,7 @@ struct slab_cache {
     _Atomic(struct slm_cache *) cache; /* NULL: destroyed */
     struct slm_list link;              /* in the order of creation, or of destruction */
     bool zero;                         /* SLAB_ZERO */
+    bool counted;                      /* accounted, neither zeroed nor far: its place is that of two slots */
     uint32_t pins;                     /* visitors that stand at it */
     char name[64];
 };

@@ -125,8 +125,8 @@ static void free_large(void *pointer, const char *call)
     slm_reclaim_after_free();
 }
 
-/* An object of a closed cache: only its slab knows which. */
-static void free_closed(void *pointer, const char *call)
+/* An object of a far cache: only its slab knows which. */
+static void free_far(void *pointer, const char *call)
 {
     struct slm_cache *cache = slm_cache_of_object(pointer);
     if (!cache)
@@ -136,12 +136,18 @@ static void free_closed(void *pointer, const char *call)
 
 static void free_direct(size_t place, void *pointer, const char *call)
 {
+    const unsigned number = slm_number_of_place((unsigned)place);
+    struct slm_cache *cache = slm_cache_of(number);
+    if (unlikely(cache->account != NULL)) {
+        slm_closed_free(cache, pointer, call);
+        return;
+    }
     struct slm_thread *thread = slm_thread_enter(false);
     if (unlikely(!thread)) {
         slm_depot_give(&pointer, 1, call);
         return;
     }
-    slm_thread_push(thread, slm_number_of_place((unsigned)place), pointer);
+    slm_thread_push(thread, number, pointer);
     slm_thread_leave(thread);
 }
 
@@ -155,7 +161,7 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
     if (place == 0)
         free_large(pointer, call);
     else if (place == SLM_PLACE_CLOSED)
-        free_closed(pointer, call);
+        free_far(pointer, call);
     else
         free_direct(place, pointer, call);
     if (unlikely(load_relaxed(&slm_retired_due) > 0))
@@ -170,7 +176,7 @@ void slm_free_nolock(void *pointer)
         return;
     const size_t place = slm_page_map_place(pointer);
     struct slm_large *large = place == 0 ? slm_large_of(pointer) : NULL;
-    const struct slm_cache *cache = place == SLM_PLACE_CLOSED ? slm_cache_of_object(pointer) : NULL;
+    const struct slm_cache *cache = place != 0 ? slm_cache_of_object(pointer) : NULL;
     if (large ? !slm_large_free_nolock(large) : !slm_depot_give_nolock(pointer, "slab_free_nolock"))
         slm_refuse(pointer, "slab_free_nolock");
     if (cache && cache->account)

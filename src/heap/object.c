@@ -34,9 +34,10 @@ static void finish(void)
 
 /* -- charging ---------------------------------------------------------------------------------------------------- */
 
-static struct slm_far_slot *far_of(struct slm_thread *thread, const struct slm_cache *cache)
+/* The caller is in a slow path, if it has a block. */
+static struct slm_window *window_of(struct slm_thread *thread, const struct slm_cache *cache)
 {
-    return thread ? (struct slm_far_slot *)(void *)slm_slot_make(thread, cache->number) : NULL;
+    return thread && slm_slot_make(thread, cache->number) ? slm_window_of(thread, cache) : NULL;
 }
 
 /* One object; without a block `thread` is NULL. */
@@ -44,22 +45,33 @@ static bool charge(struct slm_thread *thread, struct slm_cache *cache)
 {
     if (!cache->account)
         return true;
-    struct slm_far_slot *far = far_of(thread, cache);
-    return far ? slm_account_take(cache->account, far) : slm_account_take_direct(cache->account, 1);
+    struct slm_window *window = window_of(thread, cache);
+    return window ? slm_account_take(cache->account, window) : slm_account_take_direct(cache->account, 1);
 }
 
 static void charge_back(struct slm_thread *thread, struct slm_cache *cache)
 {
     if (!cache->account)
         return;
-    struct slm_far_slot *far = far_of(thread, cache);
-    if (far)
-        slm_account_give(cache->account, far);
+    struct slm_window *window = window_of(thread, cache);
+    if (window)
+        slm_account_give(cache->account, window);
     else
         slm_account_give_direct(cache->account, 1);
 }
 
 /* -- one object -------------------------------------------------------------------------------------------------- */
+
+/* For a charge without it that has failed. */
+static void close_own_window(struct slm_cache *cache)
+{
+    struct slm_thread *thread = slm_thread_enter(true);
+    struct slm_window *window = window_of(thread, cache);
+    if (window)
+        slm_account_close(cache->account, window);
+    if (thread)
+        slm_thread_leave(thread);
+}
 
 /* What an attempt came to, and on which node. */
 struct attempt {
@@ -140,15 +152,67 @@ static void *pop_direct(const struct slm_cache *cache)
     return slm_slot_pop(slot, top);
 }
 
-slm_slow void *slm_object_alloc_slow(struct slab_cache *named)
+void *slm_far_pop(struct slm_cache *cache)
 {
-    struct slm_cache *cache = slm_object_cache(named, "slab_cache_alloc");
-    void *object = slm_cache_is_closed(cache) ? slm_closed_pop(cache) : named->zero ? pop_direct(cache) : NULL;
-    if (unlikely(!object))
-        object = alloc_slowly(cache);
-    if (named->zero && object)
-        memset(object, 0, cache->shape.object_size);
+    void *round = NULL;
+    slm_closed_begin();
+    struct slm_far_slot *far = slm_slot_far(slm_hot(), cache->number);
+    if (far) {
+        void **top = slm_shared_load(&far->slot.top);
+        if (top != slm_shared_load(&far->slot.bottom) && (!cache->account || far->window.net != far->window.high)) {
+            far->window.net += cache->account != NULL;
+            round = slm_slot_pop(&far->slot, top);
+        }
+    }
+    slm_closed_end();
+    return round;
+}
+
+static bool far_push(struct slm_cache *cache, void *object)
+{
+    bool room = false;
+    slm_closed_begin();
+    struct slm_far_slot *far = slm_slot_far(slm_hot(), cache->number);
+    if (far) {
+        void **top = slm_shared_load(&far->slot.top);
+        room = top != far->slot.limit && (!cache->account || far->window.net != far->window.low);
+        if (room) {
+            far->window.net -= cache->account != NULL;
+            slm_slot_push(&far->slot, top, object);
+        }
+    }
+    slm_closed_end();
+    return room;
+}
+
+/* From the thread's own magazine, where the hot path did not look. */
+static void *pop_elsewhere(const struct slab_cache *named, struct slm_cache *cache)
+{
+    if (slm_cache_is_far(cache))
+        return slm_far_pop(cache);
+    if (cache->account)
+        return slm_counted_pop(cache->shape.place);
+    return named->zero ? pop_direct(cache) : NULL;
+}
+
+static slm_slow void *alloc_edge_slow(struct slm_cache *cache)
+{
+    void *object = alloc_slowly(cache);
     finish();
+    return object;
+}
+
+void *slm_object_alloc_edge(struct slab_cache *named)
+{
+    void *object;
+    if (likely(named->counted) && likely((object = slm_counted_pop(named->alloc_place)) != NULL))
+        return object;
+    struct slm_cache *cache = slm_object_cache(named, "slab_cache_alloc");
+    object = pop_elsewhere(named, cache);
+    if (unlikely(!object))
+        object = alloc_edge_slow(cache);
+    if (named->zero && likely(object != NULL))
+        memset(object, 0, cache->shape.object_size);
     return object;
 }
 
@@ -179,7 +243,9 @@ static void *alloc_on(struct slm_cache *cache, unsigned node)
         attempt.limited = cache->account && !slm_account_take_direct(cache->account, 1);
         if (!attempt.limited)
             object = take_from_node(cache, node);
-        if (!attempt.limited && !object)
+        if (attempt.limited)
+            close_own_window(cache);
+        else if (!object)
             charge_back(NULL, cache);
     } while (!object && overcome(cache, &attempt, 1, &so_far));
     if (object)
@@ -232,10 +298,8 @@ static _Noreturn slm_slow void not_of_this_cache(const struct slm_cache *cache, 
     slm_panic(call, object, line.text, NULL, slm_slab_start(slm_slab_of(object)));
 }
 
-void slm_closed_free(struct slm_cache *cache, void *object, const char *call)
+static slm_slow void closed_free_slow(struct slm_cache *cache, void *object, const char *call)
 {
-    if (likely(slm_closed_push(cache, object)))
-        return;
     struct slm_thread *thread = slm_thread_enter(false);
     charge_back(thread, cache);
     if (unlikely(!thread)) {
@@ -246,22 +310,29 @@ void slm_closed_free(struct slm_cache *cache, void *object, const char *call)
     slm_thread_leave(thread);
 }
 
+void slm_closed_free(struct slm_cache *cache, void *object, const char *call)
+{
+    if (slm_cache_is_far(cache) ? !far_push(cache, object) : !slm_counted_push(cache->shape.place, object))
+        closed_free_slow(cache, object, call);
+}
+
+void slm_object_free_edge(struct slab_cache *named, void *object)
+{
+    if (likely(named->counted) && likely(slm_counted_push(named->free_place, object)))
+        return;
+    slm_free_slow(object, "slab_cache_free");
+}
+
 slm_slow void slm_object_free_slow(struct slab_cache *named, void *object)
 {
     const char *call = "slab_cache_free";
     struct slm_cache *cache = slm_object_cache(named, call);
     if (!object)
         return;
-    const int kept = errno;
-    const bool closed = slm_cache_is_closed(cache);
-    if (unlikely(closed ? slm_cache_of_object(object) != cache : slm_page_map_place(object) != cache->shape.place))
+    if (unlikely(slm_page_map_place(object) != cache->shape.place ||
+                 (slm_cache_is_far(cache) && slm_cache_of_object(object) != cache)))
         not_of_this_cache(cache, object, call);
-    if (closed)
-        slm_closed_free(cache, object, call);
-    else
-        slm_free_slow(object, call);
-    finish();
-    errno = kept;
+    slm_free_slow(object, call);
 }
 
 /* -- bulk -------------------------------------------------------------------------------------------------------- */
@@ -272,12 +343,7 @@ static bool charge_bulk(struct slm_cache *cache, size_t n)
     struct obstacles so_far = {0};
     if (!cache->account || slm_account_take_direct(cache->account, n))
         return true;
-    struct slm_thread *thread = slm_thread_enter(true);
-    struct slm_far_slot *far = far_of(thread, cache);
-    if (far)
-        slm_account_close(cache->account, far);
-    if (thread)
-        slm_thread_leave(thread);
+    close_own_window(cache);
     while (!slm_account_take_direct(cache->account, n))
         if (!find_room(cache, &so_far))
             return false;
@@ -347,30 +413,18 @@ size_t slm_object_alloc_bulk(struct slab_cache *named, size_t n, void **out)
     return n;
 }
 
-/* True if eight objects lie in that granule of addresses. Written so that compilers use vectors. */
-static bool all_in(void *const *objects, uintptr_t address)
+/* The object and some behind it, which lie in the same granule, and so in the same slab: one look at the page map
+ * serves for them all. How many. */
+static size_t free_run(struct slm_cache *cache, struct slm_thread *thread, size_t n, void *const *objects,
+                       const char *call)
 {
-    uintptr_t differ = 0;
-    for (unsigned i = 0; i < 8; i++)
-        differ |= (uintptr_t)objects[i] ^ address;
-    return differ >> SLM_GRANULE_SHIFT == 0;
-}
-
-/* How many objects in front are of the cache: one look at the page map for a run in one granule. */
-static size_t leading(const struct slm_cache *cache, size_t n, void *const *objects)
-{
-    const bool closed = slm_cache_is_closed(cache);
-    size_t i = 0;
-    while (i < n) {
-        const void *first = objects[i];
-        if (slm_page_map_place(first) != cache->shape.place || (closed && slm_cache_of_object(first) != cache))
-            break;
-        for (i++; i + 8 <= n && all_in(objects + i, (uintptr_t)first); i += 8)
-            ;
-        while (i < n && ((uintptr_t)objects[i] ^ (uintptr_t)first) >> SLM_GRANULE_SHIFT == 0)
-            i++;
-    }
-    return i;
+    if (unlikely(slm_page_map_place(*objects) != cache->shape.place ||
+                 (slm_cache_is_far(cache) && slm_cache_of_object(*objects) != cache)))
+        not_of_this_cache(cache, *objects, call);
+    if (likely(thread != NULL))
+        return slm_thread_push_run(thread, cache->number, n, objects);
+    slm_depot_give(objects, 1, call);
+    return 1;
 }
 
 void slm_object_free_bulk(struct slab_cache *named, size_t n, void *const *objects)
@@ -378,19 +432,16 @@ void slm_object_free_bulk(struct slab_cache *named, size_t n, void *const *objec
     const char *call = "slab_cache_free_bulk";
     struct slm_cache *cache = slm_object_cache(named, call);
     const int kept = errno;
-    while (n > 0) {
-        const size_t some = leading(cache, n, objects);
-        if (some == 0 && *objects)
-            not_of_this_cache(cache, *objects, call);
-        if (some > 0) {
-            give_some(cache, some, objects, call);
-            if (cache->account)
-                slm_account_give_direct(cache->account, some);
-        }
-        const size_t passed = slm_max(some, 1); /* at least a NULL */
-        objects += passed;
-        n -= passed;
+    struct slm_thread *thread = slm_thread_enter(false);
+    size_t done, freed = 0;
+    for (; n > 0; objects += done, n -= done) {
+        done = *objects ? free_run(cache, thread, n, objects, call) : 1;
+        freed += *objects ? done : 0;
     }
+    if (thread)
+        slm_thread_leave(thread);
+    if (cache->account)
+        slm_account_give_direct(cache->account, freed);
     finish();
     errno = kept;
 }

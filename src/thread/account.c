@@ -28,31 +28,31 @@ static bool charge(struct slm_account *account, uint64_t n)
 }
 
 /* Fold, and open a window of so many objects up and down; false: there is no room for it, and all is as it was. */
-static bool reopen(struct slm_account *account, struct slm_far_slot *far, int32_t width)
+static bool reopen(struct slm_account *account, struct slm_window *window, int32_t width)
 {
-    const int64_t more = (int64_t)width + far->net - far->high;
+    const int64_t more = (int64_t)width + window->net - window->high;
     if (more > 0 && !charge(account, (uint64_t)more))
         return false;
     if (more < 0)
         sub_relaxed(&account->charged, (uint64_t)-more);
-    add_relaxed(&account->live, far->net);
-    far->net = 0;
-    far->high = width;
-    far->low = -width;
+    add_relaxed(&account->live, window->net);
+    window->net = 0;
+    window->high = width;
+    window->low = -width;
     return true;
 }
 
-void slm_account_close(struct slm_account *account, struct slm_far_slot *far)
+void slm_account_close(struct slm_account *account, struct slm_window *window)
 {
-    reopen(account, far, 0); /* releases or keeps: net is at most high */
+    reopen(account, window, 0); /* releases or keeps: net is at most high */
 }
 
 void slm_account_close_all(struct slm_thread *thread)
 {
-    for (unsigned n = slm_slot_next(thread, SLM_DIRECT); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
-        struct slm_cache *cache = slm_cache_of(n);
-        if (cache && cache->account)
-            slm_account_close(cache->account, slm_slot_far(thread, n));
+    for (unsigned n = slm_slot_next(thread, SLM_NAMED_FIRST); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
+        const struct slm_cache *cache = slm_cache_of(n);
+        if (cache && cache->account && cache->number == n)
+            slm_account_close(cache->account, slm_window_of(thread, cache));
     }
 }
 
@@ -73,29 +73,29 @@ static int32_t width_for(struct slm_account *account)
 
 /* At the edge: a window as wide as may be, or none. True: there is one. What is charged for it meanwhile is nobody's:
  * `moving` says so to those who look for room. */
-static bool move_window(struct slm_account *account, struct slm_far_slot *far)
+static bool move_window(struct slm_account *account, struct slm_window *window)
 {
-    atomic_exchange(&far->moving, 1);
+    atomic_exchange(&window->moving, 1);
     const int32_t width = width_for(account);
-    const bool opened = width > 0 && reopen(account, far, width);
+    const bool opened = width > 0 && reopen(account, window, width);
     if (!opened)
-        slm_account_close(account, far);
-    store_release(&far->moving, 0); /* pairs with allows_some */
+        slm_account_close(account, window);
+    store_release(&window->moving, 0); /* pairs with allows_some */
     return opened;
 }
 
-slm_slow bool slm_account_take_slow(struct slm_account *account, struct slm_far_slot *far)
+slm_slow bool slm_account_take_slow(struct slm_account *account, struct slm_window *window)
 {
-    if (!move_window(account, far))
+    if (!move_window(account, window))
         return slm_account_take_direct(account, 1);
-    far->net++;
+    window->net++;
     return true;
 }
 
-slm_slow void slm_account_give_slow(struct slm_account *account, struct slm_far_slot *far)
+slm_slow void slm_account_give_slow(struct slm_account *account, struct slm_window *window)
 {
-    if (move_window(account, far))
-        far->net--;
+    if (move_window(account, window))
+        window->net--;
     else
         slm_account_give_direct(account, 1);
 }
@@ -116,8 +116,8 @@ void slm_account_give_direct(struct slm_account *account, uint64_t n)
 
 static slm_unordered bool allows_some(struct slm_thread *thread, const struct slm_cache *cache)
 {
-    const struct slm_far_slot *far = slm_slot_far(thread, cache->number);
-    return far && (atomic_load(&far->moving) || far->high > far->net);
+    struct slm_window *window = slm_window_of(thread, cache);
+    return window && (atomic_load(&window->moving) || window->high > window->net);
 }
 
 struct spare {
@@ -137,7 +137,7 @@ static void close_window(struct slm_thread *thread, void *context)
     if (load_acquire(&thread->tls->counting)) /* pairs with the hot call's end */
         spare->counting = true;
     else
-        slm_account_close(cache->account, slm_slot_far(thread, cache->number));
+        slm_account_close(cache->account, slm_window_of(thread, cache));
 }
 
 static void look_for_spare(struct slm_thread *thread, void *context)
@@ -179,8 +179,8 @@ struct live {
 static slm_unordered void add_window(struct slm_thread *thread, void *context)
 {
     struct live *live = context;
-    const struct slm_far_slot *far = slm_slot_far(thread, live->cache->number);
-    live->objects += far ? far->net : 0;
+    const struct slm_window *window = slm_window_of(thread, live->cache);
+    live->objects += window ? window->net : 0;
 }
 
 uint64_t slm_account_live(struct slm_cache *cache)

@@ -20,23 +20,23 @@
 #include "thread/slots.h"
 
 /* One more object, or one less: the window is at its edge. False: the limit. The owner, in a slow path. */
-bool slm_account_take_slow(struct slm_account *account, struct slm_far_slot *far);
-void slm_account_give_slow(struct slm_account *account, struct slm_far_slot *far);
+bool slm_account_take_slow(struct slm_account *account, struct slm_window *window);
+void slm_account_give_slow(struct slm_account *account, struct slm_window *window);
 
-slm_inline bool slm_account_take(struct slm_account *account, struct slm_far_slot *far)
+slm_inline bool slm_account_take(struct slm_account *account, struct slm_window *window)
 {
-    if (unlikely(far->net == far->high))
-        return slm_account_take_slow(account, far);
-    far->net++;
+    if (unlikely(window->net == window->high))
+        return slm_account_take_slow(account, window);
+    window->net++;
     return true;
 }
 
-slm_inline void slm_account_give(struct slm_account *account, struct slm_far_slot *far)
+slm_inline void slm_account_give(struct slm_account *account, struct slm_window *window)
 {
-    if (unlikely(far->net == far->low))
-        slm_account_give_slow(account, far);
+    if (unlikely(window->net == window->low))
+        slm_account_give_slow(account, window);
     else
-        far->net--;
+        window->net--;
 }
 
 /* The same without a window, for threads that have no block, and signal handlers: atomic operations alone. */
@@ -44,7 +44,7 @@ bool slm_account_take_direct(struct slm_account *account, uint64_t n);
 void slm_account_give_direct(struct slm_account *account, uint64_t n);
 
 /* Fold a window into the account. The owner, or who has taken from it. */
-void slm_account_close(struct slm_account *account, struct slm_far_slot *far);
+void slm_account_close(struct slm_account *account, struct slm_window *window);
 
 /* The owner, at its end: close all windows. */
 void slm_account_close_all(struct slm_thread *thread);

@@ -102,7 +102,7 @@ unsigned slm_slot_next(struct slm_thread *thread, unsigned number)
 slm_unordered uint64_t slm_thread_rounds(struct slm_thread *thread, unsigned number)
 {
     const struct slm_slot *slot = slm_slot_of(thread, number);
-    if (!slot)
+    if (!slot || load_relaxed(&slot->target) == 0)
         return 0;
     const struct slm_magazine *previous = slot->previous;
     const size_t rounds = slm_min((size_t)(slot->top - slot->bottom), SLM_MAGAZINE_ROUNDS_MAX);

@@ -38,11 +38,29 @@ struct slm_slot {
 
 static_assert(sizeof(struct slm_slot) == SLM_PLACE_UNITS * 8, "places count in words");
 
-/* Of a closed cache: beside the slot the window in which this thread counts its objects (thread/account.h). */
+/* Of an accounted cache: in which this thread counts its objects (thread/account.h). */
+struct slm_window {
+    int32_t net, low, high;
+    _Atomic uint32_t moving; /* the owner is opening another */
+};
+
+/* An accounted cache has two slots side by side. The first is the one that its objects' place names: its cursors are
+ * never set, so that every free passes the slow path, and the window lies behind them. The second has the magazines.
+ */
+struct slm_counted_slots {
+    void **none[3];
+    struct slm_window window;
+    uint64_t target_none; /* where a slot has its target: 0, so that all who look through slots pass it over */
+    struct slm_slot slot;
+};
+
+static_assert(offsetof(struct slm_counted_slots, slot) == sizeof(struct slm_slot), "two slots");
+static_assert(offsetof(struct slm_counted_slots, target_none) == offsetof(struct slm_slot, target), "no target");
+
+/* Of a cache whose number has no slot in the block. */
 struct slm_far_slot {
     struct slm_slot slot;
-    int32_t net, low, high;
-    _Atomic uint32_t moving; /* the owner is opening another window */
+    struct slm_window window;
 };
 
 enum { SLM_LEAF_SLOTS = 16, SLM_LEAVES = (SLM_NUMBERS - SLM_DIRECT) / SLM_LEAF_SLOTS };
@@ -61,7 +79,7 @@ struct slm_thread {
     struct slm_list link;                   /* of live threads: guarded by the lock of the list */
     struct slm_tls *tls;                    /* its own */
     struct slm_thread *was;                 /* a taker's: what `hot` was; see thread/take.h */
-    _Atomic(struct slm_far_slot *) *leaves; /* of closed caches' slots; NULL: none yet */
+    _Atomic(struct slm_far_slot *) *leaves; /* of far caches' slots; NULL: none yet */
     size_t target_bytes;       /* sum over slots of target times object size, twice: what the pairs may hold */
     uint32_t passes;           /* of the slow path */
     uint32_t number;           /* how many were born before it: deals threads out to simulated nodes */
@@ -159,7 +177,7 @@ void slm_slots_start(void);
 struct slm_thread *slm_thread_block_make(void);
 void slm_thread_block_free(struct slm_thread *thread);
 
-/* The slot of a closed cache; NULL if it has none. For any block, the zero one too. */
+/* The slot of a far cache; NULL if it has none. For any block, the zero one too. */
 slm_inline struct slm_far_slot *slm_slot_far(struct slm_thread *thread, unsigned number)
 {
     _Atomic(struct slm_far_slot *) *leaves = slm_shared_load(&thread->leaves);
@@ -170,7 +188,21 @@ slm_inline struct slm_far_slot *slm_slot_far(struct slm_thread *thread, unsigned
     return likely(leaf != NULL) ? &leaf[at % SLM_LEAF_SLOTS] : NULL;
 }
 
-/* The number's slot; NULL for a closed cache that this thread has none for. */
+slm_inline struct slm_counted_slots *slm_slots_counted(struct slm_thread *thread, size_t place)
+{
+    return (struct slm_counted_slots *)slm_slot_at(thread, place);
+}
+
+/* The thread's window of an accounted cache; NULL if it has none. For any block. */
+slm_inline struct slm_window *slm_window_of(struct slm_thread *thread, const struct slm_cache *cache)
+{
+    if (likely(cache->number < SLM_DIRECT))
+        return &slm_slots_counted(thread, cache->shape.place)->window;
+    struct slm_far_slot *far = slm_slot_far(thread, cache->number);
+    return far ? &far->window : NULL;
+}
+
+/* The number's slot; NULL for a far cache that this thread has none for. */
 slm_inline struct slm_slot *slm_slot_of(struct slm_thread *thread, unsigned number)
 {
     if (likely(number < SLM_DIRECT))

@@ -186,8 +186,8 @@ static void dismantle(struct slm_thread *thread, struct slm_slot *slot, struct s
         keep(rounds, slot->previous);
     thread->target_bytes -= (size_t)load_relaxed(&slot->target) * cache->shape.object_size * 2;
     memset(slot, 0, sizeof *slot);
-    if (slm_cache_is_closed(cache) && cache->account)
-        slm_account_close(cache->account, slm_slot_far(thread, cache->number));
+    if (cache->account)
+        slm_account_close(cache->account, slm_window_of(thread, cache));
 }
 
 static void take_slot(struct slm_thread *thread, void *context)

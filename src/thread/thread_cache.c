@@ -321,6 +321,41 @@ void slm_thread_push_bulk(struct slm_thread *thread, unsigned number, size_t n, 
     }
 }
 
+/* Copy eight pointers; true if all lie in the granule of `first`. In vectors of two, which every 64-bit machine has.
+ */
+static bool copy_eight(void **to, void *const *from, uintptr_t first)
+{
+    typedef uintptr_t pair __attribute__((vector_size(16), aligned(8), may_alias));
+    const pair one = {first, first};
+    pair differ = {0, 0};
+    for (unsigned i = 0; i < 4; i++) {
+        const pair two = ((const pair *)(const void *)from)[i];
+        differ |= two ^ one;
+        ((pair *)(void *)to)[i] = two;
+    }
+    return (differ[0] | differ[1]) >> SLM_GRANULE_SHIFT == 0;
+}
+
+size_t slm_thread_push_run(struct slm_thread *thread, unsigned number, size_t n, void *const *objects)
+{
+    struct slm_slot *slot = slm_slot_of(thread, number);
+    const size_t room = slot ? (size_t)(slot->limit - slot->top) : 0;
+    const uintptr_t first = (uintptr_t)objects[0];
+    void **top = room > 0 ? slot->top : NULL;
+    size_t done = 0;
+    if (room == 0) {
+        slm_thread_drain(thread, number, objects[0]);
+        return 1;
+    }
+    n = slm_min(n, room);
+    while (done + 8 <= n && copy_eight(top + done, objects + done, first))
+        done += 8;
+    for (; done < n && ((uintptr_t)objects[done] ^ first) >> SLM_GRANULE_SHIFT == 0; done++)
+        top[done] = objects[done];
+    slm_shared_store(&slot->top, top + done);
+    return done;
+}
+
 void slm_thread_empty_class(struct slm_thread *thread, unsigned number, bool home)
 {
     struct slm_slot *slot = slm_slot_of(thread, number);
@@ -352,7 +387,8 @@ void slm_thread_adapt(struct slm_thread *thread)
 
 static void check_slot(const struct slm_slot *slot, const struct slm_cache *cache)
 {
-    const struct slm_magazine *magazine = slot->loaded;
+    const bool in_use = load_relaxed(&slot->target) != 0;
+    const struct slm_magazine *magazine = in_use ? slot->loaded : NULL;
     const bool ordered = slot->bottom <= slot->top && slot->top <= slot->limit;
     const bool inside =
         !magazine || (slot->bottom >= magazine->rounds && slot->limit <= magazine->rounds + magazine->capacity);

@@ -32,6 +32,10 @@ size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned number, size_t n,
 /* Push n objects of the cache, none NULL. */
 void slm_thread_push_bulk(struct slm_thread *thread, unsigned number, size_t n, void *const *objects);
 
+/* Push those of n objects that lie in the same granule as the first, up to the first that does not, or as many as
+ * there is room for; at least the first. How many. The look costs next to nothing while they are copied. */
+size_t slm_thread_push_run(struct slm_thread *thread, unsigned number, size_t n, void *const *objects);
+
 /* Put the cache's whole stock back: to the depot, or (`home`) into the slabs; forget how large its magazines were. */
 void slm_thread_empty_class(struct slm_thread *thread, unsigned number, bool home);
 
