@@ -28,8 +28,6 @@ slm_inline size_t slm_magazine_bytes(uint32_t capacity)
 /* The least capacity on the ladder that is at least `rounds`, or the greatest there is. */
 slm_inline uint32_t slm_magazine_capacity(uint32_t rounds)
 {
-    uint32_t bytes = 64;
-    while (bytes < 2048 && bytes / 8 - 2 < rounds)
-        bytes *= 2;
-    return bytes / 8 - 2;
+    const uint32_t bytes = ((uint32_t)slm_min(rounds, SLM_MAGAZINE_ROUNDS_MAX) + 2) * 8;
+    return bytes <= 64 ? 6 : (2u << slm_log2(bytes - 1)) / 8 - 2;
 }

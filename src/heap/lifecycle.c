@@ -16,7 +16,6 @@
 #include "os/vm.h"
 #include "sync/epoch.h"
 #include "page/page_map.h"
-#include "thread/account.h"
 #include "thread/thread_list.h"
 
 enum { direct_frees_most = 64 };
@@ -192,7 +191,6 @@ static void thread_exit(void *block)
     slm_epoch_thread_exit(); /* not before: a handler that enters a section from here on does not register */
     slm_reserve_empty(thread, false);
     slm_thread_empty(thread, false);
-    slm_account_close_all(thread);
     slm_stats_retire(thread);
     slm_thread_list_remove(thread); /* from here on nobody else looks at it */
     slm_reserve_empty(thread, true);

@@ -68,7 +68,7 @@ static void close_own_window(struct slm_cache *cache)
     struct slm_thread *thread = slm_thread_enter(true);
     struct slm_window *window = window_of(thread, cache);
     if (window)
-        slm_account_close(cache->account, window);
+        slm_window_close(cache->account, window);
     if (thread)
         slm_thread_leave(thread);
 }

@@ -42,20 +42,6 @@ static bool reopen(struct slm_account *account, struct slm_window *window, int32
     return true;
 }
 
-void slm_account_close(struct slm_account *account, struct slm_window *window)
-{
-    reopen(account, window, 0); /* releases or keeps: net is at most high */
-}
-
-void slm_account_close_all(struct slm_thread *thread)
-{
-    for (unsigned n = slm_slot_next(thread, SLM_NAMED_FIRST); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
-        const struct slm_cache *cache = slm_cache_of(n);
-        if (cache && cache->account && cache->number == n)
-            slm_account_close(cache->account, slm_window_of(thread, cache));
-    }
-}
-
 /* A share of the room that is left, so that all threads can have some; none while windows are closed. */
 static int32_t width_for(struct slm_account *account)
 {
@@ -79,7 +65,7 @@ static bool move_window(struct slm_account *account, struct slm_window *window)
     const int32_t width = width_for(account);
     const bool opened = width > 0 && reopen(account, window, width);
     if (!opened)
-        slm_account_close(account, window);
+        slm_window_close(account, window);
     store_release(&window->moving, 0); /* pairs with allows_some */
     return opened;
 }
@@ -137,7 +123,7 @@ static void close_window(struct slm_thread *thread, void *context)
     if (load_acquire(&thread->tls->counting)) /* pairs with the hot call's end */
         spare->counting = true;
     else
-        slm_account_close(cache->account, slm_window_of(thread, cache));
+        slm_window_close(cache->account, slm_window_of(thread, cache));
 }
 
 static void look_for_spare(struct slm_thread *thread, void *context)

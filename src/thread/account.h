@@ -43,12 +43,6 @@ slm_inline void slm_account_give(struct slm_account *account, struct slm_window 
 bool slm_account_take_direct(struct slm_account *account, uint64_t n);
 void slm_account_give_direct(struct slm_account *account, uint64_t n);
 
-/* Fold a window into the account. The owner, or who has taken from it. */
-void slm_account_close(struct slm_account *account, struct slm_window *window);
-
-/* The owner, at its end: close all windows. */
-void slm_account_close_all(struct slm_thread *thread);
-
 /* A charge has failed: have all windows closed, the caller's is. Not in a slow path. A number that is not 0 says that
  * they are, and stays the same while they are: a charge that fails between two looks that give the same number has
  * met the limit. 0: a thread was in the middle of something; try again. */

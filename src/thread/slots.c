@@ -98,6 +98,13 @@ unsigned slm_slot_next(struct slm_thread *thread, unsigned number)
     return number < far_end ? number : SLM_NUMBERS;
 }
 
+void slm_window_close(struct slm_account *account, struct slm_window *window)
+{
+    sub_relaxed(&account->charged, (uint64_t)((int64_t)window->high - window->net)); /* net is at most high */
+    add_relaxed(&account->live, window->net);
+    window->net = window->low = window->high = 0;
+}
+
 /* The owner may be in the middle of a pop, or take `previous` away: metadata stay mapped, and figures may lag. */
 slm_unordered uint64_t slm_thread_rounds(struct slm_thread *thread, unsigned number)
 {

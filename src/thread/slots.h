@@ -202,6 +202,9 @@ slm_inline struct slm_window *slm_window_of(struct slm_thread *thread, const str
     return far ? &far->window : NULL;
 }
 
+/* Fold a window into the account, and leave none: whoever works on the block. */
+void slm_window_close(struct slm_account *account, struct slm_window *window);
+
 /* The number's slot; NULL for a far cache that this thread has none for. */
 slm_inline struct slm_slot *slm_slot_of(struct slm_thread *thread, unsigned number)
 {

@@ -187,7 +187,7 @@ static void dismantle(struct slm_thread *thread, struct slm_slot *slot, struct s
     thread->target_bytes -= (size_t)load_relaxed(&slot->target) * cache->shape.object_size * 2;
     memset(slot, 0, sizeof *slot);
     if (cache->account)
-        slm_account_close(cache->account, slm_window_of(thread, cache));
+        slm_window_close(cache->account, slm_window_of(thread, cache));
 }
 
 static void take_slot(struct slm_thread *thread, void *context)

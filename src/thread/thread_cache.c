@@ -178,8 +178,10 @@ static void empty_slot(struct slm_thread *thread, struct slm_slot *slot, struct 
         sort_home(thread, both[i]);
         slm_magazine_hand_on(cache, thread->node, both[i], home || both[i]->count <= small_count);
     }
-    set_target(thread, slot, cache, 0);
     slot->misses = 0;
+    if (cache->account)
+        slm_window_close(cache->account, slm_window_of(thread, cache));
+    set_target(thread, slot, cache, 0); /* last: from here on the cache may be destroyed */
 }
 
 /* On the way to the depot: a slot from before the last tuning starts anew. Pairs with slm_cache_tune: acquire. */
@@ -199,6 +201,14 @@ static void *take_one(const struct slm_thread *thread, struct slm_cache *cache)
     return slm_depot_fill(slm_cache_depot(cache, thread->node), &object, 1) ? object : NULL;
 }
 
+/* The previous magazine takes the loaded one's place. */
+static void exchange(struct slm_slot *slot)
+{
+    struct slm_magazine *other = slot->previous;
+    slot->previous = unload(slot);
+    load(slot, other);
+}
+
 void *slm_thread_refill(struct slm_thread *thread, unsigned number)
 {
     struct slm_cache *cache = slm_cache_of(number);
@@ -207,9 +217,7 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned number)
         return take_one(thread, cache);
     heed_tuning(thread, slot, cache);
     if (slot->previous && slot->previous->count > 0) {
-        struct slm_magazine *full = slot->previous;
-        slot->previous = unload(slot);
-        load(slot, full);
+        exchange(slot);
         return slm_slot_pop(slot, slot->top);
     }
     miss(thread, slot, cache);
@@ -290,9 +298,27 @@ static size_t pop_some(struct slm_slot *slot, size_t n, void **out)
     return n;
 }
 
+/* So many are moved at once and the loaded magazine does not have them, or has no room for them: the previous one
+ * may. And a magazine may as well hold four times that, so that most of the
+ * time it does. */
+static void expect(struct slm_thread *thread, struct slm_slot *slot, unsigned number, size_t n)
+{
+    const struct slm_cache *cache = slm_cache_of(number);
+    const uint32_t wanted = (uint32_t)slm_min(n * 4, load_relaxed(&cache->most_rounds));
+    const uint32_t target = load_relaxed(&slot->target);
+    const size_t more = (size_t)(wanted - target) * cache->shape.object_size * 2;
+    if (target != 0 && wanted > target && thread->target_bytes + more <= slm_options.thread_bytes)
+        set_target(thread, slot, cache, wanted);
+}
+
 size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned number, size_t n, void **out)
 {
     struct slm_slot *slot = slm_slot_of(thread, number);
+    if (slot && (size_t)(slot->top - slot->bottom) < n) {
+        expect(thread, slot, number, n);
+        if (slot->previous && slot->previous->count >= n)
+            exchange(slot);
+    }
     size_t got = slot ? pop_some(slot, n, out) : 0;
     while (got < n) { /* the round that a refill pops is one of those wanted */
         void *object = slm_thread_refill(thread, number);
@@ -321,38 +347,61 @@ void slm_thread_push_bulk(struct slm_thread *thread, unsigned number, size_t n, 
     }
 }
 
-/* Copy eight pointers; true if all lie in the granule of `first`. In vectors of two, which every 64-bit machine has.
- */
-static bool copy_eight(void **to, void *const *from, uintptr_t first)
+typedef uintptr_t pair __attribute__((vector_size(16), aligned(8), may_alias)); /* every 64-bit machine has such */
+
+/* Copy two pointers; bits in which they differ from `one`. */
+slm_inline pair copy_two(void **to, void *const *from, pair one)
 {
-    typedef uintptr_t pair __attribute__((vector_size(16), aligned(8), may_alias));
-    const pair one = {first, first};
-    pair differ = {0, 0};
-    for (unsigned i = 0; i < 4; i++) {
-        const pair two = ((const pair *)(const void *)from)[i];
-        differ |= two ^ one;
-        ((pair *)(void *)to)[i] = two;
-    }
+    const pair two = *(const pair *)(const void *)from;
+    *(pair *)(void *)to = two;
+    return two ^ one;
+}
+
+slm_inline pair copy_eight(void **to, void *const *from, pair one)
+{
+    return copy_two(to, from, one) | copy_two(to + 2, from + 2, one) | copy_two(to + 4, from + 4, one) |
+           copy_two(to + 6, from + 6, one);
+}
+
+slm_inline bool in_one_granule(pair differ)
+{
     return (differ[0] | differ[1]) >> SLM_GRANULE_SHIFT == 0;
+}
+
+/* Copy n pointers to where there is room for them, up to the first that does not lie in the granule of the first. How
+ * many. By sixteens and eights, the last of which may overlap the one before. */
+static size_t copy_run(void **to, void *const *from, size_t n)
+{
+    const uintptr_t first = (uintptr_t)from[0];
+    const pair one = {first, first};
+    size_t done = 0;
+    while (done + 16 <= n &&
+           in_one_granule(copy_eight(to + done, from + done, one) | copy_eight(to + done + 8, from + done + 8, one)))
+        done += 16;
+    while (done + 8 <= n && in_one_granule(copy_eight(to + done, from + done, one)))
+        done += 8;
+    if (done == n || (done > 0 && n - done < 8 && in_one_granule(copy_eight(to + n - 8, from + n - 8, one))))
+        return n;
+    for (; done < n && ((uintptr_t)from[done] ^ first) >> SLM_GRANULE_SHIFT == 0; done++)
+        to[done] = from[done];
+    return done;
 }
 
 size_t slm_thread_push_run(struct slm_thread *thread, unsigned number, size_t n, void *const *objects)
 {
     struct slm_slot *slot = slm_slot_of(thread, number);
-    const size_t room = slot ? (size_t)(slot->limit - slot->top) : 0;
-    const uintptr_t first = (uintptr_t)objects[0];
-    void **top = room > 0 ? slot->top : NULL;
-    size_t done = 0;
-    if (room == 0) {
+    if (slot && (size_t)(slot->limit - slot->top) < n) {
+        const struct slm_magazine *previous = slot->previous;
+        expect(thread, slot, number, n);
+        if (previous && previous->count + n <= slm_min(previous->capacity, load_relaxed(&slot->target)))
+            exchange(slot);
+    }
+    if (!slot || slot->top == slot->limit) {
         slm_thread_drain(thread, number, objects[0]);
         return 1;
     }
-    n = slm_min(n, room);
-    while (done + 8 <= n && copy_eight(top + done, objects + done, first))
-        done += 8;
-    for (; done < n && ((uintptr_t)objects[done] ^ first) >> SLM_GRANULE_SHIFT == 0; done++)
-        top[done] = objects[done];
-    slm_shared_store(&slot->top, top + done);
+    const size_t done = copy_run(slot->top, objects, slm_min(n, (size_t)(slot->limit - slot->top)));
+    slm_shared_store(&slot->top, slot->top + done);
     return done;
 }
 
