@@ -51,8 +51,10 @@ void slm_cache_add(struct slm_cache *cache)
             slm_depot_init(depot, &cache->shape, cache->name, node);
     }
     set_bounds(cache);
+    cache->generation = slm_fork_generation;
     slm_list_insert_before(&caches, &cache->link);
-    store_release(&slm_caches[cache->number], cache); /* pairs with whoever gets its first object */
+    if (cache->number >= SLM_CLASSES)
+        store_release(&slm_caches[cache->number], cache); /* pairs with whoever gets its first object */
     if (cache->account && !slm_cache_is_far(cache))
         store_release(&slm_caches[cache->number - 1], cache);
 }

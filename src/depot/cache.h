@@ -29,6 +29,7 @@ struct slm_cache {
     const char *name;
     struct slm_slab_shape shape;
     uint32_t number;
+    uint32_t generation;                           /* of the process, when it was made */
     _Atomic uint32_t tuned;                        /* how often it was; threads compare */
     _Atomic uint32_t start_rounds, most_rounds;    /* of a thread's magazines */
     _Atomic uint32_t fixed_rounds;                 /* what a program has asked for; 0: automatic */
@@ -40,12 +41,12 @@ struct slm_cache {
 };
 
 extern slm_hidden struct slm_cache slm_class_caches[SLM_CLASSES];
-extern slm_hidden struct slm_cache *_Atomic slm_caches[SLM_NUMBERS]; /* by number; NULL where there is none */
+extern slm_hidden struct slm_cache *_Atomic slm_caches[SLM_NUMBERS]; /* named ones, by number */
 
-/* The cache of a number that has one. */
+/* The cache of a number; NULL where there is none. */
 slm_inline struct slm_cache *slm_cache_of(unsigned number)
 {
-    return load_relaxed(&slm_caches[number]);
+    return number < SLM_CLASSES ? &slm_class_caches[number] : load_relaxed(&slm_caches[number]);
 }
 
 slm_inline bool slm_cache_is_far(const struct slm_cache *cache)

@@ -55,7 +55,8 @@ void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape,
                     unsigned node)
 {
     memset((char *)depot + sizeof depot->lock, 0, sizeof *depot - sizeof depot->lock);
-    depot->lock.rank = SLM_RANK_DEPOT;
+    if (depot->lock.rank != SLM_RANK_DEPOT)
+        depot->lock.rank = SLM_RANK_DEPOT;
     depot->generation = slm_fork_generation;
     depot->shape = shape;
     depot->cache_name = cache_name;
@@ -363,7 +364,8 @@ void slm_depot_give(void *const *rounds, unsigned n, const char *call)
         if (!depot)
             not_ours(rounds[i], call);
         const unsigned given = slm_slab_give(slab, rounds + i, n - i, call, depot->cache_name);
-        sub_relaxed(&depot->objects_out, given);
+        /* release: pairs with the cache's destruction, which looks whether anything is out */
+        atomic_fetch_sub_explicit(&depot->objects_out, given, memory_order_release);
         if (count_given(slab, given))
             relink(depot, slab);
         i += given;
@@ -395,7 +397,7 @@ bool slm_depot_give_nolock(void *object, const char *call)
     if (!depot)
         return false;
     slm_slab_give(slab, &object, 1, call, depot->cache_name);
-    sub_relaxed(&depot->objects_out, 1);
+    atomic_fetch_sub_explicit(&depot->objects_out, 1, memory_order_release); /* as in slm_depot_give */
     if (count_given(slab, 1))
         pend(slab);
     return true;

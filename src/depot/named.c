@@ -299,7 +299,7 @@ static bool has_come_home(struct slm_cache *cache)
     uint64_t out = 0;
     for (unsigned node = 0; node < slm_nodes; node++) {
         const struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        out += depot ? load_relaxed(&depot->objects_out) : 0;
+        out += depot ? load_acquire(&depot->objects_out) : 0; /* pairs with slm_depot_give */
     }
     return out == 0 && slm_cache_slabs(cache) == 0;
 }

@@ -81,7 +81,7 @@ static struct depot_sums sum_depots(struct slm_cache *cache)
     for (unsigned node = 0; node < slm_nodes; node++) {
         const struct slm_depot *depot = slm_cache_depot_made(cache, node);
         sums.released += depot ? load_relaxed(&depot->slabs_released) : 0;
-        sums.out += depot ? load_relaxed(&depot->objects_out) : 0;
+        sums.out += depot ? load_acquire(&depot->objects_out) : 0; /* pairs with slm_depot_give */
     }
     return sums;
 }
@@ -213,9 +213,12 @@ static void await_destructors(struct slm_cache *cache)
 {
     _Atomic uint32_t nobody = 0;
     const struct slm_slab_life *life = cache->shape.life;
+    const bool forked = cache->generation != slm_fork_generation; /* slabs may have been lost: not for ever, then */
     if (!life || !life->destructor)
         return;
-    while (slm_cache_slabs(cache) > 0 && !slm_retired_is_releasing() && !(life->typesafe && slm_epoch_inside())) {
+    for (unsigned wait = 0; slm_cache_slabs(cache) > 0 && !(forked && wait == attempts_most); wait++) {
+        if (slm_retired_is_releasing() || (life->typesafe && slm_epoch_inside()))
+            break;
         release_retired();
         if (slm_cache_slabs(cache) > 0)
             slm_sys_wait(&nobody, 0, 1);

@@ -413,8 +413,7 @@ size_t slm_object_alloc_bulk(struct slab_cache *named, size_t n, void **out)
     return n;
 }
 
-/* The object and some behind it, which lie in the same granule, and so in the same slab: one look at the page map
- * serves for them all. How many. */
+/* The object and some behind it, of which slm_thread_push_run can tell that they are the cache's. How many. */
 static size_t free_run(struct slm_cache *cache, struct slm_thread *thread, size_t n, void *const *objects,
                        const char *call)
 {
@@ -431,17 +430,16 @@ void slm_object_free_bulk(struct slab_cache *named, size_t n, void *const *objec
 {
     const char *call = "slab_cache_free_bulk";
     struct slm_cache *cache = slm_object_cache(named, call);
-    const int kept = errno;
     struct slm_thread *thread = slm_thread_enter(false);
     size_t done, freed = 0;
     for (; n > 0; objects += done, n -= done) {
-        done = *objects ? free_run(cache, thread, n, objects, call) : 1;
-        freed += *objects ? done : 0;
+        done = 1;
+        if (likely(*objects != NULL))
+            freed += done = free_run(cache, thread, n, objects, call);
     }
-    if (thread)
+    if (likely(thread != NULL))
         slm_thread_leave(thread);
     if (cache->account)
         slm_account_give_direct(cache->account, freed);
     finish();
-    errno = kept;
 }

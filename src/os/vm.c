@@ -100,6 +100,16 @@ void slm_vm_small_pages(void *address, size_t size)
     errno = kept;
 }
 
+bool slm_vm_is_mapped(const void *address)
+{
+    int kept = errno;
+    unsigned char resident;
+    void *page = (void *)((uintptr_t)address & ~(slm_page_size - 1));
+    const bool hole = mincore(page, 1, &resident) != 0 && errno == ENOMEM;
+    errno = kept;
+    return !hole;
+}
+
 void slm_vm_read_only(void *address, size_t size)
 {
     int kept = errno;

@@ -29,6 +29,9 @@ bool slm_vm_unmap(void *address, size_t size, bool held);
 /* Ask for pages of the ordinary size: with huge ones a small heap's first write would cost 2 MiB. */
 void slm_vm_small_pages(void *address, size_t size);
 
+/* False: nothing is mapped at this address. */
+bool slm_vm_is_mapped(const void *address);
+
 /* Take the right to write off the whole pages of a range. */
 void slm_vm_read_only(void *address, size_t size);
 

@@ -21,15 +21,17 @@ struct rest {
 static struct {
     struct slm_lock lock;
     struct rest small, paged;
-    struct piece *free[SLM_METADATA_MAX / UNIT + 1];
+    struct piece *free_small[PAGED / UNIT], *free_paged[SLM_METADATA_MAX / PAGED + 1];
 } pool = {.lock = {.rank = SLM_RANK_METADATA}};
 
 static void lock_pool(void)
 {
     if (likely(!slm_lock_acquire(&pool.lock)))
         return;
-    for (size_t i = 0; i <= SLM_METADATA_MAX / UNIT; i++)
-        pool.free[i] = NULL;
+    for (size_t i = 0; i < PAGED / UNIT; i++)
+        pool.free_small[i] = NULL;
+    for (size_t i = 0; i <= SLM_METADATA_MAX / PAGED; i++)
+        pool.free_paged[i] = NULL;
     pool.small = pool.paged = (struct rest){NULL, NULL};
 }
 
@@ -54,14 +56,19 @@ static size_t rounded(size_t bytes)
     return slm_align_up(bytes, bytes < PAGED ? UNIT : PAGED);
 }
 
+static struct piece **free_list(size_t bytes)
+{
+    return bytes < PAGED ? &pool.free_small[bytes / UNIT] : &pool.free_paged[bytes / PAGED];
+}
+
 void *slm_metadata_alloc(size_t bytes)
 {
     bytes = rounded(bytes);
     slm_assert(bytes <= SLM_METADATA_MAX);
     lock_pool();
-    struct piece *piece = pool.free[bytes / UNIT];
+    struct piece **list = free_list(bytes), *piece = *list;
     if (piece)
-        pool.free[bytes / UNIT] = piece->next;
+        *list = piece->next;
     else
         piece = bump(bytes < PAGED ? &pool.small : &pool.paged, bytes);
     slm_lock_release(&pool.lock);
@@ -73,7 +80,8 @@ void slm_metadata_free(void *pointer, size_t bytes)
     struct piece *piece = pointer;
     bytes = rounded(bytes);
     lock_pool();
-    piece->next = pool.free[bytes / UNIT];
-    pool.free[bytes / UNIT] = piece;
+    struct piece **list = free_list(bytes);
+    piece->next = *list;
+    *list = piece;
     slm_lock_release(&pool.lock);
 }

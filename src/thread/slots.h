@@ -77,7 +77,7 @@ struct slm_reserve;
 struct slm_thread {
     struct slm_slot slots[SLM_CLASSES + 1]; /* by number + 1 */
     struct slm_list link;                   /* of live threads: guarded by the lock of the list */
-    struct slm_tls *tls;                    /* its own */
+    struct slm_tls *tls;                    /* its own; a taker's, once the thread is gone without an exit */
     struct slm_thread *was;                 /* a taker's: what `hot` was; see thread/take.h */
     _Atomic(struct slm_far_slot *) *leaves; /* of far caches' slots; NULL: none yet */
     size_t target_bytes;       /* sum over slots of target times object size, twice: what the pairs may hold */

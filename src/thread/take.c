@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "os/sys.h"
+#include "os/vm.h"
 #include "thread/account.h"
 #include "thread/reserve.h"
 
@@ -16,6 +17,10 @@ static bool exchange_hot(struct slm_tls *tls, struct slm_thread *expected, struc
 {
     return __atomic_compare_exchange_n(&tls->hot, &expected, wanted, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
+
+/* The TLS of threads that are gone without having been unlinked: brought to life in the very last round of key
+ * destructors, no exit came. Their TLS may be unmapped; if it is not, it is as they left it, and may be taken. */
+static struct slm_tls gone;
 
 struct catching {
     const struct slm_take *take;
@@ -35,9 +40,11 @@ static void catch_one(struct slm_thread *thread, void *context)
     struct catching *catching = context;
     const struct slm_take *take = catching->take;
     thread->was = NULL;
+    if (thread->tls != &gone && !slm_vm_is_mapped(thread->tls))
+        thread->tls = &gone;
     if (thread->tls == &slm_tls || (take->wants && !take->wants(thread, take->context)))
         return;
-    if (exchange_hot(thread->tls, thread, slm_taken))
+    if (thread->tls == &gone || exchange_hot(thread->tls, thread, slm_taken))
         thread->was = thread;
     else if (exchange_hot(thread->tls, slm_dry, slm_taken))
         thread->was = slm_dry;
@@ -52,6 +59,10 @@ static void work(struct slm_thread *thread, void *context)
     struct slm_tls *tls = thread->tls;
     if (!thread->was)
         return;
+    if (tls == &gone) {
+        catching->take->work(thread, catching->take->context);
+        return;
+    }
     const bool busy = load_acquire(&tls->busy); /* pairs with slm_thread_leave; before the look at hot */
     if (!catching->failed && !busy && __atomic_load_n(&tls->hot, __ATOMIC_ACQUIRE) == slm_taken)
         catching->take->work(thread, catching->take->context);
@@ -96,7 +107,7 @@ uint32_t slm_take_recall(void)
 static void find_least(struct slm_thread *thread, void *least)
 {
     const uint32_t recalled = load_acquire(&thread->recalled); /* pairs with slm_thread_attend */
-    if (recalled < *(uint32_t *)least)
+    if (thread->tls != &gone && recalled < *(uint32_t *)least)
         *(uint32_t *)least = recalled;
 }
 

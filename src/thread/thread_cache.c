@@ -9,6 +9,7 @@
  * A taker (thread/take.h) may have raised `bottom`: what lies below is gone, and unload() moves the rest down. */
 #include "thread/thread_cache.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "base/options.h"
@@ -299,12 +300,13 @@ static size_t pop_some(struct slm_slot *slot, size_t n, void **out)
 }
 
 /* So many are moved at once and the loaded magazine does not have them, or has no room for them: the previous one
- * may. And a magazine may as well hold four times that, so that most of the
- * time it does. */
+ * may. And magazines may as well hold up to four times as many, so that most of the time one does; whole times, so
+ * that what is moved seldom straddles two. */
 static void expect(struct slm_thread *thread, struct slm_slot *slot, unsigned number, size_t n)
 {
     const struct slm_cache *cache = slm_cache_of(number);
-    const uint32_t wanted = (uint32_t)slm_min(n * 4, load_relaxed(&cache->most_rounds));
+    const size_t most = slm_min(n * 4, load_relaxed(&cache->most_rounds));
+    const uint32_t wanted = (uint32_t)(most < n ? most : most / n * n);
     const uint32_t target = load_relaxed(&slot->target);
     const size_t more = (size_t)(wanted - target) * cache->shape.object_size * 2;
     if (target != 0 && wanted > target && thread->target_bytes + more <= slm_options.thread_bytes)
@@ -357,31 +359,31 @@ slm_inline pair copy_two(void **to, void *const *from, pair one)
     return two ^ one;
 }
 
-slm_inline pair copy_eight(void **to, void *const *from, pair one)
+/* Copy sixteen; true if all lie in the granule of the first of `one`. */
+slm_inline bool copy_sixteen(void **to, void *const *from, pair one)
 {
-    return copy_two(to, from, one) | copy_two(to + 2, from + 2, one) | copy_two(to + 4, from + 4, one) |
-           copy_two(to + 6, from + 6, one);
-}
-
-slm_inline bool in_one_granule(pair differ)
-{
+    pair differ = copy_two(to, from, one);
+#pragma GCC unroll 8
+    for (unsigned i = 2; i < 16; i += 2)
+        differ |= copy_two(to + i, from + i, one);
     return (differ[0] | differ[1]) >> SLM_GRANULE_SHIFT == 0;
 }
 
 /* Copy n pointers to where there is room for them, up to the first that does not lie in the granule of the first. How
- * many. By sixteens and eights, the last of which may overlap the one before. */
-static size_t copy_run(void **to, void *const *from, size_t n)
+ * many. By sixteens, the last of which may overlap the one before. */
+slm_inline size_t copy_run(void **to, void *const *from, size_t n)
 {
     const uintptr_t first = (uintptr_t)from[0];
     const pair one = {first, first};
     size_t done = 0;
-    while (done + 16 <= n &&
-           in_one_granule(copy_eight(to + done, from + done, one) | copy_eight(to + done + 8, from + done + 8, one)))
-        done += 16;
-    while (done + 8 <= n && in_one_granule(copy_eight(to + done, from + done, one)))
-        done += 8;
-    if (done == n || (done > 0 && n - done < 8 && in_one_granule(copy_eight(to + n - 8, from + n - 8, one))))
-        return n;
+    if (n >= 16) {
+        void *const *const end = from + n, *const *at = from;
+        for (; at + 16 <= end && copy_sixteen(to + (at - from), at, one); at += 16)
+            ;
+        done = (size_t)(at - from);
+        if (done == n || (n - done < 16 && copy_sixteen(to + n - 16, from + n - 16, one)))
+            return n;
+    }
     for (; done < n && ((uintptr_t)from[done] ^ first) >> SLM_GRANULE_SHIFT == 0; done++)
         to[done] = from[done];
     return done;
@@ -397,7 +399,9 @@ size_t slm_thread_push_run(struct slm_thread *thread, unsigned number, size_t n,
             exchange(slot);
     }
     if (!slot || slot->top == slot->limit) {
+        const int kept = errno;
         slm_thread_drain(thread, number, objects[0]);
+        errno = kept;
         return 1;
     }
     const size_t done = copy_run(slot->top, objects, slm_min(n, (size_t)(slot->limit - slot->top)));

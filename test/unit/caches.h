@@ -1,0 +1,120 @@
+/* What the tests of caches share: named caches without their checks of arguments, what a cache has given out, and
+ * threads that do what they are told and stand still in between. */
+#pragma once
+
+#include "unit.h"
+
+#include <semaphore.h>
+
+#include "depot/named.h"
+#include "heap/lifecycle.h"
+#include "os/topology.h"
+
+static const struct slab_cache_attr plain_attr;
+
+static inline struct slab_cache *named(const char *name, size_t size, const struct slab_cache_attr *attr)
+{
+    slm_cache_lock();
+    struct slab_cache *made = slm_named_create(name, size, attr ? attr : &plain_attr);
+    slm_cache_unlock();
+    return made;
+}
+
+static inline struct slm_cache *cache_of(struct slab_cache *name)
+{
+    return load_relaxed(&name->cache);
+}
+
+/* Objects that are not in the cache's slabs: live, or in magazines and reserves. */
+static inline uint64_t cache_out(struct slm_cache *cache)
+{
+    uint64_t out = 0;
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        const struct slm_depot *depot = slm_cache_depot_made(cache, node);
+        out += depot ? load_relaxed(&depot->objects_out) : 0;
+    }
+    return out;
+}
+
+/* -- threads that are told what to do ---------------------------------------------------------------------------- */
+
+struct helper {
+    pthread_t thread;
+    sem_t told, done;
+    void (*task)(void *context);
+    void *context;
+    struct slm_tls *tls;
+};
+
+static inline void *obey(void *context)
+{
+    struct helper *helper = context;
+    helper->tls = &slm_tls;
+    for (;;) {
+        require(sem_post(&helper->done) == 0);
+        while (sem_wait(&helper->told) != 0) /* a signal's handler has come in between */
+            ;
+        if (!helper->task)
+            return NULL;
+        helper->task(helper->context);
+    }
+}
+
+/* Have it begin; to be followed by await(). */
+static inline void begin_task(struct helper *helper, void (*task)(void *context), void *context)
+{
+    helper->task = task;
+    helper->context = context;
+    require(sem_post(&helper->told) == 0);
+}
+
+static inline void await(struct helper *helper)
+{
+    while (sem_wait(&helper->done) != 0)
+        ;
+}
+
+static inline bool is_done_within(struct helper *helper, unsigned ms)
+{
+    for (unsigned waited = 0; waited < ms; waited++) {
+        if (sem_trywait(&helper->done) == 0)
+            return true;
+        sleep_ms(1);
+    }
+    return false;
+}
+
+static inline void tell(struct helper *helper, void (*task)(void *context), void *context)
+{
+    begin_task(helper, task, context);
+    await(helper);
+}
+
+/* By its frees, as far as the library knows: so no worker is started, which would give back what tests count. */
+static inline void live_quietly(void *nothing)
+{
+    (void)nothing;
+    slm_tls.direct_frees = UINT8_MAX - 1;
+    struct slm_thread *thread = slm_thread_enter(false);
+    require(thread != NULL);
+    slm_thread_leave(thread);
+}
+
+static inline void start_helper(struct helper *helper)
+{
+    require(sem_init(&helper->told, 0, 0) == 0 && sem_init(&helper->done, 0, 0) == 0);
+    require(pthread_create(&helper->thread, NULL, obey, helper) == 0);
+    await(helper);
+}
+
+static inline void start_live_helper(struct helper *helper)
+{
+    start_helper(helper);
+    tell(helper, live_quietly, NULL);
+}
+
+static inline void end_helper(struct helper *helper)
+{
+    begin_task(helper, NULL, NULL);
+    require(pthread_join(helper->thread, NULL) == 0);
+}

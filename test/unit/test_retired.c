@@ -1,0 +1,403 @@
+/* src/depot/retired.h: vacant slabs that wait for readers or for their destructors. The depot here is none of a
+ * cache's; objects of 4096 bytes, sixteen to a slab. */
+#include "unit.h"
+
+#include "depot/retired.h"
+#include "epochs.h"
+#include "os/topology.h"
+
+enum { SIZE = 4096, A_SLAB = 16, SLABS = 4 };
+
+static void destruct(void *object, void *context);
+
+static struct slm_slab_life life = {.destructor = destruct};
+static struct slm_slab_shape shape = {.object_size = SIZE, .life = &life};
+static struct slm_depot depot;
+
+static char *destructed[64 * A_SLAB];
+static _Atomic unsigned destructed_count;
+static void (*further)(void); /* what else the destructor does */
+
+static void destruct(void *object, void *context)
+{
+    require(context == life.context && slm_retired_is_releasing());
+    destructed[add_relaxed(&destructed_count, 1)] = object;
+    if (further)
+        further();
+}
+
+static int begin(void **state)
+{
+    const int started = start_library(state);
+    slm_slab_shape_fill(&shape);
+    return started || shape.objects != A_SLAB ? -1 : 0;
+}
+
+static int fresh_depot(void **state)
+{
+    (void)state;
+    slm_depot_init(&depot, &shape, "test", slm_nodes - 1);
+    life = (struct slm_slab_life){.destructor = destruct, .context = &depot};
+    store_relaxed(&destructed_count, 0);
+    further = NULL;
+    return 0;
+}
+
+static uint64_t released(void)
+{
+    return load_relaxed(&depot.slabs_released);
+}
+
+static int all_has_gone(void **state)
+{
+    (void)state;
+    slm_span_check(slm_nodes - 1);
+    return released() == load_relaxed(&depot.slabs_made) && load_relaxed(&slm_retired_due) == 0 ? 0 : -1;
+}
+
+/* Make n slabs vacant, and have them leave the depot. */
+static void retire(unsigned n)
+{
+    void *rounds[SLABS * A_SLAB];
+    require(n <= SLABS);
+    for (unsigned got = 0; got < n * A_SLAB;)
+        got += slm_depot_fill(&depot, rounds + got, n * A_SLAB - got);
+    slm_depot_give(rounds, n * A_SLAB, "free");
+    slm_depot_trim(&depot, true);
+}
+
+static void a_destructor_alone_is_due_at_once(void **state)
+{
+    (void)state;
+    retire(1);
+    assert_int_equal(load_relaxed(&slm_retired_due), 1);
+    assert_int_equal(released(), 0);
+    assert_false(slm_retired_poll()); /* nothing waits for time to pass */
+    assert_int_equal(load_relaxed(&destructed_count), 0);
+    assert_false(slm_retired_is_releasing());
+    slm_retired_release();
+    assert_false(slm_retired_is_releasing());
+    assert_int_equal(load_relaxed(&destructed_count), A_SLAB);
+    for (unsigned i = 1; i < A_SLAB; i++)
+        assert_ptr_equal(destructed[i], destructed[0] + i * SIZE); /* the lowest first */
+    assert_int_equal(released(), 1);
+    assert_null(slm_slab_of(destructed[0]));
+    slm_retired_release();
+    assert_int_equal(load_relaxed(&destructed_count), A_SLAB);
+}
+
+static void the_oldest_goes_first(void **state)
+{
+    (void)state;
+    char *first[SLABS];
+    for (unsigned i = 0; i < SLABS; i++) {
+        void *rounds[A_SLAB];
+        require(slm_depot_fill(&depot, rounds, A_SLAB) == A_SLAB);
+        first[i] = rounds[A_SLAB - 1];
+        slm_depot_give(rounds, A_SLAB, "free");
+        slm_depot_trim(&depot, true);
+    }
+    assert_int_equal(load_relaxed(&slm_retired_due), SLABS);
+    slm_retired_release();
+    for (unsigned i = 0; i < SLABS; i++)
+        assert_ptr_equal(destructed[i * A_SLAB], first[i]);
+}
+
+static void a_vacant_slab_is_kept_as_it_is(void **state)
+{
+    (void)state;
+    void *object;
+    assert_int_equal(slm_depot_fill(&depot, &object, 1), 1);
+    slm_depot_give(&object, 1, "free");
+    assert_int_equal(load_relaxed(&slm_retired_due), 0); /* the depot keeps it, its objects with their state */
+    slm_depot_trim(&depot, true);
+    assert_int_equal(load_relaxed(&slm_retired_due), 1);
+    slm_retired_release();
+}
+
+/* -- type-safe: readers ------------------------------------------------------------------------------------------ */
+
+static void without_readers_time_has_passed(void)
+{
+    life.typesafe = true;
+    require(!slm_epoch_used());
+    retire(2);
+    slm_retired_release();
+    require(load_relaxed(&destructed_count) == 0 && load_relaxed(&slm_retired_due) == 0); /* they wait for a look */
+    require(!slm_retired_poll());
+    require(load_relaxed(&slm_retired_due) == 2 && released() == 0);
+    slm_retired_release();
+    require(released() == 2 && barriers() == 0);
+}
+
+static void where_nobody_reads_they_wait_for_a_look_alone(void **state)
+{
+    (void)state;
+    assert_child_silent(without_readers_time_has_passed);
+}
+
+static _Atomic int stage; /* of the reader */
+
+static void reach(int next)
+{
+    store_release(&stage, next);
+}
+
+static void wait_for(int wanted)
+{
+    while (load_acquire(&stage) < wanted)
+        sleep_ms(1);
+}
+
+static void *read_for_a_while(void *nothing)
+{
+    enter();
+    reach(1);
+    wait_for(2);
+    leave();
+    reach(3);
+    return nothing;
+}
+
+/* Look until there is nothing that waits; false: something still does after so many milliseconds. */
+static bool is_due_within(unsigned ms)
+{
+    for (unsigned waited = 0; waited < ms; waited++) {
+        if (!slm_retired_poll())
+            return true;
+        sleep_ms(1);
+    }
+    return false;
+}
+
+static void an_open_section_holds_slabs_back(void **state)
+{
+    (void)state;
+    pthread_t reader;
+    life.typesafe = true;
+    reach(0);
+    assert_int_equal(pthread_create(&reader, NULL, read_for_a_while, NULL), 0);
+    wait_for(1);
+    retire(3);
+    assert_false(is_due_within(30));
+    slm_retired_release();
+    assert_int_equal(load_relaxed(&destructed_count), 0);
+    assert_int_equal(released(), 0);
+    life.typesafe = false; /* what does not wait for readers overtakes */
+    retire(1);
+    slm_retired_release();
+    assert_int_equal(released(), 1);
+    assert_int_equal(load_relaxed(&destructed_count), A_SLAB);
+    reach(2);
+    assert_true(is_due_within(2000));
+    assert_int_equal(load_relaxed(&slm_retired_due), 3);
+    slm_retired_release();
+    assert_int_equal(released(), 4);
+    assert_int_equal(load_relaxed(&destructed_count), 4 * A_SLAB);
+    pthread_join(reader, NULL);
+}
+
+/* A section that begins behind a slab's end does not hold it back, as long as the slab is the older one. */
+static void a_later_section_holds_only_later_slabs(void **state)
+{
+    (void)state;
+    pthread_t reader;
+    enter(); /* so that there are readers at all */
+    leave();
+    life.typesafe = true;
+    retire(1);
+    slm_epoch_synchronize(); /* its stamp has passed */
+    reach(0);
+    assert_int_equal(pthread_create(&reader, NULL, read_for_a_while, NULL), 0);
+    wait_for(1);
+    retire(2);
+    assert_true(slm_retired_poll());
+    assert_int_equal(load_relaxed(&slm_retired_due), 1);
+    assert_false(is_due_within(20));
+    assert_int_equal(load_relaxed(&slm_retired_due), 1);
+    slm_retired_release();
+    assert_int_equal(released(), 1);
+    reach(2);
+    assert_true(is_due_within(2000));
+    slm_retired_release();
+    pthread_join(reader, NULL);
+}
+
+/* Only a look: the caller may be inside a section itself, which holds its own slabs back. */
+static void polls_inside_a_section_do_not_wait(void **state)
+{
+    (void)state;
+    life.typesafe = true;
+    enter();
+    retire(2);
+    assert_false(is_due_within(20));
+    slm_retired_release();
+    assert_int_equal(released(), 0);
+    leave();
+    assert_true(is_due_within(2000));
+    slm_retired_release();
+    assert_int_equal(released(), 2);
+}
+
+static void type_safe_objects_need_no_destructor(void **state)
+{
+    (void)state;
+    life = (struct slm_slab_life){.typesafe = true};
+    retire(2);
+    assert_int_equal(released(), 0);
+    assert_true(is_due_within(2000));
+    slm_retired_release();
+    assert_int_equal(released(), 2);
+}
+
+/* -- what destructors may do ------------------------------------------------------------------------------------- */
+
+static struct slm_lock first_rank = {.rank = SLM_RANK_START};
+
+/* No lock is held: the lowest in rank can be taken. And slow paths that end in here release nothing. */
+static void do_anything(void)
+{
+    static unsigned calls;
+    slm_lock_acquire(&first_rank);
+    slm_lock_release(&first_rank);
+    const unsigned before = load_relaxed(&destructed_count);
+    if (calls++ == 2)
+        retire(2);
+    slm_retired_release();
+    require(load_relaxed(&destructed_count) == before);
+    void *volatile objects[10];
+    for (size_t i = 0; i < COUNT(objects); i++)
+        require((objects[i] = malloc(10000 * i + 1)) != NULL);
+    for (size_t i = 0; i < COUNT(objects); i++)
+        free(objects[i]);
+}
+
+static void a_destructor_may_call_anything(void **state)
+{
+    (void)state;
+    further = do_anything;
+    retire(1);
+    slm_retired_release();
+    assert_int_equal(released(), 3); /* those that it has retired come behind it */
+    assert_int_equal(load_relaxed(&destructed_count), 3 * A_SLAB);
+    assert_false(slm_retired_is_releasing());
+}
+
+static _Atomic unsigned inside;
+static _Atomic bool met;
+
+/* Two threads are in destructors at once. */
+static void meet(void)
+{
+    atomic_fetch_add(&inside, 1);
+    for (unsigned waited = 0; waited < 2000 && !load_relaxed(&met); waited++) {
+        if (load_relaxed(&inside) >= 2)
+            store_relaxed(&met, true);
+        sleep_ms(1);
+    }
+}
+
+static void *release_some(void *nothing)
+{
+    slm_retired_release();
+    require(!slm_retired_is_releasing());
+    return nothing;
+}
+
+static void threads_release_side_by_side(void **state)
+{
+    (void)state;
+    further = meet;
+    retire(SLABS);
+    on_threads(2, release_some);
+    assert_true(load_relaxed(&met));
+    assert_int_equal(released(), SLABS);
+    assert_int_equal(load_relaxed(&destructed_count), SLABS * A_SLAB);
+    for (size_t i = 0; i < SLABS * A_SLAB; i++)
+        for (size_t k = 0; k < i; k++)
+            assert_ptr_not_equal(destructed[i], destructed[k]);
+}
+
+/* -- fork -------------------------------------------------------------------------------------------------------- */
+
+static void go_on(void)
+{
+    store_relaxed(&destructed_count, 0);
+    slm_retired_poll();
+    slm_retired_release();
+    const uint64_t before = released();
+    retire(2);
+    slm_retired_release();
+    require(released() == before + 2 && load_relaxed(&slm_retired_due) == 0);
+}
+
+static _Atomic bool enough;
+
+static struct slm_depot busy_depot;
+static struct slm_slab_life busy_life = {.typesafe = true};
+static struct slm_slab_shape busy_shape = {.object_size = SIZE, .life = &busy_life};
+
+static void *retire_all_the_time(void *nothing)
+{
+    void *object;
+    while (!load_relaxed(&enough)) {
+        require(slm_depot_fill(&busy_depot, &object, 1) == 1);
+        slm_depot_give(&object, 1, "free");
+        slm_depot_trim(&busy_depot, true);
+        slm_retired_poll();
+        slm_retired_release();
+    }
+    return nothing;
+}
+
+/* What other threads were in the middle of is lost; the queues are whole. */
+static void children_go_on(void **state)
+{
+    (void)state;
+    pthread_t busy[2];
+    slm_slab_shape_fill(&busy_shape);
+    slm_depot_init(&busy_depot, &busy_shape, "busy", 0);
+    for (size_t i = 0; i < COUNT(busy); i++)
+        assert_int_equal(pthread_create(&busy[i], NULL, retire_all_the_time, NULL), 0);
+    for (unsigned i = 0; i < 60; i++) {
+        sleep_ms(1);
+        assert_child_silent(go_on);
+    }
+    store_relaxed(&enough, true);
+    for (size_t i = 0; i < COUNT(busy); i++)
+        pthread_join(busy[i], NULL);
+    assert_true(is_due_within(2000));
+    slm_retired_release();
+    assert_int_equal(load_relaxed(&busy_depot.slabs_made), load_relaxed(&busy_depot.slabs_released));
+}
+
+static void children_inherit_what_waits(void **state)
+{
+    (void)state;
+    retire(2);
+    assert_child_silent(slm_retired_release);
+    assert_int_equal(released(), 0);
+    slm_retired_release();
+    assert_int_equal(released(), 2);
+}
+
+#define retired_test(name) cmocka_unit_test_setup_teardown(name, fresh_depot, all_has_gone)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        retired_test(where_nobody_reads_they_wait_for_a_look_alone), /* before there is a reader */
+        retired_test(a_destructor_alone_is_due_at_once),
+        retired_test(the_oldest_goes_first),
+        retired_test(a_vacant_slab_is_kept_as_it_is),
+        retired_test(an_open_section_holds_slabs_back),
+        retired_test(a_later_section_holds_only_later_slabs),
+        retired_test(polls_inside_a_section_do_not_wait),
+        retired_test(type_safe_objects_need_no_destructor),
+        retired_test(a_destructor_may_call_anything),
+        retired_test(threads_release_side_by_side),
+        retired_test(children_go_on),
+        retired_test(children_inherit_what_waits),
+    };
+    return cmocka_run_group_tests(tests, begin, NULL);
+}
