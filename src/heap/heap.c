@@ -173,7 +173,7 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
 void slm_free_edge(void *pointer, size_t place)
 {
     if (place >= slm_place_of_number(SLM_NAMED_FIRST) && place != SLM_PLACE_CLOSED) {
-        const struct slm_cache *cache = slm_cache_of(slm_number_of_place((unsigned)place));
+        const struct slm_cache *cache = load_relaxed(&slm_caches[slm_number_of_place((unsigned)place)]);
         if (cache->account && likely(slm_counted_push(place, pointer)))
             return;
     }

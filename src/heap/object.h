@@ -55,4 +55,4 @@ size_t slm_object_alloc_bulk(struct slab_cache *named, size_t n, void **out);
 void slm_object_free_bulk(struct slab_cache *named, size_t n, void *const *objects);
 
 /* The cache of a name; ends the process where it has been destroyed. */
-struct slm_cache *slm_object_cache(struct slab_cache *named, const char *call);
+struct slm_cache *slm_object_cache(const struct slab_cache *named, const char *call);

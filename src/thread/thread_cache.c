@@ -317,9 +317,10 @@ size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned number, size_t n,
 {
     struct slm_slot *slot = slm_slot_of(thread, number);
     if (slot && (size_t)(slot->top - slot->bottom) < n) {
-        expect(thread, slot, number, n);
         if (slot->previous && slot->previous->count >= n)
             exchange(slot);
+        else
+            expect(thread, slot, number, n);
     }
     size_t got = slot ? pop_some(slot, n, out) : 0;
     while (got < n) { /* the round that a refill pops is one of those wanted */
@@ -359,34 +360,47 @@ slm_inline pair copy_two(void **to, void *const *from, pair one)
     return two ^ one;
 }
 
-/* Copy sixteen; true if all lie in the granule of the first of `one`. */
-slm_inline bool copy_sixteen(void **to, void *const *from, pair one)
+/* Copy n pointers, a constant multiple of two; true if all lie in the granule of the first of `one`. */
+slm_inline bool copy_some(void **to, void *const *from, unsigned n, pair one)
 {
     pair differ = copy_two(to, from, one);
-#pragma GCC unroll 8
-    for (unsigned i = 2; i < 16; i += 2)
+#pragma GCC unroll 16
+    for (unsigned i = 2; i < n; i += 2)
         differ |= copy_two(to + i, from + i, one);
     return (differ[0] | differ[1]) >> SLM_GRANULE_SHIFT == 0;
 }
 
 /* Copy n pointers to where there is room for them, up to the first that does not lie in the granule of the first. How
- * many. By sixteens, the last of which may overlap the one before. */
-slm_inline size_t copy_run(void **to, void *const *from, size_t n)
+ * many. By 32 at first, by eights then, the last of which may overlap the one before. */
+slm_inline size_t copy_run(void **const to, void *const *const from, const size_t n)
 {
     const uintptr_t first = (uintptr_t)from[0];
     const pair one = {first, first};
     size_t done = 0;
-    if (n >= 16) {
-        void *const *const end = from + n, *const *at = from;
-        for (; at + 16 <= end && copy_sixteen(to + (at - from), at, one); at += 16)
-            ;
-        done = (size_t)(at - from);
-        if (done == n || (n - done < 16 && copy_sixteen(to + n - 16, from + n - 16, one)))
-            return n;
-    }
+    for (; done + 32 <= n && copy_some(to + done, from + done, 32, one); done += 32)
+        ;
+    if (likely(done == n))
+        return n;
+    for (; done + 8 <= n && copy_some(to + done, from + done, 8, one); done += 8)
+        ;
+    if (n >= 8 && n - done < 8 && copy_some(to + n - 8, from + n - 8, 8, one))
+        return n;
     for (; done < n && ((uintptr_t)from[done] ^ first) >> SLM_GRANULE_SHIFT == 0; done++)
         to[done] = from[done];
     return done;
+}
+
+/* As slm_thread_drain, but for the push. */
+static slm_slow bool make_room_for_run(struct slm_thread *thread, unsigned number)
+{
+    const int kept = errno;
+    struct slm_cache *cache = slm_cache_of(number);
+    struct slm_slot *slot = slm_slot_make(thread, number);
+    if (slot)
+        heed_tuning(thread, slot, cache);
+    const bool made = slot && make_room(thread, slot, cache);
+    errno = kept;
+    return made;
 }
 
 size_t slm_thread_push_run(struct slm_thread *thread, unsigned number, size_t n, void *const *objects)
@@ -394,15 +408,17 @@ size_t slm_thread_push_run(struct slm_thread *thread, unsigned number, size_t n,
     struct slm_slot *slot = slm_slot_of(thread, number);
     if (slot && (size_t)(slot->limit - slot->top) < n) {
         const struct slm_magazine *previous = slot->previous;
-        expect(thread, slot, number, n);
         if (previous && previous->count + n <= slm_min(previous->capacity, load_relaxed(&slot->target)))
             exchange(slot);
+        else
+            expect(thread, slot, number, n);
     }
     if (!slot || slot->top == slot->limit) {
-        const int kept = errno;
-        slm_thread_drain(thread, number, objects[0]);
-        errno = kept;
-        return 1;
+        if (!make_room_for_run(thread, number)) {
+            slm_depot_give(objects, 1, "slab_cache_free_bulk");
+            return 1;
+        }
+        slot = slm_slot_of(thread, number);
     }
     const size_t done = copy_run(slot->top, objects, slm_min(n, (size_t)(slot->limit - slot->top)));
     slm_shared_store(&slot->top, slot->top + done);
