@@ -36,6 +36,17 @@ static inline uint64_t cache_out(struct slm_cache *cache)
     return out;
 }
 
+/* Of them, in the depots' full magazines. */
+static inline uint64_t cache_stock(struct slm_cache *cache)
+{
+    uint64_t stock = 0;
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        const struct slm_depot *depot = slm_cache_depot_made(cache, node);
+        stock += depot ? load_relaxed(&depot->stock_rounds) : 0;
+    }
+    return stock;
+}
+
 /* -- threads that are told what to do ---------------------------------------------------------------------------- */
 
 struct helper {

@@ -1,0 +1,629 @@
+/* src/thread/take.h: working on the blocks of threads that are not looking, and on those of threads that are in the
+ * middle of something. Threads here stand still where a test wants them. */
+#include "unit.h"
+
+#include "caches.h"
+#include "heap/object.h"
+#include "os/sys.h"
+
+enum { ROUNDS = 20, HOARD = 30 };
+
+static const struct slab_cache_attr twenty = {.flags = SLAB_NO_MERGE, .magazine_rounds = ROUNDS};
+
+static struct slab_cache *name;
+static struct slm_cache *cache;
+static struct helper helper;
+
+/* Have rounds in both magazines. */
+static void hoard(void *nothing)
+{
+    (void)nothing;
+    void *objects[HOARD];
+    for (size_t i = 0; i < HOARD; i++)
+        require((objects[i] = slm_object_alloc(name)) != NULL);
+    for (size_t i = 0; i < HOARD; i++)
+        slm_object_free(name, objects[i]);
+}
+
+static uint64_t rounds_of(const struct helper *of)
+{
+    return slm_thread_rounds(of->tls->self, cache->number);
+}
+
+static struct slm_slot *slot_of(const struct helper *of)
+{
+    return slm_slot_of(of->tls->self, cache->number);
+}
+
+static struct slm_take_rounds taken;
+
+static void hand_on_taken(void)
+{
+    for (struct slm_magazine *magazine = taken.taken, *next; magazine; magazine = next) {
+        next = magazine->next;
+        slm_magazine_hand_on(cache, 0, magazine, true);
+    }
+    taken.taken = NULL;
+}
+
+/* As slab_cache_shrink and slab_cache_destroy do it. Returns how many were missed. */
+static unsigned take(bool all, bool always)
+{
+    hand_on_taken();
+    taken = (struct slm_take_rounds){cache, all, NULL};
+    struct slm_thread *self = slm_thread_hide();
+    const unsigned missed = slm_take_rounds(&taken, always);
+    slm_thread_unhide(self);
+    return missed;
+}
+
+static unsigned taken_count(void)
+{
+    unsigned count = 0;
+    for (const struct slm_magazine *magazine = taken.taken; magazine; magazine = magazine->next)
+        count += magazine->count;
+    return count;
+}
+
+static bool was_taken(const void *object)
+{
+    for (const struct slm_magazine *magazine = taken.taken; magazine; magazine = magazine->next)
+        for (uint32_t i = 0; i < magazine->count; i++)
+            if (magazine->rounds[i] == object)
+                return true;
+    return false;
+}
+
+static int begin_test(void **state)
+{
+    (void)state;
+    name = named("taken", 128, &twenty);
+    cache = cache_of(name);
+    start_live_helper(&helper);
+    tell(&helper, hoard, NULL);
+    return rounds_of(&helper) > ROUNDS ? 0 : -1;
+}
+
+static int end_test(void **state)
+{
+    (void)state;
+    hand_on_taken();
+    slm_thread_check(helper.tls->self);
+    end_helper(&helper);
+    return slab_cache_destroy(name);
+}
+
+static bool is_at_rest(const struct helper *of)
+{
+    return of->tls->hot == of->tls->self && load_relaxed(&of->tls->busy) == 0;
+}
+
+/* -- threads that are elsewhere ---------------------------------------------------------------------------------- */
+
+static void all_but_the_top_round_is_taken(void **state)
+{
+    (void)state;
+    const uint64_t before = rounds_of(&helper);
+    void **const top = slot_of(&helper)->top, *const last = top[-1];
+    assert_int_equal(take(false, false), 0);
+    assert_int_equal(taken_count(), before - 1);
+    assert_int_equal(rounds_of(&helper), 1);
+    assert_ptr_equal(slot_of(&helper)->top, top); /* which the owner alone moves */
+    assert_ptr_equal(slot_of(&helper)->bottom, top - 1);
+    assert_false(was_taken(last));
+    assert_true(is_at_rest(&helper));
+    assert_int_equal(take(false, false), 0); /* there is no more of it */
+    assert_int_equal(taken_count(), 0);
+}
+
+static void what_is_left_goes_on(void **state)
+{
+    (void)state;
+    for (unsigned turn = 0; turn < 5; turn++) {
+        assert_int_equal(take(false, false), 0);
+        assert_true(taken_count() > 0);
+        tell(&helper, hoard, NULL);
+        slm_thread_check(helper.tls->self);
+        assert_true(rounds_of(&helper) > 0);
+    }
+}
+
+static void the_last_round_goes_where_nobody_uses_it(void **state)
+{
+    (void)state;
+    struct slm_thread *block = helper.tls->self;
+    const uint64_t before = rounds_of(&helper);
+    const size_t bytes = block->target_bytes;
+    assert_int_equal(take(true, false), 0);
+    assert_int_equal(taken_count(), before);
+    assert_true(all_zero(slot_of(&helper), sizeof(struct slm_slot)));
+    assert_int_equal(block->target_bytes, bytes - 2ul * ROUNDS * cache->shape.object_size);
+    assert_int_equal(cache_out(cache), before + cache_stock(cache));
+    hand_on_taken();
+    assert_int_equal(cache_out(cache), cache_stock(cache));
+}
+
+/* After a first taking the magazine begins behind its array's start. */
+static void what_a_first_taking_left_is_dismantled_whole(void **state)
+{
+    (void)state;
+    assert_int_equal(take(false, false), 0);
+    void *const last = slot_of(&helper)->top[-1];
+    assert_int_equal(take(true, false), 0);
+    assert_int_equal(taken_count(), 1);
+    assert_true(was_taken(last));
+}
+
+static void the_caller_takes_its_own_to_the_last(void **state)
+{
+    (void)state;
+    hoard(NULL);
+    const uint64_t own = slm_thread_rounds(slm_tls.self, cache->number), others = rounds_of(&helper);
+    struct slm_thread *self = slm_thread_hide();
+    taken = (struct slm_take_rounds){cache, false, NULL};
+    slm_take_own(self, &taken);
+    assert_false(taken.all);
+    const unsigned got = taken_count();
+    assert_int_equal(slm_take_rounds(&taken, false), 0); /* and no more from itself */
+    slm_thread_unhide(self);
+    assert_int_equal(got, own);
+    assert_int_equal(taken_count(), own + others - 1);
+    assert_int_equal(slm_thread_rounds(slm_tls.self, cache->number), 0);
+}
+
+static void ask_reserve(void *nothing)
+{
+    (void)nothing;
+    require(!slab_cache_alloc_nolock(name)); /* the first time there is none */
+}
+
+static void windows_and_reserves_go_too(void **state)
+{
+    (void)state;
+    struct slab_cache *other = name;
+    name = named("counted", 128, &(struct slab_cache_attr){.flags = SLAB_ACCOUNT, .magazine_rounds = ROUNDS});
+    cache = cache_of(name);
+    tell(&helper, hoard, NULL);
+    tell(&helper, ask_reserve, NULL);
+    tell(&helper, hoard, NULL); /* brings the reserve */
+    assert_true(slm_reserve_rounds(helper.tls->self, cache) > 0);
+    const struct slm_window *window = slm_window_of(helper.tls->self, cache);
+    assert_true(window->high > 0);
+    assert_int_equal(take(true, false), 0);
+    assert_true(window->high == 0 && window->low == 0 && window->net == 0);
+    assert_int_equal(load_relaxed(&cache->account->charged), 0);
+    assert_int_equal(slm_reserve_rounds(helper.tls->self, cache), 0);
+    assert_false(slm_reserve_knows(helper.tls->self, cache));
+    assert_int_equal(cache_out(cache), taken_count() + cache_stock(cache));
+    hand_on_taken();
+    assert_int_equal(slab_cache_destroy(name), 0);
+    name = other;
+    cache = cache_of(name);
+}
+
+/* -- threads in the middle of a hot operation -------------------------------------------------------------------- */
+
+static struct slm_slot *under_way_slot;
+static void **under_way_top, *under_way_round;
+
+/* The first half: what a hot path has loaded. */
+static void begin_hot(void *nothing)
+{
+    (void)nothing;
+    under_way_slot = slm_slot_at(slm_hot(), cache->shape.place);
+    under_way_top = slm_shared_load(&under_way_slot->top);
+    require(under_way_top != under_way_slot->bottom && under_way_top != under_way_slot->limit);
+}
+
+static void end_pop(void *nothing)
+{
+    (void)nothing;
+    under_way_round = slm_slot_pop(under_way_slot, under_way_top);
+}
+
+static void end_push(void *nothing)
+{
+    (void)nothing;
+    slm_slot_push(under_way_slot, under_way_top, under_way_round);
+}
+
+static void free_round(void *round)
+{
+    slm_object_free(name, round);
+}
+
+/* Room above, rounds below. */
+static void pop_five(void *objects)
+{
+    for (unsigned i = 0; i < 5; i++)
+        ((void **)objects)[i] = slm_object_alloc(name);
+}
+
+static void a_pop_under_way_ends_with_nothing(void **state)
+{
+    (void)state;
+    void *five[5];
+    tell(&helper, pop_five, five);
+    tell(&helper, begin_hot, NULL);
+    assert_int_equal(take(false, false), 0);
+    assert_true(taken_count() > 1);
+    tell(&helper, end_pop, NULL);
+    assert_false(was_taken(under_way_round));
+    assert_ptr_equal(slot_of(&helper)->top, slot_of(&helper)->bottom);
+    slm_thread_check(helper.tls->self);
+    tell(&helper, hoard, NULL); /* none of those that hoard() gets is the popped one: it would be free twice */
+    tell(&helper, free_round, under_way_round);
+    for (unsigned i = 0; i < 5; i++)
+        tell(&helper, free_round, five[i]);
+}
+
+static void a_push_under_way_ends_above(void **state)
+{
+    (void)state;
+    void *five[5];
+    tell(&helper, pop_five, five);
+    under_way_round = five[4];
+    tell(&helper, begin_hot, NULL);
+    void *const below = under_way_top[-1];
+    assert_int_equal(take(false, false), 0);
+    tell(&helper, end_push, NULL);
+    assert_int_equal(slot_of(&helper)->top - slot_of(&helper)->bottom, 2);
+    assert_ptr_equal(slot_of(&helper)->top[-1], under_way_round);
+    assert_ptr_equal(slot_of(&helper)->top[-2], below);
+    slm_thread_check(helper.tls->self);
+    for (unsigned i = 0; i < 4; i++)
+        tell(&helper, free_round, five[i]);
+}
+
+/* -- threads in a slow path -------------------------------------------------------------------------------------- */
+
+static void enter_slow_path(void *nothing)
+{
+    (void)nothing;
+    require(slm_thread_enter(true) == slm_tls.self);
+}
+
+static void leave_slow_path(void *nothing)
+{
+    (void)nothing;
+    slm_thread_leave(slm_tls.self);
+}
+
+static void a_thread_in_a_slow_path_is_missed(void **state)
+{
+    (void)state;
+    const uint64_t before = rounds_of(&helper);
+    tell(&helper, enter_slow_path, NULL);
+    assert_int_equal(take(false, false), 1);
+    assert_int_equal(taken_count(), 0);
+    assert_int_equal(rounds_of(&helper), before);
+    assert_ptr_equal(helper.tls->hot, slm_nothing);
+    assert_int_equal(load_relaxed(&helper.tls->self->attention), 0); /* nobody insists */
+    tell(&helper, leave_slow_path, NULL);
+    assert_int_equal(take(false, false), 0);
+    assert_int_equal(taken_count(), before - 1);
+}
+
+static void who_insists_asks_it_to_pause(void **state)
+{
+    (void)state;
+    const uint64_t before = rounds_of(&helper);
+    tell(&helper, enter_slow_path, NULL);
+    assert_int_equal(take(true, false), 1);
+    assert_int_equal(load_relaxed(&helper.tls->self->attention), SLM_ATTEND_PAUSE);
+    begin_task(&helper, leave_slow_path, NULL);
+    const uint64_t start = slm_sys_now_us();
+    while (take(true, false) > 0)
+        require(slm_sys_now_us() < start + 1000000);
+    assert_int_equal(taken_count(), before);
+    await(&helper);
+    assert_int_equal(load_relaxed(&helper.tls->self->attention), 0);
+    assert_true(is_at_rest(&helper));
+}
+
+static void a_pause_does_not_last(void **state)
+{
+    (void)state;
+    tell(&helper, enter_slow_path, NULL);
+    assert_int_equal(take(true, false), 1);
+    begin_task(&helper, leave_slow_path, NULL); /* and nobody comes */
+    assert_true(is_done_within(&helper, 2000));
+    assert_true(is_at_rest(&helper));
+}
+
+static _Atomic bool enough;
+
+static void pass_slow_paths_all_the_time(void *nothing)
+{
+    (void)nothing;
+    while (!load_relaxed(&enough)) {
+        enter_slow_path(NULL);
+        const uint64_t start = slm_sys_now_us();
+        while (slm_sys_now_us() < start + 2000)
+            ;
+        leave_slow_path(NULL);
+    }
+}
+
+/* By the pause: it is in one slow path or another nearly always. */
+static void a_thread_that_is_always_in_slow_paths_is_caught(void **state)
+{
+    (void)state;
+    const uint64_t before = rounds_of(&helper);
+    unsigned attempts = 1;
+    begin_task(&helper, pass_slow_paths_all_the_time, NULL);
+    for (; take(true, false) > 0; attempts++) {
+        require(attempts < 100);
+        sleep_ms(1);
+    }
+    store_relaxed(&enough, true);
+    await(&helper);
+    assert_int_equal(taken_count(), before);
+}
+
+/* -- threads that come while they are taken ---------------------------------------------------------------------- */
+
+static void (*meanwhile)(void);
+static unsigned worked;
+
+static void work(struct slm_thread *thread, void *context)
+{
+    require(context == &worked && thread == helper.tls->self);
+    require(thread->tls->hot == slm_taken);
+    worked++;
+    if (meanwhile)
+        meanwhile();
+}
+
+static unsigned take_and(void (*what)(void))
+{
+    const struct slm_take plan = {.work = work, .context = &worked};
+    meanwhile = what;
+    worked = 0;
+    struct slm_thread *self = slm_thread_hide();
+    const unsigned missed = slm_take_from_all(&plan);
+    slm_thread_unhide(self);
+    return missed;
+}
+
+static void begin_hoard(void)
+{
+    begin_task(&helper, hoard, NULL);
+    require(!is_done_within(&helper, 30)); /* longer than it sleeps at a time */
+    require(helper.tls->hot == slm_taken && load_relaxed(&helper.tls->busy) == 0);
+}
+
+static void an_owner_waits_until_it_is_over(void **state)
+{
+    (void)state;
+    assert_int_equal(take_and(begin_hoard), 0);
+    assert_int_equal(worked, 1);
+    await(&helper);
+    assert_true(is_at_rest(&helper));
+}
+
+static pid_t child_of_helper;
+
+/* In the child there is no taker, and so nobody who takes slm_taken off again. */
+static void fork_now(void *nothing)
+{
+    (void)nothing;
+    child_of_helper = fork();
+    if (child_of_helper == 0) {
+        alarm(5);
+        require(slm_tls.hot == slm_taken);
+        hoard(NULL);
+        require(is_at_rest(&helper) && slm_thread_list_count() == 1);
+        require(take(false, false) == 0); /* and it can take */
+        _exit(0);
+    }
+}
+
+static void have_it_fork(void)
+{
+    tell(&helper, fork_now, NULL);
+}
+
+static void a_child_takes_it_off_itself(void **state)
+{
+    (void)state;
+    int how = -1;
+    fflush(NULL);
+    assert_int_equal(take_and(have_it_fork), 0);
+    assert_int_equal(waitpid(child_of_helper, &how, 0), child_of_helper);
+    assert_int_equal(how, 0);
+}
+
+static void a_dry_thread_is_taken_and_stays_dry(void **state)
+{
+    (void)state;
+    const uint64_t before = rounds_of(&helper);
+    tell(&helper, ask_reserve, NULL);
+    assert_ptr_equal(helper.tls->hot, slm_dry);
+    assert_int_equal(take(false, false), 0);
+    assert_int_equal(taken_count(), before - 1);
+    assert_ptr_equal(helper.tls->hot, slm_dry);
+    tell(&helper, hoard, NULL); /* passes a slow path, at whose end the reserve is filled */
+    assert_true(is_at_rest(&helper));
+    assert_true(slm_reserve_rounds(helper.tls->self, cache) > 0);
+}
+
+/* -- barriers ---------------------------------------------------------------------------------------------------- */
+
+static void one_barrier_serves_for_all(void **state)
+{
+    (void)state;
+    struct helper more[3];
+    for (size_t i = 0; i < COUNT(more); i++)
+        start_live_helper(&more[i]);
+    struct slm_thread *const first = more[0].tls->self;
+    for (size_t i = 0; i < 2; i++)
+        tell(&more[i], hoard, NULL);
+    const uint64_t barriers = load_relaxed(&slm_sys_membarriers);
+    assert_int_equal(take(false, false), 0);
+    assert_int_equal(load_relaxed(&slm_sys_membarriers), barriers + 1);
+    assert_int_equal(slm_thread_rounds(first, cache->number), 1);
+    assert_int_equal(take(true, false), 0);
+    const uint64_t between = load_relaxed(&slm_sys_membarriers);
+    assert_int_equal(take(false, false), 0); /* nobody has anything: none */
+    assert_int_equal(load_relaxed(&slm_sys_membarriers), between);
+    assert_int_equal(take(false, true), 0); /* or one all the same */
+    assert_int_equal(load_relaxed(&slm_sys_membarriers), between + 1);
+    for (size_t i = 0; i < COUNT(more); i++)
+        end_helper(&more[i]);
+}
+
+static void take_without_barriers(void)
+{
+    refuse_call(SYS_membarrier, EPERM, 0);
+    struct helper threads[2];
+    name = named("no barrier", 128, &twenty);
+    cache = cache_of(name);
+    for (size_t i = 0; i < COUNT(threads); i++) {
+        start_live_helper(&threads[i]);
+        tell(&threads[i], hoard, NULL);
+    }
+    const uint64_t before = rounds_of(&threads[0]);
+    require(take(false, false) == COUNT(threads) && taken_count() == 0);
+    require(take(true, false) == COUNT(threads) && taken_count() == 0);
+    for (size_t i = 0; i < COUNT(threads); i++)
+        require(is_at_rest(&threads[i]) && rounds_of(&threads[i]) == before);
+    for (size_t i = 0; i < COUNT(threads); i++)
+        end_helper(&threads[i]);
+}
+
+static void without_barriers_all_are_missed(void **state)
+{
+    (void)state;
+    assert_child_silent(take_without_barriers);
+}
+
+/* A thread whose life began in its last destructor has no exit: its block stays in the list, its TLS goes. */
+static void a_thread_that_is_gone_is_taken_from(void **state)
+{
+    (void)state;
+    struct slm_thread *block = slm_thread_block_make();
+    void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(block && page != MAP_FAILED);
+    block->tls = page;
+    slm_thread_list_add(block);
+    struct slm_thread *self = slm_thread_hide();
+    void *object = slm_thread_pop(block, cache->number);
+    slm_thread_push(block, cache->number, object);
+    slm_thread_unhide(self);
+    const uint64_t rounds = slm_thread_rounds(block, cache->number) + rounds_of(&helper);
+    munmap(page, 4096);
+    assert_int_equal(take(true, false), 0);
+    assert_int_equal(taken_count(), rounds);
+    assert_int_equal(slm_thread_rounds(block, cache->number), 0);
+    const uint32_t recall = slm_take_recall();
+    tell(&helper, enter_slow_path, NULL);
+    tell(&helper, leave_slow_path, NULL);
+    assert_int_equal(slm_take_recalled(), recall); /* a thread that is gone has nothing to attend to */
+    slm_thread_list_remove(block);
+    slm_thread_block_free(block);
+}
+
+/* -- recalls ----------------------------------------------------------------------------------------------------- */
+
+static void a_recall_is_attended_to_at_the_next_slow_path(void **state)
+{
+    (void)state;
+    struct helper other;
+    start_live_helper(&other);
+    tell(&helper, ask_reserve, NULL);
+    tell(&helper, hoard, NULL);
+    const uint32_t first = slm_take_recall(), second = slm_take_recall();
+    assert_true(second > first);
+    assert_true(slm_take_recalled() < first);
+    assert_true(rounds_of(&helper) > 0);
+    struct helper born_later;
+    start_live_helper(&born_later); /* has nothing from before */
+    tell(&helper, enter_slow_path, NULL);
+    assert_true(slm_take_recalled() < first);
+    tell(&helper, leave_slow_path, NULL);
+    assert_int_equal(rounds_of(&helper), 0);
+    assert_int_equal(slm_reserve_rounds(helper.tls->self, cache), 0);
+    assert_true(slm_take_recalled() < first); /* the other has not passed */
+    end_helper(&other);                       /* an end does as well */
+    assert_int_equal(slm_take_recalled(), second);
+    assert_int_equal(cache_out(cache), cache_stock(cache));
+    end_helper(&born_later);
+}
+
+/* -- all at once ------------------------------------------------------------------------------------------------- */
+
+static void churn(void *nothing)
+{
+    enum { LIVE = 50 };
+    uintptr_t *objects[LIVE] = {NULL};
+    uint64_t seed = (uintptr_t)&slm_tls;
+    (void)nothing;
+    while (!load_relaxed(&enough)) {
+        uintptr_t **object = &objects[random_below(&seed, LIVE)];
+        if (*object) {
+            require((*object)[0] == (uintptr_t)object && (*object)[15] == (uintptr_t)object);
+            slm_object_free(name, *object);
+            *object = NULL;
+        } else {
+            *object = slm_object_alloc(name);
+            require(*object != NULL);
+            (*object)[0] = (*object)[15] = (uintptr_t)object;
+        }
+    }
+    for (size_t i = 0; i < LIVE; i++)
+        slm_object_free(name, objects[i]);
+}
+
+static void objects_stay_apart_while_they_are_taken(void **state)
+{
+    (void)state;
+    struct helper threads[3];
+    uint64_t taken_in_all = 0;
+    store_relaxed(&enough, false);
+    for (size_t i = 0; i < COUNT(threads); i++) {
+        start_live_helper(&threads[i]);
+        begin_task(&threads[i], churn, NULL);
+    }
+    const uint64_t start = slm_sys_now_us();
+    while (slm_sys_now_us() < start + 400000) {
+        take(false, false);
+        taken_in_all += taken_count();
+    }
+    store_relaxed(&enough, true);
+    for (size_t i = 0; i < COUNT(threads); i++) {
+        await(&threads[i]);
+        slm_thread_check(threads[i].tls->self);
+        end_helper(&threads[i]);
+    }
+    assert_true(taken_in_all > 100);
+}
+
+#define take_test(name) cmocka_unit_test_setup_teardown(name, begin_test, end_test)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        take_test(all_but_the_top_round_is_taken),
+        take_test(what_is_left_goes_on),
+        take_test(the_last_round_goes_where_nobody_uses_it),
+        take_test(what_a_first_taking_left_is_dismantled_whole),
+        take_test(the_caller_takes_its_own_to_the_last),
+        take_test(windows_and_reserves_go_too),
+        take_test(a_pop_under_way_ends_with_nothing),
+        take_test(a_push_under_way_ends_above),
+        take_test(a_thread_in_a_slow_path_is_missed),
+        take_test(who_insists_asks_it_to_pause),
+        take_test(a_pause_does_not_last),
+        take_test(a_thread_that_is_always_in_slow_paths_is_caught),
+        take_test(an_owner_waits_until_it_is_over),
+        take_test(a_child_takes_it_off_itself),
+        take_test(a_dry_thread_is_taken_and_stays_dry),
+        take_test(one_barrier_serves_for_all),
+        cmocka_unit_test(without_barriers_all_are_missed),
+        take_test(a_thread_that_is_gone_is_taken_from),
+        take_test(a_recall_is_attended_to_at_the_next_slow_path),
+        take_test(objects_stay_apart_while_they_are_taken),
+    };
+    return cmocka_run_group_tests(tests, start_library, NULL);
+}
