@@ -41,16 +41,33 @@ static struct slm_slab *oldest(const struct queue *queue)
     return queue->count > 0 ? slm_container(queue->slabs.next, struct slm_slab, span.link) : NULL;
 }
 
-static struct slm_slab *get(struct queue *queue)
+static struct slm_slab *take_out(struct queue *queue, struct slm_slab *slab)
 {
-    struct slm_slab *slab = oldest(queue);
-    if (slab) {
-        slm_list_remove(&slab->span.link);
-        queue->count--;
-    }
+    slm_list_remove(&slab->span.link);
+    queue->count--;
     store_relaxed(&waiting_count, waiting.count);
     store_relaxed(&slm_retired_due, due.count);
     return slab;
+}
+
+static const struct slm_slab_shape *shape_of(const struct slm_slab *slab)
+{
+    return ((const struct slm_depot *)slab->wait.depot)->shape;
+}
+
+/* The oldest that may be released in a call about this shape. */
+static struct slm_slab *get_due(const struct slm_slab_shape *shape)
+{
+    struct slm_slab *found = NULL;
+    lock_queues();
+    if (due.count > 0)
+        for (struct slm_list *at = due.slabs.next; at != &due.slabs && !found; at = at->next) {
+            struct slm_slab *slab = slm_container(at, struct slm_slab, span.link);
+            if (!shape || shape_of(slab) == shape || !shape_of(slab)->life->destructor)
+                found = take_out(&due, slab);
+        }
+    slm_lock_release(&lock);
+    return found;
 }
 
 void slm_retired_add(struct slm_depot *depot, struct slm_slab *slab)
@@ -69,7 +86,7 @@ bool slm_retired_poll(void)
     slm_epoch_poll();
     lock_queues();
     while (waiting.count > 0 && slm_epoch_passed(oldest(&waiting)->wait.stamp))
-        put(&due, get(&waiting));
+        put(&due, take_out(&waiting, oldest(&waiting)));
     const bool some = waiting.count > 0;
     slm_lock_release(&lock);
     return some;
@@ -80,17 +97,13 @@ bool slm_retired_is_releasing(void)
     return releasing;
 }
 
-void slm_retired_release(void)
+void slm_retired_release(const struct slm_slab_shape *shape)
 {
+    struct slm_slab *slab;
     if (load_relaxed(&slm_retired_due) == 0 || releasing)
         return;
     releasing = true;
-    for (;;) {
-        lock_queues();
-        struct slm_slab *slab = get(&due);
-        slm_lock_release(&lock);
-        if (!slab)
-            break;
+    while ((slab = get_due(shape))) {
         struct slm_depot *depot = slab->wait.depot;
         const struct slm_slab_life *life = depot->shape->life;
         if (life->destructor)

@@ -23,6 +23,7 @@ bool slm_retired_poll(void);
 /* Is the calling thread inside a destructor? */
 bool slm_retired_is_releasing(void);
 
-/* Run the destructors of all that are due and give the slabs back. No lock is held, and the calling thread works on
- * no block; within a destructor it does nothing. */
-void slm_retired_release(void);
+/* Give back the slabs that are due and have no destructor; those that have one too, when they are of this shape or it
+ * is NULL: a call about one type does not run another type's destructors, which may want a lock that the caller
+ * holds. No lock of ours is held, and the calling thread works on no block; within a destructor it does nothing. */
+void slm_retired_release(const struct slm_slab_shape *shape);

@@ -59,9 +59,9 @@ static void hand_on_all(struct slm_cache *cache, struct slm_magazine *magazines,
 
 /* The rounds in threads' magazines: home to their slabs, or (tuning) to the depot's stock. Returns how many threads
  * were missed. */
-static unsigned take_rounds(struct slm_cache *cache, bool all, bool home, bool always)
+static unsigned take_rounds(struct slm_cache *cache, enum slm_take_how how, bool home, bool always)
 {
-    struct slm_take_rounds rounds = {cache, all, NULL};
+    struct slm_take_rounds rounds = {cache, how, NULL};
     struct slm_thread *self = slm_thread_hide();
     if (self)
         slm_take_own(self, &rounds);
@@ -97,10 +97,10 @@ static void trim_all(struct slm_cache *cache)
 }
 
 /* The user's destructors, and slabs whose grace period has passed; nothing is locked. */
-static void release_retired(void)
+static void release_retired(const struct slm_cache *cache)
 {
     slm_retired_poll();
-    slm_retired_release();
+    slm_retired_release(&cache->shape);
 }
 
 /* -- shrink, tune -------------------------------------------------------------------------------------------------
@@ -117,10 +117,10 @@ size_t slm_control_shrink(struct slab_cache *named)
     struct slm_cache *cache = slm_object_cache(named, "slab_cache_shrink");
     const size_t bytes = (size_t)cache->shape.granules << SLM_GRANULE_SHIFT;
     const uint64_t before = sum_depots(cache).released;
-    take_rounds(cache, false, true, false);
+    take_rounds(cache, SLM_TAKE_SPARE, true, false);
     trim_all(cache);
     slm_cache_unlock();
-    release_retired();
+    release_retired(cache);
     errno = kept;
     return (size_t)(sum_depots(cache).released - before) * bytes;
 }
@@ -135,14 +135,14 @@ int slm_control_tune(struct slab_cache *named, unsigned rounds, unsigned magazin
     slm_cache_lock();
     struct slm_cache *cache = slm_object_cache(named, "slab_cache_tune");
     slm_cache_tune(cache, rounds, magazines);
-    take_rounds(cache, false, false, true);
+    take_rounds(cache, SLM_TAKE_SPARE, false, true);
     for (unsigned node = 0; node < slm_nodes; node++) {
         struct slm_depot *depot = slm_cache_depot_made(cache, node);
         if (depot && load_relaxed(&depot->stock_rounds) > load_relaxed(&cache->depot_rounds))
             slm_depot_trim(depot, true);
     }
     slm_cache_unlock();
-    release_retired();
+    release_retired(cache);
     errno = kept;
     return 0;
 }
@@ -150,15 +150,16 @@ int slm_control_tune(struct slab_cache *named, unsigned rounds, unsigned magazin
 /* -- destroy ------------------------------------------------------------------------------------------------------
  */
 
-/* Nobody uses the cache: take all there is from all threads. Those in a slow path come out of it in a moment; how
- * many never did (they are stopped in the middle of it), or could not be reached for lack of membarrier. */
-static unsigned take_everything(struct slm_cache *cache)
+/* Nobody uses the cache: take all there is from all threads, to the last round. Those in a slow path come out of it
+ * in a moment; how many never did (they are stopped in the middle of it), or could not be reached for lack of
+ * membarrier. */
+static unsigned dismantle(struct slm_cache *cache)
 {
     _Atomic uint32_t nobody = 0;
-    unsigned missed = take_rounds(cache, true, true, false);
+    unsigned missed = take_rounds(cache, SLM_TAKE_EVERYTHING, true, false);
     for (unsigned attempt = 0; missed > 0 && attempt < attempts_most; attempt++) {
         slm_sys_wait(&nobody, 0, 1);
-        missed = take_rounds(cache, true, true, false);
+        missed = take_rounds(cache, SLM_TAKE_EVERYTHING, true, false);
     }
     return missed;
 }
@@ -174,13 +175,27 @@ static void add_rounds(struct slm_thread *thread, void *context)
     held->rounds += slm_thread_rounds(thread, held->cache->number) + slm_reserve_rounds(thread, held->cache);
 }
 
-static uint64_t live_objects(struct slm_cache *cache, unsigned missed)
+/* Exact when the cache is not in use: what is out of slabs, but not in anybody's magazines, reserve or stock. */
+static uint64_t live_objects(struct slm_cache *cache)
 {
     struct still_held held = {cache, 0};
-    if (missed > 0)
-        slm_thread_list_foreach(add_rounds, &held);
+    slm_thread_list_foreach(add_rounds, &held);
     const uint64_t out = sum_depots(cache).out;
     return out > held.rounds ? out - held.rounds : 0;
+}
+
+/* A thread that is missed may have some in its hands, on their way to a slab. */
+static uint64_t live_after_shrinking(struct slm_cache *cache)
+{
+    _Atomic uint32_t nobody = 0;
+    for (unsigned attempt = 0;; attempt++) {
+        const unsigned missed = take_rounds(cache, SLM_TAKE_INSISTING, true, false);
+        trim_all(cache);
+        const uint64_t live = live_objects(cache);
+        if (live == 0 || missed == 0 || attempt == attempts_most)
+            return live;
+        slm_sys_wait(&nobody, 0, 1);
+    }
 }
 
 static void say_busy(const char *name, uint64_t live)
@@ -194,12 +209,16 @@ static void say_busy(const char *name, uint64_t live)
     slm_line_write(&line, 2);
 }
 
-/* Under the mutex, the last name. How many objects live: then nothing has happened. */
+/* Under the mutex, the last name. How many objects live: then nothing has happened. While that is not known others
+ * may be using the cache, and only as much is taken as shrinking may take. */
 static uint64_t destroy(struct slab_cache *named, struct slm_cache *cache, unsigned *missed)
 {
-    *missed = take_everything(cache);
+    uint64_t live = live_after_shrinking(cache);
+    if (live > 0)
+        return live;
+    *missed = dismantle(cache);
     trim_all(cache);
-    const uint64_t live = live_objects(cache, *missed);
+    live = live_objects(cache);
     if (live > 0)
         return live;
     slm_named_destroy(named, *missed > 0 ? slm_take_recall() : 0);
@@ -219,7 +238,7 @@ static void await_destructors(struct slm_cache *cache)
     for (unsigned wait = 0; slm_cache_slabs(cache) > 0 && !(forked && wait == attempts_most); wait++) {
         if (slm_retired_is_releasing() || (life->typesafe && slm_epoch_inside()))
             break;
-        release_retired();
+        release_retired(cache);
         if (slm_cache_slabs(cache) > 0)
             slm_sys_wait(&nobody, 0, 1);
     }
@@ -243,7 +262,7 @@ int slm_control_destroy(struct slab_cache *named)
     if (!last)
         slm_named_drop(named);
     slm_cache_unlock();
-    release_retired();
+    release_retired(cache);
     if (live > 0) {
         say_busy(named->name, live);
         errno = EBUSY;

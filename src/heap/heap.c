@@ -151,6 +151,17 @@ static void free_direct(size_t place, void *pointer, const char *call)
     slm_thread_leave(thread);
 }
 
+/* The destructors of the freed object's cache, if it has any. A far cache's wait for a call about it, or the worker.
+ */
+static void release_retired(size_t place)
+{
+    if (place < slm_place_of_number(SLM_NAMED_FIRST) || place == SLM_PLACE_CLOSED)
+        return;
+    const struct slm_cache *cache = load_relaxed(&slm_caches[slm_number_of_place((unsigned)place)]);
+    if (cache && cache->shape.life)
+        slm_retired_release(&cache->shape);
+}
+
 slm_slow void slm_free_slow(void *pointer, const char *call)
 {
     if (!pointer)
@@ -165,7 +176,7 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
     else
         free_direct(place, pointer, call);
     if (unlikely(load_relaxed(&slm_retired_due) > 0))
-        slm_retired_release();
+        release_retired(place);
     slm_reclaim_if_scarce();
     errno = kept;
 }
@@ -288,7 +299,7 @@ size_t slm_heap_purge(void)
 {
     const int kept = errno;
     slm_retired_poll();
-    slm_retired_release();
+    slm_retired_release(NULL);
     const size_t given = purge(true);
     errno = kept;
     return given;

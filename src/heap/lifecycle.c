@@ -199,7 +199,6 @@ static void thread_exit(void *block)
     slm_reclaim_thread_gone();
     signal_fence();
     store_release(&tls->busy, 0);
-    slm_retired_release();
     errno = kept;
 }
 

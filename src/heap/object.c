@@ -26,10 +26,10 @@ struct slm_cache *slm_object_cache(const struct slab_cache *named, const char *c
 }
 
 /* The user's destructors, now that this call is done. */
-static void finish(void)
+static void finish(const struct slm_cache *cache)
 {
     if (unlikely(load_relaxed(&slm_retired_due) > 0))
-        slm_retired_release();
+        slm_retired_release(&cache->shape);
 }
 
 /* -- charging ---------------------------------------------------------------------------------------------------- */
@@ -198,7 +198,7 @@ static void *pop_elsewhere(const struct slab_cache *named, struct slm_cache *cac
 static slm_slow void *alloc_edge_slow(struct slm_cache *cache)
 {
     void *object = alloc_slowly(cache);
-    finish();
+    finish(cache);
     return object;
 }
 
@@ -269,7 +269,7 @@ void *slm_object_alloc_node(struct slab_cache *named, int node)
     void *object = alloc_on(cache, (unsigned)node);
     if (named->zero && object)
         memset(object, 0, cache->shape.object_size);
-    finish();
+    finish(cache);
     return object;
 }
 
@@ -411,7 +411,7 @@ size_t slm_object_alloc_bulk(struct slab_cache *named, size_t n, void **out)
     }
     for (size_t i = 0; named->zero && i < n; i++)
         memset(out[i], 0, cache->shape.object_size);
-    finish();
+    finish(cache);
     if (n > 0)
         errno = kept;
     return n;
@@ -445,5 +445,5 @@ void slm_object_free_bulk(struct slab_cache *named, size_t n, void *const *objec
         slm_thread_leave(thread);
     if (cache->account)
         slm_account_give_direct(cache->account, freed);
-    finish();
+    finish(cache);
 }

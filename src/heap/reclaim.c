@@ -143,7 +143,7 @@ static void work_while_needed(void)
         const bool passed = atomic_exchange(&active, false);
         if (do_due(now) || passed)
             busy_ms = now;
-        slm_retired_release();
+        slm_retired_release(NULL);
         if (now - busy_ms < quiet_ms) {
             slm_sys_wait(&worker, WORKER_RUNNING, (unsigned)slm_options.purge_delay_ms / 4 + 10);
         } else {

@@ -47,6 +47,8 @@ static bool membarrier(int command)
     return syscall(SYS_membarrier, command, 0, 0) == 0;
 }
 
+_Atomic bool slm_sys_has_membarrier = true;
+
 bool slm_sys_membarrier_register(void)
 {
     int kept = errno;
@@ -63,6 +65,8 @@ bool slm_sys_membarrier(void)
         done = slm_sys_membarrier_register() && membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
     if (done)
         add_relaxed(&slm_sys_membarriers, 1);
+    else
+        store_relaxed(&slm_sys_has_membarrier, false);
     errno = kept;
     return done;
 }

@@ -19,6 +19,9 @@ bool slm_sys_membarrier(void);
 /* Register the process beforehand (which may take milliseconds, once); false as above. Issues no barrier. */
 bool slm_sys_membarrier_register(void);
 
+/* False once a barrier has failed. */
+extern slm_hidden _Atomic bool slm_sys_has_membarrier;
+
 /* How many barriers there were. */
 extern slm_hidden _Atomic uint64_t slm_sys_membarriers;
 

@@ -53,12 +53,15 @@ slm_inline bool slm_lock_acquire(struct slm_lock *lock)
     return slm_lock_acquire_slow(lock);
 }
 
-/* The same without waiting: false, somebody holds it (or held it over a fork: then only slm_lock_acquire gets it). */
+/* The same without waiting: false, somebody holds it. Who held it over a fork does not: the caller cannot tell, and
+ * must be able to bear what it guards torn. */
 slm_inline bool slm_lock_try(struct slm_lock *lock)
 {
-    uint32_t nobody = 0;
-    if (!atomic_compare_exchange_strong_explicit(&lock->word, &nobody, slm_fork_generation << 2 | SLM_LOCK_HELD,
-                                                 memory_order_acquire, memory_order_relaxed))
+    const uint32_t mine = slm_fork_generation << 2;
+    uint32_t word = load_relaxed(&lock->word);
+    if ((word != 0 && (word & ~3u) == mine) ||
+        !atomic_compare_exchange_strong_explicit(&lock->word, &word, mine | SLM_LOCK_HELD, memory_order_acquire,
+                                                 memory_order_relaxed))
         return false;
     if (slm_checked)
         slm_lock_rank_enter(lock);

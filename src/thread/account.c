@@ -47,6 +47,8 @@ static int32_t width_for(struct slm_account *account)
 {
     if (account->limit == UINT64_MAX)
         return window_unlimited;
+    if (!load_relaxed(&slm_sys_has_membarrier)) /* nobody could close it */
+        return 0;
     const uint64_t charged = load_relaxed(&account->charged);
     const uint64_t room = charged < account->limit ? account->limit - charged : 0;
     uint32_t state = atomic_load(&account->windows); /* pairs with slm_account_close_windows */
@@ -148,7 +150,7 @@ uint32_t slm_account_close_windows(struct slm_cache *cache)
         state = closing;
     }
     slm_thread_list_foreach(look_for_spare, &spare);
-    if (spare.some) {
+    if (spare.some && load_relaxed(&slm_sys_has_membarrier)) {
         if (slm_take_from_all(&take) > 0 || spare.counting)
             slm_sys_wait(&nobody, 0, 1);
         return 0;

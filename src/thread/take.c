@@ -31,7 +31,7 @@ struct catching {
 static void miss(struct slm_thread *thread, struct catching *catching)
 {
     catching->missed++;
-    if (catching->take->insist)
+    if (catching->take->insist && !catching->failed)
         atomic_fetch_or(&thread->attention, SLM_ATTEND_PAUSE); /* pairs with slm_thread_leave */
 }
 
@@ -205,13 +205,13 @@ static void take_slot(struct slm_thread *thread, void *context)
 {
     struct slm_take_rounds *rounds = context;
     struct slm_slot *slot = slm_slot_of(thread, rounds->cache->number);
-    if (slot && rounds->all)
+    if (slot && rounds->how == SLM_TAKE_EVERYTHING)
         dismantle(thread, slot, rounds);
     else if (slot) {
         take_previous(slot, rounds);
         take_loaded(slot, rounds);
     }
-    if (rounds->all)
+    if (rounds->how == SLM_TAKE_EVERYTHING)
         slm_reserve_forget(thread, rounds->cache);
 }
 
@@ -220,19 +220,20 @@ static bool has_rounds(struct slm_thread *thread, void *context)
 {
     struct slm_take_rounds *rounds = context;
     const struct slm_slot *slot = slm_slot_of(thread, rounds->cache->number);
-    return (slot && load_acquire(&slot->target) != 0) || (rounds->all && slm_reserve_knows(thread, rounds->cache));
+    return (slot && load_acquire(&slot->target) != 0) ||
+           (rounds->how == SLM_TAKE_EVERYTHING && slm_reserve_knows(thread, rounds->cache));
 }
 
 unsigned slm_take_rounds(struct slm_take_rounds *rounds, bool always)
 {
-    const struct slm_take take = {has_rounds, take_slot, rounds, always, rounds->all};
+    const struct slm_take take = {has_rounds, take_slot, rounds, always, rounds->how != SLM_TAKE_SPARE};
     return slm_take_from_all(&take);
 }
 
 void slm_take_own(struct slm_thread *thread, struct slm_take_rounds *rounds)
 {
-    const bool all = rounds->all;
-    rounds->all = true; /* the owner's own hot path is at rest */
+    const enum slm_take_how how = rounds->how;
+    rounds->how = SLM_TAKE_EVERYTHING; /* the owner's own hot path is at rest */
     take_slot(thread, rounds);
-    rounds->all = all;
+    rounds->how = how;
 }

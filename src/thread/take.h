@@ -60,10 +60,17 @@ void slm_take_wait(void);
 /* In the child of a fork, on its one thread: the taker does not exist. */
 void slm_take_fork_child(void);
 
+enum slm_take_how {
+    SLM_TAKE_SPARE,      /* all but the top rounds */
+    SLM_TAKE_INSISTING,  /* the same, and missed threads are asked to pause */
+    SLM_TAKE_EVERYTHING, /* nobody uses the cache: to the last round, and slots, reserves and windows too; insisting
+                          */
+};
+
 /* Rounds of one cache. */
 struct slm_take_rounds {
     struct slm_cache *cache;
-    bool all; /* nobody uses the cache: to the last round, and the slots with their arrays and windows too */
+    enum slm_take_how how;
     struct slm_magazine *taken; /* by their `next`: to be handed on */
 };
 

@@ -75,14 +75,14 @@ static void a_destructor_alone_is_due_at_once(void **state)
     assert_false(slm_retired_poll()); /* nothing waits for time to pass */
     assert_int_equal(load_relaxed(&destructed_count), 0);
     assert_false(slm_retired_is_releasing());
-    slm_retired_release();
+    slm_retired_release(NULL);
     assert_false(slm_retired_is_releasing());
     assert_int_equal(load_relaxed(&destructed_count), A_SLAB);
     for (unsigned i = 1; i < A_SLAB; i++)
         assert_ptr_equal(destructed[i], destructed[0] + i * SIZE); /* the lowest first */
     assert_int_equal(released(), 1);
     assert_null(slm_slab_of(destructed[0]));
-    slm_retired_release();
+    slm_retired_release(NULL);
     assert_int_equal(load_relaxed(&destructed_count), A_SLAB);
 }
 
@@ -98,7 +98,7 @@ static void the_oldest_goes_first(void **state)
         slm_depot_trim(&depot, true);
     }
     assert_int_equal(load_relaxed(&slm_retired_due), SLABS);
-    slm_retired_release();
+    slm_retired_release(NULL);
     for (unsigned i = 0; i < SLABS; i++)
         assert_ptr_equal(destructed[i * A_SLAB], first[i]);
 }
@@ -112,7 +112,7 @@ static void a_vacant_slab_is_kept_as_it_is(void **state)
     assert_int_equal(load_relaxed(&slm_retired_due), 0); /* the depot keeps it, its objects with their state */
     slm_depot_trim(&depot, true);
     assert_int_equal(load_relaxed(&slm_retired_due), 1);
-    slm_retired_release();
+    slm_retired_release(NULL);
 }
 
 /* -- type-safe: readers ------------------------------------------------------------------------------------------ */
@@ -122,11 +122,11 @@ static void without_readers_time_has_passed(void)
     life.typesafe = true;
     require(!slm_epoch_used());
     retire(2);
-    slm_retired_release();
+    slm_retired_release(NULL);
     require(load_relaxed(&destructed_count) == 0 && load_relaxed(&slm_retired_due) == 0); /* they wait for a look */
     require(!slm_retired_poll());
     require(load_relaxed(&slm_retired_due) == 2 && released() == 0);
-    slm_retired_release();
+    slm_retired_release(NULL);
     require(released() == 2 && barriers() == 0);
 }
 
@@ -180,18 +180,18 @@ static void an_open_section_holds_slabs_back(void **state)
     wait_for(1);
     retire(3);
     assert_false(is_due_within(30));
-    slm_retired_release();
+    slm_retired_release(NULL);
     assert_int_equal(load_relaxed(&destructed_count), 0);
     assert_int_equal(released(), 0);
     life.typesafe = false; /* what does not wait for readers overtakes */
     retire(1);
-    slm_retired_release();
+    slm_retired_release(NULL);
     assert_int_equal(released(), 1);
     assert_int_equal(load_relaxed(&destructed_count), A_SLAB);
     reach(2);
     assert_true(is_due_within(2000));
     assert_int_equal(load_relaxed(&slm_retired_due), 3);
-    slm_retired_release();
+    slm_retired_release(NULL);
     assert_int_equal(released(), 4);
     assert_int_equal(load_relaxed(&destructed_count), 4 * A_SLAB);
     pthread_join(reader, NULL);
@@ -215,11 +215,11 @@ static void a_later_section_holds_only_later_slabs(void **state)
     assert_int_equal(load_relaxed(&slm_retired_due), 1);
     assert_false(is_due_within(20));
     assert_int_equal(load_relaxed(&slm_retired_due), 1);
-    slm_retired_release();
+    slm_retired_release(NULL);
     assert_int_equal(released(), 1);
     reach(2);
     assert_true(is_due_within(2000));
-    slm_retired_release();
+    slm_retired_release(NULL);
     pthread_join(reader, NULL);
 }
 
@@ -231,11 +231,11 @@ static void polls_inside_a_section_do_not_wait(void **state)
     enter();
     retire(2);
     assert_false(is_due_within(20));
-    slm_retired_release();
+    slm_retired_release(NULL);
     assert_int_equal(released(), 0);
     leave();
     assert_true(is_due_within(2000));
-    slm_retired_release();
+    slm_retired_release(NULL);
     assert_int_equal(released(), 2);
 }
 
@@ -246,7 +246,7 @@ static void type_safe_objects_need_no_destructor(void **state)
     retire(2);
     assert_int_equal(released(), 0);
     assert_true(is_due_within(2000));
-    slm_retired_release();
+    slm_retired_release(NULL);
     assert_int_equal(released(), 2);
 }
 
@@ -263,7 +263,7 @@ static void do_anything(void)
     const unsigned before = load_relaxed(&destructed_count);
     if (calls++ == 2)
         retire(2);
-    slm_retired_release();
+    slm_retired_release(NULL);
     require(load_relaxed(&destructed_count) == before);
     void *volatile objects[10];
     for (size_t i = 0; i < COUNT(objects); i++)
@@ -277,7 +277,7 @@ static void a_destructor_may_call_anything(void **state)
     (void)state;
     further = do_anything;
     retire(1);
-    slm_retired_release();
+    slm_retired_release(NULL);
     assert_int_equal(released(), 3); /* those that it has retired come behind it */
     assert_int_equal(load_relaxed(&destructed_count), 3 * A_SLAB);
     assert_false(slm_retired_is_releasing());
@@ -299,7 +299,7 @@ static void meet(void)
 
 static void *release_some(void *nothing)
 {
-    slm_retired_release();
+    slm_retired_release(NULL);
     require(!slm_retired_is_releasing());
     return nothing;
 }
@@ -324,10 +324,10 @@ static void go_on(void)
 {
     store_relaxed(&destructed_count, 0);
     slm_retired_poll();
-    slm_retired_release();
+    slm_retired_release(NULL);
     const uint64_t before = released();
     retire(2);
-    slm_retired_release();
+    slm_retired_release(NULL);
     require(released() == before + 2 && load_relaxed(&slm_retired_due) == 0);
 }
 
@@ -345,7 +345,7 @@ static void *retire_all_the_time(void *nothing)
         slm_depot_give(&object, 1, "free");
         slm_depot_trim(&busy_depot, true);
         slm_retired_poll();
-        slm_retired_release();
+        slm_retired_release(NULL);
     }
     return nothing;
 }
@@ -367,7 +367,7 @@ static void children_go_on(void **state)
     for (size_t i = 0; i < COUNT(busy); i++)
         pthread_join(busy[i], NULL);
     assert_true(is_due_within(2000));
-    slm_retired_release();
+    slm_retired_release(NULL);
     assert_int_equal(load_relaxed(&busy_depot.slabs_made), load_relaxed(&busy_depot.slabs_released));
 }
 
@@ -377,7 +377,7 @@ static void children_inherit_what_waits(void **state)
     retire(2);
     assert_child_silent(slm_retired_release);
     assert_int_equal(released(), 0);
-    slm_retired_release();
+    slm_retired_release(NULL);
     assert_int_equal(released(), 2);
 }
 

@@ -50,7 +50,7 @@ static void hand_on_taken(void)
 static unsigned take(bool all, bool always)
 {
     hand_on_taken();
-    taken = (struct slm_take_rounds){cache, all, NULL};
+    taken = (struct slm_take_rounds){cache, all ? SLM_TAKE_EVERYTHING : SLM_TAKE_SPARE, NULL};
     struct slm_thread *self = slm_thread_hide();
     const unsigned missed = slm_take_rounds(&taken, always);
     slm_thread_unhide(self);
@@ -160,9 +160,9 @@ static void the_caller_takes_its_own_to_the_last(void **state)
     hoard(NULL);
     const uint64_t own = slm_thread_rounds(slm_tls.self, cache->number), others = rounds_of(&helper);
     struct slm_thread *self = slm_thread_hide();
-    taken = (struct slm_take_rounds){cache, false, NULL};
+    taken = (struct slm_take_rounds){cache, SLM_TAKE_SPARE, NULL};
     slm_take_own(self, &taken);
-    assert_false(taken.all);
+    assert_int_equal(taken.how, SLM_TAKE_SPARE);
     const unsigned got = taken_count();
     assert_int_equal(slm_take_rounds(&taken, false), 0); /* and no more from itself */
     slm_thread_unhide(self);
