@@ -77,10 +77,12 @@ typedef struct slab_cache_attr {
     size_t limit_bytes;       /* at most so many bytes of live objects, implies SLAB_ACCOUNT; 0: no limit */
     /* Called once for each object when its slab is made, and again before the slab is given back: in between an
      * object keeps its constructed state over free and alloc, so whoever frees it leaves it as the constructor did
-     * (Bonwick 1994). They run in whatever thread needs or frees a slab (`dtor` in the library's worker, too), with
-     * no lock of the library's held, and may call anything, malloc and other caches included; not longjmp or throw. A
-     * constructor that allocates from its own cache gets what is free there; a new slab is refused it: NULL, EDEADLK,
-     * and a line on standard error once. */
+     * (Bonwick 1994). They run in whatever thread makes a call about this cache, or frees an object of it, when a
+     * slab is made or has become vacant; the destructor in the library's worker, too, whose stack is 512 KiB; the
+     * constructor also behind some malloc or free of a thread whose signal handler has asked for objects without a
+     * lock. No lock of the library's is held, and they may call anything, malloc and other caches included; they must
+     * return: no longjmp, no exception, no cancellation. A constructor that allocates from its own cache gets what is
+     * free there; a new slab is refused it: NULL, EDEADLK, and a line on standard error once. */
     void (*ctor)(void *object, void *context);
     void (*dtor)(void *object, void *context);
     void *context; /* handed to both */
@@ -116,7 +118,12 @@ slab_cache *slab_cache_create(const char *name, size_t size, const slab_cache_at
  * how many objects live, and the cache goes on as before. A name of a merged cache is always dropped with 0, the last
  * one looks for live objects. NULL is nothing. Using a destroyed cache, and destroying it again, end the process with
  * a message while its handle has not been given out anew (which takes at least 256 further destructions). Any thread,
- * not in signal handlers; takes free objects out of other threads' magazines (see slab_cache_shrink). */
+ * not in signal handlers; takes free objects out of other threads' magazines (see slab_cache_shrink).
+ *
+ * When it has returned 0 the cache's destructors have run, and the context may go; it waits for those that run in
+ * other threads, and, where the cache is SLAB_TYPESAFE_BY_EPOCH too, for a grace period, so hold no lock that they
+ * want. Exceptions: called from a destructor or inside an epoch section it does not wait, nor for what a fork has
+ * lost, or a thread has in its hands that is stopped in the middle of a call. */
 int slab_cache_destroy(slab_cache *cache);
 
 /* An object; NULL and ENOMEM when there is no memory or the cache's limit is reached. errno is kept otherwise. Any
@@ -181,7 +188,7 @@ int slab_info(FILE *out);
 /* Enter a section. Plain stores to memory of the thread's own: no lock, no atomic read-modify-write, no fence (where
  * the kernel lacks membarrier(2): a fence). Sections nest, up to 16,383 deep. Any thread; the first in a thread's
  * life registers it, with a lock and, the first in the process, system calls. Legal in signal handlers of threads
- * that have allocated or entered a section before; a handler leaves what it enters. errno is kept.
+ * that have entered a section before; a handler leaves what it enters. errno is kept.
  *
  * A section that stays open keeps the slabs of all type-safe caches from going back, whatever frees their objects:
  * keep it short, do not wait in it. It ends at the latest with its thread, and goes on in the child of a fork, on the

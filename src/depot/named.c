@@ -220,7 +220,8 @@ struct slab_cache *slm_named_create(const char *name, size_t size, const struct 
     if (!group)
         group = make_group(named->name, object_size, align, attr);
     if (!group) {
-        put_aside(named);
+        slm_list_insert_after(&aside, &named->link); /* in front, where it came from: others wait their turn */
+        aside_count++;
         errno = ENOMEM;
         return NULL;
     }
@@ -267,7 +268,7 @@ void slm_named_drop(struct slab_cache *named)
     struct slm_cache *cache = load_relaxed(&named->cache);
     struct group *group = group_of(cache);
     if (group->first == named)
-        group->first = next_of_group(named, cache);
+        group->first = group->names > 1 ? next_of_group(named, cache) : NULL;
     group->names--;
     forget(named);
 }

@@ -29,6 +29,14 @@ static bool is_sound(const char *name, size_t size, const struct slab_cache_attr
            attr->magazine_rounds <= SLM_MAGAZINE_ROUNDS_MAX && !((attr->flags & SLAB_ZERO) && keeps_state);
 }
 
+/* Once: limits are kept in another way where there is none (thread/account.c). */
+static void look_for_membarrier(void)
+{
+    static _Atomic bool looked;
+    if (!atomic_exchange(&looked, true) && !slm_sys_membarrier_register())
+        store_relaxed(&slm_sys_has_membarrier, false);
+}
+
 struct slab_cache *slm_control_create(const char *name, size_t size, const struct slab_cache_attr *attr)
 {
     static const struct slab_cache_attr nothing_special;
@@ -41,6 +49,8 @@ struct slab_cache *slm_control_create(const char *name, size_t size, const struc
         errno = ENOMEM;
         return NULL;
     }
+    if (attr->limit_bytes != 0)
+        look_for_membarrier();
     slm_cache_lock();
     struct slab_cache *named = slm_named_create(name, size, attr);
     slm_cache_unlock();
@@ -157,7 +167,8 @@ static unsigned dismantle(struct slm_cache *cache)
 {
     _Atomic uint32_t nobody = 0;
     unsigned missed = take_rounds(cache, SLM_TAKE_EVERYTHING, true, false);
-    for (unsigned attempt = 0; missed > 0 && attempt < attempts_most; attempt++) {
+    for (unsigned attempt = 0; missed > 0 && attempt < attempts_most && load_relaxed(&slm_sys_has_membarrier);
+         attempt++) {
         slm_sys_wait(&nobody, 0, 1);
         missed = take_rounds(cache, SLM_TAKE_EVERYTHING, true, false);
     }
@@ -192,7 +203,7 @@ static uint64_t live_after_shrinking(struct slm_cache *cache)
         const unsigned missed = take_rounds(cache, SLM_TAKE_INSISTING, true, false);
         trim_all(cache);
         const uint64_t live = live_objects(cache);
-        if (live == 0 || missed == 0 || attempt == attempts_most)
+        if (live == 0 || missed == 0 || attempt == attempts_most || !load_relaxed(&slm_sys_has_membarrier))
             return live;
         slm_sys_wait(&nobody, 0, 1);
     }

@@ -28,8 +28,11 @@ struct slm_cache *slm_object_cache(const struct slab_cache *named, const char *c
 /* The user's destructors, now that this call is done. */
 static void finish(const struct slm_cache *cache)
 {
-    if (unlikely(load_relaxed(&slm_retired_due) > 0))
-        slm_retired_release(&cache->shape);
+    if (likely(load_relaxed(&slm_retired_due) == 0))
+        return;
+    const int kept = errno;
+    slm_retired_release(&cache->shape);
+    errno = kept;
 }
 
 /* -- charging ---------------------------------------------------------------------------------------------------- */

@@ -28,7 +28,7 @@
 #include "slab/large.h"
 #include "thread/take.h"
 
-enum { scarce_dirty_least = 4 << 20, interval_ms = 1000, worker_stack = 128 << 10 };
+enum { scarce_dirty_least = 4 << 20, interval_ms = 1000, worker_stack = 512 << 10 };
 
 enum worker_state { WORKER_NONE, WORKER_RUNNING, WORKER_ASLEEP, WORKER_STARTING };
 

@@ -79,6 +79,7 @@ int slm_info_stats(struct slab_cache *named, struct slab_cache_stats *out)
         errno = EINVAL;
         return -1;
     }
+    slm_fork_check();
     slm_cache_lock();
     gather(named, slm_object_cache(named, "slab_cache_get_stats"), out, &sums);
     slm_cache_unlock();

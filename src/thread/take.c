@@ -8,7 +8,7 @@
 #include "thread/account.h"
 #include "thread/reserve.h"
 
-enum { spins = 100, wait_ms = 10, pause_ms = 10 };
+enum { spins = 100, wait_ms = 10, pause_ms = 3 };
 
 /* Counted up when a taking is over: what owners sleep on. */
 static _Atomic uint32_t turn, sleepers;
@@ -31,7 +31,7 @@ struct catching {
 static void miss(struct slm_thread *thread, struct catching *catching)
 {
     catching->missed++;
-    if (catching->take->insist && !catching->failed)
+    if (catching->take->insist && load_relaxed(&slm_sys_has_membarrier))
         atomic_fetch_or(&thread->attention, SLM_ATTEND_PAUSE); /* pairs with slm_thread_leave */
 }
 
@@ -53,6 +53,12 @@ static void catch_one(struct slm_thread *thread, void *context)
     catching->any |= thread->was != NULL;
 }
 
+static void take_from(struct slm_thread *thread, const struct catching *catching)
+{
+    catching->take->work(thread, catching->take->context);
+    atomic_fetch_and(&thread->attention, (uint8_t)~SLM_ATTEND_PAUSE); /* it need not, any more */
+}
+
 static void work(struct slm_thread *thread, void *context)
 {
     struct catching *catching = context;
@@ -60,12 +66,12 @@ static void work(struct slm_thread *thread, void *context)
     if (!thread->was)
         return;
     if (tls == &gone) {
-        catching->take->work(thread, catching->take->context);
+        take_from(thread, catching);
         return;
     }
     const bool busy = load_acquire(&tls->busy); /* pairs with slm_thread_leave; before the look at hot */
     if (!catching->failed && !busy && __atomic_load_n(&tls->hot, __ATOMIC_ACQUIRE) == slm_taken)
-        catching->take->work(thread, catching->take->context);
+        take_from(thread, catching);
     else
         miss(thread, catching);
     exchange_hot(tls, slm_taken, thread->was); /* release: the owner sees what was done */
@@ -138,10 +144,13 @@ slm_slow void slm_take_pause(void)
 {
     const uint32_t start = load_relaxed(&turn);
     for (unsigned wait = 0; wait < pause_ms && load_relaxed(&turn) == start; wait++) {
-        if (slm_hot() == slm_taken)
+        if (slm_hot() == slm_taken) {
             slm_take_wait();
-        else
+        } else {
+            atomic_fetch_add(&sleepers, 1); /* pairs with slm_take_from_all */
             slm_sys_wait(&turn, start, 1);
+            atomic_fetch_sub(&sleepers, 1);
+        }
     }
 }
 
