@@ -175,24 +175,11 @@ static unsigned dismantle(struct slm_cache *cache)
     return missed;
 }
 
-struct still_held {
-    const struct slm_cache *cache;
-    uint64_t rounds;
-};
-
-static void add_rounds(struct slm_thread *thread, void *context)
-{
-    struct still_held *held = context;
-    held->rounds += slm_thread_rounds(thread, held->cache->number) + slm_reserve_rounds(thread, held->cache);
-}
-
 /* Exact when the cache is not in use: what is out of slabs, but not in anybody's magazines, reserve or stock. */
 static uint64_t live_objects(struct slm_cache *cache)
 {
-    struct still_held held = {cache, 0};
-    slm_thread_list_foreach(add_rounds, &held);
-    const uint64_t out = sum_depots(cache).out;
-    return out > held.rounds ? out - held.rounds : 0;
+    const uint64_t held = slm_reserve_held_by_all(cache), out = sum_depots(cache).out;
+    return out > held ? out - held : 0;
 }
 
 /* A thread that is missed may have some in its hands, on their way to a slab. */

@@ -14,17 +14,6 @@
 /* -- figures ------------------------------------------------------------------------------------------------------
  */
 
-struct magazine_rounds {
-    const struct slm_cache *cache;
-    uint64_t rounds;
-};
-
-static void add_thread(struct slm_thread *thread, void *context)
-{
-    struct magazine_rounds *sum = context;
-    sum->rounds += slm_thread_rounds(thread, sum->cache->number) + slm_reserve_rounds(thread, sum->cache);
-}
-
 /* What a depot adds; `out` counts objects out of slabs, and `vacant` the slabs kept without any. */
 struct depot_sums {
     uint64_t out, vacant;
@@ -48,7 +37,6 @@ static void add_depot(struct slm_depot *depot, struct slab_cache_stats *stats, s
 static void gather(struct slab_cache *named, struct slm_cache *cache, struct slab_cache_stats *stats,
                    struct depot_sums *sums)
 {
-    struct magazine_rounds magazines = {cache, 0};
     *sums = (struct depot_sums){0, 0};
     *stats = (struct slab_cache_stats){
         .object_size = cache->shape.object_size,
@@ -61,9 +49,8 @@ static void gather(struct slab_cache *named, struct slm_cache *cache, struct sla
         if (depot)
             add_depot(depot, stats, sums);
     }
-    slm_thread_list_foreach(add_thread, &magazines);
-    const uint64_t cached = magazines.rounds + stats->depot_rounds;
-    stats->magazine_rounds = magazines.rounds;
+    stats->magazine_rounds = slm_reserve_held_by_all(cache);
+    const uint64_t cached = stats->magazine_rounds + stats->depot_rounds;
     stats->total_objects = stats->slabs * cache->shape.objects;
     stats->active_objects = sums->out > cached ? sums->out - cached : 0;
     if (cache->account) {

@@ -98,15 +98,17 @@ struct slm_cache *slm_reserve_fill(struct slm_thread *thread)
         struct slm_cache *cache = load_relaxed(&reserve->cache);
         if (!cache || !load_relaxed(&reserve->asked))
             continue;
+        store_relaxed(&reserve->asked, false); /* before: a handler may ask again meanwhile */
         while (load_relaxed(&reserve->count) < rounds_most) {
             void *round = slm_thread_pop(thread, cache->number);
             if (!round)
                 break;
             push(reserve, round);
         }
-        if (load_relaxed(&reserve->count) == 0 && errno == EAGAIN)
+        if (load_relaxed(&reserve->count) == 0 && errno == EAGAIN) {
+            store_relaxed(&reserve->asked, true);
             return cache;
-        store_relaxed(&reserve->asked, false);
+        }
     }
     return NULL;
 }
@@ -139,6 +141,7 @@ void slm_reserve_empty(struct slm_thread *thread, bool end)
     struct slm_reserve *reserve = load_relaxed(&thread->reserves), *next;
     if (end)
         store_relaxed(&thread->reserves, NULL);
+    store_relaxed(&slm_tls.wanted, NULL); /* it may be for a cache that is destroyed */
     for (; reserve; reserve = next) {
         next = reserve->next;
         give_all(reserve);
@@ -163,4 +166,22 @@ uint64_t slm_reserve_bytes(struct slm_thread *thread)
         bytes += cache ? (uint64_t)load_relaxed(&reserve->count) * cache->shape.object_size : 0;
     }
     return bytes;
+}
+
+struct held {
+    struct slm_cache *cache;
+    uint64_t rounds;
+};
+
+static void add_thread(struct slm_thread *thread, void *context)
+{
+    struct held *held = context;
+    held->rounds += slm_thread_rounds(thread, held->cache->number) + slm_reserve_rounds(thread, held->cache);
+}
+
+uint64_t slm_reserve_held_by_all(struct slm_cache *cache)
+{
+    struct held held = {cache, 0};
+    slm_thread_list_foreach(add_thread, &held);
+    return held.rounds;
 }

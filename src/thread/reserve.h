@@ -13,7 +13,7 @@
  * whose end the reserve is filled (slm_thread_attend). That exchange is a locked one: a taker may be at it too. */
 #pragma once
 
-#include "thread/thread_cache.h"
+#include "thread/thread_list.h"
 
 /* A round from the calling thread's reserve; NULL: it is dry. Legal in signal handlers. */
 void *slm_reserve_pop(struct slm_cache *cache);
@@ -36,6 +36,10 @@ struct slm_reserve *slm_reserve_find(struct slm_thread *thread, const struct slm
 
 /* How many rounds there are of a cache. */
 uint32_t slm_reserve_rounds(struct slm_thread *thread, const struct slm_cache *cache);
+
+/* Free objects of a cache in all threads' magazines and reserves; exact when the cache is not in use. Takes the lock
+ * of the list of threads. */
+uint64_t slm_reserve_held_by_all(struct slm_cache *cache);
 
 /* Bytes of all its rounds; a figure. */
 uint64_t slm_reserve_bytes(struct slm_thread *thread);
