@@ -129,3 +129,16 @@ static inline void end_helper(struct helper *helper)
     begin_task(helper, NULL, NULL);
     require(pthread_join(helper->thread, NULL) == 0);
 }
+
+/* Two tasks: in between the thread stands in a slow path. */
+static inline void enter_slow_path(void *nothing)
+{
+    (void)nothing;
+    require(slm_thread_enter(true) == slm_tls.self);
+}
+
+static inline void leave_slow_path(void *nothing)
+{
+    (void)nothing;
+    slm_thread_leave(slm_tls.self);
+}

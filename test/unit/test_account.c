@@ -308,18 +308,6 @@ static void a_call_under_way_is_looked_at_again(void **state)
     assert_int_equal(counting->high, 0);
 }
 
-static void leave_slow_path(void *nothing)
-{
-    (void)nothing;
-    slm_thread_leave(slm_tls.self);
-}
-
-static void enter_slow_path(void *nothing)
-{
-    (void)nothing;
-    require(slm_thread_enter(true) != NULL);
-}
-
 static void a_thread_in_a_slow_path_is_looked_at_again(void **state)
 {
     (void)state;
@@ -383,11 +371,11 @@ static void count_allowed(int64_t n)
 static void *work(void *number)
 {
     uint64_t seed = (uintptr_t)number;
-    void *mine[LIMIT];
+    void *mine[LIMIT + 1];
     size_t n = 0;
     for (unsigned turn = 0; turn < 30000; turn++) {
-        const bool more = random_below(&seed, 100) < (turn / 500 % 2 ? 35 : 65);
-        if (more && n < LIMIT) {
+        const bool more = random_below(&seed, 100) < (turn / 2000 % 2 ? 25 : 75);
+        if (more) { /* often beyond what one thread alone may have */
             if ((mine[n] = slm_object_alloc(name))) {
                 count_allowed(1);
                 n++;

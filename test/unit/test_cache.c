@@ -53,6 +53,82 @@ static void bounds_follow_the_options(void **state)
     assert_child_silent(tune);
 }
 
+static void a_cache_is_tuned_alone(void **state)
+{
+    (void)state;
+    struct slm_cache *cache = &slm_class_caches[10], *other = &slm_class_caches[11];
+    const uint32_t start = cache->start_rounds, most = cache->most_rounds, tuned = cache->tuned;
+    const uint64_t stock = cache->depot_rounds;
+    const uint32_t other_most = other->most_rounds;
+    slm_cache_tune(cache, 17, 3);
+    assert_int_equal(cache->start_rounds, 17);
+    assert_int_equal(cache->most_rounds, 17);
+    assert_int_equal(cache->depot_rounds, 3 * 17);
+    assert_int_equal(cache->tuned, tuned + 1);
+    assert_int_equal(other->most_rounds, other_most);
+    assert_int_equal(load_relaxed(&cache->fixed_rounds), 17);
+    slm_cache_tune(cache, SLM_MAGAZINE_ROUNDS_MAX, 0);
+    assert_int_equal(cache->most_rounds, SLM_MAGAZINE_ROUNDS_MAX);
+    assert_int_equal(cache->depot_rounds, stock); /* by bytes */
+    slm_cache_tune(cache, 0, 5);
+    assert_int_equal(cache->start_rounds, start);
+    assert_int_equal(cache->most_rounds, most);
+    assert_int_equal(cache->depot_rounds, 5 * most);
+    slm_cache_tune(cache, 1, 1);
+    slm_cache_tune_all(); /* what a program has asked for stays */
+    assert_int_equal(cache->most_rounds, 1);
+    assert_int_equal(cache->depot_rounds, 1);
+    slm_cache_tune(cache, 0, 0);
+    assert_int_equal(cache->most_rounds, most);
+    assert_int_equal(cache->depot_rounds, stock);
+    assert_int_equal(cache->tuned, tuned + 5);
+}
+
+static void an_object_s_cache_is_found(void **state)
+{
+    (void)state;
+    char on_stack;
+    void *small = malloc(100), *large = malloc(1000000);
+    assert_ptr_equal(slm_cache_of_object(small), &slm_class_caches[slm_class_of_size(100)]);
+    assert_null(slm_cache_of_object(large));
+    assert_null(slm_cache_of_object(&on_stack));
+    assert_null(slm_cache_of_object(NULL));
+    free(small);
+    free(large);
+}
+
+static void slabs_are_counted_over_all_nodes(void **state)
+{
+    (void)state;
+    struct slm_cache *cache = &slm_class_caches[SLM_CLASSES - 2];
+    void *objects[SLM_NODES_MAX];
+    const uint64_t before = slm_cache_slabs(cache);
+    for (unsigned node = 0; node < slm_nodes; node++)
+        assert_int_equal(slm_depot_fill(slm_cache_depot(cache, node), &objects[node], 1), 1);
+    assert_true(slm_cache_slabs(cache) >= slm_nodes);
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        slm_depot_give(&objects[node], 1, "free");
+        slm_depot_trim(slm_cache_depot(cache, node), true);
+    }
+    assert_true(slm_cache_slabs(cache) <= before);
+}
+
+static void *try_mutex(void *nothing)
+{
+    require(!slm_cache_try_lock());
+    return nothing;
+}
+
+static void housekeeping_goes_without_the_mutex(void **state)
+{
+    (void)state;
+    slm_cache_lock();
+    on_threads(1, try_mutex);
+    slm_cache_unlock();
+    assert_true(slm_cache_try_lock());
+    slm_cache_unlock();
+}
+
 static void the_first_node_s_depot_is_there(void **state)
 {
     (void)state;
@@ -138,6 +214,10 @@ int main(void)
         cmocka_unit_test(every_class_is_a_cache),
         cmocka_unit_test(magazines_have_bounds),
         cmocka_unit_test(bounds_follow_the_options),
+        cmocka_unit_test(a_cache_is_tuned_alone),
+        cmocka_unit_test(an_object_s_cache_is_found),
+        cmocka_unit_test(slabs_are_counted_over_all_nodes),
+        cmocka_unit_test(housekeeping_goes_without_the_mutex),
         cmocka_unit_test(the_first_node_s_depot_is_there),
         cmocka_unit_test(other_depots_are_made_on_first_use),
         cmocka_unit_test(threads_that_make_it_at_once_get_the_same),

@@ -314,6 +314,66 @@ static void what_cannot_be_is_enomem(void **state)
     slm_span_check(node);
 }
 
+/* The span waits: it is nobody's, and its memory is not given out meanwhile. */
+static void without_a_lock_it_waits_to_be_given_back(void **state)
+{
+    (void)state;
+    const uint64_t live = slm_large_live_bytes(), free_before = slm_span_dirty_bytes();
+    char *objects[3];
+    for (size_t i = 0; i < COUNT(objects); i++)
+        objects[i] = take(3 * MIB, 1);
+    const uint64_t free_between = slm_span_dirty_bytes();
+    assert_null(load_relaxed(&slm_large_pending));
+    for (size_t i = 0; i < COUNT(objects); i++) {
+        struct slm_large *large = slm_large_of(objects[i]);
+        memset(objects[i], (int)i + 1, 100);
+        assert_true(slm_large_free_nolock(large));
+        assert_null(slm_large_of(objects[i]));
+        assert_false(slm_large_free_nolock(large)); /* a double free */
+        assert_int_equal(slm_large_free(large), 0);
+        assert_int_equal(objects[i][99], i + 1); /* not a byte is written */
+    }
+    assert_non_null(load_relaxed(&slm_large_pending));
+    assert_int_equal(slm_large_live_bytes(), live);
+    assert_int_equal(slm_span_dirty_bytes(), free_between);
+    char *other = take(3 * MIB, 1);
+    for (size_t i = 0; i < COUNT(objects); i++)
+        assert_ptr_not_equal(other, objects[i]);
+    give(other);
+    slm_large_free_pending();
+    assert_null(load_relaxed(&slm_large_pending));
+    assert_true(slm_span_dirty_bytes() >= free_between + COUNT(objects) * 3 * MIB);
+    assert_true(slm_span_dirty_bytes() >= free_before);
+    slm_span_check(node);
+}
+
+static _Atomic unsigned freed_without_lock;
+static struct slm_large *many[64];
+
+static void *free_without_lock(void *number)
+{
+    for (size_t i = 0; i < COUNT(many); i++) {
+        if (slm_large_free_nolock(many[i]))
+            add_relaxed(&freed_without_lock, 1);
+        if (i % 8 == (uintptr_t)number)
+            slm_large_free_pending();
+    }
+    return NULL;
+}
+
+static void one_of_many_frees_it_without_a_lock(void **state)
+{
+    (void)state;
+    const uint64_t live = slm_large_live_bytes();
+    for (size_t i = 0; i < COUNT(many); i++)
+        many[i] = slm_large_of(take(100 * KIB, 1));
+    on_threads(4, free_without_lock);
+    slm_large_free_pending();
+    assert_int_equal(load_relaxed(&freed_without_lock), COUNT(many));
+    assert_int_equal(slm_large_live_bytes(), live);
+    slm_span_check(node);
+}
+
 static void resize_without_memory(void)
 {
     char *object = take(4 * MIB, 1);
@@ -342,6 +402,8 @@ int main(void)
         cmocka_unit_test(only_the_first_byte_is_the_object),
         cmocka_unit_test(freeing_twice_gives_nothing),
         cmocka_unit_test(one_of_two_threads_frees_it),
+        cmocka_unit_test(without_a_lock_it_waits_to_be_given_back),
+        cmocka_unit_test(one_of_many_frees_it_without_a_lock),
         cmocka_unit_test(figures_follow),
         cmocka_unit_test(shrinking_stays_in_place),
         cmocka_unit_test(growing_takes_what_is_free_behind),

@@ -8,6 +8,7 @@
 #include "os/topology.h"
 #include "page/span.h"
 #include "thread/thread_list.h"
+#include "caches.h"
 
 /* First use, before any constructor: the program's own are run after these. */
 static char *early;
@@ -59,6 +60,114 @@ static void a_block_is_entered_once(void **state)
     slm_thread_leave(thread);
     assert_ptr_equal(slm_thread_enter(false), thread);
     slm_thread_leave(thread);
+}
+
+static void a_hidden_block_is_nobody_else_s(void **state)
+{
+    (void)state;
+    struct slm_thread *self = slm_tls.self;
+    assert_ptr_equal(slm_thread_hide(), self);
+    assert_int_equal(slm_tls.busy, 1);
+    assert_ptr_equal(slm_tls.hot, slm_nothing);
+    assert_null(slm_thread_enter(true)); /* neither a handler's nor a slow path's of its own */
+    void *volatile object = malloc(100);
+    assert_non_null(object);
+    free(object);
+    assert_ptr_equal(slm_tls.hot, slm_nothing);
+    slm_thread_unhide(self);
+    assert_ptr_equal(slm_tls.hot, self);
+    assert_int_equal(slm_tls.busy, 0);
+}
+
+static void *hide_unborn(void *nothing)
+{
+    struct slm_thread *thread = slm_thread_hide(); /* it is work: a birth */
+    require(thread && thread == slm_tls.self && load_relaxed(&slm_tls.busy) == 1);
+    slm_thread_unhide(thread);
+    require(slm_tls.hot == thread);
+    slm_tls.births = UINT8_MAX; /* as if it had been through its exits */
+    slm_tls.state = SLM_THREAD_GONE;
+    slm_thread_unload(&slm_tls);
+    require(!slm_thread_hide() && load_relaxed(&slm_tls.busy) == 1);
+    slm_thread_unhide(NULL);
+    require(load_relaxed(&slm_tls.busy) == 0 && slm_tls.hot == slm_nothing);
+    slm_tls.state = SLM_THREAD_LIVE;
+    return nothing;
+}
+
+static void a_thread_without_a_block_hides_too(void **state)
+{
+    (void)state;
+    on_threads(1, hide_unborn);
+    assert_int_equal(slm_thread_list_count(), 1);
+}
+
+static void attend_to(uint8_t what)
+{
+    atomic_fetch_or(&slm_tls.self->attention, what);
+}
+
+static void leaving_attends_to_what_is_asked(void **state)
+{
+    (void)state;
+    struct slm_thread *self = slm_tls.self;
+    struct slm_cache *cache = &slm_class_caches[30];
+    struct slm_thread *thread = slm_thread_enter(true);
+    slm_thread_push(thread, 30, slm_thread_pop(thread, 30));
+    attend_to(SLM_ATTEND_RECALL);
+    errno = EDOM;
+    slm_thread_leave(thread);
+    assert_int_equal(errno, EDOM);
+    assert_int_equal(load_relaxed(&self->attention), 0);
+    assert_int_equal(slm_thread_rounds(self, 30), 0);
+    assert_null(slm_reserve_pop(cache));
+    slm_thread_unhide(slm_thread_hide()); /* no user's code may run at its end: it does not */
+    assert_int_equal(load_relaxed(&self->attention), SLM_ATTEND_RESERVE);
+    assert_int_equal(slm_reserve_rounds(self, cache), 0);
+    slm_thread_leave(slm_thread_enter(false));
+    assert_true(slm_reserve_rounds(self, cache) > 0);
+    attend_to(SLM_ATTEND_RECALL);
+    slm_thread_leave(slm_thread_enter(false));
+    assert_int_equal(slm_reserve_rounds(self, cache), 0);
+}
+
+static void all_that_is_asked_at_once_is_attended_to(void **state)
+{
+    (void)state;
+    struct slm_thread *self = slm_tls.self;
+    const uint32_t recall = slm_take_recall() + 1;
+    slm_thread_list_lock();
+    store_relaxed(&slm_thread_recalls, recall);
+    slm_thread_list_unlock();
+    attend_to(SLM_ATTEND_RECALL | SLM_ATTEND_RESERVE | SLM_ATTEND_PAUSE);
+    slm_thread_leave(slm_thread_enter(false));
+    assert_int_equal(load_relaxed(&self->attention), 0);
+    assert_int_equal(load_relaxed(&self->recalled), recall);
+    assert_ptr_equal(slm_tls.hot, self);
+    assert_int_equal(slm_tls.busy, 0);
+}
+
+static _Atomic unsigned constructing_depth;
+
+static void construct(void *object, void *context)
+{
+    (void)context;
+    require(load_relaxed(&slm_tls.busy) == 0 && slm_tls.hot == slm_tls.self); /* in the middle of nothing */
+    atomic_fetch_add(&constructing_depth, 1);
+    memset(object, 1, 100);
+    free(malloc(100000)); /* passes a slow path, which attends to no more than it can */
+    atomic_fetch_sub(&constructing_depth, 1);
+}
+
+static void constructors_run_behind_the_slow_path(void **state)
+{
+    (void)state;
+    struct slab_cache *name = named("constructed", 200, &(struct slab_cache_attr){.ctor = construct});
+    assert_null(slm_reserve_pop(cache_of(name)));
+    slm_thread_leave(slm_thread_enter(false));
+    assert_true(slm_reserve_rounds(slm_tls.self, cache_of(name)) > 0);
+    assert_int_equal(load_relaxed(&constructing_depth), 0);
+    assert_int_equal(slab_cache_destroy(name), 0);
 }
 
 static uint64_t rounds_of(struct slm_thread *thread)
@@ -369,6 +478,11 @@ int main(void)
         cmocka_unit_test(the_process_has_started),
         cmocka_unit_test(this_thread_is_live),
         cmocka_unit_test(a_block_is_entered_once),
+        cmocka_unit_test(a_hidden_block_is_nobody_else_s),
+        cmocka_unit_test(a_thread_without_a_block_hides_too),
+        cmocka_unit_test(leaving_attends_to_what_is_asked),
+        cmocka_unit_test(all_that_is_asked_at_once_is_attended_to),
+        cmocka_unit_test(constructors_run_behind_the_slow_path),
         cmocka_unit_test(a_busy_thread_goes_to_the_depots),
         cmocka_unit_test(the_first_use_is_a_birth),
         cmocka_unit_test(a_thread_that_frees_much_is_born_too),

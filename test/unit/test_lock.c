@@ -6,7 +6,7 @@
 enum { THREADS = 8, TURNS = 20000 };
 
 static struct slm_lock lock = {.rank = SLM_RANK_DEPOT};
-static struct slm_lock higher = {.rank = SLM_RANK_SPANS};
+static struct slm_lock lower = {.rank = SLM_RANK_START}, higher = {.rank = SLM_RANK_SPANS};
 
 static void a_free_lock_is_had_and_given_back(void **state)
 {
@@ -17,6 +17,37 @@ static void a_free_lock_is_had_and_given_back(void **state)
         slm_lock_release(&lock);
         assert_int_equal(load_relaxed(&lock.word), 0);
     }
+}
+
+static pthread_barrier_t steps; /* no thread is made, nor memory had, while the lock is held */
+
+static void *try_held(void *nothing)
+{
+    pthread_barrier_wait(&steps);
+    const uint64_t contended = load_relaxed(&slm_lock_contended);
+    require(!slm_lock_try(&lock));
+    require(load_relaxed(&slm_lock_contended) == contended); /* nobody waited */
+    slm_lock_acquire(&lower);                                /* a try that failed is no rank held */
+    slm_lock_release(&lower);
+    pthread_barrier_wait(&steps);
+    return nothing;
+}
+
+static void a_try_does_not_wait(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    pthread_barrier_init(&steps, NULL, 2);
+    assert_int_equal(pthread_create(&thread, NULL, try_held, NULL), 0);
+    assert_true(slm_lock_try(&lock));
+    assert_int_equal(load_relaxed(&lock.word), slm_fork_generation << 2 | SLM_LOCK_HELD);
+    pthread_barrier_wait(&steps);
+    pthread_barrier_wait(&steps);
+    slm_lock_release(&lock);
+    assert_true(slm_lock_try(&lock));
+    slm_lock_release(&lock);
+    assert_int_equal(load_relaxed(&lock.word), 0);
+    pthread_join(thread, NULL);
 }
 
 static uint64_t plain_count; /* guarded by the lock */
@@ -40,6 +71,48 @@ static void one_thread_at_a_time(void **state)
     on_threads(THREADS, count_under_lock);
     assert_int_equal(plain_count, THREADS * TURNS);
     assert_int_equal(load_relaxed(&lock.word), 0);
+}
+
+static void try_what_the_dead_held(void)
+{
+    require(slm_lock_try(&lock)); /* who tries can bear it torn, and is not told */
+    require(load_relaxed(&lock.word) == (slm_fork_generation << 2 | SLM_LOCK_HELD));
+    require(!slm_lock_try(&lock));
+    slm_lock_release(&lock);
+    require(!slm_lock_acquire(&lock));
+    slm_lock_release(&lock);
+}
+
+static void a_child_can_try_what_the_dead_held(void **state)
+{
+    (void)state;
+    slm_lock_acquire(&lock);
+    const struct outcome outcome = in_child(try_what_the_dead_held);
+    slm_lock_release(&lock);
+    if (outcome.status != 0)
+        fail_msg("%s", outcome.said);
+}
+
+static void *try_and_count(void *number)
+{
+    for (unsigned turn = 0; turn < TURNS; turn++) {
+        while (!slm_lock_try(&lock))
+            sched_yield();
+        const uint64_t before = plain_count;
+        if (turn % 1024 == (uintptr_t)number)
+            sched_yield();
+        plain_count = before + 1;
+        slm_lock_release(&lock);
+    }
+    return NULL;
+}
+
+static void one_thread_at_a_time_by_trying(void **state)
+{
+    (void)state;
+    plain_count = 0;
+    on_threads(2, try_and_count);
+    assert_int_equal(plain_count, 2 * TURNS);
 }
 
 static void *wait_for_lock(void *nothing)
@@ -197,6 +270,12 @@ static void take_equal(void)
     slm_lock_acquire(&higher);
 }
 
+static void try_lower(void)
+{
+    slm_lock_acquire(&higher);
+    slm_lock_try(&lock);
+}
+
 static void forget_and_take_lower(void)
 {
     slm_lock_acquire(&higher);
@@ -210,6 +289,7 @@ static void ranks_rise(void **state)
     assert_child_silent(take_in_order);
     assert_child_aborts(take_lower, text("slabmalloc: lock(" POINTER "): taken out of rank\n", pointer_of(&lock)));
     assert_child_aborts(take_equal, text("slabmalloc: lock(" POINTER "): taken out of rank\n", pointer_of(&higher)));
+    assert_child_aborts(try_lower, text("slabmalloc: lock(" POINTER "): taken out of rank\n", pointer_of(&lock)));
     assert_child_silent(forget_and_take_lower);
 }
 
@@ -217,7 +297,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_free_lock_is_had_and_given_back),
+        cmocka_unit_test(a_try_does_not_wait),
         cmocka_unit_test(one_thread_at_a_time),
+        cmocka_unit_test(one_thread_at_a_time_by_trying),
+        cmocka_unit_test(a_child_can_try_what_the_dead_held),
         cmocka_unit_test(sleepers_are_woken_one_after_the_other),
         cmocka_unit_test(a_child_is_told_that_the_holder_is_gone),
         cmocka_unit_test(so_it_is_without_a_look_before),

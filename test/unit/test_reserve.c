@@ -2,11 +2,10 @@
  * handlers that come at any instruction of it: on x86 the processor is told to trap after each. */
 #include "unit.h"
 
-#include <ucontext.h>
-
 #include "caches.h"
 #include "heap/heap.h"
 #include "heap/object.h"
+#include "trap.h"
 
 enum { FULL = 12, LOW = 4, ROUNDS = 60 };
 
@@ -316,78 +315,6 @@ static void constructed_slabs_are_asked_for(void **state)
 
 /* -- handlers at any instruction --------------------------------------------------------------------------------- */
 
-#ifdef __x86_64__
-enum { TRAP_FLAG = 0x100 };
-
-static struct {
-    volatile unsigned long step;
-    unsigned long at; /* the handler comes behind this instruction */
-    void (*handler)(void);
-    volatile bool over;
-} traced;
-
-static void on_trap(int number, siginfo_t *info, void *context)
-{
-    ucontext_t *interrupted = context;
-    const int kept = errno;
-    (void)number;
-    (void)info;
-    if (traced.over)
-        interrupted->uc_mcontext.gregs[REG_EFL] &= ~TRAP_FLAG;
-    else if (++traced.step == traced.at)
-        traced.handler();
-    errno = kept;
-}
-
-/* Run it with the handler behind its instruction of that number; false: it has not so many. */
-static bool interrupt_at(unsigned long at, void (*run)(void), void (*handler)(void))
-{
-    traced.step = 0;
-    traced.at = at;
-    traced.handler = handler;
-    traced.over = false;
-    __asm__ volatile("lea -128(%%rsp), %%rsp\n\tpushfq\n\torl %0, (%%rsp)\n\tpopfq\n\tlea 128(%%rsp), %%rsp"
-                     :
-                     : "i"(TRAP_FLAG)
-                     : "memory", "cc");
-    run();
-    traced.over = true;
-    return traced.step >= at;
-}
-
-static void begin_tracing(void)
-{
-    const struct sigaction trap = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO};
-    sigaction(SIGTRAP, &trap, NULL);
-}
-
-/* How many instructions were tried: enough that the traps have come. */
-static void end_tracing(unsigned long tried)
-{
-    signal(SIGTRAP, SIG_DFL);
-    assert_true(tried > 100);
-}
-#else
-static bool interrupt_at(unsigned long at, void (*run)(void), void (*handler)(void))
-{
-    (void)at;
-    run();
-    handler();
-    return false;
-}
-
-static void begin_tracing(void)
-{
-    print_message("for processors that trap after each instruction\n");
-    skip();
-}
-
-static void end_tracing(unsigned long tried)
-{
-    (void)tried;
-}
-#endif
-
 static void hold_one(void)
 {
     hold(slm_reserve_pop(cache));
@@ -465,7 +392,7 @@ static void who_finds_it_dry_in_the_middle_is_heard(void **state)
     begin_tracing();
     for (bool some = true; some; at++) {
         have_few_and_ask();
-        some = interrupt_at(at, pass_slow_path, hold_all);
+        some = interrupt_at(at, fill_only, hold_all);
         pass_slow_path();
         if (rounds() == 0)
             fail_msg("instruction %lu", at);
@@ -480,6 +407,7 @@ static void who_finds_it_dry_in_the_middle_is_heard(void **state)
 static void alloc_one(void)
 {
     require(hold(slm_object_alloc(name)));
+    *(void **)held[held_count - 1] = held[held_count - 1];
 }
 
 static void free_one(void)
@@ -516,10 +444,8 @@ static unsigned long interrupt_calls(unsigned before)
     unsigned long at = 1;
     without_lock = 0;
     for (bool some = true; some; at++) {
-        for (unsigned i = 0; i < before; i++) {
+        for (unsigned i = 0; i < before; i++)
             alloc_one();
-            *(void **)held[i] = held[i];
-        }
         some = interrupt_at(at, alloc_one, use_without_lock);
         check_held();
         some |= interrupt_at(at, free_one, use_without_lock);
@@ -541,29 +467,39 @@ static void nothing_is_torn_at_any_instruction_of_alloc_and_free(void **state)
     end_tracing(100 + without_lock);
 }
 
-/* A whole slab's objects are out, so that the next refill takes locks and makes a slab. */
+/* Without the checks that slow paths of checked builds end with: those are long. */
+static void refill_and_drain(void)
+{
+    struct slm_thread *thread = slm_thread_hide();
+    slm_thread_empty_class(thread, cache->number, true);
+    void *object = slm_thread_refill(thread, cache->number);
+    *(void **)object = object;
+    slm_thread_empty_class(thread, cache->number, true);
+    slm_thread_drain(thread, cache->number, object);
+    slm_thread_empty_class(thread, cache->number, true);
+    slm_thread_unhide(thread);
+}
+
 static void nor_of_a_refill_and_a_drain(void **state)
 {
     (void)state;
-    unsigned long at = 1, tried = 0;
+    struct slab_cache *kept = name;
+    unsigned long at = 1;
+    name = named("small magazines", 128, &(struct slab_cache_attr){.flags = SLAB_NO_MERGE, .magazine_rounds = 4});
+    cache = cache_of(name);
+    without_lock = 0;
     begin_tracing();
     have_reserve();
-    for (bool some = true; some; at += 3, tried++) {
-        slm_thread_hide();
-        slm_thread_empty_class(slm_tls.self, cache->number, true);
-        slm_thread_unhide(slm_tls.self);
-        some = interrupt_at(at, alloc_one, use_without_lock);
-        check_held();
-        slm_thread_hide();
-        slm_thread_empty_class(slm_tls.self, cache->number, true);
-        slm_thread_unhide(slm_tls.self);
-        some |= interrupt_at(at, free_one, use_without_lock);
-        slm_thread_check(slm_tls.self);
-        slm_depot_check(slm_cache_depot(cache, slm_tls.self->node));
+    for (bool some = true; some; at += 7) {
+        some = interrupt_at(at, refill_and_drain, use_without_lock);
         pass_slow_path();
+        slm_depot_check(slm_cache_depot(cache, slm_tls.self->node));
     }
+    end_tracing(at);
     assert_true(without_lock > 100);
-    end_tracing(tried);
+    assert_int_equal(slab_cache_destroy(name), 0);
+    name = kept;
+    cache = cache_of(name);
     slm_heap_check();
 }
 

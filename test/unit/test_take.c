@@ -2,77 +2,8 @@
  * middle of something. Threads here stand still where a test wants them. */
 #include "unit.h"
 
-#include "caches.h"
-#include "heap/object.h"
 #include "os/sys.h"
-
-enum { ROUNDS = 20, HOARD = 30 };
-
-static const struct slab_cache_attr twenty = {.flags = SLAB_NO_MERGE, .magazine_rounds = ROUNDS};
-
-static struct slab_cache *name;
-static struct slm_cache *cache;
-static struct helper helper;
-
-/* Have rounds in both magazines. */
-static void hoard(void *nothing)
-{
-    (void)nothing;
-    void *objects[HOARD];
-    for (size_t i = 0; i < HOARD; i++)
-        require((objects[i] = slm_object_alloc(name)) != NULL);
-    for (size_t i = 0; i < HOARD; i++)
-        slm_object_free(name, objects[i]);
-}
-
-static uint64_t rounds_of(const struct helper *of)
-{
-    return slm_thread_rounds(of->tls->self, cache->number);
-}
-
-static struct slm_slot *slot_of(const struct helper *of)
-{
-    return slm_slot_of(of->tls->self, cache->number);
-}
-
-static struct slm_take_rounds taken;
-
-static void hand_on_taken(void)
-{
-    for (struct slm_magazine *magazine = taken.taken, *next; magazine; magazine = next) {
-        next = magazine->next;
-        slm_magazine_hand_on(cache, 0, magazine, true);
-    }
-    taken.taken = NULL;
-}
-
-/* As slab_cache_shrink and slab_cache_destroy do it. Returns how many were missed. */
-static unsigned take(bool all, bool always)
-{
-    hand_on_taken();
-    taken = (struct slm_take_rounds){cache, all ? SLM_TAKE_EVERYTHING : SLM_TAKE_SPARE, NULL};
-    struct slm_thread *self = slm_thread_hide();
-    const unsigned missed = slm_take_rounds(&taken, always);
-    slm_thread_unhide(self);
-    return missed;
-}
-
-static unsigned taken_count(void)
-{
-    unsigned count = 0;
-    for (const struct slm_magazine *magazine = taken.taken; magazine; magazine = magazine->next)
-        count += magazine->count;
-    return count;
-}
-
-static bool was_taken(const void *object)
-{
-    for (const struct slm_magazine *magazine = taken.taken; magazine; magazine = magazine->next)
-        for (uint32_t i = 0; i < magazine->count; i++)
-            if (magazine->rounds[i] == object)
-                return true;
-    return false;
-}
+#include "taking.h"
 
 static int begin_test(void **state)
 {
@@ -91,11 +22,6 @@ static int end_test(void **state)
     slm_thread_check(helper.tls->self);
     end_helper(&helper);
     return slab_cache_destroy(name);
-}
-
-static bool is_at_rest(const struct helper *of)
-{
-    return of->tls->hot == of->tls->self && load_relaxed(&of->tls->busy) == 0;
 }
 
 /* -- threads that are elsewhere ---------------------------------------------------------------------------------- */
@@ -276,18 +202,6 @@ static void a_push_under_way_ends_above(void **state)
 }
 
 /* -- threads in a slow path -------------------------------------------------------------------------------------- */
-
-static void enter_slow_path(void *nothing)
-{
-    (void)nothing;
-    require(slm_thread_enter(true) == slm_tls.self);
-}
-
-static void leave_slow_path(void *nothing)
-{
-    (void)nothing;
-    slm_thread_leave(slm_tls.self);
-}
 
 static void a_thread_in_a_slow_path_is_missed(void **state)
 {
@@ -551,6 +465,43 @@ static void a_recall_is_attended_to_at_the_next_slow_path(void **state)
     end_helper(&born_later);
 }
 
+/* Whom a destruction could not reach: what it gives back late is enough for the cache to go. */
+static void a_destroyed_cache_goes_when_the_last_has_attended(bool asks)
+{
+    struct slab_cache *other = name;
+    name = named("brief", 128, &twenty);
+    struct slm_cache *brief = cache = cache_of(name);
+    tell(&helper, hoard, NULL);
+    tell(&helper, enter_slow_path, NULL);
+    if (asks)
+        tell(&helper, ask_reserve, NULL); /* a handler, in the middle of the slow path */
+    assert_int_equal(slab_cache_destroy(name), 0);
+    name = other;
+    cache = cache_of(name);
+    assert_true(slm_named_some_wait());
+    tell(&helper, leave_slow_path, NULL);
+    assert_int_equal(slm_reserve_rounds(helper.tls->self, brief), 0);
+    assert_int_equal(cache_out(brief), 0);
+    for (unsigned node = 0; node < slm_nodes; node++)
+        slm_depot_trim(slm_cache_depot(brief, node), true); /* as housekeeping does in time */
+    slm_cache_lock();
+    slm_named_sweep(slm_take_recalled());
+    slm_cache_unlock();
+    assert_false(slm_named_some_wait());
+}
+
+static void a_destroyed_cache_goes_late(void **state)
+{
+    (void)state;
+    a_destroyed_cache_goes_when_the_last_has_attended(false);
+}
+
+static void a_wish_for_a_destroyed_cache_is_void(void **state)
+{
+    (void)state;
+    a_destroyed_cache_goes_when_the_last_has_attended(true);
+}
+
 /* -- all at once ------------------------------------------------------------------------------------------------- */
 
 static void churn(void *nothing)
@@ -623,6 +574,8 @@ int main(void)
         cmocka_unit_test(without_barriers_all_are_missed),
         take_test(a_thread_that_is_gone_is_taken_from),
         take_test(a_recall_is_attended_to_at_the_next_slow_path),
+        take_test(a_destroyed_cache_goes_late),
+        take_test(a_wish_for_a_destroyed_cache_is_void),
         take_test(objects_stay_apart_while_they_are_taken),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);

@@ -1,0 +1,79 @@
+/* What the tests of src/thread/take.h stand on: a cache, a thread that has rounds of it in both magazines, and a
+ * taker that keeps what it has taken, to be looked at until the next taking. */
+#pragma once
+
+#include "caches.h"
+#include "heap/object.h"
+
+enum { ROUNDS = 20, HOARD = 30 };
+
+static const struct slab_cache_attr twenty = {.flags = SLAB_NO_MERGE, .magazine_rounds = ROUNDS};
+
+static struct slab_cache *name;
+static struct slm_cache *cache;
+static struct helper helper;
+
+/* Have rounds in both magazines. */
+static inline void hoard(void *nothing)
+{
+    (void)nothing;
+    void *objects[HOARD];
+    for (size_t i = 0; i < HOARD; i++)
+        require((objects[i] = slm_object_alloc(name)) != NULL);
+    for (size_t i = 0; i < HOARD; i++)
+        slm_object_free(name, objects[i]);
+}
+
+static inline uint64_t rounds_of(const struct helper *of)
+{
+    return slm_thread_rounds(of->tls->self, cache->number);
+}
+
+static inline struct slm_slot *slot_of(const struct helper *of)
+{
+    return slm_slot_of(of->tls->self, cache->number);
+}
+
+static struct slm_take_rounds taken;
+
+static inline void hand_on_taken(void)
+{
+    for (struct slm_magazine *magazine = taken.taken, *next; magazine; magazine = next) {
+        next = magazine->next;
+        slm_magazine_hand_on(cache, 0, magazine, true);
+    }
+    taken.taken = NULL;
+}
+
+/* As slab_cache_shrink and slab_cache_destroy do it. Returns how many were missed. */
+static inline unsigned take(bool all, bool always)
+{
+    hand_on_taken();
+    taken = (struct slm_take_rounds){cache, all ? SLM_TAKE_EVERYTHING : SLM_TAKE_SPARE, NULL};
+    struct slm_thread *self = slm_thread_hide();
+    const unsigned missed = slm_take_rounds(&taken, always);
+    slm_thread_unhide(self);
+    return missed;
+}
+
+static inline unsigned taken_count(void)
+{
+    unsigned count = 0;
+    for (const struct slm_magazine *magazine = taken.taken; magazine; magazine = magazine->next)
+        count += magazine->count;
+    return count;
+}
+
+static inline bool was_taken(const void *object)
+{
+    for (const struct slm_magazine *magazine = taken.taken; magazine; magazine = magazine->next)
+        for (uint32_t i = 0; i < magazine->count; i++)
+            if (magazine->rounds[i] == object)
+                return true;
+    return false;
+}
+
+static inline bool is_at_rest(const struct helper *of)
+{
+    return of->tls->hot == of->tls->self && load_relaxed(&of->tls->busy) == 0;
+}
