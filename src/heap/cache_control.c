@@ -16,7 +16,8 @@
 
 enum {
     flags_known = SLAB_TYPESAFE_BY_EPOCH | SLAB_NO_MERGE | SLAB_ZERO | SLAB_CACHELINE_ALIGN | SLAB_ACCOUNT,
-    attempts_most = 100, /* at threads that are in a slow path just now, a millisecond apart */
+    attempts_most = 100,     /* at threads that are in a slow path just now, a millisecond apart */
+    dismantling_most = 3000, /* the same where one that is merely slow to get on must not be left out */
 };
 
 /* -- create ------------------------------------------------------------------------------------------------------ */
@@ -167,7 +168,7 @@ static unsigned dismantle(struct slm_cache *cache)
 {
     _Atomic uint32_t nobody = 0;
     unsigned missed = take_rounds(cache, SLM_TAKE_EVERYTHING, true, false);
-    for (unsigned attempt = 0; missed > 0 && attempt < attempts_most && load_relaxed(&slm_sys_has_membarrier);
+    for (unsigned attempt = 0; missed > 0 && attempt < dismantling_most && load_relaxed(&slm_sys_has_membarrier);
          attempt++) {
         slm_sys_wait(&nobody, 0, 1);
         missed = take_rounds(cache, SLM_TAKE_EVERYTHING, true, false);

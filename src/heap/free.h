@@ -18,7 +18,7 @@ slm_inline void slm_free(void *pointer)
     void **top = slm_shared_load(&slm_slot_at(thread, place)->top);
     slm_forget(place);
     if (unlikely(top == slm_slot_at(thread, place)->limit)) {
-        slm_free_edge(pointer, place);
+        slm_free_full_slow(pointer, place);
         return;
     }
     slm_forget(place);

@@ -181,7 +181,7 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
     errno = kept;
 }
 
-void slm_free_edge(void *pointer, size_t place)
+void slm_free_full_slow(void *pointer, size_t place)
 {
     if (place >= slm_place_of_number(SLM_NAMED_FIRST) && place != SLM_PLACE_CLOSED) {
         const struct slm_cache *cache = load_relaxed(&slm_caches[slm_number_of_place((unsigned)place)]);

@@ -11,7 +11,7 @@ void *slm_alloc_slow(size_t n);
 void *slm_alloc_medium(size_t n);
 
 /* The magazine at the pointer's place is full, or always is: 0 and accounted caches' places. */
-void slm_free_edge(void *pointer, size_t place);
+void slm_free_full_slow(void *pointer, size_t place);
 
 /* The magazine is full, or the pointer is large, NULL or not ours; `call` is the name for a misuse's report. */
 void slm_free_slow(void *pointer, const char *call);

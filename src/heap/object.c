@@ -198,7 +198,7 @@ static void *pop_elsewhere(const struct slab_cache *named, struct slm_cache *cac
     return named->zero ? pop_direct(cache) : NULL;
 }
 
-static slm_slow void *alloc_edge_slow(struct slm_cache *cache)
+static slm_slow void *refill_slow(struct slm_cache *cache)
 {
     void *object = alloc_slowly(cache);
     finish(cache);
@@ -211,13 +211,13 @@ static __attribute__((noinline)) void *alloc_elsewhere(const struct slab_cache *
     struct slm_cache *cache = slm_object_cache(named, "slab_cache_alloc");
     void *object = pop_elsewhere(named, cache);
     if (unlikely(!object))
-        object = alloc_edge_slow(cache);
+        object = refill_slow(cache);
     if (named->zero && likely(object != NULL))
         memset(object, 0, cache->shape.object_size);
     return object;
 }
 
-void *slm_object_alloc_edge(struct slab_cache *named)
+void *slm_object_alloc_slow(struct slab_cache *named)
 {
     void *object = likely(named->counted) ? slm_counted_pop(named->alloc_place) : NULL;
     return likely(object != NULL) ? object : alloc_elsewhere(named);
@@ -323,7 +323,7 @@ void slm_closed_free(struct slm_cache *cache, void *object, const char *call)
         closed_free_slow(cache, object, call);
 }
 
-void slm_object_free_edge(struct slab_cache *named, void *object)
+void slm_object_free_full_slow(struct slab_cache *named, void *object)
 {
     if (likely(named->counted) && likely(slm_counted_push(named->free_place, object)))
         return;

@@ -7,8 +7,8 @@
 #include "page/page_map.h"
 
 /* The thread's magazine is empty or full, or always is: accounted caches, and (for allocations) zeroed ones. */
-void *slm_object_alloc_edge(struct slab_cache *named);
-void slm_object_free_edge(struct slab_cache *named, void *object);
+void *slm_object_alloc_slow(struct slab_cache *named);
+void slm_object_free_full_slow(struct slab_cache *named, void *object);
 
 /* The object is not known to be of this cache. */
 void slm_object_free_slow(struct slab_cache *named, void *object);
@@ -20,7 +20,7 @@ slm_inline void *slm_object_alloc(struct slab_cache *named)
     void **top = slm_shared_load(&slm_slot_at(thread, place)->top);
     slm_forget(place);
     if (unlikely(top == slm_shared_load(&slm_slot_at(thread, place)->bottom)))
-        return slm_object_alloc_edge(named);
+        return slm_object_alloc_slow(named);
     slm_forget(place);
     return slm_slot_pop(slm_slot_at(thread, place), top);
 }
@@ -41,7 +41,7 @@ slm_inline void slm_object_free(struct slab_cache *named, void *object)
     void **top = slm_shared_load(&slm_slot_at(thread, place)->top);
     slm_forget(place);
     if (unlikely(top == slm_slot_at(thread, place)->limit)) {
-        slm_object_free_edge(named, object);
+        slm_object_free_full_slow(named, object);
         return;
     }
     slm_forget(place);

@@ -99,13 +99,10 @@ struct slm_cache *slm_reserve_fill(struct slm_thread *thread)
         if (!cache || !load_relaxed(&reserve->asked))
             continue;
         store_relaxed(&reserve->asked, false); /* before: a handler may ask again meanwhile */
-        while (load_relaxed(&reserve->count) < rounds_most) {
-            void *round = slm_thread_pop(thread, cache->number);
-            if (!round)
-                break;
+        void *round = NULL;
+        while (load_relaxed(&reserve->count) < rounds_most && (round = slm_thread_pop(thread, cache->number)))
             push(reserve, round);
-        }
-        if (load_relaxed(&reserve->count) == 0 && errno == EAGAIN) {
+        if (!round && errno == EAGAIN && load_relaxed(&reserve->count) == 0) {
             store_relaxed(&reserve->asked, true);
             return cache;
         }

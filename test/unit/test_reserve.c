@@ -490,7 +490,7 @@ static void nor_of_a_refill_and_a_drain(void **state)
     without_lock = 0;
     begin_tracing();
     have_reserve();
-    for (bool some = true; some; at += 7) {
+    for (bool some = true; some; at += 29) {
         some = interrupt_at(at, refill_and_drain, use_without_lock);
         pass_slow_path();
         slm_depot_check(slm_cache_depot(cache, slm_tls.self->node));
