@@ -1,5 +1,5 @@
 /* free's hot path: the granule's entry in the page map names the magazine, a push puts the object on top. NULL and
- * foreign pointers lie outside the map; large objects have place 0, objects of closed caches
+ * foreign pointers lie outside the map; large objects have place 0, objects of far caches
  * the closed one: their magazines are always full. */
 #pragma once
 

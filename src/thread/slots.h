@@ -1,8 +1,7 @@
 /* A thread's block, and the slots in it: a slot holds a thread's magazines of one cache, a loaded and a previous one
  * (Bonwick's pair, so that a thread on the edge does not bounce on the depot).
  *
- *     slm_tls.hot -> | slot of place 0 | size-16 | size-32 | ... | the thread's own part | named caches ... | closed
- * |
+ *     slm_tls.hot -> | slot of place 0 | size-16 | size-32 | ... | the thread's own part | named caches ... | none |
  *                                         |
  *                       top bottom limit  loaded previous target ...
  *                        |    |     |
@@ -10,8 +9,8 @@
  *
  * A pop takes *--top unless top is bottom; a push stores *top++ unless top is limit. The first slot and the last are
  * never filled: both empty and full. A block is 32 KiB of addresses, of which a thread touches what it uses: the
- * first 4 KiB, and a page for each 85 named caches. Slots of closed caches lie beyond, in leaves of sixteen that are
- * made on first use.
+ * first 4 KiB, and a page for each 85 named caches. Slots of far caches, for whose numbers there is no room, lie in
+ * leaves of sixteen that are made on first use.
  *
  * `hot` is what the hot paths use. It points at the block, or 0, 8 or 16 bytes into a block that is zero throughout,
  * so that every magazine is both empty and full and the hot paths fall into their slow halves:
