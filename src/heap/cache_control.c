@@ -10,7 +10,6 @@
 #include "os/sys.h"
 #include "os/topology.h"
 #include "sync/epoch.h"
-#include "thread/account.h"
 
 #define SIZE_MOST ((size_t)1 << 20)
 

@@ -48,8 +48,5 @@ slm_inline bool slm_counted_push(size_t place, void *object)
     return room;
 }
 
-/* The same for far caches, accounted or not. */
-void *slm_far_pop(struct slm_cache *cache);
-
 /* Free an object of an accounted or far cache; `call` is the name for a misuse's report. */
 void slm_closed_free(struct slm_cache *cache, void *object, const char *call);

@@ -15,7 +15,6 @@
 #include "heap/reclaim.h"
 #include "os/topology.h"
 #include "slab/large.h"
-#include "thread/account.h"
 
 enum { probe_bytes = 64 << 20 };
 

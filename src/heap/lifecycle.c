@@ -12,7 +12,6 @@
 #include "heap/reclaim.h"
 #include "heap/stats.h"
 #include "os/topology.h"
-#include "depot/retired.h"
 #include "os/vm.h"
 #include "sync/epoch.h"
 #include "page/page_map.h"

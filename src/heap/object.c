@@ -155,7 +155,8 @@ static void *pop_direct(const struct slm_cache *cache)
     return slm_slot_pop(slot, top);
 }
 
-void *slm_far_pop(struct slm_cache *cache)
+/* As slm_counted_pop and slm_counted_push, for far caches, accounted or not. */
+static void *far_pop(struct slm_cache *cache)
 {
     void *round = NULL;
     slm_closed_begin();
@@ -192,7 +193,7 @@ static bool far_push(struct slm_cache *cache, void *object)
 static void *pop_elsewhere(const struct slab_cache *named, struct slm_cache *cache)
 {
     if (slm_cache_is_far(cache))
-        return slm_far_pop(cache);
+        return far_pop(cache);
     if (cache->account)
         return slm_counted_pop(cache->shape.place);
     return named->zero ? pop_direct(cache) : NULL;
