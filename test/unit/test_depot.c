@@ -1,55 +1,10 @@
 /* src/depot/depot.h: magazines in stock, partial slabs, vacant ones, and the life after a fork. Each test has a depot
  * of its own, of objects of 1024 bytes, 64 to a slab. */
-#include "unit.h"
+#include "one_depot.h"
 
-#include "depot/depot.h"
-#include "os/topology.h"
 #include "page/metadata.h"
 
-enum { SIZE = 1024, A_SLAB = 64, CAPACITY = 30 };
-
-static struct slm_slab_shape shape = {.object_size = SIZE};
-static struct slm_depot depot;
-
-static int begin(void **state)
-{
-    const int started = start_library(state);
-    slm_slab_shape_fill(&shape);
-    return started;
-}
-
-static int fresh_depot(void **state)
-{
-    (void)state;
-    slm_depot_init(&depot, &shape, "test", slm_nodes - 1);
-    return 0;
-}
-
-static uint64_t slabs(void)
-{
-    return load_relaxed(&depot.slabs_made) - load_relaxed(&depot.slabs_released);
-}
-
-static int all_has_gone(void **state)
-{
-    (void)state;
-    slm_depot_check(&depot);
-    slm_depot_trim(&depot, true);
-    slm_depot_check(&depot);
-    for (unsigned node = 0; node < slm_nodes; node++)
-        slm_span_check(node);
-    return load_relaxed(&depot.objects_out) == 0 && slabs() == 0 ? 0 : -1;
-}
-
-/* Exactly n objects, in however many calls. */
-static void fill(void **rounds, unsigned n)
-{
-    for (unsigned got = 0; got < n;) {
-        const unsigned now = slm_depot_fill(&depot, rounds + got, n - got);
-        require(now > 0 && now <= n - got);
-        got += now;
-    }
-}
+enum { CAPACITY = 30 };
 
 static struct slm_magazine *magazine_of(uint32_t rounds)
 {
