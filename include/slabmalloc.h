@@ -6,6 +6,7 @@
 #ifndef SLABMALLOC_H
 #define SLABMALLOC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -123,7 +124,9 @@ slab_cache *slab_cache_create(const char *name, size_t size, const slab_cache_at
  * When it has returned 0 the cache's destructors have run, and the context may go; it waits for those that run in
  * other threads, and, where the cache is SLAB_TYPESAFE_BY_EPOCH too, for a grace period, so hold no lock that they
  * want. Exceptions: called from a destructor or inside an epoch section it does not wait, nor for what a fork has
- * lost, or a thread has in its hands that is stopped in the middle of a call. */
+ * lost, or a thread has in its hands that is stopped in the middle of a call. Where objects of any cache are retired
+ * (slab_free_deferred) it waits for a grace period, too, as slab_epoch_barrier does for freeing; inside a section, and
+ * in a function of slab_epoch_call, retired objects count as live. */
 int slab_cache_destroy(slab_cache *cache);
 
 /* An object; NULL and ENOMEM when there is no memory or the cache's limit is reached. errno is kept otherwise. Any
@@ -180,30 +183,89 @@ int slab_info(FILE *out);
 
 /* -- epochs -------------------------------------------------------------------------------------------------------
  * Read sections, as the kernel's rcu_read_lock: what a thread finds inside one stays what it is until the thread has
- * left it, if whoever takes it away waits for a grace period first. A grace period has passed when all sections that
- * were open at its start have been left. Objects of a SLAB_TYPESAFE_BY_EPOCH cache are freed at once; what waits is
- * their slabs.
+ * left it, if whoever takes it away waits for a grace period first, or leaves the waiting to us: slab_free_deferred.
+ * A grace period has passed when all sections that were open at its start have been left (McKenney and Slingwine,
+ * "Read-Copy Update", 1998; Fraser's epochs, 2004). Objects of a SLAB_TYPESAFE_BY_EPOCH cache may be freed at once;
+ * what waits is their slabs.
  */
 
 /* Enter a section. Plain stores to memory of the thread's own: no lock, no atomic read-modify-write, no fence (where
  * the kernel lacks membarrier(2): a fence). Sections nest, up to 16,383 deep. Any thread; the first in a thread's
- * life registers it, with a lock and, the first in the process, system calls. Legal in signal handlers of threads
- * that have entered a section before; a handler leaves what it enters. errno is kept.
+ * life registers it, with a lock and gettid(2), and the first in the process with further system calls. Legal in
+ * signal handlers of threads that have entered a section before; a handler leaves what it enters. errno is kept.
  *
- * A section that stays open keeps the slabs of all type-safe caches from going back, whatever frees their objects:
- * keep it short, do not wait in it. It ends at the latest with its thread, and goes on in the child of a fork, on the
- * thread that called fork. A sandbox that a program enters after its first section has to allow membarrier(2); where
- * it answers with an error, memory waits until each thread has entered another section. */
+ * A section that stays open keeps everything that is retired meanwhile from being freed, and the slabs of all
+ * type-safe caches from going back: keep it short, do not wait in it. After `epoch_stall_ms` (SLABMALLOC_OPTIONS)
+ * its thread is named on standard error, once, if anybody waits for it. It ends at the latest with its thread, and
+ * goes on in the child of a fork, on the thread that called fork. A sandbox that a program enters after its first
+ * section has to allow membarrier(2); where it answers with an error, memory waits until each thread has entered
+ * another section. */
 void slab_epoch_enter(void);
 
 /* Leave the section that was entered last. Leaving once too often ends the process at the thread's next entry. */
 void slab_epoch_leave(void);
 
 /* Wait for a grace period: until all sections that other threads are in have been left. Microseconds when there are
- * none; but while there are other threads that have entered one, at most 1,000 grace periods begin in a second, so
- * that each call of a loop takes a millisecond. Called inside a section it ends the process. Any thread, not in
- * signal handlers, nor with a lock held that somebody inside a section may want. errno is kept. */
+ * none; but while there are other threads that have entered one, fewer than 1,000 grace periods that need a
+ * membarrier(2) begin in a second, so that each call of a loop takes a millisecond. Called inside a section it ends
+ * the process. Any thread, not in signal handlers, nor with a lock held that somebody inside a section may want.
+ * errno is kept. */
 void slab_epoch_synchronize(void);
+
+/* Help time along without waiting for anybody: begin or end a grace period where one is wanted, retire what has
+ * stood in threads' partly filled magazines for a while, free what has become free, and run the functions of
+ * slab_epoch_call that are due. True: a grace period has ended since some thread last looked. What a process with
+ * several threads leaves to the worker, one with a single thread may do here, now and then; called inside a section
+ * it runs no functions. Any thread, not in signal handlers; errno is kept. */
+bool slab_epoch_poll(void);
+
+/* Wait until everything that was retired before this call, by any thread, has been freed, and all functions given to
+ * slab_epoch_call before it have run: before a library that owns such a function is unloaded, or its cache destroyed
+ * (the kernel's rcu_barrier). Takes what stands in other threads' magazines, at one membarrier(2) or a few. Called
+ * inside a section, or in a function of slab_epoch_call, it ends the process. Any thread, not in signal handlers, nor
+ * with a lock held that such a function, or somebody inside a section, may want. errno is kept. */
+void slab_epoch_barrier(void);
+
+/* What slab_epoch_call and slab_free_deferred_head are given: two words that lie inside an object of the caller's and
+ * are the library's from then on, until the function is called, or the object freed. */
+typedef struct slab_epoch_head {
+    void *opaque[2];
+} slab_epoch_head;
+
+/* Call `function` with `head` after a grace period, once: in some thread's slab_epoch_poll or slab_epoch_barrier, or
+ * in the library's worker (whose stack is 512 KiB); never inside this or any other call, nor under a lock of the
+ * library. It may do anything, slab_epoch_call with the same head included, but slab_epoch_barrier, longjmp,
+ * exceptions and cancellation. Functions run in the order in which one thread has given them, one after the other. In
+ * a process without a worker (one thread, or worker=0) they wait for a poll or barrier; at exit they are dropped.
+ * NULL for either ends the process. Any thread, not in signal handlers; inside a section, too. Needs no memory, and
+ * waits for nobody. The kernel's call_rcu. */
+void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epoch_head *head));
+
+/* Retire an object: free it after a grace period. Any pointer that free takes, of malloc's or a named cache's; NULL
+ * is nothing. The caller has made it unreachable for readers that enter a section from now on. The kernel's
+ * kfree_rcu with one argument.
+ *
+ * Costs about as much as free: the pointer goes into a magazine of the thread's own and of the object's size, which
+ * becomes an ordinary full one when its grace period has passed, and never touches its objects. What is partly
+ * filled is retired with the rest when it has stood for `deferred_max_delay_ms`, by the worker, or by some thread's
+ * slab_epoch_poll; when its thread ends, at once. Where no other thread reads, retiring frees at once.
+ *
+ * The bytes that wait are bounded by `deferred_max_bytes`. Beyond it this call waits for a grace period, 10 ms at
+ * most, and inside a section not at all: then more wait, as slab_stats tells. Where there is no memory for a magazine
+ * the object waits in a small one that each thread has from the start, and this call for a grace period when that is
+ * full; but inside a section it cannot wait, and leaves the object unfreed, counted (slab_stats.deferred_unfreed) and
+ * told on standard error once. Objects that wait count as live, in limits and for slab_cache_destroy too.
+ *
+ * Retiring twice, or freeing what is retired, is a double free, seen as soon or as late as one. errno is kept. Any
+ * thread, not in signal handlers. */
+void slab_free_deferred(void *ptr);
+
+/* The same, with a head that lies inside the object and that no reader looks at: this form never waits, and never
+ * fails; where there is no memory the object waits by its head. The kernel's kfree_rcu with two arguments. */
+void slab_free_deferred_head(void *ptr, slab_epoch_head *head);
+
+/* Retire n objects, as slab_free_deferred does one by one; NULL among them is nothing. `ptrs` is read only. */
+void slab_free_deferred_bulk(size_t n, void *const ptrs[]);
 
 /* -- the process --------------------------------------------------------------------------------------------------
  */
@@ -217,7 +279,7 @@ typedef struct slab_stats {
     uint64_t purged_bytes;   /* given back to the kernel since start */
     uint64_t reserved_bytes; /* addresses mapped for objects */
     uint64_t metadata_bytes; /* addresses mapped for the library's own structures */
-    uint64_t deferred_bytes, deferred_objects; /* 0: deferred free is to come */
+    uint64_t deferred_bytes, deferred_objects; /* retired and not freed yet; they count as live, too */
     uint64_t grace_periods;                    /* of epochs, that have ended */
     uint64_t membarriers;     /* calls of membarrier(2): for grace periods, and as a rule one for each time that a
                                  cache is tuned, shrunk or destroyed, or a limit met */
@@ -226,7 +288,11 @@ typedef struct slab_stats {
     uint64_t depot_contended; /* locks of any kind that were found held */
     uint64_t slabs_made, slabs_released, purges;
     uint64_t threads, nodes;
-    uint64_t caches; /* that share slabs with none: size classes, and named ones that are no alias */
+    uint64_t caches;            /* that share slabs with none: size classes, and named ones that are no alias */
+    uint64_t deferred_waits;    /* for a grace period, of threads that retired more than may wait */
+    uint64_t deferred_excesses; /* magazines and heads retired although more waited than may, without waiting */
+    uint64_t deferred_unfreed;  /* objects left unfreed for want of memory, inside sections */
+    uint64_t epoch_stalls;      /* sections that were named for staying open too long */
 } slab_stats;
 
 /* Fill the first size_of_out bytes of a slab_stats: pass sizeof *out, so that a program keeps working with a library

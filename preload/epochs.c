@@ -1,5 +1,6 @@
 /* Read sections for programs; include/slabmalloc.h has the contract, sync/epoch.h the way it works. */
 #include <slabmalloc.h>
+#include <stdlib.h>
 
 #include "heap/lifecycle.h"
 #include "sync/epoch.h"
@@ -31,4 +32,38 @@ slm_public void slab_epoch_leave(void)
 slm_public void slab_epoch_synchronize(void)
 {
     slm_epoch_synchronize();
+}
+
+slm_public bool slab_epoch_poll(void)
+{
+    return slm_epoch_poll();
+}
+
+slm_public void slab_epoch_barrier(void)
+{
+    slm_epoch_synchronize();
+}
+
+slm_public void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epoch_head *head))
+{
+    slm_epoch_synchronize();
+    function(head);
+}
+
+slm_public void slab_free_deferred(void *ptr)
+{
+    slm_epoch_synchronize();
+    free(ptr);
+}
+
+slm_public void slab_free_deferred_head(void *ptr, slab_epoch_head *head)
+{
+    (void)head;
+    slab_free_deferred(ptr);
+}
+
+slm_public void slab_free_deferred_bulk(size_t n, void *const ptrs[])
+{
+    for (size_t i = 0; i < n; i++)
+        slab_free_deferred(ptrs[i]);
 }

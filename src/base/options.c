@@ -13,6 +13,8 @@ struct slm_options slm_options = {
     .depot_bytes = 2 << 20,
     .purge_delay_ms = 500,
     .dirty_bytes = 32 << 20,
+    .deferred_max_delay_ms = 100,
+    .epoch_stall_ms = 10000,
     .worker = 1,
 };
 
@@ -44,6 +46,13 @@ static const struct option table[] = {
            "Freed pages that nobody needed for this many milliseconds go back to the kernel."),
     NUMBER(dirty_bytes, 0, 1ull << 40, "33554432",
            "Freed pages above this or a quarter of the heap go back at once."),
+    NUMBER(deferred_max_delay_ms, 1, 3600000, "100",
+           "Retired objects wait no longer than this in a magazine that does not fill up."),
+    NUMBER(deferred_max_bytes, 0, 1ull << 40, "0",
+           "The most bytes of retired objects that wait for a grace period; 0: a sixteenth of the heap, at least 8 "
+           "MiB."),
+    NUMBER(epoch_stall_ms, 0, 3600000, "10000",
+           "Threads that stay in an epoch section longer while others wait are named on standard error; 0: never."),
     NUMBER(worker, 0, 1, "1", "A worker thread gives memory back in multithreaded processes that have gone idle."),
     NUMBER(stats, 0, 1, "0", "Print figures on standard error when the process exits."),
     TEXT(stats_file, "none", "Append the figures to this file when the process exits, a line of JSON a process."),

@@ -13,6 +13,9 @@ struct slm_options {
     uint64_t depot_bytes;
     uint64_t purge_delay_ms;
     uint64_t dirty_bytes;
+    uint64_t deferred_max_delay_ms;
+    uint64_t deferred_max_bytes; /* 0: by the heap's size */
+    uint64_t epoch_stall_ms;     /* 0: never */
     uint64_t worker;
     uint64_t stats;
     uint64_t help;

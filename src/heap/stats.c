@@ -115,11 +115,30 @@ static const struct figure {
     {                                                                                                                \
 #field, offsetof(struct slab_stats, field)                                                                   \
     }
-    FIGURE(live_bytes),     FIGURE(cached_bytes),    FIGURE(dirty_bytes), FIGURE(purged_bytes),
-    FIGURE(reserved_bytes), FIGURE(metadata_bytes),  FIGURE(refills),     FIGURE(drains),
-    FIGURE(depot_locks),    FIGURE(depot_contended), FIGURE(slabs_made),  FIGURE(slabs_released),
-    FIGURE(purges),         FIGURE(threads),         FIGURE(nodes),       FIGURE(caches),
-    FIGURE(membarriers),    FIGURE(grace_periods),
+    FIGURE(live_bytes),
+    FIGURE(cached_bytes),
+    FIGURE(dirty_bytes),
+    FIGURE(purged_bytes),
+    FIGURE(reserved_bytes),
+    FIGURE(metadata_bytes),
+    FIGURE(refills),
+    FIGURE(drains),
+    FIGURE(depot_locks),
+    FIGURE(depot_contended),
+    FIGURE(slabs_made),
+    FIGURE(slabs_released),
+    FIGURE(purges),
+    FIGURE(threads),
+    FIGURE(nodes),
+    FIGURE(caches),
+    FIGURE(membarriers),
+    FIGURE(grace_periods),
+    FIGURE(deferred_bytes),
+    FIGURE(deferred_objects),
+    FIGURE(deferred_waits),
+    FIGURE(deferred_excesses),
+    FIGURE(deferred_unfreed),
+    FIGURE(epoch_stalls),
 };
 
 enum { figures_count = sizeof figures / sizeof figures[0] };
