@@ -125,8 +125,8 @@ slab_cache *slab_cache_create(const char *name, size_t size, const slab_cache_at
  * other threads, and, where the cache is SLAB_TYPESAFE_BY_EPOCH too, for a grace period, so hold no lock that they
  * want. Exceptions: called from a destructor or inside an epoch section it does not wait, nor for what a fork has
  * lost, or a thread has in its hands that is stopped in the middle of a call. Where objects of any cache are retired
- * (slab_free_deferred) it waits for a grace period, too, as slab_epoch_barrier does for freeing; inside a section, and
- * in a function of slab_epoch_call, retired objects count as live. */
+ * (slab_free_deferred) it waits for a grace period, too, as slab_epoch_barrier does for freeing; inside a section,
+ * and in a function of slab_epoch_call, retired objects count as live. */
 int slab_cache_destroy(slab_cache *cache);
 
 /* An object; NULL and ENOMEM when there is no memory or the cache's limit is reached. errno is kept otherwise. Any
@@ -205,6 +205,44 @@ void slab_epoch_enter(void);
 /* Leave the section that was entered last. Leaving once too often ends the process at the thread's next entry. */
 void slab_epoch_leave(void);
 
+/* How both are compiled into their callers, together eight instructions; SLAB_NO_INLINE makes them calls. What
+ * follows is no program's business, but it stays as it is for programs that have it in them. */
+struct slab_epoch_reader {
+    uint64_t section;        /* 0 in its lower 16 bits: outside, and the next entry need only copy *started */
+    const uint64_t *started; /* the latest grace period's number, and depth 1 */
+};
+void slab_epoch_enter_slow(void);
+void slab_epoch_leave_slow(void);
+#if defined(__GNUC__) && !defined(SLAB_NO_INLINE)
+__extension__ extern __thread struct slab_epoch_reader slab_epoch_reader __attribute__((tls_model("initial-exec")));
+
+extern __inline__ __attribute__((gnu_inline)) void slab_epoch_enter(void)
+{
+    struct slab_epoch_reader *reader = &slab_epoch_reader;
+    if (__builtin_expect((uint16_t)__atomic_load_n(&reader->section, __ATOMIC_RELAXED) != 0, 0)) {
+        slab_epoch_enter_slow();
+        return;
+    }
+    __atomic_store_n(&reader->section, __atomic_load_n(reader->started, __ATOMIC_ACQUIRE), __ATOMIC_RELAXED);
+    __asm__ volatile("" ::: "memory"); /* pairs with membarrier(2) */
+}
+
+extern __inline__ __attribute__((gnu_inline)) void slab_epoch_leave(void)
+{
+    struct slab_epoch_reader *reader = &slab_epoch_reader;
+    bool visitor;
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+    __asm__ volatile("decq %0" : "+m"(reader->section), "=@ccs"(visitor) : : "memory"); /* a store is a release */
+#else
+    const uint64_t section = __atomic_load_n(&reader->section, __ATOMIC_RELAXED) - 1;
+    __atomic_store_n(&reader->section, section, __ATOMIC_RELEASE);
+    visitor = (int64_t)section < 0;
+#endif
+    if (__builtin_expect(visitor, 0))
+        slab_epoch_leave_slow();
+}
+#endif
+
 /* Wait for a grace period: until all sections that other threads are in have been left. Microseconds when there are
  * none; but while there are other threads that have entered one, fewer than 1,000 grace periods that need a
  * membarrier(2) begin in a second, so that each call of a loop takes a millisecond. Called inside a section it ends
@@ -214,9 +252,9 @@ void slab_epoch_synchronize(void);
 
 /* Help time along without waiting for anybody: begin or end a grace period where one is wanted, retire what has
  * stood in threads' partly filled magazines for a while, free what has become free, and run the functions of
- * slab_epoch_call that are due. True: a grace period has ended since some thread last looked. What a process with
+ * slab_epoch_call, and the destructors, that are due. True: a grace period has ended meanwhile. What a process with
  * several threads leaves to the worker, one with a single thread may do here, now and then; called inside a section
- * it runs no functions. Any thread, not in signal handlers; errno is kept. */
+ * it runs neither. Any thread, not in signal handlers; errno is kept. */
 bool slab_epoch_poll(void);
 
 /* Wait until everything that was retired before this call, by any thread, has been freed, and all functions given to

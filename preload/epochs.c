@@ -1,12 +1,19 @@
-/* Read sections for programs; include/slabmalloc.h has the contract, sync/epoch.h the way it works. */
+/* Read sections and deferred free for programs; include/slabmalloc.h has the contract, sync/epoch.h and
+ * heap/deferred.h the way they work. */
 #include <slabmalloc.h>
-#include <stdlib.h>
 
+#include "base/panic.h"
+#include "heap/deferred.h"
 #include "heap/lifecycle.h"
 #include "sync/epoch.h"
 
+static_assert(sizeof(slab_epoch_head) == sizeof(struct slm_epoch_head), "the same two words");
+static_assert(offsetof(struct slab_epoch_reader, section) == offsetof(struct slm_epoch_reader, section) &&
+                  offsetof(struct slab_epoch_reader, started) == offsetof(struct slm_epoch_reader, started),
+              "what the header's inline calls know");
+
 /* A thread that is not known to the epochs yet comes to life first, if it can, so that its exit is noticed. */
-static slm_slow void enter_slow(void)
+slm_public slm_slow void slab_epoch_enter_slow(void)
 {
     if (!slm_epoch_known() && slm_tls.state != SLM_THREAD_LIVE) {
         struct slm_thread *thread = slm_thread_enter(true);
@@ -17,10 +24,16 @@ static slm_slow void enter_slow(void)
     slm_epoch_enter_slow(slm_thread_exit_expected());
 }
 
+slm_public slm_slow void slab_epoch_leave_slow(void)
+{
+    slm_epoch_leave_slow();
+}
+
+/* For callers that do not inline: pointers to functions, other languages. */
 slm_public void slab_epoch_enter(void)
 {
     if (unlikely(!slm_epoch_enter()))
-        enter_slow();
+        slab_epoch_enter_slow();
 }
 
 slm_public void slab_epoch_leave(void)
@@ -31,39 +44,38 @@ slm_public void slab_epoch_leave(void)
 
 slm_public void slab_epoch_synchronize(void)
 {
-    slm_epoch_synchronize();
+    slm_epoch_synchronize("slab_epoch_synchronize");
 }
 
 slm_public bool slab_epoch_poll(void)
 {
-    return slm_epoch_poll();
+    return slm_deferred_poll();
 }
 
 slm_public void slab_epoch_barrier(void)
 {
-    slm_epoch_synchronize();
+    slm_deferred_barrier();
 }
 
 slm_public void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epoch_head *head))
 {
-    slm_epoch_synchronize();
-    function(head);
+    if (!head || !function)
+        slm_panic("slab_epoch_call", head, "no head, or no function", NULL, NULL);
+    slm_deferred_call((struct slm_epoch_head *)head, (void (*)(struct slm_epoch_head *))function);
 }
 
 slm_public void slab_free_deferred(void *ptr)
 {
-    slm_epoch_synchronize();
-    free(ptr);
+    slm_defer(ptr, NULL);
 }
 
 slm_public void slab_free_deferred_head(void *ptr, slab_epoch_head *head)
 {
-    (void)head;
-    slab_free_deferred(ptr);
+    slm_defer(ptr, (struct slm_epoch_head *)head);
 }
 
 slm_public void slab_free_deferred_bulk(size_t n, void *const ptrs[])
 {
     for (size_t i = 0; i < n; i++)
-        slab_free_deferred(ptrs[i]);
+        slm_defer(ptrs[i], NULL);
 }

@@ -1,6 +1,6 @@
 /* A magazine: a fixed array of object pointers, its rounds (Bonwick and Adams, "Magazines and Vmem", 2001).
  *
- *     next | count | capacity | rounds[0] ... rounds[count - 1] ... rounds[capacity - 1]
+ *     next | count | capacity | number | rounds[0] ... rounds[count - 1] ... rounds[capacity - 1]
  *
  * It carries its own count and capacity, so that any thread may load any. While a thread has it loaded, the thread's
  * cursors say how many rounds there are and `count` is stale; everywhere else `count` is right. Capacities make the
@@ -10,9 +10,10 @@
 #include "base/bits.h"
 
 struct slm_magazine {
-    struct slm_magazine *next; /* in a depot's stock */
+    struct slm_magazine *next; /* in a depot's stock, or on a ring */
     uint32_t count;
-    uint32_t capacity;
+    uint16_t capacity;
+    uint16_t number; /* of the cache that a retired one's rounds are of, or SLM_RETIRED_MIXED (epoch/ring.h) */
     void *rounds[];
 };
 

@@ -57,6 +57,9 @@ static const struct option table[] = {
     NUMBER(stats, 0, 1, "0", "Print figures on standard error when the process exits."),
     TEXT(stats_file, "none", "Append the figures to this file when the process exits, a line of JSON a process."),
     TEXT(topology, "none", "Checked builds only: simulate NODESxCPUS, as in 2x2."),
+#ifdef SLM_CHECKED
+    NUMBER(refuse_blocks, 0, 1, "0", "Checked builds only: there is no memory for magazines of retired objects."),
+#endif
 #ifdef SLM_BENCH
     TEXT(grow, "lockless", "Bench builds only: locked makes slabs under the depot's lock, lockless does not."),
 #endif

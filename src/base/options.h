@@ -20,8 +20,9 @@ struct slm_options {
     uint64_t stats;
     uint64_t help;
     char stats_file[128];
-    char topology[16]; /* "NODESxCPUS"; simulated, in checked builds alone */
-    char grow[16];     /* "locked" or "lockless"; in bench builds alone */
+    char topology[16];      /* "NODESxCPUS"; simulated, in checked builds alone */
+    uint64_t refuse_blocks; /* in checked builds alone */
+    char grow[16];          /* "locked" or "lockless"; in bench builds alone */
 };
 
 extern slm_hidden struct slm_options slm_options;

@@ -55,6 +55,11 @@ static const struct slm_slab_shape *shape_of(const struct slm_slab *slab)
     return ((const struct slm_depot *)slab->wait.depot)->shape;
 }
 
+static uint64_t bytes_of(const struct slm_slab *slab)
+{
+    return (uint64_t)shape_of(slab)->granules << SLM_GRANULE_SHIFT;
+}
+
 /* The oldest that may be released in a call about this shape. */
 static struct slm_slab *get_due(const struct slm_slab_shape *shape)
 {
@@ -74,6 +79,8 @@ void slm_retired_add(struct slm_depot *depot, struct slm_slab *slab)
 {
     const struct slm_slab_life *life = depot->shape->life;
     slab->wait = (struct slm_slab_wait){depot, life->typesafe ? slm_epoch_stamp() : 0};
+    if (life->typesafe)
+        add_relaxed(&slm_epoch_waiting_bytes, bytes_of(slab));
     lock_queues();
     put(life->typesafe ? &waiting : &due, slab);
     slm_lock_release(&lock);
@@ -85,8 +92,10 @@ bool slm_retired_poll(void)
         return false;
     slm_epoch_poll();
     lock_queues();
-    while (waiting.count > 0 && slm_epoch_passed(oldest(&waiting)->wait.stamp))
+    while (waiting.count > 0 && slm_epoch_passed(oldest(&waiting)->wait.stamp)) {
+        sub_relaxed(&slm_epoch_waiting_bytes, bytes_of(oldest(&waiting)));
         put(&due, take_out(&waiting, oldest(&waiting)));
+    }
     const bool some = waiting.count > 0;
     slm_lock_release(&lock);
     return some;

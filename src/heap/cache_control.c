@@ -5,6 +5,7 @@
 
 #include "base/panic.h"
 #include "depot/retired.h"
+#include "heap/deferred.h"
 #include "heap/lifecycle.h"
 #include "heap/object.h"
 #include "os/sys.h"
@@ -33,8 +34,8 @@ static bool is_sound(const char *name, size_t size, const struct slab_cache_attr
 static void look_for_membarrier(void)
 {
     static _Atomic bool looked;
-    if (!atomic_exchange(&looked, true) && !slm_sys_membarrier_register())
-        store_relaxed(&slm_sys_has_membarrier, false);
+    if (!atomic_exchange(&looked, true))
+        slm_sys_membarrier_register();
 }
 
 struct slab_cache *slm_control_create(const char *name, size_t size, const struct slab_cache_attr *attr)
@@ -247,6 +248,8 @@ int slm_control_destroy(struct slab_cache *named)
     if (!named)
         return 0;
     const int kept = errno;
+    if (slm_deferred_some_wait() && !slm_epoch_inside() && !slm_ring_is_calling())
+        slm_deferred_free_all();
     slm_cache_lock();
     struct slm_cache *cache = slm_object_cache(named, "slab_cache_destroy");
     if (cache->number < SLM_CLASSES) {

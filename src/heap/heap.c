@@ -8,12 +8,14 @@
 
 #include "base/panic.h"
 #include "depot/retired.h"
+#include "epoch/retire.h"
 #include "heap/alloc.h"
 #include "heap/closed.h"
 #include "heap/free.h"
 #include "heap/lifecycle.h"
 #include "heap/reclaim.h"
 #include "os/topology.h"
+#include "sync/epoch.h"
 #include "slab/large.h"
 
 enum { probe_bytes = 64 << 20 };
@@ -41,6 +43,8 @@ static size_t purge(bool wait)
 {
     if (!slm_process_started())
         return 0;
+    slm_epoch_poll();
+    slm_ring_ripen_all();
     struct slm_thread *thread = slm_thread_enter(false);
     if (thread) {
         slm_thread_empty(thread, true);
@@ -258,7 +262,7 @@ static void *resize_by_copy(void *pointer, size_t old, size_t n)
 static void *resize_large(void *pointer, size_t n)
 {
     struct slm_large *large = slm_large_of(pointer);
-    if (!large)
+    if (!large || slm_large_is_retired(large))
         slm_refuse(pointer, "realloc");
     const int kept = errno;
     void *resized = NULL;
@@ -297,6 +301,11 @@ void *slm_resize(void *pointer, size_t n)
 size_t slm_heap_purge(void)
 {
     const int kept = errno;
+    if (slm_retire_some_open()) {
+        struct slm_thread *self = slm_thread_hide();
+        slm_retire_pass(self, true);
+        slm_thread_unhide(self);
+    }
     slm_retired_poll();
     slm_retired_release(NULL);
     const size_t given = purge(true);
@@ -317,6 +326,7 @@ static void check_cache(struct slm_cache *cache, void *context)
 void slm_heap_check(void)
 {
     slm_cache_foreach(check_cache, NULL);
+    slm_ring_check();
     for (unsigned node = 0; node < slm_nodes; node++)
         slm_span_check(node);
 }

@@ -13,6 +13,7 @@
 #include "heap/stats.h"
 #include "os/topology.h"
 #include "os/vm.h"
+#include "epoch/retire.h"
 #include "sync/epoch.h"
 #include "page/page_map.h"
 #include "thread/thread_list.h"
@@ -38,6 +39,7 @@ static void fork_child(void)
     slm_reclaim_fork_child();
     slm_take_fork_child();
     slm_epoch_fork_child();
+    slm_ring_fork_child();
     if (slm_tls.self)
         slm_thread_list_add(slm_tls.self);
 }
@@ -159,22 +161,6 @@ slm_slow void slm_thread_attend(void)
     errno = kept;
 }
 
-struct slm_thread *slm_thread_hide(void)
-{
-    struct slm_thread *thread = slm_thread_enter(true);
-    store_relaxed(&slm_tls.busy, 1);
-    signal_fence();
-    return thread;
-}
-
-void slm_thread_unhide(struct slm_thread *thread)
-{
-    signal_fence();
-    if (thread)
-        slm_shared_store(&slm_tls.hot, thread);
-    store_release(&slm_tls.busy, 0); /* pairs with slm_take_from_all */
-}
-
 /* The key's destructor. Other destructors may still come and allocate: that is a new, short life. */
 static void thread_exit(void *block)
 {
@@ -188,6 +174,7 @@ static void thread_exit(void *block)
     tls->self = NULL;
     tls->state = tls->births < births_most ? SLM_THREAD_NONE : SLM_THREAD_GONE;
     slm_epoch_thread_exit(); /* not before: a handler that enters a section from here on does not register */
+    slm_retire_empty(thread);
     slm_reserve_empty(thread, false);
     slm_thread_empty(thread, false);
     slm_stats_retire(thread);

@@ -19,21 +19,6 @@ void slm_thread_tick(struct slm_thread *thread);
 /* What signal handlers and other threads have asked of the calling thread; see enum slm_attention. */
 void slm_thread_attend(void);
 
-/* Keep handlers and takers out of the calling thread's block; see thread/take.h for why this will do. */
-slm_inline void slm_thread_claim(struct slm_tls *tls)
-{
-    for (;;) {
-        store_relaxed(&tls->busy, 1);
-        signal_fence(); /* pairs with the barrier of slm_take_from_all */
-        if (likely(__atomic_load_n(&tls->hot, __ATOMIC_ACQUIRE) != slm_taken)) /* sees what a taker has done */
-            break;
-        store_release(&tls->busy, 0);
-        slm_take_wait();
-    }
-    slm_thread_unload(tls);
-    signal_fence(); /* pairs with the one in leave: a handler stays out of the block while it is worked on */
-}
-
 slm_inline struct slm_thread *slm_thread_enter(bool is_alloc)
 {
     struct slm_tls *tls = &slm_tls;
@@ -59,11 +44,6 @@ slm_inline void slm_thread_leave(struct slm_thread *thread)
     if (unlikely(load_relaxed(&thread->attention) != 0))
         slm_thread_attend();
 }
-
-/* For work on all threads' blocks: the caller's block, NULL if it has none, and no handler of its own interferes. It
- * may hold the cache mutex meanwhile: no user's code runs at the end. */
-struct slm_thread *slm_thread_hide(void);
-void slm_thread_unhide(struct slm_thread *thread);
 
 /* From now on a child of fork() is noticed by the thread that forked, not by the first that passes a slow path. */
 void slm_process_watch_forks(void);

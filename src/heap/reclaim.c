@@ -13,6 +13,10 @@
  * setns) works again.
  *
  *     worker:  NONE --birth of a thread--> STARTING --> RUNNING <--> ASLEEP        RUNNING --alone--> NONE
+ *                                                       RUNNING <--> CALLED, out of a sleep that has an end
+ *
+ * Retired objects it looks after four times a deferred_max_delay_ms while some wait: what does not fill a magazine is
+ * put on the ring by the second pass after it came. Here, too, run the functions of slab_epoch_call.
  */
 #include "heap/reclaim.h"
 
@@ -23,16 +27,18 @@
 #include "base/options.h"
 #include "depot/named.h"
 #include "depot/retired.h"
+#include "epoch/retire.h"
 #include "os/sys.h"
 #include "os/topology.h"
 #include "slab/large.h"
+#include "sync/epoch.h"
 #include "thread/take.h"
 
-enum { scarce_dirty_least = 4 << 20, interval_ms = 1000, worker_stack = 512 << 10 };
+enum { scarce_dirty_least = 4 << 20, interval_ms = 1000, pass_least_ms = 25, worker_stack = 512 << 10 };
 
-enum worker_state { WORKER_NONE, WORKER_RUNNING, WORKER_ASLEEP, WORKER_STARTING };
+enum worker_state { WORKER_NONE, WORKER_RUNNING, WORKER_CALLED, WORKER_ASLEEP, WORKER_STARTING };
 
-static _Atomic uint64_t purge_due_ms, trim_due_ms;
+static _Atomic uint64_t purge_due_ms, trim_due_ms, pass_due_ms;
 static _Atomic uint32_t worker;
 static _Atomic bool active; /* a thread has passed since the worker looked */
 
@@ -104,13 +110,42 @@ static bool do_due(uint64_t now)
     return done;
 }
 
+/* Passes are counted among the membarriers of grace periods (sync/epoch.c): there are not more than 40 a second. */
+static unsigned pass_interval_ms(void)
+{
+    return (unsigned)slm_max(slm_options.deferred_max_delay_ms / 4, pass_least_ms);
+}
+
+bool slm_reclaim_deferred(struct slm_thread *self)
+{
+    if (likely(!slm_retire_some_open()) && load_relaxed(&slm_ring_objects) == 0)
+        return slm_ring_functions_waiting() > 0 && !slm_epoch_poll();
+    if (claim(&pass_due_ms, slm_sys_now_ms(), pass_interval_ms()))
+        slm_retire_pass(self, false);
+    slm_epoch_poll();
+    if (slm_ring_ripen_all())
+        slm_reclaim_after_free();
+    return slm_retire_some_open() || load_relaxed(&slm_ring_objects) > 0 || slm_ring_functions_waiting() > 0;
+}
+
+/* In the worker, which has a block if functions or destructors have allocated. True while some wait. */
+static bool do_deferred(void)
+{
+    struct slm_thread *self = slm_thread_hide();
+    const bool waiting = slm_reclaim_deferred(self);
+    slm_thread_unhide(self);
+    slm_ring_call_functions();
+    return waiting;
+}
+
 /* The worker sleeps for good. The exchange and slm_reclaim_thread_gone's fence order "asleep, then look at the
  * threads" against "one thread less, then look whether it sleeps": one of both sees the other. So do the exchange and
  * note_activity's store, "asleep, then look for activity" against "active, then look whether it sleeps". */
 static void fall_asleep(void)
 {
     atomic_exchange(&worker, WORKER_ASLEEP);
-    while (load_relaxed(&worker) == WORKER_ASLEEP && !atomic_load(&active) && slm_thread_list_count() > 1)
+    while (load_relaxed(&worker) == WORKER_ASLEEP && !atomic_load(&active) && !slm_retire_some_open() &&
+           slm_thread_list_count() > 1)
         slm_sys_wait(&worker, WORKER_ASLEEP, 0);
     store_relaxed(&worker, WORKER_RUNNING);
 }
@@ -132,20 +167,32 @@ static void note_activity(void)
         wake_worker();
 }
 
+void slm_reclaim_call_worker(void)
+{
+    uint32_t running = WORKER_RUNNING;
+    if (atomic_load(&worker) == WORKER_ASLEEP) /* pairs with fall_asleep */
+        wake_worker();
+    else if (atomic_compare_exchange_strong(&worker, &running, WORKER_CALLED))
+        slm_sys_wake(&worker);
+}
+
 /* Until the worker is alone with one thread. What a thread leaves behind is due after two intervals at most: the
  * first finds the least that was there in a time when it still was in use. */
 static void work_while_needed(void)
 {
+    const unsigned idle_ms = (unsigned)slm_options.purge_delay_ms / 4 + 10;
     const uint64_t quiet_ms = 2 * (interval_ms + slm_options.purge_delay_ms);
     uint64_t busy_ms = slm_sys_now_ms();
     while (slm_thread_list_count() > 1) {
+        uint32_t called = WORKER_CALLED;
+        atomic_compare_exchange_strong(&worker, &called, WORKER_RUNNING); /* before it looks: pairs with the call */
         const uint64_t now = slm_sys_now_ms();
-        const bool passed = atomic_exchange(&active, false);
-        if (do_due(now) || passed)
+        const bool passed = atomic_exchange(&active, false), waiting = do_deferred();
+        if (do_due(now) || passed || waiting)
             busy_ms = now;
         slm_retired_release(NULL);
         if (now - busy_ms < quiet_ms) {
-            slm_sys_wait(&worker, WORKER_RUNNING, (unsigned)slm_options.purge_delay_ms / 4 + 10);
+            slm_sys_wait(&worker, WORKER_RUNNING, waiting ? pass_interval_ms() : idle_ms);
         } else {
             fall_asleep();
             busy_ms = slm_sys_now_ms(); /* what it was woken for becomes due later */
@@ -156,6 +203,7 @@ static void work_while_needed(void)
 static void *work(void *nothing)
 {
     uint32_t none;
+    slm_tls.helper = true;
     prctl(PR_SET_NAME, "slabmalloc", 0, 0, 0);
     store_release(&worker, WORKER_RUNNING);
     slm_sys_wake(&worker);
@@ -212,10 +260,12 @@ void slm_reclaim_tick(struct slm_thread *thread)
             slm_thread_adapt(thread);
         thread->adapted_ms = (uint32_t)now;
     }
-    if (load_relaxed(&worker) == WORKER_NONE)
+    if (load_relaxed(&worker) == WORKER_NONE) {
         do_due(now);
-    else
+        slm_reclaim_deferred(thread);
+    } else {
         note_activity();
+    }
 }
 
 void slm_reclaim_after_free(void)

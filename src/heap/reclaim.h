@@ -14,6 +14,13 @@ void slm_reclaim_after_free(void);
  * their RAM waits for the working set to be known. */
 void slm_reclaim_if_scarce(void);
 
+/* What is retired (floor epoch): a pass over what ages, if one is due, a look at the readers, and what is ripe is
+ * freed. `self`: as for slm_retire_pass. True while some wait. */
+bool slm_reclaim_deferred(struct slm_thread *self);
+
+/* Something waits that has to be looked after within deferred_max_delay_ms: the worker is to look. */
+void slm_reclaim_call_worker(void);
+
 /* At a thread's birth, when there are several now: see to it that there is a worker. Allocates (a stack). */
 void slm_reclaim_start_worker(void);
 

@@ -10,6 +10,7 @@
 #include "os/sys.h"
 #include "os/topology.h"
 #include "slab/large.h"
+#include "epoch/retire.h"
 #include "sync/epoch.h"
 #include "thread/reserve.h"
 #include "thread/thread_list.h"
@@ -18,6 +19,7 @@ static _Atomic uint64_t retired_refills, retired_drains, retired_taken;
 
 struct thread_sums {
     uint64_t refills, drains, taken, cached_bytes;
+    struct slm_retired_sums retired;
 };
 
 static void add_thread(struct slm_thread *thread, void *context)
@@ -27,6 +29,7 @@ static void add_thread(struct slm_thread *thread, void *context)
     sums->drains += load_relaxed(&thread->drains);
     sums->taken += load_relaxed(&thread->objects_taken);
     sums->cached_bytes += slm_reserve_bytes(thread);
+    slm_retire_count(thread, &sums->retired);
     for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
         const struct slm_cache *cache = slm_cache_of(n);
         if (cache)
@@ -36,8 +39,8 @@ static void add_thread(struct slm_thread *thread, void *context)
 
 static struct thread_sums sum_threads(void)
 {
-    struct thread_sums sums = {load_relaxed(&retired_refills), load_relaxed(&retired_drains),
-                               load_relaxed(&retired_taken), 0};
+    struct thread_sums sums = {
+        load_relaxed(&retired_refills), load_relaxed(&retired_drains), load_relaxed(&retired_taken), 0, {0, 0}};
     slm_thread_list_foreach(add_thread, &sums);
     return sums;
 }
@@ -86,6 +89,12 @@ void slm_stats_gather(struct slab_stats *out)
         .dirty_bytes = spans.dirty_bytes,
         .purged_bytes = spans.purged_bytes,
         .reserved_bytes = slm_reservation_heap_bytes(),
+        .deferred_bytes = load_relaxed(&slm_ring_bytes) + threads.retired.bytes,
+        .deferred_objects = load_relaxed(&slm_ring_objects) + threads.retired.objects,
+        .deferred_waits = load_relaxed(&slm_ring_waits),
+        .deferred_excesses = load_relaxed(&slm_ring_excesses),
+        .deferred_unfreed = load_relaxed(&slm_ring_unfreed),
+        .epoch_stalls = load_relaxed(&slm_epoch_stalls),
         .grace_periods = slm_epoch_grace_periods(),
         .membarriers = load_relaxed(&slm_sys_membarriers),
         .metadata_bytes = slm_reservation_metadata_bytes(),

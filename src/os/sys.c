@@ -53,6 +53,8 @@ bool slm_sys_membarrier_register(void)
 {
     int kept = errno;
     const bool done = membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
+    if (!done)
+        store_relaxed(&slm_sys_has_membarrier, false);
     errno = kept;
     return done;
 }
@@ -132,4 +134,9 @@ bool slm_sys_read_file(const char *path, char *text, size_t size)
         text[length] = 0;
     errno = kept;
     return length > 0;
+}
+
+uint32_t slm_sys_thread_id(void)
+{
+    return (uint32_t)syscall(SYS_gettid);
 }

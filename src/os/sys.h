@@ -19,7 +19,7 @@ bool slm_sys_membarrier(void);
 /* Register the process beforehand (which may take milliseconds, once); false as above. Issues no barrier. */
 bool slm_sys_membarrier_register(void);
 
-/* False once a barrier has failed. */
+/* False once a barrier, or registering for them, has failed. */
 extern slm_hidden _Atomic bool slm_sys_has_membarrier;
 
 /* How many barriers there were. */
@@ -36,6 +36,9 @@ uint64_t slm_sys_entropy(uint64_t number);
 
 /* The CPU and node that the calling thread is on just now; both 0 where the kernel does not say. */
 void slm_sys_where(unsigned *cpu, unsigned *node);
+
+/* The kernel's number of the calling thread. */
+uint32_t slm_sys_thread_id(void);
 
 /* Read a small file into `text`, ended by a 0; false if it cannot be read. For start alone: it opens files. */
 bool slm_sys_read_file(const char *path, char *text, size_t size);

@@ -6,7 +6,7 @@
 
 #include "base/compiler.h"
 
-#define SLM_METADATA_MAX ((size_t)32768)
+#define SLM_METADATA_MAX ((size_t)65536)
 
 /* Aligned to 64 bytes; NULL and ENOMEM. Not cleared; but a piece from 4 KiB up whose users all clear pieces of its
  * size before they free them is clear but for its first word. Takes the metadata lock, of the highest rank. */

@@ -218,6 +218,7 @@ struct slm_span *slm_span_of(const void *pointer)
         return slm_descriptor(granule - span->back);
     case SLM_SPAN_SLAB:
     case SLM_SPAN_LARGE:
+    case SLM_SPAN_RETIRED:
         return span;
     default:
         return NULL;

@@ -48,17 +48,20 @@ struct slm_large *slm_large_of(const void *pointer)
     if (!slm_granule_valid(granule) || ((uintptr_t)pointer & (SLM_GRANULE - 1)) != 0)
         return NULL;
     struct slm_span *span = slm_descriptor(granule);
-    return load_relaxed(&span->kind) == SLM_SPAN_LARGE ? (struct slm_large *)span : NULL;
+    const unsigned kind = load_relaxed(&span->kind);
+    return kind == SLM_SPAN_LARGE || kind == SLM_SPAN_RETIRED ? (struct slm_large *)span : NULL;
 }
 
-/* One of two threads that free it wins. */
-static bool win(struct slm_large *large)
+/* One of two threads that free or retire it wins. */
+static bool win(struct slm_large *large, uint8_t becomes)
 {
     uint8_t kind = SLM_SPAN_LARGE;
-    if (!atomic_compare_exchange_strong(&large->span.kind, &kind, SLM_SPAN_NONE))
-        return false;
+    return atomic_compare_exchange_strong(&large->span.kind, &kind, becomes);
+}
+
+static void not_live(const struct slm_large *large)
+{
     sub_relaxed(&live_bytes, large->usable);
-    return true;
 }
 
 static void give_back(struct slm_large *large)
@@ -74,18 +77,32 @@ static void give_back(struct slm_large *large)
 size_t slm_large_free(struct slm_large *large)
 {
     const size_t bytes = large->usable;
-    if (!win(large))
+    if (!win(large, SLM_SPAN_NONE))
         return 0;
+    not_live(large);
     give_back(large);
     return bytes;
+}
+
+bool slm_large_retire(struct slm_large *large)
+{
+    return win(large, SLM_SPAN_RETIRED);
+}
+
+void slm_large_free_retired(struct slm_large *large)
+{
+    store_relaxed(&large->span.kind, SLM_SPAN_NONE);
+    not_live(large);
+    give_back(large);
 }
 
 struct slm_large *_Atomic slm_large_pending;
 
 bool slm_large_free_nolock(struct slm_large *large)
 {
-    if (!win(large))
+    if (!win(large, SLM_SPAN_NONE))
         return false;
+    not_live(large);
     large->next = load_relaxed(&slm_large_pending);
     /* release: pairs with the exchange in slm_large_free_pending */
     while (!atomic_compare_exchange_weak_explicit(&slm_large_pending, &large->next, large, memory_order_release,

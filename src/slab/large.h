@@ -7,7 +7,7 @@ struct slm_large {
     struct slm_span span;
     void *no_owner; /* where a slab's owner lies: a late look at a slab that has gone must not find a depot here */
     size_t usable;  /* what the owner may write: its request rounded up to pages */
-    struct slm_large *next; /* freed without a lock, and not yet given back */
+    struct slm_large *next; /* freed without a lock, and not yet given back; or retired, on a ring */
 };
 
 static_assert(sizeof(struct slm_large) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
@@ -16,8 +16,18 @@ static_assert(sizeof(struct slm_large) <= SLM_DESCRIPTOR_BYTES, "a descriptor ho
  * ENOMEM. */
 void *slm_large_alloc(size_t n, size_t alignment, unsigned node, bool *clean);
 
-/* The large object that starts here; NULL if none does. */
+/* The large object that starts here, retired or not; NULL if none does. */
 struct slm_large *slm_large_of(const void *pointer);
+
+/* From here on it is retired: it goes on being large, but nobody can free it again. False: a double free. Then,
+ * after its grace period, free it. */
+bool slm_large_retire(struct slm_large *large);
+void slm_large_free_retired(struct slm_large *large);
+
+slm_inline bool slm_large_is_retired(const struct slm_large *large)
+{
+    return load_relaxed(&large->span.kind) == SLM_SPAN_RETIRED;
+}
 
 /* Bytes that were given back, 0 if another thread has freed it in between: a double free. */
 size_t slm_large_free(struct slm_large *large);

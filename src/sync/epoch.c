@@ -52,6 +52,8 @@
  * no grace period ends meanwhile, since that takes the lock. */
 #include "sync/epoch.h"
 
+#include "base/bits.h"
+#include "base/options.h"
 #include "base/panic.h"
 #include "os/sys.h"
 
@@ -61,23 +63,33 @@
 enum {
     first_number = 2,    /* not 1: leaving once too often takes one off, and 0 stands for a thread not registered */
     depth_most = 0x3fff, /* above it lies what leaving too often makes of a depth */
-    barrier_interval_us = 1000,
-    look_interval_us = 100,
+    barrier_interval_us = 1060, /* so that there are not 1,000 a second with those of retired magazines' aging */
+    look_interval_us = 50,
     looks_before_sleep = 100,
 };
 
-__thread struct slm_epoch_reader slm_epoch_reader = {.section = NOT_REGISTERED};
+/* A mutant for the torture, which must find it out: grace periods that are so many short. */
+#ifndef SLM_EPOCH_SHORT
+#define SLM_EPOCH_SHORT 0
+#endif
+
+__thread struct slm_epoch_reader slm_epoch_reader = {.section = NOT_REGISTERED, .started = &slm_epoch_started};
 
 slm_cacheline _Atomic uint64_t slm_epoch_started = first_number * NUMBER_STEP | 1;
 _Atomic uint64_t slm_epoch_completed = first_number, slm_epoch_wanted = first_number;
+_Atomic uint64_t slm_epoch_stalls, slm_epoch_waiting_bytes;
 
 static struct slm_lock lock = {.rank = SLM_RANK_READERS};
 static struct slm_list readers = {&readers, &readers};
-static bool decided;                 /* whether readers need fences; guarded by the lock */
-static uint64_t barrier_due_us;      /* guarded by the lock */
-static _Atomic uint64_t look_due_us; /* for polls; who misses a store of another looks a little early */
+static _Atomic uint64_t registered;  /* in the list */
 static _Atomic uint64_t visitors;    /* inside sections */
-static _Atomic bool used;
+static _Atomic uint64_t look_due_us; /* for polls; who misses a store of another looks a little early */
+
+/* Guarded by the lock. */
+static bool decided;            /* whether readers need fences */
+static bool barrier_made;       /* for the grace period under way */
+static uint64_t barrier_due_us; /* the next one's */
+static uint64_t begun_us;       /* the grace period under way */
 
 static bool readers_fence(void)
 {
@@ -108,14 +120,6 @@ static void end_work(struct slm_epoch_reader *self, bool first)
 /* -- readers ------------------------------------------------------------------------------------------------------
  */
 
-/* Before the first look for anything inside the first section. Pairs with the fence in slm_epoch_stamp: either the
- * stamp is not given as passed, or this thread sees that the thing is unreachable. */
-static void note_use(void)
-{
-    store_relaxed(&used, true);
-    slm_fence();
-}
-
 /* A lock that a lost thread held guards a list that slm_epoch_fork_child has made anew. */
 static void list_reader(struct slm_epoch_reader *self)
 {
@@ -128,6 +132,9 @@ static void list_reader(struct slm_epoch_reader *self)
     }
     slm_list_insert_before(&readers, &self->link);
     self->generation = slm_fork_generation;
+    self->thread = slm_sys_thread_id();
+    add_relaxed(&registered, 1);
+    slm_fence(); /* before the first look for anything: pairs with the one in slm_epoch_stamp */
     store_relaxed(&self->section, load_relaxed(&slm_epoch_started) - 1); /* outside */
     slm_lock_release(&lock);
 }
@@ -136,7 +143,7 @@ static void list_reader(struct slm_epoch_reader *self)
 static void visit(struct slm_epoch_reader *self)
 {
     slm_fork_check();
-    atomic_fetch_add(&visitors, 1); /* pairs with the fence in `advance` */
+    atomic_fetch_add(&visitors, 1); /* pairs with the fences in `advance` and slm_epoch_stamp */
     store_relaxed(&self->section, SLM_EPOCH_VISITOR | load_acquire(&slm_epoch_started));
     slm_fence(); /* pairs with the same */
 }
@@ -153,7 +160,6 @@ static void enter_with_fence(struct slm_epoch_reader *self)
 static void become_known(struct slm_epoch_reader *self, bool stays)
 {
     const bool first = begin_work(self);
-    note_use(); /* before a handler can enter by the registered word */
     if (slm_epoch_number(load_relaxed(&self->section)) == 0) {
         if (stays && first)
             list_reader(self);
@@ -206,8 +212,10 @@ void slm_epoch_thread_exit(void)
     const bool first = begin_work(self);
     slm_fork_check();
     slm_lock_acquire(&lock);
-    if (self->generation == slm_fork_generation)
+    if (self->generation == slm_fork_generation) {
         slm_list_remove(&self->link);
+        atomic_fetch_sub_explicit(&registered, 1, memory_order_release); /* pairs with slm_epoch_stamp */
+    }
     store_release(&self->section, NOT_REGISTERED);
     slm_lock_release(&lock);
     end_work(self, first);
@@ -216,42 +224,37 @@ void slm_epoch_thread_exit(void)
 /* -- grace periods ------------------------------------------------------------------------------------------------
  */
 
-bool slm_epoch_used(void)
-{
-    return load_relaxed(&used);
-}
-
 uint64_t slm_epoch_grace_periods(void)
 {
     return load_relaxed(&slm_epoch_completed) - first_number;
 }
 
-/* The fence pairs with the one in note_use, and with the release of the next grace period (1 above). */
-uint64_t slm_epoch_stamp(void)
+/* The fence pairs with those of list_reader and `visit`: who enters later does not find the thing. Acquire pairs with
+ * the end of a reader, or of a visitor's section. */
+bool slm_epoch_nobody_reads(void)
 {
     slm_fence();
-    if (!load_relaxed(&used))
-        return 0; /* which has passed: who enters later does not find the thing */
-    const uint64_t stamp = slm_epoch_number(load_relaxed(&slm_epoch_started)) + 1;
+    const uint64_t own = load_relaxed(&slm_epoch_reader.section);
+    return load_acquire(&registered) == is_listed(own) && load_acquire(&visitors) == 0 && !slm_epoch_inside();
+}
+
+/* The first look's fence pairs with the release of the next grace period, too (1 above). */
+uint64_t slm_epoch_stamp(void)
+{
+    if (slm_epoch_nobody_reads())
+        return 0;
+    const uint64_t stamp = slm_epoch_number(load_relaxed(&slm_epoch_started)) + 1 - SLM_EPOCH_SHORT;
     uint64_t wanted = load_relaxed(&slm_epoch_wanted);
     while (wanted < stamp && !atomic_compare_exchange_weak(&slm_epoch_wanted, &wanted, stamp))
         continue;
     return stamp;
 }
 
-/* Under the lock: is anybody registered but the calling thread? */
-static bool others_are_listed(void)
-{
-    const struct slm_list *own = &slm_epoch_reader.link, *first = readers.next;
-    if (first == own)
-        first = own->next;
-    return first != &readers;
-}
-
 /* A barrier on every reader; they have to make their own from now on if there is none. */
 static void barrier_on_readers(uint64_t now_us)
 {
-    if (slm_sys_membarrier()) {
+    barrier_made = slm_sys_membarrier();
+    if (barrier_made) {
         barrier_due_us = now_us + barrier_interval_us;
         return;
     }
@@ -262,35 +265,92 @@ static void barrier_on_readers(uint64_t now_us)
         NULL);
 }
 
-/* Acquire pairs with the release in slm_epoch_leave. */
-static bool holds_up(const struct slm_epoch_reader *reader, uint64_t number)
+enum reading { READING_DONE, READING_UNKNOWN, READING_STILL };
+
+/* What a reader does to a grace period. Acquire pairs with the release in slm_epoch_leave. */
+static enum reading reading_of(const struct slm_epoch_reader *reader, uint64_t number)
 {
     const uint64_t section = load_acquire(&reader->section);
+    if (slm_epoch_number(section) >= number)
+        return READING_DONE; /* it has entered since */
     if (section & SLM_EPOCH_DEPTH)
-        return slm_epoch_number(section) < number;
-    return readers_fence() && !(section & SLM_EPOCH_FENCES) && reader != &slm_epoch_reader;
+        return READING_STILL;
+    if (reader == &slm_epoch_reader || barrier_made || (readers_fence() && (section & SLM_EPOCH_FENCES)))
+        return READING_DONE;
+    return READING_UNKNOWN; /* it may have entered, and we do not see it */
 }
 
-/* Under the lock: start a grace period if none is under way, and end it if nobody holds it up. The fence pairs with
- * those of readers that make their own, and of visitors. */
-static bool advance(uint64_t now_us)
+/* The worst of all readers, and whose it is. */
+static enum reading look_at_readers(uint64_t number, struct slm_epoch_reader **who)
 {
+    enum reading worst = READING_DONE;
+    for (struct slm_list *at = readers.next; at != &readers; at = at->next) {
+        struct slm_epoch_reader *reader = slm_container(at, struct slm_epoch_reader, link);
+        const enum reading reading = reading_of(reader, number);
+        if (reading > worst) {
+            worst = reading;
+            *who = reader;
+        }
+    }
+    return worst;
+}
+
+/* A section that has been open for too long: to be told when the lock is not held any more. */
+struct stall {
+    uint32_t thread; /* 0: none */
+    uint64_t ms;
+};
+
+static void note_stall(struct slm_epoch_reader *reader, uint64_t number, uint64_t now_us, struct stall *stall)
+{
+    const uint64_t ms = (now_us - begun_us) / 1000;
+    if (slm_options.epoch_stall_ms == 0 || ms < slm_options.epoch_stall_ms || reader->named == number)
+        return;
+    reader->named = number;
+    *stall = (struct stall){reader->thread, ms};
+}
+
+static void tell_stall(const struct stall *stall)
+{
+    struct slm_line line = {0};
+    if (stall->thread == 0)
+        return;
+    add_relaxed(&slm_epoch_stalls, 1);
+    slm_line_text(&line, "slabmalloc: thread ");
+    slm_line_number(&line, stall->thread);
+    slm_line_text(&line, " has been inside an epoch section for over ");
+    slm_line_number(&line, stall->ms);
+    slm_line_text(&line, " ms: ");
+    slm_line_number(&line, load_relaxed(&slm_epoch_waiting_bytes));
+    slm_line_text(&line, " bytes wait for it to leave");
+    slm_line_write(&line, 2);
+}
+
+/* Under the lock: start a grace period if none is under way, and end it if nobody holds it up. A barrier is made only
+ * where a reader is outside and has not entered since. The fence pairs with those of readers that make their own, and
+ * of visitors. */
+static bool advance(uint64_t now_us, struct stall *stall)
+{
+    struct slm_epoch_reader *who = NULL;
     uint64_t number = slm_epoch_number(load_relaxed(&slm_epoch_started));
     if (load_relaxed(&slm_epoch_completed) == number) {
-        const bool barrier = others_are_listed() && !readers_fence();
-        if (barrier && now_us < barrier_due_us)
-            return false;
         number++;
+        barrier_made = false;
+        begun_us = now_us;
         store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) + NUMBER_STEP); /* pairs with entries */
-        if (barrier)
-            barrier_on_readers(now_us);
     }
     slm_fence();
     if (load_acquire(&visitors) > 0) /* pairs with slm_epoch_leave_slow */
         return false;
-    for (const struct slm_list *at = readers.next; at != &readers; at = at->next)
-        if (holds_up(slm_container(at, struct slm_epoch_reader, link), number))
-            return false;
+    enum reading reading = look_at_readers(number, &who);
+    if (reading == READING_UNKNOWN && !readers_fence() && now_us >= barrier_due_us) {
+        barrier_on_readers(now_us);
+        reading = look_at_readers(number, &who);
+    }
+    if (reading == READING_STILL)
+        note_stall(who, number, now_us, stall);
+    if (reading != READING_DONE)
+        return false;
     store_release(&slm_epoch_completed, number); /* pairs with slm_epoch_passed */
     return true;
 }
@@ -299,16 +359,19 @@ static bool advance(uint64_t now_us)
 static bool try_advance(uint64_t now_us)
 {
     struct slm_epoch_reader *self = &slm_epoch_reader;
+    struct stall stall = {0, 0};
     bool ended = false;
     const bool first = begin_work(self);
     if (first && slm_lock_try(&lock)) {
-        ended = advance(now_us);
+        ended = advance(now_us, &stall);
         slm_lock_release(&lock);
     }
     end_work(self, first);
+    tell_stall(&stall);
     return ended;
 }
 
+/* Looks at many readers take long: a tenth of the time at most. */
 bool slm_epoch_poll(void)
 {
     if (load_relaxed(&slm_epoch_wanted) <= load_relaxed(&slm_epoch_completed))
@@ -318,25 +381,34 @@ bool slm_epoch_poll(void)
         return false;
     slm_fork_check();
     const bool ended = try_advance(now_us);
-    store_relaxed(&look_due_us, ended ? now_us : now_us + look_interval_us);
+    const uint64_t after_us = slm_sys_now_us();
+    store_relaxed(&look_due_us, after_us + slm_max(look_interval_us, (after_us - now_us) * 10));
     return ended;
 }
 
-void slm_epoch_synchronize(void)
+bool slm_epoch_await(uint64_t stamp, uint64_t deadline_us)
 {
     static _Atomic uint32_t never;
-    if (slm_epoch_inside())
-        slm_panic("slab_epoch_synchronize", NULL, "inside a section of the caller's own", NULL, NULL);
-    slm_fork_check();
-    const uint64_t stamp = slm_epoch_stamp();
     for (unsigned looks = 0; !slm_epoch_passed(stamp); looks++) {
-        if (try_advance(slm_sys_now_us()))
+        const uint64_t now_us = slm_sys_now_us();
+        if (try_advance(now_us))
             continue;
+        if (now_us >= deadline_us)
+            return slm_epoch_passed(stamp);
         if (looks < looks_before_sleep)
             slm_cpu_relax();
         else
             slm_sys_wait(&never, 0, 1); /* readers wake nobody */
     }
+    return true;
+}
+
+void slm_epoch_synchronize(const char *call)
+{
+    if (slm_epoch_inside())
+        slm_panic(call, NULL, "inside a section of the caller's own", NULL, NULL);
+    slm_fork_check();
+    slm_epoch_await(slm_epoch_stamp(), UINT64_MAX);
 }
 
 void slm_epoch_fork_child(void)
@@ -345,9 +417,11 @@ void slm_epoch_fork_child(void)
     const uint64_t section = load_relaxed(&self->section);
     store_relaxed(&lock.word, 0);
     slm_list_init(&readers);
+    store_relaxed(&registered, is_listed(section));
     if (is_listed(section)) {
         slm_list_insert_before(&readers, &self->link);
         self->generation = slm_fork_generation;
+        self->thread = slm_sys_thread_id();
     }
     store_relaxed(&visitors, slm_epoch_known() && !is_listed(section) ? 1 : 0);
 }

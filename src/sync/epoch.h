@@ -30,14 +30,19 @@
 #define SLM_EPOCH_SHIFT 16
 #define SLM_EPOCH_VISITOR ((uint64_t)1 << 63)
 
+/* The first two words are what the public header's inline calls know as slab_epoch_reader. */
 struct slm_epoch_reader {
     _Atomic uint64_t section;
-    struct slm_list link; /* guarded by the lock of the list */
+    const _Atomic uint64_t
+        *started;         /* always &slm_epoch_started: a program that reached that by name would copy it */
+    struct slm_list link; /* guarded by the lock of the list, as what follows */
+    uint64_t named;       /* the grace period for which it was named as holding it up */
     uint32_t generation;  /* of the process when it was linked */
-    bool busy;            /* this thread may hold that lock: a handler that comes in between must not ask for it */
+    uint32_t thread;      /* the kernel's number of it */
+    bool busy; /* the thread's own: it may hold that lock, a handler that comes in between must not ask for it */
 };
 
-extern slm_hidden __thread struct slm_epoch_reader slm_epoch_reader;
+extern slm_public __thread struct slm_epoch_reader slm_epoch_reader __asm__("slab_epoch_reader");
 
 /* What readers copy: the number of the latest grace period, and depth 1. */
 extern slm_hidden _Atomic uint64_t slm_epoch_started;
@@ -88,8 +93,12 @@ slm_inline bool slm_epoch_leave(void)
 
 void slm_epoch_leave_slow(void);
 
-/* To be kept with something that has become unreachable before this call. A fence and no lock. */
+/* To be kept with something that has become unreachable before this call; 0, which has passed, where nobody reads. A
+ * fence and no lock. */
 uint64_t slm_epoch_stamp(void);
+
+/* What has become unreachable before this call is nobody's: no other thread reads, and the calling one is outside. */
+bool slm_epoch_nobody_reads(void);
 
 /* Has a grace period passed since the stamp was given? A look; it does not help time along. Pairs with the release
  * that ends a grace period: what readers did is over and done with. */
@@ -99,18 +108,22 @@ slm_inline bool slm_epoch_passed(uint64_t stamp)
 }
 
 /* Help time along, without waiting for anybody: start a grace period if there is a stamp that needs one, and look at
- * the readers if one is under way. At most 1,000 membarriers a second. True: one has ended. Any thread; takes the
- * highest lock in rank. */
+ * the readers if one is under way. True: one has ended. Any thread; takes the highest lock in rank. */
 bool slm_epoch_poll(void);
 
-/* Wait until a grace period has passed. Not inside a section, nor under a lock that a reader may want. */
-void slm_epoch_synchronize(void);
+/* Wait until the stamp has passed, or the clock (slm_sys_now_us) shows `deadline_us`; true: it has. Not inside a
+ * section, nor under a lock that a reader may want. */
+bool slm_epoch_await(uint64_t stamp, uint64_t deadline_us);
 
-/* False while no thread has ever entered a section: then stamps pass at once, and there are no membarriers. */
-bool slm_epoch_used(void);
+/* Wait until a grace period has passed, in the name of `call`, which ends the process inside a section. */
+void slm_epoch_synchronize(const char *call);
 
-/* How many grace periods have ended. */
+/* How many grace periods have ended, and sections were named for holding one up. */
 uint64_t slm_epoch_grace_periods(void);
+extern slm_hidden _Atomic uint64_t slm_epoch_stalls;
+
+/* Bytes that wait for grace periods, as those who keep them count; told with a stall. */
+extern slm_hidden _Atomic uint64_t slm_epoch_waiting_bytes;
 
 /* The calling thread is at its end: forget it. A section that it is still inside ends with it. */
 void slm_epoch_thread_exit(void);

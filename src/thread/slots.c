@@ -45,8 +45,11 @@ static void free_leaves(_Atomic(struct slm_far_slot *) *leaves)
 
 void slm_thread_block_free(struct slm_thread *thread)
 {
+    struct slm_retired_half *retired = slm_retired_half(thread);
     if (thread->leaves)
         free_leaves(thread->leaves);
+    if (retired->end > 0)
+        memset(retired, 0, slm_max(sizeof *retired, retired->end * sizeof retired->slots[0]));
     memset(thread, 0, used_bytes(thread));
     slm_metadata_free(thread, SLM_BLOCK_BYTES);
 }

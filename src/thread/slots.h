@@ -8,9 +8,13 @@
  *     loaded magazine:   header | rounds ........    .... capacity
  *
  * A pop takes *--top unless top is bottom; a push stores *top++ unless top is limit. The first slot and the last are
- * never filled: both empty and full. A block is 32 KiB of addresses, of which a thread touches what it uses: the
- * first 4 KiB, and a page for each 85 named caches. Slots of far caches, for whose numbers there is no room, lie in
- * leaves of sixteen that are made on first use.
+ * never filled: both empty and full. Slots of far caches, for whose numbers there is no room, lie in leaves of
+ * sixteen that are made on first use.
+ *
+ * A second half, SLM_RETIRED_OFFSET behind, has at each place a retired slot: the magazine that the thread's retired
+ * objects of that place go to (epoch/retire.h). What is pushed there is not popped: a retired slot takes while top is
+ * below limit. A block is 64 KiB of addresses, of which a thread touches what it uses: the first 4 KiB of a half, and
+ * a page for each 85 named caches.
  *
  * `hot` is what the hot paths use. It points at the block, or 0, 8 or 16 bytes into a block that is zero throughout,
  * so that every magazine is both empty and full and the hot paths fall into their slow halves:
@@ -96,7 +100,35 @@ struct slm_thread {
 /* Where the named caches' slots begin the thread's own part has ended, and the first page too. */
 static_assert(sizeof(struct slm_thread) <= (SLM_NAMED_FIRST + 1) * sizeof(struct slm_slot), "room for the own part");
 
-#define SLM_BLOCK_BYTES (SLM_SLOTS * sizeof(struct slm_slot))
+/* A retired magazine: rounds from bottom up to top. Closed: limit is not above top. */
+struct slm_retired_slot {
+    void **top, **bottom, **limit;
+    struct slm_magazine *magazine; /* NULL: none yet */
+    uint32_t pass;                 /* of aging, in which it was opened or filled last */
+    uint32_t target;               /* rounds that the next one should hold */
+    uint64_t unused;
+};
+
+static_assert(sizeof(struct slm_retired_slot) == sizeof(struct slm_slot), "at the same places");
+
+enum { SLM_RETIRED_SPARES = 60 };
+
+/* The second half of a block. Its own part lies where no place of a cache is. */
+struct slm_retired_half {
+    struct slm_retired_slot slots[SLM_CLASSES + 1];
+    uint32_t end;         /* behind the highest slot that was ever opened; 0: nothing here was touched */
+    uint32_t spare_count; /* where there is no memory for a magazine: any objects of the heap, */
+    uint64_t spare_stamp; /* which may be freed when this has passed */
+    void *spares[SLM_RETIRED_SPARES];
+};
+
+static_assert(sizeof(struct slm_retired_half) <= (SLM_NAMED_FIRST + 1) * sizeof(struct slm_slot), "room for spares");
+
+#define SLM_RETIRED_OFFSET ((size_t)32768)
+#define SLM_SLOT_BYTES (SLM_SLOTS * sizeof(struct slm_slot))
+#define SLM_BLOCK_BYTES (SLM_RETIRED_OFFSET + SLM_SLOT_BYTES)
+
+static_assert(SLM_SLOT_BYTES <= SLM_RETIRED_OFFSET, "two halves");
 
 enum slm_thread_state { SLM_THREAD_NONE, SLM_THREAD_LIVE, SLM_THREAD_GONE };
 
@@ -107,6 +139,7 @@ struct slm_tls {
     _Atomic uint8_t busy;     /* in a slow path: a handler that comes in between must leave the block alone */
     _Atomic uint8_t counting; /* in the middle of an accounted call: see thread/account.h */
     uint8_t births;
+    bool helper;                        /* the library's own: not counted among the threads */
     uint8_t direct_frees;               /* before its first life */
     _Atomic(struct slm_cache *) wanted; /* whose objects a handler has asked for first: see thread/reserve.h */
 };
@@ -153,6 +186,16 @@ slm_inline void slm_slot_move(struct slm_slot *slot, void **top, ptrdiff_t round
 #else
     slm_shared_store(&slot->top, top + rounds);
 #endif
+}
+
+slm_inline struct slm_retired_half *slm_retired_half(struct slm_thread *thread)
+{
+    return (struct slm_retired_half *)((char *)thread + SLM_RETIRED_OFFSET);
+}
+
+slm_inline struct slm_retired_slot *slm_retired_slot_at(struct slm_thread *thread, size_t place)
+{
+    return (struct slm_retired_slot *)((char *)thread + SLM_RETIRED_OFFSET + place * 8);
 }
 
 /* A hot pop's and push's second half: `top` is the slot's, and no edge. The round stays readable below the new top:

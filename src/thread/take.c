@@ -154,6 +154,27 @@ slm_slow void slm_take_pause(void)
     }
 }
 
+struct slm_thread *slm_thread_hide(void)
+{
+    struct slm_tls *tls = &slm_tls;
+    slm_fork_check();
+    if (tls->state == SLM_THREAD_LIVE && !load_relaxed(&tls->busy)) {
+        slm_thread_claim(tls);
+        return tls->self;
+    }
+    store_relaxed(&tls->busy, 1);
+    signal_fence();
+    return NULL;
+}
+
+void slm_thread_unhide(struct slm_thread *thread)
+{
+    signal_fence();
+    if (thread)
+        slm_shared_store(&slm_tls.hot, thread);
+    store_release(&slm_tls.busy, 0); /* pairs with slm_take_from_all */
+}
+
 void slm_take_fork_child(void)
 {
     if (slm_tls.self)

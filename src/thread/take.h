@@ -31,6 +31,29 @@
 
 #include "thread/thread_list.h"
 
+/* The owner has found itself taken: wait until that is over. */
+void slm_take_wait(void);
+
+/* The owner: keep handlers and takers out of the calling thread's block. */
+slm_inline void slm_thread_claim(struct slm_tls *tls)
+{
+    for (;;) {
+        store_relaxed(&tls->busy, 1);
+        signal_fence(); /* pairs with the barrier of slm_take_from_all */
+        if (likely(__atomic_load_n(&tls->hot, __ATOMIC_ACQUIRE) != slm_taken)) /* sees what a taker has done */
+            break;
+        store_release(&tls->busy, 0);
+        slm_take_wait();
+    }
+    slm_thread_unload(tls);
+    signal_fence(); /* pairs with the one in leave: a handler stays out of the block while it is worked on */
+}
+
+/* For work on all threads' blocks: the caller's, NULL if it has none, and no handler of its own interferes. It may
+ * hold the cache mutex meanwhile: no user's code runs at the end. */
+struct slm_thread *slm_thread_hide(void);
+void slm_thread_unhide(struct slm_thread *thread);
+
 struct slm_take {
     /* Is there anything of interest? Called without any order; NULL: always. */
     bool (*wants)(struct slm_thread *thread, void *context);
@@ -53,9 +76,6 @@ uint32_t slm_take_recalled(void);
 
 /* The owner, outside of its slow path, has been asked to pause: for an attempt, or some milliseconds. */
 void slm_take_pause(void);
-
-/* The owner has found itself taken: wait until that is over. */
-void slm_take_wait(void);
 
 /* In the child of a fork, on its one thread: the taker does not exist. */
 void slm_take_fork_child(void);

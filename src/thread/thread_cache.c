@@ -30,7 +30,7 @@ struct slm_magazine *slm_magazine_make(uint32_t rounds)
     const uint32_t capacity = slm_magazine_capacity(rounds);
     struct slm_magazine *magazine = slm_metadata_alloc(slm_magazine_bytes(capacity));
     if (magazine) {
-        magazine->capacity = capacity;
+        magazine->capacity = (uint16_t)capacity;
         magazine->count = 0;
     }
     return magazine;
@@ -122,15 +122,14 @@ void slm_magazine_hand_on(struct slm_cache *cache, unsigned node, struct slm_mag
     slm_magazine_free(magazine);
 }
 
-/* Rounds of other nodes go home, so that a depot's stock is its node's. */
-static void sort_home(const struct slm_thread *thread, struct slm_magazine *magazine)
+void slm_magazine_sort_home(struct slm_magazine *magazine, unsigned node)
 {
     if (likely(slm_nodes == 1))
         return;
     uint32_t kept = 0;
     for (uint32_t i = 0; i < magazine->count; i++) {
         void *round = magazine->rounds[i];
-        if (slm_granule_of(round) / slm_reservation_area() == thread->node)
+        if (slm_granule_of(round) / slm_reservation_area() == node)
             magazine->rounds[kept++] = round;
         else
             slm_depot_give(&round, 1, "free");
@@ -176,7 +175,7 @@ static void empty_slot(struct slm_thread *thread, struct slm_slot *slot, struct 
     for (unsigned i = 0; i < 2; i++) {
         if (!both[i])
             continue;
-        sort_home(thread, both[i]);
+        slm_magazine_sort_home(both[i], thread->node);
         slm_magazine_hand_on(cache, thread->node, both[i], home || both[i]->count <= small_count);
     }
     slot->misses = 0;
@@ -252,7 +251,7 @@ static bool make_room(struct slm_thread *thread, struct slm_slot *slot, struct s
         count_one(&thread->drains, 1);
     }
     if (empty && empty->count > 0) {
-        sort_home(thread, empty);
+        slm_magazine_sort_home(empty, thread->node);
         if (empty->count > 0)
             put_away(cache, thread->node, &empty, false);
     }

@@ -49,6 +49,9 @@ void slm_thread_adapt(struct slm_thread *thread);
  * empty one that comes back for it. Any thread. */
 void slm_magazine_hand_on(struct slm_cache *cache, unsigned node, struct slm_magazine *magazine, bool home);
 
+/* Rounds of other nodes go home, so that a depot's stock is its node's. */
+void slm_magazine_sort_home(struct slm_magazine *magazine, unsigned node);
+
 /* An empty magazine for so many rounds at least; NULL and ENOMEM. NULL is nothing to free. */
 struct slm_magazine *slm_magazine_make(uint32_t rounds);
 void slm_magazine_free(struct slm_magazine *magazine);

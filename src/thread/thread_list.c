@@ -16,7 +16,7 @@ void slm_thread_list_add(struct slm_thread *thread)
     thread->generation = slm_fork_generation;
     store_relaxed(&thread->recalled, load_relaxed(&slm_thread_recalls));
     slm_list_insert_before(&threads, &thread->link);
-    add_relaxed(&count, 1);
+    add_relaxed(&count, !thread->tls->helper);
     slm_lock_release(&lock);
 }
 
@@ -26,7 +26,7 @@ void slm_thread_list_remove(struct slm_thread *thread)
         return; /* a fork has dropped it */
     slm_lock_acquire(&lock);
     slm_list_remove(&thread->link);
-    sub_relaxed(&count, 1);
+    sub_relaxed(&count, !thread->tls->helper);
     slm_lock_release(&lock);
 }
 

@@ -11,7 +11,7 @@ void slm_thread_list_remove(struct slm_thread *thread);
 /* How often all threads were asked for what they hold (thread/take.h); written under the lock. */
 extern slm_hidden _Atomic uint32_t slm_thread_recalls;
 
-/* How many there are just now. */
+/* How many there are just now, helpers apart. */
 unsigned slm_thread_list_count(void);
 
 /* Call `visit` for each under the lock; it may read figures and take locks of higher rank. */

@@ -20,10 +20,10 @@ static bool polls_pass(uint64_t stamp)
 
 static void nobody(void)
 {
-    require(!slm_epoch_used() && !slm_epoch_known() && !slm_epoch_inside());
+    require(slm_epoch_nobody_reads() && !slm_epoch_known() && !slm_epoch_inside());
     for (unsigned i = 0; i < 3; i++)
         require(slm_epoch_passed(slm_epoch_stamp()) && !slm_epoch_poll());
-    slm_epoch_synchronize();
+    slm_epoch_synchronize("test");
     slm_epoch_thread_exit();
     require(slm_epoch_grace_periods() == 0 && barriers() == 0);
 }
@@ -33,19 +33,18 @@ static void one_thread(void)
     errno = EDOM;
     const uint64_t before = slm_epoch_grace_periods();
     enter();
-    require(slm_epoch_used() && slm_epoch_known() && slm_epoch_inside());
+    require(!slm_epoch_nobody_reads() && slm_epoch_known() && slm_epoch_inside());
     leave();
     require(slm_epoch_known() && !slm_epoch_inside());
-    uint64_t stamp = slm_epoch_stamp();
-    require(!slm_epoch_passed(stamp) && slm_epoch_poll() && slm_epoch_passed(stamp));
-    require(!slm_epoch_poll()); /* nobody asks for another */
+    require(slm_epoch_nobody_reads() && slm_epoch_passed(slm_epoch_stamp())); /* but itself, and that is outside */
+    require(!slm_epoch_poll());                                               /* nobody asks for any */
     enter();
-    stamp = slm_epoch_stamp();
+    const uint64_t stamp = slm_epoch_stamp();
     require(!polls_pass(stamp));
     leave();
     require(polls_pass(stamp));
-    slm_epoch_synchronize();
-    require(slm_epoch_grace_periods() == before + 3 && barriers() == 0 && errno == EDOM);
+    slm_epoch_synchronize("test");
+    require(slm_epoch_grace_periods() == before + 1 && barriers() == 0 && errno == EDOM);
 }
 
 static void nested(void)
@@ -77,7 +76,7 @@ static void left_too_often(void)
 static void synchronized_inside(void)
 {
     enter();
-    slm_epoch_synchronize();
+    slm_epoch_synchronize("test");
 }
 
 static void one_thread_alone(void **state)
@@ -159,7 +158,7 @@ static void another_holds_it_up(void)
     require(polls_pass(stamp));
     require(barriers() == 1 && slm_epoch_grace_periods() == before + 1);
     end(&other);
-    slm_epoch_synchronize();
+    slm_epoch_synchronize("test");
     require(barriers() == 1); /* nobody else is left */
 }
 
@@ -205,7 +204,7 @@ static void synchronizing_waits(void)
     require(pthread_create(&reader, NULL, stay_for_a_while, NULL) == 0);
     while (load_acquire(&has_left))
         sched_yield();
-    slm_epoch_synchronize();
+    slm_epoch_synchronize("test");
     require(load_relaxed(&has_left));
     require(pthread_join(reader, NULL) == 0);
 }
@@ -240,7 +239,7 @@ static void visitors_hold_it_up(void)
     tell(&visitor, 'v');
     require(!polls_pass(slm_epoch_stamp()));
     end(&visitor); /* inside */
-    slm_epoch_synchronize();
+    slm_epoch_synchronize("test");
     require(barriers() == 0); /* visitors have fences of their own */
 }
 
@@ -263,7 +262,7 @@ static void *press(void *number)
             slm_epoch_stamp();
             slm_epoch_poll();
         } else {
-            slm_epoch_synchronize();
+            slm_epoch_synchronize("test");
         }
     return NULL;
 }
@@ -338,7 +337,7 @@ static void interrupted(void)
     }
     require(timer_delete(timer) == 0);
     require(load_relaxed(&handled) > 500 && slm_epoch_grace_periods() > 0);
-    slm_epoch_synchronize(); /* nobody is left inside */
+    slm_epoch_synchronize("test"); /* nobody is left inside */
     end(&other);
 }
 
@@ -376,7 +375,7 @@ static void fork_inside(void)
     leave();
     tell(&other, 'l');
     tell(&visitor, 'l');
-    slm_epoch_synchronize();
+    slm_epoch_synchronize("test");
     end(&other);
     end(&visitor);
 }
@@ -430,7 +429,7 @@ static void taken_away(void)
     start(&idle);
     tell(&idle, 'e');
     tell(&idle, 'l');
-    slm_epoch_synchronize();
+    slm_epoch_synchronize("test");
     require(barriers() == 1);
     take_membarrier_away();
     uint64_t stamp = slm_epoch_stamp();
@@ -442,7 +441,7 @@ static void taken_away(void)
     require(!polls_pass(stamp));
     tell(&idle, 'l');
     require(polls_pass(stamp));
-    slm_epoch_synchronize();
+    slm_epoch_synchronize("test");
     end(&idle);
     require(barriers() == 1);
 }

@@ -83,7 +83,7 @@ static void wait_and_replace_for(uint64_t ms)
         struct object *object = &objects[at % 2], *before = &objects[(at - 1) % 2];
         mark(object, LIVE);
         store_release(&shared, object);
-        slm_epoch_synchronize();
+        slm_epoch_synchronize("test");
         mark(before, DEAD);
         add_relaxed(&reuses, 1);
     }

@@ -120,7 +120,7 @@ static void a_vacant_slab_is_kept_as_it_is(void **state)
 static void without_readers_time_has_passed(void)
 {
     life.typesafe = true;
-    require(!slm_epoch_used());
+    require(slm_epoch_nobody_reads());
     retire(2);
     slm_retired_release(NULL);
     require(load_relaxed(&destructed_count) == 0 && load_relaxed(&slm_retired_due) == 0); /* they wait for a look */
@@ -206,7 +206,7 @@ static void a_later_section_holds_only_later_slabs(void **state)
     leave();
     life.typesafe = true;
     retire(1);
-    slm_epoch_synchronize(); /* its stamp has passed */
+    slm_epoch_synchronize("test"); /* its stamp has passed */
     reach(0);
     assert_int_equal(pthread_create(&reader, NULL, read_for_a_while, NULL), 0);
     wait_for(1);

@@ -1,0 +1,286 @@
+/* Retired magazines: filling, ageing, emptying; see retire.h. */
+#include "epoch/retire.h"
+
+#include <string.h>
+
+#include "page/page_map.h"
+#include "sync/epoch.h"
+
+/* Counts passes. Slots remember in which time between two they were opened. */
+static _Atomic uint32_t passes;
+
+/* Some slot may stand open. Who opens one looks here behind a fence, a pass clears it before it looks at the slots:
+ * either the pass sees the slot, or its owner sees that nobody has. */
+static _Atomic bool some_open;
+
+enum { least_rounds = 6, mixed_rounds = 62 };
+
+static unsigned number_of(size_t place)
+{
+    return place == SLM_PLACE_CLOSED ? SLM_RETIRED_MIXED : slm_number_of_place((unsigned)place);
+}
+
+static uint32_t most_rounds(unsigned number)
+{
+    return number == SLM_RETIRED_MIXED ? mixed_rounds : load_relaxed(&slm_cache_of(number)->most_rounds);
+}
+
+/* Where the slot's array is full. */
+static void **end_of(const struct slm_retired_slot *slot)
+{
+    return slot->magazine->rounds + slm_min(slot->magazine->capacity, slot->target);
+}
+
+/* Take the array out of the slot, its rounds at the start. */
+static struct slm_magazine *unload(struct slm_retired_slot *slot)
+{
+    struct slm_magazine *magazine = slot->magazine;
+    if (!magazine)
+        return NULL;
+    magazine->count = (uint32_t)(slot->top - slot->bottom);
+    if (slot->bottom != magazine->rounds)
+        memmove(magazine->rounds, slot->bottom, magazine->count * sizeof(void *));
+    slot->magazine = NULL;
+    slot->bottom = slot->limit = NULL;
+    slm_shared_store(&slot->top, NULL);
+    return magazine;
+}
+
+static void load(struct slm_retired_slot *slot, struct slm_magazine *magazine)
+{
+    slot->magazine = magazine;
+    slot->bottom = magazine->rounds;
+    slm_shared_store(&slot->top, magazine->rounds + magazine->count);
+    slm_shared_store(&slot->limit, end_of(slot));
+    slot->pass = load_relaxed(&passes);
+}
+
+/* An empty magazine for the slot, larger than the one before if that has filled up. */
+static struct slm_magazine *make_next(struct slm_retired_slot *slot, unsigned number)
+{
+    const uint32_t most = most_rounds(number), grown = slot->magazine ? slot->target * 2 + 2 : slot->target;
+    const uint32_t target = (uint32_t)slm_min(slm_max(grown, least_rounds), most);
+    struct slm_magazine *magazine = slm_ring_make_block(target);
+    if (magazine)
+        slot->target = target;
+    return magazine;
+}
+
+static void note_used(struct slm_thread *thread, size_t place)
+{
+    struct slm_retired_half *half = slm_retired_half(thread);
+    half->end = (uint32_t)slm_max(half->end, place / SLM_PLACE_UNITS + 1);
+}
+
+bool slm_retire_push(struct slm_thread *thread, size_t place, void *object)
+{
+    struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
+    const unsigned number = number_of(place);
+    const size_t room = slot->magazine ? (size_t)(end_of(slot) - slot->magazine->rounds) : 0;
+    if (room == (size_t)(slot->top - slot->bottom)) { /* none yet, or full */
+        struct slm_magazine *next = make_next(slot, number), *full;
+        if (!next)
+            return false;
+        full = unload(slot);
+        if (full) {
+            full->number = (uint16_t)number;
+            slm_ring_put_magazine(thread->node, full);
+        }
+        note_used(thread, place);
+        load(slot, next);
+    } else if (slot->top >= slot->limit) { /* closed by a pass */
+        load(slot, unload(slot));
+    }
+    *slot->top = object;
+    slm_shared_store(&slot->top, slot->top + 1);
+    return true;
+}
+
+bool slm_retire_note_open(void)
+{
+    slm_fence(); /* pairs with the exchange in slm_retire_pass */
+    return !load_relaxed(&some_open) && !atomic_exchange(&some_open, true);
+}
+
+bool slm_retire_some_open(void)
+{
+    return load_relaxed(&some_open);
+}
+
+/* -- spares ------------------------------------------------------------------------------------------------------ */
+
+bool slm_retire_spare(struct slm_thread *thread, void *object)
+{
+    struct slm_retired_half *half = slm_retired_half(thread);
+    note_used(thread, 0);
+    if (half->spare_count == SLM_RETIRED_SPARES)
+        return false;
+    half->spares[half->spare_count++] = object;
+    const uint64_t stamp = slm_epoch_stamp();
+    half->spare_stamp = slm_max(half->spare_stamp, stamp);
+    return true;
+}
+
+uint64_t slm_retire_free_spares(struct slm_thread *thread)
+{
+    struct slm_retired_half *half = slm_retired_half(thread);
+    if (half->spare_count == 0)
+        return 0;
+    if (!slm_epoch_passed(half->spare_stamp))
+        return half->spare_stamp;
+    slm_ring_free_objects(half->spares, half->spare_count);
+    half->spare_count = 0;
+    return 0;
+}
+
+void slm_retire_empty_full(struct slm_thread *thread, size_t place, void **top)
+{
+    struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
+    struct slm_magazine *magazine = slot->top == top ? unload(slot) : NULL;
+    if (!magazine)
+        return;
+    slm_ring_free_objects(magazine->rounds, magazine->count);
+    magazine->count = 0;
+    load(slot, magazine);
+}
+
+/* -- passes ------------------------------------------------------------------------------------------------------ */
+
+struct passing {
+    bool all;
+    uint32_t pass;   /* slots that were opened in this one, or later, are not old enough */
+    bool open, left; /* found: slots that stay open; rounds that could not be taken */
+};
+
+static slm_unordered bool is_idle(const struct slm_retired_slot *slot)
+{
+    return slot->top == slot->bottom && slot->limit <= slot->bottom;
+}
+
+static slm_unordered bool is_old(const struct slm_retired_slot *slot, const struct passing *passing)
+{
+    return passing->all || slot->pass != passing->pass;
+}
+
+/* Copy the rounds below `top` into a magazine on the ring; how many. Without memory it is the one that is always
+ * there, or none. */
+static size_t put_rounds(struct slm_thread *thread, size_t place, void **bottom, size_t n)
+{
+    unsigned number = number_of(place);
+    struct slm_magazine *magazine = slm_ring_make_block((uint32_t)n);
+    if (!magazine) {
+        magazine = slm_ring_last_block();
+        number = SLM_RETIRED_MIXED;
+    }
+    if (!magazine)
+        return 0;
+    n = slm_min(n, magazine->capacity);
+    memcpy(magazine->rounds, bottom, n * sizeof(void *));
+    magazine->count = (uint32_t)n;
+    magazine->number = (uint16_t)number;
+    slm_ring_put_magazine(thread->node, magazine);
+    return n;
+}
+
+/* Of a slot whose owner has at most one push under way. */
+static void take_slot(struct slm_thread *thread, size_t place, struct passing *passing)
+{
+    struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
+    void **top = slm_shared_load(&slot->top);
+    if (!slot->magazine || (slot->bottom == top && slot->limit <= top))
+        return;
+    if (!is_old(slot, passing)) {
+        passing->open = true;
+        return;
+    }
+    const size_t n = (size_t)(top - slot->bottom), put = n > 0 ? put_rounds(thread, place, slot->bottom, n) : 0;
+    slot->bottom += put;
+    slm_shared_store(&slot->limit, slot->bottom);
+    passing->left |= put < n;
+}
+
+static void take_thread(struct slm_thread *thread, void *context)
+{
+    struct passing *passing = context;
+    const uint32_t end = slm_retired_half(thread)->end;
+    for (uint32_t i = 1; i < end; i++)
+        if (i <= SLM_CLASSES || i > SLM_NAMED_FIRST)
+            take_slot(thread, (size_t)i * SLM_PLACE_UNITS, passing);
+    passing->left |= slm_retire_free_spares(thread) != 0;
+}
+
+/* Without any order: the owner may be opening one just now. */
+static slm_unordered bool wants(struct slm_thread *thread, void *context)
+{
+    struct passing *passing = context;
+    const struct slm_retired_half *half = slm_retired_half(thread);
+    bool old = half->spare_count > 0;
+    for (uint32_t i = 1; i < half->end && !old; i++) {
+        if (i > SLM_CLASSES && i <= SLM_NAMED_FIRST)
+            continue;
+        const struct slm_retired_slot *slot = slm_retired_slot_at(thread, (size_t)i * SLM_PLACE_UNITS);
+        if (is_idle(slot))
+            continue;
+        passing->open = true;
+        old = is_old(slot, passing);
+    }
+    return old;
+}
+
+unsigned slm_retire_pass(struct slm_thread *self, bool all)
+{
+    struct passing passing = {.all = all};
+    const struct slm_take take = {all ? NULL : wants, take_thread, &passing, false, all};
+    atomic_exchange(&some_open, false); /* pairs with slm_retire_note_open */
+    passing.pass = atomic_fetch_add(&passes, 1);
+    slm_ring_put_open_away();
+    if (self)
+        take_thread(self, &passing);
+    const unsigned missed = slm_take_from_all(&take);
+    if (passing.open || passing.left || missed > 0)
+        store_relaxed(&some_open, true);
+    return missed + passing.left;
+}
+
+/* -- the end of a thread, figures -------------------------------------------------------------------------------- */
+
+/* The owner goes on pushing meanwhile. */
+slm_unordered void slm_retire_count(struct slm_thread *thread, struct slm_retired_sums *sums)
+{
+    const struct slm_retired_half *half = slm_retired_half(thread);
+    for (uint32_t i = 1; i < half->end; i++) {
+        if (i > SLM_CLASSES && i <= SLM_NAMED_FIRST)
+            continue;
+        const size_t place = (size_t)i * SLM_PLACE_UNITS;
+        const struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
+        const size_t n = slm_min((size_t)(slot->top - slot->bottom), SLM_MAGAZINE_ROUNDS_MAX);
+        sums->objects += n;
+        sums->bytes += n * slm_page_map_size(slm_heap_base, place);
+    }
+    sums->objects += half->spare_count;
+}
+
+void slm_retire_empty(struct slm_thread *thread)
+{
+    struct slm_retired_half *half = slm_retired_half(thread);
+    for (uint32_t i = 1; i < half->end; i++) {
+        if (i > SLM_CLASSES && i <= SLM_NAMED_FIRST)
+            continue;
+        const size_t place = (size_t)i * SLM_PLACE_UNITS;
+        struct slm_magazine *magazine = unload(slm_retired_slot_at(thread, place));
+        if (!magazine)
+            continue;
+        magazine->number = (uint16_t)number_of(place);
+        if (magazine->count > 0)
+            slm_ring_put_magazine(thread->node, magazine);
+        else
+            slm_magazine_free(magazine);
+    }
+    if (slm_retire_free_spares(thread) == 0)
+        return;
+    if (put_rounds(thread, SLM_PLACE_CLOSED, half->spares, half->spare_count) < half->spare_count) {
+        slm_epoch_await(half->spare_stamp, UINT64_MAX);
+        slm_retire_free_spares(thread);
+    }
+    half->spare_count = 0;
+}

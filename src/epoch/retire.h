@@ -1,0 +1,59 @@
+/* A thread's retired magazines: by the place of its objects' cache, as its other ones (thread/slots.h, second half).
+ *
+ *     closed --slm_retire_push--> open --full, or aged--> on the ring (epoch/ring.h)
+ *
+ * The hot path of slab_free_deferred (heap/deferred.h) pushes into an open one. When it is full, the owner puts it on
+ * its node's ring and opens another. What does not fill up ages: in a pass, which comes several times in a
+ * deferred_max_delay_ms, whoever makes it takes the rounds out of all slots that have stood open since the pass
+ * before, its own and other threads', and closes these.
+ *
+ * Closing under the owner's eyes. A taker (thread/take.h) finds at most one push under way, which touches the top
+ * alone: it stores its object behind the rounds that the taker sees, and raises `top` by one. So the taker moves
+ * `bottom` and `limit` to the top that it has seen: what lay below is its own; the push, should it come, leaves one
+ * round above a limit that it has passed, and the next one goes to the slow path, as a slot takes while top is
+ * *below* limit. That one round waits for the next pass. The array stays the slot's: a push may be writing into it.
+ *
+ * Without membarrier(2) nobody could take what ages: then retired objects go to the ring one by one
+ * (slm_ring_put_object). If it is refused later, what other threads have in their magazines waits for them.
+ *
+ * Where there is no memory for a magazine: spares, some rounds in the thread's block itself. */
+#pragma once
+
+#include "epoch/ring.h"
+#include "thread/take.h"
+
+/* The owner of the block, in a slow path: retire an object of the heap that is no span. False: there is no memory for
+ * a magazine, and the object is as it was. */
+bool slm_retire_push(struct slm_thread *thread, size_t place, void *object);
+
+/* The owner, in a slow path, where there is no memory: into the spares; false: they are full. */
+bool slm_retire_spare(struct slm_thread *thread, void *object);
+
+/* The owner, in a slow path: free the spares if their grace period has passed, and tell the stamp otherwise; 0: there
+ * are none any more. */
+uint64_t slm_retire_free_spares(struct slm_thread *thread);
+
+/* The owner, in a slow path: the rounds that stood in the slot's array when its top was `top` have had their grace
+ * period; free them, and go on with the array. */
+void slm_retire_empty_full(struct slm_thread *thread, size_t place, void **top);
+
+/* The owner, in a slow path, at its end: everything goes to the ring. What cannot be put there for lack of memory
+ * stays in the spares. */
+void slm_retire_empty(struct slm_thread *thread);
+
+/* Bytes and objects in a thread's retired magazines and spares; figures. */
+struct slm_retired_sums {
+    uint64_t objects, bytes;
+};
+void slm_retire_count(struct slm_thread *thread, struct slm_retired_sums *sums);
+
+/* A pass: put on the ring what has stood open in any thread since the last pass, or (`all`) everything there is.
+ * `self`: the calling thread's block, on which it is in a slow path; NULL: it has none. How many threads were missed
+ * (in the middle of something), or could not be relieved of everything. Takes the lock of the list of threads. */
+unsigned slm_retire_pass(struct slm_thread *self, bool all);
+
+/* Does any slot stand open, or hold rounds? */
+bool slm_retire_some_open(void);
+
+/* After slm_retire_push: true for one caller when a slot may stand open and no pass knows. */
+bool slm_retire_note_open(void);

@@ -1,0 +1,536 @@
+/* Rings; see ring.h for what they hold and for hands.
+ *
+ * Why a ripe object is free to be used: it was unreachable before it was put here (its retirer's program order, or
+ * the membarrier of a taker, thread/take.h), the stamp was taken after that, under the lock, and slm_epoch_passed
+ * says that no reader is left that may have found it (sync/epoch.c).
+ *
+ * Fork. A child that finds a ring's lock held by a thread that it does not have starts the ring empty: what was on it
+ * is lost to it. What other threads had in their hands is, too. */
+#include "epoch/ring.h"
+
+#include "base/options.h"
+#include "base/panic.h"
+#include "os/sys.h"
+#include "os/topology.h"
+#include "page/page_map.h"
+#include "sync/epoch.h"
+#include "thread/account.h"
+#include "thread/thread_cache.h"
+
+enum { SEGMENTS = 4, heads_at_once = 32, many = 1 << 16, limit_least = 8 << 20 };
+
+enum kind { MAGAZINES, HEADS, FUNCTIONS, LARGE, KINDS };
+
+/* Singly linked, the oldest first: pointers to pointers to the next. */
+struct chain {
+    void *first, *last;
+};
+
+struct segment {
+    uint64_t stamp;
+    struct chain chains[KINDS];
+};
+
+static struct ring {
+    struct slm_lock lock;
+    struct segment segments[SEGMENTS];
+    struct chain ripe[KINDS];
+    struct slm_magazine *open; /* for threads that have none of their own: not stamped before it is put away */
+} slm_cacheline rings[SLM_NODES_MAX];
+
+_Atomic uint64_t slm_ring_objects, slm_ring_bytes;
+_Atomic uint64_t slm_ring_waits, slm_ring_excesses, slm_ring_unfreed;
+
+static _Atomic uint32_t hands[2], phase;
+
+/* They are called in the order in which they were put, so that two counts tell which have been. */
+static struct {
+    _Atomic uint64_t put, called;
+    _Atomic bool runner;   /* a thread is at it */
+    _Atomic uint64_t left; /* that it has taken off the ring and not called yet */
+} functions;
+static __thread bool calling;
+
+static struct {
+    struct slm_magazine magazine;
+    void *rounds[62];
+} last_block = {.magazine = {.capacity = 62, .number = SLM_RETIRED_MIXED}};
+static _Atomic bool last_block_out;
+
+/* -- chains ------------------------------------------------------------------------------------------------------ */
+
+static void **next_of(enum kind kind, void *thing)
+{
+    switch (kind) {
+    case MAGAZINES:
+        return (void **)&((struct slm_magazine *)thing)->next;
+    case LARGE:
+        return (void **)&((struct slm_large *)thing)->next;
+    default:
+        return (void **)&((struct slm_epoch_head *)thing)->next;
+    }
+}
+
+static void append(enum kind kind, struct chain *to, const struct chain *from)
+{
+    if (!from->first)
+        return;
+    if (to->first)
+        *next_of(kind, to->last) = from->first;
+    else
+        to->first = from->first;
+    to->last = from->last;
+}
+
+static void empty_ring(struct ring *ring)
+{
+    for (unsigned i = 0; i < SEGMENTS; i++)
+        ring->segments[i] = (struct segment){0};
+    for (unsigned kind = 0; kind < KINDS; kind++)
+        ring->ripe[kind] = (struct chain){NULL, NULL};
+    ring->open = NULL;
+}
+
+static void lock_ring(struct ring *ring)
+{
+    if (ring->lock.rank != SLM_RANK_RING)
+        ring->lock.rank = SLM_RANK_RING;
+    if (unlikely(slm_lock_acquire(&ring->lock)))
+        empty_ring(ring);
+}
+
+/* Under the lock: what is in the segment is ripe. */
+static void ripen_segment(struct ring *ring, struct segment *segment)
+{
+    for (unsigned kind = 0; kind < KINDS; kind++) {
+        append(kind, &ring->ripe[kind], &segment->chains[kind]);
+        segment->chains[kind] = (struct chain){NULL, NULL};
+    }
+}
+
+/* Under the lock: the segments whose stamps have passed, the oldest first. */
+static void ripen_segments(struct ring *ring)
+{
+    const uint64_t completed = load_acquire(&slm_epoch_completed); /* pairs with the end of a grace period */
+    for (uint64_t stamp = completed - (SEGMENTS - 1); stamp <= completed; stamp++) {
+        struct segment *segment = &ring->segments[stamp % SEGMENTS];
+        if (segment->stamp <= completed)
+            ripen_segment(ring, segment);
+    }
+}
+
+/* The latest stamp of functions that wait; 0: none do. */
+static uint64_t latest_function(const struct ring *ring)
+{
+    uint64_t latest = 0;
+    for (unsigned i = 0; i < SEGMENTS; i++)
+        if (ring->segments[i].chains[FUNCTIONS].first)
+            latest = slm_max(latest, ring->segments[i].stamp);
+    return latest;
+}
+
+/* Under the lock. Functions keep their order: one that need not wait waits for those before it. */
+static void enqueue(struct ring *ring, enum kind kind, void *thing)
+{
+    const struct chain one = {thing, thing};
+    *next_of(kind, thing) = NULL;
+    uint64_t stamp = slm_epoch_stamp();
+    if (stamp == 0 && kind == FUNCTIONS)
+        stamp = latest_function(ring);
+    struct segment *segment = &ring->segments[stamp % SEGMENTS];
+    if (stamp == 0) {
+        append(kind, &ring->ripe[kind], &one);
+    } else {
+        if (segment->stamp != stamp)
+            ripen_segment(ring, segment);
+        segment->stamp = stamp;
+        append(kind, &segment->chains[kind], &one);
+    }
+}
+
+static void count_on(uint64_t objects, uint64_t bytes)
+{
+    add_relaxed(&slm_ring_objects, objects);
+    add_relaxed(&slm_ring_bytes, bytes);
+    add_relaxed(&slm_epoch_waiting_bytes, bytes);
+}
+
+static void put(struct ring *ring, enum kind kind, void *thing)
+{
+    lock_ring(ring);
+    if (kind == FUNCTIONS)
+        add_relaxed(&functions.put, 1);
+    enqueue(ring, kind, thing);
+    slm_lock_release(&ring->lock);
+}
+
+/* -- hands ------------------------------------------------------------------------------------------------------- */
+
+static unsigned begin_hands(void)
+{
+    const unsigned mine = load_relaxed(&phase) & 1;
+    atomic_fetch_add(&hands[mine], 1); /* pairs with slm_ring_await_hands: before the ring's lock */
+    return mine;
+}
+
+/* Release: what was done is seen by who waits. */
+static void end_hands(unsigned mine)
+{
+    atomic_fetch_sub_explicit(&hands[mine], 1, memory_order_release);
+}
+
+void slm_ring_await_hands(void)
+{
+    static _Atomic uint32_t never;
+    for (unsigned which = 0; which < 2; which++)
+        for (unsigned look = 0; load_acquire(&hands[which]) != 0; look++) { /* pairs with end_hands */
+            store_relaxed(&phase, which ^ 1);
+            if (look < 100)
+                slm_cpu_relax();
+            else
+                slm_sys_wait(&never, 0, 1);
+        }
+}
+
+/* -- putting ----------------------------------------------------------------------------------------------------- */
+
+/* Of an object of the heap that is no span. */
+static uint64_t bytes_of(const void *object)
+{
+    const struct slm_cache *cache = slm_cache_of_object(object);
+    return cache ? cache->shape.object_size : 0;
+}
+
+static uint64_t bytes_of_magazine(const struct slm_magazine *magazine)
+{
+    uint64_t bytes = 0;
+    if (magazine->number != SLM_RETIRED_MIXED)
+        return (uint64_t)magazine->count * slm_cache_of(magazine->number)->shape.object_size;
+    for (uint32_t i = 0; i < magazine->count; i++)
+        bytes += bytes_of(magazine->rounds[i]);
+    return bytes;
+}
+
+void slm_ring_put_magazine(unsigned node, struct slm_magazine *magazine)
+{
+    count_on(magazine->count, bytes_of_magazine(magazine));
+    put(&rings[node], MAGAZINES, magazine);
+}
+
+static void put_open_away(struct ring *ring)
+{
+    enqueue(ring, MAGAZINES, ring->open);
+    ring->open = NULL;
+}
+
+bool slm_ring_put_object(unsigned node, void *object)
+{
+    struct ring *ring = &rings[node];
+    lock_ring(ring);
+    if (!ring->open) {
+        ring->open = slm_ring_make_block(SLM_MAGAZINE_ROUNDS_MAX);
+        if (ring->open)
+            ring->open->number = SLM_RETIRED_MIXED;
+    }
+    struct slm_magazine *open = ring->open;
+    if (open) {
+        count_on(1, bytes_of(object));
+        open->rounds[open->count++] = object;
+        if (open->count == open->capacity)
+            put_open_away(ring);
+    }
+    slm_lock_release(&ring->lock);
+    return open != NULL;
+}
+
+void slm_ring_put_open_away(void)
+{
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        if (load_relaxed(&slm_ring_objects) == 0)
+            return;
+        lock_ring(&rings[node]);
+        if (rings[node].open)
+            put_open_away(&rings[node]);
+        slm_lock_release(&rings[node].lock);
+    }
+}
+
+void slm_ring_put_head(unsigned node, struct slm_epoch_head *head, void *object)
+{
+    head->object = object;
+    count_on(1, bytes_of(object));
+    put(&rings[node], HEADS, head);
+}
+
+void slm_ring_put_function(struct slm_epoch_head *head, void (*function)(struct slm_epoch_head *head))
+{
+    head->function = function;
+    put(&rings[0], FUNCTIONS, head);
+}
+
+void slm_ring_put_large(unsigned node, struct slm_large *large)
+{
+    count_on(1, large->usable);
+    put(&rings[node], LARGE, large);
+}
+
+struct slm_magazine *slm_ring_make_block(uint32_t rounds)
+{
+    return slm_checked && slm_options.refuse_blocks ? NULL : slm_magazine_make(rounds);
+}
+
+struct slm_magazine *slm_ring_last_block(void)
+{
+    return atomic_exchange(&last_block_out, true) ? NULL : &last_block.magazine;
+}
+
+uint64_t slm_ring_limit_bytes(void)
+{
+    if (slm_options.deferred_max_bytes > 0)
+        return slm_options.deferred_max_bytes;
+    return slm_max(limit_least, slm_reservation_heap_bytes() / 16);
+}
+
+/* -- freeing ----------------------------------------------------------------------------------------------------- */
+
+static void count_off(uint64_t objects, uint64_t bytes)
+{
+    sub_relaxed(&slm_ring_objects, objects);
+    sub_relaxed(&slm_ring_bytes, bytes);
+    sub_relaxed(&slm_epoch_waiting_bytes, bytes);
+}
+
+void slm_ring_free_objects(void *const *objects, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        const struct slm_cache *cache = slm_cache_of_object(objects[i]);
+        if (cache && cache->account)
+            slm_account_give_direct(cache->account, 1);
+    }
+    slm_depot_give(objects, n, "slab_free_deferred");
+}
+
+/* Into the stock, beyond what a depot keeps otherwise: as much as may wait may also be ready for use. */
+static void stock_magazine(unsigned node, struct slm_magazine *magazine)
+{
+    struct slm_cache *cache = slm_cache_of(magazine->number);
+    const uint64_t limit = load_relaxed(&cache->depot_rounds) + slm_ring_limit_bytes() / cache->shape.object_size;
+    if (cache->account)
+        slm_account_give_direct(cache->account, magazine->count);
+    slm_magazine_sort_home(magazine, node);
+    if (magazine->count > 0 && slm_depot_put(slm_cache_depot(cache, node), &magazine, limit))
+        slm_magazine_free(magazine); /* an empty one that came back */
+    else
+        slm_magazine_hand_on(cache, node, magazine, true);
+}
+
+static void free_magazines(unsigned node, struct slm_magazine *magazine)
+{
+    for (struct slm_magazine *next; magazine; magazine = next) {
+        const uint64_t objects = magazine->count, bytes = bytes_of_magazine(magazine);
+        next = magazine->next;
+        if (magazine->number != SLM_RETIRED_MIXED) {
+            stock_magazine(node, magazine);
+        } else {
+            slm_ring_free_objects(magazine->rounds, magazine->count);
+            if (magazine == &last_block.magazine)
+                store_release(&last_block_out, false); /* pairs with slm_ring_last_block */
+            else
+                slm_magazine_free(magazine);
+        }
+        count_off(objects, bytes);
+    }
+}
+
+/* The head lies in the object: it is read before that is freed. */
+static void free_heads(struct slm_epoch_head *head)
+{
+    while (head) {
+        void *objects[heads_at_once];
+        unsigned n = 0;
+        uint64_t bytes = 0;
+        for (; head && n < heads_at_once; head = head->next) {
+            objects[n++] = head->object;
+            bytes += bytes_of(head->object);
+        }
+        slm_ring_free_objects(objects, n);
+        count_off(n, bytes);
+    }
+}
+
+static void free_larges(struct slm_large *large)
+{
+    for (struct slm_large *next; large; large = next) {
+        next = large->next;
+        count_off(1, large->usable);
+        slm_large_free_retired(large);
+    }
+}
+
+/* Under the lock: the first n of a chain, or all there are. */
+static void *take_off(enum kind kind, struct chain *chain, unsigned n)
+{
+    void *first = chain->first, *last = first;
+    if (!first)
+        return NULL;
+    while (--n > 0 && *next_of(kind, last))
+        last = *next_of(kind, last);
+    chain->first = *next_of(kind, last);
+    *next_of(kind, last) = NULL;
+    return first;
+}
+
+bool slm_ring_ripen(unsigned node, unsigned most)
+{
+    struct ring *ring = &rings[node];
+    if (load_relaxed(&slm_ring_objects) == 0)
+        return false;
+    const unsigned mine = begin_hands();
+    lock_ring(ring);
+    ripen_segments(ring);
+    struct slm_magazine *magazines = take_off(MAGAZINES, &ring->ripe[MAGAZINES], most);
+    struct slm_epoch_head *heads = take_off(HEADS, &ring->ripe[HEADS], most * heads_at_once);
+    struct slm_large *larges = take_off(LARGE, &ring->ripe[LARGE], most);
+    slm_lock_release(&ring->lock);
+    free_magazines(node, magazines);
+    free_heads(heads);
+    free_larges(larges);
+    end_hands(mine);
+    return magazines || heads || larges;
+}
+
+bool slm_ring_ripen_all(void)
+{
+    bool some = false;
+    for (unsigned node = 0; node < slm_nodes; node++)
+        while (slm_ring_ripen(node, many))
+            some = true;
+    return some;
+}
+
+/* -- functions --------------------------------------------------------------------------------------------------- */
+
+bool slm_ring_is_calling(void)
+{
+    return calling;
+}
+
+uint64_t slm_ring_functions_put(void)
+{
+    return load_relaxed(&functions.put);
+}
+
+uint64_t slm_ring_functions_waiting(void)
+{
+    return load_relaxed(&functions.put) - load_relaxed(&functions.called);
+}
+
+static struct slm_epoch_head *take_functions(void)
+{
+    lock_ring(&rings[0]);
+    ripen_segments(&rings[0]);
+    struct slm_epoch_head *head = rings[0].ripe[FUNCTIONS].first;
+    rings[0].ripe[FUNCTIONS] = (struct chain){NULL, NULL};
+    uint64_t left = 0;
+    for (struct slm_epoch_head *at = head; at; at = at->next)
+        left++;
+    store_relaxed(&functions.left, left);
+    slm_lock_release(&rings[0].lock);
+    return head;
+}
+
+/* The runner's exchange and store pair with each other: one thread at a time, and each sees what the one before did.
+ */
+bool slm_ring_call_functions(void)
+{
+    if (calling || slm_ring_functions_waiting() == 0 || atomic_exchange(&functions.runner, true))
+        return false;
+    struct slm_epoch_head *head = take_functions(), *next;
+    const bool some = head != NULL;
+    calling = true;
+    for (; head; head = next) {
+        next = head->next;
+        store_relaxed(&functions.left, load_relaxed(&functions.left) - 1);
+        head->function(head);
+        atomic_fetch_add_explicit(&functions.called, 1,
+                                  memory_order_release); /* pairs with slm_ring_await_functions */
+    }
+    calling = false;
+    store_release(&functions.runner, false);
+    return some;
+}
+
+void slm_ring_await_functions(uint64_t put)
+{
+    static _Atomic uint32_t never;
+    while ((int64_t)(load_acquire(&functions.called) - put) < 0)
+        if (!slm_ring_call_functions())
+            slm_sys_wait(&never, 0, 1);
+}
+
+/* -- fork, checks ------------------------------------------------------------------------------------------------ */
+
+struct sums {
+    uint64_t objects, bytes, functions;
+};
+
+static void add_chain(enum kind kind, void *thing, struct sums *sums)
+{
+    for (; thing; thing = *next_of(kind, thing)) {
+        const struct slm_magazine *magazine = thing;
+        sums->functions += kind == FUNCTIONS;
+        sums->objects += kind == MAGAZINES ? magazine->count : kind != FUNCTIONS;
+        sums->bytes += kind == MAGAZINES ? bytes_of_magazine(magazine)
+                       : kind == LARGE   ? ((struct slm_large *)thing)->usable
+                       : kind == HEADS   ? bytes_of(((struct slm_epoch_head *)thing)->object)
+                                         : 0;
+    }
+}
+
+static void add_ring(const struct ring *ring, struct sums *sums)
+{
+    add_chain(MAGAZINES, ring->open, sums);
+    for (unsigned kind = 0; kind < KINDS; kind++) {
+        add_chain(kind, ring->ripe[kind].first, sums);
+        for (unsigned i = 0; i < SEGMENTS; i++)
+            add_chain(kind, ring->segments[i].chains[kind].first, sums);
+    }
+}
+
+/* A ring that somebody was at is as good as empty, and so are other threads' hands. A function may have forked: then
+ * those behind it are still going to be called. */
+void slm_ring_fork_child(void)
+{
+    struct sums sums = {0, 0, 0};
+    for (unsigned node = 0; node < SLM_NODES_MAX; node++) {
+        if (load_relaxed(&rings[node].lock.word) != 0)
+            empty_ring(&rings[node]);
+        add_ring(&rings[node], &sums);
+    }
+    sub_relaxed(&slm_epoch_waiting_bytes, load_relaxed(&slm_ring_bytes) - sums.bytes);
+    store_relaxed(&slm_ring_objects, sums.objects);
+    store_relaxed(&slm_ring_bytes, sums.bytes);
+    store_relaxed(&hands[0], 0);
+    store_relaxed(&hands[1], 0);
+    if (!calling) {
+        store_relaxed(&functions.runner, false);
+        store_relaxed(&functions.left, 0);
+    }
+    store_relaxed(&functions.called,
+                  load_relaxed(&functions.put) - sums.functions - load_relaxed(&functions.left) - calling);
+}
+
+void slm_ring_check(void)
+{
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        struct sums sums = {0, 0, 0};
+        lock_ring(&rings[node]);
+        add_ring(&rings[node], &sums);
+        for (unsigned i = 0; i < SEGMENTS; i++)
+            if (rings[node].segments[i].stamp % SEGMENTS != i && rings[node].segments[i].stamp != 0)
+                slm_panic("check", &rings[node], "a segment has a stamp of another's", NULL, NULL);
+        slm_lock_release(&rings[node].lock);
+        if (sums.objects > load_relaxed(&slm_ring_objects))
+            slm_panic("check", &rings[node], "more is on the ring than was put there", NULL, NULL);
+    }
+}

@@ -1,0 +1,230 @@
+/* The slow half of retiring; see deferred.h. Where nobody reads, an object is freed at once. Otherwise it goes into
+ * the thread's retired magazine, and whoever has filled one helps: a look at the readers, and what is ripe on the
+ * ring goes into the depots.
+ *
+ * Pressure. When more bytes wait than may, the thread waits for grace periods until less do, 10 ms at most: it may
+ * hold what a reader wants. It does not wait inside a section of its own, which no grace period would outlast, nor
+ * where the caller has given a head.
+ *
+ * No memory. The head, where there is one. Else the spares of the thread, and when these are full, a grace period;
+ * what the thread's own magazine holds has had it by then, too, so that the array can be emptied and used again.
+ * Inside a section, with all spares full, the object is left unfreed: a leak, but neither a deadlock nor an object
+ * freed too early. */
+#include "heap/deferred.h"
+
+#include <errno.h>
+
+#include "base/panic.h"
+#include "depot/retired.h"
+#include "heap/free.h"
+#include "heap/lifecycle.h"
+#include "heap/reclaim.h"
+#include "os/sys.h"
+#include "sync/epoch.h"
+
+enum { magazines_a_look = 16, all_magazines = 1 << 16, wait_most_us = 10000 };
+
+/* -- too much, or too little memory ------------------------------------------------------------------------------ */
+
+static bool too_much_waits(void)
+{
+    return load_relaxed(&slm_ring_bytes) > slm_ring_limit_bytes();
+}
+
+static void wait_for_less(void)
+{
+    const uint64_t deadline_us = slm_sys_now_us() + wait_most_us;
+    add_relaxed(&slm_ring_waits, 1);
+    while (too_much_waits() && slm_epoch_await(load_relaxed(&slm_epoch_completed) + 1, deadline_us))
+        slm_ring_ripen_all();
+}
+
+/* Something has been put on the ring: a look at it. */
+static void help(bool may_wait)
+{
+    slm_epoch_poll();
+    if (slm_ring_ripen(slm_direct_node(), magazines_a_look))
+        slm_reclaim_after_free();
+    if (likely(!too_much_waits()))
+        return;
+    if (may_wait && !slm_epoch_inside())
+        wait_for_less();
+    else
+        add_relaxed(&slm_ring_excesses, 1);
+}
+
+static void leave_unfreed(void)
+{
+    static _Atomic bool told;
+    add_relaxed(&slm_ring_unfreed, 1);
+    if (!atomic_exchange(&told, true))
+        slm_warn("no memory to retire an object inside an epoch section: it and its like are left unfreed "
+                 "(slab_stats.deferred_unfreed)",
+                 NULL);
+}
+
+enum attempt { RETIRED, FULL, NO_BLOCK };
+
+/* FULL: `top` is where the thread's own full magazine ends, NULL if it has none, and the stamp is to be waited for.
+ */
+static enum attempt try_without_memory(void *pointer, size_t place, void ***top, uint64_t *stamp)
+{
+    struct slm_thread *thread = slm_thread_enter(true);
+    if (!thread)
+        return NO_BLOCK;
+    slm_retire_free_spares(thread);
+    const bool done = slm_retire_push(thread, place, pointer) || slm_retire_spare(thread, pointer);
+    *top = slm_retired_slot_at(thread, place)->top;
+    *stamp = done ? 0 : slm_epoch_stamp();
+    slm_thread_leave(thread);
+    return done ? RETIRED : FULL;
+}
+
+static void empty_full(size_t place, void **top)
+{
+    struct slm_thread *thread = slm_thread_enter(true);
+    if (!thread)
+        return;
+    slm_retire_free_spares(thread);
+    slm_retire_empty_full(thread, place, top);
+    slm_thread_leave(thread);
+}
+
+static slm_slow void defer_without_memory_slow(void *pointer, size_t place)
+{
+    void **top = NULL;
+    uint64_t stamp = 0;
+    enum attempt attempt;
+    while ((attempt = try_without_memory(pointer, place, &top, &stamp)) != RETIRED) {
+        if (slm_epoch_inside()) {
+            leave_unfreed();
+            return;
+        }
+        if (attempt == NO_BLOCK) {
+            slm_epoch_await(slm_epoch_stamp(), UINT64_MAX);
+            slm_ring_free_objects(&pointer, 1);
+            return;
+        }
+        slm_epoch_await(stamp, UINT64_MAX);
+        empty_full(place, top);
+    }
+}
+
+/* -- retiring ---------------------------------------------------------------------------------------------------- */
+
+static void defer_large(void *pointer)
+{
+    struct slm_large *large = slm_large_of(pointer);
+    if (!large || !slm_large_retire(large))
+        slm_refuse(pointer, "slab_free_deferred");
+    slm_ring_put_large(slm_direct_node(), large);
+}
+
+/* Into the thread's own magazine. False: there is no memory for one, or no membarrier(2) to take what ages there. */
+static bool push(void *pointer, size_t place)
+{
+    struct slm_thread *thread = slm_thread_enter(true);
+    if (unlikely(!thread))
+        return false;
+    const bool mine = load_relaxed(&slm_sys_has_membarrier), done = mine && slm_retire_push(thread, place, pointer);
+    if (unlikely(!mine))
+        slm_retire_empty(thread);
+    slm_thread_leave(thread);
+    return done;
+}
+
+static void defer_small(void *pointer, size_t place, struct slm_epoch_head *head)
+{
+    const unsigned node = slm_direct_node();
+    if (unlikely(!push(pointer, place)) && !slm_ring_put_object(node, pointer)) {
+        if (head)
+            slm_ring_put_head(node, head, pointer);
+        else
+            defer_without_memory_slow(pointer, place);
+    }
+    if (slm_retire_note_open())
+        slm_reclaim_call_worker();
+}
+
+slm_slow void slm_defer_slow(void *pointer, struct slm_epoch_head *head)
+{
+    if (!pointer)
+        return;
+    const int kept = errno;
+    slm_fork_check();
+    const size_t place = slm_page_map_place(pointer);
+    if (place == 0)
+        defer_large(pointer);
+    else if (place == SLM_PLACE_CLOSED && !slm_cache_of_object(pointer))
+        slm_refuse(pointer, "slab_free_deferred");
+    else if (slm_epoch_nobody_reads())
+        slm_free(pointer);
+    else
+        defer_small(pointer, place, head);
+    if (load_relaxed(&slm_ring_objects) > 0)
+        help(head == NULL);
+    errno = kept;
+}
+
+/* -- poll, barrier ----------------------------------------------------------------------------------------------- */
+
+bool slm_deferred_some_wait(void)
+{
+    return slm_retire_some_open() || load_relaxed(&slm_ring_objects) > 0;
+}
+
+bool slm_deferred_poll(void)
+{
+    const int kept = errno;
+    const uint64_t before = load_relaxed(&slm_epoch_completed);
+    struct slm_thread *self = slm_thread_hide();
+    slm_reclaim_deferred(self);
+    slm_thread_unhide(self);
+    slm_retired_poll();
+    if (!slm_epoch_inside()) {
+        slm_retired_release(NULL);
+        slm_ring_call_functions();
+    }
+    errno = kept;
+    return load_relaxed(&slm_epoch_completed) != before;
+}
+
+void slm_deferred_free_all(void)
+{
+    static _Atomic uint32_t never;
+    for (;;) {
+        struct slm_thread *self = slm_thread_hide();
+        const unsigned left = slm_retire_pass(self, true);
+        slm_thread_unhide(self);
+        slm_epoch_await(load_relaxed(&slm_epoch_wanted), UINT64_MAX);
+        slm_ring_ripen_all();
+        if (left == 0 || !load_relaxed(&slm_sys_has_membarrier))
+            break;
+        slm_sys_wait(&never, 0, 1);
+    }
+    slm_ring_await_hands();
+    slm_reclaim_after_free();
+}
+
+void slm_deferred_barrier(void)
+{
+    const char *call = "slab_epoch_barrier";
+    const int kept = errno;
+    if (slm_epoch_inside())
+        slm_panic(call, NULL, "inside a section of the caller's own", NULL, NULL);
+    if (slm_ring_is_calling())
+        slm_panic(call, NULL, "inside a function of slab_epoch_call", NULL, NULL);
+    slm_fork_check();
+    const uint64_t functions = slm_ring_functions_put();
+    slm_deferred_free_all();
+    slm_ring_await_functions(functions);
+    errno = kept;
+}
+
+/* The worker calls it, if there is one. */
+void slm_deferred_call(struct slm_epoch_head *head, void (*function)(struct slm_epoch_head *head))
+{
+    slm_fork_check();
+    slm_ring_put_function(head, function);
+    slm_reclaim_call_worker();
+}

@@ -1,0 +1,42 @@
+/* slab_free_deferred's hot path: free's (heap/free.h), but that the object goes into the retired magazine of its
+ * place, which is open while top is below limit. */
+#pragma once
+
+#include "epoch/retire.h"
+#include "page/page_map.h"
+
+/* The magazine is full or not open, or the pointer is large, NULL or not ours. `head`, if not NULL, lies in the
+ * object and is the library's from now on: then nothing is waited for. */
+void slm_defer_slow(void *pointer, struct slm_epoch_head *head);
+
+slm_inline void slm_defer(void *pointer, struct slm_epoch_head *head)
+{
+    const size_t granule = slm_granule_of(pointer);
+    if (unlikely(!slm_granule_valid(granule))) {
+        slm_defer_slow(pointer, head);
+        return;
+    }
+    size_t place = slm_page_map(slm_heap_base)[granule];
+    struct slm_thread *thread = slm_hot();
+    void **top = slm_shared_load(&slm_retired_slot_at(thread, place)->top);
+    slm_forget(place);
+    if (unlikely(top >= slm_shared_load(&slm_retired_slot_at(thread, place)->limit))) {
+        slm_defer_slow(pointer, head);
+        return;
+    }
+    slm_forget(place);
+    *top = pointer;
+    slm_shared_store(&slm_retired_slot_at(thread, place)->top, top + 1);
+}
+
+/* As slab_epoch_poll, slab_epoch_barrier and slab_epoch_call. */
+bool slm_deferred_poll(void);
+void slm_deferred_barrier(void);
+void slm_deferred_call(struct slm_epoch_head *head, void (*function)(struct slm_epoch_head *head));
+
+/* The part of a barrier that is about objects: everything that has been retired is freed. Not inside a section, nor
+ * with a lock held that somebody inside one may want. */
+void slm_deferred_free_all(void);
+
+/* Does anything retired wait? */
+bool slm_deferred_some_wait(void);
