@@ -95,7 +95,7 @@ static void misuse_ends_the_process(void **state)
     assert_child_aborts(nested_too_deep, unbalanced);
     assert_child_aborts(left_too_often, unbalanced);
     assert_child_aborts(synchronized_inside,
-                        "slabmalloc: slab_epoch_synchronize(0x0): inside a section of the caller's own\n");
+                        "slabmalloc: test(0x0): inside a section of the caller's own\n");
 }
 
 /* -- several ------------------------------------------------------------------------------------------------------

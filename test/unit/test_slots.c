@@ -44,7 +44,8 @@ static void slots_do_not_touch_the_thread_s_own_part(void **state)
     const char *own = (char *)&block->link, *own_end = (char *)(block + 1);
     assert_true((char *)(slm_slot_of(block, SLM_CLASSES - 1) + 1) <= own);
     assert_true((char *)slm_slot_of(block, SLM_NAMED_FIRST) >= own_end);
-    assert_ptr_equal(slm_slot_at(block, SLM_PLACE_CLOSED) + 1, (char *)block + SLM_BLOCK_BYTES);
+    assert_ptr_equal(slm_slot_at(block, SLM_PLACE_CLOSED) + 1, (char *)block + SLM_SLOT_BYTES);
+    assert_true((char *)slm_retired_slot_at(block, 0) >= (char *)block + SLM_SLOT_BYTES);
     assert_true(slm_slot_of(block, SLM_DIRECT - 1) < slm_slot_at(block, SLM_PLACE_CLOSED));
     assert_true((char *)slm_slot_of(block, SLM_NAMED_FIRST) >= (char *)block + PAGE); /* the first page is spared */
 }

@@ -10,6 +10,7 @@ static void make_blocks(void)
     for (size_t i = 0; i < COUNT(blocks); i++) {
         blocks[i] = slm_thread_block_make();
         require(blocks[i] != NULL);
+        blocks[i]->tls = &slm_tls;
     }
 }
 
@@ -79,6 +80,7 @@ static void *add_and_remove(void *nothing)
     for (unsigned i = 0; i < 2000; i++) {
         struct slm_thread *block = slm_thread_block_make();
         require(block != NULL);
+        block->tls = &slm_tls;
         slm_thread_list_add(block);
         if (i % 64 == 0)
             require(look().count > 0);
