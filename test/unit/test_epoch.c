@@ -94,8 +94,7 @@ static void misuse_ends_the_process(void **state)
                              "than entered\n";
     assert_child_aborts(nested_too_deep, unbalanced);
     assert_child_aborts(left_too_often, unbalanced);
-    assert_child_aborts(synchronized_inside,
-                        "slabmalloc: test(0x0): inside a section of the caller's own\n");
+    assert_child_aborts(synchronized_inside, "slabmalloc: test(0x0): inside a section of the caller's own\n");
 }
 
 /* -- several ------------------------------------------------------------------------------------------------------
