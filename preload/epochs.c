@@ -13,7 +13,7 @@ static_assert(offsetof(struct slab_epoch_reader, section) == offsetof(struct slm
               "what the header's inline calls know");
 
 /* A thread that is not known to the epochs yet comes to life first, if it can, so that its exit is noticed. */
-slm_public slm_slow void slab_epoch_enter_slow(void)
+static slm_slow void enter_slow(void)
 {
     if (!slm_epoch_known() && slm_tls.state != SLM_THREAD_LIVE) {
         struct slm_thread *thread = slm_thread_enter(true);
@@ -24,7 +24,12 @@ slm_public slm_slow void slab_epoch_enter_slow(void)
     slm_epoch_enter_slow(slm_thread_exit_expected());
 }
 
-slm_public slm_slow void slab_epoch_leave_slow(void)
+slm_public void slab_epoch_enter_slow(void)
+{
+    enter_slow();
+}
+
+slm_public void slab_epoch_leave_slow(void)
 {
     slm_epoch_leave_slow();
 }
@@ -33,7 +38,7 @@ slm_public slm_slow void slab_epoch_leave_slow(void)
 slm_public void slab_epoch_enter(void)
 {
     if (unlikely(!slm_epoch_enter()))
-        slab_epoch_enter_slow();
+        enter_slow();
 }
 
 slm_public void slab_epoch_leave(void)

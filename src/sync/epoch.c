@@ -13,11 +13,15 @@
  *
  *  1. R read started < n. Were it n or more: the retiring thread read a lower number behind its fence, so X was
  *     unreachable for all before n was stored; R loads n and only then (acquire) looks for X: it would not have found
- * it. This is what fence (1) is for: without it R may read n while the store that hides X still sits in a buffer.
- *  2. The membarrier (2) is a full barrier at some point P of R's thread, after n was stored, so also after X became
+ *     it. This is what fence (1) is for: without it R may read n while the store that hides X still sits in a buffer.
+ *  2. So a reader whose word shows n or more needs no further look: it has entered since, and its section from before
+ *     is over (program order; 4 says why the poller has what that section read behind it). If all readers have, there
+ *     is no membarrier at all: readers that are busy end grace periods by themselves.
+ *  3. A reader that is outside, its word older than n, may have entered already, and its store not be visible yet.
+ *     The membarrier (2) is a full barrier at some point P of R's thread, after n was stored, so also after X became
  *     unreachable. If R stored its section behind P, then it looks for X behind P and does not find it. So it stored
- * it before P, and the poller, who looks after the membarrier, sees that store or a later one to the same word.
- *  3. A section with a number below n is not passed over. So the poller has seen a later store: R's end, or one that
+ *     it before P, and the poller, who looks after the membarrier, sees that store or a later one to the same word.
+ *  4. A section with a number below n is not passed over. So the poller has seen a later store: R's end, or one that
  *     the same thread made after it. R's end is a release, and later stores of that thread to that word are in its
  *     release sequence (C11 5.1.2.4; on arm64 a store behind a store-release to the same address is ordered behind
  *     what the release is): the poller's acquire has all reads in R behind it, and so has whoever sees `completed`.
@@ -31,12 +35,14 @@
  * the poller has a fence between storing n and looking at readers. Either the poller sees the section, or the reader
  * sees that X is gone. How readers enter is decided before the first one registers. A filter may take membarrier away
  * later: then `started` gets the bit that says "fences", which each reader copies into its word at its next entry and
- * finds there at the one after that: that and all later entries have the fence. Until a reader's word has the bit,
- * nobody knows if it is really outside, so it is waited for. (A section that it has entered since with a number of n
- * or more cannot hold X, by 1.)
+ * finds there at the one after that: that and all later entries have the fence. Until a reader's word has the bit, or
+ * shows n, nobody knows if it is really outside, so it is waited for.
  *
- * Nobody else: when the poller finds no registered reader but itself, it needs no barrier. A thread that registers
- * later does so under the lock, behind the poller.
+ * Nobody reads: where no reader is registered but the caller, who is outside, and no visitor is inside, X's stamp is
+ * 0, which has passed. A thread registers by counting up, a fence, and only then looks for anything; the retiring
+ * thread makes X unreachable, a fence, and looks at the count. Either it sees the count, or the other does not find
+ * X. Who is not in the count any more has taken itself out with a release, and the look is an acquire. For the same
+ * reason a poller needs no barrier for a thread that registers behind its look.
  *
  * x86-64: acquire and release cost nothing, the reader's part is plain moves; loads and stores stay in order but for
  * a store behind which a load slips ahead, which P prevents. arm64: ldar and stlr; and since its stores become
