@@ -1,4 +1,4 @@
-/* How instructions are counted: what instructions.c and instructions_caches.c have in common.
+/* How instructions are counted: what instructions.c, instructions_caches.c and instructions_epochs.c have in common.
  *
  * A round is a loop of many operations, between what makes ready for it and what clears away after it. Rounds that
  * warm up come first, for what counts is the steady state; then rounds whose loop is called by counted(), the one

@@ -1,5 +1,6 @@
 /* Read sections and deferred free for programs; include/slabmalloc.h has the contract, sync/epoch.h and
  * heap/deferred.h the way they work. */
+#define SLAB_NO_INLINE /* here they are, for callers that do not inline */
 #include <slabmalloc.h>
 
 #include "base/panic.h"

@@ -16,6 +16,10 @@ PACKAGED = {  # name: file and package
 }
 OURS = "slabmalloc"
 OUR_CACHES = "slabmalloc cache"
+OUR_EPOCHS = "slabmalloc epochs"
+URCU = "userspace RCU"
+OUR_DEFERRED = {"slabmalloc deferred": "slab", "slabmalloc deferred head": "slab_head",
+                "slabmalloc deferred cache": "slab_cache"}  # name: contender
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.A)
 START_SECONDS = 10
 DEFAULT = ("glibc", OURS, *PACKAGED)
@@ -28,22 +32,42 @@ class Allocator:
     library: str = ""
     version: str = ""
     options: str = ""  # SLABMALLOC_OPTIONS
-    contender: str = "malloc"  # by what the programs of bench/caches.c get their objects
+    contender: str = "malloc"  # by what the programs of bench/caches.c get their objects; of bench/epochs.c: its name
 
 
 def variants(compared, build):
     """{kind: allocators} that are measured beside those compared, in the workloads that name the kind."""
-    builds, caches = [], []
+    builds, caches, deferred, epochs = [], [], [], []
     if any(one.name == OURS for one in compared):
         builds = [Allocator(f"{OURS} grow=locked", str(build / "bench" / "libslabmalloc_bench.so"), version_of_ours(),
                             "grow=locked")]
         caches = [our_caches(build)]
-    return {"builds": builds, "caches": caches, "pools": [*caches, *pools_of_others()]}
+        deferred = our_deferred(build)
+        epochs = [our_epochs(build)]
+    return {"builds": builds, "caches": caches, "pools": [*caches, *pools_of_others()], "deferred": deferred,
+            "epochs": epochs, "sections": [*epochs, userspace_rcu(build)]}
 
 
 def our_caches(build):
     """The object caches of ours. The library is linked, and preloaded all the same: so it is this build's."""
     return Allocator(OUR_CACHES, str(build / "libslabmalloc.so"), version_of_ours(), contender="slab")
+
+
+def our_deferred(build):
+    """The ways in which ours frees behind readers: linked and preloaded, as our caches are."""
+    return [Allocator(name, str(build / "libslabmalloc.so"), version_of_ours(), contender=contender)
+            for name, contender in OUR_DEFERRED.items()]
+
+
+def our_epochs(build):
+    """What is counted of them."""
+    return Allocator(OUR_EPOCHS, str(build / "libslabmalloc.so"), version_of_ours())
+
+
+def userspace_rcu(build):
+    """Whose sections are counted by the program that counts ours, and links it: so that is this build's, too."""
+    version = first_line_of("dpkg-query", "-W", "-f", "${Version}", "liburcu-dev")
+    return Allocator(URCU, str(build / "libslabmalloc.so"), version)
 
 
 def pools_of_others():

@@ -24,6 +24,7 @@ from .programs import read_figures, run
 
 TABLE = allocators.ROOT / "bench" / "data" / "instructions.json"
 FORMAT = 1
+OUR_OTHERS = (allocators.OUR_CACHES, allocators.OUR_EPOCHS)  # of the same library as ours
 PREFIX = "instructions_"  # of the workloads' names in a report, where others are called pair and churn too
 
 WORKLOADS = {
@@ -51,6 +52,15 @@ CACHE_WORKLOADS = {  # of ours alone, an object of 64 bytes each
     "cache_accounted": "slab_cache_alloc and slab_cache_free of it, accounted",
     "cache_accounted_free": "slab_cache_alloc and free of it, accounted",
     "cache_limited": "slab_cache_alloc and slab_cache_free of it, under a limit",
+}
+EPOCH_WORKLOADS = {  # of ours, the first one of userspace RCU, too
+    "epoch_section": "enter and leave a section, inlined",
+    "deferred": "slab_free_deferred alone, 1000 objects of 64 bytes",
+    "deferred_head": "slab_free_deferred_head alone, 1000 objects of 64 bytes",
+    "deferred_bulk": "an object of 1000 that slab_free_deferred_bulk retires, 64 bytes",
+    "deferred_pair": "malloc(64) and slab_free_deferred of it",
+    "deferred_cache_pair": "slab_cache_alloc and slab_free_deferred of it, 64 bytes",
+    "unread_pair": "malloc(64) and slab_free_deferred of it, where no other thread reads",
 }
 
 # Instructions that valgrind shows the program only on CPUs that have them, and by which libc chooses memset and
@@ -101,23 +111,26 @@ def read_profile(text):
 
 
 def program_of(name):
+    if name in EPOCH_WORKLOADS:
+        return "instructions_epochs"
     return "instructions_caches" if name in CACHE_WORKLOADS else "instructions"
 
 
 def workloads_of(name):
     """The workloads that an allocator has."""
-    return CACHE_WORKLOADS if name == allocators.OUR_CACHES else WORKLOADS
+    return {allocators.OUR_CACHES: CACHE_WORKLOADS, allocators.OUR_EPOCHS: EPOCH_WORKLOADS}.get(name, WORKLOADS)
 
 
 def count(build, allocator, name):
     """Instructions an operation of a workload takes in the allocator."""
     if not shutil.which("valgrind"):
         raise Skipped("no valgrind on this machine")
+    words = [program_of(name), f"{name}_urcu" if allocator.name == allocators.URCU else name]
     with tempfile.TemporaryDirectory(prefix="instructions-") as folder:
         profile = pathlib.Path(folder) / "profile"
         output = run(["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}", "--toggle-collect=counted*",
                       "--skip-plt=no", "--compress-strings=no", "--compress-pos=no",
-                      build / "bench" / program_of(name), name], environment_for(allocator))
+                      build / "bench" / words[0], words[1]], environment_for(allocator))
         collected, own = read_profile(profile.read_text())
     if own == 0:
         raise RunFailed("callgrind saw none of the counted loops")
@@ -146,7 +159,7 @@ def compiler_of(library):
 
 def version_of(name, library, version):
     """What the counts of an allocator depend on; for most, the version of the package that a report has too."""
-    if name in (allocators.OURS, allocators.OUR_CACHES):
+    if name in (allocators.OURS, *OUR_OTHERS):
         return compiler_of(library)
     if name == "glibc":
         return allocators.first_line_of("dpkg-query", "-W", "-f", "${Version}", "libc6")
@@ -167,13 +180,13 @@ def write_table(report):
     counted = {}
     for row in report["runs"]:
         name = row["workload"].removeprefix(PREFIX)
-        if name in {**WORKLOADS, **CACHE_WORKLOADS} and "operation" in row.get("figures", {}):
+        if name in {**WORKLOADS, **CACHE_WORKLOADS, **EPOCH_WORKLOADS} and "operation" in row.get("figures", {}):
             counted.setdefault(row["allocator"], {})[name] = round(row["figures"]["operation"][0], 2)
     whole = {name: counts for name, counts in counted.items()
-             if name in (*allocators.DEFAULT, allocators.OUR_CACHES) and counts.keys() == workloads_of(name).keys()}
+             if name in (*allocators.DEFAULT, *OUR_OTHERS) and counts.keys() == workloads_of(name).keys()}
     rows, machines = {}, read_machines()
     for name, counts in whole.items():
-        allocator = report["allocators"][allocators.OURS if name == allocators.OUR_CACHES else name]
+        allocator = report["allocators"][allocators.OURS if name in OUR_OTHERS else name]
         rows[name] = {"version": version_of(name, allocator["library"], allocator["version"]), "counts": counts}
     machines[platform.machine()] = {**machines.get(platform.machine(), {}), **rows}
     table = {"format": FORMAT, "unit": "instructions an operation", "machines": machines}

@@ -17,9 +17,9 @@ The best is whose largest ratio to any other is the least; as a rule all of its 
 asked for, does not compete: it has ratios, that to the best may be below 1, and no place.
 
 Means are geometric, in steps that count their members alike: the figures of a workload, the workloads of a group, the
-groups of a run; time and memory apart. The group `caches` is left out there: what malloc does in it, it does in other
-groups too. Aside, in no mean and without a place, stand a figure that has the same value in all runs, which is an
-input, and a maximum, which says more of the machine than of the allocator.
+groups of a run; time and memory apart. The groups `caches` and `epochs` are left out there: what malloc does in them,
+it does in other groups too. Aside, in no mean and without a place, stand a figure that has the same value in all runs,
+which is an input, and a maximum, which says more of the machine than of the allocator.
 """
 import dataclasses
 import math
@@ -27,7 +27,7 @@ import statistics
 
 EQUAL = 1.10  # a ratio up to this counts as none
 BASE = "glibc"
-CACHES = "caches"
+LEFT_OUT = ("caches", "epochs")
 TIMES = ("ns", "us", "ms", "s", "cycles", "instructions")
 MEMORY = ("B", "bytes", "KiB", "MiB", "GiB")
 
@@ -293,8 +293,8 @@ def group_means(summary, group, kind):
 
 
 def overall_means(summary, kind):
-    """{allocator: Mean} over the groups, of those that are in half of them: a variant is not. Without `caches`."""
-    by_group = [group_means(summary, group, kind) for group in summary.groups if group != CACHES]
+    """{allocator: Mean} over the groups, of those that are in half of them: a variant is not. Without LEFT_OUT."""
+    by_group = [group_means(summary, group, kind) for group in summary.groups if group not in LEFT_OUT]
     found = {}
     for name in summary.allocators:
         means = [means[name] for means in by_group if name in means]

@@ -8,7 +8,7 @@ import pathlib
 import shutil
 import sys
 
-from . import results
+from . import epochs, results
 from .summary import (BASE, EQUAL, group_means, is_more_better, not_first, overall_means, repetitions_lost, summarise)
 
 OURS = "slabmalloc"
@@ -142,6 +142,27 @@ def print_kernel_table(summary, workload, width, stream):
     print_grid(list(columns), lines, width, stream)
 
 
+def show_promised(promise, name):
+    """A value, with a mark where it is more than promised; "-" where there is none."""
+    value = promise.values.get(name)
+    return "-" if value is None else show_ratio(value) + ("" if value <= promise.most else " (more)")
+
+
+def print_promises(summary, width, stream):
+    found = epochs.promises(summary)
+    if not found:
+        return
+    print("\n== deferred free: what it was promised to cost, at most, and what it does", file=stream)
+    lines, names = [], []
+    for title, promises in found:
+        lines.append((title, None))
+        for promise in promises:
+            names += [name for name in promise.values if name not in names]
+            lines.append((f"  at most {show_ratio(promise.most)}: {promise.about}",
+                          {name: show_promised(promise, name) for name in promise.values}))
+    print_grid(names, lines, width, stream)
+
+
 def print_means(summary, width, stream):
     print(f"\n== geometric means: times the best's (1.00: best in every workload), + times better or - worse than "
           f"{BASE}", file=stream)
@@ -216,6 +237,7 @@ def show(report, stream, subject=OURS, width=None):
         print_group(summary, group, width, stream)
     for workload in TABLES:
         print_kernel_table(summary, workload, width, stream)
+    print_promises(summary, width, stream)
     print_problems(summary, stream)
     print_means(summary, width, stream)
     print_not_first(summary, subject, stream)

@@ -8,10 +8,10 @@ import functools
 import json
 import typing
 
-from . import instructions, programs, servers
+from . import epochs, instructions, programs, servers
 from .measurement import RunFailed, Skipped
 
-GROUPS = ("micro", "caches", "kernel table", "threads", "memory", "latency", "servers", "instructions")
+GROUPS = ("micro", "caches", "epochs", "kernel table", "threads", "memory", "latency", "servers", "instructions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +27,16 @@ class Effort:
     latency_s: float
     day_s: int
     table_rounds: int
+    epochs_s: float
+    epochs_sizes: tuple
 
 
 QUICK = Effort("quick", repetitions=7, repetitions_long=1, micro_s=0.02, thread_counts=(2, 8, 64), thread_s=0.1,
-               producer_objects=600_000, latency_s=0.3, day_s=12, table_rounds=11)
+               producer_objects=600_000, latency_s=0.3, day_s=12, table_rounds=11, epochs_s=0.15,
+               epochs_sizes=(128,))
 FULL = Effort("full", repetitions=5, repetitions_long=3, micro_s=0.1, thread_counts=(2, 4, 8, 16, 32, 64),
-              thread_s=0.3, producer_objects=1_000_000, latency_s=2, day_s=60, table_rounds=21)
+              thread_s=0.3, producer_objects=1_000_000, latency_s=2, day_s=60, table_rounds=21, epochs_s=0.3,
+              epochs_sizes=(32, 128, 1024))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +153,17 @@ def caches():
                 measure=lambda context, one: programs.measure_cache_arrays(context.build, one))
 
 
+def freeing_behind_readers():
+    """Ours, and the other contenders on every allocator."""
+    for threads in epochs.THREADS:
+        for contender, about in epochs.CONTENDERS.items():
+            is_ours = contender == epochs.OURS
+            yield Workload(epochs.name_of(contender, threads), "epochs", f"{about}; {epochs.describe(threads)}",
+                           functools.partial(epochs.measure, contender, threads),
+                           variants="deferred" if is_ours else "", variants_alone=is_ours,
+                           least_effort="quick" if threads == epochs.THREADS[0] else "full")
+
+
 def tables():
     yield Workload("table", "kernel table", "all CPUs at once: 10,000 allocations, then 10,000 frees, of one size; "
                    "the median round",
@@ -209,9 +224,14 @@ def counting():
         yield Workload(instructions.PREFIX + name, "instructions", about,
                        functools.partial(instructions.measure_one, name), once=True, variants="caches",
                        variants_alone=True)
+    for name, about in instructions.EPOCH_WORKLOADS.items():
+        yield Workload(instructions.PREFIX + name, "instructions", about,
+                       functools.partial(instructions.measure_one, name), once=True,
+                       variants="sections" if name == "epoch_section" else "epochs", variants_alone=True)
 
 
 def all_of_them():
     """{name: Workload}, in the order in which they are run and printed."""
-    found = [*micro(), *caches(), *tables(), *threads(), *memory(), *latency(), *serving(), *counting()]
+    found = [*micro(), *caches(), *freeing_behind_readers(), *tables(), *threads(), *memory(), *latency(), *serving(),
+             *counting()]
     return {workload.name: workload for workload in found}

@@ -51,10 +51,7 @@ static struct {
 } functions;
 static __thread bool calling;
 
-static struct {
-    struct slm_magazine magazine;
-    void *rounds[62];
-} last_block = {.magazine = {.capacity = 62, .number = SLM_RETIRED_MIXED}};
+static _Alignas(struct slm_magazine) char last_block[512];
 static _Atomic bool last_block_out;
 
 /* -- chains ------------------------------------------------------------------------------------------------------ */
@@ -281,7 +278,11 @@ struct slm_magazine *slm_ring_make_block(uint32_t rounds)
 
 struct slm_magazine *slm_ring_last_block(void)
 {
-    return atomic_exchange(&last_block_out, true) ? NULL : &last_block.magazine;
+    struct slm_magazine *magazine = (struct slm_magazine *)(void *)last_block;
+    if (atomic_exchange(&last_block_out, true))
+        return NULL;
+    magazine->capacity = (sizeof last_block - sizeof *magazine) / sizeof(void *);
+    return magazine;
 }
 
 uint64_t slm_ring_limit_bytes(void)
@@ -333,7 +334,7 @@ static void free_magazines(unsigned node, struct slm_magazine *magazine)
             stock_magazine(node, magazine);
         } else {
             slm_ring_free_objects(magazine->rounds, magazine->count);
-            if (magazine == &last_block.magazine)
+            if (magazine == (void *)last_block)
                 store_release(&last_block_out, false); /* pairs with slm_ring_last_block */
             else
                 slm_magazine_free(magazine);

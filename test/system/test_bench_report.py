@@ -170,6 +170,20 @@ def test_the_kernels_table():
     assert re.search(r"N\*alloc N\*free\(4096\): +Average=16024/2048 +Average=4742/2172 +Average=4096/8192", text)
 
 
+def test_deferred_free_is_set_against_the_best_of_each_contender_and_marked_where_it_takes_more():
+    def epochs(contender, **cpu):
+        return make_report({name: [{"figures": {"cpu_128": [value, "ns/retire"]}}] for name, value in cpu.items()},
+                           group="epochs", workload=f"{contender}_1w2r")
+    text = shown(join_reports(
+        epochs("malloc_free", slabmalloc=20, glibc=10), epochs("call_rcu", slabmalloc=400, glibc=300),
+        epochs("defer_rcu", slabmalloc=50, glibc=70), epochs("deferred", way=30)))
+    _, promised = text.split("1 writer, 2 readers, 128 bytes\n")
+    assert [line.split() for line in promised.splitlines()[:3]] == [
+        "at most 0.17: CPU time in times call_rcu's over glibc 0.10".split(),
+        "at most 0.50: CPU time in times defer_rcu's over slabmalloc 0.60 (more)".split(),
+        "at most 1.60: CPU time in times our own malloc and free 1.50".split()]
+
+
 def test_markdown_marks_the_best():
     text = table.markdown(make_report({"glibc": [10], "slab|malloc": [5]}))
     assert "| workload | figure | unit | better | glibc | slab\\|malloc |\n" in text

@@ -25,7 +25,8 @@ ALLOCATORS = allocators.known(BUILD)
 GLIBC = ALLOCATORS["glibc"]
 SLABMALLOC = dataclasses.replace(ALLOCATORS[allocators.OURS], library=str(LIBRARY))
 CACHES = dataclasses.replace(allocators.our_caches(BUILD), library=str(LIBRARY))
-COUNTED = {**ALLOCATORS, CACHES.name: CACHES}
+EPOCHS = dataclasses.replace(allocators.our_epochs(BUILD), library=str(LIBRARY))
+COUNTED = {**ALLOCATORS, CACHES.name: CACHES, EPOCHS.name: EPOCHS}
 
 
 # -- instructions ---------------------------------------------------------------------------------------------------
@@ -70,6 +71,17 @@ def test_instructions_of_caches_are_as_few_as_promised(workload, most):
     """A pair; and an object of 64 that are made and freed at once, at most 6 for either."""
     need("valgrind")
     assert counts(CACHES)[workload] <= most
+
+
+def test_a_section_takes_eight_instructions():
+    """Counted over thousands, with a function's frame or two among them."""
+    need("valgrind")
+    assert counts(EPOCHS)["epoch_section"] <= 8.05
+
+
+def test_retiring_takes_at_most_1_6_times_the_instructions_of_freeing():
+    need("valgrind")
+    assert counts(EPOCHS)["deferred_pair"] <= 1.6 * counts(SLABMALLOC)["pair"]
 
 
 @pytest.mark.parametrize("workload, plain", [("cache_accounted", "cache_pair"), ("cache_limited", "cache_pair"),
