@@ -294,6 +294,8 @@ void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epoch_head *he
  * full; but inside a section it cannot wait, and leaves the object unfreed, counted (slab_stats.deferred_unfreed) and
  * told on standard error once. Objects that wait count as live, in limits and for slab_cache_destroy too.
  *
+ * The first call in a process registers it for membarrier(2): in a sandbox that has to be allowed before.
+ *
  * Retiring twice, or freeing what is retired, is a double free, seen as soon or as late as one. errno is kept. Any
  * thread, not in signal handlers. */
 void slab_free_deferred(void *ptr);

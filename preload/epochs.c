@@ -1,6 +1,8 @@
 /* Read sections and deferred free for programs; include/slabmalloc.h has the contract, sync/epoch.h and
  * heap/deferred.h the way they work. */
+#ifndef SLAB_NO_INLINE
 #define SLAB_NO_INLINE /* here they are, for callers that do not inline */
+#endif
 #include <slabmalloc.h>
 
 #include "base/panic.h"

@@ -530,8 +530,9 @@ void slm_ring_check(void)
         for (unsigned i = 0; i < SEGMENTS; i++)
             if (rings[node].segments[i].stamp % SEGMENTS != i && rings[node].segments[i].stamp != 0)
                 slm_panic("check", &rings[node], "a segment has a stamp of another's", NULL, NULL);
+        const bool too_many = sums.objects > load_relaxed(&slm_ring_objects); /* counted before, and until freed */
         slm_lock_release(&rings[node].lock);
-        if (sums.objects > load_relaxed(&slm_ring_objects))
+        if (too_many)
             slm_panic("check", &rings[node], "more is on the ring than was put there", NULL, NULL);
     }
 }

@@ -22,6 +22,8 @@
 #include "os/sys.h"
 #include "sync/epoch.h"
 
+static const char call[] = "slab_free_deferred";
+
 enum { magazines_a_look = 16, all_magazines = 1 << 16, wait_most_us = 10000 };
 
 /* -- too much, or too little memory ------------------------------------------------------------------------------ */
@@ -116,7 +118,7 @@ static void defer_large(void *pointer)
 {
     struct slm_large *large = slm_large_of(pointer);
     if (!large || !slm_large_retire(large))
-        slm_refuse(pointer, "slab_free_deferred");
+        slm_refuse(pointer, call);
     slm_ring_put_large(slm_direct_node(), large);
 }
 
@@ -146,17 +148,16 @@ static void defer_small(void *pointer, size_t place, struct slm_epoch_head *head
         slm_reclaim_call_worker();
 }
 
-slm_slow void slm_defer_slow(void *pointer, struct slm_epoch_head *head)
+static void defer_slowly(void *pointer, struct slm_epoch_head *head)
 {
-    if (!pointer)
-        return;
     const int kept = errno;
     slm_fork_check();
     const size_t place = slm_page_map_place(pointer);
+    slm_epoch_begin_quiet();
     if (place == 0)
         defer_large(pointer);
     else if (place == SLM_PLACE_CLOSED && !slm_cache_of_object(pointer))
-        slm_refuse(pointer, "slab_free_deferred");
+        slm_refuse(pointer, call);
     else if (slm_epoch_nobody_reads())
         slm_free(pointer);
     else
@@ -164,6 +165,16 @@ slm_slow void slm_defer_slow(void *pointer, struct slm_epoch_head *head)
     if (load_relaxed(&slm_ring_objects) > 0)
         help(head == NULL);
     errno = kept;
+}
+
+slm_slow void slm_defer_slow(void *pointer, struct slm_epoch_head *head)
+{
+    if (unlikely(!slm_epoch_never_read()) && pointer)
+        defer_slowly(pointer, head);
+    else if (slm_page_map_place(pointer) != 0)
+        slm_free(pointer);
+    else
+        slm_free_slow(pointer, call);
 }
 
 /* -- poll, barrier ----------------------------------------------------------------------------------------------- */
@@ -208,12 +219,12 @@ void slm_deferred_free_all(void)
 
 void slm_deferred_barrier(void)
 {
-    const char *call = "slab_epoch_barrier";
+    const char *barrier = "slab_epoch_barrier";
     const int kept = errno;
     if (slm_epoch_inside())
-        slm_panic(call, NULL, "inside a section of the caller's own", NULL, NULL);
+        slm_panic(barrier, NULL, "inside a section of the caller's own", NULL, NULL);
     if (slm_ring_is_calling())
-        slm_panic(call, NULL, "inside a function of slab_epoch_call", NULL, NULL);
+        slm_panic(barrier, NULL, "inside a function of slab_epoch_call", NULL, NULL);
     slm_fork_check();
     const uint64_t functions = slm_ring_functions_put();
     slm_deferred_free_all();

@@ -42,7 +42,9 @@
  * 0, which has passed. A thread registers by counting up, a fence, and only then looks for anything; the retiring
  * thread makes X unreachable, a fence, and looks at the count. Either it sees the count, or the other does not find
  * X. Who is not in the count any more has taken itself out with a release, and the look is an acquire. For the same
- * reason a poller needs no barrier for a thread that registers behind its look.
+ * reason a poller needs no barrier for a thread that registers behind its look. As long as no thread has ever read
+ * (slm_epoch_reading is QUIET) the fence of whoever retires is the first reader's membarrier: a look that finds QUIET
+ * stands before that barrier in its thread's program, and so does the store that hides X.
  *
  * x86-64: acquire and release cost nothing, the reader's part is plain moves; loads and stores stay in order but for
  * a store behind which a load slips ahead, which P prevents. arm64: ldar and stlr; and since its stores become
@@ -70,7 +72,7 @@ enum {
     first_number = 2,    /* not 1: leaving once too often takes one off, and 0 stands for a thread not registered */
     depth_most = 0x3fff, /* above it lies what leaving too often makes of a depth */
     barrier_interval_us = 1060, /* so that there are not 1,000 a second with those of retired magazines' aging */
-    look_interval_us = 50,
+    look_interval_us = 20,
     looks_before_sleep = 100,
 };
 
@@ -84,6 +86,7 @@ __thread struct slm_epoch_reader slm_epoch_reader = {.section = NOT_REGISTERED, 
 slm_cacheline _Atomic uint64_t slm_epoch_started = first_number * NUMBER_STEP | 1;
 _Atomic uint64_t slm_epoch_completed = first_number, slm_epoch_wanted = first_number;
 _Atomic uint64_t slm_epoch_stalls, slm_epoch_waiting_bytes;
+_Atomic uint32_t slm_epoch_reading;
 
 static struct slm_lock lock = {.rank = SLM_RANK_READERS};
 static struct slm_list readers = {&readers, &readers};
@@ -126,6 +129,27 @@ static void end_work(struct slm_epoch_reader *self, bool first)
 /* -- readers ------------------------------------------------------------------------------------------------------
  */
 
+void slm_epoch_begin_quiet(void)
+{
+    uint32_t unknown = SLM_EPOCH_UNKNOWN;
+    if (load_relaxed(&slm_epoch_reading) == SLM_EPOCH_UNKNOWN && load_relaxed(&slm_sys_has_membarrier) &&
+        slm_sys_membarrier_register())
+        atomic_compare_exchange_strong(&slm_epoch_reading, &unknown, SLM_EPOCH_QUIET);
+}
+
+/* Of a reader that is counted, before its first look for anything: who has retired something without a fence, since
+ * it was quiet, has had a barrier when this returns. Others that come meanwhile issue their own. If a filter has
+ * taken membarrier away, every processor's stores are out after some milliseconds. */
+static void end_quiet(void)
+{
+    static _Atomic uint32_t never;
+    if (load_acquire(&slm_epoch_reading) == SLM_EPOCH_READ) /* pairs with the release below */
+        return;
+    if (atomic_exchange(&slm_epoch_reading, SLM_EPOCH_COMING) != SLM_EPOCH_UNKNOWN && !slm_sys_membarrier())
+        slm_sys_wait(&never, 0, 10);
+    store_release(&slm_epoch_reading, SLM_EPOCH_READ);
+}
+
 /* A lock that a lost thread held guards a list that slm_epoch_fork_child has made anew. */
 static void list_reader(struct slm_epoch_reader *self)
 {
@@ -140,6 +164,7 @@ static void list_reader(struct slm_epoch_reader *self)
     self->generation = slm_fork_generation;
     self->thread = slm_sys_thread_id();
     add_relaxed(&registered, 1);
+    end_quiet();
     slm_fence(); /* before the first look for anything: pairs with the one in slm_epoch_stamp */
     store_relaxed(&self->section, load_relaxed(&slm_epoch_started) - 1); /* outside */
     slm_lock_release(&lock);
@@ -151,6 +176,7 @@ static void visit(struct slm_epoch_reader *self)
     slm_fork_check();
     atomic_fetch_add(&visitors, 1); /* pairs with the fences in `advance` and slm_epoch_stamp */
     store_relaxed(&self->section, SLM_EPOCH_VISITOR | load_acquire(&slm_epoch_started));
+    end_quiet();
     slm_fence(); /* pairs with the same */
 }
 
@@ -332,19 +358,22 @@ static void tell_stall(const struct stall *stall)
     slm_line_write(&line, 2);
 }
 
-/* Under the lock: start a grace period if none is under way, and end it if nobody holds it up. A barrier is made only
- * where a reader is outside and has not entered since. The fence pairs with those of readers that make their own, and
- * of visitors. */
+static void start_next(uint64_t now_us)
+{
+    barrier_made = false;
+    begun_us = now_us;
+    store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) + NUMBER_STEP); /* pairs with entries */
+}
+
+/* Under the lock: start a grace period if none is under way, and end it if nobody holds it up; then start the next if
+ * that is wanted, so that readers enter anew before somebody looks. A barrier is made only where a reader is outside
+ * and has not entered since. The fence pairs with those of readers that make their own, and of visitors. */
 static bool advance(uint64_t now_us, struct stall *stall)
 {
     struct slm_epoch_reader *who = NULL;
-    uint64_t number = slm_epoch_number(load_relaxed(&slm_epoch_started));
-    if (load_relaxed(&slm_epoch_completed) == number) {
-        number++;
-        barrier_made = false;
-        begun_us = now_us;
-        store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) + NUMBER_STEP); /* pairs with entries */
-    }
+    if (load_relaxed(&slm_epoch_completed) == slm_epoch_number(load_relaxed(&slm_epoch_started)))
+        start_next(now_us);
+    const uint64_t number = slm_epoch_number(load_relaxed(&slm_epoch_started));
     slm_fence();
     if (load_acquire(&visitors) > 0) /* pairs with slm_epoch_leave_slow */
         return false;
@@ -358,6 +387,8 @@ static bool advance(uint64_t now_us, struct stall *stall)
     if (reading != READING_DONE)
         return false;
     store_release(&slm_epoch_completed, number); /* pairs with slm_epoch_passed */
+    if (load_relaxed(&slm_epoch_wanted) > number)
+        start_next(now_us);
     return true;
 }
 

@@ -97,6 +97,19 @@ void slm_epoch_leave_slow(void);
  * fence and no lock. */
 uint64_t slm_epoch_stamp(void);
 
+/* Whether any thread has ever been inside a section. QUIET: none has, and the first will issue a membarrier before it
+ * looks for anything; so who retires needs no fence before it looks here. */
+enum slm_epoch_reading { SLM_EPOCH_UNKNOWN, SLM_EPOCH_QUIET, SLM_EPOCH_COMING, SLM_EPOCH_READ };
+extern slm_hidden _Atomic uint32_t slm_epoch_reading;
+
+slm_inline bool slm_epoch_never_read(void)
+{
+    return load_relaxed(&slm_epoch_reading) == SLM_EPOCH_QUIET;
+}
+
+/* Be quiet, if no thread has read so far: whoever retires for the first time says so. */
+void slm_epoch_begin_quiet(void);
+
 /* What has become unreachable before this call is nobody's: no other thread reads, and the calling one is outside. */
 bool slm_epoch_nobody_reads(void);
 
