@@ -196,7 +196,8 @@ int slab_info(FILE *out);
  *
  * A section that stays open keeps everything that is retired meanwhile from being freed, and the slabs of all
  * type-safe caches from going back: keep it short, do not wait in it. After `epoch_stall_ms` (SLABMALLOC_OPTIONS)
- * its thread is named on standard error, once, if anybody waits for it. It ends at the latest with its thread, and
+ * its thread is named on standard error, once, if anybody waits for it. It ends at the latest with its thread
+ * (but for one entered in its last destructors, or where there is no memory to know a thread by: leave those), and
  * goes on in the child of a fork, on the thread that called fork. A sandbox that a program enters after its first
  * section has to allow membarrier(2); where it answers with an error, memory waits until each thread has entered
  * another section. */
@@ -274,9 +275,11 @@ typedef struct slab_epoch_head {
  * in the library's worker (whose stack is 512 KiB); never inside this or any other call, nor under a lock of the
  * library. It may do anything, slab_epoch_call with the same head included, but slab_epoch_barrier, longjmp,
  * exceptions and cancellation. Functions run in the order in which one thread has given them, one after the other. In
- * a process without a worker (one thread, or worker=0) they wait for a poll or barrier; at exit they are dropped.
- * NULL for either ends the process. Any thread, not in signal handlers; inside a section, too. Needs no memory, and
- * waits for nobody. The kernel's call_rcu. */
+ * a process without a worker (one thread, or worker=0) they wait for a poll or barrier. They are best quick: while
+ * one runs in the worker, what has aged in other threads' magazines waits. When the process exits, those that have
+ * not been called are dropped; the worker may still call some while exit handlers run. NULL for either ends the
+ * process. Any thread, not in signal handlers; inside a section, too. Needs no memory, and waits for nobody. The
+ * kernel's call_rcu. */
 void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epoch_head *head));
 
 /* Retire an object: free it after a grace period. Any pointer that free takes, of malloc's or a named cache's; NULL

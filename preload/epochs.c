@@ -15,14 +15,16 @@ static_assert(offsetof(struct slab_epoch_reader, section) == offsetof(struct slm
                   offsetof(struct slab_epoch_reader, started) == offsetof(struct slm_epoch_reader, started),
               "what the header's inline calls know");
 
-/* A thread that is not known to the epochs yet comes to life first, if it can, so that its exit is noticed. */
+/* A thread that is not known to the epochs yet comes to life first, if it never did, so that its exit is noticed. */
 static slm_slow void enter_slow(void)
 {
-    if (!slm_epoch_known() && slm_tls.state != SLM_THREAD_LIVE) {
-        struct slm_thread *thread = slm_thread_enter(true);
-        if (thread)
-            slm_thread_leave(thread);
+    if (slm_epoch_known()) {
+        slm_epoch_enter_slow(false);
+        return;
     }
+    struct slm_thread *thread = slm_tls.births == 0 ? slm_thread_enter(true) : NULL;
+    if (thread)
+        slm_thread_leave(thread);
     slm_process_watch_forks();
     slm_epoch_enter_slow(slm_thread_exit_expected());
 }

@@ -46,7 +46,7 @@ static const struct option table[] = {
            "Freed pages that nobody needed for this many milliseconds go back to the kernel."),
     NUMBER(dirty_bytes, 0, 1ull << 40, "33554432",
            "Freed pages above this or a quarter of the heap go back at once."),
-    NUMBER(deferred_max_delay_ms, 1, 3600000, "100",
+    NUMBER(deferred_max_delay_ms, 10, 3600000, "100",
            "Retired objects wait no longer than this in a magazine that does not fill up."),
     NUMBER(deferred_max_bytes, 0, 1ull << 40, "0",
            "The most bytes of retired objects that wait for a grace period; 0: a sixteenth of the heap, at least 8 "

@@ -3,17 +3,15 @@
 
 #include <string.h>
 
+#include "os/sys.h"
 #include "page/page_map.h"
 #include "sync/epoch.h"
 
 /* Counts passes. Slots remember in which time between two they were opened. */
 static _Atomic uint32_t passes;
 
-/* Some slot may stand open. Who opens one looks here behind a fence, a pass clears it before it looks at the slots:
- * either the pass sees the slot, or its owner sees that nobody has. */
-static _Atomic bool some_open;
-
-enum { least_rounds = 6, mixed_rounds = 62 };
+/* How many passes long a closed slot is looked at for a round that a push under way has left: a second, as a rule. */
+enum { least_rounds = 6, mixed_rounds = 62, settling_passes = 40 };
 
 static unsigned number_of(size_t place)
 {
@@ -31,19 +29,13 @@ static void **end_of(const struct slm_retired_slot *slot)
     return slot->magazine->rounds + slm_min(slot->magazine->capacity, slot->target);
 }
 
-/* Take the array out of the slot, its rounds at the start. */
-static struct slm_magazine *unload(struct slm_retired_slot *slot)
+/* The rounds of a slot's array at its start, and counted. */
+static void gather(const struct slm_retired_slot *slot)
 {
     struct slm_magazine *magazine = slot->magazine;
-    if (!magazine)
-        return NULL;
     magazine->count = (uint32_t)(slot->top - slot->bottom);
     if (slot->bottom != magazine->rounds)
         memmove(magazine->rounds, slot->bottom, magazine->count * sizeof(void *));
-    slot->magazine = NULL;
-    slot->bottom = slot->limit = NULL;
-    slm_shared_store(&slot->top, NULL);
-    return magazine;
 }
 
 static void load(struct slm_retired_slot *slot, struct slm_magazine *magazine)
@@ -66,6 +58,29 @@ static struct slm_magazine *make_next(struct slm_retired_slot *slot, unsigned nu
     return magazine;
 }
 
+static void clear(struct slm_retired_slot *slot)
+{
+    slot->magazine = NULL;
+    slot->bottom = slot->limit = NULL;
+    slm_shared_store(&slot->top, NULL);
+}
+
+/* The rounds of a slot go to the ring with their array, or an empty array goes. The slot shows that there are rounds
+ * until they are on the ring: who finds none in any slot, and then looks at the rings, misses nothing. */
+static void put_away(struct slm_thread *thread, struct slm_retired_slot *slot, unsigned number)
+{
+    struct slm_magazine *magazine = slot->magazine;
+    if (!magazine)
+        return;
+    gather(slot);
+    magazine->number = (uint16_t)number;
+    if (magazine->count > 0)
+        slm_ring_put_magazine(thread->node, magazine);
+    clear(slot);
+    if (magazine->count == 0)
+        slm_magazine_free(magazine);
+}
+
 static void note_used(struct slm_thread *thread, size_t place)
 {
     struct slm_retired_half *half = slm_retired_half(thread);
@@ -78,33 +93,19 @@ bool slm_retire_push(struct slm_thread *thread, size_t place, void *object)
     const unsigned number = number_of(place);
     const size_t room = slot->magazine ? (size_t)(end_of(slot) - slot->magazine->rounds) : 0;
     if (room == (size_t)(slot->top - slot->bottom)) { /* none yet, or full */
-        struct slm_magazine *next = make_next(slot, number), *full;
+        struct slm_magazine *next = make_next(slot, number);
         if (!next)
             return false;
-        full = unload(slot);
-        if (full) {
-            full->number = (uint16_t)number;
-            slm_ring_put_magazine(thread->node, full);
-        }
+        put_away(thread, slot, number);
         note_used(thread, place);
         load(slot, next);
     } else if (slot->top >= slot->limit) { /* closed by a pass */
-        load(slot, unload(slot));
+        gather(slot);
+        load(slot, slot->magazine);
     }
     *slot->top = object;
     slm_shared_store(&slot->top, slot->top + 1);
     return true;
-}
-
-bool slm_retire_note_open(void)
-{
-    slm_fence(); /* pairs with the exchange in slm_retire_pass */
-    return !load_relaxed(&some_open) && !atomic_exchange(&some_open, true);
-}
-
-bool slm_retire_some_open(void)
-{
-    return load_relaxed(&some_open);
 }
 
 /* -- spares ------------------------------------------------------------------------------------------------------ */
@@ -136,12 +137,12 @@ uint64_t slm_retire_free_spares(struct slm_thread *thread)
 void slm_retire_empty_full(struct slm_thread *thread, size_t place, void **top)
 {
     struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
-    struct slm_magazine *magazine = slot->top == top ? unload(slot) : NULL;
-    if (!magazine)
+    if (!slot->magazine || slot->top != top)
         return;
-    slm_ring_free_objects(magazine->rounds, magazine->count);
-    magazine->count = 0;
-    load(slot, magazine);
+    gather(slot);
+    slm_ring_free_objects(slot->magazine->rounds, slot->magazine->count);
+    slot->magazine->count = 0;
+    load(slot, slot->magazine);
 }
 
 /* -- passes ------------------------------------------------------------------------------------------------------ */
@@ -149,7 +150,7 @@ void slm_retire_empty_full(struct slm_thread *thread, size_t place, void **top)
 struct passing {
     bool all;
     uint32_t pass;   /* slots that were opened in this one, or later, are not old enough */
-    bool open, left; /* found: slots that stay open; rounds that could not be taken */
+    bool open, left; /* found: slots to be looked at again; rounds that could not be taken */
 };
 
 static slm_unordered bool is_idle(const struct slm_retired_slot *slot)
@@ -160,6 +161,12 @@ static slm_unordered bool is_idle(const struct slm_retired_slot *slot)
 static slm_unordered bool is_old(const struct slm_retired_slot *slot, const struct passing *passing)
 {
     return passing->all || slot->pass != passing->pass;
+}
+
+/* It was closed, perhaps in the middle of a push, which may leave a round. */
+static slm_unordered bool is_settling(const struct slm_retired_slot *slot, const struct passing *passing)
+{
+    return slot->magazine && passing->pass - slot->pass < settling_passes;
 }
 
 /* Copy the rounds below `top` into a magazine on the ring; how many. Without memory it is the one that is always
@@ -186,16 +193,16 @@ static size_t put_rounds(struct slm_thread *thread, size_t place, void **bottom,
 static void take_slot(struct slm_thread *thread, size_t place, struct passing *passing)
 {
     struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
-    void **top = slm_shared_load(&slot->top);
+    void **top = __atomic_load_n(&slot->top, __ATOMIC_ACQUIRE); /* pairs with slm_defer */
     if (!slot->magazine || (slot->bottom == top && slot->limit <= top))
         return;
-    if (!is_old(slot, passing)) {
-        passing->open = true;
+    passing->open = true;
+    if (!is_old(slot, passing))
         return;
-    }
     const size_t n = (size_t)(top - slot->bottom), put = n > 0 ? put_rounds(thread, place, slot->bottom, n) : 0;
     slot->bottom += put;
     slm_shared_store(&slot->limit, slot->bottom);
+    slot->pass = passing->pass;
     passing->left |= put < n;
 }
 
@@ -214,31 +221,30 @@ static slm_unordered bool wants(struct slm_thread *thread, void *context)
 {
     struct passing *passing = context;
     const struct slm_retired_half *half = slm_retired_half(thread);
-    bool old = half->spare_count > 0;
-    for (uint32_t i = 1; i < half->end && !old; i++) {
+    bool wanted = half->spare_count > 0;
+    for (uint32_t i = 1; i < half->end; i++) {
         if (i > SLM_CLASSES && i <= SLM_NAMED_FIRST)
             continue;
         const struct slm_retired_slot *slot = slm_retired_slot_at(thread, (size_t)i * SLM_PLACE_UNITS);
-        if (is_idle(slot))
-            continue;
-        passing->open = true;
-        old = is_old(slot, passing);
+        const bool idle = is_idle(slot);
+        passing->open |= !idle || is_settling(slot, passing);
+        wanted |= !idle && is_old(slot, passing);
     }
-    return old;
+    return wanted;
 }
 
-unsigned slm_retire_pass(struct slm_thread *self, bool all)
+unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
 {
-    struct passing passing = {.all = all};
-    const struct slm_take take = {all ? NULL : wants, take_thread, &passing, false, all};
-    atomic_exchange(&some_open, false); /* pairs with slm_retire_note_open */
-    passing.pass = atomic_fetch_add(&passes, 1);
+    struct passing passing = {.all = all, .pass = atomic_fetch_add(&passes, 1)};
+    const struct slm_take take = {wants, take_thread, &passing, false, all};
     slm_ring_put_open_away();
     if (self)
         take_thread(self, &passing);
+    const uint64_t barriers = load_relaxed(&slm_sys_membarriers);
     const unsigned missed = slm_take_from_all(&take);
-    if (passing.open || passing.left || missed > 0)
-        store_relaxed(&some_open, true);
+    if (load_relaxed(&slm_sys_membarriers) != barriers) /* it may have been another's */
+        slm_epoch_count_barrier();
+    *open = passing.open || passing.left || missed > 0;
     return missed + passing.left;
 }
 
@@ -260,22 +266,20 @@ slm_unordered void slm_retire_count(struct slm_thread *thread, struct slm_retire
     sums->objects += half->spare_count;
 }
 
-void slm_retire_empty(struct slm_thread *thread)
+void slm_retire_empty_slots(struct slm_thread *thread)
+{
+    const uint32_t end = slm_retired_half(thread)->end;
+    for (uint32_t i = 1; i < end; i++) {
+        const size_t place = (size_t)i * SLM_PLACE_UNITS;
+        if (i <= SLM_CLASSES || i > SLM_NAMED_FIRST)
+            put_away(thread, slm_retired_slot_at(thread, place), number_of(place));
+    }
+}
+
+void slm_retire_end(struct slm_thread *thread)
 {
     struct slm_retired_half *half = slm_retired_half(thread);
-    for (uint32_t i = 1; i < half->end; i++) {
-        if (i > SLM_CLASSES && i <= SLM_NAMED_FIRST)
-            continue;
-        const size_t place = (size_t)i * SLM_PLACE_UNITS;
-        struct slm_magazine *magazine = unload(slm_retired_slot_at(thread, place));
-        if (!magazine)
-            continue;
-        magazine->number = (uint16_t)number_of(place);
-        if (magazine->count > 0)
-            slm_ring_put_magazine(thread->node, magazine);
-        else
-            slm_magazine_free(magazine);
-    }
+    slm_retire_empty_slots(thread);
     if (slm_retire_free_spares(thread) == 0)
         return;
     if (put_rounds(thread, SLM_PLACE_CLOSED, half->spares, half->spare_count) < half->spare_count) {

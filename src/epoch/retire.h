@@ -7,11 +7,14 @@
  * deferred_max_delay_ms, whoever makes it takes the rounds out of all slots that have stood open since the pass
  * before, its own and other threads', and closes these.
  *
- * Closing under the owner's eyes. A taker (thread/take.h) finds at most one push under way, which touches the top
- * alone: it stores its object behind the rounds that the taker sees, and raises `top` by one. So the taker moves
- * `bottom` and `limit` to the top that it has seen: what lay below is its own; the push, should it come, leaves one
- * round above a limit that it has passed, and the next one goes to the slow path, as a slot takes while top is
- * *below* limit. That one round waits for the next pass. The array stays the slot's: a push may be writing into it.
+ * Closing under the owner's eyes. A taker (thread/take.h) finds at most one push under way, which stores its object
+ * at the top that it has read, and then raises `top` by one, with a release: so what lies below the top that the
+ * taker reads is whole, and was unreachable before, the push's own round too if it shows. The taker moves `bottom`
+ * and `limit` to that top; a push that comes to its end later leaves one round above a limit that it has passed, and
+ * the next one goes to the slow path, as a slot takes while top is *below* limit. That one round is found by a later
+ * pass: there are some for about a second after the last slot was closed, and whenever the worker is woken for
+ * something; a push, two stores, takes longer only if its thread is stopped in between. The array stays the slot's: a
+ * push may be writing into it.
  *
  * Without membarrier(2) nobody could take what ages: then retired objects go to the ring one by one
  * (slm_ring_put_object). If it is refused later, what other threads have in their magazines waits for them.
@@ -37,9 +40,12 @@ uint64_t slm_retire_free_spares(struct slm_thread *thread);
  * period; free them, and go on with the array. */
 void slm_retire_empty_full(struct slm_thread *thread, size_t place, void **top);
 
-/* The owner, in a slow path, at its end: everything goes to the ring. What cannot be put there for lack of memory
- * stays in the spares. */
-void slm_retire_empty(struct slm_thread *thread);
+/* The owner, in a slow path: what its slots hold goes to the ring. */
+void slm_retire_empty_slots(struct slm_thread *thread);
+
+/* The same at its end, with the spares; outside of sections, as it may wait for a grace period where there is no
+ * memory. */
+void slm_retire_end(struct slm_thread *thread);
 
 /* Bytes and objects in a thread's retired magazines and spares; figures. */
 struct slm_retired_sums {
@@ -48,12 +54,7 @@ struct slm_retired_sums {
 void slm_retire_count(struct slm_thread *thread, struct slm_retired_sums *sums);
 
 /* A pass: put on the ring what has stood open in any thread since the last pass, or (`all`) everything there is.
- * `self`: the calling thread's block, on which it is in a slow path; NULL: it has none. How many threads were missed
- * (in the middle of something), or could not be relieved of everything. Takes the lock of the list of threads. */
-unsigned slm_retire_pass(struct slm_thread *self, bool all);
-
-/* Does any slot stand open, or hold rounds? */
-bool slm_retire_some_open(void);
-
-/* After slm_retire_push: true for one caller when a slot may stand open and no pass knows. */
-bool slm_retire_note_open(void);
+ * `self`: the calling thread's block, on which it is in a slow path; NULL: it has none. How many threads that hold
+ * something were missed (in the middle of a slow path), or could not be relieved of everything. `*open`: another pass
+ * has to follow. Takes the lock of the list of threads. */
+unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open);

@@ -42,6 +42,7 @@ _Atomic uint64_t slm_ring_objects, slm_ring_bytes;
 _Atomic uint64_t slm_ring_waits, slm_ring_excesses, slm_ring_unfreed;
 
 static _Atomic uint32_t hands[2], phase;
+static __thread uint32_t own_hands[2]; /* this thread's part of them: ripening may nest in a function, or a handler */
 
 /* They are called in the order in which they were put, so that two counts tell which have been. */
 static struct {
@@ -53,6 +54,12 @@ static __thread bool calling;
 
 static _Alignas(struct slm_magazine) char last_block[512];
 static _Atomic bool last_block_out;
+
+void slm_ring_start(void)
+{
+    for (unsigned node = 0; slm_checked && node < SLM_NODES_MAX; node++) /* nobody else asks for ranks */
+        rings[node].lock.rank = SLM_RANK_RING;
+}
 
 /* -- chains ------------------------------------------------------------------------------------------------------ */
 
@@ -90,30 +97,35 @@ static void empty_ring(struct ring *ring)
 
 static void lock_ring(struct ring *ring)
 {
-    if (ring->lock.rank != SLM_RANK_RING)
-        ring->lock.rank = SLM_RANK_RING;
     if (unlikely(slm_lock_acquire(&ring->lock)))
         empty_ring(ring);
 }
 
-/* Under the lock: what is in the segment is ripe. */
 static void ripen_segment(struct ring *ring, struct segment *segment)
 {
-    for (unsigned kind = 0; kind < KINDS; kind++) {
+    for (unsigned kind = 0; kind < KINDS; kind++)
         append(kind, &ring->ripe[kind], &segment->chains[kind]);
-        segment->chains[kind] = (struct chain){NULL, NULL};
-    }
+    *segment = (struct segment){0};
 }
 
-/* Under the lock: the segments whose stamps have passed, the oldest first. */
+/* Under the lock: the segment with the least stamp that has passed; NULL: there is none. */
+static struct segment *oldest_passed(struct ring *ring)
+{
+    struct segment *oldest = NULL;
+    for (unsigned i = 0; i < SEGMENTS; i++) {
+        struct segment *segment = &ring->segments[i];
+        if (segment->stamp != 0 && slm_epoch_passed(segment->stamp) && (!oldest || segment->stamp < oldest->stamp))
+            oldest = segment;
+    }
+    return oldest;
+}
+
+/* Under the lock: the oldest first, so that things keep their order. */
 static void ripen_segments(struct ring *ring)
 {
-    const uint64_t completed = load_acquire(&slm_epoch_completed); /* pairs with the end of a grace period */
-    for (uint64_t stamp = completed - (SEGMENTS - 1); stamp <= completed; stamp++) {
-        struct segment *segment = &ring->segments[stamp % SEGMENTS];
-        if (segment->stamp <= completed)
-            ripen_segment(ring, segment);
-    }
+    struct segment *segment;
+    while ((segment = oldest_passed(ring)))
+        ripen_segment(ring, segment);
 }
 
 /* The latest stamp of functions that wait; 0: none do. */
@@ -139,7 +151,7 @@ static void enqueue(struct ring *ring, enum kind kind, void *thing)
         append(kind, &ring->ripe[kind], &one);
     } else {
         if (segment->stamp != stamp)
-            ripen_segment(ring, segment);
+            ripen_segments(ring); /* this one is among them: its stamp is older by four at least */
         segment->stamp = stamp;
         append(kind, &segment->chains[kind], &one);
     }
@@ -166,6 +178,7 @@ static void put(struct ring *ring, enum kind kind, void *thing)
 static unsigned begin_hands(void)
 {
     const unsigned mine = load_relaxed(&phase) & 1;
+    own_hands[mine]++;
     atomic_fetch_add(&hands[mine], 1); /* pairs with slm_ring_await_hands: before the ring's lock */
     return mine;
 }
@@ -174,6 +187,7 @@ static unsigned begin_hands(void)
 static void end_hands(unsigned mine)
 {
     atomic_fetch_sub_explicit(&hands[mine], 1, memory_order_release);
+    own_hands[mine]--;
 }
 
 void slm_ring_await_hands(void)
@@ -294,11 +308,19 @@ uint64_t slm_ring_limit_bytes(void)
 
 /* -- freeing ----------------------------------------------------------------------------------------------------- */
 
+/* Not below 0: a child of a fork may have lost count of what the thread that forked had in hand. */
+static void lower(_Atomic uint64_t *figure, uint64_t n)
+{
+    uint64_t was = load_relaxed(figure);
+    while (!atomic_compare_exchange_weak(figure, &was, was - slm_min(was, n)))
+        continue;
+}
+
 static void count_off(uint64_t objects, uint64_t bytes)
 {
-    sub_relaxed(&slm_ring_objects, objects);
-    sub_relaxed(&slm_ring_bytes, bytes);
-    sub_relaxed(&slm_epoch_waiting_bytes, bytes);
+    lower(&slm_ring_objects, objects);
+    lower(&slm_ring_bytes, bytes);
+    lower(&slm_epoch_waiting_bytes, bytes);
 }
 
 void slm_ring_free_objects(void *const *objects, unsigned n)
@@ -498,21 +520,20 @@ static void add_ring(const struct ring *ring, struct sums *sums)
     }
 }
 
-/* A ring that somebody was at is as good as empty, and so are other threads' hands. A function may have forked: then
- * those behind it are still going to be called. */
+/* A ring that somebody was at is as good as empty, and so are other threads' hands. The thread that forked may have
+ * been at it: in a function, then those behind it are still going to be called, or in a handler that interrupted it.
+ */
 void slm_ring_fork_child(void)
 {
     struct sums sums = {0, 0, 0};
-    for (unsigned node = 0; node < SLM_NODES_MAX; node++) {
-        if (load_relaxed(&rings[node].lock.word) != 0)
-            empty_ring(&rings[node]);
-        add_ring(&rings[node], &sums);
-    }
-    sub_relaxed(&slm_epoch_waiting_bytes, load_relaxed(&slm_ring_bytes) - sums.bytes);
+    for (unsigned node = 0; node < slm_nodes; node++)
+        if (load_relaxed(&rings[node].lock.word) == 0)
+            add_ring(&rings[node], &sums);
+    lower(&slm_epoch_waiting_bytes, load_relaxed(&slm_ring_bytes) - sums.bytes);
     store_relaxed(&slm_ring_objects, sums.objects);
     store_relaxed(&slm_ring_bytes, sums.bytes);
-    store_relaxed(&hands[0], 0);
-    store_relaxed(&hands[1], 0);
+    store_relaxed(&hands[0], own_hands[0]);
+    store_relaxed(&hands[1], own_hands[1]);
     if (!calling) {
         store_relaxed(&functions.runner, false);
         store_relaxed(&functions.left, 0);

@@ -37,6 +37,9 @@ struct slm_epoch_head {
 /* Of a magazine: its rounds are any objects of the heap that are no spans. */
 enum { SLM_RETIRED_MIXED = 0xffff };
 
+/* Once, at start. */
+void slm_ring_start(void);
+
 /* Retire; the caller has made it unreachable for readers that enter a section from now on. Counted from here on,
  * until it is freed. Any thread; takes the ring's lock. */
 void slm_ring_put_magazine(unsigned node, struct slm_magazine *magazine);

@@ -248,8 +248,8 @@ int slm_control_destroy(struct slab_cache *named)
     if (!named)
         return 0;
     const int kept = errno;
-    if (slm_deferred_some_wait() && !slm_epoch_inside() && !slm_ring_is_calling())
-        slm_deferred_free_all();
+    if (!slm_epoch_inside() && !slm_ring_is_calling() && !slm_retired_is_releasing())
+        slm_deferred_free_all(attempts_most);
     slm_cache_lock();
     struct slm_cache *cache = slm_object_cache(named, "slab_cache_destroy");
     if (cache->number < SLM_CLASSES) {

@@ -13,6 +13,7 @@
 #include "heap/deferred.h"
 
 #include <errno.h>
+#include <limits.h>
 
 #include "base/panic.h"
 #include "depot/retired.h"
@@ -20,11 +21,12 @@
 #include "heap/lifecycle.h"
 #include "heap/reclaim.h"
 #include "os/sys.h"
+#include "os/topology.h"
 #include "sync/epoch.h"
 
 static const char call[] = "slab_free_deferred";
 
-enum { magazines_a_look = 16, all_magazines = 1 << 16, wait_most_us = 10000 };
+enum { magazines_a_look = 16, wait_most_us = 10000 };
 
 /* -- too much, or too little memory ------------------------------------------------------------------------------ */
 
@@ -33,12 +35,23 @@ static bool too_much_waits(void)
     return load_relaxed(&slm_ring_bytes) > slm_ring_limit_bytes();
 }
 
+/* A bite of what is ripe on any ring; false: there is nothing. */
+static bool ripen_some(void)
+{
+    bool some = false;
+    for (unsigned node = 0; node < slm_nodes; node++)
+        some |= slm_ring_ripen(node, magazines_a_look);
+    return some;
+}
+
 static void wait_for_less(void)
 {
     const uint64_t deadline_us = slm_sys_now_us() + wait_most_us;
     add_relaxed(&slm_ring_waits, 1);
-    while (too_much_waits() && slm_epoch_await(load_relaxed(&slm_epoch_completed) + 1, deadline_us))
-        slm_ring_ripen_all();
+    do
+        if (!ripen_some())
+            slm_epoch_await(load_relaxed(&slm_epoch_completed) + 1, deadline_us);
+    while (too_much_waits() && slm_sys_now_us() < deadline_us);
 }
 
 /* Something has been put on the ring: a look at it. */
@@ -71,7 +84,7 @@ enum attempt { RETIRED, FULL, NO_BLOCK };
  */
 static enum attempt try_without_memory(void *pointer, size_t place, void ***top, uint64_t *stamp)
 {
-    struct slm_thread *thread = slm_thread_enter(true);
+    struct slm_thread *thread = slm_thread_enter(slm_tls.births == 0);
     if (!thread)
         return NO_BLOCK;
     slm_retire_free_spares(thread);
@@ -84,7 +97,7 @@ static enum attempt try_without_memory(void *pointer, size_t place, void ***top,
 
 static void empty_full(size_t place, void **top)
 {
-    struct slm_thread *thread = slm_thread_enter(true);
+    struct slm_thread *thread = slm_thread_enter(slm_tls.births == 0);
     if (!thread)
         return;
     slm_retire_free_spares(thread);
@@ -125,12 +138,12 @@ static void defer_large(void *pointer)
 /* Into the thread's own magazine. False: there is no memory for one, or no membarrier(2) to take what ages there. */
 static bool push(void *pointer, size_t place)
 {
-    struct slm_thread *thread = slm_thread_enter(true);
+    struct slm_thread *thread = slm_thread_enter(slm_tls.births == 0);
     if (unlikely(!thread))
         return false;
     const bool mine = load_relaxed(&slm_sys_has_membarrier), done = mine && slm_retire_push(thread, place, pointer);
     if (unlikely(!mine))
-        slm_retire_empty(thread);
+        slm_retire_empty_slots(thread);
     slm_thread_leave(thread);
     return done;
 }
@@ -144,8 +157,6 @@ static void defer_small(void *pointer, size_t place, struct slm_epoch_head *head
         else
             defer_without_memory_slow(pointer, place);
     }
-    if (slm_retire_note_open())
-        slm_reclaim_call_worker();
 }
 
 static void defer_slowly(void *pointer, struct slm_epoch_head *head)
@@ -162,6 +173,7 @@ static void defer_slowly(void *pointer, struct slm_epoch_head *head)
         slm_free(pointer);
     else
         defer_small(pointer, place, head);
+    slm_reclaim_note_deferred();
     if (load_relaxed(&slm_ring_objects) > 0)
         help(head == NULL);
     errno = kept;
@@ -179,11 +191,6 @@ slm_slow void slm_defer_slow(void *pointer, struct slm_epoch_head *head)
 
 /* -- poll, barrier ----------------------------------------------------------------------------------------------- */
 
-bool slm_deferred_some_wait(void)
-{
-    return slm_retire_some_open() || load_relaxed(&slm_ring_objects) > 0;
-}
-
 bool slm_deferred_poll(void)
 {
     const int kept = errno;
@@ -200,21 +207,24 @@ bool slm_deferred_poll(void)
     return load_relaxed(&slm_epoch_completed) != before;
 }
 
-void slm_deferred_free_all(void)
+/* Without membarrier(2) what other threads have in their magazines cannot be had. */
+void slm_deferred_free_all(unsigned attempts)
 {
     static _Atomic uint32_t never;
-    for (;;) {
+    unsigned left = slm_reclaim_ever_deferred();
+    while (left > 0) {
+        bool open;
         struct slm_thread *self = slm_thread_hide();
-        const unsigned left = slm_retire_pass(self, true);
+        left = slm_retire_pass(self, true, &open);
         slm_thread_unhide(self);
         slm_epoch_await(load_relaxed(&slm_epoch_wanted), UINT64_MAX);
         slm_ring_ripen_all();
-        if (left == 0 || !load_relaxed(&slm_sys_has_membarrier))
+        if (left > 0 && (--attempts == 0 || !load_relaxed(&slm_sys_has_membarrier)))
             break;
-        slm_sys_wait(&never, 0, 1);
+        if (left > 0)
+            slm_sys_wait(&never, 0, 1);
     }
     slm_ring_await_hands();
-    slm_reclaim_after_free();
 }
 
 void slm_deferred_barrier(void)
@@ -227,7 +237,7 @@ void slm_deferred_barrier(void)
         slm_panic(barrier, NULL, "inside a function of slab_epoch_call", NULL, NULL);
     slm_fork_check();
     const uint64_t functions = slm_ring_functions_put();
-    slm_deferred_free_all();
+    slm_deferred_free_all(UINT_MAX);
     slm_ring_await_functions(functions);
     errno = kept;
 }
@@ -237,5 +247,5 @@ void slm_deferred_call(struct slm_epoch_head *head, void (*function)(struct slm_
 {
     slm_fork_check();
     slm_ring_put_function(head, function);
-    slm_reclaim_call_worker();
+    slm_reclaim_note_deferred();
 }

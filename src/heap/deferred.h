@@ -26,7 +26,8 @@ slm_inline void slm_defer(void *pointer, struct slm_epoch_head *head)
     }
     slm_forget(place);
     *top = pointer;
-    slm_shared_store(&slm_retired_slot_at(thread, place)->top, top + 1);
+    /* pairs with take_slot (epoch/retire.c): who sees the new top sees the object, and that it is unreachable */
+    __atomic_store_n(&slm_retired_slot_at(thread, place)->top, top + 1, __ATOMIC_RELEASE);
 }
 
 /* As slab_epoch_poll, slab_epoch_barrier and slab_epoch_call. */
@@ -34,9 +35,7 @@ bool slm_deferred_poll(void);
 void slm_deferred_barrier(void);
 void slm_deferred_call(struct slm_epoch_head *head, void (*function)(struct slm_epoch_head *head));
 
-/* The part of a barrier that is about objects: everything that has been retired is freed. Not inside a section, nor
- * with a lock held that somebody inside one may want. */
-void slm_deferred_free_all(void);
-
-/* Does anything retired wait? */
-bool slm_deferred_some_wait(void);
+/* The part of a barrier that is about objects: everything that has been retired is freed. Threads that are in the
+ * middle of something are looked at again, so many times. Not inside a section, nor with a lock held that somebody
+ * inside one may want. */
+void slm_deferred_free_all(unsigned attempts);

@@ -301,9 +301,10 @@ void *slm_resize(void *pointer, size_t n)
 size_t slm_heap_purge(void)
 {
     const int kept = errno;
-    if (slm_retire_some_open()) {
+    if (slm_reclaim_ever_deferred()) {
+        bool open;
         struct slm_thread *self = slm_thread_hide();
-        slm_retire_pass(self, true);
+        slm_retire_pass(self, true, &open);
         slm_thread_unhide(self);
     }
     slm_retired_poll();

@@ -54,6 +54,7 @@ static enum process_state start_process(void)
     slm_span_set_scarce(slm_vm_addresses_limited());
     slm_page_map_start();
     slm_slots_start();
+    slm_ring_start();
     slm_cache_start();
     slm_fork_start(fork_child);
     exit_key_made = pthread_key_create(&exit_key, thread_exit) == 0;
@@ -85,9 +86,9 @@ static struct slm_thread *birth(struct slm_tls *tls)
     if (!thread)
         return NULL;
     thread->tls = tls;
+    slm_shared_store(&tls->self, thread); /* before it is linked: see thread/take.c */
     slm_thread_list_add(thread);
     thread->node = slm_topology_node(thread->number);
-    tls->self = thread;
     tls->state = SLM_THREAD_LIVE;
     if (load_relaxed(&tls->wanted))
         store_relaxed(&thread->attention, SLM_ATTEND_RESERVE);
@@ -174,7 +175,7 @@ static void thread_exit(void *block)
     tls->self = NULL;
     tls->state = tls->births < births_most ? SLM_THREAD_NONE : SLM_THREAD_GONE;
     slm_epoch_thread_exit(); /* not before: a handler that enters a section from here on does not register */
-    slm_retire_empty(thread);
+    slm_retire_end(thread);
     slm_reserve_empty(thread, false);
     slm_thread_empty(thread, false);
     slm_stats_retire(thread);
@@ -191,7 +192,8 @@ static void thread_exit(void *block)
 bool slm_thread_exit_expected(void)
 {
     const struct slm_tls *tls = &slm_tls;
-    return tls->state == SLM_THREAD_LIVE && exit_key_made && pthread_getspecific(exit_key) == tls->self;
+    return tls->state == SLM_THREAD_LIVE && tls->births == 1 && exit_key_made &&
+           pthread_getspecific(exit_key) == tls->self;
 }
 
 unsigned slm_direct_node(void)
@@ -210,7 +212,7 @@ static void look_for_fork(void)
 void slm_process_watch_forks(void)
 {
     static _Atomic bool watched;
-    if (!atomic_exchange(&watched, true))
+    if (!load_relaxed(&watched) && !atomic_exchange(&watched, true))
         pthread_atfork(NULL, NULL, look_for_fork);
 }
 

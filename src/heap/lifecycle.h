@@ -48,7 +48,7 @@ slm_inline void slm_thread_leave(struct slm_thread *thread)
 /* From now on a child of fork() is noticed by the thread that forked, not by the first that passes a slow path. */
 void slm_process_watch_forks(void);
 
-/* Is the calling thread live, and sure to have its exit noticed? */
+/* Is the calling thread live, and sure to have its exit noticed? In a later life it is among its last destructors. */
 bool slm_thread_exit_expected(void);
 
 /* True once the process's structures are there; starts them. For the direct ways. */

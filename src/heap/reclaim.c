@@ -15,7 +15,7 @@
  *     worker:  NONE --birth of a thread--> STARTING --> RUNNING <--> ASLEEP        RUNNING --alone--> NONE
  *                                                       RUNNING <--> CALLED, out of a sleep that has an end
  *
- * Retired objects it looks after four times a deferred_max_delay_ms while some wait: what does not fill a magazine is
+ * Retired objects it looks after five times a deferred_max_delay_ms while some wait: what does not fill a magazine is
  * put on the ring by the second pass after it came. Here, too, run the functions of slab_epoch_call.
  */
 #include "heap/reclaim.h"
@@ -34,13 +34,15 @@
 #include "sync/epoch.h"
 #include "thread/take.h"
 
-enum { scarce_dirty_least = 4 << 20, interval_ms = 1000, pass_least_ms = 25, worker_stack = 512 << 10 };
+enum { scarce_dirty_least = 4 << 20, interval_ms = 1000, pass_least_ms = 2, worker_stack = 512 << 10 };
 
 enum worker_state { WORKER_NONE, WORKER_RUNNING, WORKER_CALLED, WORKER_ASLEEP, WORKER_STARTING };
 
 static _Atomic uint64_t purge_due_ms, trim_due_ms, pass_due_ms;
 static _Atomic uint32_t worker;
-static _Atomic bool active; /* a thread has passed since the worker looked */
+static _Atomic bool ever_deferred;
+static _Atomic bool active;   /* a thread has passed since the worker looked */
+static _Atomic bool deferred; /* something retired may wait, or a function: cleared before a pass looks */
 
 static uint64_t dirty_limit(void)
 {
@@ -110,22 +112,27 @@ static bool do_due(uint64_t now)
     return done;
 }
 
-/* Passes are counted among the membarriers of grace periods (sync/epoch.c): there are not more than 40 a second. */
+/* What comes right behind a pass waits for two of them, and a grace period. */
 static unsigned pass_interval_ms(void)
 {
-    return (unsigned)slm_max(slm_options.deferred_max_delay_ms / 4, pass_least_ms);
+    return (unsigned)slm_max(slm_options.deferred_max_delay_ms / 5, pass_least_ms);
 }
 
 bool slm_reclaim_deferred(struct slm_thread *self)
 {
-    if (likely(!slm_retire_some_open()) && load_relaxed(&slm_ring_objects) == 0)
-        return slm_ring_functions_waiting() > 0 && !slm_epoch_poll();
-    if (claim(&pass_due_ms, slm_sys_now_ms(), pass_interval_ms()))
-        slm_retire_pass(self, false);
+    bool open = true;
+    if (likely(!load_relaxed(&deferred)))
+        return false;
+    if (claim(&pass_due_ms, slm_sys_now_us() / 1000, pass_interval_ms())) {
+        atomic_exchange(&deferred, false); /* pairs with slm_reclaim_note_deferred */
+        slm_retire_pass(self, false, &open);
+    }
     slm_epoch_poll();
     if (slm_ring_ripen_all())
         slm_reclaim_after_free();
-    return slm_retire_some_open() || load_relaxed(&slm_ring_objects) > 0 || slm_ring_functions_waiting() > 0;
+    if (open || load_relaxed(&slm_ring_objects) > 0 || slm_ring_functions_waiting() > 0)
+        slm_reclaim_note_deferred();
+    return load_relaxed(&deferred);
 }
 
 /* In the worker, which has a block if functions or destructors have allocated. True while some wait. */
@@ -138,13 +145,24 @@ static bool do_deferred(void)
     return waiting;
 }
 
+/* What functions and destructors have freed here is of more use to others. */
+static void empty_own(void)
+{
+    struct slm_thread *self = slm_thread_hide();
+    if (self) {
+        slm_retire_empty_slots(self);
+        slm_thread_empty(self, false);
+    }
+    slm_thread_unhide(self);
+}
+
 /* The worker sleeps for good. The exchange and slm_reclaim_thread_gone's fence order "asleep, then look at the
  * threads" against "one thread less, then look whether it sleeps": one of both sees the other. So do the exchange and
  * note_activity's store, "asleep, then look for activity" against "active, then look whether it sleeps". */
 static void fall_asleep(void)
 {
     atomic_exchange(&worker, WORKER_ASLEEP);
-    while (load_relaxed(&worker) == WORKER_ASLEEP && !atomic_load(&active) && !slm_retire_some_open() &&
+    while (load_relaxed(&worker) == WORKER_ASLEEP && !atomic_load(&active) && !atomic_load(&deferred) &&
            slm_thread_list_count() > 1)
         slm_sys_wait(&worker, WORKER_ASLEEP, 0);
     store_relaxed(&worker, WORKER_RUNNING);
@@ -167,13 +185,28 @@ static void note_activity(void)
         wake_worker();
 }
 
-void slm_reclaim_call_worker(void)
+static void call_worker(void)
 {
     uint32_t running = WORKER_RUNNING;
     if (atomic_load(&worker) == WORKER_ASLEEP) /* pairs with fall_asleep */
         wake_worker();
-    else if (atomic_compare_exchange_strong(&worker, &running, WORKER_CALLED))
+    else if (!slm_tls.helper && atomic_compare_exchange_strong(&worker, &running, WORKER_CALLED))
         slm_sys_wake(&worker);
+}
+
+/* The fence: what waits can be found before the look at the flag. */
+void slm_reclaim_note_deferred(void)
+{
+    slm_fence(); /* pairs with slm_reclaim_deferred and fall_asleep */
+    if (!load_relaxed(&deferred) && !atomic_exchange(&deferred, true))
+        call_worker();
+    if (unlikely(!load_relaxed(&ever_deferred)))
+        store_relaxed(&ever_deferred, true);
+}
+
+bool slm_reclaim_ever_deferred(void)
+{
+    return load_relaxed(&ever_deferred);
 }
 
 /* Until the worker is alone with one thread. What a thread leaves behind is due after two intervals at most: the
@@ -183,14 +216,19 @@ static void work_while_needed(void)
     const unsigned idle_ms = (unsigned)slm_options.purge_delay_ms / 4 + 10;
     const uint64_t quiet_ms = 2 * (interval_ms + slm_options.purge_delay_ms);
     uint64_t busy_ms = slm_sys_now_ms();
-    while (slm_thread_list_count() > 1) {
+    bool waiting = false;
+    while (waiting || slm_thread_list_count() > 1) {
         uint32_t called = WORKER_CALLED;
         atomic_compare_exchange_strong(&worker, &called, WORKER_RUNNING); /* before it looks: pairs with the call */
         const uint64_t now = slm_sys_now_ms();
-        const bool passed = atomic_exchange(&active, false), waiting = do_deferred();
+        const bool passed = atomic_exchange(&active, false);
+        if (passed && load_relaxed(&ever_deferred)) /* for what a push has left that took long: epoch/retire.h */
+            store_relaxed(&deferred, true);
+        waiting = do_deferred();
         if (do_due(now) || passed || waiting)
             busy_ms = now;
         slm_retired_release(NULL);
+        empty_own();
         if (now - busy_ms < quiet_ms) {
             slm_sys_wait(&worker, WORKER_RUNNING, waiting ? pass_interval_ms() : idle_ms);
         } else {
@@ -211,7 +249,8 @@ static void *work(void *nothing)
         work_while_needed();
         atomic_exchange(&worker, WORKER_NONE);
         none = WORKER_NONE;
-    } while (slm_thread_list_count() > 1 && atomic_compare_exchange_strong(&worker, &none, WORKER_RUNNING));
+    } while ((slm_thread_list_count() > 1 || load_relaxed(&deferred)) &&
+             atomic_compare_exchange_strong(&worker, &none, WORKER_RUNNING));
     return nothing;
 }
 

@@ -36,7 +36,8 @@
  * sees that X is gone. How readers enter is decided before the first one registers. A filter may take membarrier away
  * later: then `started` gets the bit that says "fences", which each reader copies into its word at its next entry and
  * finds there at the one after that: that and all later entries have the fence. Until a reader's word has the bit, or
- * shows n, nobody knows if it is really outside, so it is waited for.
+ * shows n, nobody knows if it is really outside, so it is waited for. (One entry escapes: of a thread whose handler
+ * enters and leaves between its entry's look at the word and its store, in the very moment when the filter comes.)
  *
  * Nobody reads: where no reader is registered but the caller, who is outside, and no visitor is inside, X's stamp is
  * 0, which has passed. A thread registers by counting up, a fence, and only then looks for anything; the retiring
@@ -71,8 +72,9 @@
 enum {
     first_number = 2,    /* not 1: leaving once too often takes one off, and 0 stands for a thread not registered */
     depth_most = 0x3fff, /* above it lies what leaving too often makes of a depth */
-    barrier_interval_us = 1060, /* so that there are not 1,000 a second with those of retired magazines' aging */
+    barrier_interval_us = 1020,
     look_interval_us = 20,
+    look_interval_most_us = 2000,
     looks_before_sleep = 100,
 };
 
@@ -90,15 +92,15 @@ _Atomic uint32_t slm_epoch_reading;
 
 static struct slm_lock lock = {.rank = SLM_RANK_READERS};
 static struct slm_list readers = {&readers, &readers};
-static _Atomic uint64_t registered;  /* in the list */
-static _Atomic uint64_t visitors;    /* inside sections */
-static _Atomic uint64_t look_due_us; /* for polls; who misses a store of another looks a little early */
+static _Atomic uint64_t registered;     /* in the list */
+static _Atomic uint64_t visitors[2];    /* inside sections, by their numbers modulo two */
+static _Atomic uint64_t barrier_due_us; /* the next one's: at most 1,000 a second */
+static _Atomic uint64_t look_due_us;    /* for polls; who misses a store of another looks a little early */
 
 /* Guarded by the lock. */
-static bool decided;            /* whether readers need fences */
-static bool barrier_made;       /* for the grace period under way */
-static uint64_t barrier_due_us; /* the next one's */
-static uint64_t begun_us;       /* the grace period under way */
+static bool decided;      /* whether readers need fences */
+static bool barrier_made; /* for the grace period under way */
+static uint64_t begun_us; /* the grace period under way */
 
 static bool readers_fence(void)
 {
@@ -170,12 +172,26 @@ static void list_reader(struct slm_epoch_reader *self)
     slm_lock_release(&lock);
 }
 
-/* A visitor is inside as soon as it is counted. */
+static _Atomic uint64_t *visitors_of(uint64_t section)
+{
+    return &visitors[slm_epoch_number(section) % 2];
+}
+
+/* A visitor is inside as soon as it is counted; a grace period waits for those of the number before it alone, so that
+ * visitors who come one after the other do not hold it up for ever. If that number is not the latest any more when it
+ * is counted, nobody waits for it: it counts anew. */
 static void visit(struct slm_epoch_reader *self)
 {
+    uint64_t section;
     slm_fork_check();
-    atomic_fetch_add(&visitors, 1); /* pairs with the fences in `advance` and slm_epoch_stamp */
-    store_relaxed(&self->section, SLM_EPOCH_VISITOR | load_acquire(&slm_epoch_started));
+    for (;;) {
+        section = load_acquire(&slm_epoch_started);
+        atomic_fetch_add(visitors_of(section), 1); /* pairs with the fences in `advance` and slm_epoch_stamp */
+        if (visitors_of(atomic_load(&slm_epoch_started)) == visitors_of(section))
+            break;
+        atomic_fetch_sub(visitors_of(section), 1);
+    }
+    store_relaxed(&self->section, SLM_EPOCH_VISITOR | section);
     end_quiet();
     slm_fence(); /* pairs with the same */
 }
@@ -187,12 +203,21 @@ static void enter_with_fence(struct slm_epoch_reader *self)
     slm_fence();
 }
 
+static _Noreturn void left_too_often(void)
+{
+    slm_panic("slab_epoch_enter", NULL, "sections nest too deep, or one was left more often than entered", NULL,
+              NULL);
+}
+
 /* The calling thread becomes a registered one that is outside, or a visitor inside. A handler may have registered it
  * since it was looked at. */
 static void become_known(struct slm_epoch_reader *self, bool stays)
 {
     const bool first = begin_work(self);
-    if (slm_epoch_number(load_relaxed(&self->section)) == 0) {
+    const uint64_t section = load_relaxed(&self->section);
+    if (slm_epoch_number(section) == 0) {
+        if (section != NOT_REGISTERED)
+            left_too_often();
         if (stays && first)
             list_reader(self);
         else
@@ -216,18 +241,18 @@ slm_slow void slm_epoch_enter_slow(bool stays)
     else if (depth < depth_most)
         store_relaxed(&self->section, section + 1);
     else
-        slm_panic("slab_epoch_enter", NULL, "sections nest too deep, or one was left more often than entered", NULL,
-                  NULL);
+        left_too_often();
 }
 
 /* Of a visitor; nothing to do while it is still inside. A handler in between may enter by the word that is outside:
  * the visitor has not left yet, so it is safe in there. Release pairs with the acquire in `advance`. */
 slm_slow void slm_epoch_leave_slow(void)
 {
-    if (load_relaxed(&slm_epoch_reader.section) & SLM_EPOCH_DEPTH)
+    const uint64_t section = load_relaxed(&slm_epoch_reader.section);
+    if (section & SLM_EPOCH_DEPTH)
         return;
     store_relaxed(&slm_epoch_reader.section, NOT_REGISTERED);
-    atomic_fetch_sub_explicit(&visitors, 1, memory_order_release);
+    atomic_fetch_sub_explicit(visitors_of(section), 1, memory_order_release);
 }
 
 void slm_epoch_thread_exit(void)
@@ -267,7 +292,8 @@ bool slm_epoch_nobody_reads(void)
 {
     slm_fence();
     const uint64_t own = load_relaxed(&slm_epoch_reader.section);
-    return load_acquire(&registered) == is_listed(own) && load_acquire(&visitors) == 0 && !slm_epoch_inside();
+    return load_acquire(&registered) == is_listed(own) && load_acquire(&visitors[0]) == 0 &&
+           load_acquire(&visitors[1]) == 0 && !slm_epoch_inside();
 }
 
 /* The first look's fence pairs with the release of the next grace period, too (1 above). */
@@ -287,7 +313,7 @@ static void barrier_on_readers(uint64_t now_us)
 {
     barrier_made = slm_sys_membarrier();
     if (barrier_made) {
-        barrier_due_us = now_us + barrier_interval_us;
+        store_relaxed(&barrier_due_us, now_us + barrier_interval_us);
         return;
     }
     store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) | SLM_EPOCH_FENCES);
@@ -312,17 +338,16 @@ static enum reading reading_of(const struct slm_epoch_reader *reader, uint64_t n
     return READING_UNKNOWN; /* it may have entered, and we do not see it */
 }
 
-/* The worst of all readers, and whose it is. */
+/* The worst of all readers, and one who is still inside and was not named for it. */
 static enum reading look_at_readers(uint64_t number, struct slm_epoch_reader **who)
 {
     enum reading worst = READING_DONE;
     for (struct slm_list *at = readers.next; at != &readers; at = at->next) {
         struct slm_epoch_reader *reader = slm_container(at, struct slm_epoch_reader, link);
         const enum reading reading = reading_of(reader, number);
-        if (reading > worst) {
-            worst = reading;
+        worst = reading > worst ? reading : worst;
+        if (reading == READING_STILL && reader->named != number)
             *who = reader;
-        }
     }
     return worst;
 }
@@ -335,8 +360,8 @@ struct stall {
 
 static void note_stall(struct slm_epoch_reader *reader, uint64_t number, uint64_t now_us, struct stall *stall)
 {
-    const uint64_t ms = (now_us - begun_us) / 1000;
-    if (slm_options.epoch_stall_ms == 0 || ms < slm_options.epoch_stall_ms || reader->named == number)
+    const uint64_t ms = now_us > begun_us ? (now_us - begun_us) / 1000 : 0; /* read before the lock was had */
+    if (slm_options.epoch_stall_ms == 0 || ms < slm_options.epoch_stall_ms)
         return;
     reader->named = number;
     *stall = (struct stall){reader->thread, ms};
@@ -375,14 +400,14 @@ static bool advance(uint64_t now_us, struct stall *stall)
         start_next(now_us);
     const uint64_t number = slm_epoch_number(load_relaxed(&slm_epoch_started));
     slm_fence();
-    if (load_acquire(&visitors) > 0) /* pairs with slm_epoch_leave_slow */
+    if (load_acquire(&visitors[(number - 1) % 2]) > 0) /* pairs with slm_epoch_leave_slow */
         return false;
     enum reading reading = look_at_readers(number, &who);
-    if (reading == READING_UNKNOWN && !readers_fence() && now_us >= barrier_due_us) {
+    if (reading == READING_UNKNOWN && !readers_fence() && now_us >= load_relaxed(&barrier_due_us)) {
         barrier_on_readers(now_us);
         reading = look_at_readers(number, &who);
     }
-    if (reading == READING_STILL)
+    if (who)
         note_stall(who, number, now_us, stall);
     if (reading != READING_DONE)
         return false;
@@ -419,8 +444,24 @@ bool slm_epoch_poll(void)
     slm_fork_check();
     const bool ended = try_advance(now_us);
     const uint64_t after_us = slm_sys_now_us();
-    store_relaxed(&look_due_us, after_us + slm_max(look_interval_us, (after_us - now_us) * 10));
+    const uint64_t pause_us = slm_max(look_interval_us, slm_min((after_us - now_us) * 10, look_interval_most_us));
+    store_relaxed(&look_due_us, after_us + pause_us);
     return ended;
+}
+
+void slm_epoch_count_barrier(void)
+{
+    store_relaxed(&barrier_due_us, slm_max(load_relaxed(&barrier_due_us), slm_sys_now_us()) + barrier_interval_us);
+}
+
+/* Where readers have come to need fences: the calling thread, which waits, is outside, and says so, lest several that
+ * wait do so for each other. */
+static void show_outside(void)
+{
+    struct slm_epoch_reader *self = &slm_epoch_reader;
+    const uint64_t section = load_relaxed(&self->section);
+    if (unlikely(readers_fence()) && is_listed(section) && !(section & (SLM_EPOCH_DEPTH | SLM_EPOCH_FENCES)))
+        store_release(&self->section, load_acquire(&slm_epoch_started) - 1); /* pairs with reading_of */
 }
 
 bool slm_epoch_await(uint64_t stamp, uint64_t deadline_us)
@@ -428,6 +469,7 @@ bool slm_epoch_await(uint64_t stamp, uint64_t deadline_us)
     static _Atomic uint32_t never;
     for (unsigned looks = 0; !slm_epoch_passed(stamp); looks++) {
         const uint64_t now_us = slm_sys_now_us();
+        show_outside();
         if (try_advance(now_us))
             continue;
         if (now_us >= deadline_us)
@@ -460,5 +502,8 @@ void slm_epoch_fork_child(void)
         self->generation = slm_fork_generation;
         self->thread = slm_sys_thread_id();
     }
-    store_relaxed(&visitors, slm_epoch_known() && !is_listed(section) ? 1 : 0);
+    store_relaxed(&visitors[0], 0);
+    store_relaxed(&visitors[1], 0);
+    if (slm_epoch_known() && !is_listed(section))
+        store_relaxed(visitors_of(section), 1);
 }

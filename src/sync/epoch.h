@@ -6,8 +6,8 @@
  *
  *     section = | visitor 1 | number of the latest grace period 47 | fences 1 | depth of nesting 15 |
  *
- *     depth 0: outside    fences: from here on the thread enters with a fence    number 0: the thread is not
- * registered visitor: counted, not listed (below)
+ *     depth 0: outside    fences: from here on the thread enters with a fence
+ *     number 0: the thread is not registered    visitor: counted, not listed (below)
  *
  * The lower sixteen bits are 0 where the next entry has nothing to do but copy slm_epoch_started, which is put
  * together as such a word is, with depth 1. Nesting, fences and a first time make them something else: these take the
@@ -16,10 +16,9 @@
  * Registered readers' records lie in their thread-local storage, in a list, until slm_epoch_thread_exit takes them
  * out of it; the caller says if that is going to come. If it is not (the thread has been through its exit, or had no
  * memory for a life of its own), or if a signal handler enters for the first time while its own thread works on the
- * list, then the section is a visitor's: counted in one place with an atomic, gone with its end. Visitors are so few
- * that a grace period does wait for all of them.
+ * list, then the section is a visitor's: counted in one place with an atomic, gone with its end.
  *
- * The numbers do not wrap: 1,000 grace periods a second reach 47 bits after 4,000 years. */
+ * The numbers do not wrap: 50,000 grace periods a second, more than there can be, reach 47 bits after 89 years. */
 #pragma once
 
 #include "base/list.h"
@@ -123,6 +122,10 @@ slm_inline bool slm_epoch_passed(uint64_t stamp)
 /* Help time along, without waiting for anybody: start a grace period if there is a stamp that needs one, and look at
  * the readers if one is under way. True: one has ended. Any thread; takes the highest lock in rank. */
 bool slm_epoch_poll(void);
+
+/* A membarrier was issued for something else: the next one of a grace period comes later, so that all together are at
+ * most 1,000 a second. */
+void slm_epoch_count_barrier(void);
 
 /* Wait until the stamp has passed, or the clock (slm_sys_now_us) shows `deadline_us`; true: it has. Not inside a
  * section, nor under a lock that a reader may want. */

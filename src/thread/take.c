@@ -35,12 +35,23 @@ static void miss(struct slm_thread *thread, struct catching *catching)
         atomic_fetch_or(&thread->attention, SLM_ATTEND_PAUSE); /* pairs with slm_thread_leave */
 }
 
+/* Its memory may be unmapped, or another thread's. A thread that is linked has its block in `self`, or is on its way
+ * out, busy until it is unlinked. */
+static bool is_gone(struct slm_thread *thread)
+{
+    struct slm_tls *tls = thread->tls;
+    if (!slm_vm_is_mapped(tls))
+        return true;
+    const struct slm_thread *self = slm_shared_load(&tls->self);
+    return self != thread && (self || !load_acquire(&tls->busy));
+}
+
 static void catch_one(struct slm_thread *thread, void *context)
 {
     struct catching *catching = context;
     const struct slm_take *take = catching->take;
     thread->was = NULL;
-    if (thread->tls != &gone && !slm_vm_is_mapped(thread->tls))
+    if (thread->tls != &gone && is_gone(thread))
         thread->tls = &gone;
     if (thread->tls == &slm_tls || (take->wants && !take->wants(thread, take->context)))
         return;
