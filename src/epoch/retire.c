@@ -75,10 +75,10 @@ static void put_away(struct slm_thread *thread, struct slm_retired_slot *slot, u
     gather(slot);
     magazine->number = (uint16_t)number;
     if (magazine->count > 0)
-        slm_ring_put_magazine(thread->node, magazine);
-    clear(slot);
-    if (magazine->count == 0)
+        slm_ring_put_magazine(thread->node, magazine); /* from here on it is not ours */
+    else
         slm_magazine_free(magazine);
+    clear(slot);
 }
 
 static void note_used(struct slm_thread *thread, size_t place)

@@ -172,7 +172,7 @@ static void thread_exit(void *block)
     int kept = errno;
     slm_fork_check();
     slm_thread_claim(tls);
-    tls->self = NULL;
+    slm_shared_store(&tls->self, NULL); /* busy by now: see thread/take.c */
     tls->state = tls->births < births_most ? SLM_THREAD_NONE : SLM_THREAD_GONE;
     slm_epoch_thread_exit(); /* not before: a handler that enters a section from here on does not register */
     slm_retire_end(thread);
