@@ -48,7 +48,9 @@
  *     NO_RELEASE_BACK   the store that gives hot back does not
  *     NO_ACQUIRE        the owner's load of hot in its slow path does not acquire */
 
-#ifndef ROUNDS
+#ifdef SMALL
+#define ROUNDS 2
+#else
 #define ROUNDS 3 /* and as many slots */
 #endif
 

@@ -1,0 +1,220 @@
+/* What the modes of the stress test of epochs share: options, saying what is wrong, random numbers, and the objects
+ * that readers look at while writers replace and retire them.
+ *
+ *     kind:    | cache or malloc, size | slot | slot | slot | ... |      a slot holds an object of its kind, or none
+ *                                         |
+ *     node:    | serial | check | type | kind | head | word | word | ... |
+ *
+ * Whoever allocates a node writes all of it at once: a serial number that never comes again, and behind it words that
+ * follow from the serial and the address. Then it is published in a slot. A reader that finds it there inside a
+ * section compares every word, at once and again before it leaves: the memory of an object that is reused before its
+ * grace period has passed has another serial by then, and memory that has been given back is zero or gone. The words
+ * are read and written plainly, so that ThreadSanitizer, too, sees a reader that nothing orders before the next
+ * owner.
+ *
+ * Nodes of less than a struct node end behind `check`. `type` is what the constructor writes in kinds that have one,
+ * and nobody else. The nodes of a loose kind, whose cache is SLAB_TYPESAFE_BY_EPOCH, may be freed at once: there
+ * `type` is all that a reader can count on. */
+#pragma once
+
+#include <errno.h>
+#include <inttypes.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <sched.h>
+#include <slabmalloc.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+/* -- options and failing ----------------------------------------------------------------------------------------- */
+
+enum { MAX_THREADS = 64 };
+
+extern struct options {
+    double seconds;   /* of the torture, or of --calls */
+    unsigned threads; /* readers and writers together, or those that give calls */
+    uint64_t retires; /* of --no-blocks */
+    uint64_t seed;
+    bool forks;
+    bool filter_late; /* membarrier is taken away in the middle */
+} options;
+
+/* The exit status of the program. */
+enum found {
+    FOUND_NOTHING,
+    FOUND_WRONG,   /* what the other words do not say */
+    FOUND_USAGE,   /* the command line is none */
+    FOUND_BROKEN,  /* an object was reused, or gone, while a reader could hold it */
+    FOUND_MISSING, /* objects or calls were lost */
+    FOUND_HANG,    /* a call did not return */
+};
+
+/* One line on standard error, and the end of the process. */
+__attribute__((noreturn, format(printf, 2, 3))) void fail(enum found found, const char *format, ...);
+
+/* What each thread is doing, for that line and for the one about threads that hang. */
+struct at_work {
+    uint64_t ordinal;
+    const char *_Atomic doing;
+};
+
+extern __thread struct at_work *at_work;
+
+/* The calling thread is the `ordinal`-th and has this place among those that live, 1 to MOST_AT_WORK - 1. */
+enum { MOST_AT_WORK = MAX_THREADS + 16 };
+void start_work(unsigned place, uint64_t ordinal);
+
+static inline void doing(const char *what)
+{
+    atomic_store_explicit(&at_work->doing, what, memory_order_relaxed);
+}
+
+/* From now on the process has so many seconds to end, or to ask for more; then it ends with FOUND_HANG. */
+void allow_seconds(double seconds);
+
+/* membarrier(2) fails with ENOSYS from now on, in all threads, and over execve. */
+void forbid_membarrier(void);
+
+/* -- random numbers and time ------------------------------------------------------------------------------------- */
+
+static inline uint64_t mix(uint64_t z)
+{
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static inline uint64_t draw(uint64_t *random)
+{
+    return mix(*random += 0x9e3779b97f4a7c15u);
+}
+
+static inline bool once_in(uint64_t *random, unsigned times)
+{
+    return draw(random) % times == 0;
+}
+
+static inline size_t draw_between(uint64_t *random, size_t low, size_t high)
+{
+    return low + draw(random) % (high - low + 1);
+}
+
+static inline uint64_t random_of(uint64_t ordinal)
+{
+    return mix(options.seed * 1000003 + ordinal);
+}
+
+void sleep_for(double seconds);
+void spin_for(double seconds);
+double now_in_seconds(void);
+
+/* -- objects ----------------------------------------------------------------------------------------------------- */
+
+enum { SLOTS = 8, DUEL_SLOT = SLOTS /* has one writer, others have many */, ALL_SLOTS };
+
+/* Flags of kinds, beside those of slab_cache_attr. */
+enum {
+    KIND_MALLOC = 1u << 28, /* malloc's, no cache's */
+    KIND_FAR = 1u << 29,    /* there are so many caches that this one has no place in threads' blocks */
+    KIND_CONSTRUCTED = 1u << 30,
+    KIND_LOOSE = 1u << 31,
+};
+
+struct node {
+    uint64_t serial, check;
+    uint64_t type;
+    struct kind *kind;
+    slab_epoch_head head;
+    uint64_t words[];
+};
+
+struct kind {
+    const char *name;
+    size_t size;
+    unsigned flags;
+    unsigned magazine_rounds;
+
+    slab_cache *cache;
+    _Atomic int64_t constructed; /* nodes that the constructor has seen and the destructor has not */
+    /* A release (or an exchange) publishes a node, an acquire finds it. */
+    _Atomic(struct node *) slots[ALL_SLOTS];
+};
+
+extern struct kind kinds[];
+extern const unsigned kinds_count; /* but for the last one */
+
+/* The last one, of whom one thread alone makes nodes; no slot has any. */
+extern struct kind *const barrier_kind;
+
+/* The kind with small nodes and magazines of one round: whatever is retired there has its stamp at once. */
+extern struct kind *const prompt_kind;
+
+/* The kind with magazines as large as they come: nearly all that is retired there takes the hot path. */
+extern struct kind *const pumped_kind;
+
+void kinds_create(void);
+
+/* Of a kind that has a cache. */
+uint64_t active_objects(const struct kind *kind);
+
+/* All nodes have been freed, all threads that did so have ended: fails with FOUND_MISSING if anything is left. */
+void kinds_destroy(void);
+
+static inline bool has_head(const struct kind *kind)
+{
+    return kind->size >= sizeof(struct node);
+}
+
+/* A node that nobody else knows, all of it written. */
+struct node *node_make(struct kind *kind, uint64_t serial, uint64_t *random);
+
+/* Compare the node to what its maker wrote, and its serial to the one given (0: any). Returns the serial. */
+uint64_t node_check(const struct kind *kind, const struct node *node, uint64_t serial);
+
+/* Overwrite it and free it at once. */
+void node_poison_and_free(struct kind *kind, struct node *node);
+
+/* Take what the allocator hands out next, overwrite it, and give it back: memory that was freed too early does not
+ * look as it did any more. */
+void scribble(struct kind *kind, unsigned count, uint64_t *random);
+
+/* -- retiring ---------------------------------------------------------------------------------------------------- */
+
+enum form { FORM_ONE, FORM_HEAD, FORM_BULK, FORM_CALL, FORM_SYNCHRONIZE, FORMS };
+
+enum { MOST_IN_BULK = 64 };
+
+/* What a thread has retired, and what it has put aside to retire in bulk. */
+struct retirer {
+    uint64_t retired[FORMS], barriers;
+    void *bulk[MOST_IN_BULK];
+    unsigned in_bulk;
+};
+
+/* A form that the kind's nodes can be retired by; of the ones that wait only where `may_wait`. */
+enum form draw_form(const struct kind *kind, bool may_wait, uint64_t *random);
+
+/* The node is in no slot any more. */
+void node_retire(struct retirer *self, struct kind *kind, struct node *node, enum form form);
+
+/* Retire what is put aside. */
+void retire_bulk(struct retirer *self);
+
+/* Calls that have been given and functions that have run, by any thread. */
+extern _Atomic uint64_t calls_given, calls_run;
+
+/* -- modes ------------------------------------------------------------------------------------------------------- */
+
+void run_torture(void);
+void run_calls(void);
+void run_no_blocks(void);
+
+/* The figures of the library. */
+slab_stats figures(void);
