@@ -44,7 +44,6 @@ static void load(struct slm_retired_slot *slot, struct slm_magazine *magazine)
     slot->bottom = magazine->rounds;
     slm_shared_store(&slot->top, magazine->rounds + magazine->count);
     slm_shared_store(&slot->limit, end_of(slot));
-    slot->pass = load_relaxed(&passes);
 }
 
 /* An empty magazine for the slot, larger than the one before if that has filled up. */
@@ -85,6 +84,7 @@ static void note_used(struct slm_thread *thread, size_t place)
 {
     struct slm_retired_half *half = slm_retired_half(thread);
     half->end = (uint32_t)slm_max(half->end, place / SLM_PLACE_UNITS + 1);
+    half->pass = slm_retired_slot_at(thread, place)->pass = load_relaxed(&passes);
 }
 
 bool slm_retire_push(struct slm_thread *thread, size_t place, void *object)
@@ -97,11 +97,12 @@ bool slm_retire_push(struct slm_thread *thread, size_t place, void *object)
         if (!next)
             return false;
         put_away(thread, slot, number);
-        note_used(thread, place);
         load(slot, next);
+        note_used(thread, place);
     } else if (slot->top >= slot->limit) { /* closed by a pass */
         gather(slot);
         load(slot, slot->magazine);
+        note_used(thread, place);
     }
     *slot->top = object;
     slm_shared_store(&slot->top, slot->top + 1);
@@ -202,7 +203,7 @@ static void take_slot(struct slm_thread *thread, size_t place, struct passing *p
     const size_t n = (size_t)(top - slot->bottom), put = n > 0 ? put_rounds(thread, place, slot->bottom, n) : 0;
     slot->bottom += put;
     slm_shared_store(&slot->limit, slot->bottom);
-    slot->pass = passing->pass;
+    slm_retired_half(thread)->pass = slot->pass = passing->pass;
     passing->left |= put < n;
 }
 
@@ -222,6 +223,8 @@ static slm_unordered bool wants(struct slm_thread *thread, void *context)
     struct passing *passing = context;
     const struct slm_retired_half *half = slm_retired_half(thread);
     bool wanted = half->spare_count > 0;
+    if (!passing->all && passing->pass - half->pass > settling_passes)
+        return wanted; /* nothing is open, or settling */
     for (uint32_t i = 1; i < half->end; i++) {
         if (i > SLM_CLASSES && i <= SLM_NAMED_FIRST)
             continue;
@@ -250,7 +253,15 @@ unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
 
 /* -- the end of a thread, figures -------------------------------------------------------------------------------- */
 
-/* The owner goes on pushing meanwhile. */
+static uint64_t bytes_of_all(void *const *objects, size_t n)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < n; i++)
+        bytes += slm_ring_bytes_of(objects[i]);
+    return bytes;
+}
+
+/* The owner goes on pushing meanwhile: arrays stay mapped, and what is in them is, or was, an object's address. */
 slm_unordered void slm_retire_count(struct slm_thread *thread, struct slm_retired_sums *sums)
 {
     const struct slm_retired_half *half = slm_retired_half(thread);
@@ -261,9 +272,11 @@ slm_unordered void slm_retire_count(struct slm_thread *thread, struct slm_retire
         const struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
         const size_t n = slm_min((size_t)(slot->top - slot->bottom), SLM_MAGAZINE_ROUNDS_MAX);
         sums->objects += n;
-        sums->bytes += n * slm_page_map_size(slm_heap_base, place);
+        sums->bytes +=
+            place == SLM_PLACE_CLOSED ? bytes_of_all(slot->bottom, n) : n * slm_page_map_size(slm_heap_base, place);
     }
     sums->objects += half->spare_count;
+    sums->bytes += bytes_of_all(half->spares, half->spare_count);
 }
 
 void slm_retire_empty_slots(struct slm_thread *thread)

@@ -12,9 +12,9 @@
  * taker reads is whole, and was unreachable before, the push's own round too if it shows. The taker moves `bottom`
  * and `limit` to that top; a push that comes to its end later leaves one round above a limit that it has passed, and
  * the next one goes to the slow path, as a slot takes while top is *below* limit. That one round is found by a later
- * pass: there are some for about a second after the last slot was closed, and whenever the worker is woken for
- * something; a push, two stores, takes longer only if its thread is stopped in between. The array stays the slot's: a
- * push may be writing into it.
+ * pass: there are some for about a second after the thread's last slot was closed. A push, two stores, takes longer
+ * only if its thread is stopped in between; then the round waits for the slot's next use, the thread's end, or a
+ * barrier. The array stays the slot's: a push may be writing into it.
  *
  * Without membarrier(2) nobody could take what ages: then retired objects go to the ring one by one
  * (slm_ring_put_object). If it is refused later, what other threads have in their magazines waits for them.

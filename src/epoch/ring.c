@@ -205,8 +205,7 @@ void slm_ring_await_hands(void)
 
 /* -- putting ----------------------------------------------------------------------------------------------------- */
 
-/* Of an object of the heap that is no span. */
-static uint64_t bytes_of(const void *object)
+uint64_t slm_ring_bytes_of(const void *object)
 {
     const struct slm_cache *cache = slm_cache_of_object(object);
     return cache ? cache->shape.object_size : 0;
@@ -218,7 +217,7 @@ static uint64_t bytes_of_magazine(const struct slm_magazine *magazine)
     if (magazine->number != SLM_RETIRED_MIXED)
         return (uint64_t)magazine->count * slm_cache_of(magazine->number)->shape.object_size;
     for (uint32_t i = 0; i < magazine->count; i++)
-        bytes += bytes_of(magazine->rounds[i]);
+        bytes += slm_ring_bytes_of(magazine->rounds[i]);
     return bytes;
 }
 
@@ -240,12 +239,14 @@ bool slm_ring_put_object(unsigned node, void *object)
     lock_ring(ring);
     if (!ring->open) {
         ring->open = slm_ring_make_block(SLM_MAGAZINE_ROUNDS_MAX);
-        if (ring->open)
+        if (ring->open) {
+            ring->open->next = NULL;
             ring->open->number = SLM_RETIRED_MIXED;
+        }
     }
     struct slm_magazine *open = ring->open;
     if (open) {
-        count_on(1, bytes_of(object));
+        count_on(1, slm_ring_bytes_of(object));
         open->rounds[open->count++] = object;
         if (open->count == open->capacity)
             put_open_away(ring);
@@ -269,7 +270,7 @@ void slm_ring_put_open_away(void)
 void slm_ring_put_head(unsigned node, struct slm_epoch_head *head, void *object)
 {
     head->object = object;
-    count_on(1, bytes_of(object));
+    count_on(1, slm_ring_bytes_of(object));
     put(&rings[node], HEADS, head);
 }
 
@@ -374,7 +375,7 @@ static void free_heads(struct slm_epoch_head *head)
         uint64_t bytes = 0;
         for (; head && n < heads_at_once; head = head->next) {
             objects[n++] = head->object;
-            bytes += bytes_of(head->object);
+            bytes += slm_ring_bytes_of(head->object);
         }
         slm_ring_free_objects(objects, n);
         count_off(n, bytes);
@@ -505,7 +506,7 @@ static void add_chain(enum kind kind, void *thing, struct sums *sums)
         sums->objects += kind == MAGAZINES ? magazine->count : kind != FUNCTIONS;
         sums->bytes += kind == MAGAZINES ? bytes_of_magazine(magazine)
                        : kind == LARGE   ? ((struct slm_large *)thing)->usable
-                       : kind == HEADS   ? bytes_of(((struct slm_epoch_head *)thing)->object)
+                       : kind == HEADS   ? slm_ring_bytes_of(((struct slm_epoch_head *)thing)->object)
                                          : 0;
     }
 }

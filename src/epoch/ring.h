@@ -63,6 +63,9 @@ struct slm_magazine *slm_ring_last_block(void);
 /* Objects and bytes on all rings and in hands; figures. */
 extern slm_hidden _Atomic uint64_t slm_ring_objects, slm_ring_bytes;
 
+/* The size of an object of the heap that is no span. */
+uint64_t slm_ring_bytes_of(const void *object);
+
 /* The most bytes that should wait. How often threads waited since more did, and magazines and the like were put here
  * all the same; objects left unfreed for want of memory. */
 uint64_t slm_ring_limit_bytes(void);

@@ -207,7 +207,8 @@ bool slm_deferred_poll(void)
     return load_relaxed(&slm_epoch_completed) != before;
 }
 
-/* Without membarrier(2) what other threads have in their magazines cannot be had. */
+/* Without membarrier(2) what other threads have in their magazines cannot be had; what the calling one has takes a
+ * second look, when its spares have had their grace period. */
 void slm_deferred_free_all(unsigned attempts)
 {
     static _Atomic uint32_t never;
@@ -219,7 +220,9 @@ void slm_deferred_free_all(unsigned attempts)
         slm_thread_unhide(self);
         slm_epoch_await(load_relaxed(&slm_epoch_wanted), UINT64_MAX);
         slm_ring_ripen_all();
-        if (left > 0 && (--attempts == 0 || !load_relaxed(&slm_sys_has_membarrier)))
+        if (!load_relaxed(&slm_sys_has_membarrier))
+            attempts = slm_min(attempts, 2);
+        if (left > 0 && --attempts == 0)
             break;
         if (left > 0)
             slm_sys_wait(&never, 0, 1);

@@ -222,8 +222,6 @@ static void work_while_needed(void)
         atomic_compare_exchange_strong(&worker, &called, WORKER_RUNNING); /* before it looks: pairs with the call */
         const uint64_t now = slm_sys_now_ms();
         const bool passed = atomic_exchange(&active, false);
-        if (passed && load_relaxed(&ever_deferred)) /* for what a push has left that took long: epoch/retire.h */
-            store_relaxed(&deferred, true);
         waiting = do_deferred();
         if (do_due(now) || passed || waiting)
             busy_ms = now;

@@ -46,15 +46,20 @@ static bool is_gone(struct slm_thread *thread)
     return self != thread && (self || !load_acquire(&tls->busy));
 }
 
+static void look_if_gone(struct slm_thread *thread)
+{
+    if (thread->tls != &gone && is_gone(thread))
+        thread->tls = &gone;
+}
+
 static void catch_one(struct slm_thread *thread, void *context)
 {
     struct catching *catching = context;
     const struct slm_take *take = catching->take;
     thread->was = NULL;
-    if (thread->tls != &gone && is_gone(thread))
-        thread->tls = &gone;
     if (thread->tls == &slm_tls || (take->wants && !take->wants(thread, take->context)))
         return;
+    look_if_gone(thread);
     if (thread->tls == &gone || exchange_hot(thread->tls, thread, slm_taken))
         thread->was = thread;
     else if (exchange_hot(thread->tls, slm_dry, slm_taken))
@@ -105,6 +110,7 @@ unsigned slm_take_from_all(const struct slm_take *take)
 
 static void recall(struct slm_thread *thread, void *context)
 {
+    look_if_gone(thread);
     if (thread->tls == &slm_tls)
         store_relaxed(&thread->recalled, *(const uint32_t *)context);
     else

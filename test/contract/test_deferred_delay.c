@@ -304,7 +304,7 @@ int main(int argc, char **argv)
 {
     static const struct epoch_scenario scenarios[] = {
         {"freed_by_the_worker", freed_by_the_worker, NULL},
-        {"freed_by_the_worker_soon", freed_by_the_worker, "SLABMALLOC_OPTIONS=deferred_max_delay_ms=1"},
+        {"freed_by_the_worker_soon", freed_by_the_worker, "SLABMALLOC_OPTIONS=deferred_max_delay_ms=10"},
         {"freed_from_parked_threads", freed_from_parked_threads, NULL},
         {"freed_by_one_that_polls", freed_by_one_that_polls, NO_WORKER},
         {"freed_by_the_only_thread", freed_by_the_only_thread, NO_WORKER},
