@@ -215,12 +215,22 @@ struct slab_epoch_reader {
 void slab_epoch_enter_slow(void);
 void slab_epoch_leave_slow(void);
 #if defined(__GNUC__) && !defined(SLAB_NO_INLINE)
+#define SLAB_THREAD_SANITIZER 0
+#ifdef __SANITIZE_THREAD__ /* gcc's; clang has a feature */
+#undef SLAB_THREAD_SANITIZER
+#define SLAB_THREAD_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#undef SLAB_THREAD_SANITIZER
+#define SLAB_THREAD_SANITIZER 1
+#endif
+#endif
 __extension__ extern __thread struct slab_epoch_reader slab_epoch_reader __attribute__((tls_model("initial-exec")));
 
 extern __inline__ __attribute__((gnu_inline)) void slab_epoch_enter(void)
 {
     struct slab_epoch_reader *reader = &slab_epoch_reader;
-    if (__builtin_expect((uint16_t)__atomic_load_n(&reader->section, __ATOMIC_RELAXED) != 0, 0)) {
+    if (__builtin_expect((__atomic_load_n(&reader->section, __ATOMIC_RELAXED) & 0xffffu) != 0, 0)) {
         slab_epoch_enter_slow();
         return;
     }
@@ -232,12 +242,12 @@ extern __inline__ __attribute__((gnu_inline)) void slab_epoch_leave(void)
 {
     struct slab_epoch_reader *reader = &slab_epoch_reader;
     bool visitor;
-#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+#if defined(__x86_64__) && !SLAB_THREAD_SANITIZER
     __asm__ volatile("decq %0" : "+m"(reader->section), "=@ccs"(visitor) : : "memory"); /* a store is a release */
 #else
     const uint64_t section = __atomic_load_n(&reader->section, __ATOMIC_RELAXED) - 1;
     __atomic_store_n(&reader->section, section, __ATOMIC_RELEASE);
-    visitor = (int64_t)section < 0;
+    visitor = section >> 63;
 #endif
     if (__builtin_expect(visitor, 0))
         slab_epoch_leave_slow();
@@ -275,11 +285,11 @@ typedef struct slab_epoch_head {
  * in the library's worker (whose stack is 512 KiB); never inside this or any other call, nor under a lock of the
  * library. It may do anything, slab_epoch_call with the same head included, but slab_epoch_barrier, longjmp,
  * exceptions and cancellation. Functions run in the order in which one thread has given them, one after the other. In
- * a process without a worker (one thread, or worker=0) they wait for a poll or barrier. They are best quick: while
- * one runs in the worker, what has aged in other threads' magazines waits. When the process exits, those that have
- * not been called are dropped; the worker may still call some while exit handlers run. NULL for either ends the
- * process. Any thread, not in signal handlers; inside a section, too. Needs no memory, and waits for nobody. The
- * kernel's call_rcu. */
+ * a process without a worker (one thread, or worker=0) they wait for a poll or barrier. In the child of a fork those
+ * that no other thread had begun with are called, too. They are best quick: while one runs in the worker, what has
+ * aged in other threads' magazines waits. When the process exits, those that have not been called are dropped; the
+ * worker may still call some while exit handlers run. NULL for either ends the process. Any thread, not in signal
+ * handlers; inside a section, too. Needs no memory, and waits for nobody. The kernel's call_rcu. */
 void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epoch_head *head));
 
 /* Retire an object: free it after a grace period. Any pointer that free takes, of malloc's or a named cache's; NULL
@@ -291,11 +301,13 @@ void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epoch_head *he
  * filled is retired with the rest when it has stood for `deferred_max_delay_ms`, by the worker, or by some thread's
  * slab_epoch_poll; when its thread ends, at once. Where no other thread reads, retiring frees at once.
  *
- * The bytes that wait are bounded by `deferred_max_bytes`. Beyond it this call waits for a grace period, 10 ms at
+ * The bytes that wait are bounded by `deferred_max_bytes` (what is in magazines that are not full
+ * yet does not count for it). Beyond it this call waits for a grace period, 10 ms at
  * most, and inside a section not at all: then more wait, as slab_stats tells. Where there is no memory for a magazine
- * the object waits in a small one that each thread has from the start, and this call for a grace period when that is
- * full; but inside a section it cannot wait, and leaves the object unfreed, counted (slab_stats.deferred_unfreed) and
- * told on standard error once. Objects that wait count as live, in limits and for slab_cache_destroy too.
+ * the object waits in a small one that each thread has from the start, and this call for a grace period, however
+ * long, when that is full; but inside a section it cannot wait, and leaves the object unfreed, counted
+ * (slab_stats.deferred_unfreed) and told on standard error once. Objects that wait count as live, in limits and for
+ * slab_cache_destroy too.
  *
  * The first call in a process registers it for membarrier(2): in a sandbox that has to be allowed before.
  *

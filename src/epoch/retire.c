@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/options.h"
 #include "os/sys.h"
 #include "page/page_map.h"
 #include "sync/epoch.h"
@@ -10,8 +11,8 @@
 /* Counts passes. Slots remember in which time between two they were opened. */
 static _Atomic uint32_t passes;
 
-/* How many passes long a closed slot is looked at for a round that a push under way has left: a second, as a rule. */
-enum { least_rounds = 6, mixed_rounds = 62, settling_passes = 40 };
+/* There are five passes in a deferred_max_delay_ms (heap/reclaim.c): so many in a second where that is 1. */
+enum { least_rounds = 6, mixed_rounds = 62, passes_a_second = 5000 };
 
 static unsigned number_of(size_t place)
 {
@@ -91,6 +92,8 @@ bool slm_retire_push(struct slm_thread *thread, size_t place, void *object)
 {
     struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
     const unsigned number = number_of(place);
+    if (slot->top == slot->bottom) /* it may be another cache's by now, or tuned */
+        slot->target = (uint32_t)slm_min(slot->target, most_rounds(number));
     const size_t room = slot->magazine ? (size_t)(end_of(slot) - slot->magazine->rounds) : 0;
     if (room == (size_t)(slot->top - slot->bottom)) { /* none yet, or full */
         struct slm_magazine *next = make_next(slot, number);
@@ -150,8 +153,9 @@ void slm_retire_empty_full(struct slm_thread *thread, size_t place, void **top)
 
 struct passing {
     bool all;
-    uint32_t pass;   /* slots that were opened in this one, or later, are not old enough */
-    bool open, left; /* found: slots to be looked at again; rounds that could not be taken */
+    uint32_t settling; /* so many passes long a closed slot is looked at for a round that a push under way has left */
+    uint32_t pass;     /* slots that were opened in this one, or later, are not old enough */
+    bool open, left;   /* found: slots to be looked at again; rounds that could not be taken */
 };
 
 static slm_unordered bool is_idle(const struct slm_retired_slot *slot)
@@ -161,13 +165,13 @@ static slm_unordered bool is_idle(const struct slm_retired_slot *slot)
 
 static slm_unordered bool is_old(const struct slm_retired_slot *slot, const struct passing *passing)
 {
-    return passing->all || slot->pass != passing->pass;
+    return passing->all || (int32_t)(slot->pass - passing->pass) < 0;
 }
 
 /* It was closed, perhaps in the middle of a push, which may leave a round. */
 static slm_unordered bool is_settling(const struct slm_retired_slot *slot, const struct passing *passing)
 {
-    return slot->magazine && passing->pass - slot->pass < settling_passes;
+    return slot->magazine && passing->pass - slot->pass < passing->settling;
 }
 
 /* Copy the rounds below `top` into a magazine on the ring; how many. Without memory it is the one that is always
@@ -221,15 +225,17 @@ static void take_thread(struct slm_thread *thread, void *context)
 static slm_unordered bool wants(struct slm_thread *thread, void *context)
 {
     struct passing *passing = context;
-    const struct slm_retired_half *half = slm_retired_half(thread);
+    struct slm_retired_half *half = slm_retired_half(thread);
     bool wanted = half->spare_count > 0;
-    if (!passing->all && passing->pass - half->pass > settling_passes)
+    if (!passing->all && passing->pass - slm_max(half->pass, half->seen) > passing->settling)
         return wanted; /* nothing is open, or settling */
     for (uint32_t i = 1; i < half->end; i++) {
         if (i > SLM_CLASSES && i <= SLM_NAMED_FIRST)
             continue;
         const struct slm_retired_slot *slot = slm_retired_slot_at(thread, (size_t)i * SLM_PLACE_UNITS);
         const bool idle = is_idle(slot);
+        if (!idle)
+            half->seen = passing->pass;
         passing->open |= !idle || is_settling(slot, passing);
         wanted |= !idle && is_old(slot, passing);
     }
@@ -238,7 +244,11 @@ static slm_unordered bool wants(struct slm_thread *thread, void *context)
 
 unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
 {
-    struct passing passing = {.all = all, .pass = atomic_fetch_add(&passes, 1)};
+    struct passing passing = {
+        .all = all,
+        .settling = (uint32_t)(passes_a_second / slm_options.deferred_max_delay_ms) + 1,
+        .pass = atomic_fetch_add(&passes, 1),
+    };
     const struct slm_take take = {wants, take_thread, &passing, false, all};
     slm_ring_put_open_away();
     if (self)

@@ -41,14 +41,15 @@ static struct ring {
 _Atomic uint64_t slm_ring_objects, slm_ring_bytes;
 _Atomic uint64_t slm_ring_waits, slm_ring_excesses, slm_ring_unfreed;
 
-static _Atomic uint32_t hands[2], phase;
-static __thread uint32_t own_hands[2]; /* this thread's part of them: ripening may nest in a function, or a handler */
+/* | fork generation 32 | count 32 |: in a child of a fork both start afresh, and what its thread has in hand from
+ * before is not counted off. */
+static _Atomic uint64_t hands[2];
+static _Atomic uint32_t phase;
 
 /* They are called in the order in which they were put, so that two counts tell which have been. */
 static struct {
     _Atomic uint64_t put, called;
-    _Atomic bool runner;   /* a thread is at it */
-    _Atomic uint64_t left; /* that it has taken off the ring and not called yet */
+    _Atomic bool runner; /* a thread is at it */
 } functions;
 static __thread bool calling;
 
@@ -175,26 +176,35 @@ static void put(struct ring *ring, enum kind kind, void *thing)
 
 /* -- hands ------------------------------------------------------------------------------------------------------- */
 
-static unsigned begin_hands(void)
+struct hand {
+    unsigned which;
+    uint64_t counted; /* the word before */
+};
+
+static struct hand begin_hands(void)
 {
-    const unsigned mine = load_relaxed(&phase) & 1;
-    own_hands[mine]++;
-    atomic_fetch_add(&hands[mine], 1); /* pairs with slm_ring_await_hands: before the ring's lock */
-    return mine;
+    struct hand hand = {load_relaxed(&phase) & 1, 0};
+    hand.counted = load_relaxed(&hands[hand.which]);
+    while (!atomic_compare_exchange_weak(&hands[hand.which], &hand.counted, hand.counted + 1))
+        continue; /* pairs with slm_ring_await_hands: before the ring's lock */
+    return hand;
 }
 
 /* Release: what was done is seen by who waits. */
-static void end_hands(unsigned mine)
+static void end_hands(struct hand hand)
 {
-    atomic_fetch_sub_explicit(&hands[mine], 1, memory_order_release);
-    own_hands[mine]--;
+    uint64_t word = load_relaxed(&hands[hand.which]);
+    while (word >> 32 == hand.counted >> 32 &&
+           !atomic_compare_exchange_weak_explicit(&hands[hand.which], &word, word - 1, memory_order_release,
+                                                  memory_order_relaxed))
+        continue;
 }
 
 void slm_ring_await_hands(void)
 {
     static _Atomic uint32_t never;
     for (unsigned which = 0; which < 2; which++)
-        for (unsigned look = 0; load_acquire(&hands[which]) != 0; look++) { /* pairs with end_hands */
+        for (unsigned look = 0; (uint32_t)load_acquire(&hands[which]) != 0; look++) { /* pairs with end_hands */
             store_relaxed(&phase, which ^ 1);
             if (look < 100)
                 slm_cpu_relax();
@@ -409,7 +419,7 @@ bool slm_ring_ripen(unsigned node, unsigned most)
     struct ring *ring = &rings[node];
     if (load_relaxed(&slm_ring_objects) == 0)
         return false;
-    const unsigned mine = begin_hands();
+    const struct hand mine = begin_hands();
     lock_ring(ring);
     ripen_segments(ring);
     struct slm_magazine *magazines = take_off(MAGAZINES, &ring->ripe[MAGAZINES], most);
@@ -455,10 +465,6 @@ static struct slm_epoch_head *take_functions(void)
     ripen_segments(&rings[0]);
     struct slm_epoch_head *head = rings[0].ripe[FUNCTIONS].first;
     rings[0].ripe[FUNCTIONS] = (struct chain){NULL, NULL};
-    uint64_t left = 0;
-    for (struct slm_epoch_head *at = head; at; at = at->next)
-        left++;
-    store_relaxed(&functions.left, left);
     slm_lock_release(&rings[0].lock);
     return head;
 }
@@ -469,12 +475,11 @@ bool slm_ring_call_functions(void)
 {
     if (calling || slm_ring_functions_waiting() == 0 || atomic_exchange(&functions.runner, true))
         return false;
+    calling = true; /* until all that is taken has been called: see slm_ring_fork_child */
     struct slm_epoch_head *head = take_functions(), *next;
     const bool some = head != NULL;
-    calling = true;
     for (; head; head = next) {
         next = head->next;
-        store_relaxed(&functions.left, load_relaxed(&functions.left) - 1);
         head->function(head);
         atomic_fetch_add_explicit(&functions.called, 1,
                                   memory_order_release); /* pairs with slm_ring_await_functions */
@@ -522,7 +527,7 @@ static void add_ring(const struct ring *ring, struct sums *sums)
 }
 
 /* A ring that somebody was at is as good as empty, and so are other threads' hands. The thread that forked may have
- * been at it: in a function, then those behind it are still going to be called, or in a handler that interrupted it.
+ * been at it: in a function, then those behind it are still going to be called; or in a handler that interrupted it.
  */
 void slm_ring_fork_child(void)
 {
@@ -533,14 +538,12 @@ void slm_ring_fork_child(void)
     lower(&slm_epoch_waiting_bytes, load_relaxed(&slm_ring_bytes) - sums.bytes);
     store_relaxed(&slm_ring_objects, sums.objects);
     store_relaxed(&slm_ring_bytes, sums.bytes);
-    store_relaxed(&hands[0], own_hands[0]);
-    store_relaxed(&hands[1], own_hands[1]);
-    if (!calling) {
-        store_relaxed(&functions.runner, false);
-        store_relaxed(&functions.left, 0);
-    }
-    store_relaxed(&functions.called,
-                  load_relaxed(&functions.put) - sums.functions - load_relaxed(&functions.left) - calling);
+    for (unsigned which = 0; which < 2; which++)
+        store_relaxed(&hands[which], (uint64_t)slm_fork_generation << 32);
+    if (calling)
+        return;
+    store_relaxed(&functions.runner, false);
+    store_relaxed(&functions.called, load_relaxed(&functions.put) - sums.functions);
 }
 
 void slm_ring_check(void)

@@ -43,14 +43,15 @@ static size_t purge(bool wait)
 {
     if (!slm_process_started())
         return 0;
-    slm_epoch_poll();
-    slm_ring_ripen_all();
     struct slm_thread *thread = slm_thread_enter(false);
     if (thread) {
+        slm_retire_empty_slots(thread);
         slm_thread_empty(thread, true);
         slm_reserve_empty(thread, false);
         slm_thread_leave(thread);
     }
+    slm_epoch_poll();
+    slm_ring_ripen_all();
     return slm_reclaim_all(wait);
 }
 
@@ -301,12 +302,6 @@ void *slm_resize(void *pointer, size_t n)
 size_t slm_heap_purge(void)
 {
     const int kept = errno;
-    if (slm_reclaim_ever_deferred()) {
-        bool open;
-        struct slm_thread *self = slm_thread_hide();
-        slm_retire_pass(self, true, &open);
-        slm_thread_unhide(self);
-    }
     slm_retired_poll();
     slm_retired_release(NULL);
     const size_t given = purge(true);

@@ -212,8 +212,10 @@ static void look_for_fork(void)
 void slm_process_watch_forks(void)
 {
     static _Atomic bool watched;
+    int kept = errno;
     if (!load_relaxed(&watched) && !atomic_exchange(&watched, true))
         pthread_atfork(NULL, NULL, look_for_fork);
+    errno = kept;
 }
 
 /* libc is up by now; what ran before had the default options. */

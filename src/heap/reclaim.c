@@ -118,11 +118,11 @@ static unsigned pass_interval_ms(void)
     return (unsigned)slm_max(slm_options.deferred_max_delay_ms / 5, pass_least_ms);
 }
 
-bool slm_reclaim_deferred(struct slm_thread *self)
+void slm_reclaim_deferred(struct slm_thread *self)
 {
     bool open = true;
     if (likely(!load_relaxed(&deferred)))
-        return false;
+        return;
     if (claim(&pass_due_ms, slm_sys_now_us() / 1000, pass_interval_ms())) {
         atomic_exchange(&deferred, false); /* pairs with slm_reclaim_note_deferred */
         slm_retire_pass(self, false, &open);
@@ -132,17 +132,15 @@ bool slm_reclaim_deferred(struct slm_thread *self)
         slm_reclaim_after_free();
     if (open || load_relaxed(&slm_ring_objects) > 0 || slm_ring_functions_waiting() > 0)
         slm_reclaim_note_deferred();
-    return load_relaxed(&deferred);
 }
 
-/* In the worker, which has a block if functions or destructors have allocated. True while some wait. */
-static bool do_deferred(void)
+/* In the worker, which has a block if functions or destructors have allocated. */
+static void do_deferred(void)
 {
     struct slm_thread *self = slm_thread_hide();
-    const bool waiting = slm_reclaim_deferred(self);
+    slm_reclaim_deferred(self);
     slm_thread_unhide(self);
     slm_ring_call_functions();
-    return waiting;
 }
 
 /* What functions and destructors have freed here is of more use to others. */
@@ -209,6 +207,12 @@ bool slm_reclaim_ever_deferred(void)
     return load_relaxed(&ever_deferred);
 }
 
+/* By several threads, or by what one of several has left to it. */
+static bool is_needed(void)
+{
+    return slm_thread_list_count() > 1 || load_relaxed(&deferred);
+}
+
 /* Until the worker is alone with one thread. What a thread leaves behind is due after two intervals at most: the
  * first finds the least that was there in a time when it still was in use. */
 static void work_while_needed(void)
@@ -216,17 +220,17 @@ static void work_while_needed(void)
     const unsigned idle_ms = (unsigned)slm_options.purge_delay_ms / 4 + 10;
     const uint64_t quiet_ms = 2 * (interval_ms + slm_options.purge_delay_ms);
     uint64_t busy_ms = slm_sys_now_ms();
-    bool waiting = false;
-    while (waiting || slm_thread_list_count() > 1) {
+    while (is_needed()) {
         uint32_t called = WORKER_CALLED;
         atomic_compare_exchange_strong(&worker, &called, WORKER_RUNNING); /* before it looks: pairs with the call */
         const uint64_t now = slm_sys_now_ms();
         const bool passed = atomic_exchange(&active, false);
-        waiting = do_deferred();
-        if (do_due(now) || passed || waiting)
-            busy_ms = now;
+        do_deferred();
         slm_retired_release(NULL);
         empty_own();
+        const bool done = do_due(now), waiting = load_relaxed(&deferred);
+        if (done || passed || waiting)
+            busy_ms = now;
         if (now - busy_ms < quiet_ms) {
             slm_sys_wait(&worker, WORKER_RUNNING, waiting ? pass_interval_ms() : idle_ms);
         } else {
@@ -247,8 +251,7 @@ static void *work(void *nothing)
         work_while_needed();
         atomic_exchange(&worker, WORKER_NONE);
         none = WORKER_NONE;
-    } while ((slm_thread_list_count() > 1 || load_relaxed(&deferred)) &&
-             atomic_compare_exchange_strong(&worker, &none, WORKER_RUNNING));
+    } while (is_needed() && atomic_compare_exchange_strong(&worker, &none, WORKER_RUNNING));
     return nothing;
 }
 

@@ -15,8 +15,8 @@ void slm_reclaim_after_free(void);
 void slm_reclaim_if_scarce(void);
 
 /* What is retired (floor epoch): a pass over what ages, if one is due, a look at the readers, and what is ripe is
- * freed. `self`: as for slm_retire_pass. True while some wait. */
-bool slm_reclaim_deferred(struct slm_thread *self);
+ * freed. `self`: as for slm_retire_pass. */
+void slm_reclaim_deferred(struct slm_thread *self);
 
 /* After something was retired, or a function given: it is to be looked after within deferred_max_delay_ms. */
 void slm_reclaim_note_deferred(void);

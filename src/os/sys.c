@@ -138,5 +138,8 @@ bool slm_sys_read_file(const char *path, char *text, size_t size)
 
 uint32_t slm_sys_thread_id(void)
 {
-    return (uint32_t)syscall(SYS_gettid);
+    int kept = errno;
+    const long thread = syscall(SYS_gettid);
+    errno = kept;
+    return (uint32_t)thread;
 }

@@ -172,11 +172,6 @@ static void list_reader(struct slm_epoch_reader *self)
     slm_lock_release(&lock);
 }
 
-static _Atomic uint64_t *visitors_of(uint64_t section)
-{
-    return &visitors[slm_epoch_number(section) % 2];
-}
-
 /* A visitor is inside as soon as it is counted; a grace period waits for those of the number before it alone, so that
  * visitors who come one after the other do not hold it up for ever. If that number is not the latest any more when it
  * is counted, nobody waits for it: it counts anew. */
@@ -186,10 +181,11 @@ static void visit(struct slm_epoch_reader *self)
     slm_fork_check();
     for (;;) {
         section = load_acquire(&slm_epoch_started);
-        atomic_fetch_add(visitors_of(section), 1); /* pairs with the fences in `advance` and slm_epoch_stamp */
-        if (visitors_of(atomic_load(&slm_epoch_started)) == visitors_of(section))
+        self->visiting = slm_epoch_number(section) % 2;
+        atomic_fetch_add(&visitors[self->visiting], 1); /* pairs with the fences in `advance` and slm_epoch_stamp */
+        if (slm_epoch_number(atomic_load(&slm_epoch_started)) % 2 == self->visiting)
             break;
-        atomic_fetch_sub(visitors_of(section), 1);
+        atomic_fetch_sub(&visitors[self->visiting], 1);
     }
     store_relaxed(&self->section, SLM_EPOCH_VISITOR | section);
     end_quiet();
@@ -248,11 +244,12 @@ slm_slow void slm_epoch_enter_slow(bool stays)
  * the visitor has not left yet, so it is safe in there. Release pairs with the acquire in `advance`. */
 slm_slow void slm_epoch_leave_slow(void)
 {
-    const uint64_t section = load_relaxed(&slm_epoch_reader.section);
-    if (section & SLM_EPOCH_DEPTH)
+    struct slm_epoch_reader *self = &slm_epoch_reader;
+    if (load_relaxed(&self->section) & SLM_EPOCH_DEPTH)
         return;
-    store_relaxed(&slm_epoch_reader.section, NOT_REGISTERED);
-    atomic_fetch_sub_explicit(visitors_of(section), 1, memory_order_release);
+    const unsigned visiting = self->visiting; /* before a handler can become a visitor anew */
+    store_relaxed(&self->section, NOT_REGISTERED);
+    atomic_fetch_sub_explicit(&visitors[visiting], 1, memory_order_release);
 }
 
 void slm_epoch_thread_exit(void)
@@ -308,8 +305,15 @@ uint64_t slm_epoch_stamp(void)
     return stamp;
 }
 
+/* To be told when the lock is not held any more. */
+struct news {
+    bool refused;    /* membarrier, from now on */
+    uint32_t thread; /* that has been in a section for too long; 0: none */
+    uint64_t ms;
+};
+
 /* A barrier on every reader; they have to make their own from now on if there is none. */
-static void barrier_on_readers(uint64_t now_us)
+static void barrier_on_readers(uint64_t now_us, struct news *news)
 {
     barrier_made = slm_sys_membarrier();
     if (barrier_made) {
@@ -317,10 +321,7 @@ static void barrier_on_readers(uint64_t now_us)
         return;
     }
     store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) | SLM_EPOCH_FENCES);
-    slm_warn(
-        "membarrier(2) is refused since sections have been entered: grace periods end when every thread that has "
-        "entered one has entered one again or ended",
-        NULL);
+    news->refused = true;
 }
 
 enum reading { READING_DONE, READING_UNKNOWN, READING_STILL };
@@ -352,31 +353,31 @@ static enum reading look_at_readers(uint64_t number, struct slm_epoch_reader **w
     return worst;
 }
 
-/* A section that has been open for too long: to be told when the lock is not held any more. */
-struct stall {
-    uint32_t thread; /* 0: none */
-    uint64_t ms;
-};
-
-static void note_stall(struct slm_epoch_reader *reader, uint64_t number, uint64_t now_us, struct stall *stall)
+static void note_stall(struct slm_epoch_reader *reader, uint64_t number, uint64_t now_us, struct news *news)
 {
     const uint64_t ms = now_us > begun_us ? (now_us - begun_us) / 1000 : 0; /* read before the lock was had */
     if (slm_options.epoch_stall_ms == 0 || ms < slm_options.epoch_stall_ms)
         return;
     reader->named = number;
-    *stall = (struct stall){reader->thread, ms};
+    news->thread = reader->thread;
+    news->ms = ms;
 }
 
-static void tell_stall(const struct stall *stall)
+static void tell(const struct news *news)
 {
     struct slm_line line = {0};
-    if (stall->thread == 0)
+    if (news->refused)
+        slm_warn(
+            "membarrier(2) is refused since sections have been entered: grace periods end when every thread that "
+            "has entered one has entered one again or ended",
+            NULL);
+    if (news->thread == 0)
         return;
     add_relaxed(&slm_epoch_stalls, 1);
     slm_line_text(&line, "slabmalloc: thread ");
-    slm_line_number(&line, stall->thread);
+    slm_line_number(&line, news->thread);
     slm_line_text(&line, " has been inside an epoch section for over ");
-    slm_line_number(&line, stall->ms);
+    slm_line_number(&line, news->ms);
     slm_line_text(&line, " ms: ");
     slm_line_number(&line, load_relaxed(&slm_epoch_waiting_bytes));
     slm_line_text(&line, " bytes wait for it to leave");
@@ -393,7 +394,7 @@ static void start_next(uint64_t now_us)
 /* Under the lock: start a grace period if none is under way, and end it if nobody holds it up; then start the next if
  * that is wanted, so that readers enter anew before somebody looks. A barrier is made only where a reader is outside
  * and has not entered since. The fence pairs with those of readers that make their own, and of visitors. */
-static bool advance(uint64_t now_us, struct stall *stall)
+static bool advance(uint64_t now_us, struct news *news)
 {
     struct slm_epoch_reader *who = NULL;
     if (load_relaxed(&slm_epoch_completed) == slm_epoch_number(load_relaxed(&slm_epoch_started)))
@@ -404,11 +405,11 @@ static bool advance(uint64_t now_us, struct stall *stall)
         return false;
     enum reading reading = look_at_readers(number, &who);
     if (reading == READING_UNKNOWN && !readers_fence() && now_us >= load_relaxed(&barrier_due_us)) {
-        barrier_on_readers(now_us);
+        barrier_on_readers(now_us, news);
         reading = look_at_readers(number, &who);
     }
     if (who)
-        note_stall(who, number, now_us, stall);
+        note_stall(who, number, now_us, news);
     if (reading != READING_DONE)
         return false;
     store_release(&slm_epoch_completed, number); /* pairs with slm_epoch_passed */
@@ -421,15 +422,15 @@ static bool advance(uint64_t now_us, struct stall *stall)
 static bool try_advance(uint64_t now_us)
 {
     struct slm_epoch_reader *self = &slm_epoch_reader;
-    struct stall stall = {0, 0};
+    struct news news = {0};
     bool ended = false;
     const bool first = begin_work(self);
     if (first && slm_lock_try(&lock)) {
-        ended = advance(now_us, &stall);
+        ended = advance(now_us, &news);
         slm_lock_release(&lock);
     }
     end_work(self, first);
-    tell_stall(&stall);
+    tell(&news);
     return ended;
 }
 
@@ -451,7 +452,8 @@ bool slm_epoch_poll(void)
 
 void slm_epoch_count_barrier(void)
 {
-    store_relaxed(&barrier_due_us, slm_max(load_relaxed(&barrier_due_us), slm_sys_now_us()) + barrier_interval_us);
+    const uint64_t now_us = slm_sys_now_us(), due_us = slm_max(load_relaxed(&barrier_due_us), now_us);
+    store_relaxed(&barrier_due_us, slm_min(due_us, now_us + 10 * barrier_interval_us) + barrier_interval_us);
 }
 
 /* Where readers have come to need fences: the calling thread, which waits, is outside, and says so, lest several that
@@ -505,5 +507,5 @@ void slm_epoch_fork_child(void)
     store_relaxed(&visitors[0], 0);
     store_relaxed(&visitors[1], 0);
     if (slm_epoch_known() && !is_listed(section))
-        store_relaxed(visitors_of(section), 1);
+        store_relaxed(&visitors[self->visiting], 1);
 }

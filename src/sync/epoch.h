@@ -38,6 +38,7 @@ struct slm_epoch_reader {
     uint64_t named;       /* the grace period for which it was named as holding it up */
     uint32_t generation;  /* of the process when it was linked */
     uint32_t thread;      /* the kernel's number of it */
+    uint8_t visiting;     /* a visitor's own: by which number it was counted, modulo two */
     bool busy; /* the thread's own: it may hold that lock, a handler that comes in between must not ask for it */
 };
 

@@ -117,7 +117,7 @@ enum { SLM_RETIRED_SPARES = 60 };
 struct slm_retired_half {
     struct slm_retired_slot slots[SLM_CLASSES + 1];
     uint32_t end;         /* behind the highest slot that was ever opened; 0: nothing here was touched */
-    uint32_t pass;        /* of aging, in which one was opened or closed last */
+    uint32_t pass, seen;  /* of aging, in which one was opened or closed last; and was seen to hold anything */
     uint32_t spare_count; /* where there is no memory for a magazine: any objects of the heap, */
     uint64_t spare_stamp; /* which may be freed when this has passed */
     void *spares[SLM_RETIRED_SPARES];
