@@ -48,6 +48,7 @@ static void wait_for_less(void)
 {
     const uint64_t deadline_us = slm_sys_now_us() + wait_most_us;
     add_relaxed(&slm_ring_waits, 1);
+    slm_ring_put_open_away(); /* no grace period is under way for what is in there */
     do
         if (!ripen_some())
             slm_epoch_await(load_relaxed(&slm_epoch_completed) + 1, deadline_us);

@@ -183,7 +183,7 @@ slm_inline void slm_slot_move(struct slm_slot *slot, void **top, ptrdiff_t round
 {
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
     (void)top;
-    __asm__("addq %1, %0" : "+m"(slot->top) : "i"(rounds * 8) : "cc");
+    __asm__("addq %1, %0" : "+m"(slot->top) : "er"(rounds * 8) : "cc");
 #else
     slm_shared_store(&slot->top, top + rounds);
 #endif

@@ -11,7 +11,6 @@ static const struct slab_cache_attr twenty = {.flags = SLAB_NO_MERGE, .magazine_
 
 static struct slab_cache *name;
 static struct slm_cache *cache;
-static struct helper helper;
 
 /* Have rounds in both magazines. */
 static inline void hoard(void *nothing)

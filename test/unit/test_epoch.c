@@ -1,19 +1,7 @@
 /* src/sync/epoch.h: sections hold grace periods up, from entry to leave and no longer, whatever thread they are in;
  * with membarrier, without it, and when it is taken away. Each test is a process of its own, in which nobody has
  * entered a section yet. */
-#include "epochs.h"
-
-#include <sched.h>
-
-/* Polls look at most every 100 microseconds. */
-static bool polls_pass(uint64_t stamp)
-{
-    for (unsigned i = 0; i < 20 && !slm_epoch_passed(stamp); i++) {
-        sleep_ms(1);
-        slm_epoch_poll();
-    }
-    return slm_epoch_passed(stamp);
-}
+#include "readers.h"
 
 /* -- one thread ---------------------------------------------------------------------------------------------------
  */
@@ -100,51 +88,6 @@ static void misuse_ends_the_process(void **state)
 /* -- several ------------------------------------------------------------------------------------------------------
  */
 
-/* A thread that does as it is told. */
-struct reader {
-    pthread_t thread;
-    _Atomic char told; /* 'e'nter, 'v'isit, 'l'eave, 'g'o; 0: done */
-};
-
-static void *obey(void *argument)
-{
-    struct reader *reader = argument;
-    char told;
-    do {
-        while ((told = load_acquire(&reader->told)) == 0)
-            sched_yield();
-        if (told == 'e')
-            enter();
-        else if (told == 'v')
-            slm_epoch_enter_slow(false);
-        else if (told == 'l')
-            leave();
-        else
-            slm_epoch_thread_exit(); /* before anybody hears of it */
-        store_release(&reader->told, 0);
-    } while (told != 'g');
-    return NULL;
-}
-
-static void tell(struct reader *reader, char what)
-{
-    store_release(&reader->told, what);
-    while (load_acquire(&reader->told) != 0)
-        sched_yield();
-}
-
-static void start(struct reader *reader)
-{
-    store_relaxed(&reader->told, 0);
-    require(pthread_create(&reader->thread, NULL, obey, reader) == 0);
-}
-
-static void end(struct reader *reader)
-{
-    tell(reader, 'g');
-    require(pthread_join(reader->thread, NULL) == 0);
-}
-
 static void another_holds_it_up(void)
 {
     struct reader other;
@@ -181,6 +124,30 @@ static void later_sections_do_not(void)
     require(polls_pass(second));
     end(&early);
     end(&late);
+}
+
+static void stamps_are_0_where_nobody_else_reads(void)
+{
+    struct reader other;
+    require(slm_epoch_nobody_reads() && slm_epoch_stamp() == 0);
+    enter();
+    require(!slm_epoch_nobody_reads() && slm_epoch_stamp() > 0);
+    leave();
+    require(slm_epoch_nobody_reads() && slm_epoch_stamp() == 0);
+    start(&other);
+    require(slm_epoch_nobody_reads()); /* it has not entered anything yet */
+    tell(&other, 'e');
+    require(!slm_epoch_nobody_reads() && slm_epoch_stamp() > 0);
+    tell(&other, 'l'); /* it may enter again, unseen */
+    require(!slm_epoch_nobody_reads() && slm_epoch_stamp() > 0);
+    end(&other);
+    require(slm_epoch_nobody_reads() && slm_epoch_stamp() == 0);
+    start(&other);
+    tell(&other, 'v');
+    require(!slm_epoch_nobody_reads() && slm_epoch_stamp() > 0);
+    tell(&other, 'l'); /* a visitor that has left is not known any more */
+    require(slm_epoch_nobody_reads() && slm_epoch_stamp() == 0);
+    end(&other);
 }
 
 static _Atomic bool has_left;
@@ -245,6 +212,7 @@ static void visitors_hold_it_up(void)
 static void sections_hold_grace_periods_up(void **state)
 {
     (void)state;
+    assert_child_silent(stamps_are_0_where_nobody_else_reads);
     assert_child_silent(another_holds_it_up);
     assert_child_silent(later_sections_do_not);
     assert_child_silent(synchronizing_waits);

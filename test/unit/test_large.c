@@ -374,6 +374,76 @@ static void one_of_many_frees_it_without_a_lock(void **state)
     slm_span_check(node);
 }
 
+/* It goes on being what it was, but nobody can free it again. */
+static void a_retired_one_lives_on(void **state)
+{
+    (void)state;
+    const uint64_t live = slm_large_live_bytes();
+    char *object = take(3 * MIB, 1);
+    fill(object, 0, 3 * MIB);
+    struct slm_large *large = slm_large_of(object);
+    assert_false(slm_large_is_retired(large));
+    assert_true(slm_large_retire(large));
+    assert_true(slm_large_is_retired(large));
+    assert_ptr_equal(slm_large_of(object), large);
+    assert_int_equal(slm_large_live_bytes(), live + 3 * MIB);
+    assert_false(slm_large_retire(large));
+    assert_int_equal(slm_large_free(large), 0);
+    assert_false(slm_large_free_nolock(large));
+    char *other = take(3 * MIB, 1);
+    assert_ptr_not_equal(other, object);
+    give(other);
+    check(object, 3 * MIB); /* not a byte was written */
+    const uint64_t dirty = slm_span_dirty_bytes();
+    slm_large_free_retired(large);
+    assert_null(slm_large_of(object));
+    assert_int_equal(slm_large_live_bytes(), live);
+    assert_true(slm_span_dirty_bytes() >= dirty + 3 * MIB);
+    slm_span_check(node);
+}
+
+static void a_moved_one_is_retired_too(void **state)
+{
+    (void)state;
+    char *neighbour = NULL, *object = take_with_neighbour(8 * MIB, &neighbour);
+    const uint64_t live = slm_large_live_bytes();
+    char *moved = slm_large_resize(slm_large_of(object), 9 * MIB, node);
+    assert_ptr_not_equal(moved, object);
+    assert_true(slm_large_retire(slm_large_of(moved)));
+    slm_large_free_retired(slm_large_of(moved));
+    assert_int_equal(slm_large_live_bytes(), live - 8 * MIB);
+    give(neighbour);
+    slm_span_purge(0);
+    slm_span_check(node);
+}
+
+static _Atomic unsigned retired_by;
+
+static void *retire_or_free(void *number)
+{
+    if ((uintptr_t)number % 2)
+        add_relaxed(&given_back, slm_large_free(contested));
+    else if (slm_large_retire(contested))
+        add_relaxed(&retired_by, 1);
+    return NULL;
+}
+
+static void one_of_many_retires_or_frees_it(void **state)
+{
+    (void)state;
+    for (unsigned turn = 0; turn < 200; turn++) {
+        contested = slm_large_of(take(100000, 1));
+        const size_t usable = contested->usable;
+        store_relaxed(&given_back, 0);
+        store_relaxed(&retired_by, 0);
+        on_threads(4, retire_or_free);
+        assert_int_equal(load_relaxed(&given_back) / usable + load_relaxed(&retired_by), 1);
+        if (load_relaxed(&retired_by))
+            slm_large_free_retired(contested);
+    }
+    slm_span_check(node);
+}
+
 static void resize_without_memory(void)
 {
     char *object = take(4 * MIB, 1);
@@ -411,6 +481,9 @@ int main(void)
         cmocka_unit_test(small_large_ones_stay_when_there_is_no_room),
         cmocka_unit_test(moved_objects_are_moved_again),
         cmocka_unit_test(mappings_stay_few),
+        cmocka_unit_test(a_retired_one_lives_on),
+        cmocka_unit_test(a_moved_one_is_retired_too),
+        cmocka_unit_test(one_of_many_retires_or_frees_it),
         cmocka_unit_test(what_cannot_be_is_enomem),
         cmocka_unit_test(no_memory_leaves_it_as_it_was),
     };

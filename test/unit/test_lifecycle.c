@@ -62,39 +62,6 @@ static void a_block_is_entered_once(void **state)
     slm_thread_leave(thread);
 }
 
-static void a_hidden_block_is_nobody_else_s(void **state)
-{
-    (void)state;
-    struct slm_thread *self = slm_tls.self;
-    assert_ptr_equal(slm_thread_hide(), self);
-    assert_int_equal(slm_tls.busy, 1);
-    assert_ptr_equal(slm_tls.hot, slm_nothing);
-    assert_null(slm_thread_enter(true)); /* neither a handler's nor a slow path's of its own */
-    void *volatile object = malloc(100);
-    assert_non_null(object);
-    free(object);
-    assert_ptr_equal(slm_tls.hot, slm_nothing);
-    slm_thread_unhide(self);
-    assert_ptr_equal(slm_tls.hot, self);
-    assert_int_equal(slm_tls.busy, 0);
-}
-
-static void *hide_unborn(void *nothing)
-{
-    require(slm_tls.state == SLM_THREAD_NONE);
-    require(!slm_thread_hide() && load_relaxed(&slm_tls.busy) == 1 && !slm_tls.self); /* that is no birth */
-    slm_thread_unhide(NULL);
-    require(load_relaxed(&slm_tls.busy) == 0 && slm_tls.hot == slm_nothing);
-    return nothing;
-}
-
-static void a_thread_without_a_block_hides_too(void **state)
-{
-    (void)state;
-    on_threads(1, hide_unborn);
-    assert_int_equal(slm_thread_list_count(), 1);
-}
-
 static void attend_to(uint8_t what)
 {
     atomic_fetch_or(&slm_tls.self->attention, what);
@@ -471,8 +438,6 @@ int main(void)
         cmocka_unit_test(the_process_has_started),
         cmocka_unit_test(this_thread_is_live),
         cmocka_unit_test(a_block_is_entered_once),
-        cmocka_unit_test(a_hidden_block_is_nobody_else_s),
-        cmocka_unit_test(a_thread_without_a_block_hides_too),
         cmocka_unit_test(leaving_attends_to_what_is_asked),
         cmocka_unit_test(all_that_is_asked_at_once_is_attended_to),
         cmocka_unit_test(constructors_run_behind_the_slow_path),

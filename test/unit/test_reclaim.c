@@ -1,8 +1,7 @@
 /* src/heap/reclaim.h: when memory goes back to the kernel, and the worker that sees to it. The options are set for
- * short delays; what waits polls, and gives up after seconds. */
-#include "unit.h"
+ * short delays. */
+#include "worker.h"
 
-#include <dirent.h>
 #include <limits.h>
 
 #include "base/options.h"
@@ -11,9 +10,6 @@
 #include "heap/reclaim.h"
 #include "os/topology.h"
 #include "page/span.h"
-#include "thread/thread_list.h"
-
-enum { PATIENCE_MS = 15000, POLL_MS = 20 };
 
 static int begin(void **state)
 {
@@ -21,55 +17,9 @@ static int begin(void **state)
     return start_library(state);
 }
 
-/* The number of this process's threads, and the worker's among them, 0 if there is none. */
-static unsigned count_tasks(long *worker)
-{
-    unsigned tasks = 0;
-    DIR *folder = opendir("/proc/self/task");
-    require(folder != NULL);
-    *worker = 0;
-    for (const struct dirent *entry; (entry = readdir(folder));) {
-        char name[32] = "";
-        if (entry->d_name[0] == '.')
-            continue;
-        FILE *file = fopen(text("/proc/self/task/%s/comm", entry->d_name), "r");
-        if (!file)
-            continue;
-        if (fgets(name, sizeof name, file) && strcmp(name, "slabmalloc\n") == 0)
-            *worker = atol(entry->d_name);
-        fclose(file);
-        tasks++;
-    }
-    closedir(folder);
-    return tasks;
-}
-
-static bool worker_there(void)
-{
-    long worker;
-    count_tasks(&worker);
-    return worker != 0;
-}
-
-static bool worker_gone(void)
-{
-    return !worker_there();
-}
-
 static bool nothing_dirty(void)
 {
     return slm_span_dirty_bytes() == 0;
-}
-
-/* Without a single allocation meanwhile, if the condition makes none. */
-static bool comes_true(bool (*condition)(void))
-{
-    for (unsigned waited = 0; waited < PATIENCE_MS; waited += POLL_MS) {
-        if (condition())
-            return true;
-        sleep_ms(POLL_MS);
-    }
-    return false;
 }
 
 static void make_dirty(size_t bytes)
@@ -78,31 +28,6 @@ static void make_dirty(size_t bytes)
     require(object != NULL);
     memset(object, 1, bytes);
     free(object);
-}
-
-/* A second thread, that lives until it is told to end. */
-static _Atomic bool may_end;
-static pthread_t second;
-
-static void *be_second(void *nothing)
-{
-    void *volatile object = malloc(100);
-    while (!load_acquire(&may_end))
-        sleep_ms(5);
-    free(object);
-    return nothing;
-}
-
-static void start_second(void)
-{
-    store_relaxed(&may_end, false);
-    require(pthread_create(&second, NULL, be_second, NULL) == 0);
-}
-
-static void end_second(void)
-{
-    store_release(&may_end, true);
-    require(pthread_join(second, NULL) == 0);
 }
 
 static void a_process_with_one_thread_has_no_worker(void **state)
@@ -220,19 +145,6 @@ static void the_worker_sees_the_last_activity(void **state)
     }
     end_second();
     assert_true(comes_true(worker_gone));
-}
-
-/* How often a thread has gone to sleep. Lists no folder: that makes a large object, and its free wakes the worker. */
-static unsigned long count_sleeps(long thread)
-{
-    char line[128];
-    unsigned long sleeps = 0;
-    FILE *file = fopen(text("/proc/self/task/%ld/status", thread), "r");
-    require(file != NULL);
-    while (fgets(line, sizeof line, file))
-        sscanf(line, "voluntary_ctxt_switches: %lu", &sleeps);
-    fclose(file);
-    return sleeps;
 }
 
 static void leave_the_worker_alone(void)

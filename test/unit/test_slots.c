@@ -1,5 +1,5 @@
-/* src/thread/slots.h: what a thread's block looks like, the block that is zero throughout, the leaves of far caches,
- * and the walk over the slots. The blocks here belong to no thread. */
+/* src/thread/slots.h: what a thread's block looks like, with its second half for what is retired, the block that is
+ * zero throughout, the leaves of far caches, and the walk over the slots. The blocks here belong to no thread. */
 #include "unit.h"
 
 #include "os/topology.h"
@@ -77,6 +77,36 @@ static void the_zero_block_has_nothing_at_any_place(void **state)
     }
 }
 
+static bool is_closed(const struct slm_retired_slot *slot)
+{
+    return slot->top >= slot->limit;
+}
+
+/* So that whoever retires goes to the slow path. */
+static void retired_slots_are_closed_until_they_are_opened(void **state)
+{
+    (void)state;
+    struct slm_thread *const all[] = {block, slm_nothing, slm_taken, slm_dry};
+    for (size_t i = 0; i < COUNT(all); i++)
+        for (size_t place = 0; place <= SLM_PLACE_CLOSED; place += SLM_PLACE_UNITS)
+            assert_true(is_closed(slm_retired_slot_at(all[i], place)));
+}
+
+static void retired_slots_lie_at_the_same_places(void **state)
+{
+    (void)state;
+    struct slm_retired_half *half = slm_retired_half(block);
+    assert_ptr_equal(half, (char *)block + SLM_RETIRED_OFFSET);
+    for (size_t place = 0; place <= SLM_PLACE_CLOSED; place += SLM_PLACE_UNITS)
+        assert_ptr_equal(slm_retired_slot_at(block, place), (char *)slm_slot_at(block, place) + SLM_RETIRED_OFFSET);
+    assert_true((char *)slm_retired_slot_at(block, 0) >= (char *)(slm_slot_at(block, SLM_PLACE_CLOSED) + 1));
+    assert_true((char *)(slm_retired_slot_at(block, SLM_PLACE_CLOSED) + 1) <= (char *)block + SLM_BLOCK_BYTES);
+    /* its own part, where no place of a cache is */
+    assert_true((char *)(slm_retired_slot_at(block, slm_place_of_number(SLM_CLASSES - 1)) + 1) <=
+                (char *)(half->slots + COUNT(half->slots)));
+    assert_true((char *)slm_retired_slot_at(block, slm_place_of_number(SLM_NAMED_FIRST)) >= (char *)(half + 1));
+}
+
 static void write_last_byte(void)
 {
     ((volatile char *)slm_dry)[SLM_BLOCK_BYTES - 1] = 1;
@@ -122,6 +152,10 @@ static void a_block_costs_what_is_used_of_it(void **state)
     assert_int_equal(resident_pages(), 2);
     assert_int_equal(slm_slot_next(block, SLM_DIRECT), SLM_NUMBERS);
     assert_int_equal(resident_pages(), 2);
+    slm_retired_half(block)->end = 1; /* its own part is in the first page of the half, as the size classes' slots */
+    assert_int_equal(resident_pages(), 3);
+    slm_retired_slot_at(block, slm_place_of_number(SLM_CLASSES - 1))->target = 1;
+    assert_int_equal(resident_pages(), 3);
     for (size_t i = 0; i < COUNT(blocks); i++)
         slm_thread_block_free(blocks[i]);
 }
@@ -137,6 +171,13 @@ static void blocks_are_clear_again_when_they_come_back(void **state)
             memset(slm_slot_make(again, number < SLM_CLASSES ? number : number | 128), 0x5a, sizeof(struct slm_slot));
         memset(slm_slot_make(again, FAR + 1000 * turn), 0x5a, sizeof(struct slm_slot));
         memset(&again->refills, 0x5a, sizeof again->refills);
+        if (turn % 2) { /* of the second half, too, what was used lies below its end */
+            const unsigned place = turn % 4 == 1 ? SLM_PLACE_CLOSED : slm_place_of_number(turn);
+            struct slm_retired_half *half = slm_retired_half(again);
+            memset(half, 0x5a, sizeof *half);
+            memset(slm_retired_slot_at(again, place), 0x5a, sizeof half->slots[0]);
+            half->end = place / SLM_PLACE_UNITS + 1;
+        }
         slm_thread_block_free(again);
     }
 }
@@ -334,6 +375,8 @@ int main(void)
         block_test(places_lead_to_numbers_and_back),
         cmocka_unit_test(the_zero_block_has_nothing_at_any_place),
         cmocka_unit_test(the_zero_block_is_read_only),
+        block_test(retired_slots_are_closed_until_they_are_opened),
+        block_test(retired_slots_lie_at_the_same_places),
         cmocka_unit_test(a_block_costs_what_is_used_of_it),
         cmocka_unit_test(blocks_are_clear_again_when_they_come_back),
         block_test(far_slots_lie_in_leaves_of_sixteen),

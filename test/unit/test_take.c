@@ -5,6 +5,8 @@
 #include "os/sys.h"
 #include "taking.h"
 
+static struct helper helper;
+
 static int begin_test(void **state)
 {
     (void)state;
@@ -502,52 +504,39 @@ static void a_wish_for_a_destroyed_cache_is_void(void **state)
     a_destroyed_cache_goes_when_the_last_has_attended(true);
 }
 
-/* -- all at once ------------------------------------------------------------------------------------------------- */
+/* -- the calling thread's own block ------------------------------------------------------------------------------ */
 
-static void churn(void *nothing)
-{
-    enum { LIVE = 50 };
-    uintptr_t *objects[LIVE] = {NULL};
-    uint64_t seed = (uintptr_t)&slm_tls;
-    (void)nothing;
-    while (!load_relaxed(&enough)) {
-        uintptr_t **object = &objects[random_below(&seed, LIVE)];
-        if (*object) {
-            require((*object)[0] == (uintptr_t)object && (*object)[15] == (uintptr_t)object);
-            slm_object_free(name, *object);
-            *object = NULL;
-        } else {
-            *object = slm_object_alloc(name);
-            require(*object != NULL);
-            (*object)[0] = (*object)[15] = (uintptr_t)object;
-        }
-    }
-    for (size_t i = 0; i < LIVE; i++)
-        slm_object_free(name, objects[i]);
-}
-
-static void objects_stay_apart_while_they_are_taken(void **state)
+static void a_hidden_block_is_nobody_else_s(void **state)
 {
     (void)state;
-    struct helper threads[3];
-    uint64_t taken_in_all = 0;
-    store_relaxed(&enough, false);
-    for (size_t i = 0; i < COUNT(threads); i++) {
-        start_live_helper(&threads[i]);
-        begin_task(&threads[i], churn, NULL);
-    }
-    const uint64_t start = slm_sys_now_us();
-    while (slm_sys_now_us() < start + 400000) {
-        take(false, false);
-        taken_in_all += taken_count();
-    }
-    store_relaxed(&enough, true);
-    for (size_t i = 0; i < COUNT(threads); i++) {
-        await(&threads[i]);
-        slm_thread_check(threads[i].tls->self);
-        end_helper(&threads[i]);
-    }
-    assert_true(taken_in_all > 100);
+    struct slm_thread *self = slm_tls.self;
+    assert_ptr_equal(slm_thread_hide(), self);
+    assert_int_equal(slm_tls.busy, 1);
+    assert_ptr_equal(slm_tls.hot, slm_nothing);
+    assert_null(slm_thread_enter(true)); /* neither a handler's nor a slow path's of its own */
+    void *volatile object = malloc(100);
+    assert_non_null(object);
+    free(object);
+    assert_ptr_equal(slm_tls.hot, slm_nothing);
+    slm_thread_unhide(self);
+    assert_ptr_equal(slm_tls.hot, self);
+    assert_int_equal(slm_tls.busy, 0);
+}
+
+static void *hide_unborn(void *nothing)
+{
+    require(slm_tls.state == SLM_THREAD_NONE);
+    require(!slm_thread_hide() && load_relaxed(&slm_tls.busy) == 1 && !slm_tls.self); /* that is no birth */
+    slm_thread_unhide(NULL);
+    require(load_relaxed(&slm_tls.busy) == 0 && slm_tls.hot == slm_nothing);
+    return nothing;
+}
+
+static void a_thread_without_a_block_hides_too(void **state)
+{
+    (void)state;
+    on_threads(1, hide_unborn);
+    assert_int_equal(slm_thread_list_count(), 1);
 }
 
 #define take_test(name) cmocka_unit_test_setup_teardown(name, begin_test, end_test)
@@ -576,7 +565,8 @@ int main(void)
         take_test(a_recall_is_attended_to_at_the_next_slow_path),
         take_test(a_destroyed_cache_goes_late),
         take_test(a_wish_for_a_destroyed_cache_is_void),
-        take_test(objects_stay_apart_while_they_are_taken),
+        cmocka_unit_test(a_hidden_block_is_nobody_else_s),
+        cmocka_unit_test(a_thread_without_a_block_hides_too),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
 }

@@ -1,0 +1,188 @@
+/* src/heap/reclaim.h: who looks after what is retired, and how soon: the worker, whatever it has been doing, or slow
+ * paths where there is none. */
+#include "worker.h"
+
+#include "base/options.h"
+#include "epochs.h"
+#include "heap/deferred.h"
+#include "heap/lifecycle.h"
+#include "heap/reclaim.h"
+
+static int begin(void **state)
+{
+    slm_options.purge_delay_ms = 50;
+    return start_library(state);
+}
+
+static void add_retired(struct slm_thread *thread, void *sums)
+{
+    slm_retire_count(thread, sums);
+}
+
+static bool nothing_retired(void)
+{
+    struct slm_retired_sums sums = {0, 0};
+    slm_thread_list_foreach(add_retired, &sums);
+    return sums.objects == 0 && load_relaxed(&slm_ring_objects) == 0 && slm_ring_functions_waiting() == 0;
+}
+
+/* 100 ms, and what a busy machine adds. Nobody else does anything meanwhile. */
+static bool worker_frees_in_time(void)
+{
+    for (unsigned waited = 0; waited < 300; waited += 5) {
+        if (nothing_retired())
+            return true;
+        sleep_ms(5);
+    }
+    return false;
+}
+
+static _Atomic unsigned called;
+
+/* In the library's own thread. */
+static void note_call(struct slm_epoch_head *head)
+{
+    (void)head;
+    require(slm_tls.helper);
+    add_relaxed(&called, 1);
+}
+
+/* A second thread counts as a reader: it enters and leaves what it is told to. */
+static _Atomic int wanted_depth;
+
+static void *be_reader(void *nothing)
+{
+    void *volatile object = malloc(100);
+    enter();
+    leave();
+    for (int depth = 0, wanted; !load_acquire(&may_end); sleep_ms(1))
+        for (; depth != (wanted = load_acquire(&wanted_depth)); depth += wanted > depth ? 1 : -1)
+            wanted > depth ? enter() : leave();
+    slm_defer(object, NULL);
+    return nothing;
+}
+
+static void start_reader(void)
+{
+    store_relaxed(&may_end, false);
+    store_relaxed(&wanted_depth, 0);
+    require(pthread_create(&second, NULL, be_reader, NULL) == 0);
+    require(comes_true(worker_there));
+    while (slm_epoch_nobody_reads())
+        sleep_ms(1);
+}
+
+static void retire_each(void)
+{
+    static struct slm_epoch_head head;
+    void *volatile small = malloc(200), *volatile large = malloc(MIB);
+    slm_defer(small, NULL);
+    require(worker_frees_in_time());
+    slm_defer(large, NULL);
+    require(worker_frees_in_time());
+    const unsigned before = load_relaxed(&called);
+    slm_deferred_call(&head, note_call);
+    require(worker_frees_in_time() && load_relaxed(&called) == before + 1);
+}
+
+/* Whatever it has been doing: before it sleeps, when it does, and after it was woken. */
+static void let_the_worker_free(void)
+{
+    start_reader();
+    retire_each();
+    sleep_ms(4000); /* longer than it looks around before it sleeps */
+    retire_each();
+    end_second();
+    require(comes_true(nothing_retired));
+    require(comes_true(worker_gone));
+}
+
+static void the_worker_frees_what_is_retired_in_time(void **state)
+{
+    (void)state;
+    assert_child_silent(let_the_worker_free);
+}
+
+/* A section keeps it at work; when there is nothing any more, it sleeps as before. */
+static void let_it_wait_and_sleep(void)
+{
+    long worker;
+    start_reader();
+    store_release(&wanted_depth, 2);
+    while (slm_epoch_await(slm_epoch_stamp(), slm_sys_now_us() + 5000)) /* until the reader is inside */
+        ;
+    void *volatile small = malloc(200);
+    slm_defer(small, NULL);
+    sleep_ms(3000); /* longer than it looks around where nothing waits */
+    require(!nothing_retired());
+    store_release(&wanted_depth, 0);
+    require(worker_frees_in_time());
+    count_tasks(&worker);
+    sleep_ms(5000);
+    const unsigned long before = count_sleeps(worker);
+    sleep_ms(500);
+    require(count_sleeps(worker) == before);
+    end_second();
+    require(comes_true(worker_gone));
+}
+
+static void the_worker_sleeps_when_nothing_waits(void **state)
+{
+    (void)state;
+    assert_child_silent(let_it_wait_and_sleep);
+}
+
+/* The last of the other threads has retired something at its end, and is gone. */
+static void leave_it_with_one_thread(void)
+{
+    start_reader();
+    enter();
+    end_second();
+    sleep_ms(100);
+    require(!nothing_retired());
+    leave();
+    require(comes_true(nothing_retired));
+    require(comes_true(worker_gone));
+}
+
+static void the_worker_stays_until_the_last_is_free(void **state)
+{
+    (void)state;
+    assert_child_silent(leave_it_with_one_thread);
+}
+
+static void defer_without_a_worker(void)
+{
+    slm_options.worker = 0;
+    store_relaxed(&may_end, false);
+    require(pthread_create(&second, NULL, be_reader, NULL) == 0);
+    while (slm_epoch_nobody_reads())
+        sleep_ms(1);
+    void *volatile object = malloc(200);
+    slm_defer(object, NULL);
+    require(slm_reclaim_ever_deferred());
+    struct slm_thread *thread = slm_thread_enter(true);
+    for (unsigned i = 0; i < 200 && !nothing_retired(); i++, sleep_ms(5))
+        slm_reclaim_tick(thread); /* slow paths do it */
+    slm_thread_leave(thread);
+    require(nothing_retired());
+    end_second();
+}
+
+static void without_a_worker_slow_paths_free_what_is_retired(void **state)
+{
+    (void)state;
+    assert_false(slm_reclaim_ever_deferred());
+    assert_child_silent(defer_without_a_worker);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(without_a_worker_slow_paths_free_what_is_retired),
+        cmocka_unit_test(the_worker_frees_what_is_retired_in_time),
+        cmocka_unit_test(the_worker_sleeps_when_nothing_waits),
+        cmocka_unit_test(the_worker_stays_until_the_last_is_free),
+    };
+    return cmocka_run_group_tests(tests, begin, NULL);
+}
