@@ -11,7 +11,7 @@ from .summary import ratio
 
 OURS = "deferred"  # the workload of our ways, which are variants of the allocators
 BASE = "slabmalloc"
-THREADS = ((1, 2), (2, 2), (1, 0), (2, 0))  # writers and readers
+THREADS = ((1, 1), (1, 2), (2, 2), (1, 0), (2, 0))  # writers and readers
 CONTENDERS = {
     "malloc_free": "malloc, and free at once: the floor",
     "call_rcu": "malloc, and free from userspace RCU's call_rcu",
@@ -30,7 +30,7 @@ def name_of(contender, threads):
 
 def describe(threads):
     writers, readers = threads
-    return f"{writers} writer{'s' * (writers > 1)}, {readers or 'no'} readers"
+    return f"{writers} writer{'s' * (writers > 1)}, {readers or 'no'} reader{'s' * (readers != 1)}"
 
 
 def measure(contender, threads, context, allocator):
