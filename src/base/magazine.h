@@ -13,11 +13,14 @@ struct slm_magazine {
     struct slm_magazine *next; /* in a depot's stock, or on a ring */
     uint32_t count;
     uint16_t capacity;
-    uint16_t number; /* of the cache that a retired one's rounds are of, or SLM_RETIRED_MIXED (epoch/ring.h) */
+    uint16_t number; /* of the cache whose retired objects its rounds were last, or one of those below */
     void *rounds[];
 };
 
 #define SLM_MAGAZINE_ROUNDS_MAX 254
+
+/* In place of a number: ordinary rounds; and retired objects of any caches. */
+enum { SLM_NOT_RETIRED = 0xffff, SLM_RETIRED_MIXED = 0xfffe };
 
 static_assert(sizeof(struct slm_magazine) == 16, "two words before the rounds");
 

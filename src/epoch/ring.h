@@ -34,9 +34,6 @@ struct slm_epoch_head {
     };
 };
 
-/* Of a magazine: its rounds are any objects of the heap that are no spans. */
-enum { SLM_RETIRED_MIXED = 0xffff };
-
 /* Once, at start. */
 void slm_ring_start(void);
 

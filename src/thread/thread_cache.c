@@ -31,6 +31,7 @@ struct slm_magazine *slm_magazine_make(uint32_t rounds)
     struct slm_magazine *magazine = slm_metadata_alloc(slm_magazine_bytes(capacity));
     if (magazine) {
         magazine->capacity = (uint16_t)capacity;
+        magazine->number = SLM_NOT_RETIRED;
         magazine->count = 0;
     }
     return magazine;
@@ -149,6 +150,21 @@ static struct slm_magazine *decant(const struct slm_thread *thread, const struct
     return to;
 }
 
+enum { line = 64, prefetched = 2 * line };
+
+/* What was retired has waited for a grace period while others were used in its place, megabytes at times, and whoever
+ * gets it writes it: its lines are asked for all together now, not one by one then. A writer among more readers than
+ * CPUs has half the cost. */
+static void warm_up(struct slm_magazine *magazine, size_t object_size)
+{
+    if (likely(magazine->number == SLM_NOT_RETIRED))
+        return;
+    magazine->number = SLM_NOT_RETIRED;
+    for (uint32_t i = magazine->count; i > 0; i--)
+        for (size_t at = 0; at < slm_min(object_size, prefetched); at += line)
+            __builtin_prefetch((const char *)magazine->rounds[i - 1] + at, 1, 2);
+}
+
 /* Rounds in place of an empty magazine: a whole one from the stock, else objects from slabs. NULL: there are none,
  * and *empty is as it was. */
 static struct slm_magazine *fetch(const struct slm_thread *thread, const struct slm_slot *slot,
@@ -158,6 +174,7 @@ static struct slm_magazine *fetch(const struct slm_thread *thread, const struct 
     const uint32_t target = load_relaxed(&slot->target), wanted = empty->capacity;
     struct slm_magazine *full = empty;
     if (slm_depot_get(depot, &full)) {
+        warm_up(full, cache->shape.object_size);
         if (full->capacity == wanted && full->count <= target)
             return full;
         struct slm_magazine *fitting = slm_magazine_make(target);
