@@ -150,19 +150,21 @@ static struct slm_magazine *decant(const struct slm_thread *thread, const struct
     return to;
 }
 
-enum { line = 64, prefetched = 2 * line };
+enum { line_bytes = 64 };
 
 /* What was retired has waited for a grace period while others were used in its place, megabytes at times, and whoever
- * gets it writes it: its lines are asked for all together now, not one by one then. A writer among more readers than
- * CPUs has half the cost. */
+ * gets it writes it: its first lines are asked for all together now, not one by one then. The processor finds out
+ * about further ones itself. */
 static void warm_up(struct slm_magazine *magazine, size_t object_size)
 {
     if (likely(magazine->number == SLM_NOT_RETIRED))
         return;
     magazine->number = SLM_NOT_RETIRED;
-    for (uint32_t i = magazine->count; i > 0; i--)
-        for (size_t at = 0; at < slm_min(object_size, prefetched); at += line)
-            __builtin_prefetch((const char *)magazine->rounds[i - 1] + at, 1, 2);
+    const size_t second = object_size > line_bytes ? line_bytes : 0;
+    for (void **round = magazine->rounds + magazine->count; round-- > magazine->rounds;) {
+        __builtin_prefetch(*round, 1, 2);
+        __builtin_prefetch((const char *)*round + second, 1, 2);
+    }
 }
 
 /* Rounds in place of an empty magazine: a whole one from the stock, else objects from slabs. NULL: there are none,
