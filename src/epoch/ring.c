@@ -17,7 +17,7 @@
 #include "thread/account.h"
 #include "thread/thread_cache.h"
 
-enum { SEGMENTS = 4, heads_at_once = 32, many = 1 << 16, limit_least = 8 << 20 };
+enum { SEGMENTS = 4, heads_at_once = 32, many = 256, limit_least = 8 << 20 };
 
 enum kind { MAGAZINES, HEADS, FUNCTIONS, LARGE, KINDS };
 
@@ -327,11 +327,19 @@ static void lower(_Atomic uint64_t *figure, uint64_t n)
         continue;
 }
 
-static void count_off(uint64_t objects, uint64_t bytes)
+struct sums {
+    uint64_t objects, bytes, functions;
+};
+
+/* In a child of a fork what was in hand before is not counted any more. Release: who finds no object waiting sees
+ * those freed (slm_deferred_free_all). */
+static void count_off(struct hand hand, const struct sums *freed)
 {
-    lower(&slm_ring_objects, objects);
-    lower(&slm_ring_bytes, bytes);
-    lower(&slm_epoch_waiting_bytes, bytes);
+    if (hand.counted >> 32 != slm_fork_generation)
+        return;
+    lower(&slm_ring_objects, freed->objects);
+    lower(&slm_ring_bytes, freed->bytes);
+    lower(&slm_epoch_waiting_bytes, freed->bytes);
 }
 
 void slm_ring_free_objects(void *const *objects, unsigned n)
@@ -358,10 +366,11 @@ static void stock_magazine(unsigned node, struct slm_magazine *magazine)
         slm_magazine_hand_on(cache, node, magazine, true);
 }
 
-static void free_magazines(unsigned node, struct slm_magazine *magazine)
+static void free_magazines(unsigned node, struct slm_magazine *magazine, struct sums *freed)
 {
     for (struct slm_magazine *next; magazine; magazine = next) {
-        const uint64_t objects = magazine->count, bytes = bytes_of_magazine(magazine);
+        freed->objects += magazine->count;
+        freed->bytes += bytes_of_magazine(magazine);
         next = magazine->next;
         if (magazine->number != SLM_RETIRED_MIXED) {
             stock_magazine(node, magazine);
@@ -372,31 +381,30 @@ static void free_magazines(unsigned node, struct slm_magazine *magazine)
             else
                 slm_magazine_free(magazine);
         }
-        count_off(objects, bytes);
     }
 }
 
 /* The head lies in the object: it is read before that is freed. */
-static void free_heads(struct slm_epoch_head *head)
+static void free_heads(struct slm_epoch_head *head, struct sums *freed)
 {
     while (head) {
         void *objects[heads_at_once];
         unsigned n = 0;
-        uint64_t bytes = 0;
         for (; head && n < heads_at_once; head = head->next) {
             objects[n++] = head->object;
-            bytes += slm_ring_bytes_of(head->object);
+            freed->bytes += slm_ring_bytes_of(head->object);
         }
         slm_ring_free_objects(objects, n);
-        count_off(n, bytes);
+        freed->objects += n;
     }
 }
 
-static void free_larges(struct slm_large *large)
+static void free_larges(struct slm_large *large, struct sums *freed)
 {
     for (struct slm_large *next; large; large = next) {
         next = large->next;
-        count_off(1, large->usable);
+        freed->objects++;
+        freed->bytes += large->usable;
         slm_large_free_retired(large);
     }
 }
@@ -426,11 +434,13 @@ bool slm_ring_ripen(unsigned node, unsigned most)
     struct slm_epoch_head *heads = take_off(HEADS, &ring->ripe[HEADS], most * heads_at_once);
     struct slm_large *larges = take_off(LARGE, &ring->ripe[LARGE], most);
     slm_lock_release(&ring->lock);
-    free_magazines(node, magazines);
-    free_heads(heads);
-    free_larges(larges);
+    struct sums freed = {0, 0, 0};
+    free_magazines(node, magazines, &freed);
+    free_heads(heads, &freed);
+    free_larges(larges, &freed);
+    count_off(mine, &freed);
     end_hands(mine);
-    return magazines || heads || larges;
+    return freed.objects > 0;
 }
 
 bool slm_ring_ripen_all(void)
@@ -498,10 +508,6 @@ void slm_ring_await_functions(uint64_t put)
 }
 
 /* -- fork, checks ------------------------------------------------------------------------------------------------ */
-
-struct sums {
-    uint64_t objects, bytes, functions;
-};
 
 static void add_chain(enum kind kind, void *thing, struct sums *sums)
 {

@@ -166,15 +166,17 @@ static void defer_slowly(void *pointer, struct slm_epoch_head *head)
     slm_fork_check();
     const size_t place = slm_page_map_place(pointer);
     slm_epoch_begin_quiet();
-    if (place == 0)
-        defer_large(pointer);
-    else if (place == SLM_PLACE_CLOSED && !slm_cache_of_object(pointer))
+    if (place == SLM_PLACE_CLOSED && !slm_cache_of_object(pointer))
         slm_refuse(pointer, call);
-    else if (slm_epoch_nobody_reads())
+    if (place != 0 && slm_epoch_nobody_reads()) {
         slm_free(pointer);
-    else
-        defer_small(pointer, place, head);
-    slm_reclaim_note_deferred();
+    } else {
+        if (place == 0)
+            defer_large(pointer);
+        else
+            defer_small(pointer, place, head);
+        slm_reclaim_note_deferred();
+    }
     if (load_relaxed(&slm_ring_objects) > 0)
         help(head == NULL);
     errno = kept;
@@ -213,12 +215,13 @@ bool slm_deferred_poll(void)
 void slm_deferred_free_all(unsigned attempts)
 {
     static _Atomic uint32_t never;
-    unsigned left = slm_reclaim_ever_deferred();
-    while (left > 0) {
+    for (unsigned left = 1; left > 0;) {
         bool open;
         struct slm_thread *self = slm_thread_hide();
         left = slm_retire_pass(self, true, &open);
         slm_thread_unhide(self);
+        if (left == 0 && load_acquire(&slm_ring_objects) == 0) /* pairs with count_off: nor is anything in hand */
+            break;
         slm_epoch_await(load_relaxed(&slm_epoch_wanted), UINT64_MAX);
         slm_ring_ripen_all();
         if (!load_relaxed(&slm_sys_has_membarrier))
@@ -242,6 +245,8 @@ void slm_deferred_barrier(void)
     slm_fork_check();
     const uint64_t functions = slm_ring_functions_put();
     slm_deferred_free_all(UINT_MAX);
+    if (slm_ring_functions_waiting() > 0)
+        slm_epoch_await(load_relaxed(&slm_epoch_wanted), UINT64_MAX);
     slm_ring_await_functions(functions);
     errno = kept;
 }

@@ -40,7 +40,6 @@ enum worker_state { WORKER_NONE, WORKER_RUNNING, WORKER_CALLED, WORKER_ASLEEP, W
 
 static _Atomic uint64_t purge_due_ms, trim_due_ms, pass_due_ms;
 static _Atomic uint32_t worker;
-static _Atomic bool ever_deferred;
 static _Atomic bool active;   /* a thread has passed since the worker looked */
 static _Atomic bool deferred; /* something retired may wait, or a function: cleared before a pass looks */
 
@@ -198,13 +197,6 @@ void slm_reclaim_note_deferred(void)
     slm_fence(); /* pairs with slm_reclaim_deferred and fall_asleep */
     if (!load_relaxed(&deferred) && !atomic_exchange(&deferred, true))
         call_worker();
-    if (unlikely(!load_relaxed(&ever_deferred)))
-        store_relaxed(&ever_deferred, true);
-}
-
-bool slm_reclaim_ever_deferred(void)
-{
-    return load_relaxed(&ever_deferred);
 }
 
 /* By several threads, or by what one of several has left to it. */

@@ -21,9 +21,6 @@ void slm_reclaim_deferred(struct slm_thread *self);
 /* After something was retired, or a function given: it is to be looked after within deferred_max_delay_ms. */
 void slm_reclaim_note_deferred(void);
 
-/* Has anything ever been retired that had to wait? */
-bool slm_reclaim_ever_deferred(void);
-
 /* At a thread's birth, when there are several now: see to it that there is a worker. Allocates (a stack). */
 void slm_reclaim_start_worker(void);
 
