@@ -11,6 +11,9 @@
 
 /* The cold half of a function: never inlined into the hot one, and placed away from it. */
 #define slm_slow __attribute__((noinline, cold))
+/* A function that is seldom called: compiled for size, away from what runs often. What is resident of the library's
+ * code is a process's fixed cost. */
+#define slm_seldom __attribute__((cold))
 /* A function that reads what other threads write, on purpose and without order: ThreadSanitizer looks away. */
 #define slm_unordered __attribute__((no_sanitize_thread))
 #define slm_inline static inline __attribute__((always_inline))

@@ -68,7 +68,7 @@ static const struct option table[] = {
 
 enum { options_count = sizeof table / sizeof table[0] };
 
-static void refuse(const char *what, const char *from, size_t length)
+static slm_seldom void refuse(const char *what, const char *from, size_t length)
 {
     char piece[64];
     length = length < sizeof piece - 1 ? length : sizeof piece - 1;
@@ -78,7 +78,7 @@ static void refuse(const char *what, const char *from, size_t length)
 }
 
 /* The number at `from`, with an optional K, M or G; false unless that is all there is and it lies in range. */
-static bool read_number(const struct option *option, const char *from, const char *end, uint64_t *number)
+static slm_seldom bool read_number(const struct option *option, const char *from, const char *end, uint64_t *number)
 {
     uint64_t value = 0;
     const char *digit = from;
@@ -100,7 +100,7 @@ static bool read_number(const struct option *option, const char *from, const cha
     return digit == end && value >= option->least && value <= option->most;
 }
 
-static bool set_option(const struct option *option, const char *from, const char *end)
+static slm_seldom bool set_option(const struct option *option, const char *from, const char *end)
 {
     uint64_t number;
     if (option->text) {
@@ -117,7 +117,7 @@ static bool set_option(const struct option *option, const char *from, const char
     return true;
 }
 
-static void parse_one(const char *from, const char *end)
+static slm_seldom void parse_one(const char *from, const char *end)
 {
     const char *equals = memchr(from, '=', (size_t)(end - from));
     size_t length = equals ? (size_t)(equals - from) : (size_t)(end - from);
@@ -131,7 +131,7 @@ static void parse_one(const char *from, const char *end)
     refuse("unknown option in SLABMALLOC_OPTIONS: ", from, (size_t)(end - from));
 }
 
-void slm_options_parse(const char *text)
+slm_seldom void slm_options_parse(const char *text)
 {
     while (text && *text) {
         const char *end = text + strcspn(text, ",");
@@ -141,14 +141,14 @@ void slm_options_parse(const char *text)
     }
 }
 
-void slm_options_read(void)
+slm_seldom void slm_options_read(void)
 {
     slm_options_parse(secure_getenv("SLABMALLOC_OPTIONS"));
     if (slm_options.help)
         slm_options_help(STDERR_FILENO);
 }
 
-void slm_options_help(int descriptor)
+slm_seldom void slm_options_help(int descriptor)
 {
     for (size_t i = 0; i < options_count; i++) {
         struct slm_line line = {0};

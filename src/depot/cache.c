@@ -42,7 +42,7 @@ static void set_bounds(struct slm_cache *cache)
                                                                     : slm_options.depot_bytes / size);
 }
 
-void slm_cache_add(struct slm_cache *cache)
+slm_seldom void slm_cache_add(struct slm_cache *cache)
 {
     slm_slab_shape_fill(&cache->shape);
     for (unsigned node = 0; node < slm_nodes; node++) { /* a used one has depots already */
@@ -67,7 +67,7 @@ void slm_cache_remove(struct slm_cache *cache)
         store_relaxed(&slm_caches[cache->number - 1], NULL);
 }
 
-void slm_cache_start(void)
+slm_seldom void slm_cache_start(void)
 {
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
         struct slm_cache *cache = &slm_class_caches[class];

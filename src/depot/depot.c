@@ -476,7 +476,7 @@ bool slm_depot_trim(struct slm_depot *depot, bool all)
     return stocked || vacant || waiting;
 }
 
-void slm_depot_check(struct slm_depot *depot)
+slm_seldom void slm_depot_check(struct slm_depot *depot)
 {
     lock_depot(depot);
     for (unsigned bucket = 0; bucket < SLM_DEPOT_BUCKETS; bucket++) {

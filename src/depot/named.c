@@ -208,7 +208,7 @@ static void lead_to(struct slab_cache *named, struct slm_cache *cache, bool zero
     store_release(&named->cache, cache);
 }
 
-struct slab_cache *slm_named_create(const char *name, size_t size, const struct slab_cache_attr *attr)
+slm_seldom struct slab_cache *slm_named_create(const char *name, size_t size, const struct slab_cache_attr *attr)
 {
     const size_t align = alignment_for(size, attr), object_size = slm_align_up(size, align);
     slm_named_sweep(0);
@@ -263,7 +263,7 @@ static void forget(struct slab_cache *named)
     }
 }
 
-void slm_named_drop(struct slab_cache *named)
+slm_seldom void slm_named_drop(struct slab_cache *named)
 {
     struct slm_cache *cache = load_relaxed(&named->cache);
     struct group *group = group_of(cache);
@@ -273,7 +273,7 @@ void slm_named_drop(struct slab_cache *named)
     forget(named);
 }
 
-void slm_named_destroy(struct slab_cache *named, uint32_t recall)
+slm_seldom void slm_named_destroy(struct slab_cache *named, uint32_t recall)
 {
     struct group *group = group_of(load_relaxed(&named->cache));
     slm_named_drop(named);
@@ -285,7 +285,7 @@ void slm_named_destroy(struct slab_cache *named, uint32_t recall)
     leaving = group;
 }
 
-void slm_named_settle(struct slm_cache *cache)
+slm_seldom void slm_named_settle(struct slm_cache *cache)
 {
     group_of(cache)->held = false;
 }
@@ -305,7 +305,7 @@ static bool has_come_home(struct slm_cache *cache)
     return out == 0 && slm_cache_slabs(cache) == 0;
 }
 
-void slm_named_sweep(uint32_t recalled)
+slm_seldom void slm_named_sweep(uint32_t recalled)
 {
     for (struct group **at = &leaving; *at;) {
         struct group *group = *at;
@@ -345,7 +345,7 @@ static struct slab_cache *live_from(struct slm_list *at, const struct slm_list *
     return at == end ? NULL : slm_container(at, struct slab_cache, link);
 }
 
-struct slab_cache *slm_named_next(struct slab_cache *after)
+slm_seldom struct slab_cache *slm_named_next(struct slab_cache *after)
 {
     name_classes();
     const bool in_classes = !after || (load_relaxed(&after->cache) && is_class(load_relaxed(&after->cache)));

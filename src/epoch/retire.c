@@ -102,7 +102,7 @@ bool slm_retire_push(struct slm_thread *thread, size_t place, void *object)
         put_away(thread, slot, number);
         load(slot, next);
         note_used(thread, place);
-    } else if (slot->top >= slot->limit) { /* closed by a pass */
+    } else if (slot->magazine && slot->top >= slot->limit) { /* closed by a pass */
         gather(slot);
         load(slot, slot->magazine);
         note_used(thread, place);
@@ -114,7 +114,7 @@ bool slm_retire_push(struct slm_thread *thread, size_t place, void *object)
 
 /* -- spares ------------------------------------------------------------------------------------------------------ */
 
-bool slm_retire_spare(struct slm_thread *thread, void *object)
+slm_seldom bool slm_retire_spare(struct slm_thread *thread, void *object)
 {
     struct slm_retired_half *half = slm_retired_half(thread);
     note_used(thread, 0);
@@ -126,7 +126,7 @@ bool slm_retire_spare(struct slm_thread *thread, void *object)
     return true;
 }
 
-uint64_t slm_retire_free_spares(struct slm_thread *thread)
+slm_seldom uint64_t slm_retire_free_spares(struct slm_thread *thread)
 {
     struct slm_retired_half *half = slm_retired_half(thread);
     if (half->spare_count == 0)
@@ -138,7 +138,7 @@ uint64_t slm_retire_free_spares(struct slm_thread *thread)
     return 0;
 }
 
-void slm_retire_empty_full(struct slm_thread *thread, size_t place, void **top)
+slm_seldom void slm_retire_empty_full(struct slm_thread *thread, size_t place, void **top)
 {
     struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
     if (!slot->magazine || slot->top != top)
@@ -272,7 +272,7 @@ static uint64_t bytes_of_all(void *const *objects, size_t n)
 }
 
 /* The owner goes on pushing meanwhile: arrays stay mapped, and what is in them is, or was, an object's address. */
-slm_unordered void slm_retire_count(struct slm_thread *thread, struct slm_retired_sums *sums)
+slm_seldom slm_unordered void slm_retire_count(struct slm_thread *thread, struct slm_retired_sums *sums)
 {
     const struct slm_retired_half *half = slm_retired_half(thread);
     for (uint32_t i = 1; i < half->end; i++) {
@@ -299,7 +299,7 @@ void slm_retire_empty_slots(struct slm_thread *thread)
     }
 }
 
-void slm_retire_end(struct slm_thread *thread)
+slm_seldom void slm_retire_end(struct slm_thread *thread)
 {
     struct slm_retired_half *half = slm_retired_half(thread);
     slm_retire_empty_slots(thread);

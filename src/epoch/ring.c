@@ -56,7 +56,7 @@ static __thread bool calling;
 static _Alignas(struct slm_magazine) char last_block[512];
 static _Atomic bool last_block_out;
 
-void slm_ring_start(void)
+slm_seldom void slm_ring_start(void)
 {
     for (unsigned node = 0; slm_checked && node < SLM_NODES_MAX; node++) /* nobody else asks for ranks */
         rings[node].lock.rank = SLM_RANK_RING;
@@ -87,7 +87,7 @@ static void append(enum kind kind, struct chain *to, const struct chain *from)
     to->last = from->last;
 }
 
-static void empty_ring(struct ring *ring)
+static slm_seldom void empty_ring(struct ring *ring)
 {
     for (unsigned i = 0; i < SEGMENTS; i++)
         ring->segments[i] = (struct segment){0};
@@ -335,7 +335,7 @@ struct sums {
  * those freed (slm_deferred_free_all). */
 static void count_off(struct hand hand, const struct sums *freed)
 {
-    if (hand.counted >> 32 != slm_fork_generation)
+    if (load_relaxed(&hands[hand.which]) >> 32 != hand.counted >> 32)
         return;
     lower(&slm_ring_objects, freed->objects);
     lower(&slm_ring_bytes, freed->bytes);
@@ -509,7 +509,7 @@ void slm_ring_await_functions(uint64_t put)
 
 /* -- fork, checks ------------------------------------------------------------------------------------------------ */
 
-static void add_chain(enum kind kind, void *thing, struct sums *sums)
+static slm_seldom void add_chain(enum kind kind, void *thing, struct sums *sums)
 {
     for (; thing; thing = *next_of(kind, thing)) {
         const struct slm_magazine *magazine = thing;
@@ -535,7 +535,7 @@ static void add_ring(const struct ring *ring, struct sums *sums)
 /* A ring that somebody was at is as good as empty, and so are other threads' hands. The thread that forked may have
  * been at it: in a function, then those behind it are still going to be called; or in a handler that interrupted it.
  */
-void slm_ring_fork_child(void)
+slm_seldom void slm_ring_fork_child(void)
 {
     struct sums sums = {0, 0, 0};
     for (unsigned node = 0; node < slm_nodes; node++)
@@ -552,7 +552,7 @@ void slm_ring_fork_child(void)
     store_relaxed(&functions.called, load_relaxed(&functions.put) - sums.functions);
 }
 
-void slm_ring_check(void)
+slm_seldom void slm_ring_check(void)
 {
     for (unsigned node = 0; node < slm_nodes; node++) {
         struct sums sums = {0, 0, 0};

@@ -38,7 +38,7 @@ static void look_for_membarrier(void)
         slm_sys_membarrier_register();
 }
 
-struct slab_cache *slm_control_create(const char *name, size_t size, const struct slab_cache_attr *attr)
+slm_seldom struct slab_cache *slm_control_create(const char *name, size_t size, const struct slab_cache_attr *attr)
 {
     static const struct slab_cache_attr nothing_special;
     attr = attr ? attr : &nothing_special;
@@ -117,7 +117,7 @@ static void release_retired(const struct slm_cache *cache)
 /* -- shrink, tune -------------------------------------------------------------------------------------------------
  */
 
-size_t slm_control_shrink(struct slab_cache *named)
+slm_seldom size_t slm_control_shrink(struct slab_cache *named)
 {
     if (!named) {
         errno = EINVAL;
@@ -136,7 +136,7 @@ size_t slm_control_shrink(struct slab_cache *named)
     return (size_t)(sum_depots(cache).released - before) * bytes;
 }
 
-int slm_control_tune(struct slab_cache *named, unsigned rounds, unsigned magazines)
+slm_seldom int slm_control_tune(struct slab_cache *named, unsigned rounds, unsigned magazines)
 {
     if (!named || rounds > SLM_MAGAZINE_ROUNDS_MAX) {
         errno = EINVAL;
@@ -164,7 +164,7 @@ int slm_control_tune(struct slab_cache *named, unsigned rounds, unsigned magazin
 /* Nobody uses the cache: take all there is from all threads, to the last round. Those in a slow path come out of it
  * in a moment; how many never did (they are stopped in the middle of it), or could not be reached for lack of
  * membarrier. */
-static unsigned dismantle(struct slm_cache *cache)
+static slm_seldom unsigned dismantle(struct slm_cache *cache)
 {
     _Atomic uint32_t nobody = 0;
     unsigned missed = take_rounds(cache, SLM_TAKE_EVERYTHING, true, false);
@@ -184,7 +184,7 @@ static uint64_t live_objects(struct slm_cache *cache)
 }
 
 /* A thread that is missed may have some in its hands, on their way to a slab. */
-static uint64_t live_after_shrinking(struct slm_cache *cache)
+static slm_seldom uint64_t live_after_shrinking(struct slm_cache *cache)
 {
     _Atomic uint32_t nobody = 0;
     for (unsigned attempt = 0;; attempt++) {
@@ -197,7 +197,7 @@ static uint64_t live_after_shrinking(struct slm_cache *cache)
     }
 }
 
-static void say_busy(const char *name, uint64_t live)
+static slm_seldom void say_busy(const char *name, uint64_t live)
 {
     struct slm_line line = {0};
     slm_line_text(&line, "slabmalloc: slab_cache_destroy: ");
@@ -210,7 +210,7 @@ static void say_busy(const char *name, uint64_t live)
 
 /* Under the mutex, the last name. How many objects live: then nothing has happened. While that is not known others
  * may be using the cache, and only as much is taken as shrinking may take. */
-static uint64_t destroy(struct slab_cache *named, struct slm_cache *cache, unsigned *missed)
+static slm_seldom uint64_t destroy(struct slab_cache *named, struct slm_cache *cache, unsigned *missed)
 {
     uint64_t live = live_after_shrinking(cache);
     if (live > 0)
@@ -243,7 +243,7 @@ static void await_destructors(struct slm_cache *cache)
     }
 }
 
-int slm_control_destroy(struct slab_cache *named)
+slm_seldom int slm_control_destroy(struct slab_cache *named)
 {
     if (!named)
         return 0;

@@ -69,7 +69,7 @@ static void help(bool may_wait)
         add_relaxed(&slm_ring_excesses, 1);
 }
 
-static void leave_unfreed(void)
+static slm_seldom void leave_unfreed(void)
 {
     static _Atomic bool told;
     add_relaxed(&slm_ring_unfreed, 1);
@@ -83,7 +83,7 @@ enum attempt { RETIRED, FULL, NO_BLOCK };
 
 /* FULL: `top` is where the thread's own full magazine ends, NULL if it has none, and the stamp is to be waited for.
  */
-static enum attempt try_without_memory(void *pointer, size_t place, void ***top, uint64_t *stamp)
+static slm_seldom enum attempt try_without_memory(void *pointer, size_t place, void ***top, uint64_t *stamp)
 {
     struct slm_thread *thread = slm_thread_enter(slm_tls.births == 0);
     if (!thread)
@@ -96,7 +96,7 @@ static enum attempt try_without_memory(void *pointer, size_t place, void ***top,
     return done ? RETIRED : FULL;
 }
 
-static void empty_full(size_t place, void **top)
+static slm_seldom void empty_full(size_t place, void **top)
 {
     struct slm_thread *thread = slm_thread_enter(slm_tls.births == 0);
     if (!thread)
@@ -212,7 +212,7 @@ bool slm_deferred_poll(void)
 
 /* Without membarrier(2) what other threads have in their magazines cannot be had; what the calling one has takes a
  * second look, when its spares have had their grace period. */
-void slm_deferred_free_all(unsigned attempts)
+slm_seldom void slm_deferred_free_all(unsigned attempts)
 {
     static _Atomic uint32_t never;
     for (unsigned left = 1; left > 0;) {
@@ -234,7 +234,7 @@ void slm_deferred_free_all(unsigned attempts)
     slm_ring_await_hands();
 }
 
-void slm_deferred_barrier(void)
+slm_seldom void slm_deferred_barrier(void)
 {
     const char *barrier = "slab_epoch_barrier";
     const int kept = errno;

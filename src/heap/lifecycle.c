@@ -32,7 +32,7 @@ static bool exit_key_made;
 static void thread_exit(void *block);
 
 /* The caller is the thread that forked, or else that one will link itself at its next tick. */
-static void fork_child(void)
+static slm_seldom void fork_child(void)
 {
     slm_lock_rank_forget();
     slm_thread_list_fork_child();
@@ -45,7 +45,7 @@ static void fork_child(void)
 }
 
 /* Under the start lock. It must not allocate, and does not depend on libc's own start. */
-static enum process_state start_process(void)
+static slm_seldom enum process_state start_process(void)
 {
     slm_topology_start();
     if (!slm_reservation_start())
@@ -163,7 +163,7 @@ slm_slow void slm_thread_attend(void)
 }
 
 /* The key's destructor. Other destructors may still come and allocate: that is a new, short life. */
-static void thread_exit(void *block)
+static slm_seldom void thread_exit(void *block)
 {
     struct slm_tls *tls = &slm_tls;
     struct slm_thread *thread = block;
@@ -209,7 +209,7 @@ static void look_for_fork(void)
 }
 
 /* Only for processes that enter sections: libc's list of handlers costs memory. */
-void slm_process_watch_forks(void)
+slm_seldom void slm_process_watch_forks(void)
 {
     static _Atomic bool watched;
     int kept = errno;

@@ -247,7 +247,7 @@ static void *work(void *nothing)
     return nothing;
 }
 
-void slm_reclaim_start_worker(void)
+slm_seldom void slm_reclaim_start_worker(void)
 {
     uint32_t none = WORKER_NONE;
     if (!slm_options.worker || load_relaxed(&worker) != WORKER_NONE ||
@@ -279,7 +279,7 @@ void slm_reclaim_thread_gone(void)
     slm_sys_wake(&worker); /* out of a timed sleep too */
 }
 
-void slm_reclaim_fork_child(void)
+slm_seldom void slm_reclaim_fork_child(void)
 {
     store_relaxed(&worker, WORKER_NONE);
 }

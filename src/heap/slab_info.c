@@ -59,7 +59,7 @@ static void gather(struct slab_cache *named, struct slm_cache *cache, struct sla
     }
 }
 
-int slm_info_stats(struct slab_cache *named, struct slab_cache_stats *out)
+slm_seldom int slm_info_stats(struct slab_cache *named, struct slab_cache_stats *out)
 {
     struct depot_sums sums;
     if (!named || !out) {
@@ -84,7 +84,7 @@ static struct slab_cache *next_of(struct slab_cache *after)
     return next;
 }
 
-int slm_info_foreach(int (*visit)(struct slab_cache *named, void *context), void *context)
+slm_seldom int slm_info_foreach(int (*visit)(struct slab_cache *named, void *context), void *context)
 {
     if (!visit) {
         errno = EINVAL;
@@ -144,7 +144,7 @@ static bool read_row(struct slab_cache *named, struct row *row)
     return cache != NULL;
 }
 
-static int print_row(struct slab_cache *named, void *out)
+static slm_seldom int print_row(struct slab_cache *named, void *out)
 {
     struct row row;
     if (!read_row(named, &row))
@@ -161,7 +161,7 @@ static int print_row(struct slab_cache *named, void *out)
     return fputc('\n', out) == EOF ? -1 : 0;
 }
 
-int slm_info_print(FILE *out)
+slm_seldom int slm_info_print(FILE *out)
 {
     if (!out) {
         errno = EINVAL;

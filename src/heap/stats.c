@@ -72,7 +72,7 @@ static void add_cache(struct slm_cache *cache, void *context)
     }
 }
 
-void slm_stats_gather(struct slab_stats *out)
+slm_seldom void slm_stats_gather(struct slab_stats *out)
 {
     struct depot_sums depots = {0};
     struct slm_span_figures spans;
@@ -157,7 +157,7 @@ static uint64_t figure_of(const struct slab_stats *stats, size_t i)
     return *(const uint64_t *)((const char *)stats + figures[i].offset);
 }
 
-static void report_text(const struct slab_stats *stats)
+static slm_seldom void report_text(const struct slab_stats *stats)
 {
     for (size_t i = 0; i < figures_count; i++) {
         struct slm_line line = {0};
@@ -170,7 +170,7 @@ static void report_text(const struct slab_stats *stats)
 }
 
 /* One line in one write, so that the processes of a server may share the file. */
-static void report_json(const struct slab_stats *stats)
+static slm_seldom void report_json(const struct slab_stats *stats)
 {
     int kept = errno, file = open(slm_options.stats_file, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
     if (file < 0) {
@@ -200,7 +200,7 @@ static void report_json(const struct slab_stats *stats)
     errno = kept;
 }
 
-void slm_stats_report(void)
+slm_seldom void slm_stats_report(void)
 {
     struct slab_stats stats;
     if (!slm_options.stats && !slm_options.stats_file[0])

@@ -46,7 +46,7 @@ static unsigned last_of_list(const char *text)
     return last;
 }
 
-void slm_topology_simulate(const char *text)
+slm_seldom void slm_topology_simulate(const char *text)
 {
     if (!slm_checked || !*text)
         return;
@@ -61,7 +61,7 @@ void slm_topology_simulate(const char *text)
     simulated_cpus = cpus;
 }
 
-void slm_topology_start(void)
+slm_seldom void slm_topology_start(void)
 {
     char text[256];
     if (last_allowed_node() == 0) /* the common machine: no file is opened */

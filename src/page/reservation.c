@@ -71,7 +71,7 @@ static bool find_window(void)
     return false;
 }
 
-bool slm_reservation_start(void)
+slm_seldom bool slm_reservation_start(void)
 {
     slm_vm_start();
     section = slm_max(slm_page_size / sizeof(uint16_t), SECTION_LEAST);
@@ -124,7 +124,7 @@ static void raise_limit(size_t limit)
         ;
 }
 
-bool slm_reservation_extend(size_t first, size_t count)
+slm_seldom bool slm_reservation_extend(size_t first, size_t count)
 {
     const size_t before = first > 0 ? first - 1 : 0; /* joining looks at the neighbour */
     for (size_t number = before / section; number <= (first + count - 1) / section; number++)

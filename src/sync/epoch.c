@@ -131,7 +131,7 @@ static void end_work(struct slm_epoch_reader *self, bool first)
 /* -- readers ------------------------------------------------------------------------------------------------------
  */
 
-void slm_epoch_begin_quiet(void)
+slm_seldom void slm_epoch_begin_quiet(void)
 {
     uint32_t unknown = SLM_EPOCH_UNKNOWN;
     if (load_relaxed(&slm_epoch_reading) == SLM_EPOCH_UNKNOWN && load_relaxed(&slm_sys_has_membarrier) &&
@@ -142,7 +142,7 @@ void slm_epoch_begin_quiet(void)
 /* Of a reader that is counted, before its first look for anything: who has retired something without a fence, since
  * it was quiet, has had a barrier when this returns. Others that come meanwhile issue their own. If a filter has
  * taken membarrier away, every processor's stores are out after some milliseconds. */
-static void end_quiet(void)
+static slm_seldom void end_quiet(void)
 {
     static _Atomic uint32_t never;
     if (load_acquire(&slm_epoch_reading) == SLM_EPOCH_READ) /* pairs with the release below */
@@ -153,7 +153,7 @@ static void end_quiet(void)
 }
 
 /* A lock that a lost thread held guards a list that slm_epoch_fork_child has made anew. */
-static void list_reader(struct slm_epoch_reader *self)
+static slm_seldom void list_reader(struct slm_epoch_reader *self)
 {
     slm_fork_check();
     slm_lock_acquire(&lock);
@@ -252,7 +252,7 @@ slm_slow void slm_epoch_leave_slow(void)
     atomic_fetch_sub_explicit(&visitors[visiting], 1, memory_order_release);
 }
 
-void slm_epoch_thread_exit(void)
+slm_seldom void slm_epoch_thread_exit(void)
 {
     struct slm_epoch_reader *self = &slm_epoch_reader;
     const uint64_t section = load_relaxed(&self->section);
@@ -363,7 +363,7 @@ static void note_stall(struct slm_epoch_reader *reader, uint64_t number, uint64_
     news->ms = ms;
 }
 
-static void tell(const struct news *news)
+static slm_seldom void tell(const struct news *news)
 {
     struct slm_line line = {0};
     if (news->refused)
@@ -492,7 +492,7 @@ void slm_epoch_synchronize(const char *call)
     slm_epoch_await(slm_epoch_stamp(), UINT64_MAX);
 }
 
-void slm_epoch_fork_child(void)
+slm_seldom void slm_epoch_fork_child(void)
 {
     struct slm_epoch_reader *self = &slm_epoch_reader;
     const uint64_t section = load_relaxed(&self->section);

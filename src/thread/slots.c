@@ -31,7 +31,7 @@ struct slm_thread *slm_thread_block_make(void)
     return thread;
 }
 
-static void free_leaves(_Atomic(struct slm_far_slot *) *leaves)
+static slm_seldom void free_leaves(_Atomic(struct slm_far_slot *) *leaves)
 {
     for (unsigned i = 0; i < SLM_LEAVES; i++) { /* not many reads: threads with leaves are few */
         struct slm_far_slot *leaf = load_relaxed(&leaves[i]);
@@ -54,7 +54,7 @@ void slm_thread_block_free(struct slm_thread *thread)
     slm_metadata_free(thread, SLM_BLOCK_BYTES);
 }
 
-static bool make_leaves(struct slm_thread *thread)
+static slm_seldom bool make_leaves(struct slm_thread *thread)
 {
     _Atomic(struct slm_far_slot *) *leaves = slm_metadata_alloc(SLM_LEAVES * sizeof *leaves);
     if (!leaves)

@@ -483,7 +483,7 @@ static void check_slot(const struct slm_slot *slot, const struct slm_cache *cach
         slm_panic("check", slot, "a magazine's cursors are out of order", cache ? cache->name : NULL, NULL);
 }
 
-void slm_thread_check(struct slm_thread *thread)
+slm_seldom void slm_thread_check(struct slm_thread *thread)
 {
     const struct slm_slot *none = &thread->slots[0];
     if (none->top || none->bottom || none->limit)

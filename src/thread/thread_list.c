@@ -69,7 +69,7 @@ static void fold_windows(struct slm_thread *thread)
     }
 }
 
-void slm_thread_list_fork_child(void)
+slm_seldom void slm_thread_list_fork_child(void)
 {
     if (load_relaxed(&lock.word) == 0)
         for (struct slm_list *at = threads.next; at != &threads; at = at->next) {

@@ -7,6 +7,7 @@
 
 #include "base/options.h"
 #include "epoch/retire.h"
+#include "depot/retired.h"
 #include "heap/deferred.h"
 #include "heap/object.h"
 #include "heap/reclaim.h"
@@ -126,6 +127,8 @@ static inline int all_is_free(void **state)
     slm_options.refuse_blocks = 0;
     forget_own_magazines();
     slm_deferred_free_all(UINT_MAX);
+    slm_epoch_await(slm_epoch_stamp(), UINT64_MAX);
+    slm_retired_poll(); /* type-safe slabs wait on their own */
     slm_ring_check();
     end_helper(&reader);
     if (waiting() != 0 || load_relaxed(&slm_ring_bytes) != 0 || load_relaxed(&slm_epoch_waiting_bytes) != 0)
