@@ -224,7 +224,7 @@ static void work_while_needed(void)
         if (done || passed || waiting)
             busy_ms = now;
         if (now - busy_ms < quiet_ms) {
-            slm_sys_wait(&worker, WORKER_RUNNING, waiting ? pass_interval_ms() : idle_ms);
+            slm_sys_wait(&worker, WORKER_RUNNING, waiting ? (unsigned)slm_min(pass_interval_ms(), idle_ms) : idle_ms);
         } else {
             fall_asleep();
             busy_ms = slm_sys_now_ms(); /* what it was woken for becomes due later */

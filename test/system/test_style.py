@@ -34,13 +34,14 @@ def test_clang_format():
 
 
 def test_clang_tidy():
-    """Every file of the library, as it is compiled in the build folder."""
+    """Every file of the library, as it is compiled in the build folder, where gcc knows flags that clang does not."""
     need("clang-tidy")
     compiled = {(BUILD / row["file"]).resolve() for row in json.loads((BUILD / "compile_commands.json").read_text())}
     files = [path for path in c_files("src", "preload") if path in compiled]
     assert files
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        fail_with(set().union(*pool.map(lambda path: complaints_of("clang-tidy", "--quiet", "-p", BUILD, path), files)))
+        fail_with(set().union(*pool.map(lambda path: complaints_of(
+            "clang-tidy", "--quiet", "--extra-arg=-Wno-ignored-optimization-argument", "-p", BUILD, path), files)))
 
 
 def test_shellcheck():
