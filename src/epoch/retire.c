@@ -19,6 +19,12 @@ static unsigned number_of(size_t place)
     return place == SLM_PLACE_CLOSED ? SLM_RETIRED_MIXED : slm_number_of_place((unsigned)place);
 }
 
+/* Has a cache its slot there? Not where a block's own part lies. */
+slm_inline bool is_slot(uint32_t i)
+{
+    return i <= SLM_CLASSES || i > SLM_NAMED_FIRST;
+}
+
 static uint32_t most_rounds(unsigned number)
 {
     return number == SLM_RETIRED_MIXED ? mixed_rounds : load_relaxed(&slm_cache_of(number)->most_rounds);
@@ -216,7 +222,7 @@ static void take_thread(struct slm_thread *thread, void *context)
     struct passing *passing = context;
     const uint32_t end = slm_retired_half(thread)->end;
     for (uint32_t i = 1; i < end; i++)
-        if (i <= SLM_CLASSES || i > SLM_NAMED_FIRST)
+        if (is_slot(i))
             take_slot(thread, (size_t)i * SLM_PLACE_UNITS, passing);
     passing->left |= slm_retire_free_spares(thread) != 0;
 }
@@ -230,7 +236,7 @@ static slm_unordered bool wants(struct slm_thread *thread, void *context)
     if (!passing->all && passing->pass - slm_max(half->pass, half->seen) > passing->settling)
         return wanted; /* nothing is open, or settling */
     for (uint32_t i = 1; i < half->end; i++) {
-        if (i > SLM_CLASSES && i <= SLM_NAMED_FIRST)
+        if (!is_slot(i))
             continue;
         const struct slm_retired_slot *slot = slm_retired_slot_at(thread, (size_t)i * SLM_PLACE_UNITS);
         const bool idle = is_idle(slot);
@@ -276,7 +282,7 @@ slm_seldom slm_unordered void slm_retire_count(struct slm_thread *thread, struct
 {
     const struct slm_retired_half *half = slm_retired_half(thread);
     for (uint32_t i = 1; i < half->end; i++) {
-        if (i > SLM_CLASSES && i <= SLM_NAMED_FIRST)
+        if (!is_slot(i))
             continue;
         const size_t place = (size_t)i * SLM_PLACE_UNITS;
         const struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
@@ -294,7 +300,7 @@ void slm_retire_empty_slots(struct slm_thread *thread)
     const uint32_t end = slm_retired_half(thread)->end;
     for (uint32_t i = 1; i < end; i++) {
         const size_t place = (size_t)i * SLM_PLACE_UNITS;
-        if (i <= SLM_CLASSES || i > SLM_NAMED_FIRST)
+        if (is_slot(i))
             put_away(thread, slm_retired_slot_at(thread, place), number_of(place));
     }
 }

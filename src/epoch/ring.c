@@ -331,6 +331,26 @@ struct sums {
     uint64_t objects, bytes, functions;
 };
 
+static void weigh(enum kind kind, const void *thing, struct sums *sums)
+{
+    switch (kind) {
+    case MAGAZINES:
+        sums->objects += ((const struct slm_magazine *)thing)->count;
+        sums->bytes += bytes_of_magazine(thing);
+        break;
+    case HEADS:
+        sums->objects++;
+        sums->bytes += slm_ring_bytes_of(((const struct slm_epoch_head *)thing)->object);
+        break;
+    case LARGE:
+        sums->objects++;
+        sums->bytes += ((const struct slm_large *)thing)->usable;
+        break;
+    default:
+        sums->functions++;
+    }
+}
+
 /* In a child of a fork what was in hand before is not counted any more. Release: who finds no object waiting sees
  * those freed (slm_deferred_free_all). */
 static void count_off(struct hand hand, const struct sums *freed)
@@ -369,8 +389,7 @@ static void stock_magazine(unsigned node, struct slm_magazine *magazine)
 static void free_magazines(unsigned node, struct slm_magazine *magazine, struct sums *freed)
 {
     for (struct slm_magazine *next; magazine; magazine = next) {
-        freed->objects += magazine->count;
-        freed->bytes += bytes_of_magazine(magazine);
+        weigh(MAGAZINES, magazine, freed);
         next = magazine->next;
         if (magazine->number != SLM_RETIRED_MIXED) {
             stock_magazine(node, magazine);
@@ -392,10 +411,9 @@ static void free_heads(struct slm_epoch_head *head, struct sums *freed)
         unsigned n = 0;
         for (; head && n < heads_at_once; head = head->next) {
             objects[n++] = head->object;
-            freed->bytes += slm_ring_bytes_of(head->object);
+            weigh(HEADS, head, freed);
         }
         slm_ring_free_objects(objects, n);
-        freed->objects += n;
     }
 }
 
@@ -403,8 +421,7 @@ static void free_larges(struct slm_large *large, struct sums *freed)
 {
     for (struct slm_large *next; large; large = next) {
         next = large->next;
-        freed->objects++;
-        freed->bytes += large->usable;
+        weigh(LARGE, large, freed);
         slm_large_free_retired(large);
     }
 }
@@ -511,15 +528,8 @@ void slm_ring_await_functions(uint64_t put)
 
 static slm_seldom void add_chain(enum kind kind, void *thing, struct sums *sums)
 {
-    for (; thing; thing = *next_of(kind, thing)) {
-        const struct slm_magazine *magazine = thing;
-        sums->functions += kind == FUNCTIONS;
-        sums->objects += kind == MAGAZINES ? magazine->count : kind != FUNCTIONS;
-        sums->bytes += kind == MAGAZINES ? bytes_of_magazine(magazine)
-                       : kind == LARGE   ? ((struct slm_large *)thing)->usable
-                       : kind == HEADS   ? slm_ring_bytes_of(((struct slm_epoch_head *)thing)->object)
-                                         : 0;
-    }
+    for (; thing; thing = *next_of(kind, thing))
+        weigh(kind, thing, sums);
 }
 
 static void add_ring(const struct ring *ring, struct sums *sums)

@@ -24,6 +24,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "random.h"
+
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* -- options and failing ----------------------------------------------------------------------------------------- */
@@ -47,28 +49,6 @@ extern __thread struct at_work {
 __attribute__((noreturn, format(printf, 1, 2))) void fail(const char *format, ...);
 
 /* -- random numbers ---------------------------------------------------------------------------------------------- */
-
-static inline uint64_t mix(uint64_t z)
-{
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-static inline uint64_t draw(uint64_t *random)
-{
-    return mix(*random += 0x9e3779b97f4a7c15u);
-}
-
-static inline bool once_in(uint64_t *random, unsigned times)
-{
-    return draw(random) % times == 0;
-}
-
-static inline size_t draw_between(uint64_t *random, size_t low, size_t high)
-{
-    return low + draw(random) % (high - low + 1);
-}
 
 /* The first random state of the thread, or whatever else has a number. */
 static inline uint64_t random_of(uint64_t ordinal)

@@ -31,6 +31,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "random.h"
+
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* -- options and failing ----------------------------------------------------------------------------------------- */
@@ -83,28 +85,6 @@ void allow_seconds(double seconds);
 void forbid_membarrier(void);
 
 /* -- random numbers and time ------------------------------------------------------------------------------------- */
-
-static inline uint64_t mix(uint64_t z)
-{
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-static inline uint64_t draw(uint64_t *random)
-{
-    return mix(*random += 0x9e3779b97f4a7c15u);
-}
-
-static inline bool once_in(uint64_t *random, unsigned times)
-{
-    return draw(random) % times == 0;
-}
-
-static inline size_t draw_between(uint64_t *random, size_t low, size_t high)
-{
-    return low + draw(random) % (high - low + 1);
-}
 
 static inline uint64_t random_of(uint64_t ordinal)
 {
