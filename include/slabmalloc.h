@@ -322,6 +322,195 @@ void slab_free_deferred_head(void *ptr, slab_epoch_head *head);
 /* Retire n objects, as slab_free_deferred does one by one; NULL among them is nothing. `ptrs` is read only. */
 void slab_free_deferred_bulk(size_t n, void *const ptrs[]);
 
+/* -- per-CPU memory -----------------------------------------------------------------------------------------------
+ * One object, a copy of it for every CPU that this machine may ever have: counters that all threads bump and anybody
+ * can add up, free lists, statistics. As the kernel's alloc_percpu: one offset is valid on every CPU, a copy's
+ * address is a shift and an addition, objects of all sizes lie side by side in the same cache lines, the pages of a
+ * CPU's copies are its NUMA node's, and come with their first use (Thirumalai and Sarma, "alloc_percpu: a
+ * reimplementation", linux-kernel, 2005; Desnoyers, "Restartable sequences", 2015).
+ */
+
+/* A per-CPU object: no address, and no program can dereference it; slab_percpu_ptr and slab_percpu_this tell where
+ * its copies lie. Sparse sees an address space of its own. */
+#ifdef __CHECKER__
+#define SLAB_PERCPU __attribute__((noderef, address_space(__slab_percpu)))
+#else
+#define SLAB_PERCPU
+#endif
+typedef struct slab_percpu_object SLAB_PERCPU *slab_percpu;
+
+/* An object of `size` bytes, 1 to 32 KiB, zero on every CPU, its copies aligned to `align`: a power of two up to the
+ * system's page (4 bytes at least are had). Copies of different objects may share a cache line: those of one CPU are
+ * its own. NULL and EINVAL: no such size or alignment; NULL and ENOMEM: no memory, nothing is half-allocated. What
+ * takes memory are the pages of copies that somebody writes to, 64 KiB of addresses a CPU are mapped at a time. errno
+ * is kept otherwise. Any thread, not in signal handlers; takes a lock. The first call reads a file of /sys. */
+slab_percpu slab_percpu_alloc(size_t size, size_t align);
+
+/* Free it on all CPUs; NULL is nothing. What is no per-CPU object, or none any more, ends the process with a message.
+ * The caller has seen to it that nobody uses any copy. errno is kept. Any thread, not in signal handlers; takes a
+ * lock. */
+void slab_percpu_free(slab_percpu object);
+
+/* How many copies there are: for possible CPUs, whether they are online or not. Valid numbers are 0 to that less 1.
+ * The same in the whole life of a process. Any thread, signal handlers of processes that have allocated too. */
+int slab_percpu_cpus(void);
+
+/* The copy of CPU `cpu`. Any thread; the copy may be another's, who does not wait. */
+void *slab_percpu_ptr(slab_percpu object, int cpu);
+
+/* The copy of the CPU that the calling thread is on just now. The thread may be on another CPU before it looks at the
+ * copy: the pointer stays good, but what lies there may then be changed by two threads at once. Good for reading, for
+ * atomic operations, and for what need not be exact; the calls below are exact. Any thread, signal handlers too. */
+void *slab_percpu_this(slab_percpu object);
+
+/* Changes of this CPU's copy, each whole on one CPU, whatever interrupts or moves the thread: nothing is lost. Where
+ * the C library has registered restartable sequences (glibc 2.35 and later; Linux on x86-64 and arm64) they take a
+ * few instructions, none of them atomic; elsewhere an atomic operation on the copy of the CPU that the thread was on
+ * (GLIBC_TUNABLES=glibc.pthread.rseq=0 has it everywhere). A process uses the one or the other throughout. Another
+ * CPU's copy may be read at the same time, atomically; whoever changes one through slab_percpu_ptr meanwhile loses
+ * changes, atomic or not. Not ordered against other CPUs. errno is kept. Any thread, signal handlers too. Threads
+ * that were made without the C library, or have taken restartable sequences away from it, must not.
+ *
+ * The object begins with a long, and so on: of that size at least, and so aligned. */
+void slab_percpu_add_long(slab_percpu object, long value);
+void slab_percpu_add_u64(slab_percpu object, uint64_t value);
+
+/* Put `value` there; what was there. */
+uintptr_t slab_percpu_xchg(slab_percpu object, uintptr_t value);
+
+/* Put `value` there if `expected` is there; what was there: `expected`, if it was done. */
+uintptr_t slab_percpu_cmpxchg(slab_percpu object, uintptr_t expected, uintptr_t value);
+
+/* A stack for each CPU. The object is its head, a pointer, and begins as an empty one: NULL. Nodes are the caller's,
+ * and lie in what he pushes. Pop takes the node that was pushed last on this CPU; NULL: there is none here, or not
+ * just now. A popped node may be freed at once. Visiting other CPUs' stacks: when nobody pushes or pops. */
+typedef struct slab_percpu_node {
+    struct slab_percpu_node *next;
+} slab_percpu_node;
+void slab_percpu_list_push(slab_percpu head, slab_percpu_node *node);
+slab_percpu_node *slab_percpu_list_pop(slab_percpu head);
+
+/* All copies added up, each read at a time of its own: exact when nobody adds; at any time not less than what had
+ * been added before the call, if nothing is ever subtracted. Any thread, signal handlers too. */
+long slab_percpu_sum_long(slab_percpu object);
+uint64_t slab_percpu_sum_u64(slab_percpu object);
+
+/* For all CPUs: `copy`, a pointer of the caller's, to each one's copy, and `cpu` its number.
+ *
+ *     struct hits *hits;
+ *     slab_percpu_for_each(cpu, hits, object)
+ *         total += hits->misses;
+ */
+#define slab_percpu_for_each(cpu, copy, object)                                                                      \
+    for (int cpu = 0, cpu##_end = slab_percpu_cpus();                                                                \
+         cpu < cpu##_end && ((copy) = (__typeof__(copy))slab_percpu_ptr((object), cpu), 1); cpu++)
+
+/* How they are compiled into their callers; SLAB_NO_INLINE makes them calls. What follows is no program's business,
+ * but it stays as it is for programs that have it in them. A copy lies 64 KiB behind that of the CPU before; the
+ * place for CPU -1, which the object itself points to, is never mapped. */
+#define SLAB_PERCPU_SHIFT 16
+struct slab_percpu_here {
+    ptrdiff_t sequence; /* from the thread's pointer: where the thread's sequence is announced; 0: no such thing */
+    ptrdiff_t index;    /* and the number of its copy, 32 bits */
+};
+extern struct slab_percpu_here slab_percpu_here;
+void slab_percpu_add_slow(slab_percpu object, uint64_t value);
+void *slab_percpu_this_slow(slab_percpu object);
+
+#if defined(__GNUC__) && defined(__LP64__) && (defined(__x86_64__) || defined(__aarch64__))
+#define SLAB_PERCPU_SEQUENCES 1
+/* A restartable sequence: announced, its instructions from 772 to 773 run undisturbed on one CPU, or the kernel sends
+ * the thread to 774, and it begins anew. 771 is what it is announced by (struct rseq_cs of linux/rseq.h); it is taken
+ * back at the end, so that what contains it can be unloaded. */
+#define SLAB_PERCPU_DESCRIPTOR                                                                                       \
+    ".pushsection __rseq_cs, \"aw?\"\n\t.balign 32\n771:\t.long 0, 0\n\t.quad 772f, 773f - 772f, 774f\n\t"           \
+    ".popsection\n770:\t"
+#ifdef __x86_64__
+#define SLAB_PERCPU_BEGIN SLAB_PERCPU_DESCRIPTOR "leaq 771b(%%rip), %%rax\n\tmovq %%rax, %%fs:(%[sequence])\n772:\t"
+#define SLAB_PERCPU_INDEX "movl %%fs:(%[index]), %%eax\n\tshlq $16, %%rax\n\t"
+#define SLAB_PERCPU_COPY "65536(%[object],%%rax)"
+#define SLAB_PERCPU_END                                                                                              \
+    "773:\tmovq $0, %%fs:(%[sequence])\n\t"                                                                          \
+    ".subsection 1\n\t.byte 0x0f, 0xb9, 0x3d\n\t.long 0x53053053\n774:\tjmp 770b\n\t.previous\n"
+#define SLAB_PERCPU_INPUTS                                                                                           \
+    [object] "r"(object), [sequence] "r"(slab_percpu_here.sequence), [index] "r"(slab_percpu_here.index)
+#define SLAB_PERCPU_CLOBBERS "rax", "cc", "memory"
+#else
+#define SLAB_PERCPU_BEGIN                                                                                            \
+    SLAB_PERCPU_DESCRIPTOR "adrp x16, 771b\n\tadd x16, x16, :lo12:771b\n\tstr x16, %[sequence]\n772:\t"
+#define SLAB_PERCPU_INDEX "ldr w16, %[index]\n\tadd x16, %[object], x16, lsl #16\n\tadd x16, x16, #16, lsl #12\n\t"
+#define SLAB_PERCPU_COPY "[x16]"
+#define SLAB_PERCPU_END                                                                                              \
+    "773:\tstr xzr, %[sequence]\n\t"                                                                                 \
+    ".subsection 1\n\t.inst 0xd428bc00\n774:\tb 770b\n\t.previous\n"
+#define SLAB_PERCPU_INPUTS                                                                                           \
+    [object] "r"(object), [sequence] "Q"(*(void **)slab_percpu_at(slab_percpu_here.sequence)),                       \
+        [index] "Q"(*(unsigned *)slab_percpu_at(slab_percpu_here.index))
+#define SLAB_PERCPU_CLOBBERS "x16", "x17", "cc", "memory"
+extern __inline__ __attribute__((gnu_inline, always_inline)) void *slab_percpu_at(ptrdiff_t offset)
+{
+    return (char *)__builtin_thread_pointer() + offset;
+}
+#endif
+
+extern __inline__ __attribute__((gnu_inline, always_inline)) unsigned slab_percpu_index(void)
+{
+    unsigned index;
+#ifdef __x86_64__
+    __asm__ volatile("movl %%fs:(%1), %0" : "=r"(index) : "r"(slab_percpu_here.index));
+#else
+    index = *(volatile unsigned *)slab_percpu_at(slab_percpu_here.index);
+#endif
+    return index;
+}
+
+extern __inline__ __attribute__((gnu_inline, always_inline)) void slab_percpu_add_word(slab_percpu object,
+                                                                                       uint64_t value)
+{
+    if (__builtin_expect(slab_percpu_here.sequence == 0, 0)) {
+        slab_percpu_add_slow(object, value);
+        return;
+    }
+#ifdef __x86_64__
+    __asm__ volatile(SLAB_PERCPU_BEGIN SLAB_PERCPU_INDEX "addq %[value], " SLAB_PERCPU_COPY "\n" SLAB_PERCPU_END
+                     :
+                     : SLAB_PERCPU_INPUTS, [value] "er"(value)
+                     : SLAB_PERCPU_CLOBBERS);
+#else
+    __asm__ volatile(SLAB_PERCPU_BEGIN SLAB_PERCPU_INDEX "ldr x17, " SLAB_PERCPU_COPY
+                                                         "\n\tadd x17, x17, %[value]\n\tstr x17, " SLAB_PERCPU_COPY
+                                                         "\n" SLAB_PERCPU_END
+                     :
+                     : SLAB_PERCPU_INPUTS, [value] "r"(value)
+                     : SLAB_PERCPU_CLOBBERS);
+#endif
+}
+#endif
+
+#if defined(SLAB_PERCPU_SEQUENCES) && !defined(SLAB_NO_INLINE)
+extern __inline__ __attribute__((gnu_inline)) void *slab_percpu_ptr(slab_percpu object, int cpu)
+{
+    return (char *)(uintptr_t)object + (((size_t)cpu + 1) << SLAB_PERCPU_SHIFT);
+}
+
+extern __inline__ __attribute__((gnu_inline)) void *slab_percpu_this(slab_percpu object)
+{
+    if (__builtin_expect(slab_percpu_here.sequence == 0, 0))
+        return slab_percpu_this_slow(object);
+    return slab_percpu_ptr(object, (int)slab_percpu_index());
+}
+
+extern __inline__ __attribute__((gnu_inline)) void slab_percpu_add_long(slab_percpu object, long value)
+{
+    slab_percpu_add_word(object, (uint64_t)value);
+}
+
+extern __inline__ __attribute__((gnu_inline)) void slab_percpu_add_u64(slab_percpu object, uint64_t value)
+{
+    slab_percpu_add_word(object, value);
+}
+#endif
+
 /* -- the process --------------------------------------------------------------------------------------------------
  */
 
@@ -348,6 +537,9 @@ typedef struct slab_stats {
     uint64_t deferred_excesses; /* magazines and heads retired although more waited than may, without waiting */
     uint64_t deferred_unfreed;  /* objects left unfreed for want of memory, inside sections */
     uint64_t epoch_stalls;      /* sections that were named for staying open too long */
+    uint64_t percpu_objects, percpu_bytes; /* live per-CPU objects, and their bytes in one copy */
+    uint64_t percpu_mapped_bytes;          /* addresses mapped for all copies together */
+    uint64_t percpu_metadata_bytes;        /* of metadata_bytes, theirs */
 } slab_stats;
 
 /* Fill the first size_of_out bytes of a slab_stats: pass sizeof *out, so that a program keeps working with a library

@@ -42,6 +42,16 @@ slm_inline bool slm_signal_exchange(_Atomic uint32_t *word, uint32_t expected, u
 #endif
 }
 
+/* Orders plain stores before it against those behind it, for a child of fork that another thread makes. */
+slm_inline void slm_store_fence(void)
+{
+#ifdef __SANITIZE_THREAD__
+    signal_fence();
+#else
+    atomic_thread_fence(memory_order_release);
+#endif
+}
+
 slm_inline void slm_cpu_relax(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

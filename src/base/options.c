@@ -54,6 +54,9 @@ static const struct option table[] = {
     NUMBER(epoch_stall_ms, 0, 3600000, "10000",
            "Threads that stay in an epoch section longer while others wait are named on standard error; 0: never."),
     NUMBER(worker, 0, 1, "1", "A worker thread gives memory back in multithreaded processes that have gone idle."),
+    NUMBER(percpu_cid, 0, 1, "0",
+           "Per-CPU copies go by the kernel's concurrency ids, where it has them, instead of CPUs: few threads use "
+           "few."),
     NUMBER(stats, 0, 1, "0", "Print figures on standard error when the process exits."),
     TEXT(stats_file, "none", "Append the figures to this file when the process exits, a line of JSON a process."),
     TEXT(topology, "none", "Checked builds only: simulate NODESxCPUS, as in 2x2."),

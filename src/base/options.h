@@ -17,6 +17,7 @@ struct slm_options {
     uint64_t deferred_max_bytes; /* 0: by the heap's size */
     uint64_t epoch_stall_ms;     /* 0: never */
     uint64_t worker;
+    uint64_t percpu_cid;
     uint64_t stats;
     uint64_t help;
     char stats_file[128];

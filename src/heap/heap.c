@@ -15,6 +15,7 @@
 #include "heap/lifecycle.h"
 #include "heap/reclaim.h"
 #include "os/topology.h"
+#include "percpu/percpu.h"
 #include "sync/epoch.h"
 #include "slab/large.h"
 
@@ -118,7 +119,9 @@ _Noreturn slm_slow void slm_refuse(const void *pointer, const char *call)
         slm_panic(call, pointer, "not the start of an object", depot->cache_name, slm_slab_start(slab));
     if (slm_granule_valid(slm_granule_of(pointer)))
         slm_panic(call, pointer, "no object, or one that is free already", NULL, NULL);
-    slm_panic(call, pointer, "not allocated by this library", NULL, NULL);
+    const char *what =
+        slm_percpu_owns(pointer) ? "per-CPU memory, which slab_percpu_free frees" : "not allocated by this library";
+    slm_panic(call, pointer, what, NULL, NULL);
 }
 
 static void free_large(void *pointer, const char *call)

@@ -30,6 +30,7 @@
 #include "epoch/retire.h"
 #include "os/sys.h"
 #include "os/topology.h"
+#include "percpu/percpu.h"
 #include "slab/large.h"
 #include "sync/epoch.h"
 #include "thread/take.h"
@@ -102,8 +103,10 @@ static bool do_due(uint64_t now)
     bool done = false;
     if (load_relaxed(&slm_large_pending))
         slm_large_free_pending();
-    if (claim(&trim_due_ms, now, interval_ms))
+    if (claim(&trim_due_ms, now, interval_ms)) {
         done |= trim_depots(false, false);
+        done |= slm_percpu_trim(false);
+    }
     if (slm_span_dirty_bytes() > 0 && claim(&purge_due_ms, now, slm_options.purge_delay_ms))
         done |= slm_span_purge_surplus() > 0;
     if (slm_span_scarce())
@@ -317,5 +320,6 @@ size_t slm_reclaim_all(bool wait)
     if (load_relaxed(&slm_large_pending))
         slm_large_free_pending();
     trim_depots(true, wait);
+    slm_percpu_trim(true);
     return slm_span_scarce() ? slm_span_unmap_free() : slm_span_purge(0);
 }

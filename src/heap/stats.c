@@ -11,6 +11,7 @@
 #include "os/topology.h"
 #include "slab/large.h"
 #include "epoch/retire.h"
+#include "percpu/percpu.h"
 #include "sync/epoch.h"
 #include "thread/reserve.h"
 #include "thread/thread_list.h"
@@ -76,12 +77,14 @@ slm_seldom void slm_stats_gather(struct slab_stats *out)
 {
     struct depot_sums depots = {0};
     struct slm_span_figures spans;
+    struct slm_percpu_figures percpu;
     slm_fork_check();
     slm_cache_lock();
     const struct thread_sums threads = sum_threads();
     slm_cache_each(add_cache, &depots);
     slm_cache_unlock();
     slm_span_get_figures(&spans);
+    slm_percpu_count(&percpu);
     const uint64_t cached = depots.stock_bytes + threads.cached_bytes;
     *out = (struct slab_stats){
         .live_bytes = (depots.out_bytes > cached ? depots.out_bytes - cached : 0) + slm_large_live_bytes(),
@@ -108,6 +111,10 @@ slm_seldom void slm_stats_gather(struct slab_stats *out)
         .threads = slm_thread_list_count(),
         .nodes = slm_nodes,
         .caches = depots.caches,
+        .percpu_objects = percpu.objects,
+        .percpu_bytes = percpu.units * SLM_PERCPU_UNIT,
+        .percpu_mapped_bytes = percpu.mapped_bytes,
+        .percpu_metadata_bytes = percpu.metadata_bytes,
     };
 }
 
@@ -148,6 +155,10 @@ static const struct figure {
     FIGURE(deferred_excesses),
     FIGURE(deferred_unfreed),
     FIGURE(epoch_stalls),
+    FIGURE(percpu_objects),
+    FIGURE(percpu_bytes),
+    FIGURE(percpu_mapped_bytes),
+    FIGURE(percpu_metadata_bytes),
 };
 
 enum { figures_count = sizeof figures / sizeof figures[0] };

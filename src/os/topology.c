@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <linux/mempolicy.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -46,6 +47,21 @@ static unsigned last_of_list(const char *text)
     return last;
 }
 
+/* nodes[c] = node for each c below `cpus` in such a list. */
+static slm_seldom void set_cpus_of_list(const char *text, uint8_t *nodes, unsigned cpus, unsigned node)
+{
+    while (*text >= '0' && *text <= '9') {
+        unsigned first = read_number(&text), last = first;
+        if (*text == '-') {
+            text++;
+            last = read_number(&text);
+        }
+        for (; first <= last && first < cpus; first++)
+            nodes[first] = (uint8_t)node;
+        text += *text == ',';
+    }
+}
+
 slm_seldom void slm_topology_simulate(const char *text)
 {
     if (!slm_checked || !*text)
@@ -79,6 +95,48 @@ unsigned slm_topology_node(uintptr_t thread)
     unsigned cpu, node;
     slm_sys_where(&cpu, &node);
     return node < slm_nodes ? node : 0;
+}
+
+bool slm_topology_is_simulated(void)
+{
+    return simulated_cpus != 0;
+}
+
+/* Where /sys is not there: the kernel's own masks have room for all possible CPUs, and some more. */
+static slm_seldom unsigned cpus_of_mask(void)
+{
+    int kept = errno;
+    unsigned long mask[SLM_CPUS_MAX / (8 * sizeof(unsigned long))];
+    const long bytes = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
+    errno = kept;
+    return bytes > 0 ? (unsigned)bytes * 8 : 0;
+}
+
+slm_seldom unsigned slm_topology_cpus(void)
+{
+    char text[256];
+    if (simulated_cpus != 0)
+        return slm_nodes * simulated_cpus;
+    const unsigned cpus = slm_sys_read_file("/sys/devices/system/cpu/possible", text, sizeof text)
+                              ? last_of_list(text) + 1
+                              : cpus_of_mask();
+    return cpus <= SLM_CPUS_MAX ? cpus : 0;
+}
+
+slm_seldom void slm_topology_cpu_nodes(uint8_t *nodes, unsigned cpus)
+{
+    char path[64], text[4096];
+    memset(nodes, SLM_NODES_MAX, cpus);
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        struct slm_line line = {0};
+        slm_line_text(&line, "/sys/devices/system/node/node");
+        slm_line_number(&line, node);
+        slm_line_text(&line, "/cpulist");
+        memcpy(path, line.text, line.length);
+        path[line.length] = 0;
+        if (slm_sys_read_file(path, text, sizeof text))
+            set_cpus_of_list(text, nodes, cpus, node);
+    }
 }
 
 bool slm_topology_binds(void)

@@ -3,7 +3,7 @@
 
 #include "base/compiler.h"
 
-enum { SLM_NODES_MAX = 64 };
+enum { SLM_NODES_MAX = 64, SLM_CPUS_MAX = 8192 };
 
 extern slm_hidden unsigned slm_nodes; /* 1 until slm_topology_start has looked */
 
@@ -16,6 +16,17 @@ void slm_topology_simulate(const char *text);
 /* The node that the calling thread runs on, below slm_nodes. A simulated machine deals its threads out to its CPUs by
  * `thread`, any number that stays the same for a thread. */
 unsigned slm_topology_node(uintptr_t thread);
+
+/* One more than the highest number of a CPU that this machine may ever have (at most SLM_CPUS_MAX), whether it is
+ * online or not; 0 where nobody tells. On a simulated machine all nodes' CPUs. Opens a file. */
+unsigned slm_topology_cpus(void);
+
+/* True on a simulated machine, whose CPUs are dealt out as its nodes are. */
+bool slm_topology_is_simulated(void);
+
+/* For CPUs 0 to `cpus` less 1 the nodes that they belong to, SLM_NODES_MAX where the kernel does not say (CPUs that
+ * are offline). Opens files. */
+void slm_topology_cpu_nodes(uint8_t *nodes, unsigned cpus);
 
 /* True where ranges should be bound to their nodes: a real machine with several. */
 bool slm_topology_binds(void);

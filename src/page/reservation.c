@@ -44,6 +44,12 @@ static bool map_bookkeeping(void *address, size_t size)
     return true;
 }
 
+/* Everything: the heap, what lies below it, and the per-CPU memory above it. */
+static size_t window_bytes(void)
+{
+    return below_heap() + (granules << SLM_GRANULE_SHIFT) + slm_reservation_percpu_bytes();
+}
+
 /* The window's parts, once its start is known. The sizes' page is the first mapping: it proves the window. */
 static bool settle(char *window)
 {
@@ -58,13 +64,13 @@ static bool find_window(void)
 {
     granules = SLM_GRANULES_MAX;
     for (unsigned attempt = 0; attempt < 4; attempt++) { /* a random place may be taken */
-        char *window = slm_vm_pick_window(below_heap() + (granules << SLM_GRANULE_SHIFT), attempt);
+        char *window = slm_vm_pick_window(window_bytes(), attempt);
         if (window && settle(window))
             return true;
     }
     held = true;
     for (granules /= 8; granules >= section * slm_nodes; granules /= 2) {
-        char *window = slm_vm_hold_window(below_heap() + (granules << SLM_GRANULE_SHIFT));
+        char *window = slm_vm_hold_window(window_bytes());
         if (window && settle(window))
             return true;
     }
@@ -171,6 +177,29 @@ void *slm_reservation_metadata(size_t bytes)
     }
     errno = ENOMEM;
     return NULL;
+}
+
+char *slm_reservation_percpu(void)
+{
+    return slm_heap_base + (granules << SLM_GRANULE_SHIFT);
+}
+
+size_t slm_reservation_percpu_bytes(void)
+{
+    return granules << SLM_GRANULE_SHIFT >> 3;
+}
+
+bool slm_reservation_percpu_map(void *address, size_t bytes)
+{
+    if (!slm_vm_map(address, bytes, held))
+        return false;
+    slm_vm_small_pages(address, bytes); /* a huge one would lie on one node, and be of several CPUs' copies */
+    return true;
+}
+
+bool slm_reservation_percpu_unmap(void *address, size_t bytes)
+{
+    return slm_vm_unmap(address, bytes, held);
 }
 
 size_t slm_reservation_area(void)

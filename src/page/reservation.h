@@ -1,6 +1,6 @@
 /* The one range of addresses that everything of ours lies in, so that arithmetic replaces lookups.
  *
- *     | descriptors | metadata | sizes | page map | heap: granule 0, granule 1, ...            |
+ *     | descriptors | metadata | sizes | page map | heap: granule 0, granule 1, ...            | per-CPU memory |
  *                                                 ^ slm_heap_base
  *
  * A granule is 64 KiB. Each has a descriptor of 128 bytes and a two-byte entry of the page map; both are found from
@@ -42,6 +42,15 @@ bool slm_reservation_unmap(void *address, size_t bytes);
 
 /* Zeroed memory for the allocator itself, a multiple of 64 KiB, never given back; NULL and ENOMEM. */
 void *slm_reservation_metadata(size_t bytes);
+
+/* The range for per-CPU memory, an eighth of the heap's size; nothing is mapped there but what is asked for. */
+char *slm_reservation_percpu(void);
+size_t slm_reservation_percpu_bytes(void);
+
+/* Map a piece of it, in ordinary pages that read as zero; false with errno: EEXIST, something else lies there;
+ * ENOMEM. And give it back, false if the kernel refuses. */
+bool slm_reservation_percpu_map(void *address, size_t bytes);
+bool slm_reservation_percpu_unmap(void *address, size_t bytes);
 
 /* The areas: how many granules each has, and how many there are (the nodes). */
 size_t slm_reservation_area(void);

@@ -22,6 +22,7 @@ enum slm_rank {
     SLM_RANK_RING,     /* retired objects that wait; nothing but metadata is taken under it */
     SLM_RANK_RETIRED,  /* vacant slabs that wait */
     SLM_RANK_SPANS,    /* an area's free spans and frontier */
+    SLM_RANK_PERCPU,   /* blocks of per-CPU memory */
     SLM_RANK_METADATA, /* free lists of the allocator's own memory */
     SLM_RANK_READERS,  /* the list of epochs' readers: nothing is taken under it, but a handler may take it under all
                         */

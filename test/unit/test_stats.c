@@ -142,7 +142,8 @@ static void the_report_is_a_figure_a_line(void **state)
         "metadata_bytes", "refills",           "drains",           "depot_locks",    "depot_contended",
         "slabs_made",     "slabs_released",    "purges",           "threads",        "nodes",
         "caches",         "membarriers",       "grace_periods",    "deferred_bytes", "deferred_objects",
-        "deferred_waits", "deferred_excesses", "deferred_unfreed", "epoch_stalls"};
+        "deferred_waits", "deferred_excesses", "deferred_unfreed", "epoch_stalls",
+        "percpu_objects", "percpu_bytes", "percpu_mapped_bytes", "percpu_metadata_bytes"};
     struct outcome outcome = in_child(report_text);
     assert_int_equal(outcome.status, 0);
     size_t i = 0;

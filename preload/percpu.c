@@ -1,0 +1,113 @@
+/* Per-CPU memory for programs; include/slabmalloc.h has the contract, percpu/percpu.h and percpu/here.h the way it
+ * works. The calls that the header has inline are here, too, for callers that do not inline them. */
+#ifndef SLAB_NO_INLINE
+#define SLAB_NO_INLINE
+#endif
+#include <slabmalloc.h>
+
+#include <errno.h>
+
+#include "heap/lifecycle.h"
+#include "percpu/here.h"
+#include "percpu/percpu.h"
+
+static_assert(SLAB_PERCPU_SHIFT == SLM_PERCPU_PIECE_SHIFT, "how far copies lie apart");
+
+slm_public slab_percpu slab_percpu_alloc(size_t size, size_t align)
+{
+    if (slm_process_started())
+        return slm_percpu_alloc(size, align);
+    errno = ENOMEM;
+    return NULL;
+}
+
+slm_public void slab_percpu_free(slab_percpu object)
+{
+    if (slm_process_started())
+        slm_percpu_free(object);
+}
+
+slm_public int slab_percpu_cpus(void)
+{
+    return slm_process_started() ? (int)slm_percpu_cpus() : 0;
+}
+
+slm_public void *slab_percpu_ptr(slab_percpu object, int cpu)
+{
+    return (char *)(uintptr_t)object + (((size_t)cpu + 1) << SLAB_PERCPU_SHIFT);
+}
+
+slm_public void *slab_percpu_this_slow(slab_percpu object)
+{
+    return slm_here_copy(object);
+}
+
+slm_public void *slab_percpu_this(slab_percpu object)
+{
+    return slm_here_copy(object);
+}
+
+slm_public void slab_percpu_add_slow(slab_percpu object, uint64_t value)
+{
+    slm_here_add(object, value);
+}
+
+#ifdef SLAB_PERCPU_SEQUENCES
+slm_public void slab_percpu_add_long(slab_percpu object, long value)
+{
+    slab_percpu_add_word(object, (uint64_t)value);
+}
+
+slm_public void slab_percpu_add_u64(slab_percpu object, uint64_t value)
+{
+    slab_percpu_add_word(object, value);
+}
+#else
+slm_public void slab_percpu_add_long(slab_percpu object, long value)
+{
+    __atomic_fetch_add((long *)slm_here_copy(object), value, __ATOMIC_RELAXED);
+}
+
+slm_public void slab_percpu_add_u64(slab_percpu object, uint64_t value)
+{
+    slm_here_add(object, value);
+}
+#endif
+
+slm_public uintptr_t slab_percpu_xchg(slab_percpu object, uintptr_t value)
+{
+    return slm_here_exchange(object, value);
+}
+
+slm_public uintptr_t slab_percpu_cmpxchg(slab_percpu object, uintptr_t expected, uintptr_t value)
+{
+    return slm_here_compare_exchange(object, expected, value);
+}
+
+slm_public void slab_percpu_list_push(slab_percpu head, slab_percpu_node *node)
+{
+    slm_here_push(head, node);
+}
+
+slm_public slab_percpu_node *slab_percpu_list_pop(slab_percpu head)
+{
+    return slm_here_pop(head);
+}
+
+slm_public uint64_t slab_percpu_sum_u64(slab_percpu object)
+{
+    const int cpus = slab_percpu_cpus();
+    uint64_t sum = 0;
+    for (int cpu = 0; cpu < cpus; cpu++)
+        sum += __atomic_load_n((const uint64_t *)slab_percpu_ptr(object, cpu), __ATOMIC_RELAXED);
+    return sum;
+}
+
+slm_public long slab_percpu_sum_long(slab_percpu object)
+{
+    const int cpus = slab_percpu_cpus();
+    unsigned long sum = 0; /* wraps as the copies do */
+    for (int cpu = 0; cpu < cpus; cpu++)
+        sum += __atomic_load_n((const unsigned long *)slab_percpu_ptr(object, cpu), __ATOMIC_RELAXED);
+    return (long)sum;
+}

@@ -1,0 +1,16 @@
+/* Restartable sequences (rseq(2); Desnoyers, 2015): short runs of instructions that the kernel begins anew when it
+ * has interrupted a thread in them. The C library registers each thread, with a record in thread-local storage where
+ * the thread announces a sequence and the kernel tells what CPU it is on. */
+#pragma once
+
+#include "base/compiler.h"
+
+/* The record's fields, from the thread's pointer. */
+struct slm_rseq {
+    ptrdiff_t sequence; /* the address of the descriptor of the sequence that the thread is in */
+    ptrdiff_t cpu;      /* the CPU's number, 32 bits; negative where the thread is not registered */
+    ptrdiff_t cid;      /* the thread's concurrency id: below the number of threads and of CPUs; 0: not told */
+};
+
+/* False: the C library has none, or has been told to leave them alone; or this is no machine that we know them on. */
+bool slm_rseq_find(struct slm_rseq *rseq);

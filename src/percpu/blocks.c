@@ -1,0 +1,282 @@
+/* Blocks; see blocks.h. */
+#include "percpu/blocks.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/atomic.h"
+#include "base/bits.h"
+#include "os/topology.h"
+#include "os/vm.h"
+#include "page/metadata.h"
+#include "page/reservation.h"
+
+enum { ROWS_BYTES = 4096, ROWS = ROWS_BYTES / sizeof(struct slm_percpu_block), TABLES = 512 };
+enum { SEARCHED_MOST = 32 }; /* maps that are looked through for a run still shorter than one that has been found */
+
+static_assert(sizeof(struct slm_percpu_block) == 32, "a row, as the manual says");
+
+static struct slm_percpu_block *tables[TABLES]; /* of ROWS rows each, made in order */
+static unsigned blocks_end;                     /* behind the last block that was ever mapped */
+static unsigned pieces_a_block, blocks_most;
+static bool binds;
+static uint64_t mapped_bytes, metadata_bytes;
+static uint8_t cpu_nodes[SLM_CPUS_MAX]; /* on machines that bind */
+
+static struct slm_percpu_block *row(unsigned number)
+{
+    return &tables[number / ROWS][number % ROWS];
+}
+
+static size_t block_bytes(void)
+{
+    return (size_t)pieces_a_block << SLM_PERCPU_PIECE_SHIFT;
+}
+
+static char *block_address(unsigned number)
+{
+    return slm_reservation_percpu() + number * block_bytes();
+}
+
+bool slm_percpu_blocks_start(unsigned cpus, bool bind)
+{
+    pieces_a_block = cpus + 1;
+    blocks_most = (unsigned)slm_min(TABLES * ROWS, slm_reservation_percpu_bytes() / block_bytes());
+    binds = bind && slm_topology_binds();
+    if (binds)
+        slm_topology_cpu_nodes(cpu_nodes, cpus);
+    return blocks_most > 0;
+}
+
+/* CPUs of one node that follow each other are bound by one call. */
+static void bind_pieces(char *pieces)
+{
+    for (unsigned cpu = 0, end; cpu < pieces_a_block - 1; cpu = end) {
+        for (end = cpu + 1; end < pieces_a_block - 1 && cpu_nodes[end] == cpu_nodes[cpu];)
+            end++;
+        if (cpu_nodes[cpu] < SLM_NODES_MAX)
+            slm_vm_bind(pieces + ((size_t)(cpu + 1) << SLM_PERCPU_PIECE_SHIFT),
+                        (size_t)(end - cpu) << SLM_PERCPU_PIECE_SHIFT, cpu_nodes[cpu]);
+    }
+}
+
+static bool map_pieces(char *pieces)
+{
+    const size_t bytes = block_bytes() - SLM_PERCPU_PIECE;
+    if (!slm_reservation_percpu_map(pieces + SLM_PERCPU_PIECE, bytes))
+        return false;
+    if (binds)
+        bind_pieces(pieces);
+    mapped_bytes += bytes;
+    return true;
+}
+
+/* The row of a number up to blocks_end, in a table of its own if it is a table's first. */
+static struct slm_percpu_block *make_row(unsigned number)
+{
+    struct slm_percpu_block **table = &tables[number / ROWS];
+    if (!*table) {
+        struct slm_percpu_block *rows = slm_metadata_alloc(ROWS_BYTES);
+        if (!rows)
+            return NULL;
+        memset(rows, 0, ROWS_BYTES);
+        metadata_bytes += ROWS_BYTES;
+        slm_store_fence(); /* as for a block's map */
+        *table = rows;
+    }
+    return row(number);
+}
+
+/* The lowest number where no block is mapped and nothing else lies; what a fork interrupts here is lost to the child,
+ * and in the way as another's would be. */
+static struct slm_percpu_block *map_block(unsigned *number)
+{
+    for (unsigned n = 0; n < blocks_most; n++) {
+        struct slm_percpu_block *block = make_row(n);
+        if (!block)
+            return NULL;
+        blocks_end = (unsigned)slm_max(blocks_end, n + 1);
+        if (block->map)
+            continue;
+        *number = n;
+        if (map_pieces(block_address(n)))
+            return block;
+        if (errno != EEXIST)
+            return NULL;
+    }
+    return NULL;
+}
+
+static struct slm_percpu_block *make_block(unsigned *number)
+{
+    struct slm_percpu_map *map = slm_metadata_alloc(sizeof *map);
+    struct slm_percpu_block *block = map ? map_block(number) : NULL;
+    if (!block) {
+        if (map)
+            slm_metadata_free(map, sizeof *map);
+        errno = ENOMEM;
+        return NULL;
+    }
+    memset(map, 0, sizeof *map);
+    metadata_bytes += sizeof *map;
+    *block = (struct slm_percpu_block){.free_units = SLM_PERCPU_UNITS};
+    slm_percpu_lengths_add(&block->lengths, SLM_PERCPU_UNITS);
+    slm_store_fence(); /* a child of fork that finds the map finds the rest */
+    block->map = map;
+    return block;
+}
+
+/* The lowest class of free runs, from `from` on, that a block with so many free units has. */
+static unsigned lowest_class(unsigned from, unsigned units)
+{
+    unsigned lowest = SLM_PERCPU_CLASSES;
+    for (unsigned n = 0; n < blocks_end && lowest > from; n++)
+        if (row(n)->map && row(n)->free_units >= units)
+            lowest = (unsigned)slm_min(lowest, slm_percpu_lengths_lowest(&row(n)->lengths, from));
+    return lowest;
+}
+
+/* The shortest run that has room, in the blocks with runs of a class. What a map says of its lengths is noted. */
+static bool find_in_class(unsigned class, unsigned units, unsigned align, unsigned *number,
+                          struct slm_percpu_run *best)
+{
+    unsigned searched = 0;
+    *best = (struct slm_percpu_run){0, SLM_PERCPU_UNITS + 1};
+    *number = 0;
+    for (unsigned n = 0; n < blocks_end; n++) {
+        struct slm_percpu_block *block = row(n);
+        struct slm_percpu_run run;
+        if (!block->map || block->free_units < units || slm_percpu_lengths_lowest(&block->lengths, class) != class)
+            continue;
+        if (slm_percpu_map_find(block->map, units, align, &run, &block->lengths) && run.units < best->units) {
+            *number = n;
+            *best = run;
+        }
+        if (best->units == units || (++searched >= SEARCHED_MOST && best->units <= SLM_PERCPU_UNITS))
+            break;
+    }
+    return best->units <= SLM_PERCPU_UNITS;
+}
+
+static bool find(unsigned units, unsigned align, unsigned *number, struct slm_percpu_run *run)
+{
+    for (unsigned class = slm_percpu_class(units); (class = lowest_class(class, units)) < SLM_PERCPU_CLASSES;
+         class ++)
+        if (find_in_class(class, units, align, number, run))
+            return true;
+    *run = (struct slm_percpu_run){0, SLM_PERCPU_UNITS};
+    return make_block(number) != NULL;
+}
+
+static void set_place(struct slm_percpu_place *place, unsigned number, unsigned at)
+{
+    *place = (struct slm_percpu_place){row(number), block_address(number), at};
+}
+
+bool slm_percpu_blocks_take(unsigned units, unsigned align, struct slm_percpu_place *place, unsigned *touched)
+{
+    unsigned number;
+    struct slm_percpu_run run;
+    if (!find(units, align, &number, &run))
+        return false;
+    set_place(place, number, (unsigned)slm_align_up(run.at, align));
+    struct slm_percpu_block *block = place->block;
+    const unsigned end = place->at + units, before = place->at - run.at, behind = run.at + run.units - end;
+    *touched = block->touched > place->at ? (unsigned)slm_min(block->touched - place->at, units) : 0;
+    block->touched = (uint32_t)slm_max(block->touched, end);
+    slm_store_fence(); /* a child of fork that finds bits knows that they were touched */
+    slm_percpu_map_take(block->map, place->at, units);
+    block->free_units -= units;
+    if (before > 0)
+        slm_percpu_lengths_add(&block->lengths, before);
+    if (behind > 0)
+        slm_percpu_lengths_add(&block->lengths, behind);
+    return true;
+}
+
+void slm_percpu_blocks_put(const struct slm_percpu_place *place, unsigned units)
+{
+    struct slm_percpu_block *block = place->block;
+    slm_percpu_lengths_add(&block->lengths, slm_percpu_map_put(block->map, place->at, units));
+    block->free_units += units;
+}
+
+bool slm_percpu_blocks_at(const void *address, struct slm_percpu_place *place, unsigned *piece)
+{
+    const size_t offset = (size_t)((uintptr_t)address - (uintptr_t)slm_reservation_percpu());
+    if (pieces_a_block == 0 || offset / block_bytes() >= blocks_end)
+        return false;
+    const unsigned number = (unsigned)(offset / block_bytes());
+    const size_t within = offset % block_bytes();
+    *piece = (unsigned)(within >> SLM_PERCPU_PIECE_SHIFT);
+    set_place(place, number, (unsigned)(within % SLM_PERCPU_PIECE / SLM_PERCPU_UNIT));
+    return place->block->map;
+}
+
+/* A child of fork that finds the pieces mapped and not known has lost their addresses, no more. */
+bool slm_percpu_blocks_drop(const struct slm_percpu_place *place)
+{
+    struct slm_percpu_map *map = place->block->map;
+    const size_t bytes = block_bytes() - SLM_PERCPU_PIECE;
+    place->block->map = NULL;
+    slm_store_fence();
+    if (!slm_reservation_percpu_unmap(place->pieces + SLM_PERCPU_PIECE, bytes)) {
+        place->block->map = map;
+        return false;
+    }
+    mapped_bytes -= bytes;
+    metadata_bytes -= sizeof *map;
+    slm_metadata_free(map, sizeof *map);
+    return true;
+}
+
+bool slm_percpu_blocks_vacant(struct slm_percpu_place *place)
+{
+    for (unsigned n = 0; n < blocks_end; n++)
+        if (row(n)->map && row(n)->free_units == SLM_PERCPU_UNITS) {
+            set_place(place, n, 0);
+            return true;
+        }
+    return false;
+}
+
+/* The lengths are of use from the next look at the map on: until then any run may be there. */
+slm_seldom void slm_percpu_blocks_recover(void)
+{
+    mapped_bytes = metadata_bytes = 0;
+    for (unsigned n = 0; n < blocks_end; n++) {
+        struct slm_percpu_block *block = row(n);
+        if (n % ROWS == 0)
+            metadata_bytes += ROWS_BYTES;
+        if (!block->map)
+            continue;
+        mapped_bytes += block_bytes() - SLM_PERCPU_PIECE;
+        metadata_bytes += sizeof *block->map;
+        block->free_units = slm_percpu_map_count_free(block->map);
+        block->lengths = (struct slm_percpu_lengths){{~(uint64_t)0, ~(uint64_t)0}};
+    }
+}
+
+void slm_percpu_blocks_check(const struct slm_percpu_block *block)
+{
+    struct slm_percpu_lengths lengths;
+    struct slm_percpu_run run;
+    slm_assert(block->free_units == slm_percpu_map_count_free(block->map));
+    slm_percpu_map_find(block->map, 1, 1, &run, &lengths);
+    for (unsigned i = 0; i < SLM_PERCPU_CLASSES / 64; i++)
+        slm_assert((lengths.bits[i] & ~block->lengths.bits[i]) == 0);
+    for (unsigned word = 0; word < SLM_PERCPU_WORDS; word++)
+        slm_assert((block->map->first[word] & ~block->map->used[word]) == 0);
+    for (unsigned at = block->touched; at < SLM_PERCPU_UNITS; at++)
+        slm_assert(!slm_percpu_map_is_used(block->map, at));
+}
+
+void slm_percpu_blocks_count(struct slm_percpu_figures *figures)
+{
+    *figures = (struct slm_percpu_figures){.mapped_bytes = mapped_bytes, .metadata_bytes = metadata_bytes};
+    for (unsigned n = 0; n < blocks_end; n++)
+        if (row(n)->map) {
+            figures->units += SLM_PERCPU_UNITS - row(n)->free_units;
+            figures->objects += slm_percpu_map_count_objects(row(n)->map);
+        }
+}

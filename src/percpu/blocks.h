@@ -1,0 +1,60 @@
+/* The blocks of per-CPU memory: one range of addresses, in which each CPU has 64 KiB of every block.
+ *
+ *     | block 0                              | block 1                          | ...
+ *     | not mapped | CPU 0 | CPU 1 | ...     | not mapped | CPU 0 | ...
+ *       ^ an object is known by its place here: its copies lie 64 KiB on, one after the other
+ *
+ * A block is mapped whole, by one call; its pages come with their first use. On a machine of several nodes each CPU's
+ * piece is bound to that CPU's node. Whatever manages it is there once, not once a CPU: a map of 4 KiB and a row of
+ * 32 bytes a block. Where something of the program's lies already a block is left out.
+ *
+ * All of it is under the caller's lock (floor percpu, percpu.c). */
+#pragma once
+
+#include "percpu/map.h"
+
+struct slm_percpu_block {
+    struct slm_percpu_map *map;        /* NULL: not mapped */
+    struct slm_percpu_lengths lengths; /* of its free runs: may have too many, never lacks one */
+    uint32_t free_units;
+    uint32_t touched; /* no unit from here on has been handed out since the block was mapped: they are zero */
+};
+
+/* Where an object is to lie, or lies. */
+struct slm_percpu_place {
+    struct slm_percpu_block *block;
+    char *pieces; /* the block's first address */
+    unsigned at;  /* the unit */
+};
+
+/* Once: for so many CPUs; `bind`: their numbers are those that copies go by. False: there is no range for so many. */
+bool slm_percpu_blocks_start(unsigned cpus, bool bind);
+
+/* Take units from the shortest free run that has room for them, of the blocks there are; else from a new one.
+ * *touched of them, from the first on, may not be zero. False: ENOMEM. */
+bool slm_percpu_blocks_take(unsigned units, unsigned align, struct slm_percpu_place *place, unsigned *touched);
+
+/* Put them back. */
+void slm_percpu_blocks_put(const struct slm_percpu_place *place, unsigned units);
+
+/* The mapped block that an address lies in, and the unit that it would be in the piece; false: none. *piece is the
+ * number of that: 0 for objects, else a CPU's number and 1. */
+bool slm_percpu_blocks_at(const void *address, struct slm_percpu_place *place, unsigned *piece);
+
+/* Give a vacant block back to the kernel; false if it refuses. */
+bool slm_percpu_blocks_drop(const struct slm_percpu_place *place);
+
+/* A vacant block, the first of them; false: none. */
+bool slm_percpu_blocks_vacant(struct slm_percpu_place *place);
+
+/* In the child of a fork in the middle of a call: the rows become what the maps say. */
+void slm_percpu_blocks_recover(void);
+
+/* Checked builds: stop if a row is not what its map says. */
+void slm_percpu_blocks_check(const struct slm_percpu_block *block);
+
+struct slm_percpu_figures {
+    uint64_t objects, units;               /* live */
+    uint64_t mapped_bytes, metadata_bytes; /* of all CPUs together; of maps and rows */
+};
+void slm_percpu_blocks_count(struct slm_percpu_figures *figures);

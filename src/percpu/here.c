@@ -1,0 +1,123 @@
+/* This CPU's copy; see here.h.
+ *
+ * With restartable sequences a copy is changed by whoever is on its CPU, by plain instructions: two threads are never
+ * on one at once, and one that is interrupted halfway begins anew (percpu/sequences.h). With concurrency ids it is
+ * the same: no two threads that run have the same one, and a thread's changes only when it does not run.
+ *
+ * Without them the copies only keep threads apart, as a rule: a thread may be moved between finding its copy and
+ * changing it, so changes are atomic. Pop takes the whole stack, keeps its first node and puts the rest back: a node
+ * that others could still take is never looked into, so what they do with it does not matter, nor that it may be back
+ * at the head meanwhile. Others find the stack empty for that time, a handler that interrupts it included.
+ *
+ * Plain and atomic changes of one word would lose each other's, so it is the one or the other for the whole process,
+ * chosen before the first object exists. `slab_percpu_here` is written then, and read by whoever has an object. */
+#include "percpu/here.h"
+
+#include "os/rseq.h"
+#include "os/sys.h"
+#include "os/topology.h"
+#include "percpu/sequences.h"
+
+slm_public struct slab_percpu_here slab_percpu_here;
+
+static unsigned copies;
+
+slm_seldom bool slm_here_start(unsigned cpus, bool by_cid)
+{
+    copies = cpus;
+#ifdef SLAB_PERCPU_SEQUENCES
+    struct slm_rseq rseq;
+    if (slm_topology_is_simulated() || !slm_rseq_find(&rseq))
+        return true;
+    slab_percpu_here.index = rseq.cpu;
+    if ((int)slab_percpu_index() < 0) /* the kernel, or a setting, has refused */
+        return true;
+    const bool cid = by_cid && rseq.cid != 0;
+    if (cid)
+        slab_percpu_here.index = rseq.cid;
+    slab_percpu_here.sequence = rseq.sequence;
+    return !cid;
+#else
+    (void)by_cid;
+    return true;
+#endif
+}
+
+static bool by_sequences(void)
+{
+    return likely(slab_percpu_here.sequence != 0);
+}
+
+static void *copy_of(slab_percpu object, unsigned cpu)
+{
+    return (char *)(uintptr_t)object + ((size_t)(cpu + 1) << SLAB_PERCPU_SHIFT);
+}
+
+void *slm_here_copy(slab_percpu object)
+{
+    unsigned cpu, node;
+#ifdef SLAB_PERCPU_SEQUENCES
+    if (by_sequences())
+        return copy_of(object, slab_percpu_index());
+#endif
+    slm_sys_where(&cpu, &node);
+    if (slm_topology_is_simulated())
+        cpu = slm_sys_thread_id();
+    return copy_of(object, cpu % copies);
+}
+
+void slm_here_add(slab_percpu object, uint64_t value)
+{
+    atomic_fetch_add_explicit((_Atomic uint64_t *)slm_here_copy(object), value, memory_order_relaxed);
+}
+
+uintptr_t slm_here_exchange(slab_percpu object, uintptr_t value)
+{
+    if (by_sequences())
+        return slm_sequence_exchange(object, value);
+    return atomic_exchange((_Atomic uintptr_t *)slm_here_copy(object), value);
+}
+
+uintptr_t slm_here_compare_exchange(slab_percpu object, uintptr_t expected, uintptr_t value)
+{
+    if (by_sequences())
+        return slm_sequence_compare_exchange(object, expected, value);
+    atomic_compare_exchange_strong((_Atomic uintptr_t *)slm_here_copy(object), &expected, value);
+    return expected;
+}
+
+typedef _Atomic(slab_percpu_node *) head_word;
+
+/* Nodes from `first` to `last` onto what is there. Release: pairs with pop's acquire, for what lies in them. */
+static void push_chain(head_word *head, slab_percpu_node *first, slab_percpu_node *last)
+{
+    slab_percpu_node *below = atomic_load_explicit(head, memory_order_relaxed);
+    do
+        last->next = below;
+    while (!atomic_compare_exchange_weak_explicit(head, &below, first, memory_order_release, memory_order_relaxed));
+}
+
+void slm_here_push(slab_percpu head, slab_percpu_node *node)
+{
+    if (by_sequences())
+        slm_sequence_push(head, node);
+    else
+        push_chain(slm_here_copy(head), node, node);
+}
+
+slab_percpu_node *slm_here_pop(slab_percpu head)
+{
+    if (by_sequences())
+        return slm_sequence_pop(head);
+    head_word *word = slm_here_copy(head);
+    slab_percpu_node *node = atomic_exchange_explicit(word, NULL, memory_order_acquire); /* pairs with push_chain */
+    slab_percpu_node *rest = node ? node->next : NULL, *nothing = NULL;
+    if (!rest ||
+        atomic_compare_exchange_strong_explicit(word, &nothing, rest, memory_order_release, memory_order_relaxed))
+        return node;
+    slab_percpu_node *last = rest; /* somebody has pushed meanwhile */
+    while (last->next)
+        last = last->next;
+    push_chain(word, rest, last);
+    return node;
+}

@@ -1,0 +1,20 @@
+/* The calling thread's copy of a per-CPU object, and changes of it that are whole on one CPU; the contract stands in
+ * include/slabmalloc.h, where the commonest is inline. */
+#pragma once
+
+#include <slabmalloc.h>
+
+#include "base/atomic.h"
+
+/* Once, before there are objects: choose between restartable sequences and atomic operations, for the whole process.
+ * `by_cid`: copies go by concurrency ids where the kernel tells them. True: they go by CPUs' numbers. */
+bool slm_here_start(unsigned cpus, bool by_cid);
+
+/* The copy of the CPU that the thread is on, found without a sequence. */
+void *slm_here_copy(slab_percpu object);
+
+void slm_here_add(slab_percpu object, uint64_t value);
+uintptr_t slm_here_exchange(slab_percpu object, uintptr_t value);
+uintptr_t slm_here_compare_exchange(slab_percpu object, uintptr_t expected, uintptr_t value);
+void slm_here_push(slab_percpu head, slab_percpu_node *node);
+slab_percpu_node *slm_here_pop(slab_percpu head);

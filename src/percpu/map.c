@@ -1,0 +1,149 @@
+/* Bits; see map.h. */
+#include "percpu/map.h"
+
+#include "base/atomic.h"
+#include "base/bits.h"
+
+enum { EXACT_BELOW = 64, EXACT_SHIFT = 6, STEPS_SHIFT = 3 };
+
+unsigned slm_percpu_class(unsigned units)
+{
+    if (units < EXACT_BELOW)
+        return units - 1;
+    const unsigned power = slm_log2(units), step = units >> (power - STEPS_SHIFT) & ((1u << STEPS_SHIFT) - 1);
+    return (unsigned)slm_min(EXACT_BELOW - 1 + ((power - EXACT_SHIFT) << STEPS_SHIFT) + step, SLM_PERCPU_CLASSES - 1);
+}
+
+void slm_percpu_lengths_add(struct slm_percpu_lengths *lengths, unsigned units)
+{
+    const unsigned class = slm_percpu_class(units);
+    lengths->bits[class / 64] |= (uint64_t)1 << class % 64;
+}
+
+unsigned slm_percpu_lengths_lowest(const struct slm_percpu_lengths *lengths, unsigned from)
+{
+    for (; from < SLM_PERCPU_CLASSES; from = (from | 63) + 1) {
+        const uint64_t bits = lengths->bits[from / 64] >> from % 64;
+        if (bits != 0)
+            return from + (unsigned)__builtin_ctzll(bits);
+    }
+    return SLM_PERCPU_CLASSES;
+}
+
+/* The first unit from `from` on whose bit differs from those of `flip`, 0 or all ones. */
+static unsigned next_bit(const uint64_t *bits, unsigned from, uint64_t flip)
+{
+    if (from >= SLM_PERCPU_UNITS)
+        return SLM_PERCPU_UNITS;
+    unsigned word = from / 64;
+    uint64_t found = (bits[word] ^ flip) & ~(uint64_t)0 << from % 64;
+    while (found == 0) {
+        if (++word == SLM_PERCPU_WORDS)
+            return SLM_PERCPU_UNITS;
+        found = bits[word] ^ flip;
+    }
+    return word * 64 + (unsigned)__builtin_ctzll(found);
+}
+
+static unsigned next_used(const struct slm_percpu_map *map, unsigned from)
+{
+    return next_bit(map->used, from, 0);
+}
+
+static unsigned next_free(const struct slm_percpu_map *map, unsigned from)
+{
+    return next_bit(map->used, from, ~(uint64_t)0);
+}
+
+/* Where the free run begins that ends before `end`; `end` if there is none. */
+static unsigned free_before(const struct slm_percpu_map *map, unsigned end)
+{
+    while (end > 0) {
+        const unsigned word = (end - 1) / 64, above = 63 - (end - 1) % 64;
+        const uint64_t used = map->used[word] << above;
+        if (used != 0)
+            return end - (unsigned)__builtin_clzll(used);
+        end = word * 64;
+    }
+    return 0;
+}
+
+bool slm_percpu_map_find(const struct slm_percpu_map *map, unsigned units, unsigned align,
+                         struct slm_percpu_run *best, struct slm_percpu_lengths *lengths)
+{
+    *lengths = (struct slm_percpu_lengths){{0}};
+    best->units = SLM_PERCPU_UNITS + 1;
+    for (unsigned at = next_free(map, 0), end; at < SLM_PERCPU_UNITS; at = next_free(map, end)) {
+        end = next_used(map, at);
+        slm_percpu_lengths_add(lengths, end - at);
+        if (end - at < best->units && slm_align_up(at, align) + units <= end)
+            *best = (struct slm_percpu_run){at, end - at};
+    }
+    return best->units <= SLM_PERCPU_UNITS;
+}
+
+/* The bits from `at` on that lie in the word of `at`, `units` of them or fewer. */
+static uint64_t mask_in_word(unsigned at, unsigned units)
+{
+    const uint64_t ones = units >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << units) - 1;
+    return ones << at % 64;
+}
+
+static void change_used(struct slm_percpu_map *map, unsigned at, unsigned units, bool used)
+{
+    for (unsigned end = at + units, next; at < end; at = next) {
+        next = (at | 63) + 1;
+        if (used)
+            map->used[at / 64] |= mask_in_word(at, end - at);
+        else
+            map->used[at / 64] &= ~mask_in_word(at, end - at);
+    }
+}
+
+void slm_percpu_map_take(struct slm_percpu_map *map, unsigned at, unsigned units)
+{
+    change_used(map, at, units, true);
+    slm_store_fence(); /* for a child of fork: see map.h */
+    map->first[at / 64] |= mask_in_word(at, 1);
+}
+
+bool slm_percpu_map_is_used(const struct slm_percpu_map *map, unsigned at)
+{
+    return map->used[at / 64] >> at % 64 & 1;
+}
+
+bool slm_percpu_map_is_first(const struct slm_percpu_map *map, unsigned at)
+{
+    return map->first[at / 64] >> at % 64 & 1;
+}
+
+unsigned slm_percpu_map_object(const struct slm_percpu_map *map, unsigned at)
+{
+    return (unsigned)slm_min(next_bit(map->first, at + 1, 0), next_free(map, at)) - at;
+}
+
+unsigned slm_percpu_map_put(struct slm_percpu_map *map, unsigned at, unsigned units)
+{
+    map->first[at / 64] &= ~mask_in_word(at, 1);
+    slm_store_fence(); /* for a child of fork: see map.h */
+    change_used(map, at, units, false);
+    return next_used(map, at) - free_before(map, at);
+}
+
+static unsigned count_ones(const uint64_t *bits)
+{
+    unsigned ones = 0;
+    for (unsigned word = 0; word < SLM_PERCPU_WORDS; word++)
+        ones += (unsigned)__builtin_popcountll(bits[word]);
+    return ones;
+}
+
+unsigned slm_percpu_map_count_free(const struct slm_percpu_map *map)
+{
+    return SLM_PERCPU_UNITS - count_ones(map->used);
+}
+
+unsigned slm_percpu_map_count_objects(const struct slm_percpu_map *map)
+{
+    return count_ones(map->first);
+}

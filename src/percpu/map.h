@@ -1,0 +1,61 @@
+/* The map of one block of per-CPU memory: what is handed out of the 64 KiB that each CPU has of it. All CPUs' copies
+ * are alike, so there is one map however many there are. It is two bits for each unit of four bytes:
+ *
+ *     used     110 1111 1 000000 11 ...       the unit belongs to an object
+ *     first    100 1000 1 000000 10 ...       the object begins here
+ *
+ * What is freed has joined its neighbours by having its bits cleared; freeing never needs memory. An object's bits
+ * are set, used before first, and cleared, first before used, in an order such that a fork in between leaves the
+ * child a map that is right but for some units that nobody will hand out until the object before them is freed.
+ *
+ * Runs of free units are told apart by 128 classes of their length: each length below 64 units has its own, then
+ * there are eight to a power of two. */
+#pragma once
+
+#include "base/compiler.h"
+
+enum { SLM_PERCPU_UNIT = 4, SLM_PERCPU_PIECE_SHIFT = 16, SLM_PERCPU_PIECE = 1 << SLM_PERCPU_PIECE_SHIFT };
+enum { SLM_PERCPU_UNITS = SLM_PERCPU_PIECE / SLM_PERCPU_UNIT, SLM_PERCPU_WORDS = SLM_PERCPU_UNITS / 64 };
+enum { SLM_PERCPU_CLASSES = 128 };
+
+struct slm_percpu_map {
+    uint64_t used[SLM_PERCPU_WORDS];
+    uint64_t first[SLM_PERCPU_WORDS];
+};
+
+/* A bit for each class of lengths. */
+struct slm_percpu_lengths {
+    uint64_t bits[SLM_PERCPU_CLASSES / 64];
+};
+
+struct slm_percpu_run {
+    unsigned at, units;
+};
+
+/* Of the lengths, 1 to SLM_PERCPU_UNITS. */
+unsigned slm_percpu_class(unsigned units);
+void slm_percpu_lengths_add(struct slm_percpu_lengths *lengths, unsigned units);
+
+/* The lowest class from `from` on; SLM_PERCPU_CLASSES: none. */
+unsigned slm_percpu_lengths_lowest(const struct slm_percpu_lengths *lengths, unsigned from);
+
+/* The shortest free run, of those the lowest, in which `units` units find room at a multiple of `align` units; false:
+ * none. `lengths` becomes those of all free runs. */
+bool slm_percpu_map_find(const struct slm_percpu_map *map, unsigned units, unsigned align,
+                         struct slm_percpu_run *best, struct slm_percpu_lengths *lengths);
+
+/* An object takes the free units from `at` on. */
+void slm_percpu_map_take(struct slm_percpu_map *map, unsigned at, unsigned units);
+
+bool slm_percpu_map_is_used(const struct slm_percpu_map *map, unsigned at);
+bool slm_percpu_map_is_first(const struct slm_percpu_map *map, unsigned at);
+
+/* How many units the object has that begins at `at`. */
+unsigned slm_percpu_map_object(const struct slm_percpu_map *map, unsigned at);
+
+/* Free it; the length of the run that it has become part of. */
+unsigned slm_percpu_map_put(struct slm_percpu_map *map, unsigned at, unsigned units);
+
+/* Free units, and objects, counted from the bits. */
+unsigned slm_percpu_map_count_free(const struct slm_percpu_map *map);
+unsigned slm_percpu_map_count_objects(const struct slm_percpu_map *map);

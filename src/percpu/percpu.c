@@ -1,0 +1,179 @@
+/* Objects: handing out, zeroing, taking back; see percpu.h.
+ *
+ * One lock guards the blocks; per-CPU objects are made at a server's start, and now and then, so nobody waits for it.
+ * Memory is mapped under it, and zeroed outside: what has just been handed out is nobody else's. Zero it is where
+ * nobody has ever had it, and else becomes so: each CPU's copy is looked at, and written to only if it is not zero
+ * yet, so that copies that no CPU has ever used go on taking no memory. (Reading such a page takes none but for the
+ * page table's.)
+ *
+ * A block that has become vacant is kept, so that one object that comes and goes costs no system call; a second one
+ * goes back at once, the first when nobody has wanted it from one look to the next.
+ *
+ * A child of fork that finds the lock held by a thread that it does not have counts anew; see percpu/map.h for what
+ * it may lose. */
+#include "percpu/percpu.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "base/options.h"
+#include "base/panic.h"
+#include "os/topology.h"
+#include "os/vm.h"
+#include "page/reservation.h"
+#include "percpu/here.h"
+#include "sync/lock.h"
+
+enum { SIZE_MOST = SLM_PERCPU_PIECE / 2 };
+
+static struct slm_lock lock = {.rank = SLM_RANK_PERCPU};
+static _Atomic unsigned cpus; /* 0: not started yet; set under the lock, read by whoever holds an object */
+static bool vacant_seen;      /* there was a vacant block when somebody looked, and none has become vacant since */
+
+static void take_lock(void)
+{
+    if (unlikely(slm_lock_acquire(&lock)))
+        slm_percpu_blocks_recover();
+}
+
+/* Under the lock. What fails is tried again by the next call. */
+static slm_seldom void start(void)
+{
+    const unsigned found = slm_topology_cpus();
+    if (found == 0)
+        return;
+    const bool by_cpu = slm_here_start(found, slm_options.percpu_cid);
+    if (slm_percpu_blocks_start(found, by_cpu))
+        store_release(&cpus, found); /* pairs with slm_percpu_cpus */
+}
+
+unsigned slm_percpu_cpus(void)
+{
+    const unsigned found = load_acquire(&cpus);
+    if (likely(found != 0))
+        return found;
+    int kept = errno;
+    take_lock();
+    if (load_relaxed(&cpus) == 0)
+        start();
+    slm_lock_release(&lock);
+    errno = kept;
+    return load_relaxed(&cpus);
+}
+
+static void zero_copies(char *object, size_t bytes)
+{
+    const unsigned copies = load_relaxed(&cpus);
+    for (unsigned cpu = 0; cpu < copies; cpu++) {
+        char *copy = object + ((size_t)(cpu + 1) << SLM_PERCPU_PIECE_SHIFT);
+        const uint32_t *word = (const uint32_t *)copy, *end = word + bytes / SLM_PERCPU_UNIT;
+        while (word < end && *word == 0)
+            word++;
+        if (word < end)
+            memset(copy, 0, bytes);
+    }
+}
+
+slab_percpu slm_percpu_alloc(size_t size, size_t align)
+{
+    if (size == 0 || size > SIZE_MOST || !slm_is_power_of_two(align) || align > slm_page_size) {
+        errno = EINVAL;
+        return NULL;
+    }
+    const unsigned units = (unsigned)(slm_align_up(size, SLM_PERCPU_UNIT) / SLM_PERCPU_UNIT);
+    const unsigned align_units = (unsigned)slm_max(align / SLM_PERCPU_UNIT, 1);
+    struct slm_percpu_place place;
+    unsigned touched;
+    int kept = errno;
+    bool done = slm_percpu_cpus() != 0;
+    take_lock();
+    done = done && slm_percpu_blocks_take(units, align_units, &place, &touched);
+    if (done && slm_checked)
+        slm_percpu_blocks_check(place.block);
+    slm_lock_release(&lock);
+    if (!done) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    char *object = place.pieces + (size_t)place.at * SLM_PERCPU_UNIT;
+    zero_copies(object, (size_t)touched * SLM_PERCPU_UNIT);
+    errno = kept;
+    return (slab_percpu)object;
+}
+
+/* What is wrong with it; NULL: it is an object, and where. */
+static const char *find_object(const void *object, struct slm_percpu_place *place)
+{
+    unsigned piece;
+    if (!slm_percpu_blocks_at(object, place, &piece))
+        return "no per-CPU object, or one that is free already";
+    if (piece != 0)
+        return "a copy, not the per-CPU object";
+    if (!slm_percpu_map_is_used(place->block->map, place->at))
+        return "no per-CPU object, or one that is free already";
+    if (!slm_percpu_map_is_first(place->block->map, place->at) || (uintptr_t)object % SLM_PERCPU_UNIT != 0)
+        return "not the start of a per-CPU object";
+    return NULL;
+}
+
+/* Of vacant blocks one is kept. */
+static void put(const struct slm_percpu_place *place)
+{
+    const unsigned units = slm_percpu_map_object(place->block->map, place->at);
+    struct slm_percpu_place vacant;
+    if (place->block->free_units + units == SLM_PERCPU_UNITS) {
+        if (slm_percpu_blocks_vacant(&vacant))
+            slm_percpu_blocks_drop(&vacant);
+        vacant_seen = false;
+    }
+    slm_percpu_blocks_put(place, units);
+}
+
+void slm_percpu_free(slab_percpu object)
+{
+    struct slm_percpu_place place;
+    if (!object)
+        return;
+    int kept = errno;
+    take_lock();
+    const char *wrong = find_object((const void *)object, &place);
+    if (!wrong) {
+        put(&place);
+        if (slm_checked)
+            slm_percpu_blocks_check(place.block);
+    }
+    slm_lock_release(&lock);
+    if (wrong)
+        slm_panic("slab_percpu_free", (const void *)object, wrong, NULL, NULL);
+    errno = kept;
+}
+
+bool slm_percpu_owns(const void *address)
+{
+    return (uintptr_t)address - (uintptr_t)slm_reservation_percpu() < slm_reservation_percpu_bytes();
+}
+
+bool slm_percpu_trim(bool all)
+{
+    struct slm_percpu_place vacant;
+    if (load_relaxed(&cpus) == 0) /* no block was ever made */
+        return false;
+    take_lock();
+    const bool found = slm_percpu_blocks_vacant(&vacant);
+    if (all)
+        while (slm_percpu_blocks_vacant(&vacant) && slm_percpu_blocks_drop(&vacant))
+            ;
+    else if (found && vacant_seen)
+        slm_percpu_blocks_drop(&vacant);
+    vacant_seen = found;
+    slm_lock_release(&lock);
+    return found;
+}
+
+void slm_percpu_count(struct slm_percpu_figures *figures)
+{
+    take_lock();
+    slm_percpu_blocks_count(figures);
+    slm_lock_release(&lock);
+}

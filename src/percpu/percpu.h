@@ -1,0 +1,23 @@
+/* Per-CPU memory: objects with a copy for each possible CPU. include/slabmalloc.h has the contract of what is called
+ * from programs; percpu/blocks.h how they lie. */
+#pragma once
+
+#include <slabmalloc.h>
+
+#include "percpu/blocks.h"
+
+/* As slab_percpu_alloc and slab_percpu_free; after the process's start. */
+slab_percpu slm_percpu_alloc(size_t size, size_t align);
+void slm_percpu_free(slab_percpu object);
+
+/* The number of copies; 0 where it cannot be found out. Starts per-CPU memory, as allocating does. */
+unsigned slm_percpu_cpus(void);
+
+/* Does the address lie in per-CPU memory, a copy's or the place that objects point to? */
+bool slm_percpu_owns(const void *address);
+
+/* Give the vacant block back that is kept for the next object; without `all` only if it has been vacant since the
+ * last call. True: there was one. */
+bool slm_percpu_trim(bool all);
+
+void slm_percpu_count(struct slm_percpu_figures *figures);
