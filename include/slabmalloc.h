@@ -351,6 +351,10 @@ slab_percpu slab_percpu_alloc(size_t size, size_t align);
  * lock. */
 void slab_percpu_free(slab_percpu object);
 
+/* A field of an object that is a structure, for the calls below (not to be freed):
+ * slab_percpu_add_long(slab_percpu_field(object, struct hits, misses), 1). */
+#define slab_percpu_field(object, type, field) ((slab_percpu)((uintptr_t)(object) + offsetof(type, field)))
+
 /* How many copies there are: for possible CPUs, whether they are online or not. Valid numbers are 0 to that less 1.
  * The same in the whole life of a process. Any thread, signal handlers of processes that have allocated too. */
 int slab_percpu_cpus(void);
