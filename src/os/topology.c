@@ -15,6 +15,7 @@
 unsigned slm_nodes = 1;
 
 static unsigned simulated_cpus; /* CPUs a node, 0 on a real machine */
+static bool users_policy;       /* numactl, or whoever started us, has said where memory is to lie */
 
 /* The highest node that this process may have memory from, by one call; -1 where a filter forbids to ask. */
 static int last_allowed_node(void)
@@ -27,6 +28,14 @@ static int last_allowed_node(void)
                 last = node;
     errno = kept;
     return last;
+}
+
+static slm_seldom bool has_policy(void)
+{
+    int kept = errno, mode = MPOL_DEFAULT;
+    const bool asked = syscall(SYS_get_mempolicy, &mode, NULL, 0, NULL, 0) == 0;
+    errno = kept;
+    return asked && mode != MPOL_DEFAULT;
 }
 
 /* The number at *text, which moves behind it. strtoul would do, but not before libc's own start. */
@@ -84,6 +93,7 @@ slm_seldom void slm_topology_start(void)
         return;
     if (slm_sys_read_file("/sys/devices/system/node/online", text, sizeof text))
         slm_nodes = (unsigned)slm_min(last_of_list(text) + 1, SLM_NODES_MAX);
+    users_policy = slm_nodes > 1 && has_policy();
 }
 
 unsigned slm_topology_node(uintptr_t thread)
@@ -102,24 +112,35 @@ bool slm_topology_is_simulated(void)
     return simulated_cpus != 0;
 }
 
-/* Where /sys is not there: the kernel's own masks have room for all possible CPUs, and some more. */
-static slm_seldom unsigned cpus_of_mask(void)
+/* How many CPUs the kernel's own masks have room for: all possible ones, and up to 63 more; 0 where it does not say.
+ * *allowed is one more than the highest that this thread may run on. */
+static slm_seldom unsigned cpus_of_mask(unsigned *allowed)
 {
     int kept = errno;
-    unsigned long mask[SLM_CPUS_MAX / (8 * sizeof(unsigned long))];
+    uint64_t mask[SLM_CPUS_MAX / 64];
     const long bytes = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
+    const unsigned words = bytes > 0 ? (unsigned)bytes / 8 : 0;
+    *allowed = 0;
+    for (unsigned word = 0; word < words; word++)
+        if (mask[word] != 0)
+            *allowed = word * 64 + slm_log2(mask[word]) + 1;
     errno = kept;
-    return bytes > 0 ? (unsigned)bytes * 8 : 0;
+    return words * 64;
 }
 
+/* A container's /sys may be another's idea of the machine: who may run on a CPU that is not possible there believes
+ * the mask. */
 slm_seldom unsigned slm_topology_cpus(void)
 {
     char text[256];
+    unsigned allowed, cpus = 0;
     if (simulated_cpus != 0)
         return slm_nodes * simulated_cpus;
-    const unsigned cpus = slm_sys_read_file("/sys/devices/system/cpu/possible", text, sizeof text)
-                              ? last_of_list(text) + 1
-                              : cpus_of_mask();
+    if (slm_sys_read_file("/sys/devices/system/cpu/possible", text, sizeof text))
+        cpus = last_of_list(text) + 1;
+    const unsigned most = cpus_of_mask(&allowed);
+    if (allowed > cpus)
+        cpus = most;
     return cpus <= SLM_CPUS_MAX ? cpus : 0;
 }
 
@@ -141,5 +162,5 @@ slm_seldom void slm_topology_cpu_nodes(uint8_t *nodes, unsigned cpus)
 
 bool slm_topology_binds(void)
 {
-    return slm_nodes > 1 && simulated_cpus == 0;
+    return slm_nodes > 1 && simulated_cpus == 0 && !users_policy;
 }

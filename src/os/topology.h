@@ -28,5 +28,6 @@ bool slm_topology_is_simulated(void);
  * are offline). Opens files. */
 void slm_topology_cpu_nodes(uint8_t *nodes, unsigned cpus);
 
-/* True where ranges should be bound to their nodes: a real machine with several. */
+/* True where ranges should be bound to their nodes: a real machine with several, and nobody has set a policy for this
+ * process before it began (numactl(8)): that wins over ours. */
 bool slm_topology_binds(void);
