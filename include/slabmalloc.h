@@ -443,8 +443,9 @@ void *slab_percpu_this_slow(slab_percpu object);
 #define SLAB_PERCPU_END                                                                                              \
     "773:\t" SLAB_PERCPU_TAKE_BACK ".subsection 1\n\t.byte 0x0f, 0xb9, 0x3d\n\t.long 0x53053053\n774:\tjmp 770b\n\t" \
     ".previous\n"
-#define SLAB_PERCPU_INPUTS                                                                                           \
-    [object] "r"(object), [sequence] "r"(slab_percpu_here.sequence), [index] "r"(slab_percpu_here.index)
+#define SLAB_PERCPU_INPUTS [object] "r"(object), [sequence] "r"(sequence), [index] "r"(index)
+#define SLAB_PERCPU_LOAD(to, offset)                                                                                 \
+    __asm__("movq " offset "(%1), %0" : "=r"(to) : "r"(&slab_percpu_here), "r"(object))
 #define SLAB_PERCPU_CLOBBERS "rax", "cc", "memory"
 #else
 #define SLAB_PERCPU_BEGIN                                                                                            \
@@ -455,14 +456,23 @@ void *slab_percpu_this_slow(slab_percpu object);
 #define SLAB_PERCPU_END                                                                                              \
     "773:\t" SLAB_PERCPU_TAKE_BACK ".subsection 1\n\t.inst 0xd428bc00\n774:\tb 770b\n\t.previous\n"
 #define SLAB_PERCPU_INPUTS                                                                                           \
-    [object] "r"(object), [sequence] "Q"(*(void **)slab_percpu_at(slab_percpu_here.sequence)),                       \
-        [index] "Q"(*(unsigned *)slab_percpu_at(slab_percpu_here.index))
+    [object] "r"(object), [sequence] "Q"(*(void **)slab_percpu_at(sequence)),                                        \
+        [index] "Q"(*(unsigned *)slab_percpu_at(index))
+#define SLAB_PERCPU_LOAD(to, offset)                                                                                 \
+    __asm__("ldr %0, [%1, #" offset "]" : "=r"(to) : "r"(&slab_percpu_here), "r"(object))
 #define SLAB_PERCPU_CLOBBERS "x16", "x17", "cc", "memory"
 extern __inline__ __attribute__((gnu_inline, always_inline)) void *slab_percpu_at(ptrdiff_t offset)
 {
     return (char *)__builtin_thread_pointer() + offset;
 }
 #endif
+
+/* What slab_percpu_here says has been settled since there was an object, so loops may read it once, before them: no
+ * "memory" is named, but the object. */
+#define SLAB_PERCPU_SETTLED                                                                                          \
+    ptrdiff_t sequence, index;                                                                                       \
+    SLAB_PERCPU_LOAD(sequence, "0");                                                                                 \
+    SLAB_PERCPU_LOAD(index, "8")
 
 extern __inline__ __attribute__((gnu_inline, always_inline)) unsigned slab_percpu_index(void)
 {
@@ -478,7 +488,8 @@ extern __inline__ __attribute__((gnu_inline, always_inline)) unsigned slab_percp
 extern __inline__ __attribute__((gnu_inline, always_inline)) void slab_percpu_add_word(slab_percpu object,
                                                                                        uint64_t value)
 {
-    if (__builtin_expect(slab_percpu_here.sequence == 0, 0)) {
+    SLAB_PERCPU_SETTLED;
+    if (__builtin_expect(sequence == 0, 0)) {
         slab_percpu_add_slow(object, value);
         return;
     }

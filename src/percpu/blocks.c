@@ -12,7 +12,7 @@
 #include "page/reservation.h"
 
 enum { ROWS_BYTES = 4096, ROWS = ROWS_BYTES / sizeof(struct slm_percpu_block), TABLES = 512 };
-enum { SEARCHED_MOST = 32 }; /* maps that are looked through for a run still shorter than one that has been found */
+enum { SEARCHED_MOST = 16 }; /* maps that are looked through for a run still shorter than one that has been found */
 
 static_assert(sizeof(struct slm_percpu_block) == 32, "a row, as the manual says");
 
@@ -148,7 +148,8 @@ static bool find_in_class(unsigned class, unsigned units, unsigned align, unsign
         struct slm_percpu_run run;
         if (!block->map || block->free_units < units || slm_percpu_lengths_lowest(&block->lengths, class) != class)
             continue;
-        if (slm_percpu_map_find(block->map, units, align, &run, &block->lengths) && run.units < best->units) {
+        if (slm_percpu_map_find(block->map, block->lowest, block->touched, units, align, &run, &block->lengths) &&
+            run.units < best->units) {
             *number = n;
             *best = run;
         }
@@ -183,10 +184,12 @@ bool slm_percpu_blocks_take(unsigned units, unsigned align, struct slm_percpu_pl
     struct slm_percpu_block *block = place->block;
     const unsigned end = place->at + units, before = place->at - run.at, behind = run.at + run.units - end;
     *touched = block->touched > place->at ? (unsigned)slm_min(block->touched - place->at, units) : 0;
-    block->touched = (uint32_t)slm_max(block->touched, end);
+    block->touched = (uint16_t)slm_max(block->touched, end);
     slm_store_fence(); /* a child of fork that finds bits knows that they were touched */
     slm_percpu_map_take(block->map, place->at, units);
-    block->free_units -= units;
+    block->free_units = (uint16_t)(block->free_units - units);
+    if (place->at == block->lowest)
+        block->lowest = (uint16_t)end;
     if (before > 0)
         slm_percpu_lengths_add(&block->lengths, before);
     if (behind > 0)
@@ -198,7 +201,8 @@ void slm_percpu_blocks_put(const struct slm_percpu_place *place, unsigned units)
 {
     struct slm_percpu_block *block = place->block;
     slm_percpu_lengths_add(&block->lengths, slm_percpu_map_put(block->map, place->at, units));
-    block->free_units += units;
+    block->free_units = (uint16_t)(block->free_units + units);
+    block->lowest = (uint16_t)slm_min(block->lowest, place->at);
 }
 
 bool slm_percpu_blocks_at(const void *address, struct slm_percpu_place *place, unsigned *piece)
@@ -252,7 +256,8 @@ slm_seldom void slm_percpu_blocks_recover(void)
             continue;
         mapped_bytes += block_bytes() - SLM_PERCPU_PIECE;
         metadata_bytes += sizeof *block->map;
-        block->free_units = slm_percpu_map_count_free(block->map);
+        block->free_units = (uint16_t)slm_percpu_map_count_free(block->map);
+        block->lowest = 0;
         block->lengths = (struct slm_percpu_lengths){{~(uint64_t)0, ~(uint64_t)0}};
     }
 }
@@ -262,11 +267,13 @@ void slm_percpu_blocks_check(const struct slm_percpu_block *block)
     struct slm_percpu_lengths lengths;
     struct slm_percpu_run run;
     slm_assert(block->free_units == slm_percpu_map_count_free(block->map));
-    slm_percpu_map_find(block->map, 1, 1, &run, &lengths);
+    slm_percpu_map_find(block->map, 0, SLM_PERCPU_UNITS, 1, 1, &run, &lengths);
     for (unsigned i = 0; i < SLM_PERCPU_CLASSES / 64; i++)
         slm_assert((lengths.bits[i] & ~block->lengths.bits[i]) == 0);
     for (unsigned word = 0; word < SLM_PERCPU_WORDS; word++)
         slm_assert((block->map->first[word] & ~block->map->used[word]) == 0);
+    for (unsigned at = 0; at < block->lowest; at++)
+        slm_assert(slm_percpu_map_is_used(block->map, at));
     for (unsigned at = block->touched; at < SLM_PERCPU_UNITS; at++)
         slm_assert(!slm_percpu_map_is_used(block->map, at));
 }

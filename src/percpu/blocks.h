@@ -16,8 +16,9 @@
 struct slm_percpu_block {
     struct slm_percpu_map *map;        /* NULL: not mapped */
     struct slm_percpu_lengths lengths; /* of its free runs: may have too many, never lacks one */
-    uint32_t free_units;
-    uint32_t touched; /* no unit from here on has been handed out since the block was mapped: they are zero */
+    uint16_t free_units;
+    uint16_t lowest;  /* no unit below is free */
+    uint16_t touched; /* no unit from here on has been handed out since the block was mapped: they are zero */
 };
 
 /* Where an object is to lie, or lies. */

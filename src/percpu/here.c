@@ -63,7 +63,7 @@ void *slm_here_copy(slab_percpu object)
     slm_sys_where(&cpu, &node);
     if (slm_topology_is_simulated())
         cpu = slm_sys_thread_id();
-    return copy_of(object, cpu % copies);
+    return copy_of(object, likely(cpu < copies) ? cpu : cpu % copies);
 }
 
 void slm_here_add(slab_percpu object, uint64_t value)

@@ -68,13 +68,13 @@ static unsigned free_before(const struct slm_percpu_map *map, unsigned end)
     return 0;
 }
 
-bool slm_percpu_map_find(const struct slm_percpu_map *map, unsigned units, unsigned align,
+bool slm_percpu_map_find(const struct slm_percpu_map *map, unsigned from, unsigned to, unsigned units, unsigned align,
                          struct slm_percpu_run *best, struct slm_percpu_lengths *lengths)
 {
     *lengths = (struct slm_percpu_lengths){{0}};
     best->units = SLM_PERCPU_UNITS + 1;
-    for (unsigned at = next_free(map, 0), end; at < SLM_PERCPU_UNITS; at = next_free(map, end)) {
-        end = next_used(map, at);
+    for (unsigned at = next_free(map, from), end; at < SLM_PERCPU_UNITS; at = next_free(map, end)) {
+        end = at < to ? next_used(map, at) : SLM_PERCPU_UNITS;
         slm_percpu_lengths_add(lengths, end - at);
         if (end - at < best->units && slm_align_up(at, align) + units <= end)
             *best = (struct slm_percpu_run){at, end - at};

@@ -30,6 +30,7 @@
 
 slm_inline uintptr_t slm_sequence_exchange(slab_percpu object, uintptr_t value)
 {
+    SLAB_PERCPU_SETTLED;
     uintptr_t was;
     __asm__ volatile(SLAB_PERCPU_BEGIN SLAB_PERCPU_INDEX LOAD_COPY("was") STORE_COPY("value") SLAB_PERCPU_END
                      : [was] "=&r"(was)
@@ -40,6 +41,7 @@ slm_inline uintptr_t slm_sequence_exchange(slab_percpu object, uintptr_t value)
 
 slm_inline uintptr_t slm_sequence_compare_exchange(slab_percpu object, uintptr_t expected, uintptr_t value)
 {
+    SLAB_PERCPU_SETTLED;
     uintptr_t was;
     __asm__ volatile(SLAB_PERCPU_BEGIN SLAB_PERCPU_INDEX LOAD_COPY("was") END_UNLESS_EQUAL("expected", "was")
                          STORE_COPY("value") SLAB_PERCPU_END
@@ -51,6 +53,7 @@ slm_inline uintptr_t slm_sequence_compare_exchange(slab_percpu object, uintptr_t
 
 slm_inline void slm_sequence_push(slab_percpu object, slab_percpu_node *node)
 {
+    SLAB_PERCPU_SETTLED;
     slab_percpu_node *next;
     __asm__ volatile(SLAB_PERCPU_BEGIN SLAB_PERCPU_INDEX LOAD_COPY("next") STORE_AT("next", "node") STORE_COPY("node")
                          SLAB_PERCPU_END
@@ -61,6 +64,7 @@ slm_inline void slm_sequence_push(slab_percpu object, slab_percpu_node *node)
 
 slm_inline slab_percpu_node *slm_sequence_pop(slab_percpu object)
 {
+    SLAB_PERCPU_SETTLED;
     slab_percpu_node *node, *next;
     __asm__ volatile(SLAB_PERCPU_BEGIN SLAB_PERCPU_INDEX LOAD_COPY("node") END_IF_NULL("node") LOAD_AT("next", "node")
                          STORE_COPY("next") SLAB_PERCPU_END
