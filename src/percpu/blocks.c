@@ -200,7 +200,7 @@ bool slm_percpu_blocks_take(unsigned units, unsigned align, struct slm_percpu_pl
 void slm_percpu_blocks_put(const struct slm_percpu_place *place, unsigned units)
 {
     struct slm_percpu_block *block = place->block;
-    slm_percpu_lengths_add(&block->lengths, slm_percpu_map_put(block->map, place->at, units));
+    slm_percpu_lengths_add(&block->lengths, slm_percpu_map_put(block->map, place->at, units, block->touched));
     block->free_units = (uint16_t)(block->free_units + units);
     block->lowest = (uint16_t)slm_min(block->lowest, place->at);
 }

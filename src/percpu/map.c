@@ -45,9 +45,10 @@ static unsigned next_bit(const uint64_t *bits, unsigned from, uint64_t flip)
     return word * 64 + (unsigned)__builtin_ctzll(found);
 }
 
-static unsigned next_used(const struct slm_percpu_map *map, unsigned from)
+/* All units are free from `to` on. */
+static unsigned next_used(const struct slm_percpu_map *map, unsigned from, unsigned to)
 {
-    return next_bit(map->used, from, 0);
+    return from < to ? next_bit(map->used, from, 0) : SLM_PERCPU_UNITS;
 }
 
 static unsigned next_free(const struct slm_percpu_map *map, unsigned from)
@@ -74,7 +75,7 @@ bool slm_percpu_map_find(const struct slm_percpu_map *map, unsigned from, unsign
     *lengths = (struct slm_percpu_lengths){{0}};
     best->units = SLM_PERCPU_UNITS + 1;
     for (unsigned at = next_free(map, from), end; at < SLM_PERCPU_UNITS; at = next_free(map, end)) {
-        end = at < to ? next_used(map, at) : SLM_PERCPU_UNITS;
+        end = next_used(map, at, to);
         slm_percpu_lengths_add(lengths, end - at);
         if (end - at < best->units && slm_align_up(at, align) + units <= end)
             *best = (struct slm_percpu_run){at, end - at};
@@ -122,12 +123,12 @@ unsigned slm_percpu_map_object(const struct slm_percpu_map *map, unsigned at)
     return (unsigned)slm_min(next_bit(map->first, at + 1, 0), next_free(map, at)) - at;
 }
 
-unsigned slm_percpu_map_put(struct slm_percpu_map *map, unsigned at, unsigned units)
+unsigned slm_percpu_map_put(struct slm_percpu_map *map, unsigned at, unsigned units, unsigned to)
 {
     map->first[at / 64] &= ~mask_in_word(at, 1);
     slm_store_fence(); /* for a child of fork: see map.h */
     change_used(map, at, units, false);
-    return next_used(map, at) - free_before(map, at);
+    return next_used(map, at + units, to) - free_before(map, at);
 }
 
 static unsigned count_ones(const uint64_t *bits)

@@ -53,8 +53,8 @@ bool slm_percpu_map_is_first(const struct slm_percpu_map *map, unsigned at);
 /* How many units the object has that begins at `at`. */
 unsigned slm_percpu_map_object(const struct slm_percpu_map *map, unsigned at);
 
-/* Free it; the length of the run that it has become part of. */
-unsigned slm_percpu_map_put(struct slm_percpu_map *map, unsigned at, unsigned units);
+/* Free it; the length of the run that it has become part of. All units are free from `to` on. */
+unsigned slm_percpu_map_put(struct slm_percpu_map *map, unsigned at, unsigned units, unsigned to);
 
 /* Free units, and objects, counted from the bits. */
 unsigned slm_percpu_map_count_free(const struct slm_percpu_map *map);
