@@ -84,6 +84,19 @@ static inline size_t bench_size(uint64_t *random, size_t smallest, unsigned doub
     return floor + (((draw >> 32) * floor) >> 32);
 }
 
+static inline int bench_compare(const void *first, const void *second)
+{
+    const double left = *(const double *)first, right = *(const double *)second;
+    return (left > right) - (left < right);
+}
+
+/* Sorts the values, and returns the one in the middle. */
+static inline double bench_median(double *values, size_t count)
+{
+    qsort(values, count, sizeof values[0], bench_compare);
+    return values[count / 2];
+}
+
 static inline double bench_seconds(clockid_t clock)
 {
     struct timespec now;

@@ -425,13 +425,8 @@ void *slab_percpu_this_slow(slab_percpu object);
 #define SLAB_PERCPU_SEQUENCES 1
 /* A restartable sequence: announced, its instructions from 772 to 773 run undisturbed on one CPU, or the kernel sends
  * the thread to 774, and it begins anew. 771 is what it is announced by (struct rseq_cs of linux/rseq.h). The kernel
- * looks at that whenever it has interrupted the thread, so it must not be unloaded: code that may be, in a shared
- * object, takes the announcement back at the end. */
-#if defined(__PIC__) && !defined(__PIE__)
-#define SLAB_PERCPU_UNLOADABLE(take_back) take_back
-#else
-#define SLAB_PERCPU_UNLOADABLE(take_back)
-#endif
+ * looks at that whenever it has interrupted the thread, so it is taken back at the end: what contains it may be
+ * unloaded. */
 #define SLAB_PERCPU_DESCRIPTOR                                                                                       \
     ".pushsection __rseq_cs, \"aw?\"\n\t.balign 32\n771:\t.long 0, 0\n\t.quad 772f, 773f - 772f, 774f\n\t"           \
     ".popsection\n770:\t"
@@ -439,10 +434,9 @@ void *slab_percpu_this_slow(slab_percpu object);
 #define SLAB_PERCPU_BEGIN SLAB_PERCPU_DESCRIPTOR "leaq 771b(%%rip), %%rax\n\tmovq %%rax, %%fs:(%[sequence])\n772:\t"
 #define SLAB_PERCPU_INDEX "movl %%fs:(%[index]), %%eax\n\tshlq $16, %%rax\n\t"
 #define SLAB_PERCPU_COPY "65536(%[object],%%rax)"
-#define SLAB_PERCPU_TAKE_BACK SLAB_PERCPU_UNLOADABLE("movq $0, %%fs:(%[sequence])\n\t")
 #define SLAB_PERCPU_END                                                                                              \
-    "773:\t" SLAB_PERCPU_TAKE_BACK ".subsection 1\n\t.byte 0x0f, 0xb9, 0x3d\n\t.long 0x53053053\n774:\tjmp 770b\n\t" \
-    ".previous\n"
+    "773:\tmovq $0, %%fs:(%[sequence])\n\t"                                                                          \
+    ".subsection 1\n\t.byte 0x0f, 0xb9, 0x3d\n\t.long 0x53053053\n774:\tjmp 770b\n\t.previous\n"
 #define SLAB_PERCPU_INPUTS [object] "r"(object), [sequence] "r"(sequence), [index] "r"(index)
 #define SLAB_PERCPU_LOAD(to, offset)                                                                                 \
     __asm__("movq " offset "(%1), %0" : "=r"(to) : "r"(&slab_percpu_here), "r"(object))
@@ -452,9 +446,7 @@ void *slab_percpu_this_slow(slab_percpu object);
     SLAB_PERCPU_DESCRIPTOR "adrp x16, 771b\n\tadd x16, x16, :lo12:771b\n\tstr x16, %[sequence]\n772:\t"
 #define SLAB_PERCPU_INDEX "ldr w16, %[index]\n\tadd x16, %[object], x16, lsl #16\n\tadd x16, x16, #16, lsl #12\n\t"
 #define SLAB_PERCPU_COPY "[x16]"
-#define SLAB_PERCPU_TAKE_BACK SLAB_PERCPU_UNLOADABLE("str xzr, %[sequence]\n\t")
-#define SLAB_PERCPU_END                                                                                              \
-    "773:\t" SLAB_PERCPU_TAKE_BACK ".subsection 1\n\t.inst 0xd428bc00\n774:\tb 770b\n\t.previous\n"
+#define SLAB_PERCPU_END "773:\tstr xzr, %[sequence]\n\t.subsection 1\n\t.inst 0xd428bc00\n774:\tb 770b\n\t.previous\n"
 #define SLAB_PERCPU_INPUTS                                                                                           \
     [object] "r"(object), [sequence] "Q"(*(void **)slab_percpu_at(sequence)),                                        \
         [index] "Q"(*(unsigned *)slab_percpu_at(index))

@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 
+from . import percpu
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEBIAN = pathlib.Path("/usr/lib") / f"{platform.machine()}-linux-gnu"
 PACKAGED = {  # name: file and package
@@ -17,6 +19,7 @@ PACKAGED = {  # name: file and package
 OURS = "slabmalloc"
 OUR_CACHES = "slabmalloc cache"
 OUR_EPOCHS = "slabmalloc epochs"
+OUR_PERCPU = "slabmalloc percpu"
 URCU = "userspace RCU"
 OUR_DEFERRED = {"slabmalloc deferred": "slab", "slabmalloc deferred head": "slab_head",
                 "slabmalloc deferred cache": "slab_cache"}  # name: contender
@@ -37,15 +40,17 @@ class Allocator:
 
 def variants(compared, build):
     """{kind: allocators} that are measured beside those compared, in the workloads that name the kind."""
-    builds, caches, deferred, epochs = [], [], [], []
+    builds, caches, deferred, epochs, percpu = [], [], [], [], []
     if any(one.name == OURS for one in compared):
         builds = [Allocator(f"{OURS} grow=locked", str(build / "bench" / "libslabmalloc_bench.so"), version_of_ours(),
                             "grow=locked")]
         caches = [our_caches(build)]
         deferred = our_deferred(build)
         epochs = [our_epochs(build)]
+        percpu = our_percpu(build)
     return {"builds": builds, "caches": caches, "pools": [*caches, *pools_of_others()], "deferred": deferred,
-            "epochs": epochs, "sections": [*epochs, userspace_rcu(build)]}
+            "epochs": epochs, "sections": [*epochs, userspace_rcu(build)], "percpu": percpu[:1],
+            "percpu_ways": percpu}
 
 
 def our_caches(build):
@@ -62,6 +67,13 @@ def our_deferred(build):
 def our_epochs(build):
     """What is counted of them."""
     return Allocator(OUR_EPOCHS, str(build / "libslabmalloc.so"), version_of_ours())
+
+
+def our_percpu(build):
+    """The ways in which ours finds a CPU's copy, the common one first."""
+    plain = Allocator(OUR_PERCPU, str(build / "libslabmalloc.so"), version_of_ours(), contender="slab")
+    return [plain, dataclasses.replace(plain, name=f"{OUR_PERCPU} cid", options="percpu_cid=1"),
+            dataclasses.replace(plain, name=f"{OUR_PERCPU} {percpu.FALLBACK}", contender=percpu.FALLBACK)]
 
 
 def userspace_rcu(build):

@@ -19,7 +19,7 @@ import matplotlib
 matplotlib.use("agg")  # no window; it measures text, and writes SVG all the same
 from matplotlib import pyplot, ticker  # noqa: E402 # pylint: disable=wrong-import-position
 
-from . import epochs, results, table  # noqa: E402
+from . import results, table  # noqa: E402
 from .summary import (EQUAL, count_first, group_means, is_more_better, not_first, overall_means, repetitions_lost,
                       summarise)  # noqa: E402
 
@@ -477,11 +477,12 @@ def kernel_lines(summary):
                         for by_size in columns.values()]) for size in table.SIZES]}
 
 
-def promise_lines(summary):
-    """What deferred free was promised to cost, and what it does: a table for each number of threads and size."""
-    for title, promises in epochs.promises(summary):
+def promise_lines(summary, group):
+    """What the group's subject was promised to cost, and what it does: tables, of some groups."""
+    subject, promises_of = table.PROMISES.get(group, ("", lambda _: []))
+    for title, promises in promises_of(summary):
         names = list(dict.fromkeys(name for promise in promises for name in promise.values))
-        yield {"title": title, "names": names, "rows": [
+        yield {"subject": subject, "title": title, "names": names, "rows": [
             (promise.about, table.show_ratio(promise.most), [table.show_promised(promise, name) for name in names])
             for promise in promises]}
 
@@ -496,7 +497,7 @@ def page_of(report, subject=OURS):
         groups = [{"name": group, "id": f"group-{ordinal}", **html_table(summary, group),
                    "plots": inline_plots(group_plots(summary, group, looks), f"g{ordinal}p", looks),
                    "kernel": list(kernel_lines(summary)) if group == "kernel table" else [],
-                   "promised": list(promise_lines(summary)) if group == "epochs" else []}
+                   "promised": list(promise_lines(summary, group))}
                   for ordinal, group in enumerate(summary.groups)]
     behind = gaps(summary, subject)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,

@@ -8,10 +8,11 @@ import pathlib
 import shutil
 import sys
 
-from . import epochs, results
+from . import epochs, percpu, results
 from .summary import (BASE, EQUAL, group_means, is_more_better, not_first, overall_means, repetitions_lost, summarise)
 
 OURS = "slabmalloc"
+PROMISES = {"epochs": ("deferred free", epochs.promises), "percpu": ("per-CPU memory", percpu.promises)}  # by group
 WIDTH_OF_FILES = 160  # where the output is no terminal
 KINDS = ("time", "memory")
 SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -148,11 +149,10 @@ def show_promised(promise, name):
     return "-" if value is None else show_ratio(value) + ("" if value <= promise.most else " (more)")
 
 
-def print_promises(summary, width, stream):
-    found = epochs.promises(summary)
+def print_promises(subject, found, width, stream):
     if not found:
         return
-    print("\n== deferred free: what it was promised to cost, at most, and what it does", file=stream)
+    print(f"\n== {subject}: what it was promised to cost, at most, and what it does", file=stream)
     lines, names = [], []
     for title, promises in found:
         lines.append((title, None))
@@ -237,7 +237,8 @@ def show(report, stream, subject=OURS, width=None):
         print_group(summary, group, width, stream)
     for workload in TABLES:
         print_kernel_table(summary, workload, width, stream)
-    print_promises(summary, width, stream)
+    for about, promises in PROMISES.values():
+        print_promises(about, promises(summary), width, stream)
     print_problems(summary, stream)
     print_means(summary, width, stream)
     print_not_first(summary, subject, stream)

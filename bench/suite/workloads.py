@@ -8,10 +8,11 @@ import functools
 import json
 import typing
 
-from . import epochs, instructions, programs, servers
+from . import epochs, instructions, percpu, programs, servers
 from .measurement import RunFailed, Skipped
 
-GROUPS = ("micro", "caches", "epochs", "kernel table", "threads", "memory", "latency", "servers", "instructions")
+GROUPS = ("micro", "caches", "epochs", "percpu", "kernel table", "threads", "memory", "latency", "servers",
+          "instructions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +30,15 @@ class Effort:
     table_rounds: int
     epochs_s: float
     epochs_sizes: tuple
+    percpu_rounds: int
 
 
 QUICK = Effort("quick", repetitions=7, repetitions_long=1, micro_s=0.02, thread_counts=(2, 8, 64), thread_s=0.1,
                producer_objects=600_000, latency_s=0.3, day_s=12, table_rounds=11, epochs_s=0.15,
-               epochs_sizes=(128,))
+               epochs_sizes=(128,), percpu_rounds=15)
 FULL = Effort("full", repetitions=5, repetitions_long=3, micro_s=0.1, thread_counts=(2, 4, 8, 16, 32, 64),
               thread_s=0.3, producer_objects=1_000_000, latency_s=2, day_s=60, table_rounds=21, epochs_s=0.3,
-              epochs_sizes=(32, 128, 1024))
+              epochs_sizes=(32, 128, 1024), percpu_rounds=51)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +166,24 @@ def freeing_behind_readers():
                            least_effort="quick" if threads == epochs.THREADS[0] else "full")
 
 
+def per_cpu_memory():
+    """Ours alone: its contenders are inside the programs."""
+    alone = functools.partial(Workload, group="percpu", variants="percpu", variants_alone=True)
+    for threads in percpu.THREADS:
+        yield alone(percpu.name_of(threads), about="a counter that all threads bump, beside a word of the thread's "
+                    f"own, one atomic word and padded arrays; {threads} thread{'s' * (threads > 1)}",
+                    measure=functools.partial(percpu.measure_counter, threads), variants="percpu_ways")
+    yield alone(percpu.UTILISATION, about="16 MiB of objects of 4 to 2048 bytes, half freed at random, filled again, "
+                "100 times: the worst round's share of the pages in use that holds nothing",
+                measure=functools.partial(measure_program, [percpu.UTILISATION]), once=True)
+    yield alone(percpu.MEMORY, about="100,000 counters on simulated machines of NODESxCPUS: made, added to by 4 "
+                "threads, all copies written", measure=percpu.measure_memory, once=True)
+    yield alone("percpu_moved", about="copies that a thread touches which adds on each CPU, by CPU number and by "
+                "concurrency number", measure=percpu.measure_moved, once=True)
+    yield alone("percpu_alloc", about="an object made and freed, and 100,000 made; beside calloc of padded arrays",
+                measure=functools.partial(measure_program, ["percpu_memory", "alloc"]))
+
+
 def tables():
     yield Workload("table", "kernel table", "all CPUs at once: 10,000 allocations, then 10,000 frees, of one size; "
                    "the median round",
@@ -232,6 +252,6 @@ def counting():
 
 def all_of_them():
     """{name: Workload}, in the order in which they are run and printed."""
-    found = [*micro(), *caches(), *freeing_behind_readers(), *tables(), *threads(), *memory(), *latency(), *serving(),
-             *counting()]
+    found = [*micro(), *caches(), *freeing_behind_readers(), *per_cpu_memory(), *tables(), *threads(), *memory(),
+             *latency(), *serving(), *counting()]
     return {workload.name: workload for workload in found}

@@ -184,6 +184,17 @@ def test_deferred_free_is_set_against_the_best_of_each_contender_and_marked_wher
         "at most 1.60: CPU time in times our own malloc and free 1.50".split()]
 
 
+def test_per_cpu_memory_is_set_against_its_bounds_which_the_fallback_has_none_of():
+    figures = {"add_over_thread": [1.9, "x"], "add_over_atomic": [0.1, "x"], "add_over_padded": [0.2, "x"]}
+    text = shown(make_report({name: [{"figures": figures}] for name in ("slabmalloc percpu", "percpu fallback")},
+                             group="percpu", workload="percpu_counter_2"))
+    _, promised = text.split("a counter, 2 threads\n")
+    assert [line.split() for line in promised.splitlines()[:3]] == [
+        "at most 1.80: CPU time of an add in times a __thread increment's 1.90 (more)".split(),
+        "at most 1.00: in times that of an add to one atomic word 0.10".split(),
+        "at most 1.00: in times that of one to an array padded by hand 0.20".split()]
+
+
 def test_markdown_marks_the_best():
     text = table.markdown(make_report({"glibc": [10], "slab|malloc": [5]}))
     assert "| workload | figure | unit | better | glibc | slab\\|malloc |\n" in text

@@ -1,0 +1,127 @@
+/* What the modes of the stress test of per-CPU memory share: options, saying what is wrong, random numbers, and nodes
+ * that lie in per-CPU lists while threads, handlers and processes push and pop them.
+ *
+ *     hand:   | node | node | ... |      pop ->   | link | owner | serial | check | ... |   <- push
+ *
+ * A node is in one hand or in one list, and its owner says in which. Whoever pops it sees that it was in that list,
+ * makes it his own with a serial number that never comes again, and overwrites its link, so that who still follows it
+ * falls. Nodes of malloc's are freed, nodes with a page of their own are unmapped at once behind a pop: a pop that
+ * reads one too late dies. */
+#pragma once
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <slabmalloc.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "random.h"
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+/* -- options and failing ----------------------------------------------------------------------------------------- */
+
+enum { MAX_THREADS = 64 };
+
+extern struct options {
+    double seconds;   /* of --alloc */
+    unsigned threads; /* that use per-CPU memory at a time */
+    uint64_t adds;    /* of --storm: of threads, handlers come on top */
+    uint64_t seed;
+    bool forks;
+} options;
+
+/* The exit status of the program. */
+enum found {
+    FOUND_NOTHING,
+    FOUND_WRONG,  /* what the other words do not say */
+    FOUND_USAGE,  /* the command line is none */
+    FOUND_LOST,   /* a sum is not what was added */
+    FOUND_BROKEN, /* a node or a copy is not as its owner left it, or gone */
+    FOUND_HANG,   /* a call did not return */
+};
+
+/* One line on standard error, and the end of the process. Signal handlers may call it. */
+__attribute__((noreturn, format(printf, 2, 3))) void fail(enum found found, const char *format, ...);
+
+/* What each thread is doing, for that line and for the one about threads that hang. */
+struct at_work {
+    uint64_t ordinal;
+    const char *_Atomic doing; /* read by whoever finds that the time is up */
+};
+
+extern __thread struct at_work *at_work;
+
+/* The calling thread is the `ordinal`-th and has this place among those that live, 1 to MOST_AT_WORK - 1. */
+enum { MOST_AT_WORK = MAX_THREADS + 4 };
+void start_work(unsigned place, uint64_t ordinal);
+
+static inline void doing(const char *what)
+{
+    atomic_store_explicit(&at_work->doing, what, memory_order_relaxed);
+}
+
+/* From now on the process has so many seconds to end, or to ask for more; then it ends with FOUND_HANG. */
+void allow_seconds(double seconds);
+
+/* Start a thread; a process that gets none has failed. */
+pthread_t start_thread(void *(*run)(void *), void *argument);
+
+/* Wait for a child process, and end as it has ended if it has found anything. */
+void await_child(pid_t child);
+
+/* A per-CPU object; a process that gets none has failed. */
+slab_percpu make_object(size_t size, size_t align);
+
+/* The figures of the library. */
+slab_stats figures(void);
+
+/* -- random numbers and time ------------------------------------------------------------------------------------- */
+
+static inline uint64_t random_of(uint64_t ordinal)
+{
+    return mix(options.seed * 1000003 + ordinal);
+}
+
+void sleep_for(double seconds);
+double now_in_seconds(void);
+
+/* -- nodes and hands --------------------------------------------------------------------------------------------- */
+
+enum { HAND = 16 };
+
+/* Whose owner uses it alone: a thread, or the handler that interrupts it. */
+struct hand {
+    uint64_t number; /* 1 and up, no other hand's */
+    struct node *nodes[HAND];
+    unsigned count;
+    uint64_t serial;
+    uint64_t pushes, pops, unmapped, freed;
+};
+
+/* Make the lists, empty ones. */
+void nodes_begin(void);
+
+/* In a child of fork, before its own lists are made: those of its parent must be whole, with nodes that are in them.
+ * They are freed; the nodes stay, for others of the parent's threads had some in hand that are lost. */
+void nodes_forget(void);
+
+/* Push a node of the hand, or pop one into it; now and then end the life of one. Handlers push and pop as well, but
+ * leave it to their threads to make nodes and to free those of malloc's. */
+void hand_step(struct hand *self, uint64_t *random);
+void hand_step_in_handler(struct hand *self, uint64_t *random);
+
+/* Nobody pushes and pops any more. Look for every node that has been made and not ended: each one must be in the one
+ * hand or list that it names. They and the lists are freed then. */
+void nodes_settle(struct hand *const hands[], unsigned count);
+
+/* -- modes ------------------------------------------------------------------------------------------------------- */
+
+void run_storm(void);
+void run_alloc(void);
