@@ -16,6 +16,10 @@
 #define slm_seldom __attribute__((cold))
 /* A function that reads what other threads write, on purpose and without order: ThreadSanitizer looks away. */
 #define slm_unordered __attribute__((no_sanitize_thread))
+/* Read-only data that every process reads. It lies with what the loader writes to, so that the segment of messages
+ * and unwinding tables, nine pages, stays out of memory until somebody wants one. */
+#define slm_always_read __attribute__((section(".data.rel.ro.slm")))
+
 #define slm_inline static inline __attribute__((always_inline))
 #define slm_public __attribute__((visibility("default")))
 

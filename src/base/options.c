@@ -146,7 +146,8 @@ slm_seldom void slm_options_parse(const char *text)
 
 slm_seldom void slm_options_read(void)
 {
-    slm_options_parse(secure_getenv("SLABMALLOC_OPTIONS"));
+    slm_always_read static const char variable[] = "SLABMALLOC_OPTIONS";
+    slm_options_parse(secure_getenv(variable));
     if (slm_options.help)
         slm_options_help(STDERR_FILENO);
 }

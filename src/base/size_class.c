@@ -10,11 +10,11 @@
 #define PLACES64(n) PLACES16(n), PLACES16((n) + 16), PLACES16((n) + 32), PLACES16((n) + 48)
 #define PLACES256(n) PLACES64(n), PLACES64((n) + 64), PLACES64((n) + 128), PLACES64((n) + 192)
 
-const uint16_t slm_size_place[SLM_TABLE_MAX + 1] = {
+slm_always_read const uint16_t slm_size_place[SLM_TABLE_MAX + 1] = {
     PLACES256(0), PLACES256(256), PLACES256(512), PLACES256(768), PLACE(1024),
 };
 
-const uint16_t slm_class_size[SLM_CLASSES] = {
+slm_always_read const uint16_t slm_class_size[SLM_CLASSES] = {
     16,    32,    48,    64,    80,    96,    112,   128,   144,   160,   176,   192,   208,   224,   240,
     256,   288,   320,   352,   384,   416,   448,   480,   512,   576,   640,   704,   768,   832,   896,
     960,   1024,  1152,  1280,  1408,  1536,  1664,  1792,  1920,  2048,  2304,  2560,  2816,  3072,  3328,

@@ -69,7 +69,7 @@ static bool map_again(struct slm_area *area, struct slm_span *span, size_t granu
 /* A listed span that is long enough, unlisted and mapped: RAM that is there before RAM that is not. */
 static struct slm_span *take_listed(struct slm_area *area, size_t granules)
 {
-    static const uint8_t order[] = {SLM_SPAN_DIRTY, SLM_SPAN_CLEAN, SLM_SPAN_UNMAPPED};
+    slm_always_read static const uint8_t order[] = {SLM_SPAN_DIRTY, SLM_SPAN_CLEAN, SLM_SPAN_UNMAPPED};
     for (unsigned i = 0; i < sizeof order; i++) {
         struct slm_span *span = slm_bins_find(&area->bins[order[i]], granules);
         if (!span)
