@@ -144,20 +144,39 @@ slm_seldom unsigned slm_topology_cpus(void)
     return cpus <= SLM_CPUS_MAX ? cpus : 0;
 }
 
+/* A node's list has only the CPUs that are online; those that are present and offline have a link to their node. */
+static slm_seldom unsigned node_of_offline(unsigned cpu)
+{
+    int kept = errno;
+    unsigned node = 0;
+    for (; node < slm_nodes; node++) {
+        struct slm_line path = {0};
+        slm_line_text(&path, "/sys/devices/system/cpu/cpu");
+        slm_line_number(&path, cpu);
+        slm_line_text(&path, "/node");
+        slm_line_number(&path, node);
+        if (access(path.text, F_OK) == 0)
+            break;
+    }
+    errno = kept;
+    return node < slm_nodes ? node : SLM_NODES_MAX;
+}
+
 slm_seldom void slm_topology_cpu_nodes(uint8_t *nodes, unsigned cpus)
 {
-    char path[64], text[4096];
+    char text[4096];
     memset(nodes, SLM_NODES_MAX, cpus);
     for (unsigned node = 0; node < slm_nodes; node++) {
-        struct slm_line line = {0};
-        slm_line_text(&line, "/sys/devices/system/node/node");
-        slm_line_number(&line, node);
-        slm_line_text(&line, "/cpulist");
-        memcpy(path, line.text, line.length);
-        path[line.length] = 0;
-        if (slm_sys_read_file(path, text, sizeof text))
+        struct slm_line path = {0};
+        slm_line_text(&path, "/sys/devices/system/node/node");
+        slm_line_number(&path, node);
+        slm_line_text(&path, "/cpulist");
+        if (slm_sys_read_file(path.text, text, sizeof text))
             set_cpus_of_list(text, nodes, cpus, node);
     }
+    for (unsigned cpu = 0; cpu < cpus; cpu++)
+        if (nodes[cpu] == SLM_NODES_MAX)
+            nodes[cpu] = (uint8_t)node_of_offline(cpu);
 }
 
 bool slm_topology_binds(void)

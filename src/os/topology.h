@@ -25,7 +25,7 @@ unsigned slm_topology_cpus(void);
 bool slm_topology_is_simulated(void);
 
 /* For CPUs 0 to `cpus` less 1 the nodes that they belong to, SLM_NODES_MAX where the kernel does not say (CPUs that
- * are offline). Opens files. */
+ * are not there yet). Opens files. */
 void slm_topology_cpu_nodes(uint8_t *nodes, unsigned cpus);
 
 /* True where ranges should be bound to their nodes: a real machine with several, and nobody has set a policy for this
