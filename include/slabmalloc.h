@@ -372,8 +372,10 @@ void *slab_percpu_this(slab_percpu object);
  * few instructions, none of them atomic; elsewhere an atomic operation on the copy of the CPU that the thread was on
  * (GLIBC_TUNABLES=glibc.pthread.rseq=0 has it everywhere). A process uses the one or the other throughout. Another
  * CPU's copy may be read at the same time, atomically; whoever changes one through slab_percpu_ptr meanwhile loses
- * changes, atomic or not. Not ordered against other CPUs. errno is kept. Any thread, signal handlers too. Threads
- * that were made without the C library, or have taken restartable sequences away from it, must not.
+ * changes, atomic or not. Not ordered against other CPUs. errno is kept. Any thread, signal handlers too; but not
+ * threads that were made without the C library, or have taken restartable sequences away from it, nor the child of a
+ * vfork: the kernel does not know their sequences. A debugger that steps through one instruction by instruction
+ * interrupts it each time, and never comes to its end: step over it, or turn sequences off as above.
  *
  * The object begins with a long, and so on: of that size at least, and so aligned. */
 void slab_percpu_add_long(slab_percpu object, long value);
@@ -386,8 +388,9 @@ uintptr_t slab_percpu_xchg(slab_percpu object, uintptr_t value);
 uintptr_t slab_percpu_cmpxchg(slab_percpu object, uintptr_t expected, uintptr_t value);
 
 /* A stack for each CPU. The object is its head, a pointer, and begins as an empty one: NULL. Nodes are the caller's,
- * and lie in what he pushes. Pop takes the node that was pushed last on this CPU; NULL: there is none here, or not
- * just now. A popped node may be freed at once. Visiting other CPUs' stacks: when nobody pushes or pops. */
+ * and lie in what he pushes. Pop takes the node that was pushed last on this CPU (without sequences: as a rule);
+ * NULL: there is none here, or not just now. A popped node may be freed at once. Visiting other CPUs' stacks: when
+ * nobody pushes or pops. */
 typedef struct slab_percpu_node {
     struct slab_percpu_node *next;
 } slab_percpu_node;
@@ -409,9 +412,9 @@ uint64_t slab_percpu_sum_u64(slab_percpu object);
     for (int cpu = 0, cpu##_end = slab_percpu_cpus();                                                                \
          cpu < cpu##_end && ((copy) = (__typeof__(copy))slab_percpu_ptr((object), cpu), 1); cpu++)
 
-/* How they are compiled into their callers; SLAB_NO_INLINE makes them calls. What follows is no program's business,
- * but it stays as it is for programs that have it in them. A copy lies 64 KiB behind that of the CPU before; the
- * place for CPU -1, which the object itself points to, is never mapped. */
+/* How they are compiled into their callers; SLAB_NO_INLINE makes them calls (as gcc's -masm=intel wants). What
+ * follows is no program's business, but it stays as it is for programs that have it in them. A copy lies 64 KiB
+ * behind that of the CPU before; the place for CPU -1, which the object itself points to, is never mapped. */
 #define SLAB_PERCPU_SHIFT 16
 struct slab_percpu_here {
     ptrdiff_t sequence; /* from the thread's pointer: where the thread's sequence is announced; 0: no such thing */

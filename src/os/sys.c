@@ -5,11 +5,13 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <linux/magic.h>
 #include <linux/membarrier.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -121,14 +123,23 @@ void slm_sys_where(unsigned *cpu, unsigned *node)
     errno = kept;
 }
 
+bool slm_sys_is_sysfs(const char *path)
+{
+    int kept = errno;
+    struct statfs where;
+    const bool is = syscall(SYS_statfs, path, &where) == 0 && where.f_type == SYSFS_MAGIC;
+    errno = kept;
+    return is;
+}
+
 bool slm_sys_read_file(const char *path, char *text, size_t size)
 {
     int kept = errno;
-    ssize_t length = -1;
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file >= 0) {
-        length = read(file, text, size - 1);
-        close(file);
+    long length = -1;
+    const long file = syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+    if (file >= 0) { /* by bare calls: libc's are where a thread may be cancelled, with our locks in its hands */
+        length = syscall(SYS_read, file, text, size - 1);
+        syscall(SYS_close, file);
     }
     if (length >= 0)
         text[length] = 0;

@@ -40,5 +40,8 @@ void slm_sys_where(unsigned *cpu, unsigned *node);
 /* The kernel's number of the calling thread. */
 uint32_t slm_sys_thread_id(void);
 
+/* Does the path lie in the kernel's own sysfs, and not on something that is put in its place (in a container)? */
+bool slm_sys_is_sysfs(const char *path);
+
 /* Read a small file into `text`, ended by a 0; false if it cannot be read. For start alone: it opens files. */
 bool slm_sys_read_file(const char *path, char *text, size_t size);

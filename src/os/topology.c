@@ -128,18 +128,19 @@ static slm_seldom unsigned cpus_of_mask(unsigned *allowed)
     return words * 64;
 }
 
-/* A container's /sys may be another's idea of the machine: who may run on a CPU that is not possible there believes
- * the mask. */
+/* A container's /sys may be another's idea of the machine. What is not the kernel's own is not believed, nor is who
+ * may run on a CPU that is not possible there: then the mask is. */
 slm_seldom unsigned slm_topology_cpus(void)
 {
-    char text[256];
+    static const char possible[] = "/sys/devices/system/cpu/possible";
+    char text[4096];
     unsigned allowed, cpus = 0;
     if (simulated_cpus != 0)
         return slm_nodes * simulated_cpus;
-    if (slm_sys_read_file("/sys/devices/system/cpu/possible", text, sizeof text))
+    if (slm_sys_is_sysfs(possible) && slm_sys_read_file(possible, text, sizeof text))
         cpus = last_of_list(text) + 1;
     const unsigned most = cpus_of_mask(&allowed);
-    if (allowed > cpus)
+    if (cpus == 0 || allowed > cpus)
         cpus = most;
     return cpus <= SLM_CPUS_MAX ? cpus : 0;
 }

@@ -134,7 +134,7 @@ void slm_vm_bind(void *address, size_t size, unsigned node)
     unsigned long mask[16] = {0};
     if (node < sizeof mask * 8) {
         mask[node / (8 * sizeof mask[0])] |= 1ul << node % (8 * sizeof mask[0]);
-        syscall(SYS_mbind, address, size, MPOL_PREFERRED, mask, sizeof mask * 8, 0);
+        syscall(SYS_mbind, address, size, MPOL_PREFERRED, mask, sizeof mask * 8, MPOL_MF_MOVE);
     }
     errno = kept;
 }

@@ -12,13 +12,18 @@
 #include "page/reservation.h"
 
 enum { ROWS_BYTES = 4096, ROWS = ROWS_BYTES / sizeof(struct slm_percpu_block), TABLES = 512 };
-enum { SEARCHED_MOST = 16 }; /* maps that are looked through for a run still shorter than one that has been found */
+enum { BOUND_MOST = 8192 }; /* mappings that binding may make, of 65,530 that a process may have */
+enum {
+    SEARCHED_MOST = 16,
+    IN_VAIN_MOST = 64
+}; /* maps that are looked through for the best fit in a class; for any */
 
 static_assert(sizeof(struct slm_percpu_block) == 32, "a row, as the manual says");
 
 static struct slm_percpu_block *tables[TABLES]; /* of ROWS rows each, made in order */
 static unsigned blocks_end;                     /* behind the last block that was ever mapped */
 static unsigned pieces_a_block, blocks_most;
+static unsigned runs_bound, runs_a_block; /* of CPUs of one node that follow each other */
 static bool binds;
 static uint64_t mapped_bytes, metadata_bytes;
 static uint8_t cpu_nodes[SLM_CPUS_MAX]; /* on machines that bind */
@@ -38,22 +43,33 @@ static char *block_address(unsigned number)
     return slm_reservation_percpu() + number * block_bytes();
 }
 
+/* The end of the CPUs behind `cpu` that are of its node. */
+static unsigned run_end(unsigned cpu)
+{
+    const uint8_t node = cpu_nodes[cpu];
+    while (cpu < pieces_a_block - 1 && cpu_nodes[cpu] == node)
+        cpu++;
+    return cpu;
+}
+
 bool slm_percpu_blocks_start(unsigned cpus, bool bind)
 {
     pieces_a_block = cpus + 1;
     blocks_most = (unsigned)slm_min(TABLES * ROWS, slm_reservation_percpu_bytes() / block_bytes());
     binds = bind && slm_topology_binds();
-    if (binds)
+    if (binds) {
         slm_topology_cpu_nodes(cpu_nodes, cpus);
+        runs_a_block = 0;
+        for (unsigned cpu = 0; cpu < cpus; cpu = run_end(cpu))
+            runs_a_block++;
+    }
     return blocks_most > 0;
 }
 
-/* CPUs of one node that follow each other are bound by one call. */
 static void bind_pieces(char *pieces)
 {
     for (unsigned cpu = 0, end; cpu < pieces_a_block - 1; cpu = end) {
-        for (end = cpu + 1; end < pieces_a_block - 1 && cpu_nodes[end] == cpu_nodes[cpu];)
-            end++;
+        end = run_end(cpu);
         if (cpu_nodes[cpu] < SLM_NODES_MAX)
             slm_vm_bind(pieces + ((size_t)(cpu + 1) << SLM_PERCPU_PIECE_SHIFT),
                         (size_t)(end - cpu) << SLM_PERCPU_PIECE_SHIFT, cpu_nodes[cpu]);
@@ -65,8 +81,10 @@ static bool map_pieces(char *pieces)
     const size_t bytes = block_bytes() - SLM_PERCPU_PIECE;
     if (!slm_reservation_percpu_map(pieces + SLM_PERCPU_PIECE, bytes))
         return false;
-    if (binds)
+    if (binds && runs_bound + runs_a_block <= BOUND_MOST) { /* beyond, first touch decides, mostly as well */
         bind_pieces(pieces);
+        runs_bound += runs_a_block;
+    }
     mapped_bytes += bytes;
     return true;
 }
@@ -136,35 +154,51 @@ static unsigned lowest_class(unsigned from, unsigned units)
     return lowest;
 }
 
-/* The shortest run that has room, in the blocks with runs of a class. What a map says of its lengths is noted. */
-static bool find_in_class(unsigned class, unsigned units, unsigned align, unsigned *number,
-                          struct slm_percpu_run *best)
+struct search {
+    unsigned class, units, align;
+    unsigned searched; /* maps, in all classes */
+    unsigned number;   /* of the block that has ... */
+    struct slm_percpu_run best;
+};
+
+/* The shortest run of a class that has room, of the first few maps with runs of that class. What a map says of its
+ * lengths is noted. */
+static bool find_in_class(struct search *search)
 {
-    unsigned searched = 0;
-    *best = (struct slm_percpu_run){0, SLM_PERCPU_UNITS + 1};
-    *number = 0;
-    for (unsigned n = 0; n < blocks_end; n++) {
+    const unsigned enough = search->searched + SEARCHED_MOST;
+    for (unsigned n = 0; n < blocks_end && search->searched < enough && search->best.units > search->units; n++) {
         struct slm_percpu_block *block = row(n);
         struct slm_percpu_run run;
-        if (!block->map || block->free_units < units || slm_percpu_lengths_lowest(&block->lengths, class) != class)
+        if (!block->map || block->free_units < search->units ||
+            slm_percpu_lengths_lowest(&block->lengths, search->class) != search->class)
             continue;
-        if (slm_percpu_map_find(block->map, block->lowest, block->touched, units, align, &run, &block->lengths) &&
-            run.units < best->units) {
-            *number = n;
-            *best = run;
+        search->searched++;
+        if (slm_percpu_map_find(block->map, block->lowest, block->touched, search->units, search->align, &run,
+                                &block->lengths) &&
+            run.units < search->best.units && slm_percpu_class(run.units) == search->class) {
+            search->number = n;
+            search->best = run;
         }
-        if (best->units == units || (++searched >= SEARCHED_MOST && best->units <= SLM_PERCPU_UNITS))
-            break;
     }
-    return best->units <= SLM_PERCPU_UNITS;
+    return search->best.units <= SLM_PERCPU_UNITS;
 }
 
+/* Class by class; after many maps in vain, where runs are just too short, or nowhere aligned, those that are sure to
+ * have room, wherever they begin. */
 static bool find(unsigned units, unsigned align, unsigned *number, struct slm_percpu_run *run)
 {
-    for (unsigned class = slm_percpu_class(units); (class = lowest_class(class, units)) < SLM_PERCPU_CLASSES;
-         class ++)
-        if (find_in_class(class, units, align, number, run))
+    const unsigned always = slm_percpu_class((unsigned)slm_min(units + align - 1, SLM_PERCPU_UNITS));
+    const unsigned sure = (unsigned)slm_min(always + 1, SLM_PERCPU_CLASSES - 1);
+    struct search search = {slm_percpu_class(units), units, align, 0, 0, {0, SLM_PERCPU_UNITS + 1}};
+    for (; (search.class = lowest_class(search.class, units)) < SLM_PERCPU_CLASSES; search.class ++) {
+        if (find_in_class(&search)) {
+            *number = search.number;
+            *run = search.best;
             return true;
+        }
+        if (search.searched >= IN_VAIN_MOST && search.class < sure)
+            search.class = sure - 1;
+    }
     *run = (struct slm_percpu_run){0, SLM_PERCPU_UNITS};
     return make_block(number) != NULL;
 }

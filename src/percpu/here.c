@@ -66,8 +66,16 @@ void *slm_here_copy(slab_percpu object)
     return copy_of(object, likely(cpu < copies) ? cpu : cpu % copies);
 }
 
+/* By a sequence, too, if the caller has not seen yet that there are such (a relaxed store gave it the object). */
 void slm_here_add(slab_percpu object, uint64_t value)
 {
+    uintptr_t was = 0, expected;
+    if (by_sequences()) {
+        do
+            expected = was;
+        while ((was = slm_sequence_compare_exchange(object, expected, expected + (uintptr_t)value)) != expected);
+        return;
+    }
     atomic_fetch_add_explicit((_Atomic uint64_t *)slm_here_copy(object), value, memory_order_relaxed);
 }
 

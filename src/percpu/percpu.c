@@ -159,7 +159,10 @@ bool slm_percpu_trim(bool all)
     struct slm_percpu_place vacant;
     if (load_relaxed(&cpus) == 0) /* no block was ever made */
         return false;
-    take_lock();
+    if (all)
+        take_lock();
+    else if (!slm_lock_try(&lock)) /* it can wait; what a fork has left half done is nobody's, vacant or not */
+        return true;
     const bool found = slm_percpu_blocks_vacant(&vacant);
     if (all)
         while (slm_percpu_blocks_vacant(&vacant) && slm_percpu_blocks_drop(&vacant))

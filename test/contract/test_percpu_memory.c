@@ -339,6 +339,28 @@ static void fork_of_a_busy_process(const char *argument)
     require(process_figures().percpu_objects == INHERITED + 1);
 }
 
+/* -- a thread that is cancelled ---------------------------------------------------------------------------------- */
+
+static void *allocate_when_cancelled(void *nothing)
+{
+    pthread_cancel(pthread_self()); /* acted on by the next call that is a cancellation point: no call of ours is */
+    slab_percpu_free(make_object(8, 8));
+    pthread_testcancel();
+    return nothing;
+}
+
+static void cancelled_at_first(const char *argument)
+{
+    (void)argument;
+    pthread_t thread;
+    void *result;
+    watchdog(20, "a call hangs after a thread was cancelled");
+    require(pthread_create(&thread, NULL, allocate_when_cancelled, NULL) == 0);
+    require(pthread_join(thread, &result) == 0 && result == PTHREAD_CANCELED);
+    work_with_objects(1);
+    require(process_figures().percpu_objects == 0);
+}
+
 int main(int argc, char **argv)
 {
     static const struct role scenarios[] = {
@@ -348,6 +370,7 @@ int main(int argc, char **argv)
         {"purge_leaves_the_living", purge_leaves_the_living},
         {"out_of_memory", out_of_memory},
         {"out_of_memory_at_first", out_of_memory_at_first},
+        {"cancelled_at_first", cancelled_at_first},
         {"fork_of_a_quiet_process", fork_of_a_quiet_process},
         {"fork_of_a_busy_process", fork_of_a_busy_process},
     };

@@ -141,6 +141,42 @@ def test_what_is_wrong_does_not_compile(compiler, statement, tmp_path):
     assert done.returncode != 0 and "error:" in done.stderr
 
 
+# -- code that is unloaded
+
+PLUGIN = "#include <slabmalloc.h>\nvoid bump(slab_percpu counter) { slab_percpu_add_long(counter, 1); }\n"
+HOST = """
+#include <dlfcn.h>
+#include <sched.h>
+#include <slabmalloc.h>
+int main(int count, char **words)
+{
+    const slab_percpu counter = slab_percpu_alloc(sizeof(long), sizeof(long));
+    for (int i = 0; i < 5000 && count == 2; i++) {
+        void *plugin = dlopen(words[1], RTLD_NOW);
+        void (*bump)(slab_percpu) = plugin ? (void (*)(slab_percpu))dlsym(plugin, "bump") : 0;
+        if (!bump)
+            return 1;
+        bump(counter);
+        dlclose(plugin);
+        sched_yield(); /* the kernel looks at what the thread has announced last */
+    }
+    return slab_percpu_sum_long(counter) == 5000 ? 0 : 2;
+}
+"""
+
+
+@pytest.mark.parametrize("compiler, position", [("gcc", ["-fPIC"]), ("clang", ["-fPIC"]), ("clang", [])])
+def test_a_plugin_can_be_unloaded(compiler, position, tmp_path):
+    """Without -fPIC too, where the linker takes that: nothing tells the header that it is in a plug-in then."""
+    (tmp_path / "plugin.c").write_text(PLUGIN)
+    (tmp_path / "host.c").write_text(HOST)
+    command, = need(compiler)
+    must(command, "-O2", *position, "-I", ROOT / "include", "-shared", "plugin.c", "-o", "plugin.so", folder=tmp_path)
+    must(command, "-O2", "-I", ROOT / "include", "host.c", "-o", "host", "-L", BUILD, "-lslabmalloc",
+         f"-Wl,-rpath,{BUILD}", folder=tmp_path)
+    must("./host", "./plugin.so", folder=tmp_path)
+
+
 # -- other machines, on which no program can be run here
 
 STDIO = "typedef struct file FILE;\n"  # all that the header wants of <stdio.h>, which is each machine's own
