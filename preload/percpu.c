@@ -8,6 +8,7 @@
 #include <errno.h>
 
 #include "heap/lifecycle.h"
+#include "heap/reclaim.h"
 #include "percpu/here.h"
 #include "percpu/percpu.h"
 
@@ -23,8 +24,10 @@ slm_public slab_percpu slab_percpu_alloc(size_t size, size_t align)
 
 slm_public void slab_percpu_free(slab_percpu object)
 {
-    if (slm_process_started())
-        slm_percpu_free(object);
+    if (!slm_process_started())
+        return;
+    slm_percpu_free(object);
+    slm_reclaim_after_free();
 }
 
 slm_public int slab_percpu_cpus(void)

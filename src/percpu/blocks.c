@@ -12,11 +12,9 @@
 #include "page/reservation.h"
 
 enum { ROWS_BYTES = 4096, ROWS = ROWS_BYTES / sizeof(struct slm_percpu_block), TABLES = 512 };
-enum { BOUND_MOST = 8192 }; /* mappings that binding may make, of 65,530 that a process may have */
-enum {
-    SEARCHED_MOST = 16,
-    IN_VAIN_MOST = 64
-}; /* maps that are looked through for the best fit in a class; for any */
+enum { BOUND_MOST = 8192 };  /* mappings that binding may make, of 65,530 that a process may have */
+enum { SEARCHED_MOST = 16 }; /* maps that are looked through for the best fit in a class, */
+enum { IN_VAIN_MOST = 64 };  /* and for any at all, before only what is sure to have room is looked at */
 
 static_assert(sizeof(struct slm_percpu_block) == 32, "a row, as the manual says");
 
@@ -76,12 +74,13 @@ static void bind_pieces(char *pieces)
     }
 }
 
-static bool map_pieces(char *pieces)
+static bool map_pieces(char *pieces, bool *bound)
 {
     const size_t bytes = block_bytes() - SLM_PERCPU_PIECE;
     if (!slm_reservation_percpu_map(pieces + SLM_PERCPU_PIECE, bytes))
         return false;
-    if (binds && runs_bound + runs_a_block <= BOUND_MOST) { /* beyond, first touch decides, mostly as well */
+    *bound = binds && runs_bound + runs_a_block <= BOUND_MOST; /* beyond, first touch decides, mostly as well */
+    if (*bound) {
         bind_pieces(pieces);
         runs_bound += runs_a_block;
     }
@@ -107,7 +106,7 @@ static struct slm_percpu_block *make_row(unsigned number)
 
 /* The lowest number where no block is mapped and nothing else lies; what a fork interrupts here is lost to the child,
  * and in the way as another's would be. */
-static struct slm_percpu_block *map_block(unsigned *number)
+static struct slm_percpu_block *map_block(unsigned *number, bool *bound)
 {
     for (unsigned n = 0; n < blocks_most; n++) {
         struct slm_percpu_block *block = make_row(n);
@@ -117,7 +116,7 @@ static struct slm_percpu_block *map_block(unsigned *number)
         if (block->map)
             continue;
         *number = n;
-        if (map_pieces(block_address(n)))
+        if (map_pieces(block_address(n), bound))
             return block;
         if (errno != EEXIST)
             return NULL;
@@ -128,7 +127,8 @@ static struct slm_percpu_block *map_block(unsigned *number)
 static struct slm_percpu_block *make_block(unsigned *number)
 {
     struct slm_percpu_map *map = slm_metadata_alloc(sizeof *map);
-    struct slm_percpu_block *block = map ? map_block(number) : NULL;
+    bool bound;
+    struct slm_percpu_block *block = map ? map_block(number, &bound) : NULL;
     if (!block) {
         if (map)
             slm_metadata_free(map, sizeof *map);
@@ -137,7 +137,7 @@ static struct slm_percpu_block *make_block(unsigned *number)
     }
     memset(map, 0, sizeof *map);
     metadata_bytes += sizeof *map;
-    *block = (struct slm_percpu_block){.free_units = SLM_PERCPU_UNITS};
+    *block = (struct slm_percpu_block){.free_units = SLM_PERCPU_UNITS, .bound = bound};
     slm_percpu_lengths_add(&block->lengths, SLM_PERCPU_UNITS);
     slm_store_fence(); /* a child of fork that finds the map finds the rest */
     block->map = map;
@@ -155,7 +155,7 @@ static unsigned lowest_class(unsigned from, unsigned units)
 }
 
 struct search {
-    unsigned class, units, align;
+    unsigned of_class, units, align;
     unsigned searched; /* maps, in all classes */
     unsigned number;   /* of the block that has ... */
     struct slm_percpu_run best;
@@ -170,12 +170,12 @@ static bool find_in_class(struct search *search)
         struct slm_percpu_block *block = row(n);
         struct slm_percpu_run run;
         if (!block->map || block->free_units < search->units ||
-            slm_percpu_lengths_lowest(&block->lengths, search->class) != search->class)
+            slm_percpu_lengths_lowest(&block->lengths, search->of_class) != search->of_class)
             continue;
         search->searched++;
         if (slm_percpu_map_find(block->map, block->lowest, block->touched, search->units, search->align, &run,
                                 &block->lengths) &&
-            run.units < search->best.units && slm_percpu_class(run.units) == search->class) {
+            run.units < search->best.units && slm_percpu_class(run.units) == search->of_class) {
             search->number = n;
             search->best = run;
         }
@@ -190,14 +190,14 @@ static bool find(unsigned units, unsigned align, unsigned *number, struct slm_pe
     const unsigned always = slm_percpu_class((unsigned)slm_min(units + align - 1, SLM_PERCPU_UNITS));
     const unsigned sure = (unsigned)slm_min(always + 1, SLM_PERCPU_CLASSES - 1);
     struct search search = {slm_percpu_class(units), units, align, 0, 0, {0, SLM_PERCPU_UNITS + 1}};
-    for (; (search.class = lowest_class(search.class, units)) < SLM_PERCPU_CLASSES; search.class ++) {
+    for (; (search.of_class = lowest_class(search.of_class, units)) < SLM_PERCPU_CLASSES; search.of_class++) {
         if (find_in_class(&search)) {
             *number = search.number;
             *run = search.best;
             return true;
         }
-        if (search.searched >= IN_VAIN_MOST && search.class < sure)
-            search.class = sure - 1;
+        if (search.searched >= IN_VAIN_MOST && search.of_class < sure)
+            search.of_class = sure - 1;
     }
     *run = (struct slm_percpu_run){0, SLM_PERCPU_UNITS};
     return make_block(number) != NULL;
@@ -262,6 +262,7 @@ bool slm_percpu_blocks_drop(const struct slm_percpu_place *place)
         place->block->map = map;
         return false;
     }
+    runs_bound -= place->block->bound ? runs_a_block : 0;
     mapped_bytes -= bytes;
     metadata_bytes -= sizeof *map;
     slm_metadata_free(map, sizeof *map);
@@ -282,6 +283,7 @@ bool slm_percpu_blocks_vacant(struct slm_percpu_place *place)
 slm_seldom void slm_percpu_blocks_recover(void)
 {
     mapped_bytes = metadata_bytes = 0;
+    runs_bound = 0;
     for (unsigned n = 0; n < blocks_end; n++) {
         struct slm_percpu_block *block = row(n);
         if (n % ROWS == 0)
@@ -290,6 +292,7 @@ slm_seldom void slm_percpu_blocks_recover(void)
             continue;
         mapped_bytes += block_bytes() - SLM_PERCPU_PIECE;
         metadata_bytes += sizeof *block->map;
+        runs_bound += block->bound ? runs_a_block : 0;
         block->free_units = (uint16_t)slm_percpu_map_count_free(block->map);
         block->lowest = 0;
         block->lengths = (struct slm_percpu_lengths){{~(uint64_t)0, ~(uint64_t)0}};

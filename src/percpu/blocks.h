@@ -19,6 +19,7 @@ struct slm_percpu_block {
     uint16_t free_units;
     uint16_t lowest;  /* no unit below is free */
     uint16_t touched; /* no unit from here on has been handed out since the block was mapped: they are zero */
+    bool bound;       /* its pieces are, to their CPUs' nodes */
 };
 
 /* Where an object is to lie, or lies. */

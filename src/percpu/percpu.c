@@ -64,7 +64,7 @@ unsigned slm_percpu_cpus(void)
 
 static void zero_copies(char *object, size_t bytes)
 {
-    const unsigned copies = load_relaxed(&cpus);
+    const unsigned copies = bytes > 0 ? load_relaxed(&cpus) : 0;
     for (unsigned cpu = 0; cpu < copies; cpu++) {
         char *copy = object + ((size_t)(cpu + 1) << SLM_PERCPU_PIECE_SHIFT);
         const uint32_t *word = (const uint32_t *)copy, *end = word + bytes / SLM_PERCPU_UNIT;
@@ -159,10 +159,9 @@ bool slm_percpu_trim(bool all)
     struct slm_percpu_place vacant;
     if (load_relaxed(&cpus) == 0) /* no block was ever made */
         return false;
-    if (all)
-        take_lock();
-    else if (!slm_lock_try(&lock)) /* it can wait; what a fork has left half done is nobody's, vacant or not */
+    if (!all && slm_lock_is_held(&lock)) /* it can wait */
         return true;
+    take_lock();
     const bool found = slm_percpu_blocks_vacant(&vacant);
     if (all)
         while (slm_percpu_blocks_vacant(&vacant) && slm_percpu_blocks_drop(&vacant))

@@ -70,6 +70,13 @@ slm_inline bool slm_lock_try(struct slm_lock *lock)
     return true;
 }
 
+/* Is it held just now, by a thread that there is? A figure that lags: who acts on it looks again under the lock. */
+slm_inline bool slm_lock_is_held(struct slm_lock *lock)
+{
+    const uint32_t word = load_relaxed(&lock->word);
+    return word != 0 && (word & ~3u) == slm_fork_generation << 2;
+}
+
 /* Pairs with slm_lock_acquire: release. */
 slm_inline void slm_lock_release(struct slm_lock *lock)
 {
