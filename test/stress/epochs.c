@@ -11,7 +11,7 @@
  * before the program's start; until-half: a filter takes it away in the middle of the torture.
  *
  * All random numbers follow from the seed; the interleaving does not. What is wrong is one line on standard error,
- * and the exit status says of what kind it is: enum found in epochs.h. Here are the options and the end. */
+ * and the exit status says of what kind it is: enum found in at_work.h. Here are the options and the end. */
 #include "epochs.h"
 
 #include <getopt.h>
@@ -19,7 +19,6 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -27,64 +26,13 @@
 
 struct options options = {.seconds = 10, .threads = 8, .retires = 10000000};
 
-/* The first is for threads that have no place: the library's worker. */
-static struct at_work places[MOST_AT_WORK] = {{0, "working for the library"}};
-__thread struct at_work *at_work = &places[0];
-
 /* -- failing ----------------------------------------------------------------------------------------------------- */
-
-void start_work(unsigned place, uint64_t ordinal)
-{
-    at_work = &places[place];
-    at_work->ordinal = ordinal;
-    doing("starting");
-}
-
-/* Formats on the stack and writes by itself: stdio may want memory from the allocator that has just failed. */
-static void say(const char *format, ...)
-{
-    char line[512];
-    va_list arguments;
-    va_start(arguments, format);
-    int length = vsnprintf(line, sizeof line - 1, format, arguments);
-    va_end(arguments);
-    if ((size_t)length > sizeof line - 2)
-        length = sizeof line - 2;
-    line[length] = '\n';
-    if (write(STDERR_FILENO, line, (size_t)length + 1) < 0)
-        _exit(FOUND_WRONG);
-}
-
-void fail(enum found found, const char *format, ...)
-{
-    char what[384];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(what, sizeof what, format, arguments);
-    va_end(arguments);
-    say("epochs: seed %" PRIu64 ", thread %" PRIu64 ", %s: %s", options.seed, at_work->ordinal,
-        atomic_load_explicit(&at_work->doing, memory_order_relaxed), what);
-    _exit((int)found);
-}
-
-/* The time is up. */
-static void say_who_hangs(int signal_number)
-{
-    (void)signal_number;
-    say("epochs: seed %" PRIu64 ", hangs in process %d; last seen:", options.seed, (int)getpid());
-    for (unsigned i = 0; i < MOST_AT_WORK; i++) {
-        const char *last = atomic_load_explicit(&places[i].doing, memory_order_relaxed);
-        if (last != NULL)
-            say("    thread %" PRIu64 ": %s", places[i].ordinal, last);
-    }
-    _exit(FOUND_HANG);
-}
 
 /* An object whose memory has been unmapped while somebody looks at it. Elsewhere it is a crash as any other. */
 static void say_what_is_gone(int signal_number, siginfo_t *info, void *context)
 {
     (void)context;
-    const char *last = atomic_load_explicit(&at_work->doing, memory_order_relaxed);
+    const char *last = is_doing();
     if (last != NULL && strcmp(last, "checking an object") == 0)
         fail(FOUND_BROKEN, "broken: the memory at %p is gone", info->si_addr);
     signal(signal_number, SIG_DFL); /* and the access is made once more */
@@ -92,33 +40,12 @@ static void say_what_is_gone(int signal_number, siginfo_t *info, void *context)
 
 static void install_handlers(void)
 {
-    const struct sigaction hangs = {.sa_handler = say_who_hangs};
     const struct sigaction gone = {.sa_sigaction = say_what_is_gone, .sa_flags = SA_SIGINFO};
-    if (sigaction(SIGALRM, &hangs, NULL) != 0 || sigaction(SIGSEGV, &gone, NULL) != 0 ||
-        sigaction(SIGBUS, &gone, NULL) != 0)
+    if (sigaction(SIGSEGV, &gone, NULL) != 0 || sigaction(SIGBUS, &gone, NULL) != 0)
         fail(FOUND_WRONG, "%s", strerror(errno));
 }
 
-void allow_seconds(double seconds)
-{
-    alarm((unsigned)seconds + 1);
-}
-
 /* -- time -------------------------------------------------------------------------------------------------------- */
-
-void sleep_for(double seconds)
-{
-    struct timespec left = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
-    while (nanosleep(&left, &left) != 0 && errno == EINTR)
-        continue;
-}
-
-double now_in_seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 void spin_for(double seconds)
 {
@@ -238,6 +165,7 @@ int main(int count, char **words)
     }
     printf("epochs: %s, seed %" PRIu64 "\n", mode->name, options.seed);
     fflush(stdout);
+    begin_work("epochs", options.seed);
     install_handlers();
     start_work(1, 0);
     mode->run();

@@ -31,13 +31,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "at_work.h"
 #include "random.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* -- options and failing ----------------------------------------------------------------------------------------- */
-
-enum { MAX_THREADS = 64 };
 
 extern struct options {
     double seconds;   /* of the torture, or of --calls */
@@ -47,39 +46,6 @@ extern struct options {
     bool forks;
     bool filter_late; /* membarrier is taken away in the middle */
 } options;
-
-/* The exit status of the program. */
-enum found {
-    FOUND_NOTHING,
-    FOUND_WRONG,   /* what the other words do not say */
-    FOUND_USAGE,   /* the command line is none */
-    FOUND_BROKEN,  /* an object was reused, or gone, while a reader could hold it */
-    FOUND_MISSING, /* objects or calls were lost */
-    FOUND_HANG,    /* a call did not return */
-};
-
-/* One line on standard error, and the end of the process. */
-__attribute__((noreturn, format(printf, 2, 3))) void fail(enum found found, const char *format, ...);
-
-/* What each thread is doing, for that line and for the one about threads that hang. */
-struct at_work {
-    uint64_t ordinal;
-    const char *_Atomic doing;
-};
-
-extern __thread struct at_work *at_work;
-
-/* The calling thread is the `ordinal`-th and has this place among those that live, 1 to MOST_AT_WORK - 1. */
-enum { MOST_AT_WORK = MAX_THREADS + 16 };
-void start_work(unsigned place, uint64_t ordinal);
-
-static inline void doing(const char *what)
-{
-    atomic_store_explicit(&at_work->doing, what, memory_order_relaxed);
-}
-
-/* From now on the process has so many seconds to end, or to ask for more; then it ends with FOUND_HANG. */
-void allow_seconds(double seconds);
 
 /* membarrier(2) fails with ENOSYS from now on, in all threads, and over execve. */
 void forbid_membarrier(void);
@@ -91,9 +57,7 @@ static inline uint64_t random_of(uint64_t ordinal)
     return mix(options.seed * 1000003 + ordinal);
 }
 
-void sleep_for(double seconds);
 void spin_for(double seconds);
-double now_in_seconds(void);
 
 /* -- objects ----------------------------------------------------------------------------------------------------- */
 

@@ -21,13 +21,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "at_work.h"
 #include "random.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* -- options and failing ----------------------------------------------------------------------------------------- */
-
-enum { MAX_THREADS = 64 };
 
 extern struct options {
     double seconds;   /* of --alloc */
@@ -36,39 +35,6 @@ extern struct options {
     uint64_t seed;
     bool forks;
 } options;
-
-/* The exit status of the program. */
-enum found {
-    FOUND_NOTHING,
-    FOUND_WRONG,  /* what the other words do not say */
-    FOUND_USAGE,  /* the command line is none */
-    FOUND_LOST,   /* a sum is not what was added */
-    FOUND_BROKEN, /* a node or a copy is not as its owner left it, or gone */
-    FOUND_HANG,   /* a call did not return */
-};
-
-/* One line on standard error, and the end of the process. Signal handlers may call it. */
-__attribute__((noreturn, format(printf, 2, 3))) void fail(enum found found, const char *format, ...);
-
-/* What each thread is doing, for that line and for the one about threads that hang. */
-struct at_work {
-    uint64_t ordinal;
-    const char *_Atomic doing; /* read by whoever finds that the time is up */
-};
-
-extern __thread struct at_work *at_work;
-
-/* The calling thread is the `ordinal`-th and has this place among those that live, 1 to MOST_AT_WORK - 1. */
-enum { MOST_AT_WORK = MAX_THREADS + 4 };
-void start_work(unsigned place, uint64_t ordinal);
-
-static inline void doing(const char *what)
-{
-    atomic_store_explicit(&at_work->doing, what, memory_order_relaxed);
-}
-
-/* From now on the process has so many seconds to end, or to ask for more; then it ends with FOUND_HANG. */
-void allow_seconds(double seconds);
 
 /* Start a thread; a process that gets none has failed. */
 pthread_t start_thread(void *(*run)(void *), void *argument);
@@ -88,9 +54,6 @@ static inline uint64_t random_of(uint64_t ordinal)
 {
     return mix(options.seed * 1000003 + ordinal);
 }
-
-void sleep_for(double seconds);
-double now_in_seconds(void);
 
 /* -- nodes and hands --------------------------------------------------------------------------------------------- */
 

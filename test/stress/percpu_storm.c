@@ -245,7 +245,7 @@ static void look_at_ones(void)
                  atomic_load_explicit(&workers[i].handler.ones, memory_order_acquire);
     const uint64_t sum = (uint64_t)slab_percpu_sum_long(words.ones);
     if (sum < least)
-        fail(FOUND_LOST, "lost: there are %" PRIu64 " ones, and %" PRIu64 " had been added before", sum, least);
+        fail(FOUND_MISSING, "lost: there are %" PRIu64 " ones, and %" PRIu64 " had been added before", sum, least);
 }
 
 static void expect_all(void)
@@ -263,10 +263,10 @@ static void expect_all(void)
     }
     const uint64_t sum = (uint64_t)slab_percpu_sum_long(words.ones), mixed_sum = slab_percpu_sum_u64(words.mixed);
     if (sum != ones)
-        fail(FOUND_LOST, "lost: there are %" PRIu64 " ones, %" PRIu64 " were added, %" PRId64 " less", sum, ones,
+        fail(FOUND_MISSING, "lost: there are %" PRIu64 " ones, %" PRIu64 " were added, %" PRId64 " less", sum, ones,
              (int64_t)(ones - sum));
     if (mixed_sum != mixed)
-        fail(FOUND_LOST, "lost: the mixed sum is %#" PRIx64 ", what was put there less what came out %#" PRIx64,
+        fail(FOUND_MISSING, "lost: the mixed sum is %#" PRIx64 ", what was put there less what came out %#" PRIx64,
              mixed_sum, mixed);
     nodes_settle(hands, 2 * worker_count);
 }
@@ -325,7 +325,8 @@ __attribute__((noreturn)) static void live_as_child(uint64_t least)
     words.ones_before = (uint64_t)slab_percpu_sum_long(words.ones);
     words.mixed_before = slab_percpu_sum_u64(words.mixed);
     if (words.ones_before < least)
-        fail(FOUND_LOST, "lost: a child finds %" PRIu64 " ones, its parent saw %" PRIu64, words.ones_before, least);
+        fail(FOUND_MISSING, "lost: a child finds %" PRIu64 " ones, its parent saw %" PRIu64, words.ones_before,
+             least);
     doing("looking at the parent's lists");
     nodes_forget();
     crew_start(CHILD_THREADS, CHILD_ADDS, children + 1);
