@@ -155,49 +155,74 @@ static unsigned lowest_class(unsigned from, unsigned units)
 }
 
 struct search {
-    unsigned of_class, units, align;
+    unsigned of_class; /* or ANY_CLASS */
+    unsigned units, align;
     unsigned searched; /* maps, in all classes */
     unsigned number;   /* of the block that has ... */
     struct slm_percpu_run best;
 };
 
-/* The shortest run of a class that has room, of the first few maps with runs of that class. What a map says of its
- * lengths is noted. */
+enum { ANY_CLASS = SLM_PERCPU_CLASSES };
+
+/* Look through a map for its shortest run that has room. What it says of its lengths is noted. */
+static void look_through(struct search *search, unsigned number)
+{
+    struct slm_percpu_block *block = row(number);
+    struct slm_percpu_run run;
+    search->searched++;
+    if (slm_percpu_map_find(block->map, block->lowest, block->touched, search->units, search->align, &run,
+                            &block->lengths) &&
+        run.units < search->best.units &&
+        (search->of_class == ANY_CLASS || search->of_class == slm_percpu_class(run.units))) {
+        search->number = number;
+        search->best = run;
+    }
+}
+
+/* The shortest run of a class that has room, of the first few maps with runs of that class. */
 static bool find_in_class(struct search *search)
 {
     const unsigned enough = search->searched + SEARCHED_MOST;
-    for (unsigned n = 0; n < blocks_end && search->searched < enough && search->best.units > search->units; n++) {
-        struct slm_percpu_block *block = row(n);
-        struct slm_percpu_run run;
-        if (!block->map || block->free_units < search->units ||
-            slm_percpu_lengths_lowest(&block->lengths, search->of_class) != search->of_class)
-            continue;
-        search->searched++;
-        if (slm_percpu_map_find(block->map, block->lowest, block->touched, search->units, search->align, &run,
-                                &block->lengths) &&
-            run.units < search->best.units && slm_percpu_class(run.units) == search->of_class) {
-            search->number = n;
-            search->best = run;
-        }
-    }
+    for (unsigned n = 0; n < blocks_end && search->searched < enough && search->best.units > search->units; n++)
+        if (row(n)->map && row(n)->free_units >= search->units &&
+            slm_percpu_lengths_lowest(&row(n)->lengths, search->of_class) == search->of_class)
+            look_through(search, n);
+    return search->best.units <= SLM_PERCPU_UNITS;
+}
+
+static bool find_anywhere(struct search *search)
+{
+    search->of_class = ANY_CLASS;
+    for (unsigned n = 0; n < blocks_end; n++)
+        if (row(n)->map && row(n)->free_units >= search->units)
+            look_through(search, n);
     return search->best.units <= SLM_PERCPU_UNITS;
 }
 
 /* Class by class; after many maps in vain, where runs are just too short, or nowhere aligned, those that are sure to
- * have room, wherever they begin. */
+ * have room, wherever they begin. If there are none, a look at every map is cheaper than a new block. */
+static bool find_there(struct search *search)
+{
+    const unsigned always = (unsigned)slm_min(search->units + search->align - 1, SLM_PERCPU_UNITS);
+    const unsigned sure = (unsigned)slm_min(slm_percpu_class(always) + 1, SLM_PERCPU_CLASSES - 1);
+    search->of_class = slm_percpu_class(search->units);
+    while ((search->of_class = lowest_class(search->of_class, search->units)) < SLM_PERCPU_CLASSES) {
+        if (find_in_class(search))
+            return true;
+        search->of_class++;
+        if (search->searched >= IN_VAIN_MOST)
+            search->of_class = (unsigned)slm_max(search->of_class, sure);
+    }
+    return search->searched > 0 && find_anywhere(search);
+}
+
 static bool find(unsigned units, unsigned align, unsigned *number, struct slm_percpu_run *run)
 {
-    const unsigned always = slm_percpu_class((unsigned)slm_min(units + align - 1, SLM_PERCPU_UNITS));
-    const unsigned sure = (unsigned)slm_min(always + 1, SLM_PERCPU_CLASSES - 1);
-    struct search search = {slm_percpu_class(units), units, align, 0, 0, {0, SLM_PERCPU_UNITS + 1}};
-    for (; (search.of_class = lowest_class(search.of_class, units)) < SLM_PERCPU_CLASSES; search.of_class++) {
-        if (find_in_class(&search)) {
-            *number = search.number;
-            *run = search.best;
-            return true;
-        }
-        if (search.searched >= IN_VAIN_MOST && search.of_class < sure)
-            search.of_class = sure - 1;
+    struct search search = {0, units, align, 0, 0, {0, SLM_PERCPU_UNITS + 1}};
+    if (find_there(&search)) {
+        *number = search.number;
+        *run = search.best;
+        return true;
     }
     *run = (struct slm_percpu_run){0, SLM_PERCPU_UNITS};
     return make_block(number) != NULL;

@@ -1,6 +1,7 @@
 /* src/page/reservation.h: the range, its parts, its limit. */
 #include "unit.h"
 
+#include "os/topology.h"
 #include "page/reservation.h"
 
 static void granules_and_addresses_turn_into_each_other(void **state)
@@ -185,6 +186,77 @@ static void threads_get_different_metadata(void **state)
     on_threads(4, take_metadata);
 }
 
+static void per_cpu_memory_lies_behind_the_heap(void **state)
+{
+    (void)state;
+    const char *start = slm_reservation_percpu();
+    const size_t granules = slm_granule_of(start), bytes = slm_reservation_percpu_bytes();
+    assert_int_equal((uintptr_t)start % SLM_GRANULE, 0);
+    assert_true(granules <= SLM_GRANULES_MAX && granules >= slm_reservation_area() * slm_nodes);
+    assert_int_equal(bytes, (granules << SLM_GRANULE_SHIFT) / 8);
+    assert_false(slm_granule_valid(granules) || slm_granule_valid(granules + bytes / SLM_GRANULE - 1));
+}
+
+/* Has the kernel been told so of the mapping that begins there? */
+static bool has_flag(const char *address, const char *flag)
+{
+    char line[256];
+    unsigned long start, end;
+    bool inside = false, has = false;
+    FILE *file = fopen("/proc/self/smaps", "r");
+    require(file);
+    while (fgets(line, sizeof line, file))
+        if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+            inside = start == (uintptr_t)address;
+        else if (inside && strncmp(line, "VmFlags:", 8) == 0)
+            has = strstr(line, flag);
+    fclose(file);
+    return has;
+}
+
+static void map_per_cpu_memory(void)
+{
+    char *middle = slm_reservation_percpu() + slm_reservation_percpu_bytes() / 2;
+    char *last = slm_reservation_percpu() + slm_reservation_percpu_bytes() - SLM_GRANULE;
+    const uint64_t heap = slm_reservation_heap_bytes(), metadata = slm_reservation_metadata_bytes();
+    require(slm_reservation_percpu_map(middle, 4 * MIB) && slm_reservation_percpu_map(last, SLM_GRANULE));
+    require(all_zero(middle, 4 * MIB) && all_zero(last, SLM_GRANULE));
+    memset(middle, 1, 4 * MIB);
+    memset(last, 1, SLM_GRANULE);
+    require(access("/sys/kernel/mm/transparent_hugepage", F_OK) != 0 || has_flag(middle, " nh"));
+    errno = EDOM;
+    require(slm_reservation_percpu_unmap(middle + MIB, MIB) && errno == EDOM);
+    require(middle[MIB - 1] == 1 && middle[2 * MIB] == 1 && *last == 1);
+    require(slm_reservation_percpu_map(middle + MIB, MIB));
+    require(all_zero(middle + MIB, MIB));
+    require(slm_reservation_heap_bytes() == heap && slm_reservation_metadata_bytes() == metadata);
+}
+
+static void per_cpu_memory_is_mapped_and_goes_back(void **state)
+{
+    (void)state;
+    assert_child_silent(map_per_cpu_memory);
+}
+
+static void map_per_cpu_memory_twice(void)
+{
+    char *start = slm_reservation_percpu();
+    require(slm_reservation_percpu_map(start + MIB, MIB));
+    memset(start + MIB, 1, MIB);
+    errno = 0;
+    require(!slm_reservation_percpu_map(start, 2 * MIB) && errno == EEXIST);
+    require(start[MIB] == 1 && slm_reservation_percpu_map(start, MIB));
+    forbid_memory();
+    errno = 0;
+    require(!slm_reservation_percpu_map(start + 2 * MIB, MIB) && errno == ENOMEM);
+}
+
+static void what_is_in_per_cpu_memory_s_way_stays(void **state)
+{
+    (void)state;
+    assert_child_silent(map_per_cpu_memory_twice);
+}
+
 static void start_without_addresses(void)
 {
     forbid_memory();
@@ -212,6 +284,9 @@ int main(void)
         cmocka_unit_test(no_memory_is_an_answer),
         cmocka_unit_test(metadata_are_zeroed_and_apart),
         cmocka_unit_test(threads_get_different_metadata),
+        cmocka_unit_test(per_cpu_memory_lies_behind_the_heap),
+        cmocka_unit_test(per_cpu_memory_is_mapped_and_goes_back),
+        cmocka_unit_test(what_is_in_per_cpu_memory_s_way_stays),
         cmocka_unit_test(a_start_that_fails_says_so),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);

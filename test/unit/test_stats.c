@@ -137,13 +137,34 @@ static void report_text(void)
 static void the_report_is_a_figure_a_line(void **state)
 {
     (void)state;
-    static const char *const names[] = {
-        "live_bytes",     "cached_bytes",      "dirty_bytes",      "purged_bytes",   "reserved_bytes",
-        "metadata_bytes", "refills",           "drains",           "depot_locks",    "depot_contended",
-        "slabs_made",     "slabs_released",    "purges",           "threads",        "nodes",
-        "caches",         "membarriers",       "grace_periods",    "deferred_bytes", "deferred_objects",
-        "deferred_waits", "deferred_excesses", "deferred_unfreed", "epoch_stalls",
-        "percpu_objects", "percpu_bytes", "percpu_mapped_bytes", "percpu_metadata_bytes"};
+    static const char *const names[] = {"live_bytes",
+                                        "cached_bytes",
+                                        "dirty_bytes",
+                                        "purged_bytes",
+                                        "reserved_bytes",
+                                        "metadata_bytes",
+                                        "refills",
+                                        "drains",
+                                        "depot_locks",
+                                        "depot_contended",
+                                        "slabs_made",
+                                        "slabs_released",
+                                        "purges",
+                                        "threads",
+                                        "nodes",
+                                        "caches",
+                                        "membarriers",
+                                        "grace_periods",
+                                        "deferred_bytes",
+                                        "deferred_objects",
+                                        "deferred_waits",
+                                        "deferred_excesses",
+                                        "deferred_unfreed",
+                                        "epoch_stalls",
+                                        "percpu_objects",
+                                        "percpu_bytes",
+                                        "percpu_mapped_bytes",
+                                        "percpu_metadata_bytes"};
     struct outcome outcome = in_child(report_text);
     assert_int_equal(outcome.status, 0);
     size_t i = 0;

@@ -1,19 +1,19 @@
 /* Signal handlers at any instruction of a function: on x86 the processor is told to trap after each, and the handler
- * is called behind the one of a given number. */
+ * is called behind the one of a given number, or behind each. */
 #pragma once
 
 #include "unit.h"
 
 #include <ucontext.h>
 
-#ifdef __x86_64__
-enum { TRAP_FLAG = 0x100 };
-
-static struct {
-    unsigned long step, at; /* the handler comes behind this instruction */
+__attribute__((unused)) static struct {
+    unsigned long step, at; /* the handler comes behind this instruction; 0: behind each */
     void (*handler)(void);
     volatile bool over, came;
 } traced;
+
+#ifdef __x86_64__
+enum { TRAP_FLAG = 0x100 };
 
 /* Traps go on until the handler has come: they are slow. */
 static inline void on_trap(int number, siginfo_t *info, void *context)
@@ -22,9 +22,10 @@ static inline void on_trap(int number, siginfo_t *info, void *context)
     const int kept = errno;
     (void)number;
     (void)info;
-    if (!traced.over && ++traced.step == traced.at) {
+    if (!traced.over && (++traced.step == traced.at || traced.at == 0)) {
         traced.handler();
-        traced.over = traced.came = true;
+        traced.came = true;
+        traced.over |= traced.at != 0;
     }
     if (traced.over)
         interrupted->uc_mcontext.gregs[REG_EFL] &= ~TRAP_FLAG;
@@ -79,3 +80,9 @@ static inline void end_tracing(unsigned long tried)
     (void)tried;
 }
 #endif
+
+/* Run it with the handler behind each of its instructions, until it says that it is over. */
+static inline void interrupt_each(void (*run)(void), void (*handler)(void))
+{
+    interrupt_at(0, run, handler);
+}
