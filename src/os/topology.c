@@ -112,7 +112,7 @@ bool slm_topology_is_simulated(void)
     return simulated_cpus != 0;
 }
 
-/* How many CPUs the kernel's own masks have room for: all possible ones, and up to 63 more; 0 where it does not say.
+/* How many CPUs the kernel's own masks have room for: all possible ones, and often more; 0 where it does not say.
  * *allowed is one more than the highest that this thread may run on. */
 static slm_seldom unsigned cpus_of_mask(unsigned *allowed)
 {

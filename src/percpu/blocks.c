@@ -155,14 +155,17 @@ static unsigned lowest_class(unsigned from, unsigned units)
 }
 
 struct search {
-    unsigned of_class; /* or ANY_CLASS */
     unsigned units, align;
-    unsigned searched; /* maps, in all classes */
-    unsigned number;   /* of the block that has ... */
+    unsigned first_class; /* from here on runs may have room */
+    unsigned searched;    /* maps, in all classes */
+    unsigned number;      /* of the block that has ... */
     struct slm_percpu_run best;
 };
 
-enum { ANY_CLASS = SLM_PERCPU_CLASSES };
+static bool has_found(const struct search *search)
+{
+    return search->best.units <= SLM_PERCPU_UNITS;
+}
 
 /* Look through a map for its shortest run that has room. What it says of its lengths is noted. */
 static void look_through(struct search *search, unsigned number)
@@ -172,54 +175,61 @@ static void look_through(struct search *search, unsigned number)
     search->searched++;
     if (slm_percpu_map_find(block->map, block->lowest, block->touched, search->units, search->align, &run,
                             &block->lengths) &&
-        run.units < search->best.units &&
-        (search->of_class == ANY_CLASS || search->of_class == slm_percpu_class(run.units))) {
+        run.units < search->best.units) {
         search->number = number;
         search->best = run;
     }
 }
 
-/* The shortest run of a class that has room, of the first few maps with runs of that class. */
-static bool find_in_class(struct search *search)
+/* Look through the maps whose shortest runs are of a class, or the first few of them. What a map has to offer may be
+ * of a higher class, where runs of this one are too short after all, or nowhere aligned: so it is looked through
+ * once. */
+static void search_class(struct search *search, unsigned at_class)
 {
-    const unsigned enough = search->searched + SEARCHED_MOST;
-    for (unsigned n = 0; n < blocks_end && search->searched < enough && search->best.units > search->units; n++)
-        if (row(n)->map && row(n)->free_units >= search->units &&
-            slm_percpu_lengths_lowest(&row(n)->lengths, search->of_class) == search->of_class)
-            look_through(search, n);
-    return search->best.units <= SLM_PERCPU_UNITS;
+    unsigned searched = 0;
+    for (unsigned n = 0; n < blocks_end && search->best.units > search->units; n++) {
+        if (!row(n)->map || row(n)->free_units < search->units ||
+            slm_percpu_lengths_lowest(&row(n)->lengths, search->first_class) != at_class)
+            continue;
+        if (++searched > (has_found(search) ? SEARCHED_MOST : IN_VAIN_MOST))
+            break;
+        look_through(search, n);
+    }
 }
 
-static bool find_anywhere(struct search *search)
+static void search_all(struct search *search)
 {
-    search->of_class = ANY_CLASS;
     for (unsigned n = 0; n < blocks_end; n++)
         if (row(n)->map && row(n)->free_units >= search->units)
             look_through(search, n);
-    return search->best.units <= SLM_PERCPU_UNITS;
 }
 
-/* Class by class; after many maps in vain, where runs are just too short, or nowhere aligned, those that are sure to
- * have room, wherever they begin. If there are none, a look at every map is cheaper than a new block. */
-static bool find_there(struct search *search)
+/* Class by class, up to that of the best that was found. After many maps in vain only those are looked at that are
+ * sure to have room, wherever their runs begin; if there are none, a look at every map is cheaper than a new block.
+ */
+static bool search_blocks(struct search *search)
 {
     const unsigned always = (unsigned)slm_min(search->units + search->align - 1, SLM_PERCPU_UNITS);
     const unsigned sure = (unsigned)slm_min(slm_percpu_class(always) + 1, SLM_PERCPU_CLASSES - 1);
-    search->of_class = slm_percpu_class(search->units);
-    while ((search->of_class = lowest_class(search->of_class, search->units)) < SLM_PERCPU_CLASSES) {
-        if (find_in_class(search))
-            return true;
-        search->of_class++;
-        if (search->searched >= IN_VAIN_MOST)
-            search->of_class = (unsigned)slm_max(search->of_class, sure);
+    unsigned at_class = search->first_class, last = SLM_PERCPU_CLASSES - 1;
+    for (; (at_class = lowest_class(at_class, search->units)) <= last; at_class++) {
+        search_class(search, at_class);
+        if (has_found(search))
+            last = slm_percpu_class(search->best.units);
+        else if (search->searched >= IN_VAIN_MOST && at_class < sure) {
+            search->first_class = sure;
+            at_class = sure - 1;
+        }
     }
-    return search->searched > 0 && find_anywhere(search);
+    if (!has_found(search) && search->searched >= IN_VAIN_MOST)
+        search_all(search);
+    return has_found(search);
 }
 
 static bool find(unsigned units, unsigned align, unsigned *number, struct slm_percpu_run *run)
 {
-    struct search search = {0, units, align, 0, 0, {0, SLM_PERCPU_UNITS + 1}};
-    if (find_there(&search)) {
+    struct search search = {units, align, slm_percpu_class(units), 0, 0, {0, SLM_PERCPU_UNITS + 1}};
+    if (search_blocks(&search)) {
         *number = search.number;
         *run = search.best;
         return true;

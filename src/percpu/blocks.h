@@ -32,8 +32,9 @@ struct slm_percpu_place {
 /* Once: for so many CPUs; `bind`: their numbers are those that copies go by. False: there is no range for so many. */
 bool slm_percpu_blocks_start(unsigned cpus, bool bind);
 
-/* Take units from the shortest free run that has room for them, of the blocks there are; else from a new one.
- * *touched of them, from the first on, may not be zero. False: ENOMEM. */
+/* Take units from the shortest free run that has room for them, of the blocks there are; else from a new one. (Where
+ * more than 16 blocks have runs of one class, the shortest of 16; and after 64 without an aligned place, any that has
+ * room.) *touched of them, from the first on, may not be zero. False: ENOMEM. */
 bool slm_percpu_blocks_take(unsigned units, unsigned align, struct slm_percpu_place *place, unsigned *touched);
 
 /* Put them back. */

@@ -60,7 +60,7 @@ static void take_as_in_model(unsigned units, unsigned align, uint16_t name)
     require(blocks[number].model.object[at] == 0);
     const struct slm_percpu_run run = model_run(&blocks[number].model, at);
     require(run.at <= at && end <= run.at + run.units);
-    require(align > 1 ? run.units >= shortest : run.units == shortest); /* alignment is looked for within limits */
+    require(run.units == shortest);
     require(touched == (blocks[number].touched <= at ? 0 : slm_min(blocks[number].touched - at, units)));
     blocks[number].touched = (unsigned)slm_max(blocks[number].touched, end);
     model_set(&blocks[number].model, at, units, name);
