@@ -409,8 +409,8 @@ uint64_t slab_percpu_sum_u64(slab_percpu object);
  *         total += hits->misses;
  */
 #define slab_percpu_for_each(cpu, copy, object)                                                                      \
-    for (int cpu = 0, cpu##_end = slab_percpu_cpus();                                                                \
-         cpu < cpu##_end && ((copy) = (__typeof__(copy))slab_percpu_ptr((object), cpu), 1); cpu++)
+    for (int cpu = 0, cpu##_end = slab_percpu_cpus(); /* NOLINT(bugprone-macro-parentheses): a name */               \
+         (cpu) < cpu##_end && ((copy) = (__typeof__(copy))slab_percpu_ptr((object), (cpu)), 1); (cpu)++)
 
 /* How they are compiled into their callers; SLAB_NO_INLINE makes them calls (as gcc's -masm=intel wants). What
  * follows is no program's business, but it stays as it is for programs that have it in them. A copy lies 64 KiB
