@@ -141,6 +141,33 @@ def test_what_is_wrong_does_not_compile(compiler, statement, tmp_path):
     assert done.returncode != 0 and "error:" in done.stderr
 
 
+# -- static analysis
+
+ANALYSED = """
+#include <slabmalloc.h>
+struct hits { long misses, others; };
+long work(slab_percpu object);
+long work(slab_percpu object)
+{
+    struct hits *hits;
+    long misses = 0;
+    slab_percpu_add_long(slab_percpu_field(object, struct hits, others), 1);
+    slab_percpu_for_each(cpu, hits, object)
+        misses += hits->misses;
+    return misses + %s;
+}
+"""
+
+
+@pytest.mark.parametrize("expression, seen", [("slab_percpu_sum_long(object)", False), ("*(long *)object", True)])
+def test_sparse_sees_an_address_space(expression, seen, tmp_path):
+    command, = need("sparse")
+    (tmp_path / "work.c").write_text(ANALYSED % expression)
+    done = run(command, "-I", ROOT / "include", "work.c", folder=tmp_path)
+    assert ("removes address space" in done.stdout + done.stderr) == seen, done.stdout + done.stderr
+    assert seen or not done.stderr, done.stderr
+
+
 # -- code that is unloaded
 
 PLUGIN = "#include <slabmalloc.h>\nvoid bump(slab_percpu counter) { slab_percpu_add_long(counter, 1); }\n"
