@@ -326,8 +326,8 @@ void slab_free_deferred_bulk(size_t n, void *const ptrs[]);
  * One object, a copy of it for every CPU that this machine may ever have: counters that all threads bump and anybody
  * can add up, free lists, statistics. As the kernel's alloc_percpu: one offset is valid on every CPU, a copy's
  * address is a shift and an addition, objects of all sizes lie side by side in the same cache lines, the pages of a
- * CPU's copies are its NUMA node's, and come with their first use (Thirumalai and Sarma, "alloc_percpu: a
- * reimplementation", linux-kernel, 2005; Desnoyers, "Restartable sequences", 2015).
+ * CPU's copies are its NUMA node's, and come with their first use (the kernel's alloc_percpu as Thirumalai wrote it
+ * anew in 2005; Desnoyers, "Restartable sequences", 2015).
  */
 
 /* A per-CPU object: no address, and no program can dereference it; slab_percpu_ptr and slab_percpu_this tell where
@@ -356,10 +356,12 @@ void slab_percpu_free(slab_percpu object);
 #define slab_percpu_field(object, type, field) ((slab_percpu)((uintptr_t)(object) + offsetof(type, field)))
 
 /* How many copies there are: for possible CPUs, whether they are online or not. Valid numbers are 0 to that less 1.
- * The same in the whole life of a process. Any thread, signal handlers of processes that have allocated too. */
+ * The same in the whole life of a process; 0 where the system does not tell, and allocating fails. Any thread, signal
+ * handlers of processes that have allocated too. */
 int slab_percpu_cpus(void);
 
-/* The copy of CPU `cpu`. Any thread; the copy may be another's, who does not wait. */
+/* The copy of CPU `cpu` (with the option percpu_cid: of whoever has that concurrency id). Any thread; the copy may be
+ * another's, who does not wait. */
 void *slab_percpu_ptr(slab_percpu object, int cpu);
 
 /* The copy of the CPU that the calling thread is on just now. The thread may be on another CPU before it looks at the
