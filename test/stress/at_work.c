@@ -1,4 +1,4 @@
-/* Saying what is wrong, and time; see at_work.h. */
+/* Saying what is wrong; see at_work.h. */
 #include "at_work.h"
 
 #include <errno.h>
@@ -7,7 +7,6 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static const char *program = "stress";
@@ -75,18 +74,4 @@ void begin_work(const char *name, uint64_t number)
 void allow_seconds(double seconds)
 {
     alarm((unsigned)seconds + 1);
-}
-
-void sleep_for(double seconds)
-{
-    struct timespec left = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
-    while (nanosleep(&left, &left) != 0 && errno == EINTR)
-        continue;
-}
-
-double now_in_seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }

@@ -1,9 +1,11 @@
 /* What the stress tests of epochs and of per-CPU memory share: what each thread is doing, for the line that says what
- * is wrong; the end of the process; time. */
+ * is wrong, and the end of the process. */
 #pragma once
 
 #include <inttypes.h>
 #include <stdatomic.h>
+
+#include "clock.h"
 
 enum { MAX_THREADS = 64, MOST_AT_WORK = MAX_THREADS + 16 };
 
@@ -46,6 +48,3 @@ static inline const char *is_doing(void)
 
 /* From now on the process has so many seconds to end, or to ask for more; then it ends with FOUND_HANG. */
 void allow_seconds(double seconds);
-
-void sleep_for(double seconds);
-double now_in_seconds(void);

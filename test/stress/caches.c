@@ -36,20 +36,6 @@ void fail(const char *format, ...)
     abort();
 }
 
-void sleep_for(double seconds)
-{
-    struct timespec left = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
-    while (nanosleep(&left, &left) != 0 && errno == EINTR)
-        continue;
-}
-
-double now_in_seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
 /* -- objects ----------------------------------------------------------------------------------------------------- */
 
 #define OWNER_CONSTRUCTOR UINT64_MAX

@@ -24,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
 #include "random.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -55,9 +56,6 @@ static inline uint64_t random_of(uint64_t ordinal)
 {
     return mix(options.seed * 1000003 + ordinal);
 }
-
-void sleep_for(double seconds);
-double now_in_seconds(void);
 
 /* -- pools ------------------------------------------------------------------------------------------------------- */
 

@@ -66,17 +66,21 @@ static void make_marked(struct object *object, uint64_t *seed)
     }
 }
 
+static void make_or_free(struct object *object, uint64_t *seed)
+{
+    if (object->object) {
+        require_marked(object);
+        slm_percpu_free(object->object);
+        object->object = NULL;
+    } else
+        make_marked(object, seed);
+}
+
 static void work_at_random(void)
 {
     uint64_t seed = 1;
     for (unsigned turn = 0; turn < 1000; turn++) {
-        struct object *object = &objects[random_below(&seed, COUNT(objects))];
-        if (object->object) {
-            require_marked(object);
-            slm_percpu_free(object->object);
-            object->object = NULL;
-        } else
-            make_marked(object, &seed);
+        make_or_free(&objects[random_below(&seed, COUNT(objects))], &seed);
     }
     for (size_t i = 0; i < COUNT(objects); i++)
         if (objects[i].object) {
@@ -99,13 +103,7 @@ static void *work_beside_others(void *number)
     uint64_t seed = (uintptr_t)number;
     memset(own, 0, sizeof own);
     for (unsigned turn = 0; turn < 10000 / slm_percpu_cpus() + 100; turn++) {
-        struct object *object = &own[random_below(&seed, LIVE)];
-        if (object->object) {
-            require_marked(object);
-            slm_percpu_free(object->object);
-            object->object = NULL;
-        } else
-            make_marked(object, &seed);
+        make_or_free(&own[random_below(&seed, LIVE)], &seed);
     }
     for (size_t i = 0; i < LIVE; i++)
         slm_percpu_free(own[i].object);
