@@ -37,7 +37,7 @@ slm_public int slab_percpu_cpus(void)
 
 slm_public void *slab_percpu_ptr(slab_percpu object, int cpu)
 {
-    return (char *)(uintptr_t)object + (((size_t)cpu + 1) << SLAB_PERCPU_SHIFT);
+    return slm_here_copy_of(object, (unsigned)cpu);
 }
 
 slm_public void *slab_percpu_this_slow(slab_percpu object)

@@ -48,22 +48,17 @@ static bool by_sequences(void)
     return likely(slab_percpu_here.sequence != 0);
 }
 
-static void *copy_of(slab_percpu object, unsigned cpu)
-{
-    return (char *)(uintptr_t)object + ((size_t)(cpu + 1) << SLAB_PERCPU_SHIFT);
-}
-
 void *slm_here_copy(slab_percpu object)
 {
     unsigned cpu, node;
 #ifdef SLAB_PERCPU_SEQUENCES
     if (by_sequences())
-        return copy_of(object, slab_percpu_index());
+        return slm_here_copy_of(object, slab_percpu_index());
 #endif
     slm_sys_where(&cpu, &node);
     if (slm_topology_is_simulated())
         cpu = slm_sys_thread_id();
-    return copy_of(object, likely(cpu < copies) ? cpu : cpu % copies);
+    return slm_here_copy_of(object, likely(cpu < copies) ? cpu : cpu % copies);
 }
 
 /* By a sequence, too, if the caller has not seen yet that there are such (a relaxed store gave it the object). */

@@ -10,6 +10,12 @@
  * `by_cid`: copies go by concurrency ids where the kernel tells them. True: they go by CPUs' numbers. */
 bool slm_here_start(unsigned cpus, bool by_cid);
 
+/* The copy of a CPU, as the header's slab_percpu_ptr has it for programs. */
+slm_inline void *slm_here_copy_of(slab_percpu object, unsigned cpu)
+{
+    return (char *)(uintptr_t)object + (((size_t)cpu + 1) << SLAB_PERCPU_SHIFT);
+}
+
 /* The copy of the CPU that the thread is on, found without a sequence. */
 void *slm_here_copy(slab_percpu object);
 

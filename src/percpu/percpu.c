@@ -62,11 +62,11 @@ unsigned slm_percpu_cpus(void)
     return load_relaxed(&cpus);
 }
 
-static void zero_copies(char *object, size_t bytes)
+static void zero_copies(slab_percpu object, size_t bytes)
 {
     const unsigned copies = bytes > 0 ? load_relaxed(&cpus) : 0;
     for (unsigned cpu = 0; cpu < copies; cpu++) {
-        char *copy = object + ((size_t)(cpu + 1) << SLM_PERCPU_PIECE_SHIFT);
+        char *copy = slm_here_copy_of(object, cpu);
         const uint32_t *word = (const uint32_t *)copy, *end = word + bytes / SLM_PERCPU_UNIT;
         while (word < end && *word == 0)
             word++;
@@ -96,10 +96,10 @@ slab_percpu slm_percpu_alloc(size_t size, size_t align)
         errno = ENOMEM;
         return NULL;
     }
-    char *object = place.pieces + (size_t)place.at * SLM_PERCPU_UNIT;
+    const slab_percpu object = (slab_percpu)(place.pieces + (size_t)place.at * SLM_PERCPU_UNIT);
     zero_copies(object, (size_t)touched * SLM_PERCPU_UNIT);
     errno = kept;
-    return (slab_percpu)object;
+    return object;
 }
 
 /* What is wrong with it; NULL: it is an object, and where. */
