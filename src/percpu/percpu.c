@@ -96,7 +96,7 @@ slab_percpu slm_percpu_alloc(size_t size, size_t align)
         errno = ENOMEM;
         return NULL;
     }
-    const slab_percpu object = (slab_percpu)(place.pieces + (size_t)place.at * SLM_PERCPU_UNIT);
+    slab_percpu object = (slab_percpu)(place.pieces + (size_t)place.at * SLM_PERCPU_UNIT);
     zero_copies(object, (size_t)touched * SLM_PERCPU_UNIT);
     errno = kept;
     return object;
