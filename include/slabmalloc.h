@@ -28,6 +28,13 @@ const char *slab_version(void);
  * thread. */
 void slab_free_bulk(size_t n, void *const ptrs[]);
 
+/* As malloc, from NUMA node `node`'s memory, 0 to slab_stats.nodes less 1; -1: malloc, which prefers the node that the
+ * calling thread runs on. NULL and EINVAL for other nodes, NULL and ENOMEM when there is no memory; errno is kept
+ * otherwise. Pages are the node's while it has free ones that this process may use, else another's; a policy that the
+ * process was started with (numactl(8)) is kept to, and an object that has no page yet may share one that came with
+ * others'. Takes the lock of that node's depot, about 50 ns. Any thread. The kernel's kmalloc_node. */
+void *slab_alloc_node(size_t size, int node);
+
 /* At least `size` bytes (0 is taken for 1), aligned as malloc's, from this thread's own stock alone: no lock, no
  * system call. Legal in a signal handler, even one that interrupts malloc or free. NULL when the stock is dry, and
  * for sizes over 32 KiB: expect that, and go without; errno is kept. The first call of a size in a thread finds
@@ -177,8 +184,11 @@ int slab_cache_foreach(int (*visit)(slab_cache *cache, void *context), void *con
 /* Print the table of caches in the columns of Linux's /proc/slabinfo, version 2.1: name, active objects, objects,
  * size, objects a slab, pages a slab; tunables: rounds of a magazine, rounds of a first one, magazines a depot keeps;
  * slabdata: slabs with live objects, slabs, rounds in depots. A name of a merged cache has the figures of all, and "
- * : alias NAME" behind the columns, the first such cache's name. White space in names is printed as '_'. 0, or -1
- * when the stream has an error (errno from stdio) or is NULL (EINVAL). Any thread. */
+ * : alias NAME" behind the columns, the first such cache's name. White space in names is printed as '_'. On machines
+ * of several NUMA nodes a row is followed by one for each node that has slabs of it, a comment to programs that read
+ * such tables: "# node N" in front of the name, then objects that are not in its slabs (live, or in magazines),
+ * objects, slabs, rounds in its depot. 0, or -1 when the stream has an error (errno from stdio) or is NULL (EINVAL).
+ * Any thread. */
 int slab_info(FILE *out);
 
 /* -- epochs -------------------------------------------------------------------------------------------------------
@@ -547,8 +557,8 @@ typedef struct slab_stats {
     uint64_t membarriers;     /* calls of membarrier(2): for grace periods, and as a rule one for each time that a
                                  cache is tuned, shrunk or destroyed, or a limit met */
     uint64_t refills, drains; /* trips of threads' magazines to the depots */
-    uint64_t depot_locks;     /* exchanges of magazines with depots */
-    uint64_t depot_contended; /* locks of any kind that were found held */
+    uint64_t depot_locks;     /* how often a depot's lock was taken */
+    uint64_t depot_contended; /* of these, how often it was found held */
     uint64_t slabs_made, slabs_released, purges;
     uint64_t threads, nodes;
     uint64_t caches;            /* that share slabs with none: size classes, and named ones that are no alias */
@@ -559,11 +569,25 @@ typedef struct slab_stats {
     uint64_t percpu_objects, percpu_bytes; /* live per-CPU objects, and their bytes in one copy */
     uint64_t percpu_mapped_bytes;          /* addresses mapped for all copies together */
     uint64_t percpu_metadata_bytes;        /* of metadata_bytes, theirs */
+    uint64_t remote_frees;                 /* of small objects of another node than the freeing thread's */
 } slab_stats;
 
 /* Fill the first size_of_out bytes of a slab_stats: pass sizeof *out, so that a program keeps working with a library
  * that knows of more. 0, or -1 and EINVAL when `out` is NULL or the size 0. Any thread; takes locks. */
 int slab_get_stats(slab_stats *out, size_t size_of_out);
+
+/* Figures of one NUMA node. What threads have in magazines counts for the node that they ran on at their last trip to
+ * a depot, large objects for the node of the thread that allocated them. */
+typedef struct slab_node_stats {
+    uint64_t live_bytes, cached_bytes, dirty_bytes, purged_bytes, reserved_bytes; /* as in slab_stats */
+    uint64_t slabs_made, slabs_released, purges;
+    uint64_t depot_locks, depot_contended;
+    uint64_t remote_frees; /* of other nodes' small objects by this node's threads */
+    uint64_t threads;
+} slab_node_stats;
+
+/* The same for a node, 0 to slab_stats.nodes less 1; -1 and EINVAL for others. */
+int slab_get_node_stats(int node, slab_node_stats *out, size_t size_of_out);
 
 /* Give back to the kernel all that can go: the calling thread's magazines, the depots' stock, vacant slabs, free
  * spans. Returns the bytes purged. Any thread; takes as long as the kernel needs. */

@@ -8,6 +8,11 @@
 #include "heap/slab_info.h"
 #include "thread/reserve.h"
 
+slm_public void *slab_alloc_node(size_t size, int node)
+{
+    return slm_alloc_node(size, node);
+}
+
 slm_public void *slab_alloc_nolock(size_t size)
 {
     return size <= SLM_SMALL_MAX ? slm_reserve_pop(&slm_class_caches[slm_class_of_size(size)]) : NULL;

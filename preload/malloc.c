@@ -228,6 +228,18 @@ slm_public int slab_get_stats(slab_stats *out, size_t size_of_out)
     return 0;
 }
 
+slm_public int slab_get_node_stats(int node, slab_node_stats *out, size_t size_of_out)
+{
+    struct slab_node_stats stats;
+    if (!out || size_of_out == 0 || !slm_stats_gather_node(node, &stats)) {
+        errno = EINVAL;
+        return -1;
+    }
+    memset(out, 0, size_of_out);
+    memcpy(out, &stats, slm_min(size_of_out, sizeof stats));
+    return 0;
+}
+
 slm_public size_t slab_purge(void)
 {
     return slm_heap_purge();

@@ -58,7 +58,8 @@ static _Atomic bool last_block_out;
 
 slm_seldom void slm_ring_start(void)
 {
-    for (unsigned node = 0; slm_checked && node < SLM_NODES_MAX; node++) /* nobody else asks for ranks */
+    const bool wanted = slm_checked || slm_bench; /* nobody else asks for ranks */
+    for (unsigned node = 0; wanted && node < SLM_NODES_MAX; node++)
         rings[node].lock.rank = SLM_RANK_RING;
 }
 
@@ -373,26 +374,22 @@ void slm_ring_free_objects(void *const *objects, unsigned n)
 }
 
 /* Into the stock, beyond what a depot keeps otherwise: as much as may wait may also be ready for use. */
-static void stock_magazine(unsigned node, struct slm_magazine *magazine)
+static void stock_magazine(struct slm_magazine *magazine)
 {
     struct slm_cache *cache = slm_cache_of(magazine->number);
     const uint64_t limit = load_relaxed(&cache->depot_rounds) + slm_ring_limit_bytes() / cache->shape.object_size;
     if (cache->account)
         slm_account_give_direct(cache->account, magazine->count);
-    slm_magazine_sort_home(magazine, node);
-    if (magazine->count > 0 && slm_depot_put(slm_cache_depot(cache, node), &magazine, limit))
-        slm_magazine_free(magazine); /* an empty one that came back */
-    else
-        slm_magazine_hand_on(cache, node, magazine, true);
+    slm_magazine_hand_on(cache, magazine, limit);
 }
 
-static void free_magazines(unsigned node, struct slm_magazine *magazine, struct sums *freed)
+static void free_magazines(struct slm_magazine *magazine, struct sums *freed)
 {
     for (struct slm_magazine *next; magazine; magazine = next) {
         weigh(MAGAZINES, magazine, freed);
         next = magazine->next;
         if (magazine->number != SLM_RETIRED_MIXED) {
-            stock_magazine(node, magazine);
+            stock_magazine(magazine);
         } else {
             slm_ring_free_objects(magazine->rounds, magazine->count);
             if (magazine == (void *)last_block)
@@ -452,7 +449,7 @@ bool slm_ring_ripen(unsigned node, unsigned most)
     struct slm_large *larges = take_off(LARGE, &ring->ripe[LARGE], most);
     slm_lock_release(&ring->lock);
     struct sums freed = {0, 0, 0};
-    free_magazines(node, magazines, &freed);
+    free_magazines(magazines, &freed);
     free_heads(heads, &freed);
     free_larges(larges, &freed);
     count_off(mine, &freed);

@@ -64,7 +64,7 @@ static void hand_on_all(struct slm_cache *cache, struct slm_magazine *magazines,
 {
     for (struct slm_magazine *next; magazines; magazines = next) {
         next = magazines->next;
-        slm_magazine_hand_on(cache, 0, magazines, home);
+        slm_magazine_hand_on(cache, magazines, home ? 0 : load_relaxed(&cache->depot_rounds));
     }
 }
 
@@ -78,7 +78,7 @@ static unsigned take_rounds(struct slm_cache *cache, enum slm_take_how how, bool
         slm_take_own(self, &rounds);
     const unsigned missed = slm_take_rounds(&rounds, always);
     slm_thread_unhide(self);
-    hand_on_all(cache, rounds.taken, home || slm_nodes > 1); /* they may be any node's */
+    hand_on_all(cache, rounds.taken, home);
     return missed;
 }
 

@@ -186,7 +186,7 @@ slm_slow void slm_defer_slow(void *pointer, struct slm_epoch_head *head)
 {
     if (unlikely(!slm_epoch_never_read()) && pointer)
         defer_slowly(pointer, head);
-    else if (slm_page_map_place(pointer) != 0)
+    else if (slm_place_of(pointer) != 0)
         slm_free(pointer);
     else
         slm_free_slow(pointer, call);

@@ -11,12 +11,13 @@ void slm_defer_slow(void *pointer, struct slm_epoch_head *head);
 
 slm_inline void slm_defer(void *pointer, struct slm_epoch_head *head)
 {
-    const size_t granule = slm_granule_of(pointer);
-    if (unlikely(!slm_granule_valid(granule))) {
+    const char *area = slm_tls.area;
+    const size_t granule = slm_area_granule(area, pointer);
+    if (unlikely(!slm_area_granule_valid(granule))) {
         slm_defer_slow(pointer, head);
         return;
     }
-    size_t place = slm_page_map(slm_heap_base)[granule];
+    size_t place = slm_page_map(area)[granule];
     struct slm_thread *thread = slm_hot();
     void **top = slm_shared_load(&slm_retired_slot_at(thread, place)->top);
     slm_forget(place);

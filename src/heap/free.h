@@ -1,19 +1,29 @@
-/* free's hot path: the granule's entry in the page map names the magazine, a push puts the object on top. NULL and
- * foreign pointers lie outside the map; large objects have place 0, objects of far caches
- * the closed one: their magazines are always full. */
+/* free's hot path: the granule's entry in the page map names the magazine, a push puts the object on top. NULL,
+ * foreign pointers and other nodes' objects lie outside the area of the thread's node, and so outside its part of the
+ * map; large objects have place 0, objects of far caches the closed one: their magazines are always full. */
 #pragma once
 
 #include "heap/heap.h"
 #include "page/page_map.h"
+#include "thread/slots.h"
+
+/* The place of any pointer: the thread's node's objects first. */
+slm_inline size_t slm_place_of(const void *pointer)
+{
+    const char *area = slm_tls.area;
+    const size_t granule = slm_area_granule(area, pointer);
+    return likely(slm_area_granule_valid(granule)) ? slm_page_map(area)[granule] : slm_page_map_place(pointer);
+}
 
 slm_inline void slm_free(void *pointer)
 {
-    const size_t granule = slm_granule_of(pointer);
-    if (unlikely(!slm_granule_valid(granule))) {
+    const char *area = slm_tls.area;
+    const size_t granule = slm_area_granule(area, pointer);
+    if (unlikely(!slm_area_granule_valid(granule))) {
         slm_free_slow(pointer, "free");
         return;
     }
-    size_t place = slm_page_map(slm_heap_base)[granule];
+    size_t place = slm_page_map(area)[granule];
     struct slm_thread *thread = slm_hot();
     void **top = slm_shared_load(&slm_slot_at(thread, place)->top);
     slm_forget(place);
@@ -28,10 +38,11 @@ slm_inline void slm_free(void *pointer)
 /* Bytes that the object's owner may use. */
 slm_inline size_t slm_usable(const void *pointer)
 {
-    const size_t granule = slm_granule_of(pointer);
-    if (unlikely(!slm_granule_valid(granule)))
+    const char *area = slm_tls.area;
+    const size_t granule = slm_area_granule(area, pointer);
+    if (unlikely(!slm_area_granule_valid(granule)))
         return slm_usable_slow(pointer);
-    size_t place = slm_page_map(slm_heap_base)[granule];
+    size_t place = slm_page_map(area)[granule];
     slm_forget(place);
     const size_t size = slm_page_map_size(slm_heap_base, place);
     return likely(size != 0) ? size : slm_usable_slow(pointer);

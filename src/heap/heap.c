@@ -80,17 +80,19 @@ slm_slow void *slm_alloc_slow(size_t n)
     return object;
 }
 
-slm_slow static void *alloc_large_slow(size_t n, size_t alignment, bool *clean)
+/* `node` is -1 for who does not care: first touch decides. */
+slm_slow static void *alloc_large_slow(size_t n, size_t alignment, int node, bool *clean)
 {
     const int kept = errno;
     void *object = NULL;
     if (likely(n <= (size_t)PTRDIFF_MAX) && slm_process_started()) {
         if (unlikely(load_relaxed(&slm_large_pending) != NULL))
             slm_large_free_pending();
-        object = slm_large_alloc(n, alignment, slm_direct_node(), clean);
+        const unsigned area = node < 0 ? slm_area_for_large(slm_direct_node()) : slm_area_for_slabs((unsigned)node);
+        object = slm_large_alloc(n, alignment, area, clean);
         if (unlikely(!object)) {
             if (slm_heap_reclaim_for(n))
-                object = slm_large_alloc(n, alignment, slm_direct_node(), clean);
+                object = slm_large_alloc(n, alignment, area, clean);
         }
     }
     errno = object ? kept : ENOMEM;
@@ -100,7 +102,13 @@ slm_slow static void *alloc_large_slow(size_t n, size_t alignment, bool *clean)
 slm_slow static void *alloc_any_large_slow(size_t n)
 {
     bool clean;
-    return alloc_large_slow(n, 1, &clean);
+    return alloc_large_slow(n, 1, -1, &clean);
+}
+
+void *slm_alloc_large_node(size_t n, unsigned node)
+{
+    bool clean;
+    return alloc_large_slow(n, 1, (int)node, &clean);
 }
 
 /* The class is arithmetic away here, not a load. */
@@ -154,7 +162,7 @@ static void free_direct(size_t place, void *pointer, const char *call)
         slm_depot_give(&pointer, 1, call);
         return;
     }
-    slm_thread_push(thread, number, pointer);
+    slm_thread_free(thread, number, pointer);
     slm_thread_leave(thread);
 }
 
@@ -232,7 +240,7 @@ void *slm_zeroed_alloc(size_t count, size_t size)
         errno = ENOMEM;
         return NULL;
     }
-    void *object = n > SLM_SMALL_MAX ? alloc_large_slow(n, 1, &clean) : slm_alloc(n);
+    void *object = n > SLM_SMALL_MAX ? alloc_large_slow(n, 1, -1, &clean) : slm_alloc(n);
     if (likely(object != NULL) && !clean)
         memset(object, 0, n);
     return object;
@@ -246,7 +254,7 @@ void *slm_aligned_alloc(size_t alignment, size_t n)
         return NULL;
     }
     const size_t rounded = slm_size_of_aligned(n, alignment);
-    return rounded <= SLM_SMALL_MAX ? slm_alloc(rounded) : alloc_large_slow(n, alignment, &clean);
+    return rounded <= SLM_SMALL_MAX ? slm_alloc(rounded) : alloc_large_slow(n, alignment, -1, &clean);
 }
 
 /* Where there is no memory for a smaller copy, the object stays: shrinking does not fail. */
@@ -272,11 +280,11 @@ static void *resize_large(void *pointer, size_t n)
     void *resized = NULL;
     slm_fork_check();
     if (n > SLM_SMALL_MAX && n <= (size_t)PTRDIFF_MAX)
-        resized = slm_large_resize(large, n, slm_direct_node());
+        resized = slm_large_resize(large, n);
     if (!resized)
         resized = resize_by_copy(pointer, large->usable, n);
     if (resized == pointer && n <= SLM_SMALL_MAX) /* no memory for a small one: give back what can go */
-        slm_large_resize(large, n, slm_direct_node());
+        slm_large_resize(large, n);
     if (resized) {
         slm_reclaim_if_scarce(); /* what a smaller one has left behind */
         errno = kept;
@@ -293,10 +301,10 @@ void *slm_resize(void *pointer, size_t n)
         slm_free_slow(pointer, "realloc");
         return NULL;
     }
-    const size_t place = slm_page_map_place(pointer);
+    const size_t place = slm_place_of(pointer), of_place = slm_page_map_size(slm_heap_base, place);
     if (unlikely(place == 0))
         return resize_large(pointer, n);
-    const size_t size = slm_usable(pointer);
+    const size_t size = likely(of_place != 0) ? of_place : slm_usable_slow(pointer);
     if (n <= size && (n > size / 2 || size <= 64))
         return pointer;
     return resize_by_copy(pointer, size, n);
@@ -326,6 +334,6 @@ void slm_heap_check(void)
 {
     slm_cache_foreach(check_cache, NULL);
     slm_ring_check();
-    for (unsigned node = 0; node < slm_nodes; node++)
-        slm_span_check(node);
+    for (unsigned area = 0; area < slm_reservation_areas(); area++)
+        slm_span_check(area);
 }

@@ -10,6 +10,9 @@ void *slm_alloc_slow(size_t n);
 /* Over SLM_TABLE_MAX bytes: a size class up to SLM_SMALL_MAX, else a span. */
 void *slm_alloc_medium(size_t n);
 
+/* Over SLM_SMALL_MAX bytes on a node that there is. */
+void *slm_alloc_large_node(size_t n, unsigned node);
+
 /* The magazine at the pointer's place is full, or always is: 0 and accounted caches' places. */
 void slm_free_full_slow(void *pointer, size_t place);
 

@@ -88,7 +88,8 @@ static struct slm_thread *birth(struct slm_tls *tls)
     thread->tls = tls;
     slm_shared_store(&tls->self, thread); /* before it is linked: see thread/take.c */
     slm_thread_list_add(thread);
-    thread->node = slm_topology_node(thread->number);
+    thread->node = slm_topology_node_again(thread->number, &thread->cpu, 0);
+    tls->area = slm_area_start(slm_area_for_slabs(thread->node));
     tls->state = SLM_THREAD_LIVE;
     if (load_relaxed(&tls->wanted))
         store_relaxed(&thread->attention, SLM_ATTEND_RESERVE);
@@ -126,12 +127,22 @@ slm_slow struct slm_thread *slm_thread_enter_slow(bool is_alloc)
     return thread;
 }
 
+slm_slow void slm_thread_look_where(struct slm_thread *thread)
+{
+    const unsigned node = slm_topology_node_again(thread->number, &thread->cpu, thread->node);
+    if (likely(node == thread->node))
+        return;
+    int kept = errno;
+    slm_stats_move(thread);
+    slm_thread_move(thread, node);
+    errno = kept;
+}
+
 slm_slow void slm_thread_tick(struct slm_thread *thread)
 {
     int kept = errno;
     if (thread->generation != slm_fork_generation) /* see fork_child */
         slm_thread_list_add(thread);
-    thread->node = slm_topology_node(thread->number);
     slm_reclaim_tick(thread);
     errno = kept;
 }
@@ -226,7 +237,7 @@ __attribute__((constructor(101))) static void start_library(void)
     slm_options_read();
     slm_topology_simulate(slm_options.topology);
     slm_depot_choose_growth(slm_options.grow);
-    slm_reservation_cover_map();
+    slm_reservation_cut();
     slm_span_start_areas();
     slm_cache_tune_all();
 }

@@ -16,6 +16,9 @@
 struct slm_thread *slm_thread_enter_slow(bool is_alloc);
 void slm_thread_tick(struct slm_thread *thread);
 
+/* On machines with several nodes: has the thread come to another one? */
+void slm_thread_look_where(struct slm_thread *thread);
+
 /* What signal handlers and other threads have asked of the calling thread; see enum slm_attention. */
 void slm_thread_attend(void);
 
@@ -26,6 +29,8 @@ slm_inline struct slm_thread *slm_thread_enter(bool is_alloc)
         return slm_thread_enter_slow(is_alloc);
     slm_fork_check();
     slm_thread_claim(tls);
+    if (unlikely(slm_nodes > 1))
+        slm_thread_look_where(tls->self);
     return tls->self;
 }
 

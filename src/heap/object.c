@@ -11,7 +11,9 @@
 
 #include "base/panic.h"
 #include "depot/retired.h"
+#include "heap/alloc.h"
 #include "heap/closed.h"
+#include "heap/free.h"
 #include "heap/lifecycle.h"
 #include "os/topology.h"
 
@@ -232,7 +234,7 @@ static void *take_from_node(struct slm_cache *cache, unsigned node)
     void *object = NULL;
     if (slm_depot_get(depot, &full)) {
         object = full->rounds[--full->count];
-        slm_magazine_hand_on(cache, node, full, false);
+        slm_magazine_hand_on(cache, full, load_relaxed(&cache->depot_rounds));
     } else if (!slm_depot_fill(depot, &object, 1)) {
         return NULL;
     }
@@ -261,20 +263,45 @@ static void *alloc_on(struct slm_cache *cache, unsigned node)
     return object;
 }
 
+/* False with EINVAL: there is no such node. */
+static bool is_node(int node)
+{
+    const bool is = node >= 0 && slm_process_started() && (unsigned)node < slm_nodes;
+    if (!is)
+        errno = EINVAL;
+    return is;
+}
+
 void *slm_object_alloc_node(struct slab_cache *named, int node)
 {
     struct slm_cache *cache = slm_object_cache(named, "slab_cache_alloc_node");
     if (node == -1)
         return slm_object_alloc(named);
-    if (node < 0 || (unsigned)node >= slm_nodes) {
-        errno = EINVAL;
+    if (!is_node(node))
         return NULL;
-    }
     void *object = alloc_on(cache, (unsigned)node);
     if (named->zero && object)
         memset(object, 0, cache->shape.object_size);
     finish(cache);
     return object;
+}
+
+/* The thread's own magazines hold its node's rounds; it may find out just then that it is on another. */
+void *slm_alloc_node(size_t n, int node)
+{
+    if (node == -1)
+        return slm_alloc(n);
+    if (!is_node(node))
+        return NULL;
+    if (n > SLM_SMALL_MAX)
+        return slm_alloc_large_node(n, (unsigned)node);
+    if (slm_tls.area == slm_area_start(slm_area_for_slabs((unsigned)node))) {
+        void *object = slm_alloc(n);
+        if (!object || slm_node_of(object) == (unsigned)node)
+            return object;
+        slm_free(object);
+    }
+    return alloc_on(&slm_class_caches[slm_class_of_size(n)], (unsigned)node);
 }
 
 /* In a signal handler, perhaps: nothing but the reserve and atomic operations. */
@@ -314,13 +341,15 @@ static slm_slow void closed_free_slow(struct slm_cache *cache, void *object, con
         slm_depot_give(&object, 1, call);
         return;
     }
-    slm_thread_push(thread, cache->number, object);
+    slm_thread_free(thread, cache->number, object);
     slm_thread_leave(thread);
 }
 
 void slm_closed_free(struct slm_cache *cache, void *object, const char *call)
 {
-    if (slm_cache_is_far(cache) ? !far_push(cache, object) : !slm_counted_push(cache->shape.place, object))
+    const bool local = slm_area_granule_valid(slm_area_granule(slm_tls.area, object));
+    if (!local ||
+        (slm_cache_is_far(cache) ? !far_push(cache, object) : !slm_counted_push(cache->shape.place, object)))
         closed_free_slow(cache, object, call);
 }
 
@@ -337,7 +366,7 @@ slm_slow void slm_object_free_slow(struct slab_cache *named, void *object)
     struct slm_cache *cache = slm_object_cache(named, call);
     if (!object)
         return;
-    if (unlikely(slm_page_map_place(object) != cache->shape.place ||
+    if (unlikely(slm_place_of(object) != cache->shape.place ||
                  (slm_cache_is_far(cache) && slm_cache_of_object(object) != cache)))
         not_of_this_cache(cache, object, call);
     slm_free_slow(object, call);
@@ -425,12 +454,15 @@ size_t slm_object_alloc_bulk(struct slab_cache *named, size_t n, void **out)
 static size_t free_run(struct slm_cache *cache, struct slm_thread *thread, size_t n, void *const *objects,
                        const char *call)
 {
-    if (unlikely(slm_page_map_place(*objects) != cache->shape.place ||
+    if (unlikely(slm_place_of(*objects) != cache->shape.place ||
                  (slm_cache_is_far(cache) && slm_cache_of_object(*objects) != cache)))
         not_of_this_cache(cache, *objects, call);
-    if (likely(thread != NULL))
+    if (likely(thread && !slm_is_remote(thread, *objects)))
         return slm_thread_push_run(thread, cache->number, n, objects);
-    slm_depot_give(objects, 1, call);
+    if (thread)
+        slm_thread_free(thread, cache->number, *objects);
+    else
+        slm_depot_give(objects, 1, call);
     return 1;
 }
 

@@ -27,12 +27,13 @@ slm_inline void *slm_object_alloc(struct slab_cache *named)
 
 slm_inline void slm_object_free(struct slab_cache *named, void *object)
 {
-    const size_t granule = slm_granule_of(object);
-    if (unlikely(!slm_granule_valid(granule))) {
+    const char *area = slm_tls.area;
+    const size_t granule = slm_area_granule(area, object);
+    if (unlikely(!slm_area_granule_valid(granule))) {
         slm_object_free_slow(named, object);
         return;
     }
-    size_t place = slm_page_map(slm_heap_base)[granule];
+    size_t place = slm_page_map(area)[granule];
     if (unlikely(place != named->free_place)) {
         slm_object_free_slow(named, object);
         return;
@@ -47,6 +48,9 @@ slm_inline void slm_object_free(struct slab_cache *named, void *object)
     slm_forget(place);
     slm_slot_push(slm_slot_at(thread, place), top, object);
 }
+
+/* As slab_alloc_node. */
+void *slm_alloc_node(size_t n, int node);
 
 /* As slab_cache_alloc_node, _alloc_nolock, _alloc_bulk, _free_bulk. */
 void *slm_object_alloc_node(struct slab_cache *named, int node);

@@ -114,6 +114,28 @@ struct row {
     char alias[64]; /* of what; empty: of nothing */
 };
 
+/* Where a cache's objects lie, below its row. */
+static slm_seldom void print_nodes(const struct slab_cache *named, const struct row *row, FILE *out)
+{
+    for (unsigned node = 0; slm_nodes > 1 && node < slm_nodes; node++) {
+        uint64_t objects_out = 0, slabs = 0, rounds = 0;
+        slm_cache_lock();
+        struct slm_cache *cache = load_relaxed(&named->cache);
+        const struct slm_depot *depot = cache ? slm_cache_depot_made(cache, node) : NULL;
+        if (depot) {
+            objects_out = load_relaxed(&depot->objects_out);
+            slabs = load_relaxed(&depot->slabs_made) - load_relaxed(&depot->slabs_released);
+            rounds = load_relaxed(&depot->stock_rounds);
+        }
+        slm_cache_unlock();
+        if (slabs > 0)
+            fprintf(out, "# node %u %-17s %6llu %6llu %6llu %6llu\n", node, row->stats.name,
+                    (unsigned long long)(objects_out > rounds ? objects_out - rounds : 0),
+                    (unsigned long long)(slabs * row->stats.objects_per_slab), (unsigned long long)slabs,
+                    (unsigned long long)rounds);
+    }
+}
+
 /* White space would shift the columns. */
 static void copy_name(char *to, const char *name)
 {
@@ -158,7 +180,9 @@ static slm_seldom int print_row(struct slab_cache *named, void *out)
             (unsigned long long)stats->depot_rounds);
     if (row.alias[0])
         fprintf(out, " : alias %s", row.alias);
-    return fputc('\n', out) == EOF ? -1 : 0;
+    fputc('\n', out);
+    print_nodes(named, &row, out);
+    return ferror(out) ? -1 : 0;
 }
 
 slm_seldom int slm_info_print(FILE *out)

@@ -16,19 +16,27 @@
 #include "thread/reserve.h"
 #include "thread/thread_list.h"
 
-static _Atomic uint64_t retired_refills, retired_drains, retired_taken;
+/* Of threads that have ended; and remote frees of those that have left a node, too. */
+static _Atomic uint64_t retired_refills, retired_drains, retired_taken, retired_remote[SLM_NODES_MAX];
 
-struct thread_sums {
-    uint64_t refills, drains, taken, cached_bytes;
+/* What threads and depots of the nodes from `first` on, up to `end`, add up to. */
+struct sums {
+    unsigned first, end;
+    uint64_t threads, refills, drains, taken, cached_bytes, remote_frees;
     struct slm_retired_sums retired;
+    uint64_t caches, out_bytes, stock_bytes, locks, contended, made, released;
 };
 
 static void add_thread(struct slm_thread *thread, void *context)
 {
-    struct thread_sums *sums = context;
+    struct sums *sums = context;
+    if (thread->node < sums->first || thread->node >= sums->end)
+        return;
+    sums->threads++;
     sums->refills += load_relaxed(&thread->refills);
     sums->drains += load_relaxed(&thread->drains);
     sums->taken += load_relaxed(&thread->objects_taken);
+    sums->remote_frees += load_relaxed(&thread->remote_frees);
     sums->cached_bytes += slm_reserve_bytes(thread);
     slm_retire_count(thread, &sums->retired);
     for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
@@ -38,62 +46,85 @@ static void add_thread(struct slm_thread *thread, void *context)
     }
 }
 
-static struct thread_sums sum_threads(void)
+static void add_threads(struct sums *sums)
 {
-    struct thread_sums sums = {
-        load_relaxed(&retired_refills), load_relaxed(&retired_drains), load_relaxed(&retired_taken), 0, {0, 0}};
-    slm_thread_list_foreach(add_thread, &sums);
-    return sums;
+    sums->refills = load_relaxed(&retired_refills);
+    sums->drains = load_relaxed(&retired_drains);
+    sums->taken = load_relaxed(&retired_taken);
+    for (unsigned node = sums->first; node < sums->end; node++)
+        sums->remote_frees += load_relaxed(&retired_remote[node]);
+    slm_thread_list_foreach(add_thread, sums);
 }
 
-void slm_stats_retire(const struct slm_thread *thread)
+void slm_stats_move(struct slm_thread *thread)
+{
+    add_relaxed(&retired_remote[thread->node], load_relaxed(&thread->remote_frees));
+    store_relaxed(&thread->remote_frees, 0);
+}
+
+void slm_stats_retire(struct slm_thread *thread)
 {
     add_relaxed(&retired_refills, load_relaxed(&thread->refills));
     add_relaxed(&retired_drains, load_relaxed(&thread->drains));
     add_relaxed(&retired_taken, load_relaxed(&thread->objects_taken));
+    slm_stats_move(thread);
 }
-
-struct depot_sums {
-    uint64_t caches, out_bytes, stock_bytes, exchanges, made, released;
-};
 
 static void add_cache(struct slm_cache *cache, void *context)
 {
-    struct depot_sums *sums = context;
+    struct sums *sums = context;
     sums->caches++;
-    for (unsigned node = 0; node < slm_nodes; node++) {
+    for (unsigned node = sums->first; node < sums->end; node++) {
         struct slm_depot *depot = slm_cache_depot_made(cache, node);
         if (!depot)
             continue;
         sums->out_bytes += load_relaxed(&depot->objects_out) * cache->shape.object_size;
         sums->stock_bytes += load_relaxed(&depot->stock_rounds) * cache->shape.object_size;
-        sums->exchanges += load_relaxed(&depot->exchanges);
+        sums->locks += load_relaxed(&depot->lock.acquired);
+        sums->contended += load_relaxed(&depot->lock.contended);
         sums->made += load_relaxed(&depot->slabs_made);
         sums->released += load_relaxed(&depot->slabs_released);
     }
 }
 
-slm_seldom void slm_stats_gather(struct slab_stats *out)
+static struct sums sum_nodes(unsigned first, unsigned end)
 {
-    struct depot_sums depots = {0};
-    struct slm_span_figures spans;
-    struct slm_percpu_figures percpu;
+    struct sums sums = {.first = first, .end = end};
     slm_fork_check();
     slm_cache_lock();
-    const struct thread_sums threads = sum_threads();
-    slm_cache_each(add_cache, &depots);
+    add_threads(&sums);
+    slm_cache_each(add_cache, &sums);
     slm_cache_unlock();
-    slm_span_get_figures(&spans);
+    return sums;
+}
+
+static uint64_t cached_bytes(const struct sums *sums)
+{
+    return sums->stock_bytes + sums->cached_bytes;
+}
+
+static uint64_t live_small_bytes(const struct sums *sums)
+{
+    const uint64_t cached = cached_bytes(sums);
+    return sums->out_bytes > cached ? sums->out_bytes - cached : 0;
+}
+
+slm_seldom void slm_stats_gather(struct slab_stats *out)
+{
+    struct slm_span_figures spans = {0};
+    struct slm_percpu_figures percpu;
+    const struct sums sums = sum_nodes(0, slm_nodes);
+    for (unsigned area = 0; area < slm_reservation_areas(); area++)
+        slm_span_add_figures(area, &spans);
     slm_percpu_count(&percpu);
-    const uint64_t cached = depots.stock_bytes + threads.cached_bytes;
     *out = (struct slab_stats){
-        .live_bytes = (depots.out_bytes > cached ? depots.out_bytes - cached : 0) + slm_large_live_bytes(),
-        .cached_bytes = cached,
+        .live_bytes = live_small_bytes(&sums) + slm_large_live_bytes(),
+        .cached_bytes = cached_bytes(&sums),
         .dirty_bytes = spans.dirty_bytes,
         .purged_bytes = spans.purged_bytes,
         .reserved_bytes = slm_reservation_heap_bytes(),
-        .deferred_bytes = load_relaxed(&slm_ring_bytes) + threads.retired.bytes,
-        .deferred_objects = load_relaxed(&slm_ring_objects) + threads.retired.objects,
+        .deferred_bytes = load_relaxed(&slm_ring_bytes) + sums.retired.bytes,
+        .deferred_objects = load_relaxed(&slm_ring_objects) + sums.retired.objects,
         .deferred_waits = load_relaxed(&slm_ring_waits),
         .deferred_excesses = load_relaxed(&slm_ring_excesses),
         .deferred_unfreed = load_relaxed(&slm_ring_unfreed),
@@ -101,32 +132,63 @@ slm_seldom void slm_stats_gather(struct slab_stats *out)
         .grace_periods = slm_epoch_grace_periods(),
         .membarriers = load_relaxed(&slm_sys_membarriers),
         .metadata_bytes = slm_reservation_metadata_bytes(),
-        .refills = threads.refills,
-        .drains = threads.drains,
-        .depot_locks = depots.exchanges,
-        .depot_contended = load_relaxed(&slm_lock_contended),
-        .slabs_made = depots.made,
-        .slabs_released = depots.released,
+        .refills = sums.refills,
+        .drains = sums.drains,
+        .depot_locks = sums.locks,
+        .depot_contended = sums.contended,
+        .slabs_made = sums.made,
+        .slabs_released = sums.released,
         .purges = spans.purges,
         .threads = slm_thread_list_count(),
         .nodes = slm_nodes,
-        .caches = depots.caches,
+        .caches = sums.caches,
         .percpu_objects = percpu.objects,
         .percpu_bytes = percpu.units * SLM_PERCPU_UNIT,
         .percpu_mapped_bytes = percpu.mapped_bytes,
         .percpu_metadata_bytes = percpu.metadata_bytes,
+        .remote_frees = sums.remote_frees,
     };
+}
+
+slm_seldom bool slm_stats_gather_node(int node, struct slab_node_stats *out)
+{
+    struct slm_span_figures spans = {0};
+    if (node < 0 || (unsigned)node >= slm_nodes)
+        return false;
+    const struct sums sums = sum_nodes((unsigned)node, (unsigned)node + 1);
+    slm_span_add_figures(slm_area_for_slabs((unsigned)node), &spans);
+    if (slm_nodes > 1)
+        slm_span_add_figures(slm_area_for_large((unsigned)node), &spans);
+    *out = (struct slab_node_stats){
+        .live_bytes = live_small_bytes(&sums) + slm_large_node_bytes((unsigned)node),
+        .cached_bytes = cached_bytes(&sums),
+        .dirty_bytes = spans.dirty_bytes,
+        .purged_bytes = spans.purged_bytes,
+        .reserved_bytes = spans.mapped_bytes,
+        .slabs_made = sums.made,
+        .slabs_released = sums.released,
+        .purges = spans.purges,
+        .depot_locks = sums.locks,
+        .depot_contended = sums.contended,
+        .remote_frees = sums.remote_frees,
+        .threads = sums.threads,
+    };
+    return true;
 }
 
 uint64_t slm_stats_objects_taken(void)
 {
-    return sum_threads().taken + slm_large_made();
+    struct sums sums = {.end = slm_nodes};
+    add_threads(&sums);
+    return sums.taken + slm_large_made();
 }
 
-static const struct figure {
+struct figure {
     const char *name;
     size_t offset;
-} figures[] = {
+};
+
+static const struct figure figures[] = {
 #define FIGURE(field)                                                                                                \
     {                                                                                                                \
 #field, offsetof(struct slab_stats, field)                                                                   \
@@ -159,24 +221,62 @@ static const struct figure {
     FIGURE(percpu_bytes),
     FIGURE(percpu_mapped_bytes),
     FIGURE(percpu_metadata_bytes),
+    FIGURE(remote_frees),
 };
 
-enum { figures_count = sizeof figures / sizeof figures[0] };
+static const struct figure node_figures[] = {
+#define NODE_FIGURE(field)                                                                                           \
+    {                                                                                                                \
+#field, offsetof(struct slab_node_stats, field)                                                              \
+    }
+    NODE_FIGURE(live_bytes),     NODE_FIGURE(cached_bytes),    NODE_FIGURE(dirty_bytes),    NODE_FIGURE(purged_bytes),
+    NODE_FIGURE(reserved_bytes), NODE_FIGURE(slabs_made),      NODE_FIGURE(slabs_released), NODE_FIGURE(purges),
+    NODE_FIGURE(depot_locks),    NODE_FIGURE(depot_contended), NODE_FIGURE(remote_frees),   NODE_FIGURE(threads),
+};
 
-static uint64_t figure_of(const struct slab_stats *stats, size_t i)
+enum {
+    figures_count = sizeof figures / sizeof figures[0],
+    node_figures_count = sizeof node_figures / sizeof node_figures[0]
+};
+
+static uint64_t figure_of(const void *stats, const struct figure *figure)
 {
-    return *(const uint64_t *)((const char *)stats + figures[i].offset);
+    return *(const uint64_t *)((const char *)stats + figure->offset);
+}
+
+static void report_line(const char *of, uint64_t node, const struct figure *figure, const void *stats)
+{
+    struct slm_line line = {0};
+    slm_line_text(&line, "slabmalloc: ");
+    slm_line_text(&line, of);
+    if (*of) {
+        slm_line_number(&line, node);
+        slm_line_text(&line, " ");
+    }
+    slm_line_text(&line, figure->name);
+    slm_line_text(&line, " ");
+    slm_line_number(&line, figure_of(stats, figure));
+    slm_line_write(&line, STDERR_FILENO);
 }
 
 static slm_seldom void report_text(const struct slab_stats *stats)
 {
-    for (size_t i = 0; i < figures_count; i++) {
-        struct slm_line line = {0};
-        slm_line_text(&line, "slabmalloc: ");
-        slm_line_text(&line, figures[i].name);
-        slm_line_text(&line, " ");
-        slm_line_number(&line, figure_of(stats, i));
-        slm_line_write(&line, STDERR_FILENO);
+    struct slab_node_stats here;
+    for (size_t i = 0; i < figures_count; i++)
+        report_line("", 0, &figures[i], stats);
+    for (int node = 0; slm_nodes > 1 && slm_stats_gather_node(node, &here); node++)
+        for (size_t i = 0; i < node_figures_count; i++)
+            report_line("node ", (uint64_t)node, &node_figures[i], &here);
+    slm_lock_report();
+}
+
+static void add_json(struct slm_line *line, const struct figure *all, size_t n, const void *stats)
+{
+    for (size_t i = 0; i < n; i++) {
+        slm_line_text(line, i > 0 ? ", \"" : "\"");
+        slm_line_text(line, all[i].name);
+        slm_line_text(line, "\": ");
+        slm_line_number(line, figure_of(stats, &all[i]));
     }
 }
 
@@ -199,12 +299,8 @@ static slm_seldom void report_json(const struct slab_stats *stats)
     slm_line_text(&line, program);
     slm_line_text(&line, "\", \"objects_taken\": ");
     slm_line_number(&line, slm_stats_objects_taken());
-    for (size_t i = 0; i < figures_count; i++) {
-        slm_line_text(&line, ", \"");
-        slm_line_text(&line, figures[i].name);
-        slm_line_text(&line, "\": ");
-        slm_line_number(&line, figure_of(stats, i));
-    }
+    slm_line_text(&line, ", ");
+    add_json(&line, figures, figures_count, stats);
     slm_line_text(&line, "}");
     slm_line_write(&line, file);
     close(file);

@@ -9,8 +9,12 @@
 struct slm_rseq {
     ptrdiff_t sequence; /* the address of the descriptor of the sequence that the thread is in */
     ptrdiff_t cpu;      /* the CPU's number, 32 bits; negative where the thread is not registered */
+    ptrdiff_t node;     /* the CPU's NUMA node, 32 bits; 0: not told */
     ptrdiff_t cid;      /* the thread's concurrency id: below the number of threads and of CPUs; 0: not told */
 };
+
+/* A field of 32 bits of the calling thread's record, once slm_rseq_find has found one. */
+int32_t slm_rseq_read(ptrdiff_t field);
 
 /* False: the C library has none, or has been told to leave them alone; or this is no machine that we know them on. */
 bool slm_rseq_find(struct slm_rseq *rseq);

@@ -10,12 +10,14 @@
 
 #include "base/bits.h"
 #include "base/panic.h"
+#include "os/rseq.h"
 #include "os/sys.h"
 
 unsigned slm_nodes = 1;
 
 static unsigned simulated_cpus; /* CPUs a node, 0 on a real machine */
 static bool users_policy;       /* numactl, or whoever started us, has said where memory is to lie */
+static struct slm_rseq rseq;    /* where the kernel tells a thread its CPU and node; 0: nowhere */
 
 /* The highest node that this process may have memory from, by one call; -1 where a filter forbids to ask. */
 static int last_allowed_node(void)
@@ -93,7 +95,10 @@ slm_seldom void slm_topology_start(void)
         return;
     if (slm_sys_read_file("/sys/devices/system/node/online", text, sizeof text))
         slm_nodes = (unsigned)slm_min(last_of_list(text) + 1, SLM_NODES_MAX);
-    users_policy = slm_nodes > 1 && has_policy();
+    if (slm_nodes == 1)
+        return;
+    users_policy = has_policy();
+    slm_rseq_find(&rseq);
 }
 
 unsigned slm_topology_node(uintptr_t thread)
@@ -104,6 +109,24 @@ unsigned slm_topology_node(uintptr_t thread)
         return (unsigned)(thread % (slm_nodes * simulated_cpus) / simulated_cpus);
     unsigned cpu, node;
     slm_sys_where(&cpu, &node);
+    return node < slm_nodes ? node : 0;
+}
+
+/* The kernel writes the record whenever the thread comes back from it on another CPU; a thread that is not registered
+ * has a negative CPU there. Before Linux 6.3 the node is not told: while the CPU stays the same, so does the node. */
+unsigned slm_topology_node_again(uintptr_t thread, uint32_t *cpu, unsigned node)
+{
+    if (simulated_cpus != 0)
+        return slm_topology_node(thread);
+    const int32_t here = rseq.cpu != 0 ? slm_rseq_read(rseq.cpu) : -1;
+    if (here >= 0 && rseq.node != 0) {
+        node = (unsigned)slm_rseq_read(rseq.node);
+        return node < slm_nodes ? node : 0;
+    }
+    if (here >= 0 && (uint32_t)here + 1 == *cpu)
+        return node;
+    slm_sys_where(cpu, &node);
+    ++*cpu;
     return node < slm_nodes ? node : 0;
 }
 

@@ -17,6 +17,10 @@ void slm_topology_simulate(const char *text);
  * `thread`, any number that stays the same for a thread. */
 unsigned slm_topology_node(uintptr_t thread);
 
+/* The same where it is asked for again and again: a load or two where the C library has registered restartable
+ * sequences. *cpu is what the last call has left there, 0 before the first; `node` is what it returned. */
+unsigned slm_topology_node_again(uintptr_t thread, uint32_t *cpu, unsigned node);
+
 /* One more than the highest number of a CPU that this machine may ever have (at most SLM_CPUS_MAX), whether it is
  * online or not; 0 where nobody tells. On a simulated machine all nodes' CPUs. Opens a file. */
 unsigned slm_topology_cpus(void);

@@ -85,6 +85,15 @@ bool slm_vm_map(void *address, size_t size, bool held)
     return true;
 }
 
+bool slm_vm_grow(void *address, size_t size)
+{
+    int kept = errno;
+    char *last = (char *)address - slm_page_size;
+    const bool grown = mremap(last, slm_page_size, slm_page_size + size, 0) == last;
+    errno = kept;
+    return grown;
+}
+
 bool slm_vm_unmap(void *address, size_t size, bool held)
 {
     int kept = errno, how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;

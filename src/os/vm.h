@@ -23,6 +23,10 @@ void *slm_vm_hold_window(size_t size);
  * slm_vm_hold_window gave. False with the kernel's errno, EEXIST where another mapping is in the way. */
 bool slm_vm_map(void *address, size_t size, bool held);
 
+/* The same where the page before `address` is mapped: that mapping becomes longer, with its memory policy and advice.
+ * False where something is in the way, there is no memory, or no such mapping. */
+bool slm_vm_grow(void *address, size_t size);
+
 /* Undo slm_vm_map. False when the kernel refuses (its limit of mappings). */
 bool slm_vm_unmap(void *address, size_t size, bool held);
 

@@ -3,14 +3,14 @@
 
 #include "base/panic.h"
 
-struct slm_area slm_areas[SLM_NODES_MAX];
+struct slm_area slm_areas[SLM_AREAS_MAX];
 
-static void start_area(struct slm_area *area)
+static void start_area(unsigned number)
 {
-    const size_t size = slm_reservation_area();
+    struct slm_area *area = &slm_areas[number];
     area->lock.rank = SLM_RANK_SPANS;
-    area->first = area->frontier = area->mapped = (size_t)(area - slm_areas) * size;
-    area->end = area->first + size;
+    area->first = area->frontier = (size_t)number << slm_area_shift;
+    area->mapped = area->first + (slm_reservation_bind(number) ? 1 : 0);
     area->generation = slm_fork_generation;
     slm_list_init(&area->ages);
     area->started = true;
@@ -18,9 +18,11 @@ static void start_area(struct slm_area *area)
 
 void slm_span_start_areas(void)
 {
-    for (unsigned node = 0; node < slm_nodes; node++)
-        if (!slm_areas[node].started)
-            start_area(&slm_areas[node]);
+    for (unsigned number = 0; number < slm_reservation_areas(); number++) {
+        if (!slm_areas[number].started)
+            start_area(number);
+        slm_areas[number].end = slm_areas[number].first + slm_reservation_area();
+    }
 }
 
 /* The holder died in a fork: whatever was listed may be torn. */
@@ -148,9 +150,9 @@ static bool check_free_span(struct slm_span *span, void *context)
     return false;
 }
 
-void slm_span_check(unsigned node)
+void slm_span_check(unsigned number)
 {
-    struct slm_area *area = &slm_areas[node];
+    struct slm_area *area = &slm_areas[number];
     slm_area_lock(area);
     for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
         struct walk walk = {.area = area, .state = state};

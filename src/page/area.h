@@ -1,5 +1,5 @@
-/* Areas: a node's part of the range, with its free spans. Private to area.c, span.c and purge.c; what others may call
- * stands in span.h.
+/* Areas: parts of the range (page/reservation.h), with their free spans. Private to area.c, span.c and purge.c; what
+ * others may call stands in span.h.
  *
  * An area keeps its free spans in bins by length, the states apart. What no bin has comes from the frontier, behind
  * which nothing was ever mapped.
@@ -9,7 +9,6 @@
  */
 #pragma once
 
-#include "os/topology.h"
 #include "page/bins.h"
 #include "sync/lock.h"
 
@@ -33,14 +32,14 @@ struct slm_area {
     struct slm_list ages;            /* dirty spans, oldest first */
     uint64_t dirty_low;              /* the least bytes that were dirty since the last purge of surplus */
     _Atomic uint64_t free_bytes[SLM_SPAN_STATES];
-    _Atomic uint64_t lost_bytes;
+    _Atomic uint64_t lost_bytes, purges, purged_bytes;
 } slm_cacheline;
 
-extern slm_hidden struct slm_area slm_areas[SLM_NODES_MAX];
+extern slm_hidden struct slm_area slm_areas[SLM_AREAS_MAX];
 
 slm_inline struct slm_area *slm_area_of(const struct slm_span *span)
 {
-    return &slm_areas[slm_nodes == 1 ? 0 : slm_span_granule(span) / slm_reservation_area()];
+    return &slm_areas[slm_area_of_granule(slm_span_granule(span))];
 }
 
 slm_inline struct slm_free_span *slm_free_span_of(struct slm_span *span)

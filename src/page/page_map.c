@@ -15,7 +15,16 @@ void slm_page_map_set_size(unsigned place, uint32_t size)
 
 void slm_page_map_set(size_t first, size_t count, unsigned place)
 {
-    uint16_t *map = (uint16_t *)(slm_heap_base + SLM_MAP_OFFSET);
-    for (size_t granule = first; granule < first + count; granule++)
+    uint16_t *map = (uint16_t *)(slm_area_start(slm_area_of_granule(first)) + SLM_MAP_OFFSET);
+    const size_t inside = slm_granule_in_area(first);
+    for (size_t granule = inside; granule < inside + count; granule++)
         map[granule] = (uint16_t)place;
+}
+
+size_t slm_page_map_place(const void *pointer)
+{
+    const size_t granule = slm_granule_of(pointer);
+    if (unlikely(!slm_granule_valid(granule)))
+        return 0;
+    return slm_page_map(slm_area_start(slm_area_of_granule(granule)))[slm_granule_in_area(granule)];
 }

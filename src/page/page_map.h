@@ -5,23 +5,21 @@
 
 #include "page/reservation.h"
 
-slm_inline const uint16_t *slm_page_map(const char *base)
+/* An area's part of the map, from the area's start. */
+slm_inline const uint16_t *slm_page_map(const char *area)
 {
-    return (const uint16_t *)(base + SLM_MAP_OFFSET);
+    return (const uint16_t *)(area + SLM_MAP_OFFSET);
 }
 
-/* The object size of a place; 0 for place 0 and the closed one. */
+/* The object size of a place; 0 for place 0 and the closed one. `base` is the heap's. */
 slm_inline uint32_t slm_page_map_size(const char *base, size_t place)
 {
     return ((const uint32_t *)(base + SLM_SIZES_OFFSET))[place];
 }
 
-/* The place of the granule that the pointer lies in; 0 for pointers that are not ours, NULL among them. */
-slm_inline size_t slm_page_map_place(const void *pointer)
-{
-    const size_t granule = slm_granule_of(pointer);
-    return likely(slm_granule_valid(granule)) ? slm_page_map(slm_heap_base)[granule] : 0;
-}
+/* The place of the granule that the pointer lies in, in whatever area; 0 for pointers that are not ours, NULL among
+ * them. */
+size_t slm_page_map_place(const void *pointer);
 
 /* Fill the table of sizes; once, after slm_reservation_start. */
 void slm_page_map_start(void);

@@ -6,7 +6,6 @@
 /* Holes split mappings, and the kernel allows 65,530: only long spans are unmapped, and only so many. */
 enum { unmap_least = 16, unmapped_most = 2048 };
 
-static _Atomic uint64_t purges, purged_bytes;
 static _Atomic bool scarce; /* address space */
 
 void slm_span_set_scarce(bool is_scarce)
@@ -114,20 +113,22 @@ static size_t purge_area(struct slm_area *area, uint64_t bytes, uint64_t keep)
             !give_back_and_list(area, span, unmap)) /* locked pages stay, and asking again at once would not help */
             break;
         given += size;
-        add_relaxed(&purges, 1);
-        add_relaxed(&purged_bytes, size);
+        add_relaxed(&area->purges, 1);
+        add_relaxed(&area->purged_bytes, size);
     }
     return given;
 }
 
+/* Each area keeps its share of what is kept. */
 size_t slm_span_purge(uint64_t keep_bytes)
 {
+    const uint64_t granules = slm_max(slm_span_dirty_bytes() / SLM_GRANULE, 1);
     size_t given = 0;
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        const uint64_t dirty = load_relaxed(&slm_areas[node].free_bytes[SLM_SPAN_DIRTY]),
-                       keep = keep_bytes / slm_nodes;
+    for (unsigned i = 0; i < slm_reservation_areas(); i++) {
+        const uint64_t dirty = load_relaxed(&slm_areas[i].free_bytes[SLM_SPAN_DIRTY]);
+        const uint64_t keep = keep_bytes / granules * (dirty / SLM_GRANULE);
         if (dirty > keep)
-            given += purge_area(&slm_areas[node], dirty - keep, keep);
+            given += purge_area(&slm_areas[i], dirty - keep, keep);
     }
     return given;
 }
@@ -158,16 +159,16 @@ size_t slm_span_unmap_free(void)
 {
     store_relaxed(&scarce, true);
     size_t given = slm_span_purge(0);
-    for (unsigned node = 0; node < slm_nodes; node++)
-        given += unmap_clean(&slm_areas[node]);
+    for (unsigned i = 0; i < slm_reservation_areas(); i++)
+        given += unmap_clean(&slm_areas[i]);
     return given;
 }
 
 size_t slm_span_purge_surplus(void)
 {
     size_t given = 0;
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        struct slm_area *area = &slm_areas[node];
+    for (unsigned i = 0; i < slm_reservation_areas(); i++) {
+        struct slm_area *area = &slm_areas[i];
         if (load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) == 0)
             continue;
         slm_area_lock(area);
@@ -182,16 +183,17 @@ size_t slm_span_purge_surplus(void)
 uint64_t slm_span_dirty_bytes(void)
 {
     uint64_t bytes = 0;
-    for (unsigned node = 0; node < slm_nodes; node++)
-        bytes += load_relaxed(&slm_areas[node].free_bytes[SLM_SPAN_DIRTY]);
+    for (unsigned i = 0; i < slm_reservation_areas(); i++)
+        bytes += load_relaxed(&slm_areas[i].free_bytes[SLM_SPAN_DIRTY]);
     return bytes;
 }
 
-void slm_span_get_figures(struct slm_span_figures *out)
+void slm_span_add_figures(unsigned number, struct slm_span_figures *sums)
 {
-    *out = (struct slm_span_figures){.purges = load_relaxed(&purges), .purged_bytes = load_relaxed(&purged_bytes)};
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        out->dirty_bytes += load_relaxed(&slm_areas[node].free_bytes[SLM_SPAN_DIRTY]);
-        out->lost_bytes += load_relaxed(&slm_areas[node].lost_bytes);
-    }
+    struct slm_area *area = &slm_areas[number];
+    sums->dirty_bytes += load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]);
+    sums->lost_bytes += load_relaxed(&area->lost_bytes);
+    sums->purges += load_relaxed(&area->purges);
+    sums->purged_bytes += load_relaxed(&area->purged_bytes);
+    sums->mapped_bytes += slm_reservation_area_bytes(number);
 }

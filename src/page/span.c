@@ -119,13 +119,14 @@ static struct slm_span *alloc_from(struct slm_area *area, size_t granules, size_
     return span;
 }
 
-struct slm_span *slm_span_alloc(unsigned node, size_t granules, size_t alignment)
+struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment)
 {
     struct slm_span *span = NULL;
     size_t take;
     if (!__builtin_add_overflow(granules, alignment - 1, &take) && take <= SLM_GRANULES_MAX)
-        for (unsigned i = 0; i < slm_nodes && !span; i++) /* another node's memory is better than none */
-            span = alloc_from(&slm_areas[(node + i) % slm_nodes], granules, alignment);
+        for (unsigned i = 0; i < slm_reservation_areas() && !span;
+             i++) /* another node's memory is better than none */
+            span = alloc_from(&slm_areas[(area + i) % slm_reservation_areas()], granules, alignment);
     if (!span)
         errno = ENOMEM;
     return span;

@@ -44,7 +44,7 @@ struct slm_span {
 };
 
 struct slm_span_figures {
-    uint64_t dirty_bytes, lost_bytes, purges, purged_bytes;
+    uint64_t dirty_bytes, lost_bytes, purges, purged_bytes, mapped_bytes;
 };
 
 slm_inline size_t slm_span_granule(const struct slm_span *span)
@@ -65,9 +65,10 @@ slm_inline size_t slm_span_bytes(const struct slm_span *span)
 /* The span of the slab that the pointer lies in, or of the large object in whose first granule; NULL for others. */
 struct slm_span *slm_span_of(const void *pointer);
 
-/* A span of that many granules, on a boundary of `alignment` granules (a power of two), from the node's area; its
- * kind is NONE, and its state says what its memory may hold. NULL and ENOMEM. Any thread. */
-struct slm_span *slm_span_alloc(unsigned node, size_t granules, size_t alignment);
+/* A span of that many granules, on a boundary of `alignment` granules (a power of two), from that area, or from
+ * another if there is no memory; its kind is NONE, and its state says what its memory may hold. NULL and ENOMEM. Any
+ * thread. */
+struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment);
 
 /* Give a span back whose kind the caller has set to NONE throughout. */
 void slm_span_free(struct slm_span *span);
@@ -105,7 +106,8 @@ size_t slm_span_purge_surplus(void);
 /* Dirty bytes of all areas, cheap. */
 uint64_t slm_span_dirty_bytes(void);
 
-void slm_span_get_figures(struct slm_span_figures *out);
+/* Add an area's figures to the sums. */
+void slm_span_add_figures(unsigned area, struct slm_span_figures *sums);
 
 /* Walk an area and stop the process when an invariant does not hold; checked builds and tests. */
-void slm_span_check(unsigned node);
+void slm_span_check(unsigned area);

@@ -11,7 +11,7 @@
 #define MOVE_AGAIN_BYTES ((size_t)32 << 20)
 enum { moved_most = 200 };
 
-static _Atomic uint64_t made, live_bytes;
+static _Atomic uint64_t made, live_bytes[SLM_NODES_MAX];
 static _Atomic uint32_t live_moved;
 
 static size_t granules_for(size_t n)
@@ -24,20 +24,25 @@ static size_t usable_for(size_t n)
     return slm_align_up(slm_max(n, 1), slm_page_size);
 }
 
-void *slm_large_alloc(size_t n, size_t alignment, unsigned node, bool *clean)
+static _Atomic uint64_t *live_bytes_of(const struct slm_large *large)
+{
+    return &live_bytes[slm_node_of_area(slm_area_of_granule(slm_span_granule(&large->span)))];
+}
+
+void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean)
 {
     if (n > (size_t)PTRDIFF_MAX || alignment > SLM_GRANULES_MAX << SLM_GRANULE_SHIFT) {
         errno = ENOMEM;
         return NULL;
     }
     const size_t align_granules = slm_max(alignment >> SLM_GRANULE_SHIFT, 1);
-    struct slm_large *large = (struct slm_large *)slm_span_alloc(node, granules_for(n), align_granules);
+    struct slm_large *large = (struct slm_large *)slm_span_alloc(area, granules_for(n), align_granules);
     if (!large)
         return NULL;
     *clean = large->span.state == SLM_SPAN_CLEAN;
     large->usable = usable_for(n);
     add_relaxed(&made, 1);
-    add_relaxed(&live_bytes, large->usable);
+    add_relaxed(live_bytes_of(large), large->usable);
     store_relaxed(&large->span.kind, SLM_SPAN_LARGE);
     return slm_span_start(&large->span);
 }
@@ -61,7 +66,7 @@ static bool win(struct slm_large *large, uint8_t becomes)
 
 static void not_live(const struct slm_large *large)
 {
-    sub_relaxed(&live_bytes, large->usable);
+    sub_relaxed(live_bytes_of(large), large->usable);
 }
 
 static void give_back(struct slm_large *large)
@@ -123,7 +128,7 @@ void slm_large_free_pending(void)
 static void set_usable(struct slm_large *large, size_t n)
 {
     const size_t usable = usable_for(n);
-    add_relaxed(&live_bytes, usable - large->usable); /* modulo 2^64: down as well as up */
+    add_relaxed(live_bytes_of(large), usable - large->usable); /* modulo 2^64: down as well as up */
     large->usable = usable;
 }
 
@@ -142,11 +147,12 @@ static void mark_moved(struct slm_large *large)
     large->span.moved = true;
 }
 
-static void *move_pages(struct slm_large *large, size_t n, unsigned node)
+/* Within its area: where pages are bound, those that it grows by are to be, too. */
+static void *move_pages(struct slm_large *large, size_t n)
 {
     bool clean;
     const size_t old_bytes = large->usable;
-    char *to = slm_large_alloc(n, SLM_GRANULE, node, &clean);
+    char *to = slm_large_alloc(n, SLM_GRANULE, slm_area_of_granule(slm_span_granule(&large->span)), &clean);
     if (!to)
         return NULL;
     struct slm_large *moved = slm_large_of(to);
@@ -160,7 +166,7 @@ static void *move_pages(struct slm_large *large, size_t n, unsigned node)
     return to;
 }
 
-void *slm_large_resize(struct slm_large *large, size_t n, unsigned node)
+void *slm_large_resize(struct slm_large *large, size_t n)
 {
     const size_t granules = granules_for(n);
     bool clean;
@@ -170,12 +176,20 @@ void *slm_large_resize(struct slm_large *large, size_t n, unsigned node)
         set_usable(large, n);
         return slm_span_start(&large->span);
     }
-    return may_move(large) ? move_pages(large, n, node) : NULL;
+    return may_move(large) ? move_pages(large, n) : NULL;
+}
+
+uint64_t slm_large_node_bytes(unsigned node)
+{
+    return load_relaxed(&live_bytes[node]);
 }
 
 uint64_t slm_large_live_bytes(void)
 {
-    return load_relaxed(&live_bytes);
+    uint64_t bytes = 0;
+    for (unsigned node = 0; node <= slm_node_mask; node++)
+        bytes += load_relaxed(&live_bytes[node]);
+    return bytes;
 }
 
 uint64_t slm_large_made(void)

@@ -12,9 +12,9 @@ struct slm_large {
 
 static_assert(sizeof(struct slm_large) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
 
-/* n bytes (at most PTRDIFF_MAX) on a multiple of `alignment`, a power of two. `*clean`: they read as zero. NULL and
- * ENOMEM. */
-void *slm_large_alloc(size_t n, size_t alignment, unsigned node, bool *clean);
+/* n bytes (at most PTRDIFF_MAX) on a multiple of `alignment`, a power of two, from that area. `*clean`: they read as
+ * zero. NULL and ENOMEM. */
+void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean);
 
 /* The large object that starts here, retired or not; NULL if none does. */
 struct slm_large *slm_large_of(const void *pointer);
@@ -40,8 +40,9 @@ extern slm_hidden struct slm_large *_Atomic slm_large_pending;
 
 /* Change the size in place, or by moving pages without a copy; the new address, or NULL when neither can be done: the
  * object is as it was then. */
-void *slm_large_resize(struct slm_large *large, size_t n, unsigned node);
+void *slm_large_resize(struct slm_large *large, size_t n);
 
-/* Usable bytes of all there are, and how many were ever made. */
+/* Usable bytes of all there are, of a node's, and how many were ever made. */
 uint64_t slm_large_live_bytes(void);
+uint64_t slm_large_node_bytes(unsigned node);
 uint64_t slm_large_made(void);

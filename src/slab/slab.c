@@ -61,7 +61,8 @@ static void mark(struct slm_slab *slab, bool slab_now, unsigned place)
 
 struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node)
 {
-    struct slm_slab *slab = (struct slm_slab *)slm_span_alloc(node, shape->granules, slm_max(shape->alignment, 1));
+    struct slm_slab *slab =
+        (struct slm_slab *)slm_span_alloc(slm_area_for_slabs(node), shape->granules, slm_max(shape->alignment, 1));
     if (!slab)
         return NULL;
     slab->object_size = shape->object_size;

@@ -9,7 +9,10 @@
  * A child counts the generation up; a lock that it finds held in an older one belonged to a thread that does not
  * exist: acquiring it succeeds and says so, and the caller starts what the lock guards afresh.
  *
- * Ranks: a thread takes locks in rising rank only; checked builds stop when one does not. */
+ * Ranks: a thread takes locks in rising rank only; checked builds stop when one does not.
+ *
+ * Figures: a lock counts how often it was acquired, and how often it was found held. The bench's build (slm_bench)
+ * also takes the time that locks of each rank are held and waited for; slm_lock_report prints it. */
 #pragma once
 
 #include "sync/fork.h"
@@ -26,11 +29,14 @@ enum slm_rank {
     SLM_RANK_METADATA, /* free lists of the allocator's own memory */
     SLM_RANK_READERS,  /* the list of epochs' readers: nothing is taken under it, but a handler may take it under all
                         */
+    SLM_RANKS,
 };
 
 struct slm_lock {
     _Atomic uint32_t word;
     uint8_t rank;
+    _Atomic uint64_t acquired;  /* a figure; written by the holder alone */
+    _Atomic uint64_t contended; /* a figure; by whoever finds it held */
 };
 
 #define SLM_LOCK_HELD 1u
@@ -43,16 +49,30 @@ void slm_lock_release_slow(struct slm_lock *lock);
 void slm_lock_rank_enter(const struct slm_lock *lock);
 void slm_lock_rank_leave(const struct slm_lock *lock);
 
+/* Bench builds: the lock has just been acquired, and is about to be released; nothing is written that others share
+ * while it is held. And, once it is released: count in what the thread has noted of that rank. */
+void slm_lock_time_begin(const struct slm_lock *lock);
+void slm_lock_time_end(const struct slm_lock *lock);
+void slm_lock_time_count(unsigned rank);
+
+slm_inline void slm_lock_count(struct slm_lock *lock)
+{
+    store_relaxed(&lock->acquired, load_relaxed(&lock->acquired) + 1);
+    if (slm_bench)
+        slm_lock_time_begin(lock);
+}
+
 /* True: its holder did not survive a fork, and what it guards may be torn. Pairs with slm_lock_release: acquire. */
 slm_inline bool slm_lock_acquire(struct slm_lock *lock)
 {
     if (slm_checked)
         slm_lock_rank_enter(lock);
     uint32_t nobody = 0;
-    if (likely(atomic_compare_exchange_strong_explicit(&lock->word, &nobody, slm_fork_generation << 2 | SLM_LOCK_HELD,
-                                                       memory_order_acquire, memory_order_relaxed)))
-        return false;
-    return slm_lock_acquire_slow(lock);
+    const bool had = atomic_compare_exchange_strong_explicit(
+        &lock->word, &nobody, slm_fork_generation << 2 | SLM_LOCK_HELD, memory_order_acquire, memory_order_relaxed);
+    const bool dead = unlikely(!had) && slm_lock_acquire_slow(lock);
+    slm_lock_count(lock);
+    return dead;
 }
 
 /* The same without waiting: false, somebody holds it. Who held it over a fork does not: the caller cannot tell, and
@@ -67,6 +87,7 @@ slm_inline bool slm_lock_try(struct slm_lock *lock)
         return false;
     if (slm_checked)
         slm_lock_rank_enter(lock);
+    slm_lock_count(lock);
     return true;
 }
 
@@ -80,15 +101,24 @@ slm_inline bool slm_lock_is_held(struct slm_lock *lock)
 /* Pairs with slm_lock_acquire: release. */
 slm_inline void slm_lock_release(struct slm_lock *lock)
 {
+    if (slm_bench)
+        slm_lock_time_end(lock);
     uint32_t word = atomic_exchange_explicit(&lock->word, 0, memory_order_release);
     if (unlikely(word & SLM_LOCK_SLEPT_ON))
         slm_lock_release_slow(lock);
     if (slm_checked)
         slm_lock_rank_leave(lock);
+    if (slm_bench)
+        slm_lock_time_count(lock->rank);
 }
 
 /* In the child of a fork: the calling thread holds nothing (checked builds). */
 void slm_lock_rank_forget(void);
 
-/* How often a lock was found held, over all locks. */
-extern slm_hidden _Atomic uint64_t slm_lock_contended;
+/* Bench builds: a line a rank on standard error, of what the locks of it have cost so far:
+ *
+ *     slabmalloc: lock RANK acquired N contended N waited TICKS hottest N holds LOG2:N:TICKS ...
+ *
+ * `hottest` is the most that one lock of the rank was acquired; holds of 2^LOG2 ticks and more are counted together,
+ * TICKS is their sum. The first line, "slabmalloc: lock ticks N us M", says how long a tick is. */
+void slm_lock_report(void);

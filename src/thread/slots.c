@@ -9,7 +9,10 @@
 /* A page more than a block, for the addresses a few bytes in. */
 __attribute__((aligned(4096))) char slm_zero_block[SLM_BLOCK_BYTES + 4096];
 
-__thread struct slm_tls slm_tls = {.hot = slm_nothing};
+/* No address lies behind this one. */
+#define NO_AREA ((char *)((uintptr_t)1 << (sizeof(uintptr_t) * 8 - 1)))
+
+__thread struct slm_tls slm_tls = {.hot = slm_nothing, .area = NO_AREA};
 
 void slm_slots_start(void)
 {
@@ -48,6 +51,8 @@ void slm_thread_block_free(struct slm_thread *thread)
     struct slm_retired_half *retired = slm_retired_half(thread);
     if (thread->leaves)
         free_leaves(thread->leaves);
+    if (thread->remote)
+        slm_metadata_free(thread->remote, sizeof *thread->remote);
     if (retired->end > 0)
         memset(retired, 0, slm_max(sizeof *retired, retired->end * sizeof retired->slots[0]));
     memset(thread, 0, used_bytes(thread));
@@ -114,7 +119,9 @@ slm_unordered uint64_t slm_thread_rounds(struct slm_thread *thread, unsigned num
     const struct slm_slot *slot = slm_slot_of(thread, number);
     if (!slot || load_relaxed(&slot->target) == 0)
         return 0;
-    const struct slm_magazine *previous = slot->previous;
-    const size_t rounds = slm_min((size_t)(slot->top - slot->bottom), SLM_MAGAZINE_ROUNDS_MAX);
-    return rounds + (previous ? slm_min(previous->count, SLM_MAGAZINE_ROUNDS_MAX) : 0);
+    const struct slm_magazine *others[] = {slot->previous, slm_remote_of(thread, number)};
+    uint64_t rounds = slm_min((size_t)(slot->top - slot->bottom), SLM_MAGAZINE_ROUNDS_MAX);
+    for (unsigned i = 0; i < 2; i++)
+        rounds += others[i] ? slm_min(others[i]->count, SLM_MAGAZINE_ROUNDS_MAX) : 0;
+    return rounds;
 }

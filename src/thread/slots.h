@@ -77,6 +77,11 @@ enum slm_attention {
 struct slm_tls;
 struct slm_reserve;
 
+/* A thread's remote magazines, by number: see thread/remote.h. */
+struct slm_remote {
+    struct slm_magazine *magazines[SLM_DIRECT]; /* NULL: none */
+};
+
 struct slm_thread {
     struct slm_slot slots[SLM_CLASSES + 1]; /* by number + 1 */
     struct slm_list link;                   /* of live threads: guarded by the lock of the list */
@@ -89,12 +94,15 @@ struct slm_thread {
     uint32_t generation;       /* of the process when it was linked into the list of threads */
     uint32_t adapted_ms;       /* when slm_thread_adapt last ran, cut to 32 bits */
     unsigned node;             /* whose depots this thread uses: looked up at each pass */
+    uint32_t cpu;              /* see slm_topology_node_again */
     _Atomic uint32_t end;      /* behind the highest number below SLM_DIRECT whose slot was ever used */
     _Atomic uint32_t leaf_end; /* behind the highest leaf */
     _Atomic uint32_t recalled; /* the count of recalls that it has attended to */
     _Atomic uint8_t attention; /* enum slm_attention */
     _Atomic(struct slm_reserve *) reserves;          /* see thread/reserve.h */
+    struct slm_remote *remote;                       /* see thread/remote.h; NULL: none yet */
     _Atomic uint64_t refills, drains, objects_taken; /* written by the owner alone */
+    _Atomic uint64_t remote_frees;                   /* since it has come to its node */
 };
 
 /* Where the named caches' slots begin the thread's own part has ended, and the first page too. */
@@ -135,6 +143,7 @@ enum slm_thread_state { SLM_THREAD_NONE, SLM_THREAD_LIVE, SLM_THREAD_GONE };
 
 struct slm_tls {
     struct slm_thread *hot;   /* what the hot paths use: see above */
+    char *area;               /* of its node's slabs: what lies outside goes the slow way, see thread/remote.h */
     struct slm_thread *self;  /* the thread's block, NULL before and after its life */
     uint8_t state;            /* enum slm_thread_state */
     _Atomic uint8_t busy;     /* in a slow path: a handler that comes in between must leave the block alone */
@@ -262,6 +271,13 @@ struct slm_slot *slm_slot_make(struct slm_thread *thread, unsigned number);
 
 /* The first number from `number` on that may have a slot in use; SLM_NUMBERS: none. */
 unsigned slm_slot_next(struct slm_thread *thread, unsigned number);
+
+/* The remote magazine of a cache; NULL if there is none. */
+slm_inline struct slm_magazine *slm_remote_of(const struct slm_thread *thread, unsigned number)
+{
+    struct slm_remote *remote = slm_shared_load(&thread->remote);
+    return likely(!remote) || number >= SLM_DIRECT ? NULL : slm_shared_load(&remote->magazines[number]);
+}
 
 /* Rounds in a cache's magazines; from other threads, a figure that may lag. */
 uint64_t slm_thread_rounds(struct slm_thread *thread, unsigned number);

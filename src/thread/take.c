@@ -6,6 +6,7 @@
 #include "os/sys.h"
 #include "os/vm.h"
 #include "thread/account.h"
+#include "thread/remote.h"
 #include "thread/reserve.h"
 
 enum { spins = 100, wait_ms = 10, pause_ms = 3 };
@@ -223,6 +224,13 @@ static void take_loaded(struct slm_slot *slot, struct slm_take_rounds *rounds)
     keep(rounds, magazine);
 }
 
+static void take_remote(struct slm_thread *thread, struct slm_take_rounds *rounds)
+{
+    struct slm_magazine *remote = slm_remote_take(thread, rounds->cache->number);
+    if (remote)
+        keep(rounds, remote);
+}
+
 static void take_previous(struct slm_slot *slot, struct slm_take_rounds *rounds)
 {
     if (!slot->previous || slot->previous->count == 0)
@@ -252,6 +260,7 @@ static void take_slot(struct slm_thread *thread, void *context)
 {
     struct slm_take_rounds *rounds = context;
     struct slm_slot *slot = slm_slot_of(thread, rounds->cache->number);
+    take_remote(thread, rounds);
     if (slot && rounds->how == SLM_TAKE_EVERYTHING)
         dismantle(thread, slot, rounds);
     else if (slot) {

@@ -14,33 +14,10 @@
 
 #include "base/options.h"
 #include "base/panic.h"
-#include "os/topology.h"
-#include "page/metadata.h"
-
-/* So few rounds are not worth a magazine in the stock. */
-enum { small_count = 6 };
 
 static void count_one(_Atomic uint64_t *counter, uint64_t n)
 {
     store_relaxed(counter, load_relaxed(counter) + n);
-}
-
-struct slm_magazine *slm_magazine_make(uint32_t rounds)
-{
-    const uint32_t capacity = slm_magazine_capacity(rounds);
-    struct slm_magazine *magazine = slm_metadata_alloc(slm_magazine_bytes(capacity));
-    if (magazine) {
-        magazine->capacity = (uint16_t)capacity;
-        magazine->number = SLM_NOT_RETIRED;
-        magazine->count = 0;
-    }
-    return magazine;
-}
-
-void slm_magazine_free(struct slm_magazine *magazine)
-{
-    if (magazine)
-        slm_metadata_free(magazine, slm_magazine_bytes(magazine->capacity));
 }
 
 /* An empty array that suits the target: this one if it does. The old one where memory is short, perhaps NULL. */
@@ -105,48 +82,15 @@ static void miss(struct slm_thread *thread, struct slm_slot *slot, const struct 
         set_target(thread, slot, cache, target);
 }
 
-/* Put a magazine with rounds into the stock, or its rounds into their slabs; *slot is an empty one or NULL then. */
-static void put_away(struct slm_cache *cache, unsigned node, struct slm_magazine **slot, bool home)
-{
-    struct slm_depot *depot = slm_cache_depot(cache, node);
-    if (!home && slm_depot_put(depot, slot, load_relaxed(&cache->depot_rounds)))
-        return;
-    slm_depot_give((*slot)->rounds, (*slot)->count, "free");
-    add_relaxed(&depot->drains_home, 1);
-    (*slot)->count = 0;
-}
-
-void slm_magazine_hand_on(struct slm_cache *cache, unsigned node, struct slm_magazine *magazine, bool home)
-{
-    if (magazine->count > 0)
-        put_away(cache, node, &magazine, home);
-    slm_magazine_free(magazine);
-}
-
-void slm_magazine_sort_home(struct slm_magazine *magazine, unsigned node)
-{
-    if (likely(slm_nodes == 1))
-        return;
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < magazine->count; i++) {
-        void *round = magazine->rounds[i];
-        if (slm_granule_of(round) / slm_reservation_area() == node)
-            magazine->rounds[kept++] = round;
-        else
-            slm_depot_give(&round, 1, "free");
-    }
-    magazine->count = kept;
-}
-
 /* Move rounds from a magazine that is too large or too small for this thread into one that suits it. */
-static struct slm_magazine *decant(const struct slm_thread *thread, const struct slm_slot *slot,
-                                   struct slm_cache *cache, struct slm_magazine *from, struct slm_magazine *to)
+static struct slm_magazine *decant(const struct slm_slot *slot, struct slm_cache *cache, struct slm_magazine *from,
+                                   struct slm_magazine *to)
 {
     const uint32_t n = (uint32_t)slm_min(from->count, slm_min(to->capacity, load_relaxed(&slot->target)));
     memcpy(to->rounds, from->rounds + from->count - n, n * sizeof(void *));
     to->count = n;
     from->count -= n;
-    slm_magazine_hand_on(cache, thread->node, from, false);
+    slm_magazine_hand_on(cache, from, load_relaxed(&cache->depot_rounds));
     return to;
 }
 
@@ -180,23 +124,29 @@ static struct slm_magazine *fetch(const struct slm_thread *thread, const struct 
         if (full->capacity == wanted && full->count <= target)
             return full;
         struct slm_magazine *fitting = slm_magazine_make(target);
-        return fitting ? decant(thread, slot, cache, full, fitting) : full;
+        return fitting ? decant(slot, cache, full, fitting) : full;
     }
     empty->count = slm_depot_fill(depot, empty->rounds, (unsigned)slm_min(target, wanted));
     return empty->count > 0 ? empty : NULL;
 }
 
-/* Empty both magazines of a slot and forget its target. */
+/* Hand on what a slot holds, and the cache's remote magazine: to depots, or (`home`) into slabs. */
+static void hand_on_all(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache, bool home)
+{
+    struct slm_magazine *all[] = {unload(slot), slot->previous, slm_remote_take(thread, cache->number)};
+    slot->previous = NULL;
+    for (unsigned i = 0; i < sizeof all / sizeof all[0]; i++) {
+        if (!all[i])
+            continue;
+        const bool stock = !home && all[i]->count > SLM_MAGAZINE_SMALL;
+        slm_magazine_hand_on(cache, all[i], stock ? load_relaxed(&cache->depot_rounds) : 0);
+    }
+}
+
+/* Empty a slot and forget its target. */
 static void empty_slot(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache, bool home)
 {
-    struct slm_magazine *both[2] = {unload(slot), slot->previous};
-    slot->previous = NULL;
-    for (unsigned i = 0; i < 2; i++) {
-        if (!both[i])
-            continue;
-        slm_magazine_sort_home(both[i], thread->node);
-        slm_magazine_hand_on(cache, thread->node, both[i], home || both[i]->count <= small_count);
-    }
+    hand_on_all(thread, slot, cache, home);
     slot->misses = 0;
     if (cache->account)
         slm_window_close(cache->account, slm_window_of(thread, cache));
@@ -270,9 +220,7 @@ static bool make_room(struct slm_thread *thread, struct slm_slot *slot, struct s
         count_one(&thread->drains, 1);
     }
     if (empty && empty->count > 0) {
-        slm_magazine_sort_home(empty, thread->node);
-        if (empty->count > 0)
-            put_away(cache, thread->node, &empty, false);
+        slm_magazine_put(cache, thread->node, &empty, load_relaxed(&cache->depot_rounds));
     }
     slot->previous = full;
     empty = magazine_fit(empty, load_relaxed(&slot->target));
@@ -295,6 +243,30 @@ void slm_thread_drain(struct slm_thread *thread, unsigned number, void *object)
         }
     }
     slm_depot_give(&object, 1, "free");
+}
+
+/* The slot is in use from here on, so that whoever looks for the cache's rounds finds the remote ones. */
+static slm_slow void free_remote_slow(struct slm_thread *thread, unsigned number, void *object)
+{
+    struct slm_cache *cache = slm_cache_of(number);
+    struct slm_slot *slot = slm_slot_make(thread, number);
+    count_one(&thread->remote_frees, 1);
+    if (!slot) {
+        slm_depot_give(&object, 1, "free");
+        return;
+    }
+    heed_tuning(thread, slot, cache);
+    if (load_relaxed(&slot->target) == 0)
+        miss(thread, slot, cache);
+    slm_remote_push(thread, cache, object);
+}
+
+void slm_thread_free(struct slm_thread *thread, unsigned number, void *object)
+{
+    if (unlikely(slm_is_remote(thread, object)))
+        free_remote_slow(thread, number, object);
+    else
+        slm_thread_push(thread, number, object);
 }
 
 void slm_thread_push(struct slm_thread *thread, unsigned number, void *object)
@@ -461,15 +433,29 @@ void slm_thread_adapt(struct slm_thread *thread)
     for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
         struct slm_slot *slot = slm_slot_of(thread, n);
         const uint32_t target = load_relaxed(&slot->target), misses = slot->misses;
+        struct slm_magazine *remote = slm_remote_take(thread, n);
+        if (remote)
+            slm_magazine_hand_on(slm_cache_of(n), remote, load_relaxed(&slm_cache_of(n)->depot_rounds));
         slot->misses = 0;
         if (target == 0 || misses > 0)
             continue;
         struct slm_cache *cache = slm_cache_of(n);
         if (load_relaxed(&cache->fixed_rounds) != 0 || target <= load_relaxed(&cache->start_rounds))
             continue;
-        empty_slot(thread, slot, cache, false);
+        hand_on_all(thread, slot, cache, false);
         set_target(thread, slot, cache, target / 2);
     }
+}
+
+slm_slow void slm_thread_move(struct slm_thread *thread, unsigned node)
+{
+    for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
+        struct slm_slot *slot = slm_slot_of(thread, n);
+        if (load_relaxed(&slot->target) != 0)
+            hand_on_all(thread, slot, slm_cache_of(n), false);
+    }
+    thread->node = node;
+    slm_tls.area = slm_area_start(slm_area_for_slabs(node));
 }
 
 static void check_slot(const struct slm_slot *slot, const struct slm_cache *cache)

@@ -5,7 +5,7 @@
  * heap). */
 #pragma once
 
-#include "thread/slots.h"
+#include "thread/remote.h"
 
 /* Send the calling thread's hot paths into their slow halves. */
 slm_inline void slm_thread_unload(struct slm_tls *tls)
@@ -29,6 +29,9 @@ void slm_thread_push(struct slm_thread *thread, unsigned number, void *object);
  * as slm_thread_refill. */
 size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned number, size_t n, void **out);
 
+/* Free an object of the cache: push it, or, if it is another node's, leave it to a remote magazine. */
+void slm_thread_free(struct slm_thread *thread, unsigned number, void *object);
+
 /* Push n objects of the cache, none NULL. */
 void slm_thread_push_bulk(struct slm_thread *thread, unsigned number, size_t n, void *const *objects);
 
@@ -45,16 +48,8 @@ void slm_thread_empty(struct slm_thread *thread, bool home);
 /* Halve the magazines of caches that have not been missed since the last look. */
 void slm_thread_adapt(struct slm_thread *thread);
 
-/* Put a magazine with rounds into the stock of the node's depot, or its rounds into their slabs, and free it, or an
- * empty one that comes back for it. Any thread. */
-void slm_magazine_hand_on(struct slm_cache *cache, unsigned node, struct slm_magazine *magazine, bool home);
-
-/* Rounds of other nodes go home, so that a depot's stock is its node's. */
-void slm_magazine_sort_home(struct slm_magazine *magazine, unsigned node);
-
-/* An empty magazine for so many rounds at least; NULL and ENOMEM. NULL is nothing to free. */
-struct slm_magazine *slm_magazine_make(uint32_t rounds);
-void slm_magazine_free(struct slm_magazine *magazine);
+/* The thread runs on another node from now on: what it holds goes to the depots of the one that it comes from. */
+void slm_thread_move(struct slm_thread *thread, unsigned node);
 
 /* Stop the process when a slot is not as it should be. */
 void slm_thread_check(struct slm_thread *thread);

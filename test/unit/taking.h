@@ -39,7 +39,7 @@ static inline void hand_on_taken(void)
 {
     for (struct slm_magazine *magazine = taken.taken, *next; magazine; magazine = next) {
         next = magazine->next;
-        slm_magazine_hand_on(cache, 0, magazine, true);
+        slm_magazine_hand_on(cache, magazine, 0);
     }
     taken.taken = NULL;
 }

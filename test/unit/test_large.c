@@ -143,7 +143,7 @@ static void figures_follow(void **state)
     char *first = take(100000, 1), *second = take(MIB, 1);
     assert_int_equal(slm_large_live_bytes() - live, slm_align_up(100000, slm_page_size) + MIB);
     assert_int_equal(slm_large_made() - made, 2);
-    assert_ptr_equal(slm_large_resize(slm_large_of(first), 50000, node), first);
+    assert_ptr_equal(slm_large_resize(slm_large_of(first), 50000), first);
     assert_int_equal(slm_large_live_bytes() - live, slm_align_up(50000, slm_page_size) + MIB);
     give(first);
     give(second);
@@ -158,7 +158,7 @@ static void shrinking_stays_in_place(void **state)
     fill(object, 0, n);
     while (n > 40000) {
         n = n * 3 / 4;
-        assert_ptr_equal(slm_large_resize(slm_large_of(object), n, node), object);
+        assert_ptr_equal(slm_large_resize(slm_large_of(object), n), object);
         assert_int_equal(slm_large_of(object)->usable, slm_align_up(n, slm_page_size));
         assert_int_equal(slm_large_of(object)->span.granules, (n + SLM_GRANULE - 1) / SLM_GRANULE);
         check(object, n);
@@ -170,7 +170,7 @@ static void shrinking_stays_in_place(void **state)
 static char *take_with_room_behind(size_t n, size_t room)
 {
     char *object = take(n + room, SLM_GRANULE);
-    assert_ptr_equal(slm_large_resize(slm_large_of(object), n, node), object);
+    assert_ptr_equal(slm_large_resize(slm_large_of(object), n), object);
     return object;
 }
 
@@ -180,7 +180,7 @@ static void growing_takes_what_is_free_behind(void **state)
     char *object = take_with_room_behind(MIB, 4 * MIB);
     fill(object, 0, MIB);
     for (size_t n = MIB; n <= 5 * MIB; n += MIB / 2 + 5000) {
-        assert_ptr_equal(slm_large_resize(slm_large_of(object), n, node), object);
+        assert_ptr_equal(slm_large_resize(slm_large_of(object), n), object);
         check(object, MIB);
         memset(object + MIB, 1, n - MIB);
     }
@@ -193,7 +193,7 @@ static char *take_with_neighbour(size_t n, char **neighbour)
 {
     char *object = take(n + 64 * KIB, SLM_GRANULE);
     slm_span_purge(0);
-    assert_ptr_equal(slm_large_resize(slm_large_of(object), n, node), object);
+    assert_ptr_equal(slm_large_resize(slm_large_of(object), n), object);
     *neighbour = take(64 * KIB, 1);
     assert_ptr_equal(*neighbour, object + n);
     fill(*neighbour, 0, 64 * KIB);
@@ -206,7 +206,7 @@ static void large_ones_move_without_a_copy(void **state)
     char *neighbour = NULL, *object = take_with_neighbour(8 * MIB, &neighbour);
     fill(object, 0, 8 * MIB);
     const uint64_t live = slm_large_live_bytes();
-    char *moved = slm_large_resize(slm_large_of(object), 9 * MIB, node);
+    char *moved = slm_large_resize(slm_large_of(object), 9 * MIB);
     assert_non_null(moved);
     assert_ptr_not_equal(moved, object);
     check(moved, 8 * MIB);
@@ -228,7 +228,7 @@ static void small_large_ones_stay_when_there_is_no_room(void **state)
     char *neighbour = NULL, *object = take_with_neighbour(256 * KIB, &neighbour);
     fill(object, 0, 256 * KIB);
     const size_t usable = slm_large_of(object)->usable;
-    assert_null(slm_large_resize(slm_large_of(object), MIB, node));
+    assert_null(slm_large_resize(slm_large_of(object), MIB));
     assert_int_equal(slm_large_of(object)->usable, usable);
     check(object, 256 * KIB);
     check(neighbour, 64 * KIB);
@@ -243,7 +243,7 @@ static void moved_objects_are_moved_again(void **state)
     fill(object, 0, MIB);
     for (size_t i = 0; i < COUNT(blocks); i++) {
         blocks[i] = take(64 * KIB, 1);
-        char *moved = slm_large_resize(slm_large_of(object), (i + 2) * MIB, node);
+        char *moved = slm_large_resize(slm_large_of(object), (i + 2) * MIB);
         if (!moved) /* several mappings, or an old kernel */
             continue;
         object = moved;
@@ -280,7 +280,7 @@ static void mappings_stay_few(void **state)
     }
     for (size_t n = 2 * MIB; n < 8 * MIB; n += MIB)
         for (size_t i = 0; i < COUNT(objects); i++) {
-            char *moved = slm_large_resize(slm_large_of(objects[i]), n, node);
+            char *moved = slm_large_resize(slm_large_of(objects[i]), n);
             if (moved)
                 memset((objects[i] = moved) + n - MIB, 1, 1);
         }
@@ -308,7 +308,7 @@ static void what_cannot_be_is_enomem(void **state)
         assert_null(slm_large_alloc(wishes[i][0], wishes[i][1], node, &clean));
         assert_int_equal(errno, ENOMEM);
     }
-    assert_null(slm_large_resize(slm_large_of(object), PTRDIFF_MAX, node));
+    assert_null(slm_large_resize(slm_large_of(object), PTRDIFF_MAX));
     check(object, 100000);
     give(object);
     slm_span_check(node);
@@ -407,7 +407,7 @@ static void a_moved_one_is_retired_too(void **state)
     (void)state;
     char *neighbour = NULL, *object = take_with_neighbour(8 * MIB, &neighbour);
     const uint64_t live = slm_large_live_bytes();
-    char *moved = slm_large_resize(slm_large_of(object), 9 * MIB, node);
+    char *moved = slm_large_resize(slm_large_of(object), 9 * MIB);
     assert_ptr_not_equal(moved, object);
     assert_true(slm_large_retire(slm_large_of(moved)));
     slm_large_free_retired(slm_large_of(moved));
@@ -450,9 +450,9 @@ static void resize_without_memory(void)
     fill(object, 0, 4 * MIB);
     const size_t too_much = slm_reservation_heap_bytes() + MIB; /* more than can be free */
     forbid_memory();
-    require(!slm_large_resize(slm_large_of(object), too_much, node));
+    require(!slm_large_resize(slm_large_of(object), too_much));
     check(object, 4 * MIB);
-    require(slm_large_resize(slm_large_of(object), MIB, node) == object);
+    require(slm_large_resize(slm_large_of(object), MIB) == object);
     check(object, MIB);
     slm_span_check(node);
 }

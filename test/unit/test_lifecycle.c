@@ -420,7 +420,7 @@ static void *look_at_node(void *nothing)
     free(malloc(1));
     require(slm_tls.self->node < slm_nodes);
     void *volatile object = malloc(2000);
-    require(slm_granule_of(object) / slm_reservation_area() == slm_tls.self->node);
+    require(slm_node_of(object) == slm_tls.self->node);
     free(object);
     return nothing;
 }

@@ -24,10 +24,10 @@ static pthread_barrier_t steps; /* no thread is made, nor memory had, while the 
 static void *try_held(void *nothing)
 {
     pthread_barrier_wait(&steps);
-    const uint64_t contended = load_relaxed(&slm_lock_contended);
+    const uint64_t contended = load_relaxed(&lock.contended);
     require(!slm_lock_try(&lock));
-    require(load_relaxed(&slm_lock_contended) == contended); /* nobody waited */
-    slm_lock_acquire(&lower);                                /* a try that failed is no rank held */
+    require(load_relaxed(&lock.contended) == contended); /* nobody waited */
+    slm_lock_acquire(&lower);                            /* a try that failed is no rank held */
     slm_lock_release(&lower);
     pthread_barrier_wait(&steps);
     return nothing;
@@ -126,7 +126,7 @@ static void sleepers_are_woken_one_after_the_other(void **state)
 {
     (void)state;
     pthread_t threads[THREADS];
-    const uint64_t contended = load_relaxed(&slm_lock_contended);
+    const uint64_t contended = load_relaxed(&lock.contended), acquired = load_relaxed(&lock.acquired);
     slm_lock_acquire(&lock);
     for (unsigned i = 0; i < THREADS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, wait_for_lock, NULL), 0);
@@ -134,7 +134,8 @@ static void sleepers_are_woken_one_after_the_other(void **state)
     slm_lock_release(&lock);
     for (unsigned i = 0; i < THREADS; i++)
         assert_int_equal(pthread_join(threads[i], NULL), 0); /* hangs if not */
-    assert_true(load_relaxed(&slm_lock_contended) > contended);
+    assert_true(load_relaxed(&lock.contended) > contended);
+    assert_int_equal(load_relaxed(&lock.acquired), acquired + 1 + THREADS);
     assert_int_equal(load_relaxed(&lock.word), 0);
 }
 

@@ -183,13 +183,13 @@ static void rounds_go_home_to_their_nodes(void **state)
         slm_object_free(name, magazine->rounds[i * 3]);
         require((magazine->rounds[i * 3] = slm_object_alloc_node(name, (int)other)) != NULL);
     }
-    const uint64_t out = load_relaxed(&slm_cache_depot(cache, other)->objects_out);
+    const uint64_t others_stock = load_relaxed(&slm_cache_depot(cache, other)->stock_rounds);
     const uint64_t stock = load_relaxed(&own_depot()->stock_rounds);
     slm_ring_put_magazine(node_of_thread(), magazine);
     let_ripen();
     assert_true(slm_ring_ripen_all());
     assert_int_equal(load_relaxed(&own_depot()->stock_rounds), stock + 20);
-    assert_int_equal(load_relaxed(&slm_cache_depot(cache, other)->objects_out), out - 10);
+    assert_int_equal(load_relaxed(&slm_cache_depot(cache, other)->stock_rounds), others_stock + 10);
 }
 
 static void heads_and_mixed_rounds_go_to_their_slabs(void **state)

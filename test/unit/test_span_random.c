@@ -1,5 +1,6 @@
 /* src/page/span.h again: long runs of random operations against a model that knows what every granule holds, with the
  * checker in between; on one thread, on several, and in children of a process that was busy in the middle of it. */
+#include "spans.h"
 #include "unit.h"
 
 #include "os/topology.h"
@@ -188,7 +189,7 @@ static void go_on_in_child(void)
     check_model(&kept);
     end_model(&kept);
     slm_span_check(node);
-    slm_span_get_figures(&figures);
+    figures = sum_figures();
     _exit(figures.lost_bytes > 0 ? FOUND_HELD : 0);
 }
 

@@ -164,7 +164,8 @@ static void the_report_is_a_figure_a_line(void **state)
                                         "percpu_objects",
                                         "percpu_bytes",
                                         "percpu_mapped_bytes",
-                                        "percpu_metadata_bytes"};
+                                        "percpu_metadata_bytes",
+                                        "remote_frees"};
     struct outcome outcome = in_child(report_text);
     assert_int_equal(outcome.status, 0);
     size_t i = 0;

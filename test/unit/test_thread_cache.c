@@ -58,7 +58,9 @@ static void *take_from(struct slm_thread *from, unsigned class)
 static void give_to(struct slm_thread *to, unsigned class, void *object)
 {
     struct slm_slot *loaded = slm_slot_at(to, slm_place_of_number(class));
-    if (loaded->top != loaded->limit)
+    if (slm_is_remote(to, object))
+        slm_thread_free(to, class, object);
+    else if (loaded->top != loaded->limit)
         *loaded->top++ = object;
     else
         slm_thread_drain(to, class, object);
@@ -404,7 +406,7 @@ static void assert_stock_at_home(unsigned node)
     assert_true(load_relaxed(&depot->stock_rounds) > 0);
     for (const struct slm_magazine *full = depot->full; full; full = full->next)
         for (uint32_t i = 0; i < full->count; i++)
-            assert_int_equal(slm_granule_of(full->rounds[i]) / slm_reservation_area(), node);
+            assert_int_equal(slm_node_of(full->rounds[i]), node);
 }
 
 static void rounds_go_home(void **state)
@@ -439,7 +441,7 @@ static void a_thread_takes_from_its_node(void **state)
         thread->node = node;
         take_many(usual, 200);
         for (unsigned i = 0; i < 200; i++)
-            assert_int_equal(slm_granule_of(objects[i]) / slm_reservation_area(), node);
+            assert_int_equal(slm_node_of(objects[i]), node);
         give_many(usual, 200);
         slm_thread_empty(thread, true);
     }

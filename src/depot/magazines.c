@@ -1,0 +1,89 @@
+/* Making, sorting, handing on; see magazines.h. */
+#include "depot/magazines.h"
+
+#include <string.h>
+
+#include "os/topology.h"
+#include "page/metadata.h"
+
+struct slm_magazine *slm_magazine_make(uint32_t rounds)
+{
+    const uint32_t capacity = slm_magazine_capacity(rounds);
+    struct slm_magazine *magazine = slm_metadata_alloc(slm_magazine_bytes(capacity));
+    if (magazine) {
+        magazine->capacity = (uint16_t)capacity;
+        magazine->number = SLM_NOT_RETIRED;
+        magazine->count = 0;
+    }
+    return magazine;
+}
+
+void slm_magazine_free(struct slm_magazine *magazine)
+{
+    if (magazine)
+        slm_metadata_free(magazine, slm_magazine_bytes(magazine->capacity));
+}
+
+static void put_into_slabs(struct slm_cache *cache, unsigned node, void *const *rounds, uint32_t n)
+{
+    slm_depot_give(rounds, n, "free");
+    add_relaxed(&slm_cache_depot(cache, node)->drains_home, 1);
+}
+
+void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazine **slot, uint64_t limit_rounds)
+{
+    if (limit_rounds > 0 && slm_depot_put(slm_cache_depot(cache, node), slot, limit_rounds))
+        return;
+    put_into_slabs(cache, node, (*slot)->rounds, (*slot)->count);
+    (*slot)->count = 0;
+}
+
+/* Areas are a power of two, and nodes may be fewer: memory from beyond is taken where there is none elsewhere. */
+static unsigned home_of(const void *round)
+{
+    const unsigned node = slm_node_of(round);
+    return node < slm_nodes ? node : 0;
+}
+
+/* Move the rounds of the node behind the others; how many others there are. */
+static uint32_t part(void **rounds, uint32_t n, unsigned node)
+{
+    uint32_t others = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        void *round = rounds[i];
+        if (home_of(round) == node)
+            continue;
+        rounds[i] = rounds[others];
+        rounds[others++] = round;
+    }
+    return others;
+}
+
+/* In a magazine of their own, if they are worth one. */
+static void send(struct slm_cache *cache, unsigned node, void *const *rounds, uint32_t n, uint64_t limit_rounds)
+{
+    struct slm_magazine *batch = limit_rounds > 0 && n > SLM_MAGAZINE_SMALL ? slm_magazine_make(n) : NULL;
+    if (!batch) {
+        put_into_slabs(cache, node, rounds, n);
+        return;
+    }
+    memcpy(batch->rounds, rounds, n * sizeof *rounds);
+    batch->count = n;
+    slm_magazine_put(cache, node, &batch, limit_rounds);
+    slm_magazine_free(batch);
+}
+
+void slm_magazine_hand_on(struct slm_cache *cache, struct slm_magazine *magazine, uint64_t limit_rounds)
+{
+    while (magazine->count > 0) {
+        const unsigned node = home_of(magazine->rounds[0]);
+        const uint32_t others = likely(slm_nodes == 1) ? 0 : part(magazine->rounds, magazine->count, node);
+        if (others == 0) {
+            slm_magazine_put(cache, node, &magazine, limit_rounds);
+            break;
+        }
+        send(cache, node, magazine->rounds + others, magazine->count - others, limit_rounds);
+        magazine->count = others;
+    }
+    slm_magazine_free(magazine);
+}

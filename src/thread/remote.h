@@ -1,0 +1,29 @@
+/* Remote frees: of objects that lie on another node than the one whose depots the thread uses.
+ *
+ * A thread's magazines hold rounds of its own node only, so that what it allocates is local whatever it has freed
+ * before. free's hot path looks an object up in the area of the thread's node (slm_tls.area): another node's lies
+ * outside, and comes here, into a remote magazine: one a cache, filled and never popped from. When it is full its
+ * rounds are sorted, and each node's batch goes to that node's depot (depot/magazines.h); so they do once a second,
+ * when the thread moves to another node, at its end, and when the cache is shrunk, tuned or purged. (The kernel's
+ * sheaves, Babka 2025, pass remote objects by, too; there each goes to its slab by itself.)
+ *
+ * Remote magazines lie in a table of the thread's own, made with the first remote free. The owner uses it in slow
+ * paths, a taker while it has the thread's block (thread/take.h); hot paths never look. A cache that has a remote
+ * magazine has a slot in use, so whoever looks through a thread's slots finds it. Far caches' objects go straight to
+ * their slabs. */
+#pragma once
+
+#include "depot/magazines.h"
+#include "thread/slots.h"
+
+/* Is it an object of another node's area than the thread's? */
+slm_inline bool slm_is_remote(const struct slm_thread *thread, const void *object)
+{
+    return slm_area_of_granule(slm_granule_of(object)) != slm_area_for_slabs(thread->node);
+}
+
+/* Take the remote magazine of a cache out of the table; NULL if there is none. */
+struct slm_magazine *slm_remote_take(struct slm_thread *thread, unsigned number);
+
+/* The owner, in a slow path; the cache's slot is in use. */
+void slm_remote_push(struct slm_thread *thread, struct slm_cache *cache, void *object);
