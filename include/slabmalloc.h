@@ -28,8 +28,8 @@ const char *slab_version(void);
  * thread. */
 void slab_free_bulk(size_t n, void *const ptrs[]);
 
-/* As malloc, from NUMA node `node`'s memory, 0 to slab_stats.nodes less 1; -1: malloc, which prefers the node that the
- * calling thread runs on. NULL and EINVAL for other nodes, NULL and ENOMEM when there is no memory; errno is kept
+/* As malloc, from NUMA node `node`'s memory, 0 to slab_stats.nodes less 1; -1: malloc, which prefers the node that
+ * the calling thread runs on. NULL and EINVAL for other nodes, NULL and ENOMEM when there is no memory; errno is kept
  * otherwise. Pages are the node's while it has free ones that this process may use, else another's; a policy that the
  * process was started with (numactl(8)) is kept to, and an object that has no page yet may share one that came with
  * others'. Takes the lock of that node's depot, about 50 ns. Any thread. The kernel's kmalloc_node. */
@@ -186,8 +186,8 @@ int slab_cache_foreach(int (*visit)(slab_cache *cache, void *context), void *con
  * slabdata: slabs with live objects, slabs, rounds in depots. A name of a merged cache has the figures of all, and "
  * : alias NAME" behind the columns, the first such cache's name. White space in names is printed as '_'. On machines
  * of several NUMA nodes a row is followed by one for each node that has slabs of it, a comment to programs that read
- * such tables: "# node N" in front of the name, then objects that are not in its slabs (live, or in magazines),
- * objects, slabs, rounds in its depot. 0, or -1 when the stream has an error (errno from stdio) or is NULL (EINVAL).
+ * such tables: "# node N" in front of the name, then objects that are live or in threads' magazines, objects, slabs,
+ * rounds in its depot. 0, or -1 when the stream has an error (errno from stdio) or is NULL (EINVAL).
  * Any thread. */
 int slab_info(FILE *out);
 
@@ -577,7 +577,7 @@ typedef struct slab_stats {
 int slab_get_stats(slab_stats *out, size_t size_of_out);
 
 /* Figures of one NUMA node. What threads have in magazines counts for the node that they ran on at their last trip to
- * a depot, large objects for the node of the thread that allocated them. */
+ * a depot, large objects for the node they were asked of, else that of the thread that allocated them. */
 typedef struct slab_node_stats {
     uint64_t live_bytes, cached_bytes, dirty_bytes, purged_bytes, reserved_bytes; /* as in slab_stats */
     uint64_t slabs_made, slabs_released, purges;

@@ -8,24 +8,25 @@
 
 enum { SLM_DEPOT_BUCKETS = 8 };
 
+/* What a trade of magazines touches lies in the first two lines. */
 struct slm_depot {
     struct slm_lock lock;
-    uint32_t generation; /* of the lists: what is marked as listed in an older one is in no list */
-    const struct slm_slab_shape *shape;
-    const char *cache_name;
-    unsigned node;
     uint32_t full_count, full_low; /* magazines, and the least there were since the last trim: nobody missed those */
     struct slm_magazine *full, *empty;
-    struct slm_slab *vacant; /* a listed slab that is vacant, kept so that a class on the edge makes none anew */
-    bool vacant_seen;        /* at the last trim */
-    uint32_t occupied;       /* a bit a bucket; a bucket without is not initialised */
-    struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
     _Atomic uint64_t stock_rounds;
-    _Atomic uint64_t objects_out; /* of slabs: live, or in magazines */
-    _Atomic uint64_t slabs_made, slabs_released, lost_rounds;
+    uint32_t generation; /* of the lists: what is marked as listed in an older one is in no list */
+    uint32_t occupied;   /* a bit a bucket; a bucket without is not initialised */
     _Atomic uint64_t exchanges, gets, rounds_got, rounds_put; /* of magazines; written under the lock */
     _Atomic uint64_t fills, rounds_taken;                     /* from slabs; written under the lock */
-    _Atomic uint64_t drains_home;                             /* magazines whose rounds went to their slabs */
+    const struct slm_slab_shape *shape;
+    const char *cache_name;
+    struct slm_slab *vacant; /* a listed slab that is vacant, kept so that a class on the edge makes none anew */
+    struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
+    unsigned node;
+    bool vacant_seen;             /* at the last trim */
+    _Atomic uint64_t objects_out; /* of slabs: live, or in magazines */
+    _Atomic uint64_t slabs_made, slabs_released, lost_rounds;
+    _Atomic uint64_t drains_home; /* magazines whose rounds went to their slabs */
 } slm_cacheline;
 
 /* Slabs that slm_depot_give_nolock has left to be relinked. */

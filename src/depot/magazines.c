@@ -38,20 +38,13 @@ void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazin
     (*slot)->count = 0;
 }
 
-/* Areas are a power of two, and nodes may be fewer: memory from beyond is taken where there is none elsewhere. */
-static unsigned home_of(const void *round)
-{
-    const unsigned node = slm_node_of(round);
-    return node < slm_nodes ? node : 0;
-}
-
 /* Move the rounds of the node behind the others; how many others there are. */
 static uint32_t part(void **rounds, uint32_t n, unsigned node)
 {
     uint32_t others = 0;
     for (uint32_t i = 0; i < n; i++) {
         void *round = rounds[i];
-        if (home_of(round) == node)
+        if (slm_magazine_home(round) == node)
             continue;
         rounds[i] = rounds[others];
         rounds[others++] = round;
@@ -76,7 +69,7 @@ static void send(struct slm_cache *cache, unsigned node, void *const *rounds, ui
 void slm_magazine_hand_on(struct slm_cache *cache, struct slm_magazine *magazine, uint64_t limit_rounds)
 {
     while (magazine->count > 0) {
-        const unsigned node = home_of(magazine->rounds[0]);
+        const unsigned node = slm_magazine_home(magazine->rounds[0]);
         const uint32_t others = likely(slm_nodes == 1) ? 0 : part(magazine->rounds, magazine->count, node);
         if (others == 0) {
             slm_magazine_put(cache, node, &magazine, limit_rounds);

@@ -8,6 +8,14 @@
 struct slm_magazine *slm_magazine_make(uint32_t rounds);
 void slm_magazine_free(struct slm_magazine *magazine);
 
+/* The node whose depot a round belongs to. Areas are a power of two, and nodes may be fewer: memory from beyond is
+ * taken where there is none elsewhere. */
+slm_inline unsigned slm_magazine_home(const void *round)
+{
+    const unsigned node = slm_node_of(round);
+    return node < slm_nodes ? node : 0;
+}
+
 /* Put a magazine with rounds, all of that node, into the stock of the node's depot while that holds no more than
  * `limit_rounds` (0: not at all), else its rounds into their slabs; *slot is an empty one or NULL then. Any thread.
  */

@@ -1,5 +1,6 @@
 /* slab_free_deferred's hot path: free's (heap/free.h), but that the object goes into the retired magazine of its
- * place, which is open while top is below limit. */
+ * place, which is open while top is below limit, and that another node's goes there, too: rounds are sorted by node
+ * when they are ripe. */
 #pragma once
 
 #include "epoch/retire.h"
@@ -13,11 +14,8 @@ slm_inline void slm_defer(void *pointer, struct slm_epoch_head *head)
 {
     const char *area = slm_tls.area;
     const size_t granule = slm_area_granule(area, pointer);
-    if (unlikely(!slm_area_granule_valid(granule))) {
-        slm_defer_slow(pointer, head);
-        return;
-    }
-    size_t place = slm_page_map(area)[granule];
+    size_t place =
+        likely(slm_area_granule_valid(granule)) ? slm_page_map(area)[granule] : slm_page_map_look_up(pointer);
     struct slm_thread *thread = slm_hot();
     void **top = slm_shared_load(&slm_retired_slot_at(thread, place)->top);
     slm_forget(place);

@@ -125,7 +125,7 @@ _Noreturn slm_slow void slm_refuse(const void *pointer, const char *call)
     const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
     if (depot)
         slm_panic(call, pointer, "not the start of an object", depot->cache_name, slm_slab_start(slab));
-    if (slm_granule_valid(slm_granule_of(pointer)))
+    if (slm_reservation_described(slm_granule_of(pointer)))
         slm_panic(call, pointer, "no object, or one that is free already", NULL, NULL);
     const char *what =
         slm_percpu_owns(pointer) ? "per-CPU memory, which slab_percpu_free frees" : "not allocated by this library";
@@ -159,6 +159,7 @@ static void free_direct(size_t place, void *pointer, const char *call)
     }
     struct slm_thread *thread = slm_thread_enter(false);
     if (unlikely(!thread)) {
+        slm_direct_count(pointer);
         slm_depot_give(&pointer, 1, call);
         return;
     }
@@ -215,6 +216,8 @@ void slm_free_nolock(void *pointer)
     const struct slm_cache *cache = place != 0 ? slm_cache_of_object(pointer) : NULL;
     if (large ? !slm_large_free_nolock(large) : !slm_depot_give_nolock(pointer, "slab_free_nolock"))
         slm_refuse(pointer, "slab_free_nolock");
+    if (cache)
+        slm_direct_count(pointer);
     if (cache && cache->account)
         slm_account_give_direct(cache->account, 1);
 }
@@ -301,9 +304,10 @@ void *slm_resize(void *pointer, size_t n)
         slm_free_slow(pointer, "realloc");
         return NULL;
     }
-    const size_t place = slm_place_of(pointer), of_place = slm_page_map_size(slm_heap_base, place);
+    const size_t place = slm_place_of(pointer);
     if (unlikely(place == 0))
         return resize_large(pointer, n);
+    const size_t of_place = slm_page_map_size(slm_heap_base, place);
     const size_t size = likely(of_place != 0) ? of_place : slm_usable_slow(pointer);
     if (n <= size && (n > size / 2 || size <= 64))
         return pointer;

@@ -13,6 +13,7 @@
 #include "heap/stats.h"
 #include "os/topology.h"
 #include "os/vm.h"
+#include "page/metadata.h"
 #include "epoch/retire.h"
 #include "sync/epoch.h"
 #include "page/page_map.h"
@@ -50,6 +51,7 @@ static slm_seldom enum process_state start_process(void)
     slm_topology_start();
     if (!slm_reservation_start())
         return PROCESS_FAILED;
+    slm_metadata_start();
     slm_span_start_areas();
     slm_span_set_scarce(slm_vm_addresses_limited());
     slm_page_map_start();
@@ -209,7 +211,16 @@ bool slm_thread_exit_expected(void)
 
 unsigned slm_direct_node(void)
 {
-    return slm_topology_node(0);
+    return slm_topology_node(slm_tls.self ? slm_tls.self->number : 0);
+}
+
+void slm_direct_count(const void *object)
+{
+    if (likely(slm_nodes == 1))
+        return;
+    const unsigned node = slm_direct_node();
+    if (slm_area_of_granule(slm_granule_of(object)) != slm_area_for_slabs(node))
+        slm_stats_count_remote(node);
 }
 
 /* In the child of fork(), on the thread that forked, which may be inside a section: it is to be the one that notices

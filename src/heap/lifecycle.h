@@ -61,3 +61,6 @@ bool slm_process_started(void);
 
 /* The node whose depots the direct ways use. */
 unsigned slm_direct_node(void);
+
+/* Before an object goes straight to its slab: is it a remote free? */
+void slm_direct_count(const void *object);

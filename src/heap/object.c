@@ -234,7 +234,9 @@ static void *take_from_node(struct slm_cache *cache, unsigned node)
     void *object = NULL;
     if (slm_depot_get(depot, &full)) {
         object = full->rounds[--full->count];
-        slm_magazine_hand_on(cache, full, load_relaxed(&cache->depot_rounds));
+        if (full->count > 0)
+            slm_magazine_put(cache, node, &full, load_relaxed(&cache->depot_rounds));
+        slm_magazine_free(full);
     } else if (!slm_depot_fill(depot, &object, 1)) {
         return NULL;
     }
@@ -338,6 +340,7 @@ static slm_slow void closed_free_slow(struct slm_cache *cache, void *object, con
     struct slm_thread *thread = slm_thread_enter(false);
     charge_back(thread, cache);
     if (unlikely(!thread)) {
+        slm_direct_count(object);
         slm_depot_give(&object, 1, call);
         return;
     }
@@ -461,8 +464,10 @@ static size_t free_run(struct slm_cache *cache, struct slm_thread *thread, size_
         return slm_thread_push_run(thread, cache->number, n, objects);
     if (thread)
         slm_thread_free(thread, cache->number, *objects);
-    else
+    else {
+        slm_direct_count(*objects);
         slm_depot_give(objects, 1, call);
+    }
     return 1;
 }
 

@@ -131,7 +131,7 @@ static slm_seldom void print_nodes(const struct slab_cache *named, const struct 
         if (slabs > 0)
             fprintf(out, "# node %u %-17s %6llu %6llu %6llu %6llu\n", node, row->stats.name,
                     (unsigned long long)(objects_out > rounds ? objects_out - rounds : 0),
-                    (unsigned long long)(slabs * row->stats.objects_per_slab), (unsigned long long)slabs,
+                    (unsigned long long)slabs * row->stats.objects_per_slab, (unsigned long long)slabs,
                     (unsigned long long)rounds);
     }
 }

@@ -30,7 +30,15 @@ struct sums {
 static void add_thread(struct slm_thread *thread, void *context)
 {
     struct sums *sums = context;
-    if (thread->node < sums->first || thread->node >= sums->end)
+    const bool here = thread->node >= sums->first && thread->node < sums->end;
+    for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
+        const struct slm_cache *cache = slm_cache_of(n);
+        const uint64_t local = here ? slm_thread_rounds(thread, n) : 0;
+        if (cache)
+            sums->cached_bytes +=
+                (local + slm_remote_rounds(thread, n, sums->first, sums->end)) * cache->shape.object_size;
+    }
+    if (!here)
         return;
     sums->threads++;
     sums->refills += load_relaxed(&thread->refills);
@@ -39,11 +47,6 @@ static void add_thread(struct slm_thread *thread, void *context)
     sums->remote_frees += load_relaxed(&thread->remote_frees);
     sums->cached_bytes += slm_reserve_bytes(thread);
     slm_retire_count(thread, &sums->retired);
-    for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
-        const struct slm_cache *cache = slm_cache_of(n);
-        if (cache)
-            sums->cached_bytes += slm_thread_rounds(thread, n) * cache->shape.object_size;
-    }
 }
 
 static void add_threads(struct sums *sums)
@@ -68,6 +71,11 @@ void slm_stats_retire(struct slm_thread *thread)
     add_relaxed(&retired_drains, load_relaxed(&thread->drains));
     add_relaxed(&retired_taken, load_relaxed(&thread->objects_taken));
     slm_stats_move(thread);
+}
+
+void slm_stats_count_remote(unsigned node)
+{
+    add_relaxed(&retired_remote[node], 1);
 }
 
 static void add_cache(struct slm_cache *cache, void *context)

@@ -20,5 +20,8 @@ struct slm_thread;
 void slm_stats_retire(struct slm_thread *thread);
 void slm_stats_move(struct slm_thread *thread);
 
+/* A thread without a block has freed a remote object on that node; signal handlers too. */
+void slm_stats_count_remote(unsigned node);
+
 /* At exit: what the options `stats` and `stats_file` ask for. */
 void slm_stats_report(void);

@@ -15,9 +15,17 @@
 
 unsigned slm_nodes = 1;
 
+/* Where the vDSO has getcpu, which takes some nanoseconds; a system call is for each so many times. */
+#ifdef __x86_64__
+enum { getcpu_is_cheap = 1, calls_a_look = 32 };
+#else
+enum { getcpu_is_cheap = 0, calls_a_look = 32 };
+#endif
+
 static unsigned simulated_cpus; /* CPUs a node, 0 on a real machine */
 static bool users_policy;       /* numactl, or whoever started us, has said where memory is to lie */
-static struct slm_rseq rseq;    /* where the kernel tells a thread its CPU and node; 0: nowhere */
+static uint8_t online[SLM_NODES_MAX];
+static struct slm_rseq rseq; /* where the kernel tells a thread its CPU and node; 0: nowhere */
 
 /* The highest node that this process may have memory from, by one call; -1 where a filter forbids to ask. */
 static int last_allowed_node(void)
@@ -58,8 +66,8 @@ static unsigned last_of_list(const char *text)
     return last;
 }
 
-/* nodes[c] = node for each c below `cpus` in such a list. */
-static slm_seldom void set_cpus_of_list(const char *text, uint8_t *nodes, unsigned cpus, unsigned node)
+/* values[n] = value for each n below `end` in such a list. */
+static slm_seldom void set_all_of_list(const char *text, uint8_t *values, unsigned end, unsigned value)
 {
     while (*text >= '0' && *text <= '9') {
         unsigned first = read_number(&text), last = first;
@@ -67,8 +75,8 @@ static slm_seldom void set_cpus_of_list(const char *text, uint8_t *nodes, unsign
             text++;
             last = read_number(&text);
         }
-        for (; first <= last && first < cpus; first++)
-            nodes[first] = (uint8_t)node;
+        for (; first <= last && first < end; first++)
+            values[first] = (uint8_t)value;
         text += *text == ',';
     }
 }
@@ -98,26 +106,25 @@ slm_seldom void slm_topology_start(void)
     if (slm_nodes == 1)
         return;
     users_policy = has_policy();
+    set_all_of_list(text, online, SLM_NODES_MAX, true);
     slm_rseq_find(&rseq);
 }
 
 unsigned slm_topology_node(uintptr_t thread)
 {
+    uint32_t cpu = 0;
+    return slm_topology_node_again(thread, &cpu, 0);
+}
+
+/* The kernel writes the record whenever the thread comes back from it on another CPU; a thread that is not registered
+ * has a negative CPU there. Before Linux 6.3 the node is not told: while the CPU stays the same, so does the node.
+ * Without a record, and where asking is a system call, *cpu counts how often it was not made. */
+unsigned slm_topology_node_again(uintptr_t thread, uint32_t *cpu, unsigned node)
+{
     if (likely(slm_nodes == 1))
         return 0;
     if (simulated_cpus != 0)
         return (unsigned)(thread % (slm_nodes * simulated_cpus) / simulated_cpus);
-    unsigned cpu, node;
-    slm_sys_where(&cpu, &node);
-    return node < slm_nodes ? node : 0;
-}
-
-/* The kernel writes the record whenever the thread comes back from it on another CPU; a thread that is not registered
- * has a negative CPU there. Before Linux 6.3 the node is not told: while the CPU stays the same, so does the node. */
-unsigned slm_topology_node_again(uintptr_t thread, uint32_t *cpu, unsigned node)
-{
-    if (simulated_cpus != 0)
-        return slm_topology_node(thread);
     const int32_t here = rseq.cpu != 0 ? slm_rseq_read(rseq.cpu) : -1;
     if (here >= 0 && rseq.node != 0) {
         node = (unsigned)slm_rseq_read(rseq.node);
@@ -125,8 +132,12 @@ unsigned slm_topology_node_again(uintptr_t thread, uint32_t *cpu, unsigned node)
     }
     if (here >= 0 && (uint32_t)here + 1 == *cpu)
         return node;
-    slm_sys_where(cpu, &node);
-    ++*cpu;
+    if (here < 0 && !getcpu_is_cheap && ++*cpu % calls_a_look != 1)
+        return node;
+    unsigned at;
+    slm_sys_where(&at, &node);
+    if (here >= 0)
+        *cpu = at + 1;
     return node < slm_nodes ? node : 0;
 }
 
@@ -196,7 +207,7 @@ slm_seldom void slm_topology_cpu_nodes(uint8_t *nodes, unsigned cpus)
         slm_line_number(&path, node);
         slm_line_text(&path, "/cpulist");
         if (slm_sys_read_file(path.text, text, sizeof text))
-            set_cpus_of_list(text, nodes, cpus, node);
+            set_all_of_list(text, nodes, cpus, node);
     }
     for (unsigned cpu = 0; cpu < cpus; cpu++)
         if (nodes[cpu] == SLM_NODES_MAX)
@@ -206,4 +217,9 @@ slm_seldom void slm_topology_cpu_nodes(uint8_t *nodes, unsigned cpus)
 bool slm_topology_binds(void)
 {
     return slm_nodes > 1 && simulated_cpus == 0 && !users_policy;
+}
+
+bool slm_topology_is_online(unsigned node)
+{
+    return slm_nodes == 1 ? node == 0 : node < slm_nodes && (simulated_cpus != 0 || online[node]);
 }

@@ -35,3 +35,6 @@ void slm_topology_cpu_nodes(uint8_t *nodes, unsigned cpus);
 /* True where ranges should be bound to their nodes: a real machine with several, and nobody has set a policy for this
  * process before it began (numactl(8)): that wins over ours. */
 bool slm_topology_binds(void);
+
+/* Is there such a node? Their numbers may have gaps. */
+bool slm_topology_is_online(unsigned node);

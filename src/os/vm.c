@@ -85,13 +85,21 @@ bool slm_vm_map(void *address, size_t size, bool held)
     return true;
 }
 
-bool slm_vm_grow(void *address, size_t size)
+/* The place is claimed first, so that nothing of others' is replaced. What is moved keeps its policy, and becomes
+ * longer on the way; the first page then grows by another second one. */
+bool slm_vm_map_as(void *model, void *address, size_t size)
 {
+    char *second = (char *)model + slm_page_size;
+    if (!slm_vm_map(address, size, false))
+        return false;
     int kept = errno;
-    char *last = (char *)address - slm_page_size;
-    const bool grown = mremap(last, slm_page_size, slm_page_size + size, 0) == last;
+    const bool moved = mremap(second, slm_page_size, size, MREMAP_MAYMOVE | MREMAP_FIXED, address) == address;
+    if (moved)
+        mremap(model, slm_page_size, 2 * slm_page_size, 0);
+    else
+        munmap(address, size); /* part of it may be gone */
     errno = kept;
-    return grown;
+    return moved || slm_vm_map(address, size, false);
 }
 
 bool slm_vm_unmap(void *address, size_t size, bool held)
@@ -137,15 +145,16 @@ bool slm_vm_purge(void *address, size_t size)
     return zero;
 }
 
-void slm_vm_bind(void *address, size_t size, unsigned node)
+bool slm_vm_bind(void *address, size_t size, unsigned node)
 {
     int kept = errno;
     unsigned long mask[16] = {0};
-    if (node < sizeof mask * 8) {
-        mask[node / (8 * sizeof mask[0])] |= 1ul << node % (8 * sizeof mask[0]);
-        syscall(SYS_mbind, address, size, MPOL_PREFERRED, mask, sizeof mask * 8, MPOL_MF_MOVE);
-    }
+    if (node >= sizeof mask * 8)
+        return false;
+    mask[node / (8 * sizeof mask[0])] |= 1ul << node % (8 * sizeof mask[0]);
+    const bool bound = syscall(SYS_mbind, address, size, MPOL_PREFERRED, mask, sizeof mask * 8, MPOL_MF_MOVE) == 0;
     errno = kept;
+    return bound;
 }
 
 void *slm_vm_page_wiped_on_fork(void)

@@ -23,9 +23,9 @@ void *slm_vm_hold_window(size_t size);
  * slm_vm_hold_window gave. False with the kernel's errno, EEXIST where another mapping is in the way. */
 bool slm_vm_map(void *address, size_t size, bool held);
 
-/* The same where the page before `address` is mapped: that mapping becomes longer, with its memory policy and advice.
- * False where something is in the way, there is no memory, or no such mapping. */
-bool slm_vm_grow(void *address, size_t size);
+/* As slm_vm_map outside of a held window, with the memory policy of the two pages at `model`, which nobody ever
+ * touches. */
+bool slm_vm_map_as(void *model, void *address, size_t size);
 
 /* Undo slm_vm_map. False when the kernel refuses (its limit of mappings). */
 bool slm_vm_unmap(void *address, size_t size, bool held);
@@ -45,7 +45,7 @@ bool slm_vm_purge(void *address, size_t size);
 
 /* Bind a range to a node, preferred, with what is resident already (mlockall sees to that); where the kernel refuses,
  * first touch decides as before. */
-void slm_vm_bind(void *address, size_t size, unsigned node);
+bool slm_vm_bind(void *address, size_t size, unsigned node);
 
 /* A page that reads as zero in every child of a fork; NULL where the kernel has none (before Linux 4.14). */
 void *slm_vm_page_wiped_on_fork(void);

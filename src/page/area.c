@@ -9,8 +9,9 @@ static void start_area(unsigned number)
 {
     struct slm_area *area = &slm_areas[number];
     area->lock.rank = SLM_RANK_SPANS;
-    area->first = area->frontier = (size_t)number << slm_area_shift;
-    area->mapped = area->first + (slm_reservation_bind(number) ? 1 : 0);
+    area->first = (size_t)number << slm_area_shift;
+    area->first += slm_reservation_bind(number) ? 1 : 0; /* the granule that the rest continues stays where it is */
+    area->frontier = area->mapped = area->first;
     area->generation = slm_fork_generation;
     slm_list_init(&area->ages);
     area->started = true;
@@ -21,7 +22,7 @@ void slm_span_start_areas(void)
     for (unsigned number = 0; number < slm_reservation_areas(); number++) {
         if (!slm_areas[number].started)
             start_area(number);
-        slm_areas[number].end = slm_areas[number].first + slm_reservation_area();
+        slm_areas[number].end = ((size_t)number << slm_area_shift) + slm_reservation_area();
     }
 }
 

@@ -1,4 +1,6 @@
-/* Bump and free lists; see metadata.h. After a fork in the middle the lists start empty: what was in them is lost. */
+/* Bump and free lists; see metadata.h. A pool a node, used by the threads that run there just then, so that they do
+ * not all wait for one lock and what they make lies with them; a piece goes to the pool of who frees it. After a fork
+ * in the middle the lists start empty: what was in them is lost. */
 #include "page/metadata.h"
 
 #include "base/bits.h"
@@ -18,27 +20,36 @@ struct rest {
     char *next, *end;
 };
 
-static struct {
+static struct pool {
     struct slm_lock lock;
     struct rest small, paged;
     struct piece *free_small[PAGED / UNIT], *free_paged[SLM_METADATA_MAX / PAGED + 1];
-} pool = {.lock = {.rank = SLM_RANK_METADATA}};
+} slm_cacheline pools[SLM_NODES_MAX];
 
-static void lock_pool(void)
+slm_seldom void slm_metadata_start(void)
 {
-    if (likely(!slm_lock_acquire(&pool.lock)))
-        return;
-    for (size_t i = 0; i < PAGED / UNIT; i++)
-        pool.free_small[i] = NULL;
-    for (size_t i = 0; i <= SLM_METADATA_MAX / PAGED; i++)
-        pool.free_paged[i] = NULL;
-    pool.small = pool.paged = (struct rest){NULL, NULL};
+    for (unsigned node = 0; (slm_checked || slm_bench) && node < SLM_NODES_MAX;
+         node++) /* nobody else asks for ranks */
+        pools[node].lock.rank = SLM_RANK_METADATA;
 }
 
-static void *bump(struct rest *rest, size_t bytes)
+static struct pool *lock_pool(unsigned node)
+{
+    struct pool *pool = &pools[node];
+    if (likely(!slm_lock_acquire(&pool->lock)))
+        return pool;
+    for (size_t i = 0; i < PAGED / UNIT; i++)
+        pool->free_small[i] = NULL;
+    for (size_t i = 0; i <= SLM_METADATA_MAX / PAGED; i++)
+        pool->free_paged[i] = NULL;
+    pool->small = pool->paged = (struct rest){NULL, NULL};
+    return pool;
+}
+
+static void *bump(struct rest *rest, unsigned node, size_t bytes)
 {
     if ((size_t)(rest->end - rest->next) < bytes) {
-        char *chunk = slm_reservation_metadata(CHUNK);
+        char *chunk = slm_reservation_metadata(node, CHUNK);
         if (!chunk)
             return NULL;
         if (chunk != rest->end) /* else it continues the one before */
@@ -56,22 +67,23 @@ static size_t rounded(size_t bytes)
     return slm_align_up(bytes, bytes < PAGED ? UNIT : PAGED);
 }
 
-static struct piece **free_list(size_t bytes)
+static struct piece **free_list(struct pool *pool, size_t bytes)
 {
-    return bytes < PAGED ? &pool.free_small[bytes / UNIT] : &pool.free_paged[bytes / PAGED];
+    return bytes < PAGED ? &pool->free_small[bytes / UNIT] : &pool->free_paged[bytes / PAGED];
 }
 
 void *slm_metadata_alloc(size_t bytes)
 {
     bytes = rounded(bytes);
     slm_assert(bytes <= SLM_METADATA_MAX);
-    lock_pool();
-    struct piece **list = free_list(bytes), *piece = *list;
+    const unsigned node = slm_topology_node(0);
+    struct pool *pool = lock_pool(node);
+    struct piece **list = free_list(pool, bytes), *piece = *list;
     if (piece)
         *list = piece->next;
     else
-        piece = bump(bytes < PAGED ? &pool.small : &pool.paged, bytes);
-    slm_lock_release(&pool.lock);
+        piece = bump(bytes < PAGED ? &pool->small : &pool->paged, node, bytes);
+    slm_lock_release(&pool->lock);
     return piece;
 }
 
@@ -79,9 +91,9 @@ void slm_metadata_free(void *pointer, size_t bytes)
 {
     struct piece *piece = pointer;
     bytes = rounded(bytes);
-    lock_pool();
-    struct piece **list = free_list(bytes);
+    struct pool *pool = lock_pool(slm_reservation_metadata_node(pointer));
+    struct piece **list = free_list(pool, bytes);
     piece->next = *list;
     *list = piece;
-    slm_lock_release(&pool.lock);
+    slm_lock_release(&pool->lock);
 }

@@ -8,6 +8,9 @@
 
 #define SLM_METADATA_MAX ((size_t)65536)
 
+/* Once, before the first piece. */
+void slm_metadata_start(void);
+
 /* Aligned to 64 bytes; NULL and ENOMEM. Not cleared; but a piece from 4 KiB up whose users all clear pieces of its
  * size before they free them is clear but for its first word. Takes the metadata lock, of the highest rank. */
 void *slm_metadata_alloc(size_t bytes);

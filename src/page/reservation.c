@@ -6,6 +6,7 @@
 #include "base/bits.h"
 #include "base/panic.h"
 #include "os/vm.h"
+#include "sync/lock.h"
 
 char *slm_heap_base;
 char *slm_descriptors;
@@ -18,11 +19,13 @@ unsigned slm_node_mask;
 /* At the end of an area, the next one's part of the page map. */
 #define AREA_TAIL ((size_t)-SLM_MAP_OFFSET >> SLM_GRANULE_SHIFT)
 
-static size_t granules;               /* of the heap, a multiple of `section` */
-static size_t section;                /* granules whose bookkeeping is mapped together: a page of the page map */
-static bool held;                     /* the window is a mapping of ours */
-static char *metadata_end;            /* where the next metadata go, up to ... */
-static _Atomic(char *) metadata_next; /* ... the sizes; moved by compare-exchange */
+static size_t granules;           /* of the heap, a multiple of `section` */
+static size_t section;            /* granules whose bookkeeping is mapped together: a page of the page map */
+static bool held;                 /* the window is a mapping of ours */
+static bool bound[SLM_AREAS_MAX]; /* areas whose memory is their node's */
+static struct slm_lock covering = {.rank = SLM_RANK_METADATA};
+static char *metadata_start;                        /* a part a node, of equal size; in each ... */
+static _Atomic size_t metadata_used[SLM_NODES_MAX]; /* ... so many bytes, moved by compare-exchange */
 static _Atomic uint64_t map_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64]; /* sections, a bit each */
 static _Atomic uint64_t descriptors_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64];
 static _Atomic uint64_t heap_bytes, bookkeeping_bytes, area_bytes[SLM_AREAS_MAX];
@@ -60,8 +63,7 @@ static bool settle(char *window)
 {
     slm_heap_base = window + below_heap();
     slm_descriptors = window;
-    metadata_end = slm_heap_base + SLM_SIZES_OFFSET;
-    store_relaxed(&metadata_next, metadata_end - metadata_room());
+    metadata_start = slm_heap_base + SLM_SIZES_OFFSET - metadata_room();
     return map_bookkeeping(slm_heap_base + SLM_SIZES_OFFSET, SLM_GRANULE);
 }
 
@@ -94,16 +96,19 @@ slm_seldom bool slm_reservation_start(void)
     return false;
 }
 
-/* Map a part of the bookkeeping if it has not been; false with EEXIST where something else lies. */
+/* Map a part of the bookkeeping if it has not been; false with EEXIST where something else lies. Areas that grow at
+ * the same time cover the same maps. */
 static bool cover(_Atomic uint64_t *done, size_t number, void *address, size_t bytes)
 {
     const uint64_t bit = (uint64_t)1 << number % 64;
     if (load_acquire(&done[number / 64]) & bit)
         return true;
-    if (!map_bookkeeping(address, bytes))
-        return false;
-    atomic_fetch_or_explicit(&done[number / 64], bit, memory_order_release);
-    return true;
+    slm_lock_acquire(&covering);
+    const bool covered = (load_relaxed(&done[number / 64]) & bit) != 0 || map_bookkeeping(address, bytes);
+    if (covered)
+        atomic_fetch_or_explicit(&done[number / 64], bit, memory_order_release);
+    slm_lock_release(&covering);
+    return covered;
 }
 
 /* A section of one area's part of the map. */
@@ -111,16 +116,6 @@ static bool cover_map(unsigned area, size_t number)
 {
     const size_t bytes = section * sizeof(uint16_t), before = ((size_t)area << slm_area_shift) / section;
     return cover(map_covered, before + number, slm_area_start(area) + SLM_MAP_OFFSET + number * bytes, bytes);
-}
-
-/* The section that the granule lies in, and the same one of all areas' maps, as the limit is that of all. */
-static bool cover_section(size_t granule)
-{
-    const size_t number = slm_granule_in_area(granule) / section, first = granule / section * section;
-    for (unsigned area = 0; area < slm_reservation_areas(); area++)
-        if (!cover_map(area, number))
-            return false;
-    return cover(descriptors_covered, first / section, slm_descriptor(first), section * SLM_DESCRIPTOR_BYTES);
 }
 
 static void set_areas(unsigned nodes)
@@ -147,59 +142,60 @@ static void raise_limit(size_t limit)
         ;
 }
 
-/* Is the area's memory bound to a node? */
-static bool is_bound(unsigned area)
-{
-    return slm_topology_binds() && area <= slm_node_mask;
-}
-
-/* Memory of a bound area continues what lies before it. Where nothing does (other mappings were in the way, or it has
- * been unmapped) first touch has to do. */
+/* Memory of a bound area is made like its anchor, the two pages at its start, which no span gets: not like what lies
+ * before it, which programs may have locked, protected, or bound elsewhere. */
 static bool map_granules(size_t first, size_t bytes)
 {
     char *address = slm_granule_address(first);
-    if (is_bound(slm_area_of_granule(first)) && slm_granule_in_area(first) > 0 && slm_vm_grow(address, bytes))
-        return true;
-    return slm_vm_map(address, bytes, held);
+    const unsigned area = slm_area_of_granule(first);
+    return bound[area] ? slm_vm_map_as(slm_area_start(area), address, bytes) : slm_vm_map(address, bytes, held);
 }
 
-/* By address: what is mapped again joins its neighbours. Of a bound area all but the last granule, which would hand
- * the advice on to whatever continues it. */
-static void advise_granules(size_t first, size_t count)
+/* The maps of all areas up to here: who steps over a foreign mapping leaves no hole below the limit. */
+static bool cover_maps(size_t limit)
 {
-    const size_t inside = slm_granule_in_area(first);
-    if (inside >= small_pages_granules)
-        return;
-    if (is_bound(slm_area_of_granule(first))) {
-        first -= inside > 0;
-        count -= inside == 0;
-    }
-    slm_vm_small_pages(slm_granule_address(first), count << SLM_GRANULE_SHIFT);
+    const size_t first = __atomic_load_n(&slm_heap_limit, __ATOMIC_RELAXED) / section;
+    for (size_t number = first; number * section < limit; number++)
+        for (unsigned area = 0; area < slm_reservation_areas(); area++)
+            if (!cover_map(area, number))
+                return false;
+    return true;
 }
 
 slm_seldom bool slm_reservation_extend(size_t first, size_t count)
 {
     const size_t before = first - (slm_granule_in_area(first) > 0); /* joining looks at the neighbour */
-    for (size_t granule = before; granule < first + count; granule = (granule / section + 1) * section)
-        if (!cover_section(granule))
+    for (size_t number = before / section; number <= (first + count - 1) / section; number++)
+        if (!cover(descriptors_covered, number, slm_descriptor(number * section), section * SLM_DESCRIPTOR_BYTES))
             return false;
     const size_t bytes = count << SLM_GRANULE_SHIFT;
-    if (!map_granules(first, bytes))
+    if (!cover_maps(slm_granule_in_area(first) + count) || !map_granules(first, bytes))
         return false;
     add_relaxed(&heap_bytes, bytes);
     add_relaxed(&area_bytes[slm_area_of_granule(first)], bytes);
-    advise_granules(first, count);
+    if (slm_granule_in_area(first) < small_pages_granules) /* by address: what is mapped again joins its neighbours */
+        slm_vm_small_pages(slm_granule_address(first), bytes);
     raise_limit(slm_granule_in_area(first) + count);
     return true;
 }
 
 slm_seldom bool slm_reservation_bind(unsigned area)
 {
-    const size_t first = (size_t)area << slm_area_shift;
-    if (!is_bound(area) || slm_node_of_area(area) >= slm_nodes || !slm_reservation_extend(first, 1))
+    char *anchor = slm_area_start(area);
+    const unsigned node = slm_node_of_area(area);
+    if (held || area > slm_node_mask || !slm_topology_binds() || !slm_topology_is_online(node) ||
+        !slm_vm_map(anchor, 2 * slm_page_size, held))
         return false;
-    slm_vm_bind(slm_granule_address(first), SLM_GRANULE, slm_node_of_area(area));
-    return true;
+    bound[area] = slm_vm_bind(anchor, 2 * slm_page_size, node);
+    if (!bound[area]) /* the node has no memory, or none for us */
+        slm_vm_unmap(anchor, 2 * slm_page_size, held);
+    return bound[area];
+}
+
+bool slm_reservation_described(size_t granule)
+{
+    return slm_granule_valid(granule) &&
+           load_acquire(&descriptors_covered[granule / section / 64]) >> granule / section % 64 & 1;
 }
 
 bool slm_reservation_unmap(void *address, size_t bytes)
@@ -211,25 +207,37 @@ bool slm_reservation_unmap(void *address, size_t bytes)
     return true;
 }
 
-void *slm_reservation_metadata(size_t bytes)
+static size_t metadata_part(void)
 {
+    return metadata_room() / (slm_node_mask + 1);
+}
+
+void *slm_reservation_metadata(unsigned node, size_t bytes)
+{
+    _Atomic size_t *used = &metadata_used[node];
     for (unsigned attempt = 0; attempt < 64; attempt++) {
-        char *at = load_relaxed(&metadata_next);
-        if ((size_t)(metadata_end - at) < bytes)
+        size_t at = load_relaxed(used);
+        if (metadata_part() - at < bytes)
             break;
         /* Claimed before it is mapped: a child of fork that finds the claim without the mapping loses addresses. */
-        if (!atomic_compare_exchange_strong(&metadata_next, &at, at + bytes))
+        if (!atomic_compare_exchange_strong(used, &at, at + bytes))
             continue;
-        if (map_bookkeeping(at, bytes))
-            return at;
+        char *address = metadata_start + node * metadata_part() + at;
+        if (map_bookkeeping(address, bytes))
+            return address;
         if (errno == EEXIST)
             continue;
-        char *claimed = at + bytes; /* no memory: the addresses are for later, unless somebody has claimed more */
-        atomic_compare_exchange_strong(&metadata_next, &claimed, at);
+        size_t claimed = at + bytes; /* no memory: the addresses are for later, unless somebody has claimed more */
+        atomic_compare_exchange_strong(used, &claimed, at);
         break;
     }
     errno = ENOMEM;
     return NULL;
+}
+
+unsigned slm_reservation_metadata_node(const void *address)
+{
+    return slm_node_mask == 0 ? 0 : (unsigned)((size_t)((const char *)address - metadata_start) / metadata_part());
 }
 
 char *slm_reservation_percpu(void)

@@ -14,11 +14,11 @@
  *     | slabs of node 0 | slabs of node 1 | ... | large objects of node 0 | large objects of node 1 | ...
  *
  * (as many nodes as the next power of two). Slabs' memory is bound to its node, where a user has no policy of his
- * own: once, at start, by its first granule, of which what follows is a prolongation; so nothing but mremap(2) is
- * called later. Large objects' is not: who writes a page first decides, as programs expect that fill an array in
- * parallel, and the kernel may move it to who uses it. Each area has its part of the page map at the same distance
- * below its start, in the last granules of the area before: so whoever knows an area's start finds the entry of what
- * lies in it as easily as if it were the only one.
+ * own: two pages at the area's start are, once, at the start of the process, and what is mapped later is made like
+ * them by mremap(2), a call that every process makes. Large objects' is not: who writes a page first decides, as
+ * programs expect that fill an array in parallel, and the kernel may move it to who uses it. Each area has its part
+ * of the page map at the same distance below its start, in the last granules of the area before: so whoever knows an
+ * area's start finds the entry of what lies in it as easily as if it were the only one.
  *
  * slm_heap_limit is behind the last granule of an area that was ever mapped, in whichever area that is most; the
  * page map of all of them is readable below it. It only grows: whoever got an object from another thread sees a limit
@@ -50,7 +50,8 @@ bool slm_reservation_start(void);
  * when there are more nodes. Before the first span, and before there are threads. */
 void slm_reservation_cut(void);
 
-/* Map and bind the first granule of each area whose memory is to be its node's. */
+/* If the area's memory is to be its node's, see to that; once, before its first span. True: its first granule is no
+ * span's from now on. */
 bool slm_reservation_bind(unsigned area);
 
 /* Map `count` granules from `first` on, and their descriptors and map. False with errno: EEXIST, something else lies
@@ -60,8 +61,10 @@ bool slm_reservation_extend(size_t first, size_t count);
 /* Give the addresses back to the kernel; false if it refuses (its limit of mappings). */
 bool slm_reservation_unmap(void *address, size_t bytes);
 
-/* Zeroed memory for the allocator itself, a multiple of 64 KiB, never given back; NULL and ENOMEM. */
-void *slm_reservation_metadata(size_t bytes);
+/* Zeroed memory for the allocator itself, a multiple of 64 KiB, from that node's part of it, never given back; NULL
+ * and ENOMEM. And the node whose part an address lies in. */
+void *slm_reservation_metadata(unsigned node, size_t bytes);
+unsigned slm_reservation_metadata_node(const void *address);
 
 /* The range for per-CPU memory, an eighth of the heap's size; nothing is mapped there but what is asked for. */
 char *slm_reservation_percpu(void);
@@ -91,6 +94,9 @@ slm_inline void *slm_granule_address(size_t granule)
 {
     return slm_heap_base + (granule << SLM_GRANULE_SHIFT);
 }
+
+/* Of any granule: is it known, and its descriptor there? */
+bool slm_reservation_described(size_t granule);
 
 extern slm_hidden char *slm_descriptors;
 
@@ -159,7 +165,7 @@ slm_inline unsigned slm_node_of(const void *pointer)
     return slm_node_of_area(slm_area_of_granule(slm_granule_of(pointer)));
 }
 
-/* Of any granule: has it a descriptor and an entry in the page map? */
+/* Of any granule: has it an entry in the page map? */
 slm_inline bool slm_granule_valid(size_t granule)
 {
     return slm_area_of_granule(granule) < slm_reservation_areas() &&

@@ -211,7 +211,7 @@ bool slm_span_extend(struct slm_span *span, size_t granules, bool *clean)
 struct slm_span *slm_span_of(const void *pointer)
 {
     const size_t granule = slm_granule_of(pointer);
-    if (!slm_granule_valid(granule))
+    if (!slm_reservation_described(granule))
         return NULL;
     struct slm_span *span = slm_descriptor(granule);
     switch (load_relaxed(&span->kind)) {

@@ -50,7 +50,7 @@ void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean)
 struct slm_large *slm_large_of(const void *pointer)
 {
     const size_t granule = slm_granule_of(pointer);
-    if (!slm_granule_valid(granule) || ((uintptr_t)pointer & (SLM_GRANULE - 1)) != 0)
+    if (!slm_reservation_described(granule) || ((uintptr_t)pointer & (SLM_GRANULE - 1)) != 0)
         return NULL;
     struct slm_span *span = slm_descriptor(granule);
     const unsigned kind = load_relaxed(&span->kind);

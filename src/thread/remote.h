@@ -25,5 +25,8 @@ slm_inline bool slm_is_remote(const struct slm_thread *thread, const void *objec
 /* Take the remote magazine of a cache out of the table; NULL if there is none. */
 struct slm_magazine *slm_remote_take(struct slm_thread *thread, unsigned number);
 
+/* Rounds in it that lie on the nodes from `first` on, below `end`; from other threads, a figure that may lag. */
+uint32_t slm_remote_rounds(const struct slm_thread *thread, unsigned number, unsigned first, unsigned end);
+
 /* The owner, in a slow path; the cache's slot is in use. */
 void slm_remote_push(struct slm_thread *thread, struct slm_cache *cache, void *object);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "page/metadata.h"
+#include "thread/remote.h"
 
 enum { rounds_most = 12, rounds_low = 4 };
 
@@ -173,7 +174,9 @@ struct held {
 static void add_thread(struct slm_thread *thread, void *context)
 {
     struct held *held = context;
-    held->rounds += slm_thread_rounds(thread, held->cache->number) + slm_reserve_rounds(thread, held->cache);
+    const unsigned number = held->cache->number;
+    held->rounds += slm_thread_rounds(thread, number) + slm_remote_rounds(thread, number, 0, slm_nodes);
+    held->rounds += slm_reserve_rounds(thread, held->cache);
 }
 
 uint64_t slm_reserve_held_by_all(struct slm_cache *cache)

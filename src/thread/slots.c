@@ -119,9 +119,7 @@ slm_unordered uint64_t slm_thread_rounds(struct slm_thread *thread, unsigned num
     const struct slm_slot *slot = slm_slot_of(thread, number);
     if (!slot || load_relaxed(&slot->target) == 0)
         return 0;
-    const struct slm_magazine *others[] = {slot->previous, slm_remote_of(thread, number)};
-    uint64_t rounds = slm_min((size_t)(slot->top - slot->bottom), SLM_MAGAZINE_ROUNDS_MAX);
-    for (unsigned i = 0; i < 2; i++)
-        rounds += others[i] ? slm_min(others[i]->count, SLM_MAGAZINE_ROUNDS_MAX) : 0;
-    return rounds;
+    const struct slm_magazine *previous = slot->previous;
+    const size_t rounds = slm_min((size_t)(slot->top - slot->bottom), SLM_MAGAZINE_ROUNDS_MAX);
+    return rounds + (previous ? slm_min(previous->count, SLM_MAGAZINE_ROUNDS_MAX) : 0);
 }

@@ -279,5 +279,5 @@ slm_inline struct slm_magazine *slm_remote_of(const struct slm_thread *thread, u
     return likely(!remote) || number >= SLM_DIRECT ? NULL : slm_shared_load(&remote->magazines[number]);
 }
 
-/* Rounds in a cache's magazines; from other threads, a figure that may lag. */
+/* Rounds in a cache's magazines, but for the remote one; from other threads, a figure that may lag. */
 uint64_t slm_thread_rounds(struct slm_thread *thread, unsigned number);

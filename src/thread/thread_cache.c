@@ -1,10 +1,10 @@
 /* Refill, drain, adapt; see thread_cache.h.
  *
  * Capacity. A cache starts with a few rounds; each second trip to the depot doubles its target, up to what
- * `magazine_bytes` and `thread_bytes` allow; adapting halves the targets of caches that idle. An array that does not
- * fit its target is exchanged when it happens to be empty: any array will do until then, `limit` keeps to the target.
- * A cache whose tuning fixes the rounds has that target from the first miss on. Tuning counts `tuned` up: a slot that
- * remembers another count empties itself at its next trip to the depot, and starts anew.
+ * `magazine_bytes` and `thread_bytes` allow; adapting halves the targets of caches that idle. An array that is too
+ * small for its target is exchanged when it happens to be empty; `limit` keeps to the target. A cache whose tuning
+ * fixes the rounds has that target from the first miss on. Tuning counts `tuned` up: a slot that remembers another
+ * count empties itself at its next trip to the depot, and starts anew.
  *
  * A taker (thread/take.h) may have raised `bottom`: what lies below is gone, and unload() moves the rest down. */
 #include "thread/thread_cache.h"
@@ -15,16 +15,18 @@
 #include "base/options.h"
 #include "base/panic.h"
 
+/* So much is welcome in one magazine, whatever the target. */
+enum { welcome_bytes = 8192 };
+
 static void count_one(_Atomic uint64_t *counter, uint64_t n)
 {
     store_relaxed(counter, load_relaxed(counter) + n);
 }
 
-/* An empty array that suits the target: this one if it does. The old one where memory is short, perhaps NULL. */
+/* An empty array with room for the target: this one if it has. The old one where memory is short, perhaps NULL. */
 static struct slm_magazine *magazine_fit(struct slm_magazine *magazine, uint32_t target)
 {
-    const uint32_t wanted = slm_magazine_capacity(target);
-    if (magazine && magazine->capacity == wanted)
+    if (magazine && magazine->capacity >= slm_magazine_capacity(target))
         return magazine;
     struct slm_magazine *made = slm_magazine_make(target);
     if (!made)
@@ -111,22 +113,33 @@ static void warm_up(struct slm_magazine *magazine, size_t object_size)
     }
 }
 
+/* May the thread have a magazine from the stock as it is? It may be another thread's with a higher target. Those who
+ * trade with each other would cut up each one otherwise, and change arrays at each trip: that is the lock of
+ * metadata, twice. */
+static bool is_welcome(const struct slm_magazine *full, uint32_t target, const struct slm_cache *cache)
+{
+    if (full->count <= target)
+        return true;
+    const bool little = full->count * (size_t)cache->shape.object_size <= welcome_bytes;
+    return load_relaxed(&cache->fixed_rounds) == 0 && (little || full->count <= target * 2 + 2);
+}
+
 /* Rounds in place of an empty magazine: a whole one from the stock, else objects from slabs. NULL: there are none,
  * and *empty is as it was. */
 static struct slm_magazine *fetch(const struct slm_thread *thread, const struct slm_slot *slot,
                                   struct slm_cache *cache, struct slm_magazine *empty)
 {
     struct slm_depot *depot = slm_cache_depot(cache, thread->node);
-    const uint32_t target = load_relaxed(&slot->target), wanted = empty->capacity;
+    const uint32_t target = load_relaxed(&slot->target);
     struct slm_magazine *full = empty;
     if (slm_depot_get(depot, &full)) {
         warm_up(full, cache->shape.object_size);
-        if (full->capacity == wanted && full->count <= target)
+        if (is_welcome(full, target, cache))
             return full;
         struct slm_magazine *fitting = slm_magazine_make(target);
         return fitting ? decant(slot, cache, full, fitting) : full;
     }
-    empty->count = slm_depot_fill(depot, empty->rounds, (unsigned)slm_min(target, wanted));
+    empty->count = slm_depot_fill(depot, empty->rounds, (unsigned)slm_min(target, empty->capacity));
     return empty->count > 0 ? empty : NULL;
 }
 

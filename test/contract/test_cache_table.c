@@ -268,6 +268,10 @@ static struct table *read_table(void)
     require(fgets(line, sizeof line, file) != NULL && strcmp(line, VERSION_LINE) == 0);
     require(fgets(line, sizeof line, file) != NULL && strcmp(line, COLUMNS_LINE) == 0);
     for (table.count = 0; fgets(line, sizeof line, file) != NULL; table.count++) {
+        if (line[0] == '#') { /* of a node */
+            table.count--;
+            continue;
+        }
         require(table.count < COUNT(table.rows) && line[strlen(line) - 1] == '\n');
         read_row(line, &table.rows[table.count]);
     }

@@ -132,7 +132,7 @@ static void extend_without_memory(void)
     require(!slm_reservation_extend(far, 4) && errno == ENOMEM);
     require(slm_heap_limit == limit);
     errno = 0;
-    require(!slm_reservation_metadata(SLM_GRANULE) && errno == ENOMEM);
+    require(!slm_reservation_metadata(0, SLM_GRANULE) && errno == ENOMEM);
 }
 
 static void extend_once_memory_is_back(void)
@@ -158,7 +158,7 @@ static void metadata_are_zeroed_and_apart(void **state)
     char *pieces[4];
     const uint64_t before = slm_reservation_metadata_bytes();
     for (size_t i = 0; i < COUNT(pieces); i++) {
-        pieces[i] = slm_reservation_metadata((i + 1) * SLM_GRANULE);
+        pieces[i] = slm_reservation_metadata(0, (i + 1) * SLM_GRANULE);
         assert_non_null(pieces[i]);
         assert_true(all_zero(pieces[i], (i + 1) * SLM_GRANULE));
         memset(pieces[i], (int)i + 1, (i + 1) * SLM_GRANULE);
@@ -173,7 +173,7 @@ static void metadata_are_zeroed_and_apart(void **state)
 static void *take_metadata(void *number)
 {
     for (unsigned i = 0; i < 50; i++) {
-        char *piece = slm_reservation_metadata(SLM_GRANULE);
+        char *piece = slm_reservation_metadata(0, SLM_GRANULE);
         require(piece && all_zero(piece, SLM_GRANULE));
         memset(piece, (int)(uintptr_t)number + 1, SLM_GRANULE);
     }
