@@ -141,16 +141,27 @@ static inline uint64_t bench_cycles(void)
 #endif
 }
 
+/* Reads a file, as text, into `size` bytes that must be enough. */
+static inline void bench_read(const char *path, char *text, size_t size)
+{
+    size_t length = 0;
+    ssize_t got = -1;
+    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        bench_die("cannot read %s", path);
+    while (length < size && (got = read(file, text + length, size - length)) > 0)
+        length += (size_t)got;
+    if (got < 0 || length == size)
+        bench_die("cannot read all of %s", path);
+    close(file);
+    text[length] = '\0';
+}
+
 /* A row of a /proc file such as "Rss:   1234 kB", in KiB. Read without stdio, whose buffers are objects too. */
 static inline long bench_proc_kib(const char *path, const char *row)
 {
     char text[4096];
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t length = file < 0 ? -1 : read(file, text, sizeof text - 1);
-    if (length < 0)
-        bench_die("cannot read %s", path);
-    close(file);
-    text[length] = '\0';
+    bench_read(path, text, sizeof text);
     for (char *line = text; line != NULL; line = strchr(line, '\n')) {
         line += *line == '\n';
         if (strncmp(line, row, strlen(row)) == 0 && line[strlen(row)] == ':')
@@ -178,6 +189,12 @@ static inline long bench_peak_rss_kib(void)
 static inline void bench_figure(const char *name, double value, const char *unit)
 {
     printf("%s %.10g %s\n", name, value, unit);
+}
+
+/* How many objects the run has made and freed, which is no figure: bench/suite/locks.py counts locks a million. */
+static inline void bench_objects(double count)
+{
+    printf("objects: %.0f\n", count);
 }
 
 /* A point of a series that the runner plots. */

@@ -39,7 +39,7 @@ static const struct shift {
 struct part {
     _Alignas(128) size_t **objects; /* each says in its first bytes how long it is */
     size_t count, bytes;
-    uint64_t random;
+    uint64_t random, made; /* objects, those of requests too */
 };
 
 static struct part parts[THREADS];
@@ -75,6 +75,7 @@ static void add_object(struct part *part, const struct shift *shift)
     *object = bytes;
     part->objects[part->count++] = object;
     part->bytes += bytes;
+    part->made++;
 }
 
 static void remove_object(struct part *part)
@@ -95,16 +96,17 @@ static void keep_cache(struct part *part, double load, const struct shift *shift
         add_object(part, shift);
 }
 
-static void serve_request(uint64_t *random)
+static void serve_request(struct part *part)
 {
     enum { OBJECTS = 25, WRITTEN_BYTES = 64 };
     void *objects[OBJECTS];
     for (unsigned i = 0; i < OBJECTS; i++) {
-        size_t bytes = i == 0 ? bench_size(random, 1024, 4) : bench_size(random, 16, 6);
+        size_t bytes = i == 0 ? bench_size(&part->random, 1024, 4) : bench_size(&part->random, 16, 6);
         objects[i] = memset(bench_check(malloc(bytes)), 1, bytes < WRITTEN_BYTES ? bytes : WRITTEN_BYTES);
     }
     for (unsigned i = 0; i < OBJECTS; i++)
         free(objects[i]);
+    part->made += OBJECTS;
 }
 
 static void *serve(void *ordinal)
@@ -115,7 +117,7 @@ static void *serve(void *ordinal)
         pthread_barrier_wait(&barrier);
         keep_cache(part, load, shift_at(time));
         for (unsigned i = 0; i < load * REQUESTS_A_TICK; i++)
-            serve_request(&part->random);
+            serve_request(part);
         pthread_barrier_wait(&barrier);
     }
     return NULL;
@@ -186,5 +188,6 @@ int main(int count, char **words)
     for (unsigned i = 0; i < THREADS; i++)
         pthread_join(threads[i], NULL);
     print_samples(samples);
+    bench_objects((double)(parts[0].made + parts[1].made + parts[2].made + parts[3].made));
     return 0;
 }

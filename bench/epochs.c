@@ -311,6 +311,7 @@ static void run(unsigned writer_count, unsigned reader_count, double seconds)
         bench_figure("reads", reads / read_for / 1e6, "Mreads/s");
     bench_figure("peak_rss_over_live", ((double)(bench_peak_rss_kib() - resident_before) - live_kib) / 1024, "MiB");
     contender->report(read_for);
+    bench_objects(retires);
     printf("live set: %.1f MiB; the last retired object was freed %.1f ms after the writers were stopped\n",
            live_kib / 1024, (read_for - written_for) * 1e3);
 }

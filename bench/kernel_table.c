@@ -16,6 +16,7 @@ enum { MAX_CPUS = 1024, MAX_ROUNDS = 1000, SMALLEST = 32, LARGEST = 4096 };
 static unsigned cpus, rounds = 21, object_count = 10000;
 static size_t smallest = SMALLEST, largest = LARGEST;
 static pthread_barrier_t together;
+static _Atomic uint64_t made; /* objects */
 
 /* Cycles that the CPUs have spent in a round, over all sizes one after the other. */
 static _Atomic uint64_t alloc_cycles[MAX_ROUNDS], free_cycles[MAX_ROUNDS];
@@ -73,6 +74,7 @@ static void *run_cpu(void *ordinal)
     for (size_t bytes = smallest; bytes <= largest; bytes *= 2) {
         for (unsigned round = 0; round < rounds; round++)
             allocate_and_free(objects, bytes, round);
+        made += (uint64_t)rounds * object_count;
         if (pthread_barrier_wait(&together) == PTHREAD_BARRIER_SERIAL_THREAD)
             print_row(bytes);
         pthread_barrier_wait(&together);
@@ -98,5 +100,6 @@ int main(int count, char **words)
     }
     for (unsigned i = 0; i < cpus; i++)
         pthread_join(threads[i], NULL);
+    bench_objects((double)made);
     return 0;
 }

@@ -162,6 +162,7 @@ int main(int count, char **words)
     bench_figure("throughput", handed / wall / 1e6, "Mobjects/s");
     bench_figure("cpu", cpu / handed * 1e9, "ns/object");
     printf("live set: %.1f MiB\n", live_kib / 1024);
+    bench_objects(handed);
     bench_figure("peak_rss", peak_kib / 1024, "MiB");
     bench_figure("peak_rss_over_live_set", peak_kib / live_kib, "x");
     return 0;

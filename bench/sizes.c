@@ -13,29 +13,14 @@ struct row {
     uint64_t count;
 };
 
-static const char *read_whole(const char *path)
-{
-    static char text[MAX_TEXT];
-    size_t length = 0;
-    ssize_t got;
-    const int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0)
-        bench_die("cannot read %s", path);
-    while ((got = read(file, text + length, sizeof text - 1 - length)) > 0)
-        length += (size_t)got;
-    if (got < 0 || length == sizeof text - 1)
-        bench_die("cannot read all of %s", path);
-    close(file);
-    text[length] = '\0';
-    return text;
-}
-
 /* The rows that are drawn from, and the sum of their counts. */
 static unsigned read_rows(const char *path, struct row *rows, uint64_t *sum)
 {
+    static char text[MAX_TEXT];
     unsigned count = 0;
     *sum = 0;
-    for (const char *line = read_whole(path); *line != '\0'; line += strcspn(line, "\n"), line += *line == '\n') {
+    bench_read(path, text, sizeof text);
+    for (const char *line = text; *line != '\0'; line += strcspn(line, "\n"), line += *line == '\n') {
         char *comma, *end;
         if (*line == '#')
             continue;

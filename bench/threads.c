@@ -107,6 +107,7 @@ static void measure(struct lane *lanes, double seconds)
         bench_die("%.3g s are too short for an operation of %s", seconds, workload->name);
     bench_figure("throughput", (double)operations / wall / 1e6, "Mops/s");
     bench_figure("cpu", cpu / (double)operations * 1e9, "ns/op");
+    bench_objects((double)operations * workload->objects);
 }
 
 int main(int count, char **words)

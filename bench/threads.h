@@ -22,6 +22,7 @@ struct lane {
 
 struct workload {
     const char *name;
+    unsigned objects; /* made and freed in an operation */
     /* Called by the main thread for every lane, before any of the threads starts. NULL where there is nothing to do.
      */
     void (*prepare)(struct lane *lane);

@@ -65,5 +65,5 @@ static void write_first_and_others(struct lane *lane)
     write_objects(lane);
 }
 
-const struct workload false_sharing_active = {"false_sharing_active", need_two_cpus, write_pinned};
-const struct workload false_sharing_passive = {"false_sharing_passive", make_first_object, write_first_and_others};
+const struct workload false_sharing_active = {"false_sharing_active", 1, need_two_cpus, write_pinned};
+const struct workload false_sharing_passive = {"false_sharing_passive", 1, make_first_object, write_first_and_others};

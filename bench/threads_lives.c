@@ -12,7 +12,13 @@
  * taking it down. */
 #include "threads.h"
 
-enum { LARSON_OBJECTS = 2000, LARSON_REPLACEMENTS = 10000, LARSON_SMALLEST = 8, LARSON_LARGEST = 1000 };
+enum {
+    LARSON_OBJECTS = 2000,
+    LARSON_REPLACEMENTS = 10000,
+    LARSON_SMALLEST = 8,
+    LARSON_LARGEST = 1000,
+    BIRTHS_OBJECTS = 200
+};
 
 static void *make_random_object(uint64_t *random)
 {
@@ -40,18 +46,18 @@ static void replace_objects(struct lane *lane)
     lane->operations += done;
 }
 
-const struct workload larson = {"larson", fill_table, replace_objects};
+const struct workload larson = {"larson", 1, fill_table, replace_objects};
 
 static void live_shortly(struct lane *lane)
 {
     static const size_t sizes[] = {16, 32, 48, 64, 128, 256, 512, 1024, 2048, 4096};
-    enum { SIZES = sizeof sizes / sizeof sizes[0], OBJECTS = 200 };
-    void *objects[OBJECTS];
-    for (unsigned i = 0; i < OBJECTS; i++)
+    enum { SIZES = sizeof sizes / sizeof sizes[0] };
+    void *objects[BIRTHS_OBJECTS];
+    for (unsigned i = 0; i < BIRTHS_OBJECTS; i++)
         objects[i] = make_object(sizes[i % SIZES]);
-    for (unsigned i = 0; i < OBJECTS; i++)
+    for (unsigned i = 0; i < BIRTHS_OBJECTS; i++)
         free(objects[i]);
     lane->operations++;
 }
 
-const struct workload births = {"births", NULL, live_shortly};
+const struct workload births = {"births", BIRTHS_OBJECTS, NULL, live_shortly};

@@ -120,7 +120,7 @@ static void produce_or_consume(struct lane *lane)
     (lane->index % 2 == 0 ? produce : consume)(lane);
 }
 
-const struct workload handoff = {"handoff", prepare_handoff, produce_or_consume};
+const struct workload handoff = {"handoff", 1, prepare_handoff, produce_or_consume};
 
 static unsigned char *make_traveller(struct lane *lane)
 {
@@ -173,4 +173,4 @@ static void bounce(struct lane *lane)
     end_queue(to);
 }
 
-const struct workload ring = {"ring", prepare_ring, bounce};
+const struct workload ring = {"ring", 1, prepare_ring, bounce};

@@ -18,8 +18,9 @@ def parse_arguments(words):
         description="Measures allocators side by side, and writes a table, results.json and report.html.",
         epilog=f"workloads, by group:\n{workload_list()}")
     how_much = parser.add_mutually_exclusive_group()
-    how_much.add_argument("--quick", action="store_true", help="all but the servers, in under 6 minutes (default)")
-    how_much.add_argument("--full", action="store_true", help="longer runs, more threads, and the servers")
+    how_much.add_argument("--quick", action="store_true",
+                          help="all but the servers and several nodes, in under 6 minutes (default)")
+    how_much.add_argument("--full", action="store_true", help="longer runs, more threads, and these")
     how_much.add_argument("--instructions", action="store_true", help="count instructions instead of seconds")
     how_much.add_argument("--compare", nargs=2, metavar=("A", "B"), type=pathlib.Path,
                           help="do two runs (results.json, or folders with one) rank the allocators the same?")

@@ -19,6 +19,7 @@ PACKAGED = {  # name: file and package
 OURS = "slabmalloc"
 OUR_CACHES = "slabmalloc cache"
 OUR_EPOCHS = "slabmalloc epochs"
+OUR_LOCKS = "slabmalloc locks"
 OUR_PERCPU = "slabmalloc percpu"
 URCU = "userspace RCU"
 OUR_DEFERRED = {"slabmalloc deferred": "slab", "slabmalloc deferred head": "slab_head",
@@ -40,16 +41,17 @@ class Allocator:
 
 def variants(compared, build):
     """{kind: allocators} that are measured beside those compared, in the workloads that name the kind."""
-    builds, caches, deferred, epochs, percpu = [], [], [], [], []
+    builds, caches, deferred, epochs, locks, percpu = [], [], [], [], [], []
     if any(one.name == OURS for one in compared):
         builds = [Allocator(f"{OURS} grow=locked", str(build / "bench" / "libslabmalloc_bench.so"), version_of_ours(),
                             "grow=locked")]
         caches = [our_caches(build)]
         deferred = our_deferred(build)
         epochs = [our_epochs(build)]
+        locks = [our_locks(build)]
         percpu = our_percpu(build)
     return {"builds": builds, "caches": caches, "pools": [*caches, *pools_of_others()], "deferred": deferred,
-            "epochs": epochs, "sections": [*epochs, userspace_rcu(build)], "percpu": percpu[:1],
+            "epochs": epochs, "sections": [*epochs, userspace_rcu(build)], "locks": locks, "percpu": percpu[:1],
             "percpu_ways": percpu}
 
 
@@ -67,6 +69,11 @@ def our_deferred(build):
 def our_epochs(build):
     """What is counted of them."""
     return Allocator(OUR_EPOCHS, str(build / "libslabmalloc.so"), version_of_ours())
+
+
+def our_locks(build):
+    """The build that counts and times its locks."""
+    return Allocator(OUR_LOCKS, str(build / "bench" / "libslabmalloc_bench.so"), version_of_ours(), "stats=1")
 
 
 def our_percpu(build):

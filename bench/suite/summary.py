@@ -18,9 +18,9 @@ asked for, does not compete: it has ratios, that to the best may be below 1, and
 
 Means are geometric, in steps that count their members alike: the figures of a workload, the workloads of a group, the
 groups of a run; time and memory apart. The groups `caches` and `epochs` are left out there: what malloc does in them,
-it does in other groups too; and `percpu`, which is about no malloc. Aside, in no mean and without a place, stand a
-figure that has the same value in all runs, which is an input, and a maximum, which says more of the machine than of
-the allocator.
+it does in other groups too; `percpu` and `locks`, which compare no mallocs; and `numa`, whose machines are emulated.
+Aside, in no mean and without a place, stand a figure that has the same value in all runs, which is an input, and a
+maximum, which says more of the machine than of the allocator.
 """
 import dataclasses
 import math
@@ -28,7 +28,7 @@ import statistics
 
 EQUAL = 1.10  # a ratio up to this counts as none
 BASE = "glibc"
-LEFT_OUT = ("caches", "epochs", "percpu")
+LEFT_OUT = ("caches", "epochs", "percpu", "locks", "numa")
 TIMES = ("ns", "us", "ms", "s", "cycles", "instructions")
 MEMORY = ("B", "bytes", "KiB", "MiB", "GiB")
 

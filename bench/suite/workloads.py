@@ -8,11 +8,11 @@ import functools
 import json
 import typing
 
-from . import epochs, instructions, percpu, programs, servers
+from . import epochs, instructions, locks, numa, percpu, programs, servers
 from .measurement import RunFailed, Skipped
 
-GROUPS = ("micro", "caches", "epochs", "percpu", "kernel table", "threads", "memory", "latency", "servers",
-          "instructions")
+GROUPS = ("micro", "caches", "epochs", "percpu", "kernel table", "threads", "memory", "latency", "locks", "numa",
+          "servers", "instructions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +31,15 @@ class Effort:
     epochs_s: float
     epochs_sizes: tuple
     percpu_rounds: int
+    numa_s: float
 
 
 QUICK = Effort("quick", repetitions=7, repetitions_long=1, micro_s=0.02, thread_counts=(2, 8, 64), thread_s=0.1,
                producer_objects=600_000, latency_s=0.3, day_s=12, table_rounds=11, epochs_s=0.15,
-               epochs_sizes=(128,), percpu_rounds=15)
+               epochs_sizes=(128,), percpu_rounds=15, numa_s=3)
 FULL = Effort("full", repetitions=5, repetitions_long=3, micro_s=0.1, thread_counts=(2, 4, 8, 16, 32, 64),
               thread_s=0.3, producer_objects=1_000_000, latency_s=2, day_s=60, table_rounds=21, epochs_s=0.3,
-              epochs_sizes=(32, 128, 1024), percpu_rounds=51)
+              epochs_sizes=(32, 128, 1024), percpu_rounds=51, numa_s=5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Workload:
     measure: typing.Callable  # (Context, Allocator) -> Measurement; raises RunFailed or Skipped
     same_work: bool = False  # the CPU seconds of its processes compare
     together: bool = False  # sleeps most of the time: runs on all allocators at the same moment
-    once: bool = False  # repeats to the digit
+    once: bool = False  # repeats to the digit, or takes a machine of its own
     variants: str = ""  # also measured on allocators.variants of that kind, which do not compete
     variants_alone: bool = False  # and on nobody else
     least_effort: str = "quick"
@@ -224,6 +225,21 @@ def latency():
             measure_program, ["latency", count, lambda e: e.latency_s]))
 
 
+def held_locks():
+    """Ours alone: the build of it that counts and times them."""
+    for name, (about, _) in locks.WORKLOADS.items():
+        yield Workload(f"locks_{name}", "locks", f"locks: {about}", functools.partial(locks.measure, name),
+                       variants="locks", variants_alone=True,
+                       least_effort="quick" if name == "handoff" else "full")
+
+
+def several_nodes():
+    for machine in numa.MACHINES:
+        for balanced in (True, False):
+            yield Workload(numa.name_of(machine, balanced), "numa", numa.describe(machine, balanced),
+                           functools.partial(numa.measure, machine, balanced), once=True, least_effort="full")
+
+
 def serving():
     for name, server in servers.WORKLOADS.items():
         yield Workload(name, "servers", server.about, functools.partial(measure_server, server), same_work=True,
@@ -253,5 +269,5 @@ def counting():
 def all_of_them():
     """{name: Workload}, in the order in which they are run and printed."""
     found = [*micro(), *caches(), *freeing_behind_readers(), *per_cpu_memory(), *tables(), *threads(), *memory(),
-             *latency(), *serving(), *counting()]
+             *latency(), *held_locks(), *several_nodes(), *serving(), *counting()]
     return {workload.name: workload for workload in found}

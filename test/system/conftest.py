@@ -6,7 +6,9 @@ test out against another allocator, SLABMALLOC_LIBRARY (the file to preload; its
 import json
 import os
 import pathlib
+import platform
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -15,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("SLABMALLOC_BUILD", ROOT / "build")).resolve()
 OURS = BUILD / "libslabmalloc.so"
 LIBRARY = pathlib.Path(os.environ.get("SLABMALLOC_LIBRARY", OURS)).resolve()
+NUMA_VM = ROOT / "tools" / "numa-vm"  # boots machines that this one is not: see vm.py
 sys.path.insert(0, str(ROOT))  # for tools.python, the servers and processes that benches start too
 
 
@@ -55,6 +58,19 @@ class Preload:
         mine = [row for row in self.counters() if row["program"] == program]
         assert mine, f"no counters of {program}: {self.counters()}"
         assert sum(row["objects_taken"] for row in mine) >= at_least
+
+
+@pytest.fixture(scope="session")
+def vm_env():
+    """The environment in which numa-vm finds its kernel; skips with a reason where no machine can be emulated."""
+    if platform.machine() != "x86_64":
+        pytest.skip("numa-vm boots x86-64 machines")
+    need("qemu-system-x86_64", "busybox", "cpio")
+    env = {**os.environ, "NUMA_VM_CACHE": os.environ.get("NUMA_VM_CACHE", str(BUILD / "numa-vm"))}
+    fetched = subprocess.run([NUMA_VM, "--fetch"], env=env, capture_output=True, text=True, timeout=200)
+    if fetched.returncode != 0:
+        pytest.skip(f"no kernel to boot: {fetched.stderr.strip()}")
+    return env
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -71,9 +72,9 @@ def test_what_only_variants_can_do_runs_on_them_and_on_nobody_where_there_are_no
     assert plan_of(dataclasses.replace(alone, variants="none such", together=True)) == []
 
 
-def test_a_quick_run_has_something_of_every_group_but_servers_and_instructions():
+def test_a_quick_run_has_something_of_every_group_but_a_few():
     found = {one.group for one in workloads.all_of_them().values() if one.least_effort == "quick"}
-    assert found >= set(workloads.GROUPS) - {"servers", "instructions"}
+    assert found >= set(workloads.GROUPS) - {"numa", "servers", "instructions"}
 
 
 # -- runs that come to nothing
@@ -107,6 +108,12 @@ def test_what_does_not_end_in_time_is_not_tried_again(tmp_path):
     hanging = raising(measurement.TimedOut("not done after 300 s"))
     first, second = rows_of_run(hanging, tmp_path, repetitions=2)
     assert first["failed"] == "not done after 300 s" and second["failed"].startswith("not tried again")
+
+
+def test_where_no_machine_can_be_emulated_several_nodes_are_skipped_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    row, = rows_of_run(workloads.all_of_them()["numa_2x2"], tmp_path)
+    assert not row["failed"] and re.search("qemu|x86-64", row["skipped"]), row
 
 
 # -- a run

@@ -195,6 +195,16 @@ def test_per_cpu_memory_is_set_against_its_bounds_which_the_fallback_has_none_of
         "at most 1.00: in times that of one to an array padded by hand 0.20".split()]
 
 
+def test_on_several_nodes_only_ours_has_promised_anything():
+    figures = {"pinned_astray_worst": [0.5, "%"], "moved_astray_worst": [6, "%"]}
+    text = shown(make_report({name: [{"figures": figures}] for name in ("glibc", "slabmalloc")}, group="numa",
+                             workload="numa_2x2"))
+    _, promised = text.split("\nnuma_2x2\n")
+    assert [line.split() for line in promised.splitlines()[:2]] == [
+        "at most 5.00: % of a node's fresh objects that lie on another, pinned 0.50".split(),
+        "at most 5.00: % of a node's fresh objects that lie on another, moved 6.00 (more)".split()]
+
+
 def test_markdown_marks_the_best():
     text = table.markdown(make_report({"glibc": [10], "slab|malloc": [5]}))
     assert "| workload | figure | unit | better | glibc | slab\\|malloc |\n" in text

@@ -5,51 +5,27 @@ that are offline have their copies, and may come and go under those who use them
 program runs twice: with restartable sequences, which the guest's kernel has, and with the atomic operations that
 stand in for them.
 """
-import os
-import platform
 import re
 import shlex
-import subprocess
 
-import pytest
+import vm
+from conftest import BUILD
 
-from conftest import BUILD, ROOT, need
-
-NUMA_VM = ROOT / "tools" / "numa-vm"
 WAYS = {"restartable sequences": "", "atomic operations": "GLIBC_TUNABLES=glibc.pthread.rseq=0"}
 CPU_LINE = re.compile(r"cpu (\d+) node (-?\d+) memory (own|others') (offline )?pages (\d+)")
-# Where pages are bound to no node the kernel may move them to whoever uses them, and move_pages(2) denies a page that
-# is marked for that.
-NO_BALANCING = ["--append", "numa_balancing=disable"]
 OBJECTS = 40  # of each of the three kinds in percpu_nodes.c
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="numa-vm boots x86-64 machines")
 
-
-@pytest.fixture(scope="module")
-def env():
-    """The environment in which numa-vm finds its kernel."""
-    need("qemu-system-x86_64", "busybox", "cpio")
-    env = {**os.environ, "NUMA_VM_CACHE": str(BUILD / "numa-vm")}
-    fetched = subprocess.run([NUMA_VM, "--fetch"], env=env, capture_output=True, text=True, timeout=200)
-    if fetched.returncode != 0:
-        pytest.skip(f"no kernel to boot: {fetched.stderr.strip()}")
-    return env
-
-
-def boot(env, machine, program, *words):
+def by_way(vm_env, machine, program, *words):
     """What a program of the build writes on such a machine, by the way in which it changes copies."""
     path = BUILD / program
     command = " && ".join(f"{way} {shlex.join([str(path), *words])} && echo" for way in WAYS.values())
-    done = subprocess.run([NUMA_VM, *machine, "--file", path, "--", "sh", "-c", command], env=env,
-                          capture_output=True, text=True, timeout=150)
-    assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}{done.stderr}"
-    return dict(zip(WAYS, done.stdout.replace("\r", "").split("\n\n")))
+    return dict(zip(WAYS, vm.boot(vm_env, machine, ["sh", "-c", command], files=[path]).split("\n\n")))
 
 
-def check_nodes(env, machine, nodes, foreign=(), offline=()):
+def check_nodes(vm_env, machine, nodes, foreign=(), offline=()):
     """On that machine CPU c is of nodes[c], and every page that is promised to lies there."""
-    for way, text in boot(env, machine, "test/vm/percpu_nodes").items():
+    for way, text in by_way(vm_env, machine, "test/vm/percpu_nodes").items():
         rows = [CPU_LINE.fullmatch(line) for line in text.splitlines()[:-1]]
         assert all(rows), text
         assert [int(row[2]) for row in rows] == nodes, text
@@ -59,35 +35,35 @@ def check_nodes(env, machine, nodes, foreign=(), offline=()):
         assert text.splitlines()[-1] == f"0 pages astray; by {way}"
 
 
-def test_four_nodes_of_four_cpus(env):
-    check_nodes(env, ["--nodes", "4", "--cpus", "16"], [cpu // 4 for cpu in range(16)])
+def test_four_nodes_of_four_cpus(vm_env):
+    check_nodes(vm_env, ["--nodes", "4", "--cpus", "16"], [cpu // 4 for cpu in range(16)])
 
 
-def test_interleaved_uneven_nodes(env):
+def test_interleaved_uneven_nodes(vm_env):
     """As some firmware numbers CPUs; the kernel numbers nodes in the order of their first CPUs."""
     machine = ["--node", "0,3:300", "--node", "1,4-5:400", "--node", "2:200", "--node", ":300"]
-    check_nodes(env, machine, [0, 1, 2, 0, 1, 1])
+    check_nodes(vm_env, machine, [0, 1, 2, 0, 1, 1])
 
 
-def test_a_node_without_memory(env):
-    machine = ["--node", "0-1:512", "--node", "2-3:", "--node", "4:300", *NO_BALANCING]
-    check_nodes(env, machine, [0, 0, 1, 1, 2], foreign=[2, 3])
+def test_a_node_without_memory(vm_env):
+    machine = ["--node", "0-1:512", "--node", "2-3:", "--node", "4:300", *vm.NO_BALANCING]
+    check_nodes(vm_env, machine, [0, 0, 1, 1, 2], foreign=[2, 3])
 
 
-def test_cpus_that_are_offline(env):
+def test_cpus_that_are_offline(vm_env):
     """CPU 5 is not even plugged in: nobody knows its node."""
-    machine = ["--nodes", "2", "--cpus", "5", "--append", "maxcpus=3", "--append", "possible_cpus=6", *NO_BALANCING]
-    check_nodes(env, machine, [0, 0, 1, 1, 1, -1], foreign=[5], offline=[3, 4, 5])
+    machine = ["--nodes", "2", "--cpus", "5", "--append", "maxcpus=3", "--append", "possible_cpus=6", *vm.NO_BALANCING]
+    check_nodes(vm_env, machine, [0, 0, 1, 1, 1, -1], foreign=[5], offline=[3, 4, 5])
 
 
-def test_cpus_come_and_go(env):
+def test_cpus_come_and_go(vm_env):
     machine = ["--nodes", "2", "--cpus", "4", "--append", "maxcpus=3"]
-    for way, text in boot(env, machine, "test/vm/percpu_hotplug").items():
+    for way, text in by_way(vm_env, machine, "test/vm/percpu_hotplug").items():
         assert re.fullmatch(rf"CPU 3 came and went \d+ times under \d+ steps; by {way}\n?", text)
 
 
-def test_storm(env):
+def test_storm(vm_env):
     """The stress test's storm, of a length for emulated CPUs."""
-    for text in boot(env, ["--nodes", "2", "--cpus", "4"], "test/stress/percpu", "--storm", "--adds", "5000000",
-                     "--forks").values():
+    storm = by_way(vm_env, vm.TWO_BY_TWO, "test/stress/percpu", "--storm", "--adds", "5000000", "--forks")
+    for text in storm.values():
         assert "percpu: storm, nothing wrong" in text
