@@ -177,6 +177,22 @@ slm_public void malloc_stats(void)
     print_figure(stderr, "could go bytes", info.keepcost);
 }
 
+/* Of all nodes. */
+struct stock {
+    unsigned long long rounds, slabs;
+};
+
+static struct stock stock_of(struct slm_cache *cache)
+{
+    struct stock stock = {0, 0};
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        const struct slm_depot *depot = slm_cache_depot_made(cache, node);
+        stock.rounds += depot ? load_relaxed(&depot->stock_rounds) : 0;
+        stock.slabs += depot ? load_relaxed(&depot->slabs_made) : 0;
+    }
+    return stock;
+}
+
 slm_public int malloc_info(int options, FILE *out)
 {
     if (options != 0) {
@@ -187,12 +203,11 @@ slm_public int malloc_info(int options, FILE *out)
     slm_stats_gather(&stats);
     fprintf(out, "<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n");
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
-        const struct slm_depot *depot = &slm_class_caches[class].first;
+        const struct stock stock = stock_of(&slm_class_caches[class]);
         const unsigned size = slm_class_size[class], from = class == 0 ? 1 : slm_class_size[class - 1] + 1u;
-        const unsigned long long count = load_relaxed(&depot->stock_rounds);
-        if (load_relaxed(&depot->slabs_made) > 0)
-            fprintf(out, "<size from=\"%u\" to=\"%u\" total=\"%llu\" count=\"%llu\"/>\n", from, size, count * size,
-                    count);
+        if (stock.slabs > 0)
+            fprintf(out, "<size from=\"%u\" to=\"%u\" total=\"%llu\" count=\"%llu\"/>\n", from, size,
+                    stock.rounds * size, stock.rounds);
     }
     fprintf(out,
             "</sizes>\n<total type=\"fast\" count=\"%llu\" size=\"%llu\"/>\n<total type=\"rest\" count=\"0\" "

@@ -59,7 +59,8 @@ static const struct option table[] = {
            "few."),
     NUMBER(stats, 0, 1, "0", "Print figures on standard error when the process exits."),
     TEXT(stats_file, "none", "Append the figures to this file when the process exits, a line of JSON a process."),
-    TEXT(topology, "none", "Checked builds only: simulate NODESxCPUS, as in 2x2."),
+    TEXT(topology, "none",
+         "Checked builds only: simulate NODESxCPUS, as in 2x2; 2x2/9: threads move at each 9th look."),
 #ifdef SLM_CHECKED
     NUMBER(refuse_blocks, 0, 1, "0", "Checked builds only: there is no memory for magazines of retired objects."),
 #endif

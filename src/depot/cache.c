@@ -11,6 +11,7 @@ enum { start_bytes = 8192, start_rounds_most = 6, most_rounds_least = 2 };
 
 struct slm_cache slm_class_caches[SLM_CLASSES];
 struct slm_cache *_Atomic slm_caches[SLM_NUMBERS];
+struct slm_depot_counts slm_cache_gone[SLM_NODES_MAX];
 static char class_names[SLM_CLASSES][12];
 
 static struct slm_lock mutex = {.rank = SLM_RANK_CACHES};
@@ -59,8 +60,21 @@ slm_seldom void slm_cache_add(struct slm_cache *cache)
         store_release(&slm_caches[cache->number - 1], cache);
 }
 
+void slm_depot_add_counts(const struct slm_depot *depot, struct slm_depot_counts *sums)
+{
+    sums->locks += slm_depot_locks(depot);
+    sums->contended += slm_depot_contended(depot);
+    sums->made += load_relaxed(&depot->slabs_made);
+    sums->released += load_relaxed(&depot->slabs_released);
+}
+
 void slm_cache_remove(struct slm_cache *cache)
 {
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        const struct slm_depot *depot = slm_cache_depot_made(cache, node);
+        if (depot)
+            slm_depot_add_counts(depot, &slm_cache_gone[node]);
+    }
     slm_list_remove(&cache->link);
     store_relaxed(&slm_caches[cache->number], NULL);
     if (cache->account && !slm_cache_is_far(cache))

@@ -75,8 +75,18 @@ void slm_cache_start(void);
  * last. Under the cache mutex, once there are threads. */
 void slm_cache_add(struct slm_cache *cache);
 
-/* Take it off the list again; its depots stay. Under the cache mutex. */
+/* Take it off the list again; its depots stay, and what they have counted is added to slm_cache_gone. Under the cache
+ * mutex. */
 void slm_cache_remove(struct slm_cache *cache);
+
+/* By node, of destroyed caches. */
+struct slm_depot_counts {
+    uint64_t locks, contended, made, released;
+};
+extern slm_hidden struct slm_depot_counts slm_cache_gone[SLM_NODES_MAX]; /* guarded by the cache mutex */
+
+/* Add what a depot has counted. */
+void slm_depot_add_counts(const struct slm_depot *depot, struct slm_depot_counts *sums);
 
 /* The bounds that depend on options; again when these have been read. */
 void slm_cache_tune_all(void);

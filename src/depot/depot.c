@@ -55,6 +55,8 @@ void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape,
                     unsigned node)
 {
     memset((char *)depot + sizeof depot->lock, 0, sizeof *depot - sizeof depot->lock);
+    depot->locks_before = load_relaxed(&depot->lock.acquired);
+    depot->contended_before = load_relaxed(&depot->lock.contended);
     if (depot->lock.rank != SLM_RANK_DEPOT)
         depot->lock.rank = SLM_RANK_DEPOT;
     depot->generation = slm_fork_generation;

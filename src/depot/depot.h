@@ -26,8 +26,20 @@ struct slm_depot {
     bool vacant_seen;             /* at the last trim */
     _Atomic uint64_t objects_out; /* of slabs: live, or in magazines */
     _Atomic uint64_t slabs_made, slabs_released, lost_rounds;
-    _Atomic uint64_t drains_home; /* magazines whose rounds went to their slabs */
+    _Atomic uint64_t drains_home;            /* magazines whose rounds went to their slabs */
+    uint64_t locks_before, contended_before; /* of the lock, when the depot was made another cache's */
 } slm_cacheline;
+
+/* How often its lock was taken, and found held, in this life. */
+slm_inline uint64_t slm_depot_locks(const struct slm_depot *depot)
+{
+    return load_relaxed(&depot->lock.acquired) - depot->locks_before;
+}
+
+slm_inline uint64_t slm_depot_contended(const struct slm_depot *depot)
+{
+    return load_relaxed(&depot->lock.contended) - depot->contended_before;
+}
 
 /* Slabs that slm_depot_give_nolock has left to be relinked. */
 extern slm_hidden struct slm_slab *_Atomic slm_depot_pending;

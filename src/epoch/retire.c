@@ -81,7 +81,7 @@ static void put_away(struct slm_thread *thread, struct slm_retired_slot *slot, u
     gather(slot);
     magazine->number = (uint16_t)number;
     if (magazine->count > 0)
-        slm_ring_put_magazine(thread->node, magazine); /* from here on it is not ours */
+        slm_ring_put_magazine(load_relaxed(&thread->node), magazine); /* from here on it is not ours */
     else
         slm_magazine_free(magazine);
     clear(slot);
@@ -196,7 +196,7 @@ static size_t put_rounds(struct slm_thread *thread, size_t place, void **bottom,
     memcpy(magazine->rounds, bottom, n * sizeof(void *));
     magazine->count = (uint32_t)n;
     magazine->number = (uint16_t)number;
-    slm_ring_put_magazine(thread->node, magazine);
+    slm_ring_put_magazine(load_relaxed(&thread->node), magazine);
     return n;
 }
 

@@ -184,6 +184,8 @@ static void defer_slowly(void *pointer, struct slm_epoch_head *head)
 
 slm_slow void slm_defer_slow(void *pointer, struct slm_epoch_head *head)
 {
+    if (slm_nodes > 1 && slm_defer_push(slm_page_map_place(pointer), pointer))
+        return;
     if (unlikely(!slm_epoch_never_read()) && pointer)
         defer_slowly(pointer, head);
     else if (slm_place_of(pointer) != 0)

@@ -1,32 +1,40 @@
 /* slab_free_deferred's hot path: free's (heap/free.h), but that the object goes into the retired magazine of its
- * place, which is open while top is below limit, and that another node's goes there, too: rounds are sorted by node
- * when they are ripe. */
+ * place, which is open while top is below limit. Another node's goes there, too, on a longer way: rounds are sorted
+ * by node when they are ripe. */
 #pragma once
 
 #include "epoch/retire.h"
 #include "page/page_map.h"
 
-/* The magazine is full or not open, or the pointer is large, NULL or not ours. `head`, if not NULL, lies in the
- * object and is the library's from now on: then nothing is waited for. */
+/* The magazine is full or not open, or the pointer is another node's, large, NULL or not ours. `head`, if not NULL,
+ * lies in the object and is the library's from now on: then nothing is waited for. */
 void slm_defer_slow(void *pointer, struct slm_epoch_head *head);
+
+/* False: it is full, or not open. */
+slm_inline bool slm_defer_push(size_t place, void *pointer)
+{
+    struct slm_thread *thread = slm_hot();
+    void **top = slm_shared_load(&slm_retired_slot_at(thread, place)->top);
+    slm_forget(place);
+    if (unlikely(top >= slm_shared_load(&slm_retired_slot_at(thread, place)->limit)))
+        return false;
+    slm_forget(place);
+    *top = pointer;
+    /* pairs with take_slot (epoch/retire.c): who sees the new top sees the object, and that it is unreachable */
+    __atomic_store_n(&slm_retired_slot_at(thread, place)->top, top + 1, __ATOMIC_RELEASE);
+    return true;
+}
 
 slm_inline void slm_defer(void *pointer, struct slm_epoch_head *head)
 {
     const char *area = slm_tls.area;
     const size_t granule = slm_area_granule(area, pointer);
-    size_t place =
-        likely(slm_area_granule_valid(granule)) ? slm_page_map(area)[granule] : slm_page_map_look_up(pointer);
-    struct slm_thread *thread = slm_hot();
-    void **top = slm_shared_load(&slm_retired_slot_at(thread, place)->top);
-    slm_forget(place);
-    if (unlikely(top >= slm_shared_load(&slm_retired_slot_at(thread, place)->limit))) {
+    if (unlikely(!slm_area_granule_valid(granule))) {
         slm_defer_slow(pointer, head);
         return;
     }
-    slm_forget(place);
-    *top = pointer;
-    /* pairs with take_slot (epoch/retire.c): who sees the new top sees the object, and that it is unreachable */
-    __atomic_store_n(&slm_retired_slot_at(thread, place)->top, top + 1, __ATOMIC_RELEASE);
+    if (unlikely(!slm_defer_push(slm_page_map(area)[granule], pointer)))
+        slm_defer_slow(pointer, head);
 }
 
 /* As slab_epoch_poll, slab_epoch_barrier and slab_epoch_call. */

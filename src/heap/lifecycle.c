@@ -88,10 +88,11 @@ static struct slm_thread *birth(struct slm_tls *tls)
     if (!thread)
         return NULL;
     thread->tls = tls;
+    thread->helper = tls->helper;
     slm_shared_store(&tls->self, thread); /* before it is linked: see thread/take.c */
     slm_thread_list_add(thread);
-    thread->node = slm_topology_node_again(thread->number, &thread->cpu, 0);
-    tls->area = slm_area_start(slm_area_for_slabs(thread->node));
+    store_relaxed(&thread->node, slm_topology_node_again(thread->number, &thread->cpu, 0));
+    tls->area = slm_area_start(slm_area_for_slabs(load_relaxed(&thread->node)));
     tls->state = SLM_THREAD_LIVE;
     if (load_relaxed(&tls->wanted))
         store_relaxed(&thread->attention, SLM_ATTEND_RESERVE);
@@ -131,8 +132,8 @@ slm_slow struct slm_thread *slm_thread_enter_slow(bool is_alloc)
 
 slm_slow void slm_thread_look_where(struct slm_thread *thread)
 {
-    const unsigned node = slm_topology_node_again(thread->number, &thread->cpu, thread->node);
-    if (likely(node == thread->node))
+    const unsigned node = slm_topology_node_again(thread->number, &thread->cpu, load_relaxed(&thread->node));
+    if (likely(node == load_relaxed(&thread->node)))
         return;
     int kept = errno;
     slm_stats_move(thread);
@@ -158,7 +159,7 @@ slm_slow void slm_thread_attend(void)
         slm_take_pause();
     while (load_relaxed(&slm_tls.self->attention) != 0 && (thread = slm_thread_enter(false))) {
         const uint8_t asked = atomic_exchange(&thread->attention, 0);
-        const unsigned node = thread->node;
+        const unsigned node = load_relaxed(&thread->node);
         if (asked & SLM_ATTEND_RECALL) {
             const uint32_t recalls = load_relaxed(&slm_thread_recalls);
             slm_thread_empty(thread, true);
@@ -211,7 +212,8 @@ bool slm_thread_exit_expected(void)
 
 unsigned slm_direct_node(void)
 {
-    return slm_topology_node(slm_tls.self ? slm_tls.self->number : 0);
+    const struct slm_thread *self = slm_tls.self;
+    return slm_topology_node(self ? self->number : load_relaxed(&slm_thread_list_born));
 }
 
 void slm_direct_count(const void *object)
@@ -219,7 +221,7 @@ void slm_direct_count(const void *object)
     if (likely(slm_nodes == 1))
         return;
     const unsigned node = slm_direct_node();
-    if (slm_area_of_granule(slm_granule_of(object)) != slm_area_for_slabs(node))
+    if (slm_magazine_home(object) != node)
         slm_stats_count_remote(node);
 }
 

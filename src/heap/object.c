@@ -87,7 +87,7 @@ struct attempt {
 static void *try_once(struct slm_cache *cache, struct attempt *attempt)
 {
     struct slm_thread *thread = slm_thread_enter(true);
-    attempt->node = thread ? thread->node : slm_direct_node();
+    attempt->node = thread ? load_relaxed(&thread->node) : slm_direct_node();
     attempt->limited = !charge(thread, cache);
     void *object = NULL;
     if (!attempt->limited) {
@@ -397,7 +397,7 @@ static size_t take_some(struct slm_cache *cache, size_t n, void **out, unsigned 
         *node = slm_direct_node();
         return (*out = slm_alloc_direct(cache)) ? 1 : 0;
     }
-    *node = thread->node;
+    *node = load_relaxed(&thread->node);
     const size_t got = slm_thread_pop_bulk(thread, cache->number, n, out);
     slm_thread_leave(thread);
     return got;
@@ -410,7 +410,8 @@ static void give_some(struct slm_cache *cache, size_t n, void *const *objects, c
         slm_depot_give(objects, (unsigned)n, call);
         return;
     }
-    slm_thread_push_bulk(thread, cache->number, n, objects);
+    for (size_t i = 0; i < n; i++) /* the thread may have come to another node */
+        slm_thread_free(thread, cache->number, objects[i]);
     slm_thread_leave(thread);
 }
 
@@ -477,6 +478,7 @@ void slm_object_free_bulk(struct slab_cache *named, size_t n, void *const *objec
     struct slm_cache *cache = slm_object_cache(named, call);
     struct slm_thread *thread = slm_thread_enter(false);
     size_t done, freed = 0;
+    const int kept = errno;
     for (; n > 0; objects += done, n -= done) {
         done = 1;
         if (likely(*objects != NULL))
@@ -487,4 +489,5 @@ void slm_object_free_bulk(struct slab_cache *named, size_t n, void *const *objec
     if (cache->account)
         slm_account_give_direct(cache->account, freed);
     finish(cache);
+    errno = kept;
 }

@@ -24,13 +24,15 @@ struct sums {
     unsigned first, end;
     uint64_t threads, refills, drains, taken, cached_bytes, remote_frees;
     struct slm_retired_sums retired;
-    uint64_t caches, out_bytes, stock_bytes, locks, contended, made, released;
+    uint64_t caches, out_bytes, stock_bytes;
+    struct slm_depot_counts counts;
 };
 
 static void add_thread(struct slm_thread *thread, void *context)
 {
     struct sums *sums = context;
-    const bool here = thread->node >= sums->first && thread->node < sums->end;
+    const unsigned node = load_relaxed(&thread->node);
+    const bool here = node >= sums->first && node < sums->end;
     for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
         const struct slm_cache *cache = slm_cache_of(n);
         const uint64_t local = here ? slm_thread_rounds(thread, n) : 0;
@@ -40,7 +42,7 @@ static void add_thread(struct slm_thread *thread, void *context)
     }
     if (!here)
         return;
-    sums->threads++;
+    sums->threads += !thread->helper;
     sums->refills += load_relaxed(&thread->refills);
     sums->drains += load_relaxed(&thread->drains);
     sums->taken += load_relaxed(&thread->objects_taken);
@@ -61,7 +63,7 @@ static void add_threads(struct sums *sums)
 
 void slm_stats_move(struct slm_thread *thread)
 {
-    add_relaxed(&retired_remote[thread->node], load_relaxed(&thread->remote_frees));
+    add_relaxed(&retired_remote[load_relaxed(&thread->node)], load_relaxed(&thread->remote_frees));
     store_relaxed(&thread->remote_frees, 0);
 }
 
@@ -88,11 +90,16 @@ static void add_cache(struct slm_cache *cache, void *context)
             continue;
         sums->out_bytes += load_relaxed(&depot->objects_out) * cache->shape.object_size;
         sums->stock_bytes += load_relaxed(&depot->stock_rounds) * cache->shape.object_size;
-        sums->locks += load_relaxed(&depot->lock.acquired);
-        sums->contended += load_relaxed(&depot->lock.contended);
-        sums->made += load_relaxed(&depot->slabs_made);
-        sums->released += load_relaxed(&depot->slabs_released);
+        slm_depot_add_counts(depot, &sums->counts);
     }
+}
+
+static void add_gone(const struct slm_depot_counts *gone, struct slm_depot_counts *sums)
+{
+    sums->locks += gone->locks;
+    sums->contended += gone->contended;
+    sums->made += gone->made;
+    sums->released += gone->released;
 }
 
 static struct sums sum_nodes(unsigned first, unsigned end)
@@ -102,6 +109,8 @@ static struct sums sum_nodes(unsigned first, unsigned end)
     slm_cache_lock();
     add_threads(&sums);
     slm_cache_each(add_cache, &sums);
+    for (unsigned node = first; node < end; node++)
+        add_gone(&slm_cache_gone[node], &sums.counts);
     slm_cache_unlock();
     return sums;
 }
@@ -142,10 +151,10 @@ slm_seldom void slm_stats_gather(struct slab_stats *out)
         .metadata_bytes = slm_reservation_metadata_bytes(),
         .refills = sums.refills,
         .drains = sums.drains,
-        .depot_locks = sums.locks,
-        .depot_contended = sums.contended,
-        .slabs_made = sums.made,
-        .slabs_released = sums.released,
+        .depot_locks = sums.counts.locks,
+        .depot_contended = sums.counts.contended,
+        .slabs_made = sums.counts.made,
+        .slabs_released = sums.counts.released,
         .purges = spans.purges,
         .threads = slm_thread_list_count(),
         .nodes = slm_nodes,
@@ -158,26 +167,37 @@ slm_seldom void slm_stats_gather(struct slab_stats *out)
     };
 }
 
+/* As slm_magazine_home. */
+static unsigned home_of_area(unsigned area)
+{
+    const unsigned node = slm_node_of_area(area);
+    return node < slm_nodes ? node : 0;
+}
+
 slm_seldom bool slm_stats_gather_node(int node, struct slab_node_stats *out)
 {
     struct slm_span_figures spans = {0};
     if (node < 0 || (unsigned)node >= slm_nodes)
         return false;
     const struct sums sums = sum_nodes((unsigned)node, (unsigned)node + 1);
-    slm_span_add_figures(slm_area_for_slabs((unsigned)node), &spans);
-    if (slm_nodes > 1)
-        slm_span_add_figures(slm_area_for_large((unsigned)node), &spans);
+    uint64_t large_bytes = 0;
+    for (unsigned area = 0; area < slm_reservation_areas(); area++) {
+        if (home_of_area(area) != (unsigned)node)
+            continue;
+        slm_span_add_figures(area, &spans);
+        large_bytes += slm_large_area_bytes(area);
+    }
     *out = (struct slab_node_stats){
-        .live_bytes = live_small_bytes(&sums) + slm_large_node_bytes((unsigned)node),
+        .live_bytes = live_small_bytes(&sums) + large_bytes,
         .cached_bytes = cached_bytes(&sums),
         .dirty_bytes = spans.dirty_bytes,
         .purged_bytes = spans.purged_bytes,
         .reserved_bytes = spans.mapped_bytes,
-        .slabs_made = sums.made,
-        .slabs_released = sums.released,
+        .slabs_made = sums.counts.made,
+        .slabs_released = sums.counts.released,
         .purges = spans.purges,
-        .depot_locks = sums.locks,
-        .depot_contended = sums.contended,
+        .depot_locks = sums.counts.locks,
+        .depot_contended = sums.counts.contended,
         .remote_frees = sums.remote_frees,
         .threads = sums.threads,
     };

@@ -23,6 +23,7 @@ enum { getcpu_is_cheap = 0, calls_a_look = 32 };
 #endif
 
 static unsigned simulated_cpus; /* CPUs a node, 0 on a real machine */
+static unsigned looks_a_move;   /* of a thread on a simulated machine; 0: they stay */
 static bool users_policy;       /* numactl, or whoever started us, has said where memory is to lie */
 static uint8_t online[SLM_NODES_MAX];
 static struct slm_rseq rseq; /* where the kernel tells a thread its CPU and node; 0: nowhere */
@@ -94,6 +95,8 @@ slm_seldom void slm_topology_simulate(const char *text)
     }
     slm_nodes = nodes;
     simulated_cpus = cpus;
+    text += *text == '/';
+    looks_a_move = read_number(&text);
 }
 
 slm_seldom void slm_topology_start(void)
@@ -123,6 +126,8 @@ unsigned slm_topology_node_again(uintptr_t thread, uint32_t *cpu, unsigned node)
 {
     if (likely(slm_nodes == 1))
         return 0;
+    if (simulated_cpus != 0 && looks_a_move != 0)
+        thread += ++*cpu / looks_a_move;
     if (simulated_cpus != 0)
         return (unsigned)(thread % (slm_nodes * simulated_cpus) / simulated_cpus);
     const int32_t here = rseq.cpu != 0 ? slm_rseq_read(rseq.cpu) : -1;

@@ -10,7 +10,8 @@ extern slm_hidden unsigned slm_nodes; /* 1 until slm_topology_start has looked *
 /* Count the nodes. Before the first allocation: areas and page map depend on it. */
 void slm_topology_start(void);
 
-/* Checked builds: be a machine of "NODESxCPUS" from here on; before there are threads. */
+/* Checked builds: be a machine of "NODESxCPUS" from here on; before there are threads. "NODESxCPUS/N": threads move
+ * on to the next CPU each Nth time that they look where they are (slm_topology_node_again). */
 void slm_topology_simulate(const char *text);
 
 /* The node that the calling thread runs on, below slm_nodes. A simulated machine deals its threads out to its CPUs by

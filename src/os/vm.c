@@ -152,7 +152,8 @@ bool slm_vm_bind(void *address, size_t size, unsigned node)
     if (node >= sizeof mask * 8)
         return false;
     mask[node / (8 * sizeof mask[0])] |= 1ul << node % (8 * sizeof mask[0]);
-    const bool bound = syscall(SYS_mbind, address, size, MPOL_PREFERRED, mask, sizeof mask * 8, MPOL_MF_MOVE) == 0;
+    const bool bound = syscall(SYS_mbind, address, size, MPOL_PREFERRED | MPOL_F_STATIC_NODES, mask, sizeof mask * 8,
+                               MPOL_MF_MOVE) == 0;
     errno = kept;
     return bound;
 }

@@ -43,8 +43,8 @@ void slm_vm_read_only(void *address, size_t size);
  * kernel refuses on locked pages). */
 bool slm_vm_purge(void *address, size_t size);
 
-/* Bind a range to a node, preferred, with what is resident already (mlockall sees to that); where the kernel refuses,
- * first touch decides as before. */
+/* Bind a range to a node, preferred (the node of that number, whatever a control group allows meanwhile), with what
+ * is resident already (mlockall sees to that); where the kernel refuses, first touch decides as before. */
 bool slm_vm_bind(void *address, size_t size, unsigned node);
 
 /* A page that reads as zero in every child of a fork; NULL where the kernel has none (before Linux 4.14). */

@@ -23,5 +23,8 @@ void slm_page_map_set(size_t first, size_t count, unsigned place)
 
 size_t slm_page_map_place(const void *pointer)
 {
-    return slm_page_map_look_up(pointer);
+    const size_t granule = slm_granule_of(pointer);
+    if (unlikely(!slm_granule_valid(granule)))
+        return 0;
+    return slm_page_map(slm_area_start(slm_area_of_granule(granule)))[slm_granule_in_area(granule)];
 }

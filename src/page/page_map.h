@@ -19,15 +19,6 @@ slm_inline uint32_t slm_page_map_size(const char *base, size_t place)
 
 /* The place of the granule that the pointer lies in, in whatever area; 0 for pointers that are not ours, NULL among
  * them. */
-slm_inline size_t slm_page_map_look_up(const void *pointer)
-{
-    const size_t granule = slm_granule_of(pointer);
-    if (unlikely(!slm_granule_valid(granule)))
-        return 0;
-    return slm_page_map(slm_area_start(slm_area_of_granule(granule)))[slm_granule_in_area(granule)];
-}
-
-/* The same where it is not worth its code. */
 size_t slm_page_map_place(const void *pointer);
 
 /* Fill the table of sizes; once, after slm_reservation_start. */

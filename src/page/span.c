@@ -119,6 +119,18 @@ static struct slm_span *alloc_from(struct slm_area *area, size_t granules, size_
     return span;
 }
 
+/* Where memory is looked for, one after the other: the node's other area, the same kind of others', then anything. */
+static unsigned next_best(unsigned area, unsigned attempt)
+{
+    const unsigned nodes = slm_node_mask + 1, node = slm_node_of_area(area), kind = area - node;
+    if (attempt == 0 || slm_node_mask == 0)
+        return area;
+    if (attempt == 1)
+        return (kind ^ nodes) + node;
+    return attempt <= nodes ? kind + slm_node_of_area(node + attempt - 1)
+                            : (kind ^ nodes) + slm_node_of_area(node + attempt - nodes);
+}
+
 struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment)
 {
     struct slm_span *span = NULL;
@@ -126,7 +138,7 @@ struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment
     if (!__builtin_add_overflow(granules, alignment - 1, &take) && take <= SLM_GRANULES_MAX)
         for (unsigned i = 0; i < slm_reservation_areas() && !span;
              i++) /* another node's memory is better than none */
-            span = alloc_from(&slm_areas[(area + i) % slm_reservation_areas()], granules, alignment);
+            span = alloc_from(&slm_areas[next_best(area, i)], granules, alignment);
     if (!span)
         errno = ENOMEM;
     return span;

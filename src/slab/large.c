@@ -11,7 +11,7 @@
 #define MOVE_AGAIN_BYTES ((size_t)32 << 20)
 enum { moved_most = 200 };
 
-static _Atomic uint64_t made, live_bytes[SLM_NODES_MAX];
+static _Atomic uint64_t made, live_bytes[SLM_AREAS_MAX];
 static _Atomic uint32_t live_moved;
 
 static size_t granules_for(size_t n)
@@ -26,7 +26,7 @@ static size_t usable_for(size_t n)
 
 static _Atomic uint64_t *live_bytes_of(const struct slm_large *large)
 {
-    return &live_bytes[slm_node_of_area(slm_area_of_granule(slm_span_granule(&large->span)))];
+    return &live_bytes[slm_area_of_granule(slm_span_granule(&large->span))];
 }
 
 void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean)
@@ -179,16 +179,16 @@ void *slm_large_resize(struct slm_large *large, size_t n)
     return may_move(large) ? move_pages(large, n) : NULL;
 }
 
-uint64_t slm_large_node_bytes(unsigned node)
+uint64_t slm_large_area_bytes(unsigned area)
 {
-    return load_relaxed(&live_bytes[node]);
+    return load_relaxed(&live_bytes[area]);
 }
 
 uint64_t slm_large_live_bytes(void)
 {
     uint64_t bytes = 0;
-    for (unsigned node = 0; node <= slm_node_mask; node++)
-        bytes += load_relaxed(&live_bytes[node]);
+    for (unsigned area = 0; area < slm_reservation_areas(); area++)
+        bytes += slm_large_area_bytes(area);
     return bytes;
 }
 

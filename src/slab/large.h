@@ -42,7 +42,7 @@ extern slm_hidden struct slm_large *_Atomic slm_large_pending;
  * object is as it was then. */
 void *slm_large_resize(struct slm_large *large, size_t n);
 
-/* Usable bytes of all there are, of a node's, and how many were ever made. */
+/* Usable bytes of all there are, of those in an area, and how many were ever made. */
 uint64_t slm_large_live_bytes(void);
-uint64_t slm_large_node_bytes(unsigned node);
+uint64_t slm_large_area_bytes(unsigned area);
 uint64_t slm_large_made(void);

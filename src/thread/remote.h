@@ -16,10 +16,10 @@
 #include "depot/magazines.h"
 #include "thread/slots.h"
 
-/* Is it an object of another node's area than the thread's? */
+/* Does it lie on another node than the thread's? */
 slm_inline bool slm_is_remote(const struct slm_thread *thread, const void *object)
 {
-    return slm_area_of_granule(slm_granule_of(object)) != slm_area_for_slabs(thread->node);
+    return slm_magazine_home(object) != load_relaxed(&thread->node);
 }
 
 /* Take the remote magazine of a cache out of the table; NULL if there is none. */

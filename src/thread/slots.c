@@ -9,8 +9,8 @@
 /* A page more than a block, for the addresses a few bytes in. */
 __attribute__((aligned(4096))) char slm_zero_block[SLM_BLOCK_BYTES + 4096];
 
-/* No address lies behind this one. */
-#define NO_AREA ((char *)((uintptr_t)1 << (sizeof(uintptr_t) * 8 - 1)))
+/* No address lies behind this one, nor a number that a program would take for a pointer by mistake. */
+#define NO_AREA ((char *)((uintptr_t)0x5bd1e995u << (sizeof(uintptr_t) * 8 - 32)))
 
 __thread struct slm_tls slm_tls = {.hot = slm_nothing, .area = NO_AREA};
 

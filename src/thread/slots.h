@@ -93,12 +93,13 @@ struct slm_thread {
     uint32_t number;           /* how many were born before it: deals threads out to simulated nodes */
     uint32_t generation;       /* of the process when it was linked into the list of threads */
     uint32_t adapted_ms;       /* when slm_thread_adapt last ran, cut to 32 bits */
-    unsigned node;             /* whose depots this thread uses: looked up at each pass */
+    _Atomic unsigned node;     /* whose depots this thread uses: looked up at each pass; the owner writes it */
     uint32_t cpu;              /* see slm_topology_node_again */
     _Atomic uint32_t end;      /* behind the highest number below SLM_DIRECT whose slot was ever used */
     _Atomic uint32_t leaf_end; /* behind the highest leaf */
     _Atomic uint32_t recalled; /* the count of recalls that it has attended to */
     _Atomic uint8_t attention; /* enum slm_attention */
+    bool helper;               /* the library's own */
     _Atomic(struct slm_reserve *) reserves;          /* see thread/reserve.h */
     struct slm_remote *remote;                       /* see thread/remote.h; NULL: none yet */
     _Atomic uint64_t refills, drains, objects_taken; /* written by the owner alone */

@@ -129,7 +129,7 @@ static bool is_welcome(const struct slm_magazine *full, uint32_t target, const s
 static struct slm_magazine *fetch(const struct slm_thread *thread, const struct slm_slot *slot,
                                   struct slm_cache *cache, struct slm_magazine *empty)
 {
-    struct slm_depot *depot = slm_cache_depot(cache, thread->node);
+    struct slm_depot *depot = slm_cache_depot(cache, load_relaxed(&thread->node));
     const uint32_t target = load_relaxed(&slot->target);
     struct slm_magazine *full = empty;
     if (slm_depot_get(depot, &full)) {
@@ -180,7 +180,7 @@ static void heed_tuning(struct slm_thread *thread, struct slm_slot *slot, struct
 static void *take_one(const struct slm_thread *thread, struct slm_cache *cache)
 {
     void *object = NULL;
-    return slm_depot_fill(slm_cache_depot(cache, thread->node), &object, 1) ? object : NULL;
+    return slm_depot_fill(slm_cache_depot(cache, load_relaxed(&thread->node)), &object, 1) ? object : NULL;
 }
 
 /* The previous magazine takes the loaded one's place. */
@@ -233,7 +233,7 @@ static bool make_room(struct slm_thread *thread, struct slm_slot *slot, struct s
         count_one(&thread->drains, 1);
     }
     if (empty && empty->count > 0) {
-        slm_magazine_put(cache, thread->node, &empty, load_relaxed(&cache->depot_rounds));
+        slm_magazine_put(cache, load_relaxed(&thread->node), &empty, load_relaxed(&cache->depot_rounds));
     }
     slot->previous = full;
     empty = magazine_fit(empty, load_relaxed(&slot->target));
@@ -467,7 +467,7 @@ slm_slow void slm_thread_move(struct slm_thread *thread, unsigned node)
         if (load_relaxed(&slot->target) != 0)
             hand_on_all(thread, slot, slm_cache_of(n), false);
     }
-    thread->node = node;
+    store_relaxed(&thread->node, node);
     slm_tls.area = slm_area_start(slm_area_for_slabs(node));
 }
 

@@ -5,14 +5,14 @@
 static struct slm_lock lock = {.rank = SLM_RANK_THREADS};
 static struct slm_list threads = {&threads, &threads};
 static _Atomic uint32_t count;
-static uint32_t born;
 
+_Atomic uint32_t slm_thread_list_born;
 _Atomic uint32_t slm_thread_recalls;
 
 void slm_thread_list_add(struct slm_thread *thread)
 {
     slm_lock_acquire(&lock); /* after a fork the list has started empty, whoever held the lock */
-    thread->number = born++;
+    thread->number = add_relaxed(&slm_thread_list_born, 1);
     thread->generation = slm_fork_generation;
     store_relaxed(&thread->recalled, load_relaxed(&slm_thread_recalls));
     slm_list_insert_before(&threads, &thread->link);

@@ -11,6 +11,9 @@ void slm_thread_list_remove(struct slm_thread *thread);
 /* How often all threads were asked for what they hold (thread/take.h); written under the lock. */
 extern slm_hidden _Atomic uint32_t slm_thread_recalls;
 
+/* How many there ever were: the next one's number. */
+extern slm_hidden _Atomic uint32_t slm_thread_list_born;
+
 /* How many there are just now, helpers apart. */
 unsigned slm_thread_list_count(void);
 

@@ -178,7 +178,7 @@ static void objects_count_for_nodes(const char *argument)
     for (int node = -1; node < count_nodes(); node++)
         for (size_t s = 0; s < COUNT(sizes); s++) {
             const size_t many = sizes[s] > SMALL_MAX ? 10 : MANY;
-            const bool as_malloc = node < 0 || sizes[s] > SMALL_MAX;
+            const bool as_malloc = node < 0;
             const struct nodes before = all_figures();
             int64_t bytes = 0;
             for (size_t i = 0; i < many; i++) {
