@@ -70,12 +70,12 @@ void slm_depot_add_counts(const struct slm_depot *depot, struct slm_depot_counts
 
 void slm_cache_remove(struct slm_cache *cache)
 {
+    slm_list_remove(&cache->link);
     for (unsigned node = 0; node < slm_nodes; node++) {
         const struct slm_depot *depot = slm_cache_depot_made(cache, node);
         if (depot)
             slm_depot_add_counts(depot, &slm_cache_gone[node]);
     }
-    slm_list_remove(&cache->link);
     store_relaxed(&slm_caches[cache->number], NULL);
     if (cache->account && !slm_cache_is_far(cache))
         store_relaxed(&slm_caches[cache->number - 1], NULL);

@@ -52,10 +52,15 @@ static uint32_t part(void **rounds, uint32_t n, unsigned node)
     return others;
 }
 
-/* In a magazine of their own, if they are worth one. */
+/* A batch that is not worth a magazine goes into its slabs. */
+static uint64_t limit_for(uint32_t rounds, uint64_t limit_rounds)
+{
+    return rounds > SLM_MAGAZINE_SMALL ? limit_rounds : 0;
+}
+
 static void send(struct slm_cache *cache, unsigned node, void *const *rounds, uint32_t n, uint64_t limit_rounds)
 {
-    struct slm_magazine *batch = limit_rounds > 0 && n > SLM_MAGAZINE_SMALL ? slm_magazine_make(n) : NULL;
+    struct slm_magazine *batch = limit_for(n, limit_rounds) > 0 ? slm_magazine_make(n) : NULL;
     if (!batch) {
         put_into_slabs(cache, node, rounds, n);
         return;
@@ -72,7 +77,7 @@ void slm_magazine_hand_on(struct slm_cache *cache, struct slm_magazine *magazine
         const unsigned node = slm_magazine_home(magazine->rounds[0]);
         const uint32_t others = likely(slm_nodes == 1) ? 0 : part(magazine->rounds, magazine->count, node);
         if (others == 0) {
-            slm_magazine_put(cache, node, &magazine, limit_rounds);
+            slm_magazine_put(cache, node, &magazine, limit_for(magazine->count, limit_rounds));
             break;
         }
         send(cache, node, magazine->rounds + others, magazine->count - others, limit_rounds);

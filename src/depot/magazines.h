@@ -4,6 +4,9 @@
 
 #include "depot/cache.h"
 
+/* So few rounds are not worth a magazine in the stock. */
+enum { SLM_MAGAZINE_SMALL = 6 };
+
 /* An empty magazine for so many rounds at least; NULL and ENOMEM. NULL is nothing to free. */
 struct slm_magazine *slm_magazine_make(uint32_t rounds);
 void slm_magazine_free(struct slm_magazine *magazine);
@@ -21,9 +24,6 @@ slm_inline unsigned slm_magazine_home(const void *round)
  */
 void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazine **slot, uint64_t limit_rounds);
 
-/* The same for rounds of any nodes: sorted, a batch a node, and the magazine freed, or an empty one that came back
- * for it. Any thread. */
+/* The same for rounds of any nodes: sorted, a batch a node, small ones into their slabs; and the magazine freed, or
+ * an empty one that came back for it. Any thread. */
 void slm_magazine_hand_on(struct slm_cache *cache, struct slm_magazine *magazine, uint64_t limit_rounds);
-
-/* So few rounds are not worth a magazine in the stock. */
-enum { SLM_MAGAZINE_SMALL = 6 };

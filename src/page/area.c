@@ -10,7 +10,7 @@ static void start_area(unsigned number)
     struct slm_area *area = &slm_areas[number];
     area->lock.rank = SLM_RANK_SPANS;
     area->first = (size_t)number << slm_area_shift;
-    area->first += slm_reservation_bind(number) ? 1 : 0; /* the granule that the rest continues stays where it is */
+    area->first += slm_reservation_bind(number) ? 1 : 0; /* what the rest is made like lies there */
     area->frontier = area->mapped = area->first;
     area->generation = slm_fork_generation;
     slm_list_init(&area->ages);

@@ -1,6 +1,7 @@
-/* Bump and free lists; see metadata.h. A pool a node, used by the threads that run there just then, so that they do
- * not all wait for one lock and what they make lies with them; a piece goes to the pool of who frees it. After a fork
- * in the middle the lists start empty: what was in them is lost. */
+/* Bump and free lists; see metadata.h. A pool a node, for the threads that run there just then, so that they do not
+ * all wait for one lock and what they make lies with them. A piece goes back to the pool that it is from: magazines
+ * made on one node and freed on another would fill the one and drain the other for ever. After a fork in the middle
+ * the lists start empty: what was in them is lost. */
 #include "page/metadata.h"
 
 #include "base/bits.h"

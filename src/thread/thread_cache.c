@@ -149,10 +149,8 @@ static void hand_on_all(struct slm_thread *thread, struct slm_slot *slot, struct
     struct slm_magazine *all[] = {unload(slot), slot->previous, slm_remote_take(thread, cache->number)};
     slot->previous = NULL;
     for (unsigned i = 0; i < sizeof all / sizeof all[0]; i++) {
-        if (!all[i])
-            continue;
-        const bool stock = !home && all[i]->count > SLM_MAGAZINE_SMALL;
-        slm_magazine_hand_on(cache, all[i], stock ? load_relaxed(&cache->depot_rounds) : 0);
+        if (all[i])
+            slm_magazine_hand_on(cache, all[i], home ? 0 : load_relaxed(&cache->depot_rounds));
     }
 }
 

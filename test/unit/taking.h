@@ -44,15 +44,21 @@ static inline void hand_on_taken(void)
     taken.taken = NULL;
 }
 
-/* As slab_cache_shrink and slab_cache_destroy do it. Returns how many were missed. */
-static inline unsigned take(bool all, bool always)
+/* Take from all others; what was taken before is handed on. Returns how many were missed. */
+static inline unsigned take_as(enum slm_take_how how, bool always)
 {
     hand_on_taken();
-    taken = (struct slm_take_rounds){cache, all ? SLM_TAKE_EVERYTHING : SLM_TAKE_SPARE, NULL};
+    taken = (struct slm_take_rounds){cache, how, NULL};
     struct slm_thread *self = slm_thread_hide();
     const unsigned missed = slm_take_rounds(&taken, always);
     slm_thread_unhide(self);
     return missed;
+}
+
+/* As slab_cache_shrink and slab_cache_destroy do it. */
+static inline unsigned take(bool all, bool always)
+{
+    return take_as(all ? SLM_TAKE_EVERYTHING : SLM_TAKE_SPARE, always);
 }
 
 static inline unsigned taken_count(void)

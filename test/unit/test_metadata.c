@@ -49,6 +49,64 @@ static void what_was_freed_is_used_again(void **state)
     assert_int_equal(slm_reservation_metadata_bytes(), before);
 }
 
+/* Whoever frees it: else what one node's threads make for those of another would pile up there. Threads that ask here
+ * are on node 0. */
+static void a_piece_goes_back_to_its_node(void **state)
+{
+    (void)state;
+    if (slm_nodes < 2 || !slm_topology_is_simulated()) {
+        print_message("for simulated machines with several nodes\n");
+        skip();
+    }
+    static const size_t sizes[] = {128, SLM_METADATA_MAX};
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        char *far = slm_reservation_metadata(1, SLM_METADATA_MAX), *near = slm_metadata_alloc(sizes[i]);
+        require(far && near);
+        assert_int_equal(slm_reservation_metadata_node(near), 0);
+        slm_metadata_free(near, sizes[i]);
+        slm_metadata_free(far, sizes[i]);
+        void *again = slm_metadata_alloc(sizes[i]);
+        assert_ptr_equal(again, near);
+        slm_metadata_free(again, sizes[i]);
+    }
+}
+
+enum { AT_ONCE = 100, TRADES = 1000 };
+
+static void *traded[AT_ONCE];
+static pthread_barrier_t trade;
+
+static void *free_traded(void *nothing)
+{
+    for (unsigned turn = 0; turn < TRADES; turn++) {
+        pthread_barrier_wait(&trade);
+        for (unsigned i = 0; i < AT_ONCE; i++)
+            slm_metadata_free(traded[i], 256);
+        pthread_barrier_wait(&trade);
+    }
+    return nothing;
+}
+
+/* Allocated here, freed by a thread that may be on another node. */
+static void what_others_free_is_used_again(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    uint64_t before = 0;
+    assert_int_equal(pthread_barrier_init(&trade, NULL, 2), 0);
+    assert_int_equal(pthread_create(&thread, NULL, free_traded, NULL), 0);
+    for (unsigned turn = 0; turn < TRADES; turn++) {
+        for (unsigned i = 0; i < AT_ONCE; i++)
+            require((traded[i] = slm_metadata_alloc(256)) != NULL);
+        if (turn == 0)
+            before = slm_reservation_metadata_bytes();
+        pthread_barrier_wait(&trade);
+        pthread_barrier_wait(&trade);
+    }
+    pthread_join(thread, NULL);
+    assert_int_equal(slm_reservation_metadata_bytes(), before);
+}
+
 static void it_lies_outside_the_heap(void **state)
 {
     (void)state;
@@ -130,6 +188,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pieces_of_all_sizes_are_apart),  cmocka_unit_test(what_was_freed_is_used_again),
+        cmocka_unit_test(a_piece_goes_back_to_its_node),  cmocka_unit_test(what_others_free_is_used_again),
         cmocka_unit_test(it_lies_outside_the_heap),       cmocka_unit_test(threads_do_not_share_pieces),
         cmocka_unit_test(a_child_may_find_the_lock_held), cmocka_unit_test(no_memory_is_an_answer),
     };

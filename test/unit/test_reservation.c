@@ -1,8 +1,8 @@
-/* src/page/reservation.h: the range, its parts, its limit. */
+/* src/page/reservation.h: the range, its parts, its areas, its limit. */
 #include "unit.h"
 
 #include "os/topology.h"
-#include "page/reservation.h"
+#include "page/page_map.h"
 
 static void granules_and_addresses_turn_into_each_other(void **state)
 {
@@ -152,6 +152,133 @@ static void no_memory_is_an_answer(void **state)
     assert_child_silent(extend_once_memory_is_back);
 }
 
+/* -- areas ------------------------------------------------------------------------------------------------------- */
+
+static void an_address_tells_its_area(void **state)
+{
+    (void)state;
+    const size_t last = ((size_t)1 << slm_area_shift) - 1;
+    for (unsigned area = 0; area < slm_reservation_areas(); area++) {
+        char *start = slm_area_start(area);
+        const size_t granule = slm_granule_of(start);
+        assert_int_equal(slm_granule_in_area(granule), 0);
+        assert_int_equal(slm_granule_in_area(granule + last), last);
+        assert_int_equal(slm_area_of_granule(granule), area);
+        assert_int_equal(slm_area_of_granule(granule + last), area);
+        assert_int_equal(slm_node_of(start), slm_node_of_area(area));
+        assert_int_equal(slm_node_of(slm_granule_address(granule + last) + SLM_GRANULE - 1), slm_node_of_area(area));
+        assert_int_equal(slm_area_granule(start, start + 5 * SLM_GRANULE + 7), 5);
+        assert_false(slm_area_granule_valid(slm_area_granule(start, start - 1)));
+    }
+    assert_false(slm_granule_valid((size_t)slm_reservation_areas() << slm_area_shift));
+}
+
+static void a_node_has_its_areas(void **state)
+{
+    (void)state;
+    bool used[SLM_AREAS_MAX] = {false};
+    assert_true(slm_node_mask + 1 >= slm_nodes && (slm_node_mask & (slm_node_mask + 1)) == 0);
+    for (unsigned node = 0; node <= slm_node_mask; node++) {
+        const unsigned slabs = slm_area_for_slabs(node), large = slm_area_for_large(node);
+        assert_true(slabs < slm_reservation_areas() && large < slm_reservation_areas());
+        assert_true(slm_node_of_area(slabs) == node && slm_node_of_area(large) == node);
+        assert_true(slm_nodes == 1 || slabs != large);
+        assert_false(used[slabs] || used[large]);
+        used[slabs] = used[large] = true;
+    }
+}
+
+/* The page map has entries for it in all areas, but descriptors are mapped for this one alone. */
+static void extend_far_in_each_area(void)
+{
+    for (unsigned area = slm_reservation_areas(); area-- > 0;) {
+        const size_t first = slm_granule_of(slm_area_start(area)) + far;
+        const uint64_t before = slm_reservation_area_bytes(area), all = slm_reservation_heap_bytes();
+        require(!slm_reservation_described(first) && !slm_reservation_described(first + 3));
+        require(slm_reservation_extend(first, 4)); /* across the border of two sections */
+        require(slm_reservation_described(first) && slm_reservation_described(first + 3));
+        require(!slm_reservation_described(first + 4)); /* behind the limit */
+        require(slm_reservation_area_bytes(area) == before + 4 * SLM_GRANULE);
+        require(slm_reservation_heap_bytes() == all + 4 * SLM_GRANULE);
+        require(slm_heap_limit == far + 4);
+        memset(slm_granule_address(first), 1, 4 * SLM_GRANULE);
+        require(all_zero(slm_descriptor(first), 4 * SLM_DESCRIPTOR_BYTES));
+        for (unsigned other = 0; other < slm_reservation_areas(); other++) {
+            const size_t same = slm_granule_of(slm_area_start(other)) + far;
+            require(slm_granule_valid(same) && slm_granule_valid(same + 3) && !slm_granule_valid(same + 4));
+            require(all_zero(slm_page_map(slm_area_start(other)) + far, 4 * sizeof(uint16_t)));
+            require(slm_reservation_described(same) == (other >= area));
+        }
+    }
+}
+
+static void areas_grow_by_themselves(void **state)
+{
+    (void)state;
+    assert_child_silent(extend_far_in_each_area);
+}
+
+enum { GROWERS = 2, GROWN = 200, SECTION = 2048 };
+
+static pthread_barrier_t both;
+static _Atomic bool slowly;
+
+/* The library's calls come here, too. One that takes its time gives other threads the time to come to the same. */
+void *mmap(void *address, size_t size, int access, int flags, int file, off_t offset)
+{
+    const struct timespec time = {0, 20000};
+    if (load_relaxed(&slowly))
+        nanosleep(&time, NULL);
+    return (void *)syscall(SYS_mmap, address, size, access, flags, file, offset);
+}
+
+/* A section each time, the same in both areas. Whoever finds that the other has just mapped its part of the page map
+ * does not take it for something foreign, which would cost the addresses. */
+static void *grow(void *area)
+{
+    const size_t start = slm_granule_of(slm_area_start((unsigned)(uintptr_t)area)) + far / SECTION * SECTION;
+    for (unsigned turn = 0; turn < GROWN; turn++) {
+        const size_t first = start + (size_t)turn * SECTION;
+        pthread_barrier_wait(&both);
+        require(slm_reservation_extend(first, 1) && slm_reservation_described(first));
+        require(slm_page_map_place(slm_granule_address(first)) == 0);
+    }
+    return NULL;
+}
+
+static void grow_at_once(void)
+{
+    require(pthread_barrier_init(&both, NULL, GROWERS) == 0);
+    store_relaxed(&slowly, true);
+    on_threads(GROWERS, grow);
+}
+
+static void areas_that_grow_at_once_lose_nothing(void **state)
+{
+    (void)state;
+    if (slm_reservation_areas() == 1) {
+        print_message("for machines with several nodes\n");
+        skip();
+    }
+    assert_child_silent(grow_at_once);
+}
+
+/* -- metadata ---------------------------------------------------------------------------------------------------- */
+
+static void metadata_lie_in_their_node_s_part(void **state)
+{
+    (void)state;
+    for (unsigned turn = 0; turn < 3; turn++)
+        for (unsigned node = 0; node <= slm_node_mask; node++) {
+            char *piece = slm_reservation_metadata(node, 3 * SLM_GRANULE);
+            assert_non_null(piece);
+            assert_true(all_zero(piece, 3 * SLM_GRANULE));
+            assert_int_equal(slm_reservation_metadata_node(piece), node);
+            assert_int_equal(slm_reservation_metadata_node(piece + 3 * SLM_GRANULE - 1), node);
+            assert_false(slm_granule_valid(slm_granule_of(piece)));
+        }
+}
+
 static void metadata_are_zeroed_and_apart(void **state)
 {
     (void)state;
@@ -282,6 +409,11 @@ int main(void)
         cmocka_unit_test(what_is_in_the_way_stays),
         cmocka_unit_test(addresses_go_back_and_come_again),
         cmocka_unit_test(no_memory_is_an_answer),
+        cmocka_unit_test(an_address_tells_its_area),
+        cmocka_unit_test(a_node_has_its_areas),
+        cmocka_unit_test(areas_grow_by_themselves),
+        cmocka_unit_test(areas_that_grow_at_once_lose_nothing),
+        cmocka_unit_test(metadata_lie_in_their_node_s_part),
         cmocka_unit_test(metadata_are_zeroed_and_apart),
         cmocka_unit_test(threads_get_different_metadata),
         cmocka_unit_test(per_cpu_memory_lies_behind_the_heap),

@@ -26,6 +26,80 @@ static void simulate_the_greatest(void)
     require(slm_topology_node(UINTPTR_MAX) < 64);
 }
 
+/* Whatever it returned before, and however often it is asked: the number alone counts. */
+static void ask_again_on_a_simulated_machine(void)
+{
+    uint32_t cpu = 0;
+    unsigned node = 0;
+    slm_topology_simulate("4x2");
+    for (unsigned turn = 0; turn < 1000; turn++) {
+        const unsigned number = turn * 7;
+        for (unsigned i = 0; i < 3; i++)
+            require((node = slm_topology_node_again(number, &cpu, node)) == number % 8 / 2);
+        require(slm_topology_node(number) == node);
+    }
+}
+
+static void ask_again_with_one_node(void)
+{
+    slm_topology_simulate("1x8");
+    for (uintptr_t number = 0; number < 20; number++) {
+        uint32_t cpu = 77;
+        require(slm_topology_node_again(number, &cpu, 5) == 0 && cpu == 77);
+    }
+}
+
+/* The kernel says where the thread runs, and it runs where it is kept. */
+static void ask_again_on_this_machine(void)
+{
+    uint32_t cpu = 0;
+    unsigned node = 0, at;
+    slm_topology_start();
+    for (unsigned turn = 0; turn < 1000; turn++) {
+        node = slm_topology_node_again(turn, &cpu, node);
+        require(node < slm_nodes && slm_topology_is_online(node));
+    }
+    cpu_set_t here;
+    require(sched_getaffinity(0, sizeof here, &here) == 0);
+    for (int kept = 0; kept < CPU_SETSIZE; kept++) {
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(kept, &one);
+        if (!CPU_ISSET(kept, &here) || sched_setaffinity(0, sizeof one, &one) != 0)
+            continue;
+        unsigned its_node;
+        slm_sys_where(&at, &its_node);
+        for (unsigned turn = 0; turn < 100; turn++) /* where asking is dear it is not done each time */
+            node = slm_topology_node_again(0, &cpu, node);
+        require(at == (unsigned)kept && node == (slm_nodes == 1 ? 0 : its_node));
+    }
+}
+
+static void asking_again_tells_where(void **state)
+{
+    (void)state;
+    assert_child_silent(ask_again_on_a_simulated_machine);
+    assert_child_silent(ask_again_with_one_node);
+    assert_child_silent(ask_again_on_this_machine);
+}
+
+static void look_which_are_online(void)
+{
+    const unsigned before = slm_nodes;
+    require(before > 1 || (slm_topology_is_online(0) && !slm_topology_is_online(1)));
+    slm_topology_simulate("3x2");
+    for (unsigned node = 0; node < SLM_NODES_MAX + 2; node++)
+        require(slm_topology_is_online(node) == (node < 3));
+    slm_topology_simulate("1x2");
+    require(slm_topology_is_online(0) && !slm_topology_is_online(1));
+}
+
+static void nodes_that_are_there_are_online(void **state)
+{
+    (void)state;
+    assert_child_silent(look_which_are_online);
+}
+
 static void a_simulated_machine_deals_threads_out(void **state)
 {
     (void)state;
@@ -189,6 +263,25 @@ static void cpus_have_their_nodes(void **state)
         assert_true(nodes[cpu] < slm_nodes || nodes[cpu] == SLM_NODES_MAX);
 }
 
+static void compare_with_the_kernel_s_list(void)
+{
+    static bool there[SLM_NODES_MAX];
+    slm_topology_start();
+    if (slm_nodes == 1) /* or all the others are forbidden to us */
+        there[0] = true;
+    else
+        require(numbers_of_file("/sys/devices/system/node/online", there, SLM_NODES_MAX) > 0);
+    for (unsigned node = 0; node < SLM_NODES_MAX; node++)
+        require(slm_topology_is_online(node) == there[node]);
+}
+
+/* Their numbers may have gaps. */
+static void real_nodes_are_online(void **state)
+{
+    (void)state;
+    assert_child_silent(compare_with_the_kernel_s_list);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -199,6 +292,9 @@ int main(void)
         cmocka_unit_test(possible_cpus_are_counted),
         cmocka_unit_test(without_files_the_kernel_s_mask_counts),
         cmocka_unit_test(cpus_have_their_nodes),
+        cmocka_unit_test(asking_again_tells_where),
+        cmocka_unit_test(nodes_that_are_there_are_online),
+        cmocka_unit_test(real_nodes_are_online),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

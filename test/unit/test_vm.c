@@ -1,6 +1,8 @@
 /* src/os/vm.h: pages from the kernel. */
 #include "unit.h"
 
+#include <linux/mempolicy.h>
+
 #include "os/vm.h"
 
 enum { PAGES = 16 };
@@ -231,6 +233,158 @@ static void the_kernel_may_refuse(void **state)
     assert_child_silent(ask_for_too_much);
 }
 
+/* -- memory that is made like a model ---------------------------------------------------------------------------- */
+
+enum { MODEL = 2, BETWEEN = 4 };
+
+/* A model, and the free addresses behind it, where the new memory is to lie; a gap apart, so that they do not join.
+ */
+static char *some_model(char **free_pages)
+{
+    char *model = some_pages();
+    assert_int_equal(munmap(model + bytes_of(MODEL), bytes_of(PAGES - MODEL)), 0);
+    *free_pages = model + bytes_of(BETWEEN);
+    return model;
+}
+
+static bool is_resident(const char *page)
+{
+    unsigned char resident = 0;
+    require(mincore((void *)page, slm_page_size, &resident) == 0);
+    return resident & 1;
+}
+
+/* Two pages that nobody has touched, and nothing behind them. */
+static void assert_model(const char *model)
+{
+    assert_true(slm_vm_is_mapped(model) && slm_vm_is_mapped(model + bytes_of(1)));
+    assert_false(slm_vm_is_mapped(model + bytes_of(MODEL)));
+    assert_false(is_resident(model) || is_resident(model + bytes_of(1)));
+}
+
+static void new_memory_is_made_like_a_model(void **state)
+{
+    (void)state;
+    char *pages, *model = some_model(&pages);
+    static const unsigned sizes[] = {1, 2, 3, 500};
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        const size_t bytes = bytes_of(sizes[i]);
+        errno = EDOM;
+        assert_true(slm_vm_map_as(model, pages, bytes));
+        assert_int_equal(errno, EDOM);
+        assert_true(all_zero(pages, bytes));
+        memset(pages, 0x5a, bytes);
+        assert_false(slm_vm_is_mapped(pages + bytes));
+        assert_model(model);
+        pages += bytes;
+    }
+    munmap(model, (size_t)(pages - model));
+}
+
+static void what_is_in_the_model_s_way_stays(void **state)
+{
+    (void)state;
+    char *pages, *model = some_model(&pages);
+    assert_true(slm_vm_map(pages + bytes_of(2), bytes_of(1), false));
+    memset(pages + bytes_of(2), 0x33, bytes_of(1));
+    errno = 0;
+    assert_false(slm_vm_map_as(model, pages, bytes_of(PAGES)));
+    assert_int_equal(errno, EEXIST);
+    assert_false(slm_vm_is_mapped(pages) || slm_vm_is_mapped(pages + bytes_of(3)));
+    for (size_t i = 0; i < bytes_of(1); i++)
+        assert_int_equal(pages[bytes_of(2) + i], 0x33);
+    assert_model(model);
+    assert_true(slm_vm_map_as(model, pages, bytes_of(2))); /* and it goes on in front */
+    munmap(model, bytes_of(BETWEEN + PAGES));
+}
+
+/* Does memory there come from node 0 first? */
+static bool prefers_node_0(const void *address)
+{
+    int mode = -1;
+    unsigned long nodes[16] = {0};
+    require(syscall(SYS_get_mempolicy, &mode, nodes, sizeof nodes * 8, address, MPOL_F_ADDR) == 0);
+    return (mode & ~MPOL_MODE_FLAGS) == MPOL_PREFERRED && nodes[0] == 1;
+}
+
+static void new_memory_has_the_model_s_policy(void **state)
+{
+    (void)state;
+    char *pages, *model = some_model(&pages);
+    if (!slm_vm_bind(model, bytes_of(MODEL), 0)) {
+        munmap(model, bytes_of(MODEL));
+        print_message("this kernel has no policies\n");
+        skip();
+    }
+    assert_true(prefers_node_0(model));
+    for (unsigned i = 0; i < 10; i++) {
+        assert_true(slm_vm_map_as(model, pages + bytes_of(i * 3), bytes_of(3)));
+        memset(pages + bytes_of(i * 3), 1, bytes_of(3)); /* resident or not */
+    }
+    for (unsigned i = 0; i < 30; i++)
+        assert_true(prefers_node_0(pages + bytes_of(i)));
+    assert_true(prefers_node_0(model));
+    assert_true(prefers_node_0(model + bytes_of(1)));
+    assert_true(slm_vm_map(pages + bytes_of(40), bytes_of(1), false));
+    assert_false(prefers_node_0(pages + bytes_of(40))); /* what is not made like it */
+    munmap(model, bytes_of(BETWEEN + 41));
+}
+
+static unsigned mappings(void)
+{
+    unsigned lines = 0;
+    FILE *file = fopen("/proc/self/maps", "r");
+    require(file);
+    for (int c; (c = getc(file)) != EOF;)
+        lines += c == '\n';
+    fclose(file);
+    return lines;
+}
+
+/* A process may have 65,530 of them. */
+static void adjoining_memory_is_one_mapping(void **state)
+{
+    (void)state;
+    char *pages, *model = some_model(&pages);
+    slm_vm_bind(model, bytes_of(MODEL), 0); /* with a policy, where the kernel has any */
+    const unsigned before = mappings();
+    for (unsigned i = 0; i < 50; i++) {
+        assert_true(slm_vm_map_as(model, pages + bytes_of(i * 3), bytes_of(3)));
+        memset(pages + bytes_of(i * 3), 1, bytes_of(3));
+    }
+    assert_true(mappings() <= before + 3);
+    munmap(model, bytes_of(BETWEEN + 150));
+}
+
+static char *model_of_child, *pages_of_child;
+
+/* Memory without the policy is better than none. */
+static void map_without_mremap(void)
+{
+    refuse_call(SYS_mremap, EPERM, 0);
+    errno = EDOM;
+    require(slm_vm_map_as(model_of_child, pages_of_child, bytes_of(5)) && errno == EDOM);
+    require(all_zero(pages_of_child, bytes_of(5)));
+    memset(pages_of_child, 1, bytes_of(5));
+}
+
+static void map_without_memory(void)
+{
+    forbid_memory();
+    errno = 0;
+    require(!slm_vm_map_as(model_of_child, pages_of_child, bytes_of(5)) && errno == ENOMEM);
+    require(!slm_vm_is_mapped(pages_of_child) && slm_vm_is_mapped(model_of_child + bytes_of(1)));
+}
+
+static void a_model_is_a_wish(void **state)
+{
+    (void)state;
+    model_of_child = some_model(&pages_of_child);
+    assert_child_silent(map_without_mremap);
+    assert_child_silent(map_without_memory);
+    munmap(model_of_child, bytes_of(MODEL));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -248,6 +402,11 @@ int main(void)
         cmocka_unit_test(limits_are_seen),
         cmocka_unit_test(advice_is_harmless),
         cmocka_unit_test(the_kernel_may_refuse),
+        cmocka_unit_test(new_memory_is_made_like_a_model),
+        cmocka_unit_test(what_is_in_the_model_s_way_stays),
+        cmocka_unit_test(new_memory_has_the_model_s_policy),
+        cmocka_unit_test(adjoining_memory_is_one_mapping),
+        cmocka_unit_test(a_model_is_a_wish),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
