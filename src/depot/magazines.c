@@ -73,15 +73,18 @@ static void send(struct slm_cache *cache, unsigned node, void *const *rounds, ui
 
 void slm_magazine_hand_on(struct slm_cache *cache, struct slm_magazine *magazine, uint64_t limit_rounds)
 {
+    bool sorted = false; /* what remains is a batch like the others */
     while (magazine->count > 0) {
         const unsigned node = slm_magazine_home(magazine->rounds[0]);
         const uint32_t others = likely(slm_nodes == 1) ? 0 : part(magazine->rounds, magazine->count, node);
         if (others == 0) {
-            slm_magazine_put(cache, node, &magazine, limit_for(magazine->count, limit_rounds));
+            slm_magazine_put(cache, node, &magazine,
+                             sorted ? limit_for(magazine->count, limit_rounds) : limit_rounds);
             break;
         }
         send(cache, node, magazine->rounds + others, magazine->count - others, limit_rounds);
         magazine->count = others;
+        sorted = true;
     }
     slm_magazine_free(magazine);
 }

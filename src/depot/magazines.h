@@ -24,6 +24,6 @@ slm_inline unsigned slm_magazine_home(const void *round)
  */
 void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazine **slot, uint64_t limit_rounds);
 
-/* The same for rounds of any nodes: sorted, a batch a node, small ones into their slabs; and the magazine freed, or
- * an empty one that came back for it. Any thread. */
+/* The same for rounds of any nodes: sorted, a batch a node, small ones of several into their slabs; and the magazine
+ * freed, or an empty one that came back for it. Any thread. */
 void slm_magazine_hand_on(struct slm_cache *cache, struct slm_magazine *magazine, uint64_t limit_rounds);

@@ -143,6 +143,12 @@ static struct slm_magazine *fetch(const struct slm_thread *thread, const struct 
     return empty->count > 0 ? empty : NULL;
 }
 
+/* How many rounds the stock may hold for the magazine to be worth its place there. */
+static uint64_t limit_of(const struct slm_cache *cache, const struct slm_magazine *magazine)
+{
+    return magazine->count > SLM_MAGAZINE_SMALL ? load_relaxed(&cache->depot_rounds) : 0;
+}
+
 /* Hand on what a slot holds, and the cache's remote magazine: to depots, or (`home`) into slabs. */
 static void hand_on_all(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache, bool home)
 {
@@ -150,7 +156,7 @@ static void hand_on_all(struct slm_thread *thread, struct slm_slot *slot, struct
     slot->previous = NULL;
     for (unsigned i = 0; i < sizeof all / sizeof all[0]; i++) {
         if (all[i])
-            slm_magazine_hand_on(cache, all[i], home ? 0 : load_relaxed(&cache->depot_rounds));
+            slm_magazine_hand_on(cache, all[i], home ? 0 : limit_of(cache, all[i]));
     }
 }
 
@@ -446,7 +452,7 @@ void slm_thread_adapt(struct slm_thread *thread)
         const uint32_t target = load_relaxed(&slot->target), misses = slot->misses;
         struct slm_magazine *remote = slm_remote_take(thread, n);
         if (remote)
-            slm_magazine_hand_on(slm_cache_of(n), remote, load_relaxed(&slm_cache_of(n)->depot_rounds));
+            slm_magazine_hand_on(slm_cache_of(n), remote, limit_of(slm_cache_of(n), remote));
         slot->misses = 0;
         if (target == 0 || misses > 0)
             continue;
