@@ -151,12 +151,13 @@ def test_a_few(vm_env, machine):
 
 
 # -- the system tests of programs and servers, in the guest with a Python of its own. Those are left out that would
-# take hundreds of megabytes along (compilers, java), or users and folders of their own (databases).
+# take hundreds of megabytes along (compilers, java; Python's own tests call a linker), or users and folders of their
+# own (databases).
 
 GUESTS_TESTS = ("test_programs.py", "test_servers.py")
-GUESTS_CHOICE = "sort or xz or perl or sqlite or git or node or rocksdb or python_tests or Redis or Memcached"
+GUESTS_CHOICE = "sort or xz or perl or sqlite or git or node or rocksdb or Redis or Memcached"
 GUESTS_PROGRAMS = ("/usr/bin/python3", "setpriv", "sort", "xz", "perl", "sqlite3", "git", "node", "db_bench", "ldb",
-                   "redis-server", "redis-cli", "redis-benchmark", "memcached", "/usr/sbin/ldconfig")
+                   "redis-server", "redis-cli", "redis-benchmark", "memcached")
 PYTHON = pathlib.Path(sysconfig.get_path("stdlib"))
 PACKAGES = pathlib.Path(pytest.__file__).parents[1]
 OF_PYTEST = ("_pytest", "attr", "iniconfig", "packaging", "pluggy", "py", "pytest")
