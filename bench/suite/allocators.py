@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 
-from . import percpu
+from . import percpu, programs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEBIAN = pathlib.Path("/usr/lib") / f"{platform.machine()}-linux-gnu"
@@ -43,7 +43,7 @@ def variants(compared, build):
     """{kind: allocators} that are measured beside those compared, in the workloads that name the kind."""
     builds, caches, deferred, epochs, locks, percpu = [], [], [], [], [], []
     if any(one.name == OURS for one in compared):
-        builds = [Allocator(f"{OURS} grow=locked", str(build / "bench" / "libslabmalloc_bench.so"), version_of_ours(),
+        builds = [Allocator(f"{OURS} grow=locked", programs.variant(build, "bench"), version_of_ours(),
                             "grow=locked")]
         caches = [our_caches(build)]
         deferred = our_deferred(build)
@@ -73,7 +73,7 @@ def our_epochs(build):
 
 def our_locks(build):
     """The build that counts and times its locks."""
-    return Allocator(OUR_LOCKS, str(build / "bench" / "libslabmalloc_bench.so"), version_of_ours(), "stats=1")
+    return Allocator(OUR_LOCKS, programs.variant(build, "bench"), version_of_ours(), "stats=1")
 
 
 def our_percpu(build):

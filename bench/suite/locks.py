@@ -93,7 +93,7 @@ def script_of(plan, build):
     """A line that names the run, what the program and the library say, "wall cpu rss" of the measuring program."""
     bench = build / "bench"
     lines = ["cd $(mktemp -d)", "export SLABMALLOC_OPTIONS=stats=1 MEASURE_OUTPUT=$PWD/took",
-             f"export MEASURE_PRELOAD={shlex.quote(str(bench / 'libslabmalloc_bench.so'))}"]
+             f"export MEASURE_PRELOAD={shlex.quote(programs.variant(build, 'bench'))}"]
     for name, threads, words in plan:
         command = shlex.join([str(bench / "measure"), str(bench / words[0]), *map(str, words[1:])])
         lines += [f"echo == {name} {threads}", f"{command} 2>&1 || echo FAILED $?",
@@ -108,7 +108,7 @@ def run_here(script):
 def run_in_guest(script, plan, build, nodes, cpus):
     """The same on an emulated machine, (output, how many CPUs of the host were busy with it)."""
     bench = build / "bench"
-    files = {bench / "measure", bench / "libslabmalloc_bench.so", *(bench / words[0] for _, _, words in plan)}
+    files = {bench / "measure", pathlib.Path(programs.variant(build, "bench")), *(bench / words[0] for _, _, words in plan)}
     command = [programs.ROOT / "tools" / "numa-vm", "--nodes", nodes, "--cpus", nodes * cpus, "--mem", 4096,
                "--timeout", BOOT_SECONDS]
     for file in sorted(files):

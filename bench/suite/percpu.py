@@ -28,7 +28,7 @@ def measure_counter(threads, context, allocator):
 def measure_memory(context, allocator):
     """100,000 counters on machines that the checked build of ours simulates, and by how much its count of management
     bytes differs between them."""
-    checked = str(context.build / "bench" / "libslabmalloc_checked.so")
+    checked = programs.variant(context.build, "checked")
     parts = {machine: programs.measure(context.build, dataclasses.replace(allocator, library=checked,
                                                                           options=f"topology={machine}"),
                                        ["percpu_memory", "counters"]) for machine in TOPOLOGIES}

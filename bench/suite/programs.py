@@ -153,6 +153,11 @@ def measure_parked(build, allocator):
     })
 
 
+def variant(build, name):
+    """The library as test/variants makes it: "bench" counts and times its locks, "checked" simulates machines."""
+    return str(build / "test" / "variants" / name / "libslabmalloc.so")
+
+
 def measure_cache_memory(build, allocator):
     """What caches cost that are created, used, churned and tuned, each in a fresh process."""
     parts = {part: measure(build, allocator, ["cache_memory", part])
@@ -163,7 +168,7 @@ def measure_cache_memory(build, allocator):
 
 def measure_cache_arrays(build, allocator):
     """What a thread's use of a cache costs, on machines that the checked build of ours simulates."""
-    checked = str(build / "bench" / "libslabmalloc_checked.so")
+    checked = variant(build, "checked")
     parts = {nodes_and_cpus: measure(build, dataclasses.replace(allocator, library=checked,
                                                                 options=f"topology={nodes_and_cpus}"),
                                      ["cache_memory", "use"]) for nodes_and_cpus in TOPOLOGIES}

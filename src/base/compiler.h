@@ -31,14 +31,14 @@
 #define slm_forget(variable) __asm__("" : "+r"(variable))
 #define slm_cacheline __attribute__((aligned(64)))
 
-/* True in builds whose checkers run (-Dcheckers=true); an ordinary constant, so that the code is compiled always. */
+/* True in builds whose checkers run (test/variants); an ordinary constant, so that the code is compiled always. */
 #ifdef SLM_CHECKED
 enum { slm_checked = 1 };
 #else
 enum { slm_checked = 0 };
 #endif
 
-/* True in the bench's own build (bench/meson.build), which can also do what the library no longer does. */
+/* True in the bench's own build (test/variants), which can also do what the library no longer does. */
 #ifdef SLM_BENCH
 enum { slm_bench = 1 };
 #else
