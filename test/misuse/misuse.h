@@ -1,14 +1,45 @@
-/* What the misuse programs share. Each does one thing that no program may do, having first said on standard output,
- * in full, what the library is to say on standard error before it ends the process; expect.sh compares the two. */
+/* What the misuse cases share. A case does one thing that no program may do, having first said on standard output, in
+ * full, what the library is to say on standard error before it ends the process. misuse.c runs each in a process of
+ * its own, and compares the two.
+ *
+ * A new case is a row in a table, and a short function where none of those that are there does it. */
 #pragma once
 
-#include <inttypes.h>
-#include <malloc.h>
-#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+struct misuse_case {
+    const char *name;                              /* letters, digits, '_' and '-' */
+    void (*commit)(const struct misuse_case *row); /* announces, then misuses; it does not come back */
+
+    /* What tells apart the rows that share a function; what each means stands there. */
+    const char *call, *kind;
+    size_t size;
+
+    const char *options; /* SLABMALLOC_OPTIONS of the case's process; NULL: none */
+    bool checked;        /* only checked builds of the library know these options */
+};
+
+/* Each ends with a row without a name. */
+extern const struct misuse_case misuse_of_large[], misuse_of_small[], misuse_of_foreign[], misuse_of_caches[],
+    misuse_of_epochs[], misuse_of_percpu[];
+
+/* Processes that do not end as they announce. */
+extern const struct misuse_case misuse_of_checker[];
+
+static inline bool is_call(const struct misuse_case *row, const char *call)
+{
+    return row->call != NULL && strcmp(row->call, call) == 0;
+}
+
+static inline bool is_kind(const struct misuse_case *row, const char *kind)
+{
+    return row->kind != NULL && strcmp(row->kind, kind) == 0;
+}
 
 /* A pointer that the compiler knows nothing about, or it would warn of the misuse or leave it out. */
 static inline void *hidden(const void *pointer)
@@ -18,21 +49,13 @@ static inline void *hidden(const void *pointer)
 }
 
 /* "CALL(POINTER): WHAT" */
-static inline void announce(const char *call, const void *pointer, const char *what)
-{
-    printf("slabmalloc: %s(0x%" PRIxPTR "): %s\n", call, (uintptr_t)pointer, what);
-    fflush(stdout);
-}
+void announce(const char *call, const void *pointer, const char *what);
 
 /* The same for an object of 64 bytes, whose slab is one granule of 64 KiB: " ... of cache NAME (slab ...)". */
-static inline void announce_of_cache(const char *call, const void *pointer, const char *what, const char *cache)
-{
-    printf("slabmalloc: %s(0x%" PRIxPTR "): %s of cache %s (slab 0x%" PRIxPTR ")\n", call, (uintptr_t)pointer, what,
-           cache, (uintptr_t)pointer & ~(uintptr_t)0xffff);
-    fflush(stdout);
-}
+void announce_of_cache(const char *call, const void *pointer, const char *what, const char *cache);
 
-static inline void announce_of_slab(const char *call, const void *pointer, const char *what)
-{
-    announce_of_cache(call, pointer, what, "size-64");
-}
+/* Give a pointer to the call that the row names, of those that take what malloc gives. realloc asks for `size`. */
+void give(const struct misuse_case *row, void *pointer);
+
+/* How the library's messages name that call. */
+const char *said_call(const struct misuse_case *row);

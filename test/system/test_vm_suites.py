@@ -28,7 +28,7 @@ FEW = {
     "contract / test_cache_constructors": (),
     "contract / test_deferred_cxx": (),
     "contract / test_percpu_cxx": (),
-    "misuse / double_free_threads": (),
+    "misuse / misuse": ("--only", "double_free"),
     "stress / stress": ("--seconds", 1),
     "stress / caches, race": ("--seconds", 1),
     "stress / caches, forks": ("--children", 20),

@@ -1,0 +1,154 @@
+/* Small objects of malloc's. What a magazine holds is looked at when it goes to the slabs.
+ *
+ * Whose name is in the message depends on the way that it goes: a thread's own magazines are emptied by "free", what
+ * the depot has in stock by "trim". The library looks at the clock only in threads that have passed 256 slow paths,
+ * and may trim then; no case makes so many, so that none depends on the time. */
+#include <malloc.h>
+#include <pthread.h>
+#include <slabmalloc.h>
+
+#include "misuse.h"
+
+static void announce_of_slab(const char *call, const void *pointer, const char *what)
+{
+    announce_of_cache(call, pointer, what, "size-64");
+}
+
+static void free_twice(void *object)
+{
+    free(hidden(object));
+    free(hidden(object));
+}
+
+/* It is in the thread's magazine twice. */
+static void double_free(const struct misuse_case *row)
+{
+    (void)row;
+    void *object = hidden(malloc(64));
+    announce_of_slab("free", object, "double free of an object");
+    free_twice(object);
+    malloc_trim(0);
+}
+
+/* By a thread on the first node, an object of the last. */
+static void double_free_node(const struct misuse_case *row)
+{
+    (void)row;
+    slab_stats stats;
+    slab_get_stats(&stats, sizeof stats);
+    void *object = hidden(slab_alloc_node(64, (int)stats.nodes - 1));
+    announce_of_slab("free", object, "double free of an object");
+    free_twice(object);
+    malloc_trim(0);
+}
+
+/* Its slab has gone back in between. */
+static void double_free_vacant(const struct misuse_case *row)
+{
+    (void)row;
+    void *object = hidden(malloc(3000));
+    announce("free", object, "no object, or one that is free already");
+    free(object);
+    malloc_trim(0);
+    free(hidden(object));
+}
+
+/* Seen by frees alone, when a full magazine has to make room and the depot's stock is full; the rows' options keep
+ * the stock small. */
+static void double_free_drain(const struct misuse_case *row)
+{
+    enum { MANY = 4000 };
+    static void *others[MANY];
+    (void)row;
+    void *object = hidden(malloc(64));
+    for (unsigned i = 0; i < MANY; i++)
+        others[i] = malloc(64);
+    announce_of_slab("free", object, "double free of an object");
+    for (unsigned i = 0; i < MANY; i++) {
+        if (i == MANY / 4 || i == MANY / 2)
+            free(hidden(object));
+        free(others[i]);
+    }
+}
+
+enum { STOCKED = 1000, TWICE = STOCKED - 9 /* far enough from both ends of its magazine */ };
+
+static void *stocked[STOCKED];
+
+static void *free_stocked(void *nothing)
+{
+    for (unsigned i = 0; i < STOCKED; i++)
+        free(hidden(stocked[i]));
+    free(hidden(stocked[TWICE]));
+    return nothing;
+}
+
+/* One among many, by a thread that ends: its magazines go to the depot's stock whole, and what is wrong with them is
+ * seen when that is trimmed. */
+static void double_free_stock(const struct misuse_case *row)
+{
+    (void)row;
+    pthread_t thread;
+    for (unsigned i = 0; i < STOCKED; i++)
+        stocked[i] = malloc(64);
+    announce_of_slab("trim", stocked[TWICE], "double free of an object");
+    pthread_create(&thread, NULL, free_stocked, NULL);
+    pthread_join(thread, NULL);
+    malloc_trim(0);
+}
+
+static void *free_it(void *object)
+{
+    free(hidden(object));
+    return NULL;
+}
+
+/* By two threads, one after the other: they free so little that it goes straight to the slab. */
+static void double_free_threads(const struct misuse_case *row)
+{
+    (void)row;
+    void *object = hidden(malloc(64));
+    announce_of_slab("free", object, "double free of an object");
+    for (unsigned i = 0; i < 2; i++) {
+        pthread_t thread;
+        pthread_create(&thread, NULL, free_it, object);
+        pthread_join(thread, NULL);
+    }
+}
+
+/* Retired twice: the magazine of retired objects goes to the depot's stock when the grace period is over, and what is
+ * wrong with it is seen when that is trimmed. */
+static void double_free_deferred(const struct misuse_case *row)
+{
+    (void)row;
+    void *object = hidden(malloc(64));
+    announce_of_slab("trim", object, "double free of an object");
+    slab_epoch_enter();
+    slab_free_deferred(object);
+    slab_free_deferred(hidden(object));
+    slab_epoch_leave();
+    slab_epoch_barrier();
+    malloc_trim(0);
+}
+
+static void free_interior(const struct misuse_case *row)
+{
+    (void)row;
+    char *object = hidden(malloc(64));
+    announce_of_slab("free", object + 16, "not the start of an object");
+    free(hidden(object + 16));
+    malloc_trim(0);
+}
+
+const struct misuse_case misuse_of_small[] = {
+    {"double_free_small", .commit = double_free},
+    {"double_free_node", .commit = double_free_node},
+    {"double_free_node-simulated", double_free_node, .options = "topology=2x2", .checked = true},
+    {"double_free_vacant", .commit = double_free_vacant},
+    {"double_free_drain", double_free_drain, .options = "depot_bytes=16K"},
+    {"double_free_stock", .commit = double_free_stock},
+    {"double_free_threads", .commit = double_free_threads},
+    {"double_free_deferred_small", .commit = double_free_deferred},
+    {"free_interior_small", .commit = free_interior},
+    {0},
+};
