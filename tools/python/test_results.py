@@ -60,16 +60,18 @@ def from_events(path):
         if event["outcome"] == "failed":
             show(event["id"], event["output"])
         rows[event["id"]] = Result(event["outcome"], event["id"], event["reason"],
-                                   f"/usr/bin/python3 -m pytest {shlex.quote(event['id'])}")
+                                   f"/usr/bin/python3 -m pytest {shlex.quote('test/system/' + event['id'])}")
     return list(rows.values())
 
 
 def report(rows):
-    """Lists what was skipped and what failed, and closes with the count; the exit status."""
+    """Lists what was skipped, by reason, and what failed, and closes with the count; the exit status."""
     by_outcome = {kind: [row for row in rows if row.outcome == kind] for kind in ("passed", "failed", "skipped")}
     print()
-    for row in by_outcome["skipped"]:
-        print(f"skipped: {row.name} ({row.reason})")
+    reasons = collections.Counter(row.reason for row in by_outcome["skipped"])
+    for reason, many in sorted(reasons.items()):
+        names = [row.name for row in by_outcome["skipped"] if row.reason == reason]
+        print(f"skipped, {reason}: {names[0]}" + (f" and {many - 1} more" if many > 1 else ""))
     for row in by_outcome["failed"]:
         print(f"failed: {row.name} ({row.reason})" + (f"\n    {row.command}" if row.command else ""))
     counts = {kind: len(of_kind) for kind, of_kind in by_outcome.items()}
