@@ -269,7 +269,7 @@ unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
 
 /* -- the end of a thread, figures -------------------------------------------------------------------------------- */
 
-static uint64_t bytes_of_all(void *const *objects, size_t n)
+static slm_unordered uint64_t bytes_of_all(void *const *objects, size_t n)
 {
     uint64_t bytes = 0;
     for (size_t i = 0; i < n; i++)
