@@ -299,7 +299,7 @@ static void grow(void)
  */
 
 struct worker {
-    _Alignas(64) uint64_t done; /* lookups, or updates */
+    _Alignas(64) _Atomic uint64_t done; /* lookups, or updates: counted by its thread, for others to look at */
     uint64_t random;
     bool is_paced;
     double cpu_seconds;
@@ -328,6 +328,13 @@ static void look_up(uint64_t key)
         give_up("a key that is always there was not found");
 }
 
+static uint64_t count_one(struct worker *worker)
+{
+    const uint64_t done = atomic_load_explicit(&worker->done, memory_order_relaxed);
+    atomic_store_explicit(&worker->done, done + 1, memory_order_relaxed);
+    return done;
+}
+
 static void *keep_reading(void *argument)
 {
     struct worker *worker = argument;
@@ -336,7 +343,7 @@ static void *keep_reading(void *argument)
         if (keys == 0)
             continue;
         look_up(random_next(&worker->random) % keys);
-        worker->done++;
+        count_one(worker);
     }
     worker->cpu_seconds = seconds_on(CLOCK_THREAD_CPUTIME_ID);
     return NULL;
@@ -352,8 +359,9 @@ static void *keep_writing(void *argument)
 {
     struct worker *worker = argument;
     while (!atomic_load_explicit(&over, memory_order_relaxed)) {
-        update(random_next(&worker->random) % KEYS, worker->done++);
-        if (worker->is_paced && worker->done % UPDATES_A_MS == 0)
+        const uint64_t done = count_one(worker);
+        update(random_next(&worker->random) % KEYS, done);
+        if (worker->is_paced && done % UPDATES_A_MS == 0)
             usleep(1000);
     }
     return NULL;
@@ -367,10 +375,9 @@ static void *fill(void *argument)
         atomic_store_explicit(&filled, key + 1, memory_order_release);
         if (key >= atomic_load_explicit(&current, memory_order_relaxed)->buckets)
             grow();
-        if (++worker->done % 256 == 0)
+        if (count_one(worker) % 256 == 0)
             usleep(1000); /* so that readers see tables of all sizes */
     }
-    atomic_store_explicit(&over, true, memory_order_relaxed);
     return NULL;
 }
 
@@ -388,7 +395,7 @@ struct phase {
     unsigned readers, writers;
     void *(*write)(void *);
     bool is_paced;
-    double seconds; /* or until the writer ends it */
+    double seconds; /* or until the table is full */
 };
 
 struct crew {
@@ -399,16 +406,32 @@ struct crew {
 static void start(struct crew *crew, unsigned n, void *(*run)(void *), bool is_paced)
 {
     for (unsigned i = 0; i < n; i++) {
-        crew->workers[i] = (struct worker){.random = (uintptr_t)&crew->workers[i], .is_paced = is_paced};
+        struct worker *worker = &crew->workers[i];
+        atomic_store_explicit(&worker->done, 0, memory_order_relaxed);
+        worker->random = (uintptr_t)worker;
+        worker->is_paced = is_paced;
         if (pthread_create(&crew->threads[i], NULL, run, &crew->workers[i]) != 0)
             give_up("no thread");
     }
 }
 
-/* What they have done, and the CPU time that it took them. */
-static struct worker join(struct crew *crew, unsigned n)
+static bool has_done_anything(const struct crew *crew, unsigned n)
 {
-    struct worker sum = {.done = 0};
+    for (unsigned i = 0; i < n; i++)
+        if (atomic_load_explicit(&crew->workers[i].done, memory_order_relaxed) > 0)
+            return true;
+    return false;
+}
+
+struct done {
+    uint64_t done;
+    double cpu_seconds;
+};
+
+/* What they have done, and the CPU time that it took them. */
+static struct done join(struct crew *crew, unsigned n)
+{
+    struct done sum = {0, 0};
     for (unsigned i = 0; i < n; i++) {
         pthread_join(crew->threads[i], NULL);
         sum.done += crew->workers[i].done;
@@ -417,7 +440,14 @@ static struct worker join(struct crew *crew, unsigned n)
     return sum;
 }
 
-/* Prints a line; returns the nanoseconds of CPU time that a lookup took. */
+static bool is_done(const struct phase *phase, double seconds)
+{
+    return phase->write == fill ? atomic_load_explicit(&filled, memory_order_relaxed) == KEYS
+                                : seconds >= phase->seconds;
+}
+
+/* Until the phase is done, and on a busy machine until somebody has had a turn, whenever that is. Prints a line;
+ * returns the nanoseconds of CPU time that a lookup took. */
 static double measure(const char *name, const struct phase *phase)
 {
     static struct crew readers, writers;
@@ -426,18 +456,15 @@ static double measure(const char *name, const struct phase *phase)
     atomic_store_explicit(&over, false, memory_order_relaxed);
     start(&readers, phase->readers, keep_reading, false);
     start(&writers, phase->writers, phase->write, phase->is_paced);
-    while (!atomic_load_explicit(&over, memory_order_relaxed) &&
-           seconds_on(CLOCK_MONOTONIC) - begin < phase->seconds) {
+    while (!is_done(phase, seconds_on(CLOCK_MONOTONIC) - begin) || !has_done_anything(&readers, phase->readers) ||
+           !has_done_anything(&writers, phase->writers)) {
         const uint64_t waiting = waiting_bytes();
         most_waiting = waiting > most_waiting ? waiting : most_waiting;
         usleep(2000);
     }
-    if (phase->write != fill)
-        atomic_store_explicit(&over, true, memory_order_relaxed);
-    const struct worker wrote = join(&writers, phase->writers), read = join(&readers, phase->readers);
+    atomic_store_explicit(&over, true, memory_order_relaxed);
+    const struct done wrote = join(&writers, phase->writers), read = join(&readers, phase->readers);
     const double seconds = seconds_on(CLOCK_MONOTONIC) - begin, ns = read.cpu_seconds / (double)read.done * 1e9;
-    if (read.done == 0 || wrote.done == 0)
-        give_up("nothing was looked up, or nothing updated");
     printf("%-24s %6.2f M lookups/s, %4.0f ns of CPU each; %7.1f k updates/s; %7.1f KiB waited at most\n", name,
            (double)read.done / seconds * 1e-6, ns, (double)wrote.done / seconds * 1e-3, (double)most_waiting / 1024);
     return ns;
@@ -452,7 +479,7 @@ static void measure_all(double seconds)
     snprintf(names[0], sizeof names[0], "filling, readers: %u", cpus);
     snprintf(names[1], sizeof names[1], "readers: %u", cpus);
     snprintf(names[2], sizeof names[2], "readers: 1, writers: %u", cpus);
-    measure(names[0], &(struct phase){cpus, 1, fill, false, 3600});
+    measure(names[0], &(struct phase){cpus, 1, fill, false, 0});
     const double one = measure("readers: 1", &(struct phase){1, 1, keep_writing, true, seconds / 3});
     const double all = measure(names[1], &(struct phase){cpus, 1, keep_writing, true, seconds / 3});
     measure(names[2], &(struct phase){1, cpus, keep_writing, false, seconds / 3});

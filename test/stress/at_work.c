@@ -7,10 +7,11 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static const char *program = "stress";
-static uint64_t seed;
+static uint64_t seed; /* for the lines */
 
 /* The first is for threads that have no place: the library's worker. */
 static struct at_work places[MOST_AT_WORK] = {{0, "working for the library"}};
@@ -49,11 +50,11 @@ void fail(enum found found, const char *format, ...)
     _exit((int)found);
 }
 
-/* The time is up. */
+/* Somebody's patience is at its end. */
 static void say_who_hangs(int signal_number)
 {
     (void)signal_number;
-    say("%s: seed %" PRIu64 ", hangs in process %d; last seen:", program, seed, (int)getpid());
+    say("%s: seed %" PRIu64 ", ended in process %d; last seen:", program, seed, (int)getpid());
     for (unsigned i = 0; i < MOST_AT_WORK; i++) {
         const char *last = atomic_load_explicit(&places[i].doing, memory_order_relaxed);
         if (last != NULL)
@@ -67,11 +68,26 @@ void begin_work(const char *name, uint64_t number)
     const struct sigaction hangs = {.sa_handler = say_who_hangs};
     program = name;
     seed = number;
-    if (sigaction(SIGALRM, &hangs, NULL) != 0)
+    if (sigaction(SIGTERM, &hangs, NULL) != 0)
         fail(FOUND_WRONG, "%s", strerror(errno));
 }
 
-void allow_seconds(double seconds)
+pthread_t start_thread(void *(*run)(void *), void *argument)
 {
-    alarm((unsigned)seconds + 1);
+    pthread_t thread;
+    const int error = pthread_create(&thread, NULL, run, argument);
+    if (error != 0)
+        fail(FOUND_WRONG, "no thread: %s", strerror(error));
+    return thread;
+}
+
+void await_child(pid_t child)
+{
+    int status = 0;
+    if (child < 0 || waitpid(child, &status, 0) != child)
+        fail(FOUND_WRONG, "no child: %s", strerror(errno));
+    if (WIFEXITED(status) && WEXITSTATUS(status) != FOUND_NOTHING)
+        fail((enum found)WEXITSTATUS(status), "in child %d", (int)child);
+    if (status != 0)
+        fail(FOUND_WRONG, "child %d: wait status %#x", (int)child, (unsigned)status);
 }

@@ -1,9 +1,17 @@
-/* What the stress tests of epochs and of per-CPU memory share: what each thread is doing, for the line that says what
- * is wrong, and the end of the process. */
+/* What the stress tests share: what each thread is doing, for the line that says what is wrong; the end of the
+ * process; threads and children; and counting what has happened.
+ *
+ * No stress test has a limit on time of its own. Each works until its seconds are over and until everything has
+ * happened that it is about, however long that takes on a busy machine. What never comes is a hang: whoever runs the
+ * test ends it by SIGTERM, and it says what each thread was doing. */
 #pragma once
 
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
 
 #include "clock.h"
 
@@ -16,10 +24,10 @@ enum found {
     FOUND_USAGE,   /* the command line is none */
     FOUND_BROKEN,  /* something was reused, overwritten or gone while somebody could hold it */
     FOUND_MISSING, /* objects, calls or changes were lost */
-    FOUND_HANG,    /* a call did not return */
+    FOUND_HANG,    /* something did not come, until SIGTERM did */
 };
 
-/* Before anything may fail: the program's name and seed for all lines, and what allow_seconds leads to. */
+/* Before anything may fail: the program's name and seed for all lines, and what SIGTERM leads to. */
 void begin_work(const char *program, uint64_t seed);
 
 /* One line on standard error, and the end of the process. Signal handlers may call it. */
@@ -46,5 +54,33 @@ static inline const char *is_doing(void)
     return atomic_load_explicit(&at_work->doing, memory_order_relaxed);
 }
 
-/* From now on the process has so many seconds to end, or to ask for more; then it ends with FOUND_HANG. */
-void allow_seconds(double seconds);
+/* Start a thread; a process that gets none has failed. */
+pthread_t start_thread(void *(*run)(void *), void *argument);
+
+/* Wait for a child process, and end as it has ended if it has found anything. */
+void await_child(pid_t child);
+
+/* Count what has happened: by one thread, or the handler that interrupts it, alone, for others to look at. Relaxed:
+ * it orders nothing. */
+static inline void tally(_Atomic uint64_t *count, uint64_t more)
+{
+    const uint64_t before = atomic_load_explicit(count, memory_order_relaxed);
+    atomic_store_explicit(count, before + more, memory_order_relaxed);
+}
+
+static inline uint64_t tallied(const _Atomic uint64_t *count)
+{
+    return atomic_load_explicit(count, memory_order_relaxed);
+}
+
+/* The time is up, and all has happened that must: `missing` names what has not, NULL: nothing. What the main thread
+ * waits for is what it is doing. */
+static inline bool is_over(double end, const char *(*missing)(void))
+{
+    if (now_in_seconds() < end)
+        return false;
+    const char *what = missing();
+    if (what != NULL)
+        doing(what);
+    return what == NULL;
+}

@@ -1,5 +1,4 @@
-/* A stress test of object caches: caches MODE [--seconds S] [--threads N] [--children N] [--seed X] [--only VARIANT],
- * where MODE is one of
+/* A stress test of object caches: caches MODE [OPTION...], where MODE is one of
  *
  *   --race     caches are shrunk and tuned as fast as it goes, while threads use them, are born and end
  * (caches_race.c)
@@ -8,33 +7,9 @@
  *   --signals  calls without a lock in signal handlers that interrupt everything else (caches_signals.c)
  *
  * All random numbers follow from the seed; the interleaving does not. What is wrong is one line on standard error,
- * and abort(). Here are the objects, the pools and the program; caches.h says what they are. */
+ * and the exit status says of what kind it is: enum found in at_work.h. Here are the objects, the pools and the
+ * program; caches.h says what they are. */
 #include "caches.h"
-
-#include <getopt.h>
-#include <stdarg.h>
-#include <time.h>
-#include <unistd.h>
-
-struct options options = {5, 4, 200, 0, NULL};
-__thread struct at_work at_work = {0, "preparing"};
-
-void fail(const char *format, ...)
-{
-    char line[512];
-    int length = snprintf(line, sizeof line, "caches: seed %" PRIu64 ", thread %" PRIu64 ", %s: ", options.seed,
-                          at_work.ordinal, at_work.doing);
-    va_list arguments;
-    va_start(arguments, format);
-    length += vsnprintf(line + length, sizeof line - (size_t)length - 1, format, arguments);
-    va_end(arguments);
-    if ((size_t)length > sizeof line - 2)
-        length = sizeof line - 2;
-    line[length] = '\n';
-    if (write(STDERR_FILENO, line, (size_t)length + 1) < 0)
-        abort();
-    abort();
-}
 
 /* -- objects ----------------------------------------------------------------------------------------------------- */
 
@@ -68,13 +43,14 @@ void object_check(const struct holding *holding)
 {
     const struct object *object = holding->object;
     if (object->owner != holding->owner || object->sequence != holding->sequence || object->pool != holding->pool)
-        fail("object %p of %s is held by %" PRIu64 " (its number %" PRIu64 "), and not by %" PRIu64 " (%" PRIu64 ")",
+        fail(FOUND_BROKEN,
+             "object %p of %s is held by %" PRIu64 " (its number %" PRIu64 "), and not by %" PRIu64 " (%" PRIu64 ")",
              (const void *)object, name_of(holding->pool), object->owner, object->sequence, holding->owner,
              holding->sequence);
     uint64_t pattern = pattern_of(object);
     for (size_t i = 0; i < words_of(object); i++) {
         if (object->words[i] != (pattern + i) * 0x9e3779b97f4a7c15u)
-            fail("object %p of %s, held by %" PRIu64 " (its number %" PRIu64 "), word %zu is %#" PRIx64,
+            fail(FOUND_BROKEN, "object %p of %s, held by %" PRIu64 " (its number %" PRIu64 "), word %zu is %#" PRIx64,
                  (const void *)object, name_of(holding->pool), object->owner, object->sequence, i, object->words[i]);
     }
 }
@@ -83,7 +59,7 @@ static void check_zero(const struct pool *pool, const void *memory)
 {
     for (size_t i = 0; i < pool->size / 8; i++) {
         if (((const uint64_t *)memory)[i] != 0)
-            fail("object %p of %s is not zero at byte %zu", memory, pool->name, i * 8);
+            fail(FOUND_BROKEN, "object %p of %s is not zero at byte %zu", memory, pool->name, i * 8);
     }
 }
 
@@ -92,7 +68,7 @@ struct holding object_accept(struct pool *pool, size_t size, void *memory, uint6
     struct object *object = memory;
     size_t alignment = pool == NULL ? 16 : pool->flags & SLAB_CACHELINE_ALIGN ? 64 : 8;
     if ((uintptr_t)memory % alignment != 0)
-        fail("object %p of %s is not aligned to %zu", memory, name_of(pool), alignment);
+        fail(FOUND_WRONG, "object %p of %s is not aligned to %zu", memory, name_of(pool), alignment);
     if (pool != NULL && pool->flags & POOL_CONSTRUCTED)
         object_check(&(struct holding){object, pool, OWNER_CONSTRUCTOR, 0});
     if (pool != NULL && pool->flags & SLAB_ZERO)
@@ -129,15 +105,15 @@ void *object_alloc(struct pool *pool, uint64_t *random)
     void *memory = NULL;
     switch (draw(random) % 8) {
     case 0:
-        at_work.doing = "slab_cache_alloc_nolock";
+        doing("slab_cache_alloc_nolock");
         memory = slab_cache_alloc_nolock(pool->cache);
         break;
     case 1:
-        at_work.doing = "slab_cache_alloc_node";
+        doing("slab_cache_alloc_node");
         memory = slab_cache_alloc_node(pool->cache, once_in(random, 2) ? 0 : -1);
         break;
     case 2:
-        at_work.doing = "slab_cache_alloc_bulk";
+        doing("slab_cache_alloc_bulk");
         if (slab_cache_alloc_bulk(pool->cache, 1, &memory) != 1)
             memory = NULL;
         break;
@@ -146,17 +122,17 @@ void *object_alloc(struct pool *pool, uint64_t *random)
     }
     if (memory != NULL)
         return memory;
-    at_work.doing = "slab_cache_alloc";
+    doing("slab_cache_alloc");
     return slab_cache_alloc(pool->cache);
 }
 
 void object_free(struct holding *holding, uint64_t *random)
 {
     struct pool *pool = holding->object->pool;
-    at_work.doing = "before free";
+    doing("before free");
     void *object = object_part(holding);
     errno = 4711;
-    at_work.doing = "free";
+    doing("free");
     switch (draw(random) % (pool != NULL ? 8 : 4)) {
     case 0:
         slab_free_bulk(1, &object);
@@ -178,7 +154,7 @@ void object_free(struct holding *holding, uint64_t *random)
         slab_cache_free(pool->cache, object);
     }
     if (errno != 4711)
-        fail("freeing %p set errno to %d", object, errno);
+        fail(FOUND_WRONG, "freeing %p set errno to %d", object, errno);
     /* Pairs with the acquire of whoever waits until nobody uses the pool any more. */
     if (pool != NULL)
         atomic_fetch_sub_explicit(&pool->live, 1, memory_order_release);
@@ -230,10 +206,10 @@ void pool_create(struct pool *pool)
         .dtor = constructed ? destruct : NULL,
         .context = pool,
     };
-    at_work.doing = "slab_cache_create";
+    doing("slab_cache_create");
     pool->cache = slab_cache_create(pool->name, pool->size, &attr);
     if (pool->cache == NULL)
-        fail("%s: %s", pool->name, strerror(errno));
+        fail(FOUND_WRONG, "%s: %s", pool->name, strerror(errno));
     if (pool->twin == NULL)
         pool->twin = pool;
 }
@@ -241,79 +217,53 @@ void pool_create(struct pool *pool)
 void pool_retire(struct pool *pool)
 {
     slab_cache_stats stats;
-    at_work.doing = "retiring";
+    doing("retiring");
     if (atomic_load(&pool->live) != 0)
-        fail("%s: the test has lost %" PRId64 " objects", pool->name, atomic_load(&pool->live));
+        fail(FOUND_WRONG, "%s: the test has lost %" PRId64 " objects", pool->name, atomic_load(&pool->live));
     slab_cache_shrink(pool->cache);
     if (slab_cache_get_stats(pool->cache, &stats) != 0)
-        fail("%s has no figures: %s", pool->name, strerror(errno));
+        fail(FOUND_WRONG, "%s has no figures: %s", pool->name, strerror(errno));
     if (stats.active_objects != 0 || stats.slabs != 0 || stats.magazine_rounds != 0 || stats.depot_rounds != 0)
-        fail("%s: all is freed and shrunk, but %" PRIu64 " objects are active, %" PRIu64 " slabs made, %" PRIu64
+        fail(FOUND_MISSING,
+             "%s: all is freed and shrunk, but %" PRIu64 " objects are active, %" PRIu64 " slabs made, %" PRIu64
              " rounds in magazines, %" PRIu64 " in depots",
              pool->name, stats.active_objects, stats.slabs, stats.magazine_rounds, stats.depot_rounds);
     if (slab_cache_destroy(pool->cache) != 0)
-        fail("%s: destroy: %s", pool->name, strerror(errno));
+        fail(FOUND_WRONG, "%s: destroy: %s", pool->name, strerror(errno));
     if (atomic_load_explicit(&pool->constructed, memory_order_acquire) != 0)
-        fail("%s is destroyed, but %" PRId64 " objects were not", pool->name, atomic_load(&pool->constructed));
+        fail(FOUND_MISSING, "%s is destroyed, but %" PRId64 " objects were not", pool->name,
+             atomic_load(&pool->constructed));
 }
 
 /* -- the program ------------------------------------------------------------------------------------------------- */
 
-static const struct mode {
-    const char *name;
-    void (*run)(void);
-} modes[] = {{"race", run_race}, {"forks", run_forks}, {"limits", run_limits}, {"signals", run_signals}};
+static const struct mode modes[] = {
+    {"race", "caches are shrunk and tuned while threads use them, are born and end", run_race},
+    {"forks", "the same, and the process forks all the time", run_forks},
+    {"limits", "threads at the limit of an accounted cache", run_limits},
+    {"signals", "calls without a lock in signal handlers that interrupt everything else", run_signals},
+    {NULL, NULL, NULL},
+};
 
-/* The mode that is wanted, NULL if there is none. */
-static const struct mode *parse_options(int count, char **words)
-{
-    static const struct option names[] = {
-        {"race", no_argument, NULL, 0},
-        {"forks", no_argument, NULL, 0},
-        {"limits", no_argument, NULL, 0},
-        {"signals", no_argument, NULL, 0},
-        {"seconds", required_argument, NULL, 's'},
-        {"threads", required_argument, NULL, 't'},
-        {"children", required_argument, NULL, 'c'},
-        {"seed", required_argument, NULL, 'x'},
-        {"only", required_argument, NULL, 'o'},
-        {NULL, 0, NULL, 0},
-    };
-    const struct mode *mode = NULL;
-    int letter, index = 0;
-    options.seed = (uint64_t)time(NULL) * 1000 + (uint64_t)getpid();
-    while ((letter = getopt_long(count, words, "", names, &index)) != -1) {
-        if (letter == 0)
-            mode = &modes[index]; /* they stand first, in the same order */
-        else if (letter == 's')
-            options.seconds = strtod(optarg, NULL);
-        else if (letter == 't')
-            options.threads = (unsigned)strtoul(optarg, NULL, 10);
-        else if (letter == 'c')
-            options.children = (unsigned)strtoul(optarg, NULL, 10);
-        else if (letter == 'x')
-            options.seed = strtoull(optarg, NULL, 10);
-        else if (letter == 'o')
-            options.only = optarg;
-        else
-            return NULL;
-    }
-    return optind == count && options.threads > 0 && options.threads <= MAX_THREADS ? mode : NULL;
-}
+static const struct program program = {
+    .name = "caches",
+    .about = "A stress test of object caches. --limits and --signals share the seconds among their variants.",
+    .modes = modes,
+    .knows = KNOWS_CHILDREN | KNOWS_ONLY,
+    .least_threads = 1,
+};
 
 int main(int count, char **words)
 {
-    const struct mode *mode = parse_options(count, words);
-    if (mode == NULL) {
-        fprintf(stderr,
-                "usage: %s --race|--forks|--limits|--signals [--seconds S] [--threads N, up to %d] [--children N]"
-                " [--seed X] [--only VARIANT]\n",
-                words[0], MAX_THREADS);
-        return 2;
-    }
+    options.seconds = 5;
+    options.threads = 4;
+    options.children = 200;
+    const struct mode *mode = parse_options(&program, count, words);
     printf("caches: %s, seed %" PRIu64 "\n", mode->name, options.seed);
     fflush(stdout);
+    begin_work(program.name, options.seed);
+    start_work(1, 0);
     mode->run();
     printf("caches: %s, nothing wrong (seed %" PRIu64 ")\n", mode->name, options.seed);
-    return 0;
+    return FOUND_NOTHING;
 }

@@ -24,38 +24,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "clock.h"
-#include "random.h"
+#include "at_work.h"
+#include "figures.h"
+#include "options.h"
 
-#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
-
-/* -- options and failing ----------------------------------------------------------------------------------------- */
-
-enum { MAX_THREADS = 64 };
-
-extern struct options {
-    double seconds;    /* of a mode, or of each variant of one */
-    unsigned threads;  /* that use caches at a time */
-    unsigned children; /* that --forks makes */
-    uint64_t seed;
-    const char *only; /* the one variant that is wanted, NULL for all */
-} options;
-
-/* Who and what is at work, for the message, should something be wrong. */
-extern __thread struct at_work {
-    uint64_t ordinal;
-    const char *doing;
-} at_work;
-
-__attribute__((noreturn, format(printf, 1, 2))) void fail(const char *format, ...);
-
-/* -- random numbers ---------------------------------------------------------------------------------------------- */
-
-/* The first random state of the thread, or whatever else has a number. */
-static inline uint64_t random_of(uint64_t ordinal)
-{
-    return mix(options.seed * 1000003 + ordinal);
-}
+/* Places of threads at work: the main thread's is 1; others than workers have theirs behind those. */
+enum { FIRST_WORKER = 2, FIRST_OTHER = FIRST_WORKER + MAX_THREADS };
 
 /* -- pools ------------------------------------------------------------------------------------------------------- */
 

@@ -9,7 +9,7 @@
  *   frugal   each thread has a share, and all shares and the slots together are the limit: no call may fail */
 #include "caches.h"
 
-enum { OBJECTS_A_THREAD = 160, SHARE = 40, SLOTS = 16, STEPS = 3000, MAX_BATCH = 12 };
+enum { OBJECTS_A_THREAD = 160, SHARE = 40, SLOTS = 16, STEPS = 3000, MAX_BATCH = 12, LEAST_ROUNDS = 4 };
 
 static struct limited {
     struct pool pool;
@@ -47,16 +47,16 @@ static void count_up(size_t taken)
 {
     int64_t now = atomic_fetch_add(&counted, (int64_t)taken) + (int64_t)taken;
     if (now > most_objects)
-        fail("%s: %" PRId64 " objects live, the limit is %" PRId64, pool->name, now, most_objects);
+        fail(FOUND_WRONG, "%s: %" PRId64 " objects live, the limit is %" PRId64, pool->name, now, most_objects);
 }
 
 static void refuse(struct party *self, size_t wanted)
 {
     self->refusals++;
     if (errno != ENOMEM)
-        fail("%s: %zu objects were refused with errno %d", pool->name, wanted, errno);
+        fail(FOUND_WRONG, "%s: %zu objects were refused with errno %d", pool->name, wanted, errno);
     if (!greedy)
-        fail("%s: %zu objects were refused below the limit", pool->name, wanted);
+        fail(FOUND_WRONG, "%s: %zu objects were refused below the limit", pool->name, wanted);
 }
 
 static struct holding *free_place(struct party *self)
@@ -89,7 +89,7 @@ static void take_many(struct party *self)
     void *memory[MAX_BATCH];
     size_t room = most_to_hold() - self->held;
     size_t count = draw_between(&self->random, 1, room < MAX_BATCH ? room : MAX_BATCH);
-    at_work.doing = "slab_cache_alloc_bulk";
+    doing("slab_cache_alloc_bulk");
     if (slab_cache_alloc_bulk(pool->cache, count, memory) != count) {
         refuse(self, count);
         return;
@@ -116,7 +116,7 @@ static void give_many(struct party *self)
     }
     self->held -= (unsigned)count;
     atomic_fetch_sub(&counted, (int64_t)count);
-    at_work.doing = "slab_cache_free_bulk";
+    doing("slab_cache_free_bulk");
     slab_cache_free_bulk(pool->cache, count, memory);
     atomic_fetch_sub(&pool->live, (int64_t)count);
 }
@@ -136,7 +136,7 @@ static void exchange(struct party *self, struct holding *place)
 static void *take_part(void *argument)
 {
     struct party *self = argument;
-    at_work.ordinal = self->ordinal;
+    start_work(FIRST_WORKER + (unsigned)(self - parties), self->ordinal);
     for (unsigned step = 0; step < STEPS; step++) {
         struct holding *place = &self->own[draw(&self->random) % OBJECTS_A_THREAD];
         unsigned what = draw(&self->random) % 32;
@@ -161,15 +161,17 @@ static void *take_part(void *argument)
 static void compare(void)
 {
     slab_cache_stats stats;
-    at_work.doing = "counting";
+    doing("counting");
     if (slab_cache_get_stats(pool->cache, &stats) != 0)
-        fail("%s: %s", pool->name, strerror(errno));
+        fail(FOUND_WRONG, "%s: %s", pool->name, strerror(errno));
     if (stats.active_objects != (uint64_t)atomic_load(&counted))
-        fail("%s: %" PRIu64 " objects are active, %" PRId64 " live", pool->name, stats.active_objects, counted);
+        fail(FOUND_MISSING, "%s: %" PRIu64 " objects are active, %" PRId64 " live", pool->name, stats.active_objects,
+             counted);
     if (stats.object_size != object_size)
-        fail("%s: objects of %zu bytes, and not %zu", pool->name, stats.object_size, object_size);
+        fail(FOUND_WRONG, "%s: objects of %zu bytes, and not %zu", pool->name, stats.object_size, object_size);
     if (stats.limit_bytes != pool->limit_bytes)
-        fail("%s: the limit is %" PRIu64 " bytes, %zu were said", pool->name, stats.limit_bytes, pool->limit_bytes);
+        fail(FOUND_WRONG, "%s: the limit is %" PRIu64 " bytes, %zu were said", pool->name, stats.limit_bytes,
+             pool->limit_bytes);
 }
 
 /* One thread alone can have all up to the limit and not one more, whichever way it asks. */
@@ -180,22 +182,22 @@ static void fill_up(struct party *self)
     struct holding *all = calloc(left + 1, sizeof *all);
     more = calloc(left + 1, sizeof *more);
 
-    at_work.doing = "filling up";
+    doing("filling up");
     for (; (memory = slab_cache_alloc(pool->cache)) != NULL; taken++) {
         if (taken == left)
-            fail("%s: an object more than the limit has", pool->name);
+            fail(FOUND_WRONG, "%s: an object more than the limit has", pool->name);
         all[taken] = object_accept(pool, pool->size, memory, self->ordinal, ++self->sequence);
     }
     if (taken != left || errno != ENOMEM)
-        fail("%s: %zu objects of %zu up to the limit, errno %d", pool->name, taken, left, errno);
+        fail(FOUND_WRONG, "%s: %zu objects of %zu up to the limit, errno %d", pool->name, taken, left, errno);
     if (slab_cache_alloc_nolock(pool->cache) != NULL || slab_cache_alloc_node(pool->cache, 0) != NULL ||
         slab_cache_alloc_bulk(pool->cache, 1, &memory) != 0)
-        fail("%s: an object at the limit", pool->name);
+        fail(FOUND_WRONG, "%s: an object at the limit", pool->name);
     while (taken > 0) {
         object_free(&all[--taken], &self->random);
-        at_work.doing = "filling up";
+        doing("filling up");
         if (slab_cache_alloc_bulk(pool->cache, left - taken + 1, more) != 0 || errno != ENOMEM)
-            fail("%s: %zu objects where there were %zu", pool->name, left - taken + 1, left - taken);
+            fail(FOUND_WRONG, "%s: %zu objects where there were %zu", pool->name, left - taken + 1, left - taken);
     }
     free(all);
     free(more);
@@ -215,7 +217,7 @@ static void *settle(void *argument)
 {
     struct party self = {.ordinal = MAX_THREADS + *(unsigned *)argument};
     self.random = random_of(self.ordinal);
-    at_work.ordinal = self.ordinal;
+    start_work(FIRST_OTHER, self.ordinal);
     compare();
     fill_up(&self);
     compare();
@@ -227,18 +229,14 @@ static void *settle(void *argument)
 
 static void in_a_thread(void *(*run)(void *), void *argument)
 {
-    pthread_t thread;
-    if (pthread_create(&thread, NULL, run, argument) != 0 || pthread_join(thread, NULL) != 0)
-        fail("no thread");
+    pthread_join(start_thread(run, argument), NULL);
 }
 
 static void run_round(unsigned number)
 {
     greedy = number % 2 == 0;
-    for (unsigned i = 0; i < options.threads; i++) {
-        if (pthread_create(&parties[i].thread, NULL, take_part, &parties[i]) != 0)
-            fail("no thread");
-    }
+    for (unsigned i = 0; i < options.threads; i++)
+        parties[i].thread = start_thread(take_part, &parties[i]);
     for (unsigned i = 0; i < options.threads; i++)
         pthread_join(parties[i].thread, NULL);
     in_a_thread(settle, &number);
@@ -249,6 +247,7 @@ static void run_round(unsigned number)
 static void *give_all(void *argument)
 {
     (void)argument;
+    start_work(FIRST_OTHER, 0);
     for (unsigned i = 0; i < options.threads; i++) {
         for (unsigned k = 0; k < OBJECTS_A_THREAD; k++) {
             if (parties[i].own[k].object != NULL)
@@ -267,29 +266,34 @@ static void *give_all(void *argument)
     return NULL;
 }
 
+static uint64_t refusals_of_all(void)
+{
+    uint64_t refusals = 0;
+    for (unsigned i = 0; i < options.threads; i++)
+        refusals += parties[i].refusals;
+    return refusals;
+}
+
 static void run_pool(struct limited *limited)
 {
     double end = now_in_seconds() + options.seconds / COUNT(all_limited);
     unsigned rounds = 0;
-    uint64_t refusals = 0;
 
     pool = &limited->pool;
     object_size = limited->object_size;
     most_objects = (int64_t)options.threads * SHARE + SLOTS;
     pool->limit_bytes = (size_t)most_objects * object_size + object_size / 2; /* half an object is none */
+    for (unsigned i = 0; i < options.threads; i++)
+        parties[i].refusals = 0;
     pool_create(pool);
-    for (; rounds < 4 || now_in_seconds() < end; rounds++)
+    for (; rounds < LEAST_ROUNDS || refusals_of_all() == 0 || now_in_seconds() < end; rounds++) {
+        doing("waiting for the threads of a round");
         run_round(rounds);
+    }
     in_a_thread(give_all, NULL);
     pool_retire(pool);
-    for (unsigned i = 0; i < options.threads; i++) {
-        refusals += parties[i].refusals;
-        parties[i].refusals = 0;
-    }
     printf("caches: %s: %u rounds, %" PRIu64 " refusals at the limit of %" PRId64 " objects\n", pool->name, rounds,
-           refusals, most_objects);
-    if (refusals == 0)
-        fail("%s: the limit was never reached", pool->name);
+           refusals_of_all(), most_objects);
 }
 
 void run_limits(void)

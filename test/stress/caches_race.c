@@ -15,7 +15,6 @@
  * caches. The same crew is at work while --forks forks: the children use the caches, too, and none may hang. */
 #include "caches.h"
 
-#include <sys/wait.h>
 #include <unistd.h>
 
 enum {
@@ -31,6 +30,7 @@ enum {
     TENANT_OBJECTS = 200,
     LIVELIEST = 64, /* steps of shrinking or tuning on one cache, before the next has its turn */
     MOST_CLASSES = 256,
+    LEAST = 8, /* of whatever must have happened */
 };
 
 /* Merging: the first two are names of the same cache. */
@@ -60,6 +60,7 @@ static _Atomic uint64_t operations, shrinks, shrunk_bytes, tunes, tenancies, bir
 
 struct crewman {
     pthread_t thread;
+    unsigned place;
     uint64_t ordinal, random, sequence;
     atomic_bool done; /* set by a worker at its end, for the one who joins it */
     struct holding own[OWN_OBJECTS];
@@ -86,14 +87,14 @@ static void take(struct crewman *self, struct holding *place)
     struct pool *pool = any_pool(&self->random);
     void *memory = object_alloc(pool, &self->random);
     if (memory == NULL)
-        fail("%s has no object: %s", pool->name, strerror(errno));
+        fail(FOUND_WRONG, "%s has no object: %s", pool->name, strerror(errno));
     *place = object_accept(pool, pool->size, memory, self->ordinal, ++self->sequence);
 }
 
 /* Swap with a slot. */
 static void exchange(struct crewman *self, struct holding *place)
 {
-    at_work.doing = "exchange";
+    doing("exchange");
     object_check(place);
     struct object *other =
         atomic_exchange_explicit(&slots[draw(&self->random) % SLOTS], place->object, memory_order_acq_rel);
@@ -110,9 +111,9 @@ static void batch(struct crewman *self)
     struct holding taken[MAX_BATCH];
     size_t count = draw_between(&self->random, 1, pool->size > 1024 ? 4 : MAX_BATCH), parted = 0;
 
-    at_work.doing = "slab_cache_alloc_bulk";
+    doing("slab_cache_alloc_bulk");
     if (slab_cache_alloc_bulk(pool->cache, count, memory) != count)
-        fail("%zu objects of %s: %s", count, pool->name, strerror(errno));
+        fail(FOUND_WRONG, "%zu objects of %s: %s", count, pool->name, strerror(errno));
     for (size_t i = 0; i < count; i++)
         taken[i] = object_accept(pool, pool->size, memory[i], self->ordinal, ++self->sequence);
     for (size_t i = 0; i < count; i++) {
@@ -123,7 +124,7 @@ static void batch(struct crewman *self)
         else if (taken[i].object != NULL)
             object_free(&taken[i], &self->random);
     }
-    at_work.doing = "slab_cache_free_bulk";
+    doing("slab_cache_free_bulk");
     slab_cache_free_bulk(pool->twin->cache, parted, memory);
     atomic_fetch_sub_explicit(&pool->live, (int64_t)parted, memory_order_release);
 }
@@ -131,7 +132,7 @@ static void batch(struct crewman *self)
 static void free_a_loan(struct crewman *self)
 {
     struct object *object = atomic_exchange_explicit(&loans[draw(&self->random) % LOANS], NULL, memory_order_acquire);
-    at_work.doing = "a loan";
+    doing("a loan");
     if (object != NULL) {
         struct holding holding = object_adopt(object, self->ordinal, ++self->sequence);
         object_free(&holding, &self->random);
@@ -143,7 +144,7 @@ static void use_malloc(struct crewman *self)
     struct holding taken[8];
     for (size_t i = 0; i < COUNT(taken); i++) {
         size_t size = sizeof(struct object) + draw_between(&self->random, 0, 60) * 8;
-        at_work.doing = "malloc";
+        doing("malloc");
         taken[i] = object_accept(NULL, size, malloc(size), self->ordinal, ++self->sequence);
     }
     for (size_t i = 0; i < COUNT(taken); i++)
@@ -157,19 +158,19 @@ static void pump(struct crewman *self)
     struct pool *pool = &pools[atomic_load_explicit(&focus, memory_order_relaxed) % COUNT(pools)];
     uint64_t found[PUMPED];
     volatile struct object *objects[PUMPED];
-    at_work.doing = "pumping";
+    doing("pumping");
     for (unsigned step = 0; step < PUMP_STEPS; step++) {
         size_t count = 1 + step % PUMPED;
         for (size_t i = 0; i < count; i++) {
             objects[i] = slab_cache_alloc(pool->cache);
             if (objects[i] == NULL)
-                fail("%s has no object: %s", pool->name, strerror(errno));
+                fail(FOUND_WRONG, "%s has no object: %s", pool->name, strerror(errno));
             found[i] = objects[i]->owner;
             objects[i]->owner = self->ordinal;
         }
         for (size_t i = 0; i < count; i++) {
             if (objects[i]->owner != self->ordinal)
-                fail("object %p of %s is %" PRIu64 "'s, too", (const void *)objects[i], pool->name,
+                fail(FOUND_BROKEN, "object %p of %s is %" PRIu64 "'s, too", (const void *)objects[i], pool->name,
                      objects[i]->owner);
             objects[i]->owner = found[i];
             slab_cache_free(pool->cache, (void *)objects[i]);
@@ -213,7 +214,7 @@ static void live_on(void *argument)
 static void *work(void *argument)
 {
     struct crewman *self = argument;
-    at_work.ordinal = self->ordinal;
+    start_work(self->place, self->ordinal);
     uint64_t life = draw_between(&self->random, SHORTEST_LIFE, LONGEST_LIFE), done = 0;
     pthread_setspecific(late_key, self);
     for (; done < life && !is_stopping(); done++)
@@ -228,15 +229,14 @@ static void *work(void *argument)
     return NULL;
 }
 
-static void start(struct crewman *man, void *(*run)(void *))
+static void start(struct crewman *man, unsigned place, void *(*run)(void *))
 {
+    man->place = place;
     man->ordinal = atomic_fetch_add(&births, 1) + 1;
     man->random = random_of(man->ordinal);
     man->sequence = 0;
     atomic_store(&man->done, false);
-    int error = pthread_create(&man->thread, NULL, run, man);
-    if (error != 0)
-        fail("pthread_create: %s", strerror(error));
+    man->thread = start_thread(run, man);
 }
 
 /* Each worker that has ended is followed by another one. */
@@ -246,7 +246,7 @@ static void replace_workers(void)
         if (!atomic_load_explicit(&workers[i].done, memory_order_acquire))
             continue;
         pthread_join(workers[i].thread, NULL);
-        start(&workers[i], work);
+        start(&workers[i], FIRST_WORKER + i, work);
     }
 }
 
@@ -264,8 +264,8 @@ static slab_cache *in_focus(uint64_t *random)
 static void *shrink(void *argument)
 {
     struct crewman *self = argument;
-    at_work.ordinal = self->ordinal;
-    at_work.doing = "slab_cache_shrink";
+    start_work(self->place, self->ordinal);
+    doing("slab_cache_shrink");
     for (uint64_t step = 1; !is_stopping(); step++) {
         atomic_fetch_add(&shrunk_bytes, slab_cache_shrink(in_focus(&self->random)));
         atomic_fetch_add(&shrinks, 1);
@@ -281,12 +281,12 @@ static void *tune(void *argument)
 {
     static const unsigned rounds[] = {1, 254, 0, 254, 1, 2, 100}, magazines[] = {0, 1, 1000, 2};
     struct crewman *self = argument;
-    at_work.ordinal = self->ordinal;
-    at_work.doing = "slab_cache_tune";
+    start_work(self->place, self->ordinal);
+    doing("slab_cache_tune");
     for (uint64_t step = 0; !is_stopping(); step++) {
         if (slab_cache_tune(in_focus(&self->random), rounds[step % COUNT(rounds)],
                             magazines[draw(&self->random) % COUNT(magazines)]) != 0)
-            fail("%s", strerror(errno));
+            fail(FOUND_WRONG, "%s", strerror(errno));
         atomic_fetch_add(&tunes, 1);
         if (step % LIVELIEST == 0)
             sleep_for(BREATH);
@@ -323,9 +323,9 @@ static void fail_to_destroy(struct crewman *self, struct pool *pool)
 {
     void *memory = slab_cache_alloc(pool->cache);
     struct holding holding = object_accept(pool, pool->size, memory, self->ordinal, ++self->sequence);
-    at_work.doing = "slab_cache_destroy while an object lives";
+    doing("slab_cache_destroy while an object lives");
     if (slab_cache_destroy(pool->cache) != -1 || errno != EBUSY)
-        fail("%s was destroyed", pool->name);
+        fail(FOUND_WRONG, "%s was destroyed", pool->name);
     object_free(&holding, &self->random);
 }
 
@@ -335,26 +335,27 @@ static void use_and_destroy(struct crewman *self, struct pool *pool)
     for (unsigned i = 0; i < count; i++) {
         void *memory = object_alloc(pool, &self->random);
         if (memory == NULL)
-            fail("%s has no object: %s", pool->name, strerror(errno));
+            fail(FOUND_WRONG, "%s has no object: %s", pool->name, strerror(errno));
         struct holding holding = object_accept(pool, pool->size, memory, self->ordinal, ++self->sequence);
         if (once_in(&self->random, 2))
             lend(self, &holding);
         else
             object_free(&holding, &self->random);
     }
-    at_work.doing = "a tenant";
+    doing("a tenant");
     if (once_in(&self->random, 4))
         slab_cache_shrink(pool->cache);
     if (once_in(&self->random, 4) && slab_cache_tune(pool->cache, 1 + draw(&self->random) % 254, 0) != 0)
-        fail("tuning %s: %s", pool->name, strerror(errno));
+        fail(FOUND_WRONG, "tuning %s: %s", pool->name, strerror(errno));
     call_loans_in(self, pool);
     if (pool->flags & ~SLAB_ZERO && once_in(&self->random, 200)) /* no name of a merged cache */
         fail_to_destroy(self, pool);
-    at_work.doing = "slab_cache_destroy";
+    doing("slab_cache_destroy");
     if (slab_cache_destroy(pool->cache) != 0)
-        fail("%s: %s", pool->name, strerror(errno));
+        fail(FOUND_WRONG, "%s: %s", pool->name, strerror(errno));
     if (atomic_load_explicit(&pool->constructed, memory_order_acquire) != 0)
-        fail("%s is destroyed, but %" PRId64 " objects were not", pool->name, atomic_load(&pool->constructed));
+        fail(FOUND_MISSING, "%s is destroyed, but %" PRId64 " objects were not", pool->name,
+             atomic_load(&pool->constructed));
 }
 
 static void *be_tenant(void *argument)
@@ -362,7 +363,7 @@ static void *be_tenant(void *argument)
     static const unsigned flags[] = {0,        SLAB_NO_MERGE, POOL_CONSTRUCTED, SLAB_TYPESAFE_BY_EPOCH, SLAB_ACCOUNT,
                                      SLAB_ZERO};
     struct crewman *self = argument;
-    at_work.ordinal = self->ordinal;
+    start_work(self->place, self->ordinal);
     while (!is_stopping()) {
         struct pool pool = {.name = "tenant", .flags = flags[draw(&self->random) % COUNT(flags)]};
         pool.size = once_in(&self->random, 2) ? 56 : 8 * draw_between(&self->random, 5, 100);
@@ -381,7 +382,7 @@ static int expect_pools(slab_cache *cache, void *context)
     unsigned *seen = context;
     for (unsigned i = 0; i < COUNT(pools); i++) {
         if (pools[i].cache == cache && i != (*seen)++)
-            fail("%s was visited when it was %u's turn", pools[i].name, *seen - 1);
+            fail(FOUND_WRONG, "%s was visited when it was %u's turn", pools[i].name, *seen - 1);
     }
     return 0;
 }
@@ -389,11 +390,12 @@ static int expect_pools(slab_cache *cache, void *context)
 static void check_figures(struct pool *pool)
 {
     slab_cache_stats stats;
-    at_work.doing = "slab_cache_get_stats";
+    doing("slab_cache_get_stats");
     if (slab_cache_get_stats(pool->cache, &stats) != 0)
-        fail("%s: %s", pool->name, strerror(errno));
+        fail(FOUND_WRONG, "%s: %s", pool->name, strerror(errno));
     if (stats.active_objects > UINT32_MAX || stats.magazine_rounds > UINT32_MAX || stats.depot_rounds > UINT32_MAX)
-        fail("%s: a figure went below zero: %" PRIu64 " active, %" PRIu64 " in magazines, %" PRIu64 " in depots",
+        fail(FOUND_WRONG,
+             "%s: a figure went below zero: %" PRIu64 " active, %" PRIu64 " in magazines, %" PRIu64 " in depots",
              pool->name, stats.active_objects, stats.magazine_rounds, stats.depot_rounds);
 }
 
@@ -401,33 +403,33 @@ static void check_table(void)
 {
     static char table[1 << 18];
     FILE *file = fmemopen(table, sizeof table, "w");
-    at_work.doing = "slab_info";
+    doing("slab_info");
     if (file == NULL || slab_info(file) != 0 || fclose(file) != 0)
-        fail("%s", strerror(errno));
+        fail(FOUND_WRONG, "%s", strerror(errno));
     if (strncmp(table, "slabinfo - version: 2.1\n", 24) != 0)
-        fail("the table begins with '%.30s'", table);
+        fail(FOUND_WRONG, "the table begins with '%.30s'", table);
     for (unsigned i = 0; i < COUNT(pools); i++) {
         if (strstr(table, pools[i].name) == NULL)
-            fail("the table lacks %s", pools[i].name);
+            fail(FOUND_WRONG, "the table lacks %s", pools[i].name);
     }
 }
 
 static void *watch(void *argument)
 {
     struct crewman *self = argument;
-    at_work.ordinal = self->ordinal;
+    start_work(self->place, self->ordinal);
     while (!is_stopping()) {
         slab_stats stats;
         unsigned seen = 0;
         for (unsigned i = 0; i < COUNT(pools); i++)
             check_figures(&pools[i]);
         check_table();
-        at_work.doing = "slab_get_stats";
+        doing("slab_get_stats");
         if (slab_get_stats(&stats, sizeof stats) != 0 || stats.live_bytes > (uint64_t)1 << 40)
-            fail("live bytes: %" PRIu64, stats.live_bytes);
-        at_work.doing = "slab_cache_foreach";
+            fail(FOUND_WRONG, "live bytes: %" PRIu64, stats.live_bytes);
+        doing("slab_cache_foreach");
         if (slab_cache_foreach(expect_pools, &seen) != 0 || seen != COUNT(pools))
-            fail("%u pools were visited", seen);
+            fail(FOUND_WRONG, "%u pools were visited", seen);
         if (once_in(&self->random, 8))
             slab_purge();
     }
@@ -453,18 +455,18 @@ static void start_crew(void)
         pool_create(&pools[i]);
     pthread_key_create(&late_key, live_on);
     for (unsigned i = 0; i < options.threads; i++)
-        start(&workers[i], work);
-    start(&shrinker, shrink);
-    start(&tuner, tune);
-    start(&watcher, watch);
+        start(&workers[i], FIRST_WORKER + i, work);
+    start(&shrinker, FIRST_OTHER, shrink);
+    start(&tuner, FIRST_OTHER + 1, tune);
+    start(&watcher, FIRST_OTHER + 2, watch);
     for (unsigned i = 0; i < TENANTS; i++)
-        start(&tenants[i], be_tenant);
+        start(&tenants[i], FIRST_OTHER + 3 + i, be_tenant);
 }
 
 static void *sweep_slots(void *argument)
 {
     struct crewman *self = argument;
-    at_work.ordinal = self->ordinal;
+    start_work(self->place, self->ordinal);
     for (unsigned i = 0; i < SLOTS; i++) {
         struct object *object = atomic_exchange_explicit(&slots[i], NULL, memory_order_acquire);
         if (object == NULL)
@@ -475,8 +477,19 @@ static void *sweep_slots(void *argument)
     return NULL;
 }
 
+static const char *what_is_missing(void)
+{
+    return tallied(&shrinks) < LEAST                                  ? "waiting for shrinks"
+           : tallied(&shrunk_bytes) == 0                              ? "waiting for a shrink that frees slabs"
+           : tallied(&tunes) < LEAST                                  ? "waiting for tunings"
+           : tallied(&tenancies) < LEAST                              ? "waiting for tenants' caches"
+           : tallied(&births) < options.threads + 3 + TENANTS + LEAST ? "waiting for workers to end"
+                                                                      : NULL;
+}
+
 static void end_crew(void)
 {
+    doing("waiting for the threads to end");
     atomic_store(&stopping, true);
     for (unsigned i = 0; i < TENANTS; i++)
         pthread_join(tenants[i].thread, NULL);
@@ -485,22 +498,21 @@ static void end_crew(void)
     pthread_join(shrinker.thread, NULL);
     pthread_join(tuner.thread, NULL);
     pthread_join(watcher.thread, NULL);
-    start(&sweeper, sweep_slots);
+    start(&sweeper, FIRST_OTHER, sweep_slots);
     pthread_join(sweeper.thread, NULL);
     for (unsigned i = 0; i < COUNT(pools); i++)
         pool_retire(&pools[i]);
     printf("caches: %" PRIu64 " operations by %" PRIu64 " threads; %" PRIu64 " shrinks (%" PRIu64 " KiB), %" PRIu64
            " tunings, %" PRIu64 " tenants' caches\n",
            operations, births, shrinks, shrunk_bytes >> 10, tunes, tenancies);
-    if (shrinks == 0 || shrunk_bytes == 0 || tunes == 0 || tenancies == 0)
-        fail("something did not happen at all");
 }
 
 void run_race(void)
 {
     double end = now_in_seconds() + options.seconds;
     start_crew();
-    while (now_in_seconds() < end) {
+    doing("keeping the crew going");
+    while (!is_over(end, what_is_missing)) {
         replace_workers();
         sleep_for(0.002);
     }
@@ -515,14 +527,14 @@ static void use_pool_in_child(struct crewman *self, struct pool *pool)
     for (unsigned i = 0; i < COUNT(taken); i++) {
         void *memory = object_alloc(pool, &self->random);
         if (memory == NULL)
-            fail("%s has no object in a child: %s", pool->name, strerror(errno));
+            fail(FOUND_WRONG, "%s has no object in a child: %s", pool->name, strerror(errno));
         taken[i] = object_accept(pool, pool->size, memory, self->ordinal, ++self->sequence);
     }
     for (unsigned i = 0; i < COUNT(taken); i++)
         object_free(&taken[i], &self->random);
     slab_cache_shrink(pool->cache);
     if (slab_cache_tune(pool->cache, 1 + draw(&self->random) % 254, 0) != 0)
-        fail("tuning %s in a child: %s", pool->name, strerror(errno));
+        fail(FOUND_WRONG, "tuning %s in a child: %s", pool->name, strerror(errno));
 }
 
 /* What other threads held is nobody's here; the forking thread's own objects can be freed. (Objects in slots are
@@ -530,7 +542,6 @@ static void use_pool_in_child(struct crewman *self, struct pool *pool)
 __attribute__((noreturn)) static void live_as_child(struct crewman *self)
 {
     struct pool own = {.name = "child", .size = 120, .flags = POOL_CONSTRUCTED};
-    alarm(20);
     for (unsigned i = 0; i < OWN_OBJECTS; i++) {
         if (self->own[i].object != NULL && once_in(&self->random, 2))
             object_free(&self->own[i], &self->random);
@@ -539,9 +550,9 @@ __attribute__((noreturn)) static void live_as_child(struct crewman *self)
         use_pool_in_child(self, &pools[i]);
     pool_create(&own);
     use_pool_in_child(self, &own);
-    at_work.doing = "slab_cache_destroy in a child";
+    doing("slab_cache_destroy in a child");
     if (slab_cache_destroy(own.cache) != 0 || atomic_load(&own.constructed) != 0)
-        fail("%" PRId64 " objects are left", atomic_load(&own.constructed));
+        fail(FOUND_MISSING, "%" PRId64 " objects are left", atomic_load(&own.constructed));
     check_table();
     _exit(0);
 }
@@ -549,9 +560,8 @@ __attribute__((noreturn)) static void live_as_child(struct crewman *self)
 static void *fork_many(void *argument)
 {
     struct crewman *self = argument;
-    at_work.ordinal = self->ordinal;
+    start_work(self->place, self->ordinal);
     for (unsigned i = 0; i < options.children; i++) {
-        int status = 0;
         struct holding *place = &self->own[draw(&self->random) % OWN_OBJECTS];
         if (place->object != NULL)
             object_free(place, &self->random);
@@ -559,12 +569,8 @@ static void *fork_many(void *argument)
         pid_t child = fork();
         if (child == 0)
             live_as_child(self);
-        at_work.doing = "waiting for a child";
-        if (child < 0 || waitpid(child, &status, 0) != child)
-            fail("%s", strerror(errno));
-        if (status != 0)
-            fail("child %u %s: wait status %#x", i,
-                 WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM ? "hangs" : "failed", (unsigned)status);
+        doing("waiting for a child");
+        await_child(child);
     }
     for (unsigned i = 0; i < OWN_OBJECTS; i++) {
         if (self->own[i].object != NULL)
@@ -578,8 +584,9 @@ void run_forks(void)
 {
     static struct crewman forker;
     start_crew();
-    start(&forker, fork_many);
-    while (!atomic_load_explicit(&forker.done, memory_order_acquire)) {
+    start(&forker, FIRST_OTHER + 3 + TENANTS, fork_many);
+    doing("keeping the crew going");
+    while (!atomic_load_explicit(&forker.done, memory_order_acquire) || !is_over(0, what_is_missing)) {
         replace_workers();
         sleep_for(0.002);
     }

@@ -12,7 +12,8 @@
  * is. The other way round the thread mails objects of its own to the handlers.
  *
  * Promised: nothing hangs; each object is its holder's alone; errno is kept; nothing is lost; and beside a plain loop
- * of malloc and free at least half of the calls have success. How many signals a second arrive is the kernel's.
+ * of malloc and free no two calls in a row find nothing, if a whole malloc and a whole free have passed between them:
+ * those have brought a handful. How many signals a second arrive is the kernel's, and how many find such a moment.
  *
  *   loop     malloc and free of one size, as tight as it goes
  *   random   a random walk over objects of malloc's, all sizes; two signals
@@ -40,6 +41,8 @@ enum {
     LARGEST_WITHOUT_LOCK = 32 << 10,
     MOST_CLASSES = 256,
     STRAY_BYTES = 4096, /* of thread stacks that the C library keeps: what one needs is from calloc */
+    LEAST_SUCCESSES = 200,
+    LEAST_WALKED = 50, /* steps of a short life */
 };
 
 /* The first signal comes at 10 kHz. Its handler asks for the second, at any moment of the next 20 microseconds: in
@@ -50,7 +53,9 @@ enum { INTERVAL_NS = 100000, SECOND_WITHIN_NS = 20000 };
 /* One signal's handler in one thread; it blocks its own signal, so it is there once at a time. */
 struct level {
     uint64_t ordinal, random, sequence;
-    uint64_t delivered, overrun, calls, successes;
+    _Atomic uint64_t delivered, overrun, calls, successes; /* tallies */
+    uint64_t pairs;                                        /* in the loop: how many there were at the last call, */
+    bool found_nothing;                                    /* and whether that found nothing */
     struct holding kept[KEPT_OBJECTS];
 };
 
@@ -58,6 +63,7 @@ struct churner {
     pthread_t thread;
     uint64_t ordinal, random, sequence;
     timer_t timers[LEVELS];
+    volatile uint64_t pairs; /* of malloc and free, in the loop; volatile: its own handler reads it */
     struct level levels[LEVELS];
     struct holding own[OWN_OBJECTS];
 };
@@ -66,11 +72,10 @@ static const struct variant {
     const char *name;
     void (*step)(struct churner *);
     unsigned churners, levels;
-    bool caches;        /* objects of caches, too */
-    bool shrinking;     /* another thread shrinks and tunes */
-    bool births;        /* threads end soon */
-    double least_share; /* of the handlers' calls that must have success */
-} * variant;            /* that is running */
+    bool caches;    /* objects of caches, too */
+    bool shrinking; /* another thread shrinks and tunes */
+    bool births;    /* threads end soon */
+} * variant;        /* that is running */
 
 static struct pool pools[] = {
     {.name = "signals-merged", .size = 56, .twin = &pools[1]},
@@ -111,9 +116,9 @@ static struct object *post(_Atomic(struct object *) mail[], struct object *objec
 static void free_without_lock(struct holding *holding)
 {
     struct pool *pool = holding->object->pool;
-    at_work.doing = "before slab_free_nolock";
+    doing("before slab_free_nolock");
     void *object = object_part(holding);
-    at_work.doing = "slab_free_nolock";
+    doing("slab_free_nolock");
     slab_free_nolock(object);
     if (pool != NULL)
         atomic_fetch_sub(&pool->live, 1);
@@ -123,7 +128,7 @@ static void free_without_lock(struct holding *holding)
 static void clear_place(struct level *level, struct holding *place)
 {
     if (place->object != NULL && once_in(&level->random, 2)) {
-        at_work.doing = "mailing out";
+        doing("mailing out");
         object_check(place);
         struct object *other = post(mail_out, place->object, &level->random);
         place->object = NULL;
@@ -136,7 +141,7 @@ static void clear_place(struct level *level, struct holding *place)
 
 static void read_mail(struct level *level)
 {
-    at_work.doing = "mail";
+    doing("mail");
     struct object *object = post(mail_in, NULL, &level->random);
     if (object != NULL) {
         struct holding holding = object_adopt(object, level->ordinal, ++level->sequence);
@@ -156,12 +161,12 @@ static void take_without_lock(struct level *level, struct holding *place)
 {
     struct pool *pool = variant->caches && !once_in(&level->random, 4) ? any_pool(&level->random) : NULL;
     size_t size = pool != NULL ? pool->size : variant->step == loop ? LOOP_SIZE : draw_size(&level->random);
-    at_work.doing = pool != NULL ? "slab_cache_alloc_nolock" : "slab_alloc_nolock";
+    doing(pool != NULL ? "slab_cache_alloc_nolock" : "slab_alloc_nolock");
     void *memory = pool != NULL ? slab_cache_alloc_nolock(pool->cache) : slab_alloc_nolock(size);
-    level->calls++;
+    tally(&level->calls, 1);
     if (memory == NULL)
         return;
-    level->successes++;
+    tally(&level->successes, 1);
     *place = object_accept(pool, size, memory, level->ordinal, ++level->sequence);
 }
 
@@ -185,32 +190,48 @@ static void ask_for_second(struct churner *churner, struct level *level)
 {
     struct itimerspec soon = {{0, 0}, {0, (long)draw_between(&level->random, 1, SECOND_WITHIN_NS)}};
     if (timer_settime(churner->timers[1], 0, &soon, NULL) != 0)
-        fail("no timer in a handler: %s", strerror(errno));
+        fail(FOUND_WRONG, "no timer in a handler: %s", strerror(errno));
+}
+
+/* A call that finds nothing asks the thread for more. The first of two pairs that have passed since may have begun
+ * before it; the second is a whole one. */
+static void expect_success(const struct churner *churner, struct level *level, bool success)
+{
+    const uint64_t passed = churner->pairs - level->pairs;
+    if (!success && level->found_nothing && passed >= 2)
+        fail(FOUND_WRONG, "no object twice, although malloc and free have passed %" PRIu64 " times in between",
+             passed);
+    level->found_nothing = !success;
+    level->pairs = churner->pairs;
 }
 
 static void handle(int signal, siginfo_t *info, void *context)
 {
     (void)context;
     struct level *level = &interrupted->levels[signal - first_signal];
-    struct at_work before = at_work;
+    const char *const was_doing = is_doing();
+    const uint64_t was = at_work->ordinal;
     int error = errno;
     struct holding *place = &level->kept[draw(&level->random) % KEPT_OBJECTS];
 
-    at_work.ordinal = level->ordinal;
-    level->delivered++;
-    level->overrun += (uint64_t)info->si_overrun;
+    at_work->ordinal = level->ordinal;
+    tally(&level->delivered, 1);
+    tally(&level->overrun, (uint64_t)info->si_overrun);
     if (variant->levels > 1 && signal == first_signal)
         ask_for_second(interrupted, level);
     errno = 4711;
     clear_place(level, place);
     read_mail(level);
     take_without_lock(level, place);
+    if (variant->step == loop)
+        expect_success(interrupted, level, place->object != NULL);
     if (variant->levels > 1 && once_in(&level->random, 4))
         take_and_free_many(level);
     if (errno != 4711)
-        fail("errno was set to %d in a handler", errno);
+        fail(FOUND_WRONG, "errno was set to %d in a handler", errno);
     errno = error;
-    at_work = before;
+    at_work->ordinal = was;
+    doing(was_doing);
 }
 
 static void install_handlers(void)
@@ -220,7 +241,7 @@ static void install_handlers(void)
     sigemptyset(&action.sa_mask);
     for (int i = 0; i < LEVELS; i++) {
         if (sigaction(first_signal + i, &action, NULL) != 0)
-            fail("sigaction: %s", strerror(errno));
+            fail(FOUND_WRONG, "sigaction: %s", strerror(errno));
     }
 }
 
@@ -232,10 +253,10 @@ static void start_timers(struct churner *churner)
         struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = first_signal + (int)i};
         event._sigev_un._tid = gettid();
         if (timer_create(CLOCK_MONOTONIC, &event, &churner->timers[i]) != 0)
-            fail("no timer: %s", strerror(errno));
+            fail(FOUND_WRONG, "no timer: %s", strerror(errno));
     }
     if (timer_settime(churner->timers[0], 0, &every, NULL) != 0)
-        fail("no timer: %s", strerror(errno));
+        fail(FOUND_WRONG, "no timer: %s", strerror(errno));
 }
 
 static void delete_timers(struct churner *churner)
@@ -258,15 +279,16 @@ static void free_mail(struct churner *self)
 /* No more than malloc and free: what the compiler must leave of it. */
 static void loop(struct churner *self)
 {
-    at_work.doing = "malloc and free";
+    doing("malloc and free");
     for (uint64_t i = 0; i < 1000; i++) {
         volatile uint64_t *object = malloc(LOOP_SIZE);
         if (object == NULL)
-            fail("no memory");
+            fail(FOUND_WRONG, "no memory");
         *object = i;
         if (*object != i)
-            fail("object %p is somebody else's", (const void *)object);
+            fail(FOUND_BROKEN, "object %p is somebody else's", (const void *)object);
         free((void *)object);
+        self->pairs++;
     }
     free_mail(self);
 }
@@ -277,12 +299,12 @@ static void take(struct churner *self, struct holding *place)
     size_t size = pool != NULL ? pool->size : draw_size(&self->random);
     if (pool == NULL && once_in(&self->random, 500))
         size = 8 * draw_between(&self->random, 5000, 30000);
-    at_work.doing = "malloc";
+    doing("malloc");
     void *memory = pool != NULL ? object_alloc(pool, &self->random) : malloc(size);
     if (memory != NULL)
         *place = object_accept(pool, size, memory, self->ordinal, ++self->sequence);
     else if (pool == NULL || pool->limit_bytes == 0 || errno != ENOMEM)
-        fail("no object of %s: %s", pool ? pool->name : "malloc", strerror(errno));
+        fail(FOUND_WRONG, "no object of %s: %s", pool ? pool->name : "malloc", strerror(errno));
 }
 
 static void batch(struct churner *self)
@@ -290,17 +312,17 @@ static void batch(struct churner *self)
     struct pool *pool = any_pool(&self->random);
     void *memory[MAX_BATCH];
     size_t count = draw_between(&self->random, 1, MAX_BATCH);
-    at_work.doing = "slab_cache_alloc_bulk";
+    doing("slab_cache_alloc_bulk");
     if (slab_cache_alloc_bulk(pool->cache, count, memory) != count) {
         if (pool->limit_bytes == 0 || errno != ENOMEM)
-            fail("%zu objects of %s: %s", count, pool->name, strerror(errno));
+            fail(FOUND_WRONG, "%zu objects of %s: %s", count, pool->name, strerror(errno));
         return;
     }
     for (size_t i = 0; i < count; i++) {
         struct holding holding = object_accept(pool, pool->size, memory[i], self->ordinal, ++self->sequence);
         memory[i] = object_part(&holding);
     }
-    at_work.doing = "slab_cache_free_bulk";
+    doing("slab_cache_free_bulk");
     slab_cache_free_bulk(pool->cache, count, memory);
     atomic_fetch_sub(&pool->live, (int64_t)count);
 }
@@ -319,14 +341,14 @@ static void walk(struct churner *self)
     else if (what < 24)
         object_free(place, &self->random);
     else {
-        at_work.doing = "mailing in";
+        doing("mailing in");
         object_check(place);
         struct object *other = post(mail_in, place->object, &self->random);
         place->object = NULL;
         if (other != NULL)
             *place = object_adopt(other, self->ordinal, ++self->sequence);
     }
-    at_work.doing = "slab_cache_shrink";
+    doing("slab_cache_shrink");
     if (variant->caches && once_in(&self->random, 512))
         slab_cache_shrink(any_pool(&self->random)->cache);
 }
@@ -342,7 +364,7 @@ static void free_own(struct churner *self)
 static void *churn(void *argument)
 {
     struct churner *self = argument;
-    at_work.ordinal = self->ordinal;
+    start_work(FIRST_WORKER + (unsigned)(self - churners), self->ordinal);
     start_timers(self);
     while (!atomic_load_explicit(&stopping, memory_order_relaxed))
         variant->step(self);
@@ -364,13 +386,13 @@ static void live_on(void *argument)
 static void *live_briefly(void *argument)
 {
     struct churner *self = argument;
-    at_work.ordinal = self->ordinal;
+    start_work(FIRST_WORKER + (unsigned)(self - churners), self->ordinal);
     start_timers(self);
     pthread_setspecific(late_key, self);
     double born = now_in_seconds(), first_call = born + 1e-6 * (double)draw_between(&self->random, 0, 300);
     while (now_in_seconds() < first_call)
         continue;
-    while (now_in_seconds() < born + 2e-3)
+    for (unsigned step = 0; step < LEAST_WALKED || now_in_seconds() < born + 2e-3; step++)
         walk(self);
     return NULL;
 }
@@ -378,9 +400,10 @@ static void *live_briefly(void *argument)
 static void *give_birth(void *argument)
 {
     struct churner *child = argument;
+    start_work(FIRST_OTHER + 1 + (unsigned)(child - churners), 0);
+    doing("giving birth");
     while (!atomic_load_explicit(&stopping, memory_order_relaxed)) {
-        if (pthread_create(&child->thread, NULL, live_briefly, child) != 0)
-            fail("no thread");
+        child->thread = start_thread(live_briefly, child);
         pthread_join(child->thread, NULL);
         delete_timers(child);
     }
@@ -391,13 +414,13 @@ static void *shrink_and_tune(void *argument)
 {
     uint64_t random = random_of(1000);
     (void)argument;
-    at_work.ordinal = 1000;
-    at_work.doing = "shrinking and tuning";
+    start_work(FIRST_OTHER, 1000);
+    doing("shrinking and tuning");
     while (!atomic_load_explicit(&stopping, memory_order_relaxed)) {
         slab_cache *cache = once_in(&random, 4) ? classes[draw(&random) % class_count] : any_pool(&random)->cache;
         slab_cache_shrink(cache);
         if (slab_cache_tune(cache, draw(&random) % 255, 0) != 0)
-            fail("%s", strerror(errno));
+            fail(FOUND_WRONG, "%s", strerror(errno));
     }
     return NULL;
 }
@@ -428,6 +451,7 @@ static void *sweep(void *argument)
 {
     uint64_t random = random_of(2000);
     (void)argument;
+    start_work(FIRST_OTHER, 2000);
     for (unsigned i = 0; i < MAX_CHURNERS * LEVELS * KEPT_OBJECTS; i++) {
         struct holding *kept =
             &churners[i / KEPT_OBJECTS / LEVELS].levels[i / KEPT_OBJECTS % LEVELS].kept[i % KEPT_OBJECTS];
@@ -450,94 +474,102 @@ static void number_churners(void)
     }
 }
 
-static void start_thread(pthread_t *thread, void *(*run)(void *), void *argument)
+struct sums {
+    uint64_t delivered, overrun, calls, successes;
+};
+
+static struct sums sums_of_all(void)
 {
-    if (pthread_create(thread, NULL, run, argument) != 0)
-        fail("no thread");
+    struct sums sums = {0, 0, 0, 0};
+    for (unsigned i = 0; i < MAX_CHURNERS * LEVELS; i++) {
+        const struct level *level = &churners[i / LEVELS].levels[i % LEVELS];
+        sums.delivered += tallied(&level->delivered);
+        sums.overrun += tallied(&level->overrun);
+        sums.calls += tallied(&level->calls);
+        sums.successes += tallied(&level->successes);
+    }
+    return sums;
 }
 
-static void run_threads(void)
+static const char *what_is_missing(void)
 {
-    pthread_t threads[MAX_CHURNERS], shrinker, sweeper;
+    return sums_of_all().successes < LEAST_SUCCESSES ? "waiting for calls without a lock that have an object" : NULL;
+}
+
+static void run_threads(double end)
+{
+    pthread_t threads[MAX_CHURNERS], shrinker = 0;
     atomic_store(&stopping, false);
     for (unsigned i = 0; i < variant->churners; i++)
-        start_thread(&threads[i], variant->births ? give_birth : churn, &churners[i]);
+        threads[i] = start_thread(variant->births ? give_birth : churn, &churners[i]);
     if (variant->shrinking)
-        start_thread(&shrinker, shrink_and_tune, NULL);
-    sleep_for(options.seconds);
+        shrinker = start_thread(shrink_and_tune, NULL);
+    doing("working");
+    while (!is_over(end, what_is_missing))
+        sleep_for(2e-3);
+    doing("waiting for the threads to end");
     atomic_store(&stopping, true);
     for (unsigned i = 0; i < variant->churners; i++)
         pthread_join(threads[i], NULL);
     if (variant->shrinking)
         pthread_join(shrinker, NULL);
-    start_thread(&sweeper, sweep, NULL);
-    pthread_join(sweeper, NULL);
+    pthread_join(start_thread(sweep, NULL), NULL);
 }
 
-static void report(void)
+static void report(double seconds)
 {
-    struct level sum = {0};
-    for (unsigned i = 0; i < MAX_CHURNERS * LEVELS; i++) {
-        const struct level *level = &churners[i / LEVELS].levels[i % LEVELS];
-        sum.delivered += level->delivered;
-        sum.overrun += level->overrun;
-        sum.calls += level->calls;
-        sum.successes += level->successes;
-    }
-    double share = (double)sum.successes / (double)(sum.calls + !sum.calls);
+    const struct sums sums = sums_of_all();
     printf("caches: signals, %s: %.0f signals a second delivered to each of %u threads (%" PRIu64 " in all, %" PRIu64
            " more fell together), %.1f %% of the calls without a lock had an object\n",
-           variant->name, (double)sum.delivered / options.seconds / variant->churners, variant->churners,
-           sum.delivered, sum.overrun, 100 * share);
+           variant->name, (double)sums.delivered / seconds / variant->churners, variant->churners, sums.delivered,
+           sums.overrun, 100 * (double)sums.successes / (double)(sums.calls + !sums.calls));
     fflush(stdout);
-    if (sum.successes == 0 || share < variant->least_share)
-        fail("%s: %" PRIu64 " of %" PRIu64 " calls had an object", variant->name, sum.successes, sum.calls);
-}
-
-static uint64_t live_bytes(void)
-{
-    slab_stats stats;
-    slab_get_stats(&stats, sizeof stats);
-    return stats.live_bytes;
 }
 
 static const struct variant variants[] = {
-    {.name = "loop", .step = loop, .churners = 1, .levels = 1, .least_share = 0.5},
-    {.name = "random", .step = walk, .churners = 2, .levels = 2, .least_share = 0.5},
+    {.name = "loop", .step = loop, .churners = 1, .levels = 1},
+    {.name = "random", .step = walk, .churners = 2, .levels = 2},
     {.name = "caches", .step = walk, .churners = 2, .levels = 2, .caches = true},
     {.name = "shrink", .step = walk, .churners = 2, .levels = 2, .caches = true, .shrinking = true},
     {.name = "births", .step = walk, .churners = 2, .levels = 2, .caches = true, .births = true},
 };
 
-static void run_variant(void)
+static void run_variant(double seconds)
 {
-    uint64_t before = live_bytes();
+    const double begin = now_in_seconds();
+    const uint64_t before = figures().live_bytes;
     number_churners();
     for (unsigned i = 0; i < COUNT(pools); i++)
         pool_create(&pools[i]);
-    run_threads();
-    report();
+    run_threads(begin + seconds);
+    report(now_in_seconds() - begin);
     for (unsigned i = 0; i < COUNT(pools); i++)
         pool_retire(&pools[i]);
-    uint64_t after = live_bytes();
+    const uint64_t after = figures().live_bytes;
     if (after > before + STRAY_BYTES)
-        fail("%s: %" PRIu64 " bytes live, %" PRIu64 " before", variant->name, after, before);
+        fail(FOUND_MISSING, "%s: %" PRIu64 " bytes live, %" PRIu64 " before", variant->name, after, before);
+}
+
+static bool is_wanted(const struct variant *one)
+{
+    return options.only == NULL || strcmp(options.only, one->name) == 0;
 }
 
 void run_signals(void)
 {
     unsigned wanted = 0;
+    for (unsigned i = 0; i < COUNT(variants); i++)
+        wanted += is_wanted(&variants[i]);
+    if (wanted == 0) {
+        fprintf(stderr, "caches: --only: '%s' is none of loop, random, caches, shrink, births\n", options.only);
+        exit(FOUND_USAGE);
+    }
     slab_cache_foreach(collect_class, NULL);
     install_handlers();
     pthread_key_create(&late_key, live_on);
     for (unsigned i = 0; i < COUNT(variants); i++) {
         variant = &variants[i];
-        if (options.only != NULL && strcmp(options.only, variant->name) != 0)
-            continue;
-        alarm((unsigned)options.seconds + 60); /* SIGALRM ends a process that hangs */
-        run_variant();
-        wanted++;
+        if (is_wanted(variant))
+            run_variant(options.seconds / wanted);
     }
-    if (wanted == 0)
-        fail("no variant is called %s", options.only);
 }

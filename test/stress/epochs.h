@@ -1,5 +1,5 @@
-/* What the modes of the stress test of epochs share: options, saying what is wrong, random numbers, and the objects
- * that readers look at while writers replace and retire them.
+/* What the modes of the stress test of epochs share: the objects that readers look at while writers replace and
+ * retire them.
  *
  *     kind:    | cache or malloc, size | slot | slot | slot | ... |      a slot holds an object of its kind, or none
  *                                         |
@@ -32,30 +32,11 @@
 #include <string.h>
 
 #include "at_work.h"
-#include "random.h"
-
-#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
-
-/* -- options and failing ----------------------------------------------------------------------------------------- */
-
-extern struct options {
-    double seconds;   /* of the torture, or of --calls */
-    unsigned threads; /* readers and writers together, or those that give calls */
-    uint64_t retires; /* of --no-blocks */
-    uint64_t seed;
-    bool forks;
-    bool filter_late; /* membarrier is taken away in the middle */
-} options;
+#include "figures.h"
+#include "options.h"
 
 /* membarrier(2) fails with ENOSYS from now on, in all threads, and over execve. */
 void forbid_membarrier(void);
-
-/* -- random numbers and time ------------------------------------------------------------------------------------- */
-
-static inline uint64_t random_of(uint64_t ordinal)
-{
-    return mix(options.seed * 1000003 + ordinal);
-}
 
 void spin_for(double seconds);
 
@@ -137,7 +118,7 @@ enum { MOST_IN_BULK = 64 };
 
 /* What a thread has retired, and what it has put aside to retire in bulk. */
 struct retirer {
-    uint64_t retired[FORMS], barriers;
+    _Atomic uint64_t retired[FORMS], barriers; /* tallies */
     void *bulk[MOST_IN_BULK];
     unsigned in_bulk;
 };
@@ -159,6 +140,3 @@ extern _Atomic uint64_t calls_given, calls_run;
 void run_torture(void);
 void run_calls(void);
 void run_no_blocks(void);
-
-/* The figures of the library. */
-slab_stats figures(void);

@@ -16,7 +16,7 @@
 
 #include <unistd.h>
 
-enum { WRITERS = 3, READERS = 2, IN_SECTION = 1000, PATIENCE_SECONDS = 300, STRAY_BYTES = 1 << 18 };
+enum { WRITERS = 3, READERS = 2, IN_SECTION = 1000, STRAY_BYTES = 1 << 18 };
 
 struct item {
     uint64_t serial, check; /* the one follows from the other and the address */
@@ -120,8 +120,7 @@ static void run_writers(uint64_t count, bool heads, bool in_section)
     struct writer writers[WRITERS];
     for (unsigned i = 0; i < WRITERS; i++) {
         writers[i] = (struct writer){.number = i, .count = count, .heads = heads, .in_section = in_section};
-        if (pthread_create(&writers[i].thread, NULL, write_items, &writers[i]) != 0)
-            fail(FOUND_WRONG, "no thread");
+        writers[i].thread = start_thread(write_items, &writers[i]);
     }
     for (unsigned i = 0; i < WRITERS; i++)
         pthread_join(writers[i].thread, NULL);
@@ -166,8 +165,7 @@ static void run_with_readers(uint64_t retires)
 {
     pthread_t readers[READERS];
     for (uintptr_t i = 0; i < READERS; i++)
-        if (pthread_create(&readers[i], NULL, read_items, (void *)(i + 2)) != 0)
-            fail(FOUND_WRONG, "no thread");
+        readers[i] = start_thread(read_items, (void *)(i + 2));
     run_writers(retires * 30 / 100 / WRITERS, true, false);
     expect_left(0, "heads");
     run_writers(retires / 100 / WRITERS, false, false);
@@ -195,16 +193,13 @@ static void refuse_blocks(void)
     snprintf(text, sizeof text, "%s%srefuse_blocks=1", set != NULL ? set : "", set != NULL ? "," : "");
     if (setenv("SLABMALLOC_OPTIONS", text, 1) != 0)
         fail(FOUND_WRONG, "%s", strerror(errno));
-    char retires[32];
-    snprintf(retires, sizeof retires, "%" PRIu64, options.retires);
-    execl("/proc/self/exe", "epochs", "--no-blocks", "--retires", retires, NULL);
+    execv("/proc/self/exe", options.words);
     fail(FOUND_WRONG, "exec: %s", strerror(errno));
 }
 
 void run_no_blocks(void)
 {
     refuse_blocks();
-    allow_seconds(PATIENCE_SECONDS);
     items = slab_cache_create("items", sizeof(struct item), &(slab_cache_attr){.flags = SLAB_NO_MERGE});
     if (items == NULL)
         fail(FOUND_WRONG, "no cache: %s", strerror(errno));

@@ -213,7 +213,7 @@ void retire_bulk(struct retirer *self)
 
 void node_retire(struct retirer *self, struct kind *kind, struct node *node, enum form form)
 {
-    self->retired[form]++;
+    tally(&self->retired[form], 1);
     errno = UNUSUAL_ERRNO;
     switch (form) {
     case FORM_HEAD:

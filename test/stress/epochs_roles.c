@@ -78,7 +78,7 @@ void read_section(struct crewman *self)
     look_again(found, count);
     doing("leaving");
     slab_epoch_leave();
-    self->reads += count;
+    tally(&self->reads, count);
 }
 
 void read_in_handler(int signal_number)
@@ -142,7 +142,7 @@ void write_step(struct crewman *self)
     else if (what == 520) {
         doing("slab_epoch_barrier");
         slab_epoch_barrier();
-        self->retirer.barriers++;
+        tally(&self->retirer.barriers, 1);
     }
 }
 
@@ -158,7 +158,7 @@ void pump_step(struct crewman *self)
     doing("pumping");
     for (unsigned i = 0; i < PUMPED; i++)
         slab_free_deferred(nodes[i]);
-    self->retirer.retired[FORM_ONE] += PUMPED;
+    tally(&self->retirer.retired[FORM_ONE], PUMPED);
     if (once_in(&self->random, 32))
         sleep_for(1e-6 * (double)draw_between(&self->random, 0, 1000));
 }
@@ -174,7 +174,7 @@ static void retire_behind_barrier(struct crewman *self)
     sleep_for(1e-6 * (double)draw_between(&self->random, 0, 2000));
     doing("slab_epoch_barrier");
     slab_epoch_barrier();
-    self->retirer.barriers++;
+    tally(&self->retirer.barriers, 1);
     const uint64_t active = active_objects(barrier_kind);
     if (active != 0)
         fail(FOUND_MISSING, "missing: behind a barrier %" PRIu64 " retired objects are active", active);
@@ -202,10 +202,13 @@ void wait_step(struct crewman *self)
         read_section(self);
 }
 
+/* It looks at the figures, too: whoever retires goes on meanwhile. */
 void shrink_step(struct crewman *self)
 {
     struct kind *kind = any_kind(&self->random);
     read_section(self);
+    doing("slab_get_stats");
+    figures();
     doing("giving memory back");
     if (kind->flags & KIND_MALLOC || once_in(&self->random, 4))
         slab_purge();
@@ -249,7 +252,7 @@ void duel_read(struct crewman *self)
         node_check(kind, node, serial);
     }
     slab_epoch_leave();
-    self->reads++;
+    tally(&self->reads, 1);
 }
 
 /* Half of the time it waits until a grace period may begin at once. A plain store, no exchange, hides the node: the

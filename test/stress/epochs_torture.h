@@ -35,7 +35,7 @@ struct crewman {
     unsigned later;     /* so many times more its destructor runs */
     atomic_bool done;   /* set at the end, for the one who joins it */
     uint64_t ordinal, random, serial;
-    uint64_t reads, children;
+    _Atomic uint64_t reads, children; /* tallies */
     struct retirer retirer;
 };
 

@@ -1,5 +1,5 @@
-/* What the modes of the stress test of per-CPU memory share: options, saying what is wrong, random numbers, and nodes
- * that lie in per-CPU lists while threads, handlers and processes push and pop them.
+/* What the modes of the stress test of per-CPU memory share: nodes that lie in per-CPU lists while threads, handlers
+ * and processes push and pop them.
  *
  *     hand:   | node | node | ... |      pop ->   | link | owner | serial | check | ... |   <- push
  *
@@ -22,38 +22,11 @@
 #include <string.h>
 
 #include "at_work.h"
-#include "random.h"
-
-#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
-
-/* -- options and failing ----------------------------------------------------------------------------------------- */
-
-extern struct options {
-    double seconds;   /* of --alloc */
-    unsigned threads; /* that use per-CPU memory at a time */
-    uint64_t adds;    /* of --storm: of threads, handlers come on top */
-    uint64_t seed;
-    bool forks;
-} options;
-
-/* Start a thread; a process that gets none has failed. */
-pthread_t start_thread(void *(*run)(void *), void *argument);
-
-/* Wait for a child process, and end as it has ended if it has found anything. */
-void await_child(pid_t child);
+#include "figures.h"
+#include "options.h"
 
 /* A per-CPU object; a process that gets none has failed. */
 slab_percpu make_object(size_t size, size_t align);
-
-/* The figures of the library. */
-slab_stats figures(void);
-
-/* -- random numbers and time ------------------------------------------------------------------------------------- */
-
-static inline uint64_t random_of(uint64_t ordinal)
-{
-    return mix(options.seed * 1000003 + ordinal);
-}
 
 /* -- nodes and hands --------------------------------------------------------------------------------------------- */
 
@@ -65,7 +38,7 @@ struct hand {
     struct node *nodes[HAND];
     unsigned count;
     uint64_t serial;
-    uint64_t pushes, pops, unmapped, freed;
+    _Atomic uint64_t pushes, pops, unmapped, freed; /* tallies */
 };
 
 /* Make the lists, empty ones. */

@@ -104,7 +104,7 @@ static void hand_push(struct hand *self, uint64_t *random)
     self->nodes[index] = self->nodes[--self->count];
     node_take(node, self->number, IN_LIST + list);
     slab_percpu_list_push(lists[list], &node->link);
-    self->pushes++;
+    tally(&self->pushes, 1);
 }
 
 /* Pops a node, NULL if there is none. It is the hand's, but not in it. */
@@ -116,7 +116,7 @@ static struct node *hand_pop(struct hand *self, uint64_t *random)
         return NULL;
     struct node *node = (struct node *)((char *)link - offsetof(struct node, link));
     node_take(node, IN_LIST + list, self->number);
-    self->pops++;
+    tally(&self->pops, 1);
     return node;
 }
 
@@ -134,7 +134,7 @@ void hand_step_in_handler(struct hand *self, uint64_t *random)
     struct node *node = hand_pop(self, random);
     if (node != NULL && node->mapped && once_in(random, 8)) {
         node_unmap(node);
-        self->unmapped++;
+        tally(&self->unmapped, 1);
     } else if (node != NULL) {
         hand_put(self, node);
     }
@@ -160,8 +160,8 @@ static void hand_juggle(struct hand *self, uint64_t *random)
         if (link == NULL)
             return;
         slab_percpu_list_push(list, link);
-        self->pops++;
-        self->pushes++;
+        tally(&self->pops, 1);
+        tally(&self->pushes, 1);
     }
 }
 
@@ -182,10 +182,10 @@ void hand_step(struct hand *self, uint64_t *random)
         hand_put(self, node);
     } else if (node->mapped) {
         node_unmap(node);
-        self->unmapped++;
+        tally(&self->unmapped, 1);
     } else {
         node_free(node);
-        self->freed++;
+        tally(&self->freed, 1);
     }
 }
 

@@ -1,4 +1,4 @@
-/* A stress test: stress [--seconds S] [--threads N] [--seed X] [--largest BYTES] [--align BYTES].
+/* A stress test: stress [OPTION...].
  *
  * N threads at a time do random things to objects of random sizes and check every byte. An object is filled with a
  * pattern that follows from its address, its size and a seed; before the object is freed, reallocated or handed on
@@ -14,25 +14,31 @@
  * destructor of its thread-local storage, starts its successor and ends.
  *
  * All random numbers follow from the seed. With one thread a run repeats exactly; with more the interleaving does
- * not. A mismatch is one line on standard error, and abort(). The program can be run under LD_PRELOAD, too;
- * allocators that align small objects to 8 bytes alone need --align 8. */
+ * not. A mismatch is one line on standard error, and the end with FOUND_BROKEN. The program can be run under
+ * LD_PRELOAD, too; allocators that align small objects to 8 bytes alone need --align 8. */
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <slabmalloc.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
-enum { OWN_OBJECTS = 512, SLOTS = 1024, SHORTEST_LIFE = 2000, LONGEST_LIFE = 60000, MAX_ALIGNMENT_BITS = 16 };
+#include "at_work.h"
+#include "options.h"
+
+enum {
+    OWN_OBJECTS = 512,
+    SLOTS = 1024,
+    SHORTEST_LIFE = 2000,
+    LONGEST_LIFE = 60000,
+    MAX_ALIGNMENT_BITS = 16,
+    LEAST_LIVES = 2, /* that have ended */
+};
 
 /* Names that other allocators do not have: the program can be preloaded with these. */
 extern __typeof__(slab_get_stats) slab_get_stats __attribute__((weak));
@@ -56,22 +62,15 @@ struct slot {
 
 struct worker {
     uint64_t random, ordinal;
-    const char *doing; /* for the message, should something be wrong */
+    unsigned place; /* its predecessor's, whom it follows */
     struct object own[OWN_OBJECTS];
     struct object late; /* freed by the destructor of thread-local storage */
 };
 
-static struct {
-    double seconds;
-    unsigned threads;
-    uint64_t seed;
-    size_t largest, align;
-} options = {5, 4, 0, 4 << 20, 16};
-
 static struct slot slots[SLOTS];
 static pthread_key_t late_key;
 static atomic_bool stopping;
-static _Atomic uint64_t operations, workers_born;
+static _Atomic uint64_t operations, workers_born, lives;
 
 static struct {
     pthread_mutex_t lock;
@@ -79,53 +78,10 @@ static struct {
     unsigned alive;
 } crew = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0};
 
-/* -- failing -------------------------------------------------------------------------------------------- */
-
-/* Formats on the stack and writes by itself: stdio may want memory from the allocator that has just failed. */
-__attribute__((noreturn, format(printf, 2, 3))) static void fail(const struct worker *worker, const char *format, ...)
-{
-    char line[512];
-    int length = snprintf(line, sizeof line, "stress: seed %" PRIu64 ", worker %" PRIu64 ", %s: ", options.seed,
-                          worker->ordinal, worker->doing);
-    va_list arguments;
-    va_start(arguments, format);
-    length += vsnprintf(line + length, sizeof line - (size_t)length - 1, format, arguments);
-    va_end(arguments);
-    if ((size_t)length > sizeof line - 2)
-        length = sizeof line - 2;
-    line[length] = '\n';
-    if (write(STDERR_FILENO, line, (size_t)length + 1) < 0)
-        abort();
-    abort();
-}
-
-/* -- random numbers ------------------------------------------------------------------------------------- */
-
-static uint64_t mix(uint64_t z)
-{
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-static uint64_t draw(struct worker *worker)
-{
-    return mix(worker->random += 0x9e3779b97f4a7c15u);
-}
-
-/* True once in so many times. */
-static bool once_in(struct worker *worker, unsigned times)
-{
-    return draw(worker) % times == 0;
-}
-
-static size_t draw_between(struct worker *worker, size_t low, size_t high)
-{
-    return low + draw(worker) % (high - low + 1);
-}
+/* -- sizes --------------------------------------------------------------------------------------------- */
 
 /* Sizes as servers ask for them: six in seven at most 64 bytes, a tail to 32 KiB, rarely more. */
-static size_t draw_size(struct worker *worker)
+static size_t draw_size(uint64_t *random)
 {
     static const struct {
         unsigned share; /* of 10,000 */
@@ -134,10 +90,10 @@ static size_t draw_size(struct worker *worker)
         {20, 0, 0},       {3000, 1, 16},     {3200, 17, 32},    {2300, 33, 64},      {700, 65, 256},
         {500, 257, 1024}, {200, 1025, 4096}, {69, 4097, 32768}, {10, 32769, 262144}, {1, 262145, 4 << 20},
     };
-    unsigned ticket = draw(worker) % 10000;
-    for (size_t i = 0; i < sizeof histogram / sizeof histogram[0]; i++) {
+    unsigned ticket = draw(random) % 10000;
+    for (size_t i = 0; i < COUNT(histogram); i++) {
         if (ticket < histogram[i].share) {
-            size_t size = draw_between(worker, histogram[i].low, histogram[i].high);
+            size_t size = draw_between(random, histogram[i].low, histogram[i].high);
             return size < options.largest ? size : options.largest;
         }
         ticket -= histogram[i].share;
@@ -170,35 +126,34 @@ static void fill(struct object *object)
     memcpy(object->bytes + offset, &word, object->size - offset);
 }
 
-__attribute__((noreturn)) static void fail_pattern(const struct worker *worker, const struct object *object,
-                                                   const unsigned char *bytes, size_t offset)
+__attribute__((noreturn)) static void fail_pattern(const struct object *object, const unsigned char *bytes,
+                                                   size_t offset)
 {
     uint64_t word = pattern_word(object->pattern, offset & ~(size_t)7);
     while (bytes[offset] == ((unsigned char *)&word)[offset & 7])
         offset++;
-    fail(worker, "object %p (asked %zu, %zu bytes used, alignment %zu), byte %zu is 0x%02x and not 0x%02x",
+    fail(FOUND_BROKEN, "object %p (asked %zu, %zu bytes used, alignment %zu), byte %zu is 0x%02x and not 0x%02x",
          (void *)object->bytes, object->asked, object->size, object->alignment, offset, bytes[offset],
          ((unsigned char *)&word)[offset & 7]);
 }
 
 /* The first `size` bytes at `bytes` still carry the object's pattern (realloc may have moved them). */
-static void check_bytes(const struct worker *worker, const struct object *object, const unsigned char *bytes,
-                        size_t size)
+static void check_bytes(const struct object *object, const unsigned char *bytes, size_t size)
 {
     size_t offset = 0;
     for (; offset + 8 <= size; offset += 8) {
         uint64_t word = pattern_word(object->pattern, offset);
         if (memcmp(bytes + offset, &word, 8) != 0)
-            fail_pattern(worker, object, bytes, offset);
+            fail_pattern(object, bytes, offset);
     }
     uint64_t word = pattern_word(object->pattern, offset);
     if (memcmp(bytes + offset, &word, size - offset) != 0)
-        fail_pattern(worker, object, bytes, offset);
+        fail_pattern(object, bytes, offset);
 }
 
-static void check(const struct worker *worker, const struct object *object)
+static void check(const struct object *object)
 {
-    check_bytes(worker, object, object->bytes, object->size);
+    check_bytes(object, object->bytes, object->size);
 }
 
 /* -- one object ----------------------------------------------------------------------------------------- */
@@ -209,51 +164,53 @@ static struct object accept(struct worker *worker, void *bytes, size_t asked, si
     struct object object = {bytes, asked, asked, alignment, 0};
     size_t least = alignment != 0 ? alignment : options.align;
     if (bytes == NULL)
-        fail(worker, "no memory for %zu bytes (alignment %zu): %s", asked, alignment, strerror(errno));
+        fail(FOUND_WRONG, "no memory for %zu bytes (alignment %zu): %s", asked, alignment, strerror(errno));
     if ((uintptr_t)bytes % least != 0)
-        fail(worker, "%p is not aligned to %zu (size %zu)", bytes, least, asked);
+        fail(FOUND_WRONG, "%p is not aligned to %zu (size %zu)", bytes, least, asked);
     size_t usable = malloc_usable_size(bytes);
     if (usable < asked)
-        fail(worker, "%p has %zu usable bytes, %zu were asked for", bytes, usable, asked);
-    if (once_in(worker, 8))
+        fail(FOUND_WRONG, "%p has %zu usable bytes, %zu were asked for", bytes, usable, asked);
+    if (once_in(&worker->random, 8))
         object.size = usable;
     fill(&object);
     return object;
 }
 
-static void check_zero(const struct worker *worker, const unsigned char *bytes, size_t size)
+static void check_zero(const unsigned char *bytes, size_t size)
 {
     for (size_t i = 0; bytes != NULL && i < size; i++) {
         if (bytes[i] != 0)
-            fail(worker, "calloc gave %p of %zu bytes, byte %zu is 0x%02x", (const void *)bytes, size, i, bytes[i]);
+            fail(FOUND_BROKEN, "calloc gave %p of %zu bytes, byte %zu is 0x%02x", (const void *)bytes, size, i,
+                 bytes[i]);
     }
 }
 
 static struct object make_zeroed(struct worker *worker, size_t size)
 {
-    size_t count = once_in(worker, 2) ? 1 : draw_between(worker, 1, 8);
-    worker->doing = "calloc";
+    size_t count = once_in(&worker->random, 2) ? 1 : draw_between(&worker->random, 1, 8);
+    doing("calloc");
     size = size / count * count;
     unsigned char *bytes = calloc(count, size / count);
-    check_zero(worker, bytes, size);
+    check_zero(bytes, size);
     return accept(worker, bytes, size, 0);
 }
 
 static struct object make_aligned(struct worker *worker, size_t size)
 {
-    size_t alignment = (size_t)8 << draw_between(worker, 0, once_in(worker, 16) ? MAX_ALIGNMENT_BITS - 3 : 5);
+    size_t alignment =
+        (size_t)8 << draw_between(&worker->random, 0, once_in(&worker->random, 16) ? MAX_ALIGNMENT_BITS - 3 : 5);
     void *bytes = NULL;
-    switch (draw(worker) % 3) {
+    switch (draw(&worker->random) % 3) {
     case 0:
-        worker->doing = "aligned_alloc";
+        doing("aligned_alloc");
         bytes = aligned_alloc(alignment, size);
         break;
     case 1:
-        worker->doing = "memalign";
+        doing("memalign");
         bytes = memalign(alignment, size);
         break;
     default:
-        worker->doing = "posix_memalign";
+        doing("posix_memalign");
         if ((errno = posix_memalign(&bytes, alignment, size)) != 0)
             bytes = NULL;
     }
@@ -262,13 +219,13 @@ static struct object make_aligned(struct worker *worker, size_t size)
 
 static struct object make(struct worker *worker)
 {
-    size_t size = draw_size(worker);
-    unsigned way = draw(worker) % 16;
+    size_t size = draw_size(&worker->random);
+    unsigned way = draw(&worker->random) % 16;
     if (way < 2)
         return make_zeroed(worker, size);
     if (way < 4)
         return make_aligned(worker, size);
-    worker->doing = "malloc";
+    doing("malloc");
     return accept(worker, malloc(size), size, 0);
 }
 
@@ -276,42 +233,43 @@ static void release(struct worker *worker, struct object *object)
 {
     if (object->bytes == NULL)
         return;
-    worker->doing = "free";
-    check(worker, object);
+    doing("free");
+    check(object);
     errno = 4711;
-    if (object->alignment == 0 && free_sized != NULL && once_in(worker, 4))
+    if (object->alignment == 0 && free_sized != NULL && once_in(&worker->random, 4))
         free_sized(object->bytes, object->asked);
-    else if (object->alignment != 0 && free_aligned_sized != NULL && once_in(worker, 4))
+    else if (object->alignment != 0 && free_aligned_sized != NULL && once_in(&worker->random, 4))
         free_aligned_sized(object->bytes, object->alignment, object->asked);
     else
         free(object->bytes);
     if (errno != 4711)
-        fail(worker, "free(%p) set errno to %d", (void *)object->bytes, errno);
+        fail(FOUND_WRONG, "free(%p) set errno to %d", (void *)object->bytes, errno);
     object->bytes = NULL;
 }
 
 /* A new size: near the old one, or any; never 0, which would free. */
 static void resize(struct worker *worker, struct object *object)
 {
-    size_t size = draw_size(worker);
-    if (once_in(worker, 2))
-        size = draw_between(worker, object->asked / 2, object->asked + object->asked / 2);
+    size_t size = draw_size(&worker->random);
+    if (once_in(&worker->random, 2))
+        size = draw_between(&worker->random, object->asked / 2, object->asked + object->asked / 2);
     size = size == 0 ? 1 : size > options.largest ? options.largest : size;
 
-    worker->doing = "before realloc";
-    check(worker, object);
-    worker->doing = "realloc";
-    unsigned char *bytes = once_in(worker, 4) ? reallocarray(object->bytes, size, 1) : realloc(object->bytes, size);
+    doing("before realloc");
+    check(object);
+    doing("realloc");
+    unsigned char *bytes =
+        once_in(&worker->random, 4) ? reallocarray(object->bytes, size, 1) : realloc(object->bytes, size);
     if (bytes == NULL)
-        fail(worker, "no memory to make %p %zu bytes: %s", (void *)object->bytes, size, strerror(errno));
-    check_bytes(worker, object, bytes, size < object->size ? size : object->size);
+        fail(FOUND_WRONG, "no memory to make %p %zu bytes: %s", (void *)object->bytes, size, strerror(errno));
+    check_bytes(object, bytes, size < object->size ? size : object->size);
     *object = accept(worker, bytes, size, 0);
 }
 
 /* Swap with a slot that all threads share. */
 static void exchange(struct worker *worker, struct object *object)
 {
-    struct slot *slot = &slots[draw(worker) % SLOTS];
+    struct slot *slot = &slots[draw(&worker->random) % SLOTS];
     pthread_mutex_lock(&slot->lock);
     struct object other = slot->object;
     slot->object = *object;
@@ -323,8 +281,8 @@ static void exchange(struct worker *worker, struct object *object)
 
 static void operate(struct worker *worker)
 {
-    struct object *object = &worker->own[draw(worker) % OWN_OBJECTS];
-    unsigned what = draw(worker) % 16;
+    struct object *object = &worker->own[draw(&worker->random) % OWN_OBJECTS];
+    unsigned what = draw(&worker->random) % 16;
     if (object->bytes == NULL)
         *object = make(worker);
     else if (what < 8)
@@ -334,40 +292,41 @@ static void operate(struct worker *worker)
     else if (what < 15)
         exchange(worker, object);
     else
-        check(worker, object);
+        check(object);
 }
 
 /* Many objects of one size in a row and back: passes whole magazines, unlike the random walk. */
 static void burst(struct worker *worker)
 {
     struct object *objects = worker->own;
-    size_t size = draw_size(worker) % 2048;
-    bool backwards = once_in(worker, 2);
+    size_t size = draw_size(&worker->random) % 2048;
+    bool backwards = once_in(&worker->random, 2);
     for (unsigned i = 0; i < OWN_OBJECTS; i++) {
         release(worker, &objects[i]);
-        worker->doing = "malloc in a burst";
+        doing("malloc in a burst");
         objects[i] = accept(worker, malloc(size), size, 0);
     }
     for (unsigned i = 0; i < OWN_OBJECTS; i++) {
-        if (once_in(worker, 8))
+        if (once_in(&worker->random, 8))
             exchange(worker, &objects[i]);
         else
             release(worker, &objects[backwards ? OWN_OBJECTS - 1 - i : i]);
     }
 }
 
-static void start_worker(void);
+static void start_worker(unsigned place);
 
 /* Runs when the thread's storage goes: the allocator may have said goodbye to the thread already. */
 static void end_worker(void *argument)
 {
     struct worker *worker = argument;
+    const unsigned place = worker->place;
     release(worker, &worker->late);
     worker->late = make(worker);
     release(worker, &worker->late);
     free(worker);
     if (!atomic_load(&stopping))
-        start_worker();
+        start_worker(place);
     pthread_mutex_lock(&crew.lock);
     crew.alive--;
     pthread_cond_signal(&crew.changed);
@@ -377,34 +336,38 @@ static void end_worker(void *argument)
 static void *work(void *argument)
 {
     struct worker *worker = argument;
-    uint64_t life = draw_between(worker, SHORTEST_LIFE, LONGEST_LIFE), done = 0;
+    uint64_t life = draw_between(&worker->random, SHORTEST_LIFE, LONGEST_LIFE), done = 0;
+    start_work(worker->place, worker->ordinal);
     pthread_setspecific(late_key, worker);
     for (; done < life && !atomic_load_explicit(&stopping, memory_order_relaxed); done++) {
-        if (once_in(worker, 4000))
+        if (once_in(&worker->random, 4000))
             burst(worker);
         else
             operate(worker);
     }
     worker->late = make(worker);
     for (unsigned i = 0; i < OWN_OBJECTS; i++) {
-        if (worker->own[i].bytes != NULL && once_in(worker, 2))
+        if (worker->own[i].bytes != NULL && once_in(&worker->random, 2))
             exchange(worker, &worker->own[i]);
         release(worker, &worker->own[i]);
     }
     atomic_fetch_add(&operations, done);
+    atomic_fetch_add(&lives, 1);
     return NULL;
 }
 
-static void start_worker(void)
+/* From here on its place is no longer the caller's. */
+static void start_worker(unsigned place)
 {
     pthread_t thread;
     pthread_attr_t detached;
     struct worker *worker = calloc(1, sizeof *worker);
     if (worker == NULL)
-        abort();
+        fail(FOUND_WRONG, "no memory for a worker");
     worker->ordinal = atomic_fetch_add(&workers_born, 1);
-    worker->random = mix(options.seed * 1000003 + worker->ordinal);
-    worker->doing = "thread creation";
+    worker->place = place;
+    worker->random = random_of(worker->ordinal);
+    doing("thread creation");
     pthread_mutex_lock(&crew.lock);
     crew.alive++;
     pthread_mutex_unlock(&crew.lock);
@@ -413,7 +376,7 @@ static void start_worker(void)
     int error = pthread_create(&thread, &detached, work, worker);
     pthread_attr_destroy(&detached);
     if (error != 0)
-        fail(worker, "%s", strerror(error));
+        fail(FOUND_WRONG, "%s", strerror(error));
 }
 
 static void wait_for_all(void)
@@ -444,8 +407,7 @@ static void print_allocator(void)
     }
     slab_get_stats(&stats, sizeof stats);
     if (stats.refills == 0) {
-        fprintf(stderr, "stress: slabmalloc is there, but served nothing\n");
-        exit(1);
+        fail(FOUND_WRONG, "slabmalloc is there, but served nothing");
     }
     printf("stress: on slabmalloc, %" PRIu64 " refills, %" PRIu64 " drains, %" PRIu64 " slabs made\n", stats.refills,
            stats.drains, stats.slabs_made);
@@ -453,59 +415,45 @@ static void print_allocator(void)
 
 /* -- the program ---------------------------------------------------------------------------------------- */
 
-static void sleep_for(double seconds)
-{
-    struct timespec left = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
-    while (nanosleep(&left, &left) != 0 && errno == EINTR)
-        continue;
-}
+static const struct program program = {
+    .name = "stress",
+    .about = "Threads do random things to objects of random sizes and check every byte.",
+    .knows = KNOWS_SIZES,
+    .least_threads = 1,
+};
 
-static void parse_options(int count, char **words)
+static const char *what_is_missing(void)
 {
-    static const struct option names[] = {
-        {"seconds", required_argument, NULL, 's'}, {"threads", required_argument, NULL, 't'},
-        {"seed", required_argument, NULL, 'x'},    {"largest", required_argument, NULL, 'l'},
-        {"align", required_argument, NULL, 'a'},   {NULL, 0, NULL, 0},
-    };
-    int name;
-    options.seed = (uint64_t)time(NULL) * 1000 + (uint64_t)getpid();
-    while ((name = getopt_long(count, words, "", names, NULL)) != -1) {
-        if (name == 's')
-            options.seconds = strtod(optarg, NULL);
-        else if (name == 't')
-            options.threads = (unsigned)strtoul(optarg, NULL, 10);
-        else if (name == 'x')
-            options.seed = strtoull(optarg, NULL, 10);
-        else if (name == 'l')
-            options.largest = strtoull(optarg, NULL, 10);
-        else if (name == 'a')
-            options.align = strtoull(optarg, NULL, 10);
-        else
-            exit(2);
-    }
-    if (options.threads == 0 || options.align == 0 || options.largest == 0 || optind != count) {
-        fprintf(stderr, "usage: %s [--seconds S] [--threads N] [--seed X] [--largest BYTES] [--align BYTES]\n",
-                words[0]);
-        exit(2);
-    }
+    return tallied(&lives) < LEAST_LIVES ? "waiting for workers to end" : NULL;
 }
 
 int main(int count, char **words)
 {
-    parse_options(count, words);
-    printf("stress: seed %" PRIu64 ", %u threads at a time, %g s\n", options.seed, options.threads, options.seconds);
+    options.seconds = 5;
+    options.threads = 4;
+    options.largest = 4 << 20;
+    options.align = 16;
+    parse_options(&program, count, words);
+    printf("stress: seed %" PRIu64 ", %" PRIu64 " threads at a time, %g s\n", options.seed, options.threads,
+           options.seconds);
     fflush(stdout);
+    begin_work(program.name, options.seed);
+    start_work(1, 0);
+    const double end = now_in_seconds() + options.seconds;
     for (unsigned i = 0; i < SLOTS; i++)
         pthread_mutex_init(&slots[i].lock, NULL);
     pthread_key_create(&late_key, end_worker);
     for (unsigned i = 0; i < options.threads; i++)
-        start_worker();
-    sleep_for(options.seconds);
+        start_worker(i + 2);
+    doing("working");
+    while (!is_over(end, what_is_missing))
+        sleep_for(2e-3);
+    doing("waiting for the threads to end");
     atomic_store(&stopping, true);
     wait_for_all();
     release_slots();
     printf("stress: %" PRIu64 " operations by %" PRIu64 " threads, no byte wrong (seed %" PRIu64 ")\n",
            atomic_load(&operations), atomic_load(&workers_born), options.seed);
     print_allocator();
-    return 0;
+    return FOUND_NOTHING;
 }
