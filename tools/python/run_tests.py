@@ -174,7 +174,8 @@ class Run:
     def start(self):
         for build in self.meson_left:
             words = ["meson", "test", "-C", str(build), "--no-rebuild", "--num-processes", str(WORKERS), "--logbase",
-                     "tools-test", *self.meson_left[build]]
+                     "tools-test", "--timeout-multiplier", LONG_SCALE if self.plan.arguments.long else "1",
+                     *self.meson_left[build]]
             (build / "meson-logs" / "tools-test.json").unlink(missing_ok=True)
             self.launch(words, build.name, self.plan.environment())
         extra = {"SLABMALLOC_TEST_EVENTS": str(self.folder / "events"), "SLABMALLOC_BUILD": str(BUILD),
