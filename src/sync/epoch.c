@@ -384,10 +384,12 @@ static slm_seldom void tell(const struct news *news)
     slm_line_write(&line, 2);
 }
 
-static void start_next(uint64_t now_us)
+/* The clock is read anew: the caller may have waited for the lock for long, and a section that was entered meanwhile
+ * must not be named as one that stays. */
+static void start_next(void)
 {
     barrier_made = false;
-    begun_us = now_us;
+    begun_us = slm_sys_now_us();
     store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) + NUMBER_STEP); /* pairs with entries */
 }
 
@@ -398,7 +400,7 @@ static bool advance(uint64_t now_us, struct news *news)
 {
     struct slm_epoch_reader *who = NULL;
     if (load_relaxed(&slm_epoch_completed) == slm_epoch_number(load_relaxed(&slm_epoch_started)))
-        start_next(now_us);
+        start_next();
     const uint64_t number = slm_epoch_number(load_relaxed(&slm_epoch_started));
     slm_fence();
     if (load_acquire(&visitors[(number - 1) % 2]) > 0) /* pairs with slm_epoch_leave_slow */
@@ -414,7 +416,7 @@ static bool advance(uint64_t now_us, struct news *news)
         return false;
     store_release(&slm_epoch_completed, number); /* pairs with slm_epoch_passed */
     if (load_relaxed(&slm_epoch_wanted) > number)
-        start_next(now_us);
+        start_next();
     return true;
 }
 
