@@ -1,10 +1,17 @@
-"""Installs into an empty DESTDIR and uses what is there as a stranger would: pkg-config, a compiler, the wrapper."""
+"""Installs as README says, into an empty DESTDIR and into a prefix, with Debian's dpkg-architecture and without, and
+uses what is there as a stranger would: pkg-config, a compiler, the wrapper. The library itself is the build's: only
+what an installation configures is made anew."""
+import json
 import os
+import pathlib
+import re
+import shlex
+import shutil
 import subprocess
 
 import pytest
 
-from conftest import BUILD, need
+from conftest import BUILD, ROOT, need
 
 # Each program proves that its malloc is the library's: live_bytes follows what it allocates. The size is 5000 times
 # 1000 bytes, so that stocks and rounding do not hide it; a volatile pointer keeps compilers from leaving malloc out.
@@ -64,17 +71,51 @@ SOURCES = {"c": (C_PROGRAM, "cc", ["-std=c11", "-Wall", "-Wextra", "-Werror", "-
 def run(*command, **keywords):
     """The output of a command; what it wrote is in the failure when it fails."""
     done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          timeout=120, **keywords)
+                          check=False, **keywords)
     assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+def readme(section):
+    """The lines of a section that are commands or files."""
+    text = (ROOT / "README.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return [line.strip() for line in text.splitlines() if line.startswith("    ")]
+
+
+def options_in_readme():
+    setup = next(line for line in readme("Installing it") if line.startswith("meson setup "))
+    return shlex.split(setup)[3:]
+
+
+@pytest.fixture(scope="module", params=["with dpkg-architecture", "without"])
+def path(request, tmp_path_factory):
+    """A PATH on which meson finds Debian's architecture, and one on which it does not, as without dpkg-dev."""
+    if request.param != "without":
+        need("dpkg-architecture")
+        return os.environ["PATH"]
+    folder = tmp_path_factory.mktemp("bin")
+    for place in os.environ["PATH"].split(":"):
+        for program in pathlib.Path(place).glob("*"):
+            if program.name != "dpkg-architecture" and not (folder / program.name).is_symlink():
+                (folder / program.name).symlink_to(program)
+    return str(folder)
+
+
+def configure(folder, path, *options):
+    """README's setup, with the library that the tests are of in the place of the one that it would compile."""
+    run("ninja", "-C", BUILD, "libslabmalloc.so", "libslabmalloc.a")
+    run("meson", "setup", folder, ROOT, *options_in_readme(), *options, env={**os.environ, "PATH": path})
+    for name in ("libslabmalloc.so", "libslabmalloc.a"):
+        shutil.copy(BUILD / name, folder / name)
+    return folder
 
 
 class Installed:
     """A DESTDIR with everything in it."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, configured):
         self.folder = folder
-        run("meson", "install", "-C", BUILD, "--destdir", folder)
+        run("meson", "install", "--no-rebuild", "-C", configured, "--destdir", folder)
 
     def find(self, name):
         found = list(self.folder.rglob(name))
@@ -91,9 +132,14 @@ class Installed:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    need("meson", "pkg-config", "cc", "c++")
-    return Installed(tmp_path_factory.mktemp("destdir"))
+def configured(path, tmp_path_factory):
+    need("meson", "ninja", "pkg-config", "cc", "c++")
+    return configure(tmp_path_factory.mktemp("build") / "configured", path)
+
+
+@pytest.fixture(scope="module")
+def installed(configured, tmp_path_factory):
+    return Installed(tmp_path_factory.mktemp("destdir"), configured)
 
 
 @pytest.fixture(params=sorted(SOURCES))
@@ -135,6 +181,68 @@ def test_static(installed, compiled):
     run(*compiled, "-static", *installed.pkg_config("--static", "--libs"))
     check(compiled[-1], installed)
 
+
+# -- where everything lies ------------------------------------------------------------------------------------------
+
+def test_the_library_lands_where_everybody_looks_and_where_readme_says(configured):
+    """Not in lib64, where neither ld.so nor pkg-config looks on Debian."""
+    lands = json.loads(run("meson", "introspect", "--installed", configured)).values()
+    service, = [line.partition("LD_PRELOAD=")[2] for line in readme("Installing it") if "LD_PRELOAD=" in line]
+    assert service in lands
+    assert str(pathlib.Path(service).parent / "pkgconfig" / "slabmalloc.pc") in lands
+
+
+def test_readme_builds_the_library_alone(configured):
+    sources = [row["file"] for row in json.loads((configured / "compile_commands.json").read_text())]
+    assert len(sources) < 70 and not [name for name in sources if re.search(r"(^|/)(test|bench|examples)/", name)]
+
+
+def test_readme_names_the_packages_that_a_build_needs():
+    first = shlex.split(readme("Installing it")[0])
+    lists = (ROOT / "tools" / "packages-build.txt").read_text()
+    assert first[:2] == ["apt-get", "install"]
+    assert set(first[2:]) >= {line for line in lists.splitlines() if line and not line.startswith("#")}
+
+
+@pytest.fixture(scope="module")
+def prefix(path, tmp_path_factory):
+    """A user's own folder, as README has it."""
+    need("meson", "ninja", "pkg-config", "cc", "c++")
+    folder = tmp_path_factory.mktemp("home") / "slabmalloc"
+    run("meson", "install", "--no-rebuild", "-C",
+        configure(tmp_path_factory.mktemp("build") / "configured", path, "--prefix", folder))
+    return folder
+
+
+def test_a_prefix_works_as_readme_says(prefix, tmp_path):
+    """The very lines, in a shell whose home has the folder."""
+    (tmp_path / "program.c").write_text(C_PROGRAM)
+    told = next(line for line in readme("Installing it") if line.startswith("export "))
+    for line in readme("Linking it"):
+        said = run("sh", "-ec", f"{told}\n{line}\n./a.out", cwd=tmp_path,
+                   env={"PATH": os.environ["PATH"], "HOME": str(prefix.parent)})
+        assert re.fullmatch(r"\d+\.\d+\.\d+\n", said)
+    wrapper = next(line for line in readme("Installing it") if line.startswith('"$HOME/')).partition(" ")[0]
+    assert str(prefix / "lib" / "libslabmalloc.so") in run(
+        "sh", "-ec", f"{wrapper} cat /proc/self/maps", env={"PATH": os.environ["PATH"], "HOME": str(prefix.parent)})
+
+
+def test_the_wrapper_goes_by_its_own_place(prefix, tmp_path):
+    """A prefix that was copied elsewhere, and a link to the wrapper."""
+    shutil.copytree(prefix, tmp_path / "moved")
+    (tmp_path / "link").symlink_to(tmp_path / "moved" / "bin" / "slabmalloc-run")
+    for wrapper in (tmp_path / "moved" / "bin" / "slabmalloc-run", tmp_path / "link"):
+        assert str(tmp_path / "moved" / "lib" / "libslabmalloc.so") in run(wrapper, "cat", "/proc/self/maps")
+
+
+@pytest.mark.parametrize("options", [["--libdir", "lib/deep/er"], ["--bindir", "/opt/bin"], ["--libdir", "/opt/lib"]])
+def test_the_wrapper_finds_the_library_wherever_folders_were_put(tmp_path, options):
+    need("meson", "ninja")
+    there = Installed(tmp_path / "destdir", configure(tmp_path / "configured", os.environ["PATH"], *options))
+    assert str(there.find("libslabmalloc.so")) in run(there.find("slabmalloc-run"), "cat", "/proc/self/maps")
+
+
+# -- the wrapper ----------------------------------------------------------------------------------------------------
 
 def test_preload_wrapper(installed):
     output = run(installed.find("slabmalloc-run"), "cat", "/proc/self/maps")
