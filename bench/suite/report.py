@@ -20,8 +20,8 @@ matplotlib.use("agg")  # no window; it measures text, and writes SVG all the sam
 from matplotlib import pyplot, ticker  # noqa: E402 # pylint: disable=wrong-import-position
 
 from . import results, table  # noqa: E402
-from .summary import (EQUAL, count_first, group_means, is_more_better, not_first, overall_means, repetitions_lost,
-                      summarise)  # noqa: E402
+from .summary import (EQUAL, count_first, group_means, is_more_better, not_first, overall_means, overall_order,
+                      repetitions_lost, summarise)  # noqa: E402
 
 OURS = "slabmalloc"
 INK, GRID, FAINT = "#222222", "#dddddd", "#777777"  # light; the template has the dark ones
@@ -380,15 +380,21 @@ def shade_of(to_best):
     return next((shade for limit, shade in limits if to_best and to_best <= limit), "lost" if to_best else "")
 
 
+def describe_range(cell):
+    lowest, highest = (table.show_number(value) for value in (min(cell.values.values()), max(cell.values.values())))
+    return f"{len(cell.values)} repetitions, {lowest} to {highest}" if len(cell.values) > 1 else "one repetition"
+
+
 def html_cell(row, name, base):
     cell = row.cells.get(name)
     if cell is None or not cell.values:
         return {"failed": cell.problem if cell else ""}
-    lowest, highest = (table.show_number(value) for value in (min(cell.values.values()), max(cell.values.values())))
-    return {"median": table.show_number(cell.median), "spread": table.show_spread(cell), "problem": cell.problem,
-            "best": name == row.best and len(row.competing) > 1, "to_best": table.show_ratio(cell.to_best),
-            "to_base": better_or_worse(cell.to_base, name == base), "shade": shade_of(cell.to_best),
-            "range": f"{len(cell.values)} repetitions, {lowest} to {highest}"}
+    is_marked = row.has_winner or len(row.competing) < 2 and not row.is_unsure
+    return {"figure": table.show_number(cell.median), "spread": table.show_spread(cell), "problem": cell.problem,
+            "best": name == row.best and row.has_winner, "to_best": table.show_ratio(cell.to_best),
+            "of_whom": "best" if is_marked else "least",
+            "to_base": better_or_worse(cell.to_base, name == base),
+            "shade": shade_of(cell.to_best) if is_marked else "", "range": describe_range(cell)}
 
 
 def html_table(summary, group):
@@ -403,18 +409,24 @@ def html_table(summary, group):
 
 def verdicts(summary, subject):
     """What an operator wants to know first, a sentence each."""
+    if summary.is_once and not summary.has_winners:
+        yield ("Everything was measured once, so nothing is called the fastest or the smallest: --repetitions 3 and "
+               "more tell.")
+        return
     for kind, word, noun in (("time", "Fastest", "time"), ("memory", "Smallest", "memory")):
-        means = overall_means(summary, kind)
-        if len(means) < 2:
+        order = overall_order(summary, kind)
+        if len(order) < 2:
             continue
-        order = sorted(means, key=lambda name: means[name].to_best)
-        told = [f"{name} at {means[name].to_base:.2f} times glibc's {noun}"
-                if means[name].to_base and name != summary.base else name for name in order]
-        ours = f"; {told[order.index(subject)]} is number {order.index(subject) + 1}" if subject in order[1:] else ""
-        yield f"{word} overall: {told[0]}{ours}."
+        told = [f"{name} at {table.show_ratio(cost)} times {summary.base}'s {noun}"
+                if summary.base and name != summary.base else name for name, cost in order]
+        place = [name for name, _ in order].index(subject) if subject in dict(order) else 0
+        yield f"{word} overall: {told[0]}{f'; {told[place]} is number {place + 1}' if place else ''}."
     if subject in summary.allocators:
         first, of = count_first(summary, subject)
-        yield f"{subject} is first, or within {100 * (EQUAL - 1):.0f} % of the first, in {first} of {of} figures."
+        once = " that were measured more than once" if any(row.is_unsure for row in summary.rows) else ""
+        if of:
+            yield (f"{subject} is first, or within {100 * (EQUAL - 1):.0f} % of the first, in {first} of {of} figures"
+                   f"{once}.")
 
 
 def gaps(summary, subject):
@@ -427,7 +439,7 @@ def gaps(summary, subject):
         rows.append({"workload": row.workload, "figure": table.show_figure(row), "best": row.best,
                      "ratio": table.show_ratio(cell.to_best), "shade": shade_of(cell.to_best),
                      "ours": table.show_number(cell.median), "theirs": table.show_number(row.cells[row.best].median),
-                     "lost": f"{lost} of {shared}", "equal": cell.place == 1})
+                     "lost": table.describe_lost(lost, shared).removeprefix("behind in "), "equal": cell.place == 1})
     return rows
 
 
@@ -442,7 +454,7 @@ def worst_of_workloads(rows):
 def html_mean(summary, name, mean):
     """A cell of means; {} where an allocator has none."""
     return {"to_base": better_or_worse(mean.to_base, name == summary.base), "to_best": table.show_ratio(mean.to_best),
-            "shade": shade_of(mean.to_best),
+            "shade": shade_of(mean.to_best) if summary.has_winners else "",
             "members": "" if mean.members == mean.of else f"{mean.members} of {mean.of}"} if mean else {}
 
 
@@ -453,7 +465,7 @@ def standings(summary):
         means = [means.get(name) for means in (time, memory)]
         if any(means):
             first, of = count_first(summary, name)
-            yield {"name": name, "first": f"{first} of {of}",
+            yield {"name": name, "first": f"{first} of {of}" if of else "–",
                    "means": [html_mean(summary, name, mean) for mean in means]}
 
 
@@ -508,7 +520,7 @@ def page_of(report, subject=OURS):
         started=datetime.datetime.fromisoformat(report["started"]).strftime("%d %B %Y, %H:%M %Z").lstrip("0"),
         machine=table.machine_line(report), verdicts=list(verdicts(summary, subject)), gaps=behind,
         worst=worst_of_workloads(behind), standings=list(standings(summary)), means=list(mean_lines(summary)),
-        equal=f"{100 * (EQUAL - 1):.0f} %", clipped=f"{CLIPPED:g}")
+        of_whom="best" if summary.has_winners else "least", equal=f"{100 * (EQUAL - 1):.0f} %", clipped=f"{CLIPPED:g}")
 
 
 def write(report, path):

@@ -12,6 +12,9 @@ machine, and then the median of these (of an even number, the geometric mean of 
 is the inverse of Y to X). Where two allocators share no repetition, it is the ratio of their medians. A figure that
 is zero or negative has no ratios, and is ranked by its median alone.
 
+One repetition proves nothing: a figure that was measured once has a best, for the ratios, but no winner, unless it is
+of a group that repeats to the digit. What has no winner counts for nobody as a first place.
+
 The best is whose largest ratio to any other is the least; as a rule all of its ratios are below 1. Allocators within
 10 % of the first of their place share that place. A variant, which a run measures beside the allocators that it was
 asked for, does not compete: it has ratios, that to the best may be below 1, and no place.
@@ -28,6 +31,7 @@ import statistics
 
 EQUAL = 1.10  # a ratio up to this counts as none
 BASE = "glibc"
+REPEATING = ("instructions",)  # groups whose figures are the same each time
 LEFT_OUT = ("caches", "epochs", "percpu", "locks", "numa")
 TIMES = ("ns", "us", "ms", "s", "cycles", "instructions")
 MEMORY = ("B", "bytes", "KiB", "MiB", "GiB")
@@ -63,6 +67,21 @@ class Row:
     @property
     def competing(self):
         return {name: cell for name, cell in self.measured.items() if name not in self.variants}
+
+    @property
+    def has_winner(self):
+        """Whether the best may be called that: others compete, and it was measured more than once, or need not be."""
+        return len(self.competing) > 1 and (self.group in REPEATING or len(self.cells[self.best].values) > 1)
+
+    @property
+    def is_once(self):
+        """Nobody was measured more than once: there are no medians and no spreads."""
+        return all(len(cell.values) < 2 for cell in self.cells.values())
+
+    @property
+    def is_unsure(self):
+        """Measured once, and another time it would be another figure."""
+        return self.is_once and self.group not in REPEATING
 
     @property
     def kind(self):
@@ -114,6 +133,15 @@ class Summary:
         for row in self.rows:
             found.setdefault(row.group, {}).setdefault(row.workload, []).append(row)
         return found
+
+    @property
+    def has_winners(self):
+        return any(row.has_winner for row in self.rows)
+
+    @property
+    def is_once(self):
+        """The whole run is of one repetition."""
+        return any(row.measured for row in self.rows) and all(row.is_once for row in self.rows)
 
     def allocators_of(self, rows):
         """Those that have anything in these rows; a variant may be in some workloads only."""
@@ -294,16 +322,26 @@ def group_means(summary, group, kind):
 
 
 def overall_means(summary, kind):
-    """{allocator: Mean} over the groups, of those that are in half of them: a variant is not. Without LEFT_OUT."""
+    """{allocator: Mean} over the groups, of those that are in half of them, without LEFT_OUT. Variants, which do not
+    compete, are in none."""
     by_group = [group_means(summary, group, kind) for group in summary.groups if group not in LEFT_OUT]
     found = {}
-    for name in summary.allocators:
+    for name in summary.report["allocators"]:
         means = [means[name] for means in by_group if name in means]
         if means:
             to_base = [mean.to_base for mean in means if mean.to_base]
             to_best = [mean.to_best for mean in means]
             found[name] = Mean(geometric_mean(to_best), geometric_mean(to_base), len(means), 0)
     return {name: mean for name, mean in with_totals(found).items() if 2 * mean.members >= mean.of}
+
+
+def overall_order(summary, kind):
+    """[(allocator, cost)] over all groups, the least cost first, of those that are in all of them: others have not
+    done the same. The cost is in times glibc's, or the best's where there is no glibc."""
+    means = {name: mean for name, mean in overall_means(summary, kind).items() if mean.members == mean.of}
+    to_base = all(mean.to_base for mean in means.values())
+    costs = {name: mean.to_base if to_base else mean.to_best for name, mean in means.items()}
+    return sorted(costs.items(), key=lambda item: item[1])
 
 
 def with_totals(means):
@@ -318,8 +356,8 @@ def ranked_rows(summary):
 
 
 def count_first(summary, name):
-    """In how many figures an allocator is first or equal to the first, and of how many."""
-    rows = [row for row in ranked_rows(summary) if name in row.competing]
+    """In how many figures that have a winner an allocator is first or equal to the first, and of how many."""
+    rows = [row for row in ranked_rows(summary) if name in row.competing and row.has_winner]
     return sum(row.cells[name].place == 1 for row in rows), len(rows)
 
 

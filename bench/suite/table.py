@@ -103,7 +103,7 @@ def cell_parts(row, name):
     cell = row.cells[name]
     if not cell.values:
         return cell.problem or "no figure"
-    marks = ("!" if cell.problem else "") + ("*" if name == row.best and len(row.competing) > 1 else "")
+    marks = ("!" if cell.problem else "") + ("*" if name == row.best and row.has_winner else "")
     return marks + show_number(cell.median), show_spread(cell), show_ratio(cell.to_best), show_against(cell.to_base)
 
 
@@ -183,7 +183,11 @@ def describe_gap(row, name):
     lost, shared = repetitions_lost(row, name)
     times = f"{show_ratio(cell.to_best)} times" if cell.to_best else "no ratio to"
     return (f"{row.workload} {show_figure(row)}: {times} {row.best}'s, {show_number(cell.median)} and "
-            f"{show_number(best.median)}; behind in {lost} of {shared}")
+            f"{show_number(best.median)}; {describe_lost(lost, shared)}")
+
+
+def describe_lost(lost, shared):
+    return "measured once" if shared == 1 else f"behind in {lost} of {shared}"
 
 
 def print_not_first(summary, name, stream):
@@ -192,7 +196,7 @@ def print_not_first(summary, name, stream):
         return
     rows = not_first(summary, name)
     for text, members in (
-            (f"where {name} is not first: its cost in times the best's, the medians, and in how many repetitions",
+            (f"where {name} is not first: its cost in times the best's, both figures, and in how many repetitions",
              [row for row in rows if row.cells[name].place > 1]),
             (f"where another is ahead of {name} by {100 * (EQUAL - 1):.0f} % or less, which counts as equal",
              [row for row in rows if row.cells[name].place == 1])):
@@ -223,6 +227,16 @@ def machine_line(report):
             f"{machine.get('system', '')}, load {machine.get('load_at_start', 0):.1f} at the start")
 
 
+def describe_cell(summary):
+    """What the first parts of a cell are."""
+    if summary.is_once and not summary.has_winners:
+        return "one repetition, so nothing is called the best: figure, times the least cost"
+    if summary.is_once:
+        return "figure, times the best's (* the best)"
+    return ("median, ±furthest repetition, times the best's (* the best; of what was measured once there is none, and "
+            "its figure is no median)")
+
+
 def show(report, stream, subject=OURS, width=None):
     """Print a whole run; `subject` is the allocator whose weak sides are listed."""
     summary = summarise(report)
@@ -232,7 +246,7 @@ def show(report, stream, subject=OURS, width=None):
         begun = {run["workload"] for run in report["runs"]}
         left = [name for name in report["workloads"] if name not in begun]
         print("INTERRUPTED: this is what was done until then; not begun: " + (", ".join(left) or "none"), file=stream)
-    print(f"median, ±furthest repetition, times the best's (* the best), + times better or - worse than {BASE}; "
+    print(f"{describe_cell(summary)}, + times better or - worse than {BASE}; "
           "units /s: more is better, others: less; ! runs failed", file=stream)
     for group in summary.groups:
         print_group(summary, group, width, stream)
@@ -259,7 +273,7 @@ def main_figures(summary):
 
 
 def markdown(report, figures=None):
-    """A Markdown table of medians, the best in bold: each workload's main figure, or these (workload, figure)."""
+    """A Markdown table, the best in bold where there is one: each workload's main figure, or these (workload, figure)."""
     summary = summarise(report)
     rows = list(main_figures(summary))
     if figures:
@@ -268,7 +282,7 @@ def markdown(report, figures=None):
     lines = [["workload", "figure", "unit", "better", *names], ["---"] * (4 + len(names))]
     for row in rows:
         texts = {name: show_number(cell.median) if cell.values else cell.problem for name, cell in row.cells.items()}
-        texts |= {row.best: f"**{texts[row.best]}**"} if row.best else {}
+        texts |= {row.best: f"**{texts[row.best]}**"} if row.has_winner else {}
         lines.append([row.workload, row.figure, row.unit, "more" if is_more_better(row.unit) else "less",
                       *(texts.get(name, "") for name in names)])
     return "".join(f"| {' | '.join(word.replace('|', chr(92) + '|') for word in line)} |\n" for line in lines)

@@ -129,10 +129,10 @@ def test_inputs_are_in_no_mean_and_no_count():
 
 def test_failures_and_skips_are_rows_with_reasons():
     failed, skipped = {"failed": "signal 11: no message"}, {"skipped": "no such server"}
-    text = shown(make_report({"glibc": [10, 10], "slabmalloc": [failed, 5], "jemalloc": [skipped, skipped]}))
+    text = shown(make_report({"glibc": [10, 10, 10], "slabmalloc": [failed, 5, 5], "jemalloc": [skipped] * 3}))
     assert re.search(r"redis \[ns\].*10\.0 .*!\*5\.00.*skipped", text)
-    assert "churn on slabmalloc: failed in 1 of 2: signal 11: no message" in text
-    assert "churn on jemalloc: skipped in 2 of 2: no such server" in text
+    assert "churn on slabmalloc: failed in 1 of 3: signal 11: no message" in text
+    assert "churn on jemalloc: skipped in 3 of 3: no such server" in text
 
 
 def test_a_workload_that_failed_everywhere_is_a_row():
@@ -206,9 +206,40 @@ def test_on_several_nodes_only_ours_has_promised_anything():
 
 
 def test_markdown_marks_the_best():
-    text = table.markdown(make_report({"glibc": [10], "slab|malloc": [5]}))
+    text = table.markdown(make_report({"glibc": [10, 10], "slab|malloc": [5, 5]}))
     assert "| workload | figure | unit | better | glibc | slab\\|malloc |\n" in text
     assert "| churn | redis | ns | less | 10.0 | **5.00** |\n" in text
+
+
+# -- one repetition -------------------------------------------------------------------------------------------------
+
+ONCE = {"glibc": [10], "slabmalloc": [5], "jemalloc": [4]}
+TWICE = {name: 2 * values for name, values in ONCE.items()}
+
+
+def test_one_repetition_makes_no_winner():
+    text = shown(make_report(ONCE))
+    assert "one repetition, so nothing is called the best" in text and not re.search(r"\*[0-9]", text)
+    assert "**" not in table.markdown(make_report(ONCE))
+    assert summary.count_first(summary.summarise(make_report(ONCE)), "jemalloc") == (0, 0)
+    assert "*4.00" in shown(make_report(TWICE)) and "**4.00**" in table.markdown(make_report(TWICE))
+
+
+def test_who_was_measured_once_is_not_the_best_of_those_who_were_measured_often():
+    failed = {"failed": "signal 9"}
+    assert only_row(make_report({"glibc": [10, 10], "slabmalloc": [5, failed]})).has_winner is False
+
+
+def test_instruction_counts_have_a_winner_at_once_and_are_no_medians():
+    report = make_report(ONCE, unit="instructions", group="instructions", workload="instructions_pair")
+    assert "*4.00" in shown(report) and "**4.00**" in table.markdown(report)
+    assert "median" not in shown(report)
+
+
+def test_figures_of_one_repetition_are_not_called_medians():
+    assert "median" not in shown(make_report(ONCE))
+    assert "median" in shown(make_report(TWICE))
+    assert "churn redis [ns]: 1.25 times jemalloc's, 5.00 and 4.00; measured once" in shown(make_report(ONCE))
 
 
 # -- the comparison -------------------------------------------------------------------------------------------------
@@ -231,10 +262,14 @@ def test_disagreement_names_figure_and_ratios():
         stream.getvalue()
 
 
-def test_comparison_of_what_is_no_results_file(tmp_path, capsys):
-    (tmp_path / "results.json").write_text("[]")
+@pytest.mark.parametrize("text, complaint", [("[]", "holds no results of this suite"), ("{", "holds no results"),
+                                             (None, "results.json: No such file or directory")])
+def test_comparison_of_what_is_no_results_file(tmp_path, capsys, text, complaint):
+    if text:
+        (tmp_path / "results.json").write_text(text)
     assert compare.main(tmp_path, tmp_path / "results.json") == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    said = capsys.readouterr().err
+    assert complaint in said and "Errno" not in said and said.count("\n") == 1
 
 
 # -- the page -------------------------------------------------------------------------------------------------------
@@ -245,6 +280,49 @@ def report_module():
         pytest.importorskip(name)
     from suite import report  # pylint: disable=import-outside-toplevel
     return report
+
+
+def test_the_page_of_one_repetition_has_no_winner_and_no_medians(report_module):
+    once, twice = (report_module.page_of(make_report(values)) for values in (ONCE, TWICE))
+    cells = {name: re.search(r'<td class="(\w*)" title="[^"]*">(<b>)?4\.00', page) for name, page in
+             (("once", once), ("twice", twice))}
+    assert cells["once"].groups() == ("", None) and cells["twice"].groups() == ("best", "<b>")
+    assert 'title="one repetition"' in once and "× best" not in once and "× best" in twice
+    text = re.sub(r"<style>.*?</style>", "", once, flags=re.DOTALL)
+    assert "median" not in text and not re.search("Fastest overall|Smallest overall", text)
+    assert "Everything was measured once, so nothing is called the fastest" in text
+
+
+# In pairs jemalloc takes half of glibc's time, but slabmalloc is level with both: in times the best's cost all three
+# are equal.
+CIRCLE = {"glibc": [4, 4, 1], "slabmalloc": [4, 2, 2], "jemalloc": [2, 2, 4]}
+
+
+@pytest.mark.parametrize("values, verdict", [
+    (CIRCLE, "Fastest overall: jemalloc at 0.50 times glibc's time"),
+    ({"glibc": [4, 4], "slabmalloc": [2, 2], "jemalloc": [1, 1]},
+     "Fastest overall: jemalloc at 0.25 times glibc's time; slabmalloc at 0.50 times glibc's time is number 2."),
+    ({"glibc": [1, 1], "slabmalloc": [2, 2]},
+     "Fastest overall: glibc; slabmalloc at 2.00 times glibc's time is number 2."),
+    ({"jemalloc": [1, 1], "slabmalloc": [2, 2]}, "Fastest overall: jemalloc; slabmalloc is number 2."),
+])
+def test_fastest_overall_is_who_has_the_least_of_the_number_beside_it(report_module, values, verdict):
+    assert next(report_module.verdicts(summary.summarise(make_report(values)), "slabmalloc")).startswith(verdict)
+
+
+def test_a_variant_is_never_the_fastest_overall(report_module):
+    report = make_report({"glibc": [10, 10], "slabmalloc": [5, 5], "slabmalloc grow=locked": [2, 2]})
+    del report["allocators"]["slabmalloc grow=locked"]
+    first = next(report_module.verdicts(summary.summarise(report), "slabmalloc"))
+    assert first == "Fastest overall: slabmalloc at 0.50 times glibc's time."
+
+
+def test_who_lacks_a_group_is_not_the_fastest_overall(report_module):
+    report = join_reports(make_report({"glibc": [10, 10], "slabmalloc": [5, 5], "jemalloc": [1, 1]}),
+                          make_report({"glibc": [10, 10], "slabmalloc": [5, 5], "jemalloc": [{"failed": "signal 9"}]},
+                                      group="threads", workload="larson_2"))
+    first = next(report_module.verdicts(summary.summarise(report), "slabmalloc"))
+    assert first == "Fastest overall: slabmalloc at 0.50 times glibc's time."
 
 
 ODD = "odd <i>&amp; name"
