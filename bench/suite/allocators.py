@@ -25,7 +25,7 @@ URCU = "userspace RCU"
 OUR_DEFERRED = {"slabmalloc deferred": "slab", "slabmalloc deferred head": "slab_head",
                 "slabmalloc deferred cache": "slab_cache"}  # name: contender
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.A)
-START_SECONDS = 10
+START_SECONDS = 60  # a busy machine takes its time
 DEFAULT = ("glibc", OURS, *PACKAGED)
 
 
@@ -116,7 +116,7 @@ def version_of_ours():
 def known(build):
     """Every allocator that has a name of its own; a package that is not installed has no library."""
     found = {"glibc": Allocator("glibc", "", os.confstr("CS_GNU_LIBC_VERSION").removeprefix("glibc ")),
-             OURS: Allocator(OURS, str(build / "libslabmalloc.so"), version_of_ours())}
+             OURS: Allocator(OURS, str(pathlib.Path(build, "libslabmalloc.so")), version_of_ours())}
     for name, (file, package) in PACKAGED.items():
         version = first_line_of("dpkg-query", "-W", "-f", "${Version}", package)
         found[name] = Allocator(name, str(DEBIAN / file), version)
@@ -135,26 +135,49 @@ def preload_complaint(library):
     return "the loader cannot preload it" if "cannot be preloaded" in done.stderr else ""
 
 
-def find(words, build):
-    """{name: Allocator} for a list of names and NAME=PATH. A package that is missing is one line on standard error
-    and left out; anything else that cannot be measured ends the run with status 2."""
-    names, found = known(build), {}
+def path_in(word):
+    """The library that a NAME=PATH names; "" for a name alone."""
+    path = word.partition("=")[2]
+    return str(pathlib.Path(path).resolve()) if path else ""
+
+
+def check(words):
+    """Ends the run with status 2 where a list of names and NAME=PATH has anything that nobody could measure."""
+    names = known("")
     for word in words:
         name, given, path = word.partition("=")
         if not given and name not in names:
             fail(f"no allocator {name!r}; known are {', '.join(names)}, any other as NAME=PATH")
         if given and (name in names or not NAME.fullmatch(name)):
             fail(f"{name!r} is no name for {path}: one of letters, digits, dots, dashes, and not {', '.join(names)}")
-        allocator = Allocator(name, str(pathlib.Path(path).resolve()), "given by path") if given else names[name]
-        if allocator.library and not pathlib.Path(allocator.library).is_file():
-            if name not in PACKAGED or given:
-                fail(f"{name}: no file {allocator.library}")
+        if given:
+            check_library(name, path_in(word))
+
+
+def check_library(name, library):
+    if not pathlib.Path(library).is_file():
+        fail(f"{name}: no file {library}")
+    complaint = preload_complaint(library)
+    if complaint:
+        fail(f"{library}: {complaint}")
+
+
+def find(words, build):
+    """{name: Allocator} for a list of names and NAME=PATH. A package that is missing is one line on standard error
+    and left out; anything else that cannot be measured ends the run with status 2."""
+    check(words)
+    names, found = known(build), {}
+    for word in words:
+        name, given, _ = word.partition("=")
+        allocator = Allocator(name, path_in(word), "given by path") if given else names[name]
+        if name in PACKAGED and not pathlib.Path(allocator.library).is_file():
             print(f"bench: {name} is left out: Debian's package {PACKAGED[name][1]} is not installed",
                   file=sys.stderr)
             continue
-        complaint = allocator.library and preload_complaint(allocator.library)
-        if complaint:
-            fail(f"{allocator.library}: {complaint}")
+        if name == OURS and not pathlib.Path(allocator.library).is_file():
+            fail(f"no file {allocator.library}; tools/bench without --build builds it")
+        if allocator.library and not given:
+            check_library(name, allocator.library)
         found[name] = allocator
     if not found:
         fail("no allocator is left to measure")

@@ -9,6 +9,8 @@ import collections
 import itertools
 import sys
 
+from tools.python import messages
+
 from . import results
 from .summary import EQUAL, ranked_rows, ratio, summarise
 from .table import show_figure, show_ratio
@@ -85,7 +87,7 @@ def main(first, second):
     try:
         runs = [results.load(path) for path in (first, second)]
     except (OSError, ValueError) as error:
-        print(f"bench: {error}", file=sys.stderr)
+        print(f"bench: {messages.plain(error)}", file=sys.stderr)
         return 2
     return int(show(*runs, sys.stdout))
 

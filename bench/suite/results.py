@@ -8,6 +8,8 @@ import re
 import sys
 import time
 
+from tools.python import messages
+
 FORMAT = 1
 CUT_OFF = re.compile("killed by SIG(INT|TERM|HUP)")
 
@@ -89,13 +91,16 @@ class Results:
             draft.write_text(json.dumps(self.report, indent=1) + "\n")
             draft.rename(folder / "results.json")
         except OSError as error:
-            print(f"bench: results are not written: {error}", file=sys.stderr)
+            print(f"bench: results are not written: {messages.plain(error)}", file=sys.stderr)
 
 
 def load(path):
     """A results.json as it was written; a folder stands for the one in it. Raises ValueError for any other file."""
     path = pathlib.Path(path)
-    report = json.loads((path / "results.json" if path.is_dir() else path).read_text())
+    try:
+        report = json.loads((path / "results.json" if path.is_dir() else path).read_text())
+    except ValueError:
+        report = None
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise ValueError(f"{path} holds no results of this suite")
     return report

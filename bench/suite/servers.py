@@ -18,16 +18,14 @@ import shutil
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 
-from .measurement import Measurement, RunFailed, Skipped
-
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))  # for tools.python
 from tools.python import servers
 from tools.python.processes import (Failure, cpu_seconds, family, is_mapped, maps, plain_env, run, smaps_mib,
                                     status_mib)
+
+from .measurement import Measurement, RunFailed, Skipped
 
 SAMPLE_EVERY_S = 0.1
 SETTLE_S = {"quick": 0.2, "full": 2}
