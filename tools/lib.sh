@@ -47,10 +47,7 @@ packages_install() {
     fi
     say "installing Debian packages: $missing"
     # shellcheck disable=SC2086 # the packages are words
-    quietly $sudo bash "$root/tools/install-packages" $missing || {
-        say "the packages could not be installed (see above)"
-        return 1
-    }
+    quietly $sudo bash "$root/tools/install-packages" $missing || return 1 # which has said why
 }
 
 # The script cannot go on without these.
