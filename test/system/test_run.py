@@ -59,9 +59,8 @@ def is_clean(tree):
 
 # -- help and mistakes ----------------------------------------------------------------------------------------------
 
-INTERNAL = {"count-tests.py"}  # a part of tools/test
 SCRIPTS = sorted(path.name for path in (ROOT / "tools").iterdir() if path.is_file() and path.suffix != ".in"
-                 and path.name not in INTERNAL and path.read_bytes().startswith(b"#!"))
+                 and path.read_bytes().startswith(b"#!"))
 
 
 def run_script(tree, name, *words):
