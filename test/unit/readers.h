@@ -4,54 +4,70 @@
 
 #include "epochs.h"
 
-#include <sched.h>
+#include <semaphore.h>
 
-/* Not every poll looks. */
-static inline bool polls_pass(uint64_t stamp)
+/* Not every poll looks: that comes when it comes. */
+static inline void poll_until_passed(uint64_t stamp)
 {
-    for (unsigned i = 0; i < 20 && !slm_epoch_passed(stamp); i++) {
+    while (!slm_epoch_passed(stamp)) {
         sleep_ms(1);
         slm_epoch_poll();
     }
-    return slm_epoch_passed(stamp);
+}
+
+/* Of so many polls, a millisecond apart, some look. */
+static inline bool is_held_up(uint64_t stamp)
+{
+    for (unsigned i = 0; i < 10 && !slm_epoch_passed(stamp); i++) {
+        sleep_ms(1);
+        slm_epoch_poll();
+    }
+    return !slm_epoch_passed(stamp);
 }
 
 /* A thread that does as it is told. */
 struct reader {
     pthread_t thread;
-    _Atomic char told; /* 'e'nter, 'v'isit, 'l'eave, 'g'o; 0: done */
+    sem_t told, done;
+    char what; /* 'e'nter, 'v'isit, 'l'eave, 'g'o */
 };
+
+static inline void await_post(sem_t *semaphore)
+{
+    while (sem_wait(semaphore) != 0) /* a signal's handler has come in between */
+        ;
+}
 
 static inline void *obey(void *argument)
 {
     struct reader *reader = argument;
-    char told;
+    char what;
     do {
-        while ((told = load_acquire(&reader->told)) == 0)
-            sched_yield();
-        if (told == 'e')
+        await_post(&reader->told);
+        what = reader->what;
+        if (what == 'e')
             enter();
-        else if (told == 'v')
+        else if (what == 'v')
             slm_epoch_enter_slow(false);
-        else if (told == 'l')
+        else if (what == 'l')
             leave();
         else
             slm_epoch_thread_exit(); /* before anybody hears of it */
-        store_release(&reader->told, 0);
-    } while (told != 'g');
+        require(sem_post(&reader->done) == 0);
+    } while (what != 'g');
     return NULL;
 }
 
 static inline void tell(struct reader *reader, char what)
 {
-    store_release(&reader->told, what);
-    while (load_acquire(&reader->told) != 0)
-        sched_yield();
+    reader->what = what;
+    require(sem_post(&reader->told) == 0);
+    await_post(&reader->done);
 }
 
 static inline void start(struct reader *reader)
 {
-    store_relaxed(&reader->told, 0);
+    require(sem_init(&reader->told, 0, 0) == 0 && sem_init(&reader->done, 0, 0) == 0);
     require(pthread_create(&reader->thread, NULL, obey, reader) == 0);
 }
 

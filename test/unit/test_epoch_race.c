@@ -5,7 +5,16 @@
 
 #include <sched.h>
 
-enum { READERS = 3, OBJECTS = 64, WORDS = 8, TORTURE_MS = 600, LIVE = 0x600d, DEAD = 0xdead };
+enum {
+    READERS = 3,
+    OBJECTS = 64,
+    WORDS = 8,
+    REUSES = 4000,
+    WAITS = 300,
+    READS = 20000,
+    LIVE = 0x600d,
+    DEAD = 0xdead
+};
 
 struct object {
     _Atomic uint32_t words[WORDS];
@@ -57,11 +66,18 @@ static void *keep_reading(void *number)
     return NULL;
 }
 
-/* Objects go round: shared, retired, dead once a grace period has passed, live again. */
-static void replace_for(uint64_t ms)
+/* Both sides have done enough since, and what the test is about has happened. */
+static bool is_enough(uint64_t reuses_more, uint64_t reads_more, bool (*happened)(void))
 {
-    const uint64_t end_ms = slm_sys_now_ms() + ms;
-    for (unsigned at = 1; slm_sys_now_ms() < end_ms; at++) {
+    return load_relaxed(&reuses) >= reuses_more && load_relaxed(&reads) >= reads_more && happened();
+}
+
+/* Objects go round: shared, retired, dead once a grace period has passed, live again. */
+static void replace_until(bool (*happened)(void))
+{
+    const uint64_t reuses_more = load_relaxed(&reuses) + scaled(REUSES);
+    const uint64_t reads_more = load_relaxed(&reads) + scaled(READS);
+    for (unsigned at = 1; !is_enough(reuses_more, reads_more, happened); at++) {
         struct object *object = &objects[at % OBJECTS], *before = &objects[(at - 1) % OBJECTS];
         if (at >= OBJECTS) {
             while (!slm_epoch_passed(object->stamp))
@@ -76,10 +92,11 @@ static void replace_for(uint64_t ms)
 }
 
 /* As fast as grace periods are to be had, an object is dead as soon as nobody can find it. */
-static void wait_and_replace_for(uint64_t ms)
+static void wait_and_replace_until(bool (*happened)(void))
 {
-    const uint64_t end_ms = slm_sys_now_ms() + ms;
-    for (unsigned at = 1; slm_sys_now_ms() < end_ms; at++) {
+    const uint64_t reuses_more = load_relaxed(&reuses) + scaled(WAITS);
+    const uint64_t reads_more = load_relaxed(&reads) + scaled(READS);
+    for (unsigned at = 1; !is_enough(reuses_more, reads_more, happened); at++) {
         struct object *object = &objects[at % 2], *before = &objects[(at - 1) % 2];
         mark(object, LIVE);
         store_release(&shared, object);
@@ -89,7 +106,10 @@ static void wait_and_replace_for(uint64_t ms)
     }
 }
 
-static void torture_while(void (*meanwhile)(void))
+static void nothing_more(void) {}
+
+/* Both kinds of writer, until each has seen its own happen. */
+static void torture(bool (*first)(void), void (*meanwhile)(void), bool (*second)(void))
 {
     pthread_t threads[READERS];
     store_relaxed(&over, false);
@@ -97,33 +117,35 @@ static void torture_while(void (*meanwhile)(void))
     store_release(&shared, &objects[0]);
     for (uintptr_t i = 0; i < READERS; i++)
         require(pthread_create(&threads[i], NULL, keep_reading, (void *)i) == 0);
-    replace_for(TORTURE_MS);
-    if (meanwhile)
-        meanwhile();
-    wait_and_replace_for(TORTURE_MS);
+    replace_until(first);
+    meanwhile();
+    wait_and_replace_until(second);
     store_relaxed(&over, true);
     for (unsigned i = 0; i < READERS; i++)
         require(pthread_join(threads[i], NULL) == 0);
-    require(load_relaxed(&reuses) > 1000 && load_relaxed(&reads) > 10000);
+}
+
+static bool barriers_made(void)
+{
+    return barriers() > 0;
 }
 
 static void with_membarrier(void)
 {
-    torture_while(NULL);
-    require(!readers_fence() && barriers() > 0);
+    torture(barriers_made, nothing_more, barriers_made);
+    require(!readers_fence());
 }
 
 static void without_membarrier(void)
 {
     refuse_call(SYS_membarrier, ENOSYS, 0);
-    torture_while(NULL);
-    require(readers_fence() && barriers() == 0);
+    torture(readers_fence, nothing_more, readers_fence);
+    require(barriers() == 0);
 }
 
 static void membarrier_taken_away(void)
 {
-    torture_while(take_membarrier_away);
-    require(readers_fence());
+    torture(barriers_made, take_membarrier_away, readers_fence);
 }
 
 static void by_membarrier(void **state)

@@ -36,7 +36,8 @@
 #define KIB ((size_t)1 << 10)
 #define MIB ((size_t)1 << 20)
 
-enum { CHILD_FAILED = 99, CHILD_SECONDS = 60 };
+/* What hangs is ended by SIGALRM, which tells who it was; nothing takes so long. */
+enum { CHILD_FAILED = 99, CHILD_SECONDS = 600 };
 
 #define require(condition) ((condition) ? (void)0 : give_up(__FILE__, __LINE__, #condition))
 
@@ -145,6 +146,14 @@ static inline uint64_t random_next(uint64_t *state)
 static inline size_t random_below(uint64_t *state, size_t limit)
 {
     return (size_t)(random_next(state) % limit);
+}
+
+/* As much of a random or repeated work as usual, or as many times that as the environment says. */
+static inline unsigned long scaled(unsigned long usual)
+{
+    const char *factor = getenv("SLABMALLOC_TEST_SCALE");
+    const double scale = factor ? atof(factor) : 1;
+    return scale > 1 ? (unsigned long)((double)usual * scale) : usual;
 }
 
 /* Run a function on that many threads at once, with their numbers from 0, and wait for all. */
