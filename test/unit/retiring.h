@@ -151,7 +151,7 @@ static inline bool ripens_within(unsigned ms)
 
 static inline void let_ripen(void)
 {
-    require(ripens_within(5000));
+    require(slm_epoch_await(slm_epoch_stamp(), UINT64_MAX));
 }
 
 static inline void defer_some(unsigned n)

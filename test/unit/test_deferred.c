@@ -138,18 +138,15 @@ static void what_is_no_object_ends_the_process(void **state)
 
 /* -- polls and barriers ------------------------------------------------------------------------------------------ */
 
-static bool polls_free_all_within(unsigned ms)
+/* Poll until all is free; true: a poll has said that a grace period ended. */
+static bool polls_free_all(void)
 {
-    const uint64_t end = slm_sys_now_us() + ms * UINT64_C(1000);
     bool ended = false;
-    while (waiting() > 0 && slm_sys_now_us() < end) {
+    for (; waiting() > 0; sleep_ms(1))
         ended |= slm_deferred_poll();
-        sleep_ms(1);
-    }
-    return ended && waiting() == 0;
+    return ended;
 }
 
-/* 100 ms, and what a busy machine adds. */
 static void polls_free_what_has_waited_long_enough(void **state)
 {
     (void)state;
@@ -159,13 +156,14 @@ static void polls_free_what_has_waited_long_enough(void **state)
     defer_some(3);
     void *volatile large = malloc(MIB);
     slm_defer(large, NULL);
-    assert_true(polls_free_all_within(300));
+    assert_true(polls_free_all());
     begin_reading();
     defer_some(100);
-    assert_false(polls_free_all_within(100));
+    for (unsigned i = 0; i < 60; i++, sleep_ms(1))
+        slm_deferred_poll();
     assert_int_equal(waiting(), 100);
     end_reading();
-    assert_true(polls_free_all_within(300));
+    assert_true(polls_free_all());
     end_helper(&other);
 }
 
@@ -265,37 +263,36 @@ static void barriers_that_would_wait_for_themselves_end_the_process(void **state
 
 enum { LIMIT = 64 << 10, FLOOD = 2000 };
 
-/* Calls that took at least so long: longer than they may, or only half of that. */
-struct slow_calls {
-    unsigned late, waited;
-};
-
-static struct slow_calls flood(unsigned n, bool with_heads)
+static void flood(unsigned n, bool with_heads)
 {
-    struct slow_calls slow = {0, 0};
     for (unsigned i = 0; i < n; i++) {
         void *object = object_of_cache();
-        const uint64_t before = slm_sys_now_us();
         slm_defer(object, with_heads ? head_in(object) : NULL);
-        const uint64_t took_us = slm_sys_now_us() - before;
-        slow.waited += took_us >= 5000;
-        slow.late += took_us >= 20000;
     }
-    return slow;
 }
 
-/* 10 ms; a busy machine makes more of it now and then. */
-static void a_flood_waits_for_readers_but_not_for_long(void **state)
+/* Who may wait. A call behind which more waits than may, and more than before, has waited for as long as it may. */
+static void flood_and_wait(unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        void *object = object_of_cache();
+        const uint64_t bytes = load_relaxed(&slm_ring_bytes), start_us = slm_sys_now_us();
+        slm_defer(object, NULL);
+        const uint64_t took_us = slm_sys_now_us() - start_us;
+        require(load_relaxed(&slm_ring_bytes) <= slm_max(bytes, slm_ring_limit_bytes()) || took_us >= 10000);
+    }
+}
+
+/* The reader stays inside, and each call ends all the same. */
+static void a_flood_waits_for_readers_but_not_for_ever(void **state)
 {
     (void)state;
     slm_options.deferred_max_bytes = LIMIT;
     const uint64_t waits = load_relaxed(&slm_ring_waits), excesses = load_relaxed(&slm_ring_excesses);
     begin_reading();
-    const struct slow_calls slow = flood(FLOOD, false);
+    flood_and_wait(FLOOD);
     assert_int_equal(waiting(), FLOOD);
     assert_true(load_relaxed(&slm_ring_waits) > waits);
-    assert_true(slow.waited >= load_relaxed(&slm_ring_waits) - waits);
-    assert_true(slow.late <= slow.waited / 2);
     assert_int_equal(load_relaxed(&slm_ring_excesses), excesses);
     end_reading();
 }
@@ -304,10 +301,7 @@ static void a_flood_is_bounded_where_readers_leave(void **state)
 {
     (void)state;
     slm_options.deferred_max_bytes = LIMIT;
-    for (unsigned i = 0; i < 10 * FLOOD; i++) {
-        defer_some(1);
-        require(load_relaxed(&slm_ring_bytes) <= LIMIT + SLM_MAGAZINE_ROUNDS_MAX * SIZE);
-    }
+    flood_and_wait(10 * FLOOD);
 }
 
 static void who_may_not_wait_queues_past_the_limit(void **state)
@@ -316,12 +310,10 @@ static void who_may_not_wait_queues_past_the_limit(void **state)
     slm_options.deferred_max_bytes = LIMIT;
     const uint64_t waits = load_relaxed(&slm_ring_waits), excesses = load_relaxed(&slm_ring_excesses);
     begin_reading();
-    const uint64_t start = slm_sys_now_us();
     flood(FLOOD, true);
     assert_true(load_relaxed(&slm_ring_excesses) > excesses);
     enter(); /* inside a section of its own nobody waits either */
     flood(FLOOD, false);
-    assert_true(slm_sys_now_us() - start < 1000000);
     assert_int_equal(load_relaxed(&slm_ring_waits), waits);
     assert_int_equal(waiting(), 2 * FLOOD);
     leave();
@@ -426,8 +418,7 @@ static void defer_by_fences(void)
     slm_deferred_barrier();
     require(waiting() == 0);
     slm_options.deferred_max_bytes = 4096; /* less than the ring's open magazine has */
-    const struct slow_calls slow = flood(100, false);
-    require(slow.late <= slow.waited / 2);
+    flood_and_wait(100);
     slm_options.deferred_max_bytes = 0;
     slm_options.refuse_blocks = 1;
     enter();
@@ -482,7 +473,7 @@ int main(void)
         deferred_test(functions_run_in_polls_outside_of_sections),
         deferred_test(barriers_wait_for_readers_and_for_slow_paths),
         cmocka_unit_test(barriers_that_would_wait_for_themselves_end_the_process),
-        deferred_test(a_flood_waits_for_readers_but_not_for_long),
+        deferred_test(a_flood_waits_for_readers_but_not_for_ever),
         deferred_test(a_flood_is_bounded_where_readers_leave),
         deferred_test(who_may_not_wait_queues_past_the_limit),
         deferred_test(without_memory_heads_serve),

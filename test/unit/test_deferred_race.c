@@ -68,6 +68,7 @@ static void a_pass_may_come_at_any_instruction_of_retiring(void **state)
 }
 
 static _Atomic bool enough;
+static _Atomic uint64_t retired;
 
 static void retire_all_the_time(void *nothing)
 {
@@ -76,6 +77,7 @@ static void retire_all_the_time(void *nothing)
         void *object = object_of_cache();
         memset(object, 0x5a, SIZE);
         slm_defer(object, (uintptr_t)object / SIZE % 2 ? head_in(object) : NULL);
+        add_relaxed(&retired, 1);
     }
 }
 
@@ -88,8 +90,7 @@ static void threads_retire_while_others_pass(void **state)
         start_live_helper(&threads[i]);
         begin_task(&threads[i], retire_all_the_time, NULL);
     }
-    const uint64_t start = slm_sys_now_us();
-    for (unsigned turn = 0; slm_sys_now_us() < start + 400000; turn++) {
+    for (unsigned turn = 0; turn < scaled(200) || load_relaxed(&retired) < scaled(20000); turn++) {
         pass_over_all(NULL);
         slm_deferred_poll();
         slm_ring_check();

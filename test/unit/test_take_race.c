@@ -1,5 +1,4 @@
 /* src/thread/take.h: threads that allocate and free all the time, while others take from them. */
-#include "os/sys.h"
 #include "taking.h"
 
 static int begin_test(void **state)
@@ -51,8 +50,7 @@ static void objects_stay_apart_while_they_are_taken(void **state)
         start_live_helper(&threads[i]);
         begin_task(&threads[i], churn, NULL);
     }
-    const uint64_t start = slm_sys_now_us();
-    while (slm_sys_now_us() < start + 400000) {
+    while (taken_in_all < scaled(2000)) {
         take(false, false);
         taken_in_all += taken_count();
     }
@@ -62,7 +60,6 @@ static void objects_stay_apart_while_they_are_taken(void **state)
         slm_thread_check(threads[i].tls->self);
         end_helper(&threads[i]);
     }
-    assert_true(taken_in_all > 100);
 }
 
 int main(void)
