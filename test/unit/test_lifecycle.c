@@ -279,7 +279,7 @@ static void threads_leave_nothing_behind(void **state)
 {
     (void)state;
     uint64_t heap = 0, metadata = 0;
-    for (unsigned i = 0; i < 3000; i++) {
+    for (unsigned i = 0; i < 1000; i++) {
         on_threads(1, live_briefly);
         if (i == 100) {
             heap = slm_reservation_heap_bytes();
@@ -333,10 +333,10 @@ static void children_of_a_busy_process_live_on(void **state)
     }
     for (size_t i = 0; i < COUNT(busy); i++)
         assert_int_equal(pthread_create(&busy[i], NULL, allocate_all_the_time, NULL), 0);
-    for (unsigned i = 0; i < 100; i++) {
+    for (unsigned long i = 0; i < scaled(30); i++) {
         const struct outcome outcome = in_child(live_on);
         if (outcome.status != 0)
-            fail_msg("fork %u: status %d, signal %d: %s", i, outcome.status, outcome.signal, outcome.said);
+            fail_msg("fork %lu: status %d, signal %d: %s", i, outcome.status, outcome.signal, outcome.said);
     }
     store_relaxed(&enough, true);
     for (size_t i = 0; i < COUNT(busy); i++)
@@ -345,7 +345,9 @@ static void children_of_a_busy_process_live_on(void **state)
         free(inherited[i]);
 }
 
-static volatile sig_atomic_t forked; /* the child's number in the parent, -1 in the child itself */
+enum { HERE = 1 }; /* no child's number */
+
+static volatile sig_atomic_t forked; /* the child's number in the parent, HERE in the child itself; -1: refused */
 
 static void fork_in_handler(int signal_number)
 {
@@ -354,8 +356,8 @@ static void fork_in_handler(int signal_number)
     forked = _Fork();
     if (forked == 0) {
         signal(SIGALRM, SIG_DFL);
-        alarm(5);
-        forked = -1;
+        alarm(CHILD_SECONDS);
+        forked = HERE;
     }
     errno = kept;
 }
@@ -383,8 +385,8 @@ static int fork_in_the_middle(long microseconds)
     setitimer(ITIMER_REAL, &soon, NULL);
     while (forked == 0)
         allocate_and_free(20);
-    if (forked == -1) {
-        allocate_and_free(3000);
+    if (forked == HERE) {
+        allocate_and_free(1000);
         _exit(0);
     }
     require(waitpid(forked, &how, 0) == forked);
@@ -406,8 +408,8 @@ static void a_handler_may_fork_in_the_middle_of_malloc(void **state)
     for (size_t i = 0; i < COUNT(busy); i++)
         assert_int_equal(pthread_create(&busy[i], NULL, allocate_all_the_time, NULL), 0);
     pthread_sigmask(SIG_UNBLOCK, &alarms, NULL);
-    for (unsigned i = 0; i < 200 && how == 0; i++)
-        how = fork_in_the_middle(50 + i * 37 % 2000);
+    for (unsigned long i = 0; i < scaled(60) && how == 0; i++)
+        how = fork_in_the_middle(50 + (long)(i * 37 % 2000));
     store_relaxed(&enough, true);
     for (size_t i = 0; i < COUNT(busy); i++)
         pthread_join(busy[i], NULL);

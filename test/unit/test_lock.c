@@ -130,11 +130,13 @@ static void sleepers_are_woken_one_after_the_other(void **state)
     slm_lock_acquire(&lock);
     for (unsigned i = 0; i < THREADS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, wait_for_lock, NULL), 0);
-    sleep_ms(50);
+    while (load_relaxed(&lock.contended) < contended + THREADS || !(load_relaxed(&lock.word) & SLM_LOCK_SLEPT_ON))
+        sleep_ms(1);
+    sleep_ms(10); /* most of them sleep by now */
     slm_lock_release(&lock);
     for (unsigned i = 0; i < THREADS; i++)
         assert_int_equal(pthread_join(threads[i], NULL), 0); /* hangs if not */
-    assert_true(load_relaxed(&lock.contended) > contended);
+    assert_int_equal(load_relaxed(&lock.contended), contended + THREADS);
     assert_int_equal(load_relaxed(&lock.acquired), acquired + 1 + THREADS);
     assert_int_equal(load_relaxed(&lock.word), 0);
 }
@@ -183,7 +185,7 @@ static void so_it_is_without_a_look_before(void **state)
         sleep_ms(1);
     const pid_t child = fork();
     if (child == 0) {
-        alarm(3);
+        alarm(CHILD_SECONDS);
         take_what_the_dead_held();
         _exit(0);
     }

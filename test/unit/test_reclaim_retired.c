@@ -1,4 +1,4 @@
-/* src/heap/reclaim.h: who looks after what is retired, and how soon: the worker, whatever it has been doing, or slow
+/* src/heap/reclaim.h: who looks after what is retired: the worker, whatever it has been doing, or slow
  * paths where there is none. */
 #include "worker.h"
 
@@ -26,17 +26,6 @@ static bool nothing_retired(void)
     return sums.objects == 0 && load_relaxed(&slm_ring_objects) == 0 && slm_ring_functions_waiting() == 0;
 }
 
-/* 100 ms, and what a busy machine adds. Nobody else does anything meanwhile. */
-static bool worker_frees_in_time(void)
-{
-    for (unsigned waited = 0; waited < 300; waited += 5) {
-        if (nothing_retired())
-            return true;
-        sleep_ms(5);
-    }
-    return false;
-}
-
 static _Atomic unsigned called;
 
 /* In the library's own thread. */
@@ -48,16 +37,25 @@ static void note_call(struct slm_epoch_head *head)
 }
 
 /* A second thread counts as a reader: it enters and leaves what it is told to. */
-static _Atomic int wanted_depth;
+static _Atomic int wanted_depth, reached_depth;
+
+static void set_depth(int depth)
+{
+    store_release(&wanted_depth, depth);
+    while (load_acquire(&reached_depth) != depth)
+        sleep_ms(1);
+}
 
 static void *be_reader(void *nothing)
 {
     void *volatile object = malloc(100);
     enter();
     leave();
-    for (int depth = 0, wanted; !load_acquire(&may_end); sleep_ms(1))
+    for (int depth = 0, wanted; !load_acquire(&may_end); sleep_ms(1)) {
         for (; depth != (wanted = load_acquire(&wanted_depth)); depth += wanted > depth ? 1 : -1)
             wanted > depth ? enter() : leave();
+        store_release(&reached_depth, depth);
+    }
     slm_defer(object, NULL);
     return nothing;
 }
@@ -67,7 +65,7 @@ static void start_reader(void)
     store_relaxed(&may_end, false);
     store_relaxed(&wanted_depth, 0);
     require(pthread_create(&second, NULL, be_reader, NULL) == 0);
-    require(comes_true(worker_there));
+    wait_until(worker_there);
     while (slm_epoch_nobody_reads())
         sleep_ms(1);
 }
@@ -77,27 +75,30 @@ static void retire_each(void)
     static struct slm_epoch_head head;
     void *volatile small = malloc(200), *volatile large = malloc(MIB);
     slm_defer(small, NULL);
-    require(worker_frees_in_time());
+    wait_until(nothing_retired);
     slm_defer(large, NULL);
-    require(worker_frees_in_time());
+    wait_until(nothing_retired);
     const unsigned before = load_relaxed(&called);
     slm_deferred_call(&head, note_call);
-    require(worker_frees_in_time() && load_relaxed(&called) == before + 1);
+    wait_until(nothing_retired); /* nobody else does anything meanwhile */
+    require(load_relaxed(&called) == before + 1);
 }
 
 /* Whatever it has been doing: before it sleeps, when it does, and after it was woken. */
 static void let_the_worker_free(void)
 {
+    long worker;
     start_reader();
     retire_each();
-    sleep_ms(4000); /* longer than it looks around before it sleeps */
+    count_tasks(&worker);
+    wait_until_asleep(worker);
     retire_each();
     end_second();
-    require(comes_true(nothing_retired));
-    require(comes_true(worker_gone));
+    wait_until(nothing_retired);
+    wait_until(worker_gone);
 }
 
-static void the_worker_frees_what_is_retired_in_time(void **state)
+static void the_worker_frees_what_is_retired(void **state)
 {
     (void)state;
     assert_child_silent(let_the_worker_free);
@@ -108,22 +109,17 @@ static void let_it_wait_and_sleep(void)
 {
     long worker;
     start_reader();
-    store_release(&wanted_depth, 2);
-    while (slm_epoch_await(slm_epoch_stamp(), slm_sys_now_us() + 5000)) /* until the reader is inside */
-        ;
+    set_depth(2);
     void *volatile small = malloc(200);
     slm_defer(small, NULL);
-    sleep_ms(3000); /* longer than it looks around where nothing waits */
+    sleep_ms(3000 / CLOCK_SPEED); /* longer than it looks around where nothing waits */
     require(!nothing_retired());
-    store_release(&wanted_depth, 0);
-    require(worker_frees_in_time());
+    set_depth(0);
+    wait_until(nothing_retired);
     count_tasks(&worker);
-    sleep_ms(5000);
-    const unsigned long before = count_sleeps(worker);
-    sleep_ms(500);
-    require(count_sleeps(worker) == before);
+    wait_until_asleep(worker);
     end_second();
-    require(comes_true(worker_gone));
+    wait_until(worker_gone);
 }
 
 static void the_worker_sleeps_when_nothing_waits(void **state)
@@ -141,8 +137,8 @@ static void leave_it_with_one_thread(void)
     sleep_ms(100);
     require(!nothing_retired());
     leave();
-    require(comes_true(nothing_retired));
-    require(comes_true(worker_gone));
+    wait_until(nothing_retired);
+    wait_until(worker_gone);
 }
 
 static void the_worker_stays_until_the_last_is_free(void **state)
@@ -161,10 +157,9 @@ static void defer_without_a_worker(void)
     void *volatile object = malloc(200);
     slm_defer(object, NULL);
     struct slm_thread *thread = slm_thread_enter(true);
-    for (unsigned i = 0; i < 200 && !nothing_retired(); i++, sleep_ms(5))
+    for (; !nothing_retired(); sleep_ms(1))
         slm_reclaim_tick(thread); /* slow paths do it */
     slm_thread_leave(thread);
-    require(nothing_retired());
     end_second();
 }
 
@@ -178,7 +173,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(without_a_worker_slow_paths_free_what_is_retired),
-        cmocka_unit_test(the_worker_frees_what_is_retired_in_time),
+        cmocka_unit_test(the_worker_frees_what_is_retired),
         cmocka_unit_test(the_worker_sleeps_when_nothing_waits),
         cmocka_unit_test(the_worker_stays_until_the_last_is_free),
     };

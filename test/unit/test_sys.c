@@ -29,7 +29,7 @@ static void waiting_ends_with_its_time(void **state)
     errno = EDOM;
     slm_sys_wait(&word, 1, 30);
     assert_int_equal(errno, EDOM);
-    assert_in_range(clock_ms() - before, 25, 10000);
+    assert_true(clock_ms() - before >= 25);
 }
 
 static void *wait_for_change(void *nothing)
@@ -59,12 +59,13 @@ static void the_clock_goes_on(void **state)
     errno = EDOM;
     const uint64_t before = slm_sys_now_ms(), real = clock_ms();
     assert_int_equal(errno, EDOM);
-    assert_in_range(real, before, before + 10000);
     const uint64_t before_us = slm_sys_now_us();
-    assert_in_range(before_us / 1000, before, before + 10000);
+    assert_true(real >= before && before_us / 1000 >= real);
     sleep_ms(40);
-    assert_in_range(slm_sys_now_ms() - before, 20, 10000);
-    assert_in_range(slm_sys_now_us() - before_us, 40000, 10000000);
+    const uint64_t after_us = slm_sys_now_us(), after = slm_sys_now_ms(), real_after = clock_ms();
+    assert_true(after_us >= before_us + 40000 && after_us / 1000 <= real_after && after <= real_after);
+    while (slm_sys_now_ms() < before + 20) /* a coarse clock may stand still for a while */
+        sleep_ms(1);
     assert_int_equal(errno, EDOM);
 }
 

@@ -1,12 +1,23 @@
 /* What the tests of the library's worker thread share: whether it is there, how often it sleeps, and a second thread
- * that makes it come. What waits polls, and gives up after seconds. */
+ * that makes it come. What waits polls, until it has come; and clocks go fast, because the worker looks around for
+ * seconds before it sleeps. */
 #pragma once
 
 #include "unit.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 
-enum { PATIENCE_MS = 15000, POLL_MS = 20 };
+enum { CLOCK_SPEED = 20, POLL_MS = 5, FAR_OFF_MS = CLOCK_SPEED * 3600000 };
+
+/* The library's calls come here, too. What sleeps sleeps as long as ever. */
+int clock_gettime(clockid_t clock, struct timespec *time)
+{
+    const long failed = syscall(SYS_clock_gettime, clock, time);
+    const uint64_t ns = ((uint64_t)time->tv_sec * 1000000000 + (uint64_t)time->tv_nsec) * CLOCK_SPEED;
+    *time = (struct timespec){(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
+    return (int)failed;
+}
 
 /* The number of this process's threads, and the worker's among them, 0 if there is none. */
 static inline unsigned count_tasks(long *worker)
@@ -43,28 +54,42 @@ static inline bool worker_gone(void)
     return !worker_there();
 }
 
-/* Without a single allocation meanwhile, if the condition makes none. */
-static inline bool comes_true(bool (*condition)(void))
+static inline bool alone(void)
 {
-    for (unsigned waited = 0; waited < PATIENCE_MS; waited += POLL_MS) {
-        if (condition())
-            return true;
-        sleep_ms(POLL_MS);
-    }
-    return false;
+    long worker;
+    return count_tasks(&worker) == 1;
 }
 
-/* How often a thread has gone to sleep. Lists no folder: that makes a large object, and its free wakes the worker. */
+/* Without a single allocation meanwhile, if the condition makes none. */
+static inline void wait_until(bool (*condition)(void))
+{
+    while (!condition())
+        sleep_ms(POLL_MS);
+}
+
+/* How often a thread has gone to sleep. Makes no objects, whose frees could wake the worker. */
 static inline unsigned long count_sleeps(long thread)
 {
-    char line[128];
-    unsigned long sleeps = 0;
-    FILE *file = fopen(text("/proc/self/task/%ld/status", thread), "r");
-    require(file != NULL);
-    while (fgets(line, sizeof line, file))
-        sscanf(line, "voluntary_ctxt_switches: %lu", &sleeps);
-    fclose(file);
-    return sleeps;
+    char status[4096] = "";
+    const int file = open(text("/proc/self/task/%ld/status", thread), O_RDONLY);
+    require(file >= 0 && read(file, status, sizeof status - 1) > 0);
+    close(file);
+    const char *line = strstr(status, "\nvoluntary_ctxt_switches:");
+    require(line != NULL);
+    return strtoul(strchr(line, ':') + 1, NULL, 10);
+}
+
+/* Until it does not wake any more: while it is awake it looks, and sleeps again, every 22 ms. */
+static inline void wait_until_asleep(long thread)
+{
+    unsigned long before = count_sleeps(thread);
+    for (unsigned same = 0; same < 30; same++) {
+        sleep_ms(10);
+        const unsigned long sleeps = count_sleeps(thread);
+        if (sleeps != before)
+            same = 0;
+        before = sleeps;
+    }
 }
 
 /* A second thread, that lives until it is told to end. */
