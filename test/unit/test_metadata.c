@@ -32,11 +32,12 @@ static void give(struct piece *piece)
 static void pieces_of_all_sizes_are_apart(void **state)
 {
     (void)state;
-    static struct piece pieces[SLM_METADATA_MAX / 8 + 1];
-    for (size_t i = 1; i < COUNT(pieces); i++)
-        take(&pieces[i], i * 8, (unsigned char)i);
-    for (size_t i = 1; i < COUNT(pieces); i++)
-        give(&pieces[i]);
+    static struct piece pieces[SLM_METADATA_MAX / 8];
+    size_t n = 0;
+    for (size_t size = 8; size <= SLM_METADATA_MAX; size += size < 2048 ? 8 : 88, n++)
+        take(&pieces[n], size, (unsigned char)n);
+    while (n > 0)
+        give(&pieces[--n]);
 }
 
 static void what_was_freed_is_used_again(void **state)
@@ -115,12 +116,12 @@ static void it_lies_outside_the_heap(void **state)
     slm_metadata_free(piece, 64);
 }
 
-static void *work(void *number)
+static void work_for(uintptr_t number, unsigned turns)
 {
     static struct piece all[THREADS][PIECES / THREADS];
-    struct piece *pieces = all[(uintptr_t)number];
-    uint64_t seed = (uintptr_t)number;
-    for (unsigned turn = 0; turn < 20000; turn++) {
+    struct piece *pieces = all[number];
+    uint64_t seed = number;
+    for (unsigned turn = 0; turn < turns; turn++) {
         const size_t i = random_below(&seed, COUNT(all[0]));
         if (pieces[i].bytes)
             give(&pieces[i]);
@@ -130,6 +131,11 @@ static void *work(void *number)
     for (size_t i = 0; i < COUNT(all[0]); i++)
         if (pieces[i].bytes)
             give(&pieces[i]);
+}
+
+static void *work(void *number)
+{
+    work_for((uintptr_t)number, 20000);
     return NULL;
 }
 
@@ -150,7 +156,7 @@ static void *take_and_give(void *nothing)
 
 static void work_in_child(void)
 {
-    work((void *)0);
+    work_for(0, 1000);
 }
 
 static void a_child_may_find_the_lock_held(void **state)
@@ -159,10 +165,10 @@ static void a_child_may_find_the_lock_held(void **state)
     pthread_t thread;
     store_relaxed(&enough, false);
     assert_int_equal(pthread_create(&thread, NULL, take_and_give, NULL), 0);
-    for (unsigned i = 0; i < 40; i++) {
+    for (unsigned long i = 0; i < scaled(20); i++) {
         const struct outcome outcome = in_child(work_in_child);
         if (outcome.status != 0)
-            fail_msg("fork %u: status %d, signal %d: %s", i, outcome.status, outcome.signal, outcome.said);
+            fail_msg("fork %lu: status %d, signal %d: %s", i, outcome.status, outcome.signal, outcome.said);
     }
     store_relaxed(&enough, true);
     pthread_join(thread, NULL);

@@ -293,7 +293,7 @@ static void have_others_wait(void)
 {
     begin_task(&waiter, ripen_and_wait, NULL);
     const uint64_t start = slm_sys_now_us();
-    while (!load_acquire(&let_go) && slm_sys_now_us() < start + 1000)
+    while (!load_acquire(&let_go) && slm_sys_now_us() < start + 300)
         sched_yield();
 }
 
@@ -308,7 +308,7 @@ static void what_is_in_hands_is_waited_for(void **state)
     unsigned long at = 1, step = 1;
     start_live_helper(&waiter);
     begin_tracing();
-    for (bool some = true; some; at += step, step = 1 + at / 200) {
+    for (bool some = true; some; at += step, step = 1 + at / (unsigned)scaled(60)) {
         put_objects(3);
         put_head();
         let_ripen();
@@ -323,6 +323,7 @@ static void what_is_in_hands_is_waited_for(void **state)
 }
 
 static _Atomic bool enough;
+static _Atomic uint64_t put_in_all;
 
 static void put_and_ripen(void *nothing)
 {
@@ -332,6 +333,7 @@ static void put_and_ripen(void *nothing)
         put_head();
         slm_epoch_poll();
         slm_ring_ripen(node_of_thread(), 4);
+        add_relaxed(&put_in_all, 7);
     }
 }
 
@@ -344,8 +346,7 @@ static void threads_ripen_side_by_side(void **state)
         start_live_helper(&threads[i]);
         begin_task(&threads[i], put_and_ripen, NULL);
     }
-    const uint64_t start = slm_sys_now_us();
-    while (slm_sys_now_us() < start + 300000) {
+    for (unsigned long turn = 0; turn < scaled(500) || load_relaxed(&put_in_all) < scaled(5000); turn++) {
         slm_ring_check();
         begin_reading();
         slm_ring_ripen_all();
@@ -541,7 +542,7 @@ static void children_go_on(void **state)
         start_live_helper(&threads[i]);
         begin_task(&threads[i], put_and_ripen, NULL);
     }
-    for (unsigned i = 0; i < 60; i++)
+    for (unsigned long i = 0; i < scaled(20); i++)
         assert_child_silent(go_on);
     store_relaxed(&enough, true);
     for (size_t i = 0; i < COUNT(threads); i++) {

@@ -197,7 +197,7 @@ static void fill_and_free_in_turns(void)
     struct slm_span *spans[60];
     uint64_t seed = 1;
     slm_span_set_scarce(true);
-    for (unsigned turn = 0; turn < 40; turn++) {
+    for (unsigned turn = 0; turn < scaled(12); turn++) {
         for (size_t i = 0; i < COUNT(spans); i++)
             spans[i] = take(1 + random_below(&seed, 20));
         for (size_t i = 0; i < COUNT(spans); i++)

@@ -254,12 +254,23 @@ static bool is_resident(const char *page)
     return resident & 1;
 }
 
+/* Some kernels tell of every page that it is there. */
+static bool untouched_pages_are_told(void)
+{
+    char *page = mmap(NULL, slm_page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    require(page != MAP_FAILED);
+    const bool told = !is_resident(page);
+    munmap(page, slm_page_size);
+    return told;
+}
+
 /* Two pages that nobody has touched, and nothing behind them. */
 static void assert_model(const char *model)
 {
     assert_true(slm_vm_is_mapped(model) && slm_vm_is_mapped(model + bytes_of(1)));
     assert_false(slm_vm_is_mapped(model + bytes_of(MODEL)));
-    assert_false(is_resident(model) || is_resident(model + bytes_of(1)));
+    if (untouched_pages_are_told())
+        assert_false(is_resident(model) || is_resident(model + bytes_of(1)));
 }
 
 static void new_memory_is_made_like_a_model(void **state)
