@@ -454,5 +454,5 @@ int main(void)
         cmocka_unit_test(a_child_starts_with_its_one_thread),
         cmocka_unit_test(membarrier_may_be_missing),
     };
-    return cmocka_run_group_tests(tests, start_library, NULL);
+    return cmocka_run_group_tests(tests, start_unnamed, NULL);
 }

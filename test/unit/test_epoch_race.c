@@ -175,5 +175,5 @@ int main(void)
         cmocka_unit_test(by_fences),
         cmocka_unit_test(by_membarrier_and_then_by_fences),
     };
-    return cmocka_run_group_tests(tests, start_library, NULL);
+    return cmocka_run_group_tests(tests, start_unnamed, NULL);
 }

@@ -49,16 +49,22 @@ static void the_only_thread_s_passes_purge(void **state)
     slm_thread_leave(thread);
 }
 
-static void tick_early(void)
+/* From here on nothing becomes due. */
+static void put_purging_off(void)
 {
     slm_options.purge_delay_ms = FAR_OFF_MS;
     slm_span_purge(0);
     struct slm_thread *thread = slm_thread_enter(true);
     slm_reclaim_tick(thread);
     slm_thread_leave(thread);
+}
+
+static void tick_early(void)
+{
+    put_purging_off();
     make_dirty(4 * MIB);
     for (unsigned i = 0; i < 10; i++) {
-        thread = slm_thread_enter(true);
+        struct slm_thread *thread = slm_thread_enter(true);
         slm_reclaim_tick(thread);
         slm_thread_leave(thread);
     }
@@ -274,6 +280,7 @@ static void all_can_go(void **state)
 {
     (void)state;
     static void *objects[5000];
+    put_purging_off();
     for (size_t i = 0; i < COUNT(objects); i++)
         memset(objects[i] = malloc(1500), 1, 1500);
     for (size_t i = 0; i < COUNT(objects); i++)

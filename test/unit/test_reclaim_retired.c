@@ -11,7 +11,7 @@
 static int begin(void **state)
 {
     slm_options.purge_delay_ms = 50;
-    return start_library(state);
+    return start_unnamed(state);
 }
 
 static void add_retired(struct slm_thread *thread, void *sums)

@@ -28,7 +28,7 @@ static void destruct(void *object, void *context)
 
 static int begin(void **state)
 {
-    const int started = start_library(state);
+    const int started = start_unnamed(state);
     slm_slab_shape_fill(&shape);
     return started || shape.objects != A_SLAB ? -1 : 0;
 }
