@@ -83,7 +83,7 @@ static inline unsigned long count_sleeps(long thread)
 static inline void wait_until_asleep(long thread)
 {
     unsigned long before = count_sleeps(thread);
-    for (unsigned same = 0; same < 30; same++) {
+    for (unsigned same = 0; same < 20; same++) {
         sleep_ms(10);
         const unsigned long sleeps = count_sleeps(thread);
         if (sleeps != before)
