@@ -38,6 +38,20 @@ static inline int run_scenarios(const char *group, const struct role *scenarios,
     return _cmocka_run_group_tests(group, tests, count, NULL, NULL);
 }
 
+/* For scenarios that the library's worker would disturb when this thread is stopped for a while: the scenario of that
+ * name begins anew, in a process without one. */
+static inline void do_without_worker(const char *scenario)
+{
+    const char *options = getenv("SLABMALLOC_OPTIONS");
+    char more[500];
+    if (options != NULL && strstr(options, "worker=0") != NULL)
+        return;
+    snprintf(more, sizeof more, "%s%sworker=0", options != NULL ? options : "", options != NULL ? "," : "");
+    require(setenv("SLABMALLOC_OPTIONS", more, 1) == 0);
+    execl("/proc/self/exe", "/proc/self/exe", scenario, (char *)NULL);
+    require(!"exec");
+}
+
 /* -- caches and objects ------------------------------------------------------------------------------------------ */
 
 static inline slab_cache *make_cache(const char *name, size_t size, const slab_cache_attr *attr)

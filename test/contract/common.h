@@ -6,7 +6,12 @@
  *
  * A scenario that limits, forks, hangs or kills a process is a *role*: the test program runs itself again
  * (/proc/self/exe ROLE ARGUMENT) and judges the exit status. Inside a role, in threads and in forked
- * children, require() takes the place of cmocka's asserts: it says what failed, and ends the process.
+ * children, require() takes the place of cmocka's asserts: it says what failed, and ends the process;
+ * skip_role() takes the place of skip().
+ *
+ * No test judges by the clock. What must come is waited for until it has come, however busy the machine is; what
+ * never comes is a hang, which ends after HANG_SECONDS with a line that says whose it was. SLABMALLOC_TEST_SCALE in
+ * the environment makes repeated work longer by that factor (1 by default).
  */
 #ifndef CONTRACT_COMMON_H
 #define CONTRACT_COMMON_H
@@ -19,6 +24,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <link.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -30,6 +36,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -41,6 +48,8 @@
 #define MIB ((size_t)1 << 20)
 #define NATURAL_ALIGNMENT 16
 #define EXIT_HUNG 124
+#define EXIT_SKIPPED 77
+#define HANG_SECONDS 600
 
 /* cmocka does not ask for C's linkage itself. C23's calls, which glibc before 2.42 does not declare, and the one that
  * it no longer declares. */
@@ -64,6 +73,13 @@ static inline bool on_glibc(void)
     return under_test != NULL && strcmp(under_test, "glibc") == 0;
 }
 
+/* Whether the library is one of a checked build, as whoever runs the tests says: it has options of its own. */
+static inline bool library_is_checked(void)
+{
+    const char *checked = getenv("SLABMALLOC_CHECKED");
+    return checked != NULL && strcmp(checked, "1") == 0;
+}
+
 /* Ends a test that asks for what glibc does not promise. */
 static inline void skip_on_glibc(const char *reason)
 {
@@ -81,6 +97,15 @@ static inline const char *provider_of(const char *function)
     if (address == NULL || dladdr(address, &info) == 0)
         return "";
     return info.dli_fname;
+}
+
+/* So often, or by SLABMALLOC_TEST_SCALE oftener. */
+static inline unsigned scaled(unsigned times)
+{
+    const char *scale = getenv("SLABMALLOC_TEST_SCALE");
+    const double factor = scale != NULL ? atof(scale) : 1;
+    const double more = factor > 0 ? factor * times : times;
+    return more > 1 ? (unsigned)more : 1;
 }
 
 /* -- values that the compiler must not see through --------------------------------------------------------------- */
@@ -120,6 +145,13 @@ __attribute__((noreturn)) static inline void require_failed(const char *file, in
     _exit(1);
 }
 
+/* Ends a role that asks for what this machine has not got, and its test with it. */
+__attribute__((noreturn)) static inline void skip_role(const char *reason)
+{
+    fprintf(stderr, "skipped: %s\n", reason);
+    exit(EXIT_SKIPPED);
+}
+
 /* -- a watchdog for what must not hang --------------------------------------------------------------------------- */
 
 static inline const char **watchdog_message(void)
@@ -137,24 +169,55 @@ static inline void watchdog_bark(int signal_number)
     _exit(EXIT_HUNG);
 }
 
-/* Ends this process with the message and EXIT_HUNG unless it has ended by itself before. */
-static inline void watchdog(unsigned seconds, const char *message)
+/* Ends this process with the message and EXIT_HUNG when it is a hang beyond doubt. */
+static inline void watchdog(const char *message)
 {
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_handler = watchdog_bark;
     *watchdog_message() = message;
     require(sigaction(SIGALRM, &action, NULL) == 0);
-    alarm(seconds);
+    alarm(HANG_SECONDS);
 }
 
-/* -- running a program with a time limit ------------------------------------------------------------------------- */
+/* -- the library that this process has --------------------------------------------------------------------------- */
+
+static inline int note_library(struct dl_phdr_info *info, size_t size, void *path)
+{
+    (void)size;
+    if (strstr(info->dlpi_name, "libslabmalloc.so") == NULL)
+        return 0;
+    *(const char **)path = info->dlpi_name;
+    return 1;
+}
+
+/* The path of the libslabmalloc.so that is loaded, "" if there is none. No allocation: a role may be about to make a
+ * process's first. */
+static inline const char *loaded_library(void)
+{
+    const char *path = "";
+    dl_iterate_phdr(note_library, &path);
+    return path;
+}
+
+/* A program that runs itself again must find the same library, wherever LD_LIBRARY_PATH has led the first to. */
+#define LIBRARY_VARIABLE "SLABMALLOC_TEST_LIBRARY"
+
+static inline void require_same_library(void)
+{
+    const char *expected = getenv(LIBRARY_VARIABLE), *library = loaded_library();
+    if (expected == NULL || strcmp(library, expected) == 0)
+        return;
+    fprintf(stderr, "the library is \"%s\", not \"%s\"\n", library, expected);
+    require(!"the same library as that of the program that started this one");
+}
+
+/* -- running a program ------------------------------------------------------------------------------------------- */
 
 /* How to start a program: everything is optional. prepare runs between fork and exec. */
 struct launch {
     const char *program;            /* this program by default */
     const char *argument;           /* what follows the role's name */
-    unsigned seconds;               /* 60 by default; then the process group is killed */
     void (*prepare)(void *context); /* limits, filters, user id */
     void *context;
     const char *environment[4]; /* NAME=value, ended by NULL */
@@ -169,10 +232,13 @@ static inline void launch_exec(const char *role, const struct launch *launch)
     for (int number = 1; number < NSIG; number++)
         signal(number, SIG_DFL);
     setpgid(0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* whoever ends this test for hanging ends the role, too */
     if (launch->output_fd > 0)
         dup2(launch->output_fd, STDOUT_FILENO);
     if (launch->error_fd > 0)
         dup2(launch->error_fd, STDERR_FILENO);
+    if (launch->program == NULL)
+        setenv(LIBRARY_VARIABLE, loaded_library(), 1);
     for (size_t i = 0; i < COUNT(launch->environment) && launch->environment[i] != NULL; i++)
         putenv((char *)launch->environment[i]);
     if (launch->prepare != NULL)
@@ -181,18 +247,20 @@ static inline void launch_exec(const char *role, const struct launch *launch)
     _exit(127);
 }
 
-/* Waits for the child; kills its process group when the time is up. Returns the wait status, or -1 if killed. */
-static inline int wait_for(pid_t child, unsigned seconds)
+/* Waits for the child, and ends its process group if it hangs. Returns the wait status, or -1 if it hung. */
+static inline int wait_for(pid_t child)
 {
-    const struct timespec nap = {0, 2 * 1000 * 1000};
+    struct timespec nap = {0, 50 * 1000};
     int status = 0;
-    for (unsigned naps = 0; naps < seconds * 500; naps++) {
+    for (double waited = 0; waited < HANG_SECONDS; waited += (double)nap.tv_nsec / 1e9) {
         pid_t ended = waitpid(child, &status, WNOHANG);
         if (ended == child)
             return status;
         if (ended < 0 && errno != EINTR)
             return -1;
         nanosleep(&nap, NULL);
+        if (nap.tv_nsec < 3 * 1000 * 1000)
+            nap.tv_nsec += nap.tv_nsec / 8;
     }
     kill(-child, SIGKILL);
     kill(child, SIGKILL);
@@ -210,7 +278,7 @@ static inline int run_role(const char *role, const struct launch *launch)
     if (child == 0)
         launch_exec(role, launch);
     assert_true(child > 0);
-    return wait_for(child, launch->seconds ? launch->seconds : 60);
+    return wait_for(child);
 }
 
 static inline bool ended_well(int status)
@@ -218,10 +286,16 @@ static inline bool ended_well(int status)
     return status != -1 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
+/* It has said why. */
+static inline bool was_skipped(int status)
+{
+    return status != -1 && WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SKIPPED;
+}
+
 static inline void explain_status(const char *role, int status)
 {
     if (status == -1)
-        print_error("%s: killed, it did not end in time\n", role);
+        print_error("%s: killed, it hung\n", role);
     else if (WIFSIGNALED(status))
         print_error("%s: ended by signal %d (%s)\n", role, WTERMSIG(status), strsignal(WTERMSIG(status)));
     else if (WEXITSTATUS(status) != 0)
@@ -231,6 +305,8 @@ static inline void explain_status(const char *role, int status)
 static inline void assert_role_succeeds(const char *role, const struct launch *launch)
 {
     int status = run_role(role, launch);
+    if (was_skipped(status))
+        skip();
     explain_status(role, status);
     assert_true(ended_well(status));
 }
@@ -252,6 +328,7 @@ struct role {
 
 static inline int play_role(const struct role *roles, size_t count, int argc, char **argv)
 {
+    require_same_library();
     for (size_t i = 0; i < count; i++)
         if (strcmp(roles[i].name, argv[1]) == 0) {
             roles[i].play(argc > 2 ? argv[2] : "");
@@ -281,24 +358,66 @@ static inline const char *sibling(const char *name, char *buffer, size_t size)
 
 /* -- what the kernel says of this process ------------------------------------------------------------------------ */
 
-/* A line of /proc/self/status, "VmRSS:" and the like, as a number (KiB where it is a size). No allocation. */
-static inline size_t status_number(const char *field)
+/* The text of a small file of /proc. No allocation. */
+static inline bool read_proc(const char *path, char *text, size_t size)
 {
-    char text[4096];
-    int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
-    require(fd >= 0);
-    ssize_t length = read(fd, text, sizeof text - 1);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    ssize_t length = read(fd, text, size - 1);
     close(fd);
-    require(length > 0);
-    text[length] = '\0';
+    text[length > 0 ? length : 0] = '\0';
+    return length > 0;
+}
+
+/* The number that follows the field's name in such a text. */
+static inline size_t number_behind(const char *text, const char *field)
+{
     const char *line = strstr(text, field);
     require(line != NULL);
     return strtoul(line + strlen(field), NULL, 10);
 }
 
+/* A line of /proc/self/status, "VmSize:" and the like, as a number (KiB where it is a size). */
+static inline size_t status_number(const char *field)
+{
+    char text[4096];
+    require(read_proc("/proc/self/status", text, sizeof text));
+    return number_behind(text, field);
+}
+
+/* What this process has in memory, or in swap. smaps_rollup counts pages; VmRSS adds up what each CPU has counted
+ * now and then, and is some MiB off on machines with many. */
 static inline size_t rss_kib(void)
 {
-    return status_number("VmRSS:");
+    char text[4096];
+    if (read_proc("/proc/self/smaps_rollup", text, sizeof text))
+        return number_behind(text, "\nRss:") + number_behind(text, "\nSwap:");
+    return status_number("VmRSS:") + status_number("VmSwap:");
+}
+
+/* For roles that measure what is resident: a huge page where a small one was asked for is the kernel's choice. */
+static inline void do_without_huge_pages(void)
+{
+    prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0); /* fails where there are none */
+}
+
+/* Does the work again and again until once no more is resident behind it than there was before, but for so many KiB.
+ * What a process keeps grows for a while, as threads meet in ever new ways; what leaks grows each time. */
+static inline void require_no_growth(void (*work)(void *context), void *context, size_t most_kib)
+{
+    size_t before = 0, after = 0;
+    malloc_trim(0);
+    for (unsigned attempt = 0; attempt < 30; attempt++) {
+        before = rss_kib();
+        work(context);
+        malloc_trim(0);
+        after = rss_kib();
+        if (after <= before + most_kib)
+            return;
+    }
+    fprintf(stderr, "grows each time, the last time from %zu to %zu KiB\n", before, after);
+    require(!"memory that does not grow each time");
 }
 
 /* Bytes that the program holds, as malloc counts them. */
@@ -315,173 +434,6 @@ static inline void sleep_ms(long ms)
         continue;
 }
 
-/* -- contents ---------------------------------------------------------------------------------------------------- */
-
-static inline uint64_t random_next(uint64_t *state)
-{
-    uint64_t x = *state;
-    x ^= x << 13;
-    x ^= x >> 7;
-    x ^= x << 17;
-    return *state = x;
-}
-
-static inline unsigned char pattern_byte(size_t index, unsigned seed)
-{
-    return (unsigned char)(seed + index + (index >> 8) + (index >> 16));
-}
-
-static inline void pattern_fill(void *ptr, size_t size, unsigned seed)
-{
-    unsigned char *bytes = (unsigned char *)ptr;
-    for (size_t i = 0; i < size; i++)
-        bytes[i] = pattern_byte(i, seed);
-}
-
-static inline bool pattern_holds(const void *ptr, size_t size, unsigned seed)
-{
-    const unsigned char *bytes = (const unsigned char *)ptr;
-    unsigned different = 0;
-    for (size_t i = 0; i < size; i++)
-        different |= (unsigned)(bytes[i] ^ pattern_byte(i, seed));
-    return different == 0;
-}
-
-static inline bool all_zero(const void *ptr, size_t size)
-{
-    const unsigned char *bytes = (const unsigned char *)ptr;
-    unsigned seen = 0;
-    for (size_t i = 0; i < size; i++)
-        seen |= bytes[i];
-    return seen == 0;
-}
-
-/* -- a load ------------------------------------------------------------------------------------------------------ */
-
-struct block {
-    void *ptr;
-    size_t size;
-    unsigned seed;
-};
-
-/* Mostly small, some of pages, a few large: the shape that servers have. */
-static inline size_t random_size(uint64_t *state)
-{
-    uint64_t dice = random_next(state);
-    unsigned kind = (unsigned)(dice >> 8) % 100;
-    uint64_t value = dice >> 16;
-    if (kind < 80)
-        return (size_t)(value % 512);
-    if (kind < 97)
-        return (size_t)(value % (16 * KIB));
-    return (size_t)(value % (400 * KIB));
-}
-
-static inline void block_make(struct block *block, uint64_t *state)
-{
-    block->size = random_size(state);
-    block->seed = (unsigned)random_next(state);
-    switch (block->seed >> 8 & 7) {
-    case 0:
-        block->ptr = calloc(1, block->size);
-        require(block->ptr != NULL && all_zero(block->ptr, block->size));
-        break;
-    case 1:
-        require(posix_memalign(&block->ptr, 64, block->size) == 0);
-        break;
-    default:
-        block->ptr = malloc(block->size);
-        require(block->ptr != NULL);
-    }
-    pattern_fill(block->ptr, block->size, block->seed);
-}
-
-static inline void block_resize(struct block *block, uint64_t *state)
-{
-    size_t size = random_size(state) + 1;
-    size_t kept = size < block->size ? size : block->size;
-    block->ptr = realloc(block->ptr, size);
-    require(block->ptr != NULL && pattern_holds(block->ptr, kept, block->seed));
-    block->size = size;
-    pattern_fill(block->ptr, size, block->seed);
-}
-
-static inline void block_free(struct block *block)
-{
-    require(block->ptr == NULL || pattern_holds(block->ptr, block->size, block->seed));
-    free(block->ptr);
-    block->ptr = NULL;
-}
-
-/* Makes, resizes and frees blocks at random and checks every byte of them. */
-static inline void churn(uint64_t seed, unsigned steps)
-{
-    struct block blocks[64];
-    uint64_t state = seed * 2654435761u + 88172645463325252u;
-    memset(blocks, 0, sizeof blocks);
-    for (unsigned step = 0; step < steps; step++) {
-        struct block *block = &blocks[random_next(&state) % COUNT(blocks)];
-        if (block->ptr == NULL)
-            block_make(block, &state);
-        else if (random_next(&state) % 4 == 0)
-            block_resize(block, &state);
-        else
-            block_free(block);
-    }
-    for (size_t i = 0; i < COUNT(blocks); i++)
-        block_free(&blocks[i]);
-}
-
-/* Lets the other threads and processes of a test go first: what this one does is only the background. */
-static inline void become_background(void)
-{
-    require(setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 19) == 0);
-}
-
-struct churner {
-    pthread_t thread;
-    uint64_t seed;
-    unsigned steps; /* 0: in the background until *stop */
-    const volatile bool *stop;
-};
-
-static inline void *churner_run(void *argument)
-{
-    struct churner *self = (struct churner *)argument;
-    if (self->steps != 0) {
-        churn(self->seed, self->steps);
-        return NULL;
-    }
-    become_background();
-    while (!__atomic_load_n(self->stop, __ATOMIC_RELAXED))
-        churn(self->seed++, 500);
-    return NULL;
-}
-
-static inline void churners_start(struct churner *churners, size_t count, unsigned steps, const volatile bool *stop)
-{
-    for (size_t i = 0; i < count; i++) {
-        churners[i].seed = i + 1;
-        churners[i].steps = steps;
-        churners[i].stop = stop;
-        require(pthread_create(&churners[i].thread, NULL, churner_run, &churners[i]) == 0);
-    }
-}
-
-static inline void churners_join(struct churner *churners, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        require(pthread_join(churners[i].thread, NULL) == 0);
-}
-
-/* A little of everything in a few threads: proof that allocation works in this process. */
-static inline void exercise(void)
-{
-    struct churner churners[4];
-    churn(7, 2000);
-    churners_start(churners, COUNT(churners), 2000, NULL);
-    churners_join(churners, COUNT(churners));
-    churn(8, 2000);
-}
+#include "load.h"
 
 #endif

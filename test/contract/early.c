@@ -53,6 +53,7 @@ __attribute__((constructor(101))) static void constructor(void)
 int main(void)
 {
     require(stages == 6);
+    require_same_library();
     require(pattern_holds(made[0].ptr, 1000, 5));
     free(made[0].ptr);
     block_free(&made[2]);

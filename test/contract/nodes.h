@@ -108,9 +108,8 @@ static inline bool sums_hold(bool say)
 /* Figures are exact when the process is quiet, which the library's own worker leaves it from time to time. */
 static inline void require_sums(void)
 {
-    for (unsigned tries = 0; tries < 20 && !sums_hold(false); tries++)
-        sleep_ms(20);
-    require(sums_hold(true));
+    for (unsigned tries = 1; !sums_hold(tries % 500 == 0); tries++) /* what never adds up is said, and hangs */
+        sleep_ms(10);
 }
 
 /* -- threads ----------------------------------------------------------------------------------------------------- */

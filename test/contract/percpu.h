@@ -70,19 +70,14 @@ static inline bool same_percpu_figures(slab_stats one, slab_stats other)
            one.percpu_metadata_bytes == other.percpu_metadata_bytes;
 }
 
-/* KiB of memory that this process has written to, exactly: pages that were only read do not count. */
-static inline size_t written_kib(void)
+/* KiB of memory of its own that this process has, exactly, in swap or not: what it has written to, and on some
+ * machines what it has only read. */
+static inline size_t own_kib(void)
 {
     char text[4096];
-    const int fd = open("/proc/self/smaps_rollup", O_RDONLY | O_CLOEXEC);
-    require(fd >= 0);
-    const ssize_t length = read(fd, text, sizeof text - 1);
-    close(fd);
-    require(length > 0);
-    text[length] = '\0';
-    const char *line = strstr(text, "\nAnonymous:");
-    require(line != NULL);
-    return strtoul(line + strlen("\nAnonymous:"), NULL, 10);
+    if (!read_proc("/proc/self/smaps_rollup", text, sizeof text))
+        skip_role("the kernel does not add up a process's pages (/proc/self/smaps_rollup)");
+    return number_behind(text, "\nAnonymous:") + number_behind(text, "\nSwap:");
 }
 
 /* -- threads and CPUs -------------------------------------------------------------------------------------------- */

@@ -57,7 +57,7 @@ static void role_dlopen(const char *path)
         use_opened(2);
         _exit(0);
     }
-    require(ended_well(wait_for(child, 20)));
+    require(ended_well(wait_for(child)));
     require(dlclose(library) == 0);
     pthread_barrier_wait(&opened.closed);
     for (size_t i = 0; i < COUNT(threads); i++)

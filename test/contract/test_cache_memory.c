@@ -54,6 +54,7 @@ static void shrunk_memory_is_for_others(const char *argument)
     (void)argument;
     enum { MANY = 64 * 1024 };
     static void *objects[MANY];
+    do_without_huge_pages();
     size_t rss = rss_kib();
     slab_cache *cache = make_own("shrunk", 1000);
     take_all(cache, objects, MANY);
@@ -90,6 +91,7 @@ static void use_for_a_while(void *argument)
 static void shrink_takes_from_parked_threads(const char *argument)
 {
     (void)argument;
+    do_without_worker(__func__); /* it gives back what threads have left when they ended */
     struct user user = {make_own("parked", 100), 5000};
     struct parked parked[THREADS];
     for (size_t i = 0; i < THREADS; i++)
@@ -204,6 +206,7 @@ static void membarriers_are_counted(const char *argument)
 static void tuning_hands_rounds_on(const char *argument)
 {
     (void)argument;
+    do_without_worker(__func__); /* it takes from the depots what nobody has missed for a second */
     struct user user = {make_own("tuned", 100), 150}; /* fits into two magazines: next to nothing is in the depots */
     struct parked parked[THREADS];
     require(slab_cache_tune(user.cache, 100, 0) == 0);
@@ -225,16 +228,22 @@ static void tuning_hands_rounds_on(const char *argument)
 
 /* -- beside threads that are busy -------------------------------------------------------------------------------- */
 
+enum { STEPS_OF_EACH = 3000 };
+
 static bool stop_using;
+static unsigned users_at_work; /* that have not done their steps yet */
 
 static void use_until_told(void *argument)
 {
     enum { HELD = 300 };
+    unsigned steps = 0;
     struct user *user = argument;
     struct block blocks[HELD];
     uint64_t random = (uintptr_t)&random | 1;
     memset(blocks, 0, sizeof blocks);
     while (!__atomic_load_n(&stop_using, __ATOMIC_RELAXED)) { /* partner: the store in shrink_and_tune_beside_users */
+        if (++steps == STEPS_OF_EACH)
+            __atomic_sub_fetch(&users_at_work, 1, __ATOMIC_RELAXED); /* partner: the load there */
         struct block *block = &blocks[random_next(&random) % HELD];
         if (block->ptr != NULL) {
             block_free(block);
@@ -253,22 +262,22 @@ static void *use_run(void *argument)
     return NULL;
 }
 
+/* So often, and until each user has done something beside it. */
 static void shrink_and_tune_beside_users(const char *argument)
 {
     (void)argument;
     struct user user = {make_own("busy", 100), 0};
+    const unsigned times = scaled(300);
     pthread_t threads[THREADS];
+    users_at_work = THREADS;
     for (size_t i = 0; i < THREADS; i++)
         require(pthread_create(&threads[i], NULL, use_run, &user) == 0);
-    struct timespec start, now;
-    clock_gettime(CLOCK_MONOTONIC, &start);
-    unsigned calls = 0;
-    do {
+    /* partner: where users count themselves off */
+    for (unsigned calls = 0; calls < times || __atomic_load_n(&users_at_work, __ATOMIC_RELAXED) > 0; calls++) {
         slab_cache_shrink(user.cache);
         require(slab_cache_tune(user.cache, calls % 60, calls % 7) == 0);
-        calls++;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-    } while (now.tv_sec < start.tv_sec + 2);
+        require(figures(user.cache).slabs < 10000); /* made and released ones are counted apart */
+    }
     __atomic_store_n(&stop_using, true, __ATOMIC_RELAXED); /* partner: the load in use_until_told */
     for (size_t i = 0; i < THREADS; i++)
         require(pthread_join(threads[i], NULL) == 0);

@@ -215,7 +215,7 @@ static void tables_beside_creators(const char *argument)
     FILE *nowhere = fopen("/dev/null", "w");
     for (size_t i = 0; i < COUNT(threads); i++)
         require(pthread_create(&threads[i], NULL, create_and_destroy, NULL) == 0);
-    for (unsigned i = 0; i < 1000; i++) {
+    for (unsigned i = 0; i < scaled(500); i++) {
         size_t count = 0;
         require(slab_cache_foreach(count_visit, &count) == 0 && count > 10);
         require(slab_info(nowhere) == 0);
@@ -300,7 +300,11 @@ static void test_the_kernel_prints_the_same(void **state)
         print_message("skipped: /proc/slabinfo is not for this user, or not here\n");
         skip();
     }
-    assert_true(fgets(line, sizeof line, file) != NULL && strcmp(line, VERSION_LINE) == 0);
+    if (fgets(line, sizeof line, file) == NULL || strcmp(line, VERSION_LINE) != 0) {
+        fclose(file);
+        print_message("skipped: this kernel's /proc/slabinfo is of another version, or has statistics\n");
+        skip();
+    }
     assert_true(fgets(line, sizeof line, file) != NULL && strcmp(line, COLUMNS_LINE) == 0);
     while (fgets(line, sizeof line, file) != NULL)
         read_row(line, &row);

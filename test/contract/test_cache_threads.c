@@ -102,7 +102,7 @@ static void late_destructors_use_caches(const char *argument)
 /* -- memory that changes hands ----------------------------------------------------------------------------------- */
 
 /* A ring of objects that one thread fills and another empties. */
-enum { RING = 1024, PASSED = 200000 };
+enum { RING = 1024, PASSED = 100000 };
 
 static struct {
     slab_cache *cache;
@@ -183,7 +183,7 @@ static void *use_all_caches(void *unused)
 /* What the parent's threads had stays with them; the rest is the child's. `mine` was allocated before the fork. */
 static void forked_child(void **mine)
 {
-    watchdog(20, "a forked child hangs in caches");
+    watchdog("a forked child hangs in caches");
     for (size_t c = 0; c < COUNT(forked_caches); c++) {
         require(pattern_holds(mine[c], 72, (unsigned)c));
         slab_cache_free(forked_caches[c], mine[c]);
@@ -214,7 +214,7 @@ static void fork_beside_users(const char *argument)
     for (size_t c = 0; c < COUNT(forked_caches); c++)
         forked_caches[c] = make_cache("forked", 72, &attrs[c]);
     start_all(threads, THREADS, use_all_caches, NULL);
-    for (unsigned round = 0; round < 100; round++) {
+    for (unsigned round = 0; round < scaled(40); round++) {
         void *mine[COUNT(forked_caches)];
         for (size_t c = 0; c < COUNT(forked_caches); c++) {
             mine[c] = take(forked_caches[c]);
@@ -224,7 +224,7 @@ static void fork_beside_users(const char *argument)
         require(child >= 0);
         if (child == 0)
             forked_child(mine);
-        require(ended_well(wait_for(child, 30)));
+        require(ended_well(wait_for(child)));
         give_all(forked_caches[0], mine, 1);
         for (size_t c = 1; c < COUNT(forked_caches); c++)
             slab_cache_free(forked_caches[c], mine[c]);
@@ -247,14 +247,14 @@ static void fork_of_one_thread(const char *argument)
     pid_t child = fork();
     require(child >= 0);
     if (child == 0) {
-        watchdog(20, "a forked child hangs in caches");
+        watchdog("a forked child hangs in caches");
         require(active(cache) == 1);
         require(slab_cache_destroy(cache) == -1 && errno == EBUSY);
         slab_cache_free(cache, object);
         drop(cache);
         _exit(0);
     }
-    require(ended_well(wait_for(child, 30)));
+    require(ended_well(wait_for(child)));
     slab_cache_free(cache, object);
     drop(cache);
 }

@@ -75,7 +75,6 @@ static void live_a_little(unsigned number)
 
 static void end_child(void)
 {
-    watchdog(0, "");
     _exit(0);
 }
 
@@ -84,13 +83,13 @@ static pid_t fork_child(const char *what)
     const pid_t child = fork();
     require(child >= 0);
     if (child == 0)
-        watchdog(30, what);
+        watchdog(what);
     return child;
 }
 
 static void await_child(pid_t child)
 {
-    const int status = wait_for(child, 60);
+    const int status = wait_for(child);
     explain_status("child", status);
     require(ended_well(status));
 }
@@ -294,10 +293,10 @@ static void *fork_many(void *count)
 static void a_busy_process(const char *argument)
 {
     (void)argument;
-    unsigned count = 80;
+    unsigned count = scaled(40);
     pthread_t retirers[2], forker;
     struct readers readers;
-    watchdog(55, "forks of a busy process hang");
+    watchdog("forks of a busy process hang");
     for (size_t i = 0; i < COUNT(retirers); i++)
         require(pthread_create(&retirers[i], NULL, retire_all_the_time, NULL) == 0);
     start_readers(&readers);
@@ -338,11 +337,11 @@ static void atfork_handlers(const char *argument)
     (void)argument;
     pthread_t retirer;
     struct readers readers;
-    watchdog(55, "atfork handlers that retire hang");
+    watchdog("atfork handlers that retire hang");
     require(pthread_atfork(prepare_fork, after_fork, after_fork) == 0);
     require(pthread_create(&retirer, NULL, retire_all_the_time, NULL) == 0);
     start_readers(&readers);
-    for (unsigned number = 0; number < 50; number++) {
+    for (unsigned number = 0; number < scaled(30); number++) {
         const pid_t child = fork_child("a child hangs in an atfork handler");
         require(handlers_ran == 2 * number + 2);
         if (child == 0) {
@@ -360,6 +359,7 @@ static void atfork_handlers(const char *argument)
 static timer_t timer;
 static volatile bool in_child;
 static volatile unsigned handler_forks;
+static unsigned handler_forks_in_all;
 
 static void arm(unsigned long microseconds)
 {
@@ -377,7 +377,8 @@ static void fork_in_handler(int signal_number)
     } else {
         await_child(child);
         handler_forks = handler_forks + 1;
-        arm(20 + handler_forks * 37 % 400);
+        if (handler_forks < handler_forks_in_all)
+            arm(20 + handler_forks * 37 % 400);
     }
     errno = saved;
 }
@@ -393,8 +394,9 @@ static void a_handler_forks(const char *argument)
     enter_and_leave(NULL);
     event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
     require(sigaction(SIGUSR1, &action, NULL) == 0 && timer_create(CLOCK_MONOTONIC, &event, &timer) == 0);
+    handler_forks_in_all = scaled(200);
     arm(100);
-    for (unsigned round = 0; handler_forks < 300; round++) {
+    for (unsigned round = 0; handler_forks < handler_forks_in_all; round++) {
         retire_round(round);
         slab_epoch_enter();
         retire_round(round + 2);

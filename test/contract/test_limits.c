@@ -326,7 +326,7 @@ static void check_calloc_is_zero(void)
 
 static void role_lock_everything(const char *flags)
 {
-    watchdog(30, "mlockall takes for ever");
+    watchdog("mlockall takes for ever");
     churn(1, 2000);
     require(mlockall(atoi(flags)) == 0);
     require(rss_kib() < 200 * KIB);
@@ -364,7 +364,7 @@ static void role_lock_a_little(const char *argument)
     struct link *list = NULL;
     struct rlimit limit;
     (void)argument;
-    watchdog(30, "mlockall takes for ever");
+    watchdog("mlockall takes for ever");
     require(getrlimit(RLIMIT_MEMLOCK, &limit) == 0);
     churn(1, 2000);
     bool locked = mlockall(MCL_CURRENT | MCL_FUTURE) == 0;

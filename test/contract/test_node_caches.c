@@ -258,7 +258,7 @@ static void fork_on_all_nodes(const char *argument)
         objects[i] = memset(take_from(300, (int)i % nodes), 1, 300);
     const pid_t child = fork();
     if (child == 0) {
-        watchdog(30, "the child hangs");
+        watchdog("the child hangs");
         const uint64_t live = process_figures().live_bytes;
         slab_free_bulk(MANY, objects);
         require(process_figures().live_bytes < live);
@@ -270,7 +270,7 @@ static void fork_on_all_nodes(const char *argument)
         require_sums();
         _exit(0);
     }
-    require(ended_well(wait_for(child, 40)));
+    require(ended_well(wait_for(child)));
     slab_free_bulk(MANY, objects);
     require_sums();
 }

@@ -27,7 +27,8 @@ static void free_somehow(void *object, unsigned way)
 }
 
 /* No more is in use than there was, once a slow path has looked after what was freed. (The library's worker, a thread
- * that comes and goes, costs libc some hundred bytes.) */
+ * that comes and goes, costs libc some hundred bytes each time that one is born before the last one has quite gone.
+ * Tests with threads do without.) */
 static void require_nothing_lost(const slab_stats *before)
 {
     slab_purge();
@@ -126,7 +127,7 @@ static void never_over_32_kib(const char *argument)
 static void objects_like_any_other(const char *argument)
 {
     (void)argument;
-    enum { HELD = 200, STEPS = 300000 };
+    enum { HELD = 200, STEPS = 100000 };
     static struct block blocks[HELD];
     uint64_t random = 88172645463325252u;
     unsigned asked = 0, got = 0;
@@ -178,10 +179,11 @@ static void frees_alone(void *objects)
 static void ending_threads_lose_nothing(const char *argument)
 {
     (void)argument;
+    do_without_worker(__func__);
     void *objects[COUNT(nolock_sizes)];
     run_thread(frees_alone, memset(objects, 0, sizeof objects)); /* what the first thread of all costs */
     slab_stats before = process_figures();
-    for (unsigned i = 0; i < 1000; i++) {
+    for (unsigned i = 0; i < scaled(300); i++) {
         for (size_t n = 0; n < COUNT(objects); n++)
             objects[n] = malloc(nolock_sizes[n] * (i % 10 == 0 ? 20 : 1));
         run_thread(i % 2 ? nolock_life : frees_alone, objects);
@@ -227,7 +229,7 @@ static void frees_whatever_free_takes(const char *argument)
     const size_t sizes[] = {1, 64, 1000, 32768, 32769, 100000, MIB, 64 * MIB};
     make_every_kind();
     slab_stats before = process_figures();
-    for (unsigned round = 0; round < 300; round++) {
+    for (unsigned round = 0; round < 100; round++) {
         errno = 4711;
         slab_free_nolock(NULL);
         for (size_t i = 0; i < COUNT(sizes); i++) {
@@ -244,18 +246,19 @@ static void frees_whatever_free_takes(const char *argument)
     drop_every_kind();
 }
 
-/* Available at once: a thousand large objects, one after the other, need the room of a few. */
+/* Available at once: a hundred large objects, one after the other, need the room of a few. */
 static void freed_memory_is_used_again(const char *argument)
 {
     (void)argument;
+    do_without_huge_pages();
     size_t rss = rss_kib();
-    for (unsigned i = 0; i < 1000; i++) {
+    for (unsigned i = 0; i < 100; i++) {
         char *object = malloc(4 * MIB);
         memset(object, 1, 4 * MIB);
         slab_free_nolock(opaque(object));
     }
     require(rss_kib() < rss + 64 * KIB);
-    for (unsigned i = 0; i < 2000000; i++)
+    for (unsigned i = 0; i < 1000000; i++)
         slab_free_nolock(opaque(malloc(200)));
     require(rss_kib() < rss + 64 * KIB);
 }

@@ -8,7 +8,7 @@
  */
 #include "percpu.h"
 
-enum { THREADS = 5, MOVES = 300, STEPS_BETWEEN = 1500 };
+enum { THREADS = 5, MOVES = 150, STEPS_BETWEEN = 1500 };
 
 /* -- items in a list --------------------------------------------------------------------------------------------- */
 
@@ -128,7 +128,7 @@ static void begin(size_t number)
 static void *move_and_change(void *number)
 {
     begin((size_t)number);
-    for (int i = 0, cpu = (int)(size_t)number; i < MOVES; i++) {
+    for (int i = 0, moves = (int)scaled(MOVES), cpu = (int)(size_t)number; i < moves; i++) {
         move_to(cpu = cpu_behind(cpu));
         for (unsigned j = 0; j < STEPS_BETWEEN; j++)
             step();
@@ -234,14 +234,14 @@ static void *change_or_signal(void *number)
 {
     if ((size_t)number < THREADS)
         return change_until_over(number);
-    send_signals(10000);
+    send_signals(scaled(8000));
     return NULL;
 }
 
 static void handlers_change_too(const char *argument)
 {
     (void)argument;
-    watchdog(50, "signals do not arrive");
+    watchdog("signals do not arrive");
     require(signal(SIGUSR1, step_in_handler) != SIG_ERR);
     open_books();
     run_threads(THREADS + 1, change_or_signal);
@@ -250,14 +250,15 @@ static void handlers_change_too(const char *argument)
 
 /* -- nodes that go at once --------------------------------------------------------------------------------------- */
 
-static unsigned long pages_made, pages_gone;
+static unsigned long pages_made, pages_gone, pages_to_go;
 
-/* Each node is a page of its own. A thread that looked at a node which another one has popped would fall. */
+/* Each node is a page of its own. A thread that looked at a node which another one has popped would fall. They go on
+ * until so many have been popped, in however many attempts. */
 static void *map_and_unmap(void *number)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     uint64_t random = (size_t)number * 2654435761u + 88172645463325252u;
-    for (unsigned i = 0; i < 6000; i++) {
+    while (__atomic_load_n(&pages_gone, __ATOMIC_RELAXED) < pages_to_go) {
         if (random_next(&random) & 256) {
             void *node = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
             require(node != MAP_FAILED);
@@ -277,8 +278,8 @@ static void popped_nodes_may_go(const char *argument)
     (void)argument;
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     list = make_object(sizeof(void *), sizeof(void *));
+    pages_to_go = scaled(10000);
     run_threads(THREADS, map_and_unmap);
-    require(pages_gone > pages_made / 4);
     slab_percpu_node **head;
     slab_percpu_for_each (cpu, head, list)
         for (slab_percpu_node *node = *head, *next; node != NULL; node = next, pages_gone++) {
