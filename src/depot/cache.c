@@ -64,8 +64,8 @@ void slm_depot_add_counts(const struct slm_depot *depot, struct slm_depot_counts
 {
     sums->locks += slm_depot_locks(depot);
     sums->contended += slm_depot_contended(depot);
+    sums->released += load_acquire(&depot->slabs_released); /* before those made: see slm_depot_slabs */
     sums->made += load_relaxed(&depot->slabs_made);
-    sums->released += load_relaxed(&depot->slabs_released);
 }
 
 void slm_cache_remove(struct slm_cache *cache)
@@ -156,10 +156,7 @@ uint64_t slm_cache_slabs(struct slm_cache *cache)
     uint64_t slabs = 0;
     for (unsigned node = 0; node < slm_nodes; node++) {
         const struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        if (depot) /* a slab that has been released was made before: read in this order */
-            slabs -= load_acquire(&depot->slabs_released);
-        if (depot)
-            slabs += load_relaxed(&depot->slabs_made);
+        slabs += depot ? slm_depot_slabs(depot) : 0;
     }
     return slabs;
 }

@@ -192,7 +192,7 @@ static void release(struct slm_depot *depot, struct slm_slab *slab)
         slm_retired_add(depot, slab);
     } else {
         slm_slab_release(slab);
-        atomic_fetch_add_explicit(&depot->slabs_released, 1, memory_order_release); /* pairs with slm_cache_slabs */
+        atomic_fetch_add_explicit(&depot->slabs_released, 1, memory_order_release); /* pairs with slm_depot_slabs */
     }
 }
 

@@ -41,6 +41,14 @@ slm_inline uint64_t slm_depot_contended(const struct slm_depot *depot)
     return load_relaxed(&depot->lock.contended) - depot->contended_before;
 }
 
+/* How many slabs there are. One that has been released was made before: read in this order, or whoever is stopped
+ * between the two loads counts fewer than none. Pairs with their releases. */
+slm_inline uint64_t slm_depot_slabs(const struct slm_depot *depot)
+{
+    const uint64_t released = load_acquire(&depot->slabs_released);
+    return load_relaxed(&depot->slabs_made) - released;
+}
+
 /* Slabs that slm_depot_give_nolock has left to be relinked. */
 extern slm_hidden struct slm_slab *_Atomic slm_depot_pending;
 

@@ -118,7 +118,7 @@ void slm_retired_release(const struct slm_slab_shape *shape)
         if (life->destructor)
             slm_slab_each_object(slab, life->destructor, life->context);
         slm_slab_release(slab);
-        atomic_fetch_add_explicit(&depot->slabs_released, 1, memory_order_release); /* pairs with slm_cache_slabs */
+        atomic_fetch_add_explicit(&depot->slabs_released, 1, memory_order_release); /* pairs with slm_depot_slabs */
     }
     releasing = false;
 }

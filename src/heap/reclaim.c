@@ -68,7 +68,7 @@ static void trim_cache(struct slm_cache *cache, void *context)
     struct trimming *trimming = context;
     for (unsigned node = 0; node < slm_nodes; node++) {
         struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        const bool used = depot && (load_relaxed(&depot->slabs_made) > load_relaxed(&depot->slabs_released) ||
+        const bool used = depot && (slm_depot_slabs(depot) > 0 ||
                                     load_relaxed(&depot->stock_rounds) > 0); /* of slabs that are another depot's */
         if (used)
             trimming->found |= slm_depot_trim(depot, trimming->all);

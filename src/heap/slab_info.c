@@ -23,7 +23,7 @@ static void add_depot(struct slm_depot *depot, struct slab_cache_stats *stats, s
 {
     const uint64_t gets = load_relaxed(&depot->gets), taken = load_relaxed(&depot->rounds_taken);
     const uint64_t out = load_relaxed(&depot->objects_out);
-    stats->slabs += load_relaxed(&depot->slabs_made) - load_relaxed(&depot->slabs_released);
+    stats->slabs += slm_depot_slabs(depot);
     stats->depot_rounds += load_relaxed(&depot->stock_rounds);
     stats->allocations += load_relaxed(&depot->rounds_got) + taken;
     stats->frees += load_relaxed(&depot->rounds_put) + (taken > out ? taken - out : 0);
@@ -124,7 +124,7 @@ static slm_seldom void print_nodes(const struct slab_cache *named, const struct 
         const struct slm_depot *depot = cache ? slm_cache_depot_made(cache, node) : NULL;
         if (depot) {
             objects_out = load_relaxed(&depot->objects_out);
-            slabs = load_relaxed(&depot->slabs_made) - load_relaxed(&depot->slabs_released);
+            slabs = slm_depot_slabs(depot);
             rounds = load_relaxed(&depot->stock_rounds);
         }
         slm_cache_unlock();
