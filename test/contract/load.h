@@ -168,10 +168,10 @@ static inline void churners_join(struct churner *churners, size_t count)
 static inline void exercise(void)
 {
     struct churner churners[4];
-    churn(7, 2000);
-    churners_start(churners, COUNT(churners), 2000, NULL);
+    churn(7, 700);
+    churners_start(churners, COUNT(churners), 700, NULL);
     churners_join(churners, COUNT(churners));
-    churn(8, 2000);
+    churn(8, 700);
 }
 
 #endif

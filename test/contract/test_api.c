@@ -453,7 +453,7 @@ static void check_growth_stays_in_place(void *block)
 static void test_growing_to_the_usable_size_stays_in_place(void **state)
 {
     (void)state;
-    for (size_t size = 0; size < 8 * MIB; size += 1 + size / 37) {
+    for (size_t size = 0; size < 8 * MIB; size += 1 + size / 17) {
         check_growth_stays_in_place(malloc(size));
         check_growth_stays_in_place(calloc(1, size));
         check_growth_stays_in_place(memalign(256, size));
@@ -532,7 +532,7 @@ static void check_calloc_after_dirt(size_t size, size_t count)
 static void test_calloc_is_zero_after_dirt(void **state)
 {
     (void)state;
-    for (size_t size = 1; size <= 256 * KIB; size += 1 + size / 23)
+    for (size_t size = 1; size <= 256 * KIB; size += 1 + size / 11)
         check_calloc_after_dirt(size, 64);
     for (size_t size = 256 * KIB; size <= 40 * MIB; size = size * 3 / 2 + 4097)
         check_calloc_after_dirt(size, 3);

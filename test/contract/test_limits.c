@@ -120,27 +120,23 @@ static void limit_address_space_to_512_mib(void *nothing)
     require(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0); /* a huge page a touch would only take time */
 }
 
-static void role_thousand_rounds(const char *argument)
+static void role_many_rounds(const char *argument)
 {
     (void)argument;
     static const struct {
         size_t size;
         unsigned rounds;
-    } schedule[] = {{16 * MIB, 300}, {MIB, 280},    {300 * KIB, 200}, {100 * KIB, 100}, {3 * MIB + 1, 60},
-                    {32 * KIB, 30},  {5 * KIB, 20}, {1000, 6},        {48, 2},          {MIB, 2}};
-    unsigned rounds = 0;
-    for (size_t i = 0; i < COUNT(schedule); i++) {
-        fill_in_rounds(schedule[i].size, schedule[i].rounds, 256 * MIB);
-        rounds += schedule[i].rounds;
-    }
-    require(rounds == 1000);
+    } schedule[] = {{16 * MIB, 60}, {MIB, 56},    {300 * KIB, 40}, {100 * KIB, 20}, {3 * MIB + 1, 12},
+                    {32 * KIB, 6},  {5 * KIB, 4}, {1000, 2},       {48, 2},         {MIB, 2}};
+    for (size_t i = 0; i < COUNT(schedule); i++)
+        fill_in_rounds(schedule[i].size, scaled(schedule[i].rounds), 256 * MIB);
     churn(1, 5000);
 }
 
-static void test_full_half_free_a_thousand_times(void **state)
+static void test_full_half_free_again_and_again(void **state)
 {
     (void)state;
-    assert_role_succeeds("thousand-rounds", &(struct launch){.prepare = limit_address_space_to_512_mib});
+    assert_role_succeeds("many-rounds", &(struct launch){.prepare = limit_address_space_to_512_mib});
 }
 
 /* Where nothing is left, each call says so in its own way, and nothing else changes. */
@@ -212,14 +208,16 @@ static void limit_address_space_to_200_mb(void *nothing)
     set_limit(RLIMIT_AS, 200 * 1000 * 1000);
 }
 
+enum { ROUNDS_IN_LITTLE_SPACE = 13 }; /* one for each size */
+
 static pthread_barrier_t all_threads;
 
 static void *fill_beside_others(void *total)
 {
     struct link *list = NULL;
     pthread_barrier_wait(&all_threads); /* those that are there already leave no room for the last ones' stacks */
-    for (unsigned round = 0; round < 20; round++) {
-        size_t size = (size_t)64 << round % 13;
+    for (unsigned round = 0; round < ROUNDS_IN_LITTLE_SPACE; round++) {
+        size_t size = (size_t)64 << round;
         size_t count = fill(&list, size, 20 * MIB / size);
         __atomic_add_fetch((size_t *)total, count * size, __ATOMIC_RELAXED);
         pthread_barrier_wait(&all_threads);
@@ -245,7 +243,7 @@ static void role_threads_in_little_space(const char *argument)
         require(pthread_create(&threads[i], NULL, fill_beside_others, &total) == 0);
     for (size_t i = 0; i < COUNT(threads); i++)
         require(pthread_join(threads[i], NULL) == 0);
-    require(total / 20 > 40 * MIB); /* on average over the rounds */
+    require(total / ROUNDS_IN_LITTLE_SPACE > 40 * MIB); /* on average over the rounds */
     void *mapping = mmap(NULL, 100 * MIB, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     require(mapping != MAP_FAILED && munmap(mapping, 100 * MIB) == 0);
     churners_start(churners, COUNT(churners), 5000, NULL);
@@ -291,7 +289,7 @@ static void role_limit_falls(const char *resource)
         set_limit(RLIMIT_AS, status_number("VmSize:") * KIB + 100 * MIB);
     else
         set_limit(RLIMIT_DATA, status_number("VmData:") * KIB + 60 * MIB);
-    for (unsigned round = 0; round < 10; round++)
+    for (unsigned round = 0; round < scaled(4); round++)
         for (size_t size = 1000; size <= 10 * MIB; size *= 10) {
             size_t count = fill(&list, size, 300 * MIB / size);
             require(count * size >= 20 * MIB);
@@ -372,7 +370,7 @@ static void role_lock_a_little(const char *argument)
             locked ? "done" : strerror(errno), status_number("VmSize:"));
     require(locked || errno == ENOMEM || errno == EPERM);
     for (size_t size = 100; size < 2 * MIB; size *= 10)
-        for (unsigned round = 0; round < 10; round++) {
+        for (unsigned round = 0; round < 4; round++) {
             size_t count = fill(&list, size, 100 * MIB / size);
             require(count * size >= (locked ? 256 * KIB : 90 * MIB) || size > 100 * KIB);
             empty(&list, size);
@@ -514,7 +512,7 @@ static void test_strict_overcommit(void **state)
 int main(int argc, char **argv)
 {
     static const struct role roles[] = {
-        {"thousand-rounds", role_thousand_rounds},
+        {"many-rounds", role_many_rounds},
         {"exhausted", role_exhausted},
         {"space-comes-back", role_space_comes_back},
         {"threads-in-little-space", role_threads_in_little_space},
@@ -529,7 +527,7 @@ int main(int argc, char **argv)
     if (argc > 1)
         return play_role(roles, COUNT(roles), argc, argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_full_half_free_a_thousand_times),
+        cmocka_unit_test(test_full_half_free_again_and_again),
         cmocka_unit_test(test_every_call_when_nothing_is_left),
         cmocka_unit_test(test_address_space_comes_back),
         cmocka_unit_test(test_threads_in_200_mb),
