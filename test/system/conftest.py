@@ -1,7 +1,15 @@
 """What the system tests share: where the build is, how a program is run on the library, what its counters say.
 
-The tests run whole programs; they read SLABMALLOC_BUILD (the build folder, default build/) and, for trying a
-test out against another allocator, SLABMALLOC_LIBRARY (the file to preload; its counters are then not asked).
+The tests run whole programs. They read from the environment
+
+    SLABMALLOC_BUILD         the build folder, default build/
+    SLABMALLOC_LIBRARY       the file to preload, for trying a test out against another allocator; its counters are
+                             then not asked
+    SLABMALLOC_TEST_SCALE    a factor for the amount of work, default 1
+    SLABMALLOC_TEST_REQUIRE  1: where a program is missing, the test fails instead of being skipped
+
+Several run at a time (pytest -n 2 --dist loadgroup): each has its own folder, ports are claimed machine-wide, the build
+folder is only read, but for numa-vm's cache, which has a lock. Tests that share a measurement are of one xdist_group.
 """
 import json
 import os
@@ -18,16 +26,53 @@ BUILD = pathlib.Path(os.environ.get("SLABMALLOC_BUILD", ROOT / "build")).resolve
 OURS = BUILD / "libslabmalloc.so"
 LIBRARY = pathlib.Path(os.environ.get("SLABMALLOC_LIBRARY", OURS)).resolve()
 NUMA_VM = ROOT / "tools" / "numa-vm"  # boots machines that this one is not: see vm.py
+SCALE = float(os.environ.get("SLABMALLOC_TEST_SCALE") or 1)
+REQUIRE = os.environ.get("SLABMALLOC_TEST_REQUIRE") == "1"
 sys.path.insert(0, str(ROOT))  # for tools.python, the servers and processes that benches start too
+
+from tools.python.processes import HANG_S  # noqa: E402
+
+# Debian's package of a program that has another name, by the end of the program's path.
+PACKAGES = {
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu", "busybox": "busybox-static", "c++": "g++", "cc": "gcc",
+    "clang++": "clang", "cmp": "diffutils", "db_bench": "rocksdb-tools", "diff": "diffutils",
+    "java": "default-jre-headless", "ldb": "rocksdb-tools", "mariadb": "mariadb-client",
+    "mariadb-admin": "mariadb-client", "mariadb-install-db": "mariadb-server", "mariadbd": "mariadb-server",
+    "nginx": "nginx-light", "nm": "binutils", "node": "nodejs", "objdump": "binutils", "pgbench": "postgresql",
+    "pkg-config": "pkgconf", "postgres": "postgresql", "qemu-system-x86_64": "qemu-system-x86",
+    "readelf": "binutils", "redis-benchmark": "redis-tools", "redis-cli": "redis-tools", "setpriv": "util-linux",
+    "sort": "coreutils", "timeout": "coreutils", "xz": "xz-utils",
+}
+
+
+def missing(what, package):
+    """Skip the test, which needs something that this machine has not; or fail, where it should have it."""
+    reason = f"no {what} on this machine: Debian's package {package}"
+    if REQUIRE:
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
 
 
 def need(*programs):
-    """Skip the test with a reason unless every program is on the PATH; return their paths."""
+    """The paths of programs; without one of them the test is skipped with the reason, or fails: see `missing`."""
     paths = [shutil.which(name) for name in programs]
     for name, path in zip(programs, paths):
         if path is None:
-            pytest.skip(f"no {name} on this machine")
+            last = pathlib.Path(name).name
+            missing(name, PACKAGES.get(last, last))
     return paths
+
+
+def scaled(amount):
+    """An amount of work, for the effort that is asked for."""
+    return max(1, round(amount * SCALE))
+
+
+def pytest_collection_modifyitems(items):
+    """What takes long comes first: towards the end no worker is left alone with it."""
+    first = ("test_vm", "test_programs", "test_servers", "test_bench", "test_figures", "test_style")
+    items.sort(key=lambda item: next((i for i, name in enumerate(first) if item.path.name.startswith(name)),
+                                     len(first)))
 
 
 class Preload:
@@ -51,13 +96,13 @@ class Preload:
         """The library is in the address space of a live process."""
         assert str(self.library) in pathlib.Path(f"/proc/{pid}/maps").read_text()
 
-    def check_served(self, program, at_least=1):
-        """Processes of that name ended, and the library had handed objects to them."""
+    def check_served(self, program, least_objects=1, least_processes=1):
+        """So many processes of that name ended, and the library had handed so many objects to them."""
         if LIBRARY != OURS:
             return
         mine = [row for row in self.counters() if row["program"] == program]
-        assert mine, f"no counters of {program}: {self.counters()}"
-        assert sum(row["objects_taken"] for row in mine) >= at_least
+        assert len(mine) >= least_processes, f"{program}: {self.counters()}"
+        assert sum(row["objects_taken"] for row in mine) >= least_objects, f"{program}: {mine}"
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +112,9 @@ def vm_env():
         pytest.skip("numa-vm boots x86-64 machines")
     need("qemu-system-x86_64", "busybox", "cpio")
     env = {**os.environ, "NUMA_VM_CACHE": os.environ.get("NUMA_VM_CACHE", str(BUILD / "numa-vm"))}
-    fetched = subprocess.run([NUMA_VM, "--fetch"], env=env, capture_output=True, text=True, timeout=200)
+    fetched = subprocess.run([NUMA_VM, "--fetch"], env=env, capture_output=True, text=True, timeout=HANG_S)
     if fetched.returncode != 0:
-        pytest.skip(f"no kernel to boot: {fetched.stderr.strip()}")
+        missing(f"kernel to boot ({fetched.stderr.strip()})", "linux-image-cloud-amd64")
     return env
 
 

@@ -5,7 +5,7 @@ The fixture `vm_env` (conftest.py) skips where no machine can be emulated. `docs
 import subprocess
 import tempfile
 
-from conftest import NUMA_VM
+from conftest import HANG_S, NUMA_VM
 
 TWO_BY_TWO = ["--nodes", "2", "--cpus", "4", "--mem", "4096"]
 FOUR_BY_TWO = ["--nodes", "4", "--cpus", "8", "--mem", "4096"]
@@ -16,7 +16,7 @@ LOPSIDED = ["--node", "0-1:2560", "--node", "2-3:", "--node", ":1536"]
 NO_BALANCING = ["--append", "numa_balancing=disable"]
 
 
-def run(vm_env, machine, command, files=(), timeout_s=150):
+def run(vm_env, machine, command, files=(), timeout_s=HANG_S):
     """Run a command (words) on such a machine, which boots for it and ends with it. `files` come along, at the paths
     that they have here; programs with their shared libraries. `timeout_s` is for all of it, the boot included: status
     124 when it has passed, 125 where there was no machine."""
@@ -33,7 +33,7 @@ def run(vm_env, machine, command, files=(), timeout_s=150):
         return subprocess.CompletedProcess(argv, process.returncode, "".join(lines), complaints.read())
 
 
-def boot(vm_env, machine, command, files=(), timeout_s=150):
+def boot(vm_env, machine, command, files=(), timeout_s=HANG_S):
     """The same for a command that must end with status 0: what it wrote to standard output."""
     done = run(vm_env, machine, command, files, timeout_s)
     assert done.returncode == 0, f"status {done.returncode}\n{done.stdout}{done.stderr}"

@@ -3,16 +3,22 @@
 Imported as tools.python.processes, with the root of the repository in sys.path. Only the process under test gets an
 allocator preloaded; every other (clients, load generators) gets `plain_env()`, so that allocators differ on one side
 only. Whatever goes wrong is a Failure, whose message begins with one line that says what.
+
+What is waited for is an event. HANG_S is for what never comes: no machine is so busy that it takes as long.
 """
 import collections
+import errno
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
 import time
 
+HANG_S = 600
 WATCH_EVERY_S = 0.005
+PORTS = range(10_000, 65_000)
 
 
 class Failure(Exception):
@@ -25,13 +31,47 @@ def plain_env(**extra):
     return {**{name: value for name, value in os.environ.items() if name not in hidden}, **extra}
 
 
-def free_port():
+class Port:
+    """A TCP port of the loopback, for one server of this machine at a time: `number` is ours until `release`.
+
+    It is none that the kernel gives to clients: else one of them might come first, in the moment before the server
+    takes it. Who else looks for a port sees that it is taken by a socket without a file that has its number for a
+    name, which goes when we do.
+    """
+
+    def __init__(self):
+        first, last = map(int, pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+        candidates = [port for port in PORTS if not first <= port <= last] or list(PORTS)
+        random.SystemRandom().shuffle(candidates)
+        for number in candidates:
+            claim = socket.socket(socket.AF_UNIX)
+            if binds(claim, f"\0slabmalloc port {number}") and is_free(number):
+                self.number, self.claim = number, claim
+                return
+            claim.close()
+        raise Failure("no port is free")
+
+    def release(self):
+        self.claim.close()
+
+
+def is_free(port):
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return binds(probe, ("127.0.0.1", port))
 
 
-def run(argv, *, env, folder, log, timeout_s, stdin=os.devnull, watch=lambda pid: None):
+def binds(sock, address):
+    """Give a socket an address; whether nobody had it."""
+    try:
+        sock.bind(address)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return False
+    return True
+
+
+def run(argv, *, env, folder, log, timeout_s=HANG_S, stdin=os.devnull, watch=lambda pid: None):
     """Run a program to its end and return what it wrote, both streams together; a Failure unless it exits with 0.
 
     While it lives, `watch` is called with its process id again and again, and a last time when it has ended but is
@@ -115,11 +155,11 @@ def kill(pids):
             pass
 
 
-def wait_until(condition, within_s, what):
-    deadline = time.monotonic() + within_s
+def wait_until(condition, what):
+    deadline = time.monotonic() + HANG_S
     while not condition():
         if time.monotonic() > deadline:
-            raise Failure(f"{what}: not within {within_s} s")
+            raise Failure(f"{what}: not within {HANG_S} s")
         time.sleep(0.02)
 
 

@@ -1,7 +1,8 @@
 """The servers that tests, benches and the demonstration run: how each is set up, started, found ready and stopped.
 
 Imported as tools.python.servers, with the root of the repository in sys.path. A subclass of Server says what differs;
-what is done to the server once it runs is its user's matter.
+what is done to the server once it runs is its user's matter. Servers that give up a client who is slow are told to
+wait HANG_S for it: on a busy machine every client is slow.
 """
 import glob
 import os
@@ -13,13 +14,8 @@ import socket
 import subprocess
 import time
 
-from tools.python.processes import (Failure, dying_with_us, end_group, family, free_port, is_mapped, kill, plain_env,
-                                    run, still_there, tail, wait_until)
-
-READY_WITHIN_S = 40
-STOPPED_WITHIN_S = 40
-CLIENT_WITHIN_S = 90
-MAPPED_WITHIN_S = 2
+from tools.python.processes import (HANG_S, Failure, Port, dying_with_us, end_group, family, is_mapped, kill,
+                                    plain_env, run, still_there, tail, wait_until)
 
 if "/usr/sbin" not in os.environ["PATH"].split(":"):
     os.environ["PATH"] += ":/usr/sbin"  # where Debian has servers, and its users no path to
@@ -39,7 +35,9 @@ class Server:
     look_every_s = 0.2
 
     def __init__(self, folder, library="", env=None):
-        self.folder, self.library, self.port = pathlib.Path(folder), str(library), free_port()
+        self.folder, self.library = pathlib.Path(folder), str(library)
+        self.claim = Port()
+        self.port = self.claim.number
         self.env = env or plain_env(**({"LD_PRELOAD": self.library} if library else {}))
         self.log = self.folder / "server.log"
         self.seen, self.looked_at = {}, 0.0  # times of birth by process id
@@ -65,7 +63,7 @@ class Server:
                 self.process = subprocess.Popen(self.in_its_name(self.command()), env=self.env, cwd=self.folder,
                                                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                                                 start_new_session=True)
-            wait_until(self.listens, READY_WITHIN_S, f"{self.program} listens")
+            wait_until(self.listens, f"{self.program} listens")
             self.look()
         except BaseException:
             self.__exit__(True)
@@ -73,16 +71,19 @@ class Server:
         return self
 
     def __exit__(self, failure, *_):
-        if not self.process:
-            return
         try:
-            if not failure:
+            if self.process and not failure:
                 self.stop()
         finally:
-            if self.process.poll() is None:
-                self.seen.update(family(self.process.pid))
-            end_group(self.process)
-            kill(still_there(self.seen))
+            if self.process:
+                self.end()
+            self.claim.release()
+
+    def end(self):
+        if self.process.poll() is None:
+            self.seen.update(family(self.process.pid))
+        end_group(self.process)
+        kill(still_there(self.seen))
 
     def in_its_name(self, argv):
         """The server's own user, and a normal shutdown should the process that starts it die without cleaning up."""
@@ -107,10 +108,10 @@ class Server:
     def stop(self):
         """Its normal shutdown: it exits by itself, with 0, and so do its children."""
         os.kill(self.process.pid, self.stop_signal)
-        wait_until(lambda: self.process.poll() is not None, STOPPED_WITHIN_S, f"{self.program} stops")
+        wait_until(lambda: self.process.poll() is not None, f"{self.program} stops")
         if self.process.returncode != 0:
             self.check_alive()
-        wait_until(lambda: not still_there(self.seen), STOPPED_WITHIN_S, f"the processes of {self.program} are gone")
+        wait_until(lambda: not still_there(self.seen), f"the processes of {self.program} are gone")
 
     def look(self, *_):
         """Every process of the server that lives now runs on the library."""
@@ -119,9 +120,10 @@ class Server:
         self.looked_at = time.monotonic()
         found = family(self.process.pid)
         self.seen.update(found)
-        for pid in found if self.library else ():
-            # one that ends while it is read shows a part of its mappings, and nothing when it is read again
-            wait_until(lambda: is_mapped(self.library, pid), MAPPED_WITHIN_S,
+        for pid, born in found.items() if self.library else ():
+            # not yet, in one that begins a program; and one that ends while it is read shows a part of its mappings,
+            # and nothing when it is read again
+            wait_until(lambda: is_mapped(self.library, pid) or not still_there({pid: born}),
                        f"process {pid} of {self.program} has {self.library} in its address space")
 
     # -- what its clients do
@@ -129,7 +131,7 @@ class Server:
     def client(self, *argv, stdin=os.devnull):
         """Run a client against the server, look at the server meanwhile, and return what the client wrote."""
         return run(argv, env=plain_env(), folder=self.folder, log=self.folder / "client.log", stdin=stdin,
-                   timeout_s=CLIENT_WITHIN_S, watch=self.look)
+                   watch=self.look)
 
 
 class Redis(Server):
@@ -143,7 +145,7 @@ class Redis(Server):
 
     def __enter__(self):
         super().__enter__()
-        self.connection = socket.create_connection(("127.0.0.1", self.port), timeout=CLIENT_WITHIN_S)
+        self.connection = socket.create_connection(("127.0.0.1", self.port), timeout=HANG_S)
         self.replies = self.connection.makefile("rb")
         return self
 
@@ -202,7 +204,7 @@ class Nginx(Server):
         worker_processes 2;
         pid {folder}/nginx.pid;
         error_log {folder}/error.log;
-        events {{ worker_connections 256; }}
+        events {{ worker_connections {connections}; }}
         http {{
             access_log {folder}/access.log;
             client_body_temp_path {folder}/body;
@@ -217,13 +219,20 @@ class Nginx(Server):
                 listen 127.0.0.1:{port};
                 root {folder};
                 keepalive_requests 1000000;
+                {patience}
                 location /proxied/ {{ proxy_pass http://127.0.0.1:{port}/; }}
             }}
         }}
     """
 
+    connections = 256  # of a worker
+    WAITS_FOR = ("client_header", "client_body", "send", "keepalive", "proxy_connect", "proxy_read", "proxy_send")
+
     def prepare(self):
-        (self.folder / "nginx.conf").write_text(self.CONFIGURATION.format(folder=self.folder, port=self.port))
+        patience = " ".join(f"{what}_timeout {HANG_S}s;" for what in self.WAITS_FOR)
+        (self.folder / "nginx.conf").write_text(self.CONFIGURATION.format(folder=self.folder, port=self.port,
+                                                                          connections=self.connections,
+                                                                          patience=patience))
 
     def command(self):
         return ["nginx", "-e", "stderr", "-p", self.folder, "-c", self.folder / "nginx.conf"]
@@ -244,10 +253,11 @@ class Postgres(Server):
     def prepare(self):
         run(self.in_its_name([self.bin / "initdb", "-D", self.folder / "data", "-U", "postgres", "-A", "trust",
                               "--no-sync", "--no-locale", "-E", "UTF8"]),
-            env=self.env, folder=self.folder, log=self.folder / "initdb.log", timeout_s=READY_WITHIN_S)
+            env=self.env, folder=self.folder, log=self.folder / "initdb.log")
 
     def command(self):
         return [self.bin / "postgres", "-D", self.folder / "data", "-c", f"port={self.port}",
+                "-c", f"authentication_timeout={HANG_S}s",
                 *(word for name, value in self.settings.items() for word in ("-c", f"{name}={value}"))]
 
     def to_server(self, client, *words):
@@ -268,12 +278,12 @@ class MariaDB(Server):
     def prepare(self):
         run(self.in_its_name(["mariadb-install-db", "--no-defaults", f"--datadir={self.folder}/data",
                               "--skip-test-db", "--auth-root-authentication-method=normal", *self.settings]),
-            env=self.env, folder=self.folder, log=self.folder / "install.log", timeout_s=READY_WITHIN_S)
+            env=self.env, folder=self.folder, log=self.folder / "install.log")
 
     def command(self):
         return ["mariadbd", "--no-defaults", f"--datadir={self.folder}/data", f"--port={self.port}",
                 "--bind-address=127.0.0.1", f"--socket={self.folder}/socket", f"--tmpdir={self.folder}",
-                *self.settings]
+                *(f"--{what}-timeout={HANG_S}" for what in ("connect", "net-read", "net-write")), *self.settings]
 
     def to_server(self, client, *words):
         return [client, "--no-defaults", "--protocol=tcp", "-h127.0.0.1", f"-P{self.port}", "-uroot", *words]
