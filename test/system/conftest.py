@@ -25,6 +25,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("SLABMALLOC_BUILD", ROOT / "build")).resolve()
 OURS = BUILD / "libslabmalloc.so"
 LIBRARY = pathlib.Path(os.environ.get("SLABMALLOC_LIBRARY", OURS)).resolve()
+# The library with its checkers, which knows simulated machines.
+CHECKED = next((path for path in (BUILD / "checked" / "libslabmalloc.so", BUILD / "bench" / "libslabmalloc_checked.so")
+                if path.exists()), BUILD / "checked" / "libslabmalloc.so")
 NUMA_VM = ROOT / "tools" / "numa-vm"  # boots machines that this one is not: see vm.py
 SCALE = float(os.environ.get("SLABMALLOC_TEST_SCALE") or 1)
 REQUIRE = os.environ.get("SLABMALLOC_TEST_REQUIRE") == "1"
@@ -36,7 +39,7 @@ from tools.python.processes import HANG_S  # noqa: E402
 PACKAGES = {
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu", "busybox": "busybox-static", "c++": "g++", "cc": "gcc",
     "clang++": "clang", "cmp": "diffutils", "db_bench": "rocksdb-tools", "diff": "diffutils",
-    "java": "default-jre-headless", "ldb": "rocksdb-tools", "mariadb": "mariadb-client",
+    "h2load": "nghttp2-client", "java": "default-jre-headless", "ldb": "rocksdb-tools", "mariadb": "mariadb-client",
     "mariadb-admin": "mariadb-client", "mariadb-install-db": "mariadb-server", "mariadbd": "mariadb-server",
     "nginx": "nginx-light", "nm": "binutils", "node": "nodejs", "objdump": "binutils", "pgbench": "postgresql",
     "pkg-config": "pkgconf", "postgres": "postgresql", "qemu-system-x86_64": "qemu-system-x86",

@@ -20,11 +20,11 @@ ROCKSDB_KEYS = scaled(30_000)
 GIT_COMMITS = scaled(60)
 GIT_FILES = 120
 C_FILES = scaled(8)
-CXX_FILES = scaled(2)
+CXX_FILES = scaled(1)
 SQLITE_ROWS = scaled(20_000)
 SCRIPT_ROUNDS = scaled(30_000)  # of perl and of node
 SORT_LINES = scaled(100_000)
-XZ_BYTES = scaled(6_000_000)
+XZ_BYTES = scaled(4_000_000)
 SEED = 20_240_607
 
 

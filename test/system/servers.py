@@ -14,19 +14,20 @@ import time
 import urllib.error
 import urllib.request
 
+from conftest import scaled
 from tools.python import servers
 from tools.python.processes import HANG_S, family, still_there, tail, wait_until
 
-REDIS_BENCHMARK_REQUESTS = 10_000
-REDIS_KEYS = 20_000
+REDIS_BENCHMARK_REQUESTS = scaled(3_000)
+REDIS_KEYS = scaled(10_000)
 MEMCACHED_CONNECTIONS = 8
-MEMCACHED_ITEMS = 700  # a connection
-WRK_REQUESTS = 1_000  # of a page
-PGBENCH_READS = 3_000  # a client, of 8
-PGBENCH_WRITES = 400
-SYSBENCH_ROWS = 3_000  # a table, of 2
-SYSBENCH_EVENTS_ALONE = 100
-SYSBENCH_EVENTS_TOGETHER = 800
+MEMCACHED_ITEMS = scaled(400)  # a connection
+NGINX_REQUESTS = scaled(400)  # of a page
+PGBENCH_READS = scaled(800)  # a client, of 8
+PGBENCH_WRITES = scaled(150)
+SYSBENCH_ROWS = 2_000  # a table, of 2
+SYSBENCH_EVENTS_ALONE = scaled(100)
+SYSBENCH_EVENTS_TOGETHER = scaled(400)
 SEED = 20_240_607
 
 
@@ -177,9 +178,9 @@ class Nginx(Tested, servers.Nginx):
         (self.folder / "large.bin").write_bytes(chance.randbytes(3_000_000))
 
     def load_and_read_back(self):
-        facts = {"complaints of wrk": [self.load("small.html"), self.load("proxied/middle.txt")]}
+        facts = {"requests": [self.load("small.html"), self.load("proxied/middle.txt")]}
         self.replace_workers()
-        facts["complaints of wrk after a reload"] = self.load("middle.txt")
+        facts["requests after a reload"] = self.load("middle.txt")
         facts["bodies"] = {(page, coding): self.body(page, coding) for page in self.pages for coding in ("", "gzip")}
         errors = (self.folder / "error.log").read_text()
         facts["complaints of nginx"] = re.findall(r"\[(?:alert|crit|emerg)\].*", errors)
@@ -193,14 +194,10 @@ class Nginx(Tested, servers.Nginx):
         wait_until(lambda: not still_there(old), "the old workers are gone")
 
     def load(self, page):
-        """A second of requests, again until there were enough: what wrk complains of."""
-        answered, complaints = 0, []
-        while answered < WRK_REQUESTS:
-            report = self.client("wrk", "-t2", "-c32", "-d1s", "--timeout", f"{HANG_S}s",
-                                 "-H", "Accept-Encoding: gzip", self.address(page))
-            answered += int(re.search(r"(\d+) requests in", report)[1])
-            complaints += re.findall(r"Socket errors.*|Non-2xx.*", report)
-        return complaints
+        """What became of so many requests."""
+        report = self.client("h2load", "--h1", "-n", NGINX_REQUESTS, "-c", 32, "-t", 2, "-H", "accept-encoding: gzip",
+                             self.address(page))
+        return re.findall("^(?:requests|status codes): .*", report, re.M)
 
     def body(self, page, coding):
         request = urllib.request.Request(self.address(page), headers={"Accept-Encoding": coding})

@@ -57,11 +57,12 @@ def test_a_run_that_failed_is_no_figure(text):
 
 
 def test_the_bench_build_counts_its_locks():
-    """Both ways of counting agree: the depots' own, in slab_stats, and the times' by rank, which are read a moment
-    later, when the worker may have been at a few."""
+    """Both ways of counting agree: the depots' own, in slab_stats, and the times' by rank, which are read later, when
+    the process's end may have been at a few; no worker comes between them."""
     plan = [("table", 2, ["kernel_table", 2, 10_000, 256])]
-    output = locks.run_here(locks.script_of(plan, BUILD))
-    run, = locks.read_runs(output)
+    script = locks.script_of(plan, BUILD).replace("OPTIONS=stats=1", "OPTIONS=stats=1,worker=0")
+    assert "worker=0" in script
+    run, = locks.read_runs(output := locks.run_here(script))
     depots = run["locks"]["depot"]
     assert run["objects"] % 20_000 == 0
     assert 0 < depots["hottest"] <= depots["acquired"] and depots["contended"] < depots["acquired"]

@@ -11,6 +11,7 @@ import errno
 import os
 import pathlib
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -145,6 +146,23 @@ def family(pid):
 def still_there(born):
     """Those of the processes in `born` (times of birth by id) that have not ended."""
     return [pid for pid, time_of_birth in born.items() if (stat := stat_of(pid)) and stat.born == time_of_birth]
+
+
+def all_asleep(pids):
+    """There was a moment at which every thread of the processes slept: all did before it, and had not run after it."""
+    before = [sleep_of(pid) for pid in pids]
+    return None not in before and before == [sleep_of(pid) for pid in pids]
+
+
+def sleep_of(pid):
+    """How often each thread of a process has been switched to something else, if all sleep; else None."""
+    found = {}
+    for task in pathlib.Path(f"/proc/{pid}/task").glob("*"):
+        rows = dict(re.findall(r"^(\w+):\s+(\S+)", read_of(pid, f"task/{task.name}/status"), re.M))
+        if rows.get("State") != "S":
+            return None
+        found[task.name] = rows["voluntary_ctxt_switches"], rows["nonvoluntary_ctxt_switches"]
+    return found or None
 
 
 def kill(pids):

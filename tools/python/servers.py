@@ -195,7 +195,7 @@ class Memcached(Server):
 
 
 class Nginx(Server):
-    needs = ("nginx", "wrk")
+    needs = ("nginx", "h2load")
     program = "nginx"
     stop_signal = signal.SIGQUIT
 
