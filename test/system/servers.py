@@ -73,7 +73,8 @@ class Redis(Tested, servers.Redis):
         commands.write_text("\r\n".join(self.deterministic_commands()) + "\r\n")
         return {
             "benchmarks": re.findall(r'^"(.*?)"', table, re.M),
-            "replies": self.client("redis-cli", "-p", self.port, "--pipe", "--pipe-timeout", 0, stdin=commands).splitlines()[-1],
+            "replies": self.client("redis-cli", "-p", self.port, "--pipe", "--pipe-timeout", 0,
+                                   stdin=commands).splitlines()[-1],
             "keys": self.ask("DBSIZE"),
             "digest": self.ask("DEBUG", "DIGEST"),
             "script": self.ask("EVAL", "local t = {} for i = 1, 20000 do t[i] = i .. ':' .. i * i end "
@@ -119,6 +120,7 @@ class Memcached(Tested, servers.Memcached):
             time.sleep(self.look_every_s)
         for connection in idle:
             connection.close()
+        assert all(found), found
         return {"read back": found, "stats": self.stats()}
 
     def talk(self, number, found):

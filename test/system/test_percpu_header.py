@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, ROOT, need
+from conftest import BUILD, HANG_S, ROOT, missing, need
 
 COMPILERS = {("gcc", "c"): "gcc", ("gcc", "cxx"): "g++", ("clang", "c"): "clang", ("clang", "cxx"): "clang++"}
 STANDARD = {"c": ["-x", "c", "-std=c11"], "cxx": ["-x", "c++", "-std=c++17"]}
@@ -90,7 +90,7 @@ void use(slab_percpu object, slab_percpu other)
 
 def run(*command, folder=None):
     return subprocess.run([str(word) for word in command], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True,
-                          text=True, timeout=120)
+                          text=True, timeout=HANG_S)
 
 
 def must(*command, folder=None):
@@ -118,7 +118,7 @@ def test_what_is_right_compiles_and_works(compiler, flags, tmp_path):
     (tmp_path / "main").write_text(MAIN)
     (tmp_path / "nothing").write_text("int main(void) { return 0; }")
     if run(*compiler, *linking, "nothing", "-o", "nothing.out", folder=tmp_path).returncode != 0:
-        pytest.skip(f"{compiler[0]} cannot do {linking} on this machine")
+        missing(f"{compiler[0]} that can do {linking}", "llvm-14-linker-tools, or a newer one")
     for name, source in [("first", "user"), ("second", "user"), ("main", "main")]:
         must(*compiler, *WARNINGS, *options, f"-DNAME={name}", "-c", source, "-o", f"{name}.o", folder=tmp_path)
     linker = [compiler[0], *linking, "first.o", "second.o", "main.o", "-pthread"]

@@ -8,8 +8,12 @@ stand in for them.
 import re
 import shlex
 
+import pytest
+
 import vm
 from conftest import BUILD
+
+pytestmark = pytest.mark.long
 
 WAYS = {"restartable sequences": "", "atomic operations": "GLIBC_TUNABLES=glibc.pthread.rseq=0"}
 CPU_LINE = re.compile(r"cpu (\d+) node (-?\d+) memory (own|others') (offline )?pages (\d+)")
