@@ -31,6 +31,8 @@ INTERRUPTED = 130
 LONG_SCALE = "10"  # how much longer the long run's stress and torture are
 # Suites of `meson test`; what only the long run has comes from the clang build.
 QUICK_SUITES = {"unit", "contract-release", "misuse", "examples"}
+# Real programs and servers, and emulated machines.
+NOT_QUICK = ("test_servers*.py", "test_programs*.py", "test_vm*.py")
 # What the system tests use beside the library; their own choice of it is not known before they run.
 SYSTEM_SUITES_NEEDED = {"contract-release", "misuse", "stress"}
 NINJA_LINE = re.compile(r"\[(\d+)/(\d+)\] ")
@@ -67,9 +69,10 @@ class Plan:
         return sliced(sorted(rows, key=lambda row: row["name"]), self.arguments.slice)
 
     def pytest_words(self):
-        markers = "not long and not servers" if self.arguments.quick else "" if self.arguments.long else "not long"
+        words = [f"--ignore-glob=*/{files}" for files in NOT_QUICK] if self.arguments.quick else []
+        words += [] if self.arguments.long else ["-m", "not long"]
         return ["/usr/bin/python3", "-m", "pytest", "test/system", "-p", "tools.python.pytest_events", "-p",
-                "no:cacheprovider", "-m", markers, "-n", str(WORKERS), "--dist", "load", "--timeout", "1800"]
+                "no:cacheprovider", "-n", str(WORKERS), "--dist", "loadgroup", "--timeout", "1800", *words]
 
     def targets(self, folder):
         needed = {target for row in self.meson[folder] for target in row["depends"]}
