@@ -1,138 +1,245 @@
-/* The table of options and its parser; see options.h. It runs before main and inside malloc: no memory, no stdio. */
+/* The parser of options, and what it says; see options.h. It runs before main and inside malloc: no memory, no stdio.
+ * The table has no pointers, so that it lies with the messages, which no process reads that sets nothing. */
 #include "base/options.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/bits.h"
 #include "base/panic.h"
 
-struct slm_options slm_options = {
-    .magazine_bytes = 64 << 10,
-    .thread_bytes = 1 << 20,
-    .depot_bytes = 2 << 20,
-    .purge_delay_ms = 500,
-    .dirty_bytes = 32 << 20,
-    .deferred_max_delay_ms = 100,
-    .epoch_stall_ms = 10000,
-    .worker = 1,
-};
+#define STANDARD_NUMBER(builds, name, standard, least, most, example, sentence) .name = (standard),
+#define STANDARD_TEXT(builds, name, size, example, sentence) .name = "",
+struct slm_options slm_options = {SLM_OPTIONS(STANDARD_NUMBER, STANDARD_TEXT)};
+
+enum builds { EVERY, CHECKED, BENCH };
+
+enum { name_size = 24, piece_most = 64 };
 
 struct option {
-    const char *name;
-    uint64_t *number; /* a number, or ... */
-    char *text;       /* ... a text of up to `most` bytes with its end */
-    uint64_t least, most;
-    const char *shown; /* the default, as the help prints it */
-    const char *sentence;
+    uint16_t field, size; /* where in struct slm_options; the size of a text with its end, 0: a number */
+    uint8_t builds;
+    uint64_t standard, least, most;
+    char name[name_size], example[16], sentence[112];
 };
 
-#define NUMBER(field, least, most, shown, sentence)                                                                  \
-    {                                                                                                                \
-#field, &slm_options.field, NULL, least, most, shown, sentence                                               \
-    }
-#define TEXT(field, shown, sentence)                                                                                 \
-    {                                                                                                                \
-#field, NULL, slm_options.field, 0, sizeof slm_options.field, shown, sentence                                \
-    }
-
-static const struct option table[] = {
-    NUMBER(magazine_bytes, 256, 16 << 20, "65536", "The most bytes of objects that one magazine of a thread holds."),
-    NUMBER(thread_bytes, 4096, 1 << 30, "1048576",
-           "The most bytes of objects that the magazines of one thread may hold."),
-    NUMBER(depot_bytes, 0, 1ull << 40, "2097152",
-           "The most bytes of free objects that a depot keeps in full magazines."),
-    NUMBER(purge_delay_ms, 0, 3600000, "500",
-           "Freed pages that nobody needed for this many milliseconds go back to the kernel."),
-    NUMBER(dirty_bytes, 0, 1ull << 40, "33554432",
-           "Freed pages above this or a quarter of the heap go back at once."),
-    NUMBER(deferred_max_delay_ms, 10, 3600000, "100",
-           "Retired objects wait no longer than this in a magazine that does not fill up."),
-    NUMBER(deferred_max_bytes, 0, 1ull << 40, "0",
-           "The most bytes of retired objects that wait for a grace period; 0: a sixteenth of the heap, at least 8 "
-           "MiB."),
-    NUMBER(epoch_stall_ms, 0, 3600000, "10000",
-           "Threads that stay in an epoch section longer while others wait are named on standard error; 0: never."),
-    NUMBER(worker, 0, 1, "1", "A worker thread gives memory back in multithreaded processes that have gone idle."),
-    NUMBER(percpu_cid, 0, 1, "0",
-           "Per-CPU copies go by the kernel's concurrency ids, where it has them, instead of CPUs: few threads use "
-           "few."),
-    NUMBER(stats, 0, 1, "0", "Print figures on standard error when the process exits."),
-    TEXT(stats_file, "none", "Append the figures to this file when the process exits, a line of JSON a process."),
-    TEXT(topology, "none",
-         "Checked builds only: simulate NODESxCPUS, as in 2x2; 2x2/9: threads move at each 9th look."),
-#ifdef SLM_CHECKED
-    NUMBER(refuse_blocks, 0, 1, "0", "Checked builds only: there is no memory for magazines of retired objects."),
-#endif
-#ifdef SLM_BENCH
-    TEXT(grow, "lockless", "Bench builds only: locked makes slabs under the depot's lock, lockless does not."),
-#endif
-    NUMBER(help, 0, 1, "0", "Print this table on standard error at start."),
-};
+#define ROW(builds, name, size, standard, least, most, example, sentence)                                            \
+    {offsetof(struct slm_options, name), size, builds, standard, least, most, #name, example, sentence},
+#define NUMBER_ROW(builds, name, standard, least, most, example, sentence)                                           \
+    ROW(builds, name, 0, standard, least, most, example, sentence)
+#define TEXT_ROW(builds, name, size, example, sentence) ROW(builds, name, size, 0, 0, 0, example, sentence)
+static const struct option table[] = {SLM_OPTIONS(NUMBER_ROW, TEXT_ROW)};
 
 enum { options_count = sizeof table / sizeof table[0] };
 
-static slm_seldom void refuse(const char *what, const char *from, size_t length)
+/* What is between two points: an option as it was given, or a part of it. */
+struct piece {
+    const char *from, *end;
+};
+
+static slm_seldom bool is_here(const struct option *option)
 {
-    char piece[64];
-    length = length < sizeof piece - 1 ? length : sizeof piece - 1;
-    memcpy(piece, from, length);
-    piece[length] = 0;
-    slm_warn(what, piece);
+    return option->builds == EVERY || (option->builds == CHECKED && slm_checked) ||
+           (option->builds == BENCH && slm_bench);
 }
 
-/* The number at `from`, with an optional K, M or G; false unless that is all there is and it lies in range. */
-static slm_seldom bool read_number(const struct option *option, const char *from, const char *end, uint64_t *number)
+static slm_seldom uint64_t *number_of(const struct option *option)
 {
-    uint64_t value = 0;
-    const char *digit = from;
-    for (; digit < end && *digit >= '0' && *digit <= '9'; digit++) {
-        if (value > (UINT64_MAX - 9) / 10)
-            return false;
-        value = value * 10 + (uint64_t)(*digit - '0');
-    }
-    if (digit == from)
-        return false;
-    if (end - digit == 1) {
-        unsigned shift = *digit == 'K' ? 10 : *digit == 'M' ? 20 : *digit == 'G' ? 30 : 0;
-        if (shift == 0 || value > UINT64_MAX >> shift)
-            return false;
-        value <<= shift;
-        digit++;
-    }
-    *number = value;
-    return digit == end && value >= option->least && value <= option->most;
+    return (uint64_t *)((char *)&slm_options + option->field);
 }
 
-static slm_seldom bool set_option(const struct option *option, const char *from, const char *end)
+static slm_seldom char *text_of(const struct option *option)
 {
-    uint64_t number;
-    if (option->text) {
-        size_t length = (size_t)(end - from);
-        if (length == 0 || length >= option->most)
-            return false;
-        memcpy(option->text, from, length);
-        option->text[length] = 0;
-        return true;
-    }
-    if (!read_number(option, from, end, &number))
-        return false;
-    *option->number = number;
-    return true;
+    return (char *)&slm_options + option->field;
 }
 
-static slm_seldom void parse_one(const char *from, const char *end)
+/* "slabmalloc: option PIECE: ", on one line whatever is in the piece. */
+static slm_seldom void begin_line(struct slm_line *line, struct piece piece)
 {
-    const char *equals = memchr(from, '=', (size_t)(end - from));
-    size_t length = equals ? (size_t)(equals - from) : (size_t)(end - from);
-    for (size_t i = 0; i < options_count; i++) {
-        if (strlen(table[i].name) != length || memcmp(table[i].name, from, length) != 0)
-            continue;
-        if (!equals || !set_option(&table[i], equals + 1, end))
-            refuse("bad value in SLABMALLOC_OPTIONS, default kept: ", from, (size_t)(end - from));
+    char shown[piece_most + 1];
+    const size_t length = (size_t)(piece.end - piece.from);
+    const size_t most = slm_min(length, piece_most);
+    for (size_t i = 0; i < most; i++)
+        shown[i] = piece.from[i] >= 0 && piece.from[i] < ' ' ? '?' : piece.from[i];
+    shown[most] = 0;
+    slm_line_text(line, "slabmalloc: option ");
+    slm_line_text(line, shown);
+    slm_line_text(line, length > most ? "...: " : ": ");
+}
+
+static slm_seldom void add_range(struct slm_line *line, const struct option *option)
+{
+    if (option->size > 0) {
+        slm_line_text(line, "up to ");
+        slm_line_number(line, option->size - 1);
+        slm_line_text(line, " bytes");
         return;
     }
-    refuse("unknown option in SLABMALLOC_OPTIONS: ", from, (size_t)(end - from));
+    slm_line_number(line, option->least);
+    slm_line_text(line, " to ");
+    slm_line_number(line, option->most);
+}
+
+/* The value that stays: another than the default if the option was given before. */
+static slm_seldom void add_value(struct slm_line *line, const struct option *option)
+{
+    if (option->size == 0)
+        slm_line_number(line, *number_of(option));
+    else
+        slm_line_text(line, *text_of(option) ? text_of(option) : "none");
+}
+
+static slm_seldom void refuse(const struct option *option, struct piece given, const char *why)
+{
+    struct slm_line line = {0};
+    begin_line(&line, given);
+    slm_line_text(&line, why);
+    slm_line_text(&line, " (");
+    add_range(&line, option);
+    slm_line_text(&line, ", as in ");
+    slm_line_text(&line, option->example);
+    slm_line_text(&line, "); using ");
+    add_value(&line, option);
+    slm_line_write(&line, STDERR_FILENO);
+}
+
+static slm_seldom unsigned shift_of(char letter)
+{
+    return letter == 'K' || letter == 'k'   ? 10
+           : letter == 'M' || letter == 'm' ? 20
+           : letter == 'G' || letter == 'g' ? 30
+                                            : 0;
+}
+
+/* The number, with an optional K, M or G; or what is wrong with it. */
+static slm_seldom const char *read_number(const struct option *option, struct piece value, uint64_t *number)
+{
+    const bool negative = value.from < value.end && *value.from == '-';
+    const char *const first = value.from + negative, *digit = first;
+    bool fits = true;
+    *number = 0;
+    for (; digit < value.end && *digit >= '0' && *digit <= '9'; digit++)
+        fits = fits && !__builtin_mul_overflow(*number, 10, number) &&
+               !__builtin_add_overflow(*number, (uint64_t)(*digit - '0'), number);
+    const bool digits = digit > first;
+    const unsigned shift = digits && value.end - digit == 1 ? shift_of(*digit) : 0;
+    fits = fits && *number <= UINT64_MAX >> shift;
+    *number <<= shift;
+    if (!digits || digit + (shift > 0) != value.end)
+        return "not a number";
+    if (negative)
+        return "negative";
+    if (fits && *number < option->least)
+        return "too small";
+    return fits && *number <= option->most ? NULL : "too large";
+}
+
+/* NULL, or what is wrong with the value. */
+static slm_seldom const char *set_option(const struct option *option, struct piece value)
+{
+    const size_t length = (size_t)(value.end - value.from);
+    uint64_t number;
+    if (length == 0)
+        return "no value";
+    if (option->size > 0) {
+        if (length >= option->size)
+            return "too long";
+        memcpy(text_of(option), value.from, length);
+        text_of(option)[length] = 0;
+        return NULL;
+    }
+    const char *wrong = read_number(option, value, &number);
+    if (!wrong)
+        *number_of(option) = number;
+    return wrong;
+}
+
+static slm_seldom char small(char letter)
+{
+    return letter >= 'A' && letter <= 'Z' ? (char)(letter | 0x20) : letter;
+}
+
+/* How many letters of `given` have to be added, left out or changed to get the name; one, where they begin it. */
+static slm_seldom unsigned distance(const char *name, struct piece given)
+{
+    enum { enough_to_begin = 4 };
+    uint8_t row[name_size]; /* from the first letters of `given` to the first i of the name */
+    const size_t length = (size_t)(given.end - given.from), name_length = strlen(name);
+    if (length >= enough_to_begin && strncmp(name, given.from, length) == 0)
+        return 1;
+    for (size_t i = 0; i <= name_length; i++)
+        row[i] = (uint8_t)i;
+    for (size_t at = 0; at < length; at++) {
+        uint8_t diagonal = row[0];
+        row[0] = (uint8_t)(at + 1);
+        for (size_t i = 1; i <= name_length; i++) {
+            const uint8_t changed = diagonal + (small(given.from[at]) != name[i - 1]);
+            const uint8_t one_more = (uint8_t)(slm_min(row[i], row[i - 1]) + 1);
+            diagonal = row[i];
+            row[i] = (uint8_t)slm_min(changed, one_more);
+        }
+    }
+    return row[name_length];
+}
+
+/* The option that was meant, if one is near: at most three letters are wrong, and no more than half of them. */
+static slm_seldom const struct option *nearest(struct piece name)
+{
+    const size_t length = (size_t)(name.end - name.from);
+    const struct option *near = NULL;
+    unsigned least = length < 2 * name_size ? (unsigned)slm_min(length / 2, 3) + 1 : 0;
+    for (size_t i = 0; i < options_count; i++) {
+        const unsigned far = is_here(&table[i]) && least > 0 ? distance(table[i].name, name) : least;
+        if (far >= least)
+            continue;
+        least = far;
+        near = &table[i];
+    }
+    return near;
+}
+
+static slm_seldom void refuse_name(struct piece name, struct piece given)
+{
+    const struct option *near = nearest(name);
+    struct slm_line line = {0};
+    begin_line(&line, name.from < name.end ? name : given);
+    slm_line_text(&line, "no such option");
+    if (near) {
+        slm_line_text(&line, ", did you mean ");
+        slm_line_text(&line, near->name);
+        slm_line_text(&line, "?");
+    }
+    slm_line_text(&line, " (help=1 lists all)");
+    slm_line_write(&line, STDERR_FILENO);
+}
+
+static slm_seldom void refuse_build(const struct option *option, struct piece name)
+{
+    struct slm_line line = {0};
+    begin_line(&line, name);
+    slm_line_text(&line, option->builds == CHECKED ? "only in checked builds (-Dcheckers=true); ignored"
+                                                   : "only in the bench's builds; ignored");
+    slm_line_write(&line, STDERR_FILENO);
+}
+
+static slm_seldom void parse_one(struct piece given)
+{
+    const char *equals = memchr(given.from, '=', (size_t)(given.end - given.from));
+    const struct piece name = {given.from, equals ? equals : given.end};
+    const struct piece value = {equals ? equals + 1 : given.end, given.end};
+    const size_t length = (size_t)(name.end - name.from);
+    for (size_t i = 0; i < options_count; i++) {
+        if (strlen(table[i].name) != length || memcmp(table[i].name, name.from, length) != 0)
+            continue;
+        const char *wrong = is_here(&table[i]) ? set_option(&table[i], value) : NULL;
+        if (!is_here(&table[i]))
+            refuse_build(&table[i], name);
+        else if (wrong)
+            refuse(&table[i], given, wrong);
+        return;
+    }
+    refuse_name(name, given);
 }
 
 slm_seldom void slm_options_parse(const char *text)
@@ -140,7 +247,7 @@ slm_seldom void slm_options_parse(const char *text)
     while (text && *text) {
         const char *end = text + strcspn(text, ",");
         if (end > text)
-            parse_one(text, end);
+            parse_one((struct piece){text, end});
         text = *end ? end + 1 : end;
     }
 }
@@ -157,19 +264,20 @@ slm_seldom void slm_options_help(int descriptor)
 {
     for (size_t i = 0; i < options_count; i++) {
         struct slm_line line = {0};
+        if (!is_here(&table[i]))
+            continue;
         slm_line_text(&line, "| `");
         slm_line_text(&line, table[i].name);
         slm_line_text(&line, "` | ");
-        slm_line_text(&line, table[i].shown);
+        if (table[i].size > 0)
+            slm_line_text(&line, "none");
+        else
+            slm_line_number(&line, table[i].standard);
         slm_line_text(&line, " | ");
-        if (table[i].text) {
-            slm_line_text(&line, "text");
-        } else {
-            slm_line_number(&line, table[i].least);
-            slm_line_text(&line, " to ");
-            slm_line_number(&line, table[i].most);
-        }
-        slm_line_text(&line, " | ");
+        add_range(&line, &table[i]);
+        slm_line_text(&line, " | `");
+        slm_line_text(&line, table[i].example);
+        slm_line_text(&line, "` | ");
         slm_line_text(&line, table[i].sentence);
         slm_line_text(&line, " |");
         slm_line_write(&line, descriptor);

@@ -1,30 +1,54 @@
 /* The one table of options, and SLABMALLOC_OPTIONS="name=value,name=value" that sets them.
  *
- * An option is one row of the table in options.c: name, default, range, one sentence. Unknown names and bad values
- * are a one-line warning and the default. Set-user-ID programs ignore the environment (secure_getenv). Options are
- * read once, by a constructor; what runs earlier sees the defaults. */
+ * An option is one row here. Its field, its default, the help, README's table and what is said of a bad value follow
+ * from the row. What makes no sense is a one-line warning, and the option stays as it was. Set-user-ID programs
+ * ignore the environment (secure_getenv). Options are read once, by a constructor; what runs earlier sees the
+ * defaults. */
 #pragma once
 
 #include "base/compiler.h"
 
+/* NUMBER(builds, name, default, least, most, example, sentence), TEXT(builds, name, size, example, sentence).
+ * `builds` says which builds have the option: EVERY, CHECKED or BENCH. The size is in bytes, and counts the text's
+ * end. */
+#define SLM_OPTIONS(NUMBER, TEXT)                                                                                    \
+    NUMBER(EVERY, magazine_bytes, 64 << 10, 256, 16 << 20, "64K",                                                    \
+           "The most bytes of objects that one magazine of a thread holds.")                                         \
+    NUMBER(EVERY, thread_bytes, 1 << 20, 4 << 10, 1 << 30, "1M",                                                     \
+           "The most bytes of objects that the magazines of one thread may hold.")                                   \
+    NUMBER(EVERY, depot_bytes, 2 << 20, 0, 1ull << 40, "2M",                                                         \
+           "The most bytes of free objects that a depot keeps in full magazines.")                                   \
+    NUMBER(EVERY, purge_delay_ms, 500, 0, 3600000, "500",                                                            \
+           "Freed pages that nobody needed for this many milliseconds go back to the kernel.")                       \
+    NUMBER(EVERY, dirty_bytes, 32 << 20, 0, 1ull << 40, "32M",                                                       \
+           "Freed pages above this or a quarter of the heap go back at once.")                                       \
+    NUMBER(EVERY, deferred_max_delay_ms, 100, 10, 3600000, "100",                                                    \
+           "Retired objects wait no longer than this in a magazine that does not fill up.")                          \
+    NUMBER(EVERY, deferred_max_bytes, 0, 0, 1ull << 40, "256M",                                                      \
+           "The most bytes of retired objects that wait for a grace period; 0: a sixteenth of the heap, at least 8 " \
+           "MiB.")                                                                                                   \
+    NUMBER(EVERY, epoch_stall_ms, 10000, 0, 3600000, "10000",                                                        \
+           "Threads that stay in an epoch section longer while others wait are named on standard error; 0: never.")  \
+    NUMBER(EVERY, worker, 1, 0, 1, "1",                                                                              \
+           "A worker thread gives memory back in multithreaded processes that have gone idle.")                      \
+    NUMBER(EVERY, percpu_cid, 0, 0, 1, "1",                                                                          \
+           "Per-CPU copies go by the kernel's concurrency ids, where it has them, instead of CPUs: few threads use " \
+           "few.")                                                                                                   \
+    NUMBER(EVERY, stats, 0, 0, 1, "1", "Print figures on standard error when the process exits.")                    \
+    TEXT(EVERY, stats_file, 128, "/tmp/figures",                                                                     \
+         "Append the figures to this file when the process exits, a line of JSON a process.")                        \
+    TEXT(CHECKED, topology, 16, "2x2", "Simulate NODESxCPUS; 2x2/9: threads move at each 9th look.")                 \
+    NUMBER(CHECKED, refuse_blocks, 0, 0, 1, "1", "There is no memory for magazines of retired objects.")             \
+    TEXT(BENCH, grow, 16, "locked", "locked makes slabs under the depot's lock, lockless does not.")                 \
+    NUMBER(EVERY, help, 0, 0, 1, "1", "Print this table on standard error at start.")
+
+#define SLM_NUMBER_FIELD(builds, name, standard, least, most, example, sentence) uint64_t name;
+#define SLM_TEXT_FIELD(builds, name, size, example, sentence) char name[size];
 struct slm_options {
-    uint64_t magazine_bytes;
-    uint64_t thread_bytes;
-    uint64_t depot_bytes;
-    uint64_t purge_delay_ms;
-    uint64_t dirty_bytes;
-    uint64_t deferred_max_delay_ms;
-    uint64_t deferred_max_bytes; /* 0: by the heap's size */
-    uint64_t epoch_stall_ms;     /* 0: never */
-    uint64_t worker;
-    uint64_t percpu_cid;
-    uint64_t stats;
-    uint64_t help;
-    char stats_file[128];
-    char topology[16];      /* "NODESxCPUS"; simulated, in checked builds alone */
-    uint64_t refuse_blocks; /* in checked builds alone */
-    char grow[16];          /* "locked" or "lockless"; in bench builds alone */
+    SLM_OPTIONS(SLM_NUMBER_FIELD, SLM_TEXT_FIELD)
 };
+#undef SLM_NUMBER_FIELD
+#undef SLM_TEXT_FIELD
 
 extern slm_hidden struct slm_options slm_options;
 
@@ -34,5 +58,5 @@ void slm_options_parse(const char *text);
 /* Read the environment, if this process may trust it. */
 void slm_options_read(void);
 
-/* The table as rows of a Markdown table on a descriptor. */
+/* The table as rows of a Markdown table on a descriptor: the options that this build has. */
 void slm_options_help(int descriptor);

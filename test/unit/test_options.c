@@ -65,7 +65,7 @@ static void numbers_are_set(void **state)
     wanted.stats = 1;
     assert_parses("purge_delay_ms=0,worker=0,stats=1");
     assert_parses(",purge_delay_ms=0,,worker=0,stats=1,");
-    assert_parses("purge_delay_ms=7,worker=0,stats=1,purge_delay_ms=00000000000000000000000"); /* the last counts */
+    assert_parses("purge_delay_ms=7,worker=0,stats=1,purge_delay_ms=00000000000000000000000");
 }
 
 static void letters_multiply(void **state)
@@ -75,6 +75,17 @@ static void letters_multiply(void **state)
     wanted.dirty_bytes = 3 << 20;
     wanted.depot_bytes = (uint64_t)5 << 30;
     assert_parses("magazine_bytes=8K,dirty_bytes=3M,depot_bytes=5G");
+    assert_parses("magazine_bytes=8k,dirty_bytes=3m,depot_bytes=5g");
+}
+
+static void the_last_of_the_same_name_counts(void **state)
+{
+    (void)state;
+    wanted.purge_delay_ms = 3;
+    strcpy(wanted.stats_file, "/b");
+    assert_parses("purge_delay_ms=1,stats_file=/a,purge_delay_ms=2,stats_file=/b,purge_delay_ms=3");
+    assert_warns("purge_delay_ms=1,stats_file=/b,purge_delay_ms=3,purge_delay_ms=x",
+                 "slabmalloc: option purge_delay_ms=x: not a number (0 to 3600000, as in 500); using 3\n");
 }
 
 static void bounds_are_part_of_the_range(void **state)
@@ -94,51 +105,127 @@ static void texts_are_set(void **state)
     assert_parses("stats_file=/tmp/a=b,topology=2x2");
 }
 
-#define BAD "slabmalloc: bad value in SLABMALLOC_OPTIONS, default kept: "
+#define WORKER " (0 to 1, as in 1); using 1\n"
+#define MAGAZINE " (256 to 16777216, as in 64K); using 65536\n"
+#define DEPOT " (0 to 1099511627776, as in 2M); using 2097152\n"
+#define FILE_OF_STATS " (up to 127 bytes, as in /tmp/figures); using none\n"
+#define TOPOLOGY " (up to 15 bytes, as in 2x2); using none\n"
 
-static void bad_values_are_warned_of_and_dropped(void **state)
+static const struct mistake {
+    const char *given, *said;
+} bad_values[] = {
+    /* no '=', nothing behind it */
+    {"worker", "worker: no value" WORKER},
+    {"worker=", "worker=: no value" WORKER},
+    {"stats_file", "stats_file: no value" FILE_OF_STATS},
+    {"stats_file=", "stats_file=: no value" FILE_OF_STATS},
+    {"topology=", "topology=: no value" TOPOLOGY},
+    /* out of range */
+    {"worker=2", "worker=2: too large" WORKER},
+    {"magazine_bytes=255", "magazine_bytes=255: too small" MAGAZINE},
+    {"magazine_bytes=16777217", "magazine_bytes=16777217: too large" MAGAZINE},
+    {"magazine_bytes=17M", "magazine_bytes=17M: too large" MAGAZINE},
+    {"magazine_bytes=17m", "magazine_bytes=17m: too large" MAGAZINE},
+    {"topology=1234567890123456", "topology=1234567890123456: too long" TOPOLOGY},
+    /* more than 64 bits: by digits, by the last of them, by a letter */
+    {"depot_bytes=99999999999999999999999999999999", "depot_bytes=99999999999999999999999999999999: too large" DEPOT},
+    {"depot_bytes=18446744073709551616", "depot_bytes=18446744073709551616: too large" DEPOT},
+    {"depot_bytes=17179869185G", "depot_bytes=17179869185G: too large" DEPOT},
+    {"depot_bytes=18014398509481984k", "depot_bytes=18014398509481984k: too large" DEPOT},
+    {"magazine_bytes=18446744073709551872", "magazine_bytes=18446744073709551872: too large" MAGAZINE}, /* 2^64+256 */
+    /* below 0 */
+    {"worker=-1", "worker=-1: negative" WORKER},
+    {"magazine_bytes=-64K", "magazine_bytes=-64K: negative" MAGAZINE},
+    {"worker=-99999999999999999999", "worker=-99999999999999999999: negative" WORKER},
+    /* other than a number, and what stands around one */
+    {"magazine_bytes=64q", "magazine_bytes=64q: not a number" MAGAZINE},
+    {"magazine_bytes=1T", "magazine_bytes=1T: not a number" MAGAZINE},
+    {"magazine_bytes=K", "magazine_bytes=K: not a number" MAGAZINE},
+    {"magazine_bytes=-", "magazine_bytes=-: not a number" MAGAZINE},
+    {"magazine_bytes=1KK", "magazine_bytes=1KK: not a number" MAGAZINE},
+    {"magazine_bytes=64KB", "magazine_bytes=64KB: not a number" MAGAZINE},
+    {"magazine_bytes=64K64", "magazine_bytes=64K64: not a number" MAGAZINE},
+    {"magazine_bytes=0x1000", "magazine_bytes=0x1000: not a number" MAGAZINE},
+    {"magazine_bytes=99999999999999999999x", "magazine_bytes=99999999999999999999x: not a number" MAGAZINE},
+    {"worker= 1", "worker= 1: not a number" WORKER},
+    {"worker=1 ", "worker=1 : not a number" WORKER},
+    {"worker=+1", "worker=+1: not a number" WORKER},
+    {"worker=on", "worker=on: not a number" WORKER},
+    {"worker==1", "worker==1: not a number" WORKER},
+    {"worker=-1x", "worker=-1x: not a number" WORKER},
+    /* what would be a second line */
+    {"worker=1\nslabmalloc: all is well", "worker=1?slabmalloc: all is well: not a number" WORKER},
+};
+
+static void bad_values_are_explained_and_dropped(void **state)
 {
     (void)state;
-    static const char *const bad[] = {
-        "worker",
-        "worker=",
-        "worker=2",
-        "worker=-1",
-        "worker= 1",
-        "worker=1 ",
-        "worker=on",
-        "magazine_bytes=255",
-        "magazine_bytes=1T",
-        "magazine_bytes=K",
-        "magazine_bytes=1KK",
-        "magazine_bytes=1k",
-        "magazine_bytes=17M",
-        "stats_file=",
-        "topology=",
-        "topology=1234567890123456",
-        "depot_bytes=18446744073709551616",
-        "depot_bytes=17179869185G",
-        "depot_bytes=99999999999999999999999999999999",
-    };
-    for (size_t i = 0; i < COUNT(bad); i++)
-        assert_warns(bad[i], text(BAD "%s\n", bad[i]));
+    for (size_t i = 0; i < COUNT(bad_values); i++)
+        assert_warns(bad_values[i].given, text("slabmalloc: option %s", bad_values[i].said));
 }
+
+static void a_long_value_is_cut(void **state)
+{
+    (void)state;
+    char options[256] = "stats_file=/";
+    memset(options + strlen(options), 'x', 127);
+    assert_warns(options, text("slabmalloc: option stats_file=/%.*s...: too long" FILE_OF_STATS, 64 - 12,
+                               options + strlen("stats_file=/")));
+    options[strlen(options) - 1] = 0; /* and this is short enough */
+    strcpy(wanted.stats_file, options + strlen("stats_file="));
+    assert_parses(options);
+}
+
+#define WORKER_7 "slabmalloc: option worker=7: too large (0 to 1, as in 1); using 0\n"
 
 static void the_rest_of_the_text_still_counts(void **state)
 {
     (void)state;
     wanted.stats = 1;
     wanted.worker = 0;
-    assert_warns("stats=1,worker=7,nonsense=1,worker=0",
-                 BAD "worker=7\nslabmalloc: unknown option in SLABMALLOC_OPTIONS: nonsense=1\n");
+    assert_warns("worker=0,nonsense=1,worker=7,stats=1",
+                 "slabmalloc: option nonsense: no such option (help=1 lists all)\n" WORKER_7);
 }
 
-static void unknown_names_are_warned_of(void **state)
+#define MEANT(name) "no such option, did you mean " name "? (help=1 lists all)\n"
+#define NONE "no such option (help=1 lists all)\n"
+
+static const struct mistake unknown[] = {
+    {"worke=1", "worke: " MEANT("worker")},
+    {"workers=1", "workers: " MEANT("worker")},
+    {"sttas=1", "sttas: " MEANT("stats")},
+    {"WORKER=1", "WORKER: " MEANT("worker")},
+    {" worker=1", " worker: " MEANT("worker")},
+    {"stat=1", "stat: " MEANT("stats")},
+    {"stats-file=/tmp/a", "stats-file: " MEANT("stats_file")},
+    {"purge_delay=1", "purge_delay: " MEANT("purge_delay_ms")},
+    {"purge=1", "purge: " MEANT("purge_delay_ms")},
+    {"magazinebytes=64K", "magazinebytes: " MEANT("magazine_bytes")},
+    {"hlep=1", "hlep: " MEANT("help")},
+    {"workmate=1", "workmate: " NONE}, /* four wrong */
+    {"hope=1", "hope: " NONE},         /* three of four */
+    {"hel=1", "hel: " MEANT("help")},
+    {"nonsense=1", "nonsense: " NONE},
+    {"nonsense", "nonsense: " NONE},
+    {"he=1", "he: " NONE},
+    {"=1", "=1: " NONE},
+    {"=", "=: " NONE},
+};
+
+static void unknown_names_are_told_and_the_nearest_is_named(void **state)
 {
     (void)state;
-    static const char *const unknown[] = {"worke=1", "workers=1", "WORKER=1", " worker=1", "=1", "="};
     for (size_t i = 0; i < COUNT(unknown); i++)
-        assert_warns(unknown[i], text("slabmalloc: unknown option in SLABMALLOC_OPTIONS: %s\n", unknown[i]));
+        assert_warns(unknown[i].given, text("slabmalloc: option %s", unknown[i].said));
+}
+
+/* Unit tests are linked with the library in checked form, which is no bench's. */
+static void options_of_other_builds_are_told(void **state)
+{
+    (void)state;
+    assert_warns("grow=locked", "slabmalloc: option grow: only in the bench's builds; ignored\n");
+    assert_warns("grow", "slabmalloc: option grow: only in the bench's builds; ignored\n");
+    assert_warns("grov=1", "slabmalloc: option grov: " NONE);
 }
 
 static void long_nonsense_is_one_line(void **state)
@@ -149,7 +236,7 @@ static void long_nonsense_is_one_line(void **state)
     given = nonsense;
     const struct outcome outcome = in_child(parse_and_compare);
     assert_int_equal(outcome.status, 0);
-    assert_ptr_equal(strchr(outcome.said, '\n'), outcome.said + strlen(outcome.said) - 1);
+    assert_string_equal(outcome.said, text("slabmalloc: option %.*s...: " NONE, 64, nonsense));
 }
 
 static void read_environment(void)
@@ -174,12 +261,14 @@ static void ask_for_help(void)
     slm_options_read();
 }
 
-/* A row of the table: | `name` | default | range | sentence | */
+/* A row of the table: | `name` | default | range | `example` | sentence | */
 static void assert_is_row(const char *row)
 {
-    char name[64], range[64], sentence[256], shown[64];
-    assert_int_equal(sscanf(row, "| `%63[a-z_]` | %63[^|] | %63[^|] | %255[^|] |", name, shown, range, sentence), 4);
-    assert_non_null(strstr(sentence, "."));
+    char name[64], range[64], example[64], sentence[256], shown[64];
+    assert_int_equal(sscanf(row, "| `%63[a-z_]` | %63[^ ] | %63[^|] | `%63[^`]` | %255[^|] |", name, shown, range,
+                            example, sentence),
+                     5);
+    assert_ptr_equal(strchr(sentence, '.') + 2, sentence + strlen(sentence)); /* one, and a space */
 }
 
 static void help_is_a_table_in_markdown(void **state)
@@ -190,7 +279,46 @@ static void help_is_a_table_in_markdown(void **state)
     for (char *row = strtok(outcome.said, "\n"); row; row = strtok(NULL, "\n"), rows++)
         assert_is_row(row);
     assert_int_equal(outcome.status, 0);
-    assert_int_equal(rows, slm_checked ? 15 : 14);
+    assert_int_equal(rows, 15); /* with topology and refuse_blocks, of checked builds; without grow */
+}
+
+/* Every example is taken by its own option. */
+static void parse_examples(void)
+{
+    static const char *const names[] = {"magazine_bytes",    "thread_bytes", "depot_bytes",
+                                        "purge_delay_ms",    "dirty_bytes",  "deferred_max_delay_ms",
+                                        "deferred_max_bytes"};
+    struct outcome outcome = in_child(ask_for_help);
+    unsigned rows = 0;
+    for (char *row = strtok(outcome.said, "\n"); row; row = strtok(NULL, "\n"), rows++) {
+        char name[64], example[64], option[128];
+        require(sscanf(row, "| `%63[^`]` | %*[^|] | %*[^|] | `%63[^`]`", name, example) == 2);
+        require(rows >= COUNT(names) || strcmp(name, names[rows]) == 0);
+        snprintf(option, sizeof option, "%s=%s", name, example);
+        slm_options_parse(option);
+    }
+    require(slm_options.magazine_bytes == 65536 && slm_options.stats == 1 && slm_options.help == 1);
+    require(strcmp(slm_options.stats_file, "/tmp/figures") == 0 && strcmp(slm_options.topology, "2x2") == 0);
+}
+
+static void examples_are_good(void **state)
+{
+    (void)state;
+    assert_child_silent(parse_examples);
+}
+
+static void show_help_of_changed_options(void)
+{
+    slm_options_parse("worker=0,stats_file=/tmp/a");
+    slm_options_help(STDERR_FILENO);
+}
+
+static void help_shows_defaults_whatever_is_set(void **state)
+{
+    (void)state;
+    const struct outcome outcome = in_child(show_help_of_changed_options);
+    assert_non_null(strstr(outcome.said, "| `worker` | 1 | 0 to 1 | `1` | "));
+    assert_non_null(strstr(outcome.said, "| `stats_file` | none | up to 127 bytes | `/tmp/figures` | "));
 }
 
 int main(void)
@@ -201,14 +329,19 @@ int main(void)
         cmocka_unit_test_setup(defaults_are_those_that_the_help_shows, begin_with_defaults),
         cmocka_unit_test_setup(numbers_are_set, begin_with_defaults),
         cmocka_unit_test_setup(letters_multiply, begin_with_defaults),
+        cmocka_unit_test_setup(the_last_of_the_same_name_counts, begin_with_defaults),
         cmocka_unit_test_setup(bounds_are_part_of_the_range, begin_with_defaults),
         cmocka_unit_test_setup(texts_are_set, begin_with_defaults),
-        cmocka_unit_test_setup(bad_values_are_warned_of_and_dropped, begin_with_defaults),
+        cmocka_unit_test_setup(bad_values_are_explained_and_dropped, begin_with_defaults),
+        cmocka_unit_test_setup(a_long_value_is_cut, begin_with_defaults),
         cmocka_unit_test_setup(the_rest_of_the_text_still_counts, begin_with_defaults),
-        cmocka_unit_test_setup(unknown_names_are_warned_of, begin_with_defaults),
+        cmocka_unit_test_setup(unknown_names_are_told_and_the_nearest_is_named, begin_with_defaults),
+        cmocka_unit_test_setup(options_of_other_builds_are_told, begin_with_defaults),
         cmocka_unit_test_setup(long_nonsense_is_one_line, begin_with_defaults),
         cmocka_unit_test_setup(the_environment_is_read, begin_with_defaults),
         cmocka_unit_test(help_is_a_table_in_markdown),
+        cmocka_unit_test(examples_are_good),
+        cmocka_unit_test(help_shows_defaults_whatever_is_set),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
