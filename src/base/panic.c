@@ -3,7 +3,15 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+/* No file has inode 0, so closed at start is a file that no descriptor is. */
+static struct {
+    dev_t device;
+    ino_t inode;
+} stderr_at_start;
 
 void slm_line_text(struct slm_line *line, const char *text)
 {
@@ -45,6 +53,31 @@ void slm_line_write(struct slm_line *line, int descriptor)
         from += wrote > 0 ? wrote : 0;
     }
     errno = kept;
+}
+
+/* A bare call: libc's fstat lies in a part of its code that few processes touch, which costs each 64 KiB. */
+static slm_seldom bool look_at(int descriptor, struct stat *file)
+{
+    const int kept = errno;
+    const bool is_open = syscall(SYS_fstat, descriptor, file) == 0;
+    errno = kept;
+    return is_open;
+}
+
+slm_seldom void slm_stderr_remember(void)
+{
+    struct stat file;
+    if (!look_at(STDERR_FILENO, &file))
+        return;
+    stderr_at_start.device = file.st_dev;
+    stderr_at_start.inode = file.st_ino;
+}
+
+slm_seldom bool slm_stderr_is(int descriptor)
+{
+    struct stat file;
+    return look_at(descriptor, &file) && file.st_ino != 0 && file.st_ino == stderr_at_start.inode &&
+           file.st_dev == stderr_at_start.device;
 }
 
 void slm_warn(const char *text, const char *detail)

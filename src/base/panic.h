@@ -1,4 +1,7 @@
-/* Saying things without memory: one line on standard error by write(2) alone, and the end of the process. */
+/* Saying things without memory: one line on standard error by write(2) alone, and the end of the process.
+ *
+ * A program may close standard error, and open something of its own in its place. Which file it was at start is
+ * remembered, so that nothing is written into another one. */
 #pragma once
 
 #include "base/compiler.h"
@@ -15,6 +18,12 @@ void slm_line_pointer(struct slm_line *line, const void *pointer);
 
 /* Write the line and an end of line to a descriptor, whole; errno is kept. */
 void slm_line_write(struct slm_line *line, int descriptor);
+
+/* At start, while the descriptor is as the process was given it. */
+void slm_stderr_remember(void);
+
+/* Is the descriptor open on the file that standard error was at start? errno is kept. */
+bool slm_stderr_is(int descriptor);
 
 /* "slabmalloc: TEXT" and, if not NULL, "DETAIL", on standard error. */
 void slm_warn(const char *text, const char *detail);

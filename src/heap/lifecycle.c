@@ -9,6 +9,7 @@
 #include <pthread.h>
 
 #include "base/options.h"
+#include "base/panic.h"
 #include "heap/reclaim.h"
 #include "heap/stats.h"
 #include "os/topology.h"
@@ -247,7 +248,10 @@ __attribute__((constructor(101))) static void start_library(void)
 {
     if (!slm_process_started())
         return;
+    slm_stderr_remember();
     slm_options_read();
+    if (slm_options.stats || slm_options.stats_file[0])
+        slm_stats_start();
     slm_topology_simulate(slm_options.topology);
     slm_depot_choose_growth(slm_options.grow);
     slm_reservation_cut();

@@ -2,7 +2,9 @@
 #include "heap/stats.h"
 
 #include <errno.h>
-#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "base/options.h"
@@ -212,14 +214,15 @@ uint64_t slm_stats_objects_taken(void)
 }
 
 struct figure {
-    const char *name;
-    size_t offset;
+    uint16_t offset;
+    char name[22];
 };
 
+/* No pointers, so that these lie with the messages: only who reports reads them. */
 static const struct figure figures[] = {
 #define FIGURE(field)                                                                                                \
     {                                                                                                                \
-#field, offsetof(struct slab_stats, field)                                                                   \
+        offsetof(struct slab_stats, field), #field                                                                   \
     }
     FIGURE(live_bytes),
     FIGURE(cached_bytes),
@@ -255,7 +258,7 @@ static const struct figure figures[] = {
 static const struct figure node_figures[] = {
 #define NODE_FIGURE(field)                                                                                           \
     {                                                                                                                \
-#field, offsetof(struct slab_node_stats, field)                                                              \
+        offsetof(struct slab_node_stats, field), #field                                                              \
     }
     NODE_FIGURE(live_bytes),     NODE_FIGURE(cached_bytes),    NODE_FIGURE(dirty_bytes),    NODE_FIGURE(purged_bytes),
     NODE_FIGURE(reserved_bytes), NODE_FIGURE(slabs_made),      NODE_FIGURE(slabs_released), NODE_FIGURE(purges),
@@ -272,67 +275,131 @@ static uint64_t figure_of(const void *stats, const struct figure *figure)
     return *(const uint64_t *)((const char *)stats + figure->offset);
 }
 
-static void report_line(const char *of, uint64_t node, const struct figure *figure, const void *stats)
+/* What is written at once: whole lines, which no other process's come between on a pipe, nor on a file that is shared
+ * or appended to. Without node figures a report is one block, whatever its numbers are. */
+struct block {
+    size_t length;
+    char text[PIPE_BUF];
+};
+
+/* `line` whole, or not at all. */
+static slm_seldom bool add_to_block(struct block *block, const struct slm_line *line)
+{
+    if (line->length > sizeof block->text - block->length)
+        return false;
+    memcpy(block->text + block->length, line->text, line->length);
+    block->length += line->length;
+    return true;
+}
+
+/* The kernel's name of the main thread, in letters that a terminal and JSON take. */
+struct program {
+    char name[16];
+};
+
+static slm_seldom struct program program_of_process(void)
+{
+    struct program program = {"?"};
+    if (!slm_sys_read_file("/proc/self/comm", program.name, sizeof program.name))
+        prctl(PR_GET_NAME, program.name); /* there is no /proc here: the calling thread's */
+    char *c = program.name;
+    for (; *c && *c != '\n'; c++)
+        *c = *c < ' ' || *c > '~' || *c == '"' || *c == '\\' ? '?' : *c;
+    *c = 0;
+    return program;
+}
+
+/* A duplicate of standard error as it was at start, which many programs close before they exit. */
+static int kept_stderr = -1;
+
+/* -1 where nothing is open any more on what was standard error. */
+static slm_seldom int descriptor_of_report(void)
+{
+    return slm_stderr_is(kept_stderr) ? kept_stderr : slm_stderr_is(STDERR_FILENO) ? STDERR_FILENO : -1;
+}
+
+struct report {
+    int descriptor;
+    struct program program;
+    struct block block;
+};
+
+static slm_seldom void flush_report(struct report *report)
+{
+    slm_sys_write(report->descriptor, report->block.text, report->block.length);
+    report->block.length = 0;
+}
+
+static slm_seldom void report_line(struct report *report, int node, const struct figure *figure, const void *stats)
 {
     struct slm_line line = {0};
     slm_line_text(&line, "slabmalloc: ");
-    slm_line_text(&line, of);
-    if (*of) {
-        slm_line_number(&line, node);
+    slm_line_text(&line, report->program.name);
+    slm_line_text(&line, "[");
+    slm_line_number(&line, (uint64_t)getpid());
+    slm_line_text(&line, "]: ");
+    if (node >= 0) {
+        slm_line_text(&line, "node ");
+        slm_line_number(&line, (uint64_t)node);
         slm_line_text(&line, " ");
     }
     slm_line_text(&line, figure->name);
     slm_line_text(&line, " ");
     slm_line_number(&line, figure_of(stats, figure));
-    slm_line_write(&line, STDERR_FILENO);
+    slm_line_text(&line, "\n");
+    if (add_to_block(&report->block, &line))
+        return;
+    flush_report(report);
+    add_to_block(&report->block, &line);
 }
 
 static slm_seldom void report_text(const struct slab_stats *stats)
 {
     struct slab_node_stats here;
+    struct report report;
+    report.descriptor = descriptor_of_report();
+    report.program = program_of_process();
+    report.block.length = 0;
     for (size_t i = 0; i < figures_count; i++)
-        report_line("", 0, &figures[i], stats);
+        report_line(&report, -1, &figures[i], stats);
     for (int node = 0; slm_nodes > 1 && slm_stats_gather_node(node, &here); node++)
         for (size_t i = 0; i < node_figures_count; i++)
-            report_line("node ", (uint64_t)node, &node_figures[i], &here);
+            report_line(&report, node, &node_figures[i], &here);
+    flush_report(&report);
     slm_lock_report();
 }
 
-static void add_json(struct slm_line *line, const struct figure *all, size_t n, const void *stats)
+static slm_seldom void add_json(struct block *block, const struct figure *figure, const void *stats)
 {
-    for (size_t i = 0; i < n; i++) {
-        slm_line_text(line, i > 0 ? ", \"" : "\"");
-        slm_line_text(line, all[i].name);
-        slm_line_text(line, "\": ");
-        slm_line_number(line, figure_of(stats, &all[i]));
-    }
+    struct slm_line line = {0};
+    slm_line_text(&line, ", \"");
+    slm_line_text(&line, figure->name);
+    slm_line_text(&line, "\": ");
+    slm_line_number(&line, figure_of(stats, figure));
+    add_to_block(block, &line);
 }
 
 /* One line in one write, so that the processes of a server may share the file. */
 static slm_seldom void report_json(const struct slab_stats *stats)
 {
-    int kept = errno, file = open(slm_options.stats_file, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
-    if (file < 0) {
-        errno = kept;
+    const int file = slm_sys_open_to_append(slm_options.stats_file, true);
+    if (file < 0)
         return;
-    }
-    char program[32] = "?";
-    if (slm_sys_read_file("/proc/self/comm", program, sizeof program))
-        for (char *c = program; *c; c++)
-            *c = *c == '\n' ? 0 : (*c == '"' || *c == '\\') ? '?' : *c;
+    const struct program program = program_of_process();
+    struct block block = {.length = 0};
     struct slm_line line = {0};
     slm_line_text(&line, "{\"pid\": ");
     slm_line_number(&line, (uint64_t)getpid());
     slm_line_text(&line, ", \"program\": \"");
-    slm_line_text(&line, program);
+    slm_line_text(&line, program.name);
     slm_line_text(&line, "\", \"objects_taken\": ");
     slm_line_number(&line, slm_stats_objects_taken());
-    slm_line_text(&line, ", ");
-    add_json(&line, figures, figures_count, stats);
-    slm_line_text(&line, "}");
-    slm_line_write(&line, file);
-    close(file);
-    errno = kept;
+    add_to_block(&block, &line);
+    for (size_t i = 0; i < figures_count; i++)
+        add_json(&block, &figures[i], stats);
+    add_to_block(&block, &(struct slm_line){2, "}\n"});
+    slm_sys_write(file, block.text, block.length);
+    slm_sys_close(file);
 }
 
 slm_seldom void slm_stats_report(void)
@@ -345,4 +412,61 @@ slm_seldom void slm_stats_report(void)
         report_text(&stats);
     if (slm_options.stats_file[0])
         report_json(&stats);
+}
+
+static slm_seldom const char *reason_of(int error)
+{
+    switch (error) {
+    case EACCES:
+    case EPERM:
+        return "permission denied";
+    case EISDIR:
+        return "it is a folder";
+    case ENOENT:
+        return "there is no such folder";
+    case ENOTDIR:
+        return "a part of the path is no folder";
+    case EROFS:
+        return "the file system is read-only";
+    default:
+        return "it cannot be opened";
+    }
+}
+
+/* Why no file can be made in the folder of a path that does not exist; 0: it can. */
+static slm_seldom int folder_error(const char *path)
+{
+    char folder[sizeof slm_options.stats_file + 1] = ".";
+    const char *slash = strrchr(path, '/');
+    if (slash) /* with the slash, which the root's name consists of */
+        memcpy(folder, path, (size_t)(slash - path) + 1);
+    return slm_sys_access_to_make(folder);
+}
+
+/* Nothing is created: who starts a process is not always who ends it. */
+static slm_seldom void check_file(const char *path)
+{
+    const int file = slm_sys_open_to_append(path, false);
+    int error = file < 0 ? -file : 0;
+    if (file >= 0)
+        slm_sys_close(file);
+    if (error == ENOENT)
+        error = folder_error(path);
+    if (error == 0 || error == ENXIO) /* a pipe that nobody reads yet */
+        return;
+    struct slm_line line = {0};
+    slm_line_text(&line, "slabmalloc: option stats_file=");
+    slm_line_text(&line, path);
+    slm_line_text(&line, ": ");
+    slm_line_text(&line, reason_of(error));
+    slm_line_text(&line, "; no figures will be written to it");
+    slm_line_write(&line, STDERR_FILENO);
+}
+
+slm_seldom void slm_stats_start(void)
+{
+    if (slm_options.stats)
+        kept_stderr = slm_sys_duplicate(STDERR_FILENO);
+    if (slm_options.stats_file[0])
+        check_file(slm_options.stats_file);
 }

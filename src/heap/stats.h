@@ -23,5 +23,9 @@ void slm_stats_move(struct slm_thread *thread);
 /* A thread without a block has freed a remote object on that node; signal handlers too. */
 void slm_stats_count_remote(unsigned node);
 
-/* At exit: what the options `stats` and `stats_file` ask for. */
+/* At start, if one of the options `stats` and `stats_file` is set: remember where standard error is, and say what
+ * will keep the file from being written. */
+void slm_stats_start(void);
+
+/* At exit: what these options ask for. */
 void slm_stats_report(void);

@@ -8,8 +8,10 @@
 #include <linux/magic.h>
 #include <linux/membarrier.h>
 #include <sched.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <time.h>
@@ -145,6 +147,74 @@ bool slm_sys_read_file(const char *path, char *text, size_t size)
         text[length] = 0;
     errno = kept;
     return length > 0;
+}
+
+/* The kernel's table of a process's files is as long as its highest number: it stays short. Where a process may have
+ * few files they are all the program's. */
+slm_seldom int slm_sys_duplicate(int descriptor)
+{
+    enum { highest = 1024, lowest = 16 };
+    int kept = errno, made = -1;
+    struct rlimit files = {highest, highest};
+    getrlimit(RLIMIT_NOFILE, &files);
+    const int end = files.rlim_cur < highest ? (int)files.rlim_cur : highest;
+    for (int least = end - end / 16 - 1; made < 0 && least >= lowest; least /= 2) /* the higher ones are in use */
+        made = fcntl(descriptor, F_DUPFD_CLOEXEC, least);
+    errno = kept;
+    return made;
+}
+
+slm_seldom int slm_sys_open_to_append(const char *path, bool create)
+{
+    const int kept = errno, flags = O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY | (create ? O_CREAT : O_NONBLOCK);
+    const long file = syscall(SYS_openat, AT_FDCWD, path, flags, 0644);
+    const int result = file < 0 ? -errno : (int)file;
+    errno = kept;
+    return result;
+}
+
+slm_seldom void slm_sys_close(int descriptor)
+{
+    const int kept = errno;
+    syscall(SYS_close, descriptor);
+    errno = kept;
+}
+
+slm_seldom int slm_sys_access_to_make(const char *folder)
+{
+    const int kept = errno;
+    const int error = syscall(SYS_faccessat, AT_FDCWD, folder, W_OK | X_OK) == 0 ? 0 : errno;
+    errno = kept;
+    return error;
+}
+
+static slm_seldom bool write_all(int descriptor, const char *text, size_t length)
+{
+    while (length > 0) {
+        const long wrote = syscall(SYS_write, descriptor, text, length);
+        if (wrote < 0 && errno == EINTR)
+            continue;
+        if (wrote <= 0)
+            return wrote == 0 || errno != EPIPE;
+        text += wrote;
+        length -= (size_t)wrote;
+    }
+    return true;
+}
+
+slm_seldom void slm_sys_write(int descriptor, const char *text, size_t length)
+{
+    static const struct timespec at_once;
+    const int kept = errno;
+    sigset_t broken, before, pending;
+    sigemptyset(&broken);
+    sigaddset(&broken, SIGPIPE);
+    sigpending(&pending);
+    pthread_sigmask(SIG_BLOCK, &broken, &before);
+    if (!write_all(descriptor, text, length) && !sigismember(&pending, SIGPIPE))
+        syscall(SYS_rt_sigtimedwait, &broken, NULL, &at_once, _NSIG / 8); /* ours: it was not there before */
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errno = kept;
 }
 
 uint32_t slm_sys_thread_id(void)

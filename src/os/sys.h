@@ -1,5 +1,5 @@
 /* The kernel, where it is not memory: waiting, waking, barriers on other threads, the clock, entropy, processor and
- * node. Every call here keeps errno. */
+ * node, files. Every call here keeps errno. */
 #pragma once
 
 #include "base/atomic.h"
@@ -45,3 +45,18 @@ bool slm_sys_is_sysfs(const char *path);
 
 /* Read a small file into `text`, ended by a 0; false if it cannot be read. For start alone: it opens files. */
 bool slm_sys_read_file(const char *path, char *text, size_t size);
+
+/* A duplicate of a descriptor that exec closes, with a number so high that programs do not miss it; -1: there is
+ * none to spare. */
+int slm_sys_duplicate(int descriptor);
+
+/* Open a file to write at its end: a descriptor that exec closes, or -errno. If it is not to be created the call does
+ * not wait, neither for readers of a pipe. */
+int slm_sys_open_to_append(const char *path, bool create);
+void slm_sys_close(int descriptor);
+
+/* 0 if this process may make files in the folder, or why it may not: an errno. */
+int slm_sys_access_to_make(const char *folder);
+
+/* Write all of it, if that can be done: without SIGPIPE where nobody reads any more. */
+void slm_sys_write(int descriptor, const char *text, size_t length);

@@ -3,6 +3,7 @@
 
 #include <sys/time.h>
 
+#include "base/panic.h"
 #include "heap/heap.h"
 #include "heap/lifecycle.h"
 #include "os/topology.h"
@@ -39,6 +40,12 @@ static void the_process_has_started(void **state)
     assert_true(slm_process_started());
     assert_int_equal(errno, EDOM);
     assert_true(slm_direct_node() < slm_nodes);
+}
+
+static void standard_error_is_remembered_at_start(void **state)
+{
+    (void)state;
+    assert_true(slm_stderr_is(STDERR_FILENO));
 }
 
 static void this_thread_is_live(void **state)
@@ -438,6 +445,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_made_before_constructors_stays),
         cmocka_unit_test(the_process_has_started),
+        cmocka_unit_test(standard_error_is_remembered_at_start),
         cmocka_unit_test(this_thread_is_live),
         cmocka_unit_test(a_block_is_entered_once),
         cmocka_unit_test(leaving_attends_to_what_is_asked),

@@ -76,6 +76,53 @@ static void a_warning_is_a_line_and_the_process_goes_on(void **state)
     assert_string_equal(outcome.said, "slabmalloc: it rains\nslabmalloc: it rains: cats\n");
 }
 
+static int memory_file(void)
+{
+    const int file = memfd_create("file", 0);
+    require(file >= 0);
+    return file;
+}
+
+static void look_at_descriptors(void)
+{
+    slm_stderr_remember(); /* the pipe to the parent */
+    const int same = dup(STDERR_FILENO), file = memory_file();
+    errno = EDOM;
+    require(slm_stderr_is(STDERR_FILENO) && slm_stderr_is(same));
+    require(!slm_stderr_is(file) && !slm_stderr_is(-1));
+    dup2(file, STDERR_FILENO);
+    require(!slm_stderr_is(STDERR_FILENO) && slm_stderr_is(same));
+    close(STDERR_FILENO);
+    require(!slm_stderr_is(STDERR_FILENO));
+    dup2(same, STDERR_FILENO);
+    require(slm_stderr_is(STDERR_FILENO));
+    require(errno == EDOM);
+}
+
+static void standard_error_is_known_again(void **state)
+{
+    (void)state;
+    assert_child_silent(look_at_descriptors);
+}
+
+/* Of the same device: only the inode tells. */
+static void look_at_files(void)
+{
+    const int one = memory_file(), other = memory_file();
+    dup2(one, STDERR_FILENO);
+    slm_stderr_remember();
+    require(slm_stderr_is(one) && !slm_stderr_is(other));
+    close(STDERR_FILENO);
+    slm_stderr_remember(); /* what is closed does not count: the start was before */
+    require(slm_stderr_is(one) && !slm_stderr_is(STDERR_FILENO));
+}
+
+static void files_are_told_apart(void **state)
+{
+    (void)state;
+    assert_child_silent(look_at_files);
+}
+
 static void panic_whole(void)
 {
     slm_panic("free", (void *)0x1230, "double free of an object", "size-64", (void *)0x10000);
@@ -113,6 +160,8 @@ int main(void)
         cmocka_unit_test(what_does_not_fit_is_cut_off),
         cmocka_unit_test(a_closed_descriptor_does_no_harm),
         cmocka_unit_test(a_warning_is_a_line_and_the_process_goes_on),
+        cmocka_unit_test(standard_error_is_known_again),
+        cmocka_unit_test(files_are_told_apart),
         cmocka_unit_test(a_panic_is_one_line_and_the_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
