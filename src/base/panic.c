@@ -7,8 +7,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* No file has inode 0, so closed at start is a file that no descriptor is. */
+/* No file has inode 0: closed at start, standard error is a file that no descriptor is open on. */
 static struct {
+    bool known;
     dev_t device;
     ino_t inode;
 } stderr_at_start;
@@ -41,7 +42,46 @@ void slm_line_pointer(struct slm_line *line, const void *pointer)
     line_digits(line, (uintptr_t)pointer, 16);
 }
 
-void slm_line_write(struct slm_line *line, int descriptor)
+/* A bare call: libc's fstat lies in a part of its code that few processes touch, which costs each 64 KiB. */
+static slm_seldom bool look_at(int descriptor, struct stat *file)
+{
+    const int kept = errno;
+    const bool is_open = syscall(SYS_fstat, descriptor, file) == 0;
+    errno = kept;
+    return is_open;
+}
+
+static slm_seldom bool was_stderr(const struct stat *file)
+{
+    return file->st_ino != 0 && file->st_ino == stderr_at_start.inode && file->st_dev == stderr_at_start.device;
+}
+
+slm_seldom void slm_stderr_remember(void)
+{
+    struct stat file;
+    const bool is_open = look_at(STDERR_FILENO, &file);
+    stderr_at_start.known = true;
+    stderr_at_start.device = is_open ? file.st_dev : 0;
+    stderr_at_start.inode = is_open ? file.st_ino : 0;
+}
+
+slm_seldom bool slm_stderr_is(int descriptor)
+{
+    struct stat file;
+    return look_at(descriptor, &file) && was_stderr(&file);
+}
+
+/* A pipe in its place is one that collects what a server and its children have to say; a file is data. */
+static slm_seldom bool stderr_takes_lines(void)
+{
+    struct stat file;
+    if (!stderr_at_start.known)
+        return true;
+    return stderr_at_start.inode != 0 && look_at(STDERR_FILENO, &file) &&
+           (was_stderr(&file) || S_ISFIFO(file.st_mode));
+}
+
+static void write_line(struct slm_line *line, int descriptor)
 {
     int kept = errno;
     line->text[line->length] = '\n';
@@ -55,29 +95,10 @@ void slm_line_write(struct slm_line *line, int descriptor)
     errno = kept;
 }
 
-/* A bare call: libc's fstat lies in a part of its code that few processes touch, which costs each 64 KiB. */
-static slm_seldom bool look_at(int descriptor, struct stat *file)
+void slm_line_write(struct slm_line *line, int descriptor)
 {
-    const int kept = errno;
-    const bool is_open = syscall(SYS_fstat, descriptor, file) == 0;
-    errno = kept;
-    return is_open;
-}
-
-slm_seldom void slm_stderr_remember(void)
-{
-    struct stat file;
-    if (!look_at(STDERR_FILENO, &file))
-        return;
-    stderr_at_start.device = file.st_dev;
-    stderr_at_start.inode = file.st_ino;
-}
-
-slm_seldom bool slm_stderr_is(int descriptor)
-{
-    struct stat file;
-    return look_at(descriptor, &file) && file.st_ino != 0 && file.st_ino == stderr_at_start.inode &&
-           file.st_dev == stderr_at_start.device;
+    if (descriptor != STDERR_FILENO || stderr_takes_lines())
+        write_line(line, descriptor);
 }
 
 void slm_warn(const char *text, const char *detail)
@@ -109,6 +130,6 @@ _Noreturn void slm_panic(const char *call, const void *pointer, const char *what
         slm_line_pointer(&line, slab);
         slm_line_text(&line, ")");
     }
-    slm_line_write(&line, STDERR_FILENO);
+    write_line(&line, STDERR_FILENO);
     abort();
 }

@@ -175,26 +175,29 @@ static inline void run_thread(void (*work)(void *), void *context)
 
 /* -- what the library says --------------------------------------------------------------------------------------- */
 
-/* Between the two, standard error is a file; the second gives what was written to it. */
+/* Between the two, standard error is a pipe, which the library takes for it; the second gives what came through. */
 struct listening {
-    int kept, file;
+    int kept, ends[2];
 };
 
 static inline void listen_start(struct listening *listening)
 {
     listening->kept = dup(STDERR_FILENO);
-    listening->file = memfd_create("said", 0);
-    require(listening->kept >= 0 && listening->file >= 0);
-    require(dup2(listening->file, STDERR_FILENO) == STDERR_FILENO);
+    require(listening->kept >= 0 && pipe(listening->ends) == 0);
+    require(dup2(listening->ends[1], STDERR_FILENO) == STDERR_FILENO);
 }
 
 static inline void listen_end(struct listening *listening, char *text, size_t size)
 {
     require(dup2(listening->kept, STDERR_FILENO) == STDERR_FILENO);
-    ssize_t length = pread(listening->file, text, size - 1, 0);
-    require(length >= 0);
+    close(listening->ends[1]); /* the last one: the pipe ends */
+    size_t length = 0;
+    ssize_t got;
+    while ((got = read(listening->ends[0], text + length, size - 1 - length)) > 0)
+        length += (size_t)got;
+    require(got == 0);
     text[length] = '\0';
-    close(listening->file);
+    close(listening->ends[0]);
     close(listening->kept);
 }
 

@@ -1,6 +1,9 @@
 /* src/base/panic.h: lines without memory, warnings, and the end of the process. */
 #include "unit.h"
 
+#include <fcntl.h>
+#include <sys/socket.h>
+
 #include "base/panic.h"
 
 static void texts_numbers_and_pointers_make_a_line(void **state)
@@ -113,14 +116,64 @@ static void look_at_files(void)
     slm_stderr_remember();
     require(slm_stderr_is(one) && !slm_stderr_is(other));
     close(STDERR_FILENO);
-    slm_stderr_remember(); /* what is closed does not count: the start was before */
-    require(slm_stderr_is(one) && !slm_stderr_is(STDERR_FILENO));
+    slm_stderr_remember();
+    require(!slm_stderr_is(one) && !slm_stderr_is(STDERR_FILENO));
 }
 
 static void files_are_told_apart(void **state)
 {
     (void)state;
     assert_child_silent(look_at_files);
+}
+
+static void warn_over(int file)
+{
+    require(dup2(file, STDERR_FILENO) == STDERR_FILENO);
+    errno = EDOM;
+    slm_warn("it rains", NULL);
+    slm_line_write(&(struct slm_line){1, "x"}, STDERR_FILENO);
+    require(errno == EDOM);
+}
+
+static void warn_where_others_are(void)
+{
+    int pipe_ends[2], socket_ends[2];
+    char said[100];
+    const int file = memory_file(), log = memory_file();
+    require(pipe(pipe_ends) == 0 && socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, socket_ends) == 0);
+    dup2(log, STDERR_FILENO);
+    slm_stderr_remember();
+    warn_over(file);
+    warn_over(socket_ends[0]);
+    require(lseek(file, 0, SEEK_END) == 0 && read(socket_ends[1], said, sizeof said) == -1);
+    warn_over(pipe_ends[1]);
+    require(read(pipe_ends[0], said, sizeof said) > 0);
+    require(lseek(log, 0, SEEK_END) == 0);
+    warn_over(log);
+    require(lseek(log, 0, SEEK_END) == (off_t)strlen("slabmalloc: it rains\nx\n"));
+}
+
+static void files_of_the_program_get_no_warning(void **state)
+{
+    (void)state;
+    assert_child_silent(warn_where_others_are);
+}
+
+static void warn_without_stderr(void)
+{
+    int ends[2];
+    char said;
+    close(STDERR_FILENO);
+    slm_stderr_remember();
+    require(pipe2(ends, O_NONBLOCK) == 0);
+    warn_over(ends[1]);
+    require(read(ends[0], &said, 1) == -1);
+}
+
+static void without_standard_error_nothing_is_written(void **state)
+{
+    (void)state;
+    assert_child_silent(warn_without_stderr);
 }
 
 static void panic_whole(void)
@@ -143,6 +196,26 @@ static void panic_short(void)
     slm_panic(NULL, (void *)0x1230, "no memory", NULL, NULL);
 }
 
+static int file_of_panic;
+
+static void panic_over_a_file(void)
+{
+    slm_stderr_remember();
+    dup2(file_of_panic, STDERR_FILENO);
+    panic_short();
+}
+
+static void the_last_line_goes_where_standard_error_is(void **state)
+{
+    (void)state;
+    char said[100] = "";
+    file_of_panic = memory_file();
+    assert_child_aborts(panic_over_a_file, "");
+    assert_true(pread(file_of_panic, said, sizeof said - 1, 0) > 0);
+    assert_string_equal(said, "slabmalloc: no memory\n");
+    close(file_of_panic);
+}
+
 static void a_panic_is_one_line_and_the_end(void **state)
 {
     (void)state;
@@ -162,6 +235,9 @@ int main(void)
         cmocka_unit_test(a_warning_is_a_line_and_the_process_goes_on),
         cmocka_unit_test(standard_error_is_known_again),
         cmocka_unit_test(files_are_told_apart),
+        cmocka_unit_test(files_of_the_program_get_no_warning),
+        cmocka_unit_test(without_standard_error_nothing_is_written),
+        cmocka_unit_test(the_last_line_goes_where_standard_error_is),
         cmocka_unit_test(a_panic_is_one_line_and_the_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
