@@ -149,7 +149,8 @@ void *slab_cache_alloc_nolock(slab_cache *cache);
 
 /* Give an object back to the cache that it came from, whatever thread allocated it; NULL is nothing. free() does as
  * well, a few instructions dearer for accounted caches. An object of another cache, unless they are merged, ends the
- * process with a line that names both. errno is kept. Any thread. */
+ * process with a line that names both. A pointer into one, and one that is freed twice, are seen late or not at all,
+ * as free's are (README, Limits). errno is kept. Any thread. */
 void slab_cache_free(slab_cache *cache, void *object);
 
 /* n objects into out[0] to out[n - 1]: returns n; or 0 with ENOMEM and nothing taken, `out` undefined. Whole
@@ -321,8 +322,8 @@ void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epoch_head *he
  *
  * The first call in a process registers it for membarrier(2): in a sandbox that has to be allowed before.
  *
- * Retiring twice, or freeing what is retired, is a double free, seen as soon or as late as one. errno is kept. Any
- * thread, not in signal handlers. */
+ * Retiring twice, or freeing what is retired, is a double free, seen as late as one, or not at all (README, Limits).
+ * errno is kept. Any thread, not in signal handlers. */
 void slab_free_deferred(void *ptr);
 
 /* The same, with a head that lies inside the object and that no reader looks at: this form never waits, and never
