@@ -218,7 +218,7 @@ static slm_seldom void refuse_build(const struct option *option, struct piece na
 {
     struct slm_line line = {0};
     begin_line(&line, name);
-    slm_line_text(&line, option->builds == CHECKED ? "only in checked builds (-Dcheckers=true); ignored"
+    slm_line_text(&line, option->builds == CHECKED ? "only in checked builds; ignored"
                                                    : "only in the bench's builds; ignored");
     slm_line_write(&line, STDERR_FILENO);
 }

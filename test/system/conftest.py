@@ -18,6 +18,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -122,13 +123,12 @@ def vm_env():
 
 
 @pytest.fixture
-def place(tmp_path_factory):
-    """A new folder that servers reach after they have dropped their rights."""
-    folder = tmp_path_factory.mktemp("place")
-    for path in [folder, *folder.parents]:
-        if path.stat().st_uid == os.getuid() and path.is_relative_to(tmp_path_factory.getbasetemp().parent):
-            path.chmod(0o755)
-    return folder
+def place():
+    """A new folder that servers reach after they have dropped their rights: pytest's own lie in one that it closes to
+    others whenever a session starts."""
+    with tempfile.TemporaryDirectory(prefix="slabmalloc-", ignore_cleanup_errors=True) as folder:
+        pathlib.Path(folder).chmod(0o755)
+        yield pathlib.Path(folder)
 
 
 @pytest.fixture

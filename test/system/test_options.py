@@ -58,8 +58,8 @@ def test_good_options_are_silent():
     ("purge_delay_ms=99999999999999999999",
      "purge_delay_ms=99999999999999999999: too large (0 to 3600000, as in 500); using 500"),
     ("purge_delay_ms=5,purge_delay_ms=x", "purge_delay_ms=x: not a number (0 to 3600000, as in 500); using 5"),
-    ("topology=2x2", "topology: only in checked builds (-Dcheckers=true); ignored"),
-    ("refuse_blocks=1", "refuse_blocks: only in checked builds (-Dcheckers=true); ignored"),
+    ("topology=2x2", "topology: only in checked builds; ignored"),
+    ("refuse_blocks=1", "refuse_blocks: only in checked builds; ignored"),
 ])
 def test_a_mistake_is_one_line_and_no_failure(options, said):
     if "only in checked" in said and any("topology" in row for row in standard_error_with("help=1")):
