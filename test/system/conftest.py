@@ -27,8 +27,7 @@ BUILD = pathlib.Path(os.environ.get("SLABMALLOC_BUILD", ROOT / "build")).resolve
 OURS = BUILD / "libslabmalloc.so"
 LIBRARY = pathlib.Path(os.environ.get("SLABMALLOC_LIBRARY", OURS)).resolve()
 # The library with its checkers, which knows simulated machines.
-CHECKED = next((path for path in (BUILD / "checked" / "libslabmalloc.so", BUILD / "bench" / "libslabmalloc_checked.so")
-                if path.exists()), BUILD / "checked" / "libslabmalloc.so")
+CHECKED = BUILD / "test" / "variants" / "checked" / "libslabmalloc.so"
 NUMA_VM = ROOT / "tools" / "numa-vm"  # boots machines that this one is not: see vm.py
 SCALE = float(os.environ.get("SLABMALLOC_TEST_SCALE") or 1)
 REQUIRE = os.environ.get("SLABMALLOC_TEST_REQUIRE") == "1"
