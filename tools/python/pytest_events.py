@@ -1,7 +1,7 @@
 """A pytest plugin for tools/test: chooses tests, and tells what becomes of them while they run.
 
 It appends a line of JSON to the file SLABMALLOC_TEST_EVENTS for each event: {"collected": [id, ...]} once a process has
-looked for tests, and {"id", "outcome", "reason", "output"} for each test that has ended. SLABMALLOC_TEST_ONLY leaves
+looked for tests, and {"id", "outcome", "reason", "seconds", "output"} for each test that has ended. SLABMALLOC_TEST_ONLY leaves
 only tests with that text in their ids, SLABMALLOC_TEST_SLICE ("2/8") each eighth, beginning with the third.
 """
 import json
@@ -46,7 +46,7 @@ def pytest_runtest_logreport(report):
     """A test is told of once: when its call has ended, or when setting up or tearing down did not pass."""
     if "PYTEST_XDIST_WORKER" not in os.environ and (report.when == "call" or not report.passed):
         output = "".join(f"{title}\n{text}\n" for title, text in report.sections)
-        tell({"id": report.nodeid, "outcome": report.outcome, "reason": reason_of(report),
+        tell({"id": report.nodeid, "outcome": report.outcome, "reason": reason_of(report), "seconds": report.duration,
               "output": f"{report.longreprtext}\n{output}" if report.failed else ""})
 
 

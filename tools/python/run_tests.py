@@ -171,6 +171,7 @@ class Run:
         self.meson_left = {build: [row["name"] for row in rows] for build, rows in plan.meson.items() if rows}
         self.ended = self.failed = 0
         self.system_left, self.system_ended, self.events_read = set(), set(), 0
+        self.events = BUILD / "meson-logs" / "system-tests.json"
         self.problems = []
         self.processes = {}
 
@@ -181,9 +182,9 @@ class Run:
                      *self.meson_left[build]]
             (build / "meson-logs" / "tools-test.json").unlink(missing_ok=True)
             self.launch(words, build.name, self.plan.environment())
-        extra = {"SLABMALLOC_TEST_EVENTS": str(self.folder / "events"), "SLABMALLOC_BUILD": str(BUILD),
+        extra = {"SLABMALLOC_TEST_EVENTS": str(self.events), "SLABMALLOC_BUILD": str(BUILD),
                  "SLABMALLOC_TEST_ONLY": self.plan.arguments.only, "SLABMALLOC_TEST_SLICE": self.plan.arguments.slice}
-        (self.folder / "events").touch()
+        self.events.write_text("")
         self.launch(self.plan.system, "pytest", {**self.plan.environment(), **extra})
 
     def launch(self, words, name, environment):
@@ -207,7 +208,7 @@ class Run:
         self.voice.say(self.progress())
 
     def read_events(self):
-        events = (self.folder / "events").read_text().splitlines()
+        events = self.events.read_text().splitlines()
         for event in map(json.loads, events[self.events_read:]):
             self.system_left |= set(event.get("collected", ())) - self.system_ended
             if "id" in event and event["id"] not in self.system_ended:
@@ -249,7 +250,7 @@ class Run:
         for build, tests in self.plan.meson.items():
             log = build / "meson-logs" / "tools-test.json"
             rows += test_results.from_meson(log) if tests and log.exists() else []
-        return rows + test_results.from_events(self.folder / "events")
+        return rows + test_results.from_events(self.events)
 
 
 def main(words):

@@ -18,6 +18,8 @@ def from_meson(path):
     folder = path.parents[1].name
     for line in path.read_text().splitlines():
         test = json.loads(line)
+        if test["result"] == "INTERRUPT":
+            continue
         name = test["name"].rpartition(" / ")[2]
         output = test.get("stdout", "") + "\n" + test.get("stderr", "")
         command = f"meson test -C {folder} --print-errorlogs {shlex.quote(name)}"
