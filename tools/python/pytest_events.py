@@ -24,8 +24,7 @@ def sliced(rows, text):
 
 def pytest_collection_modifyitems(config, items):
     chosen = [item for item in items if os.environ.get("SLABMALLOC_TEST_ONLY", "") in item.nodeid]
-    if os.environ.get("SLABMALLOC_TEST_SLICE"):
-        chosen = sliced(chosen, os.environ["SLABMALLOC_TEST_SLICE"])
+    chosen = sliced(chosen, os.environ.get("SLABMALLOC_TEST_SLICE", "0/1"))
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
 

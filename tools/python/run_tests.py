@@ -12,7 +12,6 @@ import os
 import pathlib
 import queue
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import threading
 import time
 
 import test_results
+from pytest_events import sliced
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD, CLANG = ROOT / "build", ROOT / "build-clang"
@@ -44,13 +44,8 @@ def parse_arguments(words):
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--only", default="")
-    parser.add_argument("--slice", default="")
+    parser.add_argument("--slice", default="0/1")
     return parser.parse_args(words)
-
-
-def sliced(rows, text):
-    which, many = map(int, text.split("/")) if text else (0, 1)
-    return rows[which::many]
 
 
 class Plan:
@@ -66,7 +61,8 @@ class Plan:
     def choose(self, folder, suites):
         rows = [row for row in introspect(folder, "tests") if suites is None or suites & suites_of(row)]
         rows = [row for row in rows if self.arguments.only in row["name"]]
-        return sliced(sorted(rows, key=lambda row: row["name"]), self.arguments.slice)
+        rows.sort(key=lambda row: row["name"])
+        return sliced(rows, self.arguments.slice)
 
     def pytest_words(self):
         words = [f"--ignore-glob=*/{files}" for files in NOT_QUICK] if self.arguments.quick else []
