@@ -113,12 +113,13 @@ static void fill_in_rounds(size_t size, unsigned rounds, size_t least)
 
 /* -- RLIMIT_AS --------------------------------------------------------------------------------------------------- */
 
-static void limit_address_space_to_512_mib(void *nothing)
+static void limit_address_space(void *bytes)
 {
-    (void)nothing;
-    set_limit(RLIMIT_AS, 512 * MIB);
-    require(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0); /* a huge page a touch would only take time */
+    set_limit(RLIMIT_AS, *(size_t *)bytes);
+    do_without_huge_pages(); /* one a touch would only take time */
 }
+
+static size_t quarter_of_a_gib = 256 * MIB, half_a_gib = 512 * MIB;
 
 static void role_many_rounds(const char *argument)
 {
@@ -127,16 +128,17 @@ static void role_many_rounds(const char *argument)
         size_t size;
         unsigned rounds;
     } schedule[] = {{16 * MIB, 60}, {MIB, 56},    {300 * KIB, 40}, {100 * KIB, 20}, {3 * MIB + 1, 12},
-                    {32 * KIB, 6},  {5 * KIB, 4}, {1000, 2},       {48, 2},         {MIB, 2}};
+                    {32 * KIB, 6},  {5 * KIB, 4}, {1000, 2},       {160, 2},        {MIB, 2}};
     for (size_t i = 0; i < COUNT(schedule); i++)
-        fill_in_rounds(schedule[i].size, scaled(schedule[i].rounds), 256 * MIB);
+        fill_in_rounds(schedule[i].size, scaled(schedule[i].rounds), 128 * MIB);
     churn(1, 5000);
 }
 
 static void test_full_half_free_again_and_again(void **state)
 {
     (void)state;
-    assert_role_succeeds("many-rounds", &(struct launch){.prepare = limit_address_space_to_512_mib});
+    assert_role_succeeds("many-rounds",
+                         &(struct launch){.prepare = limit_address_space, .context = &quarter_of_a_gib});
 }
 
 /* Where nothing is left, each call says so in its own way, and nothing else changes. */
@@ -176,7 +178,7 @@ static void role_exhausted(const char *argument)
 static void test_every_call_when_nothing_is_left(void **state)
 {
     (void)state;
-    assert_role_succeeds("exhausted", &(struct launch){.prepare = limit_address_space_to_512_mib});
+    assert_role_succeeds("exhausted", &(struct launch){.prepare = limit_address_space, .context = &half_a_gib});
 }
 
 /* Addresses that malloc no longer needs are the program's again: for its threads' stacks, for its mappings. (glibc
@@ -199,7 +201,8 @@ static void role_space_comes_back(const char *argument)
 static void test_address_space_comes_back(void **state)
 {
     (void)state;
-    assert_role_succeeds("space-comes-back", &(struct launch){.prepare = limit_address_space_to_512_mib});
+    assert_role_succeeds("space-comes-back",
+                         &(struct launch){.prepare = limit_address_space, .context = &half_a_gib});
 }
 
 static void limit_address_space_to_200_mb(void *nothing)

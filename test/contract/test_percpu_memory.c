@@ -11,7 +11,7 @@ static slab_percpu objects[4000];
 
 /* -- what takes memory ------------------------------------------------------------------------------------------- */
 
-enum { COUNTERS = 100000 };
+enum { COUNTERS = 40000 };
 
 static slab_percpu counters[COUNTERS];
 
@@ -42,7 +42,7 @@ static void free_counters(void)
     require(process_figures().percpu_objects == 0 && process_figures().percpu_bytes == 0);
 }
 
-/* A hundred thousand counters: on a copy that nobody writes to they take nothing. */
+/* Forty thousand counters: on a copy that nobody writes to they take nothing. */
 static void many_counters(const char *argument)
 {
     (void)argument;
