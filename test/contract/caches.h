@@ -178,25 +178,35 @@ static inline void run_thread(void (*work)(void *), void *context)
 /* Between the two, standard error is a pipe, which the library takes for it; the second gives what came through. */
 struct listening {
     int kept, ends[2];
+    size_t length;
+    char said[4096];
 };
 
 static inline void listen_start(struct listening *listening)
 {
     listening->kept = dup(STDERR_FILENO);
-    require(listening->kept >= 0 && pipe(listening->ends) == 0);
+    listening->length = 0;
+    require(listening->kept >= 0 && pipe2(listening->ends, O_NONBLOCK) == 0);
     require(dup2(listening->ends[1], STDERR_FILENO) == STDERR_FILENO);
+}
+
+/* What has come through by now, in `said`. */
+static inline void listen_on(struct listening *listening)
+{
+    ssize_t got;
+    while ((got = read(listening->ends[0], listening->said + listening->length,
+                       sizeof listening->said - 1 - listening->length)) > 0)
+        listening->length += (size_t)got;
+    require(got == 0 || errno == EAGAIN);
+    listening->said[listening->length] = '\0';
 }
 
 static inline void listen_end(struct listening *listening, char *text, size_t size)
 {
     require(dup2(listening->kept, STDERR_FILENO) == STDERR_FILENO);
     close(listening->ends[1]); /* the last one: the pipe ends */
-    size_t length = 0;
-    ssize_t got;
-    while ((got = read(listening->ends[0], text + length, size - 1 - length)) > 0)
-        length += (size_t)got;
-    require(got == 0);
-    text[length] = '\0';
+    listen_on(listening);
+    snprintf(text, size, "%s", listening->said);
     close(listening->ends[0]);
     close(listening->kept);
 }

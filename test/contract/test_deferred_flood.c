@@ -252,21 +252,14 @@ static void let_a_millisecond_pass(bool polls)
     sleep_ms(1);
 }
 
-static size_t lines_said(const struct listening *listening)
+static void await_lines(struct listening *listening, bool polls, size_t lines)
 {
-    char said[2048];
-    size_t lines = 0;
-    const ssize_t length = pread(listening->file, said, sizeof said, 0);
-    require(length >= 0);
-    for (ssize_t i = 0; i < length; i++)
-        lines += said[i] == '\n';
-    return lines;
-}
-
-static void await_lines(const struct listening *listening, bool polls, size_t lines)
-{
-    while (lines_said(listening) < lines)
-        let_a_millisecond_pass(polls);
+    for (size_t said = 0; said < lines; let_a_millisecond_pass(polls)) {
+        listen_on(listening);
+        said = 0;
+        for (size_t i = 0; i < listening->length; i++)
+            said += listening->said[i] == '\n';
+    }
 }
 
 /* What is left of the text behind a line about the thread, which has been inside for longer than it may. */
