@@ -218,7 +218,7 @@ static inline int run_scenarios(const struct scenario *scenarios, size_t count, 
     look_at_nodes();
     for (size_t i = 0; i < count; i++) {
         if (argc > 1 && strcmp(scenarios[i].name, argv[1]) == 0) {
-            alarm(600); /* it hangs */
+            alarm(600); /* it hangs: nothing else takes so long, on emulated CPUs either */
             scenarios[i].play();
             return 0;
         }

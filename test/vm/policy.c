@@ -5,6 +5,7 @@
  * obstacle on any node, nor a limit of addresses. */
 #include "pages.h"
 
+#include <dirent.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -281,6 +282,36 @@ static void *live_in_sandbox(void *number)
     return NULL;
 }
 
+/* Whether the thread sleeps, by its line in /proc: "12 (name) S ...". */
+static bool thread_sleeps(const char *task)
+{
+    char path[64], line[512] = "";
+    snprintf(path, sizeof path, "/proc/self/task/%.20s/stat", task);
+    FILE *file = fopen(path, "re");
+    if (file == NULL || fgets(line, sizeof line, file) == NULL)
+        line[0] = 0; /* it has ended */
+    if (file != NULL)
+        fclose(file);
+    const char *name_end = strrchr(line, ')');
+    return name_end == NULL || name_end[2] == 'S';
+}
+
+/* Waits until all other threads sleep, the library's included: one that has not had a CPU yet is still to make its
+ * first system calls, which are libc's, and none of those that the sandbox allows. */
+static void let_others_fall_asleep(void)
+{
+    for (bool all = false; !all; usleep(1000)) {
+        DIR *tasks = opendir("/proc/self/task");
+        if (tasks == NULL)
+            fail("/proc/self/task: %m");
+        all = true;
+        for (const struct dirent *task; (task = readdir(tasks)) != NULL;)
+            if (task->d_name[0] != '.' && atoi(task->d_name) != (int)getpid())
+                all = all && thread_sleeps(task->d_name);
+        closedir(tasks);
+    }
+}
+
 static void sandbox(void)
 {
     pin(pthread_self(), nodes.cpu_of[nodes.home]);
@@ -288,6 +319,7 @@ static void sandbox(void)
     start(live_in_sandbox, (void *)(intptr_t)nodes.away);
     start(live_in_sandbox, (void *)(intptr_t)nodes.empty);
     pthread_barrier_wait(&closing);
+    let_others_fall_asleep();
     kill_on_other_calls();
     pthread_barrier_wait(&closing);
     grow_on(nodes.home);
