@@ -29,7 +29,7 @@ search() {
     done
     spin -a "$@" "$model"
     # shellcheck disable=SC2086 # the arguments are words
-    cc -w -O2 -DMEMLIM=1500 -DCOLLAPSE $how -o pan pan.c
+    cc -w -O1 -DMEMLIM=1500 -DCOLLAPSE $how -o pan pan.c
     # shellcheck disable=SC2086
     ./pan -m1000000 $options >report
     grep -E '^pan:1:|errors:|states, stored|total actual' report

@@ -125,7 +125,7 @@ def vm_env():
 def place():
     """A new folder that servers reach after they have dropped their rights: pytest's own lie in one that it closes to
     others whenever a session starts."""
-    with tempfile.TemporaryDirectory(prefix="slabmalloc-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="place-", ignore_cleanup_errors=True) as folder:
         pathlib.Path(folder).chmod(0o755)
         yield pathlib.Path(folder)
 

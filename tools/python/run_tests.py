@@ -59,7 +59,9 @@ class Plan:
         self.system = self.pytest_words()
 
     def choose(self, folder, suites):
-        rows = [row for row in introspect(folder, "tests") if suites is None or suites & suites_of(row)]
+        left_out = set() if self.arguments.long else {"long"}
+        rows = [row for row in introspect(folder, "tests")
+                if (suites is None or suites & suites_of(row)) and not left_out & suites_of(row)]
         rows = [row for row in rows if self.arguments.only in row["name"]]
         rows.sort(key=lambda row: row["name"])
         return sliced(rows, self.arguments.slice)
