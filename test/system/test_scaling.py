@@ -4,9 +4,9 @@ Promised: docs/scaling.md has the tables that the model prints from bench/data/l
 of the machine repairman's; what the bench's build of the library says of its locks is read whole, and counts what
 happened.
 """
-import re
 import json
 import math
+import re
 import sys
 
 import pytest
