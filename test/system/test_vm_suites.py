@@ -28,7 +28,7 @@ FEW = {
     "misuse / misuse": ("--only", "double_free"),
     "stress / stress": (),
     "stress / caches, race": (),
-    "stress / epochs, torture": (),
+    "stress / epochs, calls": (),
     "stress / percpu, storm": (),
 }
 LESS = 0.02  # of the work that a test does here
