@@ -123,8 +123,13 @@ class Server:
         for pid, born in found.items() if self.library else ():
             # not yet, in one that begins a program; and one that ends while it is read shows a part of its mappings,
             # and nothing when it is read again
-            wait_until(lambda: is_mapped(self.library, pid) or not still_there({pid: born}),
+            wait_until(lambda: is_mapped(self.library, pid) or not still_there({pid: born}) or self.check_preload(),
                        f"process {pid} of {self.program} has {self.library} in its address space")
+
+    def check_preload(self):
+        """The loader has not complained."""
+        if "cannot be preloaded" in self.log.read_text(errors="replace"):
+            raise Failure(f"{self.program} runs without {self.library}: {tail(self.log)}")
 
     # -- what its clients do
 
