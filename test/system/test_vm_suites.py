@@ -165,6 +165,7 @@ SUITES = sorted({name.partition(" / ")[0] for name in meson_tests()} - {"model"}
 
 
 @pytest.mark.long
+@pytest.mark.hours
 @pytest.mark.parametrize("suite", [*SUITES, "programs"])
 @pytest.mark.parametrize("machine", MACHINES)
 def test_suite(vm_env, machine, suite):

@@ -28,6 +28,7 @@ LIBRARY = ["libslabmalloc.so", "libslabmalloc.a"]
 SAY_EVERY_S = 10
 WORKERS = os.cpu_count() or 2
 INTERRUPTED = 130
+WHOLE = "0/1"  # slice
 LONG_SCALE = "10"  # how much longer the long run's stress and torture are
 # Suites of `meson test`; what only the long run has comes from the clang build.
 QUICK_SUITES = {"unit", "contract-release", "misuse", "examples"}
@@ -44,7 +45,7 @@ def parse_arguments(words):
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--only", default="")
-    parser.add_argument("--slice", default="0/1")
+    parser.add_argument("--slice", default=WHOLE)
     return parser.parse_args(words)
 
 
@@ -68,7 +69,10 @@ class Plan:
 
     def pytest_words(self):
         words = [f"--ignore-glob=*/{files}" for files in NOT_QUICK] if self.arguments.quick else []
-        words += [] if self.arguments.long else ["-m", "not long"]
+        if not self.arguments.long:
+            words += ["-m", "not long"]
+        elif self.arguments.slice != WHOLE:
+            words += ["-m", "not hours"]
         return ["/usr/bin/python3", "-m", "pytest", "test/system", "-p", "tools.python.pytest_events", "-p",
                 "no:cacheprovider", "-n", str(WORKERS), "--dist", "loadgroup", "--timeout", "1800", *words]
 
