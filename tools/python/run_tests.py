@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 
-import test_results
+import outcomes
 from pytest_events import sliced
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -159,8 +159,8 @@ def build(folder, targets, voice, results):
     if ninja.process.returncode:
         lines = log.read_text().splitlines()
         first = next((i for i, line in enumerate(lines) if line.startswith("FAILED: ")), 0)
-        print(*lines[first:first + test_results.SHOWN_LINES], sep="\n")
-        return [test_results.Result("failed", f"build in {folder.name}", "see above", f"ninja -C {folder.name}")]
+        print(*lines[first:first + outcomes.SHOWN_LINES], sep="\n")
+        return [outcomes.Result("failed", f"build in {folder.name}", "see above", f"ninja -C {folder.name}")]
     return []
 
 
@@ -236,7 +236,7 @@ class Run:
         left = self.system_left if name == "pytest" else self.meson_left[ROOT / name]
         if left or (name == "pytest" and status not in (0, 1, 5)):
             print((self.folder / f"{name}.log").read_text()[-4000:])
-            self.problems.append(test_results.Result(
+            self.problems.append(outcomes.Result(
                 "failed", name, f"the runner ended with status {status} and {len(left)} tests left", ""))
 
     def stop(self):
@@ -251,8 +251,8 @@ class Run:
         rows = list(self.problems)
         for build, tests in self.plan.meson.items():
             log = build / "meson-logs" / "tools-test.json"
-            rows += test_results.from_meson(log) if tests and log.exists() else []
-        return rows + test_results.from_events(self.events)
+            rows += outcomes.from_meson(log) if tests and log.exists() else []
+        return rows + outcomes.from_events(self.events)
 
 
 def main(words):
@@ -279,7 +279,7 @@ def main(words):
                 voice.say(f"built in {built - began:.0f} s, tested in {time.monotonic() - built:.0f} s")
     if interrupted:
         voice.say("interrupted: what follows is what had ended by then")
-    return max(test_results.report(rows), INTERRUPTED if interrupted else 0)
+    return max(outcomes.report(rows), INTERRUPTED if interrupted else 0)
 
 
 if __name__ == "__main__":
