@@ -313,12 +313,11 @@ void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epoch_head *he
  * slab_epoch_poll; when its thread ends, at once. Where no other thread reads, retiring frees at once.
  *
  * The bytes that wait are bounded by `deferred_max_bytes` (what is in magazines that are not full
- * yet does not count for it). Beyond it this call waits for a grace period, 10 ms at
- * most, and inside a section not at all: then more wait, as slab_stats tells. Where there is no memory for a magazine
- * the object waits in a small one that each thread has from the start, and this call for a grace period, however
- * long, when that is full; but inside a section it cannot wait, and leaves the object unfreed, counted
- * (slab_stats.deferred_unfreed) and told on standard error once. Objects that wait count as live, in limits and for
- * slab_cache_destroy too.
+ * yet does not count for it). Beyond it this call waits for a grace period, 10 ms at most, and
+ * inside a section not at all: then more wait, as slab_stats tells. Where there is no memory for a magazine the object
+ * waits in a small one that each thread has from the start, and this call for a grace period, however long, when that
+ * is full; but inside a section it cannot wait, and leaves the object unfreed, counted (slab_stats.deferred_unfreed)
+ * and told on standard error once. Objects that wait count as live, in limits and for slab_cache_destroy too.
  *
  * The first call in a process registers it for membarrier(2): in a sandbox that has to be allowed before.
  *
@@ -402,8 +401,8 @@ uintptr_t slab_percpu_cmpxchg(slab_percpu object, uintptr_t expected, uintptr_t 
 
 /* A stack for each CPU. The object is its head, a pointer, and begins as an empty one: NULL. Nodes are the caller's,
  * and lie in what he pushes. Pop takes the node that was pushed last on this CPU (without sequences: as a rule);
- * NULL: there is none here, or not just now. A popped node may be freed at once. Visiting other CPUs' stacks: when
- * nobody pushes or pops. */
+ * NULL: there is none here, or not just now. A popped node may be freed at once; unmapped only where its page cannot
+ * be away (swapped, or marked by NUMA balancing). Visiting other CPUs' stacks: when nobody pushes or pops. */
 typedef struct slab_percpu_node {
     struct slab_percpu_node *next;
 } slab_percpu_node;

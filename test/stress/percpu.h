@@ -6,7 +6,7 @@
  * A node is in one hand or in one list, and its owner says in which. Whoever pops it sees that it was in that list,
  * makes it his own with a serial number that never comes again, and overwrites its link, so that who still follows it
  * falls. Nodes of malloc's are freed, nodes with a page of their own are unmapped at once behind a pop: a pop that
- * reads one too late dies. */
+ * reads one too late dies. Where NUMA balancing may mark pages that is not promised, and there are none of these. */
 #pragma once
 
 #include <errno.h>
@@ -43,6 +43,9 @@ struct hand {
 
 /* Make the lists, empty ones. */
 void nodes_begin(void);
+
+/* Nodes with a page of their own are made, and unmapped. */
+bool nodes_are_unmapped(void);
 
 /* In a child of fork, before its own lists are made: those of its parent must be whole, with nodes that are in them.
  * They are freed; the nodes stay, for others of the parent's threads had some in hand that are lost. */

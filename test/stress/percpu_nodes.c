@@ -73,8 +73,24 @@ static void node_free(struct node *node)
     atomic_fetch_sub_explicit(&live_nodes, 1, memory_order_relaxed);
 }
 
+bool nodes_are_unmapped(void)
+{
+    static _Atomic int balancing = -1;
+    int mode = atomic_load_explicit(&balancing, memory_order_relaxed);
+    if (mode < 0) {
+        FILE *file = fopen("/proc/sys/kernel/numa_balancing", "re");
+        if (file == NULL || fscanf(file, "%d", &mode) != 1)
+            mode = 0; /* a kernel without it */
+        if (file != NULL)
+            fclose(file);
+        atomic_store_explicit(&balancing, mode, memory_order_relaxed);
+    }
+    return mode == 0;
+}
+
 static struct node *node_make(bool mapped)
 {
+    mapped = mapped && nodes_are_unmapped();
     struct node *node = mapped ? mmap(NULL, sizeof *node, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
                                : malloc(sizeof *node);
     if (node == MAP_FAILED || node == NULL)
@@ -218,6 +234,7 @@ static uint64_t lists_see(struct node *seen[])
 void nodes_begin(void)
 {
     atomic_store(&live_nodes, 0);
+    nodes_are_unmapped(); /* asked by handlers later, which open no file */
     for (unsigned i = 0; i < LISTS; i++)
         lists[i] = make_object(sizeof(slab_percpu_node *), _Alignof(slab_percpu_node *));
 }

@@ -426,14 +426,14 @@ static const char *what_is_missing(void)
     for (unsigned i = 0; i < MOODS; i++)
         if (sums.batches[i] < LEAST)
             return "waiting for batches in each mood";
-    return sums.handled < LEAST                          ? "waiting for adds in handlers"
-           : sums.pops < LEAST                           ? "waiting for pops"
-           : sums.unmapped < LEAST                       ? "waiting for unmapped nodes"
-           : sums.freed < LEAST                          ? "waiting for freed nodes"
-           : tallied(&moves) < LEAST                     ? "waiting for moves"
-           : options.forks && tallied(&children) < LEAST ? "waiting for children"
-           : is_on_one_cpu()                             ? "waiting for adds on a second CPU"
-                                                         : NULL;
+    return sums.handled < LEAST                            ? "waiting for adds in handlers"
+           : sums.pops < LEAST                             ? "waiting for pops"
+           : nodes_are_unmapped() && sums.unmapped < LEAST ? "waiting for unmapped nodes"
+           : sums.freed < LEAST                            ? "waiting for freed nodes"
+           : tallied(&moves) < LEAST                       ? "waiting for moves"
+           : options.forks && tallied(&children) < LEAST   ? "waiting for children"
+           : is_on_one_cpu()                               ? "waiting for adds on a second CPU"
+                                                           : NULL;
 }
 
 static void report(double seconds)
