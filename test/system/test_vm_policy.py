@@ -10,8 +10,9 @@ import shlex
 import pytest
 
 import vm
-from conftest import BUILD, ROOT
+from conftest import BUILD, HANG_S, ROOT
 
+pytestmark = pytest.mark.xdist_group("policies")  # one boot
 PROGRAMS = ("placement", "policy")
 # Two nodes with CPUs and memory, one without memory, one without CPUs.
 MACHINE = ["--node", "0-1:768", "--node", "2-3:768", "--node", "4:", "--node", ":256", *vm.NO_BALANCING]
@@ -27,7 +28,7 @@ def told(vm_env):
     """What each scenario ended with, by program and name; what they wrote to standard error, under None."""
     paths = [BUILD / "test" / "vm" / program for program in PROGRAMS]
     command = "; ".join(f"echo program {path.name}; {shlex.quote(str(path))}" for path in paths)
-    done = vm.run(vm_env, MACHINE, ["sh", "-c", command], files=paths)
+    done = vm.run(vm_env, MACHINE, ["sh", "-c", command], paths, HANG_S * len(SCENARIOS))
     ends, program = {None: done.stderr}, None
     for line in done.stdout.splitlines():
         first, rest = line.rsplit(maxsplit=1)

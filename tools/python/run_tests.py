@@ -74,7 +74,7 @@ class Plan:
         elif self.arguments.slice != WHOLE:
             words += ["-m", "not hours"]
         return ["/usr/bin/python3", "-m", "pytest", "test/system", "-p", "tools.python.pytest_events", "-p",
-                "no:cacheprovider", "-n", str(WORKERS), "--dist", "loadgroup", "--timeout", "1800", *words]
+                "no:cacheprovider", "-n", str(WORKERS), "--dist", "loadgroup", "--timeout", "7200", *words]
 
     def targets(self, folder):
         needed = {target for row in self.meson[folder] for target in row["depends"]}
