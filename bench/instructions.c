@@ -3,6 +3,7 @@
  * An operation is one object's malloc and free where a loop has both, one call where it has one alone, and the whole
  * life of one buffer in realloc_grow. How they are counted stands in instructions.h. */
 #include "instructions.h"
+#include "still_clock.h"
 
 #include <malloc.h>
 

@@ -3,6 +3,7 @@
  * Objects have 64 bytes. An operation is one object: its alloc, its free, or both. Calls in bulk are of 64 objects.
  */
 #include "instructions.h"
+#include "still_clock.h"
 
 #include <slabmalloc.h>
 
