@@ -34,7 +34,7 @@ void begin_work(const char *program, uint64_t seed);
 __attribute__((noreturn, format(printf, 2, 3))) void fail(enum found found, const char *format, ...);
 
 struct at_work {
-    uint64_t ordinal;
+    _Atomic uint64_t ordinal;  /* likewise */
     const char *_Atomic doing; /* read by whoever finds that the time is up */
 };
 
