@@ -19,6 +19,19 @@ quietly() {
     return "$status"
 }
 
+# The same for a command that takes minutes: says every 15 s what it wrote last.
+patiently() {
+    local log status=0 teller
+    log=$(mktemp)
+    while sleep 15 >/dev/null 2>&1; do say "still at it: $(tail -n 1 "$log" | cut -c 1-70)"; done &
+    teller=$!
+    "$@" >"$log" 2>&1 </dev/null || status=$?
+    kill "$teller"
+    [ "$status" -eq 0 ] || cat "$log" >&2
+    rm -f "$log"
+    return "$status"
+}
+
 # Prints the packages that the list files name ('#' starts a comment) and that this machine does not have.
 packages_missing() {
     sed 's/#.*//' "$@" | tr -s '[:space:]' '\n' | sed '/^$/d' | sort -u |
@@ -47,7 +60,7 @@ packages_install() {
     fi
     say "installing Debian packages: $missing"
     # shellcheck disable=SC2086 # the packages are words
-    quietly $sudo bash "$root/tools/install-packages" $missing || return 1 # which has said why
+    patiently $sudo bash "$root/tools/install-packages" $missing || return 1 # which has said why
 }
 
 # The script cannot go on without these.
