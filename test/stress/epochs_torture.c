@@ -31,7 +31,11 @@
 enum {
     SHORTEST_LIFE = 20,
     LONGEST_LIFE = 2000,
+#ifdef __SANITIZE_THREAD__
+    SIGNAL_INTERVAL_NS = 4000000, /* handlers are slow: a thread with little of a CPU would spend all of it in them */
+#else
     SIGNAL_INTERVAL_NS = 400000,
+#endif
     CHILD_STEPS = 150,
     STRAY_BYTES = 1 << 18, /* of the C library's, for threads and timers */
     LEAST_READS = 2000,
@@ -56,25 +60,13 @@ _Atomic uint64_t handler_reads;
 
 /* -- lives ------------------------------------------------------------------------------------------------------- */
 
-static __thread volatile sig_atomic_t alarm_is_due; /* the last one has come */
-
-/* One signal, and the next one is ordered by the step behind it: a thread that has little of a CPU would spend all of
- * it in handlers, and hold everybody up from inside its section. */
-static void set_timer(struct crewman *self)
-{
-    const struct itimerspec once = {{0, 0}, {0, SIGNAL_INTERVAL_NS}};
-    alarm_is_due = 0;
-    if (timer_settime(self->timer, 0, &once, NULL) != 0)
-        fail(FOUND_WRONG, "no timer: %s", strerror(errno));
-}
-
 static void start_timer(struct crewman *self)
 {
+    const struct itimerspec every = {{0, SIGNAL_INTERVAL_NS}, {0, SIGNAL_INTERVAL_NS}};
     struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGUSR1};
     event.sigev_notify_thread_id = gettid();
-    if (timer_create(CLOCK_MONOTONIC, &event, &self->timer) != 0)
+    if (timer_create(CLOCK_MONOTONIC, &event, &self->timer) != 0 || timer_settime(self->timer, 0, &every, NULL) != 0)
         fail(FOUND_WRONG, "no timer: %s", strerror(errno));
-    set_timer(self);
 }
 
 /* Those who have to wait hold nothing up, and where membarrier has been taken away they show that they are outside.
@@ -117,8 +109,6 @@ static void *live(void *argument)
     pthread_setspecific(late_key, self);
     for (; life > 0 && !is_stopping(); life--) {
         await_turn(self);
-        if (self->timed && alarm_is_due)
-            set_timer(self);
         self->step(self);
     }
     if (self->inside)
@@ -238,15 +228,9 @@ static void enlist(void (*step)(struct crewman *self), unsigned flags)
     start(man);
 }
 
-static void interrupt(int signal_number)
-{
-    read_in_handler(signal_number);
-    alarm_is_due = 1;
-}
-
 static void start_crew(void)
 {
-    struct sigaction action = {.sa_handler = interrupt, .sa_flags = SA_RESTART};
+    struct sigaction action = {.sa_handler = read_in_handler, .sa_flags = SA_RESTART};
     if (sigaction(SIGUSR1, &action, NULL) != 0 || pthread_key_create(&late_key, live_on) != 0)
         fail(FOUND_WRONG, "%s", strerror(errno));
     for (unsigned i = 0; i < options.threads; i++)
