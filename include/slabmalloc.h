@@ -114,7 +114,7 @@ typedef struct slab_cache_stats {
 /* A cache of objects of `size` bytes (1 to 1 MiB), named for tables and messages: a copy of the first 63 characters;
  * names need not be unique. `attr` may be NULL. Until its first object the cache costs some hundred bytes and no
  * system call. NULL and EINVAL: a name that is NULL or empty, a size, alignment, flag, combination or magazine_rounds
- * that is none; NULL and ENOMEM: no memory, or over 32,000 caches that share with none.
+ * that is none; NULL and ENOMEM: no memory, or over 10,000 caches that share with none.
  *
  * Merging: caches of the same rounded size and alignment are names of one and the same, as in Linux's SLUB, unless
  * they have SLAB_NO_MERGE, SLAB_TYPESAFE_BY_EPOCH or SLAB_ACCOUNT, a constructor or destructor, a limit, or

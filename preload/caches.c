@@ -4,7 +4,7 @@
 #include <slabmalloc.h>
 
 #include "heap/cache_control.h"
-#include "heap/object.h"
+#include "heap/cache_object.h"
 #include "heap/slab_info.h"
 #include "thread/reserve.h"
 

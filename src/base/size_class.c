@@ -1,17 +1,17 @@
 /* The tables of size classes, as constants: read-only data, shared by all processes. */
 #include "base/size_class.h"
 
-/* The place for n bytes, n up to 1024, as a constant expression. */
+/* The slot word for n bytes, n up to 1024, as a constant expression. */
 #define CLASS(n)                                                                                                     \
     ((n) == 0 ? 0 : (n) <= 256 ? ((n)-1) / 16 : (n) <= 512 ? 16 + ((n)-1 - 256) / 32 : 24 + ((n)-1 - 512) / 64)
-#define PLACE(n) ((CLASS(n) + 1) * SLM_PLACE_UNITS)
-#define PLACES4(n) PLACE(n), PLACE((n) + 1), PLACE((n) + 2), PLACE((n) + 3)
-#define PLACES16(n) PLACES4(n), PLACES4((n) + 4), PLACES4((n) + 8), PLACES4((n) + 12)
-#define PLACES64(n) PLACES16(n), PLACES16((n) + 16), PLACES16((n) + 32), PLACES16((n) + 48)
-#define PLACES256(n) PLACES64(n), PLACES64((n) + 64), PLACES64((n) + 128), PLACES64((n) + 192)
+#define WORD(n) ((CLASS(n) + 1) * SLM_PLACE_UNITS)
+#define WORDS4(n) WORD(n), WORD((n) + 1), WORD((n) + 2), WORD((n) + 3)
+#define WORDS16(n) WORDS4(n), WORDS4((n) + 4), WORDS4((n) + 8), WORDS4((n) + 12)
+#define WORDS64(n) WORDS16(n), WORDS16((n) + 16), WORDS16((n) + 32), WORDS16((n) + 48)
+#define WORDS256(n) WORDS64(n), WORDS64((n) + 64), WORDS64((n) + 128), WORDS64((n) + 192)
 
 slm_always_read const uint16_t slm_size_place[SLM_TABLE_MAX + 1] = {
-    PLACES256(0), PLACES256(256), PLACES256(512), PLACES256(768), PLACE(1024),
+    WORDS256(0), WORDS256(256), WORDS256(512), WORDS256(768), WORD(1024),
 };
 
 slm_always_read const uint16_t slm_class_size[SLM_CLASSES] = {

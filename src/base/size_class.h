@@ -3,16 +3,15 @@
  *
  *     16 32 48 ... 256 | 288 320 352 ... 512 | 576 640 ... 1024 | ... | 18432 20480 ... 32768
  *
- * A class is the number of its cache; named caches (depot/cache.h) have higher numbers. A number has a place: where
- * its slot lies in a thread's block (thread/slots.h), in units of eight bytes, so that x86's addressing scales it for
- * free.
+ * A cache has an id; a size class's is its class, named caches (depot/cache.h) have higher ones. An id has a slot word:
+ * where the cache's slot begins in a thread's block (thread/slots.h), counted in words of eight bytes, so that x86's
+ * addressing scales it for free. The tables that the hot paths read hold slot words.
  *
- *     slot     0   | 1 ... 72     | 73 ... 85             | 86 ... 680           | 681
- *              none| size classes | the thread's own part | named caches         | closed
+ *     slot     0    | 1 ... 72     | 73 ... 85             | 86 ... 10921
+ *              none | size classes | the thread's own part | named caches
  *
- * The first and the last slot belong to no cache: their magazines are always both empty and full. Place 0 is that of
- * what is no small object; SLM_PLACE_CLOSED that of objects of caches whose every call is to take the slow path. The
- * tables that the hot paths read hold places, not numbers. */
+ * Slot 0 belongs to no cache: its magazine is always both empty and full. Its word, 0, stands in the page map for what
+ * is no small object, and sends every call there into the slow path. */
 #pragma once
 
 #include "base/bits.h"
@@ -20,24 +19,22 @@
 enum {
     SLM_CLASSES = 72,
     SLM_SMALL_MAX = 32768,      /* larger requests get spans of their own */
-    SLM_TABLE_MAX = 1024,       /* up to here one load finds the place */
-    SLM_PLACE_UNITS = 6,        /* words of a slot */
-    SLM_SLOTS = 682,            /* 32 KiB of them */
-    SLM_NAMED_FIRST = 85,       /* the lowest number of a named cache */
-    SLM_DIRECT = SLM_SLOTS - 2, /* numbers below have a slot in the block itself */
-    SLM_PLACES = SLM_SLOTS * SLM_PLACE_UNITS,
-    SLM_PLACE_CLOSED = (SLM_SLOTS - 1) * SLM_PLACE_UNITS,
+    SLM_TABLE_MAX = 1024,       /* up to here one load finds the slot word */
+    SLM_PLACE_UNITS = 6,         /* of a slot */
+    SLM_SLOTS = 10922,          /* 512 KiB of them, so that 16 bits hold a slot word */
+    SLM_NUMBERS = SLM_SLOTS - 1, /* ids are below */
+    SLM_NAMED_FIRST = 85,       /* the lowest id of a named cache */
+    SLM_PLACE_CLOSED = 0xfffe,  /* TODO at merge */
 };
 
 extern slm_hidden const uint16_t slm_size_place[SLM_TABLE_MAX + 1];
 extern slm_hidden const uint16_t slm_class_size[SLM_CLASSES]; /* in bytes */
 
-slm_inline unsigned slm_number_of_place(unsigned place)
+slm_inline unsigned slm_number_of_place(size_t place)
 {
-    return place / SLM_PLACE_UNITS - 1;
+    return (unsigned)place / SLM_PLACE_UNITS - 1;
 }
 
-/* Of a number below SLM_DIRECT. */
 slm_inline unsigned slm_place_of_number(unsigned number)
 {
     return (number + 1) * SLM_PLACE_UNITS;

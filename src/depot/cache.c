@@ -6,13 +6,14 @@
 #include "base/options.h"
 #include "os/topology.h"
 #include "page/metadata.h"
+#include "page/page_map.h"
 
-enum { start_bytes = 8192, start_rounds_most = 6, most_rounds_least = 2 };
+/* A thread holds two magazines, and several threads share a limit. */
+enum { start_bytes = 8192, start_rounds_most = 6, most_rounds_least = 2, magazines_a_limit = 16 };
 
 struct slm_cache slm_class_caches[SLM_CLASSES];
 struct slm_cache *_Atomic slm_caches[SLM_NUMBERS];
 struct slm_depot_counts slm_cache_gone[SLM_NODES_MAX];
-static char class_names[SLM_CLASSES][12];
 
 static struct slm_lock mutex = {.rank = SLM_RANK_CACHES};
 static struct slm_list caches = {&caches, &caches};
@@ -37,6 +38,10 @@ static void set_bounds(struct slm_cache *cache)
             (uint32_t)slm_min(slm_max(slm_options.magazine_bytes / size, most_rounds_least), SLM_MAGAZINE_ROUNDS_MAX);
         start = (uint32_t)slm_min(slm_max(start_bytes / size, 1), slm_min(start_rounds_most, most));
     }
+    if (cache->shape.limit) {
+        most = (uint32_t)slm_min(most, slm_max(cache->limit.objects / magazines_a_limit, 1));
+        start = (uint32_t)slm_min(start, most);
+    }
     store_relaxed(&cache->most_rounds, most);
     store_relaxed(&cache->start_rounds, start);
     store_relaxed(&cache->depot_rounds, cache->fixed_magazines != 0 ? (uint64_t)cache->fixed_magazines * most
@@ -45,7 +50,9 @@ static void set_bounds(struct slm_cache *cache)
 
 slm_seldom void slm_cache_add(struct slm_cache *cache)
 {
+    cache->shape.place = (uint16_t)slm_place_of_number(cache->number);
     slm_slab_shape_fill(&cache->shape);
+    slm_page_map_set_size(cache->shape.place, cache->shape.object_size);
     for (unsigned node = 0; node < slm_nodes; node++) { /* a used one has depots already */
         struct slm_depot *depot = slm_cache_depot_made(cache, node);
         if (depot)
@@ -54,10 +61,8 @@ slm_seldom void slm_cache_add(struct slm_cache *cache)
     set_bounds(cache);
     cache->generation = slm_fork_generation;
     slm_list_insert_before(&caches, &cache->link);
-    if (cache->number >= SLM_CLASSES)
+    if (!slm_cache_is_class(cache))
         store_release(&slm_caches[cache->number], cache); /* pairs with whoever gets its first object */
-    if (cache->account && !slm_cache_is_far(cache))
-        store_release(&slm_caches[cache->number - 1], cache);
 }
 
 void slm_depot_add_counts(const struct slm_depot *depot, struct slm_depot_counts *sums)
@@ -77,19 +82,15 @@ void slm_cache_remove(struct slm_cache *cache)
             slm_depot_add_counts(depot, &slm_cache_gone[node]);
     }
     store_relaxed(&slm_caches[cache->number], NULL);
-    if (cache->account && !slm_cache_is_far(cache))
-        store_relaxed(&slm_caches[cache->number - 1], NULL);
 }
 
 slm_seldom void slm_cache_start(void)
 {
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
         struct slm_cache *cache = &slm_class_caches[class];
-        name_class(class_names[class], slm_class_size[class]);
-        cache->name = class_names[class];
+        name_class(cache->name, slm_class_size[class]);
         cache->number = class;
         cache->shape.object_size = slm_class_size[class];
-        cache->shape.place = (uint16_t)slm_place_of_number(class);
         slm_cache_add(cache);
     }
 }
@@ -188,4 +189,16 @@ void slm_cache_foreach(void (*visit)(struct slm_cache *cache, void *context), vo
     slm_cache_lock();
     slm_cache_each(visit, context);
     slm_cache_unlock();
+}
+
+static void forget_hands(struct slm_cache *cache, void *nothing)
+{
+    (void)nothing;
+    store_relaxed(&cache->limit.hands, 0);
+}
+
+/* Whoever held the mutex: links are written in an order that can be walked. */
+slm_seldom void slm_cache_fork_child(void)
+{
+    slm_cache_each(forget_hands, NULL);
 }

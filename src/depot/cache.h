@@ -1,32 +1,21 @@
-/* Caches: a type of objects with one depot a node. Every size class is a cache; named ones are made by programs
- * (depot/named.h). The cache mutex guards their list, their making, tuning, shrinking and destruction, and is never
- * taken by an allocation.
+/* Caches: a type of objects with one depot a node. Every size class is a cache; programs make named ones
+ * (depot/cache_name.h). The cache mutex guards their list, and their making, tuning, shrinking and destruction. No
+ * allocation takes it.
  *
- * A cache has a number. Below SLM_DIRECT it has a slot at its place in every thread's block, and the page map names
- * that place for its objects. An accounted cache has two numbers there, one after the other: its own, and before it
- * that of the place that its objects have, whose slot is always both empty and full; both numbers lead to it. Caches
- * that no number was left for are far: the page map has SLM_PLACE_CLOSED for their objects, and threads keep their
- * slots in a table (thread/slots.h).
+ * A cache has an id, and so a slot in every thread's block (thread/slots.h). The page map names that slot for the
+ * cache's objects.
  *
  * A destroyed cache's memory is only used for caches again: a late look at one of its depots is harmless. */
 #pragma once
 
 #include "depot/depot.h"
 
-enum { SLM_NUMBERS = SLM_DIRECT + 32 * 1024 };
+struct slab_cache;
 
-/* What an accounted cache has given out: see thread/account.h. */
-struct slm_account {
-    uint64_t limit;           /* in objects; UINT64_MAX: none */
-    uint64_t limit_bytes;     /* as it was asked for; 0: none */
-    _Atomic int64_t live;     /* objects, but for what the threads' windows say */
-    _Atomic uint64_t charged; /* objects that are live, or that a window allows */
-    _Atomic uint32_t windows; /* whether there are any: see thread/account.c */
-};
+enum { SLM_CACHE_NAME_BYTES = 64 };
 
 struct slm_cache {
-    struct slm_list link; /* guarded by the cache mutex */
-    const char *name;
+    struct slm_list link; /* guarded by the cache mutex, as is all that is neither atomic nor fixed when it is made */
     struct slm_slab_shape shape;
     uint32_t number;
     uint32_t generation;                           /* of the process, when it was made */
@@ -35,9 +24,18 @@ struct slm_cache {
     _Atomic uint32_t fixed_rounds;                 /* what a program has asked for; 0: automatic */
     uint32_t fixed_magazines;                      /* what a program has asked for; 0: automatic */
     _Atomic uint64_t depot_rounds;                 /* that a depot keeps at most */
-    struct slm_account *account;                   /* NULL: not accounted */
     _Atomic(_Atomic(struct slm_depot *) *) others; /* depots by node, from 1 on: made on first use */
-    struct slm_depot first;                        /* node 0 */
+    struct slm_limit limit;                        /* shape.limit, if it has one */
+    struct slm_slab_life life;                     /* shape.life, if it has one */
+    struct slab_cache *first_name;                 /* the oldest of those that lead to it; NULL: it is leaving */
+    uint32_t names;                                /* how many lead to it */
+    uint32_t align;
+    bool merges;             /* with others of its size and alignment */
+    bool held;               /* while it leaves: somebody looks after it */
+    uint32_t recall;         /* while it leaves: goes when all threads have attended to this one */
+    struct slm_cache *next;  /* of its bucket of caches that merge, of those that leave, or of those unused */
+    char name[SLM_CACHE_NAME_BYTES];
+    struct slm_depot first; /* node 0 */
 };
 
 extern slm_hidden struct slm_cache slm_class_caches[SLM_CLASSES];
@@ -49,9 +47,9 @@ slm_inline struct slm_cache *slm_cache_of(unsigned number)
     return number < SLM_CLASSES ? &slm_class_caches[number] : load_relaxed(&slm_caches[number]);
 }
 
-slm_inline bool slm_cache_is_far(const struct slm_cache *cache)
+slm_inline bool slm_cache_is_class(const struct slm_cache *cache)
 {
-    return cache->number >= SLM_DIRECT;
+    return cache->number < SLM_CLASSES;
 }
 
 /* The cache that a depot belongs to: depots know its shape. */
@@ -71,8 +69,8 @@ slm_inline struct slm_cache *slm_cache_of_object(const void *pointer)
 /* Name and cut the size classes; once, before the first allocation. */
 void slm_cache_start(void);
 
-/* Ready a cache whose shape's object_size, place, alignment and life, and whose name and number are set, and list it
- * last. Under the cache mutex, once there are threads. */
+/* Ready a cache whose name, number and shape.object_size are set, and alignment, life and limit where it has any; and
+ * list it last. Under the cache mutex, once there are threads. */
 void slm_cache_add(struct slm_cache *cache);
 
 /* Take it off the list again; its depots stay, and what they have counted is added to slm_cache_gone. Under the cache
@@ -108,6 +106,9 @@ struct slm_depot *slm_cache_depot_made(struct slm_cache *cache, unsigned node);
 /* How many slabs there are, those in the hands of some thread's slow path included. Pairs with their release:
  * acquire. */
 uint64_t slm_cache_slabs(struct slm_cache *cache);
+
+/* In the child of a fork: nobody carries objects any more (depot/limit.h). */
+void slm_cache_fork_child(void);
 
 /* The cache mutex. Housekeeping tries, and goes without when somebody holds it. */
 void slm_cache_lock(void);

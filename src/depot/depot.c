@@ -65,9 +65,15 @@ void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape,
     depot->node = node;
 }
 
+void slm_depot_lose(struct slm_depot *depot, uint64_t n)
+{
+    sub_relaxed(&depot->objects_out, n);
+    slm_limit_return(depot->shape->limit, n);
+}
+
 static void restart(struct slm_depot *depot)
 {
-    add_relaxed(&depot->lost_rounds, load_relaxed(&depot->stock_rounds));
+    slm_depot_lose(depot, load_relaxed(&depot->stock_rounds));
     store_relaxed(&depot->stock_rounds, 0);
     depot->full = depot->empty = NULL;
     depot->full_count = depot->full_low = depot->occupied = 0;
@@ -275,11 +281,10 @@ static bool constructs(const struct slm_depot *depot)
     return depot->shape->life && depot->shape->life->constructor;
 }
 
-unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n)
+/* As slm_depot_fill, of objects that are charged. */
+static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
 {
     struct slm_slab *slabs[slabs_at_once];
-    if (unlikely(load_relaxed(&slm_depot_pending)))
-        slm_depot_relink_pending();
     unsigned number = hold_slabs(depot, slabs, n), got = 0;
     if (number == 0) {
         if (constructs(depot)) {
@@ -296,6 +301,21 @@ unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n)
     add_relaxed(&depot->objects_out, got);
     put_slabs(depot, slabs, number, got);
     reverse(rounds, got);
+    return got;
+}
+
+unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n)
+{
+    struct slm_limit *limit = depot->shape->limit;
+    if (unlikely(load_relaxed(&slm_depot_pending)))
+        slm_depot_relink_pending();
+    const unsigned charged = slm_limit_charge(limit, n);
+    if (unlikely(charged == 0)) {
+        errno = EDQUOT;
+        return 0;
+    }
+    const unsigned got = take(depot, rounds, charged);
+    slm_limit_return(limit, charged - got);
     return got;
 }
 
@@ -366,6 +386,7 @@ void slm_depot_give(void *const *rounds, unsigned n, const char *call)
         if (!depot)
             not_ours(rounds[i], call);
         const unsigned given = slm_slab_give(slab, rounds + i, n - i, call, depot->cache_name);
+        slm_limit_return(depot->shape->limit, given);
         /* release: pairs with the cache's destruction, which looks whether anything is out */
         atomic_fetch_sub_explicit(&depot->objects_out, given, memory_order_release);
         if (count_given(slab, given))
@@ -399,6 +420,7 @@ bool slm_depot_give_nolock(void *object, const char *call)
     if (!depot)
         return false;
     slm_slab_give(slab, &object, 1, call, depot->cache_name);
+    slm_limit_return(depot->shape->limit, 1);
     atomic_fetch_sub_explicit(&depot->objects_out, 1, memory_order_release); /* as in slm_depot_give */
     if (count_given(slab, 1))
         pend(slab);
@@ -460,6 +482,7 @@ slm_unordered bool slm_depot_keeps_vacant(const struct slm_depot *depot)
 
 bool slm_depot_trim(struct slm_depot *depot, bool all)
 {
+    slm_limit_carry(depot->shape->limit);
     struct slm_magazine *empties, *next, *full = take_surplus(depot, all, &empties);
     const bool stocked = full || empties;
     bool waiting;
@@ -468,6 +491,7 @@ bool slm_depot_trim(struct slm_depot *depot, bool all)
         slm_depot_give(full->rounds, full->count, "trim");
         slm_metadata_free(full, slm_magazine_bytes(full->capacity));
     }
+    slm_limit_carried(depot->shape->limit);
     for (; empties; empties = next) {
         next = empties->next;
         slm_metadata_free(empties, slm_magazine_bytes(empties->capacity));

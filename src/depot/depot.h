@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/magazine.h"
+#include "depot/limit.h"
 #include "slab/slab.h"
 #include "sync/lock.h"
 
@@ -25,7 +26,7 @@ struct slm_depot {
     unsigned node;
     bool vacant_seen;             /* at the last trim */
     _Atomic uint64_t objects_out; /* of slabs: live, or in magazines */
-    _Atomic uint64_t slabs_made, slabs_released, lost_rounds;
+    _Atomic uint64_t slabs_made, slabs_released;
     _Atomic uint64_t drains_home;            /* magazines whose rounds went to their slabs */
     uint64_t locks_before, contended_before; /* of the lock, when the depot was made another cache's */
 } slm_cacheline;
@@ -65,13 +66,17 @@ bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot);
 bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **slot, uint64_t limit_rounds);
 
 /* Take up to n objects from partial slabs, else from a new one: the lowest address last, as a stack hands it out.
- * How many; 0 and ENOMEM when the kernel has no more. No lock is held while the slabs are read. Where objects have a
- * constructor no slab is made: 0 and EAGAIN ask for slm_depot_grow. */
+ * How many; 0 and ENOMEM when the kernel has no more, EDQUOT where the cache's limit is met. No lock is held while the
+ * slabs are read. Where objects have a constructor no slab is made: 0 and EAGAIN ask for slm_depot_grow. */
 unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n);
 
 /* Put objects back into their slabs, on whatever node and of whatever cache they are. What is no object ends the
  * process in the name of `call`. */
 void slm_depot_give(void *const *rounds, unsigned n, const char *call);
+
+/* After a fork: so many objects were in magazines of threads that the child does not have. They stay out of their
+ * slabs, but are no longer counted. */
+void slm_depot_lose(struct slm_depot *depot, uint64_t n);
 
 /* Make a slab, construct its objects, and list it; false: there is no memory (ENOMEM), or a constructor of this very
  * depot's objects is what asks (EDEADLK). The caller holds no lock and works on no thread's block: the constructor

@@ -91,6 +91,7 @@ static void note_used(struct slm_thread *thread, size_t place)
 {
     struct slm_retired_half *half = slm_retired_half(thread);
     half->end = (uint32_t)slm_max(half->end, place / SLM_PLACE_UNITS + 1);
+    slm_slot_groups_add(&half->used, (unsigned)place / SLM_PLACE_UNITS);
     half->pass = slm_retired_slot_at(thread, place)->pass = load_relaxed(&passes);
 }
 

@@ -14,7 +14,6 @@
 #include "os/topology.h"
 #include "page/page_map.h"
 #include "sync/epoch.h"
-#include "thread/account.h"
 #include "thread/thread_cache.h"
 
 enum { SEGMENTS = 4, heads_at_once = 32, many = 256, limit_least = 8 << 20 };
@@ -365,11 +364,6 @@ static void count_off(struct hand hand, const struct sums *freed)
 
 void slm_ring_free_objects(void *const *objects, unsigned n)
 {
-    for (unsigned i = 0; i < n; i++) {
-        const struct slm_cache *cache = slm_cache_of_object(objects[i]);
-        if (cache && cache->account)
-            slm_account_give_direct(cache->account, 1);
-    }
     slm_depot_give(objects, n, "slab_free_deferred");
 }
 
@@ -378,8 +372,6 @@ static void stock_magazine(struct slm_magazine *magazine)
 {
     struct slm_cache *cache = slm_cache_of(magazine->number);
     const uint64_t limit = load_relaxed(&cache->depot_rounds) + slm_ring_limit_bytes() / cache->shape.object_size;
-    if (cache->account)
-        slm_account_give_direct(cache->account, magazine->count);
     slm_magazine_hand_on(cache, magazine, limit);
 }
 

@@ -7,7 +7,7 @@
 #include "depot/retired.h"
 #include "heap/deferred.h"
 #include "heap/lifecycle.h"
-#include "heap/object.h"
+#include "heap/gather.h"
 #include "os/sys.h"
 #include "os/topology.h"
 #include "sync/epoch.h"
@@ -30,7 +30,7 @@ static bool is_sound(const char *name, size_t size, const struct slab_cache_attr
            attr->magazine_rounds <= SLM_MAGAZINE_ROUNDS_MAX && !((attr->flags & SLAB_ZERO) && keeps_state);
 }
 
-/* Once: limits are kept in another way where there is none (thread/account.c). */
+/* Once: where there is none, threads keep no magazines of limited caches (thread/thread_cache.c). */
 static void look_for_membarrier(void)
 {
     static _Atomic bool looked;
@@ -58,30 +58,6 @@ slm_seldom struct slab_cache *slm_control_create(const char *name, size_t size, 
     return named;
 }
 
-/* -- taking everything out of the threads ------------------------------------------------------------------------ */
-
-static void hand_on_all(struct slm_cache *cache, struct slm_magazine *magazines, bool home)
-{
-    for (struct slm_magazine *next; magazines; magazines = next) {
-        next = magazines->next;
-        slm_magazine_hand_on(cache, magazines, home ? 0 : load_relaxed(&cache->depot_rounds));
-    }
-}
-
-/* The rounds in threads' magazines: home to their slabs, or (tuning) to the depot's stock. Returns how many threads
- * were missed. */
-static unsigned take_rounds(struct slm_cache *cache, enum slm_take_how how, bool home, bool always)
-{
-    struct slm_take_rounds rounds = {cache, how, NULL};
-    struct slm_thread *self = slm_thread_hide();
-    if (self)
-        slm_take_own(self, &rounds);
-    const unsigned missed = slm_take_rounds(&rounds, always);
-    slm_thread_unhide(self);
-    hand_on_all(cache, rounds.taken, home);
-    return missed;
-}
-
 struct depot_sums {
     uint64_t released, out;
 };
@@ -97,21 +73,19 @@ static struct depot_sums sum_depots(struct slm_cache *cache)
     return sums;
 }
 
-static void trim_all(struct slm_cache *cache)
-{
-    slm_depot_relink_pending();
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        if (depot)
-            slm_depot_trim(depot, true);
-    }
-}
-
 /* The user's destructors, and slabs whose grace period has passed; nothing is locked. */
 static void release_retired(const struct slm_cache *cache)
 {
     slm_retired_poll();
     slm_retired_release(&cache->shape);
+}
+
+/* Home from all threads; how many were missed. */
+static unsigned gather(struct slm_cache *cache, enum slm_take_how how)
+{
+    const struct slm_gathering gathering = {.how = how};
+    uint64_t gathered;
+    return slm_gather_from_threads(cache, &gathering, &gathered);
 }
 
 /* -- shrink, tune -------------------------------------------------------------------------------------------------
@@ -123,16 +97,14 @@ slm_seldom size_t slm_control_shrink(struct slab_cache *named)
         errno = EINVAL;
         return 0;
     }
-    const int kept = errno;
     slm_cache_lock();
-    struct slm_cache *cache = slm_object_cache(named, "slab_cache_shrink");
+    struct slm_cache *cache = slm_named_cache(named, "slab_cache_shrink");
     const size_t bytes = (size_t)cache->shape.granules << SLM_GRANULE_SHIFT;
     const uint64_t before = sum_depots(cache).released;
-    take_rounds(cache, SLM_TAKE_SPARE, true, false);
-    trim_all(cache);
+    gather(cache, SLM_TAKE_SPARE);
+    slm_gather_from_depots(cache);
     slm_cache_unlock();
     release_retired(cache);
-    errno = kept;
     return (size_t)(sum_depots(cache).released - before) * bytes;
 }
 
@@ -142,11 +114,12 @@ slm_seldom int slm_control_tune(struct slab_cache *named, unsigned rounds, unsig
         errno = EINVAL;
         return -1;
     }
-    const int kept = errno;
+    static const struct slm_gathering for_tuning = {.how = SLM_TAKE_SPARE, .to_stock = true, .always = true};
+    uint64_t gathered;
     slm_cache_lock();
-    struct slm_cache *cache = slm_object_cache(named, "slab_cache_tune");
+    struct slm_cache *cache = slm_named_cache(named, "slab_cache_tune");
     slm_cache_tune(cache, rounds, magazines);
-    take_rounds(cache, SLM_TAKE_SPARE, false, true);
+    slm_gather_from_threads(cache, &for_tuning, &gathered);
     for (unsigned node = 0; node < slm_nodes; node++) {
         struct slm_depot *depot = slm_cache_depot_made(cache, node);
         if (depot && load_relaxed(&depot->stock_rounds) > load_relaxed(&cache->depot_rounds))
@@ -154,7 +127,6 @@ slm_seldom int slm_control_tune(struct slab_cache *named, unsigned rounds, unsig
     }
     slm_cache_unlock();
     release_retired(cache);
-    errno = kept;
     return 0;
 }
 
@@ -167,11 +139,11 @@ slm_seldom int slm_control_tune(struct slab_cache *named, unsigned rounds, unsig
 static slm_seldom unsigned dismantle(struct slm_cache *cache)
 {
     _Atomic uint32_t nobody = 0;
-    unsigned missed = take_rounds(cache, SLM_TAKE_EVERYTHING, true, false);
+    unsigned missed = gather(cache, SLM_TAKE_EVERYTHING);
     for (unsigned attempt = 0; missed > 0 && attempt < dismantling_most && load_relaxed(&slm_sys_has_membarrier);
          attempt++) {
         slm_sys_wait(&nobody, 0, 1);
-        missed = take_rounds(cache, SLM_TAKE_EVERYTHING, true, false);
+        missed = gather(cache, SLM_TAKE_EVERYTHING);
     }
     return missed;
 }
@@ -188,8 +160,8 @@ static slm_seldom uint64_t live_after_shrinking(struct slm_cache *cache)
 {
     _Atomic uint32_t nobody = 0;
     for (unsigned attempt = 0;; attempt++) {
-        const unsigned missed = take_rounds(cache, SLM_TAKE_INSISTING, true, false);
-        trim_all(cache);
+        const unsigned missed = gather(cache, SLM_TAKE_INSISTING);
+        slm_gather_from_depots(cache);
         const uint64_t live = live_objects(cache);
         if (live == 0 || missed == 0 || attempt == attempts_most || !load_relaxed(&slm_sys_has_membarrier))
             return live;
@@ -216,7 +188,7 @@ static slm_seldom uint64_t destroy(struct slab_cache *named, struct slm_cache *c
     if (live > 0)
         return live;
     *missed = dismantle(cache);
-    trim_all(cache);
+    slm_gather_from_depots(cache);
     live = live_objects(cache);
     if (live > 0)
         return live;
@@ -247,17 +219,16 @@ slm_seldom int slm_control_destroy(struct slab_cache *named)
 {
     if (!named)
         return 0;
-    const int kept = errno;
     if (!slm_epoch_inside() && !slm_ring_is_calling() && !slm_retired_is_releasing())
         slm_deferred_free_all(attempts_most);
     slm_cache_lock();
-    struct slm_cache *cache = slm_object_cache(named, "slab_cache_destroy");
-    if (cache->number < SLM_CLASSES) {
+    struct slm_cache *cache = slm_named_cache(named, "slab_cache_destroy");
+    if (slm_cache_is_class(cache)) {
         slm_cache_unlock();
         errno = EINVAL;
         return -1;
     }
-    const bool last = slm_named_count(cache) == 1;
+    const bool last = cache->names == 1;
     unsigned missed = 0;
     const uint64_t live = last ? destroy(named, cache, &missed) : 0;
     if (!last)
@@ -277,6 +248,5 @@ slm_seldom int slm_control_destroy(struct slab_cache *named)
         slm_named_sweep(slm_take_recalled());
         slm_cache_unlock();
     }
-    errno = kept;
     return 0;
 }

@@ -5,7 +5,7 @@
  * again. */
 #pragma once
 
-#include "depot/named.h"
+#include "depot/cache_name.h"
 #include "heap/heap.h"
 
 /* As the slab_cache_* of the same name promise. */

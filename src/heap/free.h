@@ -1,6 +1,6 @@
 /* free's hot path: the granule's entry in the page map names the magazine, a push puts the object on top. NULL,
  * foreign pointers and other nodes' objects lie outside the area of the thread's node, and so outside its part of the
- * map; large objects have place 0, objects of far caches the closed one: their magazines are always full. */
+ * map; large objects have place 0, whose magazine is always full. */
 #pragma once
 
 #include "heap/heap.h"
@@ -28,7 +28,7 @@ slm_inline void slm_free(void *pointer)
     void **top = slm_shared_load(&slm_slot_at(thread, place)->top);
     slm_forget(place);
     if (unlikely(top == slm_slot_at(thread, place)->limit)) {
-        slm_free_full_slow(pointer, place);
+        slm_free_slow(pointer, "free");
         return;
     }
     slm_forget(place);

@@ -3,14 +3,13 @@
  * goes, and the call is tried once more. */
 #include "heap/heap.h"
 
-#include <errno.h>
 #include <string.h>
 
+#include "base/errno.h"
 #include "base/panic.h"
 #include "depot/retired.h"
 #include "epoch/retire.h"
 #include "heap/alloc.h"
-#include "heap/closed.h"
 #include "heap/free.h"
 #include "heap/lifecycle.h"
 #include "heap/reclaim.h"
@@ -24,8 +23,10 @@ enum { probe_bytes = 64 << 20 };
 void *slm_alloc_direct(struct slm_cache *cache)
 {
     void *object = NULL;
-    if (!slm_process_started())
+    if (!slm_process_started()) {
+        errno = ENOMEM;
         return NULL;
+    }
     return slm_depot_fill(slm_cache_depot(cache, slm_direct_node()), &object, 1) ? object : NULL;
 }
 
@@ -140,71 +141,41 @@ static void free_large(void *pointer, const char *call)
     slm_reclaim_after_free();
 }
 
-/* An object of a far cache: only its slab knows which. */
-static void free_far(void *pointer, const char *call)
+static void free_small(size_t place, void *pointer, const char *call)
 {
-    struct slm_cache *cache = slm_cache_of_object(pointer);
-    if (!cache)
-        slm_refuse(pointer, call);
-    slm_closed_free(cache, pointer, call);
-}
-
-static void free_direct(size_t place, void *pointer, const char *call)
-{
-    const unsigned number = slm_number_of_place((unsigned)place);
-    struct slm_cache *cache = slm_cache_of(number);
-    if (unlikely(cache->account != NULL)) {
-        slm_closed_free(cache, pointer, call);
-        return;
-    }
     struct slm_thread *thread = slm_thread_enter(false);
     if (unlikely(!thread)) {
         slm_direct_count(pointer);
         slm_depot_give(&pointer, 1, call);
         return;
     }
-    slm_thread_free(thread, number, pointer);
+    slm_thread_free(thread, slm_number_of_place((unsigned)place), pointer);
     slm_thread_leave(thread);
 }
 
-/* The destructors of the freed object's cache, if it has any. A far cache's wait for a call about it, or the worker.
- */
+/* The destructors of the freed object's cache, if it has any. */
 static void release_retired(size_t place)
 {
-    if (place < slm_place_of_number(SLM_NAMED_FIRST) || place == SLM_PLACE_CLOSED)
-        return;
-    const struct slm_cache *cache = load_relaxed(&slm_caches[slm_number_of_place((unsigned)place)]);
+    const unsigned number = slm_number_of_place((unsigned)place);
+    const struct slm_cache *cache = number < SLM_NUMBERS ? slm_cache_of(number) : NULL;
     if (cache && cache->shape.life)
         slm_retired_release(&cache->shape);
 }
 
 slm_slow void slm_free_slow(void *pointer, const char *call)
 {
+    slm_keep_errno();
     if (!pointer)
         return;
-    const int kept = errno;
     slm_fork_check();
     const size_t place = slm_page_map_place(pointer);
     if (place == 0)
         free_large(pointer, call);
-    else if (place == SLM_PLACE_CLOSED)
-        free_far(pointer, call);
     else
-        free_direct(place, pointer, call);
+        free_small(place, pointer, call);
     if (unlikely(load_relaxed(&slm_retired_due) > 0))
         release_retired(place);
     slm_reclaim_if_scarce();
-    errno = kept;
-}
-
-void slm_free_full_slow(void *pointer, size_t place)
-{
-    if (place >= slm_place_of_number(SLM_NAMED_FIRST) && place != SLM_PLACE_CLOSED) {
-        const struct slm_cache *cache = load_relaxed(&slm_caches[slm_number_of_place((unsigned)place)]);
-        if (cache->account && likely(slm_counted_push(place, pointer)))
-            return;
-    }
-    slm_free_slow(pointer, "free");
 }
 
 void slm_free_nolock(void *pointer)
@@ -213,26 +184,21 @@ void slm_free_nolock(void *pointer)
         return;
     const size_t place = slm_page_map_place(pointer);
     struct slm_large *large = place == 0 ? slm_large_of(pointer) : NULL;
-    const struct slm_cache *cache = place != 0 ? slm_cache_of_object(pointer) : NULL;
     if (large ? !slm_large_free_nolock(large) : !slm_depot_give_nolock(pointer, "slab_free_nolock"))
         slm_refuse(pointer, "slab_free_nolock");
-    if (cache)
+    if (!large)
         slm_direct_count(pointer);
-    if (cache && cache->account)
-        slm_account_give_direct(cache->account, 1);
 }
 
 slm_slow size_t slm_usable_slow(const void *pointer)
 {
     if (!pointer)
         return 0;
-    const struct slm_large *large = slm_large_of(pointer);
-    if (large)
-        return large->usable;
-    const struct slm_cache *cache = slm_cache_of_object(pointer);
-    if (!cache)
+    const size_t size = slm_page_map_size(slm_heap_base, slm_page_map_place(pointer));
+    const struct slm_large *large = size == 0 ? slm_large_of(pointer) : NULL;
+    if (size == 0 && !large)
         slm_refuse(pointer, "malloc_usable_size");
-    return cache->shape.object_size;
+    return large ? large->usable : size;
 }
 
 void *slm_zeroed_alloc(size_t count, size_t size)
@@ -307,8 +273,7 @@ void *slm_resize(void *pointer, size_t n)
     const size_t place = slm_place_of(pointer);
     if (unlikely(place == 0))
         return resize_large(pointer, n);
-    const size_t of_place = slm_page_map_size(slm_heap_base, place);
-    const size_t size = likely(of_place != 0) ? of_place : slm_usable_slow(pointer);
+    const size_t size = slm_page_map_size(slm_heap_base, place);
     if (n <= size && (n > size / 2 || size <= 64))
         return pointer;
     return resize_by_copy(pointer, size, n);

@@ -13,9 +13,6 @@ void *slm_alloc_medium(size_t n);
 /* Over SLM_SMALL_MAX bytes on a node that there is. */
 void *slm_alloc_large_node(size_t n, unsigned node);
 
-/* The magazine at the pointer's place is full, or always is: 0 and accounted caches' places. */
-void slm_free_full_slow(void *pointer, size_t place);
-
 /* The magazine is full, or the pointer is large, NULL or not ours; `call` is the name for a misuse's report. */
 void slm_free_slow(void *pointer, const char *call);
 
@@ -30,7 +27,7 @@ void *slm_aligned_alloc(size_t alignment, size_t n);
 /* As slab_free_nolock. */
 void slm_free_nolock(void *pointer);
 
-/* An object for a thread that has no block to work on; NULL as slm_depot_fill. */
+/* An object for a thread that has no block to work on; NULL and errno as slm_depot_fill. */
 void *slm_alloc_direct(struct slm_cache *cache);
 
 /* The kernel has no memory: give back what can go, if that can help with n bytes. True: try once more. */

@@ -37,9 +37,10 @@ static void thread_exit(void *block);
 static slm_seldom void fork_child(void)
 {
     slm_lock_rank_forget();
+    slm_take_fork_child();
+    slm_cache_fork_child();
     slm_thread_list_fork_child();
     slm_reclaim_fork_child();
-    slm_take_fork_child();
     slm_epoch_fork_child();
     slm_ring_fork_child();
     if (slm_tls.self)

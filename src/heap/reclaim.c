@@ -25,7 +25,7 @@
 #include <sys/prctl.h>
 
 #include "base/options.h"
-#include "depot/named.h"
+#include "depot/cache_name.h"
 #include "depot/retired.h"
 #include "epoch/retire.h"
 #include "os/sys.h"

@@ -6,10 +6,9 @@
 #include <string.h>
 
 #include "heap/lifecycle.h"
-#include "heap/object.h"
 #include "os/topology.h"
 #include "os/vm.h"
-#include "thread/account.h"
+#include "thread/reserve.h"
 
 /* -- figures ------------------------------------------------------------------------------------------------------
  */
@@ -53,10 +52,7 @@ static void gather(struct slab_cache *named, struct slm_cache *cache, struct sla
     const uint64_t cached = stats->magazine_rounds + stats->depot_rounds;
     stats->total_objects = stats->slabs * cache->shape.objects;
     stats->active_objects = sums->out > cached ? sums->out - cached : 0;
-    if (cache->account) {
-        stats->active_objects = slm_account_live(cache);
-        stats->limit_bytes = cache->account->limit_bytes;
-    }
+    stats->limit_bytes = cache->limit.bytes;
 }
 
 slm_seldom int slm_info_stats(struct slab_cache *named, struct slab_cache_stats *out)
@@ -68,7 +64,7 @@ slm_seldom int slm_info_stats(struct slab_cache *named, struct slab_cache_stats 
     }
     slm_fork_check();
     slm_cache_lock();
-    gather(named, slm_object_cache(named, "slab_cache_get_stats"), out, &sums);
+    gather(named, slm_named_cache(named, "slab_cache_get_stats"), out, &sums);
     slm_cache_unlock();
     return 0;
 }
@@ -151,7 +147,7 @@ static bool read_row(struct slab_cache *named, struct row *row)
     slm_cache_lock();
     struct slm_cache *cache = load_relaxed(&named->cache);
     if (cache) {
-        const struct slab_cache *first = slm_named_first(cache);
+        const struct slab_cache *first = cache->first_name;
         gather(named, cache, &row->stats, &sums);
         copy_name(row->stats.name, named->name);
         row->alias[0] = 0;

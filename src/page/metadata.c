@@ -50,12 +50,13 @@ static struct pool *lock_pool(unsigned node)
 static void *bump(struct rest *rest, unsigned node, size_t bytes)
 {
     if ((size_t)(rest->end - rest->next) < bytes) {
-        char *chunk = slm_reservation_metadata(node, CHUNK);
+        const size_t chunk_bytes = slm_max(bytes, CHUNK);
+        char *chunk = slm_reservation_metadata(node, chunk_bytes);
         if (!chunk)
             return NULL;
         if (chunk != rest->end) /* else it continues the one before */
             rest->next = chunk;
-        rest->end = chunk + CHUNK;
+        rest->end = chunk + chunk_bytes;
     }
     void *piece = rest->next;
     rest->next += bytes;

@@ -6,7 +6,7 @@
 
 #include "base/compiler.h"
 
-#define SLM_METADATA_MAX ((size_t)65536)
+#define SLM_METADATA_MAX ((size_t)1 << 20)
 
 /* Once, before the first piece. */
 void slm_metadata_start(void);

@@ -64,7 +64,7 @@ static bool settle(char *window)
     slm_heap_base = window + below_heap();
     slm_descriptors = window;
     metadata_start = slm_heap_base + SLM_SIZES_OFFSET - metadata_room();
-    return map_bookkeeping(slm_heap_base + SLM_SIZES_OFFSET, SLM_GRANULE);
+    return map_bookkeeping(slm_heap_base + SLM_SIZES_OFFSET, SLM_SIZES_BYTES);
 }
 
 static bool find_window(void)

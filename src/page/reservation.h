@@ -36,7 +36,8 @@
 #define SLM_AREAS_MAX (2 * SLM_NODES_MAX)
 
 #define SLM_MAP_OFFSET (-(ptrdiff_t)(SLM_GRANULES_MAX * sizeof(uint16_t))) /* the page map, from the heap's base */
-#define SLM_SIZES_OFFSET (SLM_MAP_OFFSET - (ptrdiff_t)SLM_GRANULE)         /* uint32_t by place: see page_map.h */
+#define SLM_SIZES_BYTES (4 * SLM_GRANULE)                                  /* uint32_t by slot word: see page_map.h */
+#define SLM_SIZES_OFFSET (SLM_MAP_OFFSET - (ptrdiff_t)SLM_SIZES_BYTES)
 
 extern slm_hidden char *slm_heap_base;
 extern slm_hidden size_t slm_heap_limit;   /* written atomically */

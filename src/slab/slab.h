@@ -61,6 +61,7 @@ struct slm_slab_shape {
     uint16_t place;             /* in the page map */
     uint16_t alignment;         /* of the slab, in granules; 0 is 1 */
     struct slm_slab_life *life; /* NULL: nothing */
+    struct slm_limit *limit;    /* NULL: none; see depot/limit.h */
 };
 
 /* Granules such that at least eight objects fit, or at most an eighth is lost where they are larger than a size

@@ -1,30 +1,22 @@
 /* Remote magazines; see remote.h. */
 #include "thread/remote.h"
 
-#include <string.h>
-
 #include "base/options.h"
-#include "page/metadata.h"
 
 /* Rounds of a first remote magazine, and bytes of any: what threads hold for others is to be little. */
 enum { first_rounds = 14, most_bytes = 16384 };
+
+static void set(struct slm_thread *thread, unsigned number, struct slm_magazine *magazine)
+{
+    slm_shared_store(&slm_retired_slot_of(thread, number)->remote, magazine);
+}
 
 struct slm_magazine *slm_remote_take(struct slm_thread *thread, unsigned number)
 {
     struct slm_magazine *magazine = slm_remote_of(thread, number);
     if (magazine)
-        slm_shared_store(&thread->remote->magazines[number], NULL);
+        set(thread, number, NULL);
     return magazine;
-}
-
-static bool make_table(struct slm_thread *thread)
-{
-    struct slm_remote *remote = slm_metadata_alloc(sizeof *remote);
-    if (!remote)
-        return false;
-    memset(remote, 0, sizeof *remote);
-    slm_shared_store(&thread->remote, remote);
-    return true;
 }
 
 static uint32_t most_rounds(const struct slm_cache *cache)
@@ -33,27 +25,17 @@ static uint32_t most_rounds(const struct slm_cache *cache)
     return (uint32_t)slm_min(slm_max(bytes / cache->shape.object_size, 1), load_relaxed(&cache->most_rounds));
 }
 
-/* Room for more rounds than the one before had; NULL: there is no memory. */
-static struct slm_magazine *make_next(struct slm_thread *thread, const struct slm_cache *cache, uint32_t before)
-{
-    const size_t rounds = slm_min(slm_max(before * 2, first_rounds), most_rounds(cache));
-    struct slm_magazine *next = slm_magazine_make((uint32_t)rounds);
-    slm_shared_store(&thread->remote->magazines[cache->number], next);
-    return next;
-}
-
 void slm_remote_push(struct slm_thread *thread, struct slm_cache *cache, void *object)
 {
-    const bool far = slm_cache_is_far(cache);
-    struct slm_magazine *magazine = NULL;
-    if (!far && (thread->remote || make_table(thread))) {
-        magazine = slm_remote_of(thread, cache->number);
-        const uint32_t before = magazine ? magazine->capacity : 0;
-        if (!magazine || magazine->count >= slm_min(before, most_rounds(cache))) {
-            if (magazine)
-                slm_magazine_hand_on(cache, magazine, load_relaxed(&cache->depot_rounds));
-            magazine = make_next(thread, cache, before);
-        }
+    struct slm_magazine *magazine = slm_remote_of(thread, cache->number);
+    const uint32_t before = magazine ? magazine->capacity : 0;
+    if (!magazine || magazine->count >= slm_min(before, most_rounds(cache))) {
+        if (magazine)
+            slm_magazine_hand_on(cache, magazine, load_relaxed(&cache->depot_rounds));
+        const size_t room = slm_min(slm_max(before * 2, first_rounds), most_rounds(cache));
+        magazine = slm_magazine_make((uint32_t)room);
+        slm_slot_groups_add(&slm_retired_half(thread)->used, cache->number + 1);
+        set(thread, cache->number, magazine);
     }
     if (magazine)
         magazine->rounds[magazine->count++] = object;

@@ -7,10 +7,9 @@
  * when the thread moves to another node, at its end, and when the cache is shrunk, tuned or purged. (The kernel's
  * sheaves, Babka 2025, pass remote objects by, too; there each goes to its slab by itself.)
  *
- * Remote magazines lie in a table of the thread's own, made with the first remote free. The owner uses it in slow
- * paths, a taker while it has the thread's block (thread/take.h); hot paths never look. A cache that has a remote
- * magazine has a slot in use, so whoever looks through a thread's slots finds it. Far caches' objects go straight to
- * their slabs. */
+ * A cache's remote magazine hangs on its slot in the second half of the thread's block. The owner uses it in slow
+ * paths, a taker while it has the block (thread/take.h); hot paths never look. A cache that has a remote magazine has
+ * a slot in use, so whoever looks through a thread's slots finds it. */
 #pragma once
 
 #include "depot/magazines.h"
@@ -22,7 +21,13 @@ slm_inline bool slm_is_remote(const struct slm_thread *thread, const void *objec
     return slm_magazine_home(object) != load_relaxed(&thread->node);
 }
 
-/* Take the remote magazine of a cache out of the table; NULL if there is none. */
+/* The remote magazine of a cache; NULL if there is none. */
+slm_inline struct slm_magazine *slm_remote_of(const struct slm_thread *thread, unsigned number)
+{
+    return likely(slm_nodes == 1) ? NULL : slm_shared_load(&slm_retired_slot_of(thread, number)->remote);
+}
+
+/* Take it off the slot. */
 struct slm_magazine *slm_remote_take(struct slm_thread *thread, unsigned number);
 
 /* Rounds in it that lie on the nodes from `first` on, below `end`; from other threads, a figure that may lag. */

@@ -37,6 +37,7 @@ static void *pop(struct slm_reserve *reserve)
     }
 }
 
+/* Nobody can take it from here: it is charged when a handler gets it. */
 static void push(struct slm_reserve *reserve, void *round)
 {
     uint32_t count;
@@ -66,7 +67,11 @@ void *slm_reserve_pop(struct slm_cache *cache)
 {
     struct slm_thread *thread = slm_tls.self;
     struct slm_reserve *reserve = thread ? slm_reserve_find(thread, cache) : NULL;
+    if (unlikely(slm_limit_charge(cache->shape.limit, 1) == 0))
+        return NULL;
     void *round = reserve ? pop(reserve) : NULL;
+    if (!round)
+        slm_limit_return(cache->shape.limit, 1);
     if (!round || load_relaxed(&reserve->count) < rounds_low)
         ask(thread, reserve, cache, round == NULL);
     return round;
@@ -101,8 +106,10 @@ struct slm_cache *slm_reserve_fill(struct slm_thread *thread)
             continue;
         store_relaxed(&reserve->asked, false); /* before: a handler may ask again meanwhile */
         void *round = NULL;
-        while (load_relaxed(&reserve->count) < rounds_most && (round = slm_thread_pop(thread, cache->number)))
+        while (load_relaxed(&reserve->count) < rounds_most && (round = slm_thread_pop(thread, cache->number))) {
+            slm_limit_return(cache->shape.limit, 1);
             push(reserve, round);
+        }
         if (!round && errno == EAGAIN && load_relaxed(&reserve->count) == 0) {
             store_relaxed(&reserve->asked, true);
             return cache;
@@ -114,8 +121,11 @@ struct slm_cache *slm_reserve_fill(struct slm_thread *thread)
 static void give_all(struct slm_reserve *reserve)
 {
     void *round;
-    while ((round = pop(reserve)))
+    const struct slm_cache *cache = load_relaxed(&reserve->cache);
+    while ((round = pop(reserve))) {
+        slm_limit_recharge(cache->shape.limit, 1);
         slm_depot_give(&round, 1, "free");
+    }
 }
 
 bool slm_reserve_knows(struct slm_thread *thread, const struct slm_cache *cache)
@@ -147,6 +157,18 @@ void slm_reserve_empty(struct slm_thread *thread, bool end)
             slm_metadata_free(reserve, sizeof *reserve);
         else
             store_release(&reserve->cache, NULL);
+    }
+}
+
+void slm_reserve_lose(struct slm_thread *thread)
+{
+    for (struct slm_reserve *reserve = load_relaxed(&thread->reserves); reserve; reserve = reserve->next) {
+        struct slm_cache *cache = load_relaxed(&reserve->cache);
+        const uint32_t count = cache ? load_relaxed(&reserve->count) : 0;
+        if (count == 0)
+            continue;
+        slm_limit_recharge(cache->shape.limit, count);
+        slm_depot_lose(slm_cache_depot(cache, load_relaxed(&thread->node)), count);
     }
 }
 

@@ -31,6 +31,9 @@ bool slm_reserve_knows(struct slm_thread *thread, const struct slm_cache *cache)
 /* The owner, at its end or when everything is asked back: all of it, and (`end`) the stacks themselves. */
 void slm_reserve_empty(struct slm_thread *thread, bool end);
 
+/* In the child of a fork: a thread's reserve is lost, and no longer counted. */
+void slm_reserve_lose(struct slm_thread *thread);
+
 /* The cache's stack; NULL: the thread has none. */
 struct slm_reserve *slm_reserve_find(struct slm_thread *thread, const struct slm_cache *cache);
 

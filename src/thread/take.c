@@ -5,7 +5,6 @@
 
 #include "os/sys.h"
 #include "os/vm.h"
-#include "thread/account.h"
 #include "thread/remote.h"
 #include "thread/reserve.h"
 
@@ -193,8 +192,32 @@ void slm_thread_unhide(struct slm_thread *thread)
     store_release(&slm_tls.busy, 0); /* pairs with slm_take_from_all */
 }
 
+/* A thread in a slow path may have been caught in the middle of anything: what it held stays counted. */
+static void lose(struct slm_thread *thread, void *nothing)
+{
+    (void)nothing;
+    look_if_gone(thread);
+    if (thread->tls == &slm_tls || load_relaxed(&thread->tls->busy))
+        return;
+    const unsigned own = load_relaxed(&thread->node);
+    for (unsigned n = slm_slot_next(thread, SLM_NAMED_FIRST); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
+        struct slm_cache *cache = slm_cache_of(n);
+        if (!cache || load_relaxed(&slm_slot_of(thread, n)->target) == 0)
+            continue;
+        for (unsigned node = 0; node < slm_nodes; node++) {
+            const uint64_t local = node == own ? slm_thread_rounds(thread, n) : 0;
+            const uint64_t rounds = local + slm_remote_rounds(thread, n, node, node + 1);
+            if (rounds > 0)
+                slm_depot_lose(slm_cache_depot(cache, node), rounds);
+        }
+    }
+    slm_reserve_lose(thread);
+}
+
 void slm_take_fork_child(void)
 {
+    if (slm_thread_list_is_whole())
+        slm_thread_list_each(lose, NULL);
     if (slm_tls.self)
         exchange_hot(&slm_tls, slm_taken, slm_tls.self);
     store_relaxed(&sleepers, 0);
@@ -208,19 +231,20 @@ static void keep(struct slm_take_rounds *rounds, struct slm_magazine *magazine)
     rounds->taken = magazine;
 }
 
-/* All but the top round: see the argument. Where there is no memory they stay. */
-static void take_loaded(struct slm_slot *slot, struct slm_take_rounds *rounds)
+/* All but a top round that a pop under way may have: see the argument. Where there is no memory they stay. */
+static void take_loaded(const struct slm_thread *thread, struct slm_slot *slot, struct slm_take_rounds *rounds)
 {
+    const bool marked = rounds->cache->shape.limit != NULL;
+    const bool left = !marked || load_acquire(&thread->tls->popping); /* pairs with slm_pop_marked; before the top */
     void **top = slm_shared_load(&slot->top);
-    if (top - slot->bottom <= 1)
-        return;
-    const uint32_t count = (uint32_t)(top - slot->bottom - 1);
-    struct slm_magazine *magazine = slm_magazine_make(count);
+    const uint32_t count = (uint32_t)(top - slot->bottom) - (left && top > slot->bottom);
+    struct slm_magazine *magazine = count > 0 ? slm_magazine_make(count) : NULL;
+    rounds->doubtful |= marked && left;
     if (!magazine)
         return;
     memcpy(magazine->rounds, slot->bottom, count * sizeof(void *));
     magazine->count = count;
-    slm_shared_store(&slot->bottom, top - 1);
+    slm_shared_store(&slot->bottom, slot->bottom + count);
     keep(rounds, magazine);
 }
 
@@ -252,8 +276,6 @@ static void dismantle(struct slm_thread *thread, struct slm_slot *slot, struct s
         keep(rounds, slot->previous);
     thread->target_bytes -= (size_t)load_relaxed(&slot->target) * cache->shape.object_size * 2;
     memset(slot, 0, sizeof *slot);
-    if (cache->account)
-        slm_window_close(cache->account, slm_window_of(thread, cache));
 }
 
 static void take_slot(struct slm_thread *thread, void *context)
@@ -261,23 +283,27 @@ static void take_slot(struct slm_thread *thread, void *context)
     struct slm_take_rounds *rounds = context;
     struct slm_slot *slot = slm_slot_of(thread, rounds->cache->number);
     take_remote(thread, rounds);
-    if (slot && rounds->how == SLM_TAKE_EVERYTHING)
+    if (rounds->how == SLM_TAKE_EVERYTHING)
         dismantle(thread, slot, rounds);
-    else if (slot) {
+    else {
         take_previous(slot, rounds);
-        take_loaded(slot, rounds);
+        take_loaded(thread, slot, rounds);
     }
     if (rounds->how == SLM_TAKE_EVERYTHING)
         slm_reserve_forget(thread, rounds->cache);
 }
 
-/* A slot that is not in use has no target: see thread/thread_cache.c, set_target. */
-static bool has_rounds(struct slm_thread *thread, void *context)
+/* A slot that is not in use has no target: see thread/thread_cache.c, set_target. One whose owner has its rounds in
+ * hand has no loaded magazine. */
+static slm_unordered bool has_rounds(struct slm_thread *thread, void *context)
 {
     struct slm_take_rounds *rounds = context;
-    const struct slm_slot *slot = slm_slot_of(thread, rounds->cache->number);
-    return (slot && load_acquire(&slot->target) != 0) ||
-           (rounds->how == SLM_TAKE_EVERYTHING && slm_reserve_knows(thread, rounds->cache));
+    const unsigned number = rounds->cache->number;
+    const struct slm_slot *slot = slm_slot_of(thread, number);
+    const bool in_use = load_acquire(&slot->target) != 0;
+    if (rounds->how == SLM_TAKE_EVERYTHING)
+        return in_use || slm_reserve_knows(thread, rounds->cache);
+    return in_use && (!slot->loaded || slm_thread_rounds(thread, number) > 0 || slm_remote_of(thread, number));
 }
 
 unsigned slm_take_rounds(struct slm_take_rounds *rounds, bool always)

@@ -77,7 +77,8 @@ uint32_t slm_take_recalled(void);
 /* The owner, outside of its slow path, has been asked to pause: for an attempt, or some milliseconds. */
 void slm_take_pause(void);
 
-/* In the child of a fork, on its one thread: the taker does not exist. */
+/* In the child of a fork, on its one thread: the taker does not exist, and what other threads held of named caches is
+ * lost, and no longer counted. Before slm_thread_list_fork_child. */
 void slm_take_fork_child(void);
 
 enum slm_take_how {
@@ -92,6 +93,7 @@ struct slm_take_rounds {
     struct slm_cache *cache;
     enum slm_take_how how;
     struct slm_magazine *taken; /* by their `next`: to be handed on */
+    bool doubtful;              /* a pop of a limited cache was under way: it has a round, or has left one */
 };
 
 unsigned slm_take_rounds(struct slm_take_rounds *rounds, bool always);

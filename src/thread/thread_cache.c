@@ -14,6 +14,7 @@
 
 #include "base/options.h"
 #include "base/panic.h"
+#include "os/sys.h"
 
 /* So much is welcome in one magazine, whatever the target. */
 enum { welcome_bytes = 8192 };
@@ -165,8 +166,6 @@ static void empty_slot(struct slm_thread *thread, struct slm_slot *slot, struct 
 {
     hand_on_all(thread, slot, cache, home);
     slot->misses = 0;
-    if (cache->account)
-        slm_window_close(cache->account, slm_window_of(thread, cache));
     set_target(thread, slot, cache, 0); /* last: from here on the cache may be destroyed */
 }
 
@@ -180,7 +179,14 @@ static void heed_tuning(struct slm_thread *thread, struct slm_slot *slot, struct
     slot->tuned = tuned;
 }
 
-/* No array, or no slot: there is no memory, but perhaps there is an object. */
+/* Without membarrier(2) nobody could take from other threads what keeps a limited cache from serving: they keep
+ * nothing. */
+static bool keeps_magazines(const struct slm_cache *cache)
+{
+    return likely(!cache->shape.limit) || load_relaxed(&slm_sys_has_membarrier);
+}
+
+/* Without a magazine: where there is no memory for one there may still be an object. */
 static void *take_one(const struct slm_thread *thread, struct slm_cache *cache)
 {
     void *object = NULL;
@@ -198,9 +204,10 @@ static void exchange(struct slm_slot *slot)
 void *slm_thread_refill(struct slm_thread *thread, unsigned number)
 {
     struct slm_cache *cache = slm_cache_of(number);
-    struct slm_slot *slot = slm_slot_make(thread, number);
-    if (unlikely(!slot))
+    struct slm_slot *slot = slm_slot_of(thread, number);
+    if (unlikely(!keeps_magazines(cache)))
         return take_one(thread, cache);
+    slm_slot_use(thread, number);
     heed_tuning(thread, slot, cache);
     if (slot->previous && slot->previous->count > 0) {
         exchange(slot);
@@ -225,12 +232,17 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned number)
 void *slm_thread_pop(struct slm_thread *thread, unsigned number)
 {
     struct slm_slot *slot = slm_slot_of(thread, number);
-    return slot && slot->top != slot->bottom ? slm_slot_pop(slot, slot->top) : slm_thread_refill(thread, number);
+    return slot->top != slot->bottom ? slm_slot_pop(slot, slot->top) : slm_thread_refill(thread, number);
 }
 
 /* The slot's full magazine becomes the previous one, an empty one is loaded; false: there is none. */
-static bool make_room(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache)
+static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
 {
+    struct slm_slot *slot = slm_slot_of(thread, cache->number);
+    if (unlikely(!keeps_magazines(cache)))
+        return false;
+    slm_slot_use(thread, cache->number);
+    heed_tuning(thread, slot, cache);
     struct slm_magazine *full = unload(slot), *empty = slot->previous;
     if (load_relaxed(&slot->target) == 0 || (empty && empty->count > 0)) {
         miss(thread, slot, cache);
@@ -250,28 +262,24 @@ static bool make_room(struct slm_thread *thread, struct slm_slot *slot, struct s
 
 void slm_thread_drain(struct slm_thread *thread, unsigned number, void *object)
 {
-    struct slm_cache *cache = slm_cache_of(number);
-    struct slm_slot *slot = slm_slot_make(thread, number);
-    if (likely(slot != NULL)) {
-        heed_tuning(thread, slot, cache);
-        if (make_room(thread, slot, cache)) {
-            slm_slot_push(slot, slot->top, object);
-            return;
-        }
-    }
-    slm_depot_give(&object, 1, "free");
+    struct slm_slot *slot = slm_slot_of(thread, number);
+    if (likely(make_room(thread, slm_cache_of(number))))
+        slm_slot_push(slot, slot->top, object);
+    else
+        slm_depot_give(&object, 1, "free");
 }
 
 /* The slot is in use from here on, so that whoever looks for the cache's rounds finds the remote ones. */
 static slm_slow void free_remote_slow(struct slm_thread *thread, unsigned number, void *object)
 {
     struct slm_cache *cache = slm_cache_of(number);
-    struct slm_slot *slot = slm_slot_make(thread, number);
+    struct slm_slot *slot = slm_slot_of(thread, number);
     count_one(&thread->remote_frees, 1);
-    if (!slot) {
+    if (unlikely(!keeps_magazines(cache))) {
         slm_depot_give(&object, 1, "free");
         return;
     }
+    slm_slot_use(thread, number);
     heed_tuning(thread, slot, cache);
     if (load_relaxed(&slot->target) == 0)
         miss(thread, slot, cache);
@@ -289,7 +297,7 @@ void slm_thread_free(struct slm_thread *thread, unsigned number, void *object)
 void slm_thread_push(struct slm_thread *thread, unsigned number, void *object)
 {
     struct slm_slot *slot = slm_slot_of(thread, number);
-    if (likely(slot && slot->top != slot->limit))
+    if (likely(slot->top != slot->limit))
         slm_slot_push(slot, slot->top, object);
     else
         slm_thread_drain(thread, number, object);
@@ -323,30 +331,28 @@ static void expect(struct slm_thread *thread, struct slm_slot *slot, unsigned nu
 size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned number, size_t n, void **out)
 {
     struct slm_slot *slot = slm_slot_of(thread, number);
-    if (slot && (size_t)(slot->top - slot->bottom) < n) {
+    if ((size_t)(slot->top - slot->bottom) < n) {
         if (slot->previous && slot->previous->count >= n)
             exchange(slot);
         else
             expect(thread, slot, number, n);
     }
-    size_t got = slot ? pop_some(slot, n, out) : 0;
+    size_t got = pop_some(slot, n, out);
     while (got < n) { /* the round that a refill pops is one of those wanted */
         void *object = slm_thread_refill(thread, number);
         if (!object)
             break;
         out[got++] = object;
-        slot = slm_slot_of(thread, number);
-        if (slot)
-            got += pop_some(slot, n - got, out + got);
+        got += pop_some(slot, n - got, out + got);
     }
     return got;
 }
 
 void slm_thread_push_bulk(struct slm_thread *thread, unsigned number, size_t n, void *const *objects)
 {
+    struct slm_slot *slot = slm_slot_of(thread, number);
     for (size_t done = 0; done < n;) {
-        struct slm_slot *slot = slm_slot_of(thread, number);
-        const size_t some = slot ? slm_min(n - done, (size_t)(slot->limit - slot->top)) : 0;
+        const size_t some = slm_min(n - done, (size_t)(slot->limit - slot->top));
         if (some > 0) {
             memcpy(slot->top, objects + done, some * sizeof *objects);
             slm_shared_store(&slot->top, slot->top + some);
@@ -397,35 +403,19 @@ slm_inline size_t copy_run(void **const to, void *const *const from, const size_
     return done;
 }
 
-/* As slm_thread_drain, but for the push. */
-static slm_slow bool make_room_for_run(struct slm_thread *thread, unsigned number)
-{
-    const int kept = errno;
-    struct slm_cache *cache = slm_cache_of(number);
-    struct slm_slot *slot = slm_slot_make(thread, number);
-    if (slot)
-        heed_tuning(thread, slot, cache);
-    const bool made = slot && make_room(thread, slot, cache);
-    errno = kept;
-    return made;
-}
-
 size_t slm_thread_push_run(struct slm_thread *thread, unsigned number, size_t n, void *const *objects)
 {
     struct slm_slot *slot = slm_slot_of(thread, number);
-    if (slot && (size_t)(slot->limit - slot->top) < n) {
+    if ((size_t)(slot->limit - slot->top) < n) {
         const struct slm_magazine *previous = slot->previous;
         if (previous && previous->count + n <= slm_min(previous->capacity, load_relaxed(&slot->target)))
             exchange(slot);
         else
             expect(thread, slot, number, n);
     }
-    if (!slot || slot->top == slot->limit) {
-        if (!make_room_for_run(thread, number)) {
-            slm_depot_give(objects, 1, "slab_cache_free_bulk");
-            return 1;
-        }
-        slot = slm_slot_of(thread, number);
+    if (slot->top == slot->limit && !make_room(thread, slm_cache_of(number))) {
+        slm_depot_give(objects, 1, "slab_cache_free_bulk");
+        return 1;
     }
     const size_t done = copy_run(slot->top, objects, slm_min(n, (size_t)(slot->limit - slot->top)));
     slm_shared_store(&slot->top, slot->top + done);
@@ -435,7 +425,7 @@ size_t slm_thread_push_run(struct slm_thread *thread, unsigned number, size_t n,
 void slm_thread_empty_class(struct slm_thread *thread, unsigned number, bool home)
 {
     struct slm_slot *slot = slm_slot_of(thread, number);
-    if (slot && load_relaxed(&slot->target) != 0)
+    if (load_relaxed(&slot->target) != 0)
         empty_slot(thread, slot, slm_cache_of(number), home);
 }
 

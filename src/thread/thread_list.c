@@ -58,25 +58,13 @@ void slm_thread_list_foreach(void (*visit)(struct slm_thread *thread, void *cont
     slm_thread_list_unlock();
 }
 
-/* What the threads that are lost had counted in windows stays counted. Where the list was being changed it cannot be
- * walked. */
-static void fold_windows(struct slm_thread *thread)
+bool slm_thread_list_is_whole(void)
 {
-    for (unsigned n = slm_slot_next(thread, SLM_NAMED_FIRST); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
-        const struct slm_cache *cache = slm_cache_of(n);
-        if (cache && cache->account && cache->number == n)
-            slm_window_close(cache->account, slm_window_of(thread, cache));
-    }
+    return load_relaxed(&lock.word) == 0;
 }
 
 slm_seldom void slm_thread_list_fork_child(void)
 {
-    if (load_relaxed(&lock.word) == 0)
-        for (struct slm_list *at = threads.next; at != &threads; at = at->next) {
-            struct slm_thread *thread = slm_container(at, struct slm_thread, link);
-            if (thread != slm_tls.self)
-                fold_windows(thread);
-        }
     slm_list_init(&threads);
     store_relaxed(&count, 0);
 }

@@ -25,5 +25,8 @@ void slm_thread_list_lock(void);
 void slm_thread_list_each(void (*visit)(struct slm_thread *thread, void *context), void *context);
 void slm_thread_list_unlock(void);
 
+/* In the child of a fork, before the next: was nobody changing the list? */
+bool slm_thread_list_is_whole(void);
+
 /* In the child of a fork: nobody is left, until slm_thread_list_add. */
 void slm_thread_list_fork_child(void);

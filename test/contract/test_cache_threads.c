@@ -394,7 +394,7 @@ static void ten_thousand_at_once(const char *argument)
     require(process_figures().caches == caches);
 }
 
-/* 32,000 caches that share with none, at least; then ENOMEM, until one goes. */
+/* 10,000 caches that share with none, at least; then ENOMEM, until one goes. */
 static void more_than_fit(const char *argument)
 {
     (void)argument;
@@ -406,7 +406,7 @@ static void more_than_fit(const char *argument)
     errno = 0;
     while (count < MOST && (caches[count] = slab_cache_create("tenant", 72, &alone)) != NULL)
         count++;
-    require(count < MOST && errno == ENOMEM && process_figures().caches >= 32000);
+    require(count < MOST && errno == ENOMEM && process_figures().caches >= 10000);
     slab_cache *alias = make_cache("alias", 72, NULL);
     use_cache(alias, 1000);
     drop(alias);

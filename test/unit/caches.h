@@ -6,7 +6,7 @@
 
 #include <semaphore.h>
 
-#include "depot/named.h"
+#include "depot/cache_name.h"
 #include "heap/lifecycle.h"
 #include "os/topology.h"
 

@@ -9,7 +9,7 @@
 #include "epoch/retire.h"
 #include "depot/retired.h"
 #include "heap/deferred.h"
-#include "heap/object.h"
+#include "heap/cache_object.h"
 #include "heap/reclaim.h"
 
 #include <limits.h>

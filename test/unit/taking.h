@@ -3,7 +3,7 @@
 #pragma once
 
 #include "caches.h"
-#include "heap/object.h"
+#include "heap/cache_object.h"
 
 enum { ROUNDS = 20, HOARD = 30 };
 
@@ -48,7 +48,7 @@ static inline void hand_on_taken(void)
 static inline unsigned take_as(enum slm_take_how how, bool always)
 {
     hand_on_taken();
-    taken = (struct slm_take_rounds){cache, how, NULL};
+    taken = (struct slm_take_rounds){.cache = cache, .how = how};
     struct slm_thread *self = slm_thread_hide();
     const unsigned missed = slm_take_rounds(&taken, always);
     slm_thread_unhide(self);

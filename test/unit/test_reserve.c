@@ -4,7 +4,7 @@
 
 #include "caches.h"
 #include "heap/heap.h"
-#include "heap/object.h"
+#include "heap/cache_object.h"
 #include "trap.h"
 
 enum { FULL = 12, LOW = 4, ROUNDS = 60 };

@@ -1,14 +1,13 @@
 /* src/thread/slots.h: what a thread's block looks like, with its second half for what is retired, the block that is
- * zero throughout, the leaves of far caches, and the walk over the slots. The blocks here belong to no thread. */
+ * zero throughout, and the walk over the slots. The blocks here belong to no thread. */
 #include "unit.h"
 
 #include <fcntl.h>
 
 #include "os/topology.h"
-#include "page/reservation.h"
 #include "thread/thread_cache.h"
 
-enum { PAGE = 4096, FAR = SLM_DIRECT };
+enum { PAGE = 4096, LAST = SLM_NUMBERS - 1, WORDS = SLM_SLOTS * SLM_PLACE_UNITS };
 
 static struct slm_thread *block;
 
@@ -36,7 +35,7 @@ static void every_slot_of_a_fresh_block_is_empty_and_full(void **state)
     (void)state;
     assert_int_equal((uintptr_t)block % PAGE, 0);
     assert_true(all_zero(block, SLM_BLOCK_BYTES));
-    for (size_t place = 0; place <= SLM_PLACE_CLOSED; place += SLM_PLACE_UNITS)
+    for (size_t place = 0; place < WORDS; place += SLM_PLACE_UNITS)
         assert_true(is_empty_and_full(slm_slot_at(block, place)));
 }
 
@@ -46,20 +45,19 @@ static void slots_do_not_touch_the_thread_s_own_part(void **state)
     const char *own = (char *)&block->link, *own_end = (char *)(block + 1);
     assert_true((char *)(slm_slot_of(block, SLM_CLASSES - 1) + 1) <= own);
     assert_true((char *)slm_slot_of(block, SLM_NAMED_FIRST) >= own_end);
-    assert_ptr_equal(slm_slot_at(block, SLM_PLACE_CLOSED) + 1, (char *)block + SLM_SLOT_BYTES);
+    assert_ptr_equal(slm_slot_of(block, LAST) + 1, (char *)block + SLM_SLOT_BYTES);
     assert_true((char *)slm_retired_slot_at(block, 0) >= (char *)block + SLM_SLOT_BYTES);
-    assert_true(slm_slot_of(block, SLM_DIRECT - 1) < slm_slot_at(block, SLM_PLACE_CLOSED));
     assert_true((char *)slm_slot_of(block, SLM_NAMED_FIRST) >= (char *)block + PAGE); /* the first page is spared */
 }
 
 static void places_lead_to_numbers_and_back(void **state)
 {
     (void)state;
-    for (unsigned number = 0; number < SLM_DIRECT; number++) {
+    for (unsigned number = 0; number < SLM_NUMBERS; number++) {
         const unsigned place = slm_place_of_number(number);
         assert_int_equal(slm_number_of_place(place), number);
         assert_ptr_equal(slm_slot_at(block, place), slm_slot_of(block, number));
-        assert_true(place > 0 && place < SLM_PLACE_CLOSED);
+        assert_true(place > 0 && place < WORDS && place <= UINT16_MAX);
     }
 }
 
@@ -70,10 +68,8 @@ static void the_zero_block_has_nothing_at_any_place(void **state)
     struct slm_thread *const all[] = {slm_nothing, slm_taken, slm_dry};
     for (size_t i = 0; i < COUNT(all); i++) {
         assert_true(all_zero(all[i], SLM_BLOCK_BYTES));
-        for (size_t place = 0; place <= SLM_PLACE_CLOSED; place += SLM_PLACE_UNITS)
+        for (size_t place = 0; place < WORDS; place += SLM_PLACE_UNITS)
             assert_true(is_empty_and_full(slm_slot_at(all[i], place)));
-        assert_null(slm_slot_far(all[i], FAR));
-        assert_null(slm_slot_of(all[i], SLM_NUMBERS - 1));
         for (size_t k = 0; k < i; k++)
             assert_ptr_not_equal(all[i], all[k]);
     }
@@ -90,7 +86,7 @@ static void retired_slots_are_closed_until_they_are_opened(void **state)
     (void)state;
     struct slm_thread *const all[] = {block, slm_nothing, slm_taken, slm_dry};
     for (size_t i = 0; i < COUNT(all); i++)
-        for (size_t place = 0; place <= SLM_PLACE_CLOSED; place += SLM_PLACE_UNITS)
+        for (size_t place = 0; place < WORDS; place += SLM_PLACE_UNITS)
             assert_true(is_closed(slm_retired_slot_at(all[i], place)));
 }
 
@@ -99,10 +95,10 @@ static void retired_slots_lie_at_the_same_places(void **state)
     (void)state;
     struct slm_retired_half *half = slm_retired_half(block);
     assert_ptr_equal(half, (char *)block + SLM_RETIRED_OFFSET);
-    for (size_t place = 0; place <= SLM_PLACE_CLOSED; place += SLM_PLACE_UNITS)
+    for (size_t place = 0; place < WORDS; place += SLM_PLACE_UNITS)
         assert_ptr_equal(slm_retired_slot_at(block, place), (char *)slm_slot_at(block, place) + SLM_RETIRED_OFFSET);
-    assert_true((char *)slm_retired_slot_at(block, 0) >= (char *)(slm_slot_at(block, SLM_PLACE_CLOSED) + 1));
-    assert_true((char *)(slm_retired_slot_at(block, SLM_PLACE_CLOSED) + 1) <= (char *)block + SLM_BLOCK_BYTES);
+    assert_true((char *)slm_retired_slot_at(block, 0) >= (char *)(slm_slot_of(block, LAST) + 1));
+    assert_true((char *)(slm_retired_slot_of(block, LAST) + 1) <= (char *)block + SLM_BLOCK_BYTES);
     /* its own part, where no place of a cache is */
     assert_true((char *)(slm_retired_slot_at(block, slm_place_of_number(SLM_CLASSES - 1)) + 1) <=
                 (char *)(half->slots + COUNT(half->slots)));
@@ -155,6 +151,12 @@ static unsigned used_pages(void)
     return pages;
 }
 
+static struct slm_slot *use(struct slm_thread *thread, unsigned number)
+{
+    slm_slot_use(thread, number);
+    return slm_slot_of(thread, number);
+}
+
 /* Which blocks are fresh is not known: the last of many, all of them in use, is. */
 static void a_block_costs_what_is_used_of_it(void **state)
 {
@@ -167,13 +169,13 @@ static void a_block_costs_what_is_used_of_it(void **state)
     for (size_t i = 0; i < COUNT(blocks); i++)
         blocks[i] = block = slm_thread_block_make();
     assert_int_equal(used_pages(), 1);
-    slm_slot_make(block, SLM_CLASSES - 1)->misses = 1;
+    use(block, SLM_CLASSES - 1)->misses = 1;
     assert_int_equal(used_pages(), 1);
-    slm_slot_make(block, SLM_DIRECT - 1)->misses = 1;
+    use(block, LAST)->misses = 1;
     assert_int_equal(used_pages(), 2);
-    assert_int_equal(slm_slot_next(block, SLM_DIRECT), SLM_NUMBERS);
+    assert_int_equal(slm_slot_next(block, LAST + 1), SLM_NUMBERS);
     assert_int_equal(used_pages(), 2);
-    slm_retired_half(block)->end = 1; /* its own part is in the first page of the half, as the size classes' slots */
+    slm_slot_groups_add(&slm_retired_half(block)->used, SLM_CLASSES); /* its own part is in the first page of the half, as the size classes' slots */
     assert_int_equal(used_pages(), 3);
     slm_retired_slot_at(block, slm_place_of_number(SLM_CLASSES - 1))->target = 1;
     assert_int_equal(used_pages(), 3);
@@ -188,38 +190,19 @@ static void blocks_are_clear_again_when_they_come_back(void **state)
         struct slm_thread *again = slm_thread_block_make();
         assert_non_null(again);
         assert_true(all_zero(again, SLM_BLOCK_BYTES));
-        for (unsigned number = turn; number < SLM_DIRECT; number += 37)
-            memset(slm_slot_make(again, number < SLM_CLASSES ? number : number | 128), 0x5a, sizeof(struct slm_slot));
-        memset(slm_slot_make(again, FAR + 1000 * turn), 0x5a, sizeof(struct slm_slot));
+        for (unsigned number = turn; number < SLM_NUMBERS; number += 370)
+            memset(use(again, number < SLM_CLASSES ? number : number | 128), 0x5a, sizeof(struct slm_slot));
         memset(&again->refills, 0x5a, sizeof again->refills);
-        if (turn % 2) { /* of the second half, too, what was used lies below its end */
-            const unsigned place = turn % 4 == 1 ? SLM_PLACE_CLOSED : slm_place_of_number(turn);
+        if (turn % 2) {
+            const unsigned number = turn % 4 == 1 ? LAST : turn;
             struct slm_retired_half *half = slm_retired_half(again);
             memset(half, 0x5a, sizeof *half);
-            memset(slm_retired_slot_at(again, place), 0x5a, sizeof half->slots[0]);
-            half->end = place / SLM_PLACE_UNITS + 1;
+            memset(&half->used, 0, sizeof half->used);
+            memset(slm_retired_slot_of(again, number), 0x5a, sizeof half->slots[0]);
+            slm_slot_groups_add(&half->used, number + 1);
         }
         slm_thread_block_free(again);
     }
-}
-
-static void far_slots_lie_in_leaves_of_sixteen(void **state)
-{
-    (void)state;
-    assert_null(slm_slot_of(block, FAR + 20));
-    struct slm_slot *slot = slm_slot_make(block, FAR + 20);
-    assert_non_null(slot);
-    assert_true(all_zero(slot, sizeof(struct slm_far_slot)));
-    slot->misses = 7;
-    assert_ptr_equal(slm_slot_of(block, FAR + 20), slot);
-    assert_ptr_equal(slm_slot_make(block, FAR + 20), slot);
-    for (unsigned number = FAR; number < FAR + 3 * SLM_LEAF_SLOTS; number++) {
-        const bool found = slm_slot_of(block, number) != NULL;
-        assert_int_equal(found, (number - FAR) / SLM_LEAF_SLOTS == 20 / SLM_LEAF_SLOTS);
-    }
-    assert_ptr_equal(&slm_slot_far(block, FAR + 21)->slot, (char *)slot + sizeof(struct slm_far_slot));
-    assert_non_null(slm_slot_make(block, SLM_NUMBERS - 1));
-    assert_int_equal(slm_slot_of(block, FAR + 20)->misses, 7);
 }
 
 /* The numbers that a walk comes to, which rise. */
@@ -230,7 +213,6 @@ static unsigned walk(bool *seen)
     for (unsigned n = slm_slot_next(block, 0); n < SLM_NUMBERS; n = slm_slot_next(block, n + 1), steps++) {
         assert_true(steps == 0 || n > last);
         assert_false(n >= SLM_CLASSES && n < SLM_NAMED_FIRST);
-        assert_non_null(slm_slot_of(block, n));
         seen[n] = true;
         last = n;
     }
@@ -241,65 +223,27 @@ static void a_walk_comes_to_every_slot_that_was_made(void **state)
 {
     (void)state;
     static bool seen[SLM_NUMBERS], made[SLM_NUMBERS];
-    static const unsigned order[] = {0,  5, SLM_CLASSES - 1, SLM_NAMED_FIRST, 300, FAR + 500, FAR, SLM_DIRECT - 1,
-                                     99, 1, SLM_NUMBERS - 1};
+    static const unsigned order[] = {0, 5, SLM_CLASSES - 1, SLM_NAMED_FIRST, 300, 5000, 99, 1, 64 * 64, LAST};
     assert_int_equal(walk(seen), 0);
     for (size_t i = 0; i < COUNT(order); i++) {
-        assert_non_null(slm_slot_make(block, order[i]));
+        slm_slot_use(block, order[i]);
         made[order[i]] = true;
         walk(seen);
         for (unsigned number = 0; number < SLM_NUMBERS; number++)
             assert_true(!made[number] || seen[number]);
     }
-    assert_true(walk(seen) <= SLM_DIRECT + 3 * SLM_LEAF_SLOTS);
+    assert_true(walk(seen) <= 7 * SLM_GROUP_SLOTS);
 }
 
 static void a_walk_over_few_slots_is_short(void **state)
 {
     (void)state;
     static bool seen[SLM_NUMBERS];
-    slm_slot_make(block, 3);
-    assert_true(walk(seen) <= 4);
-    slm_slot_make(block, FAR + 30000);
-    assert_true(walk(seen) <= 4 + SLM_LEAF_SLOTS);
-    assert_true(seen[3] && seen[FAR + 30000]);
-}
-
-static void the_window_hides_in_the_slot_that_objects_name(void **state)
-{
-    (void)state;
-    const struct slm_cache counted = {.number = 200, .shape.place = (uint16_t)slm_place_of_number(199)};
-    const struct slm_cache far = {.number = FAR + 5, .shape.place = SLM_PLACE_CLOSED};
-    struct slm_window *window = slm_window_of(block, &counted);
-    *window = (struct slm_window){.net = -3, .low = -5, .high = INT32_MAX, .moving = 1};
-    struct slm_slot *named = slm_slot_of(block, 199), *own = slm_slot_of(block, 200);
-    assert_true(is_empty_and_full(named));
-    assert_int_equal(load_relaxed(&named->target), 0);
-    assert_true(all_zero(own, sizeof *own));
-    assert_ptr_equal(&slm_slots_counted(block, counted.shape.place)->slot, own);
-    memset(own, 0x5a, sizeof *own);
-    assert_int_equal(window->net, -3);
-    assert_null(slm_window_of(block, &far));
-    assert_non_null(slm_slot_make(block, FAR + 5));
-    assert_ptr_equal(slm_window_of(block, &far), &slm_slot_far(block, FAR + 5)->window);
-    memset(own, 0, sizeof *own);
-    memset(named, 0, sizeof *named);
-}
-
-static void closing_a_window_folds_it(void **state)
-{
-    (void)state;
-    struct slm_account account = {.limit = 100};
-    struct slm_window window = {.net = -4, .low = -10, .high = 10};
-    store_relaxed(&account.live, 30);
-    store_relaxed(&account.charged, 40);
-    slm_window_close(&account, &window);
-    assert_int_equal(load_relaxed(&account.live), 26);
-    assert_int_equal(load_relaxed(&account.charged), 26);
-    assert_true(window.net == 0 && window.low == 0 && window.high == 0);
-    slm_window_close(&account, &window);
-    assert_int_equal(load_relaxed(&account.live), 26);
-    assert_int_equal(load_relaxed(&account.charged), 26);
+    slm_slot_use(block, 3);
+    assert_true(walk(seen) <= SLM_GROUP_SLOTS);
+    slm_slot_use(block, 10000);
+    assert_true(walk(seen) <= 2 * SLM_GROUP_SLOTS);
+    assert_true(seen[3] && seen[10000]);
 }
 
 /* What is popped stays readable below the new top, where a taker reads it. */
@@ -322,12 +266,12 @@ static void hot_halves_move_the_top_alone(void **state)
 static void rounds_of_both_magazines_are_counted(void **state)
 {
     (void)state;
-    static const unsigned numbers[] = {7, SLM_NAMED_FIRST + 1, FAR + 40};
+    static const unsigned numbers[] = {7, SLM_NAMED_FIRST + 1, LAST};
     for (size_t i = 0; i < COUNT(numbers); i++) {
         assert_int_equal(slm_thread_rounds(block, numbers[i]), 0);
         struct slm_magazine *loaded = slm_magazine_make(6), *previous = slm_magazine_make(6);
-        struct slm_slot *slot = slm_slot_make(block, numbers[i]);
-        assert_true(loaded && previous && slot);
+        struct slm_slot *slot = slm_slot_of(block, numbers[i]);
+        assert_true(loaded && previous);
         *slot = (struct slm_slot){.top = loaded->rounds + 5,
                                   .bottom = loaded->rounds + 1,
                                   .limit = loaded->rounds + 6,
@@ -345,47 +289,6 @@ static void rounds_of_both_magazines_are_counted(void **state)
     }
 }
 
-static void leaves_go_with_their_block(void **state)
-{
-    (void)state;
-    uint64_t bytes = 0;
-    for (unsigned turn = 0; turn < 100; turn++) {
-        struct slm_thread *again = slm_thread_block_make();
-        assert_non_null(again);
-        for (unsigned number = FAR; number < SLM_NUMBERS; number += 4000) {
-            assert_null(slm_slot_of(again, number + turn));
-            assert_non_null(slm_slot_make(again, number + turn));
-        }
-        slm_thread_block_free(again);
-        if (turn == 0)
-            bytes = slm_reservation_metadata_bytes();
-    }
-    assert_int_equal(slm_reservation_metadata_bytes(), bytes);
-}
-
-static void make_far_without_memory(void)
-{
-    struct slm_thread *blocks[1000];
-    size_t n = 0;
-    forbid_memory();
-    while (n < COUNT(blocks) && (blocks[n] = slm_thread_block_make()))
-        n++;
-    require(n < COUNT(blocks));
-    struct slm_slot *slot;
-    unsigned number = FAR;
-    while (number < SLM_NUMBERS && (slot = slm_slot_make(block, number)))
-        number += SLM_LEAF_SLOTS;
-    require(number < SLM_NUMBERS && errno == ENOMEM && !slm_slot_of(block, number));
-    require(slm_slot_next(block, number) == SLM_NUMBERS);
-    require(slm_slot_make(block, SLM_DIRECT - 1) != NULL); /* it needs none */
-}
-
-static void without_memory_there_is_no_leaf(void **state)
-{
-    (void)state;
-    assert_child_silent(make_far_without_memory);
-}
-
 #define block_test(name) cmocka_unit_test_setup_teardown(name, fresh_block, end_block)
 
 int main(void)
@@ -400,15 +303,10 @@ int main(void)
         block_test(retired_slots_lie_at_the_same_places),
         cmocka_unit_test(a_block_costs_what_is_used_of_it),
         cmocka_unit_test(blocks_are_clear_again_when_they_come_back),
-        block_test(far_slots_lie_in_leaves_of_sixteen),
         block_test(a_walk_comes_to_every_slot_that_was_made),
         block_test(a_walk_over_few_slots_is_short),
-        block_test(the_window_hides_in_the_slot_that_objects_name),
-        block_test(closing_a_window_folds_it),
         block_test(hot_halves_move_the_top_alone),
         block_test(rounds_of_both_magazines_are_counted),
-        cmocka_unit_test(leaves_go_with_their_block),
-        block_test(without_memory_there_is_no_leaf),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
 }

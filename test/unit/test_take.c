@@ -90,7 +90,7 @@ static void the_caller_takes_its_own_to_the_last(void **state)
     hoard(NULL);
     const uint64_t own = slm_thread_rounds(slm_tls.self, cache->number), others = rounds_of(&helper);
     struct slm_thread *self = slm_thread_hide();
-    taken = (struct slm_take_rounds){cache, SLM_TAKE_SPARE, NULL};
+    taken = (struct slm_take_rounds){.cache = cache, .how = SLM_TAKE_SPARE};
     slm_take_own(self, &taken);
     assert_int_equal(taken.how, SLM_TAKE_SPARE);
     const unsigned got = taken_count();
@@ -107,25 +107,22 @@ static void ask_reserve(void *nothing)
     require(!slab_cache_alloc_nolock(name)); /* the first time there is none */
 }
 
-static void windows_and_reserves_go_too(void **state)
+static void reserves_go_too(void **state)
 {
     (void)state;
     struct slab_cache *other = name;
-    name = named("counted", 128, &(struct slab_cache_attr){.flags = SLAB_ACCOUNT, .magazine_rounds = ROUNDS});
+    name = named("limited", 128, &(struct slab_cache_attr){.limit_bytes = 1 << 20, .magazine_rounds = ROUNDS});
     cache = cache_of(name);
     tell(&helper, hoard, NULL);
     tell(&helper, ask_reserve, NULL);
     tell(&helper, hoard, NULL); /* brings the reserve */
     assert_true(slm_reserve_rounds(helper.tls->self, cache) > 0);
-    const struct slm_window *window = slm_window_of(helper.tls->self, cache);
-    assert_true(window->high > 0);
     assert_int_equal(take(true, false), 0);
-    assert_true(window->high == 0 && window->low == 0 && window->net == 0);
-    assert_int_equal(load_relaxed(&cache->account->charged), 0);
     assert_int_equal(slm_reserve_rounds(helper.tls->self, cache), 0);
     assert_false(slm_reserve_knows(helper.tls->self, cache));
     assert_int_equal(cache_out(cache), taken_count() + cache_stock(cache));
     hand_on_taken();
+    assert_int_equal(load_relaxed(&cache->limit.charged), cache_stock(cache));
     assert_int_equal(slab_cache_destroy(name), 0);
     name = other;
     cache = cache_of(name);
@@ -577,7 +574,7 @@ int main(void)
         take_test(the_last_round_goes_where_nobody_uses_it),
         take_test(what_a_first_taking_left_is_dismantled_whole),
         take_test(the_caller_takes_its_own_to_the_last),
-        take_test(windows_and_reserves_go_too),
+        take_test(reserves_go_too),
         take_test(a_pop_under_way_ends_with_nothing),
         take_test(a_push_under_way_ends_above),
         take_test(a_thread_in_a_slow_path_is_missed),

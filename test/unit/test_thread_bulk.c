@@ -185,7 +185,7 @@ static void runs_end_where_the_granule_does(void **state)
         for (; n < COUNT(mixed); n++)
             mixed[n] = objects[other];
         struct slm_magazine *magazine = slm_magazine_make(254); /* an empty one, with room for all */
-        *slm_slot_make(block, cache->number) = (struct slm_slot){
+        *slm_slot_of(block, cache->number) = (struct slm_slot){
             .top = magazine->rounds, .bottom = magazine->rounds, .limit = magazine->rounds + 254, .loaded = magazine};
         assert_int_equal(slm_thread_push_run(block, cache->number, COUNT(mixed), mixed), first);
         assert_int_equal(slot()->top - slot()->bottom, first);
@@ -207,7 +207,7 @@ static void runs_stay_within_their_room(void **state)
     for (uint32_t room = 0; room < 40; room++) {
         struct slm_magazine *magazine = slm_magazine_make(62);
         memset(magazine->rounds, 0x5a, magazine->capacity * sizeof(void *));
-        *slm_slot_make(block, cache->number) = (struct slm_slot){.top = magazine->rounds,
+        *slm_slot_of(block, cache->number) = (struct slm_slot){.top = magazine->rounds,
                                                                  .bottom = magazine->rounds,
                                                                  .limit = magazine->rounds + room + 1,
                                                                  .loaded = magazine};

@@ -105,7 +105,7 @@ static uint64_t in_stock(unsigned class)
 static void *look_before_birth(void *nothing)
 {
     require(slm_tls.state == SLM_THREAD_NONE && slm_tls.self == NULL);
-    for (unsigned place = 0; place < SLM_PLACES; place += SLM_PLACE_UNITS) {
+    for (unsigned place = 0; place < SLM_SLOTS * SLM_PLACE_UNITS; place += SLM_PLACE_UNITS) {
         const struct slm_slot *loaded = slm_slot_at(slm_tls.hot, place);
         require(loaded->top == loaded->bottom && loaded->top == loaded->limit);
     }

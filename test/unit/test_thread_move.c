@@ -2,7 +2,7 @@
  * depots, and what they allocate from then on is the new one's. */
 #include "unit.h"
 
-#include "heap/object.h"
+#include "heap/cache_object.h"
 #include "heap/stats.h"
 #include "nodes.h"
 

@@ -2,13 +2,12 @@
  * name and need not be looked up, and that free compares it with the object's. */
 #pragma once
 
-#include "depot/named.h"
+#include "depot/cache_name.h"
 #include "heap/heap.h"
 #include "page/page_map.h"
 
-/* The thread's magazine is empty or full, or always is: accounted caches, and (for allocations) zeroed ones. */
+/* The thread's magazine is empty, or the name has none of its own: that of a limited cache, or of zeroed objects. */
 void *slm_object_alloc_slow(struct slab_cache *named);
-void slm_object_free_full_slow(struct slab_cache *named, void *object);
 
 /* The object is not known to be of this cache. */
 void slm_object_free_slow(struct slab_cache *named, void *object);
@@ -42,21 +41,16 @@ slm_inline void slm_object_free(struct slab_cache *named, void *object)
     void **top = slm_shared_load(&slm_slot_at(thread, place)->top);
     slm_forget(place);
     if (unlikely(top == slm_slot_at(thread, place)->limit)) {
-        slm_object_free_full_slow(named, object);
+        slm_free_slow(object, "slab_cache_free");
         return;
     }
     slm_forget(place);
     slm_slot_push(slm_slot_at(thread, place), top, object);
 }
 
-/* As slab_alloc_node. */
+/* As slab_alloc_node, slab_cache_alloc_node, _alloc_nolock, _alloc_bulk, _free_bulk; but errno may change. */
 void *slm_alloc_node(size_t n, int node);
-
-/* As slab_cache_alloc_node, _alloc_nolock, _alloc_bulk, _free_bulk. */
 void *slm_object_alloc_node(struct slab_cache *named, int node);
 void *slm_object_alloc_nolock(struct slab_cache *named);
 size_t slm_object_alloc_bulk(struct slab_cache *named, size_t n, void **out);
 void slm_object_free_bulk(struct slab_cache *named, size_t n, void *const *objects);
-
-/* The cache of a name; ends the process where it has been destroyed. */
-struct slm_cache *slm_object_cache(const struct slab_cache *named, const char *call);

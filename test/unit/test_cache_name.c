@@ -1,4 +1,4 @@
-/* src/depot/named.h: names and the caches that they lead to: what merges, which numbers caches have, how names and
+/* src/depot/cache_name.h: names and the caches that they lead to: what merges, which numbers caches have, how names and
  * numbers are used again, and what a destroyed cache waits for. */
 #include "unit.h"
 
@@ -22,7 +22,7 @@ static void destroyed(struct slab_cache *name)
 {
     struct slm_cache *cache = cache_of(name);
     slm_cache_lock();
-    if (slm_named_count(cache) > 1) {
+    if (cache->names > 1) {
         slm_named_drop(name);
     } else {
         slm_named_destroy(name, 0);
@@ -66,18 +66,18 @@ static void alike_caches_are_one(void **state)
     assert_ptr_equal(cache_of(second), cache);
     assert_ptr_equal(cache_of(zero), cache);
     assert_ptr_equal(cache_of(aligned), cache);
-    assert_int_equal(slm_named_count(cache), 4);
-    assert_ptr_equal(slm_named_first(cache), first);
+    assert_int_equal(cache->names, 4);
+    assert_ptr_equal(cache->first_name, first);
     assert_string_equal(cache->name, "first");
     assert_true(zero->zero && !first->zero);
-    assert_int_equal(zero->alloc_place, SLM_PLACE_CLOSED);
+    assert_int_equal(zero->alloc_place, 0);
     assert_int_equal(zero->free_place, cache->shape.place);
     destroyed(first);
-    assert_ptr_equal(slm_named_first(cache), second); /* the oldest that is left */
+    assert_ptr_equal(cache->first_name, second); /* the oldest that is left */
     destroyed(aligned);
     destroyed(second);
-    assert_ptr_equal(slm_named_first(cache), zero);
-    assert_int_equal(slm_named_count(cache), 1);
+    assert_ptr_equal(cache->first_name, zero);
+    assert_int_equal(cache->names, 1);
     assert_string_equal(cache->name, "first"); /* it keeps its name */
     destroyed(zero);
 }
@@ -176,15 +176,17 @@ static void what_was_asked_for_is_set(void **state)
     const struct slm_slab_life *life = cache->shape.life;
     assert_true(life && life->constructor == nothing && life->destructor == nothing && life->typesafe);
     assert_ptr_equal(life->context, &context);
-    assert_int_equal(load_relaxed(&cache->most_rounds), 33);
-    assert_int_equal(load_relaxed(&cache->start_rounds), 33);
-    assert_int_equal(cache->account->limit, 1050 / cache->shape.object_size);
-    assert_int_equal(cache->account->limit_bytes, 1050);
+    assert_int_equal(load_relaxed(&cache->fixed_rounds), 33);
+    assert_int_equal(load_relaxed(&cache->most_rounds), 1); /* a small limit has small magazines */
+    assert_int_equal(load_relaxed(&cache->start_rounds), 1);
+    assert_ptr_equal(cache->shape.limit, &cache->limit);
+    assert_int_equal(cache->limit.objects, 1050 / cache->shape.object_size);
+    assert_int_equal(cache->limit.bytes, 1050);
     destroyed(name);
     name = named("none", 100, &apart); /* in the same memory */
     assert_ptr_equal(cache_of(name), cache);
     assert_null(cache->shape.life);
-    assert_null(cache->account);
+    assert_null(cache->shape.limit);
     assert_int_equal(load_relaxed(&cache->fixed_rounds), 0);
     assert_int_equal(cache->shape.alignment, 0);
     destroyed(name);
@@ -197,35 +199,32 @@ static void a_number_s_place_is_its_objects(void **state)
     (void)state;
     struct slab_cache *name = named("plain", 100, &apart);
     struct slm_cache *cache = cache_of(name);
-    assert_true(cache->number >= SLM_NAMED_FIRST && cache->number < SLM_DIRECT);
+    assert_true(cache->number >= SLM_NAMED_FIRST && cache->number < SLM_NUMBERS);
     assert_int_equal(cache->shape.place, slm_place_of_number(cache->number));
     assert_int_equal(name->alloc_place, cache->shape.place);
     assert_int_equal(name->free_place, cache->shape.place);
-    assert_false(name->counted);
+    assert_false(name->marks_pops);
     assert_ptr_equal(slm_cache_of(cache->number), cache);
     destroyed(name);
     assert_false(is_listed(cache));
 }
 
-static void accounted_caches_have_two_numbers(void **state)
+/* Accounted ones are like others; a limited one's pops are marked, and zeroed objects take the slow path. */
+static void slow_allocations_have_no_slot_in_their_name(void **state)
 {
     (void)state;
-    struct slab_cache *name = named("counted", 100, &accounted);
-    const struct slab_cache_attr zeroed = {.flags = SLAB_ZERO, .limit_bytes = 1000};
-    struct slab_cache *zero = named("zeroed", 100, &zeroed);
-    const struct slm_cache *cache = cache_of(name), *other = cache_of(zero);
-    const uint32_t number = cache->number;
-    assert_true(name->counted);
-    assert_false(zero->counted); /* its allocations have to be zeroed */
-    assert_int_equal(zero->alloc_place, SLM_PLACE_CLOSED);
-    assert_int_equal(cache->shape.place, slm_place_of_number(number - 1));
-    assert_ptr_equal(slm_cache_of(number), cache);
-    assert_ptr_equal(slm_cache_of(number - 1), cache);
-    assert_true(other->number >= number + 2 || other->number + 2 <= number);
-    destroyed(name);
-    destroyed(zero);
-    assert_null(slm_cache_of(number));
-    assert_null(slm_cache_of(number - 1));
+    const struct slab_cache_attr limits = {.limit_bytes = 1000}, zeroes = {.flags = SLAB_ZERO, .limit_bytes = 1000};
+    struct slab_cache *counted = named("counted", 100, &accounted), *limited = named("limited", 100, &limits);
+    struct slab_cache *zeroed = named("zeroed", 100, &zeroes);
+    assert_true(!counted->marks_pops && limited->marks_pops && !zeroed->marks_pops);
+    assert_int_equal(counted->alloc_place, cache_of(counted)->shape.place);
+    assert_int_equal(limited->alloc_place, 0);
+    assert_int_equal(zeroed->alloc_place, 0);
+    assert_int_equal(limited->free_place, cache_of(limited)->shape.place);
+    assert_int_equal(zeroed->free_place, cache_of(zeroed)->shape.place);
+    destroyed(counted);
+    destroyed(limited);
+    destroyed(zeroed);
 }
 
 static void numbers_are_used_again_the_lowest_first(void **state)
@@ -239,56 +238,15 @@ static void numbers_are_used_again_the_lowest_first(void **state)
         assert_int_equal(cache_of(names[i])->number, first + i);
     destroyed(names[4]);
     destroyed(names[1]);
-    struct slab_cache *two = named("two", 100, &accounted); /* fits in neither gap */
-    assert_int_equal(cache_of(two)->number, first + 7);
-    names[1] = named("again", 100, &apart);
+    names[1] = named("again", 100, &accounted);
     names[4] = named("again", 100, &apart);
     assert_int_equal(cache_of(names[1])->number, first + 1);
     assert_int_equal(cache_of(names[4])->number, first + 4);
-    destroyed(names[2]);
-    destroyed(names[3]);
-    struct slab_cache *fits = named("fits", 100, &accounted);
-    assert_int_equal(cache_of(fits)->number, first + 3);
-    destroyed(two);
-    names[2] = named("behind", 100, &apart);
-    names[3] = named("behind", 100, &apart); /* both of the pair's come back */
-    assert_int_equal(cache_of(names[2])->number, first + 6);
-    assert_int_equal(cache_of(names[3])->number, first + 7);
-    destroyed(fits);
     for (size_t i = 0; i < COUNT(names); i++)
         destroyed(names[i]);
 }
 
-enum { DIRECT = SLM_DIRECT - SLM_NAMED_FIRST };
-
-static struct slab_cache *many[DIRECT + SLM_NUMBERS - SLM_DIRECT + 1];
-
-static void exhaust_places(void)
-{
-    unsigned n = 0;
-    for (; n < DIRECT; n++)
-        require((many[n] = named("direct", 64, &apart)) && !slm_cache_is_far(cache_of(many[n])));
-    struct slab_cache *far = named("far", 64, &apart), *counted = named("far and counted", 64, &accounted);
-    require(slm_cache_is_far(cache_of(far)) && slm_cache_is_far(cache_of(counted)));
-    require(cache_of(far)->number != cache_of(counted)->number);
-    require(far->alloc_place == SLM_PLACE_CLOSED && far->free_place == SLM_PLACE_NEVER);
-    require(cache_of(far)->shape.place == SLM_PLACE_CLOSED && !counted->counted);
-    const uint32_t freed = cache_of(many[100])->number;
-    destroyed(many[100]);
-    struct slab_cache *pair = named("a pair", 64, &accounted), *one = named("one", 64, &apart);
-    require(slm_cache_is_far(cache_of(pair))); /* there is one place, not two */
-    require(cache_of(one)->number == freed);
-    destroyed(many[300]);
-    destroyed(many[301]);
-    struct slab_cache *two = named("two", 64, &accounted);
-    require(two->counted && cache_of(two)->number == cache_of(many[302])->number - 1);
-}
-
-static void caches_beyond_the_places_are_far(void **state)
-{
-    (void)state;
-    assert_child_silent(exhaust_places);
-}
+static struct slab_cache *many[SLM_NUMBERS - SLM_NAMED_FIRST + 1];
 
 static void exhaust_numbers(void)
 {
@@ -296,10 +254,10 @@ static void exhaust_numbers(void)
     errno = 0;
     while (n < COUNT(many) && (many[n] = named("many", 64, &apart)))
         n++;
-    require(n == COUNT(many) - 1 && n >= 32000 && errno == ENOMEM);
+    require(n == COUNT(many) - 1 && n >= 10000 && errno == ENOMEM);
     struct slab_cache *merged = named("merges", 64, NULL);
     require(!merged); /* there is none yet to merge with */
-    destroyed(many[20000]);
+    destroyed(many[9000]);
     require((merged = named("merges", 64, NULL)) != NULL);
     struct slab_cache *too = named("too", 64, NULL); /* and now there is */
     require(too && cache_of(too) == cache_of(merged));
@@ -320,9 +278,8 @@ static void a_destroyed_name_leads_nowhere(void **state)
     struct slab_cache *name = named("gone", 100, &accounted);
     destroyed(name);
     assert_null(load_relaxed(&name->cache));
-    assert_int_equal(name->alloc_place, SLM_PLACE_CLOSED);
+    assert_int_equal(name->alloc_place, 0);
     assert_int_equal(name->free_place, SLM_PLACE_NEVER);
-    assert_false(name->counted);
     assert_string_equal(name->name, "gone"); /* for messages */
 }
 
@@ -394,8 +351,8 @@ static void it_waits_until_it_is_settled(void **state)
     struct slab_cache *name = named("held", 712, NULL);
     struct slm_cache *cache = destroyed_only(name, 0);
     assert_true(slm_named_some_wait());
-    assert_null(slm_named_first(cache));
-    assert_int_equal(slm_named_count(cache), 0);
+    assert_null(cache->first_name);
+    assert_int_equal(cache->names, 0);
     slm_cache_lock();
     slm_named_sweep(UINT32_MAX);
     slm_cache_unlock();
@@ -464,8 +421,7 @@ static struct slab_cache *behind_classes(void)
         assert_non_null(at);
         assert_string_equal(at->name, slm_class_caches[class].name);
         assert_ptr_equal(cache_of(at), &slm_class_caches[class]);
-        assert_int_equal(slm_named_count(cache_of(at)), 1);
-        assert_null(slm_named_first(cache_of(at)));
+        assert_null(cache_of(at)->first_name);
     }
     return at;
 }
@@ -556,9 +512,8 @@ int main(void)
         cmocka_unit_test(names_are_copied),
         cmocka_unit_test(what_was_asked_for_is_set),
         cmocka_unit_test(a_number_s_place_is_its_objects),
-        cmocka_unit_test(accounted_caches_have_two_numbers),
+        cmocka_unit_test(slow_allocations_have_no_slot_in_their_name),
         cmocka_unit_test(numbers_are_used_again_the_lowest_first),
-        cmocka_unit_test(caches_beyond_the_places_are_far),
         cmocka_unit_test(numbers_run_out),
         cmocka_unit_test(a_destroyed_name_leads_nowhere),
         cmocka_unit_test(a_name_stays_aside_for_256_more),

@@ -1,0 +1,315 @@
+/* Names, merging, ids; see cache_name.h. After a fork that caught the cache mutex held the lists are as they were:
+ * links are written so that a walk forward finds its way at any moment, and what was half made is lost. */
+#include "depot/cache_name.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/panic.h"
+#include "os/topology.h"
+#include "page/metadata.h"
+
+enum { kept_aside = 256, buckets = 64, cacheline = 64, natural_most = 16, unit = 8 };
+
+static struct slm_list names = {&names, &names};
+static struct slm_list class_names = {&class_names, &class_names}; /* made when a visitor first asks */
+static struct slm_list aside = {&aside, &aside};
+static unsigned aside_count;
+static struct slm_cache *merging[buckets], *leaving, *unused; /* linked by `next` */
+static uint32_t lowest_free = SLM_NAMED_FIRST;                /* every id below is taken */
+
+/* -- ids --------------------------------------------------------------------------------------------------------- */
+
+/* SLM_NUMBERS: all are taken. */
+static uint32_t pick_number(void)
+{
+    while (lowest_free < SLM_NUMBERS && slm_cache_of(lowest_free))
+        lowest_free++;
+    return lowest_free;
+}
+
+/* -- caches ------------------------------------------------------------------------------------------------------ */
+
+static size_t alignment_for(size_t size, const struct slab_cache_attr *attr)
+{
+    size_t align = attr->align != 0 ? attr->align : slm_min(size & -size, natural_most);
+    if (attr->flags & SLAB_CACHELINE_ALIGN) {
+        size_t line = cacheline;
+        while (size <= line / 2)
+            line /= 2;
+        align = slm_max(align, line);
+    }
+    return slm_max(align, unit);
+}
+
+static bool may_merge(const struct slab_cache_attr *attr)
+{
+    const unsigned apart = SLAB_NO_MERGE | SLAB_TYPESAFE_BY_EPOCH | SLAB_ACCOUNT;
+    return !(attr->flags & apart) && !attr->ctor && !attr->dtor && attr->limit_bytes == 0 &&
+           attr->magazine_rounds == 0;
+}
+
+static struct slm_cache **bucket_of(size_t object_size, size_t align)
+{
+    return &merging[(object_size / unit + align * 7) % buckets];
+}
+
+static struct slm_cache *find_alike(size_t object_size, size_t align)
+{
+    struct slm_cache *cache = *bucket_of(object_size, align);
+    while (cache && (cache->shape.object_size != object_size || cache->align != align))
+        cache = cache->next;
+    return cache;
+}
+
+static void unlink_cache(struct slm_cache **at, const struct slm_cache *cache)
+{
+    while (*at && *at != cache)
+        at = &(*at)->next;
+    if (*at)
+        *at = cache->next;
+}
+
+static void link_cache(struct slm_cache **list, struct slm_cache *cache)
+{
+    cache->next = *list;
+    *list = cache;
+}
+
+static struct slm_cache *new_cache(void)
+{
+    struct slm_cache *cache = unused;
+    if (cache) {
+        unused = cache->next;
+        return cache;
+    }
+    cache = slm_metadata_alloc(sizeof *cache);
+    if (cache)
+        memset(cache, 0, sizeof *cache);
+    return cache;
+}
+
+/* All but what depots and the list of caches keep. */
+static void describe(struct slm_cache *cache, size_t object_size, size_t align, const struct slab_cache_attr *attr)
+{
+    const bool typesafe = attr->flags & SLAB_TYPESAFE_BY_EPOCH;
+    cache->shape = (struct slm_slab_shape){.object_size = (uint32_t)object_size,
+                                           .alignment = (uint16_t)(align >> SLM_GRANULE_SHIFT)};
+    cache->life = (struct slm_slab_life){
+        .constructor = attr->ctor, .destructor = attr->dtor, .context = attr->context, .typesafe = typesafe};
+    if (attr->ctor || attr->dtor || typesafe)
+        cache->shape.life = &cache->life;
+    cache->limit = (struct slm_limit){.objects = attr->limit_bytes / object_size, .bytes = attr->limit_bytes};
+    if (attr->limit_bytes != 0)
+        cache->shape.limit = &cache->limit;
+    store_relaxed(&cache->fixed_rounds, attr->magazine_rounds);
+    cache->fixed_magazines = 0;
+    cache->align = (uint32_t)align;
+    cache->merges = may_merge(attr);
+    cache->names = 0;
+    cache->first_name = NULL;
+}
+
+static struct slm_cache *make_cache(const char *name, size_t object_size, size_t align,
+                                    const struct slab_cache_attr *attr)
+{
+    const uint32_t number = pick_number();
+    struct slm_cache *cache = number < SLM_NUMBERS ? new_cache() : NULL;
+    if (!cache)
+        return NULL;
+    memcpy(cache->name, name, sizeof cache->name);
+    describe(cache, object_size, align, attr);
+    cache->number = number;
+    slm_cache_add(cache);
+    if (cache->merges)
+        link_cache(bucket_of(object_size, align), cache);
+    return cache;
+}
+
+/* -- names ------------------------------------------------------------------------------------------------------- */
+
+static struct slab_cache *new_name(void)
+{
+    struct slab_cache *named;
+    if (aside_count > kept_aside) {
+        named = slm_container(aside.next, struct slab_cache, link);
+        slm_list_remove(&named->link);
+        aside_count--;
+    } else {
+        named = slm_metadata_alloc(sizeof *named);
+    }
+    if (named)
+        memset(named, 0, sizeof *named);
+    return named;
+}
+
+static void put_aside(struct slab_cache *named)
+{
+    slm_list_insert_before(&aside, &named->link);
+    aside_count++;
+}
+
+static void lead_to(struct slab_cache *named, struct slm_cache *cache, bool zero)
+{
+    named->zero = zero;
+    named->marks_pops = cache->shape.limit && !zero;
+    named->alloc_place = zero || cache->shape.limit ? 0 : cache->shape.place;
+    named->free_place = cache->shape.place;
+    store_release(&named->cache, cache);
+}
+
+struct slm_cache *slm_named_cache(const struct slab_cache *named, const char *call)
+{
+    struct slm_cache *cache = load_acquire(&named->cache); /* pairs with lead_to */
+    if (unlikely(!cache))
+        slm_panic(call, named, "a destroyed cache", NULL, NULL);
+    return cache;
+}
+
+slm_seldom struct slab_cache *slm_named_create(const char *name, size_t size, const struct slab_cache_attr *attr)
+{
+    const size_t align = alignment_for(size, attr), object_size = slm_align_up(size, align);
+    slm_named_sweep(0);
+    struct slab_cache *named = new_name();
+    if (!named)
+        return NULL;
+    memcpy(named->name, name, strnlen(name, sizeof named->name - 1));
+    struct slm_cache *cache = may_merge(attr) ? find_alike(object_size, align) : NULL;
+    if (!cache)
+        cache = make_cache(named->name, object_size, align, attr);
+    if (!cache) {
+        slm_list_insert_after(&aside, &named->link); /* in front, where it came from: others wait their turn */
+        aside_count++;
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (cache->names++ == 0)
+        cache->first_name = named;
+    lead_to(named, cache, attr->flags & SLAB_ZERO);
+    slm_list_insert_before(&names, &named->link);
+    return named;
+}
+
+/* The oldest other name of its cache: behind it, as it was the oldest. */
+static struct slab_cache *next_name_of(const struct slab_cache *named, const struct slm_cache *cache)
+{
+    struct slm_list *at = named->link.next;
+    while (at != &names && load_relaxed(&slm_container(at, struct slab_cache, link)->cache) != cache)
+        at = at->next;
+    return at == &names ? NULL : slm_container(at, struct slab_cache, link);
+}
+
+static void forget(struct slab_cache *named)
+{
+    named->marks_pops = false;
+    named->alloc_place = 0;
+    named->free_place = SLM_PLACE_NEVER;
+    store_relaxed(&named->cache, NULL);
+    if (named->pins == 0) {
+        slm_list_remove(&named->link);
+        put_aside(named);
+    }
+}
+
+slm_seldom void slm_named_drop(struct slab_cache *named)
+{
+    struct slm_cache *cache = load_relaxed(&named->cache);
+    if (cache->first_name == named)
+        cache->first_name = cache->names > 1 ? next_name_of(named, cache) : NULL;
+    cache->names--;
+    forget(named);
+}
+
+slm_seldom void slm_named_destroy(struct slab_cache *named, uint32_t recall)
+{
+    struct slm_cache *cache = load_relaxed(&named->cache);
+    slm_named_drop(named);
+    if (cache->merges)
+        unlink_cache(bucket_of(cache->shape.object_size, cache->align), cache);
+    cache->recall = recall;
+    cache->held = true;
+    link_cache(&leaving, cache);
+}
+
+slm_seldom void slm_named_settle(struct slm_cache *cache)
+{
+    cache->held = false;
+}
+
+bool slm_named_some_wait(void)
+{
+    return leaving != NULL;
+}
+
+static bool has_come_home(struct slm_cache *cache)
+{
+    uint64_t out = 0;
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        const struct slm_depot *depot = slm_cache_depot_made(cache, node);
+        out += depot ? load_acquire(&depot->objects_out) : 0; /* pairs with slm_depot_give */
+    }
+    return out == 0 && slm_cache_slabs(cache) == 0;
+}
+
+slm_seldom void slm_named_sweep(uint32_t recalled)
+{
+    for (struct slm_cache **at = &leaving; *at;) {
+        struct slm_cache *cache = *at;
+        if (cache->held || cache->recall > recalled || !has_come_home(cache)) {
+            at = &cache->next;
+            continue;
+        }
+        *at = cache->next;
+        slm_cache_remove(cache);
+        lowest_free = (uint32_t)slm_min(lowest_free, cache->number);
+        link_cache(&unused, cache);
+    }
+}
+
+/* -- visiting ---------------------------------------------------------------------------------------------------- */
+
+static void name_classes(void)
+{
+    if (class_names.next != &class_names)
+        return;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
+        struct slab_cache *named = slm_metadata_alloc(sizeof *named);
+        if (!named)
+            return;
+        memset(named, 0, sizeof *named);
+        memcpy(named->name, slm_class_caches[class].name, strlen(slm_class_caches[class].name));
+        lead_to(named, &slm_class_caches[class], false);
+        slm_list_insert_before(&class_names, &named->link);
+    }
+}
+
+static struct slab_cache *live_from(struct slm_list *at, const struct slm_list *end)
+{
+    while (at != end && !load_relaxed(&slm_container(at, struct slab_cache, link)->cache))
+        at = at->next;
+    return at == end ? NULL : slm_container(at, struct slab_cache, link);
+}
+
+slm_seldom struct slab_cache *slm_named_next(struct slab_cache *after)
+{
+    name_classes();
+    const bool in_classes = !after || (load_relaxed(&after->cache) && slm_cache_is_class(load_relaxed(&after->cache)));
+    struct slab_cache *next = NULL;
+    if (in_classes)
+        next = live_from(after ? after->link.next : class_names.next, &class_names);
+    if (!next)
+        next = live_from(in_classes ? names.next : after->link.next, &names);
+    if (next)
+        next->pins++;
+    if (after)
+        slm_named_unpin(after);
+    return next;
+}
+
+void slm_named_unpin(struct slab_cache *named)
+{
+    if (--named->pins == 0 && !load_relaxed(&named->cache)) {
+        slm_list_remove(&named->link);
+        put_aside(named);
+    }
+}

@@ -1,0 +1,64 @@
+/* A cache's limit: the most objects that may be out of its slabs, live or free in threads and depots.
+ *
+ * Objects are charged where they leave slabs (slm_depot_fill) and given back where they return. So no call that a
+ * magazine serves pays anything, and no more than the limit can ever be live. A thread that meets the limit gathers
+ * the free objects that other threads and nodes hold before its call fails (heap/gather.h). Nobody can take from
+ * another thread's reserve (thread/reserve.h): its objects are not charged until a handler gets them.
+ *
+ * A charge is a release and an acquire: who finds the limit met by what a thread took sees that the thread has its
+ * magazine in hand (thread/take.c). */
+#pragma once
+
+#include "base/atomic.h"
+#include "base/bits.h"
+
+struct slm_limit {
+    uint64_t objects;         /* 0: not one fits */
+    uint64_t bytes;           /* as it was asked for */
+    _Atomic uint64_t charged; /* objects */
+    _Atomic uint32_t hands;   /* how many threads are carrying free objects home: see slm_limit_carry */
+};
+
+/* One charge takes no more than this share of the room that is left, so that all threads can have some. */
+enum { SLM_LIMIT_SHARES = 8 };
+
+/* Charge up to n objects; how many were. `limit` may be NULL. */
+slm_inline unsigned slm_limit_charge(struct slm_limit *limit, unsigned n)
+{
+    if (likely(!limit))
+        return n;
+    uint64_t charged = load_acquire(&limit->charged), some;
+    do {
+        const uint64_t room = charged < limit->objects ? limit->objects - charged : 0;
+        some = slm_min(n, room < SLM_LIMIT_SHARES ? slm_min(room, 1) : room / SLM_LIMIT_SHARES);
+    } while (some > 0 && !atomic_compare_exchange_weak_explicit(&limit->charged, &charged, charged + some,
+                                                                memory_order_acq_rel, memory_order_acquire));
+    return (unsigned)some;
+}
+
+/* Charge n objects, beyond the limit if it must be: they have been out all the time. */
+slm_inline void slm_limit_recharge(struct slm_limit *limit, uint64_t n)
+{
+    if (unlikely(limit != NULL))
+        add_relaxed(&limit->charged, n);
+}
+
+slm_inline void slm_limit_return(struct slm_limit *limit, uint64_t n)
+{
+    if (unlikely(limit != NULL))
+        sub_relaxed(&limit->charged, n);
+}
+
+/* Between these two calls the thread carries free objects that no slot, stock or slab shows. Sequentially consistent:
+ * who finds no object there, and then nobody who carries any, finds what was carried charged no longer. */
+slm_inline void slm_limit_carry(struct slm_limit *limit)
+{
+    if (unlikely(limit != NULL))
+        atomic_fetch_add(&limit->hands, 1);
+}
+
+slm_inline void slm_limit_carried(struct slm_limit *limit)
+{
+    if (unlikely(limit != NULL) && atomic_load(&limit->hands) > 0) /* 0: a fork in between */
+        atomic_fetch_sub(&limit->hands, 1);
+}
