@@ -152,8 +152,8 @@ static void put_aside(struct slab_cache *named)
 static void lead_to(struct slab_cache *named, struct slm_cache *cache, bool zero)
 {
     named->zero = zero;
-    named->marks_pops = cache->shape.limit && !zero;
     named->alloc_place = zero || cache->shape.limit ? 0 : cache->shape.place;
+    named->marked_place = !zero && cache->shape.limit ? cache->shape.place : 0;
     named->free_place = cache->shape.place;
     store_release(&named->cache, cache);
 }
@@ -201,8 +201,7 @@ static struct slab_cache *next_name_of(const struct slab_cache *named, const str
 
 static void forget(struct slab_cache *named)
 {
-    named->marks_pops = false;
-    named->alloc_place = 0;
+    named->alloc_place = named->marked_place = 0;
     named->free_place = SLM_PLACE_NEVER;
     store_relaxed(&named->cache, NULL);
     if (named->pins == 0) {

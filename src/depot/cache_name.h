@@ -18,11 +18,12 @@
 enum { SLM_PLACE_NEVER = 0xffff };
 
 struct slab_cache {
-    uint32_t alloc_place, free_place;  /* slot words; 0 and never where calls are to take the slow path */
+    uint32_t alloc_place;              /* slot words, 0 where calls are to take the slow path: of allocations, ... */
+    uint32_t free_place;               /* ... of frees (never, where they are), ... */
+    uint32_t marked_place;             /* ... and of allocations of a limited cache */
     _Atomic(struct slm_cache *) cache; /* NULL: destroyed */
     struct slm_list link;              /* in the order of creation, or of destruction */
     bool zero;                         /* SLAB_ZERO */
-    bool marks_pops;                   /* limited, and not zeroed: see slm_pop_marked */
     uint32_t pins;                     /* visitors that stand at it */
     char name[SLM_CACHE_NAME_BYTES];
 };

@@ -88,38 +88,15 @@ static slm_slow void *refill_slow(struct slm_cache *cache)
     return object;
 }
 
-/* Of a limited cache, or of a name whose objects are to be zeroed: from the thread's own magazine, with a mark that
- * says so to a taker. Without it a taker could not tell a thread that stands still in the middle of a pop from one
- * that has a free object, and has to leave that: too early a refusal at the limit (thread/take.h). */
-slm_inline void *pop_marked(size_t place)
-{
-    void *round = NULL;
-    store_relaxed(&slm_tls.popping, 1);
-    signal_fence(); /* pairs with the barrier of slm_take_from_all */
-    struct slm_slot *slot = slm_slot_at(slm_hot(), place);
-    void **top = slm_shared_load(&slot->top);
-    if (likely(top != slm_shared_load(&slot->bottom)))
-        round = slm_slot_pop(slot, top);
-    store_release(&slm_tls.popping, 0); /* pairs with take_loaded (thread/take.c) */
-    return round;
-}
-
-/* By itself, so that the fast half of limited caches saves no registers. */
-static __attribute__((noinline)) void *alloc_otherwise(const struct slab_cache *named)
+slm_slow void *slm_object_alloc_slow(struct slab_cache *named)
 {
     struct slm_cache *cache = slm_named_cache(named, "slab_cache_alloc");
-    void *object = named->zero ? pop_marked(named->free_place) : NULL;
-    if (unlikely(!object))
+    void *object;
+    if (!named->zero || !slm_pop_marked(named->free_place, &object)) /* zeroed names have their cache's magazine */
         object = refill_slow(cache);
     if (named->zero && likely(object != NULL))
         memset(object, 0, cache->shape.object_size);
     return object;
-}
-
-void *slm_object_alloc_slow(struct slab_cache *named)
-{
-    void *object = likely(named->marks_pops) ? pop_marked(named->free_place) : NULL;
-    return likely(object != NULL) ? object : alloc_otherwise(named);
 }
 
 /* From a node that may not be the thread's: its depot's stock, or its slabs. */
@@ -217,6 +194,12 @@ static _Noreturn slm_slow void not_of_this_cache(const struct slm_cache *cache, 
     slm_line_text(&line, " given to cache ");
     slm_line_text(&line, cache->name);
     slm_panic(call, object, line.text, NULL, slm_slab_start(slm_slab_of(object)));
+}
+
+slm_slow void slm_object_free_full_slow(struct slab_cache *named, void *object)
+{
+    (void)named;
+    slm_free_slow(object, "slab_cache_free");
 }
 
 slm_slow void slm_object_free_slow(struct slab_cache *named, void *object)

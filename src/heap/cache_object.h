@@ -6,20 +6,43 @@
 #include "heap/heap.h"
 #include "page/page_map.h"
 
-/* The thread's magazine is empty, or the name has none of its own: that of a limited cache, or of zeroed objects. */
+/* The thread's magazine is empty, or the name is one of zeroed objects. */
 void *slm_object_alloc_slow(struct slab_cache *named);
 
 /* The object is not known to be of this cache. */
 void slm_object_free_slow(struct slab_cache *named, void *object);
 
+/* The magazine is full. */
+void slm_object_free_full_slow(struct slab_cache *named, void *object);
+
+/* A pop with a mark that tells a taker of it; false: the magazine is empty. Limited caches need it: without the mark a
+ * taker could not tell a thread that stands still in the middle of a pop from one that merely holds a free object, and
+ * would have to leave that: a call would be refused at the limit too early (thread/take.h). */
+slm_inline bool slm_pop_marked(size_t place, void **round)
+{
+    store_relaxed(&slm_tls.popping, 1);
+    signal_fence(); /* pairs with the barrier of slm_take_from_all */
+    struct slm_thread *thread = slm_hot();
+    void **top = slm_shared_load(&slm_slot_at(thread, place)->top);
+    slm_forget(place);
+    const bool any = top != slm_shared_load(&slm_slot_at(thread, place)->bottom);
+    if (likely(any)) {
+        slm_forget(place);
+        *round = slm_slot_pop(slm_slot_at(thread, place), top);
+    }
+    store_release(&slm_tls.popping, 0); /* pairs with take_loaded (thread/take.c) */
+    return any;
+}
+
 slm_inline void *slm_object_alloc(struct slab_cache *named)
 {
+    void *round;
     size_t place = named->alloc_place;
     struct slm_thread *thread = slm_hot();
     void **top = slm_shared_load(&slm_slot_at(thread, place)->top);
     slm_forget(place);
     if (unlikely(top == slm_shared_load(&slm_slot_at(thread, place)->bottom)))
-        return slm_object_alloc_slow(named);
+        return slm_pop_marked(named->marked_place, &round) ? round : slm_object_alloc_slow(named);
     slm_forget(place);
     return slm_slot_pop(slm_slot_at(thread, place), top);
 }
@@ -41,7 +64,7 @@ slm_inline void slm_object_free(struct slab_cache *named, void *object)
     void **top = slm_shared_load(&slm_slot_at(thread, place)->top);
     slm_forget(place);
     if (unlikely(top == slm_slot_at(thread, place)->limit)) {
-        slm_free_slow(object, "slab_cache_free");
+        slm_object_free_full_slow(named, object);
         return;
     }
     slm_forget(place);

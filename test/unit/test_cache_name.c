@@ -203,7 +203,7 @@ static void a_number_s_place_is_its_objects(void **state)
     assert_int_equal(cache->shape.place, slm_place_of_number(cache->number));
     assert_int_equal(name->alloc_place, cache->shape.place);
     assert_int_equal(name->free_place, cache->shape.place);
-    assert_false(name->marks_pops);
+    assert_int_equal(name->marked_place, 0);
     assert_ptr_equal(slm_cache_of(cache->number), cache);
     destroyed(name);
     assert_false(is_listed(cache));
@@ -216,7 +216,9 @@ static void slow_allocations_have_no_slot_in_their_name(void **state)
     const struct slab_cache_attr limits = {.limit_bytes = 1000}, zeroes = {.flags = SLAB_ZERO, .limit_bytes = 1000};
     struct slab_cache *counted = named("counted", 100, &accounted), *limited = named("limited", 100, &limits);
     struct slab_cache *zeroed = named("zeroed", 100, &zeroes);
-    assert_true(!counted->marks_pops && limited->marks_pops && !zeroed->marks_pops);
+    assert_int_equal(counted->marked_place, 0);
+    assert_int_equal(limited->marked_place, cache_of(limited)->shape.place);
+    assert_int_equal(zeroed->marked_place, 0);
     assert_int_equal(counted->alloc_place, cache_of(counted)->shape.place);
     assert_int_equal(limited->alloc_place, 0);
     assert_int_equal(zeroed->alloc_place, 0);
