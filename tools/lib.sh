@@ -9,28 +9,21 @@ say() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
 }
 
-# Runs a command and shows what it wrote only when it fails.
-quietly() {
-    local log status=0
+# Runs a command and shows what it wrote only when it fails. Says every 15 s that it is still running, with the last
+# line of it that is not empty. It is a subshell, so that its traps clean up after an interrupt, too.
+quietly() (
+    status=0
     log=$(mktemp)
+    while sleep 15 >/dev/null 2>&1; do
+        line=$(sed '/^[[:space:]]*$/d' "$log" | tail -n 1 | cut -c 1-70)
+        say "still at it${line:+: $line}"
+    done &
+    trap 'kill "$!" 2>/dev/null; rm -f "$log"' EXIT
+    trap 'exit 130' INT
     "$@" >"$log" 2>&1 </dev/null || status=$?
     [ "$status" -eq 0 ] || cat "$log" >&2
-    rm -f "$log"
-    return "$status"
-}
-
-# The same for a command that takes minutes: says every 15 s what it wrote last.
-patiently() {
-    local log status=0 teller
-    log=$(mktemp)
-    while sleep 15 >/dev/null 2>&1; do say "still at it: $(tail -n 1 "$log" | cut -c 1-70)"; done &
-    teller=$!
-    "$@" >"$log" 2>&1 </dev/null || status=$?
-    kill "$teller"
-    [ "$status" -eq 0 ] || cat "$log" >&2
-    rm -f "$log"
-    return "$status"
-}
+    exit "$status"
+)
 
 # Prints the packages that the list files name ('#' starts a comment) and that this machine does not have.
 packages_missing() {
@@ -60,7 +53,7 @@ packages_install() {
     fi
     say "installing Debian packages: $missing"
     # shellcheck disable=SC2086 # the packages are words
-    patiently $sudo bash "$root/tools/install-packages" $missing || return 1 # which has said why
+    quietly $sudo bash "$root/tools/install-packages" $missing || return 1 # which has said why
 }
 
 # The script cannot go on without these.
