@@ -170,7 +170,7 @@ def test_the_package_of_a_program_that_readme_names_is_installed(tree):
 
 
 def test_every_program_that_readme_runs_is_known():
-    """The first lines of README, as they stand there."""
+    """The first command of README."""
     section = (ROOT / "README.md").read_text().split("\n## The two commands\n")[1].split("\n## ")[0]
     program, = re.findall(r"^    tools/run (\S+)", section, re.M)
     assert re.search(rf"^    .*\b{program}\b.*\) echo", (ROOT / "tools" / "run").read_text(), re.M)
