@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# What tools/run and tools/test share: finding and installing the Debian packages that they need, and
-# bringing a build folder up to date. It is sourced and needs bash; every message is one line on standard error.
+# What tools/run, tools/test and tools/bench share: finding and installing the Debian packages that they need, and
+# bringing a build folder up to date. It is sourced and needs bash. Every message is one line on standard error.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-no_install= # set by the script: say what is missing, install nothing
+no_install= # set by the script: install nothing, say what is missing
 
 say() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
@@ -25,18 +25,18 @@ quietly() (
     exit "$status"
 )
 
-# Prints the packages that the list files name ('#' starts a comment) and that this machine does not have.
+# Prints the packages in the list files ('#' starts a comment) that this machine does not have.
 packages_missing() {
     sed 's/#.*//' "$@" | tr -s '[:space:]' '\n' | sed '/^$/d' | sort -u |
         comm -23 - <(dpkg-query -W -f '${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p' | sort -u) |
         paste -sd ' '
 }
 
-# Installs what is missing of the named list files; where it may not, one line and status 2.
+# Installs the packages in the list files that are missing. If it may not: one line and status 2.
 packages_install() {
     local missing sudo=
     if ! command -v dpkg-query >/dev/null; then
-        say "this is not Debian: taking it that what $* name is installed"
+        say "this is not Debian: assuming that what $* name is installed"
         return
     fi
     missing=$(packages_missing "$@")
@@ -56,23 +56,23 @@ packages_install() {
     quietly $sudo bash "$root/tools/install-packages" $missing || return 1 # which has said why
 }
 
-# The script cannot go on without these.
+# Ends the script if these packages are not there.
 packages_ensure() {
     packages_install "$@" || exit
 }
 
-# Without these it goes on: what needs them is left out, and says so.
+# Goes on without these packages: what needs them is left out, and says so.
 packages_offer() {
     packages_install "$@" || say "going on without them"
 }
 
-# build_is_ours FOLDER: it is a build folder of this tree, and was not copied along with it from elsewhere.
+# build_is_ours FOLDER: true if it is a build folder of this tree, and not one that was copied from elsewhere.
 build_is_ours() {
     grep -qsF "\"source\": \"$root\"" "$root/$1/meson-info/meson-info.json"
 }
 
-# build_configure FOLDER [MESON-OPTION...]: makes the build folder, or gives an existing one these options. What meson
-# cannot take up again is made anew.
+# build_configure FOLDER [MESON-OPTION...]: makes the build folder, or gives an existing one these options. A folder
+# that meson cannot reconfigure is made anew.
 build_configure() {
     local folder=$root/$1
     build_is_ours "$1" || rm -rf "$folder"
