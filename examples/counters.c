@@ -2,19 +2,23 @@
  *
  *     counters [--seconds N] [--threads N]
  *
- * Each thread serves requests as fast as it can, which are no more here than three changes of the statistics: a
- * request more, its bytes, and at times an error. A reporter adds the statistics up ten times a second while they
- * change. The ways are tried one after the other:
+ * Each thread serves requests as fast as it can. Here a request is no more than three changes of the statistics: one
+ * more request, its bytes, and sometimes an error. A reporter adds the statistics up ten times a second while they
+ * change. The program tries the ways one after the other:
  *
- *     one        one structure for all, its fields atomic: its cache line travels from CPU to CPU
- *     padded     an array of them, one a CPU, each on cache lines of its own; atomic still, as a thread may be moved
- * to another CPU between finding its entry and changing it per CPU    slab_percpu: the same, but nothing is atomic
- * and nothing padded; a structure a CPU a thread   thread-local: the fastest there is, and nobody can add it up while
- * the threads run; the reporter has nothing to say
+ *     one        One structure for all, with atomic fields. Its cache line travels from CPU to CPU.
  *
- * With per-CPU memory the three counters are one object, and slab_percpu_for_each visits all its copies; the
- * additions go to the fields by their own handles, a field's being the object's plus its offset. At the end each
- * way's sums must be what the threads say that they have done: not a change may be lost. */
+ *     padded     An array of structures, one per CPU, each on cache lines of its own. The fields are still atomic: a
+ *                thread may be moved to another CPU between finding its entry and changing it.
+ *
+ *     per CPU    slab_percpu: a structure per CPU, neither atomic nor padded.
+ *
+ *     a thread   A thread-local structure. It is the fastest, but nobody can add up while the threads run, so the
+ *                reporter has nothing to say.
+ *
+ * With per-CPU memory the three counters are one object. Additions go to a field by a handle of its own, which is the
+ * object's plus the field's offset. slab_percpu_for_each visits all copies. At the end the sums must be what the
+ * threads have counted themselves: no change may be lost. */
 #define _GNU_SOURCE 1
 
 #include <pthread.h>
@@ -34,7 +38,7 @@ struct statistics {
     long requests, bytes, errors;
 };
 
-/* A way to keep them: `serve` notes one request, `sum` adds up; NULL: it cannot. */
+/* A way to keep them: `serve` notes one request, `sum` adds them up (NULL: that is not possible). */
 struct way {
     const char *name;
     void (*serve)(long bytes, bool error);
@@ -142,7 +146,7 @@ static const struct way ways[] = {
 struct worker {
     pthread_t thread;
     void (*serve)(long bytes, bool error);
-    struct statistics done; /* what it says that it has done */
+    struct statistics done; /* what the thread has counted itself */
     double cpu_seconds;
 };
 
@@ -171,7 +175,7 @@ static void *work(void *context)
     return NULL;
 }
 
-/* Sums while they change: none may ever go back. */
+/* Adds up while the statistics change: no sum may be less than an earlier one. */
 static long report(const struct way *way, double until)
 {
     long reports = 0, before = 0;

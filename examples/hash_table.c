@@ -2,11 +2,11 @@
  *
  *     hash_table [--seconds N] [--rwlock]
  *
- * Buckets are singly linked lists of nodes, and a node never changes once it can be found: a replacement is another
- * node. So a reader that walks a list finds whole nodes, whatever happens around it. The one question is when a node
- * that was taken out may be freed: readers may stand on it. That is answered by epochs: readers walk inside a
- * section, and writers do not free a node but retire it (slab_free_deferred_head), and it is freed when all sections
- * are over that were open then. Neither waits for the other.
+ * Buckets are singly linked lists of nodes. A node never changes once it can be found: a replacement is another node.
+ * So a reader that walks a list finds whole nodes, whatever happens around it. The one question is when a node that
+ * was taken out may be freed, because readers may stand on it. Epochs answer it. Readers walk inside a section.
+ * Writers do not free a node but retire it (slab_free_deferred_head): it is freed when all sections have ended that
+ * were open at that time. Neither waits for the other.
  *
  *     reader                                      writer, under its stripe's lock
  *
@@ -17,28 +17,28 @@
  *     use the value                                         retire old
  *     slab_epoch_leave                            delete:   link to node = node->next, retire node
  *
- * A node that was taken out keeps its `next`, so that a reader who stands on it finds its way. Which may be a way
- * past nodes that are taken out meanwhile, too: these wait for the same reader.
+ * A node that was taken out keeps its `next`, so that a reader who stands on it finds its way. That way may lead past
+ * nodes that are taken out meanwhile. These wait for the same reader.
  *
  * Growing. A node is in one list at a time, so the larger table gets copies. All stripes are locked, so no writer is
- * about; readers go on in the old table, whose lists nobody touches, until the new one is published with a release.
+ * active. Readers go on in the old table, whose lists nobody changes, until the new one is published with a release.
  * Then the old nodes and the old array, a large object, are retired. A reader that has found the old table goes on
  * with it to the end of its section, and misses only what happens after it began. (Triplett, McKenney and Walpole,
  * "Resizable, Scalable, Concurrent Hash Tables via Relativistic Programming", USENIX ATC 2011, do without copies.)
  *
- * Writers of one bucket exclude each other by one of STRIPES locks. That is a power of two no larger than any table,
- * so a bucket's stripe is the same in all tables: a writer locks the stripe, and only then looks for the current
- * table, which cannot change until it unlocks.
+ * Writers of one bucket exclude each other by one of STRIPES locks. STRIPES is a power of two no larger than any
+ * table, so a bucket's stripe is the same in all tables. A writer locks the stripe, and only then looks for the
+ * current table, which cannot change until it unlocks.
  *
- * The program. One thread fills the table, which grows ten times, while one reader for each CPU looks up what is
- * there. Then there are one reader, and one for each CPU, beside a writer of 20,000 updates a second, as for a table
- * that is read mostly; then one reader, and a writer for each CPU that does what it can. A key in 32 comes and goes;
- * the others must always be found. A node's words follow from its key and version, and readers check them all: a node
- * that was freed too early is found out. At last all nodes are deleted; their cache can only be destroyed if each one
- * has been freed.
+ * The program. In the first phase one thread fills the table, which grows ten times, while one reader per CPU looks
+ * up what is there. Two phases follow as for a table that is seldom changed: a writer makes 20,000 updates a second,
+ * beside one reader, and then beside one reader per CPU. In the last phase one reader runs beside a writer per CPU
+ * that does what it can. One key in 32 comes and goes; the others must always be found. The words of a node follow
+ * from its key and version, and readers check them all. So they notice if a node was freed too early. At the end all
+ * nodes are deleted. Their cache can only be destroyed if each of them has been freed.
  *
- * --rwlock: the same with one pthread_rwlock in place of sections and stripes, and with nodes freed at once. Readers
- * do not exclude each other there, but each of them writes to the lock, whose cache line goes from CPU to CPU. */
+ * --rwlock: the same with one pthread_rwlock instead of sections and stripes; nodes are freed at once. Readers do not
+ * exclude each other there, but each of them writes to the lock, whose cache line travels from CPU to CPU. */
 #define _GNU_SOURCE 1
 
 #include <pthread.h>
@@ -92,7 +92,7 @@ static void give_up(const char *what)
     exit(1);
 }
 
-/* A mixing of all bits, so that neighbouring keys lie in different buckets. */
+/* Mixes all bits, so that neighbouring keys lie in different buckets. */
 static uint64_t mix(uint64_t bits)
 {
     bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9u;
@@ -110,8 +110,7 @@ static uint64_t word_of(const struct node *node, unsigned i)
     return (node->key + (node->version << 20) + i) * 0x9e3779b97f4a7c15u;
 }
 
-/* -- with sections and retiring, or with a lock and freeing -------------------------------------------------------
- */
+/* -- with sections and retiring, or with a lock and freeing ------------------------------------------------------ */
 
 static void begin_reading(void)
 {
@@ -145,7 +144,7 @@ static void end_writing(unsigned stripe)
         pthread_mutex_unlock(&stripes[stripe].mutex);
 }
 
-/* A node has room for a head: then nothing is ever waited for, which with a stripe locked would be others' time. */
+/* A node has room for a head, so this never waits. Waiting here would hold up others, for a stripe is locked. */
 static void retire_node(struct node *node)
 {
     if (uses_rwlock)
@@ -162,8 +161,7 @@ static void retire_table(struct table *table)
         slab_free_deferred(table);
 }
 
-/* -- the table ----------------------------------------------------------------------------------------------------
- */
+/* -- the table --------------------------------------------------------------------------------------------------- */
 
 static struct node *make_node(uint64_t key, uint64_t version)
 {
@@ -196,7 +194,7 @@ static unsigned stripe_of(uint64_t key)
     return mix(key) & (STRIPES - 1);
 }
 
-/* Inside a section, or under the stripe's lock. The node is good until that ends. */
+/* Inside a section, or under the stripe's lock. The node is valid until that ends. */
 static struct node *find(uint64_t key)
 {
     struct table *table = atomic_load_explicit(&current, memory_order_acquire);
@@ -206,7 +204,7 @@ static struct node *find(uint64_t key)
     return node;
 }
 
-/* Under the stripe's lock: the pointer that leads to the node, or the one behind the list's last. */
+/* Under the stripe's lock: the pointer that leads to the node, or the NULL at the end of the list. */
 static _Atomic(struct node *) *link_to(uint64_t key)
 {
     _Atomic(struct node *) *link = bucket_of(atomic_load_explicit(&current, memory_order_relaxed), key);
@@ -224,7 +222,7 @@ static void put(struct node *node)
     struct node *old = atomic_load_explicit(link, memory_order_relaxed);
     struct node *next = old ? atomic_load_explicit(&old->next, memory_order_relaxed) : NULL;
     atomic_store_explicit(&node->next, next, memory_order_relaxed);
-    atomic_store_explicit(link, node, memory_order_release); /* from here on readers find the new one */
+    atomic_store_explicit(link, node, memory_order_release); /* from now on readers find the new one */
     if (old)
         retire_node(old);
     end_writing(stripe);
@@ -265,7 +263,7 @@ static void retire_all(struct table *table)
 {
     for (uint64_t i = 0; i < table->buckets; i++)
         for (struct node *node = table->first[i], *next; node; node = next) {
-            next = node->next; /* from the next line on the node may be gone */
+            next = node->next; /* after the next line the node may be gone */
             retire_node(node);
         }
     retire_table(table);
@@ -283,7 +281,7 @@ static void unlock_all(void)
         end_writing(i);
 }
 
-/* One thread does. Writers wait for the copying, readers do not. */
+/* Called by one thread. Writers wait for the copying, readers do not. */
 static void grow(void)
 {
     lock_all();
@@ -295,8 +293,7 @@ static void grow(void)
     retire_all(old);
 }
 
-/* -- threads ------------------------------------------------------------------------------------------------------
- */
+/* -- threads ----------------------------------------------------------------------------------------------------- */
 
 struct worker {
     _Alignas(64) _Atomic uint64_t done; /* lookups, or updates: counted by its thread, for others to look at */
@@ -313,7 +310,7 @@ static double seconds_on(clockid_t clock)
     return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
 }
 
-/* The node, and all of it, is the reader's until the end of the section. */
+/* The whole node stays valid for the reader until the end of the section. */
 static void look_up(uint64_t key)
 {
     begin_reading();
@@ -381,8 +378,7 @@ static void *fill(void *argument)
     return NULL;
 }
 
-/* -- measuring ----------------------------------------------------------------------------------------------------
- */
+/* -- measuring --------------------------------------------------------------------------------------------------- */
 
 static uint64_t waiting_bytes(void)
 {
@@ -446,8 +442,8 @@ static bool is_done(const struct phase *phase, double seconds)
                                 : seconds >= phase->seconds;
 }
 
-/* Until the phase is done, and on a busy machine until somebody has had a turn, whenever that is. Prints a line;
- * returns the nanoseconds of CPU time that a lookup took. */
+/* Runs until the phase is done; on a busy machine also until a reader and a writer have had a turn. Prints a line,
+ * and returns the nanoseconds of CPU time that a lookup took. */
 static double measure(const char *name, const struct phase *phase)
 {
     static struct crew readers, writers;
@@ -514,7 +510,7 @@ int main(int count, char **words)
     measure_all(seconds);
     if (atomic_load(&current)->buckets != KEYS)
         give_up("the table has not grown");
-    retire_all(atomic_load(&current)); /* nobody looks for anything any more */
+    retire_all(atomic_load(&current)); /* no thread looks anything up any more */
     slab_epoch_barrier();
     if (waiting_bytes() != 0)
         give_up("something still waits behind slab_epoch_barrier");

@@ -2,12 +2,12 @@
  *
  *     typesafe [--seconds N]
  *
- * Usually a lock-free reader forces whoever frees to wait: an object may only be reused when no reader can be looking
- * at it. For objects that come and go by the million that is a lot of waiting, or of memory that waits. A type-safe
- * cache (SLAB_TYPESAFE_BY_EPOCH; the kernel's SLAB_TYPESAFE_BY_RCU, once SLAB_DESTROY_BY_RCU) turns it round: objects
- * are freed and reused at once, and all that is promised is that inside an epoch section a pointer to a session goes
- * on pointing to a session - not to the same one, not to an open one, but never to something else, and never to
- * memory that is gone. The reader looks, and finds out afterwards whether what it saw was one session:
+ * Usually a lock-free reader makes whoever frees wait: an object may only be reused when no reader can be looking at
+ * it. For objects that come and go by the million that is a lot of waiting, or of memory that waits. A type-safe
+ * cache (SLAB_TYPESAFE_BY_EPOCH; the kernel's SLAB_TYPESAFE_BY_RCU, once SLAB_DESTROY_BY_RCU) turns it round. Objects
+ * are freed and reused at once. The promise is only that inside an epoch section a pointer to a session goes on
+ * pointing to a session. It may be another session, or a closed one, but never something else, and never memory that
+ * is gone. The reader looks, and finds out afterwards whether what it saw was one session:
  *
  *     reader                                      writer
  *
@@ -19,21 +19,24 @@
  *     slab_epoch_leave                                    generation + 1: even, the session is closed
  *     valid: before is odd, and equal to after            slab_cache_free
  *
- * The generation is what carries the proof, so it has to outlive the session. The constructor sets it to 0 when a
- * slab is made, and while a reader may look at the slab nobody sets it back, neither we nor the library, which writes
+ * The generation carries the proof, so it has to outlive the session. The constructor sets it to 0 when a slab is
+ * made. While a reader may look at the slab nobody sets it back: neither this program nor the library, which writes
  * nothing into the free objects of a type-safe cache. An equal odd generation before and after means that nobody
  * closed the session in between:
- *  - Had the reader seen a word that a later owner wrote, then (the word is a release, the reader's load an acquire)
- * it would also see what that owner found: the session closed, with a higher generation. So after > before.
- *  - The words that it saw are not older than the session either: it read `before` with acquire, and the release that
- *    made it odd came behind all of them.
+ *
+ *  - Assume that the reader saw a word that a later owner wrote. The word is a release and the reader's load an
+ *    acquire, so it would also see what that owner found: the session closed, with a higher generation. So after >
+ *    before.
+ *  - The words are not older than the session either. The reader read `before` with acquire, and the release
+ *    that made it odd came after all of them.
+ *
  * That is the kernel's seqcount, with acquire and release on each word in place of barriers. (So the kernel's cpuset
  * code once read a generation out of a cpuset that might just have been freed, under SLAB_DESTROY_BY_RCU.)
  *
- * The program: two threads open and close sessions in waves, so that slabs become vacant again and again; a third
- * shrinks the cache and purges the heap as fast as it can, so that whatever may go back to the kernel does; two
- * threads read. A read of memory that is gone would be a fault, a read of another type a wrong checksum. Both end the
- * program; it prints how many reads were valid, how many were recognised as stale, and how many slots were found
+ * The program: two threads open and close sessions in waves, so that slabs become vacant again and again. A third
+ * shrinks the cache and purges the heap as fast as it can, so that whatever may go back to the kernel does. Two
+ * threads read. Reading memory that is gone would be a fault; reading another type would give a wrong checksum. Both
+ * end the program. It prints how many reads were valid, how many were recognised as stale, and how many slots were
  * empty. */
 #define _GNU_SOURCE 1
 
@@ -60,7 +63,7 @@ static slab_cache *sessions;
 static _Atomic(struct session *) table[SLOTS];
 static _Atomic bool over;
 
-/* Each is counted by one thread, for others to look at. */
+/* One thread counts; others may look. */
 struct reads {
     _Atomic uint64_t valid, stale, empty;
 };
@@ -84,10 +87,9 @@ static uint64_t word_of(uint64_t owner, unsigned i)
     return (owner + i) * 0x9e3779b97f4a7c15u;
 }
 
-/* -- sessions -----------------------------------------------------------------------------------------------------
- */
+/* -- sessions ---------------------------------------------------------------------------------------------------- */
 
-/* Once for each object of a new slab, never for a session that is opened: it is what free sessions look like. */
+/* Runs once for each object of a new slab, and not when a session is opened. This is what free sessions look like. */
 static void construct_session(void *object, void *context)
 {
     struct session *session = object;
@@ -110,7 +112,7 @@ static struct session *open_session(uint64_t owner)
     return session;
 }
 
-/* Readers may be looking at it, and go on doing so. */
+/* Readers may be looking at it, and may go on. */
 static void close_session(struct session *session)
 {
     const uint64_t generation = atomic_load_explicit(&session->generation, memory_order_relaxed);
@@ -120,7 +122,7 @@ static void close_session(struct session *session)
 
 enum reading { EMPTY, STALE, VALID };
 
-/* Copy a slot's session, if it was one session all the time. */
+/* Copies the session of a slot. VALID: it was one session all the time. */
 static enum reading read_session(unsigned slot, uint64_t *owner, uint64_t words[WORDS])
 {
     enum reading reading = EMPTY;
@@ -138,8 +140,7 @@ static enum reading read_session(unsigned slot, uint64_t *owner, uint64_t words[
     return reading;
 }
 
-/* -- threads ------------------------------------------------------------------------------------------------------
- */
+/* -- threads ----------------------------------------------------------------------------------------------------- */
 
 static void count(_Atomic uint64_t *counter, uint64_t more)
 {
@@ -168,7 +169,7 @@ static void *keep_reading(void *argument)
     return NULL;
 }
 
-/* Flood, when sessions are opened nine times out of ten, and ebb, when they are closed. Writers share the slots. */
+/* Flood opens sessions nine times out of ten, and ebb closes them. The writers share the slots. */
 static void *keep_writing(void *argument)
 {
     uint64_t random = (uintptr_t)argument, owner = (uintptr_t)argument << 32;
@@ -185,7 +186,7 @@ static void *keep_writing(void *argument)
     return NULL;
 }
 
-/* Give back what may go: vacant slabs from the cache, and their RAM to the kernel. */
+/* Gives back whatever it can: vacant slabs of the cache, and their RAM to the kernel. */
 static void *keep_shrinking(void *argument)
 {
     _Atomic uint64_t *bytes = argument;
@@ -214,8 +215,8 @@ static void add_up(struct reads *sum, const struct reads reads[READERS])
     }
 }
 
-/* Runs all threads, for as many seconds, and on a busy machine until something has been shown: valid reads, stale
- * ones, and bytes of slabs that went. */
+/* Runs all threads for so many seconds; on a busy machine also until there were valid reads, stale reads, and slabs
+ * that were given back. */
 static void run(unsigned seconds, struct reads *sum, _Atomic uint64_t *bytes)
 {
     pthread_t readers[READERS], writers[WRITERS], shrinker;
@@ -263,7 +264,7 @@ int main(int count, char **words)
     for (unsigned slot = 0; slot < SLOTS; slot++)
         if (table[slot])
             close_session(table[slot]);
-    slab_epoch_synchronize(); /* nobody reads any more: now the last slabs can go, too */
+    slab_epoch_synchronize(); /* no thread reads any more: now the last slabs can go, too */
     slab_cache_shrink(sessions);
     if (slab_cache_destroy(sessions) != 0)
         give_up("sessions are left");

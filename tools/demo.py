@@ -243,8 +243,8 @@ def report(version, installed, results, verdict):
 
 def parse_arguments(words):
     parser = messages.Parser(
-        "demo", prog="demo.py", description="redis-server under one load on glibc's malloc, on LIBRARY's and on its "
-        "own, and a table of what came out: the demonstration of tools/run.")
+        "demo", prog="demo.py", description="The demonstration of tools/run: redis-server under the same load on "
+        "glibc's malloc, on LIBRARY's and on its own. It prints a table of the results.")
     parser.add_argument("library", metavar="LIBRARY", help="the libslabmalloc.so to show")
     parser.add_argument("--load", type=float, metavar="AVERAGE",
                         help="the load average before anything was built (default: now's)")

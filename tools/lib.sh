@@ -1,49 +1,42 @@
 # shellcheck shell=bash
-# What tools/run and tools/test share: finding and installing the Debian packages that they need, and
-# bringing a build folder up to date. It is sourced and needs bash; every message is one line on standard error.
+# What tools/run, tools/test and tools/bench share: finding and installing the Debian packages that they need, and
+# bringing a build folder up to date. It is sourced and needs bash. Every message is one line on standard error.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-no_install= # set by the script: say what is missing, install nothing
+no_install= # set by the script: install nothing, say what is missing
 
 say() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
 }
 
-# Runs a command and shows what it wrote only when it fails.
-quietly() {
-    local log status=0
+# Runs a command and shows what it wrote only when it fails. Says every 15 s that it is still running, with the last
+# line of it that is not empty. It is a subshell, so that its traps clean up after an interrupt, too.
+quietly() (
+    status=0
     log=$(mktemp)
+    while sleep 15 >/dev/null 2>&1; do
+        line=$(sed '/^[[:space:]]*$/d' "$log" | tail -n 1 | cut -c 1-70)
+        say "still at it${line:+: $line}"
+    done &
+    trap 'kill "$!" 2>/dev/null; rm -f "$log"' EXIT
+    trap 'exit 130' INT
     "$@" >"$log" 2>&1 </dev/null || status=$?
     [ "$status" -eq 0 ] || cat "$log" >&2
-    rm -f "$log"
-    return "$status"
-}
+    exit "$status"
+)
 
-# The same for a command that takes minutes: says every 15 s what it wrote last.
-patiently() {
-    local log status=0 teller
-    log=$(mktemp)
-    while sleep 15 >/dev/null 2>&1; do say "still at it: $(tail -n 1 "$log" | cut -c 1-70)"; done &
-    teller=$!
-    "$@" >"$log" 2>&1 </dev/null || status=$?
-    kill "$teller"
-    [ "$status" -eq 0 ] || cat "$log" >&2
-    rm -f "$log"
-    return "$status"
-}
-
-# Prints the packages that the list files name ('#' starts a comment) and that this machine does not have.
+# Prints the packages in the list files ('#' starts a comment) that this machine does not have.
 packages_missing() {
     sed 's/#.*//' "$@" | tr -s '[:space:]' '\n' | sed '/^$/d' | sort -u |
         comm -23 - <(dpkg-query -W -f '${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p' | sort -u) |
         paste -sd ' '
 }
 
-# Installs what is missing of the named list files; where it may not, one line and status 2.
+# Installs the packages in the list files that are missing. If it may not: one line and status 2.
 packages_install() {
     local missing sudo=
     if ! command -v dpkg-query >/dev/null; then
-        say "this is not Debian: taking it that what $* name is installed"
+        say "this is not Debian: assuming that what $* name is installed"
         return
     fi
     missing=$(packages_missing "$@")
@@ -60,26 +53,26 @@ packages_install() {
     fi
     say "installing Debian packages: $missing"
     # shellcheck disable=SC2086 # the packages are words
-    patiently $sudo bash "$root/tools/install-packages" $missing || return 1 # which has said why
+    quietly $sudo bash "$root/tools/install-packages" $missing || return 1 # which has said why
 }
 
-# The script cannot go on without these.
+# Ends the script if these packages are not there.
 packages_ensure() {
     packages_install "$@" || exit
 }
 
-# Without these it goes on: what needs them is left out, and says so.
+# Goes on without these packages: what needs them is left out, and says so.
 packages_offer() {
     packages_install "$@" || say "going on without them"
 }
 
-# build_is_ours FOLDER: it is a build folder of this tree, and was not copied along with it from elsewhere.
+# build_is_ours FOLDER: true if it is a build folder of this tree, and not one that was copied from elsewhere.
 build_is_ours() {
     grep -qsF "\"source\": \"$root\"" "$root/$1/meson-info/meson-info.json"
 }
 
-# build_configure FOLDER [MESON-OPTION...]: makes the build folder, or gives an existing one these options. What meson
-# cannot take up again is made anew.
+# build_configure FOLDER [MESON-OPTION...]: makes the build folder, or gives an existing one these options. A folder
+# that meson cannot reconfigure is made anew.
 build_configure() {
     local folder=$root/$1
     build_is_ours "$1" || rm -rf "$folder"

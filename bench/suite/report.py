@@ -541,7 +541,7 @@ def write_overview(report, path):
 
 
 def main(words):
-    """python3 -m suite.report RESULTS PAGE.html [OVERVIEW.svg TABLE.md]: the report anew, and README's parts."""
+    """python3 -m suite.report RESULTS PAGE.html [OVERVIEW.svg TABLE.md]: the page anew, and parts of docs/bench.md."""
     report = results.load(pathlib.Path(words[0]))
     write(report, words[1])
     if words[2:]:

@@ -1,4 +1,4 @@
-"""A run as text: the tables for a terminal, and the one of README.md.
+"""A run as text: the tables for a terminal, and a Markdown table of the figures.
 
 On a terminal a line is a figure and a column an allocator; where the columns do not fit side by side they wrap into
 blocks. suite/summary.py says how the numbers come about.

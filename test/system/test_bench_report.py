@@ -1,5 +1,6 @@
 """What the bench suite says of its runs: medians, ratios and ranks by hand, the table, the page, the comparison."""
 import io
+import json
 import re
 import sys
 import xml.etree.ElementTree
@@ -209,6 +210,21 @@ def test_markdown_marks_the_best():
     text = table.markdown(make_report({"glibc": [10, 10], "slab|malloc": [5, 5]}))
     assert "| workload | figure | unit | better | glibc | slab\\|malloc |\n" in text
     assert "| churn | redis | ns | less | 10.0 | **5.00** |\n" in text
+
+
+COUNTED = {"`malloc(16)` and `free`": "pair", "1000 objects of 64 bytes, first in, first out": "fifo",
+           "random sizes to 1 KiB, freed in random order": "batch", "`calloc(1, 64)` and `free`": "calloc_pair",
+           "a buffer that doubles from 16 bytes to 4 KiB": "realloc_grow", "`malloc_usable_size`": "usable"}
+
+
+def test_the_manual_has_the_instructions_that_were_counted():
+    lines = (ROOT / "docs" / "bench.md").read_text().splitlines()
+    counted = json.loads((ROOT / "bench" / "data" / "instructions.json").read_text())["machines"]["x86_64"]
+    head = next(line for line in lines if line.startswith("| an operation |"))
+    for operation, name in COUNTED.items():
+        told = next(line for line in lines if line.startswith(f"| {operation} |")).replace("**", "")
+        counts = [f"{counted[allocator]['counts'][name]:.0f}" for allocator in head.strip("| ").split(" | ")[1:]]
+        assert told == f"| {operation} | {' | '.join(counts)} |"
 
 
 # -- one repetition -------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, OURS, ROOT, need
+from conftest import BUILD, HANG_S, OURS, ROOT, need
 
 ALARM = "THE INSTALLER WAS CALLED"
 INSTALLER = f"#!/bin/bash\necho '{ALARM}' >&2\nexit 1\n"
@@ -170,7 +170,7 @@ def test_the_package_of_a_program_that_readme_names_is_installed(tree):
 
 
 def test_every_program_that_readme_runs_is_known():
-    """The first lines of README, as they stand there."""
+    """The first command of README."""
     section = (ROOT / "README.md").read_text().split("\n## The two commands\n")[1].split("\n## ")[0]
     program, = re.findall(r"^    tools/run (\S+)", section, re.M)
     assert re.search(rf"^    .*\b{program}\b.*\) echo", (ROOT / "tools" / "run").read_text(), re.M)
@@ -190,6 +190,19 @@ def test_an_interrupt_while_it_builds_is_one_line(tree):
         said, complaints = process.communicate()
     assert (process.returncode, said) == (130, "")
     assert complaints.splitlines()[1:] == ["run: interrupted"], complaints
+
+
+def test_a_command_that_takes_long_says_its_last_line_that_is_not_empty(tmp_path):
+    """The command goes on until it has been said; the shell's sleep is shorter here."""
+    said = tmp_path / "said"
+    script = f"""
+        . {ROOT}/tools/lib.sh
+        sleep() {{ command sleep 0.02; }}
+        quietly bash -c 'printf "first\\n\\n \\n"; until grep -q ": still at it: first$" {said}; do sleep 0.02; done'
+        """
+    with open(said, "w", encoding="utf-8") as stderr:
+        done = subprocess.run(["bash", "-c", script], stderr=stderr, stdout=subprocess.PIPE, timeout=HANG_S, check=False)
+    assert (done.returncode, done.stdout) == (0, b"")
 
 
 # -- slabmalloc-run -------------------------------------------------------------------------------------------------
