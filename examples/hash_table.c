@@ -110,8 +110,7 @@ static uint64_t word_of(const struct node *node, unsigned i)
     return (node->key + (node->version << 20) + i) * 0x9e3779b97f4a7c15u;
 }
 
-/* -- with sections and retiring, or with a lock and freeing -------------------------------------------------------
- */
+/* -- with sections and retiring, or with a lock and freeing ---------------------------------------------------- */
 
 static void begin_reading(void)
 {
@@ -162,8 +161,7 @@ static void retire_table(struct table *table)
         slab_free_deferred(table);
 }
 
-/* -- the table ----------------------------------------------------------------------------------------------------
- */
+/* -- the table ------------------------------------------------------------------------------------------------- */
 
 static struct node *make_node(uint64_t key, uint64_t version)
 {
@@ -295,8 +293,7 @@ static void grow(void)
     retire_all(old);
 }
 
-/* -- threads ------------------------------------------------------------------------------------------------------
- */
+/* -- threads --------------------------------------------------------------------------------------------------- */
 
 struct worker {
     _Alignas(64) _Atomic uint64_t done; /* lookups, or updates: counted by its thread, for others to look at */
@@ -381,8 +378,7 @@ static void *fill(void *argument)
     return NULL;
 }
 
-/* -- measuring ----------------------------------------------------------------------------------------------------
- */
+/* -- measuring ------------------------------------------------------------------------------------------------- */
 
 static uint64_t waiting_bytes(void)
 {

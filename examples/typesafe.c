@@ -32,9 +32,9 @@
  *
  * The program: two threads open and close sessions in waves, so that slabs become vacant again and again; a third
  * shrinks the cache and purges the heap as fast as it can, so that whatever may go back to the kernel does; two
- * threads read. A read of memory that is gone would be a fault, a read of another type a wrong checksum. Both end the
- * program; it prints how many reads were valid, how many were recognised as stale, and how many slots were found
- * empty. */
+ * threads read. A read of memory that is gone would be a fault, a read of another type a wrong checksum. Both end
+ * the program; it prints how many reads were valid, how many were recognised as stale, and how many slots were
+ * found empty. */
 #define _GNU_SOURCE 1
 
 #include <pthread.h>
@@ -84,8 +84,7 @@ static uint64_t word_of(uint64_t owner, unsigned i)
     return (owner + i) * 0x9e3779b97f4a7c15u;
 }
 
-/* -- sessions -----------------------------------------------------------------------------------------------------
- */
+/* -- sessions -------------------------------------------------------------------------------------------------- */
 
 /* Once for each object of a new slab, never for a session that is opened: it is what free sessions look like. */
 static void construct_session(void *object, void *context)
@@ -138,8 +137,7 @@ static enum reading read_session(unsigned slot, uint64_t *owner, uint64_t words[
     return reading;
 }
 
-/* -- threads ------------------------------------------------------------------------------------------------------
- */
+/* -- threads --------------------------------------------------------------------------------------------------- */
 
 static void count(_Atomic uint64_t *counter, uint64_t more)
 {

@@ -1,11 +1,11 @@
-/* Size classes: every 16 bytes up to 256, then eight to a doubling, up to 32 KiB: at most an eighth is lost to
- * rounding.
+/* Size classes: every 16 bytes up to 256, then eight to a doubling, up to 32 KiB: at most an eighth is lost
+ * to rounding.
  *
  *     16 32 48 ... 256 | 288 320 352 ... 512 | 576 640 ... 1024 | ... | 18432 20480 ... 32768
  *
  * A class is the number of its cache; named caches (depot/cache.h) have higher numbers. A number has a place: where
- * its slot lies in a thread's block (thread/slots.h), in units of eight bytes, so that x86's addressing scales it for
- * free.
+ * its slot lies in a thread's block (thread/slots.h), in units of eight bytes, so that x86's addressing scales it
+ * for free.
  *
  *     slot     0   | 1 ... 72     | 73 ... 85             | 86 ... 680           | 681
  *              none| size classes | the thread's own part | named caches         | closed

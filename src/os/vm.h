@@ -23,8 +23,8 @@ void *slm_vm_hold_window(size_t size);
  * slm_vm_hold_window gave. False with the kernel's errno, EEXIST where another mapping is in the way. */
 bool slm_vm_map(void *address, size_t size, bool held);
 
-/* As slm_vm_map outside of a held window, with the memory policy of the two pages at `model`, which nobody ever
- * touches. */
+/* As slm_vm_map outside of a held window, with the memory policy of the two pages at `model`, which nobody
+ * ever touches. */
 bool slm_vm_map_as(void *model, void *address, size_t size);
 
 /* Undo slm_vm_map. False when the kernel refuses (its limit of mappings). */

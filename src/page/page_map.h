@@ -17,8 +17,8 @@ slm_inline uint32_t slm_page_map_size(const char *base, size_t place)
     return ((const uint32_t *)(base + SLM_SIZES_OFFSET))[place];
 }
 
-/* The place of the granule that the pointer lies in, in whatever area; 0 for pointers that are not ours, NULL among
- * them. */
+/* The place of the granule that the pointer lies in, in whatever area; 0 for pointers that are not ours, NULL
+ * among them. */
 size_t slm_page_map_place(const void *pointer);
 
 /* Fill the table of sizes; once, after slm_reservation_start. */

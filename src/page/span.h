@@ -66,8 +66,8 @@ slm_inline size_t slm_span_bytes(const struct slm_span *span)
 struct slm_span *slm_span_of(const void *pointer);
 
 /* A span of that many granules, on a boundary of `alignment` granules (a power of two), from that area, or from
- * another if there is no memory; its kind is NONE, and its state says what its memory may hold. NULL and ENOMEM. Any
- * thread. */
+ * another if there is no memory; its kind is NONE, and its state says what its memory may hold. NULL and ENOMEM.
+ * Any thread. */
 struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment);
 
 /* Give a span back whose kind the caller has set to NONE throughout. */

@@ -181,9 +181,9 @@ static void look_through(struct search *search, unsigned number)
     }
 }
 
-/* Look through the maps whose shortest runs are of a class, or the first few of them. What a map has to offer may be
- * of a higher class, where runs of this one are too short after all, or nowhere aligned: so it is looked through
- * once. */
+/* Look through the maps whose shortest runs are of a class, or the first few of them. What a map has to offer may
+ * be of a higher class, where runs of this one are too short after all, or nowhere aligned: so it is looked
+ * through once. */
 static void search_class(struct search *search, unsigned at_class)
 {
     unsigned searched = 0;
@@ -204,9 +204,9 @@ static void search_all(struct search *search)
             look_through(search, n);
 }
 
-/* Class by class, up to that of the best that was found. After many maps in vain only those are looked at that are
- * sure to have room, wherever their runs begin; if there are none, a look at every map is cheaper than a new block.
- */
+/* Class by class, up to that of the best that was found. After many maps in vain only those are looked at that
+ * are sure to have room, wherever their runs begin; if there are none, a look at every map is cheaper than a
+ * new block. */
 static bool search_blocks(struct search *search)
 {
     const unsigned always = (unsigned)slm_min(search->units + search->align - 1, SLM_PERCPU_UNITS);

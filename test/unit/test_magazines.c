@@ -164,8 +164,8 @@ static void full_stocks_get_no_more(void **state)
     }
 }
 
-/* All magazines but those in stock have been freed, whether depots took the batches, gave empty ones for them, or
- * refused. */
+/* All magazines but those in stock have been freed, whether depots took the batches, gave empty ones for them,
+ * or refused. */
 static void no_magazine_is_lost(void **state)
 {
     (void)state;
