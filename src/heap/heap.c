@@ -15,6 +15,9 @@
 #include "heap/lifecycle.h"
 #include "heap/reclaim.h"
 #include "os/topology.h"
+#include "page/free_spans.h"
+#include "page/purge.h"
+#include "page/reservation.h"
 #include "percpu/percpu.h"
 #include "sync/epoch.h"
 #include "slab/large.h"
@@ -307,7 +310,7 @@ void *slm_resize(void *pointer, size_t n)
     const size_t place = slm_place_of(pointer);
     if (unlikely(place == 0))
         return resize_large(pointer, n);
-    const size_t of_place = slm_page_map_size(slm_heap_base, place);
+    const size_t of_place = slm_page_map_size(place);
     const size_t size = likely(of_place != 0) ? of_place : slm_usable_slow(pointer);
     if (n <= size && (n > size / 2 || size <= 64))
         return pointer;
@@ -338,6 +341,6 @@ void slm_heap_check(void)
 {
     slm_cache_foreach(check_cache, NULL);
     slm_ring_check();
-    for (unsigned area = 0; area < slm_reservation_areas(); area++)
+    for (unsigned area = 0; area < slm_area_count(); area++)
         slm_span_check(area);
 }

@@ -38,7 +38,7 @@ static size_t block_bytes(void)
 
 static char *block_address(unsigned number)
 {
-    return slm_reservation_percpu() + number * block_bytes();
+    return slm_range.percpu + number * block_bytes();
 }
 
 /* The end of the CPUs behind `cpu` that are of its node. */
@@ -53,7 +53,7 @@ static unsigned run_end(unsigned cpu)
 bool slm_percpu_blocks_start(unsigned cpus, bool bind)
 {
     pieces_a_block = cpus + 1;
-    blocks_most = (unsigned)slm_min(TABLES * ROWS, slm_reservation_percpu_bytes() / block_bytes());
+    blocks_most = (unsigned)slm_min(TABLES * ROWS, slm_range.percpu_bytes / block_bytes());
     binds = bind && slm_topology_binds();
     if (binds) {
         slm_topology_cpu_nodes(cpu_nodes, cpus);
@@ -276,7 +276,7 @@ void slm_percpu_blocks_put(const struct slm_percpu_place *place, unsigned units)
 
 bool slm_percpu_blocks_at(const void *address, struct slm_percpu_place *place, unsigned *piece)
 {
-    const size_t offset = (size_t)((uintptr_t)address - (uintptr_t)slm_reservation_percpu());
+    const size_t offset = (size_t)((uintptr_t)address - (uintptr_t)slm_range.percpu);
     if (pieces_a_block == 0 || offset / block_bytes() >= blocks_end)
         return false;
     const unsigned number = (unsigned)(offset / block_bytes());
