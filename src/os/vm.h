@@ -11,7 +11,7 @@ void slm_vm_start(void);
 /* True if RLIMIT_AS is finite. */
 bool slm_vm_addresses_limited(void);
 
-/* Addresses for `size` bytes that nothing else is likely to use, without any mapping, on a multiple of 2 MiB. NULL when
+/* Addresses for `size` bytes that nothing else is likely to use, on a multiple of 2 MiB; nothing is mapped. NULL when
  * this system's address space has no such place. The choice is random, and another for each attempt. */
 void *slm_vm_pick_window(size_t size, unsigned attempt);
 

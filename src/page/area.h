@@ -3,9 +3,8 @@
  *     | descriptors | metadata | sizes | page map | heap: granule 0, granule 1, ...           | per-CPU memory |
  *     ^ slm_range.descriptors                     ^ slm_range.heap                            ^ slm_range.percpu
  *
- * A granule is 64 KiB of heap. Its index alone leads to its descriptor of 128 bytes (page/span.h says what is in it)
- * and to its entry of two bytes in the page map (page/page_map.h). Metadata is the allocator's own memory
- * (page/metadata.h).
+ * A granule is 64 KiB of heap. Its index alone leads to its descriptor of 128 bytes (page/span.h) and to its entry of
+ * two bytes in the page map (page/page_map.h). Metadata is the allocator's own memory (page/metadata.h).
  *
  * Areas. A machine with one NUMA node has one area, the whole heap. With several nodes the heap is cut into equal
  * areas, each a power of two of granules, two for each node. So bits of an object's address are its node:

@@ -1,5 +1,4 @@
-/* Giving back; see purge.h. No system call is made under an area's lock: what is being given back is in no list
- * meanwhile. */
+/* Giving back; see purge.h. No system call is made under an area's lock: what is being given back is in no list. */
 #include "page/purge.h"
 
 #include "os/vm.h"

@@ -4,9 +4,9 @@
  *     kind      FREE       NONE       FREE_END   SLAB  SLAB_INSIDE ...
  *                `-- granules = 3        `-- back = 2
  *
- * A descriptor's kind is NONE but at the start of a span, at the end of a free one, and throughout a slab. A free span
- * is dirty (its RAM may hold data), clean (it reads as zero), or unmapped (its addresses are the kernel's again). Two
- * free spans of the same state are never neighbours: they have joined. */
+ * A descriptor's kind is NONE except at the start of a span, at the end of a free one, and throughout a slab. A free
+ * span is dirty (its RAM may hold data), clean (it reads as zero), or unmapped (the kernel has its addresses back).
+ * Two free spans of the same state are never neighbours: they have joined. */
 #pragma once
 
 #include "base/list.h"

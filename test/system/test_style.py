@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, HANG_S, ROOT, need
+from conftest import BUILD, HANG_S, ROOT, fail_with, need
 
 FOLDERS = ("src", "preload", "include", "test", "bench", "examples")
 # How the library is compiled for tests, beside how it is shipped.
@@ -33,11 +33,6 @@ def complaints_of(*command):
                           text=True, timeout=HANG_S)
     lines = (done.stdout + done.stderr).splitlines() if done.returncode else []
     return {line for line in lines if re.search(" (error|warning): ", line)} or set(lines)
-
-
-def fail_with(complaints):
-    if complaints:
-        pytest.fail("\n".join(sorted(complaints)), pytrace=False)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
