@@ -44,7 +44,7 @@ static void restart_area(struct slm_free_spans *area)
 {
     for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
         add_relaxed(&area->lost_bytes, load_relaxed(&area->free_bytes[state]));
-        slm_bins_clear(&area->bins[state]);
+        area->bins[state].occupied = 0;
         area->spans[state] = 0;
         store_relaxed(&area->free_bytes[state], 0);
     }
@@ -93,7 +93,7 @@ void slm_free_spans_unlist(struct slm_free_spans *area, struct slm_span *span)
     store_relaxed(&span->kind, SLM_SPAN_NONE);
 }
 
-struct slm_span *slm_free_spans_joinable(struct slm_free_spans *area, size_t granule, unsigned state)
+static struct slm_span *joinable(struct slm_free_spans *area, size_t granule, unsigned state)
 {
     struct slm_span *span = slm_descriptor(granule);
     const unsigned kind = load_relaxed(&span->kind);
@@ -104,13 +104,22 @@ struct slm_span *slm_free_spans_joinable(struct slm_free_spans *area, size_t gra
     return span->state == state ? span : NULL;
 }
 
-struct slm_span *slm_free_spans_join(struct slm_free_spans *area, struct slm_span *span)
+struct slm_span *slm_free_spans_before(struct slm_free_spans *area, const struct slm_span *span, unsigned state)
 {
     const size_t first = slm_span_granule(span);
-    struct slm_span *before = first > area->first ? slm_free_spans_joinable(area, first - 1, span->state) : NULL;
-    struct slm_span *behind = first + span->granules < area->frontier
-                                  ? slm_free_spans_joinable(area, first + span->granules, span->state)
-                                  : NULL;
+    return first > area->first ? joinable(area, first - 1, state) : NULL;
+}
+
+struct slm_span *slm_free_spans_behind(struct slm_free_spans *area, const struct slm_span *span, unsigned state)
+{
+    const size_t behind = slm_span_granule(span) + span->granules;
+    return behind < area->frontier ? joinable(area, behind, state) : NULL;
+}
+
+struct slm_span *slm_free_spans_join(struct slm_free_spans *area, struct slm_span *span)
+{
+    struct slm_span *before = slm_free_spans_before(area, span, span->state);
+    struct slm_span *behind = slm_free_spans_behind(area, span, span->state);
     if (behind) {
         slm_free_spans_unlist(area, behind);
         span->granules += behind->granules;
@@ -167,8 +176,7 @@ static bool check_free_span(struct slm_span *span, void *context)
         slm_panic("check", slm_span_start(span), "a free span in the bins of another state", NULL, span);
     if (last != span && (load_relaxed(&last->kind) != SLM_SPAN_FREE_END || last->back != span->granules - 1))
         slm_panic("check", slm_span_start(span), "a free span's end is not marked", NULL, span);
-    const size_t behind = slm_span_granule(span) + span->granules;
-    if (behind < walk->area->frontier && slm_free_spans_joinable(walk->area, behind, walk->state))
+    if (slm_free_spans_behind(walk->area, span, walk->state))
         slm_panic("check", slm_span_start(span), "two free spans of one state side by side", NULL, span);
     walk->bytes += slm_span_bytes(span);
     return false;

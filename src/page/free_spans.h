@@ -55,8 +55,9 @@ void slm_free_spans_lock(struct slm_free_spans *area);
 void slm_free_spans_list(struct slm_free_spans *area, struct slm_span *span);
 void slm_free_spans_unlist(struct slm_free_spans *area, struct slm_span *span);
 
-/* The free span before or behind, when it may be joined with one of that state; NULL otherwise. */
-struct slm_span *slm_free_spans_joinable(struct slm_free_spans *area, size_t granule, unsigned state);
+/* The free spans right before and behind a span, listed or not, if they are of that state; NULL otherwise. */
+struct slm_span *slm_free_spans_before(struct slm_free_spans *area, const struct slm_span *span, unsigned state);
+struct slm_span *slm_free_spans_behind(struct slm_free_spans *area, const struct slm_span *span, unsigned state);
 
 /* Join an unlisted free span with its free neighbours of the same state, and list the result, which is returned. */
 struct slm_span *slm_free_spans_join(struct slm_free_spans *area, struct slm_span *span);

@@ -28,18 +28,14 @@ static struct slm_span *take_oldest(struct slm_free_spans *area, uint64_t most)
     return span;
 }
 
-static bool beside_hole(struct slm_free_spans *area, const struct slm_span *span)
-{
-    const size_t first = slm_span_granule(span), behind = first + span->granules;
-    return (first > area->first && slm_free_spans_joinable(area, first - 1, SLM_SPAN_UNMAPPED)) ||
-           (behind < area->frontier && slm_free_spans_joinable(area, behind, SLM_SPAN_UNMAPPED));
-}
-
 /* A hole that becomes wider is no further one. */
 static bool may_unmap(struct slm_free_spans *area, const struct slm_span *span)
 {
-    const bool new_hole = span->granules >= unmap_least && area->spans[SLM_SPAN_UNMAPPED] < unmapped_most;
-    return slm_span_scarce() && (new_hole || beside_hole(area, span));
+    if (!slm_span_scarce())
+        return false;
+    return (span->granules >= unmap_least && area->spans[SLM_SPAN_UNMAPPED] < unmapped_most) ||
+           slm_free_spans_before(area, span, SLM_SPAN_UNMAPPED) ||
+           slm_free_spans_behind(area, span, SLM_SPAN_UNMAPPED);
 }
 
 /* The state that an unlisted span's memory is in after it has been given back as far as the kernel takes it. */
@@ -59,11 +55,9 @@ static uint8_t give_back(const struct slm_span *span, bool unmap)
  * a heap that stays mapped, for they are in no queue. */
 static struct slm_span *take_unmappable(struct slm_free_spans *area, struct slm_span *span)
 {
-    const size_t first = slm_span_granule(span), behind = first + span->granules;
     if (span->state == SLM_SPAN_UNMAPPED) {
-        span = first > area->first ? slm_free_spans_joinable(area, first - 1, SLM_SPAN_CLEAN) : NULL;
-        if (!span && behind < area->frontier)
-            span = slm_free_spans_joinable(area, behind, SLM_SPAN_CLEAN);
+        struct slm_span *before = slm_free_spans_before(area, span, SLM_SPAN_CLEAN);
+        span = before ? before : slm_free_spans_behind(area, span, SLM_SPAN_CLEAN);
     }
     if (!span || span->state != SLM_SPAN_CLEAN || !may_unmap(area, span))
         return NULL;
