@@ -51,8 +51,7 @@ struct gbench_state {
 /* `user` is what gbench_register was given. */
 typedef void gbench_function(struct gbench_state *state, void *user);
 
-/* ---- Registration: before gbench_main, on one thread. Any of these takes the NULL that a failed one returns. ----
- */
+/* ---- Registration: before gbench_main, on one thread. Any of these takes the NULL that a failed one returns. */
 
 struct gbench *gbench_register(const char *name, gbench_function *function, void *user);
 

@@ -1,7 +1,7 @@
 /* The loops of object caches whose instructions are counted: instructions_caches WORKLOAD; see instructions.h.
  *
- * Objects have 64 bytes. An operation is one object: its alloc, its free, or both. Calls in bulk are of 64 objects.
- */
+ * Objects have 64 bytes. An operation is one object: its alloc, its free, or both. Calls in bulk are of
+ * 64 objects. */
 #include "instructions.h"
 #include "still_clock.h"
 

@@ -1,5 +1,5 @@
-/* The loops of epochs and deferred free whose instructions are counted: instructions_epochs WORKLOAD; see
- * instructions.h.
+/* The loops of epochs and deferred free whose instructions are counted: instructions_epochs WORKLOAD;
+ * see instructions.h.
  *
  * Sections are inlined where a program has them, so a function of the bench's own has a thousand of them in a row:
  * what a function needs once for all its sections, the address of the thread's record and registers saved, is

@@ -1,12 +1,12 @@
 /* How long single calls take: latency THREADS SECONDS [SIZES].
  *
- * A churn whose every malloc and every free is timed: in a population of 20,000 live objects, a random one is freed
- * and another one is made and its first bytes are written (untimed, so that what a first touch of a page costs is
- * left out). Sizes are drawn from the histogram SIZES of bench/data/sizes ("redis"). Every fourth object is not freed
- * by the thread itself: it is exchanged for one in a table that all threads share, and that one is freed. With
- * THREADS 2 a second thread does the same churn untimed, so that every eighth timed free is of an object that the
- * other thread made, and the other frees as many of the first one's. The population is filled before the clock
- * starts.
+ * A churn whose every malloc and every free is timed: in a population of 20,000 live objects, a random one is
+ * freed and another one is made and its first bytes are written (untimed, so that what a first touch of a page
+ * costs is left out). Sizes are drawn from the histogram SIZES of bench/data/sizes ("redis"). Every fourth object
+ * is not freed by the thread itself: it is exchanged for one in a table that all threads share, and that one is
+ * freed. With THREADS 2 a second thread does the same churn untimed, so that every eighth timed free is of an
+ * object that the other thread made, and the other frees as many of the first one's. The population is filled
+ * before the clock starts.
  *
  * The clock is the CPU's time-stamp counter, read between fences, so that the call and nothing else lies between two
  * readings; a tick is made into nanoseconds by what CLOCK_MONOTONIC says of the whole churn. What two readings cost

@@ -5,11 +5,11 @@
  * Empty batches come back by the hundred, so that a sleeping producer is woken once for thousands of objects: with
  * more threads than CPUs the wake-ups would otherwise be what is measured.
  *
- * The live set is what the program itself needs at its peak: the largest number of objects that were, at one moment,
- * in filled batches (queued, or taken by the consumer and not yet returned), times the size of one. Objects in
- * batches that are still being filled (under 1 % of the bound) are left out, so the ratio to it is never flattered.
- * Each object's first 64 bytes are written by the producer; objects are smaller than a page, so all pages are
- * touched. */
+ * The live set is what the program itself needs at its peak: the largest number of objects that were, at one
+ * moment, in filled batches (queued, or taken by the consumer and not yet returned), times the size of one. Objects
+ * in batches that are still being filled (under 1 % of the bound) are left out, so the ratio to it is never
+ * flattered. Each object's first 64 bytes are written by the producer; objects are smaller than a page, so all
+ * pages are touched. */
 #include "bench.h"
 
 #include <pthread.h>

@@ -1,10 +1,10 @@
 /* Sizes as real programs ask for them, drawn from a recorded histogram.
  *
  * bench/data/sizes/NAME.csv says how often a program asked for how many bytes: "bytes,count" a line, after lines of
- * comment that start with '#'. bench/record.py makes these files. A histogram knows nothing of the order of the calls
- * or of how long an object lives; those a bench adds itself. So sizes above SIZES_LARGEST are left out of the draws:
- * a database's 2 MiB for one sort are free again at once, and with the lives of other objects would be all that
- * counts.
+ * comment that start with '#'. bench/record.py makes these files. A histogram knows nothing of the order of the
+ * calls or of how long an object lives; those a bench adds itself. So sizes above SIZES_LARGEST are left out of the
+ * draws: a database's 2 MiB for one sort are free again at once, and with the lives of other objects would be all
+ * that counts.
  *
  * Draws are a table, not a computation: SIZES_DRAWS of them are made when the histogram is loaded, from a fixed seed
  * and so that each size comes as often as its share says, to one draw; a bench then walks the table, which costs one

@@ -23,8 +23,8 @@ struct lane {
 struct workload {
     const char *name;
     unsigned objects; /* made and freed in an operation */
-    /* Called by the main thread for every lane, before any of the threads starts. NULL where there is nothing to do.
-     */
+    /* Called by the main thread for every lane, before any of the threads starts. NULL where there is nothing
+     * to do. */
     void (*prepare)(struct lane *lane);
     /* Works until stopped() and counts its operations in the lane; where it returns before, the thread ends after
      * it has made a successor, which calls it again. */

@@ -21,11 +21,10 @@ extern "C" {
 /* The version of the library that is loaded, as "0.1.0"; a static string. Any thread, any time. */
 const char *slab_version(void);
 
-/* -- objects ------------------------------------------------------------------------------------------------------
- */
+/* -- objects --------------------------------------------------------------------------------------------------- */
 
-/* Free n objects, as free() does one by one; NULL among them is nothing. `ptrs` is read only. errno is kept. Any
- * thread. */
+/* Free n objects, as free() does one by one; NULL among them is nothing. `ptrs` is read only. errno is kept.
+ * Any thread. */
 void slab_free_bulk(size_t n, void *const ptrs[]);
 
 /* As malloc, from NUMA node `node`'s memory, 0 to slab_stats.nodes less 1; -1: malloc, which prefers the node that
@@ -53,8 +52,7 @@ void slab_free_nolock(void *ptr);
  * node a depot of full magazines, below them slabs of objects of exactly that size (Bonwick, "The Slab Allocator",
  * USENIX 1994; Bonwick and Adams, "Magazines and Vmem", USENIX 2001). An allocation takes no lock while the thread's
  * magazine has rounds. Caches of the same size and alignment share their slabs unless something tells them apart:
- * see slab_cache_create.
- */
+ * see slab_cache_create. */
 
 typedef struct slab_cache slab_cache;
 
@@ -78,8 +76,7 @@ enum slab_cache_flags {
 
 /* What is not said is 0. */
 typedef struct slab_cache_attr {
-    size_t align; /* a power of two up to 1 MiB, at least 8 is had; 0: natural, the largest up to 16 that divides the
-                     size */
+    size_t align; /* a power of two up to 1 MiB, less than 8 counts as 8; 0: the largest up to 16 that divides size */
     unsigned flags;           /* of slab_cache_flags */
     unsigned magazine_rounds; /* objects a thread's magazine holds (it has two), 1 to 254; 0: automatic, adapting */
     size_t limit_bytes;       /* at most so many bytes of live objects, implies SLAB_ACCOUNT; 0: no limit */
@@ -136,8 +133,8 @@ slab_cache *slab_cache_create(const char *name, size_t size, const slab_cache_at
  * and in a function of slab_epoch_call, retired objects count as live. */
 int slab_cache_destroy(slab_cache *cache);
 
-/* An object; NULL and ENOMEM when there is no memory or the cache's limit is reached. errno is kept otherwise. Any
- * thread. */
+/* An object; NULL and ENOMEM when there is no memory or the cache's limit is reached. errno is kept otherwise.
+ * Any thread. */
 void *slab_cache_alloc(slab_cache *cache);
 
 /* The same from a NUMA node's slabs, 0 to the number of nodes less 1 (slab_stats.nodes); -1 is the calling thread's.
@@ -176,10 +173,10 @@ int slab_cache_tune(slab_cache *cache, unsigned magazine_rounds, unsigned depot_
  * thread; takes locks. */
 int slab_cache_get_stats(slab_cache *cache, slab_cache_stats *out);
 
-/* Call `visit` for each cache in the order of creation, the size classes of malloc first ("size-16" and so on), until
- * it returns anything but 0; returns that, else 0, or -1 and EINVAL when it is NULL. No lock is held meanwhile:
- * `visit` may create and destroy caches, even its own; those that others destroy in between are left out. Any thread.
- */
+/* Call `visit` for each cache in the order of creation, the size classes of malloc first ("size-16" and so on),
+ * until it returns anything but 0; returns that, else 0, or -1 and EINVAL when it is NULL. No lock is held
+ * meanwhile: `visit` may create and destroy caches, even its own; those that others destroy in between are left out.
+ * Any thread. */
 int slab_cache_foreach(int (*visit)(slab_cache *cache, void *context), void *context);
 
 /* Print the table of caches in the columns of Linux's /proc/slabinfo, version 2.1: name, active objects, objects,
@@ -197,8 +194,7 @@ int slab_info(FILE *out);
  * left it, if whoever takes it away waits for a grace period first, or leaves the waiting to us: slab_free_deferred.
  * A grace period has passed when all sections that were open at its start have been left (McKenney and Slingwine,
  * "Read-Copy Update", 1998; Fraser's epochs, 2004). Objects of a SLAB_TYPESAFE_BY_EPOCH cache may be freed at once;
- * what waits is their slabs.
- */
+ * what waits is their slabs. */
 
 /* Enter a section. Plain stores to memory of the thread's own: no lock, no atomic read-modify-write, no fence (where
  * the kernel lacks membarrier(2): a fence). Sections nest, up to 16,383 deep. Any thread; the first in a thread's
@@ -337,8 +333,7 @@ void slab_free_deferred_bulk(size_t n, void *const ptrs[]);
  * can add up, free lists, statistics. As the kernel's alloc_percpu: one offset is valid on every CPU, a copy's
  * address is a shift and an addition, objects of all sizes lie side by side in the same cache lines, the pages of a
  * CPU's copies are its NUMA node's, and come with their first use (the kernel's alloc_percpu as Thirumalai wrote it
- * anew in 2005; Desnoyers, "Restartable sequences", 2015).
- */
+ * anew in 2005; Desnoyers, "Restartable sequences", 2015). */
 
 /* A per-CPU object: no address, and no program can dereference it; slab_percpu_ptr and slab_percpu_this tell where
  * its copies lie. Sparse sees an address space of its own. */
@@ -356,9 +351,9 @@ typedef struct slab_percpu_object SLAB_PERCPU *slab_percpu;
  * is kept otherwise. Any thread, not in signal handlers; takes a lock. The first call reads a file of /sys. */
 slab_percpu slab_percpu_alloc(size_t size, size_t align);
 
-/* Free it on all CPUs; NULL is nothing. What is no per-CPU object, or none any more, ends the process with a message.
- * The caller has seen to it that nobody uses any copy. errno is kept. Any thread, not in signal handlers; takes a
- * lock. */
+/* Free it on all CPUs; NULL is nothing. What is no per-CPU object, or none any more, ends the process with a
+ * message. The caller has seen to it that nobody uses any copy. errno is kept. Any thread, not in signal handlers;
+ * takes a lock. */
 void slab_percpu_free(slab_percpu object);
 
 /* A field of an object that is a structure, for the calls below (not to be freed):
@@ -438,10 +433,10 @@ void *slab_percpu_this_slow(slab_percpu object);
 
 #if defined(__GNUC__) && defined(__LP64__) && (defined(__x86_64__) || defined(__aarch64__))
 #define SLAB_PERCPU_SEQUENCES 1
-/* A restartable sequence: announced, its instructions from 772 to 773 run undisturbed on one CPU, or the kernel sends
- * the thread to 774, and it begins anew. 771 is what it is announced by (struct rseq_cs of linux/rseq.h). The kernel
- * looks at that whenever it has interrupted the thread, so it is taken back at the end: what contains it may be
- * unloaded. */
+/* A restartable sequence: announced, its instructions from 772 to 773 run undisturbed on one CPU, or the kernel
+ * sends the thread to 774, and it begins anew. 771 is what it is announced by (struct rseq_cs of linux/rseq.h). The
+ * kernel looks at that whenever it has interrupted the thread, so it is taken back at the end: what contains it may
+ * be unloaded. */
 #define SLAB_PERCPU_DESCRIPTOR                                                                                       \
     ".pushsection __rseq_cs, \"aw?\"\n\t.balign 32\n771:\t.long 0, 0\n\t.quad 772f, 773f - 772f, 774f\n\t"           \
     ".popsection\n770:\t"
@@ -540,8 +535,7 @@ extern __inline__ __attribute__((gnu_inline)) void slab_percpu_add_u64(slab_perc
 }
 #endif
 
-/* -- the process --------------------------------------------------------------------------------------------------
- */
+/* -- the process ----------------------------------------------------------------------------------------------- */
 
 /* Figures of the whole process, in bytes or counts since its start. They are read one after the other while threads
  * go on: exact when the process is quiet. Fields are only ever appended. */

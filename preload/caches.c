@@ -1,5 +1,5 @@
-/* The names of include/slabmalloc.h that are about caches, and calls without a lock; what they promise stands there.
- */
+/* The names of include/slabmalloc.h that are about caches, and calls without a lock; what they promise
+ * stands there. */
 #include <errno.h>
 #include <slabmalloc.h>
 

@@ -1,9 +1,9 @@
 /* C++'s operator new and delete, by the names that the Itanium ABI gives them where size_t is unsigned long.
  *
  * Failure runs the installed new-handler in a loop and then throws std::bad_alloc (the nothrow forms return NULL).
- * libstdc++ is found through weak references, so a C program never loads it; where it came with a library that dlopen
- * kept to itself, by asking for it by name. This file is compiled with -fexceptions: what is thrown passes through
- * it. */
+ * libstdc++ is found through weak references, so a C program never loads it; where it came with a library that
+ * dlopen kept to itself, by asking for it by name. This file is compiled with -fexceptions: what is thrown passes
+ * through it. */
 #include <dlfcn.h>
 #include <stdlib.h>
 

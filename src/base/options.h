@@ -1,16 +1,15 @@
 /* The one table of options, and SLABMALLOC_OPTIONS="name=value,name=value" that sets them.
  *
- * An option is one row here. Its field, its default, the help, README's table and what is said of a bad value follow
- * from the row. What makes no sense is a one-line warning, and the option stays as it was. Set-user-ID programs
- * ignore the environment (secure_getenv). Options are read once, by a constructor; what runs earlier sees the
- * defaults. */
+ * An option is one row here. Its field, its default, the help, README's table and what is said of a bad value
+ * follow from the row. What makes no sense is a one-line warning, and the option stays as it was. Set-user-ID
+ * programs ignore the environment (secure_getenv). Options are read once, by a constructor; what runs earlier sees
+ * the defaults. */
 #pragma once
 
 #include "base/compiler.h"
 
 /* NUMBER(builds, name, default, least, most, example, sentence), TEXT(builds, name, size, example, sentence).
- * `builds` says which builds have the option: EVERY, CHECKED or BENCH. The size is in bytes, and counts the text's
- * end. */
+ * `builds` says which builds have the option: EVERY, CHECKED or BENCH. The size is in bytes, with the text's end. */
 #define SLM_OPTIONS(NUMBER, TEXT)                                                                                    \
     NUMBER(EVERY, magazine_bytes, 64 << 10, 256, 16 << 20, "64K",                                                    \
            "The most bytes of objects that one magazine of a thread holds.")                                         \

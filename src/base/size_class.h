@@ -1,5 +1,5 @@
-/* Size classes: every 16 bytes up to 256, then eight to a doubling, up to 32 KiB: at most an eighth is lost to
- * rounding.
+/* Size classes: every 16 bytes up to 256, then eight to a doubling, up to 32 KiB: at most an eighth is lost
+ * to rounding.
  *
  *     16 32 48 ... 256 | 288 320 352 ... 512 | 576 640 ... 1024 | ... | 18432 20480 ... 32768
  *

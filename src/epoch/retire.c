@@ -289,8 +289,7 @@ slm_seldom slm_unordered void slm_retire_count(struct slm_thread *thread, struct
         const struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
         const size_t n = slm_min((size_t)(slot->top - slot->bottom), SLM_MAGAZINE_ROUNDS_MAX);
         sums->objects += n;
-        sums->bytes +=
-            place == SLM_PLACE_CLOSED ? bytes_of_all(slot->bottom, n) : n * slm_page_map_size(slm_heap_base, place);
+        sums->bytes += place == SLM_PLACE_CLOSED ? bytes_of_all(slot->bottom, n) : n * slm_page_map_size(place);
     }
     sums->objects += half->spare_count;
     sums->bytes += bytes_of_all(half->spares, half->spare_count);

@@ -13,6 +13,7 @@
 #include "os/sys.h"
 #include "os/topology.h"
 #include "page/page_map.h"
+#include "page/reservation.h"
 #include "sync/epoch.h"
 #include "thread/thread_cache.h"
 

@@ -42,8 +42,8 @@ slm_inline size_t slm_usable(const void *pointer)
     const size_t granule = slm_granule_of(pointer);
     if (unlikely(!slm_area_granule_valid(granule)))
         return slm_usable_slow(pointer);
-    size_t place = slm_page_map(slm_heap_base)[granule];
+    size_t place = slm_page_map(slm_range.heap)[granule];
     slm_forget(place);
-    const size_t size = slm_page_map_size(slm_heap_base, place);
+    const size_t size = slm_page_map_size(place);
     return likely(size != 0) ? size : slm_usable_slow(pointer);
 }

@@ -14,6 +14,9 @@
 #include "heap/lifecycle.h"
 #include "heap/reclaim.h"
 #include "os/topology.h"
+#include "page/free_spans.h"
+#include "page/purge.h"
+#include "page/reservation.h"
 #include "percpu/percpu.h"
 #include "sync/epoch.h"
 #include "slab/large.h"
@@ -194,7 +197,7 @@ slm_slow size_t slm_usable_slow(const void *pointer)
 {
     if (!pointer)
         return 0;
-    const size_t size = slm_page_map_size(slm_heap_base, slm_page_map_place(pointer));
+    const size_t size = slm_page_map_size(slm_page_map_place(pointer));
     const struct slm_large *large = size == 0 ? slm_large_of(pointer) : NULL;
     if (size == 0 && !large)
         slm_refuse(pointer, "malloc_usable_size");
@@ -273,7 +276,7 @@ void *slm_resize(void *pointer, size_t n)
     const size_t place = slm_place_of(pointer);
     if (unlikely(place == 0))
         return resize_large(pointer, n);
-    const size_t size = slm_page_map_size(slm_heap_base, place);
+    const size_t size = slm_page_map_size(place);
     if (n <= size && (n > size / 2 || size <= 64))
         return pointer;
     return resize_by_copy(pointer, size, n);
@@ -303,6 +306,6 @@ void slm_heap_check(void)
 {
     slm_cache_foreach(check_cache, NULL);
     slm_ring_check();
-    for (unsigned area = 0; area < slm_reservation_areas(); area++)
+    for (unsigned area = 0; area < slm_area_count(); area++)
         slm_span_check(area);
 }

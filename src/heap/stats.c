@@ -11,6 +11,8 @@
 #include "base/panic.h"
 #include "os/sys.h"
 #include "os/topology.h"
+#include "page/free_spans.h"
+#include "page/reservation.h"
 #include "slab/large.h"
 #include "epoch/retire.h"
 #include "percpu/percpu.h"
@@ -133,7 +135,7 @@ slm_seldom void slm_stats_gather(struct slab_stats *out)
     struct slm_span_figures spans = {0};
     struct slm_percpu_figures percpu;
     const struct sums sums = sum_nodes(0, slm_nodes);
-    for (unsigned area = 0; area < slm_reservation_areas(); area++)
+    for (unsigned area = 0; area < slm_area_count(); area++)
         slm_span_add_figures(area, &spans);
     slm_percpu_count(&percpu);
     *out = (struct slab_stats){
@@ -183,7 +185,7 @@ slm_seldom bool slm_stats_gather_node(int node, struct slab_node_stats *out)
         return false;
     const struct sums sums = sum_nodes((unsigned)node, (unsigned)node + 1);
     uint64_t large_bytes = 0;
-    for (unsigned area = 0; area < slm_reservation_areas(); area++) {
+    for (unsigned area = 0; area < slm_area_count(); area++) {
         if (home_of_area(area) != (unsigned)node)
             continue;
         slm_span_add_figures(area, &spans);

@@ -1,5 +1,5 @@
-/* Nodes; see topology.h. A node without memory still gets a depot: what it asks for comes from the kernel's choice.
- */
+/* Nodes; see topology.h. A node without memory still gets a depot: what it asks for comes from the
+ * kernel's choice. */
 #include "os/topology.h"
 
 #include <errno.h>

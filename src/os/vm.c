@@ -25,6 +25,14 @@
 
 #define TIB ((uintptr_t)1 << 40)
 
+/* errno becomes again at the end of the block what it is now. */
+#define KEEP_ERRNO __attribute__((cleanup(restore_errno), unused)) const int kept = errno
+
+static inline void restore_errno(const int *kept)
+{
+    errno = *kept;
+}
+
 size_t slm_page_size = 4096;
 
 void slm_vm_start(void)
@@ -36,12 +44,11 @@ void slm_vm_start(void)
 
 bool slm_vm_addresses_limited(void)
 {
-    int kept = errno;
+    KEEP_ERRNO;
     struct {
         uint64_t soft, hard;
     } limit = {UINT64_MAX, UINT64_MAX}; /* the kernel's layout, whatever libc's rlim_t is */
     syscall(SYS_prlimit64, 0, RLIMIT_AS, NULL, &limit);
-    errno = kept;
     return limit.soft != UINT64_MAX;
 }
 
@@ -62,13 +69,13 @@ void *slm_vm_pick_window(size_t size, unsigned attempt)
 
 void *slm_vm_hold_window(size_t size)
 {
-    int kept = errno;
+    KEEP_ERRNO;
     const size_t unit = (size_t)2 << 20;
     char *got = mmap(NULL, size + unit, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (got != MAP_FAILED)
-        madvise(got, size + unit, MADV_DONTDUMP);
-    errno = kept;
-    return got == MAP_FAILED ? NULL : (void *)slm_align_up((uintptr_t)got, unit);
+    if (got == MAP_FAILED)
+        return NULL;
+    madvise(got, size + unit, MADV_DONTDUMP);
+    return (void *)slm_align_up((uintptr_t)got, unit);
 }
 
 bool slm_vm_map(void *address, size_t size, bool held)
@@ -104,76 +111,64 @@ bool slm_vm_map_as(void *model, void *address, size_t size)
 
 bool slm_vm_unmap(void *address, size_t size, bool held)
 {
-    int kept = errno, how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-    bool done = held ? mmap(address, size, PROT_NONE, how, -1, 0) != MAP_FAILED : munmap(address, size) == 0;
-    errno = kept;
-    return done;
+    KEEP_ERRNO;
+    const int how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    return held ? mmap(address, size, PROT_NONE, how, -1, 0) != MAP_FAILED : munmap(address, size) == 0;
 }
 
 void slm_vm_small_pages(void *address, size_t size)
 {
-    int kept = errno;
+    KEEP_ERRNO;
     madvise(address, size, MADV_NOHUGEPAGE); /* fails where the kernel has none: as wanted */
-    errno = kept;
 }
 
 bool slm_vm_is_mapped(const void *address)
 {
-    int kept = errno;
+    KEEP_ERRNO;
     unsigned char resident;
     void *page = (void *)((uintptr_t)address & ~(slm_page_size - 1));
-    const bool hole = mincore(page, 1, &resident) != 0 && errno == ENOMEM;
-    errno = kept;
-    return !hole;
+    return mincore(page, 1, &resident) == 0 || errno != ENOMEM;
 }
 
 void slm_vm_read_only(void *address, size_t size)
 {
-    int kept = errno;
+    KEEP_ERRNO;
     const uintptr_t first = slm_align_up((uintptr_t)address, slm_page_size);
     const uintptr_t end = ((uintptr_t)address + size) & ~(slm_page_size - 1);
     if (first < end)
         mprotect((void *)first, end - first, PROT_READ);
-    errno = kept;
 }
 
 bool slm_vm_purge(void *address, size_t size)
 {
-    int kept = errno;
-    bool zero = madvise(address, size, MADV_DONTNEED) == 0;
-    errno = kept;
-    return zero;
+    KEEP_ERRNO;
+    return madvise(address, size, MADV_DONTNEED) == 0;
 }
 
 bool slm_vm_bind(void *address, size_t size, unsigned node)
 {
-    int kept = errno;
+    KEEP_ERRNO;
     unsigned long mask[16] = {0};
     if (node >= sizeof mask * 8)
         return false;
     mask[node / (8 * sizeof mask[0])] |= 1ul << node % (8 * sizeof mask[0]);
-    const bool bound = syscall(SYS_mbind, address, size, MPOL_PREFERRED | MPOL_F_STATIC_NODES, mask, sizeof mask * 8,
-                               MPOL_MF_MOVE) == 0;
-    errno = kept;
-    return bound;
+    return syscall(SYS_mbind, address, size, MPOL_PREFERRED | MPOL_F_STATIC_NODES, mask, sizeof mask * 8,
+                   MPOL_MF_MOVE) == 0;
 }
 
 void *slm_vm_page_wiped_on_fork(void)
 {
-    int kept = errno;
+    KEEP_ERRNO;
     void *page = mmap(NULL, slm_page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (page != MAP_FAILED && madvise(page, slm_page_size, MADV_WIPEONFORK) != 0) {
+    if (page != MAP_FAILED && madvise(page, slm_page_size, MADV_WIPEONFORK) == 0)
+        return page;
+    if (page != MAP_FAILED)
         munmap(page, slm_page_size);
-        page = MAP_FAILED;
-    }
-    errno = kept;
-    return page == MAP_FAILED ? NULL : page;
+    return NULL;
 }
 
 bool slm_vm_move(void *from, void *to, size_t size)
 {
-    int kept = errno;
-    void *got = mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to);
-    errno = kept;
-    return got != MAP_FAILED;
+    KEEP_ERRNO;
+    return mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) != MAP_FAILED;
 }

@@ -11,9 +11,8 @@ void slm_vm_start(void);
 /* True if RLIMIT_AS is finite. */
 bool slm_vm_addresses_limited(void);
 
-/* Addresses for `size` bytes that nothing else is likely to use, without any mapping; `aligned` on 2 MiB. NULL when
- * this system's address space has no such place. The choice is random, and another for
- * each attempt. */
+/* Addresses for `size` bytes that nothing else is likely to use, on a multiple of 2 MiB; nothing is mapped. NULL when
+ * this system's address space has no such place. The choice is random, and another for each attempt. */
 void *slm_vm_pick_window(size_t size, unsigned attempt);
 
 /* The same addresses held by an inaccessible mapping, NULL if the kernel grants none of that size. */
@@ -23,8 +22,8 @@ void *slm_vm_hold_window(size_t size);
  * slm_vm_hold_window gave. False with the kernel's errno, EEXIST where another mapping is in the way. */
 bool slm_vm_map(void *address, size_t size, bool held);
 
-/* As slm_vm_map outside of a held window, with the memory policy of the two pages at `model`, which nobody ever
- * touches. */
+/* As slm_vm_map outside of a held window, with the memory policy of the two pages at `model`, which nobody
+ * ever touches. */
 bool slm_vm_map_as(void *model, void *address, size_t size);
 
 /* Undo slm_vm_map. False when the kernel refuses (its limit of mappings). */

@@ -1,165 +1,42 @@
-/* Listing, joining and splitting free spans; see area.h. */
+/* The range's parts; see area.h. */
 #include "page/area.h"
 
-#include "base/panic.h"
+struct slm_range slm_range;
+size_t slm_heap_limit;
 
-struct slm_area slm_areas[SLM_AREAS_MAX];
-
-static void start_area(unsigned number)
+static size_t metadata_bytes(size_t granules)
 {
-    struct slm_area *area = &slm_areas[number];
-    area->lock.rank = SLM_RANK_SPANS;
-    area->first = (size_t)number << slm_area_shift;
-    area->first += slm_reservation_bind(number) ? 1 : 0; /* what the rest is made like lies there */
-    area->frontier = area->mapped = area->first;
-    area->generation = slm_fork_generation;
-    slm_list_init(&area->ages);
-    area->started = true;
+    return granules * SLM_GRANULE / 128;
 }
 
-void slm_span_start_areas(void)
+static size_t percpu_bytes(size_t granules)
 {
-    for (unsigned number = 0; number < slm_reservation_areas(); number++) {
-        if (!slm_areas[number].started)
-            start_area(number);
-        slm_areas[number].end = ((size_t)number << slm_area_shift) + slm_reservation_area();
-    }
+    return granules * SLM_GRANULE / 8;
 }
 
-/* The holder died in a fork: whatever was listed may be torn. */
-static void restart_area(struct slm_area *area)
+static size_t bytes_below_heap(size_t granules)
 {
-    for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
-        add_relaxed(&area->lost_bytes, load_relaxed(&area->free_bytes[state]));
-        slm_bins_clear(&area->bins[state]);
-        area->spans[state] = 0;
-        store_relaxed(&area->free_bytes[state], 0);
-    }
-    slm_list_init(&area->ages);
-    area->dirty_low = 0;
-    area->generation = slm_fork_generation;
-    if (area->mapped < area->frontier)
-        area->mapped = area->frontier;
+    return (size_t)-SLM_SIZES_OFFSET + metadata_bytes(granules) + granules * SLM_DESCRIPTOR_BYTES;
 }
 
-void slm_area_lock(struct slm_area *area)
+size_t slm_area_range_bytes(size_t granules)
 {
-    if (unlikely(slm_lock_acquire(&area->lock)))
-        restart_area(area);
+    return bytes_below_heap(granules) + granules * SLM_GRANULE + percpu_bytes(granules);
 }
 
-static struct slm_span *last_descriptor(struct slm_span *span)
+void slm_area_place_range(char *start, size_t granules)
 {
-    return slm_descriptor(slm_span_granule(span) + span->granules - 1);
+    slm_range.descriptors = start;
+    slm_range.metadata = start + granules * SLM_DESCRIPTOR_BYTES;
+    slm_range.heap = start + bytes_below_heap(granules);
+    slm_range.percpu = slm_range.heap + granules * SLM_GRANULE;
+    slm_range.granules = granules;
+    slm_range.percpu_bytes = percpu_bytes(granules);
 }
 
-void slm_area_list(struct slm_area *area, struct slm_span *span)
+void slm_area_cut(unsigned nodes)
 {
-    slm_bins_add(&area->bins[span->state], span);
-    area->spans[span->state]++;
-    if (span->state == SLM_SPAN_DIRTY)
-        slm_list_insert_before(&area->ages, &slm_free_span_of(span)->age);
-    add_relaxed(&area->free_bytes[span->state], slm_span_bytes(span));
-    span->generation = area->generation;
-    span->back = 0;
-    struct slm_span *last = last_descriptor(span);
-    last->back = span->granules - 1;
-    last->generation = area->generation;
-    store_relaxed(&last->kind, SLM_SPAN_FREE_END);
-    store_relaxed(&span->kind, SLM_SPAN_FREE); /* last: with one granule both are the same */
-}
-
-void slm_area_unlist(struct slm_area *area, struct slm_span *span)
-{
-    slm_bins_remove(&area->bins[span->state], span);
-    area->spans[span->state]--;
-    if (span->state == SLM_SPAN_DIRTY)
-        slm_list_remove(&slm_free_span_of(span)->age);
-    sub_relaxed(&area->free_bytes[span->state], slm_span_bytes(span));
-    store_relaxed(&last_descriptor(span)->kind, SLM_SPAN_NONE);
-    store_relaxed(&span->kind, SLM_SPAN_NONE);
-}
-
-struct slm_span *slm_area_joinable(struct slm_area *area, size_t granule, unsigned state)
-{
-    struct slm_span *span = slm_descriptor(granule);
-    const unsigned kind = load_relaxed(&span->kind);
-    if ((kind != SLM_SPAN_FREE && kind != SLM_SPAN_FREE_END) || span->generation != area->generation)
-        return NULL;
-    if (kind == SLM_SPAN_FREE_END)
-        span = slm_descriptor(granule - span->back);
-    return span->state == state ? span : NULL;
-}
-
-struct slm_span *slm_area_join(struct slm_area *area, struct slm_span *span)
-{
-    const size_t first = slm_span_granule(span);
-    struct slm_span *before = first > area->first ? slm_area_joinable(area, first - 1, span->state) : NULL;
-    struct slm_span *behind =
-        first + span->granules < area->frontier ? slm_area_joinable(area, first + span->granules, span->state) : NULL;
-    if (behind) {
-        slm_area_unlist(area, behind);
-        span->granules += behind->granules;
-    }
-    if (before) {
-        slm_area_unlist(area, before);
-        before->granules += span->granules;
-        span = before;
-    }
-    slm_area_list(area, span);
-    return span;
-}
-
-struct slm_span *slm_span_split(struct slm_span *span, size_t granules)
-{
-    struct slm_span *rest = slm_descriptor(slm_span_granule(span) + granules);
-    rest->granules = span->granules - (uint32_t)granules;
-    rest->state = span->state;
-    span->granules = (uint32_t)granules;
-    return rest;
-}
-
-void slm_area_give_up_ahead(struct slm_area *area)
-{
-    if (area->mapped == area->frontier)
-        return;
-    struct slm_span *span = slm_descriptor(area->frontier);
-    span->granules = (uint32_t)(area->mapped - area->frontier);
-    span->state = SLM_SPAN_CLEAN;
-    area->frontier = area->mapped;
-    slm_area_join(area, span);
-}
-
-struct walk {
-    struct slm_area *area;
-    unsigned state;
-    uint64_t bytes;
-};
-
-static bool check_free_span(struct slm_span *span, void *context)
-{
-    struct walk *walk = context;
-    const struct slm_span *last = last_descriptor(span);
-    if (span->state != walk->state)
-        slm_panic("check", slm_span_start(span), "a free span in the bins of another state", NULL, span);
-    if (last != span && (load_relaxed(&last->kind) != SLM_SPAN_FREE_END || last->back != span->granules - 1))
-        slm_panic("check", slm_span_start(span), "a free span's end is not marked", NULL, span);
-    const size_t behind = slm_span_granule(span) + span->granules;
-    if (behind < walk->area->frontier && slm_area_joinable(walk->area, behind, walk->state))
-        slm_panic("check", slm_span_start(span), "two free spans of one state side by side", NULL, span);
-    walk->bytes += slm_span_bytes(span);
-    return false;
-}
-
-void slm_span_check(unsigned number)
-{
-    struct slm_area *area = &slm_areas[number];
-    slm_area_lock(area);
-    for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
-        struct walk walk = {.area = area, .state = state};
-        slm_bins_foreach(&area->bins[state], check_free_span, &walk);
-        if (walk.bytes != load_relaxed(&area->free_bytes[state]))
-            slm_panic("check", area, "free bytes do not add up", NULL, NULL);
-    }
-    slm_lock_release(&area->lock);
+    slm_range.node_mask = nodes == 1 ? 0 : (2u << slm_log2(nodes - 1)) - 1;
+    slm_range.area_shift = slm_log2(slm_range.granules / slm_area_count());
+    slm_range.metadata_part = metadata_bytes(slm_range.granules) / (slm_range.node_mask + 1);
 }

@@ -1,73 +1,149 @@
-/* Areas: parts of the range (page/reservation.h), with their free spans. Private to area.c, span.c and purge.c; what
- * others may call stands in span.h.
+/* Where everything lies: one range of addresses, so that arithmetic replaces lookups.
  *
- * An area keeps its free spans in bins by length, the states apart. What no bin has comes from the frontier, behind
- * which nothing was ever mapped.
+ *     | descriptors | metadata | sizes | page map | heap: granule 0, granule 1, ...           | per-CPU memory |
+ *     ^ slm_range.descriptors                     ^ slm_range.heap                            ^ slm_range.percpu
  *
- *     | used and free spans ...            | mapped ahead | nothing mapped yet ...
- *                                          ^ frontier     ^ mapped
- */
+ * A granule is 64 KiB of heap. Its index alone leads to its descriptor of 128 bytes (page/span.h) and to its entry of
+ * two bytes in the page map (page/page_map.h). Metadata is the allocator's own memory (page/metadata.h).
+ *
+ * Areas. A machine with one NUMA node has one area, the whole heap. With several nodes the heap is cut into equal
+ * areas, each a power of two of granules, two for each node. So bits of an object's address are its node:
+ *
+ *     | slabs of node 0 | slabs of node 1 | ... | large objects of node 0 | large objects of node 1 | ...
+ *
+ * Nodes are rounded up to a power of two. Each area has its own part of the page map, at the same distance below its
+ * start: in the last granules of the area before. So whoever knows an area's start finds the entry of what lies in it
+ * as if that area were the only one.
+ *
+ * slm_heap_limit is the highest end of what was ever mapped in an area, over all areas. Below it the page maps of all
+ * areas can be read. It only grows: whoever got an object from another thread sees a limit above it. */
 #pragma once
 
-#include "page/bins.h"
-#include "sync/lock.h"
+#include "base/atomic.h"
+#include "base/size_class.h"
+#include "os/topology.h"
 
-/* A free span's descriptor: the queue by age stands behind what all spans have, and where a slab keeps its owner
- * stays what a slab that has gone has left there: nothing. */
-struct slm_free_span {
-    struct slm_span span;
-    void *no_owner;
-    struct slm_list age;
+#define SLM_GRANULE_SHIFT 16
+#define SLM_GRANULE ((size_t)1 << SLM_GRANULE_SHIFT)
+#define SLM_DESCRIPTOR_BYTES ((size_t)128)
+#define SLM_GRANULES_MAX ((size_t)1 << 27) /* 8 TiB */
+#define SLM_AREAS_MAX (2 * SLM_NODES_MAX)
+
+#define SLM_MAP_OFFSET (-(ptrdiff_t)(SLM_GRANULES_MAX * sizeof(uint16_t))) /* the page map, from an area's start */
+#define SLM_SIZES_BYTES (4 * SLM_GRANULE) /* uint32_t by slot word: see page_map.h */
+#define SLM_SIZES_OFFSET (SLM_MAP_OFFSET - (ptrdiff_t)SLM_SIZES_BYTES) /* the sizes, from the heap's */
+
+/* At the end of an area, the next one's part of the page map. */
+#define SLM_AREA_TAIL ((size_t)-SLM_MAP_OFFSET >> SLM_GRANULE_SHIFT)
+
+/* Written at the start of the process, read ever after. */
+struct slm_range {
+    char *descriptors;
+    char *heap;
+    char *metadata; /* a part for each node, of equal size */
+    char *percpu;
+    size_t granules;      /* of the heap */
+    size_t metadata_part; /* bytes of a node's part */
+    size_t percpu_bytes;
+    size_t section;            /* granules whose bookkeeping is mapped together: a page of the page map */
+    unsigned area_shift;       /* an area has so many granules, as a power of two */
+    unsigned node_mask;        /* nodes, rounded up to a power of two, less 1 */
+    bool held;                 /* an inaccessible mapping of ours holds the range's addresses */
+    bool bound[SLM_AREAS_MAX]; /* areas whose memory is bound to their node */
 };
 
-static_assert(sizeof(struct slm_free_span) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
+extern slm_hidden struct slm_range slm_range;
+extern slm_hidden size_t slm_heap_limit; /* written atomically */
 
-struct slm_area {
-    struct slm_lock lock;
-    bool started;
-    uint32_t generation; /* of the lists */
-    size_t first, frontier, mapped, end;
-    struct slm_bins bins[SLM_SPAN_STATES];
-    uint32_t spans[SLM_SPAN_STATES]; /* in the bins */
-    struct slm_list ages;            /* dirty spans, oldest first */
-    uint64_t dirty_low;              /* the least bytes that were dirty since the last purge of surplus */
-    _Atomic uint64_t free_bytes[SLM_SPAN_STATES];
-    _Atomic uint64_t lost_bytes, purges, purged_bytes;
-} slm_cacheline;
+/* The bytes of a range whose heap has that many granules; and the parts of the one that starts at `start`. */
+size_t slm_area_range_bytes(size_t granules);
+void slm_area_place_range(char *start, size_t granules);
 
-extern slm_hidden struct slm_area slm_areas[SLM_AREAS_MAX];
+/* Cut the heap into areas for that many nodes. */
+void slm_area_cut(unsigned nodes);
 
-slm_inline struct slm_area *slm_area_of(const struct slm_span *span)
+slm_inline size_t slm_granule_of(const void *pointer)
 {
-    return &slm_areas[slm_area_of_granule(slm_span_granule(span))];
+    return ((uintptr_t)pointer - (uintptr_t)slm_range.heap) >> SLM_GRANULE_SHIFT;
 }
 
-slm_inline struct slm_free_span *slm_free_span_of(struct slm_span *span)
+slm_inline void *slm_granule_address(size_t granule)
 {
-    return (struct slm_free_span *)span;
+    return slm_range.heap + (granule << SLM_GRANULE_SHIFT);
 }
 
-/* Released by slm_lock_release. All below are called under it. */
-void slm_area_lock(struct slm_area *area);
-
-/* List a free span and mark both its ends. Its neighbours are not looked at. */
-void slm_area_list(struct slm_area *area, struct slm_span *span);
-void slm_area_unlist(struct slm_area *area, struct slm_span *span);
-
-/* The free span before or behind, when it may be joined with one of that state; NULL otherwise. */
-struct slm_span *slm_area_joinable(struct slm_area *area, size_t granule, unsigned state);
-
-/* Join an unlisted free span with its free neighbours of the same state, and list the result, which is returned. */
-struct slm_span *slm_area_join(struct slm_area *area, struct slm_span *span);
-
-/* What is mapped ahead but was never part of a span becomes a clean free one. */
-void slm_area_give_up_ahead(struct slm_area *area);
-
-/* After dirty memory has been taken into use. */
-slm_inline void slm_area_note_dirty_low(struct slm_area *area)
+slm_inline void *slm_descriptor(size_t granule)
 {
-    area->dirty_low = slm_min(area->dirty_low, load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]));
+    return slm_range.descriptors + granule * SLM_DESCRIPTOR_BYTES;
 }
 
-/* Make the part of an unlisted span behind `granules` a span of its own, not listed. */
-struct slm_span *slm_span_split(struct slm_span *span, size_t granules);
+/* The granule of a pointer, counted from an area's start; for what does not lie in that area, more than any limit. */
+slm_inline size_t slm_area_granule(const char *area, const void *pointer)
+{
+    return ((uintptr_t)pointer - (uintptr_t)area) >> SLM_GRANULE_SHIFT;
+}
+
+/* May a granule, counted from an area's start, be looked up in that area's part of the page map? */
+slm_inline bool slm_area_granule_valid(size_t granule)
+{
+#ifdef __SANITIZE_THREAD__
+    return granule < __atomic_load_n(&slm_heap_limit, __ATOMIC_RELAXED);
+#else
+    return granule < slm_heap_limit; /* an aligned word; an atomic load would not fold into the comparison */
+#endif
+}
+
+slm_inline unsigned slm_area_count(void)
+{
+    return slm_range.node_mask == 0 ? 1 : 2 * (slm_range.node_mask + 1);
+}
+
+/* How many granules of an area spans may have, from its first one on. */
+slm_inline size_t slm_area_granules(void)
+{
+    return ((size_t)1 << slm_range.area_shift) - (slm_range.node_mask == 0 ? 0 : SLM_AREA_TAIL);
+}
+
+slm_inline unsigned slm_area_of_granule(size_t granule)
+{
+    return (unsigned)(granule >> slm_range.area_shift);
+}
+
+/* Counted from its area's start. */
+slm_inline size_t slm_granule_in_area(size_t granule)
+{
+    return granule & (((size_t)1 << slm_range.area_shift) - 1);
+}
+
+slm_inline char *slm_area_start(unsigned area)
+{
+    return slm_granule_address((size_t)area << slm_range.area_shift);
+}
+
+/* The areas of a node. */
+slm_inline unsigned slm_area_for_slabs(unsigned node)
+{
+    return node;
+}
+
+slm_inline unsigned slm_area_for_large(unsigned node)
+{
+    return slm_range.node_mask == 0 ? 0 : slm_range.node_mask + 1 + node;
+}
+
+/* The node whose memory, or whose threads' memory, lies in an area. */
+slm_inline unsigned slm_node_of_area(unsigned area)
+{
+    return area & slm_range.node_mask;
+}
+
+slm_inline unsigned slm_node_of(const void *pointer)
+{
+    return slm_node_of_area(slm_area_of_granule(slm_granule_of(pointer)));
+}
+
+/* Has any granule whatever an entry in the page map? */
+slm_inline bool slm_granule_valid(size_t granule)
+{
+    return slm_area_of_granule(granule) < slm_area_count() && slm_area_granule_valid(slm_granule_in_area(granule));
+}

@@ -32,11 +32,6 @@ void slm_bins_remove(struct slm_bins *bins, struct slm_span *span)
         bins->occupied &= ~((uint64_t)1 << bin);
 }
 
-void slm_bins_clear(struct slm_bins *bins)
-{
-    bins->occupied = 0;
-}
-
 static struct slm_span *best_of_bin(const struct slm_list *bin, size_t granules, size_t look_at)
 {
     struct slm_span *best = NULL;
@@ -50,8 +45,8 @@ static struct slm_span *best_of_bin(const struct slm_list *bin, size_t granules,
     return best;
 }
 
-/* In the first bin a span may be too short, in the others all fit: the first is searched whole only when they are
- * empty. */
+/* In the first bin a span may be too short, in the others all fit: the first is searched whole only when they
+ * are empty. */
 struct slm_span *slm_bins_find(const struct slm_bins *bins, size_t granules)
 {
     const unsigned first = bin_of(granules);

@@ -14,9 +14,6 @@ struct slm_bins {
 void slm_bins_add(struct slm_bins *bins, struct slm_span *span);
 void slm_bins_remove(struct slm_bins *bins, struct slm_span *span);
 
-/* Forget all of them. */
-void slm_bins_clear(struct slm_bins *bins);
-
 /* A span of at least that many granules, the shortest that a short look finds, of these the lowest, so that what lies
  * high up is left alone and can be purged. NULL if there is none. */
 struct slm_span *slm_bins_find(const struct slm_bins *bins, size_t granules);

@@ -1,10 +1,11 @@
-/* Bump and free lists; see metadata.h. A pool a node, for the threads that run there just then, so that they do not
- * all wait for one lock and what they make lies with them. A piece goes back to the pool that it is from: magazines
- * made on one node and freed on another would fill the one and drain the other for ever. After a fork in the middle
- * the lists start empty: what was in them is lost. */
+/* Pieces cut from chunks, and lists of free ones; see metadata.h. Each node has a pool, for the threads that run there
+ * just then: so they do not all wait for one lock, and what they make lies near them. A piece goes back to the pool
+ * that it came from: otherwise magazines made on one node and freed on another would fill one pool and drain the
+ * other for ever. After a fork in the middle of a call the lists start empty: what was in them is lost. */
 #include "page/metadata.h"
 
-#include "base/bits.h"
+#include <string.h>
+
 #include "page/reservation.h"
 #include "sync/lock.h"
 
@@ -24,26 +25,22 @@ struct rest {
 static struct pool {
     struct slm_lock lock;
     struct rest small, paged;
-    struct piece *free_small[PAGED / UNIT], *free_paged[SLM_METADATA_MAX / PAGED + 1];
+    struct piece *free[PAGED / UNIT + SLM_METADATA_MAX / PAGED + 1]; /* the small sizes, then the paged ones */
 } slm_cacheline pools[SLM_NODES_MAX];
 
 slm_seldom void slm_metadata_start(void)
 {
-    for (unsigned node = 0; (slm_checked || slm_bench) && node < SLM_NODES_MAX;
-         node++) /* nobody else asks for ranks */
+    for (unsigned node = 0; (slm_checked || slm_bench) && node < SLM_NODES_MAX; node++) /* others need no ranks */
         pools[node].lock.rank = SLM_RANK_METADATA;
 }
 
 static struct pool *lock_pool(unsigned node)
 {
     struct pool *pool = &pools[node];
-    if (likely(!slm_lock_acquire(&pool->lock)))
-        return pool;
-    for (size_t i = 0; i < PAGED / UNIT; i++)
-        pool->free_small[i] = NULL;
-    for (size_t i = 0; i <= SLM_METADATA_MAX / PAGED; i++)
-        pool->free_paged[i] = NULL;
-    pool->small = pool->paged = (struct rest){NULL, NULL};
+    if (unlikely(slm_lock_acquire(&pool->lock))) {
+        memset(pool->free, 0, sizeof pool->free);
+        pool->small = pool->paged = (struct rest){NULL, NULL};
+    }
     return pool;
 }
 
@@ -71,7 +68,7 @@ static size_t rounded(size_t bytes)
 
 static struct piece **free_list(struct pool *pool, size_t bytes)
 {
-    return bytes < PAGED ? &pool->free_small[bytes / UNIT] : &pool->free_paged[bytes / PAGED];
+    return &pool->free[bytes < PAGED ? bytes / UNIT : PAGED / UNIT + bytes / PAGED];
 }
 
 void *slm_metadata_alloc(size_t bytes)

@@ -3,14 +3,13 @@
 
 void slm_page_map_start(void)
 {
-    uint32_t *sizes = (uint32_t *)(slm_heap_base + SLM_SIZES_OFFSET);
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        sizes[slm_place_of_number(class)] = slm_class_size[class];
+        slm_page_map_set_size(slm_place_of_number(class), slm_class_size[class]);
 }
 
 void slm_page_map_set_size(unsigned place, uint32_t size)
 {
-    ((uint32_t *)(slm_heap_base + SLM_SIZES_OFFSET))[place] = size;
+    ((uint32_t *)(slm_range.heap + SLM_SIZES_OFFSET))[place] = size;
 }
 
 void slm_page_map_set(size_t first, size_t count, unsigned place)

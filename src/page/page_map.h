@@ -3,7 +3,7 @@
  * further address. Readers of an object's entry are ordered by however they got the object. */
 #pragma once
 
-#include "page/reservation.h"
+#include "page/area.h"
 
 /* An area's part of the map, from the area's start. */
 slm_inline const uint16_t *slm_page_map(const char *area)
@@ -11,14 +11,14 @@ slm_inline const uint16_t *slm_page_map(const char *area)
     return (const uint16_t *)(area + SLM_MAP_OFFSET);
 }
 
-/* The object size of a place; 0 for place 0 and the closed one. `base` is the heap's. */
-slm_inline uint32_t slm_page_map_size(const char *base, size_t place)
+/* The object size of a place; 0 for place 0 and the closed one. */
+slm_inline uint32_t slm_page_map_size(size_t place)
 {
-    return ((const uint32_t *)(base + SLM_SIZES_OFFSET))[place];
+    return ((const uint32_t *)(slm_range.heap + SLM_SIZES_OFFSET))[place];
 }
 
-/* The place of the granule that the pointer lies in, in whatever area; 0 for pointers that are not ours, NULL among
- * them. */
+/* The place of the granule that the pointer lies in, in whatever area; 0 for pointers that are not ours, NULL
+ * among them. */
 size_t slm_page_map_place(const void *pointer);
 
 /* Fill the table of sizes; once, after slm_reservation_start. */

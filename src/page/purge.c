@@ -1,55 +1,41 @@
-/* Giving free spans back to the kernel; see span.h. No system call is made under an area's lock: what is being given
- * back is in no list meanwhile. */
+/* Giving back; see purge.h. No system call is made under an area's lock: what is being given back is in no list. */
+#include "page/purge.h"
+
 #include "os/vm.h"
-#include "page/area.h"
+#include "page/free_spans.h"
+#include "page/reservation.h"
 
 /* Holes split mappings, and the kernel allows 65,530: only long spans are unmapped, and only so many. */
 enum { unmap_least = 16, unmapped_most = 2048 };
 
-static _Atomic bool scarce; /* address space */
-
-void slm_span_set_scarce(bool is_scarce)
-{
-    store_relaxed(&scarce, is_scarce);
-}
-
-bool slm_span_scarce(void)
-{
-    return load_relaxed(&scarce);
-}
-
 /* Up to `most` bytes of the oldest dirty span, unlisted: its far end, when it is longer. NULL if there is none. Where
  * addresses are scarce, all of it: what was left would fill with small spans, and the hole be too short for what was
  * there before. */
-static struct slm_span *take_oldest(struct slm_area *area, uint64_t most)
+static struct slm_span *take_oldest(struct slm_free_spans *area, uint64_t most)
 {
     if (slm_list_empty(&area->ages) || most < SLM_GRANULE)
         return NULL;
     struct slm_span *span = &slm_container(area->ages.next, struct slm_free_span, age)->span;
-    slm_area_unlist(area, span);
+    slm_free_spans_unlist(area, span);
     if (slm_span_bytes(span) > most && !slm_span_scarce()) {
         struct slm_span *end = slm_span_split(span, span->granules - (most >> SLM_GRANULE_SHIFT));
-        slm_area_list(area, span);
+        slm_free_spans_list(area, span);
         slm_list_remove(&slm_free_span_of(span)->age); /* it is the oldest still */
         slm_list_insert_after(&area->ages, &slm_free_span_of(span)->age);
         span = end;
     }
-    slm_area_note_dirty_low(area);
+    slm_free_spans_note_dirty_low(area);
     return span;
 }
 
-static bool beside_hole(struct slm_area *area, const struct slm_span *span)
-{
-    const size_t first = slm_span_granule(span), behind = first + span->granules;
-    return (first > area->first && slm_area_joinable(area, first - 1, SLM_SPAN_UNMAPPED)) ||
-           (behind < area->frontier && slm_area_joinable(area, behind, SLM_SPAN_UNMAPPED));
-}
-
 /* A hole that becomes wider is no further one. */
-static bool may_unmap(struct slm_area *area, const struct slm_span *span)
+static bool may_unmap(struct slm_free_spans *area, const struct slm_span *span)
 {
-    const bool new_hole = span->granules >= unmap_least && area->spans[SLM_SPAN_UNMAPPED] < unmapped_most;
-    return slm_span_scarce() && (new_hole || beside_hole(area, span));
+    if (!slm_span_scarce())
+        return false;
+    return (span->granules >= unmap_least && area->spans[SLM_SPAN_UNMAPPED] < unmapped_most) ||
+           slm_free_spans_before(area, span, SLM_SPAN_UNMAPPED) ||
+           slm_free_spans_behind(area, span, SLM_SPAN_UNMAPPED);
 }
 
 /* The state that an unlisted span's memory is in after it has been given back as far as the kernel takes it. */
@@ -67,32 +53,30 @@ static uint8_t give_back(const struct slm_span *span, bool unmap)
 /* A listed clean span that may be unmapped now that `span` has been listed: that itself, when joining has made it
  * long enough, or what lies beside the hole that it is. Unlisted; NULL if there is none. Clean pieces would add up to
  * a heap that stays mapped, for they are in no queue. */
-static struct slm_span *take_unmappable(struct slm_area *area, struct slm_span *span)
+static struct slm_span *take_unmappable(struct slm_free_spans *area, struct slm_span *span)
 {
-    const size_t first = slm_span_granule(span), behind = first + span->granules;
     if (span->state == SLM_SPAN_UNMAPPED) {
-        span = first > area->first ? slm_area_joinable(area, first - 1, SLM_SPAN_CLEAN) : NULL;
-        if (!span && behind < area->frontier)
-            span = slm_area_joinable(area, behind, SLM_SPAN_CLEAN);
+        struct slm_span *before = slm_free_spans_before(area, span, SLM_SPAN_CLEAN);
+        span = before ? before : slm_free_spans_behind(area, span, SLM_SPAN_CLEAN);
     }
     if (!span || span->state != SLM_SPAN_CLEAN || !may_unmap(area, span))
         return NULL;
-    slm_area_unlist(area, span);
+    slm_free_spans_unlist(area, span);
     return span;
 }
 
 /* Give an unlisted span back and list it, and unmap what may be unmapped thereby; system calls are made without the
  * lock. False: the kernel did not take it. */
-static bool give_back_and_list(struct slm_area *area, struct slm_span *span, bool unmap)
+static bool give_back_and_list(struct slm_free_spans *area, struct slm_span *span, bool unmap)
 {
     bool given = false;
     for (; span; unmap = true) {
         const uint8_t before = span->state, after = give_back(span, unmap);
         const bool refused = unmap && after != SLM_SPAN_UNMAPPED; /* the limit of mappings: not again at once */
         given |= after != before;
-        slm_area_lock(area);
+        slm_free_spans_lock(area);
         span->state = after;
-        span = slm_area_join(area, span);
+        span = slm_free_spans_join(area, span);
         span = refused ? NULL : take_unmappable(area, span);
         slm_lock_release(&area->lock);
     }
@@ -100,11 +84,11 @@ static bool give_back_and_list(struct slm_area *area, struct slm_span *span, boo
 }
 
 /* Purge up to that many bytes, a span at a time; no more than leaves `keep`, for others may be purging too. */
-static size_t purge_area(struct slm_area *area, uint64_t bytes, uint64_t keep)
+static size_t purge_area(struct slm_free_spans *area, uint64_t bytes, uint64_t keep)
 {
     size_t given = 0;
     while (given < bytes && load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) > keep) {
-        slm_area_lock(area);
+        slm_free_spans_lock(area);
         struct slm_span *span = take_oldest(area, bytes - given);
         const bool unmap = span && may_unmap(area, span);
         slm_lock_release(&area->lock);
@@ -124,11 +108,11 @@ size_t slm_span_purge(uint64_t keep_bytes)
 {
     const uint64_t granules = slm_max(slm_span_dirty_bytes() / SLM_GRANULE, 1);
     size_t given = 0;
-    for (unsigned i = 0; i < slm_reservation_areas(); i++) {
-        const uint64_t dirty = load_relaxed(&slm_areas[i].free_bytes[SLM_SPAN_DIRTY]);
+    for (unsigned i = 0; i < slm_area_count(); i++) {
+        const uint64_t dirty = load_relaxed(&slm_free_spans[i].free_bytes[SLM_SPAN_DIRTY]);
         const uint64_t keep = keep_bytes / granules * (dirty / SLM_GRANULE);
         if (dirty > keep)
-            given += purge_area(&slm_areas[i], dirty - keep, keep);
+            given += purge_area(&slm_free_spans[i], dirty - keep, keep);
     }
     return given;
 }
@@ -138,15 +122,15 @@ static bool look_for_unmappable(struct slm_span *span, void *area)
     return may_unmap(area, span);
 }
 
-static size_t unmap_clean(struct slm_area *area)
+static size_t unmap_clean(struct slm_free_spans *area)
 {
     size_t given = 0;
     for (;;) {
-        slm_area_lock(area);
-        slm_area_give_up_ahead(area);
+        slm_free_spans_lock(area);
+        slm_free_spans_give_up_ahead(area);
         struct slm_span *span = slm_bins_foreach(&area->bins[SLM_SPAN_CLEAN], look_for_unmappable, area);
         if (span)
-            slm_area_unlist(area, span);
+            slm_free_spans_unlist(area, span);
         slm_lock_release(&area->lock);
         const size_t size = span ? slm_span_bytes(span) : 0;
         if (!span || !give_back_and_list(area, span, true))
@@ -157,43 +141,25 @@ static size_t unmap_clean(struct slm_area *area)
 
 size_t slm_span_unmap_free(void)
 {
-    store_relaxed(&scarce, true);
+    slm_span_set_scarce(true);
     size_t given = slm_span_purge(0);
-    for (unsigned i = 0; i < slm_reservation_areas(); i++)
-        given += unmap_clean(&slm_areas[i]);
+    for (unsigned i = 0; i < slm_area_count(); i++)
+        given += unmap_clean(&slm_free_spans[i]);
     return given;
 }
 
 size_t slm_span_purge_surplus(void)
 {
     size_t given = 0;
-    for (unsigned i = 0; i < slm_reservation_areas(); i++) {
-        struct slm_area *area = &slm_areas[i];
+    for (unsigned i = 0; i < slm_area_count(); i++) {
+        struct slm_free_spans *area = &slm_free_spans[i];
         if (load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) == 0)
             continue;
-        slm_area_lock(area);
+        slm_free_spans_lock(area);
         const uint64_t surplus = area->dirty_low;
         area->dirty_low = load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) - surplus;
         slm_lock_release(&area->lock);
         given += purge_area(area, surplus, 0);
     }
     return given;
-}
-
-uint64_t slm_span_dirty_bytes(void)
-{
-    uint64_t bytes = 0;
-    for (unsigned i = 0; i < slm_reservation_areas(); i++)
-        bytes += load_relaxed(&slm_areas[i].free_bytes[SLM_SPAN_DIRTY]);
-    return bytes;
-}
-
-void slm_span_add_figures(unsigned number, struct slm_span_figures *sums)
-{
-    struct slm_area *area = &slm_areas[number];
-    sums->dirty_bytes += load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]);
-    sums->lost_bytes += load_relaxed(&area->lost_bytes);
-    sums->purges += load_relaxed(&area->purges);
-    sums->purged_bytes += load_relaxed(&area->purged_bytes);
-    sums->mapped_bytes += slm_reservation_area_bytes(number);
 }

@@ -23,7 +23,6 @@ static unsigned blocks_end;                     /* behind the last block that wa
 static unsigned pieces_a_block, blocks_most;
 static unsigned runs_bound, runs_a_block; /* of CPUs of one node that follow each other */
 static bool binds;
-static uint64_t mapped_bytes, metadata_bytes;
 static uint8_t cpu_nodes[SLM_CPUS_MAX]; /* on machines that bind */
 
 static struct slm_percpu_block *row(unsigned number)
@@ -38,7 +37,7 @@ static size_t block_bytes(void)
 
 static char *block_address(unsigned number)
 {
-    return slm_reservation_percpu() + number * block_bytes();
+    return slm_range.percpu + number * block_bytes();
 }
 
 /* The end of the CPUs behind `cpu` that are of its node. */
@@ -53,7 +52,7 @@ static unsigned run_end(unsigned cpu)
 bool slm_percpu_blocks_start(unsigned cpus, bool bind)
 {
     pieces_a_block = cpus + 1;
-    blocks_most = (unsigned)slm_min(TABLES * ROWS, slm_reservation_percpu_bytes() / block_bytes());
+    blocks_most = (unsigned)slm_min(TABLES * ROWS, slm_range.percpu_bytes / block_bytes());
     binds = bind && slm_topology_binds();
     if (binds) {
         slm_topology_cpu_nodes(cpu_nodes, cpus);
@@ -84,7 +83,6 @@ static bool map_pieces(char *pieces, bool *bound)
         bind_pieces(pieces);
         runs_bound += runs_a_block;
     }
-    mapped_bytes += bytes;
     return true;
 }
 
@@ -97,7 +95,6 @@ static struct slm_percpu_block *make_row(unsigned number)
         if (!rows)
             return NULL;
         memset(rows, 0, ROWS_BYTES);
-        metadata_bytes += ROWS_BYTES;
         slm_store_fence(); /* as for a block's map */
         *table = rows;
     }
@@ -136,7 +133,6 @@ static struct slm_percpu_block *make_block(unsigned *number)
         return NULL;
     }
     memset(map, 0, sizeof *map);
-    metadata_bytes += sizeof *map;
     *block = (struct slm_percpu_block){.free_units = SLM_PERCPU_UNITS, .bound = bound};
     slm_percpu_lengths_add(&block->lengths, SLM_PERCPU_UNITS);
     slm_store_fence(); /* a child of fork that finds the map finds the rest */
@@ -144,12 +140,17 @@ static struct slm_percpu_block *make_block(unsigned *number)
     return block;
 }
 
+static bool has_units(unsigned number, unsigned units)
+{
+    return row(number)->map && row(number)->free_units >= units;
+}
+
 /* The lowest class of free runs, from `from` on, that a block with so many free units has. */
 static unsigned lowest_class(unsigned from, unsigned units)
 {
     unsigned lowest = SLM_PERCPU_CLASSES;
     for (unsigned n = 0; n < blocks_end && lowest > from; n++)
-        if (row(n)->map && row(n)->free_units >= units)
+        if (has_units(n, units))
             lowest = (unsigned)slm_min(lowest, slm_percpu_lengths_lowest(&row(n)->lengths, from));
     return lowest;
 }
@@ -181,14 +182,14 @@ static void look_through(struct search *search, unsigned number)
     }
 }
 
-/* Look through the maps whose shortest runs are of a class, or the first few of them. What a map has to offer may be
- * of a higher class, where runs of this one are too short after all, or nowhere aligned: so it is looked through
- * once. */
+/* Look through the maps whose shortest runs are of a class, or the first few of them. What a map has to offer may
+ * be of a higher class, where runs of this one are too short after all, or nowhere aligned: so it is looked
+ * through once. */
 static void search_class(struct search *search, unsigned at_class)
 {
     unsigned searched = 0;
     for (unsigned n = 0; n < blocks_end && search->best.units > search->units; n++) {
-        if (!row(n)->map || row(n)->free_units < search->units ||
+        if (!has_units(n, search->units) ||
             slm_percpu_lengths_lowest(&row(n)->lengths, search->first_class) != at_class)
             continue;
         if (++searched > (has_found(search) ? SEARCHED_MOST : IN_VAIN_MOST))
@@ -200,13 +201,13 @@ static void search_class(struct search *search, unsigned at_class)
 static void search_all(struct search *search)
 {
     for (unsigned n = 0; n < blocks_end; n++)
-        if (row(n)->map && row(n)->free_units >= search->units)
+        if (has_units(n, search->units))
             look_through(search, n);
 }
 
-/* Class by class, up to that of the best that was found. After many maps in vain only those are looked at that are
- * sure to have room, wherever their runs begin; if there are none, a look at every map is cheaper than a new block.
- */
+/* Class by class, up to that of the best that was found. After many maps in vain only those are looked at that
+ * are sure to have room, wherever their runs begin; if there are none, a look at every map is cheaper than a
+ * new block. */
 static bool search_blocks(struct search *search)
 {
     const unsigned always = (unsigned)slm_min(search->units + search->align - 1, SLM_PERCPU_UNITS);
@@ -276,7 +277,7 @@ void slm_percpu_blocks_put(const struct slm_percpu_place *place, unsigned units)
 
 bool slm_percpu_blocks_at(const void *address, struct slm_percpu_place *place, unsigned *piece)
 {
-    const size_t offset = (size_t)((uintptr_t)address - (uintptr_t)slm_reservation_percpu());
+    const size_t offset = (size_t)((uintptr_t)address - (uintptr_t)slm_range.percpu);
     if (pieces_a_block == 0 || offset / block_bytes() >= blocks_end)
         return false;
     const unsigned number = (unsigned)(offset / block_bytes());
@@ -290,16 +291,13 @@ bool slm_percpu_blocks_at(const void *address, struct slm_percpu_place *place, u
 bool slm_percpu_blocks_drop(const struct slm_percpu_place *place)
 {
     struct slm_percpu_map *map = place->block->map;
-    const size_t bytes = block_bytes() - SLM_PERCPU_PIECE;
     place->block->map = NULL;
     slm_store_fence();
-    if (!slm_reservation_percpu_unmap(place->pieces + SLM_PERCPU_PIECE, bytes)) {
+    if (!slm_reservation_percpu_unmap(place->pieces + SLM_PERCPU_PIECE, block_bytes() - SLM_PERCPU_PIECE)) {
         place->block->map = map;
         return false;
     }
     runs_bound -= place->block->bound ? runs_a_block : 0;
-    mapped_bytes -= bytes;
-    metadata_bytes -= sizeof *map;
     slm_metadata_free(map, sizeof *map);
     return true;
 }
@@ -307,7 +305,7 @@ bool slm_percpu_blocks_drop(const struct slm_percpu_place *place)
 bool slm_percpu_blocks_vacant(struct slm_percpu_place *place)
 {
     for (unsigned n = 0; n < blocks_end; n++)
-        if (row(n)->map && row(n)->free_units == SLM_PERCPU_UNITS) {
+        if (has_units(n, SLM_PERCPU_UNITS)) {
             set_place(place, n, 0);
             return true;
         }
@@ -317,16 +315,11 @@ bool slm_percpu_blocks_vacant(struct slm_percpu_place *place)
 /* The lengths are of use from the next look at the map on: until then any run may be there. */
 slm_seldom void slm_percpu_blocks_recover(void)
 {
-    mapped_bytes = metadata_bytes = 0;
     runs_bound = 0;
     for (unsigned n = 0; n < blocks_end; n++) {
         struct slm_percpu_block *block = row(n);
-        if (n % ROWS == 0)
-            metadata_bytes += ROWS_BYTES;
         if (!block->map)
             continue;
-        mapped_bytes += block_bytes() - SLM_PERCPU_PIECE;
-        metadata_bytes += sizeof *block->map;
         runs_bound += block->bound ? runs_a_block : 0;
         block->free_units = (uint16_t)slm_percpu_map_count_free(block->map);
         block->lowest = 0;
@@ -352,10 +345,12 @@ void slm_percpu_blocks_check(const struct slm_percpu_block *block)
 
 void slm_percpu_blocks_count(struct slm_percpu_figures *figures)
 {
-    *figures = (struct slm_percpu_figures){.mapped_bytes = mapped_bytes, .metadata_bytes = metadata_bytes};
+    *figures = (struct slm_percpu_figures){.metadata_bytes = slm_align_up(blocks_end, ROWS) / ROWS * ROWS_BYTES};
     for (unsigned n = 0; n < blocks_end; n++)
         if (row(n)->map) {
             figures->units += SLM_PERCPU_UNITS - row(n)->free_units;
             figures->objects += slm_percpu_map_count_objects(row(n)->map);
+            figures->mapped_bytes += block_bytes() - SLM_PERCPU_PIECE;
+            figures->metadata_bytes += sizeof *row(n)->map;
         }
 }

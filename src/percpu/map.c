@@ -108,16 +108,6 @@ void slm_percpu_map_take(struct slm_percpu_map *map, unsigned at, unsigned units
     map->first[at / 64] |= mask_in_word(at, 1);
 }
 
-bool slm_percpu_map_is_used(const struct slm_percpu_map *map, unsigned at)
-{
-    return map->used[at / 64] >> at % 64 & 1;
-}
-
-bool slm_percpu_map_is_first(const struct slm_percpu_map *map, unsigned at)
-{
-    return map->first[at / 64] >> at % 64 & 1;
-}
-
 unsigned slm_percpu_map_object(const struct slm_percpu_map *map, unsigned at)
 {
     return (unsigned)slm_min(next_bit(map->first, at + 1, 0), next_free(map, at)) - at;

@@ -47,8 +47,15 @@ bool slm_percpu_map_find(const struct slm_percpu_map *map, unsigned from, unsign
 /* An object takes the free units from `at` on. */
 void slm_percpu_map_take(struct slm_percpu_map *map, unsigned at, unsigned units);
 
-bool slm_percpu_map_is_used(const struct slm_percpu_map *map, unsigned at);
-bool slm_percpu_map_is_first(const struct slm_percpu_map *map, unsigned at);
+slm_inline bool slm_percpu_map_is_used(const struct slm_percpu_map *map, unsigned at)
+{
+    return map->used[at / 64] >> at % 64 & 1;
+}
+
+slm_inline bool slm_percpu_map_is_first(const struct slm_percpu_map *map, unsigned at)
+{
+    return map->first[at / 64] >> at % 64 & 1;
+}
 
 /* How many units the object has that begins at `at`. */
 unsigned slm_percpu_map_object(const struct slm_percpu_map *map, unsigned at);

@@ -151,7 +151,7 @@ void slm_percpu_free(slab_percpu object)
 
 bool slm_percpu_owns(const void *address)
 {
-    return (uintptr_t)address - (uintptr_t)slm_reservation_percpu() < slm_reservation_percpu_bytes();
+    return (uintptr_t)address - (uintptr_t)slm_range.percpu < slm_range.percpu_bytes;
 }
 
 bool slm_percpu_trim(bool all)

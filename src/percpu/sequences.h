@@ -1,8 +1,8 @@
 /* Restartable sequences on this CPU's copy, beside the one that the public header has inline; its macros begin and
  * end them. The last instruction is the one that changes the copy: a thread that was interrupted before it begins
- * anew, one that was interrupted behind it is done. What a sequence reads before is this CPU's alone as long as it is
- * not interrupted: a node that pop finds at the head cannot be taken away, and unmapped, before pop has looked into
- * it. */
+ * anew, one that was interrupted behind it is done. What a sequence reads before is this CPU's alone as long as it
+ * is not interrupted: a node that pop finds at the head cannot be taken away, and unmapped, before pop has looked
+ * into it. */
 #pragma once
 
 #include <slabmalloc.h>
@@ -83,28 +83,8 @@ slm_inline slab_percpu_node *slm_sequence_pop(slab_percpu object)
 
 #else
 /* No sequences on this machine: slab_percpu_here.sequence stays 0, and these are not called. */
-slm_inline uintptr_t slm_sequence_exchange(slab_percpu object, uintptr_t value)
-{
-    (void)object;
-    return value;
-}
-
-slm_inline uintptr_t slm_sequence_compare_exchange(slab_percpu object, uintptr_t expected, uintptr_t value)
-{
-    (void)object;
-    (void)expected;
-    return value;
-}
-
-slm_inline void slm_sequence_push(slab_percpu object, slab_percpu_node *node)
-{
-    (void)object;
-    (void)node;
-}
-
-slm_inline slab_percpu_node *slm_sequence_pop(slab_percpu object)
-{
-    (void)object;
-    return NULL;
-}
+#define slm_sequence_exchange(object, value) (value)
+#define slm_sequence_compare_exchange(object, expected, value) (expected)
+#define slm_sequence_push(object, node) ((void)0)
+#define slm_sequence_pop(object) ((slab_percpu_node *)NULL)
 #endif

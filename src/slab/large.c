@@ -4,6 +4,8 @@
 #include <errno.h>
 
 #include "os/vm.h"
+#include "page/reservation.h"
+#include "page/span_alloc.h"
 
 /* From here on moving page tables is cheaper than copying. A moved object has mappings of its own, and one more for
  * each further move: only so many are there at a time, and only huge ones move again. */
@@ -187,7 +189,7 @@ uint64_t slm_large_area_bytes(unsigned area)
 uint64_t slm_large_live_bytes(void)
 {
     uint64_t bytes = 0;
-    for (unsigned area = 0; area < slm_reservation_areas(); area++)
+    for (unsigned area = 0; area < slm_area_count(); area++)
         bytes += slm_large_area_bytes(area);
     return bytes;
 }

@@ -6,6 +6,7 @@
 #include "base/panic.h"
 #include "page/metadata.h"
 #include "page/page_map.h"
+#include "page/span_alloc.h"
 
 enum { least_objects = 8 };
 

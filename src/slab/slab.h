@@ -68,8 +68,8 @@ struct slm_slab_shape {
  * class's, and how many objects fit; `object_size` is set. */
 void slm_slab_shape_fill(struct slm_slab_shape *shape);
 
-/* A new slab on the node, all objects free, held by the caller and owned by nobody, not constructed; NULL and ENOMEM.
- */
+/* A new slab on the node, all objects free, held by the caller and owned by nobody, not constructed; NULL
+ * and ENOMEM. */
 struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node);
 
 /* Take up to n objects, lowest address first. The caller holds the slab. */

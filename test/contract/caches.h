@@ -5,8 +5,7 @@
  * All checks are require(). Only what include/slabmalloc.h promises is checked.
  *
  * Sizes that are no multiple of 16 are the rule here: such caches share with none of malloc's size classes, whatever
- * a library may do with the others.
- */
+ * a library may do with the others. */
 #ifndef CONTRACT_CACHES_H
 #define CONTRACT_CACHES_H
 

@@ -11,8 +11,7 @@
  *
  * No test judges by the clock. What must come is waited for until it has come, however busy the machine is; what
  * never comes is a hang, which ends after HANG_SECONDS with a line that says whose it was. SLABMALLOC_TEST_SCALE in
- * the environment makes repeated work longer by that factor (1 by default).
- */
+ * the environment makes repeated work longer by that factor (1 by default). */
 #ifndef CONTRACT_COMMON_H
 #define CONTRACT_COMMON_H
 

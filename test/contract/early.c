@@ -1,8 +1,7 @@
 /* A program whose first allocations come before any constructor has run, the library's own included: from
  * .preinit_array (before all constructors) and from a constructor of the highest priority. Each stage also frees what
  * an earlier one made. (Earlier still, in an ifunc resolver of the program, ld.so has not yet filled in thread-local
- * storage, and slabmalloc cannot be called: README.md names the limit.) test_start.c runs it.
- */
+ * storage, and slabmalloc cannot be called: README.md names the limit.) test_start.c runs it. */
 #include "common.h"
 
 static struct block made[3];

@@ -2,8 +2,7 @@
  * library's, threads that stay inside a section, and waiting until what is retired has been freed.
  *
  * Two ways of waiting tell apart who frees: wait_until_freed makes no call that helps time along, so it is the worker
- * that frees; poll_until_freed leaves it to slab_epoch_poll. What is never freed is a hang.
- */
+ * that frees; poll_until_freed leaves it to slab_epoch_poll. What is never freed is a hang. */
 #ifndef CONTRACT_EPOCHS_H
 #define CONTRACT_EPOCHS_H
 

@@ -1,11 +1,10 @@
 /* What the tests of per-CPU memory share.
  *
- * Each test is a scenario in a process of its own (see caches.h). The build runs each program three times: as it is,
- * with GLIBC_TUNABLES=glibc.pthread.rseq=0, where every change is an atomic operation, and with
+ * Each test is a scenario in a process of its own (see caches.h). The build runs each program three times: as it
+ * is, with GLIBC_TUNABLES=glibc.pthread.rseq=0, where every change is an atomic operation, and with
  * SLABMALLOC_OPTIONS=percpu_cid=1, where the kernel's concurrency id is the number of a thread's copy. What
- * include/slabmalloc.h promises holds in all three; nothing here counts on which copy a CPU has, but where it says
- * so.
- */
+ * include/slabmalloc.h promises holds in all three; nothing here counts on which copy a CPU has, but where it
+ * says so. */
 #ifndef CONTRACT_PERCPU_H
 #define CONTRACT_PERCPU_H
 

@@ -1,7 +1,6 @@
 /* A program that is not linked against slabmalloc. test_start.c runs it: under LD_PRELOAD (role "work"), and to open
  * the library as if it were a plug-in (role "dlopen PATH"), for which its static TLS must fit into what ld.so keeps
- * in reserve, and what it leaves in threads must survive dlclose.
- */
+ * in reserve, and what it leaves in threads must survive dlclose. */
 #include "common.h"
 
 static struct {

@@ -1,7 +1,6 @@
 /* A plug-in in C. Its constructor starts a thread that allocates, and joins it, all under dlopen's lock; it has much
  * dynamic TLS, which ld.so gets from malloc at a thread's first touch. Also preloaded, as a library whose constructor
- * comes early. test_start.c opens it.
- */
+ * comes early. test_start.c opens it. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>

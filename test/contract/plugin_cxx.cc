@@ -1,6 +1,5 @@
 /* A plug-in in C++ for a program in C: libstdc++ comes with it, long after the allocator has been loaded.
- * test_start.c opens it.
- */
+ * test_start.c opens it. */
 #include <new>
 #include <string>
 #include <vector>

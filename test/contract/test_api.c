@@ -3,8 +3,7 @@
  * Written in: malloc(3), posix_memalign(3), malloc_usable_size(3); POSIX.1-2008 TC2 (posix_memalign leaves
  * *memptr alone on failure); C17 7.22.3 (every pointer is aligned for any fundamental type); C23 7.24.3.4 to
  * 7.24.3.5 (free_sized, free_aligned_sized); glibc's manual, "Replacing malloc" (the whole family belongs together).
- * realloc has a file of its own, and so have the calls that inform.
- */
+ * realloc has a file of its own, and so have the calls that inform. */
 #include "common.h"
 
 #include <link.h>

@@ -2,8 +2,7 @@
  *
  * Written in: include/slabmalloc.h, slab_cache_attr; Bonwick, "The Slab Allocator", USENIX 1994. Promised are one
  * construction for each object while its slab exists, one destruction before the slab goes, a state that free and
- * alloc leave alone, no lock held while they run, and no endless recursion.
- */
+ * alloc leave alone, no lock held while they run, and no endless recursion. */
 #include "caches.h"
 
 /* -- residents: the objects that are constructed ----------------------------------------------------------------- */

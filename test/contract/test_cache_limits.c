@@ -2,8 +2,7 @@
  *
  * Written in: include/slabmalloc.h, limit_bytes and SLAB_ACCOUNT. Promised are a limit that is met to the object,
  * whoever allocates and whoever frees, by whatever call; and counts of live objects that are exact as soon as no call
- * is under way.
- */
+ * is under way. */
 #include "caches.h"
 
 enum { THREADS = 4 };

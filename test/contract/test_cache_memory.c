@@ -2,8 +2,7 @@
  *
  * Written in: include/slabmalloc.h. Promised are that every vacant slab goes, free objects taken out of the magazines
  * of threads that are not looking (at most one stays behind in each), one membarrier(2) for each tuning and none for
- * any creation, and a destruction that tells live objects from those in stock.
- */
+ * any creation, and a destruction that tells live objects from those in stock. */
 #include "caches.h"
 
 enum { THREADS = 4 };

@@ -1,8 +1,8 @@
 /* Merging: caches of the same rounded size and alignment are names of one and the same, unless an attribute tells
  * them apart.
  *
- * Written in: include/slabmalloc.h, slab_cache_create and slab_cache_destroy; SLUB's slab_unmergeable() is the model.
- */
+ * Written in: include/slabmalloc.h, slab_cache_create and slab_cache_destroy; SLUB's slab_unmergeable() is
+ * the model. */
 #include "caches.h"
 
 /* Whether an object of the one counts as one of the other, too. */

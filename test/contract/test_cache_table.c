@@ -2,8 +2,7 @@
  *
  * Written in: include/slabmalloc.h; slabinfo(5), and procps, whose slabtop reads each line with one sscanf: the same
  * format stands here. Promised are the kernel's columns of version 2.1, a line a cache in the order of creation, the
- * size classes first, and no lock held while a visitor or a stream does as it likes.
- */
+ * size classes first, and no lock held while a visitor or a stream does as it likes. */
 #include "caches.h"
 
 /* -- figures ----------------------------------------------------------------------------------------------------- */

@@ -2,8 +2,7 @@
  *
  * Written in: include/slabmalloc.h ("any thread"), pthread_key_create(3p) (destructors may set their value again),
  * fork(2). Promised are the same calls everywhere: in a thread's last moments, in the child of a process whose
- * threads were inside the library, and whatever the number of caches that a thread uses.
- */
+ * threads were inside the library, and whatever the number of caches that a thread uses. */
 #include "caches.h"
 
 enum { THREADS = 4 };

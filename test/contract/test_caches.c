@@ -1,10 +1,9 @@
 /* Object caches: creating them, what their objects are, bulk and node calls, merging.
  *
  * Written in: include/slabmalloc.h. Promised are objects of the size and alignment asked for that overlap with no
- * other, that free(), realloc() and malloc_usable_size() take as well; EINVAL for every argument that is none; all or
- * nothing for bulk; one set of slabs for caches of the same rounded size and alignment, unless an attribute forbids
- * it.
- */
+ * other, that free(), realloc() and malloc_usable_size() take as well; EINVAL for every argument that is none; all
+ * or nothing for bulk; one set of slabs for caches of the same rounded size and alignment, unless an attribute
+ * forbids it. */
 #include "caches.h"
 
 /* -- creating ---------------------------------------------------------------------------------------------------- */

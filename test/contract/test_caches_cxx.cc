@@ -1,8 +1,7 @@
 /* include/slabmalloc.h in C++: an allocator for the nodes of containers, as programs would write it, and a
  * constructor and destructor that are a class's.
  *
- * Written in: include/slabmalloc.h ("C and C++ can include it"); C++17 [allocator.requirements].
- */
+ * Written in: include/slabmalloc.h ("C and C++ can include it"); C++17 [allocator.requirements]. */
 #include "caches.h"
 
 #include <list>

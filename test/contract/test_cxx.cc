@@ -2,8 +2,7 @@
  *
  * Written in: C++17 [new.delete.single], [new.delete.array] (required behaviour: loop over the new-handler, throw
  * bad_alloc, or null from the nothrow forms, which answer null as well when the plain form would throw),
- * [new.handler], [basic.align] (over-aligned new), [basic.start.term] (destructors of thread_local objects).
- */
+ * [new.handler], [basic.align] (over-aligned new), [basic.start.term] (destructors of thread_local objects). */
 #include "common.h"
 
 #include <cstddef>

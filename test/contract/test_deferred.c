@@ -4,8 +4,7 @@
  * Most scenarios use one of each kind of object that there is: all sizes of malloc, large objects of several sizes
  * and alignments, objects of caches of all sorts, far ones among them. Each is filled with a pattern, which a reader
  * checks that has found it; the caches' figures tell when it has been freed. Constructed objects have the pattern
- * from their constructor, and keep it.
- */
+ * from their constructor, and keep it. */
 #include "epochs.h"
 
 #include <stdatomic.h>

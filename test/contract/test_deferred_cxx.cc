@@ -2,8 +2,7 @@
  * with destructors that run after the grace period, and nodes of a list that is read without a lock.
  *
  * Written in: include/slabmalloc.h ("C and C++ can include it"). What operator new has given may be retired as well:
- * any pointer that free takes.
- */
+ * any pointer that free takes. */
 #include "epochs.h"
 
 #include <atomic>

@@ -3,8 +3,7 @@
  * and slab_cache_destroy waits for it.
  *
  * In each scenario a thread stands by that has been inside a section, or else retiring would free at once. None looks
- * at a clock: what is freed late, or never, is a hang.
- */
+ * at a clock: what is freed late, or never, is a hang. */
 #include "epochs.h"
 
 enum { FEW = 7, MANY = 2000 };
@@ -231,8 +230,8 @@ static void destruct(void *object, void *context)
     destructed++;
 }
 
-/* Of a type-safe cache: objects wait for one grace period, their slabs for another one. The context lives no longer.
- */
+/* Of a type-safe cache: objects wait for one grace period, their slabs for another one. The context lives
+ * no longer. */
 static void destroy_waits_for_destructors(const char *argument)
 {
     (void)argument;

@@ -1,12 +1,10 @@
-/* More is retired than may wait: the bound (deferred_max_bytes), and readers that stay
- * (epoch_stall_ms).
+/* More is retired than may wait: the bound (deferred_max_bytes), and readers that stay (epoch_stall_ms).
  *
  * While readers come and go, what waits beyond the bound has been paid for by waiting, magazine by magazine: a reader
  * that the kernel has stopped inside its section makes it more, and nobody can tell how much. Where one stays, a
  * one-argument retire waits for 10 ms at most and goes on, the form with a head and a thread inside its own section
  * do not wait at all; the counters of slab_stats say so, not the clock. Whatever happens, a barrier finds everything
- * freed in the end.
- */
+ * freed in the end. */
 #include "epochs.h"
 
 /* -- the bound --------------------------------------------------------------------------------------------------- */
@@ -122,8 +120,8 @@ static void many_writers_share_the_bound(const char *argument)
 
 /* -- readers that stay ------------------------------------------------------------------------------------------- */
 
-/* The bound is 1 MiB. The thread waits now and then, and never for as long as the reader stays: that would be for
- * ever. */
+/* The bound is 1 MiB. The thread waits now and then, and never for as long as the reader stays: that would be
+ * for ever. */
 static void one_argument_waits_a_little(const char *argument)
 {
     (void)argument;
@@ -280,8 +278,8 @@ static const char *behind_stall_line(const char *text, pid_t tid, uint64_t least
 }
 
 /* Once a section, however long it lasts, while anybody waits for it: a large object for the first, and exactly its
- * bytes are told of; small ones for the second, of which some may be retired when that has been told; nobody for the
- * third. */
+ * bytes are told of; small ones for the second, of which some may be retired when that has been told; nobody for
+ * the third. */
 static void told_once_a_section(bool polls)
 {
     struct stalled reader;

@@ -4,8 +4,7 @@
  * The forking thread's own section goes on in both.
  *
  * Children may do anything, in atfork handlers as well, and when they come from a signal handler that forked in the
- * middle of a call, or from a function of slab_epoch_call.
- */
+ * middle of a call, or from a function of slab_epoch_call. */
 #include "epochs.h"
 
 enum { OBJECTS = 1000, SIZE = 72, LARGE = 10, FUNCTIONS = 50 };

@@ -1,8 +1,7 @@
 /* Retiring where there is no memory: RLIMIT_AS lies below what the process has, and what it has is full. Nothing is
  * lost, and nothing waits for ever: what has a head waits by it; the form without waits for a grace period; inside a
  * section of the thread's own, where neither will do, objects are left unfreed, and counted. All is told by the
- * figures of the objects' cache, after the limit has been lifted and a barrier.
- */
+ * figures of the objects' cache, after the limit has been lifted and a barrier. */
 #include "epochs.h"
 
 enum { OBJECTS = 100000, SIZE = 72, LARGE = 20 };

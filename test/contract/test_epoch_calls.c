@@ -5,8 +5,7 @@
  * or given before it, by whomever. A poll waits for nobody.
  *
  * Every function here checks where it runs: a thread of the test's own says in `may_run` that it is in one of those
- * two calls; a thread that has never said that it is the test's is the worker.
- */
+ * two calls; a thread that has never said that it is the test's is the worker. */
 #include "epochs.h"
 
 #include <stdatomic.h>

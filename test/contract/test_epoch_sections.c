@@ -1,6 +1,5 @@
 /* Read sections, by whichever way they are entered, and slab_epoch_poll, which helps time along and waits for nobody.
- * (What sections keep of type-safe caches is test_typesafe's.)
- */
+ * (What sections keep of type-safe caches is test_typesafe's.) */
 #include "epochs.h"
 
 #include <stdatomic.h>

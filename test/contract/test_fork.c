@@ -2,9 +2,9 @@
  *
  * Written in: fork(2), pthread_atfork(3), vfork(2), posix_spawn(3), daemon(3), unshare(2) (CLONE_NEWUSER wants a
  * single-threaded process). POSIX promises the child of a multithreaded process little; glibc lets it use malloc
- * whatever the other threads were doing, and real programs do. Two traps are known to hang other allocators: locks
- * that are held over fork, against stdio's; and a signal handler that forks in the middle of its own thread's malloc.
- */
+ * whatever the other threads were doing, and real programs do. Two traps are known to hang other allocators:
+ * locks that are held over fork, against stdio's; and a signal handler that forks in the middle of its own
+ * thread's malloc. */
 #include "common.h"
 
 #include <sched.h>

@@ -2,8 +2,7 @@
  * libc allocates for its callers, which they free.
  *
  * Written in: mallinfo(3), mallopt(3), malloc_trim(3), malloc_stats(3), malloc_info(3); strdup(3), getline(3),
- * asprintf(3), getcwd(3), realpath(3), scandir(3), open_memstream(3), regcomp(3).
- */
+ * asprintf(3), getcwd(3), realpath(3), scandir(3), open_memstream(3), regcomp(3). */
 #include "common.h"
 
 #include <dirent.h>

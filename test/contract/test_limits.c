@@ -6,8 +6,7 @@
  * (max_map_count, overcommit_memory).
  *
  * Strict overcommit is a setting of the whole machine, which a test must not change: that test runs where it is set
- * already, and says otherwise how to get there.
- */
+ * already, and says otherwise how to get there. */
 #include "common.h"
 
 #include <sys/mman.h>

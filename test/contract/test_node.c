@@ -144,8 +144,8 @@ static void too_much(const char *argument)
         }
 }
 
-/* Every node's addresses come to an end together; then, and not before, it says so, and goes on when some are free.
- */
+/* Every node's addresses come to an end together; then, and not before, it says so, and goes on when some
+ * are free. */
 static void without_memory(const char *argument)
 {
     (void)argument;

@@ -2,8 +2,7 @@
  *
  * Written in: include/slabmalloc.h; the kernel's kmalloc_nolock is the model. Promised are objects like any other
  * when there are some and NULL when not, a reserve that the next ordinary call fills, no system call, no byte written
- * into what is freed, and nothing lost. Signals that interrupt malloc are another test's.
- */
+ * into what is freed, and nothing lost. Signals that interrupt malloc are another test's. */
 #include "caches.h"
 
 #include <linux/seccomp.h>

@@ -2,8 +2,7 @@
  * nobody else's, at the same distance from the one before, and what is said of them in errno and in the figures.
  *
  * Written in: include/slabmalloc.h ("per-CPU memory"). Patterns that differ between objects, and between the copies
- * of one, tell whether two overlap anywhere.
- */
+ * of one, tell whether two overlap anywhere. */
 #include "percpu.h"
 
 /* -- sizes and alignments ---------------------------------------------------------------------------------------- */

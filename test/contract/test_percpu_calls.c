@@ -2,8 +2,7 @@
  * (plugin_percpu.c), without which the process goes on.
  *
  * Written in: include/slabmalloc.h ("per-CPU memory"; "what contains it can be unloaded"). What many threads do at
- * once is in test_percpu_threads.c.
- */
+ * once is in test_percpu_threads.c. */
 #include "percpu.h"
 
 /* -- one thread -------------------------------------------------------------------------------------------------- */

@@ -1,8 +1,7 @@
 /* Per-CPU memory in C++: wrapped in templates and inline functions that two files use (percpu_cxx.h), in lambdas, and
  * with for_each over structs.
  *
- * Written in: include/slabmalloc.h ("C and C++ can include it").
- */
+ * Written in: include/slabmalloc.h ("C and C++ can include it"). */
 #include "percpu.h"
 #include "percpu_cxx.h"
 

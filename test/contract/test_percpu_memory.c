@@ -3,8 +3,7 @@
  * Written in: include/slabmalloc.h ("per-CPU memory": "NULL and ENOMEM: no memory, nothing is half-allocated. What
  * takes memory are the pages of copies that somebody writes to"; "slab_purge: give back to the kernel all that can
  * go"), fork(2). Whether reading memory that nobody has written to takes a page is the kernel's choice; where it
- * takes none from this process, it takes none from per-CPU memory either.
- */
+ * takes none from this process, it takes none from per-CPU memory either. */
 #include "percpu.h"
 
 static slab_percpu objects[4000];

@@ -4,8 +4,7 @@
  *
  * Written in: include/slabmalloc.h ("per-CPU memory": "Changes of this CPU's copy, each whole on one CPU, whatever
  * interrupts or moves the thread: nothing is lost"; "a popped node may be freed at once"; "at any time not less than
- * what had been added before the call").
- */
+ * what had been added before the call"). */
 #include "percpu.h"
 
 enum { THREADS = 5, MOVES = 150, STEPS_BETWEEN = 1500 };

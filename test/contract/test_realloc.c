@@ -3,8 +3,7 @@
  * Written in: malloc(3) ("the contents will be unchanged ... up to the minimum of the old and new sizes", "if
  * these functions fail, the original block is left untouched", "NULL if ptr is not NULL and the requested size is
  * zero"). That huge blocks grow without being copied is a habit of glibc (mremap) which programs with one growing
- * buffer have come to need: a copy would hold both blocks in memory at once.
- */
+ * buffer have come to need: a copy would hold both blocks in memory at once. */
 #include "common.h"
 
 #include <sys/mman.h>

@@ -4,8 +4,7 @@
  * gVisor and container filters answer so, or with EPERM). That threads may go on allocating inside a filter which
  * kills on all but memory calls and futex is a habit of sandboxes (Chromium's, OpenSSH's, systemd's) that glibc lets
  * them have. Set-user-ID: ld.so(8) and getauxval(3) (AT_SECURE): the environment belongs to the attacker, so options
- * in it are ignored.
- */
+ * in it are ignored. */
 #include "common.h"
 
 #include <dirent.h>

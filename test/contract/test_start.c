@@ -3,8 +3,7 @@
  *
  * Written in: glibc's manual, "Replacing malloc" (the loader itself calls malloc, for TLS among others, and before
  * constructors have run); dlopen(3); ld.so(8) (LD_PRELOAD, .preinit_array through System V's gABI: "before all other
- * initialisation functions"); the habit that a library keeps no descriptor of its own, as daemons close them all.
- */
+ * initialisation functions"); the habit that a library keeps no descriptor of its own, as daemons close them all. */
 #include "common.h"
 
 #include <sys/auxv.h>

@@ -3,8 +3,7 @@
  * Written in: pthread_key_create(3p) (destructors may set their value again, PTHREAD_DESTRUCTOR_ITERATIONS times),
  * PTHREAD_KEYS_MAX, PTHREAD_STACK_MIN (limits.h), pthreads(7) (malloc and free are no cancellation points, and any
  * thread may free what another made), exit(3) (atexit handlers run while other threads go on), signal(7) (a signal
- * for the process goes to the program's threads).
- */
+ * for the process goes to the program's threads). */
 #include "common.h"
 
 #include <sys/mman.h>
@@ -15,8 +14,7 @@ static void start_thread(pthread_t *thread, void *(*run)(void *), void *argument
     require(pthread_create(thread, NULL, run, argument) == 0);
 }
 
-/* -- thousands of threads -----------------------------------------------------------------------------------------
- */
+/* -- thousands of threads -------------------------------------------------------------------------------------- */
 
 static pthread_barrier_t wave_complete;
 

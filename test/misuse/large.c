@@ -3,8 +3,8 @@
 
 #include "misuse.h"
 
-/* Kinds: the object is freed, or retired and still waits, before the call gets it; or the call gets a pointer to its
- * middle. */
+/* Kinds: the object is freed, or retired and still waits, before the call gets it; or the call gets a pointer to
+ * its middle. */
 static void give_large(const struct misuse_case *row)
 {
     char *object = hidden(malloc(1000000));

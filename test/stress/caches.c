@@ -1,7 +1,7 @@
 /* A stress test of object caches: caches MODE [OPTION...], where MODE is one of
  *
  *   --race     caches are shrunk and tuned as fast as it goes, while threads use them, are born and end
- * (caches_race.c)
+ *              (caches_race.c)
  *   --forks    the same, and the process forks all the time
  *   --limits   threads at the limit of an accounted cache (caches_limits.c)
  *   --signals  calls without a lock in signal handlers that interrupt everything else (caches_signals.c)

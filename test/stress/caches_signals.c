@@ -19,8 +19,8 @@
  *   random   a random walk over objects of malloc's, all sizes; two signals
  *   caches   the same over caches, with constructors that take their time, accounted, limited, type-safe ones
  *   shrink   the same, while another thread shrinks and tunes them all
- *   births   the same as random in threads that end soon: the signals come before their first malloc, and at their
- * end
+ *   births   the same as random in threads that end soon: the signals come before their first malloc, and
+ *            at their end
  *
  * ThreadSanitizer delivers no signal in the middle of anything, so it is no use here. */
 #include "caches.h"
@@ -45,9 +45,9 @@ enum {
     LEAST_WALKED = 50, /* steps of a short life */
 };
 
-/* The first signal comes at 10 kHz. Its handler asks for the second, at any moment of the next 20 microseconds: in
- * the middle of that very handler, or of the interrupted thread's next calls, which fill up what the handler has
- * emptied. */
+/* The first signal comes at 10 kHz. Its handler asks for the second, at any moment of the next 20 microseconds:
+ * in the middle of that very handler, or of the interrupted thread's next calls, which fill up what the handler
+ * has emptied. */
 enum { INTERVAL_NS = 100000, SECOND_WITHIN_NS = 20000 };
 
 /* One signal's handler in one thread; it blocks its own signal, so it is there once at a time. */

@@ -5,12 +5,12 @@
  *                                         |
  *     node:    | serial | check | type | kind | head | word | word | ... |
  *
- * Whoever allocates a node writes all of it at once: a serial number that never comes again, and behind it words that
- * follow from the serial and the address. Then it is published in a slot. A reader that finds it there inside a
- * section compares every word, at once and again before it leaves: the memory of an object that is reused before its
- * grace period has passed has another serial by then, and memory that has been given back is zero or gone. The words
- * are read and written plainly, so that ThreadSanitizer, too, sees a reader that nothing orders before the next
- * owner.
+ * Whoever allocates a node writes all of it at once: a serial number that never comes again, and behind it words
+ * that follow from the serial and the address. Then it is published in a slot. A reader that finds it there inside
+ * a section compares every word, at once and again before it leaves: the memory of an object that is reused before
+ * its grace period has passed has another serial by then, and memory that has been given back is zero or gone. The
+ * words are read and written plainly, so that ThreadSanitizer, too, sees a reader that nothing orders before the
+ * next owner.
  *
  * Nodes of less than a struct node end behind `check`. `type` is what the constructor writes in kinds that have one,
  * and nobody else. The nodes of a loose kind, whose cache is SLAB_TYPESAFE_BY_EPOCH, may be freed at once: there

@@ -1,6 +1,6 @@
-/* slab_epoch_call, first sparsely: a few calls, some grace periods with none in between, and nobody who polls; then
- * under load: `threads` givers give numbered calls, some inside sections of their own; others poll and wait at
- * barriers.
+/* slab_epoch_call, first sparsely: a few calls, some grace periods with none in between, and nobody who polls;
+ * then under load: `threads` givers give numbered calls, some inside sections of their own; others poll and wait
+ * at barriers.
  *
  * Promised, and looked at in each function:
  *

@@ -69,8 +69,8 @@ static void start_timer(struct crewman *self)
         fail(FOUND_WRONG, "no timer: %s", strerror(errno));
 }
 
-/* Those who have to wait hold nothing up, and where membarrier has been taken away they show that they are outside.
- */
+/* Those who have to wait hold nothing up, and where membarrier has been taken away they show that they
+ * are outside. */
 static void await_turn(const struct crewman *self)
 {
     doing("awaiting its turn");

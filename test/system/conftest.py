@@ -56,6 +56,12 @@ def missing(what, package):
     pytest.skip(reason)
 
 
+def fail_with(complaints):
+    """End a test with what it complains of, a line each; not if there is nothing."""
+    if complaints:
+        pytest.fail("\n".join(sorted(complaints)), pytrace=False)
+
+
 def need(*programs):
     """The paths of programs; without one of them the test is skipped with the reason, or fails: see `missing`."""
     paths = [shutil.which(name) for name in programs]

@@ -1,16 +1,20 @@
 """The floors of the house: src/FLOORS lists every file, lowest first, and nothing climbs.
 
+A file and its header are one unit, and stand together. A unit uses only what units above its line in FLOORS define. So
+no files form a circle, in a folder or across. What is handed down as a function pointer is no use.
+
 Every rule is a function from a tree ({name in FLOORS: text}) and the list to its violations, so that it can be
 tried on a tree that breaks it; `tree` is the house itself.
 """
 import pathlib
 import re
+import subprocess
 
 import pytest
 
 from c_source import (calls_of, code_of, declarations_of, directives_of, functions_of, includes_of,
                       name_declared_in, without_attributes, words_of)
-from conftest import ROOT
+from conftest import BUILD, ROOT, fail_with, need
 
 FILE_LINES = 600
 FUNCTION_LINES = 60
@@ -48,13 +52,17 @@ def wrongly_listed(tree, floors):
             + [f"{name} is not listed" for name in tree if name not in floors])
 
 
+def unit_of(name):
+    return str(pathlib.PurePath(name).with_suffix(""))
+
+
 def torn_floors(floors):
-    """Folders whose files do not stand together, or a header that stands behind its .c file."""
+    """Folders whose files do not stand together, and units whose header is not the line before their .c file."""
     folders = [pathlib.PurePath(name).parent for name in floors]
     starts = [folder for before, folder in zip([None, *folders], folders) if folder != before]
     wrong = [f"{folder}/ stands in FLOORS in two places" for folder in set(starts) if starts.count(folder) > 1]
-    return wrong + [f"{name} stands before its header" for position, name in enumerate(floors)
-                    if name.endswith(".c") and name[:-1] + "h" in floors[position:]]
+    return wrong + [f"{name} does not stand right behind its header" for before, name in zip([None, *floors], floors)
+                    if name.endswith(".c") and name[:-1] + "h" in floors and before != name[:-1] + "h"]
 
 
 def climbing_includes(tree, floors):
@@ -70,16 +78,44 @@ def climbing_includes(tree, floors):
 
 
 def climbing_names(tree, floors):
-    """No mention of an slm_ name, and no call of any function, that a later floor's file defines for others."""
+    """No mention of an slm_ name, and no call of any function, that a later unit's file defines for others."""
     wrong, above = [], {}
     for name in reversed(floors):
         code = code_of(tree.get(name, ""))
         known = {word for word in words_of(code) if word.startswith("slm_")} | calls_of(code)
-        folder = pathlib.PurePath(name).parent
-        wrong += [f"{name} uses {word}, which {above[word]} defines" for word in sorted(known & above.keys())
-                  if pathlib.PurePath(above[word]).parent != folder]
+        wrong += climbing(name, known, above)
         above.update({word: name for word in defined_for_others(tree.get(name, ""))})
     return wrong
+
+
+def climbing(name, used, above):
+    return [f"{name} uses {word}, which {above[word]} defines" for word in sorted(used & above.keys())
+            if unit_of(above[word]) != unit_of(name)]
+
+
+def climbing_symbols(objects, floors):
+    """The same of compiled files: {name in FLOORS: (symbols that it defines, symbols that it uses)}."""
+    wrong, above = [], {}
+    for name in reversed([name for name in floors if name in objects]):
+        defined, used = objects[name]
+        wrong += climbing(name, used, above)
+        above.update({symbol: name for symbol in defined})
+    return wrong
+
+
+def objects_of(floors):
+    """What nm says of the library's object files that are built."""
+    found = {}
+    for name in floors:
+        path = pathlib.PurePath(name if name.startswith("preload/") else f"src/{name}")
+        built = BUILD / "libslabmalloc.so.p" / ("_".join(path.parts) + ".o")
+        if built.is_file():
+            lines = subprocess.run(["nm", "--format=posix", built], capture_output=True, text=True,
+                                   check=True).stdout.splitlines()
+            kinds = dict(line.split()[:2] for line in lines)
+            found[name] = ({symbol for symbol, kind in kinds.items() if kind.isupper() and kind not in "UWV"},
+                           {symbol for symbol, kind in kinds.items() if kind == "U"})
+    return found
 
 
 def defined_for_others(text):
@@ -131,36 +167,43 @@ def long_functions(tree):
 # -- the house keeps them ----------------------------------------------------------------------------------------
 
 def test_every_file_is_listed_once(tree, floors):
-    assert wrongly_listed(tree, floors) == []
+    fail_with(wrongly_listed(tree, floors))
 
 
 def test_floors_hang_together(floors):
-    assert torn_floors(floors) == []
+    fail_with(torn_floors(floors))
 
 
 def test_no_include_climbs(tree, floors):
-    assert climbing_includes(tree, floors) == []
+    fail_with(climbing_includes(tree, floors))
 
 
 def test_no_name_climbs(tree, floors):
-    assert climbing_names(tree, floors) == []
+    fail_with(climbing_names(tree, floors))
+
+
+def test_no_symbol_climbs(floors):
+    need("nm")
+    objects = objects_of(floors)
+    assert set(objects) == {name for name in floors if name.endswith(".c")}
+    fail_with(climbing_symbols(objects, floors))
 
 
 def test_declarations_are_in_headers(tree):
-    assert strange_declarations(tree) == []
+    fail_with(strange_declarations(tree))
 
 
 def test_hot_paths_have_no_conditional_code(tree):
     assert set(HOT_FILES) <= set(tree)
-    assert conditional_hot_code(tree) == []
+    fail_with(conditional_hot_code(tree))
 
 
 def test_files_are_short(tree):
-    assert long_files(tree) == []
+    fail_with(long_files(tree))
 
 
 def test_functions_are_short(tree):
-    assert long_functions(tree) == []
+    fail_with(long_functions(tree))
 
 
 def test_functions_are_found(tree):
@@ -207,6 +250,25 @@ def test_lists_that_lie_are_seen():
     assert wrongly_listed(planted(), [*FLOORS, "base/gone.c"])
     assert torn_floors([*FLOORS, "base/late.h"])
     assert torn_floors(["base/low.c", "base/low.h"])
+    assert torn_floors(["base/low.h", "base/other.h", "base/low.c"])
+    assert not torn_floors(["base/low.h", "base/low.c", "base/other.h"])
+
+
+def test_circles_in_a_folder_are_seen():
+    floors = ["page/one.h", "page/one.c", "page/two.h", "page/two.c"]
+    one, two = "void slm_one(void)\n{\n    %s;\n}\n", "int slm_two;\nvoid slm_more(void)\n{\n    slm_one();\n}\n"
+    assert not climbing_names({"page/one.c": one % "x", "page/two.c": two}, floors)
+    assert climbing_names({"page/one.c": one % "slm_more()", "page/two.c": two}, floors)
+    assert climbing_names({"page/one.c": one % "slm_two++", "page/two.c": two}, floors)
+    assert climbing_names({"page/one.h": "int slm_f(void)\n{\n    slm_more();\n}\n", "page/two.c": two}, floors)
+    assert not climbing_names({"page/one.h": "int slm_f(void)\n{\n    slm_one();\n}\n", "page/one.c": one % "x"}, floors)
+
+
+def test_climbing_symbols_are_seen():
+    floors = ["page/one.h", "page/one.c", "page/two.c"]
+    assert not climbing_symbols({"page/one.c": ({"a"}, {"memcpy"}), "page/two.c": ({"b"}, {"a"})}, floors)
+    assert climbing_symbols({"page/one.c": ({"a"}, {"b"}), "page/two.c": ({"b"}, set())}, floors) == [
+        "page/one.c uses b, which page/two.c defines"]
 
 
 @pytest.mark.parametrize("statement", ["extern int slm_count;", "extern void slm_low(void);", "void slm_low(void);",

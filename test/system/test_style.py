@@ -1,4 +1,8 @@
-"""clang-format, clang-tidy and shellcheck find nothing; what they look for is in .clang-format and .clang-tidy."""
+"""clang-format, clang-tidy and shellcheck find nothing; what they look for is in .clang-format and .clang-tidy.
+
+clang-format leaves comments as they are, for it would break diagrams. So what it would say of comments is said here:
+no line is longer than its limit, and no comment ends with a word or a mark that has a line to itself.
+"""
 import json
 import pathlib
 import re
@@ -7,7 +11,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, HANG_S, ROOT, need
+from conftest import BUILD, HANG_S, ROOT, fail_with, need
 
 FOLDERS = ("src", "preload", "include", "test", "bench", "examples")
 # How the library is compiled for tests, beside how it is shipped.
@@ -31,15 +35,68 @@ def complaints_of(*command):
     return {line for line in lines if re.search(" (error|warning): ", line)} or set(lines)
 
 
-def fail_with(complaints):
-    if complaints:
-        pytest.fail("\n".join(sorted(complaints)), pytrace=False)
-
-
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_clang_format(folder):
     need("clang-format")
     fail_with(complaints_of("clang-format", "--dry-run", "--Werror", *c_files(folder)))
+
+
+def columns():
+    return int(re.search(r"(?m)^ColumnLimit: (\d+)$", (ROOT / ".clang-format").read_text())[1])
+
+
+def long_lines(text):
+    return [number for number, line in enumerate(text.splitlines(), 1) if len(line) > columns()]
+
+
+def orphans(text):
+    """The lines on which a comment's end, or a paragraph's last word, stands alone behind prose. Behind a diagram, which
+    is indented, the end may."""
+    lines, found, inside = text.splitlines(), [], False
+    for number, line in enumerate(lines, 1):
+        above = lines[number - 2] if number > 1 else ""
+        prose = inside and re.search(r"/\* ?\S|^ *\* \S", above)
+        row = inside and re.search(r"/\*.*\S|^ *\* .*\S", above)
+        last = line.rstrip().endswith("*/") or (number < len(lines) and re.fullmatch(r" *\*", lines[number]))
+        if (prose and line.strip() == "*/") or (row and last and re.fullmatch(r" *(\* )?[^\s*]+( \*/)?", line)):
+            found.append(number)
+        inside = line.rfind("/*") > line.rfind("*/") or (inside and "*/" not in line)
+    return found
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("rule", [long_lines, orphans])
+def test_comments(folder, rule):
+    fail_with({f"{path.relative_to(ROOT)}:{line}" for path in c_files(folder) for line in rule(path.read_text())})
+
+
+@pytest.mark.parametrize("text, wrong", [
+    ("/* One line. */\n", []),
+    ("/* Two lines that are\n * prose. */\n", [2]),
+    ("/* Two lines that are\n * good prose. */\n", []),
+    ("    /* Two lines that are prose.\n     */\n", [2]),
+    ("/* A paragraph and its\n * end.\n *\n * Another one. */\n", [2]),
+    ("/* A diagram:\n *\n *     | a | b |\n */\n", []),
+    ("/* A table:\n *     row    what it says, up to its\n * end\n *\n * Prose. */\n", [3]),
+    ("int row;     /* of a table */\nint longer;  /* what is said of it has a\n              */\n", [3]),
+    ("void (*call)(void); /* code */\n*p = 1;\n", [])])
+def test_orphans_are_seen(text, wrong):
+    assert orphans(text) == wrong
+
+
+def test_long_lines_are_seen():
+    assert long_lines("x" * columns() + "\n" + "/* " + "x" * columns() + " */\n") == [2]
+
+
+def test_diagrams_stay_whole(tmp_path):
+    """Whatever their length, clang-format changes no comment; code it does."""
+    need("clang-format")
+    diagram = "/* A diagram:\n *\n *     |" + " part |" * 20 + "\n *       ^ its start\n */\n"
+    source, style = tmp_path / "a.c", f"--style=file:{ROOT / '.clang-format'}"
+    source.write_text(diagram + "int x;\n")
+    assert complaints_of("clang-format", style, "--dry-run", "--Werror", source) == set()
+    source.write_text(diagram + "int  x;\n")
+    assert complaints_of("clang-format", style, "--dry-run", "--Werror", source) != set()
 
 
 def commands_of(path):

@@ -16,12 +16,12 @@ static inline size_t block_bytes(void)
 
 static inline char *pieces_of(unsigned number)
 {
-    return slm_reservation_percpu() + number * block_bytes();
+    return slm_range.percpu + number * block_bytes();
 }
 
 static inline unsigned number_of(const struct slm_percpu_place *place)
 {
-    const size_t offset = (size_t)(place->pieces - slm_reservation_percpu());
+    const size_t offset = (size_t)(place->pieces - slm_range.percpu);
     require(offset % block_bytes() == 0);
     return (unsigned)(offset / block_bytes());
 }

@@ -32,8 +32,8 @@ static inline char *thread_pointer(void)
 #endif
 }
 
-/* Has the C library registered this process's threads, and may the library use it? ThreadSanitizer does not see it.
- */
+/* Has the C library registered this process's threads, and may the library use it? ThreadSanitizer does not
+ * see it. */
 static inline bool rseq_is_there(void)
 {
 #if !defined(__SANITIZE_THREAD__) && (defined(__x86_64__) || defined(__aarch64__))

@@ -5,8 +5,7 @@
 
 #include <sched.h>
 
-/* -- one thread ---------------------------------------------------------------------------------------------------
- */
+/* -- one thread ------------------------------------------------------------------------------------------------ */
 
 static void nobody(void)
 {
@@ -88,8 +87,7 @@ static void misuse_ends_the_process(void **state)
     assert_child_aborts(synchronized_inside, "slabmalloc: test(0x0): inside a section of the caller's own\n");
 }
 
-/* -- several ------------------------------------------------------------------------------------------------------
- */
+/* -- several --------------------------------------------------------------------------------------------------- */
 
 static void another_holds_it_up(void)
 {
@@ -267,8 +265,7 @@ static void barriers_are_few_under_any_load(void **state)
     assert_child_silent(everybody_presses);
 }
 
-/* -- signal handlers ----------------------------------------------------------------------------------------------
- */
+/* -- signal handlers ------------------------------------------------------------------------------------------- */
 
 static _Atomic unsigned handled;
 
@@ -335,8 +332,7 @@ static void handlers_may_come_at_any_moment(void **state)
     assert_child_silent(interrupted);
 }
 
-/* -- fork ---------------------------------------------------------------------------------------------------------
- */
+/* -- fork ------------------------------------------------------------------------------------------------------ */
 
 static void be_alone_after_fork(void)
 {
@@ -396,8 +392,7 @@ static void a_child_starts_with_its_one_thread(void **state)
     assert_child_silent(fork_under_load);
 }
 
-/* -- without membarrier -------------------------------------------------------------------------------------------
- */
+/* -- without membarrier ---------------------------------------------------------------------------------------- */
 
 static void never_had(void)
 {

@@ -77,8 +77,7 @@ static void a_deadline_is_kept(void **state)
     assert_child_silent(awaiting_has_an_end);
 }
 
-/* -- stalls -------------------------------------------------------------------------------------------------------
- */
+/* -- stalls ---------------------------------------------------------------------------------------------------- */
 
 /* Two are inside, one outside, and somebody waits until so many have been named, and a little longer. */
 static void stall(unsigned named)

@@ -343,8 +343,8 @@ static double cpu_ms(const char *run)
     return strtod(row_of(run, "cpu_time"), NULL) / 1e6;
 }
 
-/* What a host takes from a virtual CPU counts as the thread's: then once more. Paused time would be there each time.
- */
+/* What a host takes from a virtual CPU counts as the thread's: then once more. Paused time would be there
+ * each time. */
 static void paused_time_is_not_counted(void **state)
 {
     (void)state;

@@ -5,6 +5,7 @@
 #include "heap/alloc.h"
 #include "heap/free.h"
 #include "os/topology.h"
+#include "page/free_spans.h"
 #include "slab/large.h"
 
 /* From nothing to beyond the largest class, every edge of a class among them. */
@@ -208,8 +209,8 @@ static void foreign_pointers_are_refused(void **state)
     assert_refused(mapped, "not allocated by this library");
     assert_refused((void *)8, "not allocated by this library");
     assert_refused((void *)UINTPTR_MAX, "not allocated by this library");
-    assert_refused(slm_descriptors, "not allocated by this library");
-    assert_refused(slm_heap_base - 1, "not allocated by this library");
+    assert_refused(slm_range.descriptors, "not allocated by this library");
+    assert_refused(slm_range.heap - 1, "not allocated by this library");
     munmap(mapped, 4096);
 }
 

@@ -4,6 +4,9 @@
 #include "base/bits.h"
 #include "os/topology.h"
 #include "os/vm.h"
+#include "page/free_spans.h"
+#include "page/purge.h"
+#include "page/reservation.h"
 #include "slab/large.h"
 
 static unsigned node;

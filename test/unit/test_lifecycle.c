@@ -7,6 +7,7 @@
 #include "heap/heap.h"
 #include "heap/lifecycle.h"
 #include "os/topology.h"
+#include "page/reservation.h"
 #include "page/span.h"
 #include "thread/thread_list.h"
 #include "caches.h"

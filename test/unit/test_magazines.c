@@ -70,7 +70,7 @@ static void magazines_are_made_empty(void **state)
 static void every_address_has_a_home(void **state)
 {
     (void)state;
-    for (unsigned area = 0; area < slm_reservation_areas(); area++) {
+    for (unsigned area = 0; area < slm_area_count(); area++) {
         const unsigned node = slm_node_of_area(area);
         assert_int_equal(slm_magazine_home(slm_area_start(area)), node < slm_nodes ? node : 0);
     }
@@ -164,8 +164,8 @@ static void full_stocks_get_no_more(void **state)
     }
 }
 
-/* All magazines but those in stock have been freed, whether depots took the batches, gave empty ones for them, or
- * refused. */
+/* All magazines but those in stock have been freed, whether depots took the batches, gave empty ones for them,
+ * or refused. */
 static void no_magazine_is_lost(void **state)
 {
     (void)state;

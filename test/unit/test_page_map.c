@@ -3,13 +3,14 @@
 
 #include "page/page_map.h"
 #include "page/span.h"
+#include "page/span_alloc.h"
 
 static void every_place_has_its_size(void **state)
 {
     (void)state;
-    assert_int_equal(slm_page_map_size(slm_heap_base, 0), 0);
+    assert_int_equal(slm_page_map_size(0), 0);
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        assert_int_equal(slm_page_map_size(slm_heap_base, slm_place_of_number(class)), slm_class_size[class]);
+        assert_int_equal(slm_page_map_size(slm_place_of_number(class)), slm_class_size[class]);
 }
 
 static void granules_are_given_and_taken(void **state)
@@ -25,7 +26,7 @@ static void granules_are_given_and_taken(void **state)
         assert_int_equal(slm_page_map_place(start + at), 42);
     assert_int_equal(slm_page_map_place(start + 4 * SLM_GRANULE - 1), 42);
     assert_int_equal(slm_page_map_place(start + 4 * SLM_GRANULE), 0);
-    assert_int_equal(slm_page_map(slm_heap_base)[first + 2], 42);
+    assert_int_equal(slm_page_map(slm_range.heap)[first + 2], 42);
     slm_page_map_set(first + 1, 3, 0);
     assert_int_equal(slm_page_map_place(start + SLM_GRANULE), 0);
     slm_span_free(span);
@@ -49,7 +50,7 @@ static void foreign_pointers_have_no_place(void **state)
 {
     (void)state;
     char stack;
-    const uintptr_t heap = (uintptr_t)slm_heap_base;
+    const uintptr_t heap = (uintptr_t)slm_range.heap;
     const uintptr_t elsewhere[] = {0,
                                    1,
                                    15,

@@ -321,7 +321,7 @@ static void no_memory_is_enomem(void **state)
 static void the_range_is_ours(void **state)
 {
     (void)state;
-    const char *start = slm_reservation_percpu(), *end = start + slm_reservation_percpu_bytes();
+    const char *start = slm_range.percpu, *end = start + slm_range.percpu_bytes;
     slab_percpu object = slm_percpu_alloc(4, 4);
     assert_true(slm_percpu_owns((void *)object));
     assert_true(slm_percpu_owns(copy(object, 0)));
@@ -358,8 +358,8 @@ static void what_is_no_object_is_not_freed(void **state)
     assert_refused(&bytes, no_object);
     assert_refused((void *)second, no_object); /* twice */
     assert_refused((char *)(uintptr_t)second + 4, no_object);
-    assert_refused(slm_reservation_percpu() - 4, no_object);
-    assert_refused(slm_reservation_percpu() + slm_reservation_percpu_bytes() - 4, no_object);
+    assert_refused(slm_range.percpu - 4, no_object);
+    assert_refused(slm_range.percpu + slm_range.percpu_bytes - 4, no_object);
     assert_refused(bytes + 1, no_start);
     assert_refused(bytes + 4, no_start);
     assert_refused(bytes + 99, no_start);

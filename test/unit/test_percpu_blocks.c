@@ -321,7 +321,7 @@ static void have_a_foreign_mapping(void)
 /* Then the range is used up, and what is there can be used nevertheless. */
 static void have_foreign_mappings_everywhere(void)
 {
-    require(map_foreign(pieces_of(2), slm_reservation_percpu_bytes() - 2 * block_bytes()));
+    require(map_foreign(pieces_of(2), slm_range.percpu_bytes - 2 * block_bytes()));
     struct slm_percpu_place places[2], place;
     unsigned touched;
     for (size_t i = 0; i < COUNT(places); i++)
@@ -338,7 +338,7 @@ static void have_foreign_mappings_everywhere(void)
 static void what_lies_in_the_way_is_stepped_over(void **state)
 {
     (void)state;
-    if (slm_vm_is_mapped(slm_reservation_percpu())) {
+    if (slm_vm_is_mapped(slm_range.percpu)) {
         print_message("the whole range is held: nothing of others can lie in it\n");
         skip();
     }
@@ -416,10 +416,10 @@ static bool is_nowhere(const void *address)
 
 static void ask_before_there_are_blocks(void)
 {
-    require(is_nowhere(NULL) && is_nowhere(&errno) && is_nowhere(slm_reservation_percpu()));
+    require(is_nowhere(NULL) && is_nowhere(&errno) && is_nowhere(slm_range.percpu));
     require(count().mapped_bytes == 0 && count().metadata_bytes == 0);
     require(slm_percpu_blocks_start(2, false));
-    require(is_nowhere(slm_reservation_percpu()));
+    require(is_nowhere(slm_range.percpu));
 }
 
 static void ask_for_places(void)
@@ -433,12 +433,12 @@ static void ask_for_places(void)
                                      &data,
                                      &stack,
                                      (void *)(uintptr_t)start_and_run,
-                                     slm_heap_base,
+                                     slm_range.heap,
                                      pieces_of(0) - 1,
                                      pieces_of(3),
                                      pieces_of(3) + SLM_PERCPU_PIECE,
-                                     slm_reservation_percpu() + slm_reservation_percpu_bytes() - 1,
-                                     slm_reservation_percpu() + slm_reservation_percpu_bytes()};
+                                     slm_range.percpu + slm_range.percpu_bytes - 1,
+                                     slm_range.percpu + slm_range.percpu_bytes};
     for (size_t i = 0; i < COUNT(elsewhere); i++)
         require(is_nowhere(elsewhere[i]));
     for (unsigned number = 0; number < 3; number++)

@@ -9,6 +9,9 @@
 #include "heap/lifecycle.h"
 #include "heap/reclaim.h"
 #include "os/topology.h"
+#include "page/free_spans.h"
+#include "page/purge.h"
+#include "page/reservation.h"
 #include "page/span.h"
 
 static int begin(void **state)

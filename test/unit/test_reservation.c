@@ -1,65 +1,9 @@
-/* src/page/reservation.h: the range, its parts, its areas, its limit. */
+/* src/page/reservation.h: mapping the range's parts, and its limit. */
 #include "unit.h"
 
 #include "os/topology.h"
 #include "page/page_map.h"
-
-static void granules_and_addresses_turn_into_each_other(void **state)
-{
-    (void)state;
-    static const size_t granules[] = {0, 1, 2, 4095, 1ul << 15, SLM_GRANULES_MAX - 1};
-    for (size_t i = 0; i < COUNT(granules); i++) {
-        char *address = slm_granule_address(granules[i]);
-        assert_int_equal((uintptr_t)address % SLM_GRANULE, 0);
-        assert_int_equal(slm_granule_of(address), granules[i]);
-        assert_int_equal(slm_granule_of(address + SLM_GRANULE - 1), granules[i]);
-        assert_int_equal((char *)slm_descriptor(granules[i]) - slm_descriptors, granules[i] * SLM_DESCRIPTOR_BYTES);
-    }
-}
-
-static void only_what_was_mapped_is_valid(void **state)
-{
-    (void)state;
-    const size_t limit = slm_heap_limit;
-    assert_true(limit > 0);
-    assert_true(slm_granule_valid(0));
-    assert_true(slm_granule_valid(limit - 1));
-    assert_false(slm_granule_valid(limit));
-    assert_false(slm_granule_valid(SLM_GRANULES_MAX));
-}
-
-static void pointers_from_elsewhere_are_not_valid(void **state)
-{
-    (void)state;
-    static char data;
-    char stack;
-    const uintptr_t heap = (uintptr_t)slm_heap_base;
-    const uintptr_t elsewhere[] = {
-        0,
-        1,
-        UINTPTR_MAX,
-        UINTPTR_MAX - 65535,
-        (uintptr_t)&data,
-        heap - 1,
-        heap >> 1,
-        heap | 1ul << 63,
-        heap | 0xabul << 56,
-        heap | 1ul << 52,
-        heap ^ 1ul << 46,
-        (uintptr_t)&stack,
-        (uintptr_t)slm_descriptors,
-        (uintptr_t)&strlen,
-    };
-    for (size_t i = 0; i < COUNT(elsewhere); i++)
-        assert_false(slm_granule_valid(slm_granule_of((void *)elsewhere[i])));
-}
-
-static void the_areas_lie_in_the_range(void **state)
-{
-    (void)state;
-    assert_true(slm_reservation_area() > 0);
-    assert_true(slm_reservation_area() <= SLM_GRANULES_MAX);
-}
+#include "page/reservation.h"
 
 /* Behind everything that the process's own allocations will need in this test. */
 static const size_t far = ((size_t)3 << 15) - 2;
@@ -74,7 +18,7 @@ static void extend_far(void)
     memset(slm_granule_address(far), 1, 4 * SLM_GRANULE);
     require(all_zero(slm_descriptor(far - 1), 6 * SLM_DESCRIPTOR_BYTES)); /* the neighbours' can be read, too */
     memset(slm_descriptor(far), 1, 4 * SLM_DESCRIPTOR_BYTES);
-    const uint16_t *map = (const uint16_t *)(slm_heap_base + SLM_MAP_OFFSET);
+    const uint16_t *map = (const uint16_t *)(slm_range.heap + SLM_MAP_OFFSET);
     require(all_zero(map + far, 4 * sizeof *map));
 }
 
@@ -154,44 +98,10 @@ static void no_memory_is_an_answer(void **state)
 
 /* -- areas ------------------------------------------------------------------------------------------------------- */
 
-static void an_address_tells_its_area(void **state)
-{
-    (void)state;
-    const size_t last = ((size_t)1 << slm_area_shift) - 1;
-    for (unsigned area = 0; area < slm_reservation_areas(); area++) {
-        char *start = slm_area_start(area);
-        const size_t granule = slm_granule_of(start);
-        assert_int_equal(slm_granule_in_area(granule), 0);
-        assert_int_equal(slm_granule_in_area(granule + last), last);
-        assert_int_equal(slm_area_of_granule(granule), area);
-        assert_int_equal(slm_area_of_granule(granule + last), area);
-        assert_int_equal(slm_node_of(start), slm_node_of_area(area));
-        assert_int_equal(slm_node_of(slm_granule_address(granule + last) + SLM_GRANULE - 1), slm_node_of_area(area));
-        assert_int_equal(slm_area_granule(start, start + 5 * SLM_GRANULE + 7), 5);
-        assert_false(slm_area_granule_valid(slm_area_granule(start, start - 1)));
-    }
-    assert_false(slm_granule_valid((size_t)slm_reservation_areas() << slm_area_shift));
-}
-
-static void a_node_has_its_areas(void **state)
-{
-    (void)state;
-    bool used[SLM_AREAS_MAX] = {false};
-    assert_true(slm_node_mask + 1 >= slm_nodes && (slm_node_mask & (slm_node_mask + 1)) == 0);
-    for (unsigned node = 0; node <= slm_node_mask; node++) {
-        const unsigned slabs = slm_area_for_slabs(node), large = slm_area_for_large(node);
-        assert_true(slabs < slm_reservation_areas() && large < slm_reservation_areas());
-        assert_true(slm_node_of_area(slabs) == node && slm_node_of_area(large) == node);
-        assert_true(slm_nodes == 1 || slabs != large);
-        assert_false(used[slabs] || used[large]);
-        used[slabs] = used[large] = true;
-    }
-}
-
 /* The page map has entries for it in all areas, but descriptors are mapped for this one alone. */
 static void extend_far_in_each_area(void)
 {
-    for (unsigned area = slm_reservation_areas(); area-- > 0;) {
+    for (unsigned area = slm_area_count(); area-- > 0;) {
         const size_t first = slm_granule_of(slm_area_start(area)) + far;
         const uint64_t before = slm_reservation_area_bytes(area), all = slm_reservation_heap_bytes();
         require(!slm_reservation_described(first) && !slm_reservation_described(first + 3));
@@ -203,7 +113,7 @@ static void extend_far_in_each_area(void)
         require(slm_heap_limit == far + 4);
         memset(slm_granule_address(first), 1, 4 * SLM_GRANULE);
         require(all_zero(slm_descriptor(first), 4 * SLM_DESCRIPTOR_BYTES));
-        for (unsigned other = 0; other < slm_reservation_areas(); other++) {
+        for (unsigned other = 0; other < slm_area_count(); other++) {
             const size_t same = slm_granule_of(slm_area_start(other)) + far;
             require(slm_granule_valid(same) && slm_granule_valid(same + 3) && !slm_granule_valid(same + 4));
             require(all_zero(slm_page_map(slm_area_start(other)) + far, 4 * sizeof(uint16_t)));
@@ -256,7 +166,7 @@ static void grow_at_once(void)
 static void areas_that_grow_at_once_lose_nothing(void **state)
 {
     (void)state;
-    if (slm_reservation_areas() == 1) {
+    if (slm_area_count() == 1) {
         print_message("for machines with several nodes\n");
         skip();
     }
@@ -269,7 +179,7 @@ static void metadata_lie_in_their_node_s_part(void **state)
 {
     (void)state;
     for (unsigned turn = 0; turn < 3; turn++)
-        for (unsigned node = 0; node <= slm_node_mask; node++) {
+        for (unsigned node = 0; node <= slm_range.node_mask; node++) {
             char *piece = slm_reservation_metadata(node, 3 * SLM_GRANULE);
             assert_non_null(piece);
             assert_true(all_zero(piece, 3 * SLM_GRANULE));
@@ -313,17 +223,6 @@ static void threads_get_different_metadata(void **state)
     on_threads(4, take_metadata);
 }
 
-static void per_cpu_memory_lies_behind_the_heap(void **state)
-{
-    (void)state;
-    const char *start = slm_reservation_percpu();
-    const size_t granules = slm_granule_of(start), bytes = slm_reservation_percpu_bytes();
-    assert_int_equal((uintptr_t)start % SLM_GRANULE, 0);
-    assert_true(granules <= SLM_GRANULES_MAX && granules >= slm_reservation_area() * slm_nodes);
-    assert_int_equal(bytes, (granules << SLM_GRANULE_SHIFT) / 8);
-    assert_false(slm_granule_valid(granules) || slm_granule_valid(granules + bytes / SLM_GRANULE - 1));
-}
-
 /* Has the kernel been told so of the mapping that begins there? */
 static bool has_flag(const char *address, const char *flag)
 {
@@ -343,8 +242,8 @@ static bool has_flag(const char *address, const char *flag)
 
 static void map_per_cpu_memory(void)
 {
-    char *middle = slm_reservation_percpu() + slm_reservation_percpu_bytes() / 2;
-    char *last = slm_reservation_percpu() + slm_reservation_percpu_bytes() - SLM_GRANULE;
+    char *middle = slm_range.percpu + slm_range.percpu_bytes / 2;
+    char *last = slm_range.percpu + slm_range.percpu_bytes - SLM_GRANULE;
     const uint64_t heap = slm_reservation_heap_bytes(), metadata = slm_reservation_metadata_bytes();
     require(slm_reservation_percpu_map(middle, 4 * MIB) && slm_reservation_percpu_map(last, SLM_GRANULE));
     require(all_zero(middle, 4 * MIB) && all_zero(last, SLM_GRANULE));
@@ -367,7 +266,7 @@ static void per_cpu_memory_is_mapped_and_goes_back(void **state)
 
 static void map_per_cpu_memory_twice(void)
 {
-    char *start = slm_reservation_percpu();
+    char *start = slm_range.percpu;
     require(slm_reservation_percpu_map(start + MIB, MIB));
     memset(start + MIB, 1, MIB);
     errno = 0;
@@ -401,22 +300,15 @@ static void a_start_that_fails_says_so(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(granules_and_addresses_turn_into_each_other),
-        cmocka_unit_test(only_what_was_mapped_is_valid),
-        cmocka_unit_test(pointers_from_elsewhere_are_not_valid),
-        cmocka_unit_test(the_areas_lie_in_the_range),
         cmocka_unit_test(a_mapped_run_has_descriptors_and_map),
         cmocka_unit_test(what_is_in_the_way_stays),
         cmocka_unit_test(addresses_go_back_and_come_again),
         cmocka_unit_test(no_memory_is_an_answer),
-        cmocka_unit_test(an_address_tells_its_area),
-        cmocka_unit_test(a_node_has_its_areas),
         cmocka_unit_test(areas_grow_by_themselves),
         cmocka_unit_test(areas_that_grow_at_once_lose_nothing),
         cmocka_unit_test(metadata_lie_in_their_node_s_part),
         cmocka_unit_test(metadata_are_zeroed_and_apart),
         cmocka_unit_test(threads_get_different_metadata),
-        cmocka_unit_test(per_cpu_memory_lies_behind_the_heap),
         cmocka_unit_test(per_cpu_memory_is_mapped_and_goes_back),
         cmocka_unit_test(what_is_in_per_cpu_memory_s_way_stays),
         cmocka_unit_test(a_start_that_fails_says_so),

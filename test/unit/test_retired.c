@@ -5,6 +5,7 @@
 #include "depot/retired.h"
 #include "epochs.h"
 #include "os/topology.h"
+#include "page/free_spans.h"
 
 enum { SIZE = 4096, A_SLAB = 16, SLABS = 4 };
 

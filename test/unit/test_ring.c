@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include "os/vm.h"
+#include "page/reservation.h"
 #include "trap.h"
 
 static unsigned node_of_thread(void)

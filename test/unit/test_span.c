@@ -6,7 +6,11 @@
 #include "base/bits.h"
 #include "os/topology.h"
 #include "os/vm.h"
+#include "page/free_spans.h"
+#include "page/purge.h"
+#include "page/reservation.h"
 #include "page/span.h"
+#include "page/span_alloc.h"
 
 enum { MARK = 0x5a };
 

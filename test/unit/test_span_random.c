@@ -5,7 +5,11 @@
 #include "unit.h"
 
 #include "os/topology.h"
+#include "page/free_spans.h"
+#include "page/purge.h"
+#include "page/reservation.h"
 #include "page/span.h"
+#include "page/span_alloc.h"
 
 enum { SLOTS = 96, STEPS = 2000, THREADS = 4, CHILD_STEPS = 100, CHILDREN = 25 };
 

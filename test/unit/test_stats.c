@@ -402,8 +402,7 @@ static void a_file_that_cannot_be_written_is_told_at_start(void **state)
     assert_int_equal(unlink("pipe") | unlink("link") | rmdir("folder") | rmdir(folder), 0);
 }
 
-/* -- what of os/sys.h serves the report ---------------------------------------------------------------------------
- */
+/* -- what of os/sys.h serves the report ------------------------------------------------------------------------ */
 
 static void duplicate_within_limits(void)
 {

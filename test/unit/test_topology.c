@@ -1,5 +1,5 @@
-/* src/os/topology.h: how many nodes there are, real and simulated. Simulations run in children that allocate nothing
- * afterwards. */
+/* src/os/topology.h: how many nodes there are, real and simulated. Simulations run in children that allocate
+ * nothing afterwards. */
 #include "unit.h"
 
 #include <sched.h>

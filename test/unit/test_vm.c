@@ -237,8 +237,8 @@ static void the_kernel_may_refuse(void **state)
 
 enum { MODEL = 2, BETWEEN = 4 };
 
-/* A model, and the free addresses behind it, where the new memory is to lie; a gap apart, so that they do not join.
- */
+/* A model, and the free addresses behind it, where the new memory is to lie; a gap apart, so that they do
+ * not join. */
 static char *some_model(char **free_pages)
 {
     char *model = some_pages();

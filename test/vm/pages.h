@@ -81,8 +81,7 @@ static inline void run_on(int node, void (*work)(void *context), void *context)
     join(start(visit_run, &visit));
 }
 
-/* -- what a process is started under ------------------------------------------------------------------------------
- */
+/* -- what a process is started under --------------------------------------------------------------------------- */
 
 static inline void write_line(const char *path, const char *text)
 {

@@ -237,8 +237,8 @@ static pthread_barrier_t closing;
 #define RETURN(action) BPF_STMT(BPF_RET | BPF_K, (action))
 #define ALLOW(call) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##call, 0, 1), RETURN(SECCOMP_RET_ALLOW)
 
-/* clock_gettime is none where the machine's clock can be read without; move_pages, write and exit_group are the
- * test's. */
+/* clock_gettime is none where the machine's clock can be read without; move_pages, write and exit_group are
+ * the test's. */
 static void kill_on_other_calls(void)
 {
     const struct sock_filter filter[] = {

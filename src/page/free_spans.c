@@ -1,0 +1,196 @@
+/* Listing and joining; see free_spans.h. */
+#include "page/free_spans.h"
+
+#include "base/panic.h"
+#include "page/reservation.h"
+
+struct slm_free_spans slm_free_spans[SLM_AREAS_MAX];
+
+static _Atomic bool scarce; /* address space */
+
+void slm_span_set_scarce(bool is_scarce)
+{
+    store_relaxed(&scarce, is_scarce);
+}
+
+bool slm_span_scarce(void)
+{
+    return load_relaxed(&scarce);
+}
+
+static void start_area(unsigned number)
+{
+    struct slm_free_spans *area = &slm_free_spans[number];
+    area->lock.rank = SLM_RANK_SPANS;
+    area->first = (size_t)number << slm_range.area_shift;
+    area->first += slm_reservation_bind(number) ? 1 : 0; /* what the rest is made like lies there */
+    area->frontier = area->mapped = area->first;
+    area->generation = slm_fork_generation;
+    slm_list_init(&area->ages);
+    area->started = true;
+}
+
+void slm_span_start_areas(void)
+{
+    for (unsigned number = 0; number < slm_area_count(); number++) {
+        if (!slm_free_spans[number].started)
+            start_area(number);
+        slm_free_spans[number].end = ((size_t)number << slm_range.area_shift) + slm_area_granules();
+    }
+}
+
+/* The holder died in a fork: whatever was listed may be torn. */
+static void restart_area(struct slm_free_spans *area)
+{
+    for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
+        add_relaxed(&area->lost_bytes, load_relaxed(&area->free_bytes[state]));
+        area->bins[state].occupied = 0;
+        area->spans[state] = 0;
+        store_relaxed(&area->free_bytes[state], 0);
+    }
+    slm_list_init(&area->ages);
+    area->dirty_low = 0;
+    area->generation = slm_fork_generation;
+    if (area->mapped < area->frontier)
+        area->mapped = area->frontier;
+}
+
+void slm_free_spans_lock(struct slm_free_spans *area)
+{
+    if (unlikely(slm_lock_acquire(&area->lock)))
+        restart_area(area);
+}
+
+static struct slm_span *last_descriptor(struct slm_span *span)
+{
+    return slm_descriptor(slm_span_granule(span) + span->granules - 1);
+}
+
+void slm_free_spans_list(struct slm_free_spans *area, struct slm_span *span)
+{
+    slm_bins_add(&area->bins[span->state], span);
+    area->spans[span->state]++;
+    if (span->state == SLM_SPAN_DIRTY)
+        slm_list_insert_before(&area->ages, &slm_free_span_of(span)->age);
+    add_relaxed(&area->free_bytes[span->state], slm_span_bytes(span));
+    span->generation = area->generation;
+    span->back = 0;
+    struct slm_span *last = last_descriptor(span);
+    last->back = span->granules - 1;
+    last->generation = area->generation;
+    store_relaxed(&last->kind, SLM_SPAN_FREE_END);
+    store_relaxed(&span->kind, SLM_SPAN_FREE); /* last: with one granule both are the same */
+}
+
+void slm_free_spans_unlist(struct slm_free_spans *area, struct slm_span *span)
+{
+    slm_bins_remove(&area->bins[span->state], span);
+    area->spans[span->state]--;
+    if (span->state == SLM_SPAN_DIRTY)
+        slm_list_remove(&slm_free_span_of(span)->age);
+    sub_relaxed(&area->free_bytes[span->state], slm_span_bytes(span));
+    store_relaxed(&last_descriptor(span)->kind, SLM_SPAN_NONE);
+    store_relaxed(&span->kind, SLM_SPAN_NONE);
+}
+
+static struct slm_span *joinable(struct slm_free_spans *area, size_t granule, unsigned state)
+{
+    struct slm_span *span = slm_descriptor(granule);
+    const unsigned kind = load_relaxed(&span->kind);
+    if ((kind != SLM_SPAN_FREE && kind != SLM_SPAN_FREE_END) || span->generation != area->generation)
+        return NULL;
+    if (kind == SLM_SPAN_FREE_END)
+        span = slm_descriptor(granule - span->back);
+    return span->state == state ? span : NULL;
+}
+
+struct slm_span *slm_free_spans_before(struct slm_free_spans *area, const struct slm_span *span, unsigned state)
+{
+    const size_t first = slm_span_granule(span);
+    return first > area->first ? joinable(area, first - 1, state) : NULL;
+}
+
+struct slm_span *slm_free_spans_behind(struct slm_free_spans *area, const struct slm_span *span, unsigned state)
+{
+    const size_t behind = slm_span_granule(span) + span->granules;
+    return behind < area->frontier ? joinable(area, behind, state) : NULL;
+}
+
+struct slm_span *slm_free_spans_join(struct slm_free_spans *area, struct slm_span *span)
+{
+    struct slm_span *before = slm_free_spans_before(area, span, span->state);
+    struct slm_span *behind = slm_free_spans_behind(area, span, span->state);
+    if (behind) {
+        slm_free_spans_unlist(area, behind);
+        span->granules += behind->granules;
+    }
+    if (before) {
+        slm_free_spans_unlist(area, before);
+        before->granules += span->granules;
+        span = before;
+    }
+    slm_free_spans_list(area, span);
+    return span;
+}
+
+void slm_free_spans_give_up_ahead(struct slm_free_spans *area)
+{
+    if (area->mapped == area->frontier)
+        return;
+    struct slm_span *span = slm_descriptor(area->frontier);
+    span->granules = (uint32_t)(area->mapped - area->frontier);
+    span->state = SLM_SPAN_CLEAN;
+    area->frontier = area->mapped;
+    slm_free_spans_join(area, span);
+}
+
+uint64_t slm_span_dirty_bytes(void)
+{
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < slm_area_count(); i++)
+        bytes += load_relaxed(&slm_free_spans[i].free_bytes[SLM_SPAN_DIRTY]);
+    return bytes;
+}
+
+void slm_span_add_figures(unsigned number, struct slm_span_figures *sums)
+{
+    struct slm_free_spans *area = &slm_free_spans[number];
+    sums->dirty_bytes += load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]);
+    sums->lost_bytes += load_relaxed(&area->lost_bytes);
+    sums->purges += load_relaxed(&area->purges);
+    sums->purged_bytes += load_relaxed(&area->purged_bytes);
+    sums->mapped_bytes += slm_reservation_area_bytes(number);
+}
+
+struct walk {
+    struct slm_free_spans *area;
+    unsigned state;
+    uint64_t bytes;
+};
+
+static bool check_free_span(struct slm_span *span, void *context)
+{
+    struct walk *walk = context;
+    const struct slm_span *last = last_descriptor(span);
+    if (span->state != walk->state)
+        slm_panic("check", slm_span_start(span), "a free span in the bins of another state", NULL, span);
+    if (last != span && (load_relaxed(&last->kind) != SLM_SPAN_FREE_END || last->back != span->granules - 1))
+        slm_panic("check", slm_span_start(span), "a free span's end is not marked", NULL, span);
+    if (slm_free_spans_behind(walk->area, span, walk->state))
+        slm_panic("check", slm_span_start(span), "two free spans of one state side by side", NULL, span);
+    walk->bytes += slm_span_bytes(span);
+    return false;
+}
+
+void slm_span_check(unsigned number)
+{
+    struct slm_free_spans *area = &slm_free_spans[number];
+    slm_free_spans_lock(area);
+    for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
+        struct walk walk = {.area = area, .state = state};
+        slm_bins_foreach(&area->bins[state], check_free_span, &walk);
+        if (walk.bytes != load_relaxed(&area->free_bytes[state]))
+            slm_panic("check", area, "free bytes do not add up", NULL, NULL);
+    }
+    slm_lock_release(&area->lock);
+}

@@ -1,0 +1,92 @@
+/* The free spans of each area, and the frontier, behind which nothing was ever mapped. Free spans wait in bins by
+ * length (page/bins.h), the states apart.
+ *
+ *     | used and free spans ...            | mapped ahead | nothing mapped yet ...
+ *                                          ^ frontier     ^ mapped
+ *
+ * Dirty spans also stand in a queue by age, from which they are given back to the kernel (page/purge.h).
+ *
+ * After a fork that caught the lock held, the area starts afresh from its frontier. Free spans of older generations
+ * are in no list, do not join, and are counted as lost. */
+#pragma once
+
+#include "page/bins.h"
+#include "sync/lock.h"
+
+/* A free span's descriptor: the queue by age stands behind what all spans have, and where a slab keeps its owner
+ * stays what a slab that has gone has left there: nothing. */
+struct slm_free_span {
+    struct slm_span span;
+    void *no_owner;
+    struct slm_list age;
+};
+
+static_assert(sizeof(struct slm_free_span) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
+
+struct slm_free_spans {
+    struct slm_lock lock;
+    bool started;
+    uint32_t generation; /* of the lists */
+    size_t first, frontier, mapped, end;
+    struct slm_bins bins[SLM_SPAN_STATES];
+    uint32_t spans[SLM_SPAN_STATES]; /* in the bins */
+    struct slm_list ages;            /* dirty spans, oldest first */
+    uint64_t dirty_low;              /* the least bytes that were dirty since the last purge of surplus */
+    _Atomic uint64_t free_bytes[SLM_SPAN_STATES];
+    _Atomic uint64_t lost_bytes, purges, purged_bytes;
+} slm_cacheline;
+
+extern slm_hidden struct slm_free_spans slm_free_spans[SLM_AREAS_MAX];
+
+slm_inline struct slm_free_spans *slm_free_spans_of(const struct slm_span *span)
+{
+    return &slm_free_spans[slm_area_of_granule(slm_span_granule(span))];
+}
+
+slm_inline struct slm_free_span *slm_free_span_of(struct slm_span *span)
+{
+    return (struct slm_free_span *)span;
+}
+
+/* Released by slm_lock_release. All below are called under it. */
+void slm_free_spans_lock(struct slm_free_spans *area);
+
+/* List a free span and mark both its ends. Its neighbours are not looked at. */
+void slm_free_spans_list(struct slm_free_spans *area, struct slm_span *span);
+void slm_free_spans_unlist(struct slm_free_spans *area, struct slm_span *span);
+
+/* The free spans right before and behind a span, listed or not, if they are of that state; NULL otherwise. */
+struct slm_span *slm_free_spans_before(struct slm_free_spans *area, const struct slm_span *span, unsigned state);
+struct slm_span *slm_free_spans_behind(struct slm_free_spans *area, const struct slm_span *span, unsigned state);
+
+/* Join an unlisted free span with its free neighbours of the same state, and list the result, which is returned. */
+struct slm_span *slm_free_spans_join(struct slm_free_spans *area, struct slm_span *span);
+
+/* What is mapped ahead but was never part of a span becomes a clean free one. */
+void slm_free_spans_give_up_ahead(struct slm_free_spans *area);
+
+/* After dirty memory has been taken into use. */
+slm_inline void slm_free_spans_note_dirty_low(struct slm_free_spans *area)
+{
+    area->dirty_low = slm_min(area->dirty_low, load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]));
+}
+
+struct slm_span_figures {
+    uint64_t dirty_bytes, lost_bytes, purges, purged_bytes, mapped_bytes;
+};
+
+/* Before the first span, and again when there are more nodes: ready their areas. */
+void slm_span_start_areas(void);
+
+/* Is address space scarce? It is where RLIMIT_AS is finite, and once the kernel has refused a mapping. */
+void slm_span_set_scarce(bool is_scarce);
+bool slm_span_scarce(void);
+
+/* Dirty bytes of all areas, cheap. */
+uint64_t slm_span_dirty_bytes(void);
+
+/* Add an area's figures to the sums. */
+void slm_span_add_figures(unsigned area, struct slm_span_figures *sums);
+
+/* Walk an area and stop the process when an invariant does not hold; checked builds and tests. */
+void slm_span_check(unsigned area);
