@@ -12,6 +12,16 @@ void slm_figures_gather(struct slab_stats *out);
 /* Those of slab_get_node_stats; false: there is no such node. */
 bool slm_figures_gather_node(int node, struct slab_node_stats *out);
 
+/* The figures by name, in the order of the report: which word of struct slab_stats each is, and which of struct
+ * slab_node_stats. */
+enum { SLM_FIGURES = sizeof(struct slab_stats) / sizeof(uint64_t), SLM_FIGURE_OF_PROCESS = UINT8_MAX /* alone */ };
+
+struct slm_figure {
+    uint8_t word, node_word;
+    char name[22]; /* no pointer: so the table lies with the messages, and only who reports reads it */
+};
+extern slm_hidden const struct slm_figure slm_figures[SLM_FIGURES];
+
 /* Rounds that threads have taken from depots since start, and large objects made: proof that the library served a
  * program. */
 uint64_t slm_figures_objects_taken(void);

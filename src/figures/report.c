@@ -1,4 +1,4 @@
-/* The report at exit, and what start does for it; see report.h. */
+/* The report at exit; see report.h. */
 #include "figures/report.h"
 
 #include <errno.h>
@@ -14,100 +14,67 @@
 #include "os/topology.h"
 #include "sync/lock.h"
 
-struct figure {
-    uint16_t offset;
-    char name[22];
-};
-
-/* No pointers, so that these lie with the messages: only who reports reads them. */
-static const struct figure figures[] = {
-#define FIGURE(field)                                                                                                \
-    {                                                                                                                \
-        offsetof(struct slab_stats, field), #field                                                                   \
-    }
-    FIGURE(live_bytes),
-    FIGURE(cached_bytes),
-    FIGURE(dirty_bytes),
-    FIGURE(purged_bytes),
-    FIGURE(reserved_bytes),
-    FIGURE(metadata_bytes),
-    FIGURE(refills),
-    FIGURE(drains),
-    FIGURE(depot_locks),
-    FIGURE(depot_contended),
-    FIGURE(slabs_made),
-    FIGURE(slabs_released),
-    FIGURE(purges),
-    FIGURE(threads),
-    FIGURE(nodes),
-    FIGURE(caches),
-    FIGURE(membarriers),
-    FIGURE(grace_periods),
-    FIGURE(deferred_bytes),
-    FIGURE(deferred_objects),
-    FIGURE(deferred_waits),
-    FIGURE(deferred_excesses),
-    FIGURE(deferred_unfreed),
-    FIGURE(epoch_stalls),
-    FIGURE(percpu_objects),
-    FIGURE(percpu_bytes),
-    FIGURE(percpu_mapped_bytes),
-    FIGURE(percpu_metadata_bytes),
-    FIGURE(remote_frees),
-};
-
-static const struct figure node_figures[] = {
-#define NODE_FIGURE(field)                                                                                           \
-    {                                                                                                                \
-        offsetof(struct slab_node_stats, field), #field                                                              \
-    }
-    NODE_FIGURE(live_bytes),     NODE_FIGURE(cached_bytes),    NODE_FIGURE(dirty_bytes),    NODE_FIGURE(purged_bytes),
-    NODE_FIGURE(reserved_bytes), NODE_FIGURE(slabs_made),      NODE_FIGURE(slabs_released), NODE_FIGURE(purges),
-    NODE_FIGURE(depot_locks),    NODE_FIGURE(depot_contended), NODE_FIGURE(remote_frees),   NODE_FIGURE(threads),
-};
-
-enum {
-    figures_count = sizeof figures / sizeof figures[0],
-    node_figures_count = sizeof node_figures / sizeof node_figures[0]
-};
-
-static uint64_t figure_of(const void *stats, const struct figure *figure)
-{
-    return *(const uint64_t *)((const char *)stats + figure->offset);
-}
-
-/* What is written at once: whole lines, which no other process's come between on a pipe, nor on a file that is shared
- * or appended to. Without node figures a report is one block, whatever its numbers are. */
-struct block {
+/* A report on its way out. It is written in whole lines, which no other process's come between on a pipe, nor in a
+ * file that is shared or appended to. Without nodes it is one write, whatever its numbers are. */
+struct report {
+    int descriptor;
+    struct slm_line before; /* each figure's name; then `between`, its number, `behind` */
+    const char *between, *behind;
     size_t length;
     char text[PIPE_BUF];
 };
 
-/* `line` whole, or not at all. */
-static slm_seldom bool add_to_block(struct block *block, const struct slm_line *line)
+static slm_seldom void flush(struct report *report)
 {
-    if (line->length > sizeof block->text - block->length)
-        return false;
-    memcpy(block->text + block->length, line->text, line->length);
-    block->length += line->length;
-    return true;
+    slm_sys_write(report->descriptor, report->text, report->length);
+    report->length = 0;
+}
+
+static slm_seldom void add_line(struct report *report, const struct slm_line *line)
+{
+    if (line->length > sizeof report->text - report->length)
+        flush(report);
+    memcpy(report->text + report->length, line->text, line->length);
+    report->length += line->length;
+}
+
+static slm_seldom void add_figure(struct report *report, const char *name, uint64_t value)
+{
+    struct slm_line line = report->before;
+    slm_line_text(&line, name);
+    slm_line_text(&line, report->between);
+    slm_line_number(&line, value);
+    slm_line_text(&line, report->behind);
+    add_line(report, &line);
+}
+
+static slm_seldom void add_process(struct report *report)
+{
+    struct slab_stats stats;
+    slm_figures_gather(&stats);
+    for (const struct slm_figure *figure = slm_figures; figure < slm_figures + SLM_FIGURES; figure++)
+        add_figure(report, figure->name, ((const uint64_t *)&stats)[figure->word]);
+}
+
+static slm_seldom void add_node(struct report *report, int node)
+{
+    struct slab_node_stats stats;
+    slm_figures_gather_node(node, &stats);
+    for (const struct slm_figure *figure = slm_figures; figure < slm_figures + SLM_FIGURES; figure++)
+        if (figure->node_word != SLM_FIGURE_OF_PROCESS)
+            add_figure(report, figure->name, ((const uint64_t *)&stats)[figure->node_word]);
 }
 
 /* The kernel's name of the main thread, in letters that a terminal and JSON take. */
-struct program {
-    char name[16];
-};
-
-static slm_seldom struct program program_of_process(void)
+static slm_seldom void line_program(struct slm_line *line)
 {
-    struct program program = {"?"};
-    if (!slm_sys_read_file("/proc/self/comm", program.name, sizeof program.name))
-        prctl(PR_GET_NAME, program.name); /* there is no /proc here: the calling thread's */
-    char *c = program.name;
-    for (; *c && *c != '\n'; c++)
+    char name[16] = "?";
+    if (!slm_sys_read_file("/proc/self/comm", name, sizeof name))
+        prctl(PR_GET_NAME, name); /* there is no /proc here: the calling thread's */
+    name[strcspn(name, "\n")] = 0;
+    for (char *c = name; *c; c++)
         *c = *c < ' ' || *c > '~' || *c == '"' || *c == '\\' ? '?' : *c;
-    *c = 0;
-    return program;
+    slm_line_text(line, name);
 }
 
 /* A duplicate of standard error as it was at start, which many programs close before they exit. */
@@ -119,100 +86,56 @@ static slm_seldom int descriptor_of_report(void)
     return slm_stderr_is(kept_stderr) ? kept_stderr : slm_stderr_is(STDERR_FILENO) ? STDERR_FILENO : -1;
 }
 
-struct report {
-    int descriptor;
-    struct program program;
-    struct block block;
-};
-
-static slm_seldom void flush_report(struct report *report)
+/* "slabmalloc: PROGRAM[PID]: NAME NUMBER", a line each; "node N NAME" for a node's. */
+static slm_seldom void report_text(void)
 {
-    slm_sys_write(report->descriptor, report->block.text, report->block.length);
-    report->block.length = 0;
-}
-
-static slm_seldom void report_line(struct report *report, int node, const struct figure *figure, const void *stats)
-{
-    struct slm_line line = {0};
-    slm_line_text(&line, "slabmalloc: ");
-    slm_line_text(&line, report->program.name);
-    slm_line_text(&line, "[");
-    slm_line_number(&line, (uint64_t)getpid());
-    slm_line_text(&line, "]: ");
-    if (node >= 0) {
-        slm_line_text(&line, "node ");
-        slm_line_number(&line, (uint64_t)node);
-        slm_line_text(&line, " ");
+    struct report report = {.descriptor = descriptor_of_report(), .between = " ", .behind = "\n"};
+    struct slm_line *before = &report.before;
+    slm_line_text(before, "slabmalloc: ");
+    line_program(before);
+    slm_line_text(before, "[");
+    slm_line_number(before, (uint64_t)getpid());
+    slm_line_text(before, "]: ");
+    add_process(&report);
+    const size_t length = before->length;
+    for (unsigned node = 0; slm_nodes > 1 && node < slm_nodes; node++) {
+        before->length = length;
+        slm_line_text(before, "node ");
+        slm_line_number(before, node);
+        slm_line_text(before, " ");
+        add_node(&report, (int)node);
     }
-    slm_line_text(&line, figure->name);
-    slm_line_text(&line, " ");
-    slm_line_number(&line, figure_of(stats, figure));
-    slm_line_text(&line, "\n");
-    if (add_to_block(&report->block, &line))
-        return;
-    flush_report(report);
-    add_to_block(&report->block, &line);
-}
-
-static slm_seldom void report_text(const struct slab_stats *stats)
-{
-    struct slab_node_stats here;
-    struct report report;
-    report.descriptor = descriptor_of_report();
-    report.program = program_of_process();
-    report.block.length = 0;
-    for (size_t i = 0; i < figures_count; i++)
-        report_line(&report, -1, &figures[i], stats);
-    for (int node = 0; slm_nodes > 1 && slm_figures_gather_node(node, &here); node++)
-        for (size_t i = 0; i < node_figures_count; i++)
-            report_line(&report, node, &node_figures[i], &here);
-    flush_report(&report);
+    flush(&report);
     slm_lock_report();
 }
 
-static slm_seldom void add_json(struct block *block, const struct figure *figure, const void *stats)
-{
-    struct slm_line line = {0};
-    slm_line_text(&line, ", \"");
-    slm_line_text(&line, figure->name);
-    slm_line_text(&line, "\": ");
-    slm_line_number(&line, figure_of(stats, figure));
-    add_to_block(block, &line);
-}
-
 /* One line in one write, so that the processes of a server may share the file. */
-static slm_seldom void report_json(const struct slab_stats *stats)
+static slm_seldom void report_json(void)
 {
     const int file = slm_sys_open_to_append(slm_options.stats_file, true);
     if (file < 0)
         return;
-    const struct program program = program_of_process();
-    struct block block = {.length = 0};
+    struct report report = {.descriptor = file, .before = {3, ", \""}, .between = "\": ", .behind = ""};
     struct slm_line line = {0};
     slm_line_text(&line, "{\"pid\": ");
     slm_line_number(&line, (uint64_t)getpid());
     slm_line_text(&line, ", \"program\": \"");
-    slm_line_text(&line, program.name);
-    slm_line_text(&line, "\", \"objects_taken\": ");
-    slm_line_number(&line, slm_figures_objects_taken());
-    add_to_block(&block, &line);
-    for (size_t i = 0; i < figures_count; i++)
-        add_json(&block, &figures[i], stats);
-    add_to_block(&block, &(struct slm_line){2, "}\n"});
-    slm_sys_write(file, block.text, block.length);
+    line_program(&line);
+    slm_line_text(&line, "\"");
+    add_line(&report, &line);
+    add_figure(&report, "objects_taken", slm_figures_objects_taken());
+    add_process(&report);
+    add_line(&report, &(struct slm_line){2, "}\n"});
+    flush(&report);
     slm_sys_close(file);
 }
 
 slm_seldom void slm_report_write(void)
 {
-    struct slab_stats stats;
-    if (!slm_options.stats && !slm_options.stats_file[0])
-        return;
-    slm_figures_gather(&stats);
     if (slm_options.stats)
-        report_text(&stats);
+        report_text();
     if (slm_options.stats_file[0])
-        report_json(&stats);
+        report_json();
 }
 
 static slm_seldom const char *reason_of(int error)

@@ -7,6 +7,7 @@
 
 #include "base/options.h"
 #include "base/panic.h"
+#include "figures/figures.h"
 #include "figures/report.h"
 #include "os/sys.h"
 #include "os/topology.h"
@@ -20,57 +21,32 @@ static void report_text(void)
     require(errno == EDOM);
 }
 
-static const char *const names[] = {"live_bytes",
-                                    "cached_bytes",
-                                    "dirty_bytes",
-                                    "purged_bytes",
-                                    "reserved_bytes",
-                                    "metadata_bytes",
-                                    "refills",
-                                    "drains",
-                                    "depot_locks",
-                                    "depot_contended",
-                                    "slabs_made",
-                                    "slabs_released",
-                                    "purges",
-                                    "threads",
-                                    "nodes",
-                                    "caches",
-                                    "membarriers",
-                                    "grace_periods",
-                                    "deferred_bytes",
-                                    "deferred_objects",
-                                    "deferred_waits",
-                                    "deferred_excesses",
-                                    "deferred_unfreed",
-                                    "epoch_stalls",
-                                    "percpu_objects",
-                                    "percpu_bytes",
-                                    "percpu_mapped_bytes",
-                                    "percpu_metadata_bytes",
-                                    "remote_frees"};
+static void assert_is_line(const char *line, const char *name)
+{
+    int who, length = -1;
+    unsigned long figure;
+    assert_non_null(line);
+    assert_int_equal(sscanf(line, "slabmalloc: test_report[%d]: %n", &who, &length), 1);
+    assert_true(length > 0 && who > 0);
+    assert_memory_equal(line + length, name, strlen(name));
+    assert_int_equal(sscanf(line + length + strlen(name), " %lu", &figure), 1);
+}
 
-/* "slabmalloc: test_report[PID]: NAME NUMBER" a line; how many there are, with those of `nodes` behind them. */
+/* "slabmalloc: test_report[PID]: NAME NUMBER", a line each; then "node N NAME NUMBER" for so many nodes. */
 static void assert_is_report(char *said, unsigned nodes)
 {
-    static const char *const node_names[] = {"live_bytes",     "cached_bytes",    "dirty_bytes",    "purged_bytes",
-                                             "reserved_bytes", "slabs_made",      "slabs_released", "purges",
-                                             "depot_locks",    "depot_contended", "remote_frees",   "threads"};
-    size_t i = 0;
-    int pid = 0;
-    for (char *line = strtok(said, "\n"); line; line = strtok(NULL, "\n"), i++) {
-        const size_t at = i < COUNT(names) ? i : (i - COUNT(names)) % COUNT(node_names);
-        const size_t node = i < COUNT(names) ? 0 : (i - COUNT(names)) / COUNT(node_names);
-        int who, length = -1;
-        unsigned long figure;
-        assert_int_equal(sscanf(line, "slabmalloc: test_report[%d]: %n", &who, &length), 1);
-        assert_true(length > 0 && who > 0 && (pid == 0 || who == pid));
-        pid = who;
-        const char *expected = i < COUNT(names) ? names[at] : text("node %zu %s", node, node_names[at]);
-        assert_memory_equal(line + length, expected, strlen(expected));
-        assert_int_equal(sscanf(line + length + strlen(expected), " %lu%n", &figure, &length), 1);
-    }
-    assert_int_equal(i, COUNT(names) + nodes * COUNT(node_names));
+    char *line = strtok(said, "\n");
+    assert_is_line(line, "live_bytes");
+    for (size_t i = 0; i < SLM_FIGURES; i++, line = strtok(NULL, "\n"))
+        assert_is_line(line, slm_figures[i].name);
+    for (unsigned node = 0; node < nodes; node++)
+        for (size_t i = 0; i < SLM_FIGURES; i++) {
+            if (slm_figures[i].node_word == SLM_FIGURE_OF_PROCESS)
+                continue;
+            assert_is_line(line, text("node %u %s", node, slm_figures[i].name));
+            line = strtok(NULL, "\n");
+        }
+    assert_null(line);
 }
 
 static void the_report_is_a_figure_a_line(void **state)
