@@ -29,7 +29,7 @@ slm_public void cfree(void *pointer)
     slm_free(pointer);
 }
 
-/* C23: the size is a promise that needs no keeping for us to find the object. */
+/* C23's size and alignment are not needed to find the object. */
 slm_public void free_sized(void *pointer, size_t n)
 {
     (void)n;
@@ -81,7 +81,7 @@ slm_public int posix_memalign(void **out, size_t alignment, size_t n)
     return 0;
 }
 
-/* glibc's memalign rounds an alignment up to a power of two; one over the half of memory has none. */
+/* As glibc's, it rounds an alignment up to a power of two; over half of the address space there is none. */
 slm_public void *memalign(size_t alignment, size_t n)
 {
     if (alignment > (SIZE_MAX >> 1) + 1) {
