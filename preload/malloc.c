@@ -53,13 +53,17 @@ slm_public void *realloc(void *pointer, size_t n)
     return slm_resize(pointer, n);
 }
 
+static void *refuse(int error)
+{
+    errno = error;
+    return NULL;
+}
+
 slm_public void *reallocarray(void *pointer, size_t count, size_t size)
 {
     size_t n;
-    if (__builtin_mul_overflow(count, size, &n)) {
-        errno = ENOMEM;
-        return NULL;
-    }
+    if (__builtin_mul_overflow(count, size, &n))
+        return refuse(ENOMEM);
     return slm_resize(pointer, n);
 }
 
@@ -84,10 +88,8 @@ slm_public int posix_memalign(void **out, size_t alignment, size_t n)
 /* As glibc's, it rounds an alignment up to a power of two; over half of the address space there is none. */
 slm_public void *memalign(size_t alignment, size_t n)
 {
-    if (alignment > (SIZE_MAX >> 1) + 1) {
-        errno = EINVAL;
-        return NULL;
-    }
+    if (alignment > (SIZE_MAX >> 1) + 1)
+        return refuse(EINVAL);
     if (!slm_is_power_of_two(alignment))
         alignment = alignment <= 16 ? 16 : (size_t)2 << slm_log2(alignment);
     return slm_aligned_alloc(alignment, n);
@@ -95,10 +97,8 @@ slm_public void *memalign(size_t alignment, size_t n)
 
 slm_public void *aligned_alloc(size_t alignment, size_t n)
 {
-    if (!slm_is_power_of_two(alignment)) {
-        errno = EINVAL;
-        return NULL;
-    }
+    if (!slm_is_power_of_two(alignment))
+        return refuse(EINVAL);
     return slm_aligned_alloc(alignment, n);
 }
 
@@ -110,10 +110,8 @@ slm_public void *valloc(size_t n)
 
 slm_public void *pvalloc(size_t n)
 {
-    if (n > (size_t)PTRDIFF_MAX) {
-        errno = ENOMEM;
-        return NULL;
-    }
+    if (n > (size_t)PTRDIFF_MAX)
+        return refuse(ENOMEM);
     slm_process_started();
     return slm_aligned_alloc(slm_page_size, slm_align_up(n ? n : 1, slm_page_size));
 }
@@ -123,16 +121,15 @@ slm_public struct mallinfo2 mallinfo2(void)
     return slm_malloc_info();
 }
 
+/* As in glibc, figures over INT_MAX wrap. */
 slm_public struct mallinfo mallinfo(void)
 {
-    const struct mallinfo2 wide = slm_malloc_info(); /* as glibc's: figures over INT_MAX wrap */
-    return (struct mallinfo){
-        .arena = (int)wide.arena,
-        .ordblks = (int)wide.ordblks,
-        .uordblks = (int)wide.uordblks,
-        .fordblks = (int)wide.fordblks,
-        .keepcost = (int)wide.keepcost,
-    };
+    const struct mallinfo2 wide = slm_malloc_info();
+    return (struct mallinfo){.arena = (int)wide.arena,
+                             .ordblks = (int)wide.ordblks,
+                             .uordblks = (int)wide.uordblks,
+                             .fordblks = (int)wide.fordblks,
+                             .keepcost = (int)wide.keepcost};
 }
 
 /* glibc's parameters mean thresholds of glibc's design; they are accepted and change nothing. */

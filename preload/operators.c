@@ -100,7 +100,7 @@ slm_inline void *or_null(void *object, size_t n, size_t alignment, const void *n
 /* The table of all forms: the mangled name, what the form does, its parameters. (C++ has the array, sized and nothrow
  * forms call the basic one, which a program may have replaced. These do what ours does, and call nothing.) */
 #define SIZE __attribute__((unused)) size_t n
-#define ALIGN __attribute__((unused)) size_t alignment
+#define ALIGN __attribute__((unused)) size_t align
 #define NOTHROW __attribute__((unused)) const void *nothrow
 
 #define FORM(type, name, does, ...)                                                                                  \
@@ -115,16 +115,14 @@ slm_inline void *or_null(void *object, size_t n, size_t alignment, const void *n
 /* operator new */
 NEW(_Znwm, or_throw(slm_alloc(n), n, 1), SIZE)
 NEW(_ZnwmRKSt9nothrow_t, or_null(slm_alloc(n), n, 1, nothrow), SIZE, NOTHROW)
-NEW(_ZnwmSt11align_val_t, or_throw(slm_aligned_alloc(alignment, n), n, alignment), SIZE, ALIGN)
-NEW(_ZnwmSt11align_val_tRKSt9nothrow_t, or_null(slm_aligned_alloc(alignment, n), n, alignment, nothrow), SIZE, ALIGN,
-    NOTHROW)
+NEW(_ZnwmSt11align_val_t, or_throw(slm_aligned_alloc(align, n), n, align), SIZE, ALIGN)
+NEW(_ZnwmSt11align_val_tRKSt9nothrow_t, or_null(slm_aligned_alloc(align, n), n, align, nothrow), SIZE, ALIGN, NOTHROW)
 
 /* operator new[] */
 NEW(_Znam, or_throw(slm_alloc(n), n, 1), SIZE)
 NEW(_ZnamRKSt9nothrow_t, or_null(slm_alloc(n), n, 1, nothrow), SIZE, NOTHROW)
-NEW(_ZnamSt11align_val_t, or_throw(slm_aligned_alloc(alignment, n), n, alignment), SIZE, ALIGN)
-NEW(_ZnamSt11align_val_tRKSt9nothrow_t, or_null(slm_aligned_alloc(alignment, n), n, alignment, nothrow), SIZE, ALIGN,
-    NOTHROW)
+NEW(_ZnamSt11align_val_t, or_throw(slm_aligned_alloc(align, n), n, align), SIZE, ALIGN)
+NEW(_ZnamSt11align_val_tRKSt9nothrow_t, or_null(slm_aligned_alloc(align, n), n, align, nothrow), SIZE, ALIGN, NOTHROW)
 
 /* operator delete */
 DELETE(_ZdlPv, slm_free(pointer), void *pointer)

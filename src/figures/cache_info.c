@@ -47,11 +47,10 @@ static void add_depot(struct slm_depot *depot, struct row *row)
 static void gather(const struct slab_cache *named, struct slm_cache *cache, struct row *row)
 {
     struct slab_cache_stats *stats = &row->stats;
-    *row = (struct row){.stats = {
-                            .object_size = cache->shape.object_size,
-                            .objects_per_slab = cache->shape.objects,
-                            .bytes_per_slab = (size_t)cache->shape.granules << SLM_GRANULE_SHIFT,
-                        }};
+    *row = (struct row){.vacant = 0};
+    stats->object_size = cache->shape.object_size;
+    stats->objects_per_slab = cache->shape.objects;
+    stats->bytes_per_slab = (size_t)cache->shape.granules << SLM_GRANULE_SHIFT;
     memcpy(stats->name, named->name, sizeof stats->name);
     for (unsigned node = 0; node < slm_nodes; node++) {
         struct slm_depot *depot = slm_cache_depot_made(cache, node);
@@ -138,22 +137,21 @@ static bool read_row(struct slab_cache *named, struct row *row)
 }
 
 /* Where a cache's objects lie, below its row. */
-static slm_seldom void print_nodes(const struct slab_cache *named, const struct row *row, FILE *out)
+static slm_seldom void print_nodes(const struct slab_cache *named, const struct slab_cache_stats *all, FILE *out)
 {
     for (unsigned node = 0; slm_nodes > 1 && node < slm_nodes; node++) {
-        uint64_t objects_out = 0, slabs = 0, rounds = 0;
+        struct row row = {.vacant = 0};
+        const struct slab_cache_stats *stats = &row.stats;
         slm_cache_lock();
         struct slm_cache *cache = load_relaxed(&named->cache);
-        const struct slm_depot *depot = cache ? slm_cache_depot_made(cache, node) : NULL;
-        if (depot) {
-            objects_out = load_relaxed(&depot->objects_out);
-            slabs = slm_depot_slabs(depot);
-            rounds = load_relaxed(&depot->stock_rounds);
-        }
+        struct slm_depot *depot = cache ? slm_cache_depot_made(cache, node) : NULL;
+        if (depot)
+            add_depot(depot, &row);
         slm_cache_unlock();
-        if (slabs > 0)
-            fprintf(out, "# node %u %-17s %6lu %6lu %6lu %6lu\n", node, row->stats.name,
-                    objects_out - slm_min(objects_out, rounds), slabs * row->stats.objects_per_slab, slabs, rounds);
+        if (stats->slabs > 0)
+            fprintf(out, "# node %u %-17s %6lu %6lu %6lu %6lu\n", node, all->name,
+                    stats->active_objects - slm_min(stats->active_objects, stats->depot_rounds),
+                    stats->slabs * all->objects_per_slab, stats->slabs, stats->depot_rounds);
     }
 }
 
@@ -168,7 +166,7 @@ static slm_seldom int print_row(struct slab_cache *named, void *out)
             stats->bytes_per_slab / slm_page_size, row.rounds, row.first_rounds, row.magazines,
             stats->slabs - slm_min(stats->slabs, row.vacant), stats->slabs, stats->depot_rounds,
             row.alias[0] ? " : alias " : "", row.alias);
-    print_nodes(named, &row, out);
+    print_nodes(named, stats, out);
     return ferror(out) ? -1 : 0;
 }
 

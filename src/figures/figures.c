@@ -115,16 +115,6 @@ static void add_thread(struct slm_thread *thread, void *context)
     slm_retire_count(thread, &sums->retired);
 }
 
-static void add_threads(struct sums *sums)
-{
-    sums->refills = load_relaxed(&gone_refills);
-    sums->drains = load_relaxed(&gone_drains);
-    sums->taken = load_relaxed(&gone_taken);
-    for (unsigned node = sums->first; node < sums->end; node++)
-        sums->remote_frees += load_relaxed(&gone_remote[node]);
-    slm_thread_list_foreach(add_thread, sums);
-}
-
 static void add_cache(struct slm_cache *cache, void *context)
 {
     struct sums *sums = context;
@@ -139,25 +129,18 @@ static void add_cache(struct slm_cache *cache, void *context)
     }
 }
 
-static void add_gone_caches(struct sums *sums)
+/* What is gone. */
+static void add_gone(struct sums *sums)
 {
+    sums->refills = load_relaxed(&gone_refills);
+    sums->drains = load_relaxed(&gone_drains);
+    sums->taken = load_relaxed(&gone_taken);
     for (unsigned node = sums->first; node < sums->end; node++) {
+        sums->remote_frees += load_relaxed(&gone_remote[node]);
         sums->depots.locks += slm_cache_gone[node].locks;
         sums->depots.contended += slm_cache_gone[node].contended;
         sums->depots.made += slm_cache_gone[node].made;
         sums->depots.released += slm_cache_gone[node].released;
-    }
-}
-
-/* Areas of nodes that there are not belong to node 0, as for slm_magazine_home. */
-static void add_areas(struct sums *sums)
-{
-    for (unsigned area = 0; area < slm_reservation_areas(); area++) {
-        const unsigned node = slm_node_of_area(area);
-        if (!has(sums, node < slm_nodes ? node : 0))
-            continue;
-        slm_span_add_figures(area, &sums->spans);
-        sums->large_bytes += slm_large_area_bytes(area);
     }
 }
 
@@ -166,11 +149,17 @@ static slm_seldom struct sums sum_nodes(unsigned first, unsigned end)
     struct sums sums = {.first = first, .end = end};
     slm_fork_check();
     slm_cache_lock();
-    add_threads(&sums);
+    add_gone(&sums);
+    slm_thread_list_foreach(add_thread, &sums);
     slm_cache_each(add_cache, &sums);
-    add_gone_caches(&sums);
     slm_cache_unlock();
-    add_areas(&sums);
+    for (unsigned area = 0; area < slm_reservation_areas(); area++) {
+        const unsigned node = slm_node_of_area(area);
+        if (has(&sums, node < slm_nodes ? node : 0)) { /* as slm_magazine_home */
+            slm_span_add_figures(area, &sums.spans);
+            sums.large_bytes += slm_large_area_bytes(area);
+        }
+    }
     return sums;
 }
 
@@ -191,9 +180,7 @@ slm_seldom bool slm_figures_gather_node(int node, struct slab_node_stats *out)
     return true;
 }
 
-uint64_t slm_figures_objects_taken(void)
+slm_seldom uint64_t slm_figures_objects_taken(void)
 {
-    struct sums sums = {.end = slm_nodes};
-    add_threads(&sums);
-    return sums.taken + slm_large_made();
+    return sum_nodes(0, slm_nodes).taken + slm_large_made();
 }

@@ -80,16 +80,12 @@ static slm_seldom void line_program(struct slm_line *line)
 /* A duplicate of standard error as it was at start, which many programs close before they exit. */
 static int kept_stderr = -1;
 
-/* -1 where nothing is open any more on what was standard error. */
-static slm_seldom int descriptor_of_report(void)
-{
-    return slm_stderr_is(kept_stderr) ? kept_stderr : slm_stderr_is(STDERR_FILENO) ? STDERR_FILENO : -1;
-}
-
 /* "slabmalloc: PROGRAM[PID]: NAME NUMBER", a line each; "node N NAME" for a node's. */
 static slm_seldom void report_text(void)
 {
-    struct report report = {.descriptor = descriptor_of_report(), .between = " ", .behind = "\n"};
+    const int standard = slm_stderr_is(STDERR_FILENO) ? STDERR_FILENO : -1; /* -1: nothing is open on it any more */
+    struct report report = {
+        .descriptor = slm_stderr_is(kept_stderr) ? kept_stderr : standard, .between = " ", .behind = "\n"};
     struct slm_line *before = &report.before;
     slm_line_text(before, "slabmalloc: ");
     line_program(before);
@@ -138,25 +134,6 @@ slm_seldom void slm_report_write(void)
         report_json();
 }
 
-static slm_seldom const char *reason_of(int error)
-{
-    switch (error) {
-    case EACCES:
-    case EPERM:
-        return "permission denied";
-    case EISDIR:
-        return "it is a folder";
-    case ENOENT:
-        return "there is no such folder";
-    case ENOTDIR:
-        return "a part of the path is no folder";
-    case EROFS:
-        return "the file system is read-only";
-    default:
-        return "it cannot be opened";
-    }
-}
-
 /* Why no file can be made in the folder of a path that does not exist; 0: it can. */
 static slm_seldom int folder_error(const char *path)
 {
@@ -166,6 +143,20 @@ static slm_seldom int folder_error(const char *path)
         memcpy(folder, path, (size_t)(slash - path) + 1);
     return slm_sys_access_to_make(folder);
 }
+
+/* The last is for what is not listed. */
+static const struct {
+    int error;
+    char text[32];
+} reasons[] = {
+    {EACCES, "permission denied"},
+    {EPERM, "permission denied"},
+    {EISDIR, "it is a folder"},
+    {ENOENT, "there is no such folder"},
+    {ENOTDIR, "a part of the path is no folder"},
+    {EROFS, "the file system is read-only"},
+    {0, "it cannot be opened"},
+};
 
 /* Nothing is created: who starts a process is not always who ends it. */
 static slm_seldom void check_file(const char *path)
@@ -178,11 +169,14 @@ static slm_seldom void check_file(const char *path)
         error = folder_error(path);
     if (error == 0 || error == ENXIO) /* a pipe that nobody reads yet */
         return;
+    size_t reason = 0;
+    while (reasons[reason].error != 0 && reasons[reason].error != error)
+        reason++;
     struct slm_line line = {0};
     slm_line_text(&line, "slabmalloc: option stats_file=");
     slm_line_text(&line, path);
     slm_line_text(&line, ": ");
-    slm_line_text(&line, reason_of(error));
+    slm_line_text(&line, reasons[reason].text);
     slm_line_text(&line, "; no figures will be written to it");
     slm_line_write(&line, STDERR_FILENO);
 }
