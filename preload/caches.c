@@ -61,7 +61,7 @@ slm_public int slab_cache_get_stats(slab_cache *cache, slab_cache_stats *out)
     return slm_cache_info_stats(cache, out);
 }
 
-/* Before the process's start, which has then failed, there is no cache to see. */
+/* Where the library could not start there is no cache to see. */
 slm_public int slab_cache_foreach(int (*visit)(slab_cache *cache, void *context), void *context)
 {
     return slm_process_started() ? slm_cache_info_foreach(visit, context) : 0;

@@ -13,7 +13,8 @@
 struct sums {
     unsigned first, end;
     uint64_t threads, refills, drains, taken, remote_frees, caches;
-    uint64_t out_bytes, cached_bytes, large_bytes; /* small objects out of slabs, and of these the free ones; large */
+    uint64_t out_bytes, cached_bytes; /* of small objects: out of slabs; of these, in magazines and stock */
+    uint64_t large_bytes;
     struct slm_retired_sums retired;
     struct slm_depot_counts depots;
     struct slm_span_figures spans;
