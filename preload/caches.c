@@ -1,27 +1,10 @@
-/* The names of include/slabmalloc.h that are about caches, and calls without a lock; what they promise
- * stands there. */
-#include <errno.h>
+/* The names of include/slabmalloc.h about caches; what they promise stands there. */
 #include <slabmalloc.h>
 
+#include "figures/cache_info.h"
 #include "heap/cache_control.h"
+#include "heap/lifecycle.h"
 #include "heap/cache_object.h"
-#include "heap/slab_info.h"
-#include "thread/reserve.h"
-
-slm_public void *slab_alloc_node(size_t size, int node)
-{
-    return slm_alloc_node(size, node);
-}
-
-slm_public void *slab_alloc_nolock(size_t size)
-{
-    return size <= SLM_SMALL_MAX ? slm_reserve_pop(&slm_class_caches[slm_class_of_size(size)]) : NULL;
-}
-
-slm_public void slab_free_nolock(void *ptr)
-{
-    slm_free_nolock(ptr);
-}
 
 slm_public slab_cache *slab_cache_create(const char *name, size_t size, const slab_cache_attr *attr)
 {
@@ -75,15 +58,16 @@ slm_public int slab_cache_tune(slab_cache *cache, unsigned magazine_rounds, unsi
 
 slm_public int slab_cache_get_stats(slab_cache *cache, slab_cache_stats *out)
 {
-    return slm_info_stats(cache, out);
+    return slm_cache_info_stats(cache, out);
 }
 
+/* Where the library could not start there is no cache to see. */
 slm_public int slab_cache_foreach(int (*visit)(slab_cache *cache, void *context), void *context)
 {
-    return slm_info_foreach(visit, context);
+    return slm_process_started() ? slm_cache_info_foreach(visit, context) : 0;
 }
 
 slm_public int slab_info(FILE *out)
 {
-    return slm_info_print(out);
+    return slm_process_started() ? slm_cache_info_print(out) : 0;
 }

@@ -1,7 +1,8 @@
-/* Read sections and deferred free for programs; include/slabmalloc.h has the contract, sync/epoch.h and
- * heap/deferred.h the way they work. */
+/* Read sections and deferred free for programs. include/slabmalloc.h has the contract; sync/epoch.h and
+ * heap/deferred.h say how they work. The header's inline calls are here too, for callers that do not inline them:
+ * pointers to functions, other languages. */
 #ifndef SLAB_NO_INLINE
-#define SLAB_NO_INLINE /* here they are, for callers that do not inline */
+#define SLAB_NO_INLINE
 #endif
 #include <slabmalloc.h>
 
@@ -15,7 +16,7 @@ static_assert(offsetof(struct slab_epoch_reader, section) == offsetof(struct slm
                   offsetof(struct slab_epoch_reader, started) == offsetof(struct slm_epoch_reader, started),
               "what the header's inline calls know");
 
-/* A thread that is not known to the epochs yet comes to life first, if it never did, so that its exit is noticed. */
+/* A thread that the epochs do not know yet comes to life first, if it never did, so that its exit is noticed. */
 static slm_slow void enter_slow(void)
 {
     if (slm_epoch_known()) {
@@ -39,7 +40,6 @@ slm_public void slab_epoch_leave_slow(void)
     slm_epoch_leave_slow();
 }
 
-/* For callers that do not inline: pointers to functions, other languages. */
 slm_public void slab_epoch_enter(void)
 {
     if (unlikely(!slm_epoch_enter()))

@@ -1,9 +1,10 @@
-/* C++'s operator new and delete, by the names that the Itanium ABI gives them where size_t is unsigned long.
+/* C++'s operator new and delete, by the names that the Itanium ABI gives them where size_t is unsigned long. The
+ * table of them stands at the end.
  *
- * Failure runs the installed new-handler in a loop and then throws std::bad_alloc (the nothrow forms return NULL).
- * libstdc++ is found through weak references, so a C program never loads it; where it came with a library that
- * dlopen kept to itself, by asking for it by name. This file is compiled with -fexceptions: what is thrown passes
- * through it. */
+ * Where memory is short the installed new-handler runs in a loop; then the forms throw std::bad_alloc, or (nothrow)
+ * return NULL. libstdc++ is found through weak references, so that a C program never loads it. Where only a library
+ * that was loaded by dlopen has brought it, it is asked for by its name. What is thrown passes through this file: it
+ * is compiled with -fexceptions. */
 #include <dlfcn.h>
 #include <stdlib.h>
 
@@ -52,17 +53,23 @@ static void *alloc_any(size_t n, size_t alignment)
     return alignment <= 16 ? slm_alloc(n) : slm_aligned_alloc(alignment, n);
 }
 
+/* Run the handler until there is memory; NULL: there is no handler any more. */
+static void *alloc_with_handler(size_t n, size_t alignment)
+{
+    void *object = NULL;
+    for (new_handler handler; !object && (handler = installed_handler()) != NULL;) {
+        handler();
+        object = alloc_any(n, alignment);
+    }
+    return object;
+}
+
 slm_slow static void *new_slow(size_t n, size_t alignment)
 {
-    for (;;) {
-        new_handler handler = installed_handler();
-        if (!handler)
-            throw_bad_alloc();
-        handler();
-        void *object = alloc_any(n, alignment);
-        if (object)
-            return object;
-    }
+    void *object = alloc_with_handler(n, alignment);
+    if (!object)
+        throw_bad_alloc();
+    return object;
 }
 
 /* The nothrow forms run the handler too, and it may throw. C cannot catch that, but libstdc++'s own nothrow form is
@@ -76,182 +83,59 @@ slm_slow static void *new_nothrow_slow(size_t n, size_t alignment, const void *n
         return ((void *(*)(size_t, const void *))(uintptr_t)found)(n, nothrow);
     if (found)
         return ((void *(*)(size_t, size_t, const void *))(uintptr_t)found)(n, alignment, nothrow);
-    void *object = NULL;
-    for (new_handler handler; !object && (handler = installed_handler()) != NULL;) {
-        handler();
-        object = alloc_any(n, alignment);
-    }
-    return object;
+    return alloc_with_handler(n, alignment);
 }
 
-slm_inline void *new_plain(size_t n)
+/* `object` is what the first attempt gave. */
+slm_inline void *or_throw(void *object, size_t n, size_t alignment)
 {
-    void *object = slm_alloc(n);
-    return likely(object != NULL) ? object : new_slow(n, 1);
-}
-
-slm_inline void *new_aligned(size_t n, size_t alignment)
-{
-    void *object = slm_aligned_alloc(alignment, n);
     return likely(object != NULL) ? object : new_slow(n, alignment);
 }
 
-slm_inline void *new_nothrow(size_t n, size_t alignment, const void *nothrow)
+slm_inline void *or_null(void *object, size_t n, size_t alignment, const void *nothrow)
 {
-    void *object = alloc_any(n, alignment);
     return likely(object != NULL) ? object : new_nothrow_slow(n, alignment, nothrow);
 }
 
-void *_Znwm(size_t n);
-void *_ZnwmRKSt9nothrow_t(size_t n, const void *nothrow);
-void *_ZnwmSt11align_val_t(size_t n, size_t alignment);
-void *_ZnwmSt11align_val_tRKSt9nothrow_t(size_t n, size_t alignment, const void *nothrow);
-void *_Znam(size_t n);
-void *_ZnamRKSt9nothrow_t(size_t n, const void *nothrow);
-void *_ZnamSt11align_val_t(size_t n, size_t alignment);
-void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t n, size_t alignment, const void *nothrow);
-void _ZdlPv(void *pointer);
-void _ZdlPvRKSt9nothrow_t(void *pointer, const void *nothrow);
-void _ZdlPvm(void *pointer, size_t n);
-void _ZdlPvSt11align_val_t(void *pointer, size_t alignment);
-void _ZdlPvSt11align_val_tRKSt9nothrow_t(void *pointer, size_t alignment, const void *nothrow);
-void _ZdlPvmSt11align_val_t(void *pointer, size_t n, size_t alignment);
-void _ZdaPv(void *pointer);
-void _ZdaPvRKSt9nothrow_t(void *pointer, const void *nothrow);
-void _ZdaPvm(void *pointer, size_t n);
-void _ZdaPvSt11align_val_t(void *pointer, size_t alignment);
-void _ZdaPvSt11align_val_tRKSt9nothrow_t(void *pointer, size_t alignment, const void *nothrow);
-void _ZdaPvmSt11align_val_t(void *pointer, size_t n, size_t alignment);
-/* new(size) */
-slm_public void *_Znwm(size_t n)
-{
-    return new_plain(n);
-}
+/* The table of all forms: the mangled name, what the form does, its parameters. (C++ has the array, sized and nothrow
+ * forms call the basic one, which a program may have replaced. These do what ours does, and call nothing.) */
+#define SIZE __attribute__((unused)) size_t n
+#define ALIGN __attribute__((unused)) size_t align
+#define NOTHROW __attribute__((unused)) const void *nothrow
 
-/* new(size, nothrow) */
-slm_public void *_ZnwmRKSt9nothrow_t(size_t n, const void *nothrow)
-{
-    return new_nothrow(n, 1, nothrow);
-}
+#define FORM(type, name, does, ...)                                                                                  \
+    type name(__VA_ARGS__);                                                                                          \
+    slm_public type name(__VA_ARGS__)                                                                                \
+    {                                                                                                                \
+        does;                                                                                                        \
+    }
+#define NEW(name, object, ...) FORM(void *, name, return object, __VA_ARGS__)
+#define DELETE(name, does, ...) FORM(void, name, does, __VA_ARGS__)
 
-/* new(size, align) */
-slm_public void *_ZnwmSt11align_val_t(size_t n, size_t alignment)
-{
-    return new_aligned(n, alignment);
-}
+/* operator new */
+NEW(_Znwm, or_throw(slm_alloc(n), n, 1), SIZE)
+NEW(_ZnwmRKSt9nothrow_t, or_null(slm_alloc(n), n, 1, nothrow), SIZE, NOTHROW)
+NEW(_ZnwmSt11align_val_t, or_throw(slm_aligned_alloc(align, n), n, align), SIZE, ALIGN)
+NEW(_ZnwmSt11align_val_tRKSt9nothrow_t, or_null(slm_aligned_alloc(align, n), n, align, nothrow), SIZE, ALIGN, NOTHROW)
 
-/* new(size, align, nothrow) */
-slm_public void *_ZnwmSt11align_val_tRKSt9nothrow_t(size_t n, size_t alignment, const void *nothrow)
-{
-    return new_nothrow(n, alignment, nothrow);
-}
+/* operator new[] */
+NEW(_Znam, or_throw(slm_alloc(n), n, 1), SIZE)
+NEW(_ZnamRKSt9nothrow_t, or_null(slm_alloc(n), n, 1, nothrow), SIZE, NOTHROW)
+NEW(_ZnamSt11align_val_t, or_throw(slm_aligned_alloc(align, n), n, align), SIZE, ALIGN)
+NEW(_ZnamSt11align_val_tRKSt9nothrow_t, or_null(slm_aligned_alloc(align, n), n, align, nothrow), SIZE, ALIGN, NOTHROW)
 
-/* new[](size) */
-slm_public void *_Znam(size_t n)
-{
-    return new_plain(n);
-}
+/* operator delete */
+DELETE(_ZdlPv, slm_free(pointer), void *pointer)
+DELETE(_ZdlPvm, slm_free(pointer), void *pointer, SIZE)
+DELETE(_ZdlPvRKSt9nothrow_t, slm_free(pointer), void *pointer, NOTHROW)
+DELETE(_ZdlPvSt11align_val_t, slm_free(pointer), void *pointer, ALIGN)
+DELETE(_ZdlPvmSt11align_val_t, slm_free(pointer), void *pointer, SIZE, ALIGN)
+DELETE(_ZdlPvSt11align_val_tRKSt9nothrow_t, slm_free(pointer), void *pointer, ALIGN, NOTHROW)
 
-/* new[](size, nothrow) */
-slm_public void *_ZnamRKSt9nothrow_t(size_t n, const void *nothrow)
-{
-    return new_nothrow(n, 1, nothrow);
-}
-
-/* new[](size, align) */
-slm_public void *_ZnamSt11align_val_t(size_t n, size_t alignment)
-{
-    return new_aligned(n, alignment);
-}
-
-/* new[](size, align, nothrow) */
-slm_public void *_ZnamSt11align_val_tRKSt9nothrow_t(size_t n, size_t alignment, const void *nothrow)
-{
-    return new_nothrow(n, alignment, nothrow);
-}
-
-/* delete(pointer) */
-slm_public void _ZdlPv(void *pointer)
-{
-    slm_free(pointer);
-}
-
-/* delete(pointer, nothrow) */
-slm_public void _ZdlPvRKSt9nothrow_t(void *pointer, const void *nothrow)
-{
-    (void)nothrow;
-    slm_free(pointer);
-}
-
-/* delete(pointer, size) */
-slm_public void _ZdlPvm(void *pointer, size_t n)
-{
-    (void)n;
-    slm_free(pointer);
-}
-
-/* delete(pointer, align) */
-slm_public void _ZdlPvSt11align_val_t(void *pointer, size_t alignment)
-{
-    (void)alignment;
-    slm_free(pointer);
-}
-
-/* delete(pointer, align, nothrow) */
-slm_public void _ZdlPvSt11align_val_tRKSt9nothrow_t(void *pointer, size_t alignment, const void *nothrow)
-{
-    (void)alignment;
-    (void)nothrow;
-    slm_free(pointer);
-}
-
-/* delete(pointer, size, align) */
-slm_public void _ZdlPvmSt11align_val_t(void *pointer, size_t n, size_t alignment)
-{
-    (void)n;
-    (void)alignment;
-    slm_free(pointer);
-}
-
-/* delete[](pointer) */
-slm_public void _ZdaPv(void *pointer)
-{
-    slm_free(pointer);
-}
-
-/* delete[](pointer, nothrow) */
-slm_public void _ZdaPvRKSt9nothrow_t(void *pointer, const void *nothrow)
-{
-    (void)nothrow;
-    slm_free(pointer);
-}
-
-/* delete[](pointer, size) */
-slm_public void _ZdaPvm(void *pointer, size_t n)
-{
-    (void)n;
-    slm_free(pointer);
-}
-
-/* delete[](pointer, align) */
-slm_public void _ZdaPvSt11align_val_t(void *pointer, size_t alignment)
-{
-    (void)alignment;
-    slm_free(pointer);
-}
-
-/* delete[](pointer, align, nothrow) */
-slm_public void _ZdaPvSt11align_val_tRKSt9nothrow_t(void *pointer, size_t alignment, const void *nothrow)
-{
-    (void)alignment;
-    (void)nothrow;
-    slm_free(pointer);
-}
-
-/* delete[](pointer, size, align) */
-slm_public void _ZdaPvmSt11align_val_t(void *pointer, size_t n, size_t alignment)
-{
-    (void)n;
-    (void)alignment;
-    slm_free(pointer);
-}
+/* operator delete[] */
+DELETE(_ZdaPv, slm_free(pointer), void *pointer)
+DELETE(_ZdaPvm, slm_free(pointer), void *pointer, SIZE)
+DELETE(_ZdaPvRKSt9nothrow_t, slm_free(pointer), void *pointer, NOTHROW)
+DELETE(_ZdaPvSt11align_val_t, slm_free(pointer), void *pointer, ALIGN)
+DELETE(_ZdaPvmSt11align_val_t, slm_free(pointer), void *pointer, SIZE, ALIGN)
+DELETE(_ZdaPvSt11align_val_tRKSt9nothrow_t, slm_free(pointer), void *pointer, ALIGN, NOTHROW)

@@ -1,11 +1,10 @@
-/* Per-CPU memory for programs; include/slabmalloc.h has the contract, percpu/percpu.h and percpu/here.h the way it
- * works. The calls that the header has inline are here, too, for callers that do not inline them. */
+/* Per-CPU memory for programs. include/slabmalloc.h has the contract; percpu/percpu.h and percpu/here.h say how it
+ * works. The header's inline calls are here too, for callers that do not inline them. */
 #ifndef SLAB_NO_INLINE
 #define SLAB_NO_INLINE
 #endif
-#include <slabmalloc.h>
-
 #include <errno.h>
+#include <slabmalloc.h>
 
 #include "heap/lifecycle.h"
 #include "heap/reclaim.h"
@@ -55,7 +54,10 @@ slm_public void slab_percpu_add_slow(slab_percpu object, uint64_t value)
     slm_here_add(object, value);
 }
 
-#ifdef SLAB_PERCPU_SEQUENCES
+#ifndef SLAB_PERCPU_SEQUENCES
+#define slab_percpu_add_word slm_here_add
+#endif
+
 slm_public void slab_percpu_add_long(slab_percpu object, long value)
 {
     slab_percpu_add_word(object, (uint64_t)value);
@@ -65,17 +67,6 @@ slm_public void slab_percpu_add_u64(slab_percpu object, uint64_t value)
 {
     slab_percpu_add_word(object, value);
 }
-#else
-slm_public void slab_percpu_add_long(slab_percpu object, long value)
-{
-    __atomic_fetch_add((long *)slm_here_copy(object), value, __ATOMIC_RELAXED);
-}
-
-slm_public void slab_percpu_add_u64(slab_percpu object, uint64_t value)
-{
-    slm_here_add(object, value);
-}
-#endif
 
 slm_public uintptr_t slab_percpu_xchg(slab_percpu object, uintptr_t value)
 {
@@ -106,11 +97,8 @@ slm_public uint64_t slab_percpu_sum_u64(slab_percpu object)
     return sum;
 }
 
+/* Wraps as the copies do. */
 slm_public long slab_percpu_sum_long(slab_percpu object)
 {
-    const int cpus = slab_percpu_cpus();
-    unsigned long sum = 0; /* wraps as the copies do */
-    for (int cpu = 0; cpu < cpus; cpu++)
-        sum += __atomic_load_n((const unsigned long *)slab_percpu_ptr(object, cpu), __ATOMIC_RELAXED);
-    return (long)sum;
+    return (long)slab_percpu_sum_u64(object);
 }

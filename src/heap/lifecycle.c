@@ -10,8 +10,9 @@
 
 #include "base/options.h"
 #include "base/panic.h"
+#include "figures/figures.h"
+#include "figures/report.h"
 #include "heap/reclaim.h"
-#include "heap/stats.h"
 #include "os/topology.h"
 #include "os/vm.h"
 #include "page/free_spans.h"
@@ -140,7 +141,7 @@ slm_slow void slm_thread_look_where(struct slm_thread *thread)
     if (likely(node == load_relaxed(&thread->node)))
         return;
     int kept = errno;
-    slm_stats_move(thread);
+    slm_figures_thread_moves(thread);
     slm_thread_move(thread, node);
     errno = kept;
 }
@@ -196,7 +197,7 @@ static slm_seldom void thread_exit(void *block)
     slm_retire_end(thread);
     slm_reserve_empty(thread, false);
     slm_thread_empty(thread, false);
-    slm_stats_retire(thread);
+    slm_figures_thread_ends(thread);
     slm_thread_list_remove(thread); /* from here on nobody else looks at it */
     slm_reserve_empty(thread, true);
     slm_thread_block_free(thread);
@@ -226,7 +227,7 @@ void slm_direct_count(const void *object)
         return;
     const unsigned node = slm_direct_node();
     if (slm_magazine_home(object) != node)
-        slm_stats_count_remote(node);
+        slm_figures_count_remote(node);
 }
 
 /* In the child of fork(), on the thread that forked, which may be inside a section: it is to be the one that notices
@@ -254,7 +255,7 @@ __attribute__((constructor(101))) static void start_library(void)
     slm_stderr_remember();
     slm_options_read();
     if (slm_options.stats || slm_options.stats_file[0])
-        slm_stats_start();
+        slm_report_start();
     slm_topology_simulate(slm_options.topology);
     slm_depot_choose_growth(slm_options.grow);
     slm_reservation_cut();
@@ -265,5 +266,5 @@ __attribute__((constructor(101))) static void start_library(void)
 __attribute__((destructor(101))) static void end_library(void)
 {
     if (slm_process_started())
-        slm_stats_report();
+        slm_report_write();
 }

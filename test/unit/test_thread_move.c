@@ -2,8 +2,8 @@
  * depots, and what they allocate from then on is the new one's. */
 #include "unit.h"
 
+#include "figures/figures.h"
 #include "heap/cache_object.h"
-#include "heap/stats.h"
 #include "nodes.h"
 
 enum { ROUNDS = 20, HOARD = 30, TURNS = 300 };
@@ -130,7 +130,7 @@ static void free_one(void *object)
 static uint64_t remote_frees(unsigned node)
 {
     struct slab_node_stats stats;
-    require(slm_stats_gather_node((int)node, &stats));
+    require(slm_figures_gather_node((int)node, &stats));
     return stats.remote_frees;
 }
 

@@ -1,4 +1,4 @@
-/* src/heap/stats.h: figures of the process, and the report at exit. */
+/* src/figures/report.h: the report at exit. */
 #include "unit.h"
 
 #include <fcntl.h>
@@ -7,191 +7,46 @@
 
 #include "base/options.h"
 #include "base/panic.h"
-#include "base/size_class.h"
-#include "heap/heap.h"
-#include "heap/stats.h"
+#include "figures/figures.h"
+#include "figures/report.h"
 #include "os/sys.h"
 #include "os/topology.h"
-#include "thread/thread_list.h"
-
-static struct slab_stats gather(void)
-{
-    struct slab_stats stats;
-    memset(&stats, 0xff, sizeof stats);
-    slm_stats_gather(&stats);
-    return stats;
-}
-
-static void live_bytes_are_sizes_of_classes(void **state)
-{
-    (void)state;
-    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
-        void *objects[50];
-        const uint64_t before = gather().live_bytes;
-        for (size_t i = 0; i < COUNT(objects); i++)
-            objects[i] = malloc(slm_class_size[class]);
-        assert_int_equal(gather().live_bytes - before, COUNT(objects) * slm_class_size[class]);
-        for (size_t i = 0; i < COUNT(objects); i++)
-            free(objects[i]);
-        assert_int_equal(gather().live_bytes, before);
-    }
-}
-
-static void large_objects_count_in_pages(void **state)
-{
-    (void)state;
-    const uint64_t before = gather().live_bytes;
-    void *object = malloc(1000001);
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    assert_int_equal(gather().live_bytes - before, (1000001 + page - 1) / page * page);
-    free(object);
-    assert_int_equal(gather().live_bytes, before);
-    assert_true(gather().dirty_bytes >= 1000001);
-}
-
-static void cached_bytes_are_what_magazines_hold(void **state)
-{
-    (void)state;
-    static void *objects[2000];
-    slm_heap_purge();
-    const struct slab_stats before = gather();
-    assert_int_equal(before.cached_bytes, 0);
-    for (size_t i = 0; i < COUNT(objects); i++)
-        objects[i] = malloc(500);
-    for (size_t i = 0; i < COUNT(objects); i++)
-        free(objects[i]);
-    const struct slab_stats after = gather();
-    assert_in_range(after.cached_bytes, 512, 2 * COUNT(objects) * 512);
-    assert_int_equal(after.live_bytes, before.live_bytes);
-    assert_true(after.refills > before.refills);
-    assert_true(after.drains > before.drains);
-    assert_true(after.slabs_made > before.slabs_made);
-    slm_heap_purge();
-    assert_int_equal(gather().cached_bytes, 0);
-}
-
-static void purges_are_counted(void **state)
-{
-    (void)state;
-    char *object = malloc(8 * MIB);
-    memset(object, 1, 8 * MIB);
-    const struct slab_stats before = gather();
-    free(object);
-    assert_int_equal(gather().dirty_bytes, before.dirty_bytes + 8 * MIB);
-    const size_t given = slm_heap_purge();
-    const struct slab_stats after = gather();
-    assert_true(given >= 8 * MIB);
-    assert_int_equal(after.purged_bytes - before.purged_bytes, given);
-    assert_true(after.purges > before.purges);
-    assert_int_equal(after.dirty_bytes, 0);
-}
-
-static void the_rest_is_filled_in(void **state)
-{
-    (void)state;
-    const struct slab_stats stats = gather();
-    assert_int_equal(stats.threads, 1);
-    assert_int_equal(stats.nodes, slm_nodes);
-    assert_int_equal(stats.caches, SLM_CLASSES);
-    assert_true(stats.reserved_bytes >= stats.live_bytes + stats.cached_bytes + stats.dirty_bytes);
-    assert_in_range(stats.metadata_bytes, 1, 1024 * MIB);
-    assert_true(stats.slabs_made >= stats.slabs_released);
-    assert_int_equal(stats.deferred_bytes + stats.deferred_objects + stats.grace_periods + stats.membarriers, 0);
-}
-
-static void *take_and_give(void *nothing)
-{
-    void *volatile objects[1000];
-    for (size_t i = 0; i < COUNT(objects); i++)
-        objects[i] = malloc(72);
-    for (size_t i = 0; i < COUNT(objects); i++)
-        free(objects[i]);
-    return nothing;
-}
-
-static void threads_that_ended_stay_counted(void **state)
-{
-    (void)state;
-    const struct slab_stats before = gather();
-    const uint64_t taken = slm_stats_objects_taken();
-    on_threads(4, take_and_give);
-    const struct slab_stats after = gather();
-    assert_true(slm_stats_objects_taken() >= taken + 4000);
-    assert_true(after.refills >= before.refills + 4);
-    assert_true(after.drains >= before.drains + 4);
-    assert_int_equal(after.threads, 1);
-}
-
-static void what_a_program_was_served_only_rises(void **state)
-{
-    (void)state;
-    const uint64_t before = slm_stats_objects_taken();
-    free(malloc(100000)); /* each large object counts */
-    assert_int_equal(slm_stats_objects_taken(), before + 1);
-    slm_heap_purge();
-    assert_int_equal(slm_stats_objects_taken(), before + 1);
-}
 
 static void report_text(void)
 {
     slm_options.stats = 1;
     slm_stderr_remember(); /* this child's */
     errno = EDOM;
-    slm_stats_report();
+    slm_report_write();
     require(errno == EDOM);
 }
 
-static const char *const names[] = {"live_bytes",
-                                    "cached_bytes",
-                                    "dirty_bytes",
-                                    "purged_bytes",
-                                    "reserved_bytes",
-                                    "metadata_bytes",
-                                    "refills",
-                                    "drains",
-                                    "depot_locks",
-                                    "depot_contended",
-                                    "slabs_made",
-                                    "slabs_released",
-                                    "purges",
-                                    "threads",
-                                    "nodes",
-                                    "caches",
-                                    "membarriers",
-                                    "grace_periods",
-                                    "deferred_bytes",
-                                    "deferred_objects",
-                                    "deferred_waits",
-                                    "deferred_excesses",
-                                    "deferred_unfreed",
-                                    "epoch_stalls",
-                                    "percpu_objects",
-                                    "percpu_bytes",
-                                    "percpu_mapped_bytes",
-                                    "percpu_metadata_bytes",
-                                    "remote_frees"};
+static void assert_is_line(const char *line, const char *name)
+{
+    int who, length = -1;
+    unsigned long figure;
+    assert_non_null(line);
+    assert_int_equal(sscanf(line, "slabmalloc: test_report[%d]: %n", &who, &length), 1);
+    assert_true(length > 0 && who > 0);
+    assert_memory_equal(line + length, name, strlen(name));
+    assert_int_equal(sscanf(line + length + strlen(name), " %lu", &figure), 1);
+}
 
-/* "slabmalloc: test_stats[PID]: NAME NUMBER" a line; how many there are, with those of `nodes` behind them. */
+/* "slabmalloc: test_report[PID]: NAME NUMBER", a line each; then "node N NAME NUMBER" for so many nodes. */
 static void assert_is_report(char *said, unsigned nodes)
 {
-    static const char *const node_names[] = {"live_bytes",     "cached_bytes",    "dirty_bytes",    "purged_bytes",
-                                             "reserved_bytes", "slabs_made",      "slabs_released", "purges",
-                                             "depot_locks",    "depot_contended", "remote_frees",   "threads"};
-    size_t i = 0;
-    int pid = 0;
-    for (char *line = strtok(said, "\n"); line; line = strtok(NULL, "\n"), i++) {
-        const size_t at = i < COUNT(names) ? i : (i - COUNT(names)) % COUNT(node_names);
-        const size_t node = i < COUNT(names) ? 0 : (i - COUNT(names)) / COUNT(node_names);
-        int who, length = -1;
-        unsigned long figure;
-        assert_int_equal(sscanf(line, "slabmalloc: test_stats[%d]: %n", &who, &length), 1);
-        assert_true(length > 0 && who > 0 && (pid == 0 || who == pid));
-        pid = who;
-        const char *expected = i < COUNT(names) ? names[at] : text("node %zu %s", node, node_names[at]);
-        assert_memory_equal(line + length, expected, strlen(expected));
-        assert_int_equal(sscanf(line + length + strlen(expected), " %lu%n", &figure, &length), 1);
-    }
-    assert_int_equal(i, COUNT(names) + nodes * COUNT(node_names));
+    char *line = strtok(said, "\n");
+    assert_is_line(line, "live_bytes");
+    for (size_t i = 0; i < SLM_FIGURES; i++, line = strtok(NULL, "\n"))
+        assert_is_line(line, slm_figures[i].name);
+    for (unsigned node = 0; node < nodes; node++)
+        for (size_t i = 0; i < SLM_FIGURES; i++) {
+            if (slm_figures[i].node_word == SLM_FIGURE_OF_PROCESS)
+                continue;
+            assert_is_line(line, text("node %u %s", node, slm_figures[i].name));
+            line = strtok(NULL, "\n");
+        }
+    assert_null(line);
 }
 
 static void the_report_is_a_figure_a_line(void **state)
@@ -230,14 +85,14 @@ static void begin_report(void)
 {
     slm_options.stats = 1;
     slm_stderr_remember();
-    slm_stats_start();
+    slm_report_start();
 }
 
 static void report_after_closing(void)
 {
     begin_report();
     close(STDERR_FILENO);
-    slm_stats_report();
+    slm_report_write();
 }
 
 static void report_over_a_file(void)
@@ -245,7 +100,7 @@ static void report_over_a_file(void)
     begin_report();
     const int file = memfd_create("of the program", 0);
     require(dup2(file, STDERR_FILENO) == STDERR_FILENO);
-    slm_stats_report();
+    slm_report_write();
     require(lseek(file, 0, SEEK_END) == 0);
 }
 
@@ -254,7 +109,7 @@ static void report_without_the_duplicate(void)
 {
     begin_report();
     require(close_range(3, 4095, 0) == 0);
-    slm_stats_report();
+    slm_report_write();
 }
 
 static void the_report_finds_standard_error_again(void **state)
@@ -275,7 +130,7 @@ static void report_over_files(void)
     const int file = memfd_create("of the program", 0);
     for (int descriptor = 0; descriptor < 1024; descriptor++)
         dup2(file, descriptor);
-    slm_stats_report();
+    slm_report_write();
     _exit(lseek(file, 0, SEEK_END) == 0 ? 0 : CHILD_FAILED);
 }
 
@@ -302,16 +157,16 @@ static void a_strange_name_is_made_plain(void **state)
 static void nothing_is_reported_unasked(void **state)
 {
     (void)state;
-    assert_child_silent(slm_stats_report);
+    assert_child_silent(slm_report_write);
 }
 
-static char path[] = "/tmp/test_stats.XXXXXX";
+static char path[] = "/tmp/test_report.XXXXXX";
 
 static void report_to_file(void)
 {
     strcpy(slm_options.stats_file, path);
-    slm_stats_report();
-    slm_stats_report();
+    slm_report_write();
+    slm_report_write();
 }
 
 /* Two lines of JSON: braces around, names and numbers in between. */
@@ -326,8 +181,8 @@ static void the_file_gets_a_line_of_json_each_time(void **state)
     for (unsigned i = 0; i < 2; i++) {
         unsigned pid, taken;
         assert_non_null(fgets(line, sizeof line, file));
-        assert_int_equal(sscanf(line, "{\"pid\": %u, \"program\": \"test_stats\", \"objects_taken\": %u, %100s", &pid,
-                                &taken, begins),
+        assert_int_equal(sscanf(line, "{\"pid\": %u, \"program\": \"test_report\", \"objects_taken\": %u, %100s",
+                                &pid, &taken, begins),
                          3);
         assert_string_equal(begins, "\"live_bytes\":");
         assert_true(taken > 0);
@@ -343,7 +198,7 @@ static void report_to_nowhere(void)
 {
     strcpy(slm_options.stats_file, "/nowhere/at/all");
     errno = EDOM;
-    slm_stats_report();
+    slm_report_write();
     require(errno == EDOM);
 }
 
@@ -353,12 +208,12 @@ static void a_file_that_cannot_be_opened_does_no_harm(void **state)
     assert_child_silent(report_to_nowhere);
 }
 
-static char folder[] = "/tmp/test_stats.XXXXXX";
+static char folder[] = "/tmp/test_report.XXXXXX";
 
 static void start_with_file(void)
 {
     errno = EDOM;
-    slm_stats_start();
+    slm_report_start();
     require(errno == EDOM);
 }
 
@@ -392,7 +247,7 @@ static void a_file_that_cannot_be_written_is_told_at_start(void **state)
     assert_start_says("new", NULL);
     assert_start_says("folder/new", NULL);
     assert_start_says(stays, NULL);
-    assert_start_says("/new.test_stats", geteuid() == 0 ? NULL : "permission denied");
+    assert_start_says("/new.test_report", geteuid() == 0 ? NULL : "permission denied");
     assert_start_says("link", NULL);
     assert_start_says("pipe", NULL); /* nobody reads it: yet */
     assert_start_says("/dev/null", NULL);
@@ -402,7 +257,7 @@ static void a_file_that_cannot_be_written_is_told_at_start(void **state)
     assert_int_equal(unlink("pipe") | unlink("link") | rmdir("folder") | rmdir(folder), 0);
 }
 
-/* -- what of os/sys.h serves the report ------------------------------------------------------------------------ */
+/* -- what of os/sys.h serves the report -------------------------------------------------------------------------- */
 
 static void duplicate_within_limits(void)
 {
@@ -467,13 +322,6 @@ static void writing_to_nobody_raises_no_signal(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(live_bytes_are_sizes_of_classes),
-        cmocka_unit_test(large_objects_count_in_pages),
-        cmocka_unit_test(cached_bytes_are_what_magazines_hold),
-        cmocka_unit_test(purges_are_counted),
-        cmocka_unit_test(the_rest_is_filled_in),
-        cmocka_unit_test(threads_that_ended_stay_counted),
-        cmocka_unit_test(what_a_program_was_served_only_rises),
         cmocka_unit_test(the_report_is_a_figure_a_line),
         cmocka_unit_test(a_report_of_nodes_loses_no_line),
         cmocka_unit_test(the_report_finds_standard_error_again),

@@ -1,0 +1,66 @@
+/* The names of include/slabmalloc.h about malloc's own objects and the process's figures; what they promise stands
+ * there. */
+#include <errno.h>
+#include <slabmalloc.h>
+#include <string.h>
+
+#include "figures/figures.h"
+#include "heap/free.h"
+#include "heap/cache_object.h"
+#include "thread/reserve.h"
+
+slm_public const char *slab_version(void)
+{
+    return SLAB_VERSION_STRING;
+}
+
+slm_public void *slab_alloc_node(size_t size, int node)
+{
+    return slm_alloc_node(size, node);
+}
+
+slm_public void *slab_alloc_nolock(size_t size)
+{
+    return size <= SLM_SMALL_MAX ? slm_reserve_pop(&slm_class_caches[slm_class_of_size(size)]) : NULL;
+}
+
+slm_public void slab_free_nolock(void *ptr)
+{
+    slm_free_nolock(ptr);
+}
+
+slm_public void slab_free_bulk(size_t n, void *const ptrs[])
+{
+    for (size_t i = 0; i < n; i++)
+        slm_free(ptrs[i]);
+}
+
+/* As much of the figures as the caller's struct holds. */
+static int hand_out(void *out, size_t size_of_out, const void *figures, size_t size)
+{
+    if (!out || size_of_out == 0) {
+        errno = EINVAL;
+        return -1;
+    }
+    memset(out, 0, size_of_out);
+    memcpy(out, figures, slm_min(size_of_out, size));
+    return 0;
+}
+
+slm_public int slab_get_stats(slab_stats *out, size_t size_of_out)
+{
+    struct slab_stats stats;
+    slm_figures_gather(&stats);
+    return hand_out(out, size_of_out, &stats, sizeof stats);
+}
+
+slm_public int slab_get_node_stats(int node, slab_node_stats *out, size_t size_of_out)
+{
+    struct slab_node_stats stats;
+    return hand_out(slm_figures_gather_node(node, &stats) ? out : NULL, size_of_out, &stats, sizeof stats);
+}
+
+slm_public size_t slab_purge(void)
+{
+    return slm_heap_purge();
+}

@@ -1,0 +1,10 @@
+/* What can be seen of caches: figures of one, a walk over all names, and a table like /proc/slabinfo. After the
+ * process's start. Visitors and stdio run with nothing locked: the walk pins the name that it stands at. */
+#pragma once
+
+#include "depot/named.h"
+
+/* As slab_cache_get_stats, slab_cache_foreach and slab_info promise. */
+int slm_cache_info_stats(struct slab_cache *named, struct slab_cache_stats *out);
+int slm_cache_info_foreach(int (*visit)(struct slab_cache *named, void *context), void *context);
+int slm_cache_info_print(FILE *out);

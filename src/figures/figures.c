@@ -1,0 +1,189 @@
+/* Figures; see figures.h. */
+#include "figures/figures.h"
+
+#include "epoch/retire.h"
+#include "os/sys.h"
+#include "os/topology.h"
+#include "page/free_spans.h"
+#include "page/reservation.h"
+#include "percpu/percpu.h"
+#include "slab/large.h"
+#include "sync/epoch.h"
+#include "thread/reserve.h"
+
+/* What the nodes from `first` on, below `end`, add up to. */
+struct sums {
+    unsigned first, end;
+    uint64_t threads, refills, drains, taken, remote_frees, caches;
+    uint64_t out_bytes, cached_bytes; /* of small objects: out of slabs; of these, in magazines and stock */
+    uint64_t large_bytes;
+    struct slm_retired_sums retired;
+    struct slm_depot_counts depots;
+    struct slm_span_figures spans;
+};
+
+/* The one table: NODE(name, value) has the process and each of its nodes, PROCESS(name, value) the process alone. A
+ * figure is a field in the header, a row here, and the place that counts. */
+#define FIGURES(PROCESS, NODE)                                                                                       \
+    NODE(live_bytes, sums.out_bytes - slm_min(sums.out_bytes, sums.cached_bytes) + sums.large_bytes)                 \
+    NODE(cached_bytes, sums.cached_bytes)                                                                            \
+    NODE(dirty_bytes, sums.spans.dirty_bytes)                                                                        \
+    NODE(purged_bytes, sums.spans.purged_bytes)                                                                      \
+    NODE(reserved_bytes, sums.spans.mapped_bytes)                                                                    \
+    PROCESS(metadata_bytes, slm_reservation_metadata_bytes())                                                        \
+    PROCESS(refills, sums.refills)                                                                                   \
+    PROCESS(drains, sums.drains)                                                                                     \
+    NODE(depot_locks, sums.depots.locks)                                                                             \
+    NODE(depot_contended, sums.depots.contended)                                                                     \
+    NODE(slabs_made, sums.depots.made)                                                                               \
+    NODE(slabs_released, sums.depots.released)                                                                       \
+    NODE(purges, sums.spans.purges)                                                                                  \
+    NODE(threads, sums.threads)                                                                                      \
+    PROCESS(nodes, slm_nodes)                                                                                        \
+    PROCESS(caches, sums.caches)                                                                                     \
+    PROCESS(membarriers, load_relaxed(&slm_sys_membarriers))                                                         \
+    PROCESS(grace_periods, slm_epoch_grace_periods())                                                                \
+    PROCESS(deferred_bytes, load_relaxed(&slm_ring_bytes) + sums.retired.bytes)                                      \
+    PROCESS(deferred_objects, load_relaxed(&slm_ring_objects) + sums.retired.objects)                                \
+    PROCESS(deferred_waits, load_relaxed(&slm_ring_waits))                                                           \
+    PROCESS(deferred_excesses, load_relaxed(&slm_ring_excesses))                                                     \
+    PROCESS(deferred_unfreed, load_relaxed(&slm_ring_unfreed))                                                       \
+    PROCESS(epoch_stalls, load_relaxed(&slm_epoch_stalls))                                                           \
+    PROCESS(percpu_objects, percpu.objects)                                                                          \
+    PROCESS(percpu_bytes, (percpu.units * SLM_PERCPU_UNIT))                                                          \
+    PROCESS(percpu_mapped_bytes, percpu.mapped_bytes)                                                                \
+    PROCESS(percpu_metadata_bytes, percpu.metadata_bytes)                                                            \
+    NODE(remote_frees, sums.remote_frees)
+
+#define WORD(struct_name, name) (offsetof(struct struct_name, name) / sizeof(uint64_t))
+#define PROCESS_ROW(name, value) {WORD(slab_stats, name), SLM_FIGURE_OF_PROCESS, #name},
+#define NODE_ROW(name, value) {WORD(slab_stats, name), WORD(slab_node_stats, name), #name},
+#define NOTHING(name, value)
+#define FIELD(name, value) .name = (value),
+#define DECLARED(name, value) uint64_t name;
+
+const struct slm_figure slm_figures[] = {FIGURES(PROCESS_ROW, NODE_ROW)};
+
+struct of_nodes {
+    FIGURES(NOTHING, DECLARED)
+};
+static_assert(sizeof(struct of_nodes) == sizeof(struct slab_node_stats), "a row for each field");
+
+/* What threads had counted that have ended; their remote frees by node, and those of threads that have left it. */
+static _Atomic uint64_t gone_refills, gone_drains, gone_taken, gone_remote[SLM_NODES_MAX];
+
+void slm_figures_count_remote(unsigned node)
+{
+    add_relaxed(&gone_remote[node], 1);
+}
+
+void slm_figures_thread_moves(struct slm_thread *thread)
+{
+    add_relaxed(&gone_remote[load_relaxed(&thread->node)], load_relaxed(&thread->remote_frees));
+    store_relaxed(&thread->remote_frees, 0);
+}
+
+void slm_figures_thread_ends(struct slm_thread *thread)
+{
+    add_relaxed(&gone_refills, load_relaxed(&thread->refills));
+    add_relaxed(&gone_drains, load_relaxed(&thread->drains));
+    add_relaxed(&gone_taken, load_relaxed(&thread->objects_taken));
+    slm_figures_thread_moves(thread);
+}
+
+static bool has(const struct sums *sums, unsigned node)
+{
+    return node >= sums->first && node < sums->end;
+}
+
+static void add_thread(struct slm_thread *thread, void *context)
+{
+    struct sums *sums = context;
+    const bool here = has(sums, load_relaxed(&thread->node));
+    for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
+        const struct slm_cache *cache = slm_cache_of(n);
+        const uint64_t local = here ? slm_thread_rounds(thread, n) : 0;
+        if (cache)
+            sums->cached_bytes +=
+                (local + slm_remote_rounds(thread, n, sums->first, sums->end)) * cache->shape.object_size;
+    }
+    if (!here)
+        return;
+    sums->threads += !thread->helper;
+    sums->refills += load_relaxed(&thread->refills);
+    sums->drains += load_relaxed(&thread->drains);
+    sums->taken += load_relaxed(&thread->objects_taken);
+    sums->remote_frees += load_relaxed(&thread->remote_frees);
+    sums->cached_bytes += slm_reserve_bytes(thread);
+    slm_retire_count(thread, &sums->retired);
+}
+
+static void add_cache(struct slm_cache *cache, void *context)
+{
+    struct sums *sums = context;
+    sums->caches++;
+    for (unsigned node = sums->first; node < sums->end; node++) {
+        struct slm_depot *depot = slm_cache_depot_made(cache, node);
+        if (!depot)
+            continue;
+        sums->out_bytes += load_relaxed(&depot->objects_out) * cache->shape.object_size;
+        sums->cached_bytes += load_relaxed(&depot->stock_rounds) * cache->shape.object_size;
+        slm_depot_add_counts(depot, &sums->depots);
+    }
+}
+
+/* What is gone. */
+static void add_gone(struct sums *sums)
+{
+    sums->refills = load_relaxed(&gone_refills);
+    sums->drains = load_relaxed(&gone_drains);
+    sums->taken = load_relaxed(&gone_taken);
+    for (unsigned node = sums->first; node < sums->end; node++) {
+        sums->remote_frees += load_relaxed(&gone_remote[node]);
+        sums->depots.locks += slm_cache_gone[node].locks;
+        sums->depots.contended += slm_cache_gone[node].contended;
+        sums->depots.made += slm_cache_gone[node].made;
+        sums->depots.released += slm_cache_gone[node].released;
+    }
+}
+
+static slm_seldom struct sums sum_nodes(unsigned first, unsigned end)
+{
+    struct sums sums = {.first = first, .end = end};
+    slm_fork_check();
+    slm_cache_lock();
+    add_gone(&sums);
+    slm_thread_list_foreach(add_thread, &sums);
+    slm_cache_each(add_cache, &sums);
+    slm_cache_unlock();
+    for (unsigned area = 0; area < slm_area_count(); area++) {
+        const unsigned node = slm_node_of_area(area);
+        if (has(&sums, node < slm_nodes ? node : 0)) { /* as slm_magazine_home */
+            slm_span_add_figures(area, &sums.spans);
+            sums.large_bytes += slm_large_area_bytes(area);
+        }
+    }
+    return sums;
+}
+
+slm_seldom void slm_figures_gather(struct slab_stats *out)
+{
+    const struct sums sums = sum_nodes(0, slm_nodes);
+    struct slm_percpu_figures percpu;
+    slm_percpu_count(&percpu);
+    *out = (struct slab_stats){FIGURES(FIELD, FIELD)};
+}
+
+slm_seldom bool slm_figures_gather_node(int node, struct slab_node_stats *out)
+{
+    if (node < 0 || (unsigned)node >= slm_nodes)
+        return false;
+    const struct sums sums = sum_nodes((unsigned)node, (unsigned)node + 1);
+    *out = (struct slab_node_stats){FIGURES(NOTHING, FIELD)};
+    return true;
+}
+
+slm_seldom uint64_t slm_figures_objects_taken(void)
+{
+    return sum_nodes(0, slm_nodes).taken + slm_large_made();
+}

@@ -1,0 +1,58 @@
+/* The figures as glibc shows them; see malloc_info.h. They are printed as %lu, which uint64_t is on every machine
+ * that the library runs on. */
+#include "figures/malloc_info.h"
+
+#include "depot/cache.h"
+#include "figures/figures.h"
+#include "os/topology.h"
+
+/* arena: mapped for objects; ordblks: slabs; uordblks: handed out; fordblks: the rest; keepcost: could go now. No
+ * object is a mapping of its own: hblks and hblkhd are 0, and uordblks has the large objects too. */
+slm_seldom struct mallinfo2 slm_malloc_info(void)
+{
+    struct slab_stats stats;
+    slm_figures_gather(&stats);
+    return (struct mallinfo2){
+        .arena = stats.reserved_bytes,
+        .ordblks = stats.slabs_made - stats.slabs_released,
+        .uordblks = stats.live_bytes,
+        .fordblks = stats.reserved_bytes - stats.live_bytes,
+        .keepcost = stats.dirty_bytes,
+    };
+}
+
+slm_seldom void slm_malloc_info_print_stats(FILE *out)
+{
+    const struct mallinfo2 info = slm_malloc_info();
+    fprintf(out, "system bytes     = %10zu\nin use bytes     = %10zu\ncould go bytes   = %10zu\n", info.arena,
+            info.uordblks, info.keepcost);
+}
+
+/* The free objects in stock, if the class was ever used. */
+static slm_seldom void print_class(unsigned class, FILE *out)
+{
+    const unsigned size = slm_class_size[class], from = class == 0 ? 1 : slm_class_size[class - 1] + 1u;
+    uint64_t rounds = 0, slabs = 0;
+    for (unsigned node = 0; node < slm_nodes; node++) {
+        const struct slm_depot *depot = slm_cache_depot_made(&slm_class_caches[class], node);
+        rounds += depot ? load_relaxed(&depot->stock_rounds) : 0;
+        slabs += depot ? load_relaxed(&depot->slabs_made) : 0;
+    }
+    if (slabs > 0)
+        fprintf(out, "<size from=\"%u\" to=\"%u\" total=\"%lu\" count=\"%lu\"/>\n", from, size, rounds * size,
+                rounds);
+}
+
+slm_seldom void slm_malloc_info_print_xml(FILE *out)
+{
+    struct slab_stats stats;
+    slm_figures_gather(&stats);
+    fputs("<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n", out);
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        print_class(class, out);
+    fprintf(out,
+            "</sizes>\n<total type=\"fast\" count=\"%lu\" size=\"%lu\"/>\n<total type=\"rest\" count=\"0\" "
+            "size=\"%lu\"/>\n<system type=\"current\" size=\"%lu\"/>\n<aspace type=\"total\" size=\"%lu\"/>\n"
+            "</heap>\n</malloc>\n",
+            stats.threads, stats.cached_bytes, stats.dirty_bytes, stats.reserved_bytes, stats.reserved_bytes);
+}
