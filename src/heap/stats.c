@@ -366,7 +366,6 @@ static slm_seldom void report_text(const struct slab_stats *stats)
         for (size_t i = 0; i < node_figures_count; i++)
             report_line(&report, node, &node_figures[i], &here);
     flush_report(&report);
-    slm_lock_report();
 }
 
 static slm_seldom void add_json(struct block *block, const struct figure *figure, const void *stats)

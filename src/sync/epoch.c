@@ -78,11 +78,6 @@ enum {
     looks_before_sleep = 100,
 };
 
-/* A mutant for the torture, which must find it out: grace periods that are so many short. */
-#ifndef SLM_EPOCH_SHORT
-#define SLM_EPOCH_SHORT 0
-#endif
-
 __thread struct slm_epoch_reader slm_epoch_reader = {.section = NOT_REGISTERED, .started = &slm_epoch_started};
 
 slm_cacheline _Atomic uint64_t slm_epoch_started = first_number * NUMBER_STEP | 1;
@@ -298,7 +293,7 @@ uint64_t slm_epoch_stamp(void)
 {
     if (slm_epoch_nobody_reads())
         return 0;
-    const uint64_t stamp = slm_epoch_number(load_relaxed(&slm_epoch_started)) + 1 - SLM_EPOCH_SHORT;
+    const uint64_t stamp = slm_epoch_number(load_relaxed(&slm_epoch_started)) + 1;
     uint64_t wanted = load_relaxed(&slm_epoch_wanted);
     while (wanted < stamp && !atomic_compare_exchange_weak(&slm_epoch_wanted, &wanted, stamp))
         continue;

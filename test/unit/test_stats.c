@@ -1,5 +1,6 @@
 /* src/heap/stats.h: figures of the process, and the report at exit. */
 #include "unit.h"
+#include "machine.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -11,7 +12,6 @@
 #include "heap/heap.h"
 #include "heap/stats.h"
 #include "os/sys.h"
-#include "os/topology.h"
 #include "thread/thread_list.h"
 
 static struct slab_stats gather(void)
