@@ -27,6 +27,12 @@ void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms
     errno = kept;
 }
 
+void slm_sys_sleep_ms(unsigned ms)
+{
+    static _Atomic uint32_t nobody_wakes;
+    slm_sys_wait(&nobody_wakes, 0, ms);
+}
+
 static void wake(_Atomic uint32_t *word, int most)
 {
     int kept = errno;

@@ -7,6 +7,9 @@
 /* Sleep while *word is `expected`; may return early for any reason. */
 void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms);
 
+/* Sleep for so long, at least 1 ms, or less where a signal comes. By the same system call: a filter must let it pass. */
+void slm_sys_sleep_ms(unsigned ms);
+
 /* Wake one sleeper on the word, or all. */
 void slm_sys_wake(_Atomic uint32_t *word);
 void slm_sys_wake_all(_Atomic uint32_t *word);

@@ -139,11 +139,10 @@ slm_seldom void slm_epoch_begin_quiet(void)
  * taken membarrier away, every processor's stores are out after some milliseconds. */
 static slm_seldom void end_quiet(void)
 {
-    static _Atomic uint32_t never;
     if (load_acquire(&slm_epoch_reading) == SLM_EPOCH_READ) /* pairs with the release below */
         return;
     if (atomic_exchange(&slm_epoch_reading, SLM_EPOCH_COMING) != SLM_EPOCH_UNKNOWN && !slm_sys_membarrier())
-        slm_sys_wait(&never, 0, 10);
+        slm_sys_sleep_ms(10);
     store_release(&slm_epoch_reading, SLM_EPOCH_READ);
 }
 
@@ -465,7 +464,6 @@ static void show_outside(void)
 
 bool slm_epoch_await(uint64_t stamp, uint64_t deadline_us)
 {
-    static _Atomic uint32_t never;
     for (unsigned looks = 0; !slm_epoch_passed(stamp); looks++) {
         const uint64_t now_us = slm_sys_now_us();
         show_outside();
@@ -476,7 +474,7 @@ bool slm_epoch_await(uint64_t stamp, uint64_t deadline_us)
         if (looks < looks_before_sleep)
             slm_cpu_relax();
         else
-            slm_sys_wait(&never, 0, 1); /* readers wake nobody */
+            slm_sys_sleep_ms(1); /* readers wake nobody */
     }
     return true;
 }

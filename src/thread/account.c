@@ -139,7 +139,6 @@ uint32_t slm_account_close_windows(struct slm_cache *cache)
     struct slm_account *account = cache->account;
     struct spare spare = {cache, false, false};
     const struct slm_take take = {wants, close_window, &spare, false, true};
-    _Atomic uint32_t nobody = 0;
     uint32_t state = atomic_load(&account->windows);
     if (state % states == CLOSED)
         return state;
@@ -152,7 +151,7 @@ uint32_t slm_account_close_windows(struct slm_cache *cache)
     slm_thread_list_foreach(look_for_spare, &spare);
     if (spare.some && load_relaxed(&slm_sys_has_membarrier)) {
         if (slm_take_from_all(&take) > 0 || spare.counting)
-            slm_sys_wait(&nobody, 0, 1);
+            slm_sys_sleep_ms(1);
         return 0;
     }
     const uint32_t closed = state - CLOSING + CLOSED;
