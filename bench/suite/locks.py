@@ -1,6 +1,6 @@
 """The library's locks under the suite's workloads: how often each rank is acquired and found held, and how long held.
 
-The bench's build of the library counts and times (src/sync/lock.h) and tells at a program's end. `tools/bench --only
+The bench's build of the library counts and times (test/variants/bench.c) and tells at a program's end. `tools/bench --only
 locks` has the figures of this machine. As a command this module also boots other machines with tools/numa-vm, and
 writes what it measured to bench/data/locks.json, from which scaling.py works:
 

@@ -81,18 +81,26 @@ static slm_seldom bool stderr_takes_lines(void)
            (was_stderr(&file) || S_ISFIFO(file.st_mode));
 }
 
+/* A bare call here, too: libc's may end a thread that is cancelled, with our locks in its hands. */
+slm_seldom int slm_write_all(int descriptor, const char *text, size_t length)
+{
+    const int kept = errno;
+    long wrote;
+    do {
+        errno = 0;
+        wrote = syscall(SYS_write, descriptor, text, length);
+        text += wrote > 0 ? wrote : 0;
+        length -= wrote > 0 ? (size_t)wrote : 0;
+    } while (length > 0 && (wrote > 0 || errno == EINTR));
+    const int error = length > 0 ? errno : 0;
+    errno = kept;
+    return error;
+}
+
 static void write_line(struct slm_line *line, int descriptor)
 {
-    int kept = errno;
     line->text[line->length] = '\n';
-    const char *from = line->text, *end = line->text + line->length + 1;
-    while (from < end) {
-        ssize_t wrote = write(descriptor, from, (size_t)(end - from));
-        if (wrote <= 0 && errno != EINTR)
-            break;
-        from += wrote > 0 ? wrote : 0;
-    }
-    errno = kept;
+    slm_write_all(descriptor, line->text, line->length + 1);
 }
 
 void slm_line_write(struct slm_line *line, int descriptor)

@@ -21,6 +21,9 @@ void slm_line_pointer(struct slm_line *line, const void *pointer);
  * program's. errno is kept. */
 void slm_line_write(struct slm_line *line, int descriptor);
 
+/* Write all of the text, if that can be done. 0, or why not: an errno. errno is kept. */
+int slm_write_all(int descriptor, const char *text, size_t length);
+
 /* At start, while the descriptor is as the process was given it. */
 void slm_stderr_remember(void);
 

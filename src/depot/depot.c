@@ -39,17 +39,6 @@
 
 enum { slabs_at_once = 8 };
 
-static bool grow_locked; /* set in bench builds alone */
-
-void slm_depot_choose_growth(const char *text)
-{
-    if (!slm_bench || !*text)
-        return;
-    grow_locked = strcmp(text, "locked") == 0;
-    if (!grow_locked && strcmp(text, "lockless") != 0)
-        slm_warn("bad grow in SLABMALLOC_OPTIONS, lockless kept", NULL);
-}
-
 /* Everything but the lock, which a late look at a destroyed cache's depot may hold. */
 void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
                     unsigned node)
@@ -253,7 +242,7 @@ static unsigned hold_slabs(struct slm_depot *depot, struct slm_slab **slabs, uns
 /* Growing takes no lock of the depot's: the new slab is the maker's alone until it has taken what it wants. */
 static struct slm_slab *grow(struct slm_depot *depot)
 {
-    const bool locked = slm_bench && grow_locked;
+    const bool locked = slm_seam_grow_locked();
     if (locked)
         lock_depot(depot);
     struct slm_slab *slab = slm_slab_make(depot->shape, depot->node);

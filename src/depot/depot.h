@@ -53,9 +53,6 @@ slm_inline uint64_t slm_depot_slabs(const struct slm_depot *depot)
 /* Slabs that slm_depot_give_nolock has left to be relinked. */
 extern slm_hidden struct slm_slab *_Atomic slm_depot_pending;
 
-/* Bench builds: "locked" or "lockless", how slabs are made from now on; see depot.c. */
-void slm_depot_choose_growth(const char *text);
-
 void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
                     unsigned node);
 

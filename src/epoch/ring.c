@@ -203,14 +203,13 @@ static void end_hands(struct hand hand)
 
 void slm_ring_await_hands(void)
 {
-    static _Atomic uint32_t never;
     for (unsigned which = 0; which < 2; which++)
         for (unsigned look = 0; (uint32_t)load_acquire(&hands[which]) != 0; look++) { /* pairs with end_hands */
             store_relaxed(&phase, which ^ 1);
             if (look < 100)
                 slm_cpu_relax();
             else
-                slm_sys_wait(&never, 0, 1);
+                slm_sys_sleep_ms(1);
         }
 }
 
@@ -508,10 +507,9 @@ bool slm_ring_call_functions(void)
 
 void slm_ring_await_functions(uint64_t put)
 {
-    static _Atomic uint32_t never;
     while ((int64_t)(load_acquire(&functions.called) - put) < 0)
         if (!slm_ring_call_functions())
-            slm_sys_wait(&never, 0, 1);
+            slm_sys_sleep_ms(1);
 }
 
 /* -- fork, checks ------------------------------------------------------------------------------------------------ */

@@ -2,7 +2,7 @@
  * process's start. Visitors and stdio run with nothing locked: the walk pins the name that it stands at. */
 #pragma once
 
-#include "depot/named.h"
+#include "depot/cache_name.h"
 
 /* As slab_cache_get_stats, slab_cache_foreach and slab_info promise. */
 int slm_cache_info_stats(struct slab_cache *named, struct slab_cache_stats *out);

@@ -102,7 +102,6 @@ static slm_seldom void report_text(void)
         add_node(&report, (int)node);
     }
     flush(&report);
-    slm_lock_report();
 }
 
 /* One line in one write, so that the processes of a server may share the file. */

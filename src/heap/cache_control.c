@@ -138,11 +138,10 @@ slm_seldom int slm_control_tune(struct slab_cache *named, unsigned rounds, unsig
  * membarrier. */
 static slm_seldom unsigned dismantle(struct slm_cache *cache)
 {
-    _Atomic uint32_t nobody = 0;
     unsigned missed = gather(cache, SLM_TAKE_EVERYTHING);
     for (unsigned attempt = 0; missed > 0 && attempt < dismantling_most && load_relaxed(&slm_sys_has_membarrier);
          attempt++) {
-        slm_sys_wait(&nobody, 0, 1);
+        slm_sys_sleep_ms(1);
         missed = gather(cache, SLM_TAKE_EVERYTHING);
     }
     return missed;
@@ -158,14 +157,13 @@ static uint64_t live_objects(struct slm_cache *cache)
 /* A thread that is missed may have some in its hands, on their way to a slab. */
 static slm_seldom uint64_t live_after_shrinking(struct slm_cache *cache)
 {
-    _Atomic uint32_t nobody = 0;
     for (unsigned attempt = 0;; attempt++) {
         const unsigned missed = gather(cache, SLM_TAKE_INSISTING);
         slm_gather_from_depots(cache);
         const uint64_t live = live_objects(cache);
         if (live == 0 || missed == 0 || attempt == attempts_most || !load_relaxed(&slm_sys_has_membarrier))
             return live;
-        slm_sys_wait(&nobody, 0, 1);
+        slm_sys_sleep_ms(1);
     }
 }
 
@@ -201,7 +199,6 @@ static slm_seldom uint64_t destroy(struct slab_cache *named, struct slm_cache *c
  * was missed, which may be stopped. */
 static void await_destructors(struct slm_cache *cache)
 {
-    _Atomic uint32_t nobody = 0;
     const struct slm_slab_life *life = cache->shape.life;
     const bool forked = cache->generation != slm_fork_generation; /* slabs may have been lost: not for ever, then */
     if (!life || !life->destructor)
@@ -211,7 +208,7 @@ static void await_destructors(struct slm_cache *cache)
             break;
         release_retired(cache);
         if (slm_cache_slabs(cache) > 0)
-            slm_sys_wait(&nobody, 0, 1);
+            slm_sys_sleep_ms(1);
     }
 }
 

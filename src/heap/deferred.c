@@ -216,7 +216,6 @@ bool slm_deferred_poll(void)
  * second look, when its spares have had their grace period. */
 slm_seldom void slm_deferred_free_all(unsigned attempts)
 {
-    static _Atomic uint32_t never;
     for (unsigned left = 1; left > 0;) {
         bool open;
         struct slm_thread *self = slm_thread_hide();
@@ -231,7 +230,7 @@ slm_seldom void slm_deferred_free_all(unsigned attempts)
         if (left > 0 && --attempts == 0)
             break;
         if (left > 0)
-            slm_sys_wait(&never, 0, 1);
+            slm_sys_sleep_ms(1);
     }
     slm_ring_await_hands();
 }

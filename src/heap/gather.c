@@ -59,7 +59,6 @@ static bool is_stocked(struct slm_cache *cache)
 bool slm_gather_for_limit(struct slm_cache *cache)
 {
     static const struct slm_gathering insisting = {.how = SLM_TAKE_INSISTING};
-    _Atomic uint32_t nobody = 0;
     uint64_t gathered;
     const unsigned missed = slm_gather_from_threads(cache, &insisting, &gathered);
     const bool stocked = is_stocked(cache);
@@ -68,6 +67,6 @@ bool slm_gather_for_limit(struct slm_cache *cache)
     const bool look_again = (missed > 0 && load_relaxed(&slm_sys_has_membarrier)) ||
                             atomic_load(&cache->limit.hands) > 0; /* pairs with slm_limit_carry */
     if (look_again)
-        slm_sys_wait(&nobody, 0, 1);
+        slm_sys_sleep_ms(1);
     return gathered > 0 || stocked || look_again;
 }

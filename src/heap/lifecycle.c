@@ -256,8 +256,6 @@ __attribute__((constructor(101))) static void start_library(void)
     slm_options_read();
     if (slm_options.stats || slm_options.stats_file[0])
         slm_report_start();
-    slm_topology_simulate(slm_options.topology);
-    slm_depot_choose_growth(slm_options.grow);
     slm_reservation_cut();
     slm_span_start_areas();
     slm_cache_tune_all();

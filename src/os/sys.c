@@ -17,6 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/panic.h"
+
 void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms)
 {
     int kept = errno;
@@ -25,6 +27,12 @@ void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms
         errno == ENOSYS)
         sched_yield(); /* a filter took futex away: waiting becomes polling */
     errno = kept;
+}
+
+void slm_sys_sleep_ms(unsigned ms)
+{
+    static _Atomic uint32_t nobody_wakes;
+    slm_sys_wait(&nobody_wakes, 0, ms);
 }
 
 static void wake(_Atomic uint32_t *word, int most)
@@ -188,20 +196,6 @@ slm_seldom int slm_sys_access_to_make(const char *folder)
     return error;
 }
 
-static slm_seldom bool write_all(int descriptor, const char *text, size_t length)
-{
-    while (length > 0) {
-        const long wrote = syscall(SYS_write, descriptor, text, length);
-        if (wrote < 0 && errno == EINTR)
-            continue;
-        if (wrote <= 0)
-            return wrote == 0 || errno != EPIPE;
-        text += wrote;
-        length -= (size_t)wrote;
-    }
-    return true;
-}
-
 slm_seldom void slm_sys_write(int descriptor, const char *text, size_t length)
 {
     static const struct timespec at_once;
@@ -211,7 +205,7 @@ slm_seldom void slm_sys_write(int descriptor, const char *text, size_t length)
     sigaddset(&broken, SIGPIPE);
     sigpending(&pending);
     pthread_sigmask(SIG_BLOCK, &broken, &before);
-    if (!write_all(descriptor, text, length) && !sigismember(&pending, SIGPIPE))
+    if (slm_write_all(descriptor, text, length) == EPIPE && !sigismember(&pending, SIGPIPE))
         syscall(SYS_rt_sigtimedwait, &broken, NULL, &at_once, _NSIG / 8); /* ours: it was not there before */
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     errno = kept;

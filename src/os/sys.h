@@ -7,6 +7,10 @@
 /* Sleep while *word is `expected`; may return early for any reason. */
 void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms);
 
+/* Sleep for so long, at least 1 ms, or less where a signal comes. By the same system call as slm_sys_wait, so that a
+ * filter which lets that pass is enough. */
+void slm_sys_sleep_ms(unsigned ms);
+
 /* Wake one sleeper on the word, or all. */
 void slm_sys_wake(_Atomic uint32_t *word);
 void slm_sys_wake_all(_Atomic uint32_t *word);

@@ -22,9 +22,7 @@ enum { getcpu_is_cheap = 1, calls_a_look = 32 };
 enum { getcpu_is_cheap = 0, calls_a_look = 32 };
 #endif
 
-static unsigned simulated_cpus; /* CPUs a node, 0 on a real machine */
-static unsigned looks_a_move;   /* of a thread on a simulated machine; 0: they stay */
-static bool users_policy;       /* numactl, or whoever started us, has said where memory is to lie */
+static bool users_policy; /* numactl, or whoever started us, has said where memory is to lie */
 static uint8_t online[SLM_NODES_MAX];
 static struct slm_rseq rseq; /* where the kernel tells a thread its CPU and node; 0: nowhere */
 
@@ -82,23 +80,6 @@ static slm_seldom void set_all_of_list(const char *text, uint8_t *values, unsign
     }
 }
 
-slm_seldom void slm_topology_simulate(const char *text)
-{
-    if (!slm_checked || !*text)
-        return;
-    const unsigned nodes = read_number(&text);
-    text += *text == 'x';
-    const unsigned cpus = read_number(&text);
-    if (nodes == 0 || nodes > SLM_NODES_MAX || cpus == 0 || cpus > 4096) {
-        slm_warn("bad topology in SLABMALLOC_OPTIONS, the machine's own kept", NULL);
-        return;
-    }
-    slm_nodes = nodes;
-    simulated_cpus = cpus;
-    text += *text == '/';
-    looks_a_move = read_number(&text);
-}
-
 slm_seldom void slm_topology_start(void)
 {
     char text[256];
@@ -113,23 +94,14 @@ slm_seldom void slm_topology_start(void)
     slm_rseq_find(&rseq);
 }
 
-unsigned slm_topology_node(uintptr_t thread)
-{
-    uint32_t cpu = 0;
-    return slm_topology_node_again(thread, &cpu, 0);
-}
-
 /* The kernel writes the record whenever the thread comes back from it on another CPU; a thread that is not registered
  * has a negative CPU there. Before Linux 6.3 the node is not told: while the CPU stays the same, so does the node.
  * Without a record, and where asking is a system call, *cpu counts how often it was not made. */
 unsigned slm_topology_node_again(uintptr_t thread, uint32_t *cpu, unsigned node)
 {
+    (void)thread;
     if (likely(slm_nodes == 1))
         return 0;
-    if (simulated_cpus != 0 && looks_a_move != 0)
-        thread += ++*cpu / looks_a_move;
-    if (simulated_cpus != 0)
-        return (unsigned)(thread % (slm_nodes * simulated_cpus) / simulated_cpus);
     const int32_t here = rseq.cpu != 0 ? slm_rseq_read(rseq.cpu) : -1;
     if (here >= 0 && rseq.node != 0) {
         node = (unsigned)slm_rseq_read(rseq.node);
@@ -144,11 +116,6 @@ unsigned slm_topology_node_again(uintptr_t thread, uint32_t *cpu, unsigned node)
     if (here >= 0)
         *cpu = at + 1;
     return node < slm_nodes ? node : 0;
-}
-
-bool slm_topology_is_simulated(void)
-{
-    return simulated_cpus != 0;
 }
 
 /* How many CPUs the kernel's own masks have room for: all possible ones, and often more; 0 where it does not say.
@@ -174,8 +141,6 @@ slm_seldom unsigned slm_topology_cpus(void)
     static const char possible[] = "/sys/devices/system/cpu/possible";
     char text[4096];
     unsigned allowed, cpus = 0;
-    if (simulated_cpus != 0)
-        return slm_nodes * simulated_cpus;
     if (slm_sys_is_sysfs(possible) && slm_sys_read_file(possible, text, sizeof text))
         cpus = last_of_list(text) + 1;
     const unsigned most = cpus_of_mask(&allowed);
@@ -221,10 +186,10 @@ slm_seldom void slm_topology_cpu_nodes(uint8_t *nodes, unsigned cpus)
 
 bool slm_topology_binds(void)
 {
-    return slm_nodes > 1 && simulated_cpus == 0 && !users_policy;
+    return slm_nodes > 1 && !users_policy;
 }
 
 bool slm_topology_is_online(unsigned node)
 {
-    return slm_nodes == 1 ? node == 0 : node < slm_nodes && (simulated_cpus != 0 || online[node]);
+    return slm_nodes == 1 ? node == 0 : node < slm_nodes && online[node];
 }

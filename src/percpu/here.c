@@ -15,7 +15,6 @@
 
 #include "os/rseq.h"
 #include "os/sys.h"
-#include "os/topology.h"
 #include "percpu/sequences.h"
 
 slm_public struct slab_percpu_here slab_percpu_here;
@@ -27,7 +26,7 @@ slm_seldom bool slm_here_start(unsigned cpus, bool by_cid)
     copies = cpus;
 #ifdef SLAB_PERCPU_SEQUENCES
     struct slm_rseq rseq;
-    if (slm_topology_is_simulated() || !slm_rseq_find(&rseq))
+    if (!slm_rseq_find(&rseq))
         return true;
     slab_percpu_here.index = rseq.cpu;
     if ((int)slab_percpu_index() < 0) /* the kernel, or a setting, has refused */
@@ -56,8 +55,6 @@ void *slm_here_copy(slab_percpu object)
         return slm_here_copy_of(object, slab_percpu_index());
 #endif
     slm_sys_where(&cpu, &node);
-    if (slm_topology_is_simulated())
-        cpu = slm_sys_thread_id();
     return slm_here_copy_of(object, likely(cpu < copies) ? cpu : cpu % copies);
 }
 

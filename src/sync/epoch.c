@@ -78,11 +78,6 @@ enum {
     looks_before_sleep = 100,
 };
 
-/* A mutant for the torture, which must find it out: grace periods that are so many short. */
-#ifndef SLM_EPOCH_SHORT
-#define SLM_EPOCH_SHORT 0
-#endif
-
 __thread struct slm_epoch_reader slm_epoch_reader = {.section = NOT_REGISTERED, .started = &slm_epoch_started};
 
 slm_cacheline _Atomic uint64_t slm_epoch_started = first_number * NUMBER_STEP | 1;
@@ -144,11 +139,10 @@ slm_seldom void slm_epoch_begin_quiet(void)
  * taken membarrier away, every processor's stores are out after some milliseconds. */
 static slm_seldom void end_quiet(void)
 {
-    static _Atomic uint32_t never;
     if (load_acquire(&slm_epoch_reading) == SLM_EPOCH_READ) /* pairs with the release below */
         return;
     if (atomic_exchange(&slm_epoch_reading, SLM_EPOCH_COMING) != SLM_EPOCH_UNKNOWN && !slm_sys_membarrier())
-        slm_sys_wait(&never, 0, 10);
+        slm_sys_sleep_ms(10);
     store_release(&slm_epoch_reading, SLM_EPOCH_READ);
 }
 
@@ -298,7 +292,7 @@ uint64_t slm_epoch_stamp(void)
 {
     if (slm_epoch_nobody_reads())
         return 0;
-    const uint64_t stamp = slm_epoch_number(load_relaxed(&slm_epoch_started)) + 1 - SLM_EPOCH_SHORT;
+    const uint64_t stamp = slm_epoch_number(load_relaxed(&slm_epoch_started)) + 1;
     uint64_t wanted = load_relaxed(&slm_epoch_wanted);
     while (wanted < stamp && !atomic_compare_exchange_weak(&slm_epoch_wanted, &wanted, stamp))
         continue;
@@ -470,7 +464,6 @@ static void show_outside(void)
 
 bool slm_epoch_await(uint64_t stamp, uint64_t deadline_us)
 {
-    static _Atomic uint32_t never;
     for (unsigned looks = 0; !slm_epoch_passed(stamp); looks++) {
         const uint64_t now_us = slm_sys_now_us();
         show_outside();
@@ -481,7 +474,7 @@ bool slm_epoch_await(uint64_t stamp, uint64_t deadline_us)
         if (looks < looks_before_sleep)
             slm_cpu_relax();
         else
-            slm_sys_wait(&never, 0, 1); /* readers wake nobody */
+            slm_sys_sleep_ms(1); /* readers wake nobody */
     }
     return true;
 }

@@ -11,10 +11,10 @@
  *
  * Ranks: a thread takes locks in rising rank only; checked builds stop when one does not.
  *
- * Figures: a lock counts how often it was acquired, and how often it was found held. The bench's build (slm_bench)
- * also takes the time that locks of each rank are held and waited for; slm_lock_report prints it. */
+ * A lock counts how often it was acquired, and how often it was found held. */
 #pragma once
 
+#include "base/seam.h"
 #include "sync/fork.h"
 
 enum slm_rank {
@@ -49,17 +49,11 @@ void slm_lock_release_slow(struct slm_lock *lock);
 void slm_lock_rank_enter(const struct slm_lock *lock);
 void slm_lock_rank_leave(const struct slm_lock *lock);
 
-/* Bench builds: the lock has just been acquired, and is about to be released; nothing is written that others share
- * while it is held. And, once it is released: count in what the thread has noted of that rank. */
-void slm_lock_time_begin(const struct slm_lock *lock);
-void slm_lock_time_end(const struct slm_lock *lock);
-void slm_lock_time_count(unsigned rank);
-
 slm_inline void slm_lock_count(struct slm_lock *lock)
 {
-    store_relaxed(&lock->acquired, load_relaxed(&lock->acquired) + 1);
-    if (slm_bench)
-        slm_lock_time_begin(lock);
+    const uint64_t acquired = load_relaxed(&lock->acquired) + 1;
+    store_relaxed(&lock->acquired, acquired);
+    slm_seam_lock_acquired(lock->rank, acquired);
 }
 
 /* True: its holder did not survive a fork, and what it guards may be torn. Pairs with slm_lock_release: acquire. */
@@ -101,24 +95,14 @@ slm_inline bool slm_lock_is_held(struct slm_lock *lock)
 /* Pairs with slm_lock_acquire: release. */
 slm_inline void slm_lock_release(struct slm_lock *lock)
 {
-    if (slm_bench)
-        slm_lock_time_end(lock);
-    uint32_t word = atomic_exchange_explicit(&lock->word, 0, memory_order_release);
+    const uint64_t end = slm_seam_ticks();
+    const uint32_t word = atomic_exchange_explicit(&lock->word, 0, memory_order_release);
     if (unlikely(word & SLM_LOCK_SLEPT_ON))
         slm_lock_release_slow(lock);
     if (slm_checked)
         slm_lock_rank_leave(lock);
-    if (slm_bench)
-        slm_lock_time_count(lock->rank);
+    slm_seam_lock_released(lock->rank, end);
 }
 
 /* In the child of a fork: the calling thread holds nothing (checked builds). */
 void slm_lock_rank_forget(void);
-
-/* Bench builds: a line a rank on standard error, of what the locks of it have cost so far:
- *
- *     slabmalloc: lock RANK acquired N contended N waited TICKS hottest N holds LOG2:N:TICKS ...
- *
- * `hottest` is the most that one lock of the rank was acquired; holds of 2^LOG2 ticks and more are counted together,
- * TICKS is their sum. The first line, "slabmalloc: lock ticks N us M", says how long a tick is. */
-void slm_lock_report(void);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "caches.h"
+#include "machine.h"
 
 /* Skip the test, with the reason, on machines with fewer nodes. */
 static inline void need_nodes(unsigned nodes)

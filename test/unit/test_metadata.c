@@ -1,5 +1,6 @@
 /* src/page/metadata.h: the allocator's own memory. */
 #include "unit.h"
+#include "machine.h"
 
 #include "base/atomic.h"
 #include "base/bits.h"

@@ -1,6 +1,7 @@
 /* src/percpu/here.h: this CPU's copy, and changes of it that lose nothing, whatever comes between: handlers at any
  * instruction, signals at any time, other threads, other CPUs. It runs with restartable sequences, where there are
  * any, without them (a setting of the C library's), by concurrency ids, and on a simulated machine. */
+#include "machine.h"
 #include "rseq.h"
 #include "trap.h"
 
@@ -9,7 +10,6 @@
 
 #include "base/options.h"
 #include "os/sys.h"
-#include "os/topology.h"
 #include "os/vm.h"
 #include "percpu/here.h"
 #include "percpu/percpu.h"

@@ -1,5 +1,6 @@
 /* src/figures/report.h: the report at exit. */
 #include "unit.h"
+#include "machine.h"
 
 #include <fcntl.h>
 #include <limits.h>

@@ -32,6 +32,16 @@ static void waiting_ends_with_its_time(void **state)
     assert_true(clock_ms() - before >= 25);
 }
 
+static void a_sleep_ends_with_its_time(void **state)
+{
+    (void)state;
+    const uint64_t before = clock_ms();
+    errno = EDOM;
+    slm_sys_sleep_ms(30);
+    assert_int_equal(errno, EDOM);
+    assert_true(clock_ms() - before >= 25);
+}
+
 static void *wait_for_change(void *nothing)
 {
     while (load_acquire(&word) == 1)
@@ -150,6 +160,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(waiting_for_another_value_returns_at_once),
         cmocka_unit_test(waiting_ends_with_its_time),
+        cmocka_unit_test(a_sleep_ends_with_its_time),
         cmocka_unit_test(a_sleeper_is_woken),
         cmocka_unit_test(the_clock_goes_on),
         cmocka_unit_test(barriers_are_counted),

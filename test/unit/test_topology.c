@@ -1,11 +1,11 @@
 /* src/os/topology.h: how many nodes there are, real and simulated. Simulations run in children that allocate
  * nothing afterwards. */
 #include "unit.h"
+#include "machine.h"
 
 #include <sched.h>
 
 #include "os/sys.h"
-#include "os/topology.h"
 
 static void simulate_two_by_two(void)
 {
