@@ -53,17 +53,6 @@ static void load(struct slm_retired_slot *slot, struct slm_magazine *magazine)
     slm_shared_store(&slot->limit, end_of(slot));
 }
 
-/* An empty magazine for the slot, larger than the one before if that has filled up. */
-static struct slm_magazine *make_next(struct slm_retired_slot *slot, unsigned number)
-{
-    const uint32_t most = most_rounds(number), grown = slot->magazine ? slot->target * 2 + 2 : slot->target;
-    const uint32_t target = (uint32_t)slm_min(slm_max(grown, least_rounds), most);
-    struct slm_magazine *magazine = slm_ring_make_block(target);
-    if (magazine)
-        slot->target = target;
-    return magazine;
-}
-
 static void clear(struct slm_retired_slot *slot)
 {
     slot->magazine = NULL;
@@ -87,6 +76,20 @@ static void put_away(struct slm_thread *thread, struct slm_retired_slot *slot, u
     clear(slot);
 }
 
+/* Put a full magazine away, and open a larger one; or the first. */
+static bool open_next(struct slm_thread *thread, struct slm_retired_slot *slot, unsigned number)
+{
+    const uint32_t grown = slot->magazine ? slot->target * 2 + 2 : slot->target;
+    const uint32_t target = (uint32_t)slm_min(slm_max(grown, least_rounds), most_rounds(number));
+    put_away(thread, slot, number);
+    struct slm_magazine *magazine = slm_ring_make_block(target);
+    if (!magazine)
+        return false;
+    slot->target = target;
+    load(slot, magazine);
+    return true;
+}
+
 static void note_used(struct slm_thread *thread, size_t place)
 {
     struct slm_retired_half *half = slm_retired_half(thread);
@@ -102,11 +105,8 @@ bool slm_retire_push(struct slm_thread *thread, size_t place, void *object)
         slot->target = (uint32_t)slm_min(slot->target, most_rounds(number));
     const size_t room = slot->magazine ? (size_t)(end_of(slot) - slot->magazine->rounds) : 0;
     if (room == (size_t)(slot->top - slot->bottom)) { /* none yet, or full */
-        struct slm_magazine *next = make_next(slot, number);
-        if (!next)
+        if (!open_next(thread, slot, number))
             return false;
-        put_away(thread, slot, number);
-        load(slot, next);
         note_used(thread, place);
     } else if (slot->magazine && slot->top >= slot->limit) { /* closed by a pass */
         gather(slot);
@@ -118,44 +118,18 @@ bool slm_retire_push(struct slm_thread *thread, size_t place, void *object)
     return true;
 }
 
-/* -- spares ------------------------------------------------------------------------------------------------------ */
-
-slm_seldom bool slm_retire_spare(struct slm_thread *thread, void *object)
+void slm_retire_empty_slots(struct slm_thread *thread)
 {
-    struct slm_retired_half *half = slm_retired_half(thread);
-    note_used(thread, 0);
-    if (half->spare_count == SLM_RETIRED_SPARES)
-        return false;
-    half->spares[half->spare_count++] = object;
-    const uint64_t stamp = slm_epoch_stamp();
-    half->spare_stamp = slm_max(half->spare_stamp, stamp);
-    return true;
+    const uint32_t end = slm_retired_half(thread)->end;
+    for (uint32_t i = 1; i < end; i++) {
+        const size_t place = (size_t)i * SLM_PLACE_UNITS;
+        if (is_slot(i))
+            put_away(thread, slm_retired_slot_at(thread, place), number_of(place));
+    }
 }
 
-slm_seldom uint64_t slm_retire_free_spares(struct slm_thread *thread)
-{
-    struct slm_retired_half *half = slm_retired_half(thread);
-    if (half->spare_count == 0)
-        return 0;
-    if (!slm_epoch_passed(half->spare_stamp))
-        return half->spare_stamp;
-    slm_ring_free_objects(half->spares, half->spare_count);
-    half->spare_count = 0;
-    return 0;
-}
-
-slm_seldom void slm_retire_empty_full(struct slm_thread *thread, size_t place, void **top)
-{
-    struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
-    if (!slot->magazine || slot->top != top)
-        return;
-    gather(slot);
-    slm_ring_free_objects(slot->magazine->rounds, slot->magazine->count);
-    slot->magazine->count = 0;
-    load(slot, slot->magazine);
-}
-
-/* -- passes ------------------------------------------------------------------------------------------------------ */
+/* -- passes -------------------------------------------------------------------------------------------------------
+ */
 
 struct passing {
     bool all;
@@ -180,26 +154,6 @@ static slm_unordered bool is_settling(const struct slm_retired_slot *slot, const
     return slot->magazine && passing->pass - slot->pass < passing->settling;
 }
 
-/* Copy the rounds below `top` into a magazine on the ring; how many. Without memory it is the one that is always
- * there, or none. */
-static size_t put_rounds(struct slm_thread *thread, size_t place, void **bottom, size_t n)
-{
-    unsigned number = number_of(place);
-    struct slm_magazine *magazine = slm_ring_make_block((uint32_t)n);
-    if (!magazine) {
-        magazine = slm_ring_last_block();
-        number = SLM_RETIRED_MIXED;
-    }
-    if (!magazine)
-        return 0;
-    n = slm_min(n, magazine->capacity);
-    memcpy(magazine->rounds, bottom, n * sizeof(void *));
-    magazine->count = (uint32_t)n;
-    magazine->number = (uint16_t)number;
-    slm_ring_put_magazine(load_relaxed(&thread->node), magazine);
-    return n;
-}
-
 /* Of a slot whose owner has at most one push under way. */
 static void take_slot(struct slm_thread *thread, size_t place, struct passing *passing)
 {
@@ -210,7 +164,9 @@ static void take_slot(struct slm_thread *thread, size_t place, struct passing *p
     passing->open = true;
     if (!is_old(slot, passing))
         return;
-    const size_t n = (size_t)(top - slot->bottom), put = n > 0 ? put_rounds(thread, place, slot->bottom, n) : 0;
+    const size_t n = (size_t)(top - slot->bottom);
+    const unsigned node = load_relaxed(&thread->node);
+    const size_t put = n > 0 ? slm_ring_put_rounds(node, number_of(place), slot->bottom, n) : 0;
     slot->bottom += put;
     slm_shared_store(&slot->limit, slot->bottom);
     slm_retired_half(thread)->pass = slot->pass = passing->pass;
@@ -224,7 +180,6 @@ static void take_thread(struct slm_thread *thread, void *context)
     for (uint32_t i = 1; i < end; i++)
         if (is_slot(i))
             take_slot(thread, (size_t)i * SLM_PLACE_UNITS, passing);
-    passing->left |= slm_retire_free_spares(thread) != 0;
 }
 
 /* Without any order: the owner may be opening one just now. */
@@ -232,9 +187,9 @@ static slm_unordered bool wants(struct slm_thread *thread, void *context)
 {
     struct passing *passing = context;
     struct slm_retired_half *half = slm_retired_half(thread);
-    bool wanted = half->spare_count > 0;
+    bool wanted = false;
     if (!passing->all && passing->pass - slm_max(half->pass, half->seen) > passing->settling)
-        return wanted; /* nothing is open, or settling */
+        return false; /* nothing is open, or settling */
     for (uint32_t i = 1; i < half->end; i++) {
         if (!is_slot(i))
             continue;
@@ -257,7 +212,9 @@ unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
     };
     const struct slm_take take = {wants, take_thread, &passing, false, all};
     slm_ring_put_open_away();
-    if (self)
+    if (self && all)
+        slm_retire_empty_slots(self);
+    else if (self)
         take_thread(self, &passing);
     const uint64_t barriers = load_relaxed(&slm_sys_membarriers);
     const unsigned missed = slm_take_from_all(&take);
@@ -267,7 +224,8 @@ unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
     return missed + passing.left;
 }
 
-/* -- the end of a thread, figures -------------------------------------------------------------------------------- */
+/* -- figures ------------------------------------------------------------------------------------------------------
+ */
 
 static slm_unordered uint64_t bytes_of_all(void *const *objects, size_t n)
 {
@@ -291,29 +249,4 @@ slm_seldom slm_unordered void slm_retire_count(struct slm_thread *thread, struct
         sums->bytes +=
             place == SLM_PLACE_CLOSED ? bytes_of_all(slot->bottom, n) : n * slm_page_map_size(slm_heap_base, place);
     }
-    sums->objects += half->spare_count;
-    sums->bytes += bytes_of_all(half->spares, half->spare_count);
-}
-
-void slm_retire_empty_slots(struct slm_thread *thread)
-{
-    const uint32_t end = slm_retired_half(thread)->end;
-    for (uint32_t i = 1; i < end; i++) {
-        const size_t place = (size_t)i * SLM_PLACE_UNITS;
-        if (is_slot(i))
-            put_away(thread, slm_retired_slot_at(thread, place), number_of(place));
-    }
-}
-
-slm_seldom void slm_retire_end(struct slm_thread *thread)
-{
-    struct slm_retired_half *half = slm_retired_half(thread);
-    slm_retire_empty_slots(thread);
-    if (slm_retire_free_spares(thread) == 0)
-        return;
-    if (put_rounds(thread, SLM_PLACE_CLOSED, half->spares, half->spare_count) < half->spare_count) {
-        slm_epoch_await(half->spare_stamp, UINT64_MAX);
-        slm_retire_free_spares(thread);
-    }
-    half->spare_count = 0;
 }

@@ -19,7 +19,7 @@
  * Without membarrier(2) nobody could take what ages: then retired objects go to the ring one by one
  * (slm_ring_put_object). If it is refused later, what other threads have in their magazines waits for them.
  *
- * Where there is no memory for a magazine: spares, some rounds in the thread's block itself. */
+ * Where there is no memory for a copy, a pass leaves rounds where they are: the next one tries again. */
 #pragma once
 
 #include "epoch/ring.h"
@@ -29,25 +29,10 @@
  * a magazine, and the object is as it was. */
 bool slm_retire_push(struct slm_thread *thread, size_t place, void *object);
 
-/* The owner, in a slow path, where there is no memory: into the spares; false: they are full. */
-bool slm_retire_spare(struct slm_thread *thread, void *object);
-
-/* The owner, in a slow path: free the spares if their grace period has passed, and tell the stamp otherwise; 0: there
- * are none any more. */
-uint64_t slm_retire_free_spares(struct slm_thread *thread);
-
-/* The owner, in a slow path: the rounds that stood in the slot's array when its top was `top` have had their grace
- * period; free them, and go on with the array. */
-void slm_retire_empty_full(struct slm_thread *thread, size_t place, void **top);
-
-/* The owner, in a slow path: what its slots hold goes to the ring. */
+/* The owner, in a slow path, or at its end: what its slots hold goes to the ring. Needs no memory. */
 void slm_retire_empty_slots(struct slm_thread *thread);
 
-/* The same at its end, with the spares; outside of sections, as it may wait for a grace period where there is no
- * memory. */
-void slm_retire_end(struct slm_thread *thread);
-
-/* Bytes and objects in a thread's retired magazines and spares; figures. */
+/* Bytes and objects in a thread's retired magazines; figures. */
 struct slm_retired_sums {
     uint64_t objects, bytes;
 };

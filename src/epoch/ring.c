@@ -8,6 +8,8 @@
  * is lost to it. What other threads had in their hands is, too. */
 #include "epoch/ring.h"
 
+#include <string.h>
+
 #include "base/options.h"
 #include "base/panic.h"
 #include "os/sys.h"
@@ -53,6 +55,8 @@ static struct {
 } functions;
 static __thread bool calling;
 
+/* For copies where there is no memory, or else a barrier would wait for some. It comes back when its rounds have been
+ * freed. */
 static _Alignas(struct slm_magazine) char last_block[512];
 static _Atomic bool last_block_out;
 
@@ -302,13 +306,34 @@ struct slm_magazine *slm_ring_make_block(uint32_t rounds)
     return slm_checked && slm_options.refuse_blocks ? NULL : slm_magazine_make(rounds);
 }
 
-struct slm_magazine *slm_ring_last_block(void)
+static slm_seldom struct slm_magazine *take_last_block(void)
 {
     struct slm_magazine *magazine = (struct slm_magazine *)(void *)last_block;
-    if (atomic_exchange(&last_block_out, true))
+    if (atomic_exchange(&last_block_out, true)) /* pairs with free_block */
         return NULL;
     magazine->capacity = (sizeof last_block - sizeof *magazine) / sizeof(void *);
     return magazine;
+}
+
+static void free_block(struct slm_magazine *magazine)
+{
+    if (magazine == (void *)last_block)
+        store_release(&last_block_out, false);
+    else
+        slm_magazine_free(magazine);
+}
+
+size_t slm_ring_put_rounds(unsigned node, unsigned number, void *const *rounds, size_t n)
+{
+    struct slm_magazine *made = slm_ring_make_block((uint32_t)n), *magazine = made ? made : take_last_block();
+    if (!magazine)
+        return 0;
+    magazine->number = (uint16_t)(made ? number : SLM_RETIRED_MIXED);
+    magazine->count = (uint32_t)slm_min(n, magazine->capacity);
+    memcpy(magazine->rounds, rounds, magazine->count * sizeof(void *));
+    n = magazine->count;
+    slm_ring_put_magazine(node, magazine); /* from here on it is not ours */
+    return n;
 }
 
 uint64_t slm_ring_limit_bytes(void)
@@ -392,10 +417,7 @@ static void free_magazines(struct slm_magazine *magazine, struct sums *freed)
             stock_magazine(magazine);
         } else {
             slm_ring_free_objects(magazine->rounds, magazine->count);
-            if (magazine == (void *)last_block)
-                store_release(&last_block_out, false); /* pairs with slm_ring_last_block */
-            else
-                slm_magazine_free(magazine);
+            free_block(magazine);
         }
     }
 }

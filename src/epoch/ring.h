@@ -53,9 +53,10 @@ void slm_ring_put_function(struct slm_epoch_head *head, void (*function)(struct 
 /* A magazine for retired objects, so many at least; NULL: there is no memory, or a test has it so. */
 struct slm_magazine *slm_ring_make_block(uint32_t rounds);
 
-/* A magazine for mixed rounds that is to be put on the ring when there is no memory for another: it comes back when
- * its rounds have been freed. NULL: it is on its way. */
-struct slm_magazine *slm_ring_last_block(void);
+/* A copy of n rounds of the cache with this number. How many it is: all, or what the last block has room for, or
+ * none.
+ */
+size_t slm_ring_put_rounds(unsigned node, unsigned number, void *const *rounds, size_t n);
 
 /* Objects and bytes on all rings and in hands; figures. */
 extern slm_hidden _Atomic uint64_t slm_ring_objects, slm_ring_bytes;

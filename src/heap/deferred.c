@@ -6,10 +6,9 @@
  * hold what a reader wants. It does not wait inside a section of its own, which no grace period would outlast, nor
  * where the caller has given a head.
  *
- * No memory. The head, where there is one. Else the spares of the thread, and when these are full, a grace period;
- * what the thread's own magazine holds has had it by then, too, so that the array can be emptied and used again.
- * Inside a section, with all spares full, the object is left unfreed: a leak, but neither a deadlock nor an object
- * freed too early. */
+ * No memory for a magazine. An object with a head waits by it. For one without, the thread waits for a grace period,
+ * and frees it. Inside a section it cannot wait, and the object is left unfreed: a leak, but neither a deadlock nor
+ * an object freed too early. */
 #include "heap/deferred.h"
 
 #include <errno.h>
@@ -79,51 +78,14 @@ static slm_seldom void leave_unfreed(void)
                  NULL);
 }
 
-enum attempt { RETIRED, FULL, NO_BLOCK };
-
-/* FULL: `top` is where the thread's own full magazine ends, NULL if it has none, and the stamp is to be waited for.
- */
-static slm_seldom enum attempt try_without_memory(void *pointer, size_t place, void ***top, uint64_t *stamp)
+static slm_slow void free_without_memory(void *pointer)
 {
-    struct slm_thread *thread = slm_thread_enter(slm_tls.births == 0);
-    if (!thread)
-        return NO_BLOCK;
-    slm_retire_free_spares(thread);
-    const bool done = slm_retire_push(thread, place, pointer) || slm_retire_spare(thread, pointer);
-    *top = slm_retired_slot_at(thread, place)->top;
-    *stamp = done ? 0 : slm_epoch_stamp();
-    slm_thread_leave(thread);
-    return done ? RETIRED : FULL;
-}
-
-static slm_seldom void empty_full(size_t place, void **top)
-{
-    struct slm_thread *thread = slm_thread_enter(slm_tls.births == 0);
-    if (!thread)
+    if (slm_epoch_inside()) {
+        leave_unfreed();
         return;
-    slm_retire_free_spares(thread);
-    slm_retire_empty_full(thread, place, top);
-    slm_thread_leave(thread);
-}
-
-static slm_slow void defer_without_memory_slow(void *pointer, size_t place)
-{
-    void **top = NULL;
-    uint64_t stamp = 0;
-    enum attempt attempt;
-    while ((attempt = try_without_memory(pointer, place, &top, &stamp)) != RETIRED) {
-        if (slm_epoch_inside()) {
-            leave_unfreed();
-            return;
-        }
-        if (attempt == NO_BLOCK) {
-            slm_epoch_await(slm_epoch_stamp(), UINT64_MAX);
-            slm_ring_free_objects(&pointer, 1);
-            return;
-        }
-        slm_epoch_await(stamp, UINT64_MAX);
-        empty_full(place, top);
     }
+    slm_epoch_await(slm_epoch_stamp(), UINT64_MAX);
+    slm_ring_free_objects(&pointer, 1);
 }
 
 /* -- retiring ---------------------------------------------------------------------------------------------------- */
@@ -136,28 +98,29 @@ static void defer_large(void *pointer)
     slm_ring_put_large(slm_direct_node(), large);
 }
 
-/* Into the thread's own magazine. False: there is no memory for one, or no membarrier(2) to take what ages there. */
-static bool push(void *pointer, size_t place)
+/* Into the thread's own magazine, or the ring's where it has none: without a block, or without membarrier(2), where
+ * nobody could take what ages in its own. False: there is no memory. */
+static bool push(unsigned node, void *pointer, size_t place)
 {
     struct slm_thread *thread = slm_thread_enter(slm_tls.births == 0);
-    if (unlikely(!thread))
-        return false;
-    const bool mine = load_relaxed(&slm_sys_has_membarrier), done = mine && slm_retire_push(thread, place, pointer);
-    if (unlikely(!mine))
+    const bool own = thread && load_relaxed(&slm_sys_has_membarrier);
+    const bool done = own && slm_retire_push(thread, place, pointer);
+    if (thread && !own)
         slm_retire_empty_slots(thread);
-    slm_thread_leave(thread);
-    return done;
+    if (thread)
+        slm_thread_leave(thread);
+    return own ? done : slm_ring_put_object(node, pointer);
 }
 
 static void defer_small(void *pointer, size_t place, struct slm_epoch_head *head)
 {
     const unsigned node = slm_direct_node();
-    if (unlikely(!push(pointer, place)) && !slm_ring_put_object(node, pointer)) {
-        if (head)
-            slm_ring_put_head(node, head, pointer);
-        else
-            defer_without_memory_slow(pointer, place);
-    }
+    if (likely(push(node, pointer, place)))
+        return;
+    if (head)
+        slm_ring_put_head(node, head, pointer);
+    else
+        free_without_memory(pointer);
 }
 
 static void defer_slowly(void *pointer, struct slm_epoch_head *head)
@@ -212,8 +175,7 @@ bool slm_deferred_poll(void)
     return load_relaxed(&slm_epoch_completed) != before;
 }
 
-/* Without membarrier(2) what other threads have in their magazines cannot be had; what the calling one has takes a
- * second look, when its spares have had their grace period. */
+/* Without membarrier(2) what other threads have in their magazines cannot be had. */
 slm_seldom void slm_deferred_free_all(unsigned attempts)
 {
     static _Atomic uint32_t never;
@@ -226,9 +188,7 @@ slm_seldom void slm_deferred_free_all(unsigned attempts)
             break;
         slm_epoch_await(load_relaxed(&slm_epoch_wanted), UINT64_MAX);
         slm_ring_ripen_all();
-        if (!load_relaxed(&slm_sys_has_membarrier))
-            attempts = slm_min(attempts, 2);
-        if (left > 0 && --attempts == 0)
+        if (left > 0 && (--attempts == 0 || !load_relaxed(&slm_sys_has_membarrier)))
             break;
         if (left > 0)
             slm_sys_wait(&never, 0, 1);

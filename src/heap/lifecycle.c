@@ -190,7 +190,7 @@ static slm_seldom void thread_exit(void *block)
     slm_shared_store(&tls->self, NULL); /* busy by now: see thread/take.c */
     tls->state = tls->births < births_most ? SLM_THREAD_NONE : SLM_THREAD_GONE;
     slm_epoch_thread_exit(); /* not before: a handler that enters a section from here on does not register */
-    slm_retire_end(thread);
+    slm_retire_empty_slots(thread);
     slm_reserve_empty(thread, false);
     slm_thread_empty(thread, false);
     slm_stats_retire(thread);

@@ -120,19 +120,14 @@ struct slm_retired_slot {
 
 static_assert(sizeof(struct slm_retired_slot) == sizeof(struct slm_slot), "at the same places");
 
-enum { SLM_RETIRED_SPARES = 60 };
-
 /* The second half of a block. Its own part lies where no place of a cache is. */
 struct slm_retired_half {
     struct slm_retired_slot slots[SLM_CLASSES + 1];
-    uint32_t end;         /* behind the highest slot that was ever opened; 0: nothing here was touched */
-    uint32_t pass, seen;  /* of aging, in which one was opened or closed last; and was seen to hold anything */
-    uint32_t spare_count; /* where there is no memory for a magazine: any objects of the heap, */
-    uint64_t spare_stamp; /* which may be freed when this has passed */
-    void *spares[SLM_RETIRED_SPARES];
+    uint32_t end;        /* behind the highest slot that was ever opened; 0: nothing here was touched */
+    uint32_t pass, seen; /* of aging, in which one was opened or closed last; and was seen to hold anything */
 };
 
-static_assert(sizeof(struct slm_retired_half) <= (SLM_NAMED_FIRST + 1) * sizeof(struct slm_slot), "room for spares");
+static_assert(sizeof(struct slm_retired_half) <= (SLM_NAMED_FIRST + 1) * sizeof(struct slm_slot), "room for it");
 
 #define SLM_RETIRED_OFFSET ((size_t)32768)
 #define SLM_SLOT_BYTES (SLM_SLOTS * sizeof(struct slm_slot))

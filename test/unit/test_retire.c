@@ -44,22 +44,6 @@ static bool push(void *object)
     return done;
 }
 
-static bool spare(void *object)
-{
-    struct slm_thread *thread = slm_thread_enter(true);
-    const bool done = slm_retire_spare(thread, object);
-    slm_thread_leave(thread);
-    return done;
-}
-
-static uint64_t free_spares(void)
-{
-    struct slm_thread *thread = slm_thread_enter(true);
-    const uint64_t stamp = slm_retire_free_spares(thread);
-    slm_thread_leave(thread);
-    return stamp;
-}
-
 static void push_some(unsigned n)
 {
     for (unsigned i = 0; i < n; i++)
@@ -321,98 +305,49 @@ static void without_a_block_it_is_as_it_was(void **state)
     slm_options.refuse_blocks = 0;
     push_some(6);
     slm_options.refuse_blocks = 1;
-    assert_false(push(object)); /* it is full, and there is no other */
-    assert_int_equal(rounds_of(NULL), 6);
+    assert_false(push(object)); /* the full one goes, and there is no other */
+    assert_int_equal(in_magazines(), 0);
+    assert_int_equal(on_rings(), 6);
     assert_true(object[0] == 0x5a && memcmp(object, object + 1, SIZE - 1) == 0);
     slm_object_free(name, object);
 }
 
-static void empty_full(void **top)
-{
-    struct slm_thread *thread = slm_thread_enter(true);
-    slm_retire_empty_full(thread, cache->shape.place, top);
-    slm_thread_leave(thread);
-}
-
-static void a_full_one_is_emptied_after_its_grace_period(void **state)
-{
-    (void)state;
-    empty_full(NULL); /* there is none */
-    push_some(6);
-    void *one_more;
-    slm_options.refuse_blocks = 1;
-    empty_full(slot_of(NULL)->top - 1); /* it has changed since: nothing is done */
-    assert_int_equal(rounds_of(NULL), 6);
-    let_ripen();
-    const uint64_t out = cache_out(cache);
-    empty_full(slot_of(NULL)->top);
-    assert_int_equal(cache_out(cache), out - 6);
-    assert_int_equal(in_magazines() + on_rings(), 0);
-    push_some(6); /* the array is used again */
-    assert_false(push(one_more = object_of_cache()));
-    slm_object_free(name, one_more);
-}
-
-static void spares_wait_for_their_grace_period(void **state)
-{
-    (void)state;
-    assert_int_equal(free_spares(), 0);
-    begin_reading();
-    for (unsigned i = 0; i < SLM_RETIRED_SPARES; i++)
-        assert_true(spare(object_of_cache()));
-    void *object = object_of_cache();
-    assert_false(spare(object));
-    slm_object_free(name, object);
-    assert_int_equal(in_magazines(), SLM_RETIRED_SPARES);
-    const uint64_t stamp = free_spares(), out = cache_out(cache);
-    assert_true(stamp > 0);
-    assert_false(slm_epoch_await(stamp, slm_sys_now_us() + 10000));
-    assert_int_equal(free_spares(), stamp);
-    end_reading();
-    assert_true(slm_epoch_await(stamp, UINT64_MAX));
-    assert_int_equal(free_spares(), 0);
-    assert_int_equal(cache_out(cache), out - SLM_RETIRED_SPARES);
-    assert_int_equal(in_magazines(), 0);
-    assert_true(spare(object_of_cache()));
-}
-
-static void spare_three(void *nothing)
-{
-    (void)nothing;
-    for (unsigned i = 0; i < 3; i++)
-        require(spare(object_of_cache()));
-}
-
-static void passes_free_others_spares(void **state)
-{
-    (void)state;
-    begin_reading();
-    tell(&other, spare_three, NULL);
-    assert_true(pass(false) > 0); /* they cannot go yet */
-    assert_true(another_follows);
-    end_reading();
-    let_ripen();
-    assert_int_equal(pass(false), 0);
-    assert_int_equal(in_magazines() + on_rings(), 0);
-}
-
-/* There is one block, and what it has no room for waits until that comes back. */
+/* What the caller has goes as it is. For copies of what others have there is one block, and what it has no room for
+ * stays where it is until that comes back. */
 static void passes_go_on_without_memory(void **state)
 {
     (void)state;
-    push_some(6);
+    struct helper third;
+    start_live_helper(&third);
+    tell(&third, push_three, NULL);
     tell(&other, push_three, NULL);
+    push_some(6);
     slm_options.refuse_blocks = 1;
     assert_true(pass(true) > 0);
-    const uint64_t put = on_rings();
-    assert_true(put > 0 && put < 9 && put + in_magazines() == 9);
+    assert_true(another_follows);
+    assert_true(on_rings() == 9 && in_magazines() == 3);
     assert_true(pass(true) > 0); /* it is on its way */
-    assert_int_equal(on_rings(), put);
+    assert_true(on_rings() == 9 && in_magazines() == 3);
     let_ripen();
     assert_true(slm_ring_ripen_all());
     assert_int_equal(pass(true), 0);
-    assert_int_equal(on_rings(), 9 - put);
-    assert_int_equal(in_magazines(), 0);
+    assert_true(on_rings() == 3 && in_magazines() == 0);
+    end_helper(&third);
+}
+
+/* However much others have. */
+static void barriers_end_without_memory(void **state)
+{
+    (void)state;
+    struct helper third;
+    start_live_helper(&third);
+    tell(&third, push_three, NULL);
+    for (unsigned i = 0; i < 6; i++)
+        tell(&other, push_three, NULL);
+    slm_options.refuse_blocks = 1;
+    slm_deferred_free_all(UINT_MAX);
+    assert_int_equal(in_magazines() + on_rings(), 0);
+    end_helper(&third);
 }
 
 /* -- the end of a thread ----------------------------------------------------------------------------------------- */
@@ -424,27 +359,12 @@ static void the_end_of_a_thread_retires_all_it_has(void **state)
     start_live_helper(&third);
     begin_reading();
     tell(&third, push_three, NULL);
-    tell(&third, spare_three, NULL);
+    slm_options.refuse_blocks = 1; /* it takes no memory */
     end_helper(&third);
-    assert_int_equal(on_rings(), 6);
-    assert_int_equal(load_relaxed(&slm_ring_bytes), 6 * SIZE);
+    assert_int_equal(on_rings(), 3);
+    assert_int_equal(load_relaxed(&slm_ring_bytes), 3 * SIZE);
     assert_false(slm_ring_ripen_all());
     end_reading();
-}
-
-/* Twice: the first finds the last block, the second waits for a grace period of its own. */
-static void without_memory_a_thread_ends_all_the_same(void **state)
-{
-    (void)state;
-    slm_options.refuse_blocks = 1;
-    for (unsigned turn = 0; turn < 2; turn++) {
-        struct helper third;
-        start_live_helper(&third);
-        tell(&third, spare_three, NULL);
-        end_helper(&third);
-        assert_int_equal(on_rings(), 3);
-        assert_int_equal(in_magazines(), 0);
-    }
 }
 
 /* -- figures, far caches, fork ----------------------------------------------------------------------------------- */
@@ -479,11 +399,6 @@ static void figures_have_bytes_of_all_that_is_retired(void **state)
     push_some(4);
     slm_retire_count(slm_tls.self, &sums);
     assert_true(sums.objects == 4 && sums.bytes == 4 * SIZE);
-    spare_three(NULL);
-    sums = (struct slm_retired_sums){0, 0};
-    slm_retire_count(slm_tls.self, &sums);
-    assert_int_equal(sums.objects, 7);
-    assert_int_equal(sums.bytes, 7 * SIZE);
 }
 
 /* They share one slot, whose rounds are of any cache. */
@@ -550,12 +465,9 @@ int main(void)
         retire_test(a_push_under_way_ends_above_and_waits_for_the_next_pass),
         cmocka_unit_test(without_barriers_others_are_missed),
         retire_test(without_a_block_it_is_as_it_was),
-        retire_test(a_full_one_is_emptied_after_its_grace_period),
-        retire_test(spares_wait_for_their_grace_period),
-        retire_test(passes_free_others_spares),
         retire_test(passes_go_on_without_memory),
+        retire_test(barriers_end_without_memory),
         retire_test(the_end_of_a_thread_retires_all_it_has),
-        retire_test(without_memory_a_thread_ends_all_the_same),
         retire_test(another_cache_s_magazines_are_not_too_large),
         retire_test(figures_have_bytes_of_all_that_is_retired),
         retire_test(far_and_accounted_caches_have_their_slots),
