@@ -314,8 +314,8 @@ void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epoch_head *he
  *
  * The bytes that wait are bounded by `deferred_max_bytes` (what is in magazines that are not full yet does not count
  * for it). Beyond it this call waits for a grace period, 10 ms at most, and inside a section not at all: then more
- * wait, as slab_stats tells. Where there is no memory for a magazine this call waits for a grace period, however long,
- * and frees the object; but inside a section it cannot wait, and leaves the object unfreed, counted
+ * wait, as slab_stats tells. Where there is no memory for a magazine this call waits for a grace period, however
+ * long, and frees the object; but inside a section it cannot wait, and leaves the object unfreed, counted
  * (slab_stats.deferred_unfreed) and told on standard error once. Objects that wait count as live, in limits and for
  * slab_cache_destroy too.
  *

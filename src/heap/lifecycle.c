@@ -15,7 +15,7 @@
 #include "os/topology.h"
 #include "os/vm.h"
 #include "page/metadata.h"
-#include "epoch/retire.h"
+#include "deferred/retire.h"
 #include "sync/epoch.h"
 #include "page/page_map.h"
 #include "thread/thread_list.h"
@@ -41,7 +41,7 @@ static slm_seldom void fork_child(void)
     slm_reclaim_fork_child();
     slm_take_fork_child();
     slm_epoch_fork_child();
-    slm_ring_fork_child();
+    slm_defer_queue_fork_child();
     if (slm_tls.self)
         slm_thread_list_add(slm_tls.self);
 }
@@ -57,7 +57,7 @@ static slm_seldom enum process_state start_process(void)
     slm_span_set_scarce(slm_vm_addresses_limited());
     slm_page_map_start();
     slm_slots_start();
-    slm_ring_start();
+    slm_defer_queue_start();
     slm_cache_start();
     slm_fork_start(fork_child);
     exit_key_made = pthread_key_create(&exit_key, thread_exit) == 0;

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "base/panic.h"
-#include "depot/retired.h"
+#include "depot/pending_slabs.h"
 #include "heap/alloc.h"
 #include "heap/closed.h"
 #include "heap/free.h"
@@ -30,10 +30,10 @@ struct slm_cache *slm_object_cache(const struct slab_cache *named, const char *c
 /* The user's destructors, now that this call is done. */
 static void finish(const struct slm_cache *cache)
 {
-    if (likely(load_relaxed(&slm_retired_due) == 0))
+    if (likely(load_relaxed(&slm_pending_slabs_due) == 0))
         return;
     const int kept = errno;
-    slm_retired_release(&cache->shape);
+    slm_pending_slabs_release(&cache->shape);
     errno = kept;
 }
 

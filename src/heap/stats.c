@@ -12,7 +12,7 @@
 #include "os/sys.h"
 #include "os/topology.h"
 #include "slab/large.h"
-#include "epoch/retire.h"
+#include "deferred/retire.h"
 #include "percpu/percpu.h"
 #include "sync/epoch.h"
 #include "thread/reserve.h"
@@ -142,11 +142,11 @@ slm_seldom void slm_stats_gather(struct slab_stats *out)
         .dirty_bytes = spans.dirty_bytes,
         .purged_bytes = spans.purged_bytes,
         .reserved_bytes = slm_reservation_heap_bytes(),
-        .deferred_bytes = load_relaxed(&slm_ring_bytes) + sums.retired.bytes,
-        .deferred_objects = load_relaxed(&slm_ring_objects) + sums.retired.objects,
-        .deferred_waits = load_relaxed(&slm_ring_waits),
-        .deferred_excesses = load_relaxed(&slm_ring_excesses),
-        .deferred_unfreed = load_relaxed(&slm_ring_unfreed),
+        .deferred_bytes = load_relaxed(&slm_defer_queue_bytes) + sums.retired.bytes,
+        .deferred_objects = load_relaxed(&slm_defer_queue_objects) + sums.retired.objects,
+        .deferred_waits = load_relaxed(&slm_defer_queue_waits),
+        .deferred_excesses = load_relaxed(&slm_defer_queue_excesses),
+        .deferred_unfreed = load_relaxed(&slm_defer_queue_unfreed),
         .epoch_stalls = load_relaxed(&slm_epoch_stalls),
         .grace_periods = slm_epoch_grace_periods(),
         .membarriers = load_relaxed(&slm_sys_membarriers),

@@ -12,9 +12,9 @@
  * sixteen that are made on first use.
  *
  * A second half, SLM_RETIRED_OFFSET behind, has at each place a retired slot: the magazine that the thread's retired
- * objects of that place go to (epoch/retire.h). What is pushed there is not popped: a retired slot takes while top is
- * below limit. A block is 64 KiB of addresses, of which a thread touches what it uses: the first 4 KiB of a half, and
- * a page for each 85 named caches.
+ * objects of that place go to (deferred/retire.h). What is pushed there is not popped: a retired slot takes while top
+ * is below limit. A block is 64 KiB of addresses, of which a thread touches what it uses: the first 4 KiB of a half,
+ * and a page for each 85 named caches.
  *
  * `hot` is what the hot paths use. It points at the block, or 0, 8 or 16 bytes into a block that is zero throughout,
  * so that every magazine is both empty and full and the hot paths fall into their slow halves:

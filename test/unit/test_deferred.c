@@ -276,10 +276,11 @@ static void flood_and_wait(unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
         void *object = object_of_cache();
-        const uint64_t bytes = load_relaxed(&slm_ring_bytes), start_us = slm_sys_now_us();
+        const uint64_t bytes = load_relaxed(&slm_defer_queue_bytes), start_us = slm_sys_now_us();
         slm_defer(object, NULL);
         const uint64_t took_us = slm_sys_now_us() - start_us;
-        require(load_relaxed(&slm_ring_bytes) <= slm_max(bytes, slm_ring_limit_bytes()) || took_us >= 10000);
+        require(load_relaxed(&slm_defer_queue_bytes) <= slm_max(bytes, slm_defer_queue_limit_bytes()) ||
+                took_us >= 10000);
     }
 }
 
@@ -288,12 +289,12 @@ static void a_flood_waits_for_readers_but_not_for_ever(void **state)
 {
     (void)state;
     slm_options.deferred_max_bytes = LIMIT;
-    const uint64_t waits = load_relaxed(&slm_ring_waits), excesses = load_relaxed(&slm_ring_excesses);
+    const uint64_t waits = load_relaxed(&slm_defer_queue_waits), excesses = load_relaxed(&slm_defer_queue_excesses);
     begin_reading();
     flood_and_wait(FLOOD);
     assert_int_equal(waiting(), FLOOD);
-    assert_true(load_relaxed(&slm_ring_waits) > waits);
-    assert_int_equal(load_relaxed(&slm_ring_excesses), excesses);
+    assert_true(load_relaxed(&slm_defer_queue_waits) > waits);
+    assert_int_equal(load_relaxed(&slm_defer_queue_excesses), excesses);
     end_reading();
 }
 
@@ -308,13 +309,13 @@ static void who_may_not_wait_queues_past_the_limit(void **state)
 {
     (void)state;
     slm_options.deferred_max_bytes = LIMIT;
-    const uint64_t waits = load_relaxed(&slm_ring_waits), excesses = load_relaxed(&slm_ring_excesses);
+    const uint64_t waits = load_relaxed(&slm_defer_queue_waits), excesses = load_relaxed(&slm_defer_queue_excesses);
     begin_reading();
     flood(FLOOD, true);
-    assert_true(load_relaxed(&slm_ring_excesses) > excesses);
+    assert_true(load_relaxed(&slm_defer_queue_excesses) > excesses);
     enter(); /* inside a section of its own nobody waits either */
     flood(FLOOD, false);
-    assert_int_equal(load_relaxed(&slm_ring_waits), waits);
+    assert_int_equal(load_relaxed(&slm_defer_queue_waits), waits);
     assert_int_equal(waiting(), 2 * FLOOD);
     leave();
     end_reading();
@@ -332,10 +333,10 @@ static void without_memory_heads_serve(void **state)
         void *object = object_of_cache();
         slm_defer(object, head_in(object));
     }
-    assert_int_equal(on_rings(), FLOOD);
+    assert_int_equal(on_queues(), FLOOD);
     leave();
     end_reading();
-    assert_int_equal(load_relaxed(&slm_ring_unfreed), 0);
+    assert_int_equal(load_relaxed(&slm_defer_queue_unfreed), 0);
 }
 
 static void without_memory_it_waits_and_frees(void **state)
@@ -351,7 +352,7 @@ static void without_memory_it_waits_and_frees(void **state)
         require(waiting() <= 6);
     }
     assert_true(slm_epoch_grace_periods() - before >= SOME);
-    assert_int_equal(load_relaxed(&slm_ring_unfreed), 0);
+    assert_int_equal(load_relaxed(&slm_defer_queue_unfreed), 0);
 }
 
 static void defer_one(void *object)
@@ -386,15 +387,15 @@ static void leave_some_unfreed(void)
     slm_options.refuse_blocks = 1;
     enter();
     defer_some(5); /* what the thread has is used */
-    require(load_relaxed(&slm_ring_unfreed) == 0 && waiting() == 6);
+    require(load_relaxed(&slm_defer_queue_unfreed) == 0 && waiting() == 6);
     defer_some(40);
-    require(load_relaxed(&slm_ring_unfreed) == 40 && waiting() == 6);
+    require(load_relaxed(&slm_defer_queue_unfreed) == 40 && waiting() == 6);
     leave();
     slm_deferred_barrier();
-    require(waiting() == 0 && load_relaxed(&slm_ring_unfreed) == 40);
+    require(waiting() == 0 && load_relaxed(&slm_defer_queue_unfreed) == 40);
     defer_some(1); /* outside all goes on */
     slm_deferred_barrier();
-    require(waiting() == 0 && load_relaxed(&slm_ring_unfreed) == 40);
+    require(waiting() == 0 && load_relaxed(&slm_defer_queue_unfreed) == 40);
 }
 
 static void inside_a_section_it_is_left_unfreed_and_told_once(void **state)
@@ -418,7 +419,7 @@ static void a_thread_without_a_block_retires_too(void **state)
     (void)state;
     begin_reading();
     on_threads(1, retire_without_a_block);
-    assert_int_equal(on_rings(), 10);
+    assert_int_equal(on_queues(), 10);
     end_reading();
     slm_deferred_barrier();
     slm_options.refuse_blocks = 1;
@@ -435,11 +436,11 @@ static void defer_by_fences(void)
     require(readers_fence());
     begin_reading();
     defer_some(FLOOD);
-    require(in_magazines() == 0 && on_rings() == FLOOD); /* nobody could take what ages there */
+    require(in_magazines() == 0 && on_queues() == FLOOD); /* nobody could take what ages there */
     end_reading();
     slm_deferred_barrier();
     require(waiting() == 0);
-    slm_options.deferred_max_bytes = 4096; /* less than the ring's open magazine has */
+    slm_options.deferred_max_bytes = 4096; /* less than the queue's open magazine has */
     flood_and_wait(100);
     slm_options.deferred_max_bytes = 0;
     slm_options.refuse_blocks = 1;
@@ -450,7 +451,7 @@ static void defer_by_fences(void)
     }
     leave();
     defer_some(10); /* each waits, and is free */
-    require(load_relaxed(&slm_ring_unfreed) == 0);
+    require(load_relaxed(&slm_defer_queue_unfreed) == 0);
     slm_deferred_barrier();
     require(waiting() == 0);
     require(all_is_free(NULL) == 0);

@@ -1,4 +1,4 @@
-/* src/epoch/retire.h: a thread's retired magazines fill up and go to the ring, or are taken from it in two passes
+/* src/deferred/retire.h: a thread's retired magazines fill up and go to the queue, or are taken from it in two passes
  * without its help; and what happens where there is no memory for one. The cache's magazines have up to 20 rounds. */
 #include "retiring.h"
 
@@ -68,24 +68,24 @@ static unsigned pass(bool all)
 
 /* -- filling ----------------------------------------------------------------------------------------------------- */
 
-static void full_ones_go_to_the_ring_and_larger_ones_come(void **state)
+static void full_ones_go_to_the_queue_and_larger_ones_come(void **state)
 {
     (void)state;
     assert_false(is_open(NULL));
     push_some(6);
     assert_false(is_open(NULL)); /* full, but nobody needs another yet */
-    assert_int_equal(on_rings(), 0);
+    assert_int_equal(on_queues(), 0);
     push_some(1);
-    assert_int_equal(on_rings(), 6);
+    assert_int_equal(on_queues(), 6);
     assert_true(is_open(NULL) && rounds_of(NULL) == 1);
     push_some(14);
-    assert_int_equal(on_rings(), 6 + 14);
+    assert_int_equal(on_queues(), 6 + 14);
     push_some(20); /* as many as the cache's magazines have, and no more */
-    assert_int_equal(on_rings(), 6 + 14 + 20);
+    assert_int_equal(on_queues(), 6 + 14 + 20);
     push_some(20);
-    assert_int_equal(on_rings(), 6 + 14 + 20 + 20);
+    assert_int_equal(on_queues(), 6 + 14 + 20 + 20);
     assert_int_equal(in_magazines(), 1);
-    assert_int_equal(load_relaxed(&slm_ring_bytes), 60 * SIZE);
+    assert_int_equal(load_relaxed(&slm_defer_queue_bytes), 60 * SIZE);
 }
 
 static void an_open_one_takes_without_a_slow_path(void **state)
@@ -119,7 +119,7 @@ static void what_does_not_fill_up_goes_with_the_second_pass(void **state)
     struct slm_magazine *const array = slot_of(&other)->magazine;
     assert_int_equal(pass(false), 0);
     assert_int_equal(in_magazines(), 0);
-    assert_int_equal(on_rings(), 6);
+    assert_int_equal(on_queues(), 6);
     assert_false(is_open(NULL) || is_open(&other));
     assert_ptr_equal(slot_of(&other)->magazine, array); /* its owner goes on with it */
     tell(&other, push_three, NULL);
@@ -136,9 +136,9 @@ static void what_fills_up_is_left_alone(void **state)
     for (unsigned turn = 0; turn < 5; turn++) {
         push_some(20); /* full since the last pass, and another one begun */
         const unsigned rounds = rounds_of(NULL);
-        const uint64_t put = on_rings();
+        const uint64_t put = on_queues();
         assert_int_equal(pass(false), 0);
-        assert_int_equal(on_rings(), put);
+        assert_int_equal(on_queues(), put);
         assert_int_equal(rounds_of(NULL), rounds);
         assert_true(another_follows);
     }
@@ -169,11 +169,11 @@ static void all_go_at_once_where_everything_is_asked_for(void **state)
     push_some(3);
     tell(&other, push_three, NULL);
     assert_int_equal(pass(true), 0);
-    assert_int_equal(on_rings(), 6);
+    assert_int_equal(on_queues(), 6);
     assert_false(is_open(NULL) || is_open(&other));
     push_some(1);
     assert_int_equal(pass(true), 0);
-    assert_int_equal(on_rings(), 7);
+    assert_int_equal(on_queues(), 7);
 }
 
 static void one_barrier_serves_for_all(void **state)
@@ -188,7 +188,7 @@ static void one_barrier_serves_for_all(void **state)
     assert_int_equal(barriers(), before); /* nothing is old enough */
     assert_int_equal(pass(false), 0);
     assert_int_equal(barriers(), before + 1);
-    assert_int_equal(on_rings(), 6);
+    assert_int_equal(on_queues(), 6);
     assert_int_equal(pass(false), 0);
     assert_int_equal(barriers(), before + 1);
     end_helper(&third);
@@ -256,7 +256,7 @@ static void a_push_under_way_ends_above_and_waits_for_the_next_pass(void **state
     tell(&other, push_three, NULL);
     tell(&other, begin_push, object_of_cache());
     assert_int_equal(pass(true), 0);
-    assert_int_equal(on_rings(), 3);
+    assert_int_equal(on_queues(), 3);
     assert_int_equal(rounds_of(&other), 0);
     tell(&other, end_push, NULL);
     assert_int_equal(rounds_of(&other), 1);
@@ -271,7 +271,7 @@ static void a_push_under_way_ends_above_and_waits_for_the_next_pass(void **state
     assert_int_equal(pass(true), 0); /* it has not come yet: there is nothing */
     tell(&other, end_push, NULL);
     assert_int_equal(pass(true), 0);
-    assert_int_equal(on_rings(), 6);
+    assert_int_equal(on_queues(), 6);
     assert_int_equal(in_magazines(), 0);
     end_reading();
 }
@@ -283,7 +283,7 @@ static void pass_without_barriers(void)
     start_live_helper(&other);
     tell(&other, push_three, NULL);
     push_some(3);
-    require(pass(true) == 1 && on_rings() == 3 && in_magazines() == 3); /* its own alone */
+    require(pass(true) == 1 && on_queues() == 3 && in_magazines() == 3); /* its own alone */
     require(rounds_of(&other) == 3 && is_open(&other) && another_follows);
 }
 
@@ -307,7 +307,7 @@ static void without_a_block_it_is_as_it_was(void **state)
     slm_options.refuse_blocks = 1;
     assert_false(push(object)); /* the full one goes, and there is no other */
     assert_int_equal(in_magazines(), 0);
-    assert_int_equal(on_rings(), 6);
+    assert_int_equal(on_queues(), 6);
     assert_true(object[0] == 0x5a && memcmp(object, object + 1, SIZE - 1) == 0);
     slm_object_free(name, object);
 }
@@ -325,13 +325,13 @@ static void passes_go_on_without_memory(void **state)
     slm_options.refuse_blocks = 1;
     assert_true(pass(true) > 0);
     assert_true(another_follows);
-    assert_true(on_rings() == 9 && in_magazines() == 3);
+    assert_true(on_queues() == 9 && in_magazines() == 3);
     assert_true(pass(true) > 0); /* it is on its way */
-    assert_true(on_rings() == 9 && in_magazines() == 3);
+    assert_true(on_queues() == 9 && in_magazines() == 3);
     let_ripen();
-    assert_true(slm_ring_ripen_all());
+    assert_true(slm_defer_queue_ripen_all());
     assert_int_equal(pass(true), 0);
-    assert_true(on_rings() == 3 && in_magazines() == 0);
+    assert_true(on_queues() == 3 && in_magazines() == 0);
     end_helper(&third);
 }
 
@@ -346,7 +346,7 @@ static void barriers_end_without_memory(void **state)
         tell(&other, push_three, NULL);
     slm_options.refuse_blocks = 1;
     slm_deferred_free_all(UINT_MAX);
-    assert_int_equal(in_magazines() + on_rings(), 0);
+    assert_int_equal(in_magazines() + on_queues(), 0);
     end_helper(&third);
 }
 
@@ -361,9 +361,9 @@ static void the_end_of_a_thread_retires_all_it_has(void **state)
     tell(&third, push_three, NULL);
     slm_options.refuse_blocks = 1; /* it takes no memory */
     end_helper(&third);
-    assert_int_equal(on_rings(), 3);
-    assert_int_equal(load_relaxed(&slm_ring_bytes), 3 * SIZE);
-    assert_false(slm_ring_ripen_all());
+    assert_int_equal(on_queues(), 3);
+    assert_int_equal(load_relaxed(&slm_defer_queue_bytes), 3 * SIZE);
+    assert_false(slm_defer_queue_ripen_all());
     end_reading();
 }
 
@@ -384,7 +384,7 @@ static void another_cache_s_magazines_are_not_too_large(void **state)
     begin_reading();
     const unsigned most = load_relaxed(&cache_of(name)->most_rounds);
     push_some(2 * most + 1);
-    const uint64_t put = on_rings();
+    const uint64_t put = on_queues();
     end_reading();
     slm_deferred_free_all(UINT_MAX);
     assert_int_equal(slab_cache_destroy(name), 0);
@@ -418,11 +418,11 @@ static void far_and_accounted_caches_have_their_slots(void **state)
     for (unsigned i = 0; i < 20; i++)
         assert_true(push(slm_object_alloc(names[n - 1 - i % 2])) && push(object_of_cache()));
     slm_retire_count(slm_tls.self, &sums);
-    assert_int_equal(sums.objects + on_rings(), 40);
-    assert_int_equal(sums.bytes + load_relaxed(&slm_ring_bytes), 40 * SIZE);
+    assert_int_equal(sums.objects + on_queues(), 40);
+    assert_int_equal(sums.bytes + load_relaxed(&slm_defer_queue_bytes), 40 * SIZE);
     end_reading();
     slm_deferred_free_all(UINT_MAX);
-    assert_int_equal(in_magazines() + on_rings(), 0);
+    assert_int_equal(in_magazines() + on_queues(), 0);
     assert_int_equal(slab_cache_destroy(name), 0);
     while (n > 0)
         assert_int_equal(slab_cache_destroy(names[--n]), 0);
@@ -433,10 +433,10 @@ static void free_own(void)
 {
     require(in_magazines() == 3 && rounds_of(NULL) == 3);
     slm_deferred_free_all(UINT_MAX);
-    require(in_magazines() + on_rings() == 0);
+    require(in_magazines() + on_queues() == 0);
     push_some(30);
     slm_deferred_free_all(UINT_MAX);
-    require(in_magazines() + on_rings() == 0);
+    require(in_magazines() + on_queues() == 0);
 }
 
 static void a_child_has_its_own_threads_alone(void **state)
@@ -453,7 +453,7 @@ static void a_child_has_its_own_threads_alone(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        retire_test(full_ones_go_to_the_ring_and_larger_ones_come),
+        retire_test(full_ones_go_to_the_queue_and_larger_ones_come),
         retire_test(an_open_one_takes_without_a_slow_path),
         retire_test(what_does_not_fill_up_goes_with_the_second_pass),
         retire_test(what_fills_up_is_left_alone),

@@ -1,5 +1,5 @@
 /* Retired magazines: filling, ageing, emptying; see retire.h. */
-#include "epoch/retire.h"
+#include "deferred/retire.h"
 
 #include <string.h>
 
@@ -60,8 +60,8 @@ static void clear(struct slm_retired_slot *slot)
     slm_shared_store(&slot->top, NULL);
 }
 
-/* The rounds of a slot go to the ring with their array, or an empty array goes. The slot shows that there are rounds
- * until they are on the ring: who finds none in any slot, and then looks at the rings, misses nothing. */
+/* The rounds of a slot go to the queue with their array, or an empty array goes. The slot shows that there are rounds
+ * until they are on the queue: who finds none in any slot, and then looks at the queues, misses nothing. */
 static void put_away(struct slm_thread *thread, struct slm_retired_slot *slot, unsigned number)
 {
     struct slm_magazine *magazine = slot->magazine;
@@ -70,7 +70,7 @@ static void put_away(struct slm_thread *thread, struct slm_retired_slot *slot, u
     gather(slot);
     magazine->number = (uint16_t)number;
     if (magazine->count > 0)
-        slm_ring_put_magazine(load_relaxed(&thread->node), magazine); /* from here on it is not ours */
+        slm_defer_queue_put_magazine(load_relaxed(&thread->node), magazine); /* from here on it is not ours */
     else
         slm_magazine_free(magazine);
     clear(slot);
@@ -82,7 +82,7 @@ static bool open_next(struct slm_thread *thread, struct slm_retired_slot *slot, 
     const uint32_t grown = slot->magazine ? slot->target * 2 + 2 : slot->target;
     const uint32_t target = (uint32_t)slm_min(slm_max(grown, least_rounds), most_rounds(number));
     put_away(thread, slot, number);
-    struct slm_magazine *magazine = slm_ring_make_block(target);
+    struct slm_magazine *magazine = slm_defer_queue_make_block(target);
     if (!magazine)
         return false;
     slot->target = target;
@@ -166,7 +166,7 @@ static void take_slot(struct slm_thread *thread, size_t place, struct passing *p
         return;
     const size_t n = (size_t)(top - slot->bottom);
     const unsigned node = load_relaxed(&thread->node);
-    const size_t put = n > 0 ? slm_ring_put_rounds(node, number_of(place), slot->bottom, n) : 0;
+    const size_t put = n > 0 ? slm_defer_queue_put_rounds(node, number_of(place), slot->bottom, n) : 0;
     slot->bottom += put;
     slm_shared_store(&slot->limit, slot->bottom);
     slm_retired_half(thread)->pass = slot->pass = passing->pass;
@@ -211,7 +211,7 @@ unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
         .pass = atomic_fetch_add(&passes, 1),
     };
     const struct slm_take take = {wants, take_thread, &passing, false, all};
-    slm_ring_put_open_away();
+    slm_defer_queue_put_open_away();
     if (self && all)
         slm_retire_empty_slots(self);
     else if (self)
@@ -231,7 +231,7 @@ static slm_unordered uint64_t bytes_of_all(void *const *objects, size_t n)
 {
     uint64_t bytes = 0;
     for (size_t i = 0; i < n; i++)
-        bytes += slm_ring_bytes_of(objects[i]);
+        bytes += slm_defer_queue_bytes_of(objects[i]);
     return bytes;
 }
 
