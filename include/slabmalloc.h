@@ -310,10 +310,10 @@ void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epoch_head *he
  *
  * The bytes that wait are bounded by `deferred_max_bytes` (what is in magazines that are not full yet does not count
  * for it). Beyond it this call waits for a grace period, 10 ms at most, and inside a section not at all: then more
- * wait, as slab_stats tells. Where there is no memory for a magazine the object waits in a small one that each thread
- * has from the start, and this call for a grace period, however long, when that is full; but inside a section it
- * cannot wait, and leaves the object unfreed, counted (slab_stats.deferred_unfreed) and told on standard error once.
- * Objects that wait count as live, in limits and for slab_cache_destroy too.
+ * wait, as slab_stats tells. Where there is no memory for a magazine this call waits for a grace period, however
+ * long, and frees the object; but inside a section it cannot wait, and leaves the object unfreed, counted
+ * (slab_stats.deferred_unfreed) and told on standard error once. Objects that wait count as live, in limits and for
+ * slab_cache_destroy too.
  *
  * The first call in a process registers it for membarrier(2): in a sandbox that has to be allowed before.
  *

@@ -24,7 +24,6 @@ enum {
     SLM_SLOTS = 10922,          /* 512 KiB of them, so that 16 bits hold a slot word */
     SLM_NUMBERS = SLM_SLOTS - 1, /* ids are below */
     SLM_NAMED_FIRST = 85,       /* the lowest id of a named cache */
-    SLM_PLACE_CLOSED = 0xfffe,  /* TODO at merge */
 };
 
 extern slm_hidden const uint16_t slm_size_place[SLM_TABLE_MAX + 1];

@@ -19,7 +19,7 @@
  * ones, a compare-exchange, and whoever fills a magazine next takes the whole stack and relinks. The link outlives
  * the slab: one that has been released meanwhile, or recut, is relinked for nothing.
  *
- * Slabs whose objects have a destructor or keep their type are not released but retired (depot/retired.h).
+ * Slabs whose objects have a destructor or keep their type are not released but pending (depot/pending_slabs.h).
  *
  * Growing. A slab is made outside the lock: it may take system calls, and the new slab is its maker's alone until it
  * is put back. Bench builds can hold the lock meanwhile (grow=locked), as the Linux slab allocator did before its
@@ -34,7 +34,7 @@
 #include <string.h>
 
 #include "base/panic.h"
-#include "depot/retired.h"
+#include "depot/pending_slabs.h"
 #include "page/metadata.h"
 
 enum { slabs_at_once = 8 };
@@ -184,7 +184,7 @@ static void release(struct slm_depot *depot, struct slm_slab *slab)
 {
     const struct slm_slab_life *life = depot->shape->life;
     if (life && (life->destructor || life->typesafe)) {
-        slm_retired_add(depot, slab);
+        slm_pending_slabs_add(depot, slab);
     } else {
         slm_slab_release(slab);
         atomic_fetch_add_explicit(&depot->slabs_released, 1, memory_order_release); /* pairs with slm_depot_slabs */

@@ -1,7 +1,7 @@
 /* Figures; see figures.h. */
 #include "figures/figures.h"
 
-#include "epoch/retire.h"
+#include "deferred/retire.h"
 #include "os/sys.h"
 #include "os/topology.h"
 #include "page/free_spans.h"
@@ -43,11 +43,11 @@ struct sums {
     PROCESS(caches, sums.caches)                                                                                     \
     PROCESS(membarriers, load_relaxed(&slm_sys_membarriers))                                                         \
     PROCESS(grace_periods, slm_epoch_grace_periods())                                                                \
-    PROCESS(deferred_bytes, load_relaxed(&slm_ring_bytes) + sums.retired.bytes)                                      \
-    PROCESS(deferred_objects, load_relaxed(&slm_ring_objects) + sums.retired.objects)                                \
-    PROCESS(deferred_waits, load_relaxed(&slm_ring_waits))                                                           \
-    PROCESS(deferred_excesses, load_relaxed(&slm_ring_excesses))                                                     \
-    PROCESS(deferred_unfreed, load_relaxed(&slm_ring_unfreed))                                                       \
+    PROCESS(deferred_bytes, load_relaxed(&slm_defer_queue_bytes) + sums.retired.bytes)                                      \
+    PROCESS(deferred_objects, load_relaxed(&slm_defer_queue_objects) + sums.retired.objects)                                \
+    PROCESS(deferred_waits, load_relaxed(&slm_defer_queue_waits))                                                           \
+    PROCESS(deferred_excesses, load_relaxed(&slm_defer_queue_excesses))                                                     \
+    PROCESS(deferred_unfreed, load_relaxed(&slm_defer_queue_unfreed))                                                       \
     PROCESS(epoch_stalls, load_relaxed(&slm_epoch_stalls))                                                           \
     PROCESS(percpu_objects, percpu.objects)                                                                          \
     PROCESS(percpu_bytes, (percpu.units * SLM_PERCPU_UNIT))                                                          \

@@ -4,7 +4,7 @@
 #include <errno.h>
 
 #include "base/panic.h"
-#include "depot/retired.h"
+#include "depot/pending_slabs.h"
 #include "heap/deferred.h"
 #include "heap/lifecycle.h"
 #include "heap/gather.h"
@@ -76,8 +76,8 @@ static struct depot_sums sum_depots(struct slm_cache *cache)
 /* The user's destructors, and slabs whose grace period has passed; nothing is locked. */
 static void release_retired(const struct slm_cache *cache)
 {
-    slm_retired_poll();
-    slm_retired_release(&cache->shape);
+    slm_pending_slabs_poll();
+    slm_pending_slabs_release(&cache->shape);
 }
 
 /* Home from all threads; how many were missed. */
@@ -204,7 +204,7 @@ static void await_destructors(struct slm_cache *cache)
     if (!life || !life->destructor)
         return;
     for (unsigned wait = 0; slm_cache_slabs(cache) > 0 && !(forked && wait == attempts_most); wait++) {
-        if (slm_retired_is_releasing() || (life->typesafe && slm_epoch_inside()))
+        if (slm_pending_slabs_is_releasing() || (life->typesafe && slm_epoch_inside()))
             break;
         release_retired(cache);
         if (slm_cache_slabs(cache) > 0)
@@ -216,7 +216,7 @@ slm_seldom int slm_control_destroy(struct slab_cache *named)
 {
     if (!named)
         return 0;
-    if (!slm_epoch_inside() && !slm_ring_is_calling() && !slm_retired_is_releasing())
+    if (!slm_epoch_inside() && !slm_defer_queue_is_calling() && !slm_pending_slabs_is_releasing())
         slm_deferred_free_all(attempts_most);
     slm_cache_lock();
     struct slm_cache *cache = slm_named_cache(named, "slab_cache_destroy");

@@ -1,7 +1,7 @@
 /* What crosses threads: creating, destroying, shrinking and tuning a cache. All of it under the cache mutex, in the
  * order of ranks: mutex, list of threads, depots. The mutex keeps them apart from each other: a depot's stock is
  * never drained while somebody changes its bounds, nor a cache destroyed that is being drained. No user's code runs
- * under it: constructors run in slm_depot_grow, destructors in slm_retired_release, when everything is unlocked
+ * under it: constructors run in slm_depot_grow, destructors in slm_pending_slabs_release, when everything is unlocked
  * again. */
 #pragma once
 

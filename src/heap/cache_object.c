@@ -9,7 +9,7 @@
 
 #include "base/errno.h"
 #include "base/panic.h"
-#include "depot/retired.h"
+#include "depot/pending_slabs.h"
 #include "heap/alloc.h"
 #include "heap/free.h"
 #include "heap/gather.h"
@@ -21,8 +21,8 @@ enum { looks_most = 100 }; /* for objects that other threads have in their hands
 /* The user's destructors, now that this call is done. */
 static void finish(const struct slm_cache *cache)
 {
-    if (unlikely(load_relaxed(&slm_retired_due) > 0))
-        slm_retired_release(&cache->shape);
+    if (unlikely(load_relaxed(&slm_pending_slabs_due) > 0))
+        slm_pending_slabs_release(&cache->shape);
 }
 
 /* -- one object -------------------------------------------------------------------------------------------------- */

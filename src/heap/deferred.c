@@ -1,22 +1,21 @@
 /* The slow half of retiring; see deferred.h. Where nobody reads, an object is freed at once. Otherwise it goes into
  * the thread's retired magazine, and whoever has filled one helps: a look at the readers, and what is ripe on the
- * ring goes into the depots.
+ * queue goes into the depots.
  *
  * Pressure. When more bytes wait than may, the thread waits for grace periods until less do, 10 ms at most: it may
  * hold what a reader wants. It does not wait inside a section of its own, which no grace period would outlast, nor
  * where the caller has given a head.
  *
- * No memory. The head, where there is one. Else the spares of the thread, and when these are full, a grace period;
- * what the thread's own magazine holds has had it by then, too, so that the array can be emptied and used again.
- * Inside a section, with all spares full, the object is left unfreed: a leak, but neither a deadlock nor an object
- * freed too early. */
+ * No memory for a magazine. An object with a head waits by it. For one without, the thread waits for a grace period,
+ * and frees it. Inside a section it cannot wait, and the object is left unfreed: a leak, but neither a deadlock nor
+ * an object freed too early. */
 #include "heap/deferred.h"
 
 #include <errno.h>
 #include <limits.h>
 
 #include "base/panic.h"
-#include "depot/retired.h"
+#include "depot/pending_slabs.h"
 #include "heap/free.h"
 #include "heap/lifecycle.h"
 #include "heap/reclaim.h"
@@ -26,104 +25,67 @@
 
 static const char call[] = "slab_free_deferred";
 
-enum { magazines_a_look = 16, wait_most_us = 10000 };
+enum { ripen_batch = 16, wait_most_us = 10000 };
 
 /* -- too much, or too little memory ------------------------------------------------------------------------------ */
 
 static bool too_much_waits(void)
 {
-    return load_relaxed(&slm_ring_bytes) > slm_ring_limit_bytes();
+    return load_relaxed(&slm_defer_queue_bytes) > slm_defer_queue_limit_bytes();
 }
 
-/* A bite of what is ripe on any ring; false: there is nothing. */
+/* A bite of what is ripe on any queue; false: there is nothing. */
 static bool ripen_some(void)
 {
     bool some = false;
     for (unsigned node = 0; node < slm_nodes; node++)
-        some |= slm_ring_ripen(node, magazines_a_look);
+        some |= slm_defer_queue_ripen(node, ripen_batch);
     return some;
 }
 
 static void wait_for_less(void)
 {
     const uint64_t deadline_us = slm_sys_now_us() + wait_most_us;
-    add_relaxed(&slm_ring_waits, 1);
-    slm_ring_put_open_away(); /* no grace period is under way for what is in there */
+    add_relaxed(&slm_defer_queue_waits, 1);
+    slm_defer_queue_put_open_away(); /* no grace period is under way for what is in there */
     do
         if (!ripen_some())
             slm_epoch_await(load_relaxed(&slm_epoch_completed) + 1, deadline_us);
     while (too_much_waits() && slm_sys_now_us() < deadline_us);
 }
 
-/* Something has been put on the ring: a look at it. */
+/* Something has been put on the queue: a look at it. */
 static void help(bool may_wait)
 {
     slm_epoch_poll();
-    if (slm_ring_ripen(slm_direct_node(), magazines_a_look))
+    if (slm_defer_queue_ripen(slm_direct_node(), ripen_batch))
         slm_reclaim_after_free();
     if (likely(!too_much_waits()))
         return;
     if (may_wait && !slm_epoch_inside())
         wait_for_less();
     else
-        add_relaxed(&slm_ring_excesses, 1);
+        add_relaxed(&slm_defer_queue_excesses, 1);
 }
 
 static slm_seldom void leave_unfreed(void)
 {
     static _Atomic bool told;
-    add_relaxed(&slm_ring_unfreed, 1);
+    add_relaxed(&slm_defer_queue_unfreed, 1);
     if (!atomic_exchange(&told, true))
         slm_warn("no memory to retire an object inside an epoch section: it and its like are left unfreed "
                  "(slab_stats.deferred_unfreed)",
                  NULL);
 }
 
-enum attempt { RETIRED, FULL, NO_BLOCK };
-
-/* FULL: `top` is where the thread's own full magazine ends, NULL if it has none, and the stamp is to be waited for.
- */
-static slm_seldom enum attempt try_without_memory(void *pointer, size_t place, void ***top, uint64_t *stamp)
+static slm_slow void free_without_memory(void *pointer)
 {
-    struct slm_thread *thread = slm_thread_enter(slm_tls.births == 0);
-    if (!thread)
-        return NO_BLOCK;
-    slm_retire_free_spares(thread);
-    const bool done = slm_retire_push(thread, place, pointer) || slm_retire_spare(thread, pointer);
-    *top = slm_retired_slot_at(thread, place)->top;
-    *stamp = done ? 0 : slm_epoch_stamp();
-    slm_thread_leave(thread);
-    return done ? RETIRED : FULL;
-}
-
-static slm_seldom void empty_full(size_t place, void **top)
-{
-    struct slm_thread *thread = slm_thread_enter(slm_tls.births == 0);
-    if (!thread)
+    if (slm_epoch_inside()) {
+        leave_unfreed();
         return;
-    slm_retire_free_spares(thread);
-    slm_retire_empty_full(thread, place, top);
-    slm_thread_leave(thread);
-}
-
-static slm_slow void defer_without_memory_slow(void *pointer, size_t place)
-{
-    void **top = NULL;
-    uint64_t stamp = 0;
-    enum attempt attempt;
-    while ((attempt = try_without_memory(pointer, place, &top, &stamp)) != RETIRED) {
-        if (slm_epoch_inside()) {
-            leave_unfreed();
-            return;
-        }
-        if (attempt == NO_BLOCK) {
-            slm_epoch_await(slm_epoch_stamp(), UINT64_MAX);
-            slm_ring_free_objects(&pointer, 1);
-            return;
-        }
-        slm_epoch_await(stamp, UINT64_MAX);
-        empty_full(place, top);
     }
+    slm_epoch_await(slm_epoch_stamp(), UINT64_MAX);
+    slm_defer_queue_free_objects(&pointer, 1);
 }
 
 /* -- retiring ---------------------------------------------------------------------------------------------------- */
@@ -133,31 +95,32 @@ static void defer_large(void *pointer)
     struct slm_large *large = slm_large_of(pointer);
     if (!large || !slm_large_retire(large))
         slm_refuse(pointer, call);
-    slm_ring_put_large(slm_direct_node(), large);
+    slm_defer_queue_put_large(slm_direct_node(), large);
 }
 
-/* Into the thread's own magazine. False: there is no memory for one, or no membarrier(2) to take what ages there. */
-static bool push(void *pointer, size_t place)
+/* Into the thread's own magazine, or the queue's where it has none: without a block, or without membarrier(2), where
+ * nobody could take what ages in its own. False: there is no memory. */
+static bool push(unsigned node, void *pointer, size_t place)
 {
     struct slm_thread *thread = slm_thread_enter(slm_tls.births == 0);
-    if (unlikely(!thread))
-        return false;
-    const bool mine = load_relaxed(&slm_sys_has_membarrier), done = mine && slm_retire_push(thread, place, pointer);
-    if (unlikely(!mine))
+    const bool own = thread && load_relaxed(&slm_sys_has_membarrier);
+    const bool done = own && slm_retire_push(thread, place, pointer);
+    if (thread && !own)
         slm_retire_empty_slots(thread);
-    slm_thread_leave(thread);
-    return done;
+    if (thread)
+        slm_thread_leave(thread);
+    return own ? done : slm_defer_queue_put_object(node, pointer);
 }
 
 static void defer_small(void *pointer, size_t place, struct slm_epoch_head *head)
 {
     const unsigned node = slm_direct_node();
-    if (unlikely(!push(pointer, place)) && !slm_ring_put_object(node, pointer)) {
-        if (head)
-            slm_ring_put_head(node, head, pointer);
-        else
-            defer_without_memory_slow(pointer, place);
-    }
+    if (likely(push(node, pointer, place)))
+        return;
+    if (head)
+        slm_defer_queue_put_head(node, head, pointer);
+    else
+        free_without_memory(pointer);
 }
 
 static void defer_slowly(void *pointer, struct slm_epoch_head *head)
@@ -166,8 +129,6 @@ static void defer_slowly(void *pointer, struct slm_epoch_head *head)
     slm_fork_check();
     const size_t place = slm_page_map_place(pointer);
     slm_epoch_begin_quiet();
-    if (place == SLM_PLACE_CLOSED && !slm_cache_of_object(pointer))
-        slm_refuse(pointer, call);
     if (place != 0 && slm_epoch_nobody_reads()) {
         slm_free(pointer);
     } else {
@@ -177,7 +138,7 @@ static void defer_slowly(void *pointer, struct slm_epoch_head *head)
             defer_small(pointer, place, head);
         slm_reclaim_note_deferred();
     }
-    if (load_relaxed(&slm_ring_objects) > 0)
+    if (load_relaxed(&slm_defer_queue_objects) > 0)
         help(head == NULL);
     errno = kept;
 }
@@ -203,17 +164,16 @@ bool slm_deferred_poll(void)
     struct slm_thread *self = slm_thread_hide();
     slm_reclaim_deferred(self);
     slm_thread_unhide(self);
-    slm_retired_poll();
+    slm_pending_slabs_poll();
     if (!slm_epoch_inside()) {
-        slm_retired_release(NULL);
-        slm_ring_call_functions();
+        slm_pending_slabs_release(NULL);
+        slm_defer_queue_call_functions();
     }
     errno = kept;
     return load_relaxed(&slm_epoch_completed) != before;
 }
 
-/* Without membarrier(2) what other threads have in their magazines cannot be had; what the calling one has takes a
- * second look, when its spares have had their grace period. */
+/* Without membarrier(2) what other threads have in their magazines cannot be had. */
 slm_seldom void slm_deferred_free_all(unsigned attempts)
 {
     for (unsigned left = 1; left > 0;) {
@@ -221,18 +181,16 @@ slm_seldom void slm_deferred_free_all(unsigned attempts)
         struct slm_thread *self = slm_thread_hide();
         left = slm_retire_pass(self, true, &open);
         slm_thread_unhide(self);
-        if (left == 0 && load_acquire(&slm_ring_objects) == 0) /* pairs with count_off: nor is anything in hand */
+        if (left == 0 && load_acquire(&slm_defer_queue_objects) == 0) /* pairs with count_off: nor is there a freer */
             break;
         slm_epoch_await(load_relaxed(&slm_epoch_wanted), UINT64_MAX);
-        slm_ring_ripen_all();
-        if (!load_relaxed(&slm_sys_has_membarrier))
-            attempts = slm_min(attempts, 2);
-        if (left > 0 && --attempts == 0)
+        slm_defer_queue_ripen_all();
+        if (left > 0 && (--attempts == 0 || !load_relaxed(&slm_sys_has_membarrier)))
             break;
         if (left > 0)
             slm_sys_sleep_ms(1);
     }
-    slm_ring_await_hands();
+    slm_defer_queue_await_freers();
 }
 
 slm_seldom void slm_deferred_barrier(void)
@@ -241,14 +199,14 @@ slm_seldom void slm_deferred_barrier(void)
     const int kept = errno;
     if (slm_epoch_inside())
         slm_panic(barrier, NULL, "inside a section of the caller's own", NULL, NULL);
-    if (slm_ring_is_calling())
+    if (slm_defer_queue_is_calling())
         slm_panic(barrier, NULL, "inside a function of slab_epoch_call", NULL, NULL);
     slm_fork_check();
-    const uint64_t functions = slm_ring_functions_put();
+    const uint64_t functions = slm_defer_queue_functions_put();
     slm_deferred_free_all(UINT_MAX);
-    if (slm_ring_functions_waiting() > 0)
+    if (slm_defer_queue_functions_waiting() > 0)
         slm_epoch_await(load_relaxed(&slm_epoch_wanted), UINT64_MAX);
-    slm_ring_await_functions(functions);
+    slm_defer_queue_await_functions(functions);
     errno = kept;
 }
 
@@ -256,6 +214,6 @@ slm_seldom void slm_deferred_barrier(void)
 void slm_deferred_call(struct slm_epoch_head *head, void (*function)(struct slm_epoch_head *head))
 {
     slm_fork_check();
-    slm_ring_put_function(head, function);
+    slm_defer_queue_put_function(head, function);
     slm_reclaim_note_deferred();
 }

@@ -3,7 +3,7 @@
  * by node when they are ripe. */
 #pragma once
 
-#include "epoch/retire.h"
+#include "deferred/retire.h"
 #include "page/page_map.h"
 
 /* The magazine is full or not open, or the pointer is another node's, large, NULL or not ours. `head`, if not NULL,
@@ -20,7 +20,7 @@ slm_inline bool slm_defer_push(size_t place, void *pointer)
         return false;
     slm_forget(place);
     *top = pointer;
-    /* pairs with take_slot (epoch/retire.c): who sees the new top sees the object, and that it is unreachable */
+    /* pairs with take_slot (deferred/retire.c): who sees the new top sees the object, and that it is unreachable */
     __atomic_store_n(&slm_retired_slot_at(thread, place)->top, top + 1, __ATOMIC_RELEASE);
     return true;
 }

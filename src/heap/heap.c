@@ -7,8 +7,8 @@
 
 #include "base/errno.h"
 #include "base/panic.h"
-#include "depot/retired.h"
-#include "epoch/retire.h"
+#include "depot/pending_slabs.h"
+#include "deferred/retire.h"
 #include "heap/alloc.h"
 #include "heap/free.h"
 #include "heap/lifecycle.h"
@@ -56,7 +56,7 @@ static size_t purge(bool wait)
         slm_thread_leave(thread);
     }
     slm_epoch_poll();
-    slm_ring_ripen_all();
+    slm_defer_queue_ripen_all();
     return slm_reclaim_all(wait);
 }
 
@@ -162,7 +162,7 @@ static void release_retired(size_t place)
     const unsigned number = slm_number_of_place((unsigned)place);
     const struct slm_cache *cache = number < SLM_NUMBERS ? slm_cache_of(number) : NULL;
     if (cache && cache->shape.life)
-        slm_retired_release(&cache->shape);
+        slm_pending_slabs_release(&cache->shape);
 }
 
 slm_slow void slm_free_slow(void *pointer, const char *call)
@@ -176,7 +176,7 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
         free_large(pointer, call);
     else
         free_small(place, pointer, call);
-    if (unlikely(load_relaxed(&slm_retired_due) > 0))
+    if (unlikely(load_relaxed(&slm_pending_slabs_due) > 0))
         release_retired(place);
     slm_reclaim_if_scarce();
 }
@@ -285,8 +285,8 @@ void *slm_resize(void *pointer, size_t n)
 size_t slm_heap_purge(void)
 {
     const int kept = errno;
-    slm_retired_poll();
-    slm_retired_release(NULL);
+    slm_pending_slabs_poll();
+    slm_pending_slabs_release(NULL);
     const size_t given = purge(true);
     errno = kept;
     return given;
@@ -305,7 +305,7 @@ static void check_cache(struct slm_cache *cache, void *context)
 void slm_heap_check(void)
 {
     slm_cache_foreach(check_cache, NULL);
-    slm_ring_check();
+    slm_defer_queue_check();
     for (unsigned area = 0; area < slm_area_count(); area++)
         slm_span_check(area);
 }

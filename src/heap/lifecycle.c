@@ -17,7 +17,7 @@
 #include "os/vm.h"
 #include "page/free_spans.h"
 #include "page/metadata.h"
-#include "epoch/retire.h"
+#include "deferred/retire.h"
 #include "page/reservation.h"
 #include "sync/epoch.h"
 #include "page/page_map.h"
@@ -45,7 +45,7 @@ static slm_seldom void fork_child(void)
     slm_thread_list_fork_child();
     slm_reclaim_fork_child();
     slm_epoch_fork_child();
-    slm_ring_fork_child();
+    slm_defer_queue_fork_child();
     if (slm_tls.self)
         slm_thread_list_add(slm_tls.self);
 }
@@ -61,7 +61,7 @@ static slm_seldom enum process_state start_process(void)
     slm_span_set_scarce(slm_vm_addresses_limited());
     slm_page_map_start();
     slm_slots_start();
-    slm_ring_start();
+    slm_defer_queue_start();
     slm_cache_start();
     slm_fork_start(fork_child);
     exit_key_made = pthread_key_create(&exit_key, thread_exit) == 0;
@@ -194,7 +194,7 @@ static slm_seldom void thread_exit(void *block)
     slm_shared_store(&tls->self, NULL); /* busy by now: see thread/take.c */
     tls->state = tls->births < births_most ? SLM_THREAD_NONE : SLM_THREAD_GONE;
     slm_epoch_thread_exit(); /* not before: a handler that enters a section from here on does not register */
-    slm_retire_end(thread);
+    slm_retire_empty_slots(thread);
     slm_reserve_empty(thread, false);
     slm_thread_empty(thread, false);
     slm_figures_thread_ends(thread);

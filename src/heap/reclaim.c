@@ -16,7 +16,7 @@
  *                                                       RUNNING <--> CALLED, out of a sleep that has an end
  *
  * Retired objects it looks after five times a deferred_max_delay_ms while some wait: what does not fill a magazine is
- * put on the ring by the second pass after it came. Here, too, run the functions of slab_epoch_call.
+ * put on the queue by the second pass after it came. Here, too, run the functions of slab_epoch_call.
  */
 #include "heap/reclaim.h"
 
@@ -26,8 +26,8 @@
 
 #include "base/options.h"
 #include "depot/cache_name.h"
-#include "depot/retired.h"
-#include "epoch/retire.h"
+#include "depot/pending_slabs.h"
+#include "deferred/retire.h"
 #include "os/sys.h"
 #include "os/topology.h"
 #include "page/free_spans.h"
@@ -93,7 +93,7 @@ static bool trim_depots(bool all, bool wait)
     if (slm_named_some_wait())
         slm_named_sweep(slm_take_recalled());
     slm_cache_unlock();
-    return slm_retired_poll() || trimming.found;
+    return slm_pending_slabs_poll() || trimming.found;
 }
 
 static void purge_excess(void)
@@ -135,9 +135,9 @@ void slm_reclaim_deferred(struct slm_thread *self)
         slm_retire_pass(self, false, &open);
     }
     slm_epoch_poll();
-    if (slm_ring_ripen_all())
+    if (slm_defer_queue_ripen_all())
         slm_reclaim_after_free();
-    if (open || load_relaxed(&slm_ring_objects) > 0 || slm_ring_functions_waiting() > 0)
+    if (open || load_relaxed(&slm_defer_queue_objects) > 0 || slm_defer_queue_functions_waiting() > 0)
         slm_reclaim_note_deferred();
 }
 
@@ -147,7 +147,7 @@ static void do_deferred(void)
     struct slm_thread *self = slm_thread_hide();
     slm_reclaim_deferred(self);
     slm_thread_unhide(self);
-    slm_ring_call_functions();
+    slm_defer_queue_call_functions();
 }
 
 /* What functions and destructors have freed here is of more use to others. */
@@ -226,7 +226,7 @@ static void work_while_needed(void)
         const uint64_t now = slm_sys_now_ms();
         const bool passed = atomic_exchange(&active, false);
         do_deferred();
-        slm_retired_release(NULL);
+        slm_pending_slabs_release(NULL);
         empty_own();
         const bool done = do_due(now), waiting = load_relaxed(&deferred);
         if (done || passed || waiting)

@@ -7,7 +7,7 @@ struct slm_large {
     struct slm_span span;
     void *no_owner; /* where a slab's owner lies: a late look at a slab that has gone must not find a depot here */
     size_t usable;  /* what the owner may write: its request rounded up to pages */
-    struct slm_large *next; /* freed without a lock, and not yet given back; or retired, on a ring */
+    struct slm_large *next; /* freed without a lock, and not yet given back; or retired, on a queue */
 };
 
 static_assert(sizeof(struct slm_large) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");

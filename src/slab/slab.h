@@ -19,7 +19,8 @@ enum { SLM_SLAB_WORDS = 6 }; /* of bits inside the descriptor: 384 objects */
 
 enum slm_slab_where { SLM_SLAB_OUT, SLM_SLAB_HELD, SLM_SLAB_LISTED };
 
-/* What a vacant slab remembers that waits to be released (depot/retired.h); its bits are not needed any more. */
+/* What a vacant slab remembers that waits to be released (depot/pending_slabs.h); its bits are not needed any more.
+ */
 struct slm_slab_wait {
     void *depot;
     uint64_t stamp; /* of the epoch in which it became vacant */

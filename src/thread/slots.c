@@ -78,14 +78,12 @@ void slm_slot_use(struct slm_thread *thread, unsigned number)
     slm_slot_groups_add(&thread->used, number + 1);
 }
 
-unsigned slm_slot_next(const struct slm_thread *thread, unsigned number)
+unsigned slm_slot_next_in(const struct slm_slot_groups *groups, unsigned number)
 {
     if (number >= SLM_CLASSES && number < SLM_NAMED_FIRST)
         number = SLM_NAMED_FIRST;
-    const unsigned slot = slm_slot_groups_next(&thread->used, number + 1);
-    if (slot > SLM_CLASSES && slot <= SLM_NAMED_FIRST) /* the own part */
-        return SLM_NAMED_FIRST;
-    return slot - 1;
+    const unsigned slot = slm_slot_groups_next(groups, number + 1);
+    return slot > SLM_CLASSES && slot <= SLM_NAMED_FIRST ? SLM_NAMED_FIRST : slot - 1; /* not the half's own part */
 }
 
 /* The owner may be in the middle of a pop, or take `previous` away: metadata stay mapped, and figures may lag. */

@@ -11,7 +11,7 @@
  * both empty and full.
  *
  * A second half, SLM_RETIRED_OFFSET behind, has at each slot word a retired slot: the magazine that the thread's
- * retired objects of that cache go to (epoch/retire.h), and the cache's remote magazine (thread/remote.h). What is
+ * retired objects of that cache go to (deferred/retire.h), and the cache's remote magazine (thread/remote.h). What is
  * pushed into a retired magazine is not popped: it takes while top is below limit.
  *
  * A block is 1 MiB of addresses. A thread touches what it uses: the first 4 KiB of a half, and a page for each 85
@@ -95,20 +95,14 @@ struct slm_retired_slot {
 
 static_assert(sizeof(struct slm_retired_slot) == sizeof(struct slm_slot), "at the same places");
 
-enum { SLM_RETIRED_SPARES = 60 };
-
 /* The second half of a block. Its own part lies where no place of a cache is. */
 struct slm_retired_half {
     struct slm_retired_slot slots[SLM_CLASSES + 1];
     struct slm_slot_groups used;
-    uint32_t end;         /* behind the highest slot that was ever opened; 0: nothing here was touched */
-    uint32_t pass, seen;  /* of aging, in which one was opened or closed last; and was seen to hold anything */
-    uint32_t spare_count; /* where there is no memory for a magazine: any objects of the heap, */
-    uint64_t spare_stamp; /* which may be freed when this has passed */
-    void *spares[SLM_RETIRED_SPARES];
+    uint32_t pass, seen; /* of aging, in which one was opened or closed last; and was seen to hold anything */
 };
 
-static_assert(sizeof(struct slm_retired_half) <= (SLM_NAMED_FIRST + 1) * sizeof(struct slm_slot), "room for spares");
+static_assert(sizeof(struct slm_retired_half) <= (SLM_NAMED_FIRST + 1) * sizeof(struct slm_slot), "room for it");
 
 #define SLM_RETIRED_OFFSET ((size_t)512 << 10)
 #define SLM_SLOT_BYTES (SLM_SLOTS * sizeof(struct slm_slot))
@@ -223,8 +217,13 @@ void slm_slot_use(struct slm_thread *thread, unsigned number);
 unsigned slm_slot_groups_next(const struct slm_slot_groups *groups, unsigned slot);
 void slm_slot_groups_add(struct slm_slot_groups *groups, unsigned slot);
 
-/* The first number from `number` on that may have a slot in use; SLM_NUMBERS: none. */
-unsigned slm_slot_next(const struct slm_thread *thread, unsigned number);
+/* The first number from `number` on whose group in a half has a slot in use; SLM_NUMBERS: none. */
+unsigned slm_slot_next_in(const struct slm_slot_groups *groups, unsigned number);
+
+slm_inline unsigned slm_slot_next(const struct slm_thread *thread, unsigned number)
+{
+    return slm_slot_next_in(&thread->used, number);
+}
 
 /* Rounds in a cache's magazines, but for the remote one; from other threads, a figure that may lag. */
 uint64_t slm_thread_rounds(struct slm_thread *thread, unsigned number);

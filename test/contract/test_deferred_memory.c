@@ -1,10 +1,12 @@
 /* Retiring where there is no memory: RLIMIT_AS lies below what the process has, and what it has is full. Nothing is
- * lost, and nothing waits for ever: what has a head waits by it; the form without waits for a grace period; inside a
- * section of the thread's own, where neither will do, objects are left unfreed, and counted. All is told by the
- * figures of the objects' cache, after the limit has been lifted and a barrier. */
+ * lost, and nothing waits for ever: what has a head waits by it; the form without waits for a grace period, a
+ * millisecond or more for each object; inside a section of the thread's own, where neither will do, objects are left
+ * unfreed, and counted. All is told by the figures of the objects' cache, after the limit has been lifted and a
+ * barrier.
+ */
 #include "epochs.h"
 
-enum { OBJECTS = 100000, SIZE = 72, LARGE = 20 };
+enum { OBJECTS = 100000, WAITS = 1000, SIZE = 72, LARGE = 20 };
 
 /* The list goes through the objects, behind the head: a program without memory has no array of them. */
 struct node {
@@ -100,6 +102,22 @@ static void heads_wait_without_memory(const char *argument)
     check_all_is_freed(0);
 }
 
+/* All nodes of a list, the last ones by the form without a head: what room there was for pointers has been used by
+ * then. */
+static void retire_list(struct node *node, unsigned without_head)
+{
+    unsigned left = 0;
+    for (const struct node *at = node; at != NULL; at = at->next)
+        left++;
+    for (struct node *next; node != NULL; node = next, left--) {
+        next = node->next;
+        if (left > without_head)
+            slab_free_deferred_head(node, &node->head);
+        else
+            slab_free_deferred(node);
+    }
+}
+
 /* Without a head and with readers that leave: it goes on, at the price of waiting. */
 static void one_argument_goes_on_without_memory(const char *argument)
 {
@@ -110,14 +128,39 @@ static void one_argument_goes_on_without_memory(const char *argument)
     struct node *nodes = make_nodes();
     start_readers(&readers);
     exhaust(&exhausted);
-    for (struct node *node = nodes, *next; node != NULL; node = next) {
-        next = node->next;
-        slab_free_deferred(node);
-    }
+    retire_list(nodes, WAITS);
     for (size_t i = 0; i < LARGE; i++)
         slab_free_deferred(exhausted.large[i]);
     have_memory_again(&exhausted);
     stop_readers(&readers);
+    check_all_is_freed(0);
+}
+
+/* A thread that stays has magazines of its own, and a barrier finds no memory for a copy of what is in them. */
+static void retire_a_few(void *objects)
+{
+    for (size_t i = 0; i < LARGE; i++)
+        slab_free_deferred(((void **)objects)[i]);
+}
+
+static void barriers_end_without_memory(const char *argument)
+{
+    (void)argument;
+    struct parked reader, holder;
+    struct exhausted exhausted;
+    void *objects[LARGE];
+    cache = make_own("poor", SIZE);
+    for (size_t i = 0; i < LARGE; i++)
+        objects[i] = take(cache);
+    park_outside(&reader);
+    park(&holder, retire_a_few, NULL, objects);
+    require(active(cache) > 0); /* what does not fill a magazine */
+    exhaust(&exhausted);
+    slab_epoch_barrier();
+    require(active(cache) == 0);
+    have_memory_again(&exhausted);
+    unpark(&holder);
+    unpark(&reader);
     check_all_is_freed(0);
 }
 
@@ -154,6 +197,8 @@ static void own_sections_leave_some_unfreed(const char *argument)
 
 /* -- threads ----------------------------------------------------------------------------------------------------- */
 
+enum { THREADS = 8 };
+
 struct poor_thread {
     struct parked parked;
     struct node *nodes; /* its own */
@@ -162,24 +207,22 @@ struct poor_thread {
 /* Each with the few objects of an ordinary day. */
 static void retire_nodes(void *context)
 {
-    struct poor_thread *self = context;
-    for (struct node *next; self->nodes != NULL; self->nodes = next) {
-        next = self->nodes->next;
-        slab_free_deferred(self->nodes);
-    }
+    const struct poor_thread *self = context;
+    retire_list(self->nodes, WAITS / THREADS);
 }
 
-/* What does not go into its magazine, nor into a reserve, is left unfreed; the section ends with the thread. */
+/* What does not go into a magazine is left unfreed; the section ends with the thread. */
 static void retire_nodes_inside(void *context)
 {
+    const struct poor_thread *self = context;
     slab_epoch_enter();
-    retire_nodes(context);
+    retire_list(self->nodes, OBJECTS);
 }
 
 /* They retire, and end, when nothing can be had. What they leave behind is freed as well. */
 static void end_threads_without_memory(void (*retire)(void *))
 {
-    struct poor_thread threads[8];
+    struct poor_thread threads[THREADS];
     struct parked reader;
     struct exhausted exhausted;
     cache = make_own("poor", SIZE);
@@ -222,6 +265,8 @@ int main(int argc, char **argv)
     static const struct epoch_scenario scenarios[] = {
         {"heads_wait_without_memory", heads_wait_without_memory, NULL},
         {"one_argument_goes_on_without_memory", one_argument_goes_on_without_memory, NULL},
+        {"barriers_end_without_memory", barriers_end_without_memory,
+         "SLABMALLOC_OPTIONS=deferred_max_delay_ms=60000"},
         {"own_sections_leave_some_unfreed", own_sections_leave_some_unfreed,
          "SLABMALLOC_OPTIONS=epoch_stall_ms=0"}, /* no other line than the one that is looked for */
         {"threads_end_without_memory", threads_end_without_memory, NULL},

@@ -1,9 +1,10 @@
-/* Retired magazines and the ring (src/epoch/retire.h, src/epoch/ring.h): a model that spin searches to the end. With
- * one of the switches below a part of the protocol is left out, and spin must find an error. check.sh runs it.
+/* Retired magazines and the queue (src/deferred/retire.h, src/deferred/defer_queue.h): a model that spin searches to
+ * the end. With one of the switches below a part of the protocol is left out, and spin must find an error. check.sh
+ * runs it.
  *
- * The owner makes an object unreachable and pushes it to its retired magazine; a full one it puts on the ring. A
+ * The owner makes an object unreachable and pushes it to its retired magazine; a full one it puts on the queue. A
  * taker takes what stands in a magazine that does not fill up, also while a push is under way, and puts that on the
- * ring. There it is stamped, and waits in the segment of that stamp until the stamp has passed. A reader looks for
+ * queue. There it is stamped, and waits in the segment of that stamp until the stamp has passed. A reader looks for
  * the object, and uses it.
  *
  * Why it works
@@ -23,14 +24,14 @@
  * passes when the reader is seen outside, or has left. Numbers of grace periods are modulo NUMBERS; one begins where
  * a stamp wants it.
  *
- * What is checked: the reader uses no object that is free; nothing is taken or put on the ring that is free, or
+ * What is checked: the reader uses no object that is free; nothing is taken or put on the queue that is free, or
  * twice, or not in its slot yet; and all is freed at last: nothing goes on for ever without frees.
  *
  * WEAK also must pass. What must fail:
  *     STAMP_FIRST       the taker stamps, then looks at the magazine
  *     STAMP_AT_OPEN     a magazine is stamped with its first round
  *     TOP_SET_BACK      the taker sets top back, too
- *     ONE_SEGMENT       the ring has one segment
+ *     ONE_SEGMENT       the queue has one segment
  *   with WEAK:
  *     NO_RELEASE        the store of top does not release */
 
@@ -84,7 +85,7 @@ byte free = ALL;
 #define SEGMENTS_BEHIND segments[1] | segments[2] | segments[3]
 #endif
 
-/* -- the ring ---------------------------------------------------------------------------------------------------- */
+/* -- the queue --------------------------------------------------------------------------------------------------- */
 
 #ifdef STAMP_AT_OPEN
 byte stamp_at_open;
@@ -94,7 +95,7 @@ byte stamp_at_open;
 #endif
 
 /* As a part of a step, since a lock is held. */
-inline put_on_ring(set_, stamp_)
+inline put_on_queue(set_, stamp_)
 {
     assert((set_ & (free | segments[0] | SEGMENTS_BEHIND)) == 0);
     if
@@ -250,7 +251,7 @@ inline make_reachable()
     store(REACHABLE, object)
 }
 
-/* A full magazine goes to the ring, and an empty one comes; one that a taker has closed is opened. */
+/* A full magazine goes to the queue, and an empty one comes; one that a taker has closed is opened. */
 inline push_slowly()
 {
     d_step { !taken -> in_slow_path = true }
@@ -260,7 +261,7 @@ inline push_slowly()
         is_full = (top - bottom == ROUNDS);
         take_rounds(set, top);
         if
-        :: is_full -> put_on_ring(set, STAMP); set = 0
+        :: is_full -> put_on_queue(set, STAMP); set = 0
         :: else
         fi;
         is_full = false;
@@ -341,7 +342,7 @@ inline take()
         stamp = STAMP;
 #endif
         if
-        :: set != 0 -> put_on_ring(set, stamp); set = 0
+        :: set != 0 -> put_on_queue(set, stamp); set = 0
         :: else
         fi;
         stamp = 0;

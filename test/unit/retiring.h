@@ -6,8 +6,8 @@
 #include "epochs.h"
 
 #include "base/options.h"
-#include "epoch/retire.h"
-#include "depot/retired.h"
+#include "deferred/retire.h"
+#include "depot/pending_slabs.h"
 #include "heap/deferred.h"
 #include "heap/cache_object.h"
 #include "heap/reclaim.h"
@@ -91,14 +91,14 @@ static inline uint64_t in_magazines(void)
     return sums.objects;
 }
 
-static inline uint64_t on_rings(void)
+static inline uint64_t on_queues(void)
 {
-    return load_relaxed(&slm_ring_objects);
+    return load_relaxed(&slm_defer_queue_objects);
 }
 
 static inline uint64_t waiting(void)
 {
-    return in_magazines() + on_rings();
+    return in_magazines() + on_queues();
 }
 
 /* Of a test that has failed in the middle. */
@@ -128,10 +128,10 @@ static inline int all_is_free(void **state)
     forget_own_magazines();
     slm_deferred_free_all(UINT_MAX);
     slm_epoch_await(slm_epoch_stamp(), UINT64_MAX);
-    slm_retired_poll(); /* type-safe slabs wait on their own */
-    slm_ring_check();
+    slm_pending_slabs_poll(); /* type-safe slabs wait on their own */
+    slm_defer_queue_check();
     end_helper(&reader);
-    if (waiting() != 0 || load_relaxed(&slm_ring_bytes) != 0 || load_relaxed(&slm_epoch_waiting_bytes) != 0)
+    if (waiting() != 0 || load_relaxed(&slm_defer_queue_bytes) != 0 || load_relaxed(&slm_epoch_waiting_bytes) != 0)
         return -1;
     return slab_cache_destroy(name);
 }

@@ -276,10 +276,11 @@ static void flood_and_wait(unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
         void *object = object_of_cache();
-        const uint64_t bytes = load_relaxed(&slm_ring_bytes), start_us = slm_sys_now_us();
+        const uint64_t bytes = load_relaxed(&slm_defer_queue_bytes), start_us = slm_sys_now_us();
         slm_defer(object, NULL);
         const uint64_t took_us = slm_sys_now_us() - start_us;
-        require(load_relaxed(&slm_ring_bytes) <= slm_max(bytes, slm_ring_limit_bytes()) || took_us >= 10000);
+        require(load_relaxed(&slm_defer_queue_bytes) <= slm_max(bytes, slm_defer_queue_limit_bytes()) ||
+                took_us >= 10000);
     }
 }
 
@@ -288,12 +289,12 @@ static void a_flood_waits_for_readers_but_not_for_ever(void **state)
 {
     (void)state;
     slm_options.deferred_max_bytes = LIMIT;
-    const uint64_t waits = load_relaxed(&slm_ring_waits), excesses = load_relaxed(&slm_ring_excesses);
+    const uint64_t waits = load_relaxed(&slm_defer_queue_waits), excesses = load_relaxed(&slm_defer_queue_excesses);
     begin_reading();
     flood_and_wait(FLOOD);
     assert_int_equal(waiting(), FLOOD);
-    assert_true(load_relaxed(&slm_ring_waits) > waits);
-    assert_int_equal(load_relaxed(&slm_ring_excesses), excesses);
+    assert_true(load_relaxed(&slm_defer_queue_waits) > waits);
+    assert_int_equal(load_relaxed(&slm_defer_queue_excesses), excesses);
     end_reading();
 }
 
@@ -308,13 +309,13 @@ static void who_may_not_wait_queues_past_the_limit(void **state)
 {
     (void)state;
     slm_options.deferred_max_bytes = LIMIT;
-    const uint64_t waits = load_relaxed(&slm_ring_waits), excesses = load_relaxed(&slm_ring_excesses);
+    const uint64_t waits = load_relaxed(&slm_defer_queue_waits), excesses = load_relaxed(&slm_defer_queue_excesses);
     begin_reading();
     flood(FLOOD, true);
-    assert_true(load_relaxed(&slm_ring_excesses) > excesses);
+    assert_true(load_relaxed(&slm_defer_queue_excesses) > excesses);
     enter(); /* inside a section of its own nobody waits either */
     flood(FLOOD, false);
-    assert_int_equal(load_relaxed(&slm_ring_waits), waits);
+    assert_int_equal(load_relaxed(&slm_defer_queue_waits), waits);
     assert_int_equal(waiting(), 2 * FLOOD);
     leave();
     end_reading();
@@ -332,47 +333,69 @@ static void without_memory_heads_serve(void **state)
         void *object = object_of_cache();
         slm_defer(object, head_in(object));
     }
-    assert_int_equal(on_rings(), FLOOD);
+    assert_int_equal(on_queues(), FLOOD);
     leave();
     end_reading();
-    assert_int_equal(load_relaxed(&slm_ring_unfreed), 0);
+    assert_int_equal(load_relaxed(&slm_defer_queue_unfreed), 0);
 }
 
-static void without_memory_it_waits_when_the_spares_are_full(void **state)
+static void without_memory_it_waits_and_frees(void **state)
 {
     (void)state;
-    slm_options.refuse_blocks = 1;
-    const uint64_t before = slm_epoch_grace_periods();
-    for (unsigned i = 0; i < FLOOD; i++) {
-        defer_some(1);
-        require(waiting() <= SLM_RETIRED_SPARES);
-    }
-    assert_true(slm_epoch_grace_periods() - before >= FLOOD / SLM_RETIRED_SPARES);
-    slm_options.refuse_blocks = 0;
+    enum { SOME = 50 };
     defer_some(3);
-    slm_options.refuse_blocks = 1; /* now there is a magazine of its own, that fills up */
-    for (unsigned i = 0; i < FLOOD; i++) {
+    slm_options.refuse_blocks = 1;
+    defer_some(3); /* into the magazine that there is */
+    const uint64_t before = slm_epoch_grace_periods();
+    for (unsigned i = 0; i < SOME; i++) {
         defer_some(1);
-        require(waiting() <= SLM_RETIRED_SPARES + SLM_MAGAZINE_ROUNDS_MAX);
+        require(waiting() <= 6);
     }
-    assert_int_equal(load_relaxed(&slm_ring_unfreed), 0);
+    assert_true(slm_epoch_grace_periods() - before >= SOME);
+    assert_int_equal(load_relaxed(&slm_defer_queue_unfreed), 0);
+}
+
+static void defer_one(void *object)
+{
+    slm_defer(object, NULL);
+}
+
+/* However long: it is not free before. */
+static void without_memory_it_waits_for_readers(void **state)
+{
+    (void)state;
+    struct helper other;
+    start_live_helper(&other);
+    slm_options.refuse_blocks = 1;
+    begin_reading();
+    char *object = memset(object_of_cache(), 0x5a, SIZE);
+    const uint64_t out = cache_out(cache);
+    begin_task(&other, defer_one, object);
+    assert_false(is_done_within(&other, 30));
+    assert_int_equal(cache_out(cache), out);
+    assert_true(object[0] == 0x5a && memcmp(object, object + 1, SIZE - 1) == 0);
+    end_reading();
+    await(&other);
+    assert_int_equal(cache_out(cache), out - 1);
+    end_helper(&other);
 }
 
 static void leave_some_unfreed(void)
 {
     require(fresh(NULL) == 0);
+    defer_some(1);
     slm_options.refuse_blocks = 1;
     enter();
-    defer_some(SLM_RETIRED_SPARES);
-    require(load_relaxed(&slm_ring_unfreed) == 0);
+    defer_some(5); /* what the thread has is used */
+    require(load_relaxed(&slm_defer_queue_unfreed) == 0 && waiting() == 6);
     defer_some(40);
-    require(load_relaxed(&slm_ring_unfreed) == 40 && waiting() == SLM_RETIRED_SPARES);
+    require(load_relaxed(&slm_defer_queue_unfreed) == 40 && waiting() == 6);
     leave();
     slm_deferred_barrier();
-    require(waiting() == 0 && load_relaxed(&slm_ring_unfreed) == 40);
+    require(waiting() == 0 && load_relaxed(&slm_defer_queue_unfreed) == 40);
     defer_some(1); /* outside all goes on */
     slm_deferred_barrier();
-    require(waiting() == 0);
+    require(waiting() == 0 && load_relaxed(&slm_defer_queue_unfreed) == 40);
 }
 
 static void inside_a_section_it_is_left_unfreed_and_told_once(void **state)
@@ -396,7 +419,7 @@ static void a_thread_without_a_block_retires_too(void **state)
     (void)state;
     begin_reading();
     on_threads(1, retire_without_a_block);
-    assert_int_equal(on_rings(), 10);
+    assert_int_equal(on_queues(), 10);
     end_reading();
     slm_deferred_barrier();
     slm_options.refuse_blocks = 1;
@@ -413,21 +436,22 @@ static void defer_by_fences(void)
     require(readers_fence());
     begin_reading();
     defer_some(FLOOD);
-    require(in_magazines() == 0 && on_rings() == FLOOD); /* nobody could take what ages there */
+    require(in_magazines() == 0 && on_queues() == FLOOD); /* nobody could take what ages there */
     end_reading();
     slm_deferred_barrier();
     require(waiting() == 0);
-    slm_options.deferred_max_bytes = 4096; /* less than the ring's open magazine has */
+    slm_options.deferred_max_bytes = 4096; /* less than the queue's open magazine has */
     flood_and_wait(100);
     slm_options.deferred_max_bytes = 0;
     slm_options.refuse_blocks = 1;
     enter();
-    for (unsigned i = 0; i < 2 * SLM_RETIRED_SPARES; i++) { /* some by the last block, some in spares, some unfreed */
+    for (unsigned i = 0; i < 100; i++) {
         void *object = object_of_cache();
-        slm_defer(object, i % 2 ? head_in(object) : NULL);
+        slm_defer(object, head_in(object));
     }
     leave();
-    require(load_relaxed(&slm_ring_unfreed) == 0);
+    defer_some(10); /* each waits, and is free */
+    require(load_relaxed(&slm_defer_queue_unfreed) == 0);
     slm_deferred_barrier();
     require(waiting() == 0);
     require(all_is_free(NULL) == 0);
@@ -477,7 +501,8 @@ int main(void)
         deferred_test(a_flood_is_bounded_where_readers_leave),
         deferred_test(who_may_not_wait_queues_past_the_limit),
         deferred_test(without_memory_heads_serve),
-        deferred_test(without_memory_it_waits_when_the_spares_are_full),
+        deferred_test(without_memory_it_waits_and_frees),
+        deferred_test(without_memory_it_waits_for_readers),
         cmocka_unit_test(inside_a_section_it_is_left_unfreed_and_told_once),
         deferred_test(a_thread_without_a_block_retires_too),
     };

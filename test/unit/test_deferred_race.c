@@ -35,7 +35,7 @@ static void defer_next(void)
     slm_defer(next_object, NULL);
 }
 
-/* Each object is in a magazine or on the ring behind each call, and comes free once: a slab would see more. */
+/* Each object is in a magazine or on the queue behind each call, and comes free once: a slab would see more. */
 static unsigned long interrupt_retiring(unsigned before, unsigned sparse_from)
 {
     unsigned long at = 1;
@@ -49,7 +49,7 @@ static unsigned long interrupt_retiring(unsigned before, unsigned sparse_from)
         if (some)
             await(&passer);
         require(waiting() == held + 1);
-        slm_ring_check();
+        slm_defer_queue_check();
         end_reading();
         slm_deferred_free_all(UINT_MAX);
         require(waiting() == 0);
@@ -93,7 +93,7 @@ static void threads_retire_while_others_pass(void **state)
     for (unsigned turn = 0; turn < scaled(200) || load_relaxed(&retired) < scaled(20000); turn++) {
         pass_over_all(NULL);
         slm_deferred_poll();
-        slm_ring_check();
+        slm_defer_queue_check();
         if (turn % 8 == 0)
             slm_deferred_barrier();
         slm_options.refuse_blocks = turn % 4 == 0;

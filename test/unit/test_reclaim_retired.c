@@ -23,7 +23,8 @@ static bool nothing_retired(void)
 {
     struct slm_retired_sums sums = {0, 0};
     slm_thread_list_foreach(add_retired, &sums);
-    return sums.objects == 0 && load_relaxed(&slm_ring_objects) == 0 && slm_ring_functions_waiting() == 0;
+    return sums.objects == 0 && load_relaxed(&slm_defer_queue_objects) == 0 &&
+           slm_defer_queue_functions_waiting() == 0;
 }
 
 static _Atomic unsigned called;

@@ -1,4 +1,4 @@
-/* src/epoch/retire.h: a thread's retired magazines fill up and go to the ring, or are taken from it in two passes
+/* src/deferred/retire.h: a thread's retired magazines fill up and go to the queue, or are taken from it in two passes
  * without its help; and what happens where there is no memory for one. The cache's magazines have up to 20 rounds. */
 #include "retiring.h"
 
@@ -44,22 +44,6 @@ static bool push(void *object)
     return done;
 }
 
-static bool spare(void *object)
-{
-    struct slm_thread *thread = slm_thread_enter(true);
-    const bool done = slm_retire_spare(thread, object);
-    slm_thread_leave(thread);
-    return done;
-}
-
-static uint64_t free_spares(void)
-{
-    struct slm_thread *thread = slm_thread_enter(true);
-    const uint64_t stamp = slm_retire_free_spares(thread);
-    slm_thread_leave(thread);
-    return stamp;
-}
-
 static void push_some(unsigned n)
 {
     for (unsigned i = 0; i < n; i++)
@@ -84,24 +68,24 @@ static unsigned pass(bool all)
 
 /* -- filling ----------------------------------------------------------------------------------------------------- */
 
-static void full_ones_go_to_the_ring_and_larger_ones_come(void **state)
+static void full_ones_go_to_the_queue_and_larger_ones_come(void **state)
 {
     (void)state;
     assert_false(is_open(NULL));
     push_some(6);
     assert_false(is_open(NULL)); /* full, but nobody needs another yet */
-    assert_int_equal(on_rings(), 0);
+    assert_int_equal(on_queues(), 0);
     push_some(1);
-    assert_int_equal(on_rings(), 6);
+    assert_int_equal(on_queues(), 6);
     assert_true(is_open(NULL) && rounds_of(NULL) == 1);
     push_some(14);
-    assert_int_equal(on_rings(), 6 + 14);
+    assert_int_equal(on_queues(), 6 + 14);
     push_some(20); /* as many as the cache's magazines have, and no more */
-    assert_int_equal(on_rings(), 6 + 14 + 20);
+    assert_int_equal(on_queues(), 6 + 14 + 20);
     push_some(20);
-    assert_int_equal(on_rings(), 6 + 14 + 20 + 20);
+    assert_int_equal(on_queues(), 6 + 14 + 20 + 20);
     assert_int_equal(in_magazines(), 1);
-    assert_int_equal(load_relaxed(&slm_ring_bytes), 60 * SIZE);
+    assert_int_equal(load_relaxed(&slm_defer_queue_bytes), 60 * SIZE);
 }
 
 static void an_open_one_takes_without_a_slow_path(void **state)
@@ -135,7 +119,7 @@ static void what_does_not_fill_up_goes_with_the_second_pass(void **state)
     struct slm_magazine *const array = slot_of(&other)->magazine;
     assert_int_equal(pass(false), 0);
     assert_int_equal(in_magazines(), 0);
-    assert_int_equal(on_rings(), 6);
+    assert_int_equal(on_queues(), 6);
     assert_false(is_open(NULL) || is_open(&other));
     assert_ptr_equal(slot_of(&other)->magazine, array); /* its owner goes on with it */
     tell(&other, push_three, NULL);
@@ -152,9 +136,9 @@ static void what_fills_up_is_left_alone(void **state)
     for (unsigned turn = 0; turn < 5; turn++) {
         push_some(20); /* full since the last pass, and another one begun */
         const unsigned rounds = rounds_of(NULL);
-        const uint64_t put = on_rings();
+        const uint64_t put = on_queues();
         assert_int_equal(pass(false), 0);
-        assert_int_equal(on_rings(), put);
+        assert_int_equal(on_queues(), put);
         assert_int_equal(rounds_of(NULL), rounds);
         assert_true(another_follows);
     }
@@ -185,11 +169,11 @@ static void all_go_at_once_where_everything_is_asked_for(void **state)
     push_some(3);
     tell(&other, push_three, NULL);
     assert_int_equal(pass(true), 0);
-    assert_int_equal(on_rings(), 6);
+    assert_int_equal(on_queues(), 6);
     assert_false(is_open(NULL) || is_open(&other));
     push_some(1);
     assert_int_equal(pass(true), 0);
-    assert_int_equal(on_rings(), 7);
+    assert_int_equal(on_queues(), 7);
 }
 
 static void one_barrier_serves_for_all(void **state)
@@ -204,7 +188,7 @@ static void one_barrier_serves_for_all(void **state)
     assert_int_equal(barriers(), before); /* nothing is old enough */
     assert_int_equal(pass(false), 0);
     assert_int_equal(barriers(), before + 1);
-    assert_int_equal(on_rings(), 6);
+    assert_int_equal(on_queues(), 6);
     assert_int_equal(pass(false), 0);
     assert_int_equal(barriers(), before + 1);
     end_helper(&third);
@@ -272,7 +256,7 @@ static void a_push_under_way_ends_above_and_waits_for_the_next_pass(void **state
     tell(&other, push_three, NULL);
     tell(&other, begin_push, object_of_cache());
     assert_int_equal(pass(true), 0);
-    assert_int_equal(on_rings(), 3);
+    assert_int_equal(on_queues(), 3);
     assert_int_equal(rounds_of(&other), 0);
     tell(&other, end_push, NULL);
     assert_int_equal(rounds_of(&other), 1);
@@ -287,7 +271,7 @@ static void a_push_under_way_ends_above_and_waits_for_the_next_pass(void **state
     assert_int_equal(pass(true), 0); /* it has not come yet: there is nothing */
     tell(&other, end_push, NULL);
     assert_int_equal(pass(true), 0);
-    assert_int_equal(on_rings(), 6);
+    assert_int_equal(on_queues(), 6);
     assert_int_equal(in_magazines(), 0);
     end_reading();
 }
@@ -299,7 +283,7 @@ static void pass_without_barriers(void)
     start_live_helper(&other);
     tell(&other, push_three, NULL);
     push_some(3);
-    require(pass(true) == 1 && on_rings() == 3 && in_magazines() == 3); /* its own alone */
+    require(pass(true) == 1 && on_queues() == 3 && in_magazines() == 3); /* its own alone */
     require(rounds_of(&other) == 3 && is_open(&other) && another_follows);
 }
 
@@ -321,98 +305,49 @@ static void without_a_block_it_is_as_it_was(void **state)
     slm_options.refuse_blocks = 0;
     push_some(6);
     slm_options.refuse_blocks = 1;
-    assert_false(push(object)); /* it is full, and there is no other */
-    assert_int_equal(rounds_of(NULL), 6);
+    assert_false(push(object)); /* the full one goes, and there is no other */
+    assert_int_equal(in_magazines(), 0);
+    assert_int_equal(on_queues(), 6);
     assert_true(object[0] == 0x5a && memcmp(object, object + 1, SIZE - 1) == 0);
     slm_object_free(name, object);
 }
 
-static void empty_full(void **top)
-{
-    struct slm_thread *thread = slm_thread_enter(true);
-    slm_retire_empty_full(thread, cache->shape.place, top);
-    slm_thread_leave(thread);
-}
-
-static void a_full_one_is_emptied_after_its_grace_period(void **state)
-{
-    (void)state;
-    empty_full(NULL); /* there is none */
-    push_some(6);
-    void *one_more;
-    slm_options.refuse_blocks = 1;
-    empty_full(slot_of(NULL)->top - 1); /* it has changed since: nothing is done */
-    assert_int_equal(rounds_of(NULL), 6);
-    let_ripen();
-    const uint64_t out = cache_out(cache);
-    empty_full(slot_of(NULL)->top);
-    assert_int_equal(cache_out(cache), out - 6);
-    assert_int_equal(in_magazines() + on_rings(), 0);
-    push_some(6); /* the array is used again */
-    assert_false(push(one_more = object_of_cache()));
-    slm_object_free(name, one_more);
-}
-
-static void spares_wait_for_their_grace_period(void **state)
-{
-    (void)state;
-    assert_int_equal(free_spares(), 0);
-    begin_reading();
-    for (unsigned i = 0; i < SLM_RETIRED_SPARES; i++)
-        assert_true(spare(object_of_cache()));
-    void *object = object_of_cache();
-    assert_false(spare(object));
-    slm_object_free(name, object);
-    assert_int_equal(in_magazines(), SLM_RETIRED_SPARES);
-    const uint64_t stamp = free_spares(), out = cache_out(cache);
-    assert_true(stamp > 0);
-    assert_false(slm_epoch_await(stamp, slm_sys_now_us() + 10000));
-    assert_int_equal(free_spares(), stamp);
-    end_reading();
-    assert_true(slm_epoch_await(stamp, UINT64_MAX));
-    assert_int_equal(free_spares(), 0);
-    assert_int_equal(cache_out(cache), out - SLM_RETIRED_SPARES);
-    assert_int_equal(in_magazines(), 0);
-    assert_true(spare(object_of_cache()));
-}
-
-static void spare_three(void *nothing)
-{
-    (void)nothing;
-    for (unsigned i = 0; i < 3; i++)
-        require(spare(object_of_cache()));
-}
-
-static void passes_free_others_spares(void **state)
-{
-    (void)state;
-    begin_reading();
-    tell(&other, spare_three, NULL);
-    assert_true(pass(false) > 0); /* they cannot go yet */
-    assert_true(another_follows);
-    end_reading();
-    let_ripen();
-    assert_int_equal(pass(false), 0);
-    assert_int_equal(in_magazines() + on_rings(), 0);
-}
-
-/* There is one block, and what it has no room for waits until that comes back. */
+/* What the caller has goes as it is. For copies of what others have there is one block, and what it has no room for
+ * stays where it is until that comes back. */
 static void passes_go_on_without_memory(void **state)
 {
     (void)state;
-    push_some(6);
+    struct helper third;
+    start_live_helper(&third);
+    tell(&third, push_three, NULL);
     tell(&other, push_three, NULL);
+    push_some(6);
     slm_options.refuse_blocks = 1;
     assert_true(pass(true) > 0);
-    const uint64_t put = on_rings();
-    assert_true(put > 0 && put < 9 && put + in_magazines() == 9);
+    assert_true(another_follows);
+    assert_true(on_queues() == 9 && in_magazines() == 3);
     assert_true(pass(true) > 0); /* it is on its way */
-    assert_int_equal(on_rings(), put);
+    assert_true(on_queues() == 9 && in_magazines() == 3);
     let_ripen();
-    assert_true(slm_ring_ripen_all());
+    assert_true(slm_defer_queue_ripen_all());
     assert_int_equal(pass(true), 0);
-    assert_int_equal(on_rings(), 9 - put);
-    assert_int_equal(in_magazines(), 0);
+    assert_true(on_queues() == 3 && in_magazines() == 0);
+    end_helper(&third);
+}
+
+/* However much others have. */
+static void barriers_end_without_memory(void **state)
+{
+    (void)state;
+    struct helper third;
+    start_live_helper(&third);
+    tell(&third, push_three, NULL);
+    for (unsigned i = 0; i < 6; i++)
+        tell(&other, push_three, NULL);
+    slm_options.refuse_blocks = 1;
+    slm_deferred_free_all(UINT_MAX);
+    assert_int_equal(in_magazines() + on_queues(), 0);
+    end_helper(&third);
 }
 
 /* -- the end of a thread ----------------------------------------------------------------------------------------- */
@@ -424,27 +359,12 @@ static void the_end_of_a_thread_retires_all_it_has(void **state)
     start_live_helper(&third);
     begin_reading();
     tell(&third, push_three, NULL);
-    tell(&third, spare_three, NULL);
+    slm_options.refuse_blocks = 1; /* it takes no memory */
     end_helper(&third);
-    assert_int_equal(on_rings(), 6);
-    assert_int_equal(load_relaxed(&slm_ring_bytes), 6 * SIZE);
-    assert_false(slm_ring_ripen_all());
+    assert_int_equal(on_queues(), 3);
+    assert_int_equal(load_relaxed(&slm_defer_queue_bytes), 3 * SIZE);
+    assert_false(slm_defer_queue_ripen_all());
     end_reading();
-}
-
-/* Twice: the first finds the last block, the second waits for a grace period of its own. */
-static void without_memory_a_thread_ends_all_the_same(void **state)
-{
-    (void)state;
-    slm_options.refuse_blocks = 1;
-    for (unsigned turn = 0; turn < 2; turn++) {
-        struct helper third;
-        start_live_helper(&third);
-        tell(&third, spare_three, NULL);
-        end_helper(&third);
-        assert_int_equal(on_rings(), 3);
-        assert_int_equal(in_magazines(), 0);
-    }
 }
 
 /* -- figures, far caches, fork ----------------------------------------------------------------------------------- */
@@ -464,7 +384,7 @@ static void another_cache_s_magazines_are_not_too_large(void **state)
     begin_reading();
     const unsigned most = load_relaxed(&cache_of(name)->most_rounds);
     push_some(2 * most + 1);
-    const uint64_t put = on_rings();
+    const uint64_t put = on_queues();
     end_reading();
     slm_deferred_free_all(UINT_MAX);
     assert_int_equal(slab_cache_destroy(name), 0);
@@ -479,38 +399,32 @@ static void figures_have_bytes_of_all_that_is_retired(void **state)
     push_some(4);
     slm_retire_count(slm_tls.self, &sums);
     assert_true(sums.objects == 4 && sums.bytes == 4 * SIZE);
-    spare_three(NULL);
-    sums = (struct slm_retired_sums){0, 0};
-    slm_retire_count(slm_tls.self, &sums);
-    assert_int_equal(sums.objects, 7);
-    assert_int_equal(sums.bytes, 7 * SIZE);
 }
 
-/* They share one slot, whose rounds are of any cache. */
-static void far_and_accounted_caches_have_their_slots(void **state)
+/* Whatever its number, whether its calls are marked or zeroed. */
+static void every_cache_has_a_slot(void **state)
 {
     (void)state;
-    static struct slab_cache *names[SLM_DIRECT];
     struct slab_cache *kept = name;
     struct slm_retired_sums sums = {0, 0};
-    size_t n = 0;
-    do
-        names[n] = named("far", SIZE, &own_slabs);
-    while (!slm_cache_is_far(cache_of(names[n++])));
-    names[n++] = named("far, too", SIZE, &own_slabs);
-    name = named("counted", SIZE, &(struct slab_cache_attr){.flags = SLAB_ACCOUNT});
+    struct slab_cache *many[300];
+    for (size_t i = 0; i < COUNT(many); i++)
+        many[i] = named("one of many", SIZE, &own_slabs);
+    struct slab_cache *zeroed = named("zeroed", SIZE, &(struct slab_cache_attr){.flags = SLAB_ZERO | SLAB_NO_MERGE});
+    name = named("limited", SIZE, &(struct slab_cache_attr){.limit_bytes = 1000 * SIZE});
     begin_reading();
     for (unsigned i = 0; i < 20; i++)
-        assert_true(push(slm_object_alloc(names[n - 1 - i % 2])) && push(object_of_cache()));
+        assert_true(push(slm_object_alloc(i % 2 ? zeroed : many[COUNT(many) - 1])) && push(object_of_cache()));
     slm_retire_count(slm_tls.self, &sums);
-    assert_int_equal(sums.objects + on_rings(), 40);
-    assert_int_equal(sums.bytes + load_relaxed(&slm_ring_bytes), 40 * SIZE);
+    assert_int_equal(sums.objects + on_queues(), 40);
+    assert_int_equal(sums.bytes + load_relaxed(&slm_defer_queue_bytes), 40 * SIZE);
     end_reading();
     slm_deferred_free_all(UINT_MAX);
-    assert_int_equal(in_magazines() + on_rings(), 0);
+    assert_int_equal(in_magazines() + on_queues(), 0);
     assert_int_equal(slab_cache_destroy(name), 0);
-    while (n > 0)
-        assert_int_equal(slab_cache_destroy(names[--n]), 0);
+    assert_int_equal(slab_cache_destroy(zeroed), 0);
+    for (size_t i = 0; i < COUNT(many); i++)
+        assert_int_equal(slab_cache_destroy(many[i]), 0);
     name = kept;
 }
 
@@ -518,10 +432,10 @@ static void free_own(void)
 {
     require(in_magazines() == 3 && rounds_of(NULL) == 3);
     slm_deferred_free_all(UINT_MAX);
-    require(in_magazines() + on_rings() == 0);
+    require(in_magazines() + on_queues() == 0);
     push_some(30);
     slm_deferred_free_all(UINT_MAX);
-    require(in_magazines() + on_rings() == 0);
+    require(in_magazines() + on_queues() == 0);
 }
 
 static void a_child_has_its_own_threads_alone(void **state)
@@ -538,7 +452,7 @@ static void a_child_has_its_own_threads_alone(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        retire_test(full_ones_go_to_the_ring_and_larger_ones_come),
+        retire_test(full_ones_go_to_the_queue_and_larger_ones_come),
         retire_test(an_open_one_takes_without_a_slow_path),
         retire_test(what_does_not_fill_up_goes_with_the_second_pass),
         retire_test(what_fills_up_is_left_alone),
@@ -550,15 +464,12 @@ int main(void)
         retire_test(a_push_under_way_ends_above_and_waits_for_the_next_pass),
         cmocka_unit_test(without_barriers_others_are_missed),
         retire_test(without_a_block_it_is_as_it_was),
-        retire_test(a_full_one_is_emptied_after_its_grace_period),
-        retire_test(spares_wait_for_their_grace_period),
-        retire_test(passes_free_others_spares),
         retire_test(passes_go_on_without_memory),
+        retire_test(barriers_end_without_memory),
         retire_test(the_end_of_a_thread_retires_all_it_has),
-        retire_test(without_memory_a_thread_ends_all_the_same),
         retire_test(another_cache_s_magazines_are_not_too_large),
         retire_test(figures_have_bytes_of_all_that_is_retired),
-        retire_test(far_and_accounted_caches_have_their_slots),
+        retire_test(every_cache_has_a_slot),
         retire_test(a_child_has_its_own_threads_alone),
     };
     return cmocka_run_group_tests(tests, begin_retiring, NULL);

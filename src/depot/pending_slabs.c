@@ -1,12 +1,13 @@
-/* Two queues under one lock; see retired.h. The lock is of a rank behind the depot's, and nothing is called under it.
+/* Two queues under one lock; see pending_slabs.h. The lock is of a rank behind the depot's, and nothing is called
+ * under it.
  *
  * Fork. A child that finds the lock held by a thread that it does not have starts both queues empty: those slabs are
  * lost to it. */
-#include "depot/retired.h"
+#include "depot/pending_slabs.h"
 
 #include "sync/epoch.h"
 
-_Atomic uint32_t slm_retired_due;
+_Atomic uint32_t slm_pending_slabs_due;
 
 struct queue {
     struct slm_list slabs; /* oldest first, by their spans' links; not initialised while `count` is 0 */
@@ -24,7 +25,7 @@ static void lock_queues(void)
         return;
     waiting.count = due.count = 0;
     store_relaxed(&waiting_count, 0);
-    store_relaxed(&slm_retired_due, 0);
+    store_relaxed(&slm_pending_slabs_due, 0);
 }
 
 static void put(struct queue *queue, struct slm_slab *slab)
@@ -33,7 +34,7 @@ static void put(struct queue *queue, struct slm_slab *slab)
         slm_list_init(&queue->slabs);
     slm_list_insert_before(&queue->slabs, &slab->span.link);
     store_relaxed(&waiting_count, waiting.count);
-    store_relaxed(&slm_retired_due, due.count);
+    store_relaxed(&slm_pending_slabs_due, due.count);
 }
 
 static struct slm_slab *oldest(const struct queue *queue)
@@ -46,7 +47,7 @@ static struct slm_slab *take_out(struct queue *queue, struct slm_slab *slab)
     slm_list_remove(&slab->span.link);
     queue->count--;
     store_relaxed(&waiting_count, waiting.count);
-    store_relaxed(&slm_retired_due, due.count);
+    store_relaxed(&slm_pending_slabs_due, due.count);
     return slab;
 }
 
@@ -75,7 +76,7 @@ static struct slm_slab *get_due(const struct slm_slab_shape *shape)
     return found;
 }
 
-void slm_retired_add(struct slm_depot *depot, struct slm_slab *slab)
+void slm_pending_slabs_add(struct slm_depot *depot, struct slm_slab *slab)
 {
     const struct slm_slab_life *life = depot->shape->life;
     slab->wait = (struct slm_slab_wait){depot, life->typesafe ? slm_epoch_stamp() : 0};
@@ -86,7 +87,7 @@ void slm_retired_add(struct slm_depot *depot, struct slm_slab *slab)
     slm_lock_release(&lock);
 }
 
-bool slm_retired_poll(void)
+bool slm_pending_slabs_poll(void)
 {
     if (likely(load_relaxed(&waiting_count) == 0))
         return false;
@@ -101,15 +102,15 @@ bool slm_retired_poll(void)
     return some;
 }
 
-bool slm_retired_is_releasing(void)
+bool slm_pending_slabs_is_releasing(void)
 {
     return releasing;
 }
 
-void slm_retired_release(const struct slm_slab_shape *shape)
+void slm_pending_slabs_release(const struct slm_slab_shape *shape)
 {
     struct slm_slab *slab;
-    if (load_relaxed(&slm_retired_due) == 0 || releasing)
+    if (load_relaxed(&slm_pending_slabs_due) == 0 || releasing)
         return;
     releasing = true;
     while ((slab = get_due(shape))) {

@@ -1,29 +1,28 @@
-/* Retired slabs: vacant ones that must not simply go, because destructors have to run over their objects, or because
+/* Pending slabs: vacant ones that must not simply go, because destructors have to run over their objects, or because
  * readers may still look at them (type-safe caches).
  *
- *     vacant --slm_retired_add--> waiting (for a grace period) --slm_retired_poll--> due --slm_retired_release-->
- * released
- *                          `------- destructor alone ------------------------------^
+ *     vacant --add--> waiting for a grace period --poll--> due --release--> gone
+ *        `------add, where there is only a destructor-------^
  *
- * A slab gets here from under the locks of slow paths; the destructors are the user's code, and run where no lock is
+ * A slab gets here from under the locks of slow paths. The destructors are the user's code: they run where no lock is
  * held and no thread's block is being worked on. */
 #pragma once
 
 #include "depot/depot.h"
 
 /* True while slabs are due: a look for slow paths at their end. */
-extern slm_hidden _Atomic uint32_t slm_retired_due;
+extern slm_hidden _Atomic uint32_t slm_pending_slabs_due;
 
 /* Nobody owns or lists the slab any more. Any thread; takes its own lock. */
-void slm_retired_add(struct slm_depot *depot, struct slm_slab *slab);
+void slm_pending_slabs_add(struct slm_depot *depot, struct slm_slab *slab);
 
 /* Let those become due whose grace period has passed; asks for one where some wait. True while some wait. */
-bool slm_retired_poll(void);
+bool slm_pending_slabs_poll(void);
 
 /* Is the calling thread inside a destructor? */
-bool slm_retired_is_releasing(void);
+bool slm_pending_slabs_is_releasing(void);
 
 /* Give back the slabs that are due and have no destructor; those that have one too, when they are of this shape or it
  * is NULL: a call about one type does not run another type's destructors, which may want a lock that the caller
  * holds. No lock of ours is held, and the calling thread works on no block; within a destructor it does nothing. */
-void slm_retired_release(const struct slm_slab_shape *shape);
+void slm_pending_slabs_release(const struct slm_slab_shape *shape);

@@ -1,8 +1,8 @@
-/* src/depot/retired.h: vacant slabs that wait for readers or for their destructors. The depot here is none of a
+/* src/depot/pending_slabs.h: vacant slabs that wait for readers or for their destructors. The depot here is none of a
  * cache's; objects of 4096 bytes, sixteen to a slab. */
 #include "unit.h"
 
-#include "depot/retired.h"
+#include "depot/pending_slabs.h"
 #include "epochs.h"
 #include "os/topology.h"
 #include "page/free_spans.h"
@@ -21,7 +21,7 @@ static void (*further)(void); /* what else the destructor does */
 
 static void destruct(void *object, void *context)
 {
-    require(context == life.context && slm_retired_is_releasing());
+    require(context == life.context && slm_pending_slabs_is_releasing());
     destructed[add_relaxed(&destructed_count, 1)] = object;
     if (further)
         further();
@@ -53,11 +53,11 @@ static int all_has_gone(void **state)
 {
     (void)state;
     slm_span_check(slm_nodes - 1);
-    return released() == load_relaxed(&depot.slabs_made) && load_relaxed(&slm_retired_due) == 0 ? 0 : -1;
+    return released() == load_relaxed(&depot.slabs_made) && load_relaxed(&slm_pending_slabs_due) == 0 ? 0 : -1;
 }
 
 /* Make n slabs vacant, and have them leave the depot. */
-static void retire(unsigned n)
+static void make_pending(unsigned n)
 {
     void *rounds[SLABS * A_SLAB];
     require(n <= SLABS);
@@ -70,20 +70,20 @@ static void retire(unsigned n)
 static void a_destructor_alone_is_due_at_once(void **state)
 {
     (void)state;
-    retire(1);
-    assert_int_equal(load_relaxed(&slm_retired_due), 1);
+    make_pending(1);
+    assert_int_equal(load_relaxed(&slm_pending_slabs_due), 1);
     assert_int_equal(released(), 0);
-    assert_false(slm_retired_poll()); /* nothing waits for time to pass */
+    assert_false(slm_pending_slabs_poll()); /* nothing waits for time to pass */
     assert_int_equal(load_relaxed(&destructed_count), 0);
-    assert_false(slm_retired_is_releasing());
-    slm_retired_release(NULL);
-    assert_false(slm_retired_is_releasing());
+    assert_false(slm_pending_slabs_is_releasing());
+    slm_pending_slabs_release(NULL);
+    assert_false(slm_pending_slabs_is_releasing());
     assert_int_equal(load_relaxed(&destructed_count), A_SLAB);
     for (unsigned i = 1; i < A_SLAB; i++)
         assert_ptr_equal(destructed[i], destructed[0] + i * SIZE); /* the lowest first */
     assert_int_equal(released(), 1);
     assert_null(slm_slab_of(destructed[0]));
-    slm_retired_release(NULL);
+    slm_pending_slabs_release(NULL);
     assert_int_equal(load_relaxed(&destructed_count), A_SLAB);
 }
 
@@ -98,8 +98,8 @@ static void the_oldest_goes_first(void **state)
         slm_depot_give(rounds, A_SLAB, "free");
         slm_depot_trim(&depot, true);
     }
-    assert_int_equal(load_relaxed(&slm_retired_due), SLABS);
-    slm_retired_release(NULL);
+    assert_int_equal(load_relaxed(&slm_pending_slabs_due), SLABS);
+    slm_pending_slabs_release(NULL);
     for (unsigned i = 0; i < SLABS; i++)
         assert_ptr_equal(destructed[i * A_SLAB], first[i]);
 }
@@ -110,10 +110,10 @@ static void a_vacant_slab_is_kept_as_it_is(void **state)
     void *object;
     assert_int_equal(slm_depot_fill(&depot, &object, 1), 1);
     slm_depot_give(&object, 1, "free");
-    assert_int_equal(load_relaxed(&slm_retired_due), 0); /* the depot keeps it, its objects with their state */
+    assert_int_equal(load_relaxed(&slm_pending_slabs_due), 0); /* the depot keeps it, its objects with their state */
     slm_depot_trim(&depot, true);
-    assert_int_equal(load_relaxed(&slm_retired_due), 1);
-    slm_retired_release(NULL);
+    assert_int_equal(load_relaxed(&slm_pending_slabs_due), 1);
+    slm_pending_slabs_release(NULL);
 }
 
 /* -- type-safe: readers ------------------------------------------------------------------------------------------ */
@@ -122,12 +122,13 @@ static void without_readers_time_has_passed(void)
 {
     life.typesafe = true;
     require(slm_epoch_nobody_reads());
-    retire(2);
-    slm_retired_release(NULL);
-    require(load_relaxed(&destructed_count) == 0 && load_relaxed(&slm_retired_due) == 0); /* they wait for a look */
-    require(!slm_retired_poll());
-    require(load_relaxed(&slm_retired_due) == 2 && released() == 0);
-    slm_retired_release(NULL);
+    make_pending(2);
+    slm_pending_slabs_release(NULL);
+    require(load_relaxed(&destructed_count) == 0 &&
+            load_relaxed(&slm_pending_slabs_due) == 0); /* they wait for a look */
+    require(!slm_pending_slabs_poll());
+    require(load_relaxed(&slm_pending_slabs_due) == 2 && released() == 0);
+    slm_pending_slabs_release(NULL);
     require(released() == 2 && barriers() == 0);
 }
 
@@ -164,7 +165,7 @@ static void *read_for_a_while(void *nothing)
 static bool waits_for(unsigned ms)
 {
     for (unsigned waited = 0; waited < ms; waited++) {
-        if (!slm_retired_poll())
+        if (!slm_pending_slabs_poll())
             return false;
         sleep_ms(1);
     }
@@ -173,7 +174,7 @@ static bool waits_for(unsigned ms)
 
 static void poll_until_due(void)
 {
-    while (slm_retired_poll())
+    while (slm_pending_slabs_poll())
         sleep_ms(1);
 }
 
@@ -185,20 +186,20 @@ static void an_open_section_holds_slabs_back(void **state)
     reach(0);
     assert_int_equal(pthread_create(&reader, NULL, read_for_a_while, NULL), 0);
     wait_for(1);
-    retire(3);
+    make_pending(3);
     assert_true(waits_for(30));
-    slm_retired_release(NULL);
+    slm_pending_slabs_release(NULL);
     assert_int_equal(load_relaxed(&destructed_count), 0);
     assert_int_equal(released(), 0);
     life.typesafe = false; /* what does not wait for readers overtakes */
-    retire(1);
-    slm_retired_release(NULL);
+    make_pending(1);
+    slm_pending_slabs_release(NULL);
     assert_int_equal(released(), 1);
     assert_int_equal(load_relaxed(&destructed_count), A_SLAB);
     reach(2);
     poll_until_due();
-    assert_int_equal(load_relaxed(&slm_retired_due), 3);
-    slm_retired_release(NULL);
+    assert_int_equal(load_relaxed(&slm_pending_slabs_due), 3);
+    slm_pending_slabs_release(NULL);
     assert_int_equal(released(), 4);
     assert_int_equal(load_relaxed(&destructed_count), 4 * A_SLAB);
     pthread_join(reader, NULL);
@@ -212,21 +213,21 @@ static void a_later_section_holds_only_later_slabs(void **state)
     enter(); /* so that there are readers at all */
     leave();
     life.typesafe = true;
-    retire(1);
+    make_pending(1);
     slm_epoch_synchronize("test"); /* its stamp has passed */
     reach(0);
     assert_int_equal(pthread_create(&reader, NULL, read_for_a_while, NULL), 0);
     wait_for(1);
-    retire(2);
-    assert_true(slm_retired_poll());
-    assert_int_equal(load_relaxed(&slm_retired_due), 1);
+    make_pending(2);
+    assert_true(slm_pending_slabs_poll());
+    assert_int_equal(load_relaxed(&slm_pending_slabs_due), 1);
     assert_true(waits_for(20));
-    assert_int_equal(load_relaxed(&slm_retired_due), 1);
-    slm_retired_release(NULL);
+    assert_int_equal(load_relaxed(&slm_pending_slabs_due), 1);
+    slm_pending_slabs_release(NULL);
     assert_int_equal(released(), 1);
     reach(2);
     poll_until_due();
-    slm_retired_release(NULL);
+    slm_pending_slabs_release(NULL);
     pthread_join(reader, NULL);
 }
 
@@ -236,13 +237,13 @@ static void polls_inside_a_section_do_not_wait(void **state)
     (void)state;
     life.typesafe = true;
     enter();
-    retire(2);
+    make_pending(2);
     assert_true(waits_for(20));
-    slm_retired_release(NULL);
+    slm_pending_slabs_release(NULL);
     assert_int_equal(released(), 0);
     leave();
     poll_until_due();
-    slm_retired_release(NULL);
+    slm_pending_slabs_release(NULL);
     assert_int_equal(released(), 2);
 }
 
@@ -250,10 +251,10 @@ static void type_safe_objects_need_no_destructor(void **state)
 {
     (void)state;
     life = (struct slm_slab_life){.typesafe = true};
-    retire(2);
+    make_pending(2);
     assert_int_equal(released(), 0);
     poll_until_due();
-    slm_retired_release(NULL);
+    slm_pending_slabs_release(NULL);
     assert_int_equal(released(), 2);
 }
 
@@ -269,8 +270,8 @@ static void do_anything(void)
     slm_lock_release(&first_rank);
     const unsigned before = load_relaxed(&destructed_count);
     if (calls++ == 2)
-        retire(2);
-    slm_retired_release(NULL);
+        make_pending(2);
+    slm_pending_slabs_release(NULL);
     require(load_relaxed(&destructed_count) == before);
     void *volatile objects[10];
     for (size_t i = 0; i < COUNT(objects); i++)
@@ -283,11 +284,11 @@ static void a_destructor_may_call_anything(void **state)
 {
     (void)state;
     further = do_anything;
-    retire(1);
-    slm_retired_release(NULL);
-    assert_int_equal(released(), 3); /* those that it has retired come behind it */
+    make_pending(1);
+    slm_pending_slabs_release(NULL);
+    assert_int_equal(released(), 3); /* those that it has made vacant come behind it */
     assert_int_equal(load_relaxed(&destructed_count), 3 * A_SLAB);
-    assert_false(slm_retired_is_releasing());
+    assert_false(slm_pending_slabs_is_releasing());
 }
 
 static _Atomic unsigned inside;
@@ -306,8 +307,8 @@ static void meet(void)
 
 static void *release_some(void *nothing)
 {
-    slm_retired_release(NULL);
-    require(!slm_retired_is_releasing());
+    slm_pending_slabs_release(NULL);
+    require(!slm_pending_slabs_is_releasing());
     return nothing;
 }
 
@@ -315,7 +316,7 @@ static void threads_release_side_by_side(void **state)
 {
     (void)state;
     further = meet;
-    retire(SLABS);
+    make_pending(SLABS);
     on_threads(2, release_some);
     assert_int_equal(released(), SLABS);
     assert_int_equal(load_relaxed(&destructed_count), SLABS * A_SLAB);
@@ -329,12 +330,12 @@ static void threads_release_side_by_side(void **state)
 static void go_on(void)
 {
     store_relaxed(&destructed_count, 0);
-    slm_retired_poll();
-    slm_retired_release(NULL);
+    slm_pending_slabs_poll();
+    slm_pending_slabs_release(NULL);
     const uint64_t before = released();
-    retire(2);
-    slm_retired_release(NULL);
-    require(released() == before + 2 && load_relaxed(&slm_retired_due) == 0);
+    make_pending(2);
+    slm_pending_slabs_release(NULL);
+    require(released() == before + 2 && load_relaxed(&slm_pending_slabs_due) == 0);
 }
 
 static _Atomic bool enough;
@@ -343,15 +344,15 @@ static struct slm_depot busy_depot;
 static struct slm_slab_life busy_life = {.typesafe = true};
 static struct slm_slab_shape busy_shape = {.object_size = SIZE, .life = &busy_life};
 
-static void *retire_all_the_time(void *nothing)
+static void *vacate_all_the_time(void *nothing)
 {
     void *object;
     while (!load_relaxed(&enough)) {
         require(slm_depot_fill(&busy_depot, &object, 1) == 1);
         slm_depot_give(&object, 1, "free");
         slm_depot_trim(&busy_depot, true);
-        slm_retired_poll();
-        slm_retired_release(NULL);
+        slm_pending_slabs_poll();
+        slm_pending_slabs_release(NULL);
     }
     return nothing;
 }
@@ -364,7 +365,7 @@ static void children_go_on(void **state)
     slm_slab_shape_fill(&busy_shape);
     slm_depot_init(&busy_depot, &busy_shape, "busy", 0);
     for (size_t i = 0; i < COUNT(busy); i++)
-        assert_int_equal(pthread_create(&busy[i], NULL, retire_all_the_time, NULL), 0);
+        assert_int_equal(pthread_create(&busy[i], NULL, vacate_all_the_time, NULL), 0);
     for (unsigned long i = 0; i < scaled(30); i++) {
         sleep_ms(1);
         assert_child_silent(go_on);
@@ -373,42 +374,42 @@ static void children_go_on(void **state)
     for (size_t i = 0; i < COUNT(busy); i++)
         pthread_join(busy[i], NULL);
     poll_until_due();
-    slm_retired_release(NULL);
+    slm_pending_slabs_release(NULL);
     assert_int_equal(load_relaxed(&busy_depot.slabs_made), load_relaxed(&busy_depot.slabs_released));
 }
 
 static void release_all(void)
 {
-    slm_retired_release(NULL);
+    slm_pending_slabs_release(NULL);
 }
 
 static void children_inherit_what_waits(void **state)
 {
     (void)state;
-    retire(2);
+    make_pending(2);
     assert_child_silent(release_all);
     assert_int_equal(released(), 0);
-    slm_retired_release(NULL);
+    slm_pending_slabs_release(NULL);
     assert_int_equal(released(), 2);
 }
 
-#define retired_test(name) cmocka_unit_test_setup_teardown(name, fresh_depot, all_has_gone)
+#define pending_test(name) cmocka_unit_test_setup_teardown(name, fresh_depot, all_has_gone)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        retired_test(where_nobody_reads_they_wait_for_a_look_alone), /* before there is a reader */
-        retired_test(a_destructor_alone_is_due_at_once),
-        retired_test(the_oldest_goes_first),
-        retired_test(a_vacant_slab_is_kept_as_it_is),
-        retired_test(an_open_section_holds_slabs_back),
-        retired_test(a_later_section_holds_only_later_slabs),
-        retired_test(polls_inside_a_section_do_not_wait),
-        retired_test(type_safe_objects_need_no_destructor),
-        retired_test(a_destructor_may_call_anything),
-        retired_test(threads_release_side_by_side),
-        retired_test(children_go_on),
-        retired_test(children_inherit_what_waits),
+        pending_test(where_nobody_reads_they_wait_for_a_look_alone), /* before there is a reader */
+        pending_test(a_destructor_alone_is_due_at_once),
+        pending_test(the_oldest_goes_first),
+        pending_test(a_vacant_slab_is_kept_as_it_is),
+        pending_test(an_open_section_holds_slabs_back),
+        pending_test(a_later_section_holds_only_later_slabs),
+        pending_test(polls_inside_a_section_do_not_wait),
+        pending_test(type_safe_objects_need_no_destructor),
+        pending_test(a_destructor_may_call_anything),
+        pending_test(threads_release_side_by_side),
+        pending_test(children_go_on),
+        pending_test(children_inherit_what_waits),
     };
     return cmocka_run_group_tests(tests, begin, NULL);
 }

@@ -1,5 +1,6 @@
-/* src/epoch/ring.h: what is retired waits on a ring until its grace period has passed, no longer than somebody looks,
- * and comes free once; functions are called in their order. The magazines here are put there by the tests. */
+/* src/deferred/defer_queue.h: what is retired waits on a queue until its grace period has passed, no longer than
+ * somebody looks, and comes free once; functions are called in their order. The magazines here are put there by the
+ * tests. */
 #include "retiring.h"
 
 #include <sched.h>
@@ -18,10 +19,10 @@ static struct slm_depot *own_depot(void)
     return slm_cache_depot(cache, node_of_thread());
 }
 
-/* A magazine for the ring, with objects of the cache. */
+/* A magazine for the queue, with objects of the cache. */
 static struct slm_magazine *make_full(uint32_t rounds)
 {
-    struct slm_magazine *magazine = slm_ring_make_block(rounds);
+    struct slm_magazine *magazine = slm_defer_queue_make_block(rounds);
     require(magazine && magazine->capacity >= rounds);
     magazine->number = (uint16_t)cache->number;
     for (magazine->count = 0; magazine->count < rounds; magazine->count++)
@@ -31,13 +32,13 @@ static struct slm_magazine *make_full(uint32_t rounds)
 
 static void put_objects(uint32_t n)
 {
-    slm_ring_put_magazine(node_of_thread(), make_full(n));
+    slm_defer_queue_put_magazine(node_of_thread(), make_full(n));
 }
 
 static void put_head(void)
 {
     void *object = object_of_cache();
-    slm_ring_put_head(node_of_thread(), head_in(object), object);
+    slm_defer_queue_put_head(node_of_thread(), head_in(object), object);
 }
 
 static struct slm_large *make_large(size_t n)
@@ -57,22 +58,22 @@ static void nothing_comes_free_before_its_grace_period(void **state)
     begin_reading();
     put_objects(10);
     put_head();
-    slm_ring_put_large(node_of_thread(), make_large(100000));
+    slm_defer_queue_put_large(node_of_thread(), make_large(100000));
     const size_t large_bytes = slm_align_up(100000, slm_page_size);
-    assert_int_equal(on_rings(), 12);
-    assert_int_equal(load_relaxed(&slm_ring_bytes), 11 * SIZE + large_bytes);
+    assert_int_equal(on_queues(), 12);
+    assert_int_equal(load_relaxed(&slm_defer_queue_bytes), 11 * SIZE + large_bytes);
     assert_int_equal(load_relaxed(&slm_epoch_waiting_bytes), 11 * SIZE + large_bytes);
     assert_false(ripens_within(20));
-    assert_false(slm_ring_ripen(node_of_thread(), 100));
-    assert_false(slm_ring_ripen_all());
-    assert_int_equal(on_rings(), 12);
+    assert_false(slm_defer_queue_ripen(node_of_thread(), 100));
+    assert_false(slm_defer_queue_ripen_all());
+    assert_int_equal(on_queues(), 12);
     assert_int_equal(slm_large_live_bytes(), live + large_bytes); /* what waits counts as live */
     end_reading();
     let_ripen();
-    assert_true(slm_ring_ripen(node_of_thread(), 100));
-    assert_false(slm_ring_ripen(node_of_thread(), 100));
-    assert_int_equal(on_rings(), 0);
-    assert_int_equal(load_relaxed(&slm_ring_bytes), 0);
+    assert_true(slm_defer_queue_ripen(node_of_thread(), 100));
+    assert_false(slm_defer_queue_ripen(node_of_thread(), 100));
+    assert_int_equal(on_queues(), 0);
+    assert_int_equal(load_relaxed(&slm_defer_queue_bytes), 0);
     assert_int_equal(cache_stock(cache), stock + 10);
     assert_int_equal(slm_large_live_bytes(), live);
 }
@@ -82,7 +83,7 @@ static void put_where_nobody_reads(void)
     make_cache(&own_slabs);
     put_objects(5);
     put_head();
-    require(on_rings() == 6 && slm_ring_ripen(node_of_thread(), 1) && on_rings() == 0);
+    require(on_queues() == 6 && slm_defer_queue_ripen(node_of_thread(), 1) && on_queues() == 0);
     require(slm_epoch_grace_periods() == 0 && barriers() == 0);
     require(slab_cache_destroy(name) == 0);
 }
@@ -121,12 +122,12 @@ static void every_thing_waits_for_its_own_stamp(void **state)
             slm_epoch_await(slm_epoch_stamp(), slm_sys_now_us() + random_below(&seed, 500));
             break;
         default:
-            slm_ring_ripen_all();
+            slm_defer_queue_ripen_all();
             unsigned wait = 0;
             for (unsigned i = 0; i < put; i++)
                 wait += !slm_epoch_passed(stamps[i]);
-            assert_int_equal(on_rings(), wait);
-            slm_ring_check();
+            assert_int_equal(on_queues(), wait);
+            slm_defer_queue_check();
         }
     }
     if (inside)
@@ -142,9 +143,9 @@ static void a_ripe_magazine_is_a_full_one(void **state)
     struct slm_magazine *magazine = make_full(COUNT(rounds));
     memcpy(rounds, magazine->rounds, sizeof rounds);
     const uint64_t exchanges = load_relaxed(&own_depot()->exchanges), home = load_relaxed(&own_depot()->drains_home);
-    slm_ring_put_magazine(node_of_thread(), magazine);
+    slm_defer_queue_put_magazine(node_of_thread(), magazine);
     let_ripen();
-    assert_true(slm_ring_ripen_all());
+    assert_true(slm_defer_queue_ripen_all());
     assert_ptr_equal(own_depot()->full, magazine); /* as it is, in one exchange */
     assert_int_equal(load_relaxed(&own_depot()->exchanges), exchanges + 1);
     assert_int_equal(load_relaxed(&own_depot()->drains_home), home);
@@ -164,9 +165,9 @@ static void the_stock_has_room_for_all_that_may_wait(void **state)
     end_reading();
     let_ripen();
     const uint64_t home = load_relaxed(&own_depot()->drains_home);
-    assert_true(slm_ring_ripen(node_of_thread(), 10));
-    assert_int_equal(on_rings(), (MAGAZINES - 10) * 62); /* at most as many as were asked for */
-    assert_true(slm_ring_ripen_all());
+    assert_true(slm_defer_queue_ripen(node_of_thread(), 10));
+    assert_int_equal(on_queues(), (MAGAZINES - 10) * 62); /* at most as many as were asked for */
+    assert_true(slm_defer_queue_ripen_all());
     assert_int_equal(load_relaxed(&own_depot()->drains_home), home);
     assert_true(cache_stock(cache) >= MAGAZINES * 62);
 }
@@ -186,9 +187,9 @@ static void rounds_go_home_to_their_nodes(void **state)
     }
     const uint64_t others_stock = load_relaxed(&slm_cache_depot(cache, other)->stock_rounds);
     const uint64_t stock = load_relaxed(&own_depot()->stock_rounds);
-    slm_ring_put_magazine(node_of_thread(), magazine);
+    slm_defer_queue_put_magazine(node_of_thread(), magazine);
     let_ripen();
-    assert_true(slm_ring_ripen_all());
+    assert_true(slm_defer_queue_ripen_all());
     assert_int_equal(load_relaxed(&own_depot()->stock_rounds), stock + 20);
     assert_int_equal(load_relaxed(&slm_cache_depot(cache, other)->stock_rounds), others_stock + 10);
 }
@@ -197,17 +198,17 @@ static void heads_and_mixed_rounds_go_to_their_slabs(void **state)
 {
     (void)state;
     struct slab_cache *counted = named("counted", 96, &(struct slab_cache_attr){.flags = SLAB_ACCOUNT});
-    struct slm_magazine *mixed = slm_ring_make_block(62);
+    struct slm_magazine *mixed = slm_defer_queue_make_block(62);
     mixed->number = SLM_RETIRED_MIXED;
     for (unsigned i = 0; i < 40; i++)
         mixed->rounds[mixed->count++] = i % 2 ? slm_object_alloc(counted) : object_of_cache();
     for (unsigned i = 0; i < 100; i++)
         put_head();
-    slm_ring_put_magazine(node_of_thread(), mixed);
+    slm_defer_queue_put_magazine(node_of_thread(), mixed);
     const uint64_t out = cache_out(cache);
-    assert_int_equal(load_relaxed(&slm_ring_bytes), 120 * SIZE + 20 * 96);
+    assert_int_equal(load_relaxed(&slm_defer_queue_bytes), 120 * SIZE + 20 * 96);
     let_ripen();
-    assert_true(slm_ring_ripen_all());
+    assert_true(slm_defer_queue_ripen_all());
     assert_int_equal(cache_out(cache), out - 120);
     assert_int_equal(slab_cache_destroy(counted), 0); /* its account says so, too */
 }
@@ -220,72 +221,76 @@ static void objects_without_a_magazine_share_one(void **state)
     (void)state;
     const unsigned node = node_of_thread();
     for (unsigned i = 0; i < 10; i++)
-        assert_true(slm_ring_put_object(node, object_of_cache()));
-    assert_int_equal(on_rings(), 10);
-    assert_int_equal(load_relaxed(&slm_ring_bytes), 10 * SIZE);
+        assert_true(slm_defer_queue_put_object(node, object_of_cache()));
+    assert_int_equal(on_queues(), 10);
+    assert_int_equal(load_relaxed(&slm_defer_queue_bytes), 10 * SIZE);
     let_ripen();
-    assert_false(slm_ring_ripen_all());
-    slm_ring_put_open_away();
-    slm_ring_put_open_away(); /* there is none any more */
-    assert_false(slm_ring_ripen_all());
+    assert_false(slm_defer_queue_ripen_all());
+    slm_defer_queue_put_open_away();
+    slm_defer_queue_put_open_away(); /* there is none any more */
+    assert_false(slm_defer_queue_ripen_all());
     let_ripen();
-    assert_true(slm_ring_ripen_all());
-    assert_int_equal(on_rings(), 0);
+    assert_true(slm_defer_queue_ripen_all());
+    assert_int_equal(on_queues(), 0);
     for (unsigned i = 0; i < SLM_MAGAZINE_ROUNDS_MAX; i++) /* a full one goes by itself */
-        assert_true(slm_ring_put_object(node, object_of_cache()));
+        assert_true(slm_defer_queue_put_object(node, object_of_cache()));
     let_ripen();
-    assert_true(slm_ring_ripen_all());
-    assert_int_equal(on_rings(), 0);
+    assert_true(slm_defer_queue_ripen_all());
+    assert_int_equal(on_queues(), 0);
 }
 
+/* Copies go into one block then, which comes back; the rest stays where it was. */
 static void without_memory_one_block_is_left(void **state)
 {
     (void)state;
+    enum { ROOM = 62 };
+    const unsigned number = cache->number;
+    void *rounds[ROOM + 3];
     char *object = object_of_cache();
     memset(object, 0x5a, SIZE);
     slm_options.refuse_blocks = 1;
-    assert_null(slm_ring_make_block(6));
-    assert_false(slm_ring_put_object(node_of_thread(), object));
+    assert_null(slm_defer_queue_make_block(6));
+    assert_false(slm_defer_queue_put_object(node_of_thread(), object));
     assert_true(object[0] == 0x5a && memcmp(object, object + 1, SIZE - 1) == 0);
-    assert_int_equal(on_rings(), 0);
+    assert_int_equal(on_queues(), 0);
+    slm_object_free(name, object);
     for (unsigned turn = 0; turn < 3; turn++) {
-        struct slm_magazine *last = slm_ring_last_block();
-        assert_non_null(last);
-        assert_null(slm_ring_last_block());
-        last->number = SLM_RETIRED_MIXED;
-        last->count = 1;
-        last->rounds[0] = turn == 0 ? object : object_of_cache();
-        slm_ring_put_magazine(node_of_thread(), last);
+        for (unsigned i = 0; i < COUNT(rounds); i++)
+            rounds[i] = object_of_cache();
+        assert_int_equal(slm_defer_queue_put_rounds(node_of_thread(), number, rounds, COUNT(rounds)), ROOM);
+        assert_int_equal(on_queues(), ROOM);
         let_ripen();
-        assert_null(slm_ring_last_block());
-        assert_true(slm_ring_ripen_all());
+        assert_int_equal(slm_defer_queue_put_rounds(node_of_thread(), number, rounds + ROOM, 3), 0);
+        assert_true(slm_defer_queue_ripen_all());
+        assert_int_equal(slm_defer_queue_put_rounds(node_of_thread(), number, rounds + ROOM, 3), 3);
+        let_ripen();
+        assert_true(slm_defer_queue_ripen_all());
     }
-    slm_options.refuse_blocks = 0;
 }
 
 static void the_limit_follows_the_heap(void **state)
 {
     (void)state;
     const uint64_t sixteenth = slm_reservation_heap_bytes() / 16;
-    assert_int_equal(slm_ring_limit_bytes(), sixteenth > 8 * MIB ? sixteenth : 8 * MIB);
+    assert_int_equal(slm_defer_queue_limit_bytes(), sixteenth > 8 * MIB ? sixteenth : 8 * MIB);
     slm_options.deferred_max_bytes = 12345;
-    assert_int_equal(slm_ring_limit_bytes(), 12345);
+    assert_int_equal(slm_defer_queue_limit_bytes(), 12345);
     slm_options.deferred_max_bytes = 0;
 }
 
-/* -- hands ------------------------------------------------------------------------------------------------------- */
+/* -- freers ------------------------------------------------------------------------------------------------------ */
 
 static struct helper waiter;
 static _Atomic bool let_go;
 
-/* Whatever stands still in the middle of ripening: who has looked at the ring, and has waited for hands, finds that
+/* Whatever stands still in the middle of ripening: who has looked at the queue, and has waited for freers, finds that
  * all is free. */
 static void ripen_and_wait(void *nothing)
 {
     (void)nothing;
-    slm_ring_ripen_all();
-    slm_ring_await_hands();
-    require(on_rings() == 0 && load_relaxed(&slm_ring_bytes) == 0);
+    slm_defer_queue_ripen_all();
+    slm_defer_queue_await_freers();
+    require(on_queues() == 0 && load_relaxed(&slm_defer_queue_bytes) == 0);
     store_release(&let_go, true);
 }
 
@@ -300,10 +305,10 @@ static void have_others_wait(void)
 
 static void ripen_own(void)
 {
-    slm_ring_ripen(node_of_thread(), 100);
+    slm_defer_queue_ripen(node_of_thread(), 100);
 }
 
-static void what_is_in_hands_is_waited_for(void **state)
+static void freers_are_waited_for(void **state)
 {
     (void)state;
     unsigned long at = 1, step = 1;
@@ -333,7 +338,7 @@ static void put_and_ripen(void *nothing)
         put_objects(6);
         put_head();
         slm_epoch_poll();
-        slm_ring_ripen(node_of_thread(), 4);
+        slm_defer_queue_ripen(node_of_thread(), 4);
         add_relaxed(&put_in_all, 7);
     }
 }
@@ -348,9 +353,9 @@ static void threads_ripen_side_by_side(void **state)
         begin_task(&threads[i], put_and_ripen, NULL);
     }
     for (unsigned long turn = 0; turn < scaled(200) || load_relaxed(&put_in_all) < scaled(5000); turn++) {
-        slm_ring_check();
+        slm_defer_queue_check();
         begin_reading();
-        slm_ring_ripen_all();
+        slm_defer_queue_ripen_all();
         end_reading();
     }
     store_relaxed(&enough, true);
@@ -372,11 +377,11 @@ static unsigned called[200], calls;
 static void note_call(struct slm_epoch_head *head)
 {
     struct call *call = slm_container(head, struct call, head);
-    require(slm_ring_is_calling() && !slm_ring_call_functions());
+    require(slm_defer_queue_is_calling() && !slm_defer_queue_call_functions());
     called[calls++] = call->number;
     if (call->again > 0) {
         call->again--;
-        slm_ring_put_function(head, note_call);
+        slm_defer_queue_put_function(head, note_call);
     }
 }
 
@@ -385,30 +390,30 @@ static void functions_are_called_in_their_order(void **state)
     (void)state;
     static struct call some[50];
     calls = 0;
-    const uint64_t put = slm_ring_functions_put();
+    const uint64_t put = slm_defer_queue_functions_put();
     begin_reading();
     for (unsigned i = 0; i < COUNT(some); i++) {
         some[i] = (struct call){.number = i};
-        slm_ring_put_function(&some[i].head, note_call);
+        slm_defer_queue_put_function(&some[i].head, note_call);
         if (i % 10 == 9) { /* those behind have another stamp */
             end_reading();
             begin_reading();
             slm_epoch_await(slm_epoch_stamp(), slm_sys_now_us() + 2000);
         }
         if (i == 30)
-            slm_ring_call_functions();
+            slm_defer_queue_call_functions();
     }
-    assert_int_equal(slm_ring_functions_put(), put + COUNT(some));
-    assert_int_equal(slm_ring_functions_waiting(), COUNT(some) - calls);
-    assert_int_equal(on_rings(), 0); /* they are no objects */
+    assert_int_equal(slm_defer_queue_functions_put(), put + COUNT(some));
+    assert_int_equal(slm_defer_queue_functions_waiting(), COUNT(some) - calls);
+    assert_int_equal(on_queues(), 0); /* they are no objects */
     end_reading();
     let_ripen();
-    assert_true(slm_ring_call_functions());
-    assert_false(slm_ring_call_functions() || slm_ring_is_calling());
+    assert_true(slm_defer_queue_call_functions());
+    assert_false(slm_defer_queue_call_functions() || slm_defer_queue_is_calling());
     assert_int_equal(calls, COUNT(some));
     for (unsigned i = 0; i < COUNT(some); i++)
         assert_int_equal(called[i], i);
-    assert_int_equal(slm_ring_functions_waiting(), 0);
+    assert_int_equal(slm_defer_queue_functions_waiting(), 0);
 }
 
 static void functions_wait_for_their_grace_period(void **state)
@@ -417,19 +422,19 @@ static void functions_wait_for_their_grace_period(void **state)
     struct call one = {.again = 1};
     calls = 0;
     begin_reading();
-    slm_ring_put_function(&one.head, note_call);
+    slm_defer_queue_put_function(&one.head, note_call);
     assert_false(ripens_within(10));
-    assert_false(slm_ring_call_functions());
+    assert_false(slm_defer_queue_call_functions());
     end_reading();
     let_ripen();
     begin_reading();
-    assert_true(slm_ring_call_functions());
+    assert_true(slm_defer_queue_call_functions());
     assert_int_equal(calls, 1); /* it has put itself again, and waits for another one */
-    assert_int_equal(slm_ring_functions_waiting(), 1);
-    assert_false(slm_ring_call_functions());
+    assert_int_equal(slm_defer_queue_functions_waiting(), 1);
+    assert_false(slm_defer_queue_call_functions());
     end_reading();
     let_ripen();
-    assert_true(slm_ring_call_functions());
+    assert_true(slm_defer_queue_call_functions());
     assert_int_equal(calls, 2);
 }
 
@@ -440,15 +445,15 @@ static void put_when_nobody_reads_any_more(void)
     calls = 0;
     start_live_helper(&other);
     tell(&other, enter_section, NULL);
-    slm_ring_put_function(&first.head, note_call);
+    slm_defer_queue_put_function(&first.head, note_call);
     end_helper(&other);
     require(slm_epoch_nobody_reads());
-    slm_ring_put_function(&second.head, note_call);
-    require(!slm_ring_call_functions()); /* the first one's stamp has not passed: the second waits behind it */
+    slm_defer_queue_put_function(&second.head, note_call);
+    require(!slm_defer_queue_call_functions()); /* the first one's stamp has not passed: the second waits behind it */
     slm_epoch_await(load_relaxed(&slm_epoch_wanted), UINT64_MAX);
-    require(slm_ring_call_functions() && calls == 2 && called[0] == 1 && called[1] == 2);
-    slm_ring_put_function(&first.head, note_call);
-    require(slm_ring_call_functions() && calls == 3);
+    require(slm_defer_queue_call_functions() && calls == 2 && called[0] == 1 && called[1] == 2);
+    slm_defer_queue_put_function(&first.head, note_call);
+    require(slm_defer_queue_call_functions() && calls == 3);
 }
 
 static void who_need_not_wait_waits_for_those_before(void **state)
@@ -459,12 +464,12 @@ static void who_need_not_wait_waits_for_those_before(void **state)
 
 static void await_all_functions(void *put)
 {
-    slm_ring_await_functions(*(const uint64_t *)put);
+    slm_defer_queue_await_functions(*(const uint64_t *)put);
 }
 
 static void wait_inside(struct slm_epoch_head *head)
 {
-    uint64_t put = slm_ring_functions_put();
+    uint64_t put = slm_defer_queue_functions_put();
     (void)head;
     begin_task(&waiter, await_all_functions, &put);
     require(!is_done_within(&waiter, 30)); /* this one is not over yet */
@@ -476,15 +481,15 @@ static void functions_are_waited_for(void **state)
     struct call one = {.number = 0}, two = {.number = 1};
     calls = 0;
     start_live_helper(&waiter);
-    slm_ring_put_function(&one.head, wait_inside);
-    slm_ring_put_function(&two.head, note_call);
+    slm_defer_queue_put_function(&one.head, wait_inside);
+    slm_defer_queue_put_function(&two.head, note_call);
     let_ripen();
-    assert_true(slm_ring_call_functions());
+    assert_true(slm_defer_queue_call_functions());
     await(&waiter);
     assert_int_equal(calls, 1);
-    slm_ring_put_function(&two.head, note_call);
+    slm_defer_queue_put_function(&two.head, note_call);
     let_ripen();
-    slm_ring_await_functions(slm_ring_functions_put()); /* nobody is at it: it calls them itself */
+    slm_defer_queue_await_functions(slm_defer_queue_functions_put()); /* nobody is at it: it calls them itself */
     assert_int_equal(calls, 2);
     end_helper(&waiter);
 }
@@ -493,11 +498,11 @@ static void functions_are_waited_for(void **state)
 
 static void free_what_was_inherited(void)
 {
-    const uint64_t waited = on_rings();
+    const uint64_t waited = on_queues();
     require(waited > 0 && slm_epoch_nobody_reads()); /* the reader is not there */
     slm_epoch_await(load_relaxed(&slm_epoch_wanted), UINT64_MAX);
-    require(slm_ring_ripen_all() && on_rings() == 0 && load_relaxed(&slm_epoch_waiting_bytes) == 0);
-    require(slm_ring_call_functions() && slm_ring_functions_waiting() == 0 && calls == 1);
+    require(slm_defer_queue_ripen_all() && on_queues() == 0 && load_relaxed(&slm_epoch_waiting_bytes) == 0);
+    require(slm_defer_queue_call_functions() && slm_defer_queue_functions_waiting() == 0 && calls == 1);
     require(slab_cache_destroy(name) == 0);
 }
 
@@ -509,31 +514,31 @@ static void children_inherit_what_waits(void **state)
     begin_reading();
     put_objects(20);
     put_head();
-    slm_ring_put_large(node_of_thread(), make_large(50000));
-    slm_ring_put_function(&one.head, note_call);
+    slm_defer_queue_put_large(node_of_thread(), make_large(50000));
+    slm_defer_queue_put_function(&one.head, note_call);
     assert_child_silent(free_what_was_inherited);
-    assert_int_equal(on_rings(), 22);
+    assert_int_equal(on_queues(), 22);
     end_reading();
     let_ripen();
-    assert_true(slm_ring_call_functions());
+    assert_true(slm_defer_queue_call_functions());
 }
 
 static void go_on(void)
 {
     struct call one = {.number = 1};
     calls = 0;
-    slm_ring_check();
+    slm_defer_queue_check();
     put_objects(10);
     put_head();
-    slm_ring_put_function(&one.head, note_call);
+    slm_defer_queue_put_function(&one.head, note_call);
     slm_epoch_await(load_relaxed(&slm_epoch_wanted), UINT64_MAX);
-    slm_ring_ripen_all();
-    slm_ring_await_hands();
-    slm_ring_await_functions(slm_ring_functions_put());
-    require(on_rings() == 0 && load_relaxed(&slm_ring_bytes) == 0 && calls == 1);
+    slm_defer_queue_ripen_all();
+    slm_defer_queue_await_freers();
+    slm_defer_queue_await_functions(slm_defer_queue_functions_put());
+    require(on_queues() == 0 && load_relaxed(&slm_defer_queue_bytes) == 0 && calls == 1);
 }
 
-/* Somebody may be at the ring, or have things in hand: what the child has lost it does not wait for. */
+/* Somebody may be at the queue, or have taken things off: what the child has lost it does not wait for. */
 static void children_go_on(void **state)
 {
     (void)state;
@@ -568,7 +573,7 @@ int main(void)
         ring_test(objects_without_a_magazine_share_one),
         ring_test(without_memory_one_block_is_left),
         ring_test(the_limit_follows_the_heap),
-        ring_test(what_is_in_hands_is_waited_for),
+        ring_test(freers_are_waited_for),
         ring_test(threads_ripen_side_by_side),
         ring_test(functions_are_called_in_their_order),
         ring_test(functions_wait_for_their_grace_period),

@@ -1,0 +1,225 @@
+/* Retired magazines: filling, ageing, emptying; see retire.h. */
+#include "deferred/retire.h"
+
+#include <string.h>
+
+#include "base/options.h"
+#include "os/sys.h"
+#include "page/page_map.h"
+#include "sync/epoch.h"
+
+/* Counts passes. Slots remember in which time between two they were opened. */
+static _Atomic uint32_t passes;
+
+/* There are five passes in a deferred_max_delay_ms (heap/reclaim.c): so many in a second where that is 1. */
+enum { least_rounds = 6, passes_a_second = 5000 };
+
+#define FOR_EACH_USED(number, half)                                                                                  \
+    for (unsigned number = slm_slot_next_in(&(half)->used, 0); (number) < SLM_NUMBERS;                               \
+         number = slm_slot_next_in(&(half)->used, (number) + 1))
+
+static uint32_t most_rounds(unsigned number)
+{
+    return load_relaxed(&slm_cache_of(number)->most_rounds);
+}
+
+/* Where the slot's array is full. */
+static void **end_of(const struct slm_retired_slot *slot)
+{
+    return slot->magazine->rounds + slm_min(slot->magazine->capacity, slot->target);
+}
+
+/* The rounds of a slot's array at its start, and counted. */
+static void gather(const struct slm_retired_slot *slot)
+{
+    struct slm_magazine *magazine = slot->magazine;
+    magazine->count = (uint32_t)(slot->top - slot->bottom);
+    if (slot->bottom != magazine->rounds)
+        memmove(magazine->rounds, slot->bottom, magazine->count * sizeof(void *));
+}
+
+static void load(struct slm_retired_slot *slot, struct slm_magazine *magazine)
+{
+    slot->magazine = magazine;
+    slot->bottom = magazine->rounds;
+    slm_shared_store(&slot->top, magazine->rounds + magazine->count);
+    slm_shared_store(&slot->limit, end_of(slot));
+}
+
+static void clear(struct slm_retired_slot *slot)
+{
+    slot->magazine = NULL;
+    slot->bottom = slot->limit = NULL;
+    slm_shared_store(&slot->top, NULL);
+}
+
+/* The rounds of a slot go to the queue with their array, or an empty array goes. The slot shows that there are rounds
+ * until they are on the queue: who finds none in any slot, and then looks at the queues, misses nothing. */
+static void put_away(struct slm_thread *thread, struct slm_retired_slot *slot, unsigned number)
+{
+    struct slm_magazine *magazine = slot->magazine;
+    if (!magazine)
+        return;
+    gather(slot);
+    magazine->number = (uint16_t)number;
+    if (magazine->count > 0)
+        slm_defer_queue_put_magazine(load_relaxed(&thread->node), magazine); /* from here on it is not ours */
+    else
+        slm_magazine_free(magazine);
+    clear(slot);
+}
+
+/* Put a full magazine away, and open a larger one; or the first. */
+static bool open_next(struct slm_thread *thread, struct slm_retired_slot *slot, unsigned number)
+{
+    const uint32_t grown = slot->magazine ? slot->target * 2 + 2 : slot->target;
+    const uint32_t target = (uint32_t)slm_min(slm_max(grown, least_rounds), most_rounds(number));
+    put_away(thread, slot, number);
+    struct slm_magazine *magazine = slm_defer_queue_make_block(target);
+    if (!magazine)
+        return false;
+    slot->target = target;
+    load(slot, magazine);
+    return true;
+}
+
+static void note_used(struct slm_thread *thread, struct slm_retired_slot *slot, unsigned number)
+{
+    struct slm_retired_half *half = slm_retired_half(thread);
+    slm_slot_groups_add(&half->used, number + 1);
+    half->pass = slot->pass = load_relaxed(&passes);
+}
+
+bool slm_retire_push(struct slm_thread *thread, size_t place, void *object)
+{
+    struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
+    const unsigned number = slm_number_of_place((unsigned)place);
+    if (slot->top == slot->bottom) /* it may be another cache's by now, or tuned */
+        slot->target = (uint32_t)slm_min(slot->target, most_rounds(number));
+    const size_t room = slot->magazine ? (size_t)(end_of(slot) - slot->magazine->rounds) : 0;
+    if (room == (size_t)(slot->top - slot->bottom)) { /* none yet, or full */
+        if (!open_next(thread, slot, number))
+            return false;
+        note_used(thread, slot, number);
+    } else if (slot->magazine && slot->top >= slot->limit) { /* closed by a pass */
+        gather(slot);
+        load(slot, slot->magazine);
+        note_used(thread, slot, number);
+    }
+    *slot->top = object;
+    slm_shared_store(&slot->top, slot->top + 1);
+    return true;
+}
+
+void slm_retire_empty_slots(struct slm_thread *thread)
+{
+    FOR_EACH_USED (number, slm_retired_half(thread))
+        put_away(thread, slm_retired_slot_of(thread, number), number);
+}
+
+/* -- passes -------------------------------------------------------------------------------------------------------
+ */
+
+struct passing {
+    bool all;
+    uint32_t settling; /* so many passes long a closed slot is looked at for a round that a push under way has left */
+    uint32_t pass;     /* slots that were opened in this one, or later, are not old enough */
+    bool open, left;   /* found: slots to be looked at again; rounds that could not be taken */
+};
+
+static slm_unordered bool is_idle(const struct slm_retired_slot *slot)
+{
+    return slot->top == slot->bottom && slot->limit <= slot->bottom;
+}
+
+static slm_unordered bool is_old(const struct slm_retired_slot *slot, const struct passing *passing)
+{
+    return passing->all || (int32_t)(slot->pass - passing->pass) < 0;
+}
+
+/* It was closed, perhaps in the middle of a push, which may leave a round. */
+static slm_unordered bool is_settling(const struct slm_retired_slot *slot, const struct passing *passing)
+{
+    return slot->magazine && passing->pass - slot->pass < passing->settling;
+}
+
+/* Of a slot whose owner has at most one push under way. */
+static void take_slot(struct slm_thread *thread, unsigned number, struct passing *passing)
+{
+    struct slm_retired_slot *slot = slm_retired_slot_of(thread, number);
+    void **top = __atomic_load_n(&slot->top, __ATOMIC_ACQUIRE); /* pairs with slm_defer */
+    if (!slot->magazine || (slot->bottom == top && slot->limit <= top))
+        return;
+    passing->open = true;
+    if (!is_old(slot, passing))
+        return;
+    const size_t n = (size_t)(top - slot->bottom);
+    const unsigned node = load_relaxed(&thread->node);
+    const size_t put = n > 0 ? slm_defer_queue_put_rounds(node, number, slot->bottom, n) : 0;
+    slot->bottom += put;
+    slm_shared_store(&slot->limit, slot->bottom);
+    slm_retired_half(thread)->pass = slot->pass = passing->pass;
+    passing->left |= put < n;
+}
+
+static void take_thread(struct slm_thread *thread, void *context)
+{
+    struct passing *passing = context;
+    FOR_EACH_USED (number, slm_retired_half(thread))
+        take_slot(thread, number, passing);
+}
+
+/* Without any order: the owner may be opening one just now. */
+static slm_unordered bool wants(struct slm_thread *thread, void *context)
+{
+    struct passing *passing = context;
+    struct slm_retired_half *half = slm_retired_half(thread);
+    bool wanted = false;
+    if (!passing->all && passing->pass - slm_max(half->pass, half->seen) > passing->settling)
+        return false; /* nothing is open, or settling */
+    FOR_EACH_USED (number, half) {
+        const struct slm_retired_slot *slot = slm_retired_slot_of(thread, number);
+        const bool idle = is_idle(slot);
+        if (!idle)
+            half->seen = passing->pass;
+        passing->open |= !idle || is_settling(slot, passing);
+        wanted |= !idle && is_old(slot, passing);
+    }
+    return wanted;
+}
+
+unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
+{
+    struct passing passing = {
+        .all = all,
+        .settling = (uint32_t)(passes_a_second / slm_options.deferred_max_delay_ms) + 1,
+        .pass = atomic_fetch_add(&passes, 1),
+    };
+    const struct slm_take take = {wants, take_thread, &passing, false, all};
+    slm_defer_queue_put_open_away();
+    if (self && all)
+        slm_retire_empty_slots(self);
+    else if (self)
+        take_thread(self, &passing);
+    const uint64_t barriers = load_relaxed(&slm_sys_membarriers);
+    const unsigned missed = slm_take_from_all(&take);
+    if (load_relaxed(&slm_sys_membarriers) != barriers) /* it may have been another's */
+        slm_epoch_count_barrier();
+    *open = passing.open || passing.left || missed > 0;
+    return missed + passing.left;
+}
+
+/* -- figures ------------------------------------------------------------------------------------------------------
+ */
+
+/* The owner goes on pushing meanwhile: arrays stay mapped, and what is in them is, or was, an object's address. */
+slm_seldom slm_unordered void slm_retire_count(struct slm_thread *thread, struct slm_retired_sums *sums)
+{
+    const struct slm_retired_half *half = slm_retired_half(thread);
+    FOR_EACH_USED (number, half) {
+        const struct slm_retired_slot *slot = slm_retired_slot_of(thread, number);
+        const size_t n = slm_min((size_t)(slot->top - slot->bottom), SLM_MAGAZINE_ROUNDS_MAX);
+        sums->objects += n;
+        sums->bytes += n * slm_page_map_size(slm_place_of_number(number));
+    }
+}
