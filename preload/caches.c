@@ -1,6 +1,7 @@
 /* The names of include/slabmalloc.h about caches; what they promise stands there. */
 #include <slabmalloc.h>
 
+#include "base/errno.h"
 #include "figures/cache_info.h"
 #include "heap/cache_control.h"
 #include "heap/lifecycle.h"
@@ -8,12 +9,12 @@
 
 slm_public slab_cache *slab_cache_create(const char *name, size_t size, const slab_cache_attr *attr)
 {
-    return slm_control_create(name, size, attr);
+    return slm_errno_if(NULL, slm_control_create(name, size, attr));
 }
 
 slm_public int slab_cache_destroy(slab_cache *cache)
 {
-    return slm_control_destroy(cache);
+    return slm_errno_if(-1, slm_control_destroy(cache));
 }
 
 slm_public void *slab_cache_alloc(slab_cache *cache)
@@ -23,7 +24,7 @@ slm_public void *slab_cache_alloc(slab_cache *cache)
 
 slm_public void *slab_cache_alloc_node(slab_cache *cache, int node)
 {
-    return slm_object_alloc_node(cache, node);
+    return slm_errno_if(NULL, slm_object_alloc_node(cache, node));
 }
 
 slm_public void *slab_cache_alloc_nolock(slab_cache *cache)
@@ -38,27 +39,33 @@ slm_public void slab_cache_free(slab_cache *cache, void *object)
 
 slm_public size_t slab_cache_alloc_bulk(slab_cache *cache, size_t n, void *out[])
 {
-    return slm_object_alloc_bulk(cache, n, out);
+    return slm_errno_if(0, slm_object_alloc_bulk(cache, n, out));
 }
 
 slm_public void slab_cache_free_bulk(slab_cache *cache, size_t n, void *const objects[])
 {
+    slm_keep_errno();
     slm_object_free_bulk(cache, n, objects);
 }
 
 slm_public size_t slab_cache_shrink(slab_cache *cache)
 {
+    if (!cache) {
+        errno = EINVAL;
+        return 0;
+    }
+    slm_keep_errno();
     return slm_control_shrink(cache);
 }
 
 slm_public int slab_cache_tune(slab_cache *cache, unsigned magazine_rounds, unsigned depot_magazines)
 {
-    return slm_control_tune(cache, magazine_rounds, depot_magazines);
+    return slm_errno_if(-1, slm_control_tune(cache, magazine_rounds, depot_magazines));
 }
 
 slm_public int slab_cache_get_stats(slab_cache *cache, slab_cache_stats *out)
 {
-    return slm_cache_info_stats(cache, out);
+    return slm_errno_if(-1, slm_cache_info_stats(cache, out));
 }
 
 /* Where the library could not start there is no cache to see. */

@@ -6,6 +6,7 @@
 #endif
 #include <slabmalloc.h>
 
+#include "base/errno.h"
 #include "base/panic.h"
 #include "heap/deferred.h"
 #include "heap/lifecycle.h"
@@ -19,6 +20,7 @@ static_assert(offsetof(struct slab_epoch_reader, section) == offsetof(struct slm
 /* A thread that the epochs do not know yet comes to life first, if it never did, so that its exit is noticed. */
 static slm_slow void enter_slow(void)
 {
+    slm_keep_errno();
     if (slm_epoch_known()) {
         slm_epoch_enter_slow(false);
         return;
@@ -54,16 +56,19 @@ slm_public void slab_epoch_leave(void)
 
 slm_public void slab_epoch_synchronize(void)
 {
+    slm_keep_errno();
     slm_epoch_synchronize("slab_epoch_synchronize");
 }
 
 slm_public bool slab_epoch_poll(void)
 {
+    slm_keep_errno();
     return slm_deferred_poll();
 }
 
 slm_public void slab_epoch_barrier(void)
 {
+    slm_keep_errno();
     slm_deferred_barrier();
 }
 
@@ -71,6 +76,7 @@ slm_public void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epo
 {
     if (!head || !function)
         slm_panic("slab_epoch_call", head, "no head, or no function", NULL, NULL);
+    slm_keep_errno();
     slm_deferred_call((struct slm_epoch_head *)head, (void (*)(struct slm_epoch_head *))function);
 }
 

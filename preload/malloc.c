@@ -1,10 +1,10 @@
 /* libc's names. What a name promises stands in its manual page (malloc(3), posix_memalign(3), malloc_usable_size(3),
  * mallinfo(3), mallopt(3), malloc_trim(3), malloc_info(3), and C23 for the sized frees). The whole family is here: a
  * name left out would fall through to libc and mix two heaps. Names of our own stand in the files beside this one. */
-#include <errno.h>
 #include <stdlib.h>
 
 #include "figures/malloc_info.h"
+#include "base/errno.h"
 #include "heap/alloc.h"
 #include "heap/free.h"
 #include "heap/lifecycle.h"
@@ -76,9 +76,8 @@ slm_public int posix_memalign(void **out, size_t alignment, size_t n)
 {
     if (!slm_is_power_of_two(alignment) || alignment % sizeof(void *) != 0)
         return EINVAL;
-    const int kept = errno;
+    slm_keep_errno();
     void *object = slm_aligned_alloc(alignment, n);
-    errno = kept;
     if (!object)
         return ENOMEM;
     *out = object;
@@ -118,12 +117,14 @@ slm_public void *pvalloc(size_t n)
 
 slm_public struct mallinfo2 mallinfo2(void)
 {
+    slm_keep_errno();
     return slm_malloc_info();
 }
 
 /* As in glibc, figures over INT_MAX wrap. */
 slm_public struct mallinfo mallinfo(void)
 {
+    slm_keep_errno();
     const struct mallinfo2 wide = slm_malloc_info();
     return (struct mallinfo){.arena = (int)wide.arena,
                              .ordblks = (int)wide.ordblks,
@@ -143,6 +144,7 @@ slm_public int mallopt(int parameter, int value)
 slm_public int malloc_trim(size_t pad)
 {
     (void)pad;
+    slm_keep_errno();
     return slm_heap_purge() > 0;
 }
 

@@ -3,9 +3,9 @@
 #ifndef SLAB_NO_INLINE
 #define SLAB_NO_INLINE
 #endif
-#include <errno.h>
 #include <slabmalloc.h>
 
+#include "base/errno.h"
 #include "heap/lifecycle.h"
 #include "heap/reclaim.h"
 #include "percpu/here.h"
@@ -16,13 +16,14 @@ static_assert(SLAB_PERCPU_SHIFT == SLM_PERCPU_PIECE_SHIFT, "how far copies lie a
 slm_public slab_percpu slab_percpu_alloc(size_t size, size_t align)
 {
     if (slm_process_started())
-        return slm_percpu_alloc(size, align);
+        return slm_errno_if(NULL, slm_percpu_alloc(size, align));
     errno = ENOMEM;
     return NULL;
 }
 
 slm_public void slab_percpu_free(slab_percpu object)
 {
+    slm_keep_errno();
     if (!slm_process_started())
         return;
     slm_percpu_free(object);
@@ -31,6 +32,7 @@ slm_public void slab_percpu_free(slab_percpu object)
 
 slm_public int slab_percpu_cpus(void)
 {
+    slm_keep_errno();
     return slm_process_started() ? (int)slm_percpu_cpus() : 0;
 }
 

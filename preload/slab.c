@@ -1,9 +1,9 @@
 /* The names of include/slabmalloc.h about malloc's own objects and the process's figures; what they promise stands
  * there. */
-#include <errno.h>
 #include <slabmalloc.h>
 #include <string.h>
 
+#include "base/errno.h"
 #include "figures/figures.h"
 #include "heap/free.h"
 #include "heap/cache_object.h"
@@ -16,7 +16,7 @@ slm_public const char *slab_version(void)
 
 slm_public void *slab_alloc_node(size_t size, int node)
 {
-    return slm_alloc_node(size, node);
+    return slm_errno_if(NULL, slm_alloc_node(size, node));
 }
 
 slm_public void *slab_alloc_nolock(size_t size)
@@ -26,6 +26,7 @@ slm_public void *slab_alloc_nolock(size_t size)
 
 slm_public void slab_free_nolock(void *ptr)
 {
+    slm_keep_errno();
     slm_free_nolock(ptr);
 }
 
@@ -50,7 +51,9 @@ static int hand_out(void *out, size_t size_of_out, const void *figures, size_t s
 slm_public int slab_get_stats(slab_stats *out, size_t size_of_out)
 {
     struct slab_stats stats;
+    const int kept = errno;
     slm_figures_gather(&stats);
+    errno = kept;
     return hand_out(out, size_of_out, &stats, sizeof stats);
 }
 
@@ -62,5 +65,6 @@ slm_public int slab_get_node_stats(int node, slab_node_stats *out, size_t size_o
 
 slm_public size_t slab_purge(void)
 {
+    slm_keep_errno();
     return slm_heap_purge();
 }

@@ -1,5 +1,6 @@
-/* errno over a call: free and its kin keep it, an allocation keeps it and says ENOMEM when it fails. Wrappers in
- * preload/ see to that, and the slow halves that hot paths fall into. What lies between may change it. */
+/* errno over a call: free and its kin keep it, and so do calls that succeed. The wrappers in preload/ see to that, the
+ * slow halves that hot paths fall into, and what libc calls (constructors, a key's destructor). All else may change it.
+ */
 #pragma once
 
 #include <errno.h>
@@ -14,10 +15,12 @@ slm_inline void slm_errno_restore(const int *kept)
 /* From here to the end of the block. */
 #define slm_keep_errno() const int kept_errno __attribute__((cleanup(slm_errno_restore), unused)) = errno
 
-/* The result of a call that says in errno why it failed, and keeps it otherwise. */
-slm_inline void *slm_errno_after(void *object, int kept)
-{
-    if (object)
-        errno = kept;
-    return object;
-}
+/* The value of a call, errno being kept unless the value is the one that says that it failed. */
+#define slm_errno_if(failed, call)                                                                                   \
+    ({                                                                                                               \
+        const int kept = errno;                                                                                      \
+        const __auto_type value = (call);                                                                            \
+        if (value != (failed))                                                                                       \
+            errno = kept;                                                                                            \
+        value;                                                                                                       \
+    })

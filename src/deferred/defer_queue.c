@@ -1,7 +1,7 @@
 /* Queues, and freers; see defer_queue.h.
  *
  * Why a ripe object is free to be used: it was unreachable before it was put here (its retirer's program order, or
- * the membarrier of a taker, thread/take.h), the stamp was taken after that, under the lock, and slm_epoch_passed
+ * the membarrier of a taker, thread/ownership.h), the stamp was taken after that, under the lock, and slm_epoch_passed
  * says that no reader is left that may have found it (sync/epoch.c).
  *
  * Fork. A child that finds a queue's lock held by a thread that it does not have starts the queue empty: what was on

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/options.h"
+#include "depot/magazines.h"
 #include "os/sys.h"
 #include "page/page_map.h"
 #include "sync/epoch.h"

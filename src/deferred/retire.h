@@ -7,7 +7,7 @@
  * deferred_max_delay_ms, whoever makes it takes the rounds out of all slots that have stood open since the pass
  * before, its own and other threads', and closes these.
  *
- * Closing under the owner's eyes. A taker (thread/take.h) finds at most one push under way, which stores its object
+ * Closing under the owner's eyes. A taker (thread/ownership.h) finds at most one push under way, which stores its object
  * at the top that it has read, and then raises `top` by one, with a release: so what lies below the top that the
  * taker reads is whole, and was unreachable before, the push's own round too if it shows. The taker moves `bottom`
  * and `limit` to that top; a push that comes to its end later leaves one round above a limit that it has passed, and
@@ -23,7 +23,7 @@
 #pragma once
 
 #include "deferred/defer_queue.h"
-#include "thread/take.h"
+#include "thread/ownership.h"
 
 /* The owner of the block, in a slow path: retire an object of the heap that is no span. False: there is no memory for
  * a magazine, and the object is as it was. */

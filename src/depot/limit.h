@@ -2,11 +2,11 @@
  *
  * Objects are charged where they leave slabs (slm_depot_fill) and given back where they return. So no call that a
  * magazine serves pays anything, and no more than the limit can ever be live. A thread that meets the limit gathers
- * the free objects that other threads and nodes hold before its call fails (heap/gather.h). Nobody can take from
+ * the free objects that other threads and nodes hold before its call fails (thread/gather.h). Nobody can take from
  * another thread's reserve (thread/reserve.h): its objects are not charged until a handler gets them.
  *
  * A charge is a release and an acquire: who finds the limit met by what a thread took sees that the thread has its
- * magazine in hand (thread/take.c). */
+ * magazine in hand (thread/gather.c). */
 #pragma once
 
 #include "base/atomic.h"

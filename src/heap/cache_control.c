@@ -7,7 +7,7 @@
 #include "depot/pending_slabs.h"
 #include "heap/deferred.h"
 #include "heap/lifecycle.h"
-#include "heap/gather.h"
+#include "thread/gather.h"
 #include "os/sys.h"
 #include "os/topology.h"
 #include "sync/epoch.h"
@@ -93,10 +93,6 @@ static unsigned gather(struct slm_cache *cache, enum slm_take_how how)
 
 slm_seldom size_t slm_control_shrink(struct slab_cache *named)
 {
-    if (!named) {
-        errno = EINVAL;
-        return 0;
-    }
     slm_cache_lock();
     struct slm_cache *cache = slm_named_cache(named, "slab_cache_shrink");
     const size_t bytes = (size_t)cache->shape.granules << SLM_GRANULE_SHIFT;

@@ -12,7 +12,7 @@
 #include "depot/pending_slabs.h"
 #include "heap/alloc.h"
 #include "heap/free.h"
-#include "heap/gather.h"
+#include "thread/gather.h"
 #include "heap/lifecycle.h"
 #include "os/topology.h"
 

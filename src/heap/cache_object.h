@@ -17,7 +17,7 @@ void slm_object_free_full_slow(struct slab_cache *named, void *object);
 
 /* A pop with a mark that tells a taker of it; false: the magazine is empty. Limited caches need it: without the mark a
  * taker could not tell a thread that stands still in the middle of a pop from one that merely holds a free object, and
- * would have to leave that: a call would be refused at the limit too early (thread/take.h). */
+ * would have to leave that: a call would be refused at the limit too early (thread/ownership.h). */
 slm_inline bool slm_pop_marked(size_t place, void **round)
 {
     store_relaxed(&slm_tls.popping, 1);
@@ -30,7 +30,7 @@ slm_inline bool slm_pop_marked(size_t place, void **round)
         slm_forget(place);
         *round = slm_slot_pop(slm_slot_at(thread, place), top);
     }
-    store_release(&slm_tls.popping, 0); /* pairs with take_loaded (thread/take.c) */
+    store_release(&slm_tls.popping, 0); /* pairs with take_loaded (thread/gather.c) */
     return any;
 }
 

@@ -11,9 +11,9 @@
  * an object freed too early. */
 #include "heap/deferred.h"
 
-#include <errno.h>
 #include <limits.h>
 
+#include "base/errno.h"
 #include "base/panic.h"
 #include "depot/pending_slabs.h"
 #include "heap/free.h"
@@ -125,7 +125,7 @@ static void defer_small(void *pointer, size_t place, struct slm_epoch_head *head
 
 static void defer_slowly(void *pointer, struct slm_epoch_head *head)
 {
-    const int kept = errno;
+    slm_keep_errno();
     slm_fork_check();
     const size_t place = slm_page_map_place(pointer);
     slm_epoch_begin_quiet();
@@ -140,7 +140,6 @@ static void defer_slowly(void *pointer, struct slm_epoch_head *head)
     }
     if (load_relaxed(&slm_defer_queue_objects) > 0)
         help(head == NULL);
-    errno = kept;
 }
 
 slm_slow void slm_defer_slow(void *pointer, struct slm_epoch_head *head)
@@ -159,7 +158,6 @@ slm_slow void slm_defer_slow(void *pointer, struct slm_epoch_head *head)
 
 bool slm_deferred_poll(void)
 {
-    const int kept = errno;
     const uint64_t before = load_relaxed(&slm_epoch_completed);
     struct slm_thread *self = slm_thread_hide();
     slm_reclaim_deferred(self);
@@ -169,7 +167,6 @@ bool slm_deferred_poll(void)
         slm_pending_slabs_release(NULL);
         slm_defer_queue_call_functions();
     }
-    errno = kept;
     return load_relaxed(&slm_epoch_completed) != before;
 }
 
@@ -196,7 +193,6 @@ slm_seldom void slm_deferred_free_all(unsigned attempts)
 slm_seldom void slm_deferred_barrier(void)
 {
     const char *barrier = "slab_epoch_barrier";
-    const int kept = errno;
     if (slm_epoch_inside())
         slm_panic(barrier, NULL, "inside a section of the caller's own", NULL, NULL);
     if (slm_defer_queue_is_calling())
@@ -207,7 +203,6 @@ slm_seldom void slm_deferred_barrier(void)
     if (slm_defer_queue_functions_waiting() > 0)
         slm_epoch_await(load_relaxed(&slm_epoch_wanted), UINT64_MAX);
     slm_defer_queue_await_functions(functions);
-    errno = kept;
 }
 
 /* The worker calls it, if there is one. */

@@ -76,10 +76,8 @@ slm_slow void *slm_alloc_slow(size_t n)
     const int kept = errno;
     const unsigned class = slm_class_of_size(n);
     void *object = alloc_class(class);
-    if (unlikely(!object)) {
-        if (slm_heap_reclaim_for(n))
-            object = alloc_class(class);
-    }
+    if (unlikely(!object) && slm_heap_reclaim_for(n))
+        object = alloc_class(class);
     errno = object ? kept : ENOMEM;
     return object;
 }
@@ -94,10 +92,8 @@ slm_slow static void *alloc_large_slow(size_t n, size_t alignment, int node, boo
             slm_large_free_pending();
         const unsigned area = node < 0 ? slm_area_for_large(slm_direct_node()) : slm_area_for_slabs((unsigned)node);
         object = slm_large_alloc(n, alignment, area, clean);
-        if (unlikely(!object)) {
-            if (slm_heap_reclaim_for(n))
-                object = slm_large_alloc(n, alignment, area, clean);
-        }
+        if (unlikely(!object) && slm_heap_reclaim_for(n))
+            object = slm_large_alloc(n, alignment, area, clean);
     }
     errno = object ? kept : ENOMEM;
     return object;
@@ -284,12 +280,9 @@ void *slm_resize(void *pointer, size_t n)
 
 size_t slm_heap_purge(void)
 {
-    const int kept = errno;
     slm_pending_slabs_poll();
     slm_pending_slabs_release(NULL);
-    const size_t given = purge(true);
-    errno = kept;
-    return given;
+    return purge(true);
 }
 
 static void check_cache(struct slm_cache *cache, void *context)

@@ -5,9 +5,9 @@
  * then returns into that slow path may meet lists that it has restarted: it should exec or _exit. */
 #include "heap/lifecycle.h"
 
-#include <errno.h>
 #include <pthread.h>
 
+#include "base/errno.h"
 #include "base/options.h"
 #include "base/panic.h"
 #include "figures/figures.h"
@@ -21,6 +21,7 @@
 #include "page/reservation.h"
 #include "sync/epoch.h"
 #include "page/page_map.h"
+#include "thread/gather.h"
 #include "thread/thread_list.h"
 
 enum { direct_frees_most = 64 };
@@ -40,6 +41,7 @@ static void thread_exit(void *block);
 static slm_seldom void fork_child(void)
 {
     slm_lock_rank_forget();
+    slm_gather_fork_child();
     slm_take_fork_child();
     slm_cache_fork_child();
     slm_thread_list_fork_child();
@@ -75,7 +77,6 @@ bool slm_process_started(void)
         slm_fork_check();
         return state == PROCESS_STARTED;
     }
-    int kept = errno;
     slm_lock_acquire(&start_lock);
     state = load_relaxed(&process_state);
     if (state == PROCESS_NEW) {
@@ -83,7 +84,6 @@ bool slm_process_started(void)
         store_release(&process_state, state);
     }
     slm_lock_release(&start_lock);
-    errno = kept;
     return state == PROCESS_STARTED;
 }
 
@@ -94,7 +94,7 @@ static struct slm_thread *birth(struct slm_tls *tls)
         return NULL;
     thread->tls = tls;
     thread->helper = tls->helper;
-    slm_shared_store(&tls->self, thread); /* before it is linked: see thread/take.c */
+    slm_shared_store(&tls->self, thread); /* before it is linked: see thread/gather.c */
     slm_thread_list_add(thread);
     store_relaxed(&thread->node, slm_topology_node_again(thread->number, &thread->cpu, 0));
     tls->area = slm_area_start(slm_area_for_slabs(load_relaxed(&thread->node)));
@@ -121,7 +121,6 @@ slm_slow struct slm_thread *slm_thread_enter_slow(bool is_alloc)
     struct slm_tls *tls = &slm_tls;
     if (!may_be_born(tls, is_alloc))
         return NULL;
-    int kept = errno;
     store_relaxed(&tls->busy, 1);
     signal_fence();
     struct slm_thread *thread = slm_process_started() ? birth(tls) : NULL;
@@ -131,7 +130,6 @@ slm_slow struct slm_thread *slm_thread_enter_slow(bool is_alloc)
         signal_fence();
         store_release(&tls->busy, 0);
     }
-    errno = kept;
     return thread;
 }
 
@@ -140,25 +138,20 @@ slm_slow void slm_thread_look_where(struct slm_thread *thread)
     const unsigned node = slm_topology_node_again(thread->number, &thread->cpu, load_relaxed(&thread->node));
     if (likely(node == load_relaxed(&thread->node)))
         return;
-    int kept = errno;
     slm_figures_thread_moves(thread);
     slm_thread_move(thread, node);
-    errno = kept;
 }
 
 slm_slow void slm_thread_tick(struct slm_thread *thread)
 {
-    int kept = errno;
     if (thread->generation != slm_fork_generation) /* see fork_child */
         slm_thread_list_add(thread);
     slm_reclaim_tick(thread);
-    errno = kept;
 }
 
 /* At the end of a slow path, outside of it: a constructor may have to run. */
 slm_slow void slm_thread_attend(void)
 {
-    int kept = errno;
     struct slm_thread *thread;
     if (atomic_fetch_and(&slm_tls.self->attention, (uint8_t)~SLM_ATTEND_PAUSE) & SLM_ATTEND_PAUSE)
         slm_take_pause();
@@ -178,20 +171,19 @@ slm_slow void slm_thread_attend(void)
             break;
         atomic_fetch_or(&thread->attention, SLM_ATTEND_RESERVE);
     }
-    errno = kept;
 }
 
 /* The key's destructor. Other destructors may still come and allocate: that is a new, short life. */
 static slm_seldom void thread_exit(void *block)
 {
+    slm_keep_errno();
     struct slm_tls *tls = &slm_tls;
     struct slm_thread *thread = block;
     if (load_relaxed(&tls->busy) || tls->self != thread)
         return;
-    int kept = errno;
     slm_fork_check();
     slm_thread_claim(tls);
-    slm_shared_store(&tls->self, NULL); /* busy by now: see thread/take.c */
+    slm_shared_store(&tls->self, NULL); /* busy by now: see thread/gather.c */
     tls->state = tls->births < births_most ? SLM_THREAD_NONE : SLM_THREAD_GONE;
     slm_epoch_thread_exit(); /* not before: a handler that enters a section from here on does not register */
     slm_retire_empty_slots(thread);
@@ -205,7 +197,6 @@ static slm_seldom void thread_exit(void *block)
     slm_reclaim_thread_gone();
     signal_fence();
     store_release(&tls->busy, 0);
-    errno = kept;
 }
 
 bool slm_thread_exit_expected(void)
@@ -234,6 +225,7 @@ void slm_direct_count(const void *object)
  * (see slm_epoch_fork_child), not a thread that it starts. */
 static void look_for_fork(void)
 {
+    slm_keep_errno();
     slm_fork_check();
 }
 
@@ -241,15 +233,14 @@ static void look_for_fork(void)
 slm_seldom void slm_process_watch_forks(void)
 {
     static _Atomic bool watched;
-    int kept = errno;
     if (!load_relaxed(&watched) && !atomic_exchange(&watched, true))
         pthread_atfork(NULL, NULL, look_for_fork);
-    errno = kept;
 }
 
 /* libc is up by now; what ran before had the default options. */
 __attribute__((constructor(101))) static void start_library(void)
 {
+    slm_keep_errno();
     if (!slm_process_started())
         return;
     slm_stderr_remember();

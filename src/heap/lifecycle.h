@@ -7,8 +7,8 @@
  * and slabs directly, object by object. */
 #pragma once
 
+#include "thread/ownership.h"
 #include "thread/reserve.h"
-#include "thread/take.h"
 
 /* The calling thread's block, to be worked on until slm_thread_leave; NULL: go to the depots directly. A free does
  * not bring a thread back that has exited, nor does it bring one to life before it has freed a number of objects: a
@@ -43,9 +43,7 @@ slm_inline void slm_thread_leave(struct slm_thread *thread)
         slm_thread_tick(thread);
     if (slm_checked)
         slm_thread_check(thread);
-    signal_fence();
-    slm_shared_store(&slm_tls.hot, thread);
-    store_release(&slm_tls.busy, 0); /* pairs with slm_take_from_all */
+    slm_thread_unclaim(thread);
     if (unlikely(load_relaxed(&thread->attention) != 0))
         slm_thread_attend();
 }

@@ -36,7 +36,7 @@
 #include "percpu/percpu.h"
 #include "slab/large.h"
 #include "sync/epoch.h"
-#include "thread/take.h"
+#include "thread/ownership.h"
 
 enum { scarce_dirty_least = 4 << 20, interval_ms = 1000, pass_least_ms = 2, worker_stack = 512 << 10 };
 

@@ -53,12 +53,10 @@ unsigned slm_percpu_cpus(void)
     const unsigned found = load_acquire(&cpus);
     if (likely(found != 0))
         return found;
-    int kept = errno;
     take_lock();
     if (load_relaxed(&cpus) == 0)
         start();
     slm_lock_release(&lock);
-    errno = kept;
     return load_relaxed(&cpus);
 }
 
@@ -85,7 +83,6 @@ slab_percpu slm_percpu_alloc(size_t size, size_t align)
     const unsigned align_units = (unsigned)slm_max(align / SLM_PERCPU_UNIT, 1);
     struct slm_percpu_place place;
     unsigned touched;
-    int kept = errno;
     bool done = slm_percpu_cpus() != 0;
     take_lock();
     done = done && slm_percpu_blocks_take(units, align_units, &place, &touched);
@@ -98,7 +95,6 @@ slab_percpu slm_percpu_alloc(size_t size, size_t align)
     }
     slab_percpu object = (slab_percpu)(place.pieces + (size_t)place.at * SLM_PERCPU_UNIT);
     zero_copies(object, (size_t)touched * SLM_PERCPU_UNIT);
-    errno = kept;
     return object;
 }
 
@@ -135,7 +131,6 @@ void slm_percpu_free(slab_percpu object)
     struct slm_percpu_place place;
     if (!object)
         return;
-    int kept = errno;
     take_lock();
     const char *wrong = find_object((const void *)object, &place);
     if (!wrong) {
@@ -146,7 +141,6 @@ void slm_percpu_free(slab_percpu object)
     slm_lock_release(&lock);
     if (wrong)
         slm_panic("slab_percpu_free", (const void *)object, wrong, NULL, NULL);
-    errno = kept;
 }
 
 bool slm_percpu_owns(const void *address)

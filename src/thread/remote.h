@@ -8,7 +8,7 @@
  * sheaves, Babka 2025, pass remote objects by, too; there each goes to its slab by itself.)
  *
  * A cache's remote magazine hangs on its slot in the second half of the thread's block. The owner uses it in slow
- * paths, a taker while it has the block (thread/take.h); hot paths never look. A cache that has a remote magazine has
+ * paths, a taker while it has the block (thread/ownership.h); hot paths never look. A cache that has a remote magazine has
  * a slot in use, so whoever looks through a thread's slots finds it. */
 #pragma once
 

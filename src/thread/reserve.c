@@ -59,7 +59,7 @@ static void ask(struct slm_thread *thread, struct slm_reserve *reserve, struct s
         return; /* its birth will look */
     atomic_fetch_or_explicit(&thread->attention, SLM_ATTEND_RESERVE, memory_order_relaxed);
     struct slm_thread *hot = thread;
-    if (dry) /* not over slm_taken, nor in a slow path: pairs with thread/take.c */
+    if (dry) /* not over slm_taken, nor in a slow path: pairs with thread/gather.c */
         __atomic_compare_exchange_n(&slm_tls.hot, &hot, slm_dry, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 

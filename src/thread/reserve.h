@@ -13,6 +13,7 @@
  * whose end the reserve is filled (slm_thread_attend). That exchange is a locked one: a taker may be at it too. */
 #pragma once
 
+#include "thread/thread_cache.h"
 #include "thread/thread_list.h"
 
 /* A round from the calling thread's reserve; NULL: it is dry. Legal in signal handlers. */

@@ -21,7 +21,7 @@
  * so that every magazine is both empty and full and the hot paths fall into their slow halves:
  *
  *     slm_nothing   before the first use, after the end, and while the owner works on the block in a slow path
- *     slm_taken     another thread works on the block (thread/take.h)
+ *     slm_taken     another thread works on the block (thread/ownership.h)
  *     slm_dry       nobody does: a signal handler wants the owner to pass a slow path (thread/reserve.h)
  *
  * The owner alone writes its block. Hot paths write a slot's `top`. All else is written between slm_thread_enter and
@@ -64,7 +64,7 @@ struct slm_thread {
     struct slm_slot slots[SLM_CLASSES + 1]; /* by id + 1 */
     struct slm_list link;                   /* of live threads: guarded by the lock of the list */
     struct slm_tls *tls;                    /* its own; a taker's, once the thread is gone without an exit */
-    struct slm_thread *was;                 /* a taker's: what `hot` was; see thread/take.h */
+    struct slm_thread *was;                 /* a taker's: what `hot` was; see thread/ownership.h */
     size_t target_bytes;       /* sum over slots of target times object size, twice: what the pairs may hold */
     uint32_t passes;           /* of the slow path */
     uint32_t number;           /* how many were born before it: deals threads out to simulated nodes */

@@ -6,7 +6,7 @@
  * fixes the rounds has that target from the first miss on. Tuning counts `tuned` up: a slot that remembers another
  * count empties itself at its next trip to the depot, and starts anew.
  *
- * A taker (thread/take.h) may have raised `bottom`: what lies below is gone, and unload() moves the rest down. */
+ * A taker (thread/ownership.h) may have raised `bottom`: what lies below is gone, and unload() moves the rest down. */
 #include "thread/thread_cache.h"
 
 #include <errno.h>
@@ -66,7 +66,7 @@ static void set_target(struct slm_thread *thread, struct slm_slot *slot, const s
 {
     const size_t more = ((size_t)target - load_relaxed(&slot->target)) * cache->shape.object_size * 2;
     thread->target_bytes += more;                   /* modulo 2^64 */
-    store_release(&slot->target, (uint16_t)target); /* pairs with thread/take.c: done with the cache where it is 0 */
+    store_release(&slot->target, (uint16_t)target); /* pairs with thread/gather.c: done with the cache where it is 0 */
 }
 
 /* A trip to the depot: let the cache's magazines grow if it makes many. */

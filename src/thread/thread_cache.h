@@ -7,12 +7,6 @@
 
 #include "thread/remote.h"
 
-/* Send the calling thread's hot paths into their slow halves. */
-slm_inline void slm_thread_unload(struct slm_tls *tls)
-{
-    slm_shared_store(&tls->hot, slm_nothing);
-}
-
 /* An object of the cache whose magazine is empty; NULL and ENOMEM, or EAGAIN from slm_depot_fill. */
 void *slm_thread_refill(struct slm_thread *thread, unsigned number);
 

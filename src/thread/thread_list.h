@@ -3,12 +3,12 @@
  * is left links itself again when it comes by: its block's generation is older than the process's. */
 #pragma once
 
-#include "thread/thread_cache.h"
+#include "thread/slots.h"
 
 void slm_thread_list_add(struct slm_thread *thread);
 void slm_thread_list_remove(struct slm_thread *thread);
 
-/* How often all threads were asked for what they hold (thread/take.h); written under the lock. */
+/* How often all threads were asked for what they hold (thread/ownership.h); written under the lock. */
 extern slm_hidden _Atomic uint32_t slm_thread_recalls;
 
 /* How many there ever were: the next one's number. */

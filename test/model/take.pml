@@ -1,4 +1,4 @@
-/* Taking rounds out of another thread's magazine (src/thread/take.h): a model that spin searches to the end. With one
+/* Taking rounds out of another thread's magazine (src/thread/ownership.h): a model that spin searches to the end. With one
  * of the switches below a part of the protocol is left out, and spin must find an error. check.sh runs it.
  *
  * The owner's words are `hot` (what its hot paths start from: BLOCK, its own block, or one of three places in a block

@@ -9,6 +9,7 @@
 #include "depot/cache_name.h"
 #include "heap/lifecycle.h"
 #include "os/topology.h"
+#include "thread/gather.h"
 
 static const struct slab_cache_attr plain_attr;
 

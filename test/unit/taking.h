@@ -1,4 +1,4 @@
-/* What the tests of src/thread/take.h stand on: a cache, a thread that has rounds of it in both magazines, and a
+/* What the tests of src/thread/ownership.h stand on: a cache, a thread that has rounds of it in both magazines, and a
  * taker that keeps what it has taken, to be looked at until the next taking. */
 #pragma once
 

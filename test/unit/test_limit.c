@@ -1,10 +1,10 @@
-/* src/depot/limit.h and src/heap/gather.h: charging, what is gathered before a call is refused, and that nothing is
+/* src/depot/limit.h and src/thread/gather.h: charging, what is gathered before a call is refused, and that nothing is
  * lost or let through with several threads. */
 #include "unit.h"
 
 #include "caches.h"
 #include "heap/cache_object.h"
-#include "heap/gather.h"
+#include "thread/gather.h"
 #include "os/sys.h"
 #include "thread/reserve.h"
 

@@ -1,4 +1,4 @@
-/* src/thread/take.h: threads that allocate and free all the time, while others take from them. */
+/* src/thread/ownership.h: threads that allocate and free all the time, while others take from them. */
 #include "taking.h"
 
 static int begin_test(void **state)

@@ -121,7 +121,7 @@ static void every_magazine_is_empty_and_full_at_first(void **state)
 
 static void write_constant_block(void)
 {
-    slm_thread_unload(&slm_tls);
+    slm_tls.hot = slm_nothing;
     slm_slot_at(slm_tls.hot, SLM_PLACE_UNITS)->top = NULL;
 }
 

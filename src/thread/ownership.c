@@ -1,12 +1,8 @@
-/* Catching threads, and what is done to their slots; see take.h. */
-#include "thread/take.h"
-
-#include <string.h>
+/* Catching threads, waiting for a taker; see ownership.h. */
+#include "thread/ownership.h"
 
 #include "os/sys.h"
 #include "os/vm.h"
-#include "thread/remote.h"
-#include "thread/reserve.h"
 
 enum { spins = 100, wait_ms = 10, pause_ms = 3 };
 
@@ -18,8 +14,7 @@ static bool exchange_hot(struct slm_tls *tls, struct slm_thread *expected, struc
     return __atomic_compare_exchange_n(&tls->hot, &expected, wanted, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
-/* The TLS of threads that are gone without having been unlinked: brought to life in the very last round of key
- * destructors, no exit came. Their TLS may be unmapped; if it is not, it is as they left it, and may be taken. */
+/* The stand-in. The TLS of a thread that is gone may be unmapped; if not, it is as the thread left it. */
 static struct slm_tls gone;
 
 struct catching {
@@ -46,7 +41,7 @@ static bool is_gone(struct slm_thread *thread)
     return self != thread && (self || !load_acquire(&tls->busy));
 }
 
-static void look_if_gone(struct slm_thread *thread)
+void slm_thread_look_if_gone(struct slm_thread *thread)
 {
     if (thread->tls != &gone && is_gone(thread))
         thread->tls = &gone;
@@ -59,7 +54,7 @@ static void catch_one(struct slm_thread *thread, void *context)
     thread->was = NULL;
     if (thread->tls == &slm_tls || (take->wants && !take->wants(thread, take->context)))
         return;
-    look_if_gone(thread);
+    slm_thread_look_if_gone(thread);
     if (thread->tls == &gone || exchange_hot(thread->tls, thread, slm_taken))
         thread->was = thread;
     else if (exchange_hot(thread->tls, slm_dry, slm_taken))
@@ -110,7 +105,7 @@ unsigned slm_take_from_all(const struct slm_take *take)
 
 static void recall(struct slm_thread *thread, void *context)
 {
-    look_if_gone(thread);
+    slm_thread_look_if_gone(thread);
     if (thread->tls == &slm_tls)
         store_relaxed(&thread->recalled, *(const uint32_t *)context);
     else
@@ -186,136 +181,15 @@ struct slm_thread *slm_thread_hide(void)
 
 void slm_thread_unhide(struct slm_thread *thread)
 {
-    signal_fence();
     if (thread)
-        slm_shared_store(&slm_tls.hot, thread);
-    store_release(&slm_tls.busy, 0); /* pairs with slm_take_from_all */
-}
-
-/* A thread in a slow path may have been caught in the middle of anything: what it held stays counted. */
-static void lose(struct slm_thread *thread, void *nothing)
-{
-    (void)nothing;
-    look_if_gone(thread);
-    if (thread->tls == &slm_tls || load_relaxed(&thread->tls->busy))
-        return;
-    const unsigned own = load_relaxed(&thread->node);
-    for (unsigned n = slm_slot_next(thread, SLM_NAMED_FIRST); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
-        struct slm_cache *cache = slm_cache_of(n);
-        if (!cache || load_relaxed(&slm_slot_of(thread, n)->target) == 0)
-            continue;
-        for (unsigned node = 0; node < slm_nodes; node++) {
-            const uint64_t local = node == own ? slm_thread_rounds(thread, n) : 0;
-            const uint64_t rounds = local + slm_remote_rounds(thread, n, node, node + 1);
-            if (rounds > 0)
-                slm_depot_lose(slm_cache_depot(cache, node), rounds);
-        }
-    }
-    slm_reserve_lose(thread);
+        slm_thread_unclaim(thread);
+    else
+        store_release(&slm_tls.busy, 0);
 }
 
 void slm_take_fork_child(void)
 {
-    if (slm_thread_list_is_whole())
-        slm_thread_list_each(lose, NULL);
     if (slm_tls.self)
         exchange_hot(&slm_tls, slm_taken, slm_tls.self);
     store_relaxed(&sleepers, 0);
-}
-
-/* -- rounds ------------------------------------------------------------------------------------------------------ */
-
-static void keep(struct slm_take_rounds *rounds, struct slm_magazine *magazine)
-{
-    magazine->next = rounds->taken;
-    rounds->taken = magazine;
-}
-
-/* All but a top round that a pop under way may have: see the argument. Where there is no memory they stay. */
-static void take_loaded(const struct slm_thread *thread, struct slm_slot *slot, struct slm_take_rounds *rounds)
-{
-    const bool marked = rounds->cache->shape.limit != NULL;
-    const bool left = !marked || load_acquire(&thread->tls->popping); /* pairs with slm_pop_marked; before the top */
-    void **top = slm_shared_load(&slot->top);
-    const uint32_t count = (uint32_t)(top - slot->bottom) - (left && top > slot->bottom);
-    struct slm_magazine *magazine = count > 0 ? slm_magazine_make(count) : NULL;
-    rounds->doubtful |= marked && left;
-    if (!magazine)
-        return;
-    memcpy(magazine->rounds, slot->bottom, count * sizeof(void *));
-    magazine->count = count;
-    slm_shared_store(&slot->bottom, slot->bottom + count);
-    keep(rounds, magazine);
-}
-
-static void take_remote(struct slm_thread *thread, struct slm_take_rounds *rounds)
-{
-    struct slm_magazine *remote = slm_remote_take(thread, rounds->cache->number);
-    if (remote)
-        keep(rounds, remote);
-}
-
-static void take_previous(struct slm_slot *slot, struct slm_take_rounds *rounds)
-{
-    if (!slot->previous || slot->previous->count == 0)
-        return;
-    keep(rounds, slot->previous);
-    slot->previous = NULL;
-}
-
-/* Nobody uses the cache: the slot becomes as if it had never been used. */
-static void dismantle(struct slm_thread *thread, struct slm_slot *slot, struct slm_take_rounds *rounds)
-{
-    struct slm_cache *cache = rounds->cache;
-    if (slot->loaded) {
-        slot->loaded->count = (uint32_t)(slot->top - slot->bottom);
-        memmove(slot->loaded->rounds, slot->bottom, slot->loaded->count * sizeof(void *));
-        keep(rounds, slot->loaded);
-    }
-    if (slot->previous)
-        keep(rounds, slot->previous);
-    thread->target_bytes -= (size_t)load_relaxed(&slot->target) * cache->shape.object_size * 2;
-    memset(slot, 0, sizeof *slot);
-}
-
-static void take_slot(struct slm_thread *thread, void *context)
-{
-    struct slm_take_rounds *rounds = context;
-    struct slm_slot *slot = slm_slot_of(thread, rounds->cache->number);
-    take_remote(thread, rounds);
-    if (rounds->how == SLM_TAKE_EVERYTHING)
-        dismantle(thread, slot, rounds);
-    else {
-        take_previous(slot, rounds);
-        take_loaded(thread, slot, rounds);
-    }
-    if (rounds->how == SLM_TAKE_EVERYTHING)
-        slm_reserve_forget(thread, rounds->cache);
-}
-
-/* A slot that is not in use has no target: see thread/thread_cache.c, set_target. One whose owner has its rounds in
- * hand has no loaded magazine. */
-static slm_unordered bool has_rounds(struct slm_thread *thread, void *context)
-{
-    struct slm_take_rounds *rounds = context;
-    const unsigned number = rounds->cache->number;
-    const struct slm_slot *slot = slm_slot_of(thread, number);
-    const bool in_use = load_acquire(&slot->target) != 0;
-    if (rounds->how == SLM_TAKE_EVERYTHING)
-        return in_use || slm_reserve_knows(thread, rounds->cache);
-    return in_use && (!slot->loaded || slm_thread_rounds(thread, number) > 0 || slm_remote_of(thread, number));
-}
-
-unsigned slm_take_rounds(struct slm_take_rounds *rounds, bool always)
-{
-    const struct slm_take take = {has_rounds, take_slot, rounds, always, rounds->how != SLM_TAKE_SPARE};
-    return slm_take_from_all(&take);
-}
-
-void slm_take_own(struct slm_thread *thread, struct slm_take_rounds *rounds)
-{
-    const enum slm_take_how how = rounds->how;
-    rounds->how = SLM_TAKE_EVERYTHING; /* the owner's own hot path is at rest */
-    take_slot(thread, rounds);
-    rounds->how = how;
 }
