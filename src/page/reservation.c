@@ -15,7 +15,7 @@ static _Atomic uint64_t map_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64]; /* s
 static _Atomic uint64_t descriptors_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64];
 static _Atomic uint64_t bookkeeping_bytes, area_bytes[SLM_AREAS_MAX];
 
-/* Heaps that grow beyond this leave the size of their further pages to the system's policy. */
+/* Beyond this size of the heap the system's policy decides how large pages are. */
 static const size_t small_pages_granules = ((size_t)256 << 20) / SLM_GRANULE;
 
 static bool map_bookkeeping(void *address, size_t size)
@@ -61,7 +61,7 @@ slm_seldom bool slm_reservation_start(void)
     return false;
 }
 
-/* Map a part of the bookkeeping if it has not been; false with EEXIST where something else lies. Areas that grow at
+/* Map a part of the bookkeeping unless that is done; false with EEXIST where something else lies. Areas that grow at
  * the same time cover the same maps. */
 static bool cover(_Atomic uint64_t *done, size_t number, void *address, size_t bytes)
 {
@@ -113,8 +113,8 @@ static void raise_limit(size_t limit)
         ;
 }
 
-/* Memory of a bound area is made like its anchor, the two pages at its start, which no span gets: not like what lies
- * before it, which programs may have locked, protected, or bound elsewhere. */
+/* Memory of a bound area is made like its anchor, the two pages at its start, which no span gets. It is not made
+ * like the memory before it, which programs may have locked, protected, or bound elsewhere. */
 static bool map_granules(size_t first, size_t bytes)
 {
     char *address = slm_granule_address(first);
@@ -123,7 +123,7 @@ static bool map_granules(size_t first, size_t bytes)
                                  : slm_vm_map(address, bytes, slm_range.held);
 }
 
-/* The maps of all areas up to here: who steps over a foreign mapping leaves no hole below the limit. */
+/* Cover the maps of all areas up to here: stepping over a foreign mapping leaves no hole below the limit. */
 static bool cover_maps(size_t limit)
 {
     const size_t first = section_of(__atomic_load_n(&slm_heap_limit, __ATOMIC_RELAXED));

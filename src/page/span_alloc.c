@@ -8,8 +8,8 @@
 
 enum { lead_least = 16, lead_most = 1024 };
 
-/* Map at least `granules` more behind what is mapped: an eighth of the area's use ahead, where that is granted, and
- * little where addresses are scarce. */
+/* Map at least `granules` more behind what is mapped. Where the kernel grants it, an eighth of what is in use is
+ * mapped ahead, but little where addresses are scarce. */
 static bool map_ahead(struct slm_free_spans *area, size_t granules)
 {
     const size_t used = slm_span_scarce() ? 0 : area->mapped - area->first;
@@ -50,8 +50,8 @@ static struct slm_span *take_frontier(struct slm_free_spans *area, size_t granul
     return span;
 }
 
-/* Map an unlisted span's addresses again: what is needed, and a little more that becomes clean. False: there is no
- * memory, and the span is listed again; or something else lies there now, and it is lost. */
+/* Map an unlisted span's addresses again: what is needed, and a little more. False: there is no memory, and the span
+ * is listed again; or something else lies there now, and the span is lost. */
 static bool map_again(struct slm_free_spans *area, struct slm_span *span, size_t granules)
 {
     const size_t want = slm_min(span->granules, slm_max(granules, lead_least));
@@ -122,7 +122,8 @@ static struct slm_span *alloc_from(struct slm_free_spans *area, size_t granules,
     return span;
 }
 
-/* Where memory is looked for, one after the other: the node's other area, the same kind of others', then anything. */
+/* Where memory is looked for next: first the area itself, then the node's other area, then the same kind of area on
+ * other nodes, then anything. */
 static unsigned next_best(unsigned area, unsigned attempt)
 {
     const unsigned nodes = slm_range.node_mask + 1, node = slm_node_of_area(area), kind = area - node;
@@ -146,23 +147,9 @@ struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment
     return span;
 }
 
-static void free_locked(struct slm_free_spans *area, struct slm_span *span)
+/* Whatever is mapped there is replaced by fresh memory, which is one mapping with its neighbours again. */
+static void free_moved(struct slm_free_spans *area, struct slm_span *span)
 {
-    span->state = SLM_SPAN_DIRTY;
-    slm_free_spans_join(area, span);
-}
-
-void slm_span_free(struct slm_span *span)
-{
-    struct slm_free_spans *area = slm_free_spans_of(span);
-    slm_free_spans_lock(area);
-    free_locked(area, span);
-    slm_lock_release(&area->lock);
-}
-
-void slm_span_free_moved(struct slm_span *span)
-{
-    struct slm_free_spans *area = slm_free_spans_of(span);
     const bool unmapped = slm_reservation_unmap(slm_span_start(span), slm_span_bytes(span));
     const bool renewed =
         unmapped && !slm_span_scarce() && slm_reservation_extend(slm_span_granule(span), span->granules);
@@ -175,12 +162,25 @@ void slm_span_free_moved(struct slm_span *span)
     slm_lock_release(&area->lock);
 }
 
+static void free_part(struct slm_free_spans *area, struct slm_span *span)
+{
+    slm_free_spans_lock(area);
+    span->state = SLM_SPAN_DIRTY;
+    slm_free_spans_join(area, span);
+    slm_lock_release(&area->lock);
+}
+
+void slm_span_free(struct slm_span *span)
+{
+    if (unlikely(span->moved))
+        free_moved(slm_free_spans_of(span), span);
+    else
+        free_part(slm_free_spans_of(span), span);
+}
+
 void slm_span_trim(struct slm_span *span, size_t granules)
 {
-    struct slm_free_spans *area = slm_free_spans_of(span);
-    slm_free_spans_lock(area);
-    free_locked(area, slm_span_split(span, granules));
-    slm_lock_release(&area->lock);
+    free_part(slm_free_spans_of(span), slm_span_split(span, granules));
 }
 
 static bool extend_locked(struct slm_free_spans *area, struct slm_span *span, size_t granules, bool *clean)

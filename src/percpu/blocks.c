@@ -101,8 +101,8 @@ static struct slm_percpu_block *make_row(unsigned number)
     return row(number);
 }
 
-/* The lowest number where no block is mapped and nothing else lies; what a fork interrupts here is lost to the child,
- * and in the way as another's would be. */
+/* The lowest number where no block is mapped and nothing else lies. What a fork interrupts here is lost to the
+ * child, in the way like something foreign. */
 static struct slm_percpu_block *map_block(unsigned *number, bool *bound)
 {
     for (unsigned n = 0; n < blocks_most; n++) {
@@ -182,8 +182,8 @@ static void look_through(struct search *search, unsigned number)
     }
 }
 
-/* Look through the maps whose shortest runs are of a class, or the first few of them. What a map has to offer may
- * be of a higher class, where runs of this one are too short after all, or nowhere aligned: so it is looked
+/* Look through the maps whose shortest runs are of a class, or the first few of them. What a map offers may be
+ * of a higher class, where runs of this one are too short after all, or nowhere aligned. Each map is looked
  * through once. */
 static void search_class(struct search *search, unsigned at_class)
 {
@@ -198,16 +198,8 @@ static void search_class(struct search *search, unsigned at_class)
     }
 }
 
-static void search_all(struct search *search)
-{
-    for (unsigned n = 0; n < blocks_end; n++)
-        if (has_units(n, search->units))
-            look_through(search, n);
-}
-
-/* Class by class, up to that of the best that was found. After many maps in vain only those are looked at that
- * are sure to have room, wherever their runs begin; if there are none, a look at every map is cheaper than a
- * new block. */
+/* Class by class, up to that of the best run found. After many maps in vain only those are looked at that are sure
+ * to have room, wherever their runs begin. If there are none, a look at every map is cheaper than a new block. */
 static bool search_blocks(struct search *search)
 {
     const unsigned always = (unsigned)slm_min(search->units + search->align - 1, SLM_PERCPU_UNITS);
@@ -222,8 +214,10 @@ static bool search_blocks(struct search *search)
             at_class = sure - 1;
         }
     }
-    if (!has_found(search) && search->searched >= IN_VAIN_MOST)
-        search_all(search);
+    const bool all = !has_found(search) && search->searched >= IN_VAIN_MOST;
+    for (unsigned n = 0; all && n < blocks_end; n++)
+        if (has_units(n, search->units))
+            look_through(search, n);
     return has_found(search);
 }
 

@@ -1,8 +1,7 @@
 /* Restartable sequences on this CPU's copy, beside the one that the public header has inline; its macros begin and
- * end them. The last instruction is the one that changes the copy: a thread that was interrupted before it begins
- * anew, one that was interrupted behind it is done. What a sequence reads before is this CPU's alone as long as it
- * is not interrupted: a node that pop finds at the head cannot be taken away, and unmapped, before pop has looked
- * into it. */
+ * end them. The last instruction changes the copy: a thread that is interrupted before it begins anew, one that is
+ * interrupted behind it is done. While a sequence is not interrupted what it reads belongs to this CPU alone: nobody
+ * takes away, and unmaps, a node that pop finds at the head before pop has looked into it. */
 #pragma once
 
 #include <slabmalloc.h>

@@ -293,7 +293,7 @@ static void moved_spans_are_made_new(void **state)
     const uint64_t heap = slm_reservation_heap_bytes();
     for (size_t i = 0; i < 4; i += 2) {
         row[i]->moved = true;
-        slm_span_free_moved(row[i]);
+        slm_span_free(row[i]);
         slm_span_check(node);
         assert_true(all_zero(slm_span_start(row[i]), 4 * SLM_GRANULE));
     }
