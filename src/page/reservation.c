@@ -10,7 +10,7 @@
 #define SECTION_LEAST ((size_t)2048) /* with pages of 4 KiB */
 
 static struct slm_lock covering = {.rank = SLM_RANK_METADATA};
-static _Atomic size_t metadata_used[SLM_NODES_MAX]; /* bytes of each node's part, moved by compare-exchange */
+static size_t metadata_used[SLM_NODES_MAX];                                 /* bytes of each node's part */
 static _Atomic uint64_t map_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64]; /* sections, a bit each */
 static _Atomic uint64_t descriptors_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64];
 static _Atomic uint64_t bookkeeping_bytes, area_bytes[SLM_AREAS_MAX];
@@ -179,22 +179,19 @@ bool slm_reservation_unmap(void *address, size_t bytes)
 
 void *slm_reservation_metadata(unsigned node, size_t bytes)
 {
-    _Atomic size_t *used = &metadata_used[node];
+    char *part = slm_range.metadata + node * slm_range.metadata_part;
     for (unsigned attempt = 0; attempt < 64; attempt++) {
-        size_t at = load_relaxed(used);
+        const size_t at = metadata_used[node];
         if (slm_range.metadata_part - at < bytes)
             break;
-        /* Claimed before it is mapped: a child of fork that finds the claim without the mapping loses addresses. */
-        if (!atomic_compare_exchange_strong(used, &at, at + bytes))
-            continue;
-        char *address = slm_range.metadata + node * slm_range.metadata_part + at;
-        if (map_bookkeeping(address, bytes))
-            return address;
-        if (errno == EEXIST)
-            continue;
-        size_t claimed = at + bytes; /* no memory: the addresses are for later, unless somebody has claimed more */
-        atomic_compare_exchange_strong(used, &claimed, at);
-        break;
+        metadata_used[node] = at + bytes; /* first: what a fork interrupts here is lost to the child */
+        signal_fence();
+        if (map_bookkeeping(part + at, bytes))
+            return part + at;
+        if (errno != EEXIST) {
+            metadata_used[node] = at;
+            break;
+        }
     }
     errno = ENOMEM;
     return NULL;

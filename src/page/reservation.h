@@ -33,7 +33,7 @@ bool slm_reservation_unmap(void *address, size_t bytes);
 bool slm_reservation_described(size_t granule);
 
 /* Zeroed memory for the allocator itself, a multiple of 64 KiB, from that node's part of it, never given back; NULL
- * and ENOMEM. And the node whose part an address lies in. */
+ * and ENOMEM. One thread at a time for each node. And the node whose part an address lies in. */
 void *slm_reservation_metadata(unsigned node, size_t bytes);
 unsigned slm_reservation_metadata_node(const void *address);
 

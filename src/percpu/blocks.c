@@ -73,13 +73,13 @@ static void bind_pieces(char *pieces)
     }
 }
 
-static bool map_pieces(char *pieces, bool *bound)
+static bool map_pieces(char *pieces, struct slm_percpu_block *block)
 {
     const size_t bytes = block_bytes() - SLM_PERCPU_PIECE;
     if (!slm_reservation_percpu_map(pieces + SLM_PERCPU_PIECE, bytes))
         return false;
-    *bound = binds && runs_bound + runs_a_block <= BOUND_MOST; /* beyond, first touch decides, mostly as well */
-    if (*bound) {
+    block->bound = binds && runs_bound + runs_a_block <= BOUND_MOST; /* beyond, first touch decides, mostly as well */
+    if (block->bound) {
         bind_pieces(pieces);
         runs_bound += runs_a_block;
     }
@@ -103,7 +103,7 @@ static struct slm_percpu_block *make_row(unsigned number)
 
 /* The lowest number where no block is mapped and nothing else lies. What a fork interrupts here is lost to the
  * child, in the way like something foreign. */
-static struct slm_percpu_block *map_block(unsigned *number, bool *bound)
+static struct slm_percpu_block *map_block(unsigned *number)
 {
     for (unsigned n = 0; n < blocks_most; n++) {
         struct slm_percpu_block *block = make_row(n);
@@ -113,7 +113,7 @@ static struct slm_percpu_block *map_block(unsigned *number, bool *bound)
         if (block->map)
             continue;
         *number = n;
-        if (map_pieces(block_address(n), bound))
+        if (map_pieces(block_address(n), block))
             return block;
         if (errno != EEXIST)
             return NULL;
@@ -124,8 +124,7 @@ static struct slm_percpu_block *map_block(unsigned *number, bool *bound)
 static struct slm_percpu_block *make_block(unsigned *number)
 {
     struct slm_percpu_map *map = slm_metadata_alloc(sizeof *map);
-    bool bound;
-    struct slm_percpu_block *block = map ? map_block(number, &bound) : NULL;
+    struct slm_percpu_block *block = map ? map_block(number) : NULL;
     if (!block) {
         if (map)
             slm_metadata_free(map, sizeof *map);
@@ -133,7 +132,7 @@ static struct slm_percpu_block *make_block(unsigned *number)
         return NULL;
     }
     memset(map, 0, sizeof *map);
-    *block = (struct slm_percpu_block){.free_units = SLM_PERCPU_UNITS, .bound = bound};
+    *block = (struct slm_percpu_block){.free_units = SLM_PERCPU_UNITS, .bound = block->bound};
     slm_percpu_lengths_add(&block->lengths, SLM_PERCPU_UNITS);
     slm_store_fence(); /* a child of fork that finds the map finds the rest */
     block->map = map;
@@ -221,18 +220,6 @@ static bool search_blocks(struct search *search)
     return has_found(search);
 }
 
-static bool find(unsigned units, unsigned align, unsigned *number, struct slm_percpu_run *run)
-{
-    struct search search = {units, align, slm_percpu_class(units), 0, 0, {0, SLM_PERCPU_UNITS + 1}};
-    if (search_blocks(&search)) {
-        *number = search.number;
-        *run = search.best;
-        return true;
-    }
-    *run = (struct slm_percpu_run){0, SLM_PERCPU_UNITS};
-    return make_block(number) != NULL;
-}
-
 static void set_place(struct slm_percpu_place *place, unsigned number, unsigned at)
 {
     *place = (struct slm_percpu_place){row(number), block_address(number), at};
@@ -240,11 +227,14 @@ static void set_place(struct slm_percpu_place *place, unsigned number, unsigned 
 
 bool slm_percpu_blocks_take(unsigned units, unsigned align, struct slm_percpu_place *place, unsigned *touched)
 {
-    unsigned number;
-    struct slm_percpu_run run;
-    if (!find(units, align, &number, &run))
-        return false;
-    set_place(place, number, (unsigned)slm_align_up(run.at, align));
+    struct search search = {units, align, slm_percpu_class(units), 0, 0, {0, SLM_PERCPU_UNITS + 1}};
+    if (!search_blocks(&search)) {
+        search.best = (struct slm_percpu_run){0, SLM_PERCPU_UNITS};
+        if (!make_block(&search.number))
+            return false;
+    }
+    const struct slm_percpu_run run = search.best;
+    set_place(place, search.number, (unsigned)slm_align_up(run.at, align));
     struct slm_percpu_block *block = place->block;
     const unsigned end = place->at + units, before = place->at - run.at, behind = run.at + run.units - end;
     *touched = block->touched > place->at ? (unsigned)slm_min(block->touched - place->at, units) : 0;
