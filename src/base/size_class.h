@@ -1,17 +1,17 @@
-/* Size classes: every 16 bytes up to 256, then eight to a doubling, up to 32 KiB: at most an eighth is lost
- * to rounding.
+/* Size classes: every 16 bytes up to 256, then eight for each doubling, up to 32 KiB. So rounding loses at most
+ * an eighth.
  *
  *     16 32 48 ... 256 | 288 320 352 ... 512 | 576 640 ... 1024 | ... | 18432 20480 ... 32768
  *
- * A class is the number of its cache; named caches (depot/cache.h) have higher numbers. A number has a place: where
- * its slot lies in a thread's block (thread/slots.h), in units of eight bytes, so that x86's addressing scales it
- * for free.
+ * A class is the number of its cache; named caches (depot/cache.h) have higher numbers. The slot of a cache in a
+ * thread's block (thread/slots.h) lies at the place of its number, in units of eight bytes: so x86's addressing
+ * scales it for free.
  *
  *     slot     0   | 1 ... 72     | 73 ... 85             | 86 ... 680           | 681
  *              none| size classes | the thread's own part | named caches         | closed
  *
  * The first and the last slot belong to no cache: their magazines are always both empty and full. Place 0 is that of
- * what is no small object; SLM_PLACE_CLOSED that of objects of caches whose every call is to take the slow path. The
+ * what is not a small object. SLM_PLACE_CLOSED is that of objects whose caches take the slow path in every call. The
  * tables that the hot paths read hold places, not numbers. */
 #pragma once
 
@@ -53,9 +53,9 @@ slm_inline unsigned slm_class_of_size(size_t n)
 }
 
 /* What to ask for, so that objects cut from a slab's start lie on multiples of `align` (a power of two) and hold n
- * bytes, at most PTRDIFF_MAX: n rounded up to a multiple. Its class has a size that is a multiple, too: sizes are
- * multiples of the step that leads to them, which is a power of two; if it is a multiple of `align`, so are they, and
- * if it divides `align`, the rounded n is a size itself. */
+ * bytes, at most PTRDIFF_MAX: n rounded up to a multiple of `align`. The size of its class is a multiple, too. For
+ * sizes are multiples of the step that leads to them, a power of two. If `align` divides the step, it divides the
+ * size; else the step divides `align`, and the rounded n is a size itself. */
 slm_inline size_t slm_size_of_aligned(size_t n, size_t align)
 {
     return slm_align_up(slm_max(n, 1), align);
