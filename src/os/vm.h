@@ -16,18 +16,18 @@ bool slm_vm_addresses_limited(void);
 void *slm_vm_pick_window(size_t size, unsigned attempt);
 
 /* Such addresses held by an inaccessible mapping; NULL if the kernel grants none of that size. */
-void *slm_vm_hold_window(size_t size);
+void *slm_vm_reserve_window(size_t size);
 
-/* Zeroed, readable and writable memory at exactly this address, which is either free or (`held`) inside a window
- * that slm_vm_hold_window gave. False with the kernel's errno, EEXIST where another mapping is in the way. */
-bool slm_vm_map(void *address, size_t size, bool held);
+/* Zeroed, readable and writable memory at exactly this address, which is either free or (`reserved`) inside a window
+ * that slm_vm_reserve_window gave. False with the kernel's errno, EEXIST where another mapping is in the way. */
+bool slm_vm_map(void *address, size_t size, bool reserved);
 
-/* As slm_vm_map outside of a held window, but with the memory policy of the two pages at `model`, which nobody
+/* As slm_vm_map outside of a reserved window, but with the memory policy of the two pages at `model`, which nobody
  * ever touches. */
 bool slm_vm_map_as(void *model, void *address, size_t size);
 
 /* Undo slm_vm_map. False when the kernel refuses (its limit of mappings). */
-bool slm_vm_unmap(void *address, size_t size, bool held);
+bool slm_vm_unmap(void *address, size_t size, bool reserved);
 
 /* Ask for pages of the ordinary size: with huge ones a small heap's first write would cost 2 MiB. */
 void slm_vm_small_pages(void *address, size_t size);

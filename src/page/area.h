@@ -47,7 +47,7 @@ struct slm_range {
     size_t section;            /* granules whose bookkeeping is mapped together: a page of the page map */
     unsigned area_shift;       /* an area has so many granules, as a power of two */
     unsigned node_mask;        /* nodes, rounded up to a power of two, less 1 */
-    bool held;                 /* an inaccessible mapping of ours holds the range's addresses */
+    bool reserved;             /* an inaccessible mapping of ours holds the range's addresses */
     bool bound[SLM_AREAS_MAX]; /* areas whose memory is bound to their node */
 };
 

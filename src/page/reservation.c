@@ -20,7 +20,7 @@ static const size_t small_pages_granules = ((size_t)256 << 20) / SLM_GRANULE;
 
 static bool map_bookkeeping(void *address, size_t size)
 {
-    if (!slm_vm_map(address, size, slm_range.held))
+    if (!slm_vm_map(address, size, slm_range.reserved))
         return false;
     slm_vm_small_pages(address, size);
     add_relaxed(&bookkeeping_bytes, size);
@@ -42,9 +42,9 @@ static bool find_range(void)
     for (unsigned attempt = 0; attempt < 4; attempt++) /* a random place may be taken */
         if (try_range(slm_vm_pick_window(most, attempt), SLM_GRANULES_MAX))
             return true;
-    slm_range.held = true;
+    slm_range.reserved = true;
     for (size_t granules = SLM_GRANULES_MAX / 8; granules >= slm_range.section; granules /= 2)
-        if (try_range(slm_vm_hold_window(slm_area_range_bytes(granules)), granules))
+        if (try_range(slm_vm_reserve_window(slm_area_range_bytes(granules)), granules))
             return true;
     return false;
 }
@@ -120,7 +120,7 @@ static bool map_granules(size_t first, size_t bytes)
     char *address = slm_granule_address(first);
     const unsigned area = slm_area_of_granule(first);
     return slm_range.bound[area] ? slm_vm_map_as(slm_area_start(area), address, bytes)
-                                 : slm_vm_map(address, bytes, slm_range.held);
+                                 : slm_vm_map(address, bytes, slm_range.reserved);
 }
 
 /* Cover the maps of all areas up to here: stepping over a foreign mapping leaves no hole below the limit. */
@@ -154,7 +154,7 @@ slm_seldom bool slm_reservation_bind(unsigned area)
 {
     char *anchor = slm_area_start(area);
     const unsigned node = slm_node_of_area(area);
-    if (slm_range.held || area > slm_range.node_mask || !slm_topology_binds() || !slm_topology_is_online(node) ||
+    if (slm_range.reserved || area > slm_range.node_mask || !slm_topology_binds() || !slm_topology_is_online(node) ||
         !slm_vm_map(anchor, 2 * slm_page_size, false))
         return false;
     slm_range.bound[area] = slm_vm_bind(anchor, 2 * slm_page_size, node);
@@ -171,9 +171,11 @@ bool slm_reservation_described(size_t granule)
 
 bool slm_reservation_unmap(void *address, size_t bytes)
 {
-    if (!slm_vm_unmap(address, bytes, slm_range.held))
+    const size_t granule = slm_granule_of(address);
+    if (!slm_vm_unmap(address, bytes, slm_range.reserved))
         return false;
-    sub_relaxed(&area_bytes[slm_area_of_granule(slm_granule_of(address))], bytes);
+    if (granule < slm_range.granules) /* behind that lies per-CPU memory, which is not counted here */
+        sub_relaxed(&area_bytes[slm_area_of_granule(granule)], bytes);
     return true;
 }
 
@@ -204,15 +206,10 @@ unsigned slm_reservation_metadata_node(const void *address)
 
 bool slm_reservation_percpu_map(void *address, size_t bytes)
 {
-    if (!slm_vm_map(address, bytes, slm_range.held))
+    if (!slm_vm_map(address, bytes, slm_range.reserved))
         return false;
     slm_vm_small_pages(address, bytes); /* a huge one would lie on one node, and be of several CPUs' copies */
     return true;
-}
-
-bool slm_reservation_percpu_unmap(void *address, size_t bytes)
-{
-    return slm_vm_unmap(address, bytes, slm_range.held);
 }
 
 uint64_t slm_reservation_area_bytes(unsigned area)

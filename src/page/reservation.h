@@ -26,7 +26,7 @@ bool slm_reservation_bind(unsigned area);
  * there; ENOMEM. The caller holds the lock of the area. */
 bool slm_reservation_extend(size_t first, size_t count);
 
-/* Give the addresses back to the kernel; false if it refuses (its limit of mappings). */
+/* Give addresses of the heap or of per-CPU memory back to the kernel; false if it refuses (its limit of mappings). */
 bool slm_reservation_unmap(void *address, size_t bytes);
 
 /* Is the granule known, and its descriptor there? */
@@ -37,10 +37,9 @@ bool slm_reservation_described(size_t granule);
 void *slm_reservation_metadata(unsigned node, size_t bytes);
 unsigned slm_reservation_metadata_node(const void *address);
 
-/* Map a piece of the range for per-CPU memory, in ordinary pages that read as zero; false with errno: EEXIST,
- * something else lies there; ENOMEM. And give it back, false if the kernel refuses. */
+/* Map a piece of the per-CPU memory, in ordinary pages that read as zero; false with errno: EEXIST, something else
+ * lies there; ENOMEM. */
 bool slm_reservation_percpu_map(void *address, size_t bytes);
-bool slm_reservation_percpu_unmap(void *address, size_t bytes);
 
 /* Bytes mapped just now: of an area, for objects in all areas, and for bookkeeping. */
 uint64_t slm_reservation_area_bytes(unsigned area);

@@ -277,7 +277,7 @@ bool slm_percpu_blocks_drop(const struct slm_percpu_place *place)
     struct slm_percpu_map *map = place->block->map;
     place->block->map = NULL;
     slm_store_fence();
-    if (!slm_reservation_percpu_unmap(place->pieces + SLM_PERCPU_PIECE, block_bytes() - SLM_PERCPU_PIECE)) {
+    if (!slm_reservation_unmap(place->pieces + SLM_PERCPU_PIECE, block_bytes() - SLM_PERCPU_PIECE)) {
         place->block->map = map;
         return false;
     }

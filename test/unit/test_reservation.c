@@ -235,7 +235,7 @@ static void map_per_cpu_memory(void)
     memset(last, 1, SLM_GRANULE);
     require(access("/sys/kernel/mm/transparent_hugepage", F_OK) != 0 || has_flag(middle, " nh"));
     errno = EDOM;
-    require(slm_reservation_percpu_unmap(middle + MIB, MIB) && errno == EDOM);
+    require(slm_reservation_unmap(middle + MIB, MIB) && errno == EDOM);
     require(middle[MIB - 1] == 1 && middle[2 * MIB] == 1 && *last == 1);
     require(slm_reservation_percpu_map(middle + MIB, MIB));
     require(all_zero(middle + MIB, MIB));
