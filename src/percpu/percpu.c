@@ -134,7 +134,6 @@ void slm_percpu_free(slab_percpu object)
     struct slm_percpu_place place;
     if (!object)
         return;
-    int kept = errno;
     take_lock();
     const char *wrong = find_object((const void *)object, &place);
     if (!wrong) {
@@ -145,7 +144,6 @@ void slm_percpu_free(slab_percpu object)
     slm_lock_release(&lock);
     if (wrong)
         slm_panic("slab_percpu_free", (const void *)object, wrong, NULL, NULL);
-    errno = kept;
 }
 
 bool slm_percpu_owns(const void *address)
