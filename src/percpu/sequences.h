@@ -73,13 +73,6 @@ slm_inline slab_percpu_node *slm_sequence_pop(slab_percpu object)
     return node;
 }
 
-#undef LOAD_COPY
-#undef STORE_COPY
-#undef LOAD_AT
-#undef STORE_AT
-#undef END_UNLESS_EQUAL
-#undef END_IF_NULL
-
 #else
 /* No sequences on this machine: slab_percpu_here.sequence stays 0, and these are not called. */
 #define slm_sequence_exchange(object, value) (value)

@@ -1,5 +1,5 @@
-/* src/page/span.h: splitting, joining, aligning, extending, purging, and the life after a fork. All of it happens on
- * the machine's last node, which on a simulated machine nobody else uses. */
+/* src/page/span.h, span_alloc.h, free_spans.h and purge.h: splitting, joining, aligning, extending, purging, and the
+ * life after a fork. All of it happens on the machine's last node, which on a simulated machine nobody else uses. */
 #include "spans.h"
 #include "unit.h"
 
