@@ -54,7 +54,7 @@ struct slm_range {
 extern slm_hidden struct slm_range slm_range;
 extern slm_hidden size_t slm_heap_limit; /* written atomically */
 
-/* The bytes of a range whose heap has that many granules. And: the range starts there from now on. */
+/* The bytes of a range whose heap has that many granules. And: it starts there from now on. */
 size_t slm_area_range_bytes(size_t granules);
 void slm_area_place_range(char *start, size_t granules);
 
