@@ -83,19 +83,8 @@ static struct slm_span *take_listed(struct slm_free_spans *area, size_t granules
     return NULL;
 }
 
-static struct slm_span *take_unaligned(struct slm_free_spans *area, size_t granules)
-{
-    struct slm_span *span = take_listed(area, granules);
-    if (!span)
-        return take_frontier(area, granules);
-    if (span->granules > granules)
-        slm_free_spans_join(area, slm_span_split(span, granules));
-    return span;
-}
-
-/* Cut an unlisted span down to what lies behind `alignment`. */
-static struct slm_span *align_span(struct slm_free_spans *area, struct slm_span *span, size_t granules,
-                                   size_t alignment)
+/* Cut an unlisted span down to that many granules, the first that lie on the boundary. */
+static struct slm_span *cut(struct slm_free_spans *area, struct slm_span *span, size_t granules, size_t alignment)
 {
     const size_t first = (uintptr_t)slm_span_start(span) >> SLM_GRANULE_SHIFT;
     const size_t lead = slm_align_up(first, alignment) - first;
@@ -112,13 +101,15 @@ static struct slm_span *align_span(struct slm_free_spans *area, struct slm_span 
 static struct slm_span *alloc_from(struct slm_free_spans *area, size_t granules, size_t alignment)
 {
     slm_free_spans_lock(area);
-    struct slm_span *span = take_unaligned(area, granules + alignment - 1);
-    if (span && alignment > 1)
-        span = align_span(area, span, granules, alignment);
+    struct slm_span *span = take_listed(area, granules + alignment - 1);
+    if (!span)
+        span = take_frontier(area, granules + alignment - 1);
+    if (span) {
+        span = cut(area, span, granules, alignment);
+        span->moved = false;
+    }
     slm_free_spans_note_dirty_low(area);
     slm_lock_release(&area->lock);
-    if (span)
-        span->moved = false;
     return span;
 }
 
@@ -187,24 +178,22 @@ static bool extend_locked(struct slm_free_spans *area, struct slm_span *span, si
 {
     const size_t behind = slm_span_granule(span) + span->granules;
     const size_t more = granules - span->granules;
-    if (behind == area->frontier) {
-        struct slm_span *got = area->mapped - area->frontier >= more || map_ahead(area, more) ? span : NULL;
-        if (!got || area->frontier != behind || area->mapped - behind < more)
-            return false; /* no memory, or something lies in between */
-        area->frontier += more;
-        span->granules = (uint32_t)granules;
-        *clean = true;
-        return true;
-    }
     struct slm_span *next = slm_descriptor(behind);
-    if (behind > area->frontier || load_relaxed(&next->kind) != SLM_SPAN_FREE ||
-        next->generation != area->generation || next->granules < more)
-        return false;
-    slm_free_spans_unlist(area, next);
-    if (next->state == SLM_SPAN_UNMAPPED && !map_again(area, next, more))
-        return false;
-    if (next->granules > more)
-        slm_free_spans_join(area, slm_span_split(next, more));
+    if (behind == area->frontier) {
+        if (area->mapped - behind < more && !map_ahead(area, more))
+            return false;
+        if (area->frontier != behind || area->mapped - behind < more) /* something lies in between */
+            return false;
+        next = take_frontier(area, more);
+    } else {
+        if (behind > area->frontier || load_relaxed(&next->kind) != SLM_SPAN_FREE ||
+            next->generation != area->generation || next->granules < more)
+            return false;
+        slm_free_spans_unlist(area, next);
+        if (next->state == SLM_SPAN_UNMAPPED && !map_again(area, next, more))
+            return false;
+        next = cut(area, next, more, 1);
+    }
     *clean = next->state == SLM_SPAN_CLEAN;
     span->granules = (uint32_t)granules;
     return true;
