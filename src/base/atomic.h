@@ -1,5 +1,5 @@
-/* C11's atomics under short names. Every use names the partner that it pairs with; "relaxed" without a partner is a
- * figure that may lag. */
+/* C11's atomics under short names. The comment at each use names the partner that it pairs with; what is relaxed and
+ * has none is a figure that may lag. */
 #pragma once
 
 #include <stdatomic.h>
@@ -28,8 +28,8 @@ slm_inline void slm_fence(void)
 #endif
 }
 
-/* Compare and exchange, atomic against signal handlers on this very thread alone: on x86 one instruction without a
- * lock prefix, which no interrupt can split. */
+/* Compare and exchange, atomic only against signal handlers on this thread: on x86 one instruction without a lock
+ * prefix, which no interrupt can split. */
 slm_inline bool slm_signal_exchange(_Atomic uint32_t *word, uint32_t expected, uint32_t wanted)
 {
 #if (defined(__x86_64__) || defined(__i386__)) && !defined(__SANITIZE_THREAD__)

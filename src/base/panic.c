@@ -7,7 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* No file has inode 0: closed at start, standard error is a file that no descriptor is open on. */
+/* No file has inode 0, so where standard error was closed at start no descriptor is open on it. */
 static struct {
     bool known;
     dev_t device;
@@ -71,7 +71,7 @@ slm_seldom bool slm_stderr_is(int descriptor)
     return look_at(descriptor, &file) && was_stderr(&file);
 }
 
-/* A pipe in its place is one that collects what a server and its children have to say; a file is data. */
+/* A pipe in its place collects what a server and its children say; a file is data. */
 static slm_seldom bool stderr_takes_lines(void)
 {
     struct stat file;

@@ -1,7 +1,7 @@
-/* Saying things without memory: one line on standard error by write(2) alone, and the end of the process.
+/* Messages without memory: one line on standard error by write(2) alone, and the end of the process.
  *
- * A program may close standard error, and open something of its own in its place. Which file it was at start is
- * remembered: lines go there, or to a pipe in its place, and into nothing else. The last line of a process goes to
+ * A program may close standard error, and open something of its own in its place. So the file that it was at start
+ * is remembered: lines go there, or to a pipe in its place, and nowhere else. The last line of a process goes to
  * descriptor 2, whatever that is. */
 #pragma once
 
@@ -17,8 +17,8 @@ void slm_line_text(struct slm_line *line, const char *text);
 void slm_line_number(struct slm_line *line, uint64_t number);
 void slm_line_pointer(struct slm_line *line, const void *pointer);
 
-/* Write the line and an end of line to a descriptor, whole; nothing where that is 2 and has become a file of the
- * program's. errno is kept. */
+/* Write the whole line and its end to a descriptor, unless that is 2 and has become a file of the program's. errno
+ * is kept. */
 void slm_line_write(struct slm_line *line, int descriptor);
 
 /* Write all of the text, if that can be done. 0, or why not: an errno. errno is kept. */

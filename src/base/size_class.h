@@ -1,5 +1,5 @@
-/* Size classes: every 16 bytes up to 256, then eight to a doubling, up to 32 KiB: at most an eighth is lost
- * to rounding.
+/* Size classes: every 16 bytes up to 256, then eight for each doubling, up to 32 KiB. So rounding loses at most
+ * an eighth.
  *
  *     16 32 48 ... 256 | 288 320 352 ... 512 | 576 640 ... 1024 | ... | 18432 20480 ... 32768
  *
@@ -49,9 +49,9 @@ slm_inline unsigned slm_class_of_size(size_t n)
 }
 
 /* What to ask for, so that objects cut from a slab's start lie on multiples of `align` (a power of two) and hold n
- * bytes, at most PTRDIFF_MAX: n rounded up to a multiple. Its class has a size that is a multiple, too: sizes are
- * multiples of the step that leads to them, which is a power of two; if it is a multiple of `align`, so are they, and
- * if it divides `align`, the rounded n is a size itself. */
+ * bytes, at most PTRDIFF_MAX: n rounded up to a multiple of `align`. The size of its class is a multiple, too. For
+ * sizes are multiples of the step that leads to them, a power of two. If `align` divides the step, it divides the
+ * size; else the step divides `align`, and the rounded n is a size itself. */
 slm_inline size_t slm_size_of_aligned(size_t n, size_t align)
 {
     return slm_align_up(slm_max(n, 1), align);

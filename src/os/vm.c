@@ -1,11 +1,11 @@
 /* Pages; see vm.h.
  *
  * The window. The allocator wants one wide range of addresses. A reservation mapped PROT_NONE would count towards
- * RLIMIT_AS and stand in mlockall's way under a finite RLIMIT_MEMLOCK, and Debian's default is 8 MiB. So nothing is
- * mapped beforehand: a far-off part of the address space is chosen where neither the kernel's own top-down or
- * bottom-up choice nor ASan, Go, Java (ZGC) or PIE binaries put anything, and pieces are mapped there as they are
- * needed with MAP_FIXED_NOREPLACE: what is in the way is never overwritten, it is stepped over. Where no such place
- * exists (small address spaces, ThreadSanitizer) a reservation is held after all. */
+ * RLIMIT_AS, and make mlockall fail under a finite RLIMIT_MEMLOCK (8 MiB is Debian's default). So nothing is mapped
+ * beforehand. Instead a part of the address space is chosen where neither the kernel's own top-down or bottom-up
+ * choice nor ASan, Go, Java (ZGC) or PIE binaries put anything. Pieces are mapped there as they are needed, with
+ * MAP_FIXED_NOREPLACE: what is in the way is never overwritten, it is stepped over. Where no such place exists
+ * (small address spaces, ThreadSanitizer) a reservation is mapped after all. */
 #include "os/vm.h"
 
 #include <errno.h>
@@ -67,7 +67,7 @@ void *slm_vm_pick_window(size_t size, unsigned attempt)
 #endif
 }
 
-void *slm_vm_hold_window(size_t size)
+void *slm_vm_reserve_window(size_t size)
 {
     KEEP_ERRNO;
     const size_t unit = (size_t)2 << 20;
@@ -78,9 +78,9 @@ void *slm_vm_hold_window(size_t size)
     return (void *)slm_align_up((uintptr_t)got, unit);
 }
 
-bool slm_vm_map(void *address, size_t size, bool held)
+bool slm_vm_map(void *address, size_t size, bool reserved)
 {
-    int how = MAP_PRIVATE | MAP_ANONYMOUS | (held ? MAP_FIXED : MAP_FIXED_NOREPLACE);
+    int how = MAP_PRIVATE | MAP_ANONYMOUS | (reserved ? MAP_FIXED : MAP_FIXED_NOREPLACE);
     void *got = mmap(address, size, PROT_READ | PROT_WRITE, how, -1, 0);
     if (got == MAP_FAILED)
         return false;
@@ -92,8 +92,8 @@ bool slm_vm_map(void *address, size_t size, bool held)
     return true;
 }
 
-/* The place is claimed first, so that nothing of others' is replaced. What is moved keeps its policy, and becomes
- * longer on the way; the first page then grows by another second one. */
+/* The place is claimed first, so that nothing of others is replaced. The model's second page is moved there: it
+ * keeps its policy, and becomes longer on the way. The first page then grows by a new second one. */
 bool slm_vm_map_as(void *model, void *address, size_t size)
 {
     char *second = (char *)model + slm_page_size;
@@ -109,11 +109,11 @@ bool slm_vm_map_as(void *model, void *address, size_t size)
     return moved || slm_vm_map(address, size, false);
 }
 
-bool slm_vm_unmap(void *address, size_t size, bool held)
+bool slm_vm_unmap(void *address, size_t size, bool reserved)
 {
     KEEP_ERRNO;
     const int how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-    return held ? mmap(address, size, PROT_NONE, how, -1, 0) != MAP_FAILED : munmap(address, size) == 0;
+    return reserved ? mmap(address, size, PROT_NONE, how, -1, 0) != MAP_FAILED : munmap(address, size) == 0;
 }
 
 void slm_vm_small_pages(void *address, size_t size)

@@ -11,23 +11,23 @@ void slm_vm_start(void);
 /* True if RLIMIT_AS is finite. */
 bool slm_vm_addresses_limited(void);
 
-/* Addresses for `size` bytes that nothing else is likely to use, on a multiple of 2 MiB; nothing is mapped. NULL when
- * this system's address space has no such place. The choice is random, and another for each attempt. */
+/* Addresses for `size` bytes that nothing else is likely to use, on a multiple of 2 MiB; nothing is mapped. NULL
+ * when this system's address space has no such place. The choice is random, and another for each attempt. */
 void *slm_vm_pick_window(size_t size, unsigned attempt);
 
-/* The same addresses held by an inaccessible mapping, NULL if the kernel grants none of that size. */
-void *slm_vm_hold_window(size_t size);
+/* Such addresses held by an inaccessible mapping; NULL if the kernel grants none of that size. */
+void *slm_vm_reserve_window(size_t size);
 
-/* Zeroed, readable and writable memory at exactly this address, which is either free or (`held`) inside a window that
- * slm_vm_hold_window gave. False with the kernel's errno, EEXIST where another mapping is in the way. */
-bool slm_vm_map(void *address, size_t size, bool held);
+/* Zeroed, readable and writable memory at exactly this address, which is either free or (`reserved`) inside a window
+ * that slm_vm_reserve_window gave. False with the kernel's errno, EEXIST where another mapping is in the way. */
+bool slm_vm_map(void *address, size_t size, bool reserved);
 
-/* As slm_vm_map outside of a held window, with the memory policy of the two pages at `model`, which nobody
+/* As slm_vm_map outside of a reserved window, but with the memory policy of the two pages at `model`, which nobody
  * ever touches. */
 bool slm_vm_map_as(void *model, void *address, size_t size);
 
 /* Undo slm_vm_map. False when the kernel refuses (its limit of mappings). */
-bool slm_vm_unmap(void *address, size_t size, bool held);
+bool slm_vm_unmap(void *address, size_t size, bool reserved);
 
 /* Ask for pages of the ordinary size: with huge ones a small heap's first write would cost 2 MiB. */
 void slm_vm_small_pages(void *address, size_t size);
@@ -38,17 +38,18 @@ bool slm_vm_is_mapped(const void *address);
 /* Take the right to write off the whole pages of a range. */
 void slm_vm_read_only(void *address, size_t size);
 
-/* Give the RAM back and keep the addresses. True: the pages read as zero from now on; false: they are as before (the
- * kernel refuses on locked pages). */
+/* Give the RAM back and keep the addresses. True: the pages read as zero from now on; false: they are as before
+ * (locked pages, for instance). */
 bool slm_vm_purge(void *address, size_t size);
 
-/* Bind a range to a node, preferred (the node of that number, whatever a control group allows meanwhile), with what
- * is resident already (mlockall sees to that); where the kernel refuses, first touch decides as before. */
+/* Bind a range to a node that is preferred from then on, and move there what is resident already (under
+ * mlockall all is). The number is the machine's, whatever a control group allows. False: the kernel refuses;
+ * first touch decides. */
 bool slm_vm_bind(void *address, size_t size, unsigned node);
 
 /* A page that reads as zero in every child of a fork; NULL where the kernel has none (before Linux 4.14). */
 void *slm_vm_page_wiped_on_fork(void);
 
-/* Move the pages of one mapped range to another of the same size, without a copy; the old addresses are unmapped.
- * False when the kernel does not do it: the old range is as it was, the new one may have been unmapped. */
+/* Move the pages of one mapped range to another of the same size, without a copy, and unmap the old addresses. False
+ * when the kernel does not do it: the old range is as it was, the new one may have been unmapped. */
 bool slm_vm_move(void *from, void *to, size_t size);

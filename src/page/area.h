@@ -3,8 +3,8 @@
  *     | descriptors | metadata | sizes | page map | heap: granule 0, granule 1, ...           | per-CPU memory |
  *     ^ slm_range.descriptors                     ^ slm_range.heap                            ^ slm_range.percpu
  *
- * A granule is 64 KiB of heap. Its index alone leads to its descriptor of 128 bytes (page/span.h) and to its entry of
- * two bytes in the page map (page/page_map.h). Metadata is the allocator's own memory (page/metadata.h).
+ * A granule is 64 KiB of heap. Its index alone leads to its descriptor of 128 bytes (page/span.h) and to its entry
+ * of two bytes in the page map (page/page_map.h). Metadata is the allocator's own memory (page/metadata.h).
  *
  * Areas. A machine with one NUMA node has one area, the whole heap. With several nodes the heap is cut into equal
  * areas, each a power of two of granules, two for each node. So bits of an object's address are its node:
@@ -12,11 +12,11 @@
  *     | slabs of node 0 | slabs of node 1 | ... | large objects of node 0 | large objects of node 1 | ...
  *
  * Nodes are rounded up to a power of two. Each area has its own part of the page map, at the same distance below its
- * start: in the last granules of the area before. So whoever knows an area's start finds the entry of what lies in it
- * as if that area were the only one.
+ * start: in the last granules of the area before. So whoever knows an area's start finds the entry of what lies in
+ * it as if that area were the only one.
  *
- * slm_heap_limit is the highest end of what was ever mapped in an area, over all areas. Below it the page maps of all
- * areas can be read. It only grows: whoever got an object from another thread sees a limit above it. */
+ * slm_heap_limit is the highest end of what was ever mapped in an area, over all areas. Below it the page maps of
+ * all areas can be read. It only grows: whoever got an object from another thread sees a limit above it. */
 #pragma once
 
 #include "base/atomic.h"
@@ -48,14 +48,14 @@ struct slm_range {
     size_t section;            /* granules whose bookkeeping is mapped together: a page of the page map */
     unsigned area_shift;       /* an area has so many granules, as a power of two */
     unsigned node_mask;        /* nodes, rounded up to a power of two, less 1 */
-    bool held;                 /* an inaccessible mapping of ours holds the range's addresses */
+    bool reserved;             /* an inaccessible mapping of ours holds the range's addresses */
     bool bound[SLM_AREAS_MAX]; /* areas whose memory is bound to their node */
 };
 
 extern slm_hidden struct slm_range slm_range;
 extern slm_hidden size_t slm_heap_limit; /* written atomically */
 
-/* The bytes of a range whose heap has that many granules; and the parts of the one that starts at `start`. */
+/* The bytes of a range whose heap has that many granules. And: it starts there from now on. */
 size_t slm_area_range_bytes(size_t granules);
 void slm_area_place_range(char *start, size_t granules);
 
@@ -131,7 +131,7 @@ slm_inline unsigned slm_area_for_large(unsigned node)
     return slm_range.node_mask == 0 ? 0 : slm_range.node_mask + 1 + node;
 }
 
-/* The node whose memory, or whose threads' memory, lies in an area. */
+/* The node whose memory lies in an area, or whose threads' memory does. */
 slm_inline unsigned slm_node_of_area(unsigned area)
 {
     return area & slm_range.node_mask;
@@ -142,7 +142,7 @@ slm_inline unsigned slm_node_of(const void *pointer)
     return slm_node_of_area(slm_area_of_granule(slm_granule_of(pointer)));
 }
 
-/* Has any granule whatever an entry in the page map? */
+/* Has a granule, whatever its number, an entry in the page map? */
 slm_inline bool slm_granule_valid(size_t granule)
 {
     return slm_area_of_granule(granule) < slm_area_count() && slm_area_granule_valid(slm_granule_in_area(granule));

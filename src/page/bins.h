@@ -1,5 +1,6 @@
-/* Free spans of one state, by length: a bin a length up to 32 granules, then four a doubling; the last takes all that
- * is longer. A bit a bin says which hold any; a bin without is not initialised. Guarded by the area's lock. */
+/* Free spans of one state in bins by length: one bin for each length up to 32 granules, then four for each doubling.
+ * The last bin takes all that is longer. A bit for each bin says whether it holds any span; an empty bin's list is
+ * not initialised, so clearing the bits forgets all. Guarded by the area's lock. */
 #pragma once
 
 #include "page/span.h"
@@ -14,8 +15,8 @@ struct slm_bins {
 void slm_bins_add(struct slm_bins *bins, struct slm_span *span);
 void slm_bins_remove(struct slm_bins *bins, struct slm_span *span);
 
-/* A span of at least that many granules, the shortest that a short look finds, of these the lowest, so that what lies
- * high up is left alone and can be purged. NULL if there is none. */
+/* A span of at least that many granules: the shortest that a short look finds, and of those the lowest, so that what
+ * lies high up is left alone and can be purged. NULL if there is none. */
 struct slm_span *slm_bins_find(const struct slm_bins *bins, size_t granules);
 
 /* The first span that `visit` returns true for; NULL if it never does. One in the wrong bin stops the process. */

@@ -13,8 +13,7 @@
 #include "page/bins.h"
 #include "sync/lock.h"
 
-/* A free span's descriptor: the queue by age stands behind what all spans have, and where a slab keeps its owner
- * stays what a slab that has gone has left there: nothing. */
+/* A free span's descriptor. Where a slab keeps its owner stays what a slab that has gone left there: NULL. */
 struct slm_free_span {
     struct slm_span span;
     void *no_owner;
@@ -55,7 +54,7 @@ void slm_free_spans_lock(struct slm_free_spans *area);
 void slm_free_spans_list(struct slm_free_spans *area, struct slm_span *span);
 void slm_free_spans_unlist(struct slm_free_spans *area, struct slm_span *span);
 
-/* The free spans right before and behind a span, listed or not, if they are of that state; NULL otherwise. */
+/* The free spans right before and behind a span, which may be listed or not, if they are of that state; else NULL. */
 struct slm_span *slm_free_spans_before(struct slm_free_spans *area, const struct slm_span *span, unsigned state);
 struct slm_span *slm_free_spans_behind(struct slm_free_spans *area, const struct slm_span *span, unsigned state);
 

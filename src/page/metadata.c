@@ -1,7 +1,7 @@
-/* Pieces cut from chunks, and lists of free ones; see metadata.h. Each node has a pool, for the threads that run there
- * just then: so they do not all wait for one lock, and what they make lies near them. A piece goes back to the pool
- * that it came from: otherwise magazines made on one node and freed on another would fill one pool and drain the
- * other for ever. After a fork in the middle of a call the lists start empty: what was in them is lost. */
+/* Pieces cut from chunks, and lists of free ones; see metadata.h. Each node has a pool, for the threads that run
+ * there just then: so they do not all wait for one lock, and what they make lies near them. A piece goes back to the
+ * pool that it came from: otherwise magazines made on one node and freed on another would fill one pool and drain
+ * the other for ever. After a fork in the middle of a call the lists start empty: what was in them is lost. */
 #include "page/metadata.h"
 
 #include <string.h>

@@ -1,7 +1,6 @@
-/* Memory for the allocator itself: magazines, bitmaps, threads' blocks, depots. Sizes are rounded to 64 bytes, at
- * most SLM_METADATA_MAX; freed pieces wait in a list of their size. Those from 4 KiB up start on a multiple of 4 KiB
- * and lie among their like, so that what is not used of them is not resident. It all lies out of reach of the
- * objects' overflows. */
+/* Memory for the allocator itself: magazines, bitmaps, threads' blocks, depots. Sizes are rounded up to 64 bytes;
+ * freed pieces wait in a list of their size. Pieces from 4 KiB up start on a multiple of 4 KiB and lie apart from
+ * the small ones, so that their unused pages are not resident. Overflows of objects do not reach any of it. */
 #pragma once
 
 #include "base/compiler.h"
@@ -11,8 +10,9 @@
 /* Once, before the first piece. */
 void slm_metadata_start(void);
 
-/* Aligned to 64 bytes; NULL and ENOMEM. Not cleared; but a piece from 4 KiB up whose users all clear pieces of its
- * size before they free them is clear but for its first word. Takes the metadata lock, of the highest rank. */
+/* At most SLM_METADATA_MAX bytes, aligned to 64; NULL and ENOMEM. They are not cleared. (But if all users of a size
+ * from 4 KiB up clear what they free, a piece is zero except for its first word.) Takes the metadata lock, of the
+ * highest rank. */
 void *slm_metadata_alloc(size_t bytes);
 
 /* `bytes` as it was asked for. */

@@ -1,6 +1,7 @@
-/* The page map: for each granule of the heap the place of the magazine that its objects go to, or 0 when it holds
- * none (free, a large object, bookkeeping). Beside it the object sizes by place, so that malloc_usable_size needs no
- * further address. Readers of an object's entry are ordered by however they got the object. */
+/* The page map: for each granule of the heap the place of the magazine that its objects go to (base/size_class.h),
+ * or 0 when it holds no small objects. Beside it lies a table of the objects' sizes by place, so that
+ * malloc_usable_size needs no further address. Whoever has an object sees its entry: the way by which it got the
+ * object orders that. */
 #pragma once
 
 #include "page/area.h"
@@ -17,14 +18,13 @@ slm_inline uint32_t slm_page_map_size(size_t place)
     return ((const uint32_t *)(slm_range.heap + SLM_SIZES_OFFSET))[place];
 }
 
-/* The place of the granule that the pointer lies in, in whatever area; 0 for pointers that are not ours, NULL
- * among them. */
+/* The place of the granule that the pointer lies in, in any area; 0 for NULL and other pointers that are not ours. */
 size_t slm_page_map_place(const void *pointer);
 
-/* Fill the table of sizes; once, after slm_reservation_start. */
+/* Fill the table of sizes. Once, after slm_reservation_start. */
 void slm_page_map_start(void);
 
-/* A named cache has this place from now on; before it has a slab. */
+/* From now on a named cache has this place. Before it has a slab. */
 void slm_page_map_set_size(unsigned place, uint32_t size);
 
 /* Give `count` granules from `first` on to a place, or to none with 0. */

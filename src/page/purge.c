@@ -5,12 +5,12 @@
 #include "page/free_spans.h"
 #include "page/reservation.h"
 
-/* Holes split mappings, and the kernel allows 65,530: only long spans are unmapped, and only so many. */
+/* Holes split mappings, and the kernel allows 65,530 of these: only long spans are unmapped, and only so many. */
 enum { unmap_least = 16, unmapped_most = 2048 };
 
-/* Up to `most` bytes of the oldest dirty span, unlisted: its far end, when it is longer. NULL if there is none. Where
- * addresses are scarce, all of it: what was left would fill with small spans, and the hole be too short for what was
- * there before. */
+/* Up to `most` bytes of the oldest dirty span, unlisted: its far end when it is longer. NULL if there is none. Where
+ * addresses are scarce, all of the span: what was left would fill with small spans, and the hole would be too short
+ * for what was there before. */
 static struct slm_span *take_oldest(struct slm_free_spans *area, uint64_t most)
 {
     if (slm_list_empty(&area->ages) || most < SLM_GRANULE)
@@ -28,7 +28,7 @@ static struct slm_span *take_oldest(struct slm_free_spans *area, uint64_t most)
     return span;
 }
 
-/* A hole that becomes wider is no further one. */
+/* A hole that becomes wider is not one more. */
 static bool may_unmap(struct slm_free_spans *area, const struct slm_span *span)
 {
     if (!slm_span_scarce())
@@ -50,9 +50,9 @@ static uint8_t give_back(const struct slm_span *span, bool unmap)
     return slm_vm_purge(start, bytes) ? SLM_SPAN_CLEAN : SLM_SPAN_DIRTY;
 }
 
-/* A listed clean span that may be unmapped now that `span` has been listed: that itself, when joining has made it
- * long enough, or what lies beside the hole that it is. Unlisted; NULL if there is none. Clean pieces would add up to
- * a heap that stays mapped, for they are in no queue. */
+/* A clean span that may be unmapped now that `span` has been listed: `span` itself, when joining has made it long
+ * enough, or what lies beside it when it is a hole. Unlisted; NULL if there is none. Otherwise clean pieces, which
+ * are in no queue, would add up to a heap that stays mapped. */
 static struct slm_span *take_unmappable(struct slm_free_spans *area, struct slm_span *span)
 {
     if (span->state == SLM_SPAN_UNMAPPED) {
@@ -65,8 +65,8 @@ static struct slm_span *take_unmappable(struct slm_free_spans *area, struct slm_
     return span;
 }
 
-/* Give an unlisted span back and list it, and unmap what may be unmapped thereby; system calls are made without the
- * lock. False: the kernel did not take it. */
+/* Give an unlisted span back and list it, then unmap what may be unmapped because of that. System calls are made
+ * without the lock. False: the kernel did not take it. */
 static bool give_back_and_list(struct slm_free_spans *area, struct slm_span *span, bool unmap)
 {
     bool given = false;
@@ -93,8 +93,7 @@ static size_t purge_area(struct slm_free_spans *area, uint64_t bytes, uint64_t k
         const bool unmap = span && may_unmap(area, span);
         slm_lock_release(&area->lock);
         const size_t size = span ? slm_span_bytes(span) : 0;
-        if (!span ||
-            !give_back_and_list(area, span, unmap)) /* locked pages stay, and asking again at once would not help */
+        if (!span || !give_back_and_list(area, span, unmap)) /* locked pages stay: asking again would not help */
             break;
         given += size;
         add_relaxed(&area->purges, 1);

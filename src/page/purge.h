@@ -1,5 +1,5 @@
-/* Giving free spans' memory back to the kernel: the RAM alone, or the addresses too where address space is scarce, so
- * that the program's own mappings find room. What is too short to be unmapped becomes clean, and goes when it has
+/* Giving free spans' memory back to the kernel: the RAM alone, or the addresses too where address space is scarce,
+ * so that the program's own mappings find room. What is too short to be unmapped becomes clean, and goes when it has
  * joined to something longer, or when what lies beside it is unmapped. No lock is held during system calls. */
 #pragma once
 

@@ -10,17 +10,17 @@
 #define SECTION_LEAST ((size_t)2048) /* with pages of 4 KiB */
 
 static struct slm_lock covering = {.rank = SLM_RANK_METADATA};
-static _Atomic size_t metadata_used[SLM_NODES_MAX]; /* bytes of each node's part, moved by compare-exchange */
+static size_t metadata_used[SLM_NODES_MAX];                                 /* bytes of each node's part */
 static _Atomic uint64_t map_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64]; /* sections, a bit each */
 static _Atomic uint64_t descriptors_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64];
 static _Atomic uint64_t bookkeeping_bytes, area_bytes[SLM_AREAS_MAX];
 
-/* Heaps that grow beyond this leave the size of their further pages to the system's policy. */
+/* Beyond this size of the heap the system's policy decides how large pages are. */
 static const size_t small_pages_granules = ((size_t)256 << 20) / SLM_GRANULE;
 
 static bool map_bookkeeping(void *address, size_t size)
 {
-    if (!slm_vm_map(address, size, slm_range.held))
+    if (!slm_vm_map(address, size, slm_range.reserved))
         return false;
     slm_vm_small_pages(address, size);
     add_relaxed(&bookkeeping_bytes, size);
@@ -42,9 +42,9 @@ static bool find_range(void)
     for (unsigned attempt = 0; attempt < 4; attempt++) /* a random place may be taken */
         if (try_range(slm_vm_pick_window(most, attempt), SLM_GRANULES_MAX))
             return true;
-    slm_range.held = true;
+    slm_range.reserved = true;
     for (size_t granules = SLM_GRANULES_MAX / 8; granules >= slm_range.section; granules /= 2)
-        if (try_range(slm_vm_hold_window(slm_area_range_bytes(granules)), granules))
+        if (try_range(slm_vm_reserve_window(slm_area_range_bytes(granules)), granules))
             return true;
     return false;
 }
@@ -61,7 +61,7 @@ slm_seldom bool slm_reservation_start(void)
     return false;
 }
 
-/* Map a part of the bookkeeping if it has not been; false with EEXIST where something else lies. Areas that grow at
+/* Map a part of the bookkeeping unless that is done; false with EEXIST where something else lies. Areas that grow at
  * the same time cover the same maps. */
 static bool cover(_Atomic uint64_t *done, size_t number, void *address, size_t bytes)
 {
@@ -113,17 +113,17 @@ static void raise_limit(size_t limit)
         ;
 }
 
-/* Memory of a bound area is made like its anchor, the two pages at its start, which no span gets: not like what lies
- * before it, which programs may have locked, protected, or bound elsewhere. */
+/* Memory of a bound area is made like its anchor, the two pages at its start, which no span gets. It is not made
+ * like the memory before it, which programs may have locked, protected, or bound elsewhere. */
 static bool map_granules(size_t first, size_t bytes)
 {
     char *address = slm_granule_address(first);
     const unsigned area = slm_area_of_granule(first);
     return slm_range.bound[area] ? slm_vm_map_as(slm_area_start(area), address, bytes)
-                                 : slm_vm_map(address, bytes, slm_range.held);
+                                 : slm_vm_map(address, bytes, slm_range.reserved);
 }
 
-/* The maps of all areas up to here: who steps over a foreign mapping leaves no hole below the limit. */
+/* Cover the maps of all areas up to here: stepping over a foreign mapping leaves no hole below the limit. */
 static bool cover_maps(size_t limit)
 {
     const size_t first = section_of(__atomic_load_n(&slm_heap_limit, __ATOMIC_RELAXED));
@@ -154,7 +154,7 @@ slm_seldom bool slm_reservation_bind(unsigned area)
 {
     char *anchor = slm_area_start(area);
     const unsigned node = slm_node_of_area(area);
-    if (slm_range.held || area > slm_range.node_mask || !slm_topology_binds() || !slm_topology_is_online(node) ||
+    if (slm_range.reserved || area > slm_range.node_mask || !slm_topology_binds() || !slm_topology_is_online(node) ||
         !slm_vm_map(anchor, 2 * slm_page_size, false))
         return false;
     slm_range.bound[area] = slm_vm_bind(anchor, 2 * slm_page_size, node);
@@ -171,30 +171,29 @@ bool slm_reservation_described(size_t granule)
 
 bool slm_reservation_unmap(void *address, size_t bytes)
 {
-    if (!slm_vm_unmap(address, bytes, slm_range.held))
+    const size_t granule = slm_granule_of(address);
+    if (!slm_vm_unmap(address, bytes, slm_range.reserved))
         return false;
-    sub_relaxed(&area_bytes[slm_area_of_granule(slm_granule_of(address))], bytes);
+    if (granule < slm_range.granules) /* behind that lies per-CPU memory, which is not counted here */
+        sub_relaxed(&area_bytes[slm_area_of_granule(granule)], bytes);
     return true;
 }
 
 void *slm_reservation_metadata(unsigned node, size_t bytes)
 {
-    _Atomic size_t *used = &metadata_used[node];
+    char *part = slm_range.metadata + node * slm_range.metadata_part;
     for (unsigned attempt = 0; attempt < 64; attempt++) {
-        size_t at = load_relaxed(used);
+        const size_t at = metadata_used[node];
         if (slm_range.metadata_part - at < bytes)
             break;
-        /* Claimed before it is mapped: a child of fork that finds the claim without the mapping loses addresses. */
-        if (!atomic_compare_exchange_strong(used, &at, at + bytes))
-            continue;
-        char *address = slm_range.metadata + node * slm_range.metadata_part + at;
-        if (map_bookkeeping(address, bytes))
-            return address;
-        if (errno == EEXIST)
-            continue;
-        size_t claimed = at + bytes; /* no memory: the addresses are for later, unless somebody has claimed more */
-        atomic_compare_exchange_strong(used, &claimed, at);
-        break;
+        metadata_used[node] = at + bytes; /* first: what a fork interrupts here is lost to the child */
+        signal_fence();
+        if (map_bookkeeping(part + at, bytes))
+            return part + at;
+        if (errno != EEXIST) {
+            metadata_used[node] = at;
+            break;
+        }
     }
     errno = ENOMEM;
     return NULL;
@@ -207,15 +206,10 @@ unsigned slm_reservation_metadata_node(const void *address)
 
 bool slm_reservation_percpu_map(void *address, size_t bytes)
 {
-    if (!slm_vm_map(address, bytes, slm_range.held))
+    if (!slm_vm_map(address, bytes, slm_range.reserved))
         return false;
     slm_vm_small_pages(address, bytes); /* a huge one would lie on one node, and be of several CPUs' copies */
     return true;
-}
-
-bool slm_reservation_percpu_unmap(void *address, size_t bytes)
-{
-    return slm_vm_unmap(address, bytes, slm_range.held);
 }
 
 uint64_t slm_reservation_area_bytes(unsigned area)

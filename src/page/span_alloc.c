@@ -8,8 +8,8 @@
 
 enum { lead_least = 16, lead_most = 1024 };
 
-/* Map at least `granules` more behind what is mapped: an eighth of the area's use ahead, where that is granted, and
- * little where addresses are scarce. */
+/* Map at least `granules` more behind what is mapped. Where the kernel grants it, an eighth of what is in use is
+ * mapped ahead, but little where addresses are scarce. */
 static bool map_ahead(struct slm_free_spans *area, size_t granules)
 {
     const size_t used = slm_span_scarce() ? 0 : area->mapped - area->first;
@@ -50,8 +50,8 @@ static struct slm_span *take_frontier(struct slm_free_spans *area, size_t granul
     return span;
 }
 
-/* Map an unlisted span's addresses again: what is needed, and a little more that becomes clean. False: there is no
- * memory, and the span is listed again; or something else lies there now, and it is lost. */
+/* Map an unlisted span's addresses again: what is needed, and a little more. False: there is no memory, and the span
+ * is listed again; or something else lies there now, and the span is lost. */
 static bool map_again(struct slm_free_spans *area, struct slm_span *span, size_t granules)
 {
     const size_t want = slm_min(span->granules, slm_max(granules, lead_least));
@@ -83,19 +83,8 @@ static struct slm_span *take_listed(struct slm_free_spans *area, size_t granules
     return NULL;
 }
 
-static struct slm_span *take_unaligned(struct slm_free_spans *area, size_t granules)
-{
-    struct slm_span *span = take_listed(area, granules);
-    if (!span)
-        return take_frontier(area, granules);
-    if (span->granules > granules)
-        slm_free_spans_join(area, slm_span_split(span, granules));
-    return span;
-}
-
-/* Cut an unlisted span down to what lies behind `alignment`. */
-static struct slm_span *align_span(struct slm_free_spans *area, struct slm_span *span, size_t granules,
-                                   size_t alignment)
+/* Cut an unlisted span down to that many granules, the first that lie on the boundary. */
+static struct slm_span *cut(struct slm_free_spans *area, struct slm_span *span, size_t granules, size_t alignment)
 {
     const size_t first = (uintptr_t)slm_span_start(span) >> SLM_GRANULE_SHIFT;
     const size_t lead = slm_align_up(first, alignment) - first;
@@ -112,17 +101,20 @@ static struct slm_span *align_span(struct slm_free_spans *area, struct slm_span 
 static struct slm_span *alloc_from(struct slm_free_spans *area, size_t granules, size_t alignment)
 {
     slm_free_spans_lock(area);
-    struct slm_span *span = take_unaligned(area, granules + alignment - 1);
-    if (span && alignment > 1)
-        span = align_span(area, span, granules, alignment);
+    struct slm_span *span = take_listed(area, granules + alignment - 1);
+    if (!span)
+        span = take_frontier(area, granules + alignment - 1);
+    if (span) {
+        span = cut(area, span, granules, alignment);
+        span->moved = false;
+    }
     slm_free_spans_note_dirty_low(area);
     slm_lock_release(&area->lock);
-    if (span)
-        span->moved = false;
     return span;
 }
 
-/* Where memory is looked for, one after the other: the node's other area, the same kind of others', then anything. */
+/* Where memory is looked for next: first the area itself, then the node's other area, then the same kind of area on
+ * other nodes, then anything. */
 static unsigned next_best(unsigned area, unsigned attempt)
 {
     const unsigned nodes = slm_range.node_mask + 1, node = slm_node_of_area(area), kind = area - node;
@@ -146,23 +138,9 @@ struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment
     return span;
 }
 
-static void free_locked(struct slm_free_spans *area, struct slm_span *span)
+/* Whatever is mapped there is replaced by fresh memory, which is one mapping with its neighbours again. */
+static void free_moved(struct slm_free_spans *area, struct slm_span *span)
 {
-    span->state = SLM_SPAN_DIRTY;
-    slm_free_spans_join(area, span);
-}
-
-void slm_span_free(struct slm_span *span)
-{
-    struct slm_free_spans *area = slm_free_spans_of(span);
-    slm_free_spans_lock(area);
-    free_locked(area, span);
-    slm_lock_release(&area->lock);
-}
-
-void slm_span_free_moved(struct slm_span *span)
-{
-    struct slm_free_spans *area = slm_free_spans_of(span);
     const bool unmapped = slm_reservation_unmap(slm_span_start(span), slm_span_bytes(span));
     const bool renewed =
         unmapped && !slm_span_scarce() && slm_reservation_extend(slm_span_granule(span), span->granules);
@@ -175,36 +153,47 @@ void slm_span_free_moved(struct slm_span *span)
     slm_lock_release(&area->lock);
 }
 
+static void free_part(struct slm_free_spans *area, struct slm_span *span)
+{
+    slm_free_spans_lock(area);
+    span->state = SLM_SPAN_DIRTY;
+    slm_free_spans_join(area, span);
+    slm_lock_release(&area->lock);
+}
+
+void slm_span_free(struct slm_span *span)
+{
+    if (unlikely(span->moved))
+        free_moved(slm_free_spans_of(span), span);
+    else
+        free_part(slm_free_spans_of(span), span);
+}
+
 void slm_span_trim(struct slm_span *span, size_t granules)
 {
-    struct slm_free_spans *area = slm_free_spans_of(span);
-    slm_free_spans_lock(area);
-    free_locked(area, slm_span_split(span, granules));
-    slm_lock_release(&area->lock);
+    free_part(slm_free_spans_of(span), slm_span_split(span, granules));
 }
 
 static bool extend_locked(struct slm_free_spans *area, struct slm_span *span, size_t granules, bool *clean)
 {
     const size_t behind = slm_span_granule(span) + span->granules;
     const size_t more = granules - span->granules;
-    if (behind == area->frontier) {
-        struct slm_span *got = area->mapped - area->frontier >= more || map_ahead(area, more) ? span : NULL;
-        if (!got || area->frontier != behind || area->mapped - behind < more)
-            return false; /* no memory, or something lies in between */
-        area->frontier += more;
-        span->granules = (uint32_t)granules;
-        *clean = true;
-        return true;
-    }
     struct slm_span *next = slm_descriptor(behind);
-    if (behind > area->frontier || load_relaxed(&next->kind) != SLM_SPAN_FREE ||
-        next->generation != area->generation || next->granules < more)
-        return false;
-    slm_free_spans_unlist(area, next);
-    if (next->state == SLM_SPAN_UNMAPPED && !map_again(area, next, more))
-        return false;
-    if (next->granules > more)
-        slm_free_spans_join(area, slm_span_split(next, more));
+    if (behind == area->frontier) {
+        if (area->mapped - behind < more && !map_ahead(area, more))
+            return false;
+        if (area->frontier != behind || area->mapped - behind < more) /* something lies in between */
+            return false;
+        next = take_frontier(area, more);
+    } else {
+        if (behind > area->frontier || load_relaxed(&next->kind) != SLM_SPAN_FREE ||
+            next->generation != area->generation || next->granules < more)
+            return false;
+        slm_free_spans_unlist(area, next);
+        if (next->state == SLM_SPAN_UNMAPPED && !map_again(area, next, more))
+            return false;
+        next = cut(area, next, more, 1);
+    }
     *clean = next->state == SLM_SPAN_CLEAN;
     span->granules = (uint32_t)granules;
     return true;

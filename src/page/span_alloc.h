@@ -10,13 +10,9 @@ struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment
 /* Give a span back whose kind the caller has set to NONE throughout. */
 void slm_span_free(struct slm_span *span);
 
-/* The same for a span that is `moved`: whatever is mapped there is replaced by fresh memory, which is one mapping
- * with its neighbours again. */
-void slm_span_free_moved(struct slm_span *span);
-
 /* Give back all but the first granules. */
 void slm_span_trim(struct slm_span *span, size_t granules);
 
-/* Make it longer in place, out of the free span or untouched memory behind it; false when there is none. The new part
- * is cleared if and only if `*clean` comes back true. */
+/* Make it longer in place, out of the free span or untouched memory behind it; false when there is none. The new
+ * part is cleared if and only if `*clean` comes back true. */
 bool slm_span_extend(struct slm_span *span, size_t granules, bool *clean);

@@ -73,13 +73,13 @@ static void bind_pieces(char *pieces)
     }
 }
 
-static bool map_pieces(char *pieces, bool *bound)
+static bool map_pieces(char *pieces, struct slm_percpu_block *block)
 {
     const size_t bytes = block_bytes() - SLM_PERCPU_PIECE;
     if (!slm_reservation_percpu_map(pieces + SLM_PERCPU_PIECE, bytes))
         return false;
-    *bound = binds && runs_bound + runs_a_block <= BOUND_MOST; /* beyond, first touch decides, mostly as well */
-    if (*bound) {
+    block->bound = binds && runs_bound + runs_a_block <= BOUND_MOST; /* beyond, first touch decides, mostly as well */
+    if (block->bound) {
         bind_pieces(pieces);
         runs_bound += runs_a_block;
     }
@@ -101,9 +101,9 @@ static struct slm_percpu_block *make_row(unsigned number)
     return row(number);
 }
 
-/* The lowest number where no block is mapped and nothing else lies; what a fork interrupts here is lost to the child,
- * and in the way as another's would be. */
-static struct slm_percpu_block *map_block(unsigned *number, bool *bound)
+/* The lowest number where no block is mapped and nothing else lies. What a fork interrupts here is lost to the
+ * child, in the way like something foreign. */
+static struct slm_percpu_block *map_block(unsigned *number)
 {
     for (unsigned n = 0; n < blocks_most; n++) {
         struct slm_percpu_block *block = make_row(n);
@@ -113,7 +113,7 @@ static struct slm_percpu_block *map_block(unsigned *number, bool *bound)
         if (block->map)
             continue;
         *number = n;
-        if (map_pieces(block_address(n), bound))
+        if (map_pieces(block_address(n), block))
             return block;
         if (errno != EEXIST)
             return NULL;
@@ -124,8 +124,7 @@ static struct slm_percpu_block *map_block(unsigned *number, bool *bound)
 static struct slm_percpu_block *make_block(unsigned *number)
 {
     struct slm_percpu_map *map = slm_metadata_alloc(sizeof *map);
-    bool bound;
-    struct slm_percpu_block *block = map ? map_block(number, &bound) : NULL;
+    struct slm_percpu_block *block = map ? map_block(number) : NULL;
     if (!block) {
         if (map)
             slm_metadata_free(map, sizeof *map);
@@ -133,7 +132,7 @@ static struct slm_percpu_block *make_block(unsigned *number)
         return NULL;
     }
     memset(map, 0, sizeof *map);
-    *block = (struct slm_percpu_block){.free_units = SLM_PERCPU_UNITS, .bound = bound};
+    *block = (struct slm_percpu_block){.free_units = SLM_PERCPU_UNITS, .bound = block->bound};
     slm_percpu_lengths_add(&block->lengths, SLM_PERCPU_UNITS);
     slm_store_fence(); /* a child of fork that finds the map finds the rest */
     block->map = map;
@@ -182,8 +181,8 @@ static void look_through(struct search *search, unsigned number)
     }
 }
 
-/* Look through the maps whose shortest runs are of a class, or the first few of them. What a map has to offer may
- * be of a higher class, where runs of this one are too short after all, or nowhere aligned: so it is looked
+/* Look through the maps whose shortest runs are of a class, or the first few of them. What a map offers may be
+ * of a higher class, where runs of this one are too short after all, or nowhere aligned. Each map is looked
  * through once. */
 static void search_class(struct search *search, unsigned at_class)
 {
@@ -198,16 +197,8 @@ static void search_class(struct search *search, unsigned at_class)
     }
 }
 
-static void search_all(struct search *search)
-{
-    for (unsigned n = 0; n < blocks_end; n++)
-        if (has_units(n, search->units))
-            look_through(search, n);
-}
-
-/* Class by class, up to that of the best that was found. After many maps in vain only those are looked at that
- * are sure to have room, wherever their runs begin; if there are none, a look at every map is cheaper than a
- * new block. */
+/* Class by class, up to that of the best run found. After many maps in vain only those are looked at that are sure
+ * to have room, wherever their runs begin. If there are none, a look at every map is cheaper than a new block. */
 static bool search_blocks(struct search *search)
 {
     const unsigned always = (unsigned)slm_min(search->units + search->align - 1, SLM_PERCPU_UNITS);
@@ -222,21 +213,11 @@ static bool search_blocks(struct search *search)
             at_class = sure - 1;
         }
     }
-    if (!has_found(search) && search->searched >= IN_VAIN_MOST)
-        search_all(search);
+    const bool all = !has_found(search) && search->searched >= IN_VAIN_MOST;
+    for (unsigned n = 0; all && n < blocks_end; n++)
+        if (has_units(n, search->units))
+            look_through(search, n);
     return has_found(search);
-}
-
-static bool find(unsigned units, unsigned align, unsigned *number, struct slm_percpu_run *run)
-{
-    struct search search = {units, align, slm_percpu_class(units), 0, 0, {0, SLM_PERCPU_UNITS + 1}};
-    if (search_blocks(&search)) {
-        *number = search.number;
-        *run = search.best;
-        return true;
-    }
-    *run = (struct slm_percpu_run){0, SLM_PERCPU_UNITS};
-    return make_block(number) != NULL;
 }
 
 static void set_place(struct slm_percpu_place *place, unsigned number, unsigned at)
@@ -246,11 +227,14 @@ static void set_place(struct slm_percpu_place *place, unsigned number, unsigned 
 
 bool slm_percpu_blocks_take(unsigned units, unsigned align, struct slm_percpu_place *place, unsigned *touched)
 {
-    unsigned number;
-    struct slm_percpu_run run;
-    if (!find(units, align, &number, &run))
-        return false;
-    set_place(place, number, (unsigned)slm_align_up(run.at, align));
+    struct search search = {units, align, slm_percpu_class(units), 0, 0, {0, SLM_PERCPU_UNITS + 1}};
+    if (!search_blocks(&search)) {
+        search.best = (struct slm_percpu_run){0, SLM_PERCPU_UNITS};
+        if (!make_block(&search.number))
+            return false;
+    }
+    const struct slm_percpu_run run = search.best;
+    set_place(place, search.number, (unsigned)slm_align_up(run.at, align));
     struct slm_percpu_block *block = place->block;
     const unsigned end = place->at + units, before = place->at - run.at, behind = run.at + run.units - end;
     *touched = block->touched > place->at ? (unsigned)slm_min(block->touched - place->at, units) : 0;
@@ -293,7 +277,7 @@ bool slm_percpu_blocks_drop(const struct slm_percpu_place *place)
     struct slm_percpu_map *map = place->block->map;
     place->block->map = NULL;
     slm_store_fence();
-    if (!slm_reservation_percpu_unmap(place->pieces + SLM_PERCPU_PIECE, block_bytes() - SLM_PERCPU_PIECE)) {
+    if (!slm_reservation_unmap(place->pieces + SLM_PERCPU_PIECE, block_bytes() - SLM_PERCPU_PIECE)) {
         place->block->map = map;
         return false;
     }

@@ -1,14 +1,14 @@
-/* The blocks of per-CPU memory: one range of addresses, in which each CPU has 64 KiB of every block.
+/* The blocks of per-CPU memory. They lie in one range of addresses; each CPU has a piece of 64 KiB in every block.
  *
  *     | block 0                              | block 1                          | ...
  *     | not mapped | CPU 0 | CPU 1 | ...     | not mapped | CPU 0 | ...
- *       ^ an object is known by its place here: its copies lie 64 KiB on, one after the other
+ *       ^ an object's address lies here; its copies lie at the same distance from the starts of the pieces
  *
- * A block is mapped whole, by one call; its pages come with their first use. On a machine of several nodes each CPU's
- * piece is bound to that CPU's node. Whatever manages it is there once, not once a CPU: a map of 4 KiB and a row of
- * 32 bytes a block. Where something of the program's lies already a block is left out.
+ * A block is mapped whole, by one call; its pages come with their first use. On a machine with several nodes each
+ * CPU's piece is bound to that CPU's node. What manages a block is there once, not for each CPU: a map of 4 KiB and
+ * a row of 32 bytes. Where something of the program's lies already a block is left out.
  *
- * All of it is under the caller's lock (floor percpu, percpu.c). */
+ * All of it is under the caller's lock (percpu/percpu.c). */
 #pragma once
 
 #include "percpu/map.h"
@@ -32,16 +32,16 @@ struct slm_percpu_place {
 /* Once: for so many CPUs; `bind`: their numbers are those that copies go by. False: there is no range for so many. */
 bool slm_percpu_blocks_start(unsigned cpus, bool bind);
 
-/* Take units from the shortest free run that has room for them, of the blocks there are; else from a new one. (Where
- * more than 16 blocks have runs of one class, the shortest of 16; and after 64 without an aligned place, any that has
- * room.) *touched of them, from the first on, may not be zero. False: ENOMEM. */
+/* Take units from the shortest free run of all blocks that has room for them, else from a new block. (Where more
+ * than 16 blocks have runs of one class, from the shortest of 16; after 64 blocks without an aligned place, from any
+ * that has room.) The first *touched units may not be zero. False: ENOMEM. */
 bool slm_percpu_blocks_take(unsigned units, unsigned align, struct slm_percpu_place *place, unsigned *touched);
 
 /* Put them back. */
 void slm_percpu_blocks_put(const struct slm_percpu_place *place, unsigned units);
 
-/* The mapped block that an address lies in, and the unit that it would be in the piece; false: none. *piece is the
- * number of that: 0 for objects, else a CPU's number and 1. */
+/* The mapped block that an address lies in, and the unit of its piece; false: none. *piece is the piece's number: 0
+ * for objects, else one more than its CPU's. */
 bool slm_percpu_blocks_at(const void *address, struct slm_percpu_place *place, unsigned *piece);
 
 /* Give a vacant block back to the kernel; false if it refuses. */

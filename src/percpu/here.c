@@ -1,15 +1,15 @@
 /* This CPU's copy; see here.h.
  *
- * With restartable sequences a copy is changed by whoever is on its CPU, by plain instructions: two threads are never
- * on one at once, and one that is interrupted halfway begins anew (percpu/sequences.h). With concurrency ids it is
- * the same: no two threads that run have the same one, and a thread's changes only when it does not run.
+ * With restartable sequences plain instructions change a copy: two threads are never on its CPU at once, and one
+ * that is interrupted halfway begins anew (percpu/sequences.h). The same holds with concurrency ids, which the
+ * kernel gives to threads that run: no two have the same one, and a thread's id changes only while it does not run.
  *
- * Without them the copies only keep threads apart, as a rule: a thread may be moved between finding its copy and
- * changing it, so changes are atomic. Pop takes the whole stack, keeps its first node and puts the rest back: a node
- * that others could still take is never looked into, so what they do with it does not matter, nor that it may be back
- * at the head meanwhile. Others find the stack empty for that time, a handler that interrupts it included.
+ * Without sequences a thread may be moved between finding its copy and changing it, so changes are atomic; copies
+ * then only keep threads apart as a rule. Pop takes the whole stack, keeps its first node and puts the rest back. So
+ * it never looks into a node that others could still take. Others, a handler that interrupts it among them, find the
+ * stack empty meanwhile.
  *
- * Plain and atomic changes of one word would lose each other's, so it is the one or the other for the whole process,
+ * Plain and atomic changes of one word would lose each other's. So the whole process uses the one or the other,
  * chosen before the first object exists. `slab_percpu_here` is written then, and read by whoever has an object. */
 #include "percpu/here.h"
 

@@ -1,5 +1,5 @@
-/* The calling thread's copy of a per-CPU object, and changes of it that are whole on one CPU; the contract stands in
- * include/slabmalloc.h, where the commonest is inline. */
+/* The calling thread's copy of a per-CPU object, and changes of it that are whole on one CPU. include/slabmalloc.h
+ * has the contract, and the commonest change inline. */
 #pragma once
 
 #include <slabmalloc.h>

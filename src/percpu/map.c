@@ -90,20 +90,16 @@ static uint64_t mask_in_word(unsigned at, unsigned units)
     return ones << at % 64;
 }
 
-static void change_used(struct slm_percpu_map *map, unsigned at, unsigned units, bool used)
+/* Free units become used, and used ones free. */
+static void flip_used(struct slm_percpu_map *map, unsigned at, unsigned units)
 {
-    for (unsigned end = at + units, next; at < end; at = next) {
-        next = (at | 63) + 1;
-        if (used)
-            map->used[at / 64] |= mask_in_word(at, end - at);
-        else
-            map->used[at / 64] &= ~mask_in_word(at, end - at);
-    }
+    for (unsigned end = at + units; at < end; at = (at | 63) + 1)
+        map->used[at / 64] ^= mask_in_word(at, end - at);
 }
 
 void slm_percpu_map_take(struct slm_percpu_map *map, unsigned at, unsigned units)
 {
-    change_used(map, at, units, true);
+    flip_used(map, at, units);
     slm_store_fence(); /* for a child of fork: see map.h */
     map->first[at / 64] |= mask_in_word(at, 1);
 }
@@ -117,7 +113,7 @@ unsigned slm_percpu_map_put(struct slm_percpu_map *map, unsigned at, unsigned un
 {
     map->first[at / 64] &= ~mask_in_word(at, 1);
     slm_store_fence(); /* for a child of fork: see map.h */
-    change_used(map, at, units, false);
+    flip_used(map, at, units);
     return next_used(map, at + units, to) - free_before(map, at);
 }
 

@@ -1,16 +1,15 @@
 /* Objects: handing out, zeroing, taking back; see percpu.h.
  *
- * One lock guards the blocks; per-CPU objects are made at a server's start, and now and then, so nobody waits for it.
- * Memory is mapped under it, and zeroed outside: what has just been handed out is nobody else's. Zero it is where
- * nobody has ever had it, and else becomes so: each CPU's copy is looked at, and written to only if it is not zero
- * yet, so that copies that no CPU has ever used go on taking no memory. (Reading such a page takes none but for the
- * page table's.)
+ * One lock guards the blocks. Per-CPU objects are made at a server's start, and rarely later, so nobody waits for
+ * it. Memory is mapped under the lock and zeroed outside: by then it belongs to the caller alone. Memory that nobody
+ * had before is zero. Otherwise each CPU's copy is read, and written only if it is not zero, so that copies that no
+ * CPU has used go on taking no memory (reading takes some for page tables at most).
  *
- * A block that has become vacant is kept, so that one object that comes and goes costs no system call; a second one
- * goes back at once, the first when nobody has wanted it from one look to the next.
+ * One vacant block is kept, so that a single object that comes and goes costs no system call. A second vacant block
+ * goes back at once; the kept one goes when it is still vacant at the second look of slm_percpu_trim.
  *
- * A child of fork that finds the lock held by a thread that it does not have counts anew; see percpu/map.h for what
- * it may lose. */
+ * A child of fork that finds the lock held by a thread that it does not have counts anew; percpu/map.h says what it
+ * may lose. */
 #include "percpu/percpu.h"
 
 #include <errno.h>
@@ -29,7 +28,7 @@ enum { SIZE_MOST = SLM_PERCPU_PIECE / 2 };
 
 static struct slm_lock lock = {.rank = SLM_RANK_PERCPU};
 static _Atomic unsigned cpus; /* 0: not started yet; set under the lock, read by whoever holds an object */
-static bool vacant_seen;      /* there was a vacant block when somebody looked, and none has become vacant since */
+static bool vacant_seen;      /* the last look found a vacant block, and none has become vacant since */
 
 static void take_lock(void)
 {

@@ -1,5 +1,5 @@
-/* Per-CPU memory: objects with a copy for each possible CPU. include/slabmalloc.h has the contract of what is called
- * from programs; percpu/blocks.h how they lie. */
+/* Per-CPU memory: objects with a copy for each possible CPU. include/slabmalloc.h has the contract of the calls,
+ * percpu/blocks.h the layout. */
 #pragma once
 
 #include <slabmalloc.h>
@@ -16,8 +16,8 @@ unsigned slm_percpu_cpus(void);
 /* Does the address lie in per-CPU memory, a copy's or the place that objects point to? */
 bool slm_percpu_owns(const void *address);
 
-/* Give the vacant block back that is kept for the next object; without `all` only if it has been vacant since the
- * last call. True: there was one. */
+/* Give back the vacant block that is kept for the next object; without `all` only if it was vacant at the last call
+ * already. True: there was one. */
 bool slm_percpu_trim(bool all);
 
 void slm_percpu_count(struct slm_percpu_figures *figures);

@@ -1,8 +1,7 @@
 /* Restartable sequences on this CPU's copy, beside the one that the public header has inline; its macros begin and
- * end them. The last instruction is the one that changes the copy: a thread that was interrupted before it begins
- * anew, one that was interrupted behind it is done. What a sequence reads before is this CPU's alone as long as it
- * is not interrupted: a node that pop finds at the head cannot be taken away, and unmapped, before pop has looked
- * into it. */
+ * end them. The last instruction changes the copy: a thread that is interrupted before it begins anew, one that is
+ * interrupted behind it is done. While a sequence is not interrupted what it reads belongs to this CPU alone: nobody
+ * takes away, and unmaps, a node that pop finds at the head before pop has looked into it. */
 #pragma once
 
 #include <slabmalloc.h>
@@ -73,13 +72,6 @@ slm_inline slab_percpu_node *slm_sequence_pop(slab_percpu object)
                      : SLAB_PERCPU_CLOBBERS);
     return node;
 }
-
-#undef LOAD_COPY
-#undef STORE_COPY
-#undef LOAD_AT
-#undef STORE_AT
-#undef END_UNLESS_EQUAL
-#undef END_IF_NULL
 
 #else
 /* No sequences on this machine: slab_percpu_here.sequence stays 0, and these are not called. */

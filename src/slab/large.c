@@ -7,8 +7,8 @@
 #include "page/reservation.h"
 #include "page/span_alloc.h"
 
-/* From here on moving page tables is cheaper than copying. A moved object has mappings of its own, and one more for
- * each further move: only so many are there at a time, and only huge ones move again. */
+/* From here on moving page tables is cheaper than copying. A moved object has a mapping of its own, and one more
+ * after each further move. So only so many are there at a time, and only huge ones move again. */
 #define MOVE_BYTES ((size_t)1 << 20)
 #define MOVE_AGAIN_BYTES ((size_t)32 << 20)
 enum { moved_most = 200 };
@@ -73,12 +73,9 @@ static void not_live(const struct slm_large *large)
 
 static void give_back(struct slm_large *large)
 {
-    if (large->span.moved) {
+    if (large->span.moved)
         sub_relaxed(&live_moved, 1);
-        slm_span_free_moved(&large->span);
-    } else {
-        slm_span_free(&large->span);
-    }
+    slm_span_free(&large->span);
 }
 
 size_t slm_large_free(struct slm_large *large)
@@ -149,7 +146,7 @@ static void mark_moved(struct slm_large *large)
     large->span.moved = true;
 }
 
-/* Within its area: where pages are bound, those that it grows by are to be, too. */
+/* Within its area: where its pages are bound, new ones are to be as well. */
 static void *move_pages(struct slm_large *large, size_t n)
 {
     bool clean;

@@ -1,4 +1,4 @@
-/* Large objects: a span of their own, at its start, from over 32 KiB up to the end of memory. */
+/* Large objects, over 32 KiB: each at the start of a span of its own. */
 #pragma once
 
 #include "page/span.h"
@@ -19,8 +19,7 @@ void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean);
 /* The large object that starts here, retired or not; NULL if none does. */
 struct slm_large *slm_large_of(const void *pointer);
 
-/* From here on it is retired: it goes on being large, but nobody can free it again. False: a double free. Then,
- * after its grace period, free it. */
+/* Retire it: nobody can free it from here on. False: a double free. And free it after its grace period. */
 bool slm_large_retire(struct slm_large *large);
 void slm_large_free_retired(struct slm_large *large);
 
@@ -29,17 +28,17 @@ slm_inline bool slm_large_is_retired(const struct slm_large *large)
     return load_relaxed(&large->span.kind) == SLM_SPAN_RETIRED;
 }
 
-/* Bytes that were given back, 0 if another thread has freed it in between: a double free. */
+/* Bytes that were given back; 0: another thread has freed it meanwhile, a double free. */
 size_t slm_large_free(struct slm_large *large);
 
-/* The same without a lock, legal in signal handlers; the span is given back by slm_large_free_pending, which slow
- * paths call where the look says that there is something. False: a double free. */
+/* The same without a lock, legal in signal handlers. slm_large_free_pending gives the span back; slow paths call it
+ * when slm_large_pending is not NULL. False: a double free. */
 bool slm_large_free_nolock(struct slm_large *large);
 void slm_large_free_pending(void);
 extern slm_hidden struct slm_large *_Atomic slm_large_pending;
 
-/* Change the size in place, or by moving pages without a copy; the new address, or NULL when neither can be done: the
- * object is as it was then. */
+/* Change the size in place, or by moving pages without a copy. The new address; NULL when neither can be done, and
+ * the object is as it was. */
 void *slm_large_resize(struct slm_large *large, size_t n);
 
 /* Usable bytes of all there are, of those in an area, and how many were ever made. */

@@ -141,8 +141,8 @@ static void set_bits(struct slm_slab *slab, uint32_t word, uint64_t bits, const 
     }
 }
 
-/* Neighbours share one atomic operation, as long as their bits share a word. A round that is there twice ends that
- * too, and is found by the second operation. */
+/* Neighbours whose bits share a word share one atomic operation. A round that is there twice begins another one,
+ * which finds it. */
 unsigned slm_slab_give(struct slm_slab *slab, void *const *rounds, unsigned n, const char *call, const char *cache)
 {
     const char *const start = slm_slab_start(slab);

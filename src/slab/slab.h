@@ -1,4 +1,5 @@
-/* Slabs: spans cut into objects of one size, and a bitmap of those that are free, out of line.
+/* Slabs: spans cut into objects of one size. A bitmap of those that are free lies in the descriptor, apart
+ * from them.
  *
  *     descriptor: | span | owner, free, geometry, place in the owner's lists | bits (or a pointer to more) |
  *     memory:     | object 0 | object 1 | ... | object n-1 | a rest smaller than an object |
@@ -7,9 +8,9 @@
  * objects are atomic, so that objects come back without a lock. Everything under "owner's" is guarded by the lock of
  * the depot that owns the slab; see depot/depot.c for who may take when.
  *
- * The count. A taker lowers `free` before it clears bits, a giver sets bits before it raises `free`. So the count
- * never exceeds the bits that are set, and `free == objects` implies that every bit is set and nobody is in between:
- * the slab is vacant and may go. Descriptors are never unmapped: a late look at a slab that has gone is harmless. */
+ * The count. A taker lowers `free` before it clears bits; a giver sets bits before it raises `free`. So the count
+ * never exceeds the bits that are set. `free == objects` means that every bit is set and nobody is at work: the slab
+ * is vacant and may go. Descriptors are never unmapped, so a late look at a slab that has gone is harmless. */
 #pragma once
 
 #include "base/atomic.h"
@@ -19,8 +20,7 @@ enum { SLM_SLAB_WORDS = 6 }; /* of bits inside the descriptor: 384 objects */
 
 enum slm_slab_where { SLM_SLAB_OUT, SLM_SLAB_HELD, SLM_SLAB_LISTED };
 
-/* What a vacant slab remembers that waits to be released (depot/pending_slabs.h); its bits are not needed any more.
- */
+/* What a vacant slab remembers while it waits to be released (depot/pending_slabs.h). It needs its bits no more. */
 struct slm_slab_wait {
     void *depot;
     uint64_t stamp; /* of the epoch in which it became vacant */
@@ -65,8 +65,8 @@ struct slm_slab_shape {
     struct slm_limit *limit;    /* NULL: none; see depot/limit.h */
 };
 
-/* Granules such that at least eight objects fit, or at most an eighth is lost where they are larger than a size
- * class's, and how many objects fit; `object_size` is set. */
+/* Fill in granules and objects for the `object_size` that is set: at least eight objects fit, or, where they are
+ * larger than any size class's, at most an eighth is lost. */
 void slm_slab_shape_fill(struct slm_slab_shape *shape);
 
 /* A new slab on the node, all objects free, held by the caller and owned by nobody, not constructed; NULL
@@ -76,9 +76,9 @@ struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node
 /* Take up to n objects, lowest address first. The caller holds the slab. */
 unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds);
 
-/* Set the bits of the leading rounds that lie in the same slab as the first, which the caller has looked up; returns
- * how many. Objects that are free already, and pointers between objects, end the process in the name of `call`.
- * Any thread, no lock. The caller then tells the count with slm_slab_count. */
+/* Set the bits of the leading rounds that lie in this slab, that of the first round; returns how many. Objects that
+ * are free already, and pointers between objects, end the process in the name of `call`. Any thread, no lock. The
+ * caller then raises the count with slm_slab_count. */
 unsigned slm_slab_give(struct slm_slab *slab, void *const *rounds, unsigned n, const char *call, const char *cache);
 
 /* Raise the count by n; returns what it was before. From here on another thread may release the slab. */
@@ -114,6 +114,6 @@ slm_inline bool slm_slab_is_object(const struct slm_slab *slab, const void *poin
     return index < slab->objects && slm_slab_start(slab) + (size_t)index * slab->object_size == (const char *)pointer;
 }
 
-/* Stop the process unless the slab's count agrees with its bits. For a slab that nobody takes from meanwhile; objects
- * may come back. */
+/* Stop the process unless the slab's count agrees with its bits. For a slab that nobody takes from meanwhile;
+ * objects may come back. */
 void slm_slab_check(struct slm_slab *slab);

@@ -19,8 +19,8 @@ TEST_BUILDS = {"checked, counting": ("-DSLM_CHECKED=1", "-UNDEBUG", "-DSLM_BENCH
                "ThreadSanitizer": ("-DSLM_CHECKED=1", "-UNDEBUG", "-fsanitize=thread", "-D__SANITIZE_THREAD__=1")}
 
 
-def c_files(*folders):
-    return sorted(path for folder in folders for kind in ("*.c", "*.h") for path in (ROOT / folder).rglob(kind))
+def c_files(*folders, kinds=("*.c", "*.h")):
+    return sorted(path for folder in folders for kind in kinds for path in (ROOT / folder).rglob(kind))
 
 
 def names_of(paths):
@@ -67,7 +67,8 @@ def orphans(text):
 @pytest.mark.parametrize("folder", FOLDERS)
 @pytest.mark.parametrize("rule", [long_lines, orphans])
 def test_comments(folder, rule):
-    fail_with({f"{path.relative_to(ROOT)}:{line}" for path in c_files(folder) for line in rule(path.read_text())})
+    fail_with({f"{path.relative_to(ROOT)}:{line}" for path in c_files(folder, kinds=("*.c", "*.h", "*.cc"))
+               for line in rule(path.read_text())})
 
 
 @pytest.mark.parametrize("text, wrong", [

@@ -207,22 +207,6 @@ static void metadata_are_zeroed_and_apart(void **state)
     assert_int_equal(slm_reservation_metadata_bytes() - before, 10 * SLM_GRANULE);
 }
 
-static void *take_metadata(void *number)
-{
-    for (unsigned i = 0; i < 50; i++) {
-        char *piece = slm_reservation_metadata(0, SLM_GRANULE);
-        require(piece && all_zero(piece, SLM_GRANULE));
-        memset(piece, (int)(uintptr_t)number + 1, SLM_GRANULE);
-    }
-    return NULL;
-}
-
-static void threads_get_different_metadata(void **state)
-{
-    (void)state;
-    on_threads(4, take_metadata);
-}
-
 /* Has the kernel been told so of the mapping that begins there? */
 static bool has_flag(const char *address, const char *flag)
 {
@@ -251,7 +235,7 @@ static void map_per_cpu_memory(void)
     memset(last, 1, SLM_GRANULE);
     require(access("/sys/kernel/mm/transparent_hugepage", F_OK) != 0 || has_flag(middle, " nh"));
     errno = EDOM;
-    require(slm_reservation_percpu_unmap(middle + MIB, MIB) && errno == EDOM);
+    require(slm_reservation_unmap(middle + MIB, MIB) && errno == EDOM);
     require(middle[MIB - 1] == 1 && middle[2 * MIB] == 1 && *last == 1);
     require(slm_reservation_percpu_map(middle + MIB, MIB));
     require(all_zero(middle + MIB, MIB));
@@ -308,7 +292,6 @@ int main(void)
         cmocka_unit_test(areas_that_grow_at_once_lose_nothing),
         cmocka_unit_test(metadata_lie_in_their_node_s_part),
         cmocka_unit_test(metadata_are_zeroed_and_apart),
-        cmocka_unit_test(threads_get_different_metadata),
         cmocka_unit_test(per_cpu_memory_is_mapped_and_goes_back),
         cmocka_unit_test(what_is_in_per_cpu_memory_s_way_stays),
         cmocka_unit_test(a_start_that_fails_says_so),

@@ -1,5 +1,5 @@
-/* src/page/span.h: splitting, joining, aligning, extending, purging, and the life after a fork. All of it happens on
- * the machine's last node, which on a simulated machine nobody else uses. */
+/* src/page/span.h, span_alloc.h, free_spans.h and purge.h: splitting, joining, aligning, extending, purging, and the
+ * life after a fork. All of it happens on the machine's last node, which on a simulated machine nobody else uses. */
 #include "spans.h"
 #include "unit.h"
 
@@ -293,7 +293,7 @@ static void moved_spans_are_made_new(void **state)
     const uint64_t heap = slm_reservation_heap_bytes();
     for (size_t i = 0; i < 4; i += 2) {
         row[i]->moved = true;
-        slm_span_free_moved(row[i]);
+        slm_span_free(row[i]);
         slm_span_check(node);
         assert_true(all_zero(slm_span_start(row[i]), 4 * SLM_GRANULE));
     }
