@@ -8,15 +8,13 @@
  * exists (small address spaces, ThreadSanitizer) a reservation is held after all. */
 #include "os/vm.h"
 
-#include <errno.h>
 #include <linux/mempolicy.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/bits.h"
+#include "os/call.h"
 #include "os/sys.h"
 
 #ifndef MAP_FIXED_NOREPLACE
@@ -36,12 +34,10 @@ void slm_vm_start(void)
 
 bool slm_vm_addresses_limited(void)
 {
-    int kept = errno;
     struct {
         uint64_t soft, hard;
     } limit = {UINT64_MAX, UINT64_MAX}; /* the kernel's layout, whatever libc's rlim_t is */
-    syscall(SYS_prlimit64, 0, RLIMIT_AS, NULL, &limit);
-    errno = kept;
+    slm_call(SYS_prlimit64, 0, RLIMIT_AS, NULL, &limit);
     return limit.soft != UINT64_MAX;
 }
 
@@ -147,15 +143,12 @@ bool slm_vm_purge(void *address, size_t size)
 
 bool slm_vm_bind(void *address, size_t size, unsigned node)
 {
-    int kept = errno;
     unsigned long mask[16] = {0};
     if (node >= sizeof mask * 8)
         return false;
     mask[node / (8 * sizeof mask[0])] |= 1ul << node % (8 * sizeof mask[0]);
-    const bool bound = syscall(SYS_mbind, address, size, MPOL_PREFERRED | MPOL_F_STATIC_NODES, mask, sizeof mask * 8,
-                               MPOL_MF_MOVE) == 0;
-    errno = kept;
-    return bound;
+    return slm_call(SYS_mbind, address, size, MPOL_PREFERRED | MPOL_F_STATIC_NODES, mask, sizeof mask * 8,
+                    MPOL_MF_MOVE) == 0;
 }
 
 void *slm_vm_page_wiped_on_fork(void)

@@ -123,8 +123,7 @@ static void end_work(struct slm_epoch_reader *self, bool first)
     self->busy = !first;
 }
 
-/* -- readers ------------------------------------------------------------------------------------------------------
- */
+/* -- readers -------------------------------------------------------------------------------------------------- */
 
 slm_seldom void slm_epoch_begin_quiet(void)
 {
@@ -269,8 +268,7 @@ slm_seldom void slm_epoch_thread_exit(void)
     end_work(self, first);
 }
 
-/* -- grace periods ------------------------------------------------------------------------------------------------
- */
+/* -- grace periods -------------------------------------------------------------------------------------------- */
 
 uint64_t slm_epoch_grace_periods(void)
 {
