@@ -1,5 +1,4 @@
-/* Nodes; see topology.h. A node without memory still gets a depot: what it asks for comes from the kernel's choice.
- */
+/* Nodes; see topology.h. A node without memory still gets a depot: the kernel chooses where its memory lies. */
 #include "os/topology.h"
 
 #include <fcntl.h>
