@@ -14,8 +14,8 @@
 #include <sys/vfs.h>
 #include <time.h>
 
+#include "base/call.h"
 #include "base/panic.h"
-#include "os/call.h"
 
 void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms)
 {

@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/call.h"
 #include "base/panic.h"
-#include "os/call.h"
 #include "os/rseq.h"
 #include "os/sys.h"
 

@@ -14,7 +14,7 @@
 #include <sys/resource.h>
 
 #include "base/bits.h"
-#include "os/call.h"
+#include "base/call.h"
 #include "os/sys.h"
 
 #ifndef MAP_FIXED_NOREPLACE
@@ -108,37 +108,26 @@ bool slm_vm_unmap(void *address, size_t size, bool held)
 
 void slm_vm_small_pages(void *address, size_t size)
 {
-    int kept = errno;
-    madvise(address, size, MADV_NOHUGEPAGE); /* fails where the kernel has none: as wanted */
-    errno = kept;
+    slm_call(SYS_madvise, address, size, MADV_NOHUGEPAGE); /* fails where the kernel has none: as wanted */
 }
 
 bool slm_vm_is_mapped(const void *address)
 {
-    int kept = errno;
     unsigned char resident;
-    void *page = (void *)((uintptr_t)address & ~(slm_page_size - 1));
-    const bool hole = mincore(page, 1, &resident) != 0 && errno == ENOMEM;
-    errno = kept;
-    return !hole;
+    return slm_call(SYS_mincore, (uintptr_t)address & ~(slm_page_size - 1), (size_t)1, &resident) != -ENOMEM;
 }
 
 void slm_vm_read_only(void *address, size_t size)
 {
-    int kept = errno;
     const uintptr_t first = slm_align_up((uintptr_t)address, slm_page_size);
     const uintptr_t end = ((uintptr_t)address + size) & ~(slm_page_size - 1);
     if (first < end)
-        mprotect((void *)first, end - first, PROT_READ);
-    errno = kept;
+        slm_call(SYS_mprotect, first, end - first, PROT_READ);
 }
 
 bool slm_vm_purge(void *address, size_t size)
 {
-    int kept = errno;
-    bool zero = madvise(address, size, MADV_DONTNEED) == 0;
-    errno = kept;
-    return zero;
+    return slm_call(SYS_madvise, address, size, MADV_DONTNEED) == 0;
 }
 
 bool slm_vm_bind(void *address, size_t size, unsigned node)

@@ -1,4 +1,4 @@
-/* System calls for the files of this folder. */
+/* Bare system calls, for os/ and for messages. */
 #pragma once
 
 #include <errno.h>
@@ -6,12 +6,12 @@
 #include <unistd.h>
 
 /* What the call returns, or -errno; errno is kept. Bare calls: libc's own are where a thread may be cancelled, with
- * our locks in its hands, and some lie in parts of its code that few processes touch. */
+ * our locks in its hands, and some lie in parts of its code that few processes touch, which costs each 64 KiB. */
 #define slm_call(...)                                                                                                \
     __extension__({                                                                                                  \
         const int kept_errno = errno;                                                                                \
         const long returned = syscall(__VA_ARGS__);                                                                  \
-        const long result = returned < 0 ? -errno : returned;                                                        \
+        const long result = returned == -1 ? -errno : returned;                                                      \
         errno = kept_errno;                                                                                          \
         result;                                                                                                      \
     })
