@@ -24,16 +24,20 @@ static bool users_policy; /* numactl, or whoever started us, has said where memo
 static uint8_t online[SLM_NODES_MAX];
 static struct slm_rseq rseq; /* where the kernel tells a thread its CPU and node; 0: nowhere */
 
+/* The number of the highest bit that is set; -1: none is. */
+static int last_bit(const uint64_t *mask, unsigned words)
+{
+    while (words > 0 && mask[words - 1] == 0)
+        words--;
+    return words == 0 ? -1 : (int)(words * 64 - 64 + slm_log2(mask[words - 1]));
+}
+
 /* The highest node that this process may have memory from, by one call; -1 where a filter forbids to ask. */
 static int last_allowed_node(void)
 {
-    int last = -1;
-    unsigned long mask[SLM_NODES_MAX * 16 / (8 * sizeof(unsigned long))] = {0}; /* the kernel's own mask must fit */
-    if (slm_call(SYS_get_mempolicy, NULL, mask, sizeof mask * 8, NULL, MPOL_F_MEMS_ALLOWED) == 0)
-        for (int node = 0; node < (int)sizeof mask * 8; node++)
-            if (mask[node / (8 * (int)sizeof mask[0])] >> node % (8 * (int)sizeof mask[0]) & 1)
-                last = node;
-    return last;
+    uint64_t mask[SLM_NODES_MAX * 16 / 64] = {0}; /* the kernel's own mask must fit */
+    const bool asked = slm_call(SYS_get_mempolicy, NULL, mask, sizeof mask * 8, NULL, MPOL_F_MEMS_ALLOWED) == 0;
+    return asked ? last_bit(mask, sizeof mask / sizeof mask[0]) : -1;
 }
 
 static slm_seldom bool has_policy(void)
@@ -120,10 +124,7 @@ static slm_seldom unsigned cpus_of_mask(unsigned *allowed)
     uint64_t mask[SLM_CPUS_MAX / 64];
     const long bytes = slm_call(SYS_sched_getaffinity, 0, sizeof mask, mask);
     const unsigned words = bytes > 0 ? (unsigned)bytes / 8 : 0;
-    *allowed = 0;
-    for (unsigned word = 0; word < words; word++)
-        if (mask[word] != 0)
-            *allowed = word * 64 + slm_log2(mask[word]) + 1;
+    *allowed = (unsigned)(last_bit(mask, words) + 1);
     return words * 64;
 }
 
