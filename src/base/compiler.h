@@ -38,7 +38,7 @@ enum { slm_checked = 1 };
 enum { slm_checked = 0 };
 #endif
 
-/* True in the bench's own build (test/variants), which can also do what the library no longer does. */
+/* True in the bench's build (test/variants), which times its locks by rank. */
 #ifdef SLM_BENCH
 enum { slm_bench = 1 };
 #else

@@ -1,11 +1,10 @@
 /* One-line messages; see panic.h. */
 #include "base/panic.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
+
+#include "base/call.h"
 
 /* No file has inode 0, so where standard error was closed at start no descriptor is open on it. */
 static struct {
@@ -42,13 +41,9 @@ void slm_line_pointer(struct slm_line *line, const void *pointer)
     line_digits(line, (uintptr_t)pointer, 16);
 }
 
-/* A bare call: libc's fstat lies in a part of its code that few processes touch, which costs each 64 KiB. */
 static slm_seldom bool look_at(int descriptor, struct stat *file)
 {
-    const int kept = errno;
-    const bool is_open = syscall(SYS_fstat, descriptor, file) == 0;
-    errno = kept;
-    return is_open;
+    return slm_call(SYS_fstat, descriptor, file) == 0;
 }
 
 static slm_seldom bool was_stderr(const struct stat *file)
@@ -81,20 +76,15 @@ static slm_seldom bool stderr_takes_lines(void)
            (was_stderr(&file) || S_ISFIFO(file.st_mode));
 }
 
-/* A bare call here, too: libc's may end a thread that is cancelled, with our locks in its hands. */
 slm_seldom int slm_write_all(int descriptor, const char *text, size_t length)
 {
-    const int kept = errno;
     long wrote;
     do {
-        errno = 0;
-        wrote = syscall(SYS_write, descriptor, text, length);
+        wrote = slm_call(SYS_write, descriptor, text, length);
         text += wrote > 0 ? wrote : 0;
         length -= wrote > 0 ? (size_t)wrote : 0;
-    } while (length > 0 && (wrote > 0 || errno == EINTR));
-    const int error = length > 0 ? errno : 0;
-    errno = kept;
-    return error;
+    } while (length > 0 && (wrote > 0 || wrote == -EINTR));
+    return wrote < 0 ? (int)-wrote : 0;
 }
 
 static void write_line(struct slm_line *line, int descriptor)

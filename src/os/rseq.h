@@ -16,5 +16,5 @@ struct slm_rseq {
 /* A field of 32 bits of the calling thread's record, once slm_rseq_find has found one. */
 int32_t slm_rseq_read(ptrdiff_t field);
 
-/* False: the C library has none, or has been told to leave them alone; or this is no machine that we know them on. */
+/* False: the C library has none, or has been told not to use them, or we do not know them on this machine. */
 bool slm_rseq_find(struct slm_rseq *rseq);

@@ -1,7 +1,6 @@
 /* Waiting, barriers, clock, entropy, place; see sys.h. */
 #include "os/sys.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
@@ -12,21 +11,17 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <time.h>
-#include <unistd.h>
 
+#include "base/call.h"
 #include "base/panic.h"
 
 void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms)
 {
-    int kept = errno;
-    struct timespec limit = {timeout_ms / 1000, (long)(timeout_ms % 1000) * 1000000};
-    if (syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, timeout_ms ? &limit : NULL, NULL, 0) < 0 &&
-        errno == ENOSYS)
-        sched_yield(); /* a filter took futex away: waiting becomes polling */
-    errno = kept;
+    const struct timespec limit = {timeout_ms / 1000, (long)(timeout_ms % 1000) * 1000000};
+    if (slm_call(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, timeout_ms ? &limit : NULL, NULL, 0) == -ENOSYS)
+        slm_call(SYS_sched_yield); /* a filter took futex away: waiting becomes polling */
 }
 
 void slm_sys_sleep_ms(unsigned ms)
@@ -35,71 +30,62 @@ void slm_sys_sleep_ms(unsigned ms)
     slm_sys_wait(&nobody_wakes, 0, ms);
 }
 
-static void wake(_Atomic uint32_t *word, int most)
-{
-    int kept = errno;
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, most, NULL, NULL, 0);
-    errno = kept;
-}
-
 void slm_sys_wake(_Atomic uint32_t *word)
 {
-    wake(word, 1);
+    slm_call(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
 void slm_sys_wake_all(_Atomic uint32_t *word)
 {
-    wake(word, INT_MAX);
+    slm_call(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
 _Atomic uint64_t slm_sys_membarriers;
-
-static bool membarrier(int command)
-{
-    return syscall(SYS_membarrier, command, 0, 0) == 0;
-}
-
 _Atomic bool slm_sys_has_membarrier = true;
+
+static long membarrier(int command)
+{
+    return slm_call(SYS_membarrier, command, 0, 0);
+}
 
 bool slm_sys_membarrier_register(void)
 {
-    int kept = errno;
-    const bool done = membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
+    const bool done = membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0;
     if (!done)
         store_relaxed(&slm_sys_has_membarrier, false);
-    errno = kept;
     return done;
 }
 
 bool slm_sys_membarrier(void)
 {
-    int kept = errno;
-    bool done = membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
-    if (!done && errno == EPERM)
-        done = slm_sys_membarrier_register() && membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
-    if (done)
+    long result = membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+    if (result == -EPERM && slm_sys_membarrier_register())
+        result = membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+    if (result == 0)
         add_relaxed(&slm_sys_membarriers, 1);
     else
         store_relaxed(&slm_sys_has_membarrier, false);
+    return result == 0;
+}
+
+static struct timespec read_clock(clockid_t clock)
+{
+    const int kept = errno;
+    struct timespec now = {0, 0};
+    clock_gettime(clock, &now);
     errno = kept;
-    return done;
+    return now;
 }
 
 uint64_t slm_sys_now_us(void)
 {
-    int kept = errno;
-    struct timespec now = {0, 0};
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    errno = kept;
+    const struct timespec now = read_clock(CLOCK_MONOTONIC);
     return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
 
 uint64_t slm_sys_now_ms(void)
 {
-    int kept = errno;
-    struct timespec now = {0, 0};
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    errno = kept;
+    const struct timespec now = read_clock(CLOCK_MONOTONIC_COARSE);
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
@@ -114,20 +100,18 @@ static uint64_t mix(uint64_t bits)
 
 uint64_t slm_sys_entropy(uint64_t number)
 {
-    int kept = errno;
     uint64_t bits[2] = {0, 0};
-    if (syscall(SYS_getrandom, bits, sizeof bits, 1 /* GRND_NONBLOCK */) != (long)sizeof bits) {
+    if (slm_call(SYS_getrandom, bits, sizeof bits, 1 /* GRND_NONBLOCK */) != (long)sizeof bits) {
         const void *random = (const void *)getauxval(AT_RANDOM); /* sixteen bytes from the kernel */
         if (random)
             memcpy(bits, random, sizeof bits);
     }
-    errno = kept;
     return mix(bits[0] + mix(bits[1] + number * 0x9e3779b97f4a7c15u));
 }
 
 void slm_sys_where(unsigned *cpu, unsigned *node)
 {
-    int kept = errno;
+    const int kept = errno;
     *cpu = *node = 0;
     getcpu(cpu, node);
     errno = kept;
@@ -135,25 +119,20 @@ void slm_sys_where(unsigned *cpu, unsigned *node)
 
 bool slm_sys_is_sysfs(const char *path)
 {
-    int kept = errno;
     struct statfs where;
-    const bool is = syscall(SYS_statfs, path, &where) == 0 && where.f_type == SYSFS_MAGIC;
-    errno = kept;
-    return is;
+    return slm_call(SYS_statfs, path, &where) == 0 && where.f_type == SYSFS_MAGIC;
 }
 
 bool slm_sys_read_file(const char *path, char *text, size_t size)
 {
-    int kept = errno;
     long length = -1;
-    const long file = syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
-    if (file >= 0) { /* by bare calls: libc's are where a thread may be cancelled, with our locks in its hands */
-        length = syscall(SYS_read, file, text, size - 1);
-        syscall(SYS_close, file);
+    const long file = slm_call(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+    if (file >= 0) {
+        length = slm_call(SYS_read, file, text, size - 1);
+        slm_call(SYS_close, file);
     }
     if (length >= 0)
         text[length] = 0;
-    errno = kept;
     return length > 0;
 }
 
@@ -162,7 +141,8 @@ bool slm_sys_read_file(const char *path, char *text, size_t size)
 slm_seldom int slm_sys_duplicate(int descriptor)
 {
     enum { highest = 1024, lowest = 16 };
-    int kept = errno, made = -1;
+    const int kept = errno;
+    int made = -1;
     struct rlimit files = {highest, highest};
     getrlimit(RLIMIT_NOFILE, &files);
     const int end = files.rlim_cur < highest ? (int)files.rlim_cur : highest;
@@ -174,26 +154,18 @@ slm_seldom int slm_sys_duplicate(int descriptor)
 
 slm_seldom int slm_sys_open_to_append(const char *path, bool create)
 {
-    const int kept = errno, flags = O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY | (create ? O_CREAT : O_NONBLOCK);
-    const long file = syscall(SYS_openat, AT_FDCWD, path, flags, 0644);
-    const int result = file < 0 ? -errno : (int)file;
-    errno = kept;
-    return result;
+    const int flags = O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY | (create ? O_CREAT : O_NONBLOCK);
+    return (int)slm_call(SYS_openat, AT_FDCWD, path, flags, 0644);
 }
 
 slm_seldom void slm_sys_close(int descriptor)
 {
-    const int kept = errno;
-    syscall(SYS_close, descriptor);
-    errno = kept;
+    slm_call(SYS_close, descriptor);
 }
 
 slm_seldom int slm_sys_access_to_make(const char *folder)
 {
-    const int kept = errno;
-    const int error = syscall(SYS_faccessat, AT_FDCWD, folder, W_OK | X_OK) == 0 ? 0 : errno;
-    errno = kept;
-    return error;
+    return (int)-slm_call(SYS_faccessat, AT_FDCWD, folder, W_OK | X_OK);
 }
 
 slm_seldom void slm_sys_write(int descriptor, const char *text, size_t length)
@@ -213,8 +185,5 @@ slm_seldom void slm_sys_write(int descriptor, const char *text, size_t length)
 
 uint32_t slm_sys_thread_id(void)
 {
-    int kept = errno;
-    const long thread = syscall(SYS_gettid);
-    errno = kept;
-    return (uint32_t)thread;
+    return (uint32_t)slm_call(SYS_gettid);
 }

@@ -15,9 +15,9 @@ void slm_sys_sleep_ms(unsigned ms);
 void slm_sys_wake(_Atomic uint32_t *word);
 void slm_sys_wake_all(_Atomic uint32_t *word);
 
-/* A full memory barrier on every thread of the process: each has passed one, somewhere in its program, between this
- * call's begin and its end (membarrier(2), PRIVATE_EXPEDITED). Registers the process when the kernel asks for it: the
- * first time, and in the child of a fork. False: there was none; the kernel or a filter has no such call. */
+/* A full memory barrier on every thread of the process: each passes one, somewhere in its program, between the begin
+ * and the end of this call (membarrier(2), PRIVATE_EXPEDITED). Registers the process when the kernel asks for it: the
+ * first time, and in the child of a fork. False: there was no barrier, as the kernel or a filter has no such call. */
 bool slm_sys_membarrier(void);
 
 /* Register the process beforehand (which may take milliseconds, once); false as above. Issues no barrier. */
@@ -50,17 +50,17 @@ bool slm_sys_is_sysfs(const char *path);
 /* Read a small file into `text`, ended by a 0; false if it cannot be read. For start alone: it opens files. */
 bool slm_sys_read_file(const char *path, char *text, size_t size);
 
-/* A duplicate of a descriptor that exec closes, with a number so high that programs do not miss it; -1: there is
- * none to spare. */
+/* A duplicate of a descriptor, closed by exec, with a number so high that programs do not miss it; -1: there is none
+ * to spare. */
 int slm_sys_duplicate(int descriptor);
 
-/* Open a file to write at its end: a descriptor that exec closes, or -errno. If it is not to be created the call does
- * not wait, neither for readers of a pipe. */
+/* Open a file to write at its end: a descriptor, closed by exec, or -errno. Unless it may create the file the call
+ * does not wait, not even for readers of a pipe. */
 int slm_sys_open_to_append(const char *path, bool create);
 void slm_sys_close(int descriptor);
 
 /* 0 if this process may make files in the folder, or why it may not: an errno. */
 int slm_sys_access_to_make(const char *folder);
 
-/* Write all of it, if that can be done: without SIGPIPE where nobody reads any more. */
+/* Write all of it if that can be done; no SIGPIPE where nobody reads any more. */
 void slm_sys_write(int descriptor, const char *text, size_t length);

@@ -1,14 +1,12 @@
-/* Nodes; see topology.h. A node without memory still gets a depot: what it asks for comes from the
- * kernel's choice. */
+/* Nodes; see topology.h. A node without memory still gets a depot: the kernel chooses where its memory lies. */
 #include "os/topology.h"
 
-#include <errno.h>
+#include <fcntl.h>
 #include <linux/mempolicy.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/bits.h"
+#include "base/call.h"
 #include "base/panic.h"
 #include "os/rseq.h"
 #include "os/sys.h"
@@ -26,25 +24,26 @@ static bool users_policy; /* numactl, or whoever started us, has said where memo
 static uint8_t online[SLM_NODES_MAX];
 static struct slm_rseq rseq; /* where the kernel tells a thread its CPU and node; 0: nowhere */
 
+/* The number of the highest bit that is set; -1: none is. */
+static int last_bit(const uint64_t *mask, unsigned words)
+{
+    while (words > 0 && mask[words - 1] == 0)
+        words--;
+    return words == 0 ? -1 : (int)(words * 64 - 64 + slm_log2(mask[words - 1]));
+}
+
 /* The highest node that this process may have memory from, by one call; -1 where a filter forbids to ask. */
 static int last_allowed_node(void)
 {
-    int kept = errno, last = -1;
-    unsigned long mask[SLM_NODES_MAX * 16 / (8 * sizeof(unsigned long))] = {0}; /* the kernel's own mask must fit */
-    if (syscall(SYS_get_mempolicy, NULL, mask, sizeof mask * 8, NULL, MPOL_F_MEMS_ALLOWED) == 0)
-        for (int node = 0; node < (int)sizeof mask * 8; node++)
-            if (mask[node / (8 * (int)sizeof mask[0])] >> node % (8 * (int)sizeof mask[0]) & 1)
-                last = node;
-    errno = kept;
-    return last;
+    uint64_t mask[SLM_NODES_MAX * 16 / 64] = {0}; /* the kernel's own mask must fit */
+    const bool asked = slm_call(SYS_get_mempolicy, NULL, mask, sizeof mask * 8, NULL, MPOL_F_MEMS_ALLOWED) == 0;
+    return asked ? last_bit(mask, sizeof mask / sizeof mask[0]) : -1;
 }
 
 static slm_seldom bool has_policy(void)
 {
-    int kept = errno, mode = MPOL_DEFAULT;
-    const bool asked = syscall(SYS_get_mempolicy, &mode, NULL, 0, NULL, 0) == 0;
-    errno = kept;
-    return asked && mode != MPOL_DEFAULT;
+    int mode = MPOL_DEFAULT;
+    return slm_call(SYS_get_mempolicy, &mode, NULL, 0, NULL, 0) == 0 && mode != MPOL_DEFAULT;
 }
 
 /* The number at *text, which moves behind it. strtoul would do, but not before libc's own start. */
@@ -122,15 +121,10 @@ unsigned slm_topology_node_again(uintptr_t thread, uint32_t *cpu, unsigned node)
  * *allowed is one more than the highest that this thread may run on. */
 static slm_seldom unsigned cpus_of_mask(unsigned *allowed)
 {
-    int kept = errno;
     uint64_t mask[SLM_CPUS_MAX / 64];
-    const long bytes = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
+    const long bytes = slm_call(SYS_sched_getaffinity, 0, sizeof mask, mask);
     const unsigned words = bytes > 0 ? (unsigned)bytes / 8 : 0;
-    *allowed = 0;
-    for (unsigned word = 0; word < words; word++)
-        if (mask[word] != 0)
-            *allowed = word * 64 + slm_log2(mask[word]) + 1;
-    errno = kept;
+    *allowed = (unsigned)(last_bit(mask, words) + 1);
     return words * 64;
 }
 
@@ -152,19 +146,16 @@ slm_seldom unsigned slm_topology_cpus(void)
 /* A node's list has only the CPUs that are online; those that are present and offline have a link to their node. */
 static slm_seldom unsigned node_of_offline(unsigned cpu)
 {
-    int kept = errno;
-    unsigned node = 0;
-    for (; node < slm_nodes; node++) {
+    for (unsigned node = 0; node < slm_nodes; node++) {
         struct slm_line path = {0};
         slm_line_text(&path, "/sys/devices/system/cpu/cpu");
         slm_line_number(&path, cpu);
         slm_line_text(&path, "/node");
         slm_line_number(&path, node);
-        if (access(path.text, F_OK) == 0)
-            break;
+        if (slm_call(SYS_faccessat, AT_FDCWD, path.text, F_OK) == 0)
+            return node;
     }
-    errno = kept;
-    return node < slm_nodes ? node : SLM_NODES_MAX;
+    return SLM_NODES_MAX;
 }
 
 slm_seldom void slm_topology_cpu_nodes(uint8_t *nodes, unsigned cpus)

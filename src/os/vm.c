@@ -8,15 +8,13 @@
  * (small address spaces, ThreadSanitizer) a reservation is mapped after all. */
 #include "os/vm.h"
 
-#include <errno.h>
 #include <linux/mempolicy.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/bits.h"
+#include "base/call.h"
 #include "os/sys.h"
 
 #ifndef MAP_FIXED_NOREPLACE
@@ -44,11 +42,10 @@ void slm_vm_start(void)
 
 bool slm_vm_addresses_limited(void)
 {
-    KEEP_ERRNO;
     struct {
         uint64_t soft, hard;
     } limit = {UINT64_MAX, UINT64_MAX}; /* the kernel's layout, whatever libc's rlim_t is */
-    syscall(SYS_prlimit64, 0, RLIMIT_AS, NULL, &limit);
+    slm_call(SYS_prlimit64, 0, RLIMIT_AS, NULL, &limit);
     return limit.soft != UINT64_MAX;
 }
 
@@ -118,42 +115,36 @@ bool slm_vm_unmap(void *address, size_t size, bool reserved)
 
 void slm_vm_small_pages(void *address, size_t size)
 {
-    KEEP_ERRNO;
-    madvise(address, size, MADV_NOHUGEPAGE); /* fails where the kernel has none: as wanted */
+    slm_call(SYS_madvise, address, size, MADV_NOHUGEPAGE); /* fails where the kernel has none: as wanted */
 }
 
 bool slm_vm_is_mapped(const void *address)
 {
-    KEEP_ERRNO;
     unsigned char resident;
-    void *page = (void *)((uintptr_t)address & ~(slm_page_size - 1));
-    return mincore(page, 1, &resident) == 0 || errno != ENOMEM;
+    return slm_call(SYS_mincore, (uintptr_t)address & ~(slm_page_size - 1), (size_t)1, &resident) != -ENOMEM;
 }
 
 void slm_vm_read_only(void *address, size_t size)
 {
-    KEEP_ERRNO;
     const uintptr_t first = slm_align_up((uintptr_t)address, slm_page_size);
     const uintptr_t end = ((uintptr_t)address + size) & ~(slm_page_size - 1);
     if (first < end)
-        mprotect((void *)first, end - first, PROT_READ);
+        slm_call(SYS_mprotect, first, end - first, PROT_READ);
 }
 
 bool slm_vm_purge(void *address, size_t size)
 {
-    KEEP_ERRNO;
-    return madvise(address, size, MADV_DONTNEED) == 0;
+    return slm_call(SYS_madvise, address, size, MADV_DONTNEED) == 0;
 }
 
 bool slm_vm_bind(void *address, size_t size, unsigned node)
 {
-    KEEP_ERRNO;
     unsigned long mask[16] = {0};
     if (node >= sizeof mask * 8)
         return false;
     mask[node / (8 * sizeof mask[0])] |= 1ul << node % (8 * sizeof mask[0]);
-    return syscall(SYS_mbind, address, size, MPOL_PREFERRED | MPOL_F_STATIC_NODES, mask, sizeof mask * 8,
-                   MPOL_MF_MOVE) == 0;
+    return slm_call(SYS_mbind, address, size, MPOL_PREFERRED | MPOL_F_STATIC_NODES, mask, sizeof mask * 8,
+                    MPOL_MF_MOVE) == 0;
 }
 
 void *slm_vm_page_wiped_on_fork(void)

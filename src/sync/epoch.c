@@ -27,25 +27,25 @@
  *     what the release is): the poller's acquire has all reads in R behind it, and so has whoever sees `completed`.
  * QED
  *
- * One membarrier a grace period is enough, since numbers do not come round again: a reader that loads `started` and
- * then stands still for many grace periods stores an old number at last, and is waited for from then on. (With a
- * phase of one bit it would be taken for a new one; userspace RCU flips twice for that.)
+ * One membarrier for each grace period is enough, since numbers do not come round again: a reader that loads
+ * `started` and then stands still for many grace periods stores an old number at last, and is waited for from then
+ * on. (With a phase of one bit it would be taken for a new one; userspace RCU flips twice for that.)
  *
  * Without membarrier the reader makes the barrier P itself, a fence between storing its section and looking for X;
  * the poller has a fence between storing n and looking at readers. Either the poller sees the section, or the reader
  * sees that X is gone. How readers enter is decided before the first one registers. A filter may take membarrier away
  * later: then `started` gets the bit that says "fences", which each reader copies into its word at its next entry and
  * finds there at the one after that: that and all later entries have the fence. Until a reader's word has the bit, or
- * shows n, nobody knows if it is really outside, so it is waited for. (One entry escapes: of a thread whose handler
- * enters and leaves between its entry's look at the word and its store, in the very moment when the filter comes.)
+ * shows n, nobody knows if it is really outside, so it is waited for. (One entry escapes: that of a thread whose
+ * handler enters and leaves between the entry's look at the word and its store, just when the filter comes.)
  *
  * Nobody reads: where no reader is registered but the caller, who is outside, and no visitor is inside, X's stamp is
  * 0, which has passed. A thread registers by counting up, a fence, and only then looks for anything; the retiring
  * thread makes X unreachable, a fence, and looks at the count. Either it sees the count, or the other does not find
- * X. Who is not in the count any more has taken itself out with a release, and the look is an acquire. For the same
- * reason a poller needs no barrier for a thread that registers behind its look. As long as no thread has ever read
- * (slm_epoch_reading is QUIET) the fence of whoever retires is the first reader's membarrier: a look that finds QUIET
- * stands before that barrier in its thread's program, and so does the store that hides X.
+ * X. A thread that is not in the count any more has taken itself out with a release, and the look is an acquire. For
+ * the same reason a poller needs no barrier for a thread that registers after its look. As long as no thread has ever
+ * read (slm_epoch_reading is QUIET) the first reader's membarrier stands in for the retiring thread's fence: a look
+ * that finds QUIET comes before that barrier in its thread's program, and so does the store that hides X.
  *
  * x86-64: acquire and release cost nothing, the reader's part is plain moves; loads and stores stay in order but for
  * a store behind which a load slips ahead, which P prevents. arm64: ldar and stlr; and since its stores become
@@ -90,7 +90,7 @@ static struct slm_list readers = {&readers, &readers};
 static _Atomic uint64_t registered;     /* in the list */
 static _Atomic uint64_t visitors[2];    /* inside sections, by their numbers modulo two */
 static _Atomic uint64_t barrier_due_us; /* the next one's: at most 1,000 a second */
-static _Atomic uint64_t look_due_us;    /* for polls; who misses a store of another looks a little early */
+static _Atomic uint64_t look_due_us;    /* for polls; one that misses another's store looks a little early */
 
 /* Guarded by the lock. */
 static bool decided;      /* whether readers need fences */
@@ -123,8 +123,7 @@ static void end_work(struct slm_epoch_reader *self, bool first)
     self->busy = !first;
 }
 
-/* -- readers ------------------------------------------------------------------------------------------------------
- */
+/* -- readers -------------------------------------------------------------------------------------------------- */
 
 slm_seldom void slm_epoch_begin_quiet(void)
 {
@@ -134,9 +133,9 @@ slm_seldom void slm_epoch_begin_quiet(void)
         atomic_compare_exchange_strong(&slm_epoch_reading, &unknown, SLM_EPOCH_QUIET);
 }
 
-/* Of a reader that is counted, before its first look for anything: who has retired something without a fence, since
- * it was quiet, has had a barrier when this returns. Others that come meanwhile issue their own. If a filter has
- * taken membarrier away, every processor's stores are out after some milliseconds. */
+/* A reader that is counted calls this before its first look for anything. When it returns, each thread that retired
+ * something without a fence, because it was quiet, has passed a barrier. Readers that come meanwhile issue their own.
+ * If a filter has taken membarrier away, every processor's stores are out after some milliseconds. */
 static slm_seldom void end_quiet(void)
 {
     if (load_acquire(&slm_epoch_reading) == SLM_EPOCH_READ) /* pairs with the release below */
@@ -146,7 +145,7 @@ static slm_seldom void end_quiet(void)
     store_release(&slm_epoch_reading, SLM_EPOCH_READ);
 }
 
-/* A lock that a lost thread held guards a list that slm_epoch_fork_child has made anew. */
+/* If a lost thread held the lock, slm_epoch_fork_child has made the list anew. */
 static slm_seldom void list_reader(struct slm_epoch_reader *self)
 {
     slm_fork_check();
@@ -186,7 +185,7 @@ static void visit(struct slm_epoch_reader *self)
     slm_fence(); /* pairs with the same */
 }
 
-/* Of a registered thread that is outside. The fence pairs with the one in `advance`. */
+/* For a registered thread that is outside. The fence pairs with the one in `advance`. */
 static void enter_with_fence(struct slm_epoch_reader *self)
 {
     store_relaxed(&self->section, load_acquire(&slm_epoch_started));
@@ -234,8 +233,9 @@ slm_slow void slm_epoch_enter_slow(bool stays)
         left_too_often();
 }
 
-/* Of a visitor; nothing to do while it is still inside. A handler in between may enter by the word that is outside:
- * the visitor has not left yet, so it is safe in there. Release pairs with the acquire in `advance`. */
+/* For a visitor; there is nothing to do while it is still inside. A handler that comes in between may enter by the
+ * word that is outside: the visitor has not left yet, so the handler is safe. Release pairs with the acquire in
+ * `advance`. */
 slm_slow void slm_epoch_leave_slow(void)
 {
     struct slm_epoch_reader *self = &slm_epoch_reader;
@@ -269,16 +269,15 @@ slm_seldom void slm_epoch_thread_exit(void)
     end_work(self, first);
 }
 
-/* -- grace periods ------------------------------------------------------------------------------------------------
- */
+/* -- grace periods -------------------------------------------------------------------------------------------- */
 
 uint64_t slm_epoch_grace_periods(void)
 {
     return load_relaxed(&slm_epoch_completed) - first_number;
 }
 
-/* The fence pairs with those of list_reader and `visit`: who enters later does not find the thing. Acquire pairs with
- * the end of a reader, or of a visitor's section. */
+/* The fence pairs with those of list_reader and `visit`: a reader that enters later does not find the thing. Acquire
+ * pairs with the end of a reader, or of a visitor's section. */
 bool slm_epoch_nobody_reads(void)
 {
     slm_fence();
@@ -299,14 +298,14 @@ uint64_t slm_epoch_stamp(void)
     return stamp;
 }
 
-/* To be told when the lock is not held any more. */
+/* What is told once the lock is released. */
 struct news {
     bool refused;    /* membarrier, from now on */
     uint32_t thread; /* that has been in a section for too long; 0: none */
     uint64_t ms;
 };
 
-/* A barrier on every reader; they have to make their own from now on if there is none. */
+/* A barrier on every reader. If the kernel refuses it, readers make their own from now on. */
 static void barrier_on_readers(uint64_t now_us, struct news *news)
 {
     barrier_made = slm_sys_membarrier();
@@ -333,7 +332,7 @@ static enum reading reading_of(const struct slm_epoch_reader *reader, uint64_t n
     return READING_UNKNOWN; /* it may have entered, and we do not see it */
 }
 
-/* The worst of all readers, and one who is still inside and was not named for it. */
+/* The worst of all readers; *who becomes one that is still inside and has not been named for it. */
 static enum reading look_at_readers(uint64_t number, struct slm_epoch_reader **who)
 {
     enum reading worst = READING_DONE;
@@ -349,7 +348,7 @@ static enum reading look_at_readers(uint64_t number, struct slm_epoch_reader **w
 
 static void note_stall(struct slm_epoch_reader *reader, uint64_t number, uint64_t now_us, struct news *news)
 {
-    const uint64_t ms = now_us > begun_us ? (now_us - begun_us) / 1000 : 0; /* read before the lock was had */
+    const uint64_t ms = now_us > begun_us ? (now_us - begun_us) / 1000 : 0; /* `now_us` may be older */
     if (slm_options.epoch_stall_ms == 0 || ms < slm_options.epoch_stall_ms)
         return;
     reader->named = number;
@@ -378,8 +377,8 @@ static slm_seldom void tell(const struct news *news)
     slm_line_write(&line, 2);
 }
 
-/* The clock is read anew: the caller may have waited for the lock for long, and a section that was entered meanwhile
- * must not be named as one that stays. */
+/* The clock is read anew: the caller may have waited long for the lock, and a section that was entered meanwhile must
+ * not be named as one that stays. */
 static void start_next(void)
 {
     barrier_made = false;
@@ -388,8 +387,8 @@ static void start_next(void)
 }
 
 /* Under the lock: start a grace period if none is under way, and end it if nobody holds it up; then start the next if
- * that is wanted, so that readers enter anew before somebody looks. A barrier is made only where a reader is outside
- * and has not entered since. The fence pairs with those of readers that make their own, and of visitors. */
+ * that is wanted, so that readers enter anew before anybody looks. There is a barrier only where a reader is outside
+ * and has not entered since. The fence pairs with those of visitors, and of readers that make their own. */
 static bool advance(uint64_t now_us, struct news *news)
 {
     struct slm_epoch_reader *who = NULL;
@@ -430,7 +429,7 @@ static bool try_advance(uint64_t now_us)
     return ended;
 }
 
-/* Looks at many readers take long: a tenth of the time at most. */
+/* Looking at many readers takes long: polls do so for a tenth of the time at most. */
 bool slm_epoch_poll(void)
 {
     if (load_relaxed(&slm_epoch_wanted) <= load_relaxed(&slm_epoch_completed))
@@ -452,8 +451,8 @@ void slm_epoch_count_barrier(void)
     store_relaxed(&barrier_due_us, slm_min(due_us, now_us + 10 * barrier_interval_us) + barrier_interval_us);
 }
 
-/* Where readers have come to need fences: the calling thread, which waits, is outside, and says so, lest several that
- * wait do so for each other. */
+/* Where readers have come to need fences: the calling thread, which waits outside, says so. Else several such threads
+ * would wait for each other. */
 static void show_outside(void)
 {
     struct slm_epoch_reader *self = &slm_epoch_reader;
@@ -474,7 +473,7 @@ bool slm_epoch_await(uint64_t stamp, uint64_t deadline_us)
         if (looks < looks_before_sleep)
             slm_cpu_relax();
         else
-            slm_sys_sleep_ms(1); /* readers wake nobody */
+            slm_sys_sleep_ms(1); /* readers do not wake anybody */
     }
     return true;
 }
@@ -501,6 +500,6 @@ slm_seldom void slm_epoch_fork_child(void)
     }
     store_relaxed(&visitors[0], 0);
     store_relaxed(&visitors[1], 0);
-    if (slm_epoch_known() && !is_listed(section))
+    if (section & SLM_EPOCH_VISITOR)
         store_relaxed(&visitors[self->visiting], 1);
 }

@@ -10,23 +10,22 @@ uint32_t slm_fork_generation = 1;
 static _Atomic uint32_t no_page = 1;
 _Atomic uint32_t *slm_fork_canary = &no_page;
 
-static void (*in_child)(void);
+static void (*restart)(void);
+static __thread bool noticing; /* a handler that interrupts it, and what it calls, must not wait for it */
 
 static void child_of_fork(void)
 {
     slm_fork_generation++;
-    in_child();
+    restart();
 }
 
-static __thread bool noticing;
-
-/* A second thread of the child's that comes by meanwhile waits: pairs with the release at the end. */
+/* Those that wait pair with the release at the end. */
 slm_slow void slm_fork_notice(void)
 {
-    uint32_t nobody = 0;
+    uint32_t cleared = 0;
     if (noticing)
         return;
-    if (atomic_compare_exchange_strong(slm_fork_canary, &nobody, 2)) {
+    if (atomic_compare_exchange_strong(slm_fork_canary, &cleared, 2)) {
         noticing = true;
         child_of_fork();
         noticing = false;
@@ -36,10 +35,10 @@ slm_slow void slm_fork_notice(void)
         slm_cpu_relax();
 }
 
-void slm_fork_start(void (*child)(void))
+void slm_fork_start(void (*function)(void))
 {
     _Atomic uint32_t *page = slm_vm_page_wiped_on_fork();
-    in_child = child;
+    restart = function;
     if (page) {
         store_relaxed(page, 1);
         slm_fork_canary = page;

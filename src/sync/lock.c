@@ -6,28 +6,27 @@
 
 static __thread uint32_t ranks_held; /* a bit a rank; checked builds */
 
-/* A child that a handler forked while its thread slept here sleeps on: the time limit lets it look. */
+/* Where a handler forks while its thread sleeps here, the child sleeps on: the time limit lets it look. */
 enum { spins = 100, wait_ms = 50 };
 
+/* True: its holder did not survive a fork. */
 static bool wait_for(struct slm_lock *lock)
 {
-    slm_fork_check(); /* a handler may have forked behind the look that the slow path began with */
-    const uint32_t mine = slm_fork_generation << 2;
+    slm_fork_check(); /* a handler may have forked since the slow path looked */
+    const uint32_t generation = slm_fork_generation;
     for (unsigned spin = 0; spin < spins; spin++) {
         uint32_t word = load_relaxed(&lock->word);
-        bool dead = word != 0 && (word & ~3u) != mine;
-        if ((word == 0 || dead) && atomic_compare_exchange_weak_explicit(&lock->word, &word, mine | SLM_LOCK_HELD,
-                                                                         memory_order_acquire, memory_order_relaxed))
-            return dead;
+        if (word >> 2 != generation &&
+            atomic_compare_exchange_weak_explicit(&lock->word, &word, generation << 2 | SLM_LOCK_HELD,
+                                                  memory_order_acquire, memory_order_relaxed))
+            return word != 0;
         slm_cpu_relax();
     }
     for (;;) { /* from here on the word says that somebody sleeps, whoever gets it */
         const uint32_t slept_on = slm_fork_generation << 2 | SLM_LOCK_SLEPT_ON;
         const uint32_t word = atomic_exchange_explicit(&lock->word, slept_on, memory_order_acquire);
-        if (word == 0)
-            return false;
         if (word >> 2 != slept_on >> 2)
-            return true;
+            return word != 0;
         slm_sys_wait(&lock->word, slept_on, wait_ms);
         slm_fork_check();
     }

@@ -1,17 +1,16 @@
-/* A lock: one word, spun on briefly, then slept on with futex(2) (Drepper, "Futexes Are Tricky").
+/* A lock is one word, spun on briefly, then slept on with futex(2) (Drepper, "Futexes Are Tricky").
  *
- *     word = 0                       nobody
+ *     word = 0                       nobody holds it
  *     word = generation << 2 | 1     held
  *     word = generation << 2 | 2     held, and somebody may sleep
  *
- * The generation is the process's count of forks (sync/fork.h). No lock of ours is held over fork and no handler
- * waits for one (a thread that sits in stdio with a stream's lock and asks us for memory would hang fork otherwise).
- * A child counts the generation up; a lock that it finds held in an older one belonged to a thread that does not
- * exist: acquiring it succeeds and says so, and the caller starts what the lock guards afresh.
+ * The generation is the process's count of forks, from 1 (sync/fork.h). No lock of ours is held over fork and no
+ * handler waits for one: else a thread that holds a stream's lock in stdio and asks us for memory would hang fork.
+ * When a child finds a lock held in an older generation, its holder was a thread that does not exist there. Acquiring
+ * the lock then succeeds and says so, and the caller starts afresh what the lock guards.
  *
- * Ranks: a thread takes locks in rising rank only; checked builds stop when one does not.
- *
- * A lock counts how often it was acquired, and how often it was found held. */
+ * A thread takes locks in rising rank only; checked builds stop when one does not. A lock counts how often it was
+ * acquired, and how often it was found held. */
 #pragma once
 
 #include "base/seam.h"
@@ -27,8 +26,7 @@ enum slm_rank {
     SLM_RANK_SPANS,    /* an area's free spans and frontier */
     SLM_RANK_PERCPU,   /* blocks of per-CPU memory */
     SLM_RANK_METADATA, /* free lists of the allocator's own memory */
-    SLM_RANK_READERS,  /* the list of epochs' readers: nothing is taken under it, but a handler may take it under all
-                        */
+    SLM_RANK_READERS,  /* the list of epochs' readers; a handler may take it under all others */
     SLM_RANKS,
 };
 
@@ -69,27 +67,25 @@ slm_inline bool slm_lock_acquire(struct slm_lock *lock)
     return dead;
 }
 
-/* The same without waiting: false, somebody holds it. Who held it over a fork does not: the caller cannot tell, and
- * must be able to bear what it guards torn. */
+/* Is it held just now, by a thread that exists? A figure that lags: who acts on it looks again under the lock. */
+slm_inline bool slm_lock_is_held(const struct slm_lock *lock)
+{
+    return load_relaxed(&lock->word) >> 2 == slm_fork_generation;
+}
+
+/* Acquire it without waiting; false: somebody holds it. The caller is not told if its holder did not survive a fork,
+ * and must be able to bear what it guards torn. */
 slm_inline bool slm_lock_try(struct slm_lock *lock)
 {
-    const uint32_t mine = slm_fork_generation << 2;
     uint32_t word = load_relaxed(&lock->word);
-    if ((word != 0 && (word & ~3u) == mine) ||
-        !atomic_compare_exchange_strong_explicit(&lock->word, &word, mine | SLM_LOCK_HELD, memory_order_acquire,
-                                                 memory_order_relaxed))
+    if (word >> 2 == slm_fork_generation ||
+        !atomic_compare_exchange_strong_explicit(&lock->word, &word, slm_fork_generation << 2 | SLM_LOCK_HELD,
+                                                 memory_order_acquire, memory_order_relaxed))
         return false;
     if (slm_checked)
         slm_lock_rank_enter(lock);
     slm_lock_count(lock);
     return true;
-}
-
-/* Is it held just now, by a thread that there is? A figure that lags: who acts on it looks again under the lock. */
-slm_inline bool slm_lock_is_held(struct slm_lock *lock)
-{
-    const uint32_t word = load_relaxed(&lock->word);
-    return word != 0 && (word & ~3u) == slm_fork_generation << 2;
 }
 
 /* Pairs with slm_lock_acquire: release. */

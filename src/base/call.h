@@ -1,0 +1,17 @@
+/* Bare system calls, for os/ and for messages. */
+#pragma once
+
+#include <errno.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* What the call returns, or -errno; errno is kept. Bare calls: libc's own are where a thread may be cancelled, with
+ * our locks in its hands, and some lie in parts of its code that few processes touch, which costs each 64 KiB. */
+#define slm_call(...)                                                                                                \
+    __extension__({                                                                                                  \
+        const int kept_errno = errno;                                                                                \
+        const long returned = syscall(__VA_ARGS__);                                                                  \
+        const long result = returned == -1 ? -errno : returned;                                                      \
+        errno = kept_errno;                                                                                          \
+        result;                                                                                                      \
+    })
