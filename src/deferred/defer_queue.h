@@ -45,9 +45,8 @@ void slm_defer_queue_put_head(unsigned node, struct slm_epoch_head *head, void *
 void slm_defer_queue_put_large(unsigned node, struct slm_large *large);
 
 /* One object of the heap that is no span, without a magazine of the thread's: into one of the queue's. False: there
- * is no memory for that. And: let those magazines wait with the others, however full. */
+ * is no memory for that. */
 bool slm_defer_queue_put_object(unsigned node, void *object);
-void slm_defer_queue_put_open_away(void);
 
 void slm_defer_queue_put_function(struct slm_epoch_head *head, void (*function)(struct slm_epoch_head *head));
 
@@ -72,7 +71,7 @@ extern slm_hidden _Atomic uint64_t slm_defer_queue_waits, slm_defer_queue_excess
 
 /* Free what is ripe on the node's queue, at most so many magazines and the like; false: there was nothing. No lock is
  * held. The call's own way for objects of the heap that are no spans and that nobody reads: their slabs. */
-bool slm_defer_queue_ripen(unsigned node, unsigned most);
+bool slm_defer_queue_ripen(unsigned node, unsigned batch);
 void slm_defer_queue_free_objects(void *const *objects, unsigned n);
 
 /* The same on all queues, and everything. */
@@ -88,10 +87,9 @@ bool slm_defer_queue_call_functions(void);
 /* Is the calling thread inside such a function? */
 bool slm_defer_queue_is_calling(void);
 
-/* How many were ever put, and wait to be called; wait until so many have been, and call them if nobody does. */
-uint64_t slm_defer_queue_functions_put(void);
+/* How many wait to be called; wait until all those have been, and call them if nobody does. */
 uint64_t slm_defer_queue_functions_waiting(void);
-void slm_defer_queue_await_functions(uint64_t put);
+void slm_defer_queue_await_functions(void);
 
 /* In the child of a fork. */
 void slm_defer_queue_fork_child(void);

@@ -53,13 +53,6 @@ static void load(struct slm_retired_slot *slot, struct slm_magazine *magazine)
     slm_shared_store(&slot->limit, end_of(slot));
 }
 
-static void clear(struct slm_retired_slot *slot)
-{
-    slot->magazine = NULL;
-    slot->bottom = slot->limit = NULL;
-    slm_shared_store(&slot->top, NULL);
-}
-
 /* The rounds of a slot go to the queue with their array, or an empty array goes. The slot shows that there are rounds
  * until they are on the queue: who finds none in any slot, and then looks at the queues, misses nothing. */
 static void put_away(struct slm_thread *thread, struct slm_retired_slot *slot, unsigned number)
@@ -73,7 +66,9 @@ static void put_away(struct slm_thread *thread, struct slm_retired_slot *slot, u
         slm_defer_queue_put_magazine(load_relaxed(&thread->node), magazine); /* from here on it is not ours */
     else
         slm_magazine_free(magazine);
-    clear(slot);
+    slot->magazine = NULL;
+    slot->bottom = slot->limit = NULL;
+    slm_shared_store(&slot->top, NULL);
 }
 
 /* Put a full magazine away, and open a larger one; or the first. */
@@ -211,7 +206,6 @@ unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
         .pass = atomic_fetch_add(&passes, 1),
     };
     const struct slm_take take = {wants, take_thread, &passing, false, all};
-    slm_defer_queue_put_open_away();
     if (self && all)
         slm_retire_empty_slots(self);
     else if (self)
