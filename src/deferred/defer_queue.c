@@ -68,7 +68,8 @@ slm_seldom void slm_defer_queue_start(void)
 
 /* -- chains ------------------------------------------------------------------------------------------------------ */
 
-static void **next_of(enum kind kind, void *thing)
+/* Inline, as most kinds are constants. */
+slm_inline void **next_of(enum kind kind, void *thing)
 {
     static const size_t next_at[KINDS] = {
         [MAGAZINES] = offsetof(struct slm_magazine, next),
@@ -79,7 +80,7 @@ static void **next_of(enum kind kind, void *thing)
     return (void **)(void *)((char *)thing + next_at[kind]);
 }
 
-static void append(enum kind kind, struct chain *to, const struct chain *from)
+slm_inline void append(enum kind kind, struct chain *to, const struct chain *from)
 {
     if (!from->first)
         return;
@@ -90,7 +91,7 @@ static void append(enum kind kind, struct chain *to, const struct chain *from)
     to->last = from->last;
 }
 
-static void append_one(enum kind kind, struct chain *to, void *thing)
+slm_inline void append_one(enum kind kind, struct chain *to, void *thing)
 {
     *next_of(kind, thing) = NULL;
     append(kind, to, &(struct chain){thing, thing});
@@ -168,7 +169,7 @@ struct sums {
     uint64_t objects, bytes, functions;
 };
 
-static void weigh(enum kind kind, const void *thing, struct sums *sums)
+slm_inline void weigh(enum kind kind, const void *thing, struct sums *sums)
 {
     switch (kind) {
     case MAGAZINES:
@@ -195,7 +196,7 @@ static void count_on(uint64_t objects, uint64_t bytes)
     add_relaxed(&slm_epoch_waiting_bytes, bytes);
 }
 
-static void put(unsigned node, enum kind kind, void *thing)
+slm_inline void put(unsigned node, enum kind kind, void *thing)
 {
     struct queue *queue = &queues[node];
     struct sums sums = {0, 0, 0};
@@ -448,19 +449,14 @@ void slm_defer_queue_await_functions(void)
 
 /* -- fork, checks ------------------------------------------------------------------------------------------------ */
 
-static slm_seldom void add_chain(enum kind kind, void *thing, struct sums *sums)
+static slm_seldom void add_queue(const struct queue *queue, struct sums *sums)
 {
-    for (; thing; thing = *next_of(kind, thing))
-        weigh(kind, thing, sums);
-}
-
-static void add_queue(const struct queue *queue, struct sums *sums)
-{
-    for (unsigned kind = 0; kind < KINDS; kind++) {
-        add_chain(kind, queue->ripe[kind].first, sums);
-        for (unsigned i = 0; i < SEGMENTS; i++)
-            add_chain(kind, queue->segments[i].chains[kind].first, sums);
-    }
+    for (unsigned kind = 0; kind < KINDS; kind++)
+        for (unsigned i = 0; i <= SEGMENTS; i++) {
+            const struct chain *chain = i < SEGMENTS ? &queue->segments[i].chains[kind] : &queue->ripe[kind];
+            for (void *thing = chain->first; thing; thing = *next_of(kind, thing))
+                weigh(kind, thing, sums);
+        }
 }
 
 /* A queue that somebody was at is as good as empty, and there are no other freers. The thread that forked may have

@@ -45,23 +45,28 @@ static void gather(const struct slm_retired_slot *slot)
         memmove(magazine->rounds, slot->bottom, magazine->count * sizeof(void *));
 }
 
-static void load(struct slm_retired_slot *slot, struct slm_magazine *magazine)
+static void open_slot(struct slm_thread *thread, size_t place, struct slm_magazine *magazine)
 {
+    struct slm_retired_half *half = slm_retired_half(thread);
+    struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
     slot->magazine = magazine;
     slot->bottom = magazine->rounds;
     slm_shared_store(&slot->top, magazine->rounds + magazine->count);
     slm_shared_store(&slot->limit, end_of(slot));
+    half->end = (uint32_t)slm_max(half->end, place / SLM_PLACE_UNITS + 1);
+    half->pass = slot->pass = load_relaxed(&passes);
 }
 
 /* The rounds of a slot go to the queue with their array, or an empty array goes. The slot shows that there are rounds
  * until they are on the queue: who finds none in any slot, and then looks at the queues, misses nothing. */
-static void put_away(struct slm_thread *thread, struct slm_retired_slot *slot, unsigned number)
+static void put_away(struct slm_thread *thread, size_t place)
 {
+    struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
     struct slm_magazine *magazine = slot->magazine;
     if (!magazine)
         return;
     gather(slot);
-    magazine->number = (uint16_t)number;
+    magazine->number = (uint16_t)number_of(place);
     if (magazine->count > 0)
         slm_defer_queue_put_magazine(load_relaxed(&thread->node), magazine); /* from here on it is not ours */
     else
@@ -72,41 +77,32 @@ static void put_away(struct slm_thread *thread, struct slm_retired_slot *slot, u
 }
 
 /* Put a full magazine away, and open a larger one; or the first. */
-static bool open_next(struct slm_thread *thread, struct slm_retired_slot *slot, unsigned number)
+static bool open_next(struct slm_thread *thread, size_t place)
 {
+    struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
     const uint32_t grown = slot->magazine ? slot->target * 2 + 2 : slot->target;
-    const uint32_t target = (uint32_t)slm_min(slm_max(grown, least_rounds), most_rounds(number));
-    put_away(thread, slot, number);
+    const uint32_t target = (uint32_t)slm_min(slm_max(grown, least_rounds), most_rounds(number_of(place)));
+    put_away(thread, place);
     struct slm_magazine *magazine = slm_defer_queue_make_block(target);
     if (!magazine)
         return false;
     slot->target = target;
-    load(slot, magazine);
+    open_slot(thread, place, magazine);
     return true;
-}
-
-static void note_used(struct slm_thread *thread, size_t place)
-{
-    struct slm_retired_half *half = slm_retired_half(thread);
-    half->end = (uint32_t)slm_max(half->end, place / SLM_PLACE_UNITS + 1);
-    half->pass = slm_retired_slot_at(thread, place)->pass = load_relaxed(&passes);
 }
 
 bool slm_retire_push(struct slm_thread *thread, size_t place, void *object)
 {
     struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
-    const unsigned number = number_of(place);
-    if (slot->top == slot->bottom) /* it may be another cache's by now, or tuned */
-        slot->target = (uint32_t)slm_min(slot->target, most_rounds(number));
-    const size_t room = slot->magazine ? (size_t)(end_of(slot) - slot->magazine->rounds) : 0;
-    if (room == (size_t)(slot->top - slot->bottom)) { /* none yet, or full */
-        if (!open_next(thread, slot, number))
+    const size_t rounds = (size_t)(slot->top - slot->bottom);
+    if (rounds == 0) /* it may be another cache's by now, or tuned */
+        slot->target = (uint32_t)slm_min(slot->target, most_rounds(number_of(place)));
+    if (!slot->magazine || rounds == (size_t)(end_of(slot) - slot->magazine->rounds)) {
+        if (!open_next(thread, place))
             return false;
-        note_used(thread, place);
-    } else if (slot->magazine && slot->top >= slot->limit) { /* closed by a pass */
+    } else if (slot->top >= slot->limit) { /* closed by a pass */
         gather(slot);
-        load(slot, slot->magazine);
-        note_used(thread, place);
+        open_slot(thread, place, slot->magazine);
     }
     *slot->top = object;
     slm_shared_store(&slot->top, slot->top + 1);
@@ -116,15 +112,12 @@ bool slm_retire_push(struct slm_thread *thread, size_t place, void *object)
 void slm_retire_empty_slots(struct slm_thread *thread)
 {
     const uint32_t end = slm_retired_half(thread)->end;
-    for (uint32_t i = 1; i < end; i++) {
-        const size_t place = (size_t)i * SLM_PLACE_UNITS;
+    for (uint32_t i = 1; i < end; i++)
         if (is_slot(i))
-            put_away(thread, slm_retired_slot_at(thread, place), number_of(place));
-    }
+            put_away(thread, (size_t)i * SLM_PLACE_UNITS);
 }
 
-/* -- passes -------------------------------------------------------------------------------------------------------
- */
+/* -- passes ------------------------------------------------------------------------------------------------------ */
 
 struct passing {
     bool all;
@@ -206,9 +199,7 @@ unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
         .pass = atomic_fetch_add(&passes, 1),
     };
     const struct slm_take take = {wants, take_thread, &passing, false, all};
-    if (self && all)
-        slm_retire_empty_slots(self);
-    else if (self)
+    if (self)
         take_thread(self, &passing);
     const uint64_t barriers = load_relaxed(&slm_sys_membarriers);
     const unsigned missed = slm_take_from_all(&take);
@@ -218,8 +209,7 @@ unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
     return missed + passing.left;
 }
 
-/* -- figures ------------------------------------------------------------------------------------------------------
- */
+/* -- figures ----------------------------------------------------------------------------------------------------- */
 
 static slm_unordered uint64_t bytes_of_all(void *const *objects, size_t n)
 {
