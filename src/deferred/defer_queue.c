@@ -1,11 +1,11 @@
 /* Queues, and freers; see defer_queue.h.
  *
- * Why a ripe object is free to be used: it was unreachable before it was put here (its retirer's program order, or
- * the membarrier of a taker, thread/take.h), the stamp was taken after that, under the lock, and slm_epoch_passed
- * says that no reader is left that may have found it (sync/epoch.c).
+ * Why a ripe object may be used again. It was unreachable before it was put here: by the program order of who retired
+ * it, or by the membarrier of a taker (thread/take.h). Its stamp was taken after that, under the lock. Then
+ * slm_epoch_passed says that no reader is left that may have found it (sync/epoch.c).
  *
- * Fork. A child that finds a queue's lock held by a thread that it does not have starts the queue empty: what was on
- * it is lost to it. So is what other threads had taken off and not freed yet. */
+ * Fork. A child that finds a queue's lock held by a thread that it does not have starts with an empty queue: what was
+ * on it is lost to the child. So is what other threads had taken off and not freed yet. */
 #include "deferred/defer_queue.h"
 
 #include <limits.h>
@@ -24,7 +24,7 @@ enum { SEGMENTS = 4, ripen_batch = 256, limit_least = 8 << 20 };
 
 enum kind { MAGAZINES, HEADS, LARGE, FUNCTIONS, KINDS };
 
-/* Singly linked, the oldest first: pointers to pointers to the next. */
+/* Singly linked, the oldest first. */
 struct chain {
     void *first, *last;
 };
@@ -47,7 +47,7 @@ _Atomic uint64_t slm_defer_queue_waits, slm_defer_queue_excesses, slm_defer_queu
 static _Atomic uint64_t freers[2];
 static _Atomic uint32_t phase; /* modulo two: which count grows */
 
-/* They are called in the order in which they were put, so that two counts tell which have been. */
+/* They are called in the order in which they were put: two counts tell which have been called. */
 static struct {
     _Atomic uint64_t put, called;
     _Atomic bool runner; /* a thread is at it */
@@ -131,8 +131,7 @@ static void ripen_segments(struct queue *queue)
     }
 }
 
-/* Under the lock: the chain for what is put now. A function that need not wait keeps its place behind those that do.
- */
+/* Under the lock: the chain for what is put now. A function that need not wait stays behind those that do. */
 static struct chain *chain_for(struct queue *queue, enum kind kind)
 {
     uint64_t stamp = slm_epoch_stamp();
@@ -414,8 +413,7 @@ uint64_t slm_defer_queue_functions_waiting(void)
     return load_relaxed(&functions.put) - load_relaxed(&functions.called);
 }
 
-/* The runner's exchange and store pair with each other: one thread at a time, and each sees what the one before did.
- */
+/* One thread at a time. The runner's exchange and store pair: each sees what the one before did. */
 bool slm_defer_queue_call_functions(void)
 {
     if (calling || slm_defer_queue_functions_waiting() == 0 || atomic_exchange(&functions.runner, true))
@@ -459,9 +457,8 @@ static slm_seldom void add_queue(const struct queue *queue, struct sums *sums)
         }
 }
 
-/* A queue that somebody was at is as good as empty, and there are no other freers. The thread that forked may have
- * been at it: in a function, then those behind it are still going to be called; or in a handler that interrupted it.
- */
+/* A queue that is locked counts as empty, and there are no freers. If the thread that forked was calling functions, it
+ * goes on with those that it has taken off. */
 slm_seldom void slm_defer_queue_fork_child(void)
 {
     struct sums sums = {0, 0, 0};

@@ -8,7 +8,7 @@
 #include "page/page_map.h"
 #include "sync/epoch.h"
 
-/* Counts passes. Slots remember in which time between two they were opened. */
+/* How many passes there were. A slot remembers the count when it was opened. */
 static _Atomic uint32_t passes;
 
 /* There are five passes in a deferred_max_delay_ms (heap/reclaim.c): so many in a second where that is 1. */
@@ -19,7 +19,7 @@ static unsigned number_of(size_t place)
     return place == SLM_PLACE_CLOSED ? SLM_RETIRED_MIXED : slm_number_of_place((unsigned)place);
 }
 
-/* Has a cache its slot there? Not where a block's own part lies. */
+/* Is it a cache's slot, and not where the block's own part lies? */
 slm_inline bool is_slot(uint32_t i)
 {
     return i <= SLM_CLASSES || i > SLM_NAMED_FIRST;
@@ -36,7 +36,7 @@ static void **end_of(const struct slm_retired_slot *slot)
     return slot->magazine->rounds + slm_min(slot->magazine->capacity, slot->target);
 }
 
-/* The rounds of a slot's array at its start, and counted. */
+/* Move a slot's rounds to the start of its array, and count them. */
 static void gather(const struct slm_retired_slot *slot)
 {
     struct slm_magazine *magazine = slot->magazine;
@@ -57,8 +57,8 @@ static void open_slot(struct slm_thread *thread, size_t place, struct slm_magazi
     half->pass = slot->pass = load_relaxed(&passes);
 }
 
-/* The rounds of a slot go to the queue with their array, or an empty array goes. The slot shows that there are rounds
- * until they are on the queue: who finds none in any slot, and then looks at the queues, misses nothing. */
+/* Put a slot's magazine on the queue, or free an empty one. The slot shows its rounds until they are on the queue:
+ * whoever finds none in any slot, and then looks at the queues, misses nothing. */
 static void put_away(struct slm_thread *thread, size_t place)
 {
     struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
@@ -121,7 +121,7 @@ void slm_retire_empty_slots(struct slm_thread *thread)
 
 struct passing {
     bool all;
-    uint32_t settling; /* so many passes long a closed slot is looked at for a round that a push under way has left */
+    uint32_t settling; /* how many passes look at a closed slot for a round that a push under way has left */
     uint32_t pass;     /* slots that were opened in this one, or later, are not old enough */
     bool open, left;   /* found: slots to be looked at again; rounds that could not be taken */
 };
@@ -142,7 +142,7 @@ static slm_unordered bool is_settling(const struct slm_retired_slot *slot, const
     return slot->magazine && passing->pass - slot->pass < passing->settling;
 }
 
-/* Of a slot whose owner has at most one push under way. */
+/* Copy a slot's rounds to the queue, and close it. Its owner has at most one push under way. */
 static void take_slot(struct slm_thread *thread, size_t place, struct passing *passing)
 {
     struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
@@ -219,7 +219,7 @@ static slm_unordered uint64_t bytes_of_all(void *const *objects, size_t n)
     return bytes;
 }
 
-/* The owner goes on pushing meanwhile: arrays stay mapped, and what is in them is, or was, an object's address. */
+/* The owner goes on pushing meanwhile. Arrays stay mapped, and what is in them is or was the address of an object. */
 slm_seldom slm_unordered void slm_retire_count(struct slm_thread *thread, struct slm_retired_sums *sums)
 {
     const struct slm_retired_half *half = slm_retired_half(thread);

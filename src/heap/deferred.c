@@ -1,10 +1,10 @@
 /* The slow half of retiring; see deferred.h. Where nobody reads, an object is freed at once. Otherwise it goes into
- * the thread's retired magazine, and whoever has filled one helps: a look at the readers, and what is ripe on the
- * queue goes into the depots.
+ * the thread's retired magazine. A thread that has filled one helps: it looks at the readers, and frees some of what
+ * is ripe on the queue.
  *
- * Pressure. When more bytes wait than may, the thread waits for grace periods until less do, 10 ms at most: it may
- * hold what a reader wants. It does not wait inside a section of its own, which no grace period would outlast, nor
- * where the caller has given a head.
+ * Pressure. While more bytes wait than may, the thread waits for grace periods, but 10 ms at most: it may hold what a
+ * reader wants. It does not wait inside a section of its own, as no grace period ends before that does, nor where the
+ * caller has given a head.
  *
  * No memory for a magazine. An object with a head waits by it. For one without, the thread waits for a grace period,
  * and frees it. Inside a section it cannot wait, and the object is left unfreed: a leak, but neither a deadlock nor
@@ -34,7 +34,7 @@ static bool too_much_waits(void)
     return load_relaxed(&slm_defer_queue_bytes) > slm_defer_queue_limit_bytes();
 }
 
-/* A bite of what is ripe on any queue; false: there is nothing. */
+/* Free some of what is ripe, on each queue; false: there is nothing. */
 static bool ripen_some(void)
 {
     bool some = false;
@@ -53,7 +53,7 @@ static void wait_for_less(void)
     while (too_much_waits() && slm_sys_now_us() < deadline_us);
 }
 
-/* Something has been put on the queue: a look at it. */
+/* Something waits on the queue: help it along. */
 static void help(bool may_wait)
 {
     slm_epoch_poll();
@@ -92,8 +92,8 @@ static void defer_large(void *pointer)
     slm_defer_queue_put_large(slm_direct_node(), large);
 }
 
-/* Into the thread's own magazine, or the queue's where it has none: without a block, or without membarrier(2), where
- * nobody could take what ages in its own. */
+/* Into the thread's own magazine, if it has a block, and if there is membarrier(2), so that others can take what ages
+ * there; else into one of the queue's. */
 static void defer_small(void *pointer, size_t place, struct slm_epoch_head *head)
 {
     const unsigned node = slm_direct_node();
