@@ -1,24 +1,24 @@
-/* The deferred-free queue: what is retired, and waits for its grace period. There is one for each node. Its four
+/* The deferred-free queue: retired objects that wait for their grace period. There is one for each node. Its four
  * segments are the deferred-free ring of the library's design.
  *
  *     queue: | segment 0 | segment 1 | segment 2 | segment 3 | ripe |
  *
- *     segment: stamp, and a chain each of    magazines   full of retired objects of one cache, or mixed
- *                                            heads       inside their objects, for which there was no magazine
- *                                            functions   slab_epoch_call's heads
+ *     segment: a stamp, and four chains:     magazines   of retired objects of one cache, or mixed
+ *                                            heads       inside objects for which there was no magazine
  *                                            large       objects, by their descriptors
+ *                                            functions   heads that slab_epoch_call was given
  *
- * A stamp that has not passed is that of the grace period under way or the next one, so that four segments, each for
- * the stamps that are alike modulo four, are more than enough: who puts something into a segment that has an older
- * stamp finds its grace period over, and moves what is there to `ripe`, by a pointer a chain. (The kernel's segmented
- * callback lists do the same.) Functions are all on the first queue, so that they keep their order.
+ * What is put on the queue is stamped (slm_epoch_stamp), and goes into the segment of its stamp modulo four. Only two
+ * stamps can still be waiting: that of the grace period under way, and the next one. So whoever needs a segment that
+ * has an older stamp finds that it has passed, and moves its chains to `ripe`, each by a pointer. The kernel's
+ * segmented callback lists do the same. All functions are on the first queue, so that they keep their order.
  *
- * A magazine that is ripe enters its depot's stock as it is, in one exchange: its rounds are not looked at. Heads,
- * large objects and mixed magazines are freed one by one.
+ * A ripe magazine enters its depot's stock as it is, in one exchange: nobody looks at its rounds. Heads, large
+ * objects and mixed magazines are freed one by one.
  *
  * Freers. A thread that has taken things off a queue, and has not freed them all yet, is a freer. Freers are counted,
- * so that a barrier can wait for them. There are two counts, of which one grows at a time: a barrier makes it the
- * other one, so that the first comes to zero although there are new freers all the time. A freer is counted before it
+ * so that a barrier can wait for them. There are two counts, of which one grows at a time. A barrier lets the other
+ * one grow, so that the first comes to zero although there are new freers all the time. A freer is counted before it
  * locks the queue: a barrier that locks the queue after it sees the count. */
 #pragma once
 
@@ -38,41 +38,39 @@ struct slm_epoch_head {
 /* Once, at start. */
 void slm_defer_queue_start(void);
 
-/* Retire; the caller has made it unreachable for readers that enter a section from now on. Counted from here on,
- * until it is freed. Any thread; takes the queue's lock. */
+/* Put on the queue what readers that enter a section from now on cannot reach. It is counted until it is freed. Any
+ * thread; takes the queue's lock. */
 void slm_defer_queue_put_magazine(unsigned node, struct slm_magazine *magazine);
 void slm_defer_queue_put_head(unsigned node, struct slm_epoch_head *head, void *object);
 void slm_defer_queue_put_large(unsigned node, struct slm_large *large);
 
-/* One object of the heap that is no span, without a magazine of the thread's: into one of the queue's. False: there
- * is no memory for that. And: let those magazines wait with the others, however full. */
+/* The same for one object of the heap that is no span: it goes into a magazine that is on the queue. False: there is
+ * no memory for one. */
 bool slm_defer_queue_put_object(unsigned node, void *object);
-void slm_defer_queue_put_open_away(void);
 
 void slm_defer_queue_put_function(struct slm_epoch_head *head, void (*function)(struct slm_epoch_head *head));
 
 /* A magazine for retired objects, so many at least; NULL: there is no memory, or a test has it so. */
 struct slm_magazine *slm_defer_queue_make_block(uint32_t rounds);
 
-/* A copy of n rounds of the cache with this number. How many it is: all, or what the last block has room for, or
- * none.
- */
+/* Put a copy of n rounds of the cache with this number on the queue. Returns how many have been copied: where there
+ * is no memory, as many as the queues' last block has room for, or none if that is in use. */
 size_t slm_defer_queue_put_rounds(unsigned node, unsigned number, void *const *rounds, size_t n);
 
 /* Objects and bytes on all queues, or with freers; figures. */
 extern slm_hidden _Atomic uint64_t slm_defer_queue_objects, slm_defer_queue_bytes;
 
-/* The most bytes that should wait. How often threads waited since more did, and magazines and the like were put here
- * all the same; objects left unfreed for want of memory. */
+/* The most bytes that should wait. Figures: how often threads waited because more did, how often they could not wait,
+ * and how many objects were left unfreed for want of memory. */
 uint64_t slm_defer_queue_limit_bytes(void);
 extern slm_hidden _Atomic uint64_t slm_defer_queue_waits, slm_defer_queue_excesses, slm_defer_queue_unfreed;
 
-/* Free what is ripe on the node's queue, at most so many magazines and the like; false: there was nothing. No lock is
- * held. The call's own way for objects of the heap that are no spans and that nobody reads: their slabs. */
-bool slm_defer_queue_ripen(unsigned node, unsigned most);
+/* Free what is ripe on the node's queue, at most `batch` magazines, heads and large objects each; false: there was
+ * nothing. No lock is held. And: put objects that nobody reads, and that are no spans, into their slabs. */
+bool slm_defer_queue_ripen(unsigned node, unsigned batch);
 void slm_defer_queue_free_objects(void *const *objects, unsigned n);
 
-/* The same on all queues, and everything. */
+/* Free all that is ripe on any queue. */
 bool slm_defer_queue_ripen_all(void);
 
 /* Wait until all threads that are freers now have freed what they took. */
@@ -85,13 +83,12 @@ bool slm_defer_queue_call_functions(void);
 /* Is the calling thread inside such a function? */
 bool slm_defer_queue_is_calling(void);
 
-/* How many were ever put, and wait to be called; wait until so many have been, and call them if nobody does. */
-uint64_t slm_defer_queue_functions_put(void);
+/* How many wait to be called. And: wait until all those have been called, and call them if nobody does. */
 uint64_t slm_defer_queue_functions_waiting(void);
-void slm_defer_queue_await_functions(uint64_t put);
+void slm_defer_queue_await_functions(void);
 
 /* In the child of a fork. */
 void slm_defer_queue_fork_child(void);
 
-/* Walk all queues and stop the process when something does not add up. */
+/* Stop the process if there is more on a queue than was counted. */
 void slm_defer_queue_check(void);

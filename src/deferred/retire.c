@@ -9,12 +9,13 @@
 #include "page/page_map.h"
 #include "sync/epoch.h"
 
-/* Counts passes. Slots remember in which time between two they were opened. */
+/* How many passes there were. A slot remembers the count when it was opened. */
 static _Atomic uint32_t passes;
 
 /* There are five passes in a deferred_max_delay_ms (heap/reclaim.c): so many in a second where that is 1. */
 enum { least_rounds = 6, passes_a_second = 5000 };
 
+/* The caches that may have a retired slot in use. */
 #define FOR_EACH_USED(number, half)                                                                                  \
     for (unsigned number = slm_slot_next_in(&(half)->used, 0); (number) < SLM_NUMBERS;                               \
          number = slm_slot_next_in(&(half)->used, (number) + 1))
@@ -30,7 +31,7 @@ static void **end_of(const struct slm_retired_slot *slot)
     return slot->magazine->rounds + slm_min(slot->magazine->capacity, slot->target);
 }
 
-/* The rounds of a slot's array at its start, and counted. */
+/* Move a slot's rounds to the start of its array, and count them. */
 static void gather(const struct slm_retired_slot *slot)
 {
     struct slm_magazine *magazine = slot->magazine;
@@ -39,25 +40,23 @@ static void gather(const struct slm_retired_slot *slot)
         memmove(magazine->rounds, slot->bottom, magazine->count * sizeof(void *));
 }
 
-static void load(struct slm_retired_slot *slot, struct slm_magazine *magazine)
+static void open_slot(struct slm_thread *thread, unsigned number, struct slm_magazine *magazine)
 {
+    struct slm_retired_half *half = slm_retired_half(thread);
+    struct slm_retired_slot *slot = slm_retired_slot_of(thread, number);
     slot->magazine = magazine;
     slot->bottom = magazine->rounds;
     slm_shared_store(&slot->top, magazine->rounds + magazine->count);
     slm_shared_store(&slot->limit, end_of(slot));
+    slm_slot_groups_add(&half->used, number + 1);
+    half->pass = slot->pass = load_relaxed(&passes);
 }
 
-static void clear(struct slm_retired_slot *slot)
+/* Put a slot's magazine on the queue, or free an empty one. The slot shows its rounds until they are on the queue:
+ * whoever finds none in any slot, and then looks at the queues, misses nothing. */
+static void put_away(struct slm_thread *thread, unsigned number)
 {
-    slot->magazine = NULL;
-    slot->bottom = slot->limit = NULL;
-    slm_shared_store(&slot->top, NULL);
-}
-
-/* The rounds of a slot go to the queue with their array, or an empty array goes. The slot shows that there are rounds
- * until they are on the queue: who finds none in any slot, and then looks at the queues, misses nothing. */
-static void put_away(struct slm_thread *thread, struct slm_retired_slot *slot, unsigned number)
-{
+    struct slm_retired_slot *slot = slm_retired_slot_of(thread, number);
     struct slm_magazine *magazine = slot->magazine;
     if (!magazine)
         return;
@@ -67,45 +66,39 @@ static void put_away(struct slm_thread *thread, struct slm_retired_slot *slot, u
         slm_defer_queue_put_magazine(load_relaxed(&thread->node), magazine); /* from here on it is not ours */
     else
         slm_magazine_free(magazine);
-    clear(slot);
+    slot->magazine = NULL;
+    slot->bottom = slot->limit = NULL;
+    slm_shared_store(&slot->top, NULL);
 }
 
 /* Put a full magazine away, and open a larger one; or the first. */
-static bool open_next(struct slm_thread *thread, struct slm_retired_slot *slot, unsigned number)
+static bool open_next(struct slm_thread *thread, unsigned number)
 {
+    struct slm_retired_slot *slot = slm_retired_slot_of(thread, number);
     const uint32_t grown = slot->magazine ? slot->target * 2 + 2 : slot->target;
     const uint32_t target = (uint32_t)slm_min(slm_max(grown, least_rounds), most_rounds(number));
-    put_away(thread, slot, number);
+    put_away(thread, number);
     struct slm_magazine *magazine = slm_defer_queue_make_block(target);
     if (!magazine)
         return false;
     slot->target = target;
-    load(slot, magazine);
+    open_slot(thread, number, magazine);
     return true;
-}
-
-static void note_used(struct slm_thread *thread, struct slm_retired_slot *slot, unsigned number)
-{
-    struct slm_retired_half *half = slm_retired_half(thread);
-    slm_slot_groups_add(&half->used, number + 1);
-    half->pass = slot->pass = load_relaxed(&passes);
 }
 
 bool slm_retire_push(struct slm_thread *thread, size_t place, void *object)
 {
-    struct slm_retired_slot *slot = slm_retired_slot_at(thread, place);
     const unsigned number = slm_number_of_place((unsigned)place);
-    if (slot->top == slot->bottom) /* it may be another cache's by now, or tuned */
+    struct slm_retired_slot *slot = slm_retired_slot_of(thread, number);
+    const size_t rounds = (size_t)(slot->top - slot->bottom);
+    if (rounds == 0) /* it may be another cache's by now, or tuned */
         slot->target = (uint32_t)slm_min(slot->target, most_rounds(number));
-    const size_t room = slot->magazine ? (size_t)(end_of(slot) - slot->magazine->rounds) : 0;
-    if (room == (size_t)(slot->top - slot->bottom)) { /* none yet, or full */
-        if (!open_next(thread, slot, number))
+    if (!slot->magazine || rounds == (size_t)(end_of(slot) - slot->magazine->rounds)) {
+        if (!open_next(thread, number))
             return false;
-        note_used(thread, slot, number);
-    } else if (slot->magazine && slot->top >= slot->limit) { /* closed by a pass */
+    } else if (slot->top >= slot->limit) { /* closed by a pass */
         gather(slot);
-        load(slot, slot->magazine);
-        note_used(thread, slot, number);
+        open_slot(thread, number, slot->magazine);
     }
     *slot->top = object;
     slm_shared_store(&slot->top, slot->top + 1);
@@ -115,15 +108,14 @@ bool slm_retire_push(struct slm_thread *thread, size_t place, void *object)
 void slm_retire_empty_slots(struct slm_thread *thread)
 {
     FOR_EACH_USED (number, slm_retired_half(thread))
-        put_away(thread, slm_retired_slot_of(thread, number), number);
+        put_away(thread, number);
 }
 
-/* -- passes -------------------------------------------------------------------------------------------------------
- */
+/* -- passes ------------------------------------------------------------------------------------------------------ */
 
 struct passing {
     bool all;
-    uint32_t settling; /* so many passes long a closed slot is looked at for a round that a push under way has left */
+    uint32_t settling; /* how many passes look at a closed slot for a round that a push under way has left */
     uint32_t pass;     /* slots that were opened in this one, or later, are not old enough */
     bool open, left;   /* found: slots to be looked at again; rounds that could not be taken */
 };
@@ -144,7 +136,7 @@ static slm_unordered bool is_settling(const struct slm_retired_slot *slot, const
     return slot->magazine && passing->pass - slot->pass < passing->settling;
 }
 
-/* Of a slot whose owner has at most one push under way. */
+/* Copy a slot's rounds to the queue, and close it. Its owner has at most one push under way. */
 static void take_slot(struct slm_thread *thread, unsigned number, struct passing *passing)
 {
     struct slm_retired_slot *slot = slm_retired_slot_of(thread, number);
@@ -197,10 +189,7 @@ unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
         .pass = atomic_fetch_add(&passes, 1),
     };
     const struct slm_take take = {wants, take_thread, &passing, false, all};
-    slm_defer_queue_put_open_away();
-    if (self && all)
-        slm_retire_empty_slots(self);
-    else if (self)
+    if (self)
         take_thread(self, &passing);
     const uint64_t barriers = load_relaxed(&slm_sys_membarriers);
     const unsigned missed = slm_take_from_all(&take);
@@ -210,10 +199,9 @@ unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
     return missed + passing.left;
 }
 
-/* -- figures ------------------------------------------------------------------------------------------------------
- */
+/* -- figures ----------------------------------------------------------------------------------------------------- */
 
-/* The owner goes on pushing meanwhile: arrays stay mapped, and what is in them is, or was, an object's address. */
+/* The owner goes on pushing meanwhile. Arrays stay mapped, and what is in them is or was the address of an object. */
 slm_seldom slm_unordered void slm_retire_count(struct slm_thread *thread, struct slm_retired_sums *sums)
 {
     const struct slm_retired_half *half = slm_retired_half(thread);

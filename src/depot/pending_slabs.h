@@ -10,13 +10,13 @@
 
 #include "depot/depot.h"
 
-/* True while slabs are due: a look for slow paths at their end. */
+/* How many slabs are due: slow paths look at their end. */
 extern slm_hidden _Atomic uint32_t slm_pending_slabs_due;
 
 /* Nobody owns or lists the slab any more. Any thread; takes its own lock. */
 void slm_pending_slabs_add(struct slm_depot *depot, struct slm_slab *slab);
 
-/* Let those become due whose grace period has passed; asks for one where some wait. True while some wait. */
+/* Slabs whose grace period has passed become due. While some wait it helps grace periods along, and is true. */
 bool slm_pending_slabs_poll(void);
 
 /* Is the calling thread inside a destructor? */

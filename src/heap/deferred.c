@@ -1,10 +1,10 @@
 /* The slow half of retiring; see deferred.h. Where nobody reads, an object is freed at once. Otherwise it goes into
- * the thread's retired magazine, and whoever has filled one helps: a look at the readers, and what is ripe on the
- * queue goes into the depots.
+ * the thread's retired magazine. A thread that has filled one helps: it looks at the readers, and frees some of what
+ * is ripe on the queue.
  *
- * Pressure. When more bytes wait than may, the thread waits for grace periods until less do, 10 ms at most: it may
- * hold what a reader wants. It does not wait inside a section of its own, which no grace period would outlast, nor
- * where the caller has given a head.
+ * Pressure. While more bytes wait than may, the thread waits for grace periods, but 10 ms at most: it may hold what a
+ * reader wants. It does not wait inside a section of its own, as no grace period ends before that does, nor where the
+ * caller has given a head.
  *
  * No memory for a magazine. An object with a head waits by it. For one without, the thread waits for a grace period,
  * and frees it. Inside a section it cannot wait, and the object is left unfreed: a leak, but neither a deadlock nor
@@ -34,7 +34,7 @@ static bool too_much_waits(void)
     return load_relaxed(&slm_defer_queue_bytes) > slm_defer_queue_limit_bytes();
 }
 
-/* A bite of what is ripe on any queue; false: there is nothing. */
+/* Free some of what is ripe, on each queue; false: there is nothing. */
 static bool ripen_some(void)
 {
     bool some = false;
@@ -47,14 +47,13 @@ static void wait_for_less(void)
 {
     const uint64_t deadline_us = slm_sys_now_us() + wait_most_us;
     add_relaxed(&slm_defer_queue_waits, 1);
-    slm_defer_queue_put_open_away(); /* no grace period is under way for what is in there */
     do
         if (!ripen_some())
             slm_epoch_await(load_relaxed(&slm_epoch_completed) + 1, deadline_us);
     while (too_much_waits() && slm_sys_now_us() < deadline_us);
 }
 
-/* Something has been put on the queue: a look at it. */
+/* Something waits on the queue: help it along. */
 static void help(bool may_wait)
 {
     slm_epoch_poll();
@@ -68,24 +67,19 @@ static void help(bool may_wait)
         add_relaxed(&slm_defer_queue_excesses, 1);
 }
 
-static slm_seldom void leave_unfreed(void)
+static slm_slow void free_without_memory(void *pointer)
 {
     static _Atomic bool told;
+    if (!slm_epoch_inside()) {
+        slm_epoch_await(slm_epoch_stamp(), UINT64_MAX);
+        slm_defer_queue_free_objects(&pointer, 1);
+        return;
+    }
     add_relaxed(&slm_defer_queue_unfreed, 1);
     if (!atomic_exchange(&told, true))
         slm_warn("no memory to retire an object inside an epoch section: it and its like are left unfreed "
                  "(slab_stats.deferred_unfreed)",
                  NULL);
-}
-
-static slm_slow void free_without_memory(void *pointer)
-{
-    if (slm_epoch_inside()) {
-        leave_unfreed();
-        return;
-    }
-    slm_epoch_await(slm_epoch_stamp(), UINT64_MAX);
-    slm_defer_queue_free_objects(&pointer, 1);
 }
 
 /* -- retiring ---------------------------------------------------------------------------------------------------- */
@@ -98,28 +92,23 @@ static void defer_large(void *pointer)
     slm_defer_queue_put_large(slm_direct_node(), large);
 }
 
-/* Into the thread's own magazine, or the queue's where it has none: without a block, or without membarrier(2), where
- * nobody could take what ages in its own. False: there is no memory. */
-static bool push(unsigned node, void *pointer, size_t place)
+/* Into the thread's own magazine, if it has a block, and if there is membarrier(2), so that others can take what ages
+ * there; else into one of the queue's. */
+static void defer_small(void *pointer, size_t place, struct slm_epoch_head *head)
 {
+    const unsigned node = slm_direct_node();
     struct slm_thread *thread = slm_thread_enter(slm_tls.births == 0);
     const bool own = thread && load_relaxed(&slm_sys_has_membarrier);
-    const bool done = own && slm_retire_push(thread, place, pointer);
+    bool done = own && slm_retire_push(thread, place, pointer);
     if (thread && !own)
         slm_retire_empty_slots(thread);
     if (thread)
         slm_thread_leave(thread);
-    return own ? done : slm_defer_queue_put_object(node, pointer);
-}
-
-static void defer_small(void *pointer, size_t place, struct slm_epoch_head *head)
-{
-    const unsigned node = slm_direct_node();
-    if (likely(push(node, pointer, place)))
-        return;
-    if (head)
+    if (!own)
+        done = slm_defer_queue_put_object(node, pointer);
+    if (unlikely(!done) && head)
         slm_defer_queue_put_head(node, head, pointer);
-    else
+    else if (unlikely(!done))
         free_without_memory(pointer);
 }
 
@@ -178,7 +167,7 @@ slm_seldom void slm_deferred_free_all(unsigned attempts)
         struct slm_thread *self = slm_thread_hide();
         left = slm_retire_pass(self, true, &open);
         slm_thread_unhide(self);
-        if (left == 0 && load_acquire(&slm_defer_queue_objects) == 0) /* pairs with count_off: nor is there a freer */
+        if (left == 0 && load_acquire(&slm_defer_queue_objects) == 0) /* pairs with end_freeing */
             break;
         slm_epoch_await(load_relaxed(&slm_epoch_wanted), UINT64_MAX);
         slm_defer_queue_ripen_all();
@@ -198,11 +187,8 @@ slm_seldom void slm_deferred_barrier(void)
     if (slm_defer_queue_is_calling())
         slm_panic(barrier, NULL, "inside a function of slab_epoch_call", NULL, NULL);
     slm_fork_check();
-    const uint64_t functions = slm_defer_queue_functions_put();
     slm_deferred_free_all(UINT_MAX);
-    if (slm_defer_queue_functions_waiting() > 0)
-        slm_epoch_await(load_relaxed(&slm_epoch_wanted), UINT64_MAX);
-    slm_defer_queue_await_functions(functions);
+    slm_defer_queue_await_functions();
 }
 
 /* The worker calls it, if there is one. */

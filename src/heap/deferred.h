@@ -1,6 +1,6 @@
-/* slab_free_deferred's hot path: free's (heap/free.h), but that the object goes into the retired magazine of its
- * place, which is open while top is below limit. Another node's goes there, too, on a longer way: rounds are sorted
- * by node when they are ripe. */
+/* The hot path of slab_free_deferred. It is that of free (heap/free.h), except that the object goes into the retired
+ * magazine of its place, which is open while top is below limit. Another node's objects go there as well, by a longer
+ * way: rounds are sorted by node when they are ripe. */
 #pragma once
 
 #include "deferred/retire.h"
@@ -42,7 +42,7 @@ bool slm_deferred_poll(void);
 void slm_deferred_barrier(void);
 void slm_deferred_call(struct slm_epoch_head *head, void (*function)(struct slm_epoch_head *head));
 
-/* The part of a barrier that is about objects: everything that has been retired is freed. Threads that are in the
- * middle of something are looked at again, so many times. Not inside a section, nor with a lock held that somebody
- * inside one may want. */
+/* The part of a barrier that is about objects: free everything that has been retired. Threads in the middle of a slow
+ * path are looked at again, `attempts` times at most. Not inside a section, nor with a lock held that somebody inside
+ * one may want. */
 void slm_deferred_free_all(unsigned attempts);

@@ -215,25 +215,24 @@ static void heads_and_mixed_rounds_go_to_their_slabs(void **state)
 
 /* -- where a thread has no magazine ------------------------------------------------------------------------------ */
 
-/* Nothing is stamped before its magazine is put away. */
 static void objects_without_a_magazine_share_one(void **state)
 {
     (void)state;
     const unsigned node = node_of_thread();
-    for (unsigned i = 0; i < 10; i++)
+    begin_reading();
+    slm_epoch_await(slm_epoch_stamp(), slm_sys_now_us() + 2000); /* a grace period is under way, and stays */
+    assert_true(slm_defer_queue_put_object(node, object_of_cache()));
+    slm_options.refuse_blocks = 1;
+    for (unsigned i = 1; i < SLM_MAGAZINE_ROUNDS_MAX; i++)
         assert_true(slm_defer_queue_put_object(node, object_of_cache()));
-    assert_int_equal(on_queues(), 10);
-    assert_int_equal(load_relaxed(&slm_defer_queue_bytes), 10 * SIZE);
-    let_ripen();
+    void *object = object_of_cache();
+    assert_false(slm_defer_queue_put_object(node, object)); /* it is full */
+    slm_options.refuse_blocks = 0;
+    assert_true(slm_defer_queue_put_object(node, object));
+    assert_int_equal(on_queues(), SLM_MAGAZINE_ROUNDS_MAX + 1);
+    assert_int_equal(load_relaxed(&slm_defer_queue_bytes), (SLM_MAGAZINE_ROUNDS_MAX + 1) * SIZE);
     assert_false(slm_defer_queue_ripen_all());
-    slm_defer_queue_put_open_away();
-    slm_defer_queue_put_open_away(); /* there is none any more */
-    assert_false(slm_defer_queue_ripen_all());
-    let_ripen();
-    assert_true(slm_defer_queue_ripen_all());
-    assert_int_equal(on_queues(), 0);
-    for (unsigned i = 0; i < SLM_MAGAZINE_ROUNDS_MAX; i++) /* a full one goes by itself */
-        assert_true(slm_defer_queue_put_object(node, object_of_cache()));
+    end_reading();
     let_ripen();
     assert_true(slm_defer_queue_ripen_all());
     assert_int_equal(on_queues(), 0);
@@ -390,7 +389,6 @@ static void functions_are_called_in_their_order(void **state)
     (void)state;
     static struct call some[50];
     calls = 0;
-    const uint64_t put = slm_defer_queue_functions_put();
     begin_reading();
     for (unsigned i = 0; i < COUNT(some); i++) {
         some[i] = (struct call){.number = i};
@@ -403,7 +401,6 @@ static void functions_are_called_in_their_order(void **state)
         if (i == 30)
             slm_defer_queue_call_functions();
     }
-    assert_int_equal(slm_defer_queue_functions_put(), put + COUNT(some));
     assert_int_equal(slm_defer_queue_functions_waiting(), COUNT(some) - calls);
     assert_int_equal(on_queues(), 0); /* they are no objects */
     end_reading();
@@ -462,16 +459,16 @@ static void who_need_not_wait_waits_for_those_before(void **state)
     assert_child_silent(put_when_nobody_reads_any_more);
 }
 
-static void await_all_functions(void *put)
+static void await_all_functions(void *nothing)
 {
-    slm_defer_queue_await_functions(*(const uint64_t *)put);
+    (void)nothing;
+    slm_defer_queue_await_functions();
 }
 
 static void wait_inside(struct slm_epoch_head *head)
 {
-    uint64_t put = slm_defer_queue_functions_put();
     (void)head;
-    begin_task(&waiter, await_all_functions, &put);
+    begin_task(&waiter, await_all_functions, NULL);
     require(!is_done_within(&waiter, 30)); /* this one is not over yet */
 }
 
@@ -489,7 +486,7 @@ static void functions_are_waited_for(void **state)
     assert_int_equal(calls, 1);
     slm_defer_queue_put_function(&two.head, note_call);
     let_ripen();
-    slm_defer_queue_await_functions(slm_defer_queue_functions_put()); /* nobody is at it: it calls them itself */
+    slm_defer_queue_await_functions(); /* nobody is at it: it calls them itself */
     assert_int_equal(calls, 2);
     end_helper(&waiter);
 }
@@ -534,7 +531,7 @@ static void go_on(void)
     slm_epoch_await(load_relaxed(&slm_epoch_wanted), UINT64_MAX);
     slm_defer_queue_ripen_all();
     slm_defer_queue_await_freers();
-    slm_defer_queue_await_functions(slm_defer_queue_functions_put());
+    slm_defer_queue_await_functions();
     require(on_queues() == 0 && load_relaxed(&slm_defer_queue_bytes) == 0 && calls == 1);
 }
 

@@ -312,8 +312,7 @@ static void without_a_block_it_is_as_it_was(void **state)
     slm_object_free(name, object);
 }
 
-/* What the caller has goes as it is. For copies of what others have there is one block, and what it has no room for
- * stays where it is until that comes back. */
+/* For copies there is one block: what finds it out, or full, stays where it is until it comes back. */
 static void passes_go_on_without_memory(void **state)
 {
     (void)state;
@@ -325,13 +324,15 @@ static void passes_go_on_without_memory(void **state)
     slm_options.refuse_blocks = 1;
     assert_true(pass(true) > 0);
     assert_true(another_follows);
-    assert_true(on_queues() == 9 && in_magazines() == 3);
+    const uint64_t put = on_queues();
+    assert_true(put > 0 && put < 12 && put + in_magazines() == 12);
     assert_true(pass(true) > 0); /* it is on its way */
-    assert_true(on_queues() == 9 && in_magazines() == 3);
-    let_ripen();
-    assert_true(slm_defer_queue_ripen_all());
-    assert_int_equal(pass(true), 0);
-    assert_true(on_queues() == 3 && in_magazines() == 0);
+    assert_int_equal(on_queues(), put);
+    while (in_magazines() > 0) {
+        let_ripen();
+        assert_true(slm_defer_queue_ripen_all());
+        pass(true);
+    }
     end_helper(&third);
 }
 
