@@ -3,8 +3,8 @@
 
 #include "base/errno.h"
 #include "figures/cache_info.h"
-#include "heap/cache_control.h"
-#include "heap/lifecycle.h"
+#include "control/cache_control.h"
+#include "process/lifecycle.h"
 #include "heap/cache_object.h"
 
 slm_public slab_cache *slab_cache_create(const char *name, size_t size, const slab_cache_attr *attr)

@@ -9,7 +9,7 @@
 #include "base/errno.h"
 #include "base/panic.h"
 #include "heap/deferred.h"
-#include "heap/lifecycle.h"
+#include "process/lifecycle.h"
 #include "sync/epoch.h"
 
 static_assert(sizeof(slab_epoch_head) == sizeof(struct slm_epoch_head), "the same two words");

@@ -7,7 +7,9 @@
 #include "base/errno.h"
 #include "heap/alloc.h"
 #include "heap/free.h"
-#include "heap/lifecycle.h"
+#include "heap/resize.h"
+#include "process/give_back.h"
+#include "process/lifecycle.h"
 #include "os/vm.h"
 
 void cfree(void *pointer);
@@ -145,7 +147,7 @@ slm_public int malloc_trim(size_t pad)
 {
     (void)pad;
     slm_keep_errno();
-    return slm_heap_purge() > 0;
+    return slm_give_back_all() > 0;
 }
 
 slm_public void malloc_stats(void)

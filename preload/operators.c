@@ -11,6 +11,7 @@
 #include "base/panic.h"
 #include "heap/alloc.h"
 #include "heap/free.h"
+#include "heap/resize.h"
 
 typedef void (*new_handler)(void);
 

@@ -6,8 +6,8 @@
 #include <slabmalloc.h>
 
 #include "base/errno.h"
-#include "heap/lifecycle.h"
-#include "heap/reclaim.h"
+#include "process/lifecycle.h"
+#include "process/reclaim.h"
 #include "percpu/here.h"
 #include "percpu/percpu.h"
 

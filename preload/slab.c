@@ -7,6 +7,7 @@
 #include "figures/figures.h"
 #include "heap/free.h"
 #include "heap/cache_object.h"
+#include "process/give_back.h"
 #include "thread/reserve.h"
 
 slm_public const char *slab_version(void)
@@ -66,5 +67,5 @@ slm_public int slab_get_node_stats(int node, slab_node_stats *out, size_t size_o
 slm_public size_t slab_purge(void)
 {
     slm_keep_errno();
-    return slm_heap_purge();
+    return slm_give_back_all();
 }

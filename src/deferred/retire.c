@@ -12,7 +12,7 @@
 /* How many passes there were. A slot remembers the count when it was opened. */
 static _Atomic uint32_t passes;
 
-/* There are five passes in a deferred_max_delay_ms (heap/reclaim.c): so many in a second where that is 1. */
+/* There are five passes in a deferred_max_delay_ms (process/reclaim.c): so many in a second where that is 1. */
 enum { least_rounds = 6, passes_a_second = 5000 };
 
 /* The caches that may have a retired slot in use. */

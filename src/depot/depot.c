@@ -184,7 +184,7 @@ static void release(struct slm_depot *depot, struct slm_slab *slab)
 {
     const struct slm_slab_life *life = depot->shape->life;
     if (life && (life->destructor || life->typesafe)) {
-        slm_pending_slabs_add(depot, slab);
+        slm_pending_slabs_add(slab, depot->shape, &depot->slabs_released);
     } else {
         slm_slab_release(slab);
         atomic_fetch_add_explicit(&depot->slabs_released, 1, memory_order_release); /* pairs with slm_depot_slabs */

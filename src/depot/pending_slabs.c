@@ -6,6 +6,7 @@
 #include "depot/pending_slabs.h"
 
 #include "sync/epoch.h"
+#include "sync/lock.h"
 
 /* The oldest first, by their spans' links; and their lengths, for looks without the lock. */
 static struct slm_lock lock = {.rank = SLM_RANK_RETIRED};
@@ -25,14 +26,9 @@ static void lock_lists(void)
     store_relaxed(&slm_pending_slabs_due, 0);
 }
 
-static const struct slm_slab_shape *shape_of(const struct slm_slab *slab)
-{
-    return ((const struct slm_depot *)slab->wait.depot)->shape;
-}
-
 static uint64_t bytes_of(const struct slm_slab *slab)
 {
-    return (uint64_t)shape_of(slab)->granules << SLM_GRANULE_SHIFT;
+    return (uint64_t)slab->wait.shape->granules << SLM_GRANULE_SHIFT;
 }
 
 /* The oldest that may be released in a call about this shape. */
@@ -42,7 +38,7 @@ static struct slm_slab *get_due(const struct slm_slab_shape *shape)
     lock_lists();
     for (struct slm_list *at = due.next; at != &due && !found; at = at->next) {
         struct slm_slab *slab = slm_container(at, struct slm_slab, span.link);
-        if (!shape || shape_of(slab) == shape || !shape_of(slab)->life->destructor)
+        if (!shape || slab->wait.shape == shape || !slab->wait.shape->life->destructor)
             found = slab;
     }
     if (found) {
@@ -53,10 +49,10 @@ static struct slm_slab *get_due(const struct slm_slab_shape *shape)
     return found;
 }
 
-void slm_pending_slabs_add(struct slm_depot *depot, struct slm_slab *slab)
+void slm_pending_slabs_add(struct slm_slab *slab, const struct slm_slab_shape *shape, _Atomic uint64_t *released)
 {
-    const bool waits = depot->shape->life->typesafe;
-    slab->wait = (struct slm_slab_wait){depot, waits ? slm_epoch_stamp() : 0};
+    const bool waits = shape->life->typesafe;
+    slab->wait = (struct slm_slab_wait){shape, released, waits ? slm_epoch_stamp() : 0};
     if (waits)
         add_relaxed(&slm_epoch_waiting_bytes, bytes_of(slab));
     lock_lists();
@@ -98,12 +94,12 @@ void slm_pending_slabs_release(const struct slm_slab_shape *shape)
         return;
     releasing = true;
     while ((slab = get_due(shape))) {
-        struct slm_depot *depot = slab->wait.depot;
-        const struct slm_slab_life *life = depot->shape->life;
+        _Atomic uint64_t *released = slab->wait.released;
+        const struct slm_slab_life *life = slab->wait.shape->life;
         if (life->destructor)
             slm_slab_each_object(slab, life->destructor, life->context);
         slm_slab_release(slab);
-        atomic_fetch_add_explicit(&depot->slabs_released, 1, memory_order_release); /* pairs with slm_depot_slabs */
+        atomic_fetch_add_explicit(released, 1, memory_order_release); /* pairs with slm_depot_slabs */
     }
     releasing = false;
 }

@@ -8,13 +8,13 @@
  * held and no thread's block is being worked on. */
 #pragma once
 
-#include "depot/depot.h"
+#include "slab/slab.h"
 
 /* How many slabs are due: slow paths look at their end. */
 extern slm_hidden _Atomic uint32_t slm_pending_slabs_due;
 
-/* Nobody owns or lists the slab any more. Any thread; takes its own lock. */
-void slm_pending_slabs_add(struct slm_depot *depot, struct slm_slab *slab);
+/* Nobody owns or lists the slab any more. `*released` counts it when it goes. Any thread; takes its own lock. */
+void slm_pending_slabs_add(struct slm_slab *slab, const struct slm_slab_shape *shape, _Atomic uint64_t *released);
 
 /* Slabs whose grace period has passed become due. While some wait it helps grace periods along, and is true. */
 bool slm_pending_slabs_poll(void);

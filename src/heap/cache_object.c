@@ -13,7 +13,8 @@
 #include "heap/alloc.h"
 #include "heap/free.h"
 #include "thread/gather.h"
-#include "heap/lifecycle.h"
+#include "process/give_back.h"
+#include "process/lifecycle.h"
 #include "os/topology.h"
 
 enum { looks_most = 100 }; /* for objects that other threads have in their hands, up to a millisecond each */
@@ -68,7 +69,7 @@ static bool overcome(struct slm_cache *cache, const struct attempt *attempt, siz
         if (errno == EDEADLK)
             return false;
     }
-    again = so_far->reclaims++ == 0 && slm_heap_reclaim_for(n * cache->shape.object_size);
+    again = so_far->reclaims++ == 0 && slm_give_back_for(n * cache->shape.object_size);
     errno = ENOMEM;
     return again;
 }
@@ -156,12 +157,13 @@ void *slm_object_alloc_node(struct slab_cache *named, int node)
 /* The thread's own magazines hold its node's rounds; it may find out just then that it is on another. */
 void *slm_alloc_node(size_t n, int node)
 {
+    bool clean;
     if (node == -1)
         return slm_alloc(n);
     if (!is_node(node))
         return NULL;
     if (n > SLM_SMALL_MAX)
-        return slm_alloc_large_node(n, (unsigned)node);
+        return slm_alloc_large_slow(n, 1, node, &clean);
     if (slm_tls.area == slm_area_start(slm_area_for_slabs((unsigned)node))) {
         void *object = slm_alloc(n);
         if (!object || slm_node_of(object) == (unsigned)node)

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "depot/cache_name.h"
-#include "heap/heap.h"
+#include "heap/slow.h"
 #include "page/page_map.h"
 
 /* The thread's magazine is empty, or the name is one of zeroed objects. */

@@ -3,7 +3,7 @@
  * map; large objects have place 0, whose magazine is always full. */
 #pragma once
 
-#include "heap/heap.h"
+#include "heap/slow.h"
 #include "page/page_map.h"
 #include "thread/slots.h"
 

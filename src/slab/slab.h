@@ -20,9 +20,12 @@ enum { SLM_SLAB_WORDS = 6 }; /* of bits inside the descriptor: 384 objects */
 
 enum slm_slab_where { SLM_SLAB_OUT, SLM_SLAB_HELD, SLM_SLAB_LISTED };
 
+struct slm_slab_shape;
+
 /* What a slab that waits to be released (depot/pending_slabs.h) remembers in place of its bits. */
 struct slm_slab_wait {
-    void *depot;
+    const struct slm_slab_shape *shape;
+    _Atomic uint64_t *released;
     uint64_t stamp; /* of the epoch in which it became vacant */
 };
 

@@ -5,7 +5,7 @@
  *
  * Nothing happens at fork itself, so there is nothing to deadlock on: no lock of ours is taken or held over it.
  *
- * The restart is a function of a higher floor (heap/lifecycle.c), called from here. Could a slow path up there not
+ * The restart is a function of a higher floor (process/lifecycle.c), called from here. Could a slow path up there not
  * do it when it finds a new generation? No: the first to look may stand below. A handler forks when its thread is
  * past the look of its slow path; then the next look is that of a lock for which the thread waits, or of a reader
  * that registers. What follows there needs the restart, not only the generation:

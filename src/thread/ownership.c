@@ -140,6 +140,9 @@ slm_slow void slm_take_wait(void)
 {
     for (unsigned spin = 0; slm_hot() == slm_taken; spin++) {
         slm_fork_check();
+        struct slm_thread *self = slm_tls.self;
+        if (self && self->generation != slm_fork_generation) /* another thread of the child has noticed the fork */
+            exchange_hot(&slm_tls, slm_taken, self);
         if (spin < spins) {
             slm_cpu_relax();
             continue;

@@ -25,7 +25,7 @@
  *     slm_dry       nobody does: a signal handler wants the owner to pass a slow path (thread/reserve.h)
  *
  * The owner alone writes its block. Hot paths write a slot's `top`. All else is written between slm_thread_enter and
- * slm_thread_leave (heap/lifecycle.h), which keep out a signal handler that interrupts them, and a taker.
+ * slm_thread_leave (process/lifecycle.h), which keep out a signal handler that interrupts them, and a taker.
  * ThreadSanitizer, which knows nothing of membarrier(2), is told by acquire and release in the hot paths of its build.
  */
 #pragma once

@@ -7,7 +7,7 @@
 #include <semaphore.h>
 
 #include "depot/cache_name.h"
-#include "heap/lifecycle.h"
+#include "process/lifecycle.h"
 #include "os/topology.h"
 #include "thread/gather.h"
 

@@ -10,7 +10,7 @@
 #include "depot/pending_slabs.h"
 #include "heap/deferred.h"
 #include "heap/cache_object.h"
-#include "heap/reclaim.h"
+#include "process/reclaim.h"
 
 #include <limits.h>
 

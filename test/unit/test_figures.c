@@ -1,9 +1,11 @@
 /* src/figures/figures.h: figures of the process and of its nodes. */
 #include "unit.h"
 
+#include "process/give_back.h"
+
 #include "base/size_class.h"
 #include "figures/figures.h"
-#include "heap/heap.h"
+#include "heap/slow.h"
 #include "os/topology.h"
 
 static struct slab_stats gather(void)
@@ -45,7 +47,7 @@ static void cached_bytes_are_what_magazines_hold(void **state)
 {
     (void)state;
     static void *objects[2000];
-    slm_heap_purge();
+    slm_give_back_all();
     const struct slab_stats before = gather();
     assert_int_equal(before.cached_bytes, 0);
     for (size_t i = 0; i < COUNT(objects); i++)
@@ -58,7 +60,7 @@ static void cached_bytes_are_what_magazines_hold(void **state)
     assert_true(after.refills > before.refills);
     assert_true(after.drains > before.drains);
     assert_true(after.slabs_made > before.slabs_made);
-    slm_heap_purge();
+    slm_give_back_all();
     assert_int_equal(gather().cached_bytes, 0);
 }
 
@@ -70,7 +72,7 @@ static void purges_are_counted(void **state)
     const struct slab_stats before = gather();
     free(object);
     assert_int_equal(gather().dirty_bytes, before.dirty_bytes + 8 * MIB);
-    const size_t given = slm_heap_purge();
+    const size_t given = slm_give_back_all();
     const struct slab_stats after = gather();
     assert_true(given >= 8 * MIB);
     assert_int_equal(after.purged_bytes - before.purged_bytes, given);
@@ -149,7 +151,7 @@ static void what_a_program_was_served_only_rises(void **state)
     const uint64_t before = slm_figures_objects_taken();
     free(malloc(100000)); /* each large object counts */
     assert_int_equal(slm_figures_objects_taken(), before + 1);
-    slm_heap_purge();
+    slm_give_back_all();
     assert_int_equal(slm_figures_objects_taken(), before + 1);
 }
 

@@ -1,9 +1,13 @@
 /* src/heap/heap.h, with the hot paths in alloc.h and free.h: everything from malloc to the kernel and back. */
 #include "unit.h"
 
+#include "process/give_back.h"
+#include "heap_check.h"
+
 #include "base/bits.h"
 #include "heap/alloc.h"
 #include "heap/free.h"
+#include "heap/resize.h"
 #include "os/topology.h"
 #include "page/free_spans.h"
 #include "slab/large.h"
@@ -27,7 +31,7 @@ static void every_size_is_served(void **state)
         memset(object, 1, usable);
         slm_free(object);
     }
-    slm_heap_check();
+    check_heap();
 }
 
 static void classes_and_their_neighbours(void **state)
@@ -90,7 +94,7 @@ static void alignments_are_kept(void **state)
             memset(object, 1, n);
             slm_free(object);
         }
-    slm_heap_check();
+    check_heap();
 }
 
 static void fill(char *object, size_t n)
@@ -124,7 +128,7 @@ static void resizing_keeps_what_fits(void **state)
     char *object = slm_resize(NULL, 100);
     assert_non_null(object);
     slm_free(object);
-    slm_heap_check();
+    check_heap();
 }
 
 static void growing_to_the_usable_size_stays(void **state)
@@ -165,7 +169,7 @@ static void errno_is_kept_or_enomem(void **state)
     slm_free(object);
     slm_free(large);
     slm_free(NULL);
-    slm_heap_purge();
+    slm_give_back_all();
     assert_int_equal(errno, EDOM);
 }
 
@@ -227,7 +231,7 @@ static void large_objects_are_refused_but_by_their_start(void **state)
 static void purge_after_misuse(void)
 {
     slm_free(misused);
-    slm_heap_purge();
+    slm_give_back_all();
 }
 
 static void small_objects_are_looked_at_on_their_way_home(void **state)
@@ -255,10 +259,10 @@ static void purging_gives_the_peak_back(void **state)
         memset(objects[i] = slm_alloc(1 + i % 2000), 1, 1 + i % 2000);
     for (size_t i = 0; i < COUNT(objects); i++)
         slm_free(objects[i]);
-    assert_true(slm_heap_purge() > 10 * MIB);
+    assert_true(slm_give_back_all() > 10 * MIB);
     assert_int_equal(slm_span_dirty_bytes(), 0);
-    assert_int_equal(slm_heap_purge(), 0);
-    slm_heap_check();
+    assert_int_equal(slm_give_back_all(), 0);
+    check_heap();
 }
 
 static void live_without_memory(void)
@@ -271,7 +275,7 @@ static void live_without_memory(void)
         while (got < COUNT(objects) && (objects[got] = slm_alloc(1 + got * 77 % 30000)))
             got++;
         require(got < COUNT(objects) && errno == ENOMEM);
-        slm_heap_check();
+        check_heap();
         for (size_t i = got / 2; i < got; i++)
             slm_free(objects[i]);
         got /= 2;
@@ -321,7 +325,7 @@ static void *exchange(void *number)
             slm_free(got);
         }
         if (turn % 2500 == 0)
-            slm_heap_purge();
+            slm_give_back_all();
     }
     return NULL;
 }
@@ -330,15 +334,15 @@ static void threads_hand_objects_on(void **state)
 {
     (void)state;
     on_threads(6, exchange);
-    slm_heap_check();
+    check_heap();
     for (size_t i = 0; i < COUNT(slots); i++) {
         struct filled *left = load_relaxed(&slots[i]);
         if (left)
             check(left->bytes, left->n);
         slm_free(left);
     }
-    slm_heap_purge();
-    slm_heap_check();
+    slm_give_back_all();
+    check_heap();
 }
 
 int main(void)

@@ -1,11 +1,12 @@
-/* src/heap/lifecycle.h: the process's start, the birth and exit of threads, and children of fork. */
+/* src/process/lifecycle.h: the process's start, the birth and exit of threads, and children of fork. */
 #include "unit.h"
+#include "heap_check.h"
 
 #include <sys/time.h>
 
 #include "base/panic.h"
-#include "heap/heap.h"
-#include "heap/lifecycle.h"
+#include "heap/slow.h"
+#include "process/lifecycle.h"
 #include "os/topology.h"
 #include "page/reservation.h"
 #include "page/span.h"
@@ -31,7 +32,7 @@ static void what_was_made_before_constructors_stays(void **state)
     for (size_t i = 0; i < 1000; i++)
         assert_int_equal(early[i], 0x5a);
     free(early);
-    slm_heap_check();
+    check_heap();
 }
 
 static void the_process_has_started(void **state)
@@ -270,7 +271,7 @@ static void late_destructors_may_allocate(void **state)
     assert_true(load_relaxed(&late_calls) >= 200);
     assert_int_equal(slm_thread_list_count(), 1);
     pthread_key_delete(late_key);
-    slm_heap_check();
+    check_heap();
 }
 
 static void *live_briefly(void *nothing)
@@ -313,8 +314,8 @@ static void live_on(void)
     for (size_t i = 0; i < COUNT(inherited); i++)
         require((inherited[i] = malloc(i * 100)) != NULL);
     require(slm_thread_list_count() == 1);
-    slm_heap_check();
-    require(in_child(slm_heap_check).status == 0);
+    check_heap();
+    require(in_child(check_heap).status == 0);
 }
 
 static _Atomic bool enough;

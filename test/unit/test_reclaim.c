@@ -1,13 +1,14 @@
-/* src/heap/reclaim.h: when memory goes back to the kernel, and the worker that sees to it. The options are set for
+/* src/process/reclaim.h: when memory goes back to the kernel, and the worker that sees to it. The options are set for
  * short delays. */
+#include "heap_check.h"
 #include "worker.h"
 
 #include <limits.h>
 
 #include "base/options.h"
-#include "heap/heap.h"
-#include "heap/lifecycle.h"
-#include "heap/reclaim.h"
+#include "heap/slow.h"
+#include "process/lifecycle.h"
+#include "process/reclaim.h"
 #include "os/topology.h"
 #include "page/free_spans.h"
 #include "page/purge.h"
@@ -242,7 +243,7 @@ static void require_little_left(uint64_t heap_before)
 {
     require(slm_span_dirty_bytes() <= 4 * MIB);
     require(slm_reservation_heap_bytes() <= heap_before + 12 * MIB); /* and the magazines, and partial slabs */
-    slm_heap_check();
+    check_heap();
 }
 
 static void *fill_and_free(void *nothing)
@@ -297,7 +298,7 @@ static void all_can_go(void **state)
     const struct slm_depot *depot = &slm_class_caches[slm_class_of_size(1500)].first;
     assert_int_equal(load_relaxed(&depot->slabs_made), load_relaxed(&depot->slabs_released));
     assert_int_equal(slm_reclaim_all(true), 0);
-    slm_heap_check();
+    check_heap();
 }
 
 int main(void)

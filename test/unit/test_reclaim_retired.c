@@ -1,12 +1,12 @@
-/* src/heap/reclaim.h: who looks after what is retired: the worker, whatever it has been doing, or slow
+/* src/process/reclaim.h: who looks after what is retired: the worker, whatever it has been doing, or slow
  * paths where there is none. */
 #include "worker.h"
 
 #include "base/options.h"
 #include "epochs.h"
 #include "heap/deferred.h"
-#include "heap/lifecycle.h"
-#include "heap/reclaim.h"
+#include "process/lifecycle.h"
+#include "process/reclaim.h"
 
 static int begin(void **state)
 {

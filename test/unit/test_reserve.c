@@ -1,9 +1,10 @@
 /* src/thread/reserve.h: what calls without a lock live on: popping, filling, being asked for, going away; and signal
  * handlers that come at any instruction of it: on x86 the processor is told to trap after each. */
 #include "unit.h"
+#include "heap_check.h"
 
 #include "caches.h"
-#include "heap/heap.h"
+#include "heap/slow.h"
 #include "heap/cache_object.h"
 #include "trap.h"
 
@@ -500,7 +501,7 @@ static void nor_of_a_refill_and_a_drain(void **state)
     assert_int_equal(slab_cache_destroy(name), 0);
     name = kept;
     cache = cache_of(name);
-    slm_heap_check();
+    check_heap();
 }
 
 #define reserve_test(name) cmocka_unit_test_setup_teardown(name, begin_test, end_test)

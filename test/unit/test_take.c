@@ -346,12 +346,45 @@ static void have_it_fork(void)
     tell(&helper, fork_now, NULL);
 }
 
+static void *use_malloc(void *nothing)
+{
+    void *volatile object = malloc(1000);
+    free(object);
+    return nothing;
+}
+
+/* The same where a thread of the child notices the fork before the one that was taken does. */
+static void fork_and_let_another_notice(void *nothing)
+{
+    (void)nothing;
+    child_of_helper = fork();
+    if (child_of_helper == 0) {
+        alarm(CHILD_SECONDS);
+        const uint32_t generation = slm_fork_generation;
+        pthread_t thread;
+        require(pthread_create(&thread, NULL, use_malloc, NULL) == 0 && pthread_join(thread, NULL) == 0);
+        require(slm_fork_generation != generation && slm_tls.hot == slm_taken);
+        hoard(NULL);
+        require(is_at_rest(&helper));
+        _exit(0);
+    }
+}
+
+static void have_it_fork_quietly(void)
+{
+    tell(&helper, fork_and_let_another_notice, NULL);
+}
+
 static void a_child_takes_it_off_itself(void **state)
 {
     (void)state;
     int how = -1;
     fflush(NULL);
     assert_int_equal(take_and(have_it_fork), 0);
+    assert_int_equal(waitpid(child_of_helper, &how, 0), child_of_helper);
+    assert_int_equal(how, 0);
+    on_threads(1, use_malloc); /* leaves a stack to libc: the child's thread is made without malloc */
+    assert_int_equal(take_and(have_it_fork_quietly), 0);
     assert_int_equal(waitpid(child_of_helper, &how, 0), child_of_helper);
     assert_int_equal(how, 0);
 }

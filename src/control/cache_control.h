@@ -6,7 +6,7 @@
 #pragma once
 
 #include "depot/cache_name.h"
-#include "heap/heap.h"
+#include "heap/slow.h"
 
 /* As the slab_cache_* of the same name promise. */
 struct slab_cache *slm_control_create(const char *name, size_t size, const struct slab_cache_attr *attr);

@@ -1,5 +1,5 @@
-/* The heap's slow paths and everything that is not malloc(small) and free: what the hot paths in alloc.h and free.h
- * fall back to, and what preload/ wraps in libc's names. NULL always comes with errno = ENOMEM. Any thread. */
+/* The slow halves of malloc and free: what the hot paths in alloc.h and free.h fall back to. They keep errno, but for
+ * allocations that fail: NULL comes with ENOMEM. Any thread. */
 #pragma once
 
 #include "thread/thread_cache.h"
@@ -10,8 +10,9 @@ void *slm_alloc_slow(size_t n);
 /* Over SLM_TABLE_MAX bytes: a size class up to SLM_SMALL_MAX, else a span. */
 void *slm_alloc_medium(size_t n);
 
-/* Over SLM_SMALL_MAX bytes on a node that there is. */
-void *slm_alloc_large_node(size_t n, unsigned node);
+/* A span of its own on a multiple of `alignment`, on that node (-1: where its pages are touched first). `*clean`: it
+ * reads as zero. */
+void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *clean);
 
 /* The magazine is full, or the pointer is large, NULL or not ours; `call` is the name for a misuse's report. */
 void slm_free_slow(void *pointer, const char *call);
@@ -19,25 +20,23 @@ void slm_free_slow(void *pointer, const char *call);
 /* The size of a large object, 0 for NULL; other pointers end the process. */
 size_t slm_usable_slow(const void *pointer);
 
-/* As C's calloc, realloc and aligned_alloc with any power of two. realloc of n = 0 bytes frees and returns NULL. */
-void *slm_zeroed_alloc(size_t count, size_t size);
-void *slm_resize(void *pointer, size_t n);
-void *slm_aligned_alloc(size_t alignment, size_t n);
-
 /* As slab_free_nolock. */
 void slm_free_nolock(void *pointer);
 
 /* An object for a thread that has no block to work on; NULL and errno as slm_depot_fill. */
 void *slm_alloc_direct(struct slm_cache *cache);
 
-/* The kernel has no memory: give back what can go, if that can help with n bytes. True: try once more. */
-bool slm_heap_reclaim_for(size_t n);
-
 /* End the process: the pointer is no object of ours that `call` could be meant for. */
 _Noreturn void slm_refuse(const void *pointer, const char *call);
 
-/* Give everything back, the calling thread's magazines included; bytes purged. */
-size_t slm_heap_purge(void);
-
-/* Checked builds and tests: walk all structures. */
-void slm_heap_check(void);
+/* n bytes from the magazine at `place`, that of n's class. */
+slm_inline void *slm_alloc_at(size_t place, size_t n)
+{
+    struct slm_thread *thread = slm_hot();
+    void **top = slm_shared_load(&slm_slot_at(thread, place)->top);
+    slm_forget(place);
+    if (unlikely(top == slm_shared_load(&slm_slot_at(thread, place)->bottom)))
+        return slm_alloc_slow(n);
+    slm_forget(place);
+    return slm_slot_pop(slm_slot_at(thread, place), top);
+}

@@ -18,7 +18,7 @@
  * Retired objects it looks after five times a deferred_max_delay_ms while some wait: what does not fill a magazine is
  * put on the queue by the second pass after it came. Here, too, run the functions of slab_epoch_call.
  */
-#include "heap/reclaim.h"
+#include "process/reclaim.h"
 
 #include <pthread.h>
 #include <signal.h>

@@ -1,12 +1,12 @@
 /* Create, destroy, shrink, tune; see cache_control.h. */
-#include "heap/cache_control.h"
+#include "control/cache_control.h"
 
 #include <errno.h>
 
 #include "base/panic.h"
 #include "depot/pending_slabs.h"
 #include "heap/deferred.h"
-#include "heap/lifecycle.h"
+#include "process/lifecycle.h"
 #include "thread/gather.h"
 #include "os/sys.h"
 #include "os/topology.h"

@@ -3,7 +3,7 @@
  * A child of fork drops the other threads from the list (sync/fork.h and sync/lock.h have the rest). What it does
  * may run in a signal handler that forked in the middle of a slow path. A handler that allocates in the child and
  * then returns into that slow path may meet lists that it has restarted: it should exec or _exit. */
-#include "heap/lifecycle.h"
+#include "process/lifecycle.h"
 
 #include <pthread.h>
 
@@ -12,7 +12,7 @@
 #include "base/panic.h"
 #include "figures/figures.h"
 #include "figures/report.h"
-#include "heap/reclaim.h"
+#include "process/reclaim.h"
 #include "os/topology.h"
 #include "os/vm.h"
 #include "page/free_spans.h"

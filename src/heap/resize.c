@@ -1,0 +1,88 @@
+/* Zeroed, aligned and resized objects; see resize.h. */
+#include "heap/resize.h"
+
+#include <string.h>
+
+#include "base/errno.h"
+#include "heap/alloc.h"
+#include "heap/free.h"
+#include "process/reclaim.h"
+#include "slab/large.h"
+
+void *slm_zeroed_alloc(size_t count, size_t size)
+{
+    size_t n;
+    bool clean = false;
+    if (unlikely(__builtin_mul_overflow(count, size, &n))) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    void *object = n > SLM_SMALL_MAX ? slm_alloc_large_slow(n, 1, -1, &clean) : slm_alloc(n);
+    if (likely(object != NULL) && !clean)
+        memset(object, 0, n);
+    return object;
+}
+
+void *slm_aligned_alloc(size_t alignment, size_t n)
+{
+    bool clean;
+    if (unlikely(n > (size_t)PTRDIFF_MAX)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    const size_t rounded = slm_size_of_aligned(n, alignment);
+    return rounded <= SLM_SMALL_MAX ? slm_alloc(rounded) : slm_alloc_large_slow(n, alignment, -1, &clean);
+}
+
+/* Where there is no memory for a smaller copy, the object stays: shrinking does not fail. */
+static void *resize_by_copy(void *pointer, size_t old, size_t n)
+{
+    const int kept = errno;
+    void *moved = slm_alloc(n);
+    if (unlikely(!moved)) {
+        errno = n <= old ? kept : ENOMEM;
+        return n <= old ? pointer : NULL;
+    }
+    memcpy(moved, pointer, slm_min(old, n));
+    slm_free(pointer);
+    return moved;
+}
+
+static void *resize_large(void *pointer, size_t n)
+{
+    struct slm_large *large = slm_large_of(pointer);
+    if (!large || slm_large_is_retired(large))
+        slm_refuse(pointer, "realloc");
+    const int kept = errno;
+    void *resized = NULL;
+    slm_fork_check();
+    if (n > SLM_SMALL_MAX && n <= (size_t)PTRDIFF_MAX)
+        resized = slm_large_resize(large, n);
+    if (!resized)
+        resized = resize_by_copy(pointer, large->usable, n);
+    if (resized == pointer && n <= SLM_SMALL_MAX) /* no memory for a small one: give back what can go */
+        slm_large_resize(large, n);
+    if (resized) {
+        slm_reclaim_if_scarce(); /* what a smaller one has left behind */
+        errno = kept;
+    }
+    return resized;
+}
+
+/* A small object stays where it is while at least half of it is used. */
+void *slm_resize(void *pointer, size_t n)
+{
+    if (unlikely(!pointer))
+        return slm_alloc(n);
+    if (unlikely(n == 0)) {
+        slm_free_slow(pointer, "realloc");
+        return NULL;
+    }
+    const size_t place = slm_place_of(pointer);
+    if (unlikely(place == 0))
+        return resize_large(pointer, n);
+    const size_t size = slm_page_map_size(place);
+    if (n <= size && (n > size / 2 || size <= 64))
+        return pointer;
+    return resize_by_copy(pointer, size, n);
+}

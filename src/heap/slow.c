@@ -1,0 +1,158 @@
+/* Slow halves; see slow.h. Each enters the thread's block, works, and leaves. Without a block to enter, objects come from
+ * the depots and go to their slabs one by one. When the kernel has no memory left, all that can go goes, and the call
+ * is tried once more. */
+#include "heap/slow.h"
+
+#include "base/errno.h"
+#include "base/panic.h"
+#include "depot/pending_slabs.h"
+#include "os/topology.h"
+#include "page/page_map.h"
+#include "page/reservation.h"
+#include "percpu/percpu.h"
+#include "process/give_back.h"
+#include "process/lifecycle.h"
+#include "process/reclaim.h"
+#include "slab/large.h"
+
+void *slm_alloc_direct(struct slm_cache *cache)
+{
+    void *object = NULL;
+    if (!slm_process_started()) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return slm_depot_fill(slm_cache_depot(cache, slm_direct_node()), &object, 1) ? object : NULL;
+}
+
+static void *alloc_class(unsigned class)
+{
+    struct slm_thread *thread = slm_thread_enter(true);
+    if (unlikely(!thread))
+        return slm_alloc_direct(&slm_class_caches[class]);
+    void *object = slm_thread_pop(thread, class);
+    slm_thread_leave(thread);
+    return object;
+}
+
+slm_slow void *slm_alloc_slow(size_t n)
+{
+    const int kept = errno;
+    const unsigned class = slm_class_of_size(n);
+    void *object = alloc_class(class);
+    if (unlikely(!object) && slm_give_back_for(n))
+        object = alloc_class(class);
+    errno = object ? kept : ENOMEM;
+    return object;
+}
+
+slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *clean)
+{
+    const int kept = errno;
+    void *object = NULL;
+    if (likely(n <= (size_t)PTRDIFF_MAX) && slm_process_started()) {
+        if (unlikely(load_relaxed(&slm_large_pending) != NULL))
+            slm_large_free_pending();
+        const unsigned area = node < 0 ? slm_area_for_large(slm_direct_node()) : slm_area_for_slabs((unsigned)node);
+        object = slm_large_alloc(n, alignment, area, clean);
+        if (unlikely(!object) && slm_give_back_for(n))
+            object = slm_large_alloc(n, alignment, area, clean);
+    }
+    errno = object ? kept : ENOMEM;
+    return object;
+}
+
+slm_slow static void *alloc_any_large_slow(size_t n)
+{
+    bool clean;
+    return slm_alloc_large_slow(n, 1, -1, &clean);
+}
+
+/* The class is arithmetic away here, not a load. */
+void *slm_alloc_medium(size_t n)
+{
+    if (unlikely(n > SLM_SMALL_MAX))
+        return alloc_any_large_slow(n);
+    return slm_alloc_at(slm_place_of_number(slm_class_of_size(n)), n);
+}
+
+_Noreturn slm_slow void slm_refuse(const void *pointer, const char *call)
+{
+    struct slm_slab *slab = slm_slab_of(pointer);
+    const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
+    if (depot)
+        slm_panic(call, pointer, "not the start of an object", depot->cache_name, slm_slab_start(slab));
+    if (slm_reservation_described(slm_granule_of(pointer)))
+        slm_panic(call, pointer, "no object, or one that is free already", NULL, NULL);
+    const char *what =
+        slm_percpu_owns(pointer) ? "per-CPU memory, which slab_percpu_free frees" : "not allocated by this library";
+    slm_panic(call, pointer, what, NULL, NULL);
+}
+
+static void free_large(void *pointer, const char *call)
+{
+    struct slm_large *large = slm_large_of(pointer);
+    if (!large || !slm_large_free(large))
+        slm_refuse(pointer, call);
+    slm_reclaim_after_free();
+}
+
+static void free_small(size_t place, void *pointer, const char *call)
+{
+    struct slm_thread *thread = slm_thread_enter(false);
+    if (unlikely(!thread)) {
+        slm_direct_count(pointer);
+        slm_depot_give(&pointer, 1, call);
+        return;
+    }
+    slm_thread_free(thread, slm_number_of_place((unsigned)place), pointer);
+    slm_thread_leave(thread);
+}
+
+/* The destructors of the freed object's cache, if it has any. */
+static void release_retired(size_t place)
+{
+    const unsigned number = slm_number_of_place((unsigned)place);
+    const struct slm_cache *cache = number < SLM_NUMBERS ? slm_cache_of(number) : NULL;
+    if (cache && cache->shape.life)
+        slm_pending_slabs_release(&cache->shape);
+}
+
+slm_slow void slm_free_slow(void *pointer, const char *call)
+{
+    slm_keep_errno();
+    if (!pointer)
+        return;
+    slm_fork_check();
+    const size_t place = slm_page_map_place(pointer);
+    if (place == 0)
+        free_large(pointer, call);
+    else
+        free_small(place, pointer, call);
+    if (unlikely(load_relaxed(&slm_pending_slabs_due) > 0))
+        release_retired(place);
+    slm_reclaim_if_scarce();
+}
+
+void slm_free_nolock(void *pointer)
+{
+    if (!pointer)
+        return;
+    const size_t place = slm_page_map_place(pointer);
+    struct slm_large *large = place == 0 ? slm_large_of(pointer) : NULL;
+    if (large ? !slm_large_free_nolock(large) : !slm_depot_give_nolock(pointer, "slab_free_nolock"))
+        slm_refuse(pointer, "slab_free_nolock");
+    if (!large)
+        slm_direct_count(pointer);
+}
+
+slm_slow size_t slm_usable_slow(const void *pointer)
+{
+    if (!pointer)
+        return 0;
+    const size_t size = slm_page_map_size(slm_page_map_place(pointer));
+    const struct slm_large *large = size == 0 ? slm_large_of(pointer) : NULL;
+    if (size == 0 && !large)
+        slm_refuse(pointer, "malloc_usable_size");
+    return large ? large->usable : size;
+}
