@@ -2,6 +2,7 @@
  * cache's; objects of 4096 bytes, sixteen to a slab. */
 #include "unit.h"
 
+#include "depot/depot.h"
 #include "depot/pending_slabs.h"
 #include "epochs.h"
 #include "os/topology.h"
