@@ -457,8 +457,8 @@ static slm_seldom void add_queue(const struct queue *queue, struct sums *sums)
         }
 }
 
-/* A queue that is locked counts as empty, and there are no freers. If the thread that forked was calling functions, it
- * goes on with those that it has taken off. */
+/* A queue that is locked counts as empty, and there are no freers. If the thread that forked was calling functions,
+ * it goes on with those that it has taken off. */
 slm_seldom void slm_defer_queue_fork_child(void)
 {
     struct sums sums = {0, 0, 0};
