@@ -98,7 +98,7 @@ slm_inline void append_one(enum kind kind, struct chain *to, void *thing)
 }
 
 /* Under the lock: the first n of a chain, or all there are. */
-static void *take_off(enum kind kind, struct chain *chain, unsigned n)
+slm_inline void *take_off(enum kind kind, struct chain *chain, unsigned n)
 {
     void *first = chain->first, *last = first;
     if (!first)
@@ -365,14 +365,16 @@ bool slm_defer_queue_ripen(unsigned node, unsigned batch)
 {
     struct queue *queue = &queues[node];
     struct sums freed = {0, 0, 0};
-    void *taken[FUNCTIONS];
     if (load_relaxed(&slm_defer_queue_objects) == 0)
         return false;
     const struct freer freer = begin_freeing();
     lock_queue(queue);
     ripen_segments(queue);
-    for (unsigned kind = 0; kind < FUNCTIONS; kind++)
-        taken[kind] = take_off(kind, &queue->ripe[kind], batch);
+    void *const taken[FUNCTIONS] = {
+        [MAGAZINES] = take_off(MAGAZINES, &queue->ripe[MAGAZINES], batch),
+        [HEADS] = take_off(HEADS, &queue->ripe[HEADS], batch),
+        [LARGE] = take_off(LARGE, &queue->ripe[LARGE], batch),
+    };
     slm_lock_release(&queue->lock);
     for (unsigned kind = 0; kind < FUNCTIONS; kind++)
         for (void *thing = taken[kind], *next; thing; thing = next) {
@@ -448,8 +450,8 @@ static slm_seldom void add_queue(const struct queue *queue, struct sums *sums)
         }
 }
 
-/* A queue that is locked counts as empty, and there are no freers. If the thread that forked was calling functions, it
- * goes on with those that it has taken off. */
+/* A queue that is locked counts as empty, and there are no freers. If the thread that forked was calling functions,
+ * it goes on with those that it has taken off. */
 slm_seldom void slm_defer_queue_fork_child(void)
 {
     struct sums sums = {0, 0, 0};

@@ -120,20 +120,9 @@ struct passing {
     bool open, left;   /* found: slots to be looked at again; rounds that could not be taken */
 };
 
-static slm_unordered bool is_idle(const struct slm_retired_slot *slot)
-{
-    return slot->top == slot->bottom && slot->limit <= slot->bottom;
-}
-
 static slm_unordered bool is_old(const struct slm_retired_slot *slot, const struct passing *passing)
 {
     return passing->all || (int32_t)(slot->pass - passing->pass) < 0;
-}
-
-/* It was closed, perhaps in the middle of a push, which may leave a round. */
-static slm_unordered bool is_settling(const struct slm_retired_slot *slot, const struct passing *passing)
-{
-    return slot->magazine && passing->pass - slot->pass < passing->settling;
 }
 
 /* Copy a slot's rounds to the queue, and close it. Its owner has at most one push under way. */
@@ -172,10 +161,11 @@ static slm_unordered bool wants(struct slm_thread *thread, void *context)
         return false; /* nothing is open, or settling */
     FOR_EACH_USED (number, half) {
         const struct slm_retired_slot *slot = slm_retired_slot_of(thread, number);
-        const bool idle = is_idle(slot);
+        const bool idle = slot->top == slot->bottom && slot->limit <= slot->bottom;
+        const bool settling = slot->magazine && passing->pass - slot->pass < passing->settling;
         if (!idle)
             half->seen = passing->pass;
-        passing->open |= !idle || is_settling(slot, passing);
+        passing->open |= !idle || settling;
         wanted |= !idle && is_old(slot, passing);
     }
     return wanted;

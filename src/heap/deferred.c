@@ -34,23 +34,17 @@ static bool too_much_waits(void)
     return load_relaxed(&slm_defer_queue_bytes) > slm_defer_queue_limit_bytes();
 }
 
-/* Free some of what is ripe, on each queue; false: there is nothing. */
-static bool ripen_some(void)
-{
-    bool some = false;
-    for (unsigned node = 0; node < slm_nodes; node++)
-        some |= slm_defer_queue_ripen(node, ripen_batch);
-    return some;
-}
-
 static void wait_for_less(void)
 {
     const uint64_t deadline_us = slm_sys_now_us() + wait_most_us;
     add_relaxed(&slm_defer_queue_waits, 1);
-    do
-        if (!ripen_some())
+    do {
+        bool some = false;
+        for (unsigned node = 0; node < slm_nodes; node++)
+            some |= slm_defer_queue_ripen(node, ripen_batch);
+        if (!some)
             slm_epoch_await(load_relaxed(&slm_epoch_completed) + 1, deadline_us);
-    while (too_much_waits() && slm_sys_now_us() < deadline_us);
+    } while (too_much_waits() && slm_sys_now_us() < deadline_us);
 }
 
 /* Something waits on the queue: help it along. */

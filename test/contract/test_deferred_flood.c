@@ -21,7 +21,7 @@ struct flood {
     uint64_t most;  /* bytes that waited at any time that somebody looked */
 };
 
-/* Whoever puts more than the bound on the ring waits, before it puts more. What is not paid for is a magazine or a
+/* Whoever puts more than the bound on the queue waits, before it puts more. What is not paid for is a magazine or a
  * large object that each writer is about to wait for, and two magazines that each has not filled yet. */
 static void note_waiting(struct flood *flood)
 {
