@@ -9,43 +9,43 @@
 
 slm_public slab_cache *slab_cache_create(const char *name, size_t size, const slab_cache_attr *attr)
 {
-    return slm_errno_if(NULL, slm_control_create(name, size, attr));
+    return slm_errno_if(NULL, slm_cache_control_create(name, size, attr));
 }
 
 slm_public int slab_cache_destroy(slab_cache *cache)
 {
-    return slm_errno_if(-1, slm_control_destroy(cache));
+    return slm_errno_if(-1, slm_cache_control_destroy(cache));
 }
 
 slm_public void *slab_cache_alloc(slab_cache *cache)
 {
-    return slm_object_alloc(cache);
+    return slm_cache_object_alloc(cache);
 }
 
 slm_public void *slab_cache_alloc_node(slab_cache *cache, int node)
 {
-    return slm_errno_if(NULL, slm_object_alloc_node(cache, node));
+    return slm_errno_if(NULL, slm_cache_object_alloc_node(cache, node));
 }
 
 slm_public void *slab_cache_alloc_nolock(slab_cache *cache)
 {
-    return slm_object_alloc_nolock(cache);
+    return slm_cache_object_alloc_nolock(cache);
 }
 
 slm_public void slab_cache_free(slab_cache *cache, void *object)
 {
-    slm_object_free(cache, object);
+    slm_cache_object_free(cache, object);
 }
 
 slm_public size_t slab_cache_alloc_bulk(slab_cache *cache, size_t n, void *out[])
 {
-    return slm_errno_if(0, slm_object_alloc_bulk(cache, n, out));
+    return slm_errno_if(0, slm_cache_object_alloc_bulk(cache, n, out));
 }
 
 slm_public void slab_cache_free_bulk(slab_cache *cache, size_t n, void *const objects[])
 {
     slm_keep_errno();
-    slm_object_free_bulk(cache, n, objects);
+    slm_cache_object_free_bulk(cache, n, objects);
 }
 
 slm_public size_t slab_cache_shrink(slab_cache *cache)
@@ -55,12 +55,12 @@ slm_public size_t slab_cache_shrink(slab_cache *cache)
         return 0;
     }
     slm_keep_errno();
-    return slm_control_shrink(cache);
+    return slm_cache_control_shrink(cache);
 }
 
 slm_public int slab_cache_tune(slab_cache *cache, unsigned magazine_rounds, unsigned depot_magazines)
 {
-    return slm_errno_if(-1, slm_control_tune(cache, magazine_rounds, depot_magazines));
+    return slm_errno_if(-1, slm_cache_control_tune(cache, magazine_rounds, depot_magazines));
 }
 
 slm_public int slab_cache_get_stats(slab_cache *cache, slab_cache_stats *out)

@@ -28,7 +28,7 @@
 
 /* Make the compiler forget how a register got its value; no instruction. Hot paths use it where an address computed
  * once and kept costs an instruction that x86's scaled addressing gives for free. */
-#define slm_forget(variable) __asm__("" : "+r"(variable))
+#define slm_hide_value(variable) __asm__("" : "+r"(variable))
 #define slm_cacheline __attribute__((aligned(64)))
 
 /* True in builds whose checkers run (test/variants); an ordinary constant, so that the code is compiled always. */

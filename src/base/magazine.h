@@ -13,7 +13,7 @@ struct slm_magazine {
     struct slm_magazine *next; /* in a depot's stock, or on a deferred-free queue */
     uint32_t count;
     uint16_t capacity;
-    uint16_t number; /* of the cache whose retired objects its rounds were last, or one of those below */
+    uint16_t cache_id; /* of the cache whose retired objects its rounds were last, or one of those below */
     void *rounds[];
 };
 

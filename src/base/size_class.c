@@ -4,13 +4,13 @@
 /* The slot word for n bytes, n up to 1024, as a constant expression. */
 #define CLASS(n)                                                                                                     \
     ((n) == 0 ? 0 : (n) <= 256 ? ((n)-1) / 16 : (n) <= 512 ? 16 + ((n)-1 - 256) / 32 : 24 + ((n)-1 - 512) / 64)
-#define WORD(n) ((CLASS(n) + 1) * SLM_PLACE_UNITS)
+#define WORD(n) ((CLASS(n) + 1) * SLM_SLOT_WORDS)
 #define WORDS4(n) WORD(n), WORD((n) + 1), WORD((n) + 2), WORD((n) + 3)
 #define WORDS16(n) WORDS4(n), WORDS4((n) + 4), WORDS4((n) + 8), WORDS4((n) + 12)
 #define WORDS64(n) WORDS16(n), WORDS16((n) + 16), WORDS16((n) + 32), WORDS16((n) + 48)
 #define WORDS256(n) WORDS64(n), WORDS64((n) + 64), WORDS64((n) + 128), WORDS64((n) + 192)
 
-slm_always_read const uint16_t slm_size_place[SLM_TABLE_MAX + 1] = {
+slm_always_read const uint16_t slm_size_slot_word[SLM_TABLE_MAX + 1] = {
     WORDS256(0), WORDS256(256), WORDS256(512), WORDS256(768), WORD(1024),
 };
 

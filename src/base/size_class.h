@@ -20,23 +20,23 @@ enum {
     SLM_CLASSES = 72,
     SLM_SMALL_MAX = 32768,      /* larger requests get spans of their own */
     SLM_TABLE_MAX = 1024,       /* up to here one load finds the slot word */
-    SLM_PLACE_UNITS = 6,         /* of a slot */
+    SLM_SLOT_WORDS = 6,         /* of a slot */
     SLM_SLOTS = 10922,          /* 512 KiB of them, so that 16 bits hold a slot word */
-    SLM_NUMBERS = SLM_SLOTS - 1, /* ids are below */
+    SLM_CACHE_IDS = SLM_SLOTS - 1, /* ids are below */
     SLM_NAMED_FIRST = 85,       /* the lowest id of a named cache */
 };
 
-extern slm_hidden const uint16_t slm_size_place[SLM_TABLE_MAX + 1];
+extern slm_hidden const uint16_t slm_size_slot_word[SLM_TABLE_MAX + 1];
 extern slm_hidden const uint16_t slm_class_size[SLM_CLASSES]; /* in bytes */
 
-slm_inline unsigned slm_number_of_place(size_t place)
+slm_inline unsigned slm_cache_id_of(size_t slot_word)
 {
-    return (unsigned)place / SLM_PLACE_UNITS - 1;
+    return (unsigned)slot_word / SLM_SLOT_WORDS - 1;
 }
 
-slm_inline unsigned slm_place_of_number(unsigned number)
+slm_inline unsigned slm_slot_word_of(unsigned number)
 {
-    return (number + 1) * SLM_PLACE_UNITS;
+    return (number + 1) * SLM_SLOT_WORDS;
 }
 
 /* The class of a request of n bytes, n at most SLM_SMALL_MAX; 0 bytes are taken for 1. */

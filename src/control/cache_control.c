@@ -38,7 +38,7 @@ static void look_for_membarrier(void)
         slm_sys_membarrier_register();
 }
 
-slm_seldom struct slab_cache *slm_control_create(const char *name, size_t size, const struct slab_cache_attr *attr)
+slm_seldom struct slab_cache *slm_cache_control_create(const char *name, size_t size, const struct slab_cache_attr *attr)
 {
     static const struct slab_cache_attr nothing_special;
     attr = attr ? attr : &nothing_special;
@@ -53,7 +53,7 @@ slm_seldom struct slab_cache *slm_control_create(const char *name, size_t size, 
     if (attr->limit_bytes != 0)
         look_for_membarrier();
     slm_cache_lock();
-    struct slab_cache *named = slm_named_create(name, size, attr);
+    struct slab_cache *named = slm_cache_name_create(name, size, attr);
     slm_cache_unlock();
     return named;
 }
@@ -91,10 +91,10 @@ static unsigned gather(struct slm_cache *cache, enum slm_take_how how)
 /* -- shrink, tune -------------------------------------------------------------------------------------------------
  */
 
-slm_seldom size_t slm_control_shrink(struct slab_cache *named)
+slm_seldom size_t slm_cache_control_shrink(struct slab_cache *named)
 {
     slm_cache_lock();
-    struct slm_cache *cache = slm_named_cache(named, "slab_cache_shrink");
+    struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_shrink");
     const size_t bytes = (size_t)cache->shape.granules << SLM_GRANULE_SHIFT;
     const uint64_t before = sum_depots(cache).released;
     gather(cache, SLM_TAKE_SPARE);
@@ -104,7 +104,7 @@ slm_seldom size_t slm_control_shrink(struct slab_cache *named)
     return (size_t)(sum_depots(cache).released - before) * bytes;
 }
 
-slm_seldom int slm_control_tune(struct slab_cache *named, unsigned rounds, unsigned magazines)
+slm_seldom int slm_cache_control_tune(struct slab_cache *named, unsigned rounds, unsigned magazines)
 {
     if (!named || rounds > SLM_MAGAZINE_ROUNDS_MAX) {
         errno = EINVAL;
@@ -113,7 +113,7 @@ slm_seldom int slm_control_tune(struct slab_cache *named, unsigned rounds, unsig
     static const struct slm_gathering for_tuning = {.how = SLM_TAKE_SPARE, .to_stock = true, .always = true};
     uint64_t gathered;
     slm_cache_lock();
-    struct slm_cache *cache = slm_named_cache(named, "slab_cache_tune");
+    struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_tune");
     slm_cache_tune(cache, rounds, magazines);
     slm_gather_from_threads(cache, &for_tuning, &gathered);
     for (unsigned node = 0; node < slm_nodes; node++) {
@@ -186,7 +186,7 @@ static slm_seldom uint64_t destroy(struct slab_cache *named, struct slm_cache *c
     live = live_objects(cache);
     if (live > 0)
         return live;
-    slm_named_destroy(named, *missed > 0 ? slm_take_recall() : 0);
+    slm_cache_name_destroy(named, *missed > 0 ? slm_take_recall() : 0);
     return 0;
 }
 
@@ -195,7 +195,7 @@ static slm_seldom uint64_t destroy(struct slab_cache *named, struct slm_cache *c
  * was missed, which may be stopped. */
 static void await_destructors(struct slm_cache *cache)
 {
-    const struct slm_slab_life *life = cache->shape.life;
+    const struct slm_object_hooks *life = cache->shape.hooks;
     const bool forked = cache->generation != slm_fork_generation; /* slabs may have been lost: not for ever, then */
     if (!life || !life->destructor)
         return;
@@ -208,14 +208,14 @@ static void await_destructors(struct slm_cache *cache)
     }
 }
 
-slm_seldom int slm_control_destroy(struct slab_cache *named)
+slm_seldom int slm_cache_control_destroy(struct slab_cache *named)
 {
     if (!named)
         return 0;
     if (!slm_epoch_inside() && !slm_defer_queue_is_calling() && !slm_pending_slabs_is_releasing())
         slm_deferred_free_all(attempts_most);
     slm_cache_lock();
-    struct slm_cache *cache = slm_named_cache(named, "slab_cache_destroy");
+    struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_destroy");
     if (slm_cache_is_class(cache)) {
         slm_cache_unlock();
         errno = EINVAL;
@@ -225,7 +225,7 @@ slm_seldom int slm_control_destroy(struct slab_cache *named)
     unsigned missed = 0;
     const uint64_t live = last ? destroy(named, cache, &missed) : 0;
     if (!last)
-        slm_named_drop(named);
+        slm_cache_name_drop(named);
     slm_cache_unlock();
     release_retired(cache);
     if (live > 0) {
@@ -237,8 +237,8 @@ slm_seldom int slm_control_destroy(struct slab_cache *named)
         if (missed == 0)
             await_destructors(cache);
         slm_cache_lock();
-        slm_named_settle(cache);
-        slm_named_sweep(slm_take_recalled());
+        slm_cache_name_settle(cache);
+        slm_cache_name_sweep(slm_take_recalled());
         slm_cache_unlock();
     }
     return 0;

@@ -9,7 +9,7 @@
 #include "heap/slow.h"
 
 /* As the slab_cache_* of the same name promise. */
-struct slab_cache *slm_control_create(const char *name, size_t size, const struct slab_cache_attr *attr);
-int slm_control_destroy(struct slab_cache *named);
-size_t slm_control_shrink(struct slab_cache *named);
-int slm_control_tune(struct slab_cache *named, unsigned rounds, unsigned magazines);
+struct slab_cache *slm_cache_control_create(const char *name, size_t size, const struct slab_cache_attr *attr);
+int slm_cache_control_destroy(struct slab_cache *named);
+size_t slm_cache_control_shrink(struct slab_cache *named);
+int slm_cache_control_tune(struct slab_cache *named, unsigned rounds, unsigned magazines);

@@ -157,8 +157,8 @@ static uint64_t bytes_of(const void *object)
 static uint64_t bytes_of_magazine(const struct slm_magazine *magazine)
 {
     uint64_t bytes = 0;
-    if (magazine->number != SLM_RETIRED_MIXED)
-        return (uint64_t)magazine->count * slm_cache_of(magazine->number)->shape.object_size;
+    if (magazine->cache_id != SLM_RETIRED_MIXED)
+        return (uint64_t)magazine->count * slm_cache_of(magazine->cache_id)->shape.object_size;
     for (uint32_t i = 0; i < magazine->count; i++)
         bytes += bytes_of(magazine->rounds[i]);
     return bytes;
@@ -220,10 +220,10 @@ bool slm_defer_queue_put_object(unsigned node, void *object)
     lock_queue(queue);
     struct chain *chain = chain_for(queue, MAGAZINES);
     struct slm_magazine *magazine = chain->first ? chain->last : NULL;
-    if (!magazine || magazine->number != SLM_RETIRED_MIXED || magazine->count == magazine->capacity) {
+    if (!magazine || magazine->cache_id != SLM_RETIRED_MIXED || magazine->count == magazine->capacity) {
         magazine = slm_defer_queue_make_block(SLM_MAGAZINE_ROUNDS_MAX);
         if (magazine) {
-            magazine->number = SLM_RETIRED_MIXED;
+            magazine->cache_id = SLM_RETIRED_MIXED;
             append_one(MAGAZINES, chain, magazine);
         }
     }
@@ -257,7 +257,7 @@ struct slm_magazine *slm_defer_queue_make_block(uint32_t rounds)
     return slm_checked && slm_options.refuse_blocks ? NULL : slm_magazine_make(rounds);
 }
 
-size_t slm_defer_queue_put_rounds(unsigned node, unsigned number, void *const *rounds, size_t n)
+size_t slm_defer_queue_put_rounds(unsigned node, unsigned cache_id, void *const *rounds, size_t n)
 {
     struct slm_magazine *magazine = slm_defer_queue_make_block((uint32_t)n);
     if (!magazine) {
@@ -265,9 +265,9 @@ size_t slm_defer_queue_put_rounds(unsigned node, unsigned number, void *const *r
             return 0;
         magazine = (struct slm_magazine *)(void *)last_block;
         magazine->capacity = (sizeof last_block - sizeof *magazine) / sizeof(void *);
-        number = SLM_RETIRED_MIXED;
+        cache_id = SLM_RETIRED_MIXED;
     }
-    magazine->number = (uint16_t)number;
+    magazine->cache_id = (uint16_t)cache_id;
     magazine->count = (uint32_t)slm_min(n, magazine->capacity);
     memcpy(magazine->rounds, rounds, magazine->count * sizeof(void *));
     n = magazine->count;
@@ -336,7 +336,7 @@ void slm_defer_queue_free_objects(void *const *objects, unsigned n)
 /* Into the stock, beyond what a depot keeps otherwise: as much as may wait may also be ready for use. */
 static void stock_magazine(struct slm_magazine *magazine)
 {
-    struct slm_cache *cache = slm_cache_of(magazine->number);
+    struct slm_cache *cache = slm_cache_of(magazine->cache_id);
     const uint64_t limit =
         load_relaxed(&cache->depot_rounds) + slm_defer_queue_limit_bytes() / cache->shape.object_size;
     slm_magazine_hand_on(cache, magazine, limit);
@@ -350,7 +350,7 @@ static void free_thing(enum kind kind, void *thing)
     } else if (kind == HEADS) {
         void *object = ((struct slm_epoch_head *)thing)->object; /* in which the head lies */
         slm_defer_queue_free_objects(&object, 1);
-    } else if (magazine->number != SLM_RETIRED_MIXED) {
+    } else if (magazine->cache_id != SLM_RETIRED_MIXED) {
         stock_magazine(magazine);
     } else {
         slm_defer_queue_free_objects(magazine->rounds, magazine->count);

@@ -55,7 +55,7 @@ struct slm_magazine *slm_defer_queue_make_block(uint32_t rounds);
 
 /* Put a copy of n rounds of the cache with this number on the queue. Returns how many have been copied: where there
  * is no memory, as many as the queues' last block has room for, or none if that is in use. */
-size_t slm_defer_queue_put_rounds(unsigned node, unsigned number, void *const *rounds, size_t n);
+size_t slm_defer_queue_put_rounds(unsigned node, unsigned cache_id, void *const *rounds, size_t n);
 
 /* Objects and bytes on all queues, or with freers; figures. */
 extern slm_hidden _Atomic uint64_t slm_defer_queue_objects, slm_defer_queue_bytes;

@@ -16,13 +16,13 @@ static _Atomic uint32_t passes;
 enum { least_rounds = 6, passes_a_second = 5000 };
 
 /* The caches that may have a retired slot in use. */
-#define FOR_EACH_USED(number, half)                                                                                  \
-    for (unsigned number = slm_slot_next_in(&(half)->used, 0); (number) < SLM_NUMBERS;                               \
-         number = slm_slot_next_in(&(half)->used, (number) + 1))
+#define FOR_EACH_USED(cache_id, half)                                                                                  \
+    for (unsigned cache_id = slm_slot_next_in(&(half)->used, 0); (cache_id) < SLM_CACHE_IDS;                               \
+         cache_id = slm_slot_next_in(&(half)->used, (cache_id) + 1))
 
-static uint32_t most_rounds(unsigned number)
+static uint32_t most_rounds(unsigned cache_id)
 {
-    return load_relaxed(&slm_cache_of(number)->most_rounds);
+    return load_relaxed(&slm_cache_of(cache_id)->most_rounds);
 }
 
 /* Where the slot's array is full. */
@@ -40,28 +40,28 @@ static void gather(const struct slm_retired_slot *slot)
         memmove(magazine->rounds, slot->bottom, magazine->count * sizeof(void *));
 }
 
-static void open_slot(struct slm_thread *thread, unsigned number, struct slm_magazine *magazine)
+static void open_slot(struct slm_thread *thread, unsigned cache_id, struct slm_magazine *magazine)
 {
     struct slm_retired_half *half = slm_retired_half(thread);
-    struct slm_retired_slot *slot = slm_retired_slot_of(thread, number);
+    struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
     slot->magazine = magazine;
     slot->bottom = magazine->rounds;
     slm_shared_store(&slot->top, magazine->rounds + magazine->count);
     slm_shared_store(&slot->limit, end_of(slot));
-    slm_slot_groups_add(&half->used, number + 1);
+    slm_slot_groups_add(&half->used, cache_id + 1);
     half->pass = slot->pass = load_relaxed(&passes);
 }
 
 /* Put a slot's magazine on the queue, or free an empty one. The slot shows its rounds until they are on the queue:
  * whoever finds none in any slot, and then looks at the queues, misses nothing. */
-static void put_away(struct slm_thread *thread, unsigned number)
+static void put_away(struct slm_thread *thread, unsigned cache_id)
 {
-    struct slm_retired_slot *slot = slm_retired_slot_of(thread, number);
+    struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
     struct slm_magazine *magazine = slot->magazine;
     if (!magazine)
         return;
     gather(slot);
-    magazine->number = (uint16_t)number;
+    magazine->cache_id = (uint16_t)cache_id;
     if (magazine->count > 0)
         slm_defer_queue_put_magazine(load_relaxed(&thread->node), magazine); /* from here on it is not ours */
     else
@@ -72,33 +72,33 @@ static void put_away(struct slm_thread *thread, unsigned number)
 }
 
 /* Put a full magazine away, and open a larger one; or the first. */
-static bool open_next(struct slm_thread *thread, unsigned number)
+static bool open_next(struct slm_thread *thread, unsigned cache_id)
 {
-    struct slm_retired_slot *slot = slm_retired_slot_of(thread, number);
+    struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
     const uint32_t grown = slot->magazine ? slot->target * 2 + 2 : slot->target;
-    const uint32_t target = (uint32_t)slm_min(slm_max(grown, least_rounds), most_rounds(number));
-    put_away(thread, number);
+    const uint32_t target = (uint32_t)slm_min(slm_max(grown, least_rounds), most_rounds(cache_id));
+    put_away(thread, cache_id);
     struct slm_magazine *magazine = slm_defer_queue_make_block(target);
     if (!magazine)
         return false;
     slot->target = target;
-    open_slot(thread, number, magazine);
+    open_slot(thread, cache_id, magazine);
     return true;
 }
 
-bool slm_retire_push(struct slm_thread *thread, size_t place, void *object)
+bool slm_retire_push(struct slm_thread *thread, size_t slot_word, void *object)
 {
-    const unsigned number = slm_number_of_place((unsigned)place);
-    struct slm_retired_slot *slot = slm_retired_slot_of(thread, number);
+    const unsigned cache_id = slm_cache_id_of((unsigned)slot_word);
+    struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
     const size_t rounds = (size_t)(slot->top - slot->bottom);
     if (rounds == 0) /* it may be another cache's by now, or tuned */
-        slot->target = (uint32_t)slm_min(slot->target, most_rounds(number));
+        slot->target = (uint32_t)slm_min(slot->target, most_rounds(cache_id));
     if (!slot->magazine || rounds == (size_t)(end_of(slot) - slot->magazine->rounds)) {
-        if (!open_next(thread, number))
+        if (!open_next(thread, cache_id))
             return false;
     } else if (slot->top >= slot->limit) { /* closed by a pass */
         gather(slot);
-        open_slot(thread, number, slot->magazine);
+        open_slot(thread, cache_id, slot->magazine);
     }
     *slot->top = object;
     slm_shared_store(&slot->top, slot->top + 1);
@@ -107,8 +107,8 @@ bool slm_retire_push(struct slm_thread *thread, size_t place, void *object)
 
 void slm_retire_empty_slots(struct slm_thread *thread)
 {
-    FOR_EACH_USED (number, slm_retired_half(thread))
-        put_away(thread, number);
+    FOR_EACH_USED (cache_id, slm_retired_half(thread))
+        put_away(thread, cache_id);
 }
 
 /* -- passes ------------------------------------------------------------------------------------------------------ */
@@ -126,9 +126,9 @@ static slm_unordered bool is_old(const struct slm_retired_slot *slot, const stru
 }
 
 /* Copy a slot's rounds to the queue, and close it. Its owner has at most one push under way. */
-static void take_slot(struct slm_thread *thread, unsigned number, struct passing *passing)
+static void take_slot(struct slm_thread *thread, unsigned cache_id, struct passing *passing)
 {
-    struct slm_retired_slot *slot = slm_retired_slot_of(thread, number);
+    struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
     void **top = __atomic_load_n(&slot->top, __ATOMIC_ACQUIRE); /* pairs with slm_defer */
     if (!slot->magazine || (slot->bottom == top && slot->limit <= top))
         return;
@@ -137,7 +137,7 @@ static void take_slot(struct slm_thread *thread, unsigned number, struct passing
         return;
     const size_t n = (size_t)(top - slot->bottom);
     const unsigned node = load_relaxed(&thread->node);
-    const size_t put = n > 0 ? slm_defer_queue_put_rounds(node, number, slot->bottom, n) : 0;
+    const size_t put = n > 0 ? slm_defer_queue_put_rounds(node, cache_id, slot->bottom, n) : 0;
     slot->bottom += put;
     slm_shared_store(&slot->limit, slot->bottom);
     slm_retired_half(thread)->pass = slot->pass = passing->pass;
@@ -147,8 +147,8 @@ static void take_slot(struct slm_thread *thread, unsigned number, struct passing
 static void take_thread(struct slm_thread *thread, void *context)
 {
     struct passing *passing = context;
-    FOR_EACH_USED (number, slm_retired_half(thread))
-        take_slot(thread, number, passing);
+    FOR_EACH_USED (cache_id, slm_retired_half(thread))
+        take_slot(thread, cache_id, passing);
 }
 
 /* Without any order: the owner may be opening one just now. */
@@ -159,8 +159,8 @@ static slm_unordered bool wants(struct slm_thread *thread, void *context)
     bool wanted = false;
     if (!passing->all && passing->pass - slm_max(half->pass, half->seen) > passing->settling)
         return false; /* nothing is open, or settling */
-    FOR_EACH_USED (number, half) {
-        const struct slm_retired_slot *slot = slm_retired_slot_of(thread, number);
+    FOR_EACH_USED (cache_id, half) {
+        const struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
         const bool idle = slot->top == slot->bottom && slot->limit <= slot->bottom;
         const bool settling = slot->magazine && passing->pass - slot->pass < passing->settling;
         if (!idle)
@@ -195,10 +195,10 @@ unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
 slm_seldom slm_unordered void slm_retire_count(struct slm_thread *thread, struct slm_retired_sums *sums)
 {
     const struct slm_retired_half *half = slm_retired_half(thread);
-    FOR_EACH_USED (number, half) {
-        const struct slm_retired_slot *slot = slm_retired_slot_of(thread, number);
+    FOR_EACH_USED (cache_id, half) {
+        const struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
         const size_t n = slm_min((size_t)(slot->top - slot->bottom), SLM_MAGAZINE_ROUNDS_MAX);
         sums->objects += n;
-        sums->bytes += n * slm_page_map_size(slm_place_of_number(number));
+        sums->bytes += n * slm_page_map_size(slm_slot_word_of(cache_id));
     }
 }

@@ -29,7 +29,7 @@
 
 /* The owner of the block, in a slow path: retire an object of the heap that is no span. False: there is no memory for
  * a magazine, and the object is as it was. */
-bool slm_retire_push(struct slm_thread *thread, size_t place, void *object);
+bool slm_retire_push(struct slm_thread *thread, size_t slot_word, void *object);
 
 /* The owner, in a slow path or at its end: put on the queue what its slots hold. Needs no memory. */
 void slm_retire_empty_slots(struct slm_thread *thread);

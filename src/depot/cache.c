@@ -12,7 +12,7 @@
 enum { start_bytes = 8192, start_rounds_most = 6, most_rounds_least = 2, magazines_a_limit = 16 };
 
 struct slm_cache slm_class_caches[SLM_CLASSES];
-struct slm_cache *_Atomic slm_caches[SLM_NUMBERS];
+struct slm_cache *_Atomic slm_caches[SLM_CACHE_IDS];
 struct slm_depot_counts slm_cache_gone[SLM_NODES_MAX];
 
 static struct slm_lock mutex = {.rank = SLM_RANK_CACHES};
@@ -50,9 +50,9 @@ static void set_bounds(struct slm_cache *cache)
 
 slm_seldom void slm_cache_add(struct slm_cache *cache)
 {
-    cache->shape.place = (uint16_t)slm_place_of_number(cache->number);
+    cache->shape.slot_word = (uint16_t)slm_slot_word_of(cache->id);
     slm_slab_shape_fill(&cache->shape);
-    slm_page_map_set_size(cache->shape.place, cache->shape.object_size);
+    slm_page_map_set_size(cache->shape.slot_word, cache->shape.object_size);
     for (unsigned node = 0; node < slm_nodes; node++) { /* a used one has depots already */
         struct slm_depot *depot = slm_cache_depot_made(cache, node);
         if (depot)
@@ -62,7 +62,7 @@ slm_seldom void slm_cache_add(struct slm_cache *cache)
     cache->generation = slm_fork_generation;
     slm_list_insert_before(&caches, &cache->link);
     if (!slm_cache_is_class(cache))
-        store_release(&slm_caches[cache->number], cache); /* pairs with whoever gets its first object */
+        store_release(&slm_caches[cache->id], cache); /* pairs with whoever gets its first object */
 }
 
 void slm_depot_add_counts(const struct slm_depot *depot, struct slm_depot_counts *sums)
@@ -81,7 +81,7 @@ void slm_cache_remove(struct slm_cache *cache)
         if (depot)
             slm_depot_add_counts(depot, &slm_cache_gone[node]);
     }
-    store_relaxed(&slm_caches[cache->number], NULL);
+    store_relaxed(&slm_caches[cache->id], NULL);
 }
 
 slm_seldom void slm_cache_start(void)
@@ -89,7 +89,7 @@ slm_seldom void slm_cache_start(void)
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
         struct slm_cache *cache = &slm_class_caches[class];
         name_class(cache->name, slm_class_size[class]);
-        cache->number = class;
+        cache->id = class;
         cache->shape.object_size = slm_class_size[class];
         slm_cache_add(cache);
     }

@@ -17,7 +17,7 @@ enum { SLM_CACHE_NAME_BYTES = 64 };
 struct slm_cache {
     struct slm_list link; /* guarded by the cache mutex, as is all that is neither atomic nor fixed when it is made */
     struct slm_slab_shape shape;
-    uint32_t number;
+    uint32_t id;
     uint32_t generation;                           /* of the process, when it was made */
     _Atomic uint32_t tuned;                        /* how often it was; threads compare */
     _Atomic uint32_t start_rounds, most_rounds;    /* of a thread's magazines */
@@ -26,12 +26,12 @@ struct slm_cache {
     _Atomic uint64_t depot_rounds;                 /* that a depot keeps at most */
     _Atomic(_Atomic(struct slm_depot *) *) others; /* depots by node, from 1 on: made on first use */
     struct slm_limit limit;                        /* shape.limit, if it has one */
-    struct slm_slab_life life;                     /* shape.life, if it has one */
+    struct slm_object_hooks hooks;                     /* shape.life, if it has one */
     struct slab_cache *first_name;                 /* the oldest of those that lead to it; NULL: it is leaving */
     uint32_t names;                                /* how many lead to it */
     uint32_t align;
     bool merges;             /* with others of its size and alignment */
-    bool held;               /* while it leaves: somebody looks after it */
+    bool attended;               /* while it leaves: somebody looks after it */
     uint32_t recall;         /* while it leaves: goes when all threads have attended to this one */
     struct slm_cache *next;  /* of its bucket of caches that merge, of those that leave, or of those unused */
     char name[SLM_CACHE_NAME_BYTES];
@@ -39,7 +39,7 @@ struct slm_cache {
 };
 
 extern slm_hidden struct slm_cache slm_class_caches[SLM_CLASSES];
-extern slm_hidden struct slm_cache *_Atomic slm_caches[SLM_NUMBERS]; /* named ones, by number */
+extern slm_hidden struct slm_cache *_Atomic slm_caches[SLM_CACHE_IDS]; /* named ones, by number */
 
 /* The cache of a number; NULL where there is none. */
 slm_inline struct slm_cache *slm_cache_of(unsigned number)
@@ -49,7 +49,7 @@ slm_inline struct slm_cache *slm_cache_of(unsigned number)
 
 slm_inline bool slm_cache_is_class(const struct slm_cache *cache)
 {
-    return cache->number < SLM_CLASSES;
+    return cache->id < SLM_CLASSES;
 }
 
 /* The cache that a depot belongs to: depots know its shape. */

@@ -20,10 +20,10 @@ static uint32_t lowest_free = SLM_NAMED_FIRST;                /* every id below 
 
 /* -- ids --------------------------------------------------------------------------------------------------------- */
 
-/* SLM_NUMBERS: all are taken. */
-static uint32_t pick_number(void)
+/* SLM_CACHE_IDS: all are taken. */
+static uint32_t pick_id(void)
 {
-    while (lowest_free < SLM_NUMBERS && slm_cache_of(lowest_free))
+    while (lowest_free < SLM_CACHE_IDS && slm_cache_of(lowest_free))
         lowest_free++;
     return lowest_free;
 }
@@ -95,10 +95,10 @@ static void describe(struct slm_cache *cache, size_t object_size, size_t align, 
     const bool typesafe = attr->flags & SLAB_TYPESAFE_BY_EPOCH;
     cache->shape = (struct slm_slab_shape){.object_size = (uint32_t)object_size,
                                            .alignment = (uint16_t)(align >> SLM_GRANULE_SHIFT)};
-    cache->life = (struct slm_slab_life){
+    cache->hooks = (struct slm_object_hooks){
         .constructor = attr->ctor, .destructor = attr->dtor, .context = attr->context, .typesafe = typesafe};
     if (attr->ctor || attr->dtor || typesafe)
-        cache->shape.life = &cache->life;
+        cache->shape.hooks = &cache->hooks;
     cache->limit = (struct slm_limit){.objects = attr->limit_bytes / object_size, .bytes = attr->limit_bytes};
     if (attr->limit_bytes != 0)
         cache->shape.limit = &cache->limit;
@@ -113,13 +113,13 @@ static void describe(struct slm_cache *cache, size_t object_size, size_t align, 
 static struct slm_cache *make_cache(const char *name, size_t object_size, size_t align,
                                     const struct slab_cache_attr *attr)
 {
-    const uint32_t number = pick_number();
-    struct slm_cache *cache = number < SLM_NUMBERS ? new_cache() : NULL;
+    const uint32_t id = pick_id();
+    struct slm_cache *cache = id < SLM_CACHE_IDS ? new_cache() : NULL;
     if (!cache)
         return NULL;
     memcpy(cache->name, name, sizeof cache->name);
     describe(cache, object_size, align, attr);
-    cache->number = number;
+    cache->id = id;
     slm_cache_add(cache);
     if (cache->merges)
         link_cache(bucket_of(object_size, align), cache);
@@ -152,13 +152,13 @@ static void put_aside(struct slab_cache *named)
 static void lead_to(struct slab_cache *named, struct slm_cache *cache, bool zero)
 {
     named->zero = zero;
-    named->alloc_place = zero || cache->shape.limit ? 0 : cache->shape.place;
-    named->marked_place = !zero && cache->shape.limit ? cache->shape.place : 0;
-    named->free_place = cache->shape.place;
+    named->alloc_slot_word = zero || cache->shape.limit ? 0 : cache->shape.slot_word;
+    named->marked_slot_word = !zero && cache->shape.limit ? cache->shape.slot_word : 0;
+    named->free_slot_word = cache->shape.slot_word;
     store_release(&named->cache, cache);
 }
 
-struct slm_cache *slm_named_cache(const struct slab_cache *named, const char *call)
+struct slm_cache *slm_cache_name_cache(const struct slab_cache *named, const char *call)
 {
     struct slm_cache *cache = load_acquire(&named->cache); /* pairs with lead_to */
     if (unlikely(!cache))
@@ -166,10 +166,10 @@ struct slm_cache *slm_named_cache(const struct slab_cache *named, const char *ca
     return cache;
 }
 
-slm_seldom struct slab_cache *slm_named_create(const char *name, size_t size, const struct slab_cache_attr *attr)
+slm_seldom struct slab_cache *slm_cache_name_create(const char *name, size_t size, const struct slab_cache_attr *attr)
 {
     const size_t align = alignment_for(size, attr), object_size = slm_align_up(size, align);
-    slm_named_sweep(0);
+    slm_cache_name_sweep(0);
     struct slab_cache *named = new_name();
     if (!named)
         return NULL;
@@ -201,8 +201,8 @@ static struct slab_cache *next_name_of(const struct slab_cache *named, const str
 
 static void forget(struct slab_cache *named)
 {
-    named->alloc_place = named->marked_place = 0;
-    named->free_place = SLM_PLACE_NEVER;
+    named->alloc_slot_word = named->marked_slot_word = 0;
+    named->free_slot_word = SLM_SLOT_WORD_NEVER;
     store_relaxed(&named->cache, NULL);
     if (named->pins == 0) {
         slm_list_remove(&named->link);
@@ -210,7 +210,7 @@ static void forget(struct slab_cache *named)
     }
 }
 
-slm_seldom void slm_named_drop(struct slab_cache *named)
+slm_seldom void slm_cache_name_drop(struct slab_cache *named)
 {
     struct slm_cache *cache = load_relaxed(&named->cache);
     if (cache->first_name == named)
@@ -219,23 +219,23 @@ slm_seldom void slm_named_drop(struct slab_cache *named)
     forget(named);
 }
 
-slm_seldom void slm_named_destroy(struct slab_cache *named, uint32_t recall)
+slm_seldom void slm_cache_name_destroy(struct slab_cache *named, uint32_t recall)
 {
     struct slm_cache *cache = load_relaxed(&named->cache);
-    slm_named_drop(named);
+    slm_cache_name_drop(named);
     if (cache->merges)
         unlink_cache(bucket_of(cache->shape.object_size, cache->align), cache);
     cache->recall = recall;
-    cache->held = true;
+    cache->attended = true;
     link_cache(&leaving, cache);
 }
 
-slm_seldom void slm_named_settle(struct slm_cache *cache)
+slm_seldom void slm_cache_name_settle(struct slm_cache *cache)
 {
-    cache->held = false;
+    cache->attended = false;
 }
 
-bool slm_named_some_wait(void)
+bool slm_cache_name_some_leave(void)
 {
     return leaving != NULL;
 }
@@ -250,17 +250,17 @@ static bool has_come_home(struct slm_cache *cache)
     return out == 0 && slm_cache_slabs(cache) == 0;
 }
 
-slm_seldom void slm_named_sweep(uint32_t recalled)
+slm_seldom void slm_cache_name_sweep(uint32_t recalled)
 {
     for (struct slm_cache **at = &leaving; *at;) {
         struct slm_cache *cache = *at;
-        if (cache->held || cache->recall > recalled || !has_come_home(cache)) {
+        if (cache->attended || cache->recall > recalled || !has_come_home(cache)) {
             at = &cache->next;
             continue;
         }
         *at = cache->next;
         slm_cache_remove(cache);
-        lowest_free = (uint32_t)slm_min(lowest_free, cache->number);
+        lowest_free = (uint32_t)slm_min(lowest_free, cache->id);
         link_cache(&unused, cache);
     }
 }
@@ -289,7 +289,7 @@ static struct slab_cache *live_from(struct slm_list *at, const struct slm_list *
     return at == end ? NULL : slm_container(at, struct slab_cache, link);
 }
 
-slm_seldom struct slab_cache *slm_named_next(struct slab_cache *after)
+slm_seldom struct slab_cache *slm_cache_name_next(struct slab_cache *after)
 {
     name_classes();
     const bool in_classes = !after || (load_relaxed(&after->cache) && slm_cache_is_class(load_relaxed(&after->cache)));
@@ -301,11 +301,11 @@ slm_seldom struct slab_cache *slm_named_next(struct slab_cache *after)
     if (next)
         next->pins++;
     if (after)
-        slm_named_unpin(after);
+        slm_cache_name_unpin(after);
     return next;
 }
 
-void slm_named_unpin(struct slab_cache *named)
+void slm_cache_name_unpin(struct slab_cache *named)
 {
     if (--named->pins == 0 && !load_relaxed(&named->cache)) {
         slm_list_remove(&named->link);

@@ -182,7 +182,7 @@ static bool place_slab(struct slm_depot *depot, struct slm_slab *slab)
 /* A vacant slab, unlisted and without an owner. */
 static void release(struct slm_depot *depot, struct slm_slab *slab)
 {
-    const struct slm_slab_life *life = depot->shape->life;
+    const struct slm_object_hooks *life = depot->shape->hooks;
     if (life && (life->destructor || life->typesafe)) {
         slm_pending_slabs_add(slab, depot->shape, &depot->slabs_released);
     } else {
@@ -267,7 +267,7 @@ static void reverse(void **rounds, unsigned n)
 
 static bool constructs(const struct slm_depot *depot)
 {
-    return depot->shape->life && depot->shape->life->constructor;
+    return depot->shape->hooks && depot->shape->hooks->constructor;
 }
 
 /* As slm_depot_fill, of objects that are charged. */
@@ -333,7 +333,7 @@ static void warn_once(const struct slm_depot *depot)
 
 bool slm_depot_grow(struct slm_depot *depot)
 {
-    const struct slm_slab_life *life = depot->shape->life;
+    const struct slm_object_hooks *life = depot->shape->hooks;
     if (constructs(depot) && slm_depot_is_constructing(depot)) {
         warn_once(depot);
         errno = EDEADLK;

@@ -12,7 +12,7 @@ struct slm_magazine *slm_magazine_make(uint32_t rounds)
     struct slm_magazine *magazine = slm_metadata_alloc(slm_magazine_bytes(capacity));
     if (magazine) {
         magazine->capacity = (uint16_t)capacity;
-        magazine->number = SLM_NOT_RETIRED;
+        magazine->cache_id = SLM_NOT_RETIRED;
         magazine->count = 0;
     }
     return magazine;

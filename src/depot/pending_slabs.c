@@ -38,7 +38,7 @@ static struct slm_slab *get_due(const struct slm_slab_shape *shape)
     lock_lists();
     for (struct slm_list *at = due.next; at != &due && !found; at = at->next) {
         struct slm_slab *slab = slm_container(at, struct slm_slab, span.link);
-        if (!shape || slab->wait.shape == shape || !slab->wait.shape->life->destructor)
+        if (!shape || slab->wait.shape == shape || !slab->wait.shape->hooks->destructor)
             found = slab;
     }
     if (found) {
@@ -51,7 +51,7 @@ static struct slm_slab *get_due(const struct slm_slab_shape *shape)
 
 void slm_pending_slabs_add(struct slm_slab *slab, const struct slm_slab_shape *shape, _Atomic uint64_t *released)
 {
-    const bool waits = shape->life->typesafe;
+    const bool waits = shape->hooks->typesafe;
     slab->wait = (struct slm_slab_wait){shape, released, waits ? slm_epoch_stamp() : 0};
     if (waits)
         add_relaxed(&slm_epoch_waiting_bytes, bytes_of(slab));
@@ -95,7 +95,7 @@ void slm_pending_slabs_release(const struct slm_slab_shape *shape)
     releasing = true;
     while ((slab = get_due(shape))) {
         _Atomic uint64_t *released = slab->wait.released;
-        const struct slm_slab_life *life = slab->wait.shape->life;
+        const struct slm_object_hooks *life = slab->wait.shape->hooks;
         if (life->destructor)
             slm_slab_each_object(slab, life->destructor, life->context);
         slm_slab_release(slab);

@@ -68,7 +68,7 @@ slm_seldom int slm_cache_info_stats(struct slab_cache *named, struct slab_cache_
         return invalid();
     slm_fork_check();
     slm_cache_lock();
-    gather(named, slm_named_cache(named, "slab_cache_get_stats"), &row);
+    gather(named, slm_cache_name_cache(named, "slab_cache_get_stats"), &row);
     slm_cache_unlock();
     *out = row.stats;
     return 0;
@@ -79,7 +79,7 @@ slm_seldom int slm_cache_info_stats(struct slab_cache *named, struct slab_cache_
 static struct slab_cache *next_of(struct slab_cache *after)
 {
     slm_cache_lock();
-    struct slab_cache *next = slm_named_next(after);
+    struct slab_cache *next = slm_cache_name_next(after);
     slm_cache_unlock();
     return next;
 }
@@ -92,7 +92,7 @@ slm_seldom int slm_cache_info_foreach(int (*visit)(struct slab_cache *named, voi
     for (struct slab_cache *named = next_of(NULL); named; named = next_of(named))
         if ((answer = visit(named, context)) != 0) {
             slm_cache_lock();
-            slm_named_unpin(named);
+            slm_cache_name_unpin(named);
             slm_cache_unlock();
             break;
         }

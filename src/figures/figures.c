@@ -100,7 +100,7 @@ static void add_thread(struct slm_thread *thread, void *context)
 {
     struct sums *sums = context;
     const bool here = has(sums, load_relaxed(&thread->node));
-    for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
+    for (unsigned n = slm_slot_next(thread, 0); n < SLM_CACHE_IDS; n = slm_slot_next(thread, n + 1)) {
         const struct slm_cache *cache = slm_cache_of(n);
         const uint64_t local = here ? slm_thread_rounds(thread, n) : 0;
         if (cache)

@@ -7,5 +7,5 @@ slm_inline void *slm_alloc(size_t n)
 {
     if (unlikely(n > SLM_TABLE_MAX))
         return slm_alloc_medium(n);
-    return slm_alloc_at(slm_size_place[n], n);
+    return slm_alloc_at(slm_size_slot_word[n], n);
 }

@@ -38,7 +38,7 @@ static void *try_once(struct slm_cache *cache, struct attempt *attempt)
 {
     struct slm_thread *thread = slm_thread_enter(true);
     attempt->node = thread ? load_relaxed(&thread->node) : slm_direct_node();
-    void *object = thread ? slm_thread_pop(thread, cache->number) : slm_alloc_direct(cache);
+    void *object = thread ? slm_thread_pop(thread, cache->id) : slm_alloc_direct(cache);
     attempt->error = errno;
     if (thread)
         slm_thread_leave(thread);
@@ -63,7 +63,7 @@ static bool overcome(struct slm_cache *cache, const struct attempt *attempt, siz
         errno = ENOMEM;
         return again;
     }
-    if (cache->life.constructor) {
+    if (cache->hooks.constructor) {
         if (slm_depot_grow(slm_cache_depot(cache, attempt->node)))
             return true;
         if (errno == EDEADLK)
@@ -89,11 +89,11 @@ static slm_slow void *refill_slow(struct slm_cache *cache)
     return object;
 }
 
-slm_slow void *slm_object_alloc_slow(struct slab_cache *named)
+slm_slow void *slm_cache_object_alloc_slow(struct slab_cache *named)
 {
-    struct slm_cache *cache = slm_named_cache(named, "slab_cache_alloc");
+    struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_alloc");
     void *object;
-    if (!named->zero || !slm_pop_marked(named->free_place, &object)) /* zeroed names have their cache's magazine */
+    if (!named->zero || !slm_pop_marked(named->free_slot_word, &object)) /* zeroed names have their cache's magazine */
         object = refill_slow(cache);
     if (named->zero && likely(object != NULL))
         memset(object, 0, cache->shape.object_size);
@@ -140,11 +140,11 @@ static bool is_node(int node)
     return is;
 }
 
-void *slm_object_alloc_node(struct slab_cache *named, int node)
+void *slm_cache_object_alloc_node(struct slab_cache *named, int node)
 {
-    struct slm_cache *cache = slm_named_cache(named, "slab_cache_alloc_node");
+    struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_alloc_node");
     if (node == -1)
-        return slm_object_alloc(named);
+        return slm_cache_object_alloc(named);
     if (!is_node(node))
         return NULL;
     void *object = alloc_on(cache, (unsigned)node);
@@ -174,9 +174,9 @@ void *slm_alloc_node(size_t n, int node)
 }
 
 /* In a signal handler, perhaps: nothing but the reserve and atomic operations. */
-void *slm_object_alloc_nolock(struct slab_cache *named)
+void *slm_cache_object_alloc_nolock(struct slab_cache *named)
 {
-    struct slm_cache *cache = slm_named_cache(named, "slab_cache_alloc_nolock");
+    struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_alloc_nolock");
     void *object = slm_reserve_pop(cache);
     if (object && named->zero)
         memset(object, 0, cache->shape.object_size);
@@ -198,19 +198,19 @@ static _Noreturn slm_slow void not_of_this_cache(const struct slm_cache *cache, 
     slm_panic(call, object, line.text, NULL, slm_slab_start(slm_slab_of(object)));
 }
 
-slm_slow void slm_object_free_full_slow(struct slab_cache *named, void *object)
+slm_slow void slm_cache_object_free_full_slow(struct slab_cache *named, void *object)
 {
     (void)named;
     slm_free_slow(object, "slab_cache_free");
 }
 
-slm_slow void slm_object_free_slow(struct slab_cache *named, void *object)
+slm_slow void slm_cache_object_free_slow(struct slab_cache *named, void *object)
 {
     const char *call = "slab_cache_free";
-    struct slm_cache *cache = slm_named_cache(named, call);
+    struct slm_cache *cache = slm_cache_name_cache(named, call);
     if (!object)
         return;
-    if (unlikely(slm_place_of(object) != cache->shape.place))
+    if (unlikely(slm_slot_word_at(object) != cache->shape.slot_word))
         not_of_this_cache(cache, object, call);
     slm_free_slow(object, call);
 }
@@ -225,7 +225,7 @@ static size_t take_some(struct slm_cache *cache, size_t n, void **out, struct at
         return *out ? 1 : 0;
     }
     attempt->node = load_relaxed(&thread->node);
-    const size_t got = slm_thread_pop_bulk(thread, cache->number, n, out);
+    const size_t got = slm_thread_pop_bulk(thread, cache->id, n, out);
     attempt->error = errno;
     slm_thread_leave(thread);
     return got;
@@ -239,7 +239,7 @@ static void give_some(struct slm_cache *cache, size_t n, void *const *objects, c
         return;
     }
     for (size_t i = 0; i < n; i++) /* the thread may have come to another node */
-        slm_thread_free(thread, cache->number, objects[i]);
+        slm_thread_free(thread, cache->id, objects[i]);
     slm_thread_leave(thread);
 }
 
@@ -260,9 +260,9 @@ static bool take_bulk(struct slm_cache *cache, size_t n, void **out)
     return false;
 }
 
-size_t slm_object_alloc_bulk(struct slab_cache *named, size_t n, void **out)
+size_t slm_cache_object_alloc_bulk(struct slab_cache *named, size_t n, void **out)
 {
-    struct slm_cache *cache = slm_named_cache(named, "slab_cache_alloc_bulk");
+    struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_alloc_bulk");
     const struct slm_limit *limit = cache->shape.limit;
     if (n == 0)
         return 0;
@@ -284,12 +284,12 @@ size_t slm_object_alloc_bulk(struct slab_cache *named, size_t n, void **out)
 static size_t free_run(struct slm_cache *cache, struct slm_thread *thread, size_t n, void *const *objects,
                        const char *call)
 {
-    if (unlikely(slm_place_of(*objects) != cache->shape.place))
+    if (unlikely(slm_slot_word_at(*objects) != cache->shape.slot_word))
         not_of_this_cache(cache, *objects, call);
     if (likely(thread && !slm_is_remote(thread, *objects)))
-        return slm_thread_push_run(thread, cache->number, n, objects);
+        return slm_thread_push_run(thread, cache->id, n, objects);
     if (thread)
-        slm_thread_free(thread, cache->number, *objects);
+        slm_thread_free(thread, cache->id, *objects);
     else {
         slm_direct_count(*objects);
         slm_depot_give(objects, 1, call);
@@ -297,10 +297,10 @@ static size_t free_run(struct slm_cache *cache, struct slm_thread *thread, size_
     return 1;
 }
 
-void slm_object_free_bulk(struct slab_cache *named, size_t n, void *const *objects)
+void slm_cache_object_free_bulk(struct slab_cache *named, size_t n, void *const *objects)
 {
     const char *call = "slab_cache_free_bulk";
-    struct slm_cache *cache = slm_named_cache(named, call);
+    struct slm_cache *cache = slm_cache_name_cache(named, call);
     struct slm_thread *thread = slm_thread_enter(false);
     for (size_t done; n > 0; objects += done, n -= done)
         done = likely(*objects != NULL) ? free_run(cache, thread, n, objects, call) : 1;

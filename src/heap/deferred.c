@@ -88,12 +88,12 @@ static void defer_large(void *pointer)
 
 /* Into the thread's own magazine, if it has a block, and if there is membarrier(2), so that others can take what ages
  * there; else into one of the queue's. */
-static void defer_small(void *pointer, size_t place, struct slm_epoch_head *head)
+static void defer_small(void *pointer, size_t slot_word, struct slm_epoch_head *head)
 {
     const unsigned node = slm_direct_node();
     struct slm_thread *thread = slm_thread_enter(slm_tls.births == 0);
     const bool own = thread && load_relaxed(&slm_sys_has_membarrier);
-    bool done = own && slm_retire_push(thread, place, pointer);
+    bool done = own && slm_retire_push(thread, slot_word, pointer);
     if (thread && !own)
         slm_retire_empty_slots(thread);
     if (thread)
@@ -110,15 +110,15 @@ static void defer_slowly(void *pointer, struct slm_epoch_head *head)
 {
     slm_keep_errno();
     slm_fork_check();
-    const size_t place = slm_page_map_place(pointer);
+    const size_t slot_word = slm_page_map_slot_word(pointer);
     slm_epoch_begin_quiet();
-    if (place != 0 && slm_epoch_nobody_reads()) {
+    if (slot_word != 0 && slm_epoch_nobody_reads()) {
         slm_free(pointer);
     } else {
-        if (place == 0)
+        if (slot_word == 0)
             defer_large(pointer);
         else
-            defer_small(pointer, place, head);
+            defer_small(pointer, slot_word, head);
         slm_reclaim_note_deferred();
     }
     if (load_relaxed(&slm_defer_queue_objects) > 0)
@@ -127,11 +127,11 @@ static void defer_slowly(void *pointer, struct slm_epoch_head *head)
 
 slm_slow void slm_defer_slow(void *pointer, struct slm_epoch_head *head)
 {
-    if (slm_nodes > 1 && slm_defer_push(slm_page_map_place(pointer), pointer))
+    if (slm_nodes > 1 && slm_defer_push(slm_page_map_slot_word(pointer), pointer))
         return;
     if (unlikely(!slm_epoch_never_read()) && pointer)
         defer_slowly(pointer, head);
-    else if (slm_place_of(pointer) != 0)
+    else if (slm_slot_word_at(pointer) != 0)
         slm_free(pointer);
     else
         slm_free_slow(pointer, call);

@@ -11,17 +11,17 @@
 void slm_defer_slow(void *pointer, struct slm_epoch_head *head);
 
 /* False: it is full, or not open. */
-slm_inline bool slm_defer_push(size_t place, void *pointer)
+slm_inline bool slm_defer_push(size_t slot_word, void *pointer)
 {
     struct slm_thread *thread = slm_hot();
-    void **top = slm_shared_load(&slm_retired_slot_at(thread, place)->top);
-    slm_forget(place);
-    if (unlikely(top >= slm_shared_load(&slm_retired_slot_at(thread, place)->limit)))
+    void **top = slm_shared_load(&slm_retired_slot_at(thread, slot_word)->top);
+    slm_hide_value(slot_word);
+    if (unlikely(top >= slm_shared_load(&slm_retired_slot_at(thread, slot_word)->limit)))
         return false;
-    slm_forget(place);
+    slm_hide_value(slot_word);
     *top = pointer;
     /* pairs with take_slot (deferred/retire.c): who sees the new top sees the object, and that it is unreachable */
-    __atomic_store_n(&slm_retired_slot_at(thread, place)->top, top + 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&slm_retired_slot_at(thread, slot_word)->top, top + 1, __ATOMIC_RELEASE);
     return true;
 }
 

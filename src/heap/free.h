@@ -8,11 +8,11 @@
 #include "thread/slots.h"
 
 /* The place of any pointer: the thread's node's objects first. */
-slm_inline size_t slm_place_of(const void *pointer)
+slm_inline size_t slm_slot_word_at(const void *pointer)
 {
     const char *area = slm_tls.area;
     const size_t granule = slm_area_granule(area, pointer);
-    return likely(slm_area_granule_valid(granule)) ? slm_page_map(area)[granule] : slm_page_map_place(pointer);
+    return likely(slm_area_granule_valid(granule)) ? slm_page_map(area)[granule] : slm_page_map_slot_word(pointer);
 }
 
 slm_inline void slm_free(void *pointer)
@@ -23,16 +23,16 @@ slm_inline void slm_free(void *pointer)
         slm_free_slow(pointer, "free");
         return;
     }
-    size_t place = slm_page_map(area)[granule];
+    size_t slot_word = slm_page_map(area)[granule];
     struct slm_thread *thread = slm_hot();
-    void **top = slm_shared_load(&slm_slot_at(thread, place)->top);
-    slm_forget(place);
-    if (unlikely(top == slm_slot_at(thread, place)->limit)) {
+    void **top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
+    slm_hide_value(slot_word);
+    if (unlikely(top == slm_slot_at(thread, slot_word)->limit)) {
         slm_free_slow(pointer, "free");
         return;
     }
-    slm_forget(place);
-    slm_slot_push(slm_slot_at(thread, place), top, pointer);
+    slm_hide_value(slot_word);
+    slm_slot_push(slm_slot_at(thread, slot_word), top, pointer);
 }
 
 /* Bytes that the object's owner may use. Nothing is asked of the thread here: what lies in the first area, on most
@@ -42,8 +42,8 @@ slm_inline size_t slm_usable(const void *pointer)
     const size_t granule = slm_granule_of(pointer);
     if (unlikely(!slm_area_granule_valid(granule)))
         return slm_usable_slow(pointer);
-    size_t place = slm_page_map(slm_range.heap)[granule];
-    slm_forget(place);
-    const size_t size = slm_page_map_size(place);
+    size_t slot_word = slm_page_map(slm_range.heap)[granule];
+    slm_hide_value(slot_word);
+    const size_t size = slm_page_map_size(slot_word);
     return likely(size != 0) ? size : slm_usable_slow(pointer);
 }

@@ -78,10 +78,10 @@ void *slm_resize(void *pointer, size_t n)
         slm_free_slow(pointer, "realloc");
         return NULL;
     }
-    const size_t place = slm_place_of(pointer);
-    if (unlikely(place == 0))
+    const size_t slot_word = slm_slot_word_at(pointer);
+    if (unlikely(slot_word == 0))
         return resize_large(pointer, n);
-    const size_t size = slm_page_map_size(place);
+    const size_t size = slm_page_map_size(slot_word);
     if (n <= size && (n > size / 2 || size <= 64))
         return pointer;
     return resize_by_copy(pointer, size, n);

@@ -73,7 +73,7 @@ void *slm_alloc_medium(size_t n)
 {
     if (unlikely(n > SLM_SMALL_MAX))
         return alloc_any_large_slow(n);
-    return slm_alloc_at(slm_place_of_number(slm_class_of_size(n)), n);
+    return slm_alloc_at(slm_slot_word_of(slm_class_of_size(n)), n);
 }
 
 _Noreturn slm_slow void slm_refuse(const void *pointer, const char *call)
@@ -97,7 +97,7 @@ static void free_large(void *pointer, const char *call)
     slm_reclaim_after_free();
 }
 
-static void free_small(size_t place, void *pointer, const char *call)
+static void free_small(size_t slot_word, void *pointer, const char *call)
 {
     struct slm_thread *thread = slm_thread_enter(false);
     if (unlikely(!thread)) {
@@ -105,16 +105,16 @@ static void free_small(size_t place, void *pointer, const char *call)
         slm_depot_give(&pointer, 1, call);
         return;
     }
-    slm_thread_free(thread, slm_number_of_place((unsigned)place), pointer);
+    slm_thread_free(thread, slm_cache_id_of((unsigned)slot_word), pointer);
     slm_thread_leave(thread);
 }
 
 /* The destructors of the freed object's cache, if it has any. */
-static void release_retired(size_t place)
+static void release_retired(size_t slot_word)
 {
-    const unsigned number = slm_number_of_place((unsigned)place);
-    const struct slm_cache *cache = number < SLM_NUMBERS ? slm_cache_of(number) : NULL;
-    if (cache && cache->shape.life)
+    const unsigned number = slm_cache_id_of((unsigned)slot_word);
+    const struct slm_cache *cache = number < SLM_CACHE_IDS ? slm_cache_of(number) : NULL;
+    if (cache && cache->shape.hooks)
         slm_pending_slabs_release(&cache->shape);
 }
 
@@ -124,13 +124,13 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
     if (!pointer)
         return;
     slm_fork_check();
-    const size_t place = slm_page_map_place(pointer);
-    if (place == 0)
+    const size_t slot_word = slm_page_map_slot_word(pointer);
+    if (slot_word == 0)
         free_large(pointer, call);
     else
-        free_small(place, pointer, call);
+        free_small(slot_word, pointer, call);
     if (unlikely(load_relaxed(&slm_pending_slabs_due) > 0))
-        release_retired(place);
+        release_retired(slot_word);
     slm_reclaim_if_scarce();
 }
 
@@ -138,8 +138,8 @@ void slm_free_nolock(void *pointer)
 {
     if (!pointer)
         return;
-    const size_t place = slm_page_map_place(pointer);
-    struct slm_large *large = place == 0 ? slm_large_of(pointer) : NULL;
+    const size_t slot_word = slm_page_map_slot_word(pointer);
+    struct slm_large *large = slot_word == 0 ? slm_large_of(pointer) : NULL;
     if (large ? !slm_large_free_nolock(large) : !slm_depot_give_nolock(pointer, "slab_free_nolock"))
         slm_refuse(pointer, "slab_free_nolock");
     if (!large)
@@ -150,7 +150,7 @@ slm_slow size_t slm_usable_slow(const void *pointer)
 {
     if (!pointer)
         return 0;
-    const size_t size = slm_page_map_size(slm_page_map_place(pointer));
+    const size_t size = slm_page_map_size(slm_page_map_slot_word(pointer));
     const struct slm_large *large = size == 0 ? slm_large_of(pointer) : NULL;
     if (size == 0 && !large)
         slm_refuse(pointer, "malloc_usable_size");

@@ -30,13 +30,13 @@ void *slm_alloc_direct(struct slm_cache *cache);
 _Noreturn void slm_refuse(const void *pointer, const char *call);
 
 /* n bytes from the magazine at `place`, that of n's class. */
-slm_inline void *slm_alloc_at(size_t place, size_t n)
+slm_inline void *slm_alloc_at(size_t slot_word, size_t n)
 {
     struct slm_thread *thread = slm_hot();
-    void **top = slm_shared_load(&slm_slot_at(thread, place)->top);
-    slm_forget(place);
-    if (unlikely(top == slm_shared_load(&slm_slot_at(thread, place)->bottom)))
+    void **top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
+    slm_hide_value(slot_word);
+    if (unlikely(top == slm_shared_load(&slm_slot_at(thread, slot_word)->bottom)))
         return slm_alloc_slow(n);
-    slm_forget(place);
-    return slm_slot_pop(slm_slot_at(thread, place), top);
+    slm_hide_value(slot_word);
+    return slm_slot_pop(slm_slot_at(thread, slot_word), top);
 }

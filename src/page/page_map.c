@@ -4,23 +4,23 @@
 void slm_page_map_start(void)
 {
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        slm_page_map_set_size(slm_place_of_number(class), slm_class_size[class]);
+        slm_page_map_set_size(slm_slot_word_of(class), slm_class_size[class]);
 }
 
-void slm_page_map_set_size(unsigned place, uint32_t size)
+void slm_page_map_set_size(unsigned slot_word, uint32_t size)
 {
-    ((uint32_t *)(slm_range.heap + SLM_SIZES_OFFSET))[place] = size;
+    ((uint32_t *)(slm_range.heap + SLM_SIZES_OFFSET))[slot_word] = size;
 }
 
-void slm_page_map_set(size_t first, size_t count, unsigned place)
+void slm_page_map_set(size_t first, size_t count, unsigned slot_word)
 {
     uint16_t *map = (uint16_t *)(slm_area_start(slm_area_of_granule(first)) + SLM_MAP_OFFSET);
     const size_t inside = slm_granule_in_area(first);
     for (size_t granule = inside; granule < inside + count; granule++)
-        map[granule] = (uint16_t)place;
+        map[granule] = (uint16_t)slot_word;
 }
 
-size_t slm_page_map_place(const void *pointer)
+size_t slm_page_map_slot_word(const void *pointer)
 {
     const size_t granule = slm_granule_of(pointer);
     if (unlikely(!slm_granule_valid(granule)))

@@ -19,7 +19,7 @@ static size_t purge(bool wait)
     struct slm_thread *thread = slm_thread_enter(false);
     if (thread) {
         slm_retire_empty_slots(thread);
-        slm_thread_empty(thread, true);
+        slm_thread_empty(thread, SLM_TO_SLABS);
         slm_reserve_empty(thread, false);
         slm_thread_leave(thread);
     }

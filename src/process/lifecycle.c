@@ -96,7 +96,7 @@ static struct slm_thread *birth(struct slm_tls *tls)
     thread->helper = tls->helper;
     slm_shared_store(&tls->self, thread); /* before it is linked: see thread/gather.c */
     slm_thread_list_add(thread);
-    store_relaxed(&thread->node, slm_topology_node_again(thread->number, &thread->cpu, 0));
+    store_relaxed(&thread->node, slm_topology_node_again(thread->ordinal, &thread->cpu, 0));
     tls->area = slm_area_start(slm_area_for_slabs(load_relaxed(&thread->node)));
     tls->state = SLM_THREAD_LIVE;
     if (load_relaxed(&tls->wanted))
@@ -135,7 +135,7 @@ slm_slow struct slm_thread *slm_thread_enter_slow(bool is_alloc)
 
 slm_slow void slm_thread_look_where(struct slm_thread *thread)
 {
-    const unsigned node = slm_topology_node_again(thread->number, &thread->cpu, load_relaxed(&thread->node));
+    const unsigned node = slm_topology_node_again(thread->ordinal, &thread->cpu, load_relaxed(&thread->node));
     if (likely(node == load_relaxed(&thread->node)))
         return;
     slm_figures_thread_moves(thread);
@@ -160,7 +160,7 @@ slm_slow void slm_thread_attend(void)
         const unsigned node = load_relaxed(&thread->node);
         if (asked & SLM_ATTEND_RECALL) {
             const uint32_t recalls = load_relaxed(&slm_thread_recalls);
-            slm_thread_empty(thread, true);
+            slm_thread_empty(thread, SLM_TO_SLABS);
             slm_reserve_empty(thread, false);
             store_release(&thread->recalled, recalls); /* pairs with slm_take_recalled */
         }
@@ -188,7 +188,7 @@ static slm_seldom void thread_exit(void *block)
     slm_epoch_thread_exit(); /* not before: a handler that enters a section from here on does not register */
     slm_retire_empty_slots(thread);
     slm_reserve_empty(thread, false);
-    slm_thread_empty(thread, false);
+    slm_thread_empty(thread, SLM_TO_DEPOT);
     slm_figures_thread_ends(thread);
     slm_thread_list_remove(thread); /* from here on nobody else looks at it */
     slm_reserve_empty(thread, true);
@@ -209,7 +209,7 @@ bool slm_thread_exit_expected(void)
 unsigned slm_direct_node(void)
 {
     const struct slm_thread *self = slm_tls.self;
-    return slm_topology_node(self ? self->number : load_relaxed(&slm_thread_list_born));
+    return slm_topology_node(self ? self->ordinal : load_relaxed(&slm_thread_list_born));
 }
 
 void slm_direct_count(const void *object)

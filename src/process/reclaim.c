@@ -90,8 +90,8 @@ static bool trim_depots(bool all, bool wait)
     else if (!slm_cache_try_lock())
         return true;
     slm_cache_each(trim_cache, &trimming);
-    if (slm_named_some_wait())
-        slm_named_sweep(slm_take_recalled());
+    if (slm_cache_name_some_leave())
+        slm_cache_name_sweep(slm_take_recalled());
     slm_cache_unlock();
     return slm_pending_slabs_poll() || trimming.found;
 }
@@ -156,7 +156,7 @@ static void empty_own(void)
     struct slm_thread *self = slm_thread_hide();
     if (self) {
         slm_retire_empty_slots(self);
-        slm_thread_empty(self, false);
+        slm_thread_empty(self, SLM_TO_DEPOT);
     }
     slm_thread_unhide(self);
 }

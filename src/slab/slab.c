@@ -49,7 +49,7 @@ static bool make_bits(struct slm_slab *slab)
     return true;
 }
 
-static void mark(struct slm_slab *slab, bool slab_now, unsigned place)
+static void mark(struct slm_slab *slab, bool slab_now, unsigned slot_word)
 {
     const size_t first = slm_span_granule(&slab->span);
     for (uint32_t i = 0; i < slab->span.granules; i++) {
@@ -57,7 +57,7 @@ static void mark(struct slm_slab *slab, bool slab_now, unsigned place)
         granule->back = i;
         store_relaxed(&granule->kind, !slab_now ? SLM_SPAN_NONE : i == 0 ? SLM_SPAN_SLAB : SLM_SPAN_SLAB_INSIDE);
     }
-    slm_page_map_set(first, slab->span.granules, place);
+    slm_page_map_set(first, slab->span.granules, slot_word);
 }
 
 struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node)
@@ -76,7 +76,7 @@ struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node
         errno = ENOMEM;
         return NULL;
     }
-    mark(slab, true, shape->place);
+    mark(slab, true, shape->slot_word);
     return slab;
 }
 

@@ -50,7 +50,7 @@ struct slm_slab {
 static_assert(sizeof(struct slm_slab) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
 
 /* What else happens to a cache's objects than being taken and given. */
-struct slm_slab_life {
+struct slm_object_hooks {
     void (*constructor)(void *object, void *context); /* may be NULL, as the other */
     void (*destructor)(void *object, void *context);
     void *context;
@@ -62,9 +62,9 @@ struct slm_slab_shape {
     uint32_t object_size; /* a multiple of 8 */
     uint16_t objects;
     uint16_t granules;
-    uint16_t place;             /* in the page map */
+    uint16_t slot_word;             /* in the page map */
     uint16_t alignment;         /* of the slab, in granules; 0 is 1 */
-    struct slm_slab_life *life; /* NULL: nothing */
+    struct slm_object_hooks *hooks; /* NULL: nothing */
     struct slm_limit *limit;    /* NULL: none; see depot/limit.h */
 };
 

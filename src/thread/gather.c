@@ -35,7 +35,7 @@ static void take_loaded(const struct slm_thread *thread, struct slm_slot *slot, 
 
 static void take_remote(struct slm_thread *thread, struct slm_take_rounds *rounds)
 {
-    struct slm_magazine *remote = slm_remote_take(thread, rounds->cache->number);
+    struct slm_magazine *remote = slm_remote_take(thread, rounds->cache->id);
     if (remote)
         keep(rounds, remote);
 }
@@ -66,7 +66,7 @@ static void dismantle(struct slm_thread *thread, struct slm_slot *slot, struct s
 static void take_slot(struct slm_thread *thread, void *context)
 {
     struct slm_take_rounds *rounds = context;
-    struct slm_slot *slot = slm_slot_of(thread, rounds->cache->number);
+    struct slm_slot *slot = slm_slot_of(thread, rounds->cache->id);
     take_remote(thread, rounds);
     if (rounds->how == SLM_TAKE_EVERYTHING)
         dismantle(thread, slot, rounds);
@@ -83,12 +83,12 @@ static void take_slot(struct slm_thread *thread, void *context)
 static slm_unordered bool has_rounds(struct slm_thread *thread, void *context)
 {
     struct slm_take_rounds *rounds = context;
-    const unsigned number = rounds->cache->number;
-    const struct slm_slot *slot = slm_slot_of(thread, number);
+    const unsigned cache_id = rounds->cache->id;
+    const struct slm_slot *slot = slm_slot_of(thread, cache_id);
     const bool in_use = load_acquire(&slot->target) != 0;
     if (rounds->how == SLM_TAKE_EVERYTHING)
         return in_use || slm_reserve_knows(thread, rounds->cache);
-    return in_use && (!slot->loaded || slm_thread_rounds(thread, number) > 0 || slm_remote_of(thread, number));
+    return in_use && (!slot->loaded || slm_thread_rounds(thread, cache_id) > 0 || slm_remote_of(thread, cache_id));
 }
 
 unsigned slm_take_rounds(struct slm_take_rounds *rounds, bool always)
@@ -121,8 +121,8 @@ static uint64_t hand_on_all(struct slm_cache *cache, struct slm_magazine *magazi
 
 static bool has_any(const struct slm_thread *thread, const struct slm_cache *cache)
 {
-    return slm_thread_rounds((struct slm_thread *)thread, cache->number) > 0 ||
-           slm_remote_of(thread, cache->number) != NULL;
+    return slm_thread_rounds((struct slm_thread *)thread, cache->id) > 0 ||
+           slm_remote_of(thread, cache->id) != NULL;
 }
 
 unsigned slm_gather_from_threads(struct slm_cache *cache, const struct slm_gathering *gathering, uint64_t *gathered)
@@ -184,7 +184,7 @@ static void lose(struct slm_thread *thread, void *nothing)
     if (thread->tls == &slm_tls || load_relaxed(&thread->tls->busy))
         return;
     const unsigned own = load_relaxed(&thread->node);
-    for (unsigned n = slm_slot_next(thread, SLM_NAMED_FIRST); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
+    for (unsigned n = slm_slot_next(thread, SLM_NAMED_FIRST); n < SLM_CACHE_IDS; n = slm_slot_next(thread, n + 1)) {
         struct slm_cache *cache = slm_cache_of(n);
         if (!cache || load_relaxed(&slm_slot_of(thread, n)->target) == 0)
             continue;

@@ -57,8 +57,8 @@ static void catch_one(struct slm_thread *thread, void *context)
     slm_thread_look_if_gone(thread);
     if (thread->tls == &gone || exchange_hot(thread->tls, thread, slm_taken))
         thread->was = thread;
-    else if (exchange_hot(thread->tls, slm_dry, slm_taken))
-        thread->was = slm_dry;
+    else if (exchange_hot(thread->tls, slm_detour, slm_taken))
+        thread->was = slm_detour;
     else
         miss(thread, catching); /* in a slow path */
     catching->any |= thread->was != NULL;
@@ -115,11 +115,11 @@ static void recall(struct slm_thread *thread, void *context)
 uint32_t slm_take_recall(void)
 {
     slm_thread_list_lock();
-    uint32_t number = load_relaxed(&slm_thread_recalls) + 1;
-    store_relaxed(&slm_thread_recalls, number);
-    slm_thread_list_each(recall, &number);
+    uint32_t cache_id = load_relaxed(&slm_thread_recalls) + 1;
+    store_relaxed(&slm_thread_recalls, cache_id);
+    slm_thread_list_each(recall, &cache_id);
     slm_thread_list_unlock();
-    return number;
+    return cache_id;
 }
 
 static void find_least(struct slm_thread *thread, void *least)

@@ -6,16 +6,16 @@
 /* Rounds of a first remote magazine, and bytes of any: what threads hold for others is to be little. */
 enum { first_rounds = 14, most_bytes = 16384 };
 
-static void set(struct slm_thread *thread, unsigned number, struct slm_magazine *magazine)
+static void set(struct slm_thread *thread, unsigned cache_id, struct slm_magazine *magazine)
 {
-    slm_shared_store(&slm_retired_slot_of(thread, number)->remote, magazine);
+    slm_shared_store(&slm_retired_slot_of(thread, cache_id)->remote, magazine);
 }
 
-struct slm_magazine *slm_remote_take(struct slm_thread *thread, unsigned number)
+struct slm_magazine *slm_remote_take(struct slm_thread *thread, unsigned cache_id)
 {
-    struct slm_magazine *magazine = slm_remote_of(thread, number);
+    struct slm_magazine *magazine = slm_remote_of(thread, cache_id);
     if (magazine)
-        set(thread, number, NULL);
+        set(thread, cache_id, NULL);
     return magazine;
 }
 
@@ -27,15 +27,15 @@ static uint32_t most_rounds(const struct slm_cache *cache)
 
 void slm_remote_push(struct slm_thread *thread, struct slm_cache *cache, void *object)
 {
-    struct slm_magazine *magazine = slm_remote_of(thread, cache->number);
+    struct slm_magazine *magazine = slm_remote_of(thread, cache->id);
     const uint32_t before = magazine ? magazine->capacity : 0;
     if (!magazine || magazine->count >= slm_min(before, most_rounds(cache))) {
         if (magazine)
             slm_magazine_hand_on(cache, magazine, load_relaxed(&cache->depot_rounds));
         const size_t room = slm_min(slm_max(before * 2, first_rounds), most_rounds(cache));
         magazine = slm_magazine_make((uint32_t)room);
-        slm_slot_groups_add(&slm_retired_half(thread)->used, cache->number + 1);
-        set(thread, cache->number, magazine);
+        slm_slot_groups_add(&slm_retired_half(thread)->used, cache->id + 1);
+        set(thread, cache->id, magazine);
     }
     if (magazine)
         magazine->rounds[magazine->count++] = object;
@@ -44,10 +44,10 @@ void slm_remote_push(struct slm_thread *thread, struct slm_cache *cache, void *o
 }
 
 /* What the owner is writing there just now may be missing, or an old round: an address of the heap all the same. */
-slm_unordered uint32_t slm_remote_rounds(const struct slm_thread *thread, unsigned number, unsigned first,
+slm_unordered uint32_t slm_remote_rounds(const struct slm_thread *thread, unsigned cache_id, unsigned first,
                                          unsigned end)
 {
-    const struct slm_magazine *magazine = slm_remote_of(thread, number);
+    const struct slm_magazine *magazine = slm_remote_of(thread, cache_id);
     uint32_t rounds = 0;
     for (uint32_t i = 0; magazine && i < slm_min(magazine->count, SLM_MAGAZINE_ROUNDS_MAX); i++) {
         const unsigned node = slm_magazine_home(magazine->rounds[i]);

@@ -22,16 +22,16 @@ slm_inline bool slm_is_remote(const struct slm_thread *thread, const void *objec
 }
 
 /* The remote magazine of a cache; NULL if there is none. */
-slm_inline struct slm_magazine *slm_remote_of(const struct slm_thread *thread, unsigned number)
+slm_inline struct slm_magazine *slm_remote_of(const struct slm_thread *thread, unsigned cache_id)
 {
-    return likely(slm_nodes == 1) ? NULL : slm_shared_load(&slm_retired_slot_of(thread, number)->remote);
+    return likely(slm_nodes == 1) ? NULL : slm_shared_load(&slm_retired_slot_of(thread, cache_id)->remote);
 }
 
 /* Take it off the slot. */
-struct slm_magazine *slm_remote_take(struct slm_thread *thread, unsigned number);
+struct slm_magazine *slm_remote_take(struct slm_thread *thread, unsigned cache_id);
 
 /* Rounds in it that lie on the nodes from `first` on, below `end`; from other threads, a figure that may lag. */
-uint32_t slm_remote_rounds(const struct slm_thread *thread, unsigned number, unsigned first, unsigned end);
+uint32_t slm_remote_rounds(const struct slm_thread *thread, unsigned cache_id, unsigned first, unsigned end);
 
 /* The owner, in a slow path; the cache's slot is in use. */
 void slm_remote_push(struct slm_thread *thread, struct slm_cache *cache, void *object);

@@ -60,7 +60,7 @@ static void ask(struct slm_thread *thread, struct slm_reserve *reserve, struct s
     atomic_fetch_or_explicit(&thread->attention, SLM_ATTEND_RESERVE, memory_order_relaxed);
     struct slm_thread *hot = thread;
     if (dry) /* not over slm_taken, nor in a slow path: pairs with thread/gather.c */
-        __atomic_compare_exchange_n(&slm_tls.hot, &hot, slm_dry, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+        __atomic_compare_exchange_n(&slm_tls.hot, &hot, slm_detour, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
 void *slm_reserve_pop(struct slm_cache *cache)
@@ -98,7 +98,7 @@ static void add_stack(struct slm_thread *thread, struct slm_cache *cache)
 struct slm_cache *slm_reserve_fill(struct slm_thread *thread)
 {
     struct slm_cache *wanted = atomic_exchange(&slm_tls.wanted, NULL);
-    if (wanted && slm_cache_of(wanted->number) == wanted) /* it may have been destroyed before this thread's birth */
+    if (wanted && slm_cache_of(wanted->id) == wanted) /* it may have been destroyed before this thread's birth */
         add_stack(thread, wanted);
     for (struct slm_reserve *reserve = load_relaxed(&thread->reserves); reserve; reserve = reserve->next) {
         struct slm_cache *cache = load_relaxed(&reserve->cache);
@@ -106,7 +106,7 @@ struct slm_cache *slm_reserve_fill(struct slm_thread *thread)
             continue;
         store_relaxed(&reserve->asked, false); /* before: a handler may ask again meanwhile */
         void *round = NULL;
-        while (load_relaxed(&reserve->count) < rounds_most && (round = slm_thread_pop(thread, cache->number))) {
+        while (load_relaxed(&reserve->count) < rounds_most && (round = slm_thread_pop(thread, cache->id))) {
             slm_limit_return(cache->shape.limit, 1);
             push(reserve, round);
         }
@@ -196,8 +196,8 @@ struct held {
 static void add_thread(struct slm_thread *thread, void *context)
 {
     struct held *held = context;
-    const unsigned number = held->cache->number;
-    held->rounds += slm_thread_rounds(thread, number) + slm_remote_rounds(thread, number, 0, slm_nodes);
+    const unsigned cache_id = held->cache->id;
+    held->rounds += slm_thread_rounds(thread, cache_id) + slm_remote_rounds(thread, cache_id, 0, slm_nodes);
     held->rounds += slm_reserve_rounds(thread, held->cache);
 }
 

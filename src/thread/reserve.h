@@ -9,7 +9,7 @@
  * not changed means that nothing has. The owner alone pushes, in a slow path: a handler that pops in between changes
  * the count, and the push is tried again. Stacks are linked in front and stay until the thread's end.
  *
- * A dry call says what it wanted and points `hot` at slm_dry: the thread's next malloc or free passes a slow path, at
+ * A dry call says what it wanted and points `hot` at slm_detour: the thread's next malloc or free passes a slow path, at
  * whose end the reserve is filled (slm_thread_attend). That exchange is a locked one: a taker may be at it too. */
 #pragma once
 

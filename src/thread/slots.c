@@ -73,23 +73,23 @@ void slm_thread_block_free(struct slm_thread *thread)
     slm_metadata_free(thread, SLM_BLOCK_BYTES);
 }
 
-void slm_slot_use(struct slm_thread *thread, unsigned number)
+void slm_slot_use(struct slm_thread *thread, unsigned cache_id)
 {
-    slm_slot_groups_add(&thread->used, number + 1);
+    slm_slot_groups_add(&thread->used, cache_id + 1);
 }
 
-unsigned slm_slot_next_in(const struct slm_slot_groups *groups, unsigned number)
+unsigned slm_slot_next_in(const struct slm_slot_groups *groups, unsigned cache_id)
 {
-    if (number >= SLM_CLASSES && number < SLM_NAMED_FIRST)
-        number = SLM_NAMED_FIRST;
-    const unsigned slot = slm_slot_groups_next(groups, number + 1);
+    if (cache_id >= SLM_CLASSES && cache_id < SLM_NAMED_FIRST)
+        cache_id = SLM_NAMED_FIRST;
+    const unsigned slot = slm_slot_groups_next(groups, cache_id + 1);
     return slot > SLM_CLASSES && slot <= SLM_NAMED_FIRST ? SLM_NAMED_FIRST : slot - 1; /* not the half's own part */
 }
 
 /* The owner may be in the middle of a pop, or take `previous` away: metadata stay mapped, and figures may lag. */
-slm_unordered uint64_t slm_thread_rounds(struct slm_thread *thread, unsigned number)
+slm_unordered uint64_t slm_thread_rounds(struct slm_thread *thread, unsigned cache_id)
 {
-    const struct slm_slot *slot = slm_slot_of(thread, number);
+    const struct slm_slot *slot = slm_slot_of(thread, cache_id);
     if (load_relaxed(&slot->target) == 0)
         return 0;
     const struct slm_magazine *previous = slot->previous;

@@ -22,7 +22,7 @@
  *
  *     slm_nothing   before the first use, after the end, and while the owner works on the block in a slow path
  *     slm_taken     another thread works on the block (thread/ownership.h)
- *     slm_dry       nobody does: a signal handler wants the owner to pass a slow path (thread/reserve.h)
+ *     slm_detour       nobody does: a signal handler wants the owner to pass a slow path (thread/reserve.h)
  *
  * The owner alone writes its block. Hot paths write a slot's `top`. All else is written between slm_thread_enter and
  * slm_thread_leave (process/lifecycle.h), which keep out a signal handler that interrupts them, and a taker.
@@ -41,7 +41,7 @@ struct slm_slot {
     uint32_t tuned;  /* the cache's count of tunings when the target was set */
 };
 
-static_assert(sizeof(struct slm_slot) == SLM_PLACE_UNITS * 8, "places count in words");
+static_assert(sizeof(struct slm_slot) == SLM_SLOT_WORDS * 8, "places count in words");
 
 enum slm_attention {
     SLM_ATTEND_RESERVE = 1,
@@ -67,7 +67,7 @@ struct slm_thread {
     struct slm_thread *was;                 /* a taker's: what `hot` was; see thread/ownership.h */
     size_t target_bytes;       /* sum over slots of target times object size, twice: what the pairs may hold */
     uint32_t passes;           /* of the slow path */
-    uint32_t number;           /* how many were born before it: deals threads out to simulated nodes */
+    uint32_t ordinal;          /* how many were born before it: deals threads out to simulated nodes */
     uint32_t generation;       /* of the process when it was linked into the list of threads */
     uint32_t adapted_ms;       /* when slm_thread_adapt last ran, cut to 32 bits */
     _Atomic unsigned node;     /* whose depots this thread uses: looked up at each pass; the owner writes it */
@@ -132,7 +132,7 @@ extern slm_hidden char slm_zero_block[];
 
 #define slm_nothing ((struct slm_thread *)(void *)slm_zero_block)
 #define slm_taken ((struct slm_thread *)(void *)(slm_zero_block + 8))
-#define slm_dry ((struct slm_thread *)(void *)(slm_zero_block + 16))
+#define slm_detour ((struct slm_thread *)(void *)(slm_zero_block + 16))
 
 /* What the owner reads and a taker writes, or the other way round: plain accesses, which fold into x86's operands. */
 #ifdef __SANITIZE_THREAD__
@@ -152,9 +152,9 @@ slm_inline struct slm_thread *slm_hot(void)
     return __atomic_load_n(&slm_tls.hot, slm_hot_order);
 }
 
-slm_inline struct slm_slot *slm_slot_at(struct slm_thread *thread, size_t place)
+slm_inline struct slm_slot *slm_slot_at(struct slm_thread *thread, size_t slot_word)
 {
-    return (struct slm_slot *)((char *)thread + place * 8);
+    return (struct slm_slot *)((char *)thread + slot_word * 8);
 }
 
 /* Move a slot's top by so many rounds. On x86 one instruction that reads and writes, which compilers will not choose
@@ -174,9 +174,9 @@ slm_inline struct slm_retired_half *slm_retired_half(struct slm_thread *thread)
     return (struct slm_retired_half *)((char *)thread + SLM_RETIRED_OFFSET);
 }
 
-slm_inline struct slm_retired_slot *slm_retired_slot_at(struct slm_thread *thread, size_t place)
+slm_inline struct slm_retired_slot *slm_retired_slot_at(struct slm_thread *thread, size_t slot_word)
 {
-    return (struct slm_retired_slot *)((char *)thread + SLM_RETIRED_OFFSET + place * 8);
+    return (struct slm_retired_slot *)((char *)thread + SLM_RETIRED_OFFSET + slot_word * 8);
 }
 
 /* A hot pop's and push's second half: `top` is the slot's, and no edge. The round stays readable below the new top:
@@ -200,30 +200,30 @@ void slm_slots_start(void);
 struct slm_thread *slm_thread_block_make(void);
 void slm_thread_block_free(struct slm_thread *thread);
 
-slm_inline struct slm_slot *slm_slot_of(struct slm_thread *thread, unsigned number)
+slm_inline struct slm_slot *slm_slot_of(struct slm_thread *thread, unsigned cache_id)
 {
-    return slm_slot_at(thread, slm_place_of_number(number));
+    return slm_slot_at(thread, slm_slot_word_of(cache_id));
 }
 
-slm_inline struct slm_retired_slot *slm_retired_slot_of(const struct slm_thread *thread, unsigned number)
+slm_inline struct slm_retired_slot *slm_retired_slot_of(const struct slm_thread *thread, unsigned cache_id)
 {
-    return slm_retired_slot_at((struct slm_thread *)thread, slm_place_of_number(number));
+    return slm_retired_slot_at((struct slm_thread *)thread, slm_slot_word_of(cache_id));
 }
 
 /* The owner is about to use the slot. */
-void slm_slot_use(struct slm_thread *thread, unsigned number);
+void slm_slot_use(struct slm_thread *thread, unsigned cache_id);
 
 /* The first slot from number `slot` on whose group has one in use; SLM_SLOTS: none. */
 unsigned slm_slot_groups_next(const struct slm_slot_groups *groups, unsigned slot);
 void slm_slot_groups_add(struct slm_slot_groups *groups, unsigned slot);
 
-/* The first number from `number` on whose group in a half has a slot in use; SLM_NUMBERS: none. */
-unsigned slm_slot_next_in(const struct slm_slot_groups *groups, unsigned number);
+/* The first number from `number` on whose group in a half has a slot in use; SLM_CACHE_IDS: none. */
+unsigned slm_slot_next_in(const struct slm_slot_groups *groups, unsigned cache_id);
 
-slm_inline unsigned slm_slot_next(const struct slm_thread *thread, unsigned number)
+slm_inline unsigned slm_slot_next(const struct slm_thread *thread, unsigned cache_id)
 {
-    return slm_slot_next_in(&thread->used, number);
+    return slm_slot_next_in(&thread->used, cache_id);
 }
 
 /* Rounds in a cache's magazines, but for the remote one; from other threads, a figure that may lag. */
-uint64_t slm_thread_rounds(struct slm_thread *thread, unsigned number);
+uint64_t slm_thread_rounds(struct slm_thread *thread, unsigned cache_id);

@@ -17,7 +17,7 @@
 #include "os/sys.h"
 
 /* So much is welcome in one magazine, whatever the target. */
-enum { welcome_bytes = 8192 };
+enum { small_enough_bytes = 8192 };
 
 static void count_one(_Atomic uint64_t *counter, uint64_t n)
 {
@@ -70,7 +70,7 @@ static void set_target(struct slm_thread *thread, struct slm_slot *slot, const s
 }
 
 /* A trip to the depot: let the cache's magazines grow if it makes many. */
-static void miss(struct slm_thread *thread, struct slm_slot *slot, const struct slm_cache *cache)
+static void grow_on_miss(struct slm_thread *thread, struct slm_slot *slot, const struct slm_cache *cache)
 {
     const uint32_t most = load_relaxed(&cache->most_rounds);
     uint32_t target = load_relaxed(&slot->target);
@@ -104,9 +104,9 @@ enum { line_bytes = 64 };
  * about further ones itself. */
 static void warm_up(struct slm_magazine *magazine, size_t object_size)
 {
-    if (likely(magazine->number == SLM_NOT_RETIRED))
+    if (likely(magazine->cache_id == SLM_NOT_RETIRED))
         return;
-    magazine->number = SLM_NOT_RETIRED;
+    magazine->cache_id = SLM_NOT_RETIRED;
     const size_t second = object_size > line_bytes ? line_bytes : 0;
     for (void **round = magazine->rounds + magazine->count; round-- > magazine->rounds;) {
         __builtin_prefetch(*round, 1, 2);
@@ -117,11 +117,11 @@ static void warm_up(struct slm_magazine *magazine, size_t object_size)
 /* May the thread have a magazine from the stock as it is? It may be another thread's with a higher target. Those who
  * trade with each other would cut up each one otherwise, and change arrays at each trip: that is the lock of
  * metadata, twice. */
-static bool is_welcome(const struct slm_magazine *full, uint32_t target, const struct slm_cache *cache)
+static bool fits_despite_target(const struct slm_magazine *full, uint32_t target, const struct slm_cache *cache)
 {
     if (full->count <= target)
         return true;
-    const bool little = full->count * (size_t)cache->shape.object_size <= welcome_bytes;
+    const bool little = full->count * (size_t)cache->shape.object_size <= small_enough_bytes;
     return load_relaxed(&cache->fixed_rounds) == 0 && (little || full->count <= target * 2 + 2);
 }
 
@@ -135,7 +135,7 @@ static struct slm_magazine *fetch(const struct slm_thread *thread, const struct 
     struct slm_magazine *full = empty;
     if (slm_depot_get(depot, &full)) {
         warm_up(full, cache->shape.object_size);
-        if (is_welcome(full, target, cache))
+        if (fits_despite_target(full, target, cache))
             return full;
         struct slm_magazine *fitting = slm_magazine_make(target);
         return fitting ? decant(slot, cache, full, fitting) : full;
@@ -150,21 +150,21 @@ static uint64_t limit_of(const struct slm_cache *cache, const struct slm_magazin
     return magazine->count > SLM_MAGAZINE_SMALL ? load_relaxed(&cache->depot_rounds) : 0;
 }
 
-/* Hand on what a slot holds, and the cache's remote magazine: to depots, or (`home`) into slabs. */
-static void hand_on_all(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache, bool home)
+/* Hand on what a slot holds, and the cache's remote magazine: to depots or slabs. */
+static void hand_on_all(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache, enum slm_whereto whereto)
 {
-    struct slm_magazine *all[] = {unload(slot), slot->previous, slm_remote_take(thread, cache->number)};
+    struct slm_magazine *all[] = {unload(slot), slot->previous, slm_remote_take(thread, cache->id)};
     slot->previous = NULL;
     for (unsigned i = 0; i < sizeof all / sizeof all[0]; i++) {
         if (all[i])
-            slm_magazine_hand_on(cache, all[i], home ? 0 : limit_of(cache, all[i]));
+            slm_magazine_hand_on(cache, all[i], whereto == SLM_TO_SLABS ? 0 : limit_of(cache, all[i]));
     }
 }
 
 /* Empty a slot and forget its target. */
-static void empty_slot(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache, bool home)
+static void empty_slot(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache, enum slm_whereto whereto)
 {
-    hand_on_all(thread, slot, cache, home);
+    hand_on_all(thread, slot, cache, whereto);
     slot->misses = 0;
     set_target(thread, slot, cache, 0); /* last: from here on the cache may be destroyed */
 }
@@ -175,7 +175,7 @@ static void heed_tuning(struct slm_thread *thread, struct slm_slot *slot, struct
     const uint32_t tuned = load_acquire(&cache->tuned);
     if (likely(slot->tuned == tuned))
         return;
-    empty_slot(thread, slot, cache, false);
+    empty_slot(thread, slot, cache, SLM_TO_DEPOT);
     slot->tuned = tuned;
 }
 
@@ -201,19 +201,19 @@ static void exchange(struct slm_slot *slot)
     load(slot, other);
 }
 
-void *slm_thread_refill(struct slm_thread *thread, unsigned number)
+void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
 {
-    struct slm_cache *cache = slm_cache_of(number);
-    struct slm_slot *slot = slm_slot_of(thread, number);
+    struct slm_cache *cache = slm_cache_of(cache_id);
+    struct slm_slot *slot = slm_slot_of(thread, cache_id);
     if (unlikely(!keeps_magazines(cache)))
         return take_one(thread, cache);
-    slm_slot_use(thread, number);
+    slm_slot_use(thread, cache_id);
     heed_tuning(thread, slot, cache);
     if (slot->previous && slot->previous->count > 0) {
         exchange(slot);
         return slm_slot_pop(slot, slot->top);
     }
-    miss(thread, slot, cache);
+    grow_on_miss(thread, slot, cache);
     count_one(&thread->refills, 1);
     struct slm_magazine *empty = magazine_fit(unload(slot), load_relaxed(&slot->target));
     if (!empty)
@@ -229,23 +229,23 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned number)
     return slm_slot_pop(slot, slot->top);
 }
 
-void *slm_thread_pop(struct slm_thread *thread, unsigned number)
+void *slm_thread_pop(struct slm_thread *thread, unsigned cache_id)
 {
-    struct slm_slot *slot = slm_slot_of(thread, number);
-    return slot->top != slot->bottom ? slm_slot_pop(slot, slot->top) : slm_thread_refill(thread, number);
+    struct slm_slot *slot = slm_slot_of(thread, cache_id);
+    return slot->top != slot->bottom ? slm_slot_pop(slot, slot->top) : slm_thread_refill(thread, cache_id);
 }
 
 /* The slot's full magazine becomes the previous one, an empty one is loaded; false: there is none. */
 static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
 {
-    struct slm_slot *slot = slm_slot_of(thread, cache->number);
+    struct slm_slot *slot = slm_slot_of(thread, cache->id);
     if (unlikely(!keeps_magazines(cache)))
         return false;
-    slm_slot_use(thread, cache->number);
+    slm_slot_use(thread, cache->id);
     heed_tuning(thread, slot, cache);
     struct slm_magazine *full = unload(slot), *empty = slot->previous;
     if (load_relaxed(&slot->target) == 0 || (empty && empty->count > 0)) {
-        miss(thread, slot, cache);
+        grow_on_miss(thread, slot, cache);
         count_one(&thread->drains, 1);
     }
     if (empty && empty->count > 0) {
@@ -260,47 +260,47 @@ static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
     return true;
 }
 
-void slm_thread_drain(struct slm_thread *thread, unsigned number, void *object)
+void slm_thread_drain(struct slm_thread *thread, unsigned cache_id, void *object)
 {
-    struct slm_slot *slot = slm_slot_of(thread, number);
-    if (likely(make_room(thread, slm_cache_of(number))))
+    struct slm_slot *slot = slm_slot_of(thread, cache_id);
+    if (likely(make_room(thread, slm_cache_of(cache_id))))
         slm_slot_push(slot, slot->top, object);
     else
         slm_depot_give(&object, 1, "free");
 }
 
 /* The slot is in use from here on, so that whoever looks for the cache's rounds finds the remote ones. */
-static slm_slow void free_remote_slow(struct slm_thread *thread, unsigned number, void *object)
+static slm_slow void free_remote_slow(struct slm_thread *thread, unsigned cache_id, void *object)
 {
-    struct slm_cache *cache = slm_cache_of(number);
-    struct slm_slot *slot = slm_slot_of(thread, number);
+    struct slm_cache *cache = slm_cache_of(cache_id);
+    struct slm_slot *slot = slm_slot_of(thread, cache_id);
     count_one(&thread->remote_frees, 1);
     if (unlikely(!keeps_magazines(cache))) {
         slm_depot_give(&object, 1, "free");
         return;
     }
-    slm_slot_use(thread, number);
+    slm_slot_use(thread, cache_id);
     heed_tuning(thread, slot, cache);
     if (load_relaxed(&slot->target) == 0)
-        miss(thread, slot, cache);
+        grow_on_miss(thread, slot, cache);
     slm_remote_push(thread, cache, object);
 }
 
-void slm_thread_free(struct slm_thread *thread, unsigned number, void *object)
+void slm_thread_free(struct slm_thread *thread, unsigned cache_id, void *object)
 {
     if (unlikely(slm_is_remote(thread, object)))
-        free_remote_slow(thread, number, object);
+        free_remote_slow(thread, cache_id, object);
     else
-        slm_thread_push(thread, number, object);
+        slm_thread_push(thread, cache_id, object);
 }
 
-void slm_thread_push(struct slm_thread *thread, unsigned number, void *object)
+void slm_thread_push(struct slm_thread *thread, unsigned cache_id, void *object)
 {
-    struct slm_slot *slot = slm_slot_of(thread, number);
+    struct slm_slot *slot = slm_slot_of(thread, cache_id);
     if (likely(slot->top != slot->limit))
         slm_slot_push(slot, slot->top, object);
     else
-        slm_thread_drain(thread, number, object);
+        slm_thread_drain(thread, cache_id, object);
 }
 
 /* Rounds off the top of the loaded magazine. */
@@ -317,9 +317,9 @@ static size_t pop_some(struct slm_slot *slot, size_t n, void **out)
 /* So many are moved at once and the loaded magazine does not have them, or has no room for them: the previous one
  * may. And magazines may as well hold up to four times as many, so that most of the time one does; whole times, so
  * that what is moved seldom straddles two. */
-static void expect(struct slm_thread *thread, struct slm_slot *slot, unsigned number, size_t n)
+static void grow_for_bulk(struct slm_thread *thread, struct slm_slot *slot, unsigned cache_id, size_t n)
 {
-    const struct slm_cache *cache = slm_cache_of(number);
+    const struct slm_cache *cache = slm_cache_of(cache_id);
     const size_t most = slm_min(n * 4, load_relaxed(&cache->most_rounds));
     const uint32_t wanted = (uint32_t)(most < n ? most : most / n * n);
     const uint32_t target = load_relaxed(&slot->target);
@@ -328,18 +328,18 @@ static void expect(struct slm_thread *thread, struct slm_slot *slot, unsigned nu
         set_target(thread, slot, cache, wanted);
 }
 
-size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned number, size_t n, void **out)
+size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache_id, size_t n, void **out)
 {
-    struct slm_slot *slot = slm_slot_of(thread, number);
+    struct slm_slot *slot = slm_slot_of(thread, cache_id);
     if ((size_t)(slot->top - slot->bottom) < n) {
         if (slot->previous && slot->previous->count >= n)
             exchange(slot);
         else
-            expect(thread, slot, number, n);
+            grow_for_bulk(thread, slot, cache_id, n);
     }
     size_t got = pop_some(slot, n, out);
     while (got < n) { /* the round that a refill pops is one of those wanted */
-        void *object = slm_thread_refill(thread, number);
+        void *object = slm_thread_refill(thread, cache_id);
         if (!object)
             break;
         out[got++] = object;
@@ -348,9 +348,9 @@ size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned number, size_t n,
     return got;
 }
 
-void slm_thread_push_bulk(struct slm_thread *thread, unsigned number, size_t n, void *const *objects)
+void slm_thread_push_bulk(struct slm_thread *thread, unsigned cache_id, size_t n, void *const *objects)
 {
-    struct slm_slot *slot = slm_slot_of(thread, number);
+    struct slm_slot *slot = slm_slot_of(thread, cache_id);
     for (size_t done = 0; done < n;) {
         const size_t some = slm_min(n - done, (size_t)(slot->limit - slot->top));
         if (some > 0) {
@@ -358,7 +358,7 @@ void slm_thread_push_bulk(struct slm_thread *thread, unsigned number, size_t n, 
             slm_shared_store(&slot->top, slot->top + some);
             done += some;
         } else {
-            slm_thread_drain(thread, number, objects[done++]);
+            slm_thread_drain(thread, cache_id, objects[done++]);
         }
     }
 }
@@ -403,17 +403,17 @@ slm_inline size_t copy_run(void **const to, void *const *const from, const size_
     return done;
 }
 
-size_t slm_thread_push_run(struct slm_thread *thread, unsigned number, size_t n, void *const *objects)
+size_t slm_thread_push_run(struct slm_thread *thread, unsigned cache_id, size_t n, void *const *objects)
 {
-    struct slm_slot *slot = slm_slot_of(thread, number);
+    struct slm_slot *slot = slm_slot_of(thread, cache_id);
     if ((size_t)(slot->limit - slot->top) < n) {
         const struct slm_magazine *previous = slot->previous;
         if (previous && previous->count + n <= slm_min(previous->capacity, load_relaxed(&slot->target)))
             exchange(slot);
         else
-            expect(thread, slot, number, n);
+            grow_for_bulk(thread, slot, cache_id, n);
     }
-    if (slot->top == slot->limit && !make_room(thread, slm_cache_of(number))) {
+    if (slot->top == slot->limit && !make_room(thread, slm_cache_of(cache_id))) {
         slm_depot_give(objects, 1, "slab_cache_free_bulk");
         return 1;
     }
@@ -422,22 +422,22 @@ size_t slm_thread_push_run(struct slm_thread *thread, unsigned number, size_t n,
     return done;
 }
 
-void slm_thread_empty_class(struct slm_thread *thread, unsigned number, bool home)
+void slm_thread_empty_class(struct slm_thread *thread, unsigned cache_id, enum slm_whereto whereto)
 {
-    struct slm_slot *slot = slm_slot_of(thread, number);
+    struct slm_slot *slot = slm_slot_of(thread, cache_id);
     if (load_relaxed(&slot->target) != 0)
-        empty_slot(thread, slot, slm_cache_of(number), home);
+        empty_slot(thread, slot, slm_cache_of(cache_id), whereto);
 }
 
-void slm_thread_empty(struct slm_thread *thread, bool home)
+void slm_thread_empty(struct slm_thread *thread, enum slm_whereto whereto)
 {
-    for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1))
-        slm_thread_empty_class(thread, n, home);
+    for (unsigned n = slm_slot_next(thread, 0); n < SLM_CACHE_IDS; n = slm_slot_next(thread, n + 1))
+        slm_thread_empty_class(thread, n, whereto);
 }
 
 void slm_thread_adapt(struct slm_thread *thread)
 {
-    for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
+    for (unsigned n = slm_slot_next(thread, 0); n < SLM_CACHE_IDS; n = slm_slot_next(thread, n + 1)) {
         struct slm_slot *slot = slm_slot_of(thread, n);
         const uint32_t target = load_relaxed(&slot->target), misses = slot->misses;
         struct slm_magazine *remote = slm_remote_take(thread, n);
@@ -449,17 +449,17 @@ void slm_thread_adapt(struct slm_thread *thread)
         struct slm_cache *cache = slm_cache_of(n);
         if (load_relaxed(&cache->fixed_rounds) != 0 || target <= load_relaxed(&cache->start_rounds))
             continue;
-        hand_on_all(thread, slot, cache, false);
+        hand_on_all(thread, slot, cache, SLM_TO_DEPOT);
         set_target(thread, slot, cache, target / 2);
     }
 }
 
 slm_slow void slm_thread_move(struct slm_thread *thread, unsigned node)
 {
-    for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1)) {
+    for (unsigned n = slm_slot_next(thread, 0); n < SLM_CACHE_IDS; n = slm_slot_next(thread, n + 1)) {
         struct slm_slot *slot = slm_slot_of(thread, n);
         if (load_relaxed(&slot->target) != 0)
-            hand_on_all(thread, slot, slm_cache_of(n), false);
+            hand_on_all(thread, slot, slm_cache_of(n), SLM_TO_DEPOT);
     }
     store_relaxed(&thread->node, node);
     slm_tls.area = slm_area_start(slm_area_for_slabs(node));
@@ -481,6 +481,6 @@ slm_seldom void slm_thread_check(struct slm_thread *thread)
     const struct slm_slot *none = &thread->slots[0];
     if (none->top || none->bottom || none->limit)
         slm_panic("check", thread, "place 0 has a magazine", NULL, NULL);
-    for (unsigned n = slm_slot_next(thread, 0); n < SLM_NUMBERS; n = slm_slot_next(thread, n + 1))
+    for (unsigned n = slm_slot_next(thread, 0); n < SLM_CACHE_IDS; n = slm_slot_next(thread, n + 1))
         check_slot(slm_slot_of(thread, n), slm_cache_of(n));
 }

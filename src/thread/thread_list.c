@@ -12,7 +12,7 @@ _Atomic uint32_t slm_thread_recalls;
 void slm_thread_list_add(struct slm_thread *thread)
 {
     slm_lock_acquire(&lock); /* after a fork the list has started empty, whoever held the lock */
-    thread->number = add_relaxed(&slm_thread_list_born, 1);
+    thread->ordinal = add_relaxed(&slm_thread_list_born, 1);
     thread->generation = slm_fork_generation;
     store_relaxed(&thread->recalled, load_relaxed(&slm_thread_recalls));
     slm_list_insert_before(&threads, &thread->link);

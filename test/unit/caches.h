@@ -16,7 +16,7 @@ static const struct slab_cache_attr plain_attr;
 static inline struct slab_cache *named(const char *name, size_t size, const struct slab_cache_attr *attr)
 {
     slm_cache_lock();
-    struct slab_cache *made = slm_named_create(name, size, attr ? attr : &plain_attr);
+    struct slab_cache *made = slm_cache_name_create(name, size, attr ? attr : &plain_attr);
     slm_cache_unlock();
     return made;
 }

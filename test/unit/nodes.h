@@ -38,7 +38,7 @@ static inline uint32_t number_on(unsigned node)
 /* The calling thread: be on another node, as its next slow path finds out. */
 static inline void go_to(unsigned node)
 {
-    slm_tls.self->number = number_on(node);
+    slm_tls.self->ordinal = number_on(node);
     struct slm_thread *thread = slm_thread_enter(false);
     require(thread == slm_tls.self && thread->node == node);
     slm_thread_leave(thread);

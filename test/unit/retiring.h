@@ -114,7 +114,7 @@ static inline void forget_own_magazines(void)
 {
     struct slm_thread *thread = slm_thread_enter(true);
     slm_retire_empty_slots(thread);
-    slm_retired_slot_at(thread, cache->shape.place)->target = 0;
+    slm_retired_slot_at(thread, cache->shape.slot_word)->target = 0;
     slm_thread_leave(thread);
 }
 
@@ -138,7 +138,7 @@ static inline int all_is_free(void **state)
 
 static inline void *object_of_cache(void)
 {
-    void *object = slm_object_alloc(name);
+    void *object = slm_cache_object_alloc(name);
     require(object != NULL);
     return object;
 }

@@ -18,19 +18,19 @@ static inline void hoard(void *nothing)
     (void)nothing;
     void *objects[HOARD];
     for (size_t i = 0; i < HOARD; i++)
-        require((objects[i] = slm_object_alloc(name)) != NULL);
+        require((objects[i] = slm_cache_object_alloc(name)) != NULL);
     for (size_t i = 0; i < HOARD; i++)
-        slm_object_free(name, objects[i]);
+        slm_cache_object_free(name, objects[i]);
 }
 
 static inline uint64_t rounds_of(const struct helper *of)
 {
-    return slm_thread_rounds(of->tls->self, cache->number);
+    return slm_thread_rounds(of->tls->self, cache->id);
 }
 
 static inline struct slm_slot *slot_of(const struct helper *of)
 {
-    return slm_slot_of(of->tls->self, cache->number);
+    return slm_slot_of(of->tls->self, cache->id);
 }
 
 static struct slm_take_rounds taken;

@@ -13,7 +13,7 @@ static void every_class_is_a_cache(void **state)
         const struct slm_cache *cache = &slm_class_caches[class];
         assert_string_equal(cache->name, text("size-%u", slm_class_size[class]));
         assert_int_equal(cache->shape.object_size, slm_class_size[class]);
-        assert_int_equal(cache->shape.place, slm_place_of_number(class));
+        assert_int_equal(cache->shape.slot_word, slm_slot_word_of(class));
         assert_true(cache->shape.objects >= 8);
         assert_ptr_equal(cache->first.shape, &cache->shape);
         assert_string_equal(cache->first.cache_name, cache->name);

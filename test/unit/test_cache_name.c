@@ -23,11 +23,11 @@ static void destroyed(struct slab_cache *name)
     struct slm_cache *cache = cache_of(name);
     slm_cache_lock();
     if (cache->names > 1) {
-        slm_named_drop(name);
+        slm_cache_name_drop(name);
     } else {
-        slm_named_destroy(name, 0);
-        slm_named_settle(cache);
-        slm_named_sweep(0);
+        slm_cache_name_destroy(name, 0);
+        slm_cache_name_settle(cache);
+        slm_cache_name_sweep(0);
     }
     slm_cache_unlock();
 }
@@ -35,8 +35,8 @@ static void destroyed(struct slab_cache *name)
 static void settle_and_sweep(struct slm_cache *cache, uint32_t recalled)
 {
     slm_cache_lock();
-    slm_named_settle(cache);
-    slm_named_sweep(recalled);
+    slm_cache_name_settle(cache);
+    slm_cache_name_sweep(recalled);
     slm_cache_unlock();
 }
 
@@ -44,14 +44,14 @@ static struct slm_cache *destroyed_only(struct slab_cache *name, uint32_t recall
 {
     struct slm_cache *cache = cache_of(name);
     slm_cache_lock();
-    slm_named_destroy(name, recall);
+    slm_cache_name_destroy(name, recall);
     slm_cache_unlock();
     return cache;
 }
 
 static bool is_listed(const struct slm_cache *cache)
 {
-    return slm_cache_of(cache->number) == cache;
+    return slm_cache_of(cache->id) == cache;
 }
 
 /* -- merging ----------------------------------------------------------------------------------------------------- */
@@ -70,8 +70,8 @@ static void alike_caches_are_one(void **state)
     assert_ptr_equal(cache->first_name, first);
     assert_string_equal(cache->name, "first");
     assert_true(zero->zero && !first->zero);
-    assert_int_equal(zero->alloc_place, 0);
-    assert_int_equal(zero->free_place, cache->shape.place);
+    assert_int_equal(zero->alloc_slot_word, 0);
+    assert_int_equal(zero->free_slot_word, cache->shape.slot_word);
     destroyed(first);
     assert_ptr_equal(cache->first_name, second); /* the oldest that is left */
     destroyed(aligned);
@@ -142,7 +142,7 @@ static void sizes_are_rounded_to_the_alignment(void **state)
             assert_int_equal(shape->alignment, cases[i].align / SLM_GRANULE);
         assert_true(shape->objects >= 1 &&
                     (size_t)shape->granules * SLM_GRANULE >= (size_t)shape->objects * shape->object_size);
-        assert_int_equal(slm_page_map_size(shape->place), cases[i].rounded);
+        assert_int_equal(slm_page_map_size(shape->slot_word), cases[i].rounded);
         destroyed(name);
     }
 }
@@ -173,7 +173,7 @@ static void what_was_asked_for_is_set(void **state)
                                          .limit_bytes = 1050};
     struct slab_cache *name = named("all", 100, &attr);
     struct slm_cache *cache = cache_of(name);
-    const struct slm_slab_life *life = cache->shape.life;
+    const struct slm_object_hooks *life = cache->shape.hooks;
     assert_true(life && life->constructor == nothing && life->destructor == nothing && life->typesafe);
     assert_ptr_equal(life->context, &context);
     assert_int_equal(load_relaxed(&cache->fixed_rounds), 33);
@@ -185,7 +185,7 @@ static void what_was_asked_for_is_set(void **state)
     destroyed(name);
     name = named("none", 100, &apart); /* in the same memory */
     assert_ptr_equal(cache_of(name), cache);
-    assert_null(cache->shape.life);
+    assert_null(cache->shape.hooks);
     assert_null(cache->shape.limit);
     assert_int_equal(load_relaxed(&cache->fixed_rounds), 0);
     assert_int_equal(cache->shape.alignment, 0);
@@ -199,12 +199,12 @@ static void a_number_s_place_is_its_objects(void **state)
     (void)state;
     struct slab_cache *name = named("plain", 100, &apart);
     struct slm_cache *cache = cache_of(name);
-    assert_true(cache->number >= SLM_NAMED_FIRST && cache->number < SLM_NUMBERS);
-    assert_int_equal(cache->shape.place, slm_place_of_number(cache->number));
-    assert_int_equal(name->alloc_place, cache->shape.place);
-    assert_int_equal(name->free_place, cache->shape.place);
-    assert_int_equal(name->marked_place, 0);
-    assert_ptr_equal(slm_cache_of(cache->number), cache);
+    assert_true(cache->id >= SLM_NAMED_FIRST && cache->id < SLM_CACHE_IDS);
+    assert_int_equal(cache->shape.slot_word, slm_slot_word_of(cache->id));
+    assert_int_equal(name->alloc_slot_word, cache->shape.slot_word);
+    assert_int_equal(name->free_slot_word, cache->shape.slot_word);
+    assert_int_equal(name->marked_slot_word, 0);
+    assert_ptr_equal(slm_cache_of(cache->id), cache);
     destroyed(name);
     assert_false(is_listed(cache));
 }
@@ -216,14 +216,14 @@ static void slow_allocations_have_no_slot_in_their_name(void **state)
     const struct slab_cache_attr limits = {.limit_bytes = 1000}, zeroes = {.flags = SLAB_ZERO, .limit_bytes = 1000};
     struct slab_cache *counted = named("counted", 100, &accounted), *limited = named("limited", 100, &limits);
     struct slab_cache *zeroed = named("zeroed", 100, &zeroes);
-    assert_int_equal(counted->marked_place, 0);
-    assert_int_equal(limited->marked_place, cache_of(limited)->shape.place);
-    assert_int_equal(zeroed->marked_place, 0);
-    assert_int_equal(counted->alloc_place, cache_of(counted)->shape.place);
-    assert_int_equal(limited->alloc_place, 0);
-    assert_int_equal(zeroed->alloc_place, 0);
-    assert_int_equal(limited->free_place, cache_of(limited)->shape.place);
-    assert_int_equal(zeroed->free_place, cache_of(zeroed)->shape.place);
+    assert_int_equal(counted->marked_slot_word, 0);
+    assert_int_equal(limited->marked_slot_word, cache_of(limited)->shape.slot_word);
+    assert_int_equal(zeroed->marked_slot_word, 0);
+    assert_int_equal(counted->alloc_slot_word, cache_of(counted)->shape.slot_word);
+    assert_int_equal(limited->alloc_slot_word, 0);
+    assert_int_equal(zeroed->alloc_slot_word, 0);
+    assert_int_equal(limited->free_slot_word, cache_of(limited)->shape.slot_word);
+    assert_int_equal(zeroed->free_slot_word, cache_of(zeroed)->shape.slot_word);
     destroyed(counted);
     destroyed(limited);
     destroyed(zeroed);
@@ -235,20 +235,20 @@ static void numbers_are_used_again_the_lowest_first(void **state)
     struct slab_cache *names[6];
     for (size_t i = 0; i < COUNT(names); i++)
         names[i] = named("six", 100, &apart);
-    const uint32_t first = cache_of(names[0])->number;
+    const uint32_t first = cache_of(names[0])->id;
     for (size_t i = 0; i < COUNT(names); i++)
-        assert_int_equal(cache_of(names[i])->number, first + i);
+        assert_int_equal(cache_of(names[i])->id, first + i);
     destroyed(names[4]);
     destroyed(names[1]);
     names[1] = named("again", 100, &accounted);
     names[4] = named("again", 100, &apart);
-    assert_int_equal(cache_of(names[1])->number, first + 1);
-    assert_int_equal(cache_of(names[4])->number, first + 4);
+    assert_int_equal(cache_of(names[1])->id, first + 1);
+    assert_int_equal(cache_of(names[4])->id, first + 4);
     for (size_t i = 0; i < COUNT(names); i++)
         destroyed(names[i]);
 }
 
-static struct slab_cache *many[SLM_NUMBERS - SLM_NAMED_FIRST + 1];
+static struct slab_cache *many[SLM_CACHE_IDS - SLM_NAMED_FIRST + 1];
 
 static void exhaust_numbers(void)
 {
@@ -280,8 +280,8 @@ static void a_destroyed_name_leads_nowhere(void **state)
     struct slab_cache *name = named("gone", 100, &accounted);
     destroyed(name);
     assert_null(load_relaxed(&name->cache));
-    assert_int_equal(name->alloc_place, 0);
-    assert_int_equal(name->free_place, SLM_PLACE_NEVER);
+    assert_int_equal(name->alloc_slot_word, 0);
+    assert_int_equal(name->free_slot_word, SLM_SLOT_WORD_NEVER);
     assert_string_equal(name->name, "gone"); /* for messages */
 }
 
@@ -352,18 +352,18 @@ static void it_waits_until_it_is_settled(void **state)
     (void)state;
     struct slab_cache *name = named("held", 712, NULL);
     struct slm_cache *cache = destroyed_only(name, 0);
-    assert_true(slm_named_some_wait());
+    assert_true(slm_cache_name_some_leave());
     assert_null(cache->first_name);
     assert_int_equal(cache->names, 0);
     slm_cache_lock();
-    slm_named_sweep(UINT32_MAX);
+    slm_cache_name_sweep(UINT32_MAX);
     slm_cache_unlock();
     assert_true(is_listed(cache));
     struct slab_cache *alike = named("alike", 712, NULL); /* is no name of one that is leaving */
     assert_ptr_not_equal(cache_of(alike), cache);
-    assert_true(slm_named_some_wait());
+    assert_true(slm_cache_name_some_leave());
     settle_and_sweep(cache, 0);
-    assert_false(slm_named_some_wait());
+    assert_false(slm_cache_name_some_leave());
     assert_false(is_listed(cache));
     destroyed(alike);
 }
@@ -375,10 +375,10 @@ static void it_waits_for_a_recall(void **state)
     struct slm_cache *other = destroyed_only(named("not recalled", 720, &apart), 0);
     settle_and_sweep(other, 6);
     settle_and_sweep(cache, 6);
-    assert_true(is_listed(cache) && slm_named_some_wait());
+    assert_true(is_listed(cache) && slm_cache_name_some_leave());
     assert_false(is_listed(other));
     settle_and_sweep(cache, 7);
-    assert_false(is_listed(cache) || slm_named_some_wait());
+    assert_false(is_listed(cache) || slm_cache_name_some_leave());
 }
 
 static void it_waits_for_its_slabs(void **state)
@@ -410,7 +410,7 @@ static void it_waits_for_its_slabs(void **state)
 static struct slab_cache *next_of(struct slab_cache *after)
 {
     slm_cache_lock();
-    struct slab_cache *next = slm_named_next(after);
+    struct slab_cache *next = slm_cache_name_next(after);
     slm_cache_unlock();
     return next;
 }
@@ -470,7 +470,7 @@ static void a_visitor_finds_its_way_from_a_destroyed_name(void **state)
     assert_ptr_equal(at, names[2]);
     assert_int_equal(at->pins, 2);
     slm_cache_lock();
-    slm_named_unpin(other);
+    slm_cache_name_unpin(other);
     slm_cache_unlock();
     at = next_of(at);
     assert_ptr_equal(at, names[3]);

@@ -24,7 +24,7 @@ static struct slm_magazine *make_full(uint32_t rounds)
 {
     struct slm_magazine *magazine = slm_defer_queue_make_block(rounds);
     require(magazine && magazine->capacity >= rounds);
-    magazine->number = (uint16_t)cache->number;
+    magazine->cache_id = (uint16_t)cache->id;
     for (magazine->count = 0; magazine->count < rounds; magazine->count++)
         magazine->rounds[magazine->count] = object_of_cache();
     return magazine;
@@ -182,8 +182,8 @@ static void rounds_go_home_to_their_nodes(void **state)
     struct slm_magazine *magazine = make_full(30);
     const unsigned other = node_of_thread() == 0 ? 1 : 0;
     for (unsigned i = 0; i < 10; i++) {
-        slm_object_free(name, magazine->rounds[i * 3]);
-        require((magazine->rounds[i * 3] = slm_object_alloc_node(name, (int)other)) != NULL);
+        slm_cache_object_free(name, magazine->rounds[i * 3]);
+        require((magazine->rounds[i * 3] = slm_cache_object_alloc_node(name, (int)other)) != NULL);
     }
     const uint64_t others_stock = load_relaxed(&slm_cache_depot(cache, other)->stock_rounds);
     const uint64_t stock = load_relaxed(&own_depot()->stock_rounds);
@@ -199,9 +199,9 @@ static void heads_and_mixed_rounds_go_to_their_slabs(void **state)
     (void)state;
     struct slab_cache *counted = named("counted", 96, &(struct slab_cache_attr){.flags = SLAB_ACCOUNT});
     struct slm_magazine *mixed = slm_defer_queue_make_block(62);
-    mixed->number = SLM_RETIRED_MIXED;
+    mixed->cache_id = SLM_RETIRED_MIXED;
     for (unsigned i = 0; i < 40; i++)
-        mixed->rounds[mixed->count++] = i % 2 ? slm_object_alloc(counted) : object_of_cache();
+        mixed->rounds[mixed->count++] = i % 2 ? slm_cache_object_alloc(counted) : object_of_cache();
     for (unsigned i = 0; i < 100; i++)
         put_head();
     slm_defer_queue_put_magazine(node_of_thread(), mixed);
@@ -243,7 +243,7 @@ static void without_memory_one_block_is_left(void **state)
 {
     (void)state;
     enum { ROOM = 62 };
-    const unsigned number = cache->number;
+    const unsigned number = cache->id;
     void *rounds[ROOM + 3];
     char *object = object_of_cache();
     memset(object, 0x5a, SIZE);
@@ -252,7 +252,7 @@ static void without_memory_one_block_is_left(void **state)
     assert_false(slm_defer_queue_put_object(node_of_thread(), object));
     assert_true(object[0] == 0x5a && memcmp(object, object + 1, SIZE - 1) == 0);
     assert_int_equal(on_queues(), 0);
-    slm_object_free(name, object);
+    slm_cache_object_free(name, object);
     for (unsigned turn = 0; turn < 3; turn++) {
         for (unsigned i = 0; i < COUNT(rounds); i++)
             rounds[i] = object_of_cache();

@@ -76,7 +76,7 @@ static void any_object_waits_for_readers(void **state)
     for (size_t i = 0; i < COUNT(attrs); i++) {
         names[i] = named("any", 100 + i, &attrs[i]);
         for (unsigned k = 0; k < 20; k++, n++)
-            slm_defer(slm_object_alloc(names[i]), NULL);
+            slm_defer(slm_cache_object_alloc(names[i]), NULL);
     }
     slm_defer(NULL, NULL);
     assert_int_equal(waiting(), n);

@@ -18,8 +18,8 @@ static void construct(void *object, void *context)
         in_constructor();
 }
 
-static struct slm_slab_life built_life = {.constructor = construct, .context = &built};
-static struct slm_slab_shape built_shape = {.object_size = SIZE, .life = &built_life};
+static struct slm_object_hooks built_life = {.constructor = construct, .context = &built};
+static struct slm_slab_shape built_shape = {.object_size = SIZE, .hooks = &built_life};
 
 static int fresh_built(void **state)
 {

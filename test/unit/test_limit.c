@@ -87,7 +87,7 @@ static uint64_t live(void)
 
 static uint64_t rounds_of(const struct helper *helper)
 {
-    return slm_thread_rounds(helper->tls->self, cache->number);
+    return slm_thread_rounds(helper->tls->self, cache->id);
 }
 
 static void use_some(void *nothing)
@@ -95,9 +95,9 @@ static void use_some(void *nothing)
     (void)nothing;
     void *some[20];
     for (size_t i = 0; i < COUNT(some); i++)
-        require((some[i] = slm_object_alloc(name)) != NULL);
+        require((some[i] = slm_cache_object_alloc(name)) != NULL);
     for (size_t i = 0; i < COUNT(some); i++)
-        slm_object_free(name, some[i]);
+        slm_cache_object_free(name, some[i]);
 }
 
 /* As many as there are to be had. */
@@ -105,7 +105,7 @@ static unsigned alloc_all(void)
 {
     unsigned n = 0;
     errno = 0;
-    while (n < COUNT(objects) && (objects[n] = slm_object_alloc(name)))
+    while (n < COUNT(objects) && (objects[n] = slm_cache_object_alloc(name)))
         n++;
     require(errno == ENOMEM);
     return n;
@@ -114,7 +114,7 @@ static unsigned alloc_all(void)
 static void free_some(unsigned from, unsigned to)
 {
     for (unsigned i = from; i < to; i++)
-        slm_object_free(name, objects[i]);
+        slm_cache_object_free(name, objects[i]);
 }
 
 static void magazines_of_a_small_limit_are_small(void **state)
@@ -149,12 +149,12 @@ static void refusals_need_no_barrier_where_nobody_holds_any(void **state)
     assert_int_equal(alloc_all(), LIMIT);
     const uint64_t barriers = load_relaxed(&slm_sys_membarriers);
     for (unsigned i = 0; i < 1000; i++)
-        assert_null(slm_object_alloc(name));
+        assert_null(slm_cache_object_alloc(name));
     assert_int_equal(load_relaxed(&slm_sys_membarriers), barriers);
     free_some(0, 1); /* exact to one object */
-    objects[0] = slm_object_alloc(name);
+    objects[0] = slm_cache_object_alloc(name);
     assert_non_null(objects[0]);
-    assert_null(slm_object_alloc(name));
+    assert_null(slm_cache_object_alloc(name));
     free_some(0, LIMIT);
 }
 
@@ -180,7 +180,7 @@ static void have_one_without_a_lock(void *nothing)
 
 static void free_round(void *round)
 {
-    slm_object_free(name, round);
+    slm_cache_object_free(name, round);
 }
 
 /* A pop in two halves, as slab_cache_alloc does it for a limited cache. */
@@ -190,14 +190,14 @@ static void begin_pop(void *nothing)
 {
     (void)nothing;
     store_relaxed(&slm_tls.popping, 1);
-    under_way_top = slm_shared_load(&slm_slot_of(slm_hot(), cache->number)->top);
-    require(under_way_top != slm_slot_of(slm_tls.self, cache->number)->bottom);
+    under_way_top = slm_shared_load(&slm_slot_of(slm_hot(), cache->id)->top);
+    require(under_way_top != slm_slot_of(slm_tls.self, cache->id)->bottom);
 }
 
 static void end_pop(void *nothing)
 {
     (void)nothing;
-    under_way_round = slm_slot_pop(slm_slot_of(slm_tls.self, cache->number), under_way_top);
+    under_way_round = slm_slot_pop(slm_slot_of(slm_tls.self, cache->id), under_way_top);
     store_release(&slm_tls.popping, 0);
 }
 
@@ -221,12 +221,12 @@ static void a_pop_under_way_keeps_its_round(void **state)
     assert_non_null(under_way_round);
     assert_false(is_ours(under_way_round, LIMIT - 1));
     assert_int_equal(live(), LIMIT);
-    assert_null(slm_object_alloc(name));
+    assert_null(slm_cache_object_alloc(name));
     tell(&helpers[1], free_round, under_way_round);
-    under_way_round = slm_object_alloc(name);
+    under_way_round = slm_cache_object_alloc(name);
     assert_non_null(under_way_round);
-    assert_null(slm_object_alloc(name));
-    slm_object_free(name, under_way_round);
+    assert_null(slm_cache_object_alloc(name));
+    slm_cache_object_free(name, under_way_round);
     free_some(0, LIMIT - 1);
     assert_int_equal(live(), 0);
 }
@@ -253,8 +253,8 @@ static void a_thread_in_a_slow_path_is_looked_at_again(void **state)
     begin_task(&helpers[0], leave_slow_path, NULL);
     await(&helpers[0]);
     for (unsigned i = 0; i < held; i++)
-        assert_non_null(objects[n + i] = slm_object_alloc(name));
-    assert_null(slm_object_alloc(name));
+        assert_non_null(objects[n + i] = slm_cache_object_alloc(name));
+    assert_null(slm_cache_object_alloc(name));
     free_some(0, LIMIT);
 }
 
@@ -273,7 +273,7 @@ static void who_carries_objects_is_waited_for(void **state)
 static void free_theirs(void *theirs)
 {
     for (unsigned i = 0; i < LIMIT; i++)
-        slm_object_free(name, ((void **)theirs)[i]);
+        slm_cache_object_free(name, ((void **)theirs)[i]);
 }
 
 static void whoever_frees_it_counts(void **state)
@@ -388,7 +388,7 @@ static void *work(void *number)
     for (unsigned turn = 0; turn < 30000; turn++) {
         const bool more = random_below(&seed, 100) < (turn / 2000 % 2 ? 25 : 75);
         if (more) { /* often beyond what one thread alone may have */
-            if ((mine[n] = slm_object_alloc(name))) {
+            if ((mine[n] = slm_cache_object_alloc(name))) {
                 count_allowed(1);
                 n++;
             } else {
@@ -398,17 +398,17 @@ static void *work(void *number)
             atomic_fetch_sub(&in_use, 1);
             n--;
             if (turn % 2)
-                slm_object_free(name, mine[n]);
+                slm_cache_object_free(name, mine[n]);
             else
                 free(mine[n]);
         }
-        if (turn % 1000 == 0 && n + 10 <= LIMIT && slm_object_alloc_bulk(name, 10, mine + n) == 10) {
+        if (turn % 1000 == 0 && n + 10 <= LIMIT && slm_cache_object_alloc_bulk(name, 10, mine + n) == 10) {
             count_allowed(10);
             n += 10;
         }
     }
     atomic_fetch_sub(&in_use, (int64_t)n);
-    slm_object_free_bulk(name, n, mine);
+    slm_cache_object_free_bulk(name, n, mine);
     return NULL;
 }
 

@@ -60,7 +60,7 @@ static void magazines_are_made_empty(void **state)
         assert_non_null(magazine);
         assert_int_equal(magazine->capacity, slm_magazine_capacity(rounds));
         assert_int_equal(magazine->count, 0);
-        assert_int_equal(magazine->number, SLM_NOT_RETIRED);
+        assert_int_equal(magazine->cache_id, SLM_NOT_RETIRED);
         slm_magazine_free(magazine);
     }
     slm_magazine_free(NULL);

@@ -10,7 +10,7 @@ static void every_place_has_its_size(void **state)
     (void)state;
     assert_int_equal(slm_page_map_size(0), 0);
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        assert_int_equal(slm_page_map_size(slm_place_of_number(class)), slm_class_size[class]);
+        assert_int_equal(slm_page_map_size(slm_slot_word_of(class)), slm_class_size[class]);
 }
 
 static void granules_are_given_and_taken(void **state)
@@ -21,14 +21,14 @@ static void granules_are_given_and_taken(void **state)
     const size_t first = slm_span_granule(span);
     char *start = slm_span_start(span);
     slm_page_map_set(first + 1, 3, 42);
-    assert_int_equal(slm_page_map_place(start + SLM_GRANULE - 1), 0);
+    assert_int_equal(slm_page_map_slot_word(start + SLM_GRANULE - 1), 0);
     for (size_t at = SLM_GRANULE; at < 4 * SLM_GRANULE; at += 4093)
-        assert_int_equal(slm_page_map_place(start + at), 42);
-    assert_int_equal(slm_page_map_place(start + 4 * SLM_GRANULE - 1), 42);
-    assert_int_equal(slm_page_map_place(start + 4 * SLM_GRANULE), 0);
+        assert_int_equal(slm_page_map_slot_word(start + at), 42);
+    assert_int_equal(slm_page_map_slot_word(start + 4 * SLM_GRANULE - 1), 42);
+    assert_int_equal(slm_page_map_slot_word(start + 4 * SLM_GRANULE), 0);
     assert_int_equal(slm_page_map(slm_range.heap)[first + 2], 42);
     slm_page_map_set(first + 1, 3, 0);
-    assert_int_equal(slm_page_map_place(start + SLM_GRANULE), 0);
+    assert_int_equal(slm_page_map_slot_word(start + SLM_GRANULE), 0);
     slm_span_free(span);
 }
 
@@ -37,12 +37,12 @@ static void objects_are_found(void **state)
     (void)state;
     for (size_t n = 0; n <= SLM_SMALL_MAX; n += 57) {
         char *object = malloc(n);
-        const size_t place = slm_page_map_place(object);
-        assert_int_equal(place, slm_place_of_number(slm_class_of_size(n)));
+        const size_t slot_word = slm_page_map_slot_word(object);
+        assert_int_equal(slot_word, slm_slot_word_of(slm_class_of_size(n)));
         free(object);
     }
     char *large = malloc(SLM_SMALL_MAX + 1);
-    assert_int_equal(slm_page_map_place(large), 0);
+    assert_int_equal(slm_page_map_slot_word(large), 0);
     free(large);
 }
 
@@ -62,7 +62,7 @@ static void foreign_pointers_have_no_place(void **state)
                                    heap | 1ul << 63,
                                    (uintptr_t)slm_granule_address(slm_heap_limit)};
     for (size_t i = 0; i < COUNT(elsewhere); i++)
-        assert_int_equal(slm_page_map_place((void *)elsewhere[i]), 0);
+        assert_int_equal(slm_page_map_slot_word((void *)elsewhere[i]), 0);
 }
 
 int main(void)

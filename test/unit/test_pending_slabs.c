@@ -12,8 +12,8 @@ enum { SIZE = 4096, A_SLAB = 16, SLABS = 4 };
 
 static void destruct(void *object, void *context);
 
-static struct slm_slab_life life = {.destructor = destruct};
-static struct slm_slab_shape shape = {.object_size = SIZE, .life = &life};
+static struct slm_object_hooks life = {.destructor = destruct};
+static struct slm_slab_shape shape = {.object_size = SIZE, .hooks = &life};
 static struct slm_depot depot;
 
 static char *destructed[64 * A_SLAB];
@@ -39,7 +39,7 @@ static int fresh_depot(void **state)
 {
     (void)state;
     slm_depot_init(&depot, &shape, "test", slm_nodes - 1);
-    life = (struct slm_slab_life){.destructor = destruct, .context = &depot};
+    life = (struct slm_object_hooks){.destructor = destruct, .context = &depot};
     store_relaxed(&destructed_count, 0);
     further = NULL;
     return 0;
@@ -251,7 +251,7 @@ static void polls_inside_a_section_do_not_wait(void **state)
 static void type_safe_objects_need_no_destructor(void **state)
 {
     (void)state;
-    life = (struct slm_slab_life){.typesafe = true};
+    life = (struct slm_object_hooks){.typesafe = true};
     make_pending(2);
     assert_int_equal(released(), 0);
     poll_until_due();
@@ -342,8 +342,8 @@ static void go_on(void)
 static _Atomic bool enough;
 
 static struct slm_depot busy_depot;
-static struct slm_slab_life busy_life = {.typesafe = true};
-static struct slm_slab_shape busy_shape = {.object_size = SIZE, .life = &busy_life};
+static struct slm_object_hooks busy_life = {.typesafe = true};
+static struct slm_slab_shape busy_shape = {.object_size = SIZE, .hooks = &busy_life};
 
 static void *vacate_all_the_time(void *nothing)
 {

@@ -290,7 +290,7 @@ static void all_can_go(void **state)
     for (size_t i = 0; i < COUNT(objects); i++)
         free(objects[i]);
     struct slm_thread *thread = slm_thread_enter(true);
-    slm_thread_empty(thread, true);
+    slm_thread_empty(thread, SLM_TO_SLABS);
     slm_thread_leave(thread);
     const size_t given = slm_reclaim_all(true);
     assert_true(given >= 5000 * 1500 / 2);

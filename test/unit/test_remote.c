@@ -26,26 +26,26 @@ static int end_block(void **state)
 {
     (void)state;
     slm_thread_check(block);
-    slm_thread_empty(block, true);
+    slm_thread_empty(block, SLM_TO_SLABS);
     slm_thread_block_free(block);
     return slab_cache_destroy(name);
 }
 
 static uint32_t remote_rounds(unsigned node)
 {
-    return slm_remote_rounds(block, cache->number, node, node + 1);
+    return slm_remote_rounds(block, cache->id, node, node + 1);
 }
 
 static uint32_t all_remote_rounds(const struct slm_thread *of)
 {
-    return slm_remote_rounds(of, cache->number, 0, slm_nodes);
+    return slm_remote_rounds(of, cache->id, 0, slm_nodes);
 }
 
 static void free_remote(unsigned node, unsigned n)
 {
     take_from_node(cache, node, n, objects);
     for (unsigned i = 0; i < n; i++)
-        slm_thread_free(block, cache->number, objects[i]);
+        slm_thread_free(block, cache->id, objects[i]);
 }
 
 /* -- what a thread does with them -------------------------------------------------------------------------------- */
@@ -55,9 +55,9 @@ static void a_thread_s_own_node_is_not_remote(void **state)
     (void)state;
     take_from_node(cache, 0, 5, objects);
     for (unsigned i = 0; i < 5; i++)
-        slm_thread_free(block, cache->number, objects[i]);
-    assert_int_equal(slm_thread_rounds(block, cache->number), 5);
-    assert_null(slm_remote_of(block, cache->number));
+        slm_thread_free(block, cache->id, objects[i]);
+    assert_int_equal(slm_thread_rounds(block, cache->id), 5);
+    assert_null(slm_remote_of(block, cache->id));
     assert_int_equal(all_remote_rounds(block), 0);
     assert_int_equal(load_relaxed(&block->remote_frees), 0);
 }
@@ -66,16 +66,16 @@ static void a_first_remote_free_makes_a_magazine(void **state)
 {
     (void)state;
     need_nodes(2);
-    assert_null(slm_remote_of(block, cache->number));
+    assert_null(slm_remote_of(block, cache->id));
     free_remote(last_node(), 1);
-    const struct slm_magazine *magazine = slm_remote_of(block, cache->number);
+    const struct slm_magazine *magazine = slm_remote_of(block, cache->id);
     assert_non_null(magazine);
     assert_int_equal(magazine->capacity, FIRST_ROUNDS);
     assert_int_equal(magazine->count, 1);
     assert_ptr_equal(magazine->rounds[0], objects[0]);
-    assert_true(load_relaxed(&slm_slot_of(block, cache->number)->target) >
+    assert_true(load_relaxed(&slm_slot_of(block, cache->id)->target) >
                 0); /* whoever looks through slots finds it */
-    assert_int_equal(slm_thread_rounds(block, cache->number), 0);
+    assert_int_equal(slm_thread_rounds(block, cache->id), 0);
     assert_int_equal(load_relaxed(&block->remote_frees), 1);
 }
 
@@ -90,7 +90,7 @@ static void magazines_grow_up_to_a_bound(void **state)
     assert_int_equal(filled[COUNT(filled) - 1] * SIZE, MOST_BYTES);
     for (size_t i = 0; i < COUNT(filled); i++) {
         free_remote(node, filled[i] - all_remote_rounds(block));
-        const struct slm_magazine *full = slm_remote_of(block, cache->number);
+        const struct slm_magazine *full = slm_remote_of(block, cache->id);
         assert_int_equal(full->count, filled[i]);
         assert_int_equal(full->capacity, slm_magazine_capacity(filled[i]));
         assert_int_equal(stock_at_home(cache, node), home);
@@ -114,7 +114,7 @@ static void large_objects_are_few(void **state)
         free_remote(last_node(), 1);
         assert_int_equal(all_remote_rounds(block), 1);
     }
-    slm_thread_empty_class(block, cache->number, true);
+    slm_thread_empty_class(block, cache->id, SLM_TO_SLABS);
     cache = kept;
     assert_int_equal(slab_cache_destroy(large), 0);
 }
@@ -141,9 +141,9 @@ static void rounds_are_counted_by_node(void **state)
     assert_int_equal(remote_rounds(0), 0);
     for (unsigned node = 1; node < 4; node++)
         assert_int_equal(remote_rounds(node), node + 1);
-    assert_int_equal(slm_remote_rounds(block, cache->number, 1, 3), 2 + 3);
+    assert_int_equal(slm_remote_rounds(block, cache->id, 1, 3), 2 + 3);
     assert_int_equal(all_remote_rounds(block), 2 + 3 + 4);
-    assert_int_equal(slm_remote_rounds(block, cache->number, 2, 2), 0);
+    assert_int_equal(slm_remote_rounds(block, cache->id, 2, 2), 0);
 }
 
 /* Three nodes' rounds in one magazine: two batches are worth a magazine, and the third is not. */
@@ -176,12 +176,12 @@ static void emptying_sends_all_home(void **state)
     need_nodes(2);
     const unsigned node = last_node();
     free_remote(node, 10);
-    slm_thread_empty(block, false);
-    assert_null(slm_remote_of(block, cache->number));
+    slm_thread_empty(block, SLM_TO_DEPOT);
+    assert_null(slm_remote_of(block, cache->id));
     assert_int_equal(stock_at_home(cache, node), 10);
-    assert_int_equal(load_relaxed(&slm_slot_of(block, cache->number)->target), 0);
+    assert_int_equal(load_relaxed(&slm_slot_of(block, cache->id)->target), 0);
     free_remote(node, 10);
-    slm_thread_empty(block, true);
+    slm_thread_empty(block, SLM_TO_SLABS);
     assert_int_equal(stock_at_home(cache, node), 10);
     assert_int_equal(node_out(cache, node), 10);
     free_remote(node, 10); /* and it goes on */
@@ -195,15 +195,15 @@ static void adapting_sends_all_home(void **state)
     need_nodes(2);
     const unsigned node = last_node();
     free_remote(node, 10);
-    const uint16_t target = load_relaxed(&slm_slot_of(block, cache->number)->target);
+    const uint16_t target = load_relaxed(&slm_slot_of(block, cache->id)->target);
     slm_thread_adapt(block);
-    assert_null(slm_remote_of(block, cache->number));
+    assert_null(slm_remote_of(block, cache->id));
     assert_int_equal(stock_at_home(cache, node), 10);
-    assert_int_equal(load_relaxed(&slm_slot_of(block, cache->number)->target), target);
+    assert_int_equal(load_relaxed(&slm_slot_of(block, cache->id)->target), target);
     free_remote(node, 10);
-    slm_slot_of(block, cache->number)->misses = 1;
+    slm_slot_of(block, cache->id)->misses = 1;
     slm_thread_adapt(block);
-    assert_null(slm_remote_of(block, cache->number));
+    assert_null(slm_remote_of(block, cache->id));
     assert_int_equal(stock_at_home(cache, node), 20);
 }
 
@@ -235,12 +235,12 @@ static void free_without_a_magazine(void)
     forbid_memory();
     use_up(slm_magazine_bytes(FIRST_ROUNDS * 2));
     for (unsigned i = 0; i < 2 * FIRST_ROUNDS; i++)
-        slm_thread_free(block, cache->number, objects[i]);
+        slm_thread_free(block, cache->id, objects[i]);
     use_up(slm_magazine_bytes(FIRST_ROUNDS));
     for (unsigned i = 2 * FIRST_ROUNDS; i < 3 * FIRST_ROUNDS; i++)
-        slm_thread_free(block, cache->number, objects[i]);
+        slm_thread_free(block, cache->id, objects[i]);
     slm_thread_check(block);
-    slm_thread_empty(block, true);
+    slm_thread_empty(block, SLM_TO_SLABS);
     slm_depot_trim(slm_cache_depot(cache, last_node()), true);
     require(node_out(cache, last_node()) == 0);
 }
@@ -278,7 +278,7 @@ static void free_all(void *nothing)
 {
     (void)nothing;
     for (unsigned i = 0; i < count; i++)
-        slm_object_free(name, objects[i]);
+        slm_cache_object_free(name, objects[i]);
 }
 
 /* So many of node 0 have been freed by the helper, on the last one. */
@@ -348,11 +348,11 @@ static void a_cache_can_be_destroyed(void **state)
     (void)state;
     need_simulated_nodes(2);
     have_freed(10);
-    const unsigned number = cache->number;
+    const unsigned number = cache->id;
     assert_int_equal(slab_cache_destroy(name), 0);
     name = NULL;
     assert_null(slm_remote_of(helper.tls->self, number));
-    assert_false(slm_named_some_wait());
+    assert_false(slm_cache_name_some_leave());
 }
 
 /* One more object is live: that one is what stands in the way, and all stay where they are. */
@@ -395,7 +395,7 @@ static void allocate(void *nothing)
 {
     (void)nothing;
     for (unsigned i = 0; i < count; i++)
-        require((objects[i] = slm_object_alloc(name)) && slm_node_of(objects[i]) == slm_tls.self->node);
+        require((objects[i] = slm_cache_object_alloc(name)) && slm_node_of(objects[i]) == slm_tls.self->node);
 }
 
 /* Whatever it has freed before. */
@@ -414,7 +414,7 @@ static void what_a_thread_allocates_is_its_node_s(void **state)
 
 static void free_round(void *round)
 {
-    slm_object_free(name, round);
+    slm_cache_object_free(name, round);
 }
 
 static uint64_t live(void)
@@ -436,7 +436,7 @@ static void accounts_stay_exact(void **state)
     tell(&helper, go_to_node, &node);
     for (unsigned n = 1; n <= 3 * ROUNDS; n += 7) {
         for (unsigned i = 0; i < n; i++)
-            require((objects[i] = slm_object_alloc(name)) && slm_node_of(objects[i]) == 0);
+            require((objects[i] = slm_cache_object_alloc(name)) && slm_node_of(objects[i]) == 0);
         assert_int_equal(live(), n);
         for (unsigned i = 0; i < n; i++) {
             tell(&helper, free_round, objects[i]);

@@ -151,7 +151,7 @@ static void *grow(void *area)
         const size_t first = start + (size_t)turn * SECTION;
         pthread_barrier_wait(&both);
         require(slm_reservation_extend(first, 1) && slm_reservation_described(first));
-        require(slm_page_map_place(slm_granule_address(first)) == 0);
+        require(slm_page_map_slot_word(slm_granule_address(first)) == 0);
     }
     return NULL;
 }

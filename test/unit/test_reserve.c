@@ -48,7 +48,7 @@ static bool hold(void *object)
 static void free_held(void)
 {
     while (held_count > 0)
-        slm_object_free(name, held[--held_count]);
+        slm_cache_object_free(name, held[--held_count]);
 }
 
 static uint32_t rounds(void)
@@ -90,7 +90,7 @@ static void the_first_call_finds_nothing_and_asks(void **state)
     assert_null(slm_reserve_pop(cache));
     assert_true(slm_reserve_knows(self, cache));
     assert_null(slm_reserve_find(self, cache)); /* there is no stack yet: a handler cannot make one */
-    assert_ptr_equal(slm_tls.hot, slm_dry);
+    assert_ptr_equal(slm_tls.hot, slm_detour);
     assert_int_equal(load_relaxed(&self->attention), SLM_ATTEND_RESERVE);
     void *volatile object = malloc(1000); /* the very next call takes a slow path */
     assert_ptr_equal(slm_tls.hot, self);
@@ -116,7 +116,7 @@ static void a_handful_is_handed_out(void **state)
         assert_ptr_equal(slm_tls.hot, slm_tls.self); /* while there are some nothing is in a hurry */
     }
     assert_null(slm_reserve_pop(cache));
-    assert_ptr_equal(slm_tls.hot, slm_dry);
+    assert_ptr_equal(slm_tls.hot, slm_detour);
     assert_int_equal(cache_out(cache), out);
     pass_slow_path();
     assert_int_equal(rounds(), FULL);
@@ -174,7 +174,7 @@ static void forgetting_brings_all_home(void **state)
     struct slab_cache *other_name = named("other", 256, &sixty);
     have_reserve();
     slm_thread_hide();
-    slm_thread_empty_class(self, cache->number, true);
+    slm_thread_empty_class(self, cache->id, SLM_TO_SLABS);
     assert_int_equal(cache_out(cache), FULL);
     struct slm_reserve *stack = slm_reserve_find(self, cache);
     slm_reserve_forget(self, cache);
@@ -407,13 +407,13 @@ static void who_finds_it_dry_in_the_middle_is_heard(void **state)
 
 static void alloc_one(void)
 {
-    require(hold(slm_object_alloc(name)));
+    require(hold(slm_cache_object_alloc(name)));
     *(void **)held[held_count - 1] = held[held_count - 1];
 }
 
 static void free_one(void)
 {
-    slm_object_free(name, held[--held_count]);
+    slm_cache_object_free(name, held[--held_count]);
 }
 
 static unsigned without_lock; /* that succeeded */
@@ -422,7 +422,7 @@ static unsigned without_lock; /* that succeeded */
 static void use_without_lock(void)
 {
     for (unsigned i = 0; i < 2; i++) {
-        void *object = slm_object_alloc_nolock(name);
+        void *object = slm_cache_object_alloc_nolock(name);
         if (object) {
             for (unsigned k = 0; k < held_count; k++)
                 require(held[k] != object);
@@ -472,12 +472,12 @@ static void nothing_is_torn_at_any_instruction_of_alloc_and_free(void **state)
 static void refill_and_drain(void)
 {
     struct slm_thread *thread = slm_thread_hide();
-    slm_thread_empty_class(thread, cache->number, true);
-    void *object = slm_thread_refill(thread, cache->number);
+    slm_thread_empty_class(thread, cache->id, SLM_TO_SLABS);
+    void *object = slm_thread_refill(thread, cache->id);
     *(void **)object = object;
-    slm_thread_empty_class(thread, cache->number, true);
-    slm_thread_drain(thread, cache->number, object);
-    slm_thread_empty_class(thread, cache->number, true);
+    slm_thread_empty_class(thread, cache->id, SLM_TO_SLABS);
+    slm_thread_drain(thread, cache->id, object);
+    slm_thread_empty_class(thread, cache->id, SLM_TO_SLABS);
     slm_thread_unhide(thread);
 }
 

@@ -23,7 +23,7 @@ static int end_test(void **state)
 
 static struct slm_retired_slot *slot_of(const struct helper *of)
 {
-    return slm_retired_slot_at(of ? of->tls->self : slm_tls.self, cache->shape.place);
+    return slm_retired_slot_at(of ? of->tls->self : slm_tls.self, cache->shape.slot_word);
 }
 
 static unsigned rounds_of(const struct helper *of)
@@ -39,7 +39,7 @@ static bool is_open(const struct helper *of)
 static bool push(void *object)
 {
     struct slm_thread *thread = slm_thread_enter(true);
-    const bool done = slm_retire_push(thread, slm_page_map_place(object), object);
+    const bool done = slm_retire_push(thread, slm_page_map_slot_word(object), object);
     slm_thread_leave(thread);
     return done;
 }
@@ -231,7 +231,7 @@ static void *under_way, **under_way_top;
 /* The first half of a push: what the hot path has loaded. */
 static void begin_push(void *object)
 {
-    struct slm_retired_slot *slot = slm_retired_slot_at(slm_hot(), cache->shape.place);
+    struct slm_retired_slot *slot = slm_retired_slot_at(slm_hot(), cache->shape.slot_word);
     under_way = object;
     under_way_top = slm_shared_load(&slot->top);
     require(under_way_top < slot->limit);
@@ -309,7 +309,7 @@ static void without_a_block_it_is_as_it_was(void **state)
     assert_int_equal(in_magazines(), 0);
     assert_int_equal(on_queues(), 6);
     assert_true(object[0] == 0x5a && memcmp(object, object + 1, SIZE - 1) == 0);
-    slm_object_free(name, object);
+    slm_cache_object_free(name, object);
 }
 
 /* For copies there is one block: what finds it out, or full, stays where it is until it comes back. */
@@ -376,12 +376,12 @@ static void another_cache_s_magazines_are_not_too_large(void **state)
     (void)state;
     struct slab_cache *kept = name;
     name = named("small", 64, &own_slabs);
-    const unsigned number = cache_of(name)->number;
+    const unsigned number = cache_of(name)->id;
     push_some(1000);
     slm_deferred_free_all(UINT_MAX);
     assert_int_equal(slab_cache_destroy(name), 0);
     name = named("large", 256 * KIB, &own_slabs);
-    assert_int_equal(cache_of(name)->number, number);
+    assert_int_equal(cache_of(name)->id, number);
     begin_reading();
     const unsigned most = load_relaxed(&cache_of(name)->most_rounds);
     push_some(2 * most + 1);
@@ -415,7 +415,7 @@ static void every_cache_has_a_slot(void **state)
     name = named("limited", SIZE, &(struct slab_cache_attr){.limit_bytes = 1000 * SIZE});
     begin_reading();
     for (unsigned i = 0; i < 20; i++)
-        assert_true(push(slm_object_alloc(i % 2 ? zeroed : many[COUNT(many) - 1])) && push(object_of_cache()));
+        assert_true(push(slm_cache_object_alloc(i % 2 ? zeroed : many[COUNT(many) - 1])) && push(object_of_cache()));
     slm_retire_count(slm_tls.self, &sums);
     assert_int_equal(sums.objects + on_queues(), 40);
     assert_int_equal(sums.bytes + load_relaxed(&slm_defer_queue_bytes), 40 * SIZE);

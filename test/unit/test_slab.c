@@ -12,9 +12,9 @@ enum { MOST_OBJECTS = 65536 / 8 };
 
 static void *rounds[MOST_OBJECTS];
 
-static struct slm_slab_shape shape_of(uint32_t object_size, unsigned place)
+static struct slm_slab_shape shape_of(uint32_t object_size, unsigned slot_word)
 {
-    struct slm_slab_shape shape = {.object_size = object_size, .place = (uint16_t)place};
+    struct slm_slab_shape shape = {.object_size = object_size, .slot_word = (uint16_t)slot_word};
     slm_slab_shape_fill(&shape);
     return shape;
 }
@@ -82,9 +82,9 @@ static void shuffle(unsigned n, uint64_t seed)
     }
 }
 
-static void try_shape(uint32_t object_size, unsigned place)
+static void try_shape(uint32_t object_size, unsigned slot_word)
 {
-    const struct slm_slab_shape shape = shape_of(object_size, place);
+    const struct slm_slab_shape shape = shape_of(object_size, slot_word);
     struct slm_slab *slab = slm_slab_make(&shape, slm_nodes - 1);
     assert_non_null(slab);
     assert_int_equal(slab->objects, shape.objects);
@@ -92,7 +92,7 @@ static void try_shape(uint32_t object_size, unsigned place)
     slm_slab_check(slab);
     take_whole_slab(slab);
     for (uint32_t i = 0; i < shape.granules; i++)
-        assert_int_equal(slm_page_map_place(slm_slab_start(slab) + i * SLM_GRANULE), place);
+        assert_int_equal(slm_page_map_slot_word(slm_slab_start(slab) + i * SLM_GRANULE), slot_word);
     shuffle(shape.objects, object_size);
     give_all(slab, shape.objects);
     slm_slab_check(slab);
@@ -100,14 +100,14 @@ static void try_shape(uint32_t object_size, unsigned place)
     char *start = slm_slab_start(slab);
     slm_slab_release(slab);
     assert_null(slm_slab_of(start));
-    assert_int_equal(slm_page_map_place(start), 0);
+    assert_int_equal(slm_page_map_slot_word(start), 0);
 }
 
 static void every_class_is_cut_and_mended(void **state)
 {
     (void)state;
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        try_shape(slm_class_size[class], slm_place_of_number(class));
+        try_shape(slm_class_size[class], slm_slot_word_of(class));
 }
 
 static void every_shape_is_cut_and_mended(void **state)

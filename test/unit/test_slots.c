@@ -7,7 +7,7 @@
 #include "os/topology.h"
 #include "thread/thread_cache.h"
 
-enum { PAGE = 4096, LAST = SLM_NUMBERS - 1, WORDS = SLM_SLOTS * SLM_PLACE_UNITS };
+enum { PAGE = 4096, LAST = SLM_CACHE_IDS - 1, WORDS = SLM_SLOTS * SLM_SLOT_WORDS };
 
 static struct slm_thread *block;
 
@@ -35,8 +35,8 @@ static void every_slot_of_a_fresh_block_is_empty_and_full(void **state)
     (void)state;
     assert_int_equal((uintptr_t)block % PAGE, 0);
     assert_true(all_zero(block, SLM_BLOCK_BYTES));
-    for (size_t place = 0; place < WORDS; place += SLM_PLACE_UNITS)
-        assert_true(is_empty_and_full(slm_slot_at(block, place)));
+    for (size_t slot_word = 0; slot_word < WORDS; slot_word += SLM_SLOT_WORDS)
+        assert_true(is_empty_and_full(slm_slot_at(block, slot_word)));
 }
 
 static void slots_do_not_touch_the_thread_s_own_part(void **state)
@@ -53,11 +53,11 @@ static void slots_do_not_touch_the_thread_s_own_part(void **state)
 static void places_lead_to_numbers_and_back(void **state)
 {
     (void)state;
-    for (unsigned number = 0; number < SLM_NUMBERS; number++) {
-        const unsigned place = slm_place_of_number(number);
-        assert_int_equal(slm_number_of_place(place), number);
-        assert_ptr_equal(slm_slot_at(block, place), slm_slot_of(block, number));
-        assert_true(place > 0 && place < WORDS && place <= UINT16_MAX);
+    for (unsigned number = 0; number < SLM_CACHE_IDS; number++) {
+        const unsigned slot_word = slm_slot_word_of(number);
+        assert_int_equal(slm_cache_id_of(slot_word), number);
+        assert_ptr_equal(slm_slot_at(block, slot_word), slm_slot_of(block, number));
+        assert_true(slot_word > 0 && slot_word < WORDS && slot_word <= UINT16_MAX);
     }
 }
 
@@ -65,11 +65,11 @@ static void places_lead_to_numbers_and_back(void **state)
 static void the_zero_block_has_nothing_at_any_place(void **state)
 {
     (void)state;
-    struct slm_thread *const all[] = {slm_nothing, slm_taken, slm_dry};
+    struct slm_thread *const all[] = {slm_nothing, slm_taken, slm_detour};
     for (size_t i = 0; i < COUNT(all); i++) {
         assert_true(all_zero(all[i], SLM_BLOCK_BYTES));
-        for (size_t place = 0; place < WORDS; place += SLM_PLACE_UNITS)
-            assert_true(is_empty_and_full(slm_slot_at(all[i], place)));
+        for (size_t slot_word = 0; slot_word < WORDS; slot_word += SLM_SLOT_WORDS)
+            assert_true(is_empty_and_full(slm_slot_at(all[i], slot_word)));
         for (size_t k = 0; k < i; k++)
             assert_ptr_not_equal(all[i], all[k]);
     }
@@ -84,10 +84,10 @@ static bool is_closed(const struct slm_retired_slot *slot)
 static void retired_slots_are_closed_until_they_are_opened(void **state)
 {
     (void)state;
-    struct slm_thread *const all[] = {block, slm_nothing, slm_taken, slm_dry};
+    struct slm_thread *const all[] = {block, slm_nothing, slm_taken, slm_detour};
     for (size_t i = 0; i < COUNT(all); i++)
-        for (size_t place = 0; place < WORDS; place += SLM_PLACE_UNITS)
-            assert_true(is_closed(slm_retired_slot_at(all[i], place)));
+        for (size_t slot_word = 0; slot_word < WORDS; slot_word += SLM_SLOT_WORDS)
+            assert_true(is_closed(slm_retired_slot_at(all[i], slot_word)));
 }
 
 static void retired_slots_lie_at_the_same_places(void **state)
@@ -95,19 +95,19 @@ static void retired_slots_lie_at_the_same_places(void **state)
     (void)state;
     struct slm_retired_half *half = slm_retired_half(block);
     assert_ptr_equal(half, (char *)block + SLM_RETIRED_OFFSET);
-    for (size_t place = 0; place < WORDS; place += SLM_PLACE_UNITS)
-        assert_ptr_equal(slm_retired_slot_at(block, place), (char *)slm_slot_at(block, place) + SLM_RETIRED_OFFSET);
+    for (size_t slot_word = 0; slot_word < WORDS; slot_word += SLM_SLOT_WORDS)
+        assert_ptr_equal(slm_retired_slot_at(block, slot_word), (char *)slm_slot_at(block, slot_word) + SLM_RETIRED_OFFSET);
     assert_true((char *)slm_retired_slot_at(block, 0) >= (char *)(slm_slot_of(block, LAST) + 1));
     assert_true((char *)(slm_retired_slot_of(block, LAST) + 1) <= (char *)block + SLM_BLOCK_BYTES);
     /* its own part, where no place of a cache is */
-    assert_true((char *)(slm_retired_slot_at(block, slm_place_of_number(SLM_CLASSES - 1)) + 1) <=
+    assert_true((char *)(slm_retired_slot_at(block, slm_slot_word_of(SLM_CLASSES - 1)) + 1) <=
                 (char *)(half->slots + COUNT(half->slots)));
-    assert_true((char *)slm_retired_slot_at(block, slm_place_of_number(SLM_NAMED_FIRST)) >= (char *)(half + 1));
+    assert_true((char *)slm_retired_slot_at(block, slm_slot_word_of(SLM_NAMED_FIRST)) >= (char *)(half + 1));
 }
 
 static void write_last_byte(void)
 {
-    ((volatile char *)slm_dry)[SLM_BLOCK_BYTES - 1] = 1;
+    ((volatile char *)slm_detour)[SLM_BLOCK_BYTES - 1] = 1;
 }
 
 static void write_first_byte(void)
@@ -173,11 +173,11 @@ static void a_block_costs_what_is_used_of_it(void **state)
     assert_int_equal(used_pages(), 1);
     use(block, LAST)->misses = 1;
     assert_int_equal(used_pages(), 2);
-    assert_int_equal(slm_slot_next(block, LAST + 1), SLM_NUMBERS);
+    assert_int_equal(slm_slot_next(block, LAST + 1), SLM_CACHE_IDS);
     assert_int_equal(used_pages(), 2);
     slm_slot_groups_add(&slm_retired_half(block)->used, SLM_CLASSES); /* its own part is in the first page of the half, as the size classes' slots */
     assert_int_equal(used_pages(), 3);
-    slm_retired_slot_at(block, slm_place_of_number(SLM_CLASSES - 1))->target = 1;
+    slm_retired_slot_at(block, slm_slot_word_of(SLM_CLASSES - 1))->target = 1;
     assert_int_equal(used_pages(), 3);
     for (size_t i = 0; i < COUNT(blocks); i++)
         slm_thread_block_free(blocks[i]);
@@ -190,7 +190,7 @@ static void blocks_are_clear_again_when_they_come_back(void **state)
         struct slm_thread *again = slm_thread_block_make();
         assert_non_null(again);
         assert_true(all_zero(again, SLM_BLOCK_BYTES));
-        for (unsigned number = turn; number < SLM_NUMBERS; number += 370)
+        for (unsigned number = turn; number < SLM_CACHE_IDS; number += 370)
             memset(use(again, number < SLM_CLASSES ? number : number | 128), 0x5a, sizeof(struct slm_slot));
         memset(&again->refills, 0x5a, sizeof again->refills);
         if (turn % 2) {
@@ -209,8 +209,8 @@ static void blocks_are_clear_again_when_they_come_back(void **state)
 static unsigned walk(bool *seen)
 {
     unsigned steps = 0, last = 0;
-    memset(seen, 0, SLM_NUMBERS * sizeof *seen);
-    for (unsigned n = slm_slot_next(block, 0); n < SLM_NUMBERS; n = slm_slot_next(block, n + 1), steps++) {
+    memset(seen, 0, SLM_CACHE_IDS * sizeof *seen);
+    for (unsigned n = slm_slot_next(block, 0); n < SLM_CACHE_IDS; n = slm_slot_next(block, n + 1), steps++) {
         assert_true(steps == 0 || n > last);
         assert_false(n >= SLM_CLASSES && n < SLM_NAMED_FIRST);
         seen[n] = true;
@@ -222,14 +222,14 @@ static unsigned walk(bool *seen)
 static void a_walk_comes_to_every_slot_that_was_made(void **state)
 {
     (void)state;
-    static bool seen[SLM_NUMBERS], made[SLM_NUMBERS];
+    static bool seen[SLM_CACHE_IDS], made[SLM_CACHE_IDS];
     static const unsigned order[] = {0, 5, SLM_CLASSES - 1, SLM_NAMED_FIRST, 300, 5000, 99, 1, 64 * 64, LAST};
     assert_int_equal(walk(seen), 0);
     for (size_t i = 0; i < COUNT(order); i++) {
         slm_slot_use(block, order[i]);
         made[order[i]] = true;
         walk(seen);
-        for (unsigned number = 0; number < SLM_NUMBERS; number++)
+        for (unsigned number = 0; number < SLM_CACHE_IDS; number++)
             assert_true(!made[number] || seen[number]);
     }
     assert_true(walk(seen) <= 7 * SLM_GROUP_SLOTS);
@@ -238,7 +238,7 @@ static void a_walk_comes_to_every_slot_that_was_made(void **state)
 static void a_walk_over_few_slots_is_short(void **state)
 {
     (void)state;
-    static bool seen[SLM_NUMBERS];
+    static bool seen[SLM_CACHE_IDS];
     slm_slot_use(block, 3);
     assert_true(walk(seen) <= SLM_GROUP_SLOTS);
     slm_slot_use(block, 10000);

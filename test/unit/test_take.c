@@ -88,7 +88,7 @@ static void the_caller_takes_its_own_to_the_last(void **state)
 {
     (void)state;
     hoard(NULL);
-    const uint64_t own = slm_thread_rounds(slm_tls.self, cache->number), others = rounds_of(&helper);
+    const uint64_t own = slm_thread_rounds(slm_tls.self, cache->id), others = rounds_of(&helper);
     struct slm_thread *self = slm_thread_hide();
     taken = (struct slm_take_rounds){.cache = cache, .how = SLM_TAKE_SPARE};
     slm_take_own(self, &taken);
@@ -98,7 +98,7 @@ static void the_caller_takes_its_own_to_the_last(void **state)
     slm_thread_unhide(self);
     assert_int_equal(got, own);
     assert_int_equal(taken_count(), own + others - 1);
-    assert_int_equal(slm_thread_rounds(slm_tls.self, cache->number), 0);
+    assert_int_equal(slm_thread_rounds(slm_tls.self, cache->id), 0);
 }
 
 static void ask_reserve(void *nothing)
@@ -137,7 +137,7 @@ static void **under_way_top, *under_way_round;
 static void begin_hot(void *nothing)
 {
     (void)nothing;
-    under_way_slot = slm_slot_at(slm_hot(), cache->shape.place);
+    under_way_slot = slm_slot_at(slm_hot(), cache->shape.slot_word);
     under_way_top = slm_shared_load(&under_way_slot->top);
     require(under_way_top != under_way_slot->bottom && under_way_top != under_way_slot->limit);
 }
@@ -156,14 +156,14 @@ static void end_push(void *nothing)
 
 static void free_round(void *round)
 {
-    slm_object_free(name, round);
+    slm_cache_object_free(name, round);
 }
 
 /* Room above, rounds below. */
 static void pop_five(void *objects)
 {
     for (unsigned i = 0; i < 5; i++)
-        ((void **)objects)[i] = slm_object_alloc(name);
+        ((void **)objects)[i] = slm_cache_object_alloc(name);
 }
 
 static void a_pop_under_way_ends_with_nothing(void **state)
@@ -394,10 +394,10 @@ static void a_dry_thread_is_taken_and_stays_dry(void **state)
     (void)state;
     const uint64_t before = rounds_of(&helper);
     tell(&helper, ask_reserve, NULL);
-    assert_ptr_equal(helper.tls->hot, slm_dry);
+    assert_ptr_equal(helper.tls->hot, slm_detour);
     assert_int_equal(take(false, false), 0);
     assert_int_equal(taken_count(), before - 1);
-    assert_ptr_equal(helper.tls->hot, slm_dry);
+    assert_ptr_equal(helper.tls->hot, slm_detour);
     tell(&helper, hoard, NULL); /* passes a slow path, at whose end the reserve is filled */
     assert_true(is_at_rest(&helper));
     assert_true(slm_reserve_rounds(helper.tls->self, cache) > 0);
@@ -417,7 +417,7 @@ static void one_barrier_serves_for_all(void **state)
     const uint64_t barriers = load_relaxed(&slm_sys_membarriers);
     assert_int_equal(take(false, false), 0);
     assert_int_equal(load_relaxed(&slm_sys_membarriers), barriers + 1);
-    assert_int_equal(slm_thread_rounds(first, cache->number), 1);
+    assert_int_equal(slm_thread_rounds(first, cache->id), 1);
     assert_int_equal(take(true, false), 0);
     const uint64_t between = load_relaxed(&slm_sys_membarriers);
     assert_int_equal(take(false, false), 0); /* nobody has anything: none */
@@ -463,14 +463,14 @@ static void a_thread_that_is_gone_is_taken_from(void **state)
     block->tls = page;
     slm_thread_list_add(block);
     struct slm_thread *self = slm_thread_hide();
-    void *object = slm_thread_pop(block, cache->number);
-    slm_thread_push(block, cache->number, object);
+    void *object = slm_thread_pop(block, cache->id);
+    slm_thread_push(block, cache->id, object);
     slm_thread_unhide(self);
-    const uint64_t rounds = slm_thread_rounds(block, cache->number) + rounds_of(&helper);
+    const uint64_t rounds = slm_thread_rounds(block, cache->id) + rounds_of(&helper);
     munmap(page, 4096);
     assert_int_equal(take(true, false), 0);
     assert_int_equal(taken_count(), rounds);
-    assert_int_equal(slm_thread_rounds(block, cache->number), 0);
+    assert_int_equal(slm_thread_rounds(block, cache->id), 0);
     const uint32_t recall = slm_take_recall();
     tell(&helper, enter_slow_path, NULL);
     tell(&helper, leave_slow_path, NULL);
@@ -536,16 +536,16 @@ static void destroy_what_one_cannot_attend_to(void)
     if (asks)
         tell(&helper, ask_reserve, NULL); /* a handler, in the middle of the slow path */
     require(slab_cache_destroy(name) == 0);
-    require(slm_named_some_wait());
+    require(slm_cache_name_some_leave());
     tell(&helper, leave_slow_path, NULL);
     require(slm_reserve_rounds(helper.tls->self, cache) == 0);
     require(cache_out(cache) == 0);
     for (unsigned node = 0; node < slm_nodes; node++)
         slm_depot_trim(slm_cache_depot(cache, node), true); /* as housekeeping does in time */
     slm_cache_lock();
-    slm_named_sweep(slm_take_recalled());
+    slm_cache_name_sweep(slm_take_recalled());
     slm_cache_unlock();
-    require(!slm_named_some_wait());
+    require(!slm_cache_name_some_leave());
     end_helper(&helper);
 }
 

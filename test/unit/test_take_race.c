@@ -28,16 +28,16 @@ static void churn(void *nothing)
         uintptr_t **object = &objects[random_below(&seed, LIVE)];
         if (*object) {
             require((*object)[0] == (uintptr_t)object && (*object)[15] == (uintptr_t)object);
-            slm_object_free(name, *object);
+            slm_cache_object_free(name, *object);
             *object = NULL;
         } else {
-            *object = slm_object_alloc(name);
+            *object = slm_cache_object_alloc(name);
             require(*object != NULL);
             (*object)[0] = (*object)[15] = (uintptr_t)object;
         }
     }
     for (size_t i = 0; i < LIVE; i++)
-        slm_object_free(name, objects[i]);
+        slm_cache_object_free(name, objects[i]);
 }
 
 static void objects_stay_apart_while_they_are_taken(void **state)

@@ -25,7 +25,7 @@ static int end_test(void **state)
 {
     (void)state;
     slm_thread_check(block);
-    slm_thread_empty(block, true);
+    slm_thread_empty(block, SLM_TO_SLABS);
     assert_int_equal(block->target_bytes, 0);
     slm_thread_block_free(block);
     for (unsigned node = 0; node < slm_nodes; node++)
@@ -35,7 +35,7 @@ static int end_test(void **state)
 
 static struct slm_slot *slot(void)
 {
-    return slm_slot_of(block, cache->number);
+    return slm_slot_of(block, cache->id);
 }
 
 static uint64_t trips(void)
@@ -45,14 +45,14 @@ static uint64_t trips(void)
 
 static size_t pop_bulk(size_t n, void **out)
 {
-    const size_t got = slm_thread_pop_bulk(block, cache->number, n, out);
+    const size_t got = slm_thread_pop_bulk(block, cache->id, n, out);
     slm_thread_check(block);
     return got;
 }
 
 static void push_bulk(size_t n, void *const *from)
 {
-    slm_thread_push_bulk(block, cache->number, n, from);
+    slm_thread_push_bulk(block, cache->id, n, from);
     slm_thread_check(block);
 }
 
@@ -61,7 +61,7 @@ static unsigned push_runs(size_t n, void *const *from)
 {
     unsigned runs = 0;
     for (size_t done = 0; done < n; runs++) {
-        const size_t some = slm_thread_push_run(block, cache->number, n - done, from + done);
+        const size_t some = slm_thread_push_run(block, cache->id, n - done, from + done);
         require(some > 0 && some <= n - done);
         for (size_t i = done; i < done + some; i++)
             require(slm_granule_of(from[i]) == slm_granule_of(from[done]));
@@ -88,7 +88,7 @@ static void are_apart(size_t n)
 /* What is neither in the magazines nor in the stock is ours. */
 static uint64_t live(void)
 {
-    return cache_out(cache) - slm_thread_rounds(block, cache->number) - cache_stock(cache);
+    return cache_out(cache) - slm_thread_rounds(block, cache->id) - cache_stock(cache);
 }
 
 static void as_many_as_asked_for(void **state)
@@ -114,9 +114,9 @@ static void single_calls_and_bulks_mix(void **state)
     for (unsigned turn = 0; turn < 4000; turn++) {
         const size_t some = random_below(&seed, 80), dice = random_below(&seed, 6);
         if (dice == 0 && n < MOST) {
-            require((objects[n++] = slm_thread_pop(block, cache->number)) != NULL);
+            require((objects[n++] = slm_thread_pop(block, cache->id)) != NULL);
         } else if (dice == 1 && n > 0) {
-            slm_thread_push(block, cache->number, objects[--n]);
+            slm_thread_push(block, cache->id, objects[--n]);
         } else if (dice < 4 && n + some <= MOST) {
             require(pop_bulk(some, objects + n) == some);
             n += some;
@@ -173,7 +173,7 @@ static void runs_end_where_the_granule_does(void **state)
     void *mixed[80];
     const unsigned granule = SLM_GRANULE / SIZE;
     assert_int_equal(pop_bulk(MOST, objects), MOST);
-    slm_thread_empty_class(block, cache->number, true);
+    slm_thread_empty_class(block, cache->id, SLM_TO_SLABS);
     for (size_t first = 1; first < COUNT(mixed); first++) {
         size_t n = 0, other = 0;
         for (size_t i = 0; i < MOST && n < first; i++)
@@ -185,12 +185,12 @@ static void runs_end_where_the_granule_does(void **state)
         for (; n < COUNT(mixed); n++)
             mixed[n] = objects[other];
         struct slm_magazine *magazine = slm_magazine_make(254); /* an empty one, with room for all */
-        *slm_slot_of(block, cache->number) = (struct slm_slot){
+        *slm_slot_of(block, cache->id) = (struct slm_slot){
             .top = magazine->rounds, .bottom = magazine->rounds, .limit = magazine->rounds + 254, .loaded = magazine};
-        assert_int_equal(slm_thread_push_run(block, cache->number, COUNT(mixed), mixed), first);
+        assert_int_equal(slm_thread_push_run(block, cache->id, COUNT(mixed), mixed), first);
         assert_int_equal(slot()->top - slot()->bottom, first);
         assert_memory_equal(slot()->bottom, mixed, first * sizeof(void *));
-        assert_int_equal(slm_thread_push_run(block, cache->number, COUNT(mixed) - first, mixed + first),
+        assert_int_equal(slm_thread_push_run(block, cache->id, COUNT(mixed) - first, mixed + first),
                          COUNT(mixed) - first);
         assert_memory_equal(slot()->bottom, mixed, sizeof mixed);
         memset(slot(), 0, sizeof *slot()); /* they were there only to be looked at */
@@ -203,15 +203,15 @@ static void runs_stay_within_their_room(void **state)
 {
     (void)state;
     assert_int_equal(pop_bulk(100, objects), 100);
-    slm_thread_empty_class(block, cache->number, true);
+    slm_thread_empty_class(block, cache->id, SLM_TO_SLABS);
     for (uint32_t room = 0; room < 40; room++) {
         struct slm_magazine *magazine = slm_magazine_make(62);
         memset(magazine->rounds, 0x5a, magazine->capacity * sizeof(void *));
-        *slm_slot_of(block, cache->number) = (struct slm_slot){.top = magazine->rounds,
+        *slm_slot_of(block, cache->id) = (struct slm_slot){.top = magazine->rounds,
                                                                  .bottom = magazine->rounds,
                                                                  .limit = magazine->rounds + room + 1,
                                                                  .loaded = magazine};
-        const size_t done = slm_thread_push_run(block, cache->number, 60, objects);
+        const size_t done = slm_thread_push_run(block, cache->id, 60, objects);
         assert_true(done <= room + 1);
         for (uint32_t i = (uint32_t)done; i < magazine->capacity; i++)
             assert_int_equal((uintptr_t)magazine->rounds[i], 0x5a5a5a5a5a5a5a5a);
@@ -244,7 +244,7 @@ static void a_tuned_slot_starts_anew_at_its_next_trip(void **state)
     assert_int_equal(slot()->tuned, load_relaxed(&cache->tuned));
     are_apart(200);
     push_bulk(200, objects);
-    assert_true(slm_thread_rounds(block, cache->number) <= 2 * 9);
+    assert_true(slm_thread_rounds(block, cache->id) <= 2 * 9);
     assert_true(cache_stock(cache) <= 4 * 9);
     assert_int_equal(live(), 0);
     slm_thread_adapt(block);
@@ -262,13 +262,13 @@ static void it_is_handed_on_by_frees_too(void **state)
     assert_int_equal(live(), 0);
     tune(1);
     for (unsigned turn = 0; turn < 50; turn++) {
-        objects[turn] = slm_thread_pop(block, cache->number);
+        objects[turn] = slm_thread_pop(block, cache->id);
         assert_non_null(objects[turn]);
     }
     are_apart(50);
     for (unsigned turn = 0; turn < 50; turn++)
-        slm_thread_push(block, cache->number, objects[turn]);
-    assert_true(slm_thread_rounds(block, cache->number) <= 2);
+        slm_thread_push(block, cache->id, objects[turn]);
+    assert_true(slm_thread_rounds(block, cache->id) <= 2);
     tune(0);
     push_bulk(pop_bulk(MOST, objects), objects);
     assert_true(load_relaxed(&slot()->target) >= load_relaxed(&cache->start_rounds));
@@ -282,13 +282,13 @@ static void bulks_without_memory(void)
     size_t n = 0, got;
     forbid_memory();
     errno = 0;
-    while ((got = slm_thread_pop_bulk(block, large->number, 10, objects + n)) == 10 && n + 20 < MOST)
+    while ((got = slm_thread_pop_bulk(block, large->id, 10, objects + n)) == 10 && n + 20 < MOST)
         n += 10;
     require(got < 10 && errno == ENOMEM);
     n += got;
-    slm_thread_push_bulk(block, large->number, n, objects);
+    slm_thread_push_bulk(block, large->id, n, objects);
     slm_thread_check(block);
-    require(n == 0 || slm_thread_pop_bulk(block, large->number, 1, objects) == 1);
+    require(n == 0 || slm_thread_pop_bulk(block, large->id, 1, objects) == 1);
 }
 
 static void without_memory_there_are_fewer(void **state)

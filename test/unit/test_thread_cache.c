@@ -40,7 +40,7 @@ static int end_block(void **state)
 {
     (void)state;
     slm_thread_check(thread);
-    slm_thread_empty(thread, true);
+    slm_thread_empty(thread, SLM_TO_SLABS);
     slm_thread_check(thread);
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
         assert_int_equal(slm_thread_rounds(thread, class), 0);
@@ -52,13 +52,13 @@ static int end_block(void **state)
 /* As the hot paths do it. */
 static void *take_from(struct slm_thread *from, unsigned class)
 {
-    struct slm_slot *loaded = slm_slot_at(from, slm_place_of_number(class));
+    struct slm_slot *loaded = slm_slot_at(from, slm_slot_word_of(class));
     return loaded->top != loaded->bottom ? *--loaded->top : slm_thread_refill(from, class);
 }
 
 static void give_to(struct slm_thread *to, unsigned class, void *object)
 {
-    struct slm_slot *loaded = slm_slot_at(to, slm_place_of_number(class));
+    struct slm_slot *loaded = slm_slot_at(to, slm_slot_word_of(class));
     if (slm_is_remote(to, object))
         slm_thread_free(to, class, object);
     else if (loaded->top != loaded->limit)
@@ -106,8 +106,8 @@ static uint64_t in_stock(unsigned class)
 static void *look_before_birth(void *nothing)
 {
     require(slm_tls.state == SLM_THREAD_NONE && slm_tls.self == NULL);
-    for (unsigned place = 0; place < SLM_SLOTS * SLM_PLACE_UNITS; place += SLM_PLACE_UNITS) {
-        const struct slm_slot *loaded = slm_slot_at(slm_tls.hot, place);
+    for (unsigned slot_word = 0; slot_word < SLM_SLOTS * SLM_SLOT_WORDS; slot_word += SLM_SLOT_WORDS) {
+        const struct slm_slot *loaded = slm_slot_at(slm_tls.hot, slot_word);
         require(loaded->top == loaded->bottom && loaded->top == loaded->limit);
     }
     return nothing;
@@ -122,7 +122,7 @@ static void every_magazine_is_empty_and_full_at_first(void **state)
 static void write_constant_block(void)
 {
     slm_tls.hot = slm_nothing;
-    slm_slot_at(slm_tls.hot, SLM_PLACE_UNITS)->top = NULL;
+    slm_slot_at(slm_tls.hot, SLM_SLOT_WORDS)->top = NULL;
 }
 
 static void the_constant_block_is_read_only(void **state)
@@ -136,7 +136,7 @@ static void a_fresh_block_holds_nothing(void **state)
     (void)state;
     slm_thread_check(thread);
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
-        const struct slm_slot *loaded = slm_slot_at(thread, slm_place_of_number(class));
+        const struct slm_slot *loaded = slm_slot_at(thread, slm_slot_word_of(class));
         assert_true(loaded->top == loaded->bottom && loaded->top == loaded->limit);
         assert_int_equal(slm_thread_rounds(thread, class), 0);
     }
@@ -245,7 +245,7 @@ static void full_magazines_reach_other_threads(void **state)
     const uint64_t before = objects_out(usual);
     take_many(usual, 4000);
     give_many(usual, 4000);
-    slm_thread_empty(thread, false);
+    slm_thread_empty(thread, SLM_TO_DEPOT);
     const uint64_t stock = in_stock(usual), out = objects_out(usual);
     assert_true(stock > 0 && stock * slm_class_size[usual] <= slm_options.depot_bytes);
     for (unsigned i = 0; i < stock; i++) {
@@ -256,7 +256,7 @@ static void full_magazines_reach_other_threads(void **state)
     assert_int_equal(in_stock(usual), 0);
     for (unsigned i = 0; i < stock; i++)
         give_to(other, usual, objects[i]);
-    slm_thread_empty(other, true);
+    slm_thread_empty(other, SLM_TO_SLABS);
     slm_thread_block_free(other);
     slm_depot_trim(&slm_class_caches[usual].first, true);
     assert_int_equal(objects_out(usual), before);
@@ -270,7 +270,7 @@ static void emptying_home_brings_all_to_the_slabs(void **state)
     take_many(usual, 40);
     give_many(usual, 40);
     const uint64_t stock = in_stock(usual);
-    slm_thread_empty_class(thread, usual, true);
+    slm_thread_empty_class(thread, usual, SLM_TO_SLABS);
     assert_int_equal(slm_thread_rounds(thread, usual), 0);
     assert_int_equal(in_stock(usual), stock);
     assert_int_equal(objects_out(usual), out + stock);
@@ -374,14 +374,14 @@ static void tear_cursors(void)
 {
     void *object = take_from(thread, usual);
     give_to(thread, usual, object);
-    slm_slot_at(thread, slm_place_of_number(usual))->top += 1000;
+    slm_slot_at(thread, slm_slot_word_of(usual))->top += 1000;
     slm_thread_check(thread);
 }
 
 static void the_checker_sees_torn_cursors(void **state)
 {
     (void)state;
-    const void *loaded = slm_slot_at(thread, slm_place_of_number(usual));
+    const void *loaded = slm_slot_at(thread, slm_slot_word_of(usual));
     assert_child_aborts(tear_cursors, text("slabmalloc: check(" POINTER "): a magazine's cursors are out of order of "
                                            "cache size-896\n",
                                            pointer_of(loaded)));
@@ -423,8 +423,8 @@ static void rounds_go_home(void **state)
     thread->node = 0;
     other->node = 1;
     mix_nodes(thread, other);
-    slm_thread_empty(thread, false);
-    slm_thread_empty(other, false);
+    slm_thread_empty(thread, SLM_TO_DEPOT);
+    slm_thread_empty(other, SLM_TO_DEPOT);
     slm_thread_block_free(other);
     for (unsigned node = 0; node < 2; node++) {
         assert_stock_at_home(node);
@@ -444,7 +444,7 @@ static void a_thread_takes_from_its_node(void **state)
         for (unsigned i = 0; i < 200; i++)
             assert_int_equal(slm_node_of(objects[i]), node);
         give_many(usual, 200);
-        slm_thread_empty(thread, true);
+        slm_thread_empty(thread, SLM_TO_SLABS);
     }
 }
 

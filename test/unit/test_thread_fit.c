@@ -25,8 +25,8 @@ static void begin_cache(size_t size, unsigned fixed)
 static void end_cache(void)
 {
     slm_thread_check(block);
-    assert_int_equal(cache_out(cache), slm_thread_rounds(block, cache->number) + cache_stock(cache));
-    slm_thread_empty(block, true);
+    assert_int_equal(cache_out(cache), slm_thread_rounds(block, cache->id) + cache_stock(cache));
+    slm_thread_empty(block, SLM_TO_SLABS);
     slm_thread_block_free(block);
     assert_int_equal(slab_cache_destroy(name), 0);
 }
@@ -45,14 +45,14 @@ static struct slm_magazine *stock(unsigned n)
 
 static struct slm_slot *slot(void)
 {
-    return slm_slot_of(block, cache->number);
+    return slm_slot_of(block, cache->id);
 }
 
 static void refill(void)
 {
-    void *object = slm_thread_pop(block, cache->number);
+    void *object = slm_thread_pop(block, cache->id);
     require(object != NULL);
-    slm_thread_push(block, cache->number, object);
+    slm_thread_push(block, cache->id, object);
 }
 
 /* What a block's first refill has of a magazine with n rounds. */
@@ -70,7 +70,7 @@ static void what_is_little_is_taken_whole(void **state)
     refill_from(78, &full); /* 8112 bytes */
     assert_true(load_relaxed(&slot()->target) * 2 + 2 < 78);
     assert_ptr_equal(slot()->loaded, full);
-    assert_int_equal(slm_thread_rounds(block, cache->number), 78);
+    assert_int_equal(slm_thread_rounds(block, cache->id), 78);
     assert_int_equal(cache_stock(cache), 0);
     end_cache();
 }
@@ -89,7 +89,7 @@ static void what_is_not_little_is_taken_in_part(void **state)
         assert_true(rounds[i] - target > SLM_MAGAZINE_SMALL);
         assert_ptr_not_equal(slot()->loaded, full);
         assert_int_equal(slot()->loaded->capacity, slm_magazine_capacity(target));
-        assert_int_equal(slm_thread_rounds(block, cache->number), target);
+        assert_int_equal(slm_thread_rounds(block, cache->id), target);
         assert_int_equal(cache_stock(cache), rounds[i] - target);
         end_cache();
     }
@@ -104,10 +104,10 @@ static void little_more_than_the_own_is_taken_whole(void **state)
     assert_true((target * 2 + 2) * LARGE > 8192);
     refill_from(target * 2 + 2, &full);
     assert_ptr_equal(slot()->loaded, full);
-    assert_int_equal(slm_thread_rounds(block, cache->number), target * 2 + 2);
-    slm_thread_empty(block, true);
+    assert_int_equal(slm_thread_rounds(block, cache->id), target * 2 + 2);
+    slm_thread_empty(block, SLM_TO_SLABS);
     refill_from(target * 2 + 3, &full);
-    assert_int_equal(slm_thread_rounds(block, cache->number), target);
+    assert_int_equal(slm_thread_rounds(block, cache->id), target);
     end_cache();
 }
 
@@ -119,7 +119,7 @@ static void fixed_rounds_are_kept_to(void **state)
         struct slm_magazine *full;
         begin_cache(SMALL, 4);
         refill_from(rounds[i], &full);
-        assert_int_equal(slm_thread_rounds(block, cache->number), 4);
+        assert_int_equal(slm_thread_rounds(block, cache->id), 4);
         assert_true((slot()->loaded == full) == (rounds[i] == 4));
         assert_true(slot()->limit - slot()->bottom == 4);
         end_cache();
@@ -135,16 +135,16 @@ static void larger_arrays_stay(void **state)
     begin_cache(SMALL, 0);
     refill_from(COUNT(objects), &full);
     for (size_t i = 0; i < COUNT(objects); i++)
-        objects[i] = slm_thread_pop(block, cache->number);
-    assert_int_equal(slm_thread_rounds(block, cache->number), 0);
+        objects[i] = slm_thread_pop(block, cache->id);
+    assert_int_equal(slm_thread_rounds(block, cache->id), 0);
     refill(); /* from slabs */
     const uint32_t target = load_relaxed(&slot()->target);
     assert_ptr_equal(slot()->loaded, full);
     assert_true(full->capacity > slm_magazine_capacity(target));
     assert_int_equal(slot()->limit - slot()->bottom, target);
-    assert_int_equal(slm_thread_rounds(block, cache->number), target);
+    assert_int_equal(slm_thread_rounds(block, cache->id), target);
     for (size_t i = 0; i < COUNT(objects); i++)
-        slm_thread_push(block, cache->number, objects[i]);
+        slm_thread_push(block, cache->id, objects[i]);
     end_cache();
 }
 
@@ -159,8 +159,8 @@ static void fit_without_memory(void)
     forbid_memory();
     while (slm_magazine_make(1))
         ;
-    require(slm_thread_pop(block, cache->number));
-    require(slot()->loaded == full && slm_thread_rounds(block, cache->number) == 39);
+    require(slm_thread_pop(block, cache->id));
+    require(slot()->loaded == full && slm_thread_rounds(block, cache->id) == 39);
     slm_thread_check(block);
 }
 

@@ -67,8 +67,8 @@ static void births_are_numbered(void **state)
     make_blocks();
     for (size_t i = 0; i < COUNT(blocks); i++)
         slm_thread_list_add(blocks[i]);
-    assert_int_equal(blocks[1]->number, blocks[0]->number + 1);
-    assert_int_equal(blocks[2]->number, blocks[0]->number + 2);
+    assert_int_equal(blocks[1]->ordinal, blocks[0]->ordinal + 1);
+    assert_int_equal(blocks[2]->ordinal, blocks[0]->ordinal + 2);
     for (size_t i = 0; i < COUNT(blocks); i++)
         slm_thread_list_remove(blocks[i]);
     free_blocks();

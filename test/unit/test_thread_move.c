@@ -34,9 +34,9 @@ static void hoard(void *number)
     void *objects[HOARD];
     const unsigned n = *(const unsigned *)number;
     for (unsigned i = 0; i < n; i++)
-        require((objects[i] = slm_object_alloc(name)) && slm_node_of(objects[i]) == slm_tls.self->node);
+        require((objects[i] = slm_cache_object_alloc(name)) && slm_node_of(objects[i]) == slm_tls.self->node);
     for (unsigned i = 0; i < n; i++)
-        slm_object_free(name, objects[i]);
+        slm_cache_object_free(name, objects[i]);
 }
 
 static void have_hoard(unsigned n)
@@ -51,12 +51,12 @@ static void move(unsigned node)
 
 static uint64_t rounds(void)
 {
-    return slm_thread_rounds(helper.tls->self, cache->number);
+    return slm_thread_rounds(helper.tls->self, cache->id);
 }
 
 static struct slm_slot *slot(void)
 {
-    return slm_slot_of(helper.tls->self, cache->number);
+    return slm_slot_of(helper.tls->self, cache->id);
 }
 
 static void magazines_stay_behind(void **state)
@@ -86,10 +86,10 @@ static void small_rests_go_into_slabs(void **state)
     take_from_node(cache, 0, COUNT(objects), objects);
     struct slm_thread *self = slm_thread_hide();
     for (size_t i = 0; i < COUNT(objects); i++)
-        slm_thread_push(self, cache->number, objects[i]);
+        slm_thread_push(self, cache->id, objects[i]);
     slm_thread_unhide(self);
     go_to(last_node());
-    assert_int_equal(slm_thread_rounds(self, cache->number), 0);
+    assert_int_equal(slm_thread_rounds(self, cache->id), 0);
     assert_int_equal(cache_stock(cache), 0);
     assert_int_equal(cache_out(cache), 0);
     go_to(0);
@@ -124,7 +124,7 @@ static void the_area_moves_too(void **state)
 
 static void free_one(void *object)
 {
-    slm_object_free(name, object);
+    slm_cache_object_free(name, object);
 }
 
 static uint64_t remote_frees(unsigned node)
@@ -144,9 +144,9 @@ static void remote_rounds_go_home(void **state)
     take_from_node(cache, last_node(), COUNT(objects), objects);
     for (size_t i = 0; i < COUNT(objects); i++)
         tell(&helper, free_one, objects[i]);
-    assert_int_equal(slm_remote_rounds(helper.tls->self, cache->number, 0, slm_nodes), COUNT(objects));
+    assert_int_equal(slm_remote_rounds(helper.tls->self, cache->id, 0, slm_nodes), COUNT(objects));
     move(last_node());
-    assert_null(slm_remote_of(helper.tls->self, cache->number));
+    assert_null(slm_remote_of(helper.tls->self, cache->id));
     assert_int_equal(stock_at_home(cache, last_node()), COUNT(objects));
     assert_int_equal(remote_frees(0), first + COUNT(objects));
     assert_int_equal(remote_frees(last_node()), last);
@@ -182,15 +182,15 @@ static void looking_tells_where(void **state)
     struct slm_thread *block = helper.tls->self;
     have_hoard(HOARD);
     const uint64_t before = rounds();
-    block->number = number_on(1) - 1;
+    block->ordinal = number_on(1) - 1;
     tell(&helper, look_again, NULL);
     assert_int_equal(block->node, 0);
     assert_int_equal(rounds(), before);
-    block->number = number_on(1);
+    block->ordinal = number_on(1);
     tell(&helper, look_again, NULL);
     assert_int_equal(block->node, 1);
     assert_int_equal(rounds(), 0);
-    block->number = 0;
+    block->ordinal = 0;
 }
 
 static void nothing_is_lost_on_the_way(void **state)
@@ -209,7 +209,7 @@ static void nothing_is_lost_on_the_way(void **state)
         else
             live++;
         slm_thread_check(helper.tls->self);
-        const uint64_t free_rounds = rounds() + slm_remote_rounds(helper.tls->self, cache->number, 0, slm_nodes);
+        const uint64_t free_rounds = rounds() + slm_remote_rounds(helper.tls->self, cache->id, 0, slm_nodes);
         assert_int_equal(cache_out(cache), free_rounds + cache_stock(cache) + live);
     }
     for (unsigned turn = 0; turn < TURNS; turn += 2)
