@@ -16,12 +16,23 @@ static void keep(struct slm_take_rounds *rounds, struct slm_magazine *magazine)
     rounds->taken = magazine;
 }
 
+/* Is the round below the top that was read there? A push may be under way. Only x86 keeps its two stores in order. */
+static bool push_shows(void)
+{
+#ifdef __x86_64__
+    return true;
+#else
+    return slm_sys_membarrier();
+#endif
+}
+
 /* All but a top round that a pop under way may have: see the argument. Where there is no memory they stay. */
 static void take_loaded(const struct slm_thread *thread, struct slm_slot *slot, struct slm_take_rounds *rounds)
 {
     const bool marked = rounds->cache->shape.limit != NULL;
-    const bool left = !marked || load_acquire(&thread->tls->popping); /* pairs with slm_pop_marked; before the top */
+    bool left = !marked || load_acquire(&thread->tls->popping); /* pairs with slm_pop_marked; before the top */
     void **top = slm_shared_load(&slot->top);
+    left = left || !push_shows();
     const uint32_t count = (uint32_t)(top - slot->bottom) - (left && top > slot->bottom);
     struct slm_magazine *magazine = count > 0 ? slm_magazine_make(count) : NULL;
     rounds->doubtful |= marked && left;
