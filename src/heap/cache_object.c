@@ -17,7 +17,7 @@
 #include "process/lifecycle.h"
 #include "os/topology.h"
 
-enum { looks_most = 100 }; /* for objects that other threads have in their hands, up to a millisecond each */
+enum { empty_looks_most = 3, looks_most = 100 }; /* for objects that other threads have in their hands, up to a millisecond each */
 
 /* The user's destructors, now that this call is done. */
 static void finish(const struct slm_cache *cache)
@@ -48,7 +48,7 @@ static void *try_once(struct slm_cache *cache, struct attempt *attempt)
 /* What was done so far about what is in the way. */
 struct obstacles {
     unsigned looks, reclaims;
-    bool nothing_found; /* at the last look: when the limit is met again after that, it is met */
+    unsigned empty_looks; /* in a row: after some the limit is met. One alone may miss objects that change places */
 };
 
 /* Do something; true: try again. Else errno says why not. */
@@ -56,8 +56,8 @@ static bool overcome(struct slm_cache *cache, const struct attempt *attempt, siz
 {
     bool again = false;
     if (attempt->error == EDQUOT) {
-        if (!so_far->nothing_found && so_far->looks++ < looks_most) {
-            so_far->nothing_found = !slm_gather_for_limit(cache);
+        if (so_far->empty_looks < empty_looks_most && so_far->looks++ < looks_most) {
+            so_far->empty_looks = slm_gather_for_limit(cache) ? 0 : so_far->empty_looks + 1;
             again = true;
         }
         errno = ENOMEM;
