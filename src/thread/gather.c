@@ -79,14 +79,13 @@ static void take_slot(struct slm_thread *thread, void *context)
     struct slm_take_rounds *rounds = context;
     struct slm_slot *slot = slm_slot_of(thread, rounds->cache->id);
     take_remote(thread, rounds);
-    if (rounds->how == SLM_TAKE_EVERYTHING)
+    if (rounds->how == SLM_TAKE_EVERYTHING) {
         dismantle(thread, slot, rounds);
-    else {
+        slm_reserve_forget(thread, rounds->cache);
+    } else {
         take_previous(slot, rounds);
         take_loaded(thread, slot, rounds);
     }
-    if (rounds->how == SLM_TAKE_EVERYTHING)
-        slm_reserve_forget(thread, rounds->cache);
 }
 
 /* A slot that is not in use has no target: see thread/thread_cache.c, set_target. One whose owner has its rounds in
@@ -110,10 +109,10 @@ unsigned slm_take_rounds(struct slm_take_rounds *rounds, bool always)
 
 void slm_take_own(struct slm_thread *thread, struct slm_take_rounds *rounds)
 {
-    const enum slm_take_how how = rounds->how;
-    rounds->how = SLM_TAKE_EVERYTHING; /* the owner's own hot path is at rest */
-    take_slot(thread, rounds);
-    rounds->how = how;
+    take_remote(thread, rounds);
+    dismantle(thread, slm_slot_of(thread, rounds->cache->id), rounds); /* the owner's own hot path is at rest */
+    if (rounds->how == SLM_TAKE_EVERYTHING)
+        slm_reserve_forget(thread, rounds->cache);
 }
 
 /* -- gathering --------------------------------------------------------------------------------------------------- */

@@ -324,6 +324,24 @@ static void reserves_do_not_count(void **state)
     free_some(1, LIMIT);
 }
 
+/* A thread that meets the limit, and gathers what it holds itself, keeps its reserve: that is not charged. */
+static void gathering_leaves_the_caller_s_reserve(void **state)
+{
+    (void)state;
+    ask_reserve(NULL);
+    use_some(NULL); /* brings it */
+    const uint32_t reserve = slm_reserve_rounds(slm_tls.self, cache);
+    assert_true(reserve > 0);
+    assert_true(slm_thread_rounds(slm_tls.self, cache->id) > 0);
+    assert_true(slm_gather_for_limit(cache));
+    assert_int_equal(slm_thread_rounds(slm_tls.self, cache->id), 0);
+    assert_int_equal(slm_reserve_rounds(slm_tls.self, cache), reserve);
+    assert_int_equal(alloc_all(), LIMIT);
+    have_none_without_a_lock(NULL);
+    assert_int_equal(slm_reserve_rounds(slm_tls.self, cache), reserve);
+    free_some(0, LIMIT);
+}
+
 static void count_in_child(void)
 {
     require(alloc_all() == LIMIT); /* what the parent's threads held is lost, and not counted */
@@ -441,6 +459,7 @@ int main(void)
         cache_test(whoever_frees_it_counts),
         cache_test(a_thread_s_end_leaves_nothing_charged),
         cache_test(reserves_do_not_count),
+        cache_test(gathering_leaves_the_caller_s_reserve),
         cache_test(a_child_has_the_whole_limit),
         cache_test(without_barriers_threads_keep_none),
         cache_test(no_thread_gets_more_than_the_limit_and_nothing_is_lost),
