@@ -67,11 +67,11 @@ void *slm_reserve_pop(struct slm_cache *cache)
 {
     struct slm_thread *thread = slm_tls.self;
     struct slm_reserve *reserve = thread ? slm_reserve_find(thread, cache) : NULL;
-    if (unlikely(slm_limit_charge(cache->shape.limit, 1) == 0))
-        return NULL;
     void *round = reserve ? pop(reserve) : NULL;
-    if (!round)
-        slm_limit_return(cache->shape.limit, 1);
+    if (round && unlikely(slm_limit_charge(cache->shape.limit, 1) == 0)) {
+        push(reserve, round); /* and not charged before it was there: others would find the limit met */
+        return NULL;
+    }
     if (!round || load_relaxed(&reserve->count) < rounds_low)
         ask(thread, reserve, cache, round == NULL);
     return round;
@@ -122,10 +122,13 @@ static void give_all(struct slm_reserve *reserve)
 {
     void *round;
     const struct slm_cache *cache = load_relaxed(&reserve->cache);
+    struct slm_limit *limit = cache ? cache->shape.limit : NULL;
+    slm_limit_carry(limit); /* who finds the limit met by these looks again */
     while ((round = pop(reserve))) {
-        slm_limit_recharge(cache->shape.limit, 1);
+        slm_limit_recharge(limit, 1);
         slm_depot_give(&round, 1, "free");
     }
+    slm_limit_carried(limit);
 }
 
 bool slm_reserve_knows(struct slm_thread *thread, const struct slm_cache *cache)

@@ -441,8 +441,12 @@ void slm_thread_adapt(struct slm_thread *thread)
         struct slm_slot *slot = slm_slot_of(thread, n);
         const uint32_t target = load_relaxed(&slot->target), misses = slot->misses;
         struct slm_magazine *remote = slm_remote_take(thread, n);
-        if (remote)
+        if (remote) {
+            struct slm_limit *limit = slm_cache_of(n)->shape.limit;
+            slm_limit_carry(limit);
             slm_magazine_hand_on(slm_cache_of(n), remote, limit_of(slm_cache_of(n), remote));
+            slm_limit_carried(limit);
+        }
         slot->misses = 0;
         if (target == 0 || misses > 0)
             continue;
