@@ -8,8 +8,7 @@
 enum slm_take_how {
     SLM_TAKE_SPARE,      /* all but the top rounds */
     SLM_TAKE_INSISTING,  /* the same, and missed threads are asked to pause */
-    SLM_TAKE_EVERYTHING, /* nobody uses the cache: to the last round, and slots, reserves and windows too; insisting
-                          */
+    SLM_TAKE_EVERYTHING, /* nobody uses the cache: to the last round, and slots and reserves too; insisting */
 };
 
 /* Rounds of one cache. */
