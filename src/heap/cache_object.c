@@ -17,7 +17,9 @@
 #include "process/lifecycle.h"
 #include "os/topology.h"
 
-enum { empty_looks_most = 3, looks_most = 100 }; /* for objects that other threads have in their hands, up to a millisecond each */
+/* For objects that other threads have in their hands, up to a millisecond each; and those of them in a row that find
+ * nothing, after which the limit is met. One alone may miss objects that change places meanwhile. */
+enum { looks_most = 100, empty_looks_most = 3 };
 
 /* The user's destructors, now that this call is done. */
 static void finish(const struct slm_cache *cache)
@@ -48,7 +50,7 @@ static void *try_once(struct slm_cache *cache, struct attempt *attempt)
 /* What was done so far about what is in the way. */
 struct obstacles {
     unsigned looks, reclaims;
-    unsigned empty_looks; /* in a row: after some the limit is met. One alone may miss objects that change places */
+    unsigned empty_looks; /* in a row */
 };
 
 /* Do something; true: try again. Else errno says why not. */

@@ -1,5 +1,5 @@
-/* Taking rounds out of another thread's magazine (src/thread/ownership.h): a model that spin searches to the end. With one
- * of the switches below a part of the protocol is left out, and spin must find an error. check.sh runs it.
+/* Taking rounds out of another thread's magazine (src/thread/ownership.h): a model that spin searches to the end. With
+ * one of the switches below a part of the protocol is left out, and spin must find an error. check.sh runs it.
  *
  * The owner's words are `hot` (what its hot paths start from: BLOCK, its own block, or one of three places in a block
  * of zeros where every magazine is both empty and full: NOTHING in its slow path, TAKEN, DRY) and `busy`. Its
@@ -35,8 +35,8 @@
  * What is checked: a round has one holder (the asserts in pop_round and take), none is lost (count_rounds), taker and
  * slow path are never both on the block (`inside`, `taking`), a handler's malloc never meets the block while a slow
  * path works on it, no round of a limited cache is left behind unless a pop is under way at P or begins after it
- * (`popping`, `popped`), and the owner gets on: nothing goes on for ever but takes and its operations. (Takes without end
- * can starve it: it does not queue.)
+ * (`popping`, `popped`), and the owner gets on: nothing goes on for ever but takes and its operations. (Takes without
+ * end can starve it: it does not queue.)
  *
  * WEAK, LIMITED, and both together also must pass. What must fail:
  *     NO_MEMBARRIER     no membarrier
