@@ -186,6 +186,19 @@ bool slm_gather_for_limit(struct slm_cache *cache)
 
 /* -- fork -------------------------------------------------------------------------------------------------------- */
 
+/* Retired objects in magazines that are not full. Of a thread that was taken they may be on the queue already. */
+static void lose_retired(struct slm_thread *thread)
+{
+    const struct slm_slot_groups *used = &slm_retired_half(thread)->used;
+    if (slm_shared_load(&thread->tls->hot) == slm_taken)
+        return;
+    for (unsigned n = slm_slot_next_in(used, SLM_NAMED_FIRST); n < SLM_CACHE_IDS; n = slm_slot_next_in(used, n + 1)) {
+        const struct slm_retired_slot *slot = slm_retired_slot_of(thread, n);
+        for (void **round = slot->bottom; slm_cache_of(n) && round < slot->top; round++)
+            slm_depot_lose(slm_cache_depot(slm_cache_of(n), slm_magazine_home(*round)), 1);
+    }
+}
+
 /* A thread in a slow path may have been caught in the middle of anything: what it held stays counted. */
 static void lose(struct slm_thread *thread, void *nothing)
 {
@@ -205,6 +218,7 @@ static void lose(struct slm_thread *thread, void *nothing)
                 slm_depot_lose(slm_cache_depot(cache, node), rounds);
         }
     }
+    lose_retired(thread);
     slm_reserve_lose(thread);
 }
 

@@ -332,6 +332,36 @@ static void a_child_has_the_whole_limit(const char *argument)
     drop(cache);
 }
 
+/* The same for what such threads have retired, in magazines that are full and one that is not. */
+static void a_child_has_what_lost_threads_retired(const char *argument)
+{
+    (void)argument;
+    static struct stocked stocked;
+    static void *objects[MOST];
+    struct parked reader, retiring;
+    stocked = (struct stocked){make_limited(104, MOST), MOST, 2, {0}};
+    park(&reader, enter_section, leave_section, NULL);
+    park(&retiring, take_and_give, NULL, &stocked);
+    require_none(stocked.cache);
+    pid_t child = fork();
+    require(child >= 0);
+    if (child == 0) {
+        slab_epoch_barrier();
+        require(active(stocked.cache) == 0);
+        take_all(stocked.cache, objects, MOST);
+        require_none(stocked.cache);
+        _exit(0);
+    }
+    int status;
+    require(waitpid(child, &status, 0) == child && status == 0);
+    unpark(&reader);
+    unpark(&retiring);
+    slab_epoch_barrier();
+    take_all(stocked.cache, objects, MOST);
+    give_all(stocked.cache, objects, MOST);
+    drop(stocked.cache);
+}
+
 /* -- below the limit --------------------------------------------------------------------------------------------- */
 
 /* As many permits as the limit has objects: whoever has one may have one object, and is never refused it. */
@@ -561,6 +591,7 @@ int main(int argc, char **argv)
         {"parked_threads_keep_none_from_others", parked_threads_keep_none_from_others},
         {"retired_objects_come_back", retired_objects_come_back},
         {"a_child_has_the_whole_limit", a_child_has_the_whole_limit},
+        {"a_child_has_what_lost_threads_retired", a_child_has_what_lost_threads_retired},
         {"nobody_is_refused_below_the_limit", nobody_is_refused_below_the_limit},
         {"a_constructor_meets_another_limit", a_constructor_meets_another_limit},
         {"accounts_are_exact", accounts_are_exact},
