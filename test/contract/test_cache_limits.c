@@ -299,6 +299,7 @@ static void count_in_child(slab_cache *cache, void **objects, size_t count)
     pid_t child = fork();
     require(child >= 0);
     if (child == 0) {
+        slab_epoch_barrier();
         take_all(cache, objects, count);
         require_none(cache);
         give_all(cache, objects, count);
@@ -343,17 +344,7 @@ static void a_child_has_what_lost_threads_retired(const char *argument)
     park(&reader, enter_section, leave_section, NULL);
     park(&retiring, take_and_give, NULL, &stocked);
     require_none(stocked.cache);
-    pid_t child = fork();
-    require(child >= 0);
-    if (child == 0) {
-        slab_epoch_barrier();
-        require(active(stocked.cache) == 0);
-        take_all(stocked.cache, objects, MOST);
-        require_none(stocked.cache);
-        _exit(0);
-    }
-    int status;
-    require(waitpid(child, &status, 0) == child && status == 0);
+    count_in_child(stocked.cache, objects, MOST);
     unpark(&reader);
     unpark(&retiring);
     slab_epoch_barrier();
