@@ -1,8 +1,8 @@
 /* Limits and accounts of caches.
  *
  * Written in: include/slabmalloc.h, limit_bytes and SLAB_ACCOUNT. Promised are a limit that is met to the object,
- * whoever allocates and whoever frees, by whatever call, and wherever the free objects lie; and counts of live objects
- * that are exact as soon as no call is under way. */
+ * whoever allocates and whoever frees, by whatever call, and wherever the free objects lie; and counts of live
+ * objects that are exact as soon as no call is under way. */
 #include "caches.h"
 
 #include <sys/wait.h>
