@@ -17,7 +17,7 @@ slm_public const char *slab_version(void)
 
 slm_public void *slab_alloc_node(size_t size, int node)
 {
-    return slm_errno_if(NULL, slm_alloc_node(size, node));
+    return slm_alloc_node(size, node);
 }
 
 slm_public void *slab_alloc_nolock(size_t size)
