@@ -96,7 +96,8 @@ static bool overcome(struct slm_cache *cache, size_t n, struct attempts *at)
     return again;
 }
 
-/* n objects, at least 1, from that node (-1: the calling thread's); errno is kept. False with errno: none is taken. */
+/* n objects, at least 1, from that node (-1: the calling thread's); errno is kept. False with errno: none
+ * is taken. */
 static slm_slow bool take(struct slm_cache *cache, int node, size_t n, void **out)
 {
     const int kept = errno;
@@ -147,14 +148,13 @@ void *slm_cache_object_alloc_node(struct slab_cache *named, int node)
 /* The thread's own magazines hold its node's objects, unless it finds out in this very call that it has moved. */
 void *slm_alloc_node(size_t n, int node)
 {
-    bool clean;
     void *object;
     if (node == -1)
         return slm_alloc(n);
     if (!is_node(node))
         return NULL;
     if (n > SLM_SMALL_MAX)
-        return slm_alloc_large_slow(n, 1, node, &clean);
+        return slm_alloc_large_slow(n, 1, node, NULL);
     if (slm_tls.area == slm_area_start(slm_area_for_slabs((unsigned)node))) {
         object = slm_alloc(n);
         if (!object || slm_node_of(object) == (unsigned)node)
@@ -222,12 +222,10 @@ static size_t free_run(struct slm_cache *cache, struct slm_thread *thread, size_
         not_of_this_cache(cache, *objects, call);
     if (likely(thread && !slm_is_remote(thread, *objects)))
         return slm_thread_push_run(thread, cache->id, n, objects);
-    if (thread) {
+    if (thread)
         slm_thread_free(thread, cache->id, *objects);
-    } else {
-        slm_direct_count(*objects);
-        slm_depot_give(objects, 1, call);
-    }
+    else
+        slm_free_direct(*objects, call);
     return 1;
 }
 

@@ -6,16 +6,16 @@
 #include "heap/slow.h"
 #include "page/page_map.h"
 
-/* The thread's magazine is empty, or objects are to be zeroed. Keeps errno, except that NULL comes with ENOMEM, or with
- * EDEADLK inside a constructor of the cache's own. */
+/* The thread's magazine is empty, or objects are to be zeroed. Keeps errno, except that NULL comes with ENOMEM, or
+ * with EDEADLK inside a constructor of the cache's own. */
 void *slm_cache_object_alloc_slow(struct slab_cache *named);
 
 /* The magazine is full, or the object is not known to be of this cache. Keeps errno. */
 void slm_cache_object_free_slow(struct slab_cache *named, void *object);
 
-/* A marked pop, for limited caches; false: the magazine is empty. The mark tells takers that a pop is under way. Without
- * it a taker would have to leave a free object to each thread, which might be in the middle of popping it, and a call
- * would be refused at the limit too early (thread/ownership.h). */
+/* A marked pop, for limited caches; false: the magazine is empty. The mark tells takers that a pop is under way.
+ * Without it a taker would have to leave a free object to each thread, which might be in the middle of popping it,
+ * and a call would be refused at the limit too early (thread/ownership.h). */
 slm_inline bool slm_pop_marked(size_t slot_word, void **round)
 {
     store_relaxed(&slm_tls.popping, 1);

@@ -1,8 +1,8 @@
 /* Start, birth, exit, fork; see lifecycle.h.
  *
- * A child of fork drops the other threads from the list (sync/fork.h and sync/lock.h have the rest). What it does
- * may run in a signal handler that forked in the middle of a slow path. A handler that allocates in the child and
- * then returns into that slow path may meet lists that it has restarted: it should exec or _exit. */
+ * A child of fork drops the other threads from the list (sync/fork.h and sync/lock.h have the rest). What it does may
+ * run in a signal handler that forked in the middle of a slow path. A handler that allocates in the child and then
+ * returns into that slow path may meet lists that it has restarted: it should exec or _exit. */
 #include "process/lifecycle.h"
 
 #include <pthread.h>

@@ -78,8 +78,8 @@ static void trim_cache(struct slm_cache *cache, void *context)
     }
 }
 
-/* True if there was anything to trim. Who holds the mutex, and does not `wait` for it, trims nothing: the next look
- * will. */
+/* True if there was anything to trim. Who holds the mutex, and does not `wait` for it, trims nothing: the next
+ * look will. */
 static bool trim_depots(bool all, bool wait)
 {
     struct trimming trimming = {all, false};
