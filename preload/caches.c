@@ -1,4 +1,4 @@
-/* The names of include/slabmalloc.h about caches; what they promise stands there. */
+/* The names of include/slabmalloc.h about caches. */
 #include <slabmalloc.h>
 
 #include "base/errno.h"

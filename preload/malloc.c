@@ -1,6 +1,6 @@
-/* libc's names. What a name promises stands in its manual page (malloc(3), posix_memalign(3), malloc_usable_size(3),
+/* libc's names. The contract of each is its manual page (malloc(3), posix_memalign(3), malloc_usable_size(3),
  * mallinfo(3), mallopt(3), malloc_trim(3), malloc_info(3), and C23 for the sized frees). The whole family is here: a
- * name left out would fall through to libc and mix two heaps. Names of our own stand in the files beside this one. */
+ * name left out would fall through to libc and mix two heaps. */
 #include <stdlib.h>
 
 #include "figures/malloc_info.h"
@@ -31,7 +31,7 @@ slm_public void cfree(void *pointer)
     slm_free(pointer);
 }
 
-/* C23's size and alignment are not needed to find the object. */
+/* C23's size and alignment are hints that are not needed to find the object. */
 slm_public void free_sized(void *pointer, size_t n)
 {
     (void)n;
@@ -86,7 +86,7 @@ slm_public int posix_memalign(void **out, size_t alignment, size_t n)
     return 0;
 }
 
-/* As glibc's, it rounds an alignment up to a power of two; over half of the address space there is none. */
+/* As in glibc, an alignment is rounded up to a power of two; above half of the address space there is none. */
 slm_public void *memalign(size_t alignment, size_t n)
 {
     if (alignment > (SIZE_MAX >> 1) + 1)
@@ -105,7 +105,7 @@ slm_public void *aligned_alloc(size_t alignment, size_t n)
 
 slm_public void *valloc(size_t n)
 {
-    slm_process_started(); /* or the page size is not known */
+    slm_process_started(); /* else the page size is not known */
     return slm_aligned_alloc(slm_page_size, n);
 }
 
@@ -135,7 +135,7 @@ slm_public struct mallinfo mallinfo(void)
                              .keepcost = (int)wide.keepcost};
 }
 
-/* glibc's parameters mean thresholds of glibc's design; they are accepted and change nothing. */
+/* glibc's parameters are thresholds of glibc's design; they are accepted and ignored. */
 slm_public int mallopt(int parameter, int value)
 {
     (void)parameter;
