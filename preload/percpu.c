@@ -7,7 +7,7 @@
 
 #include "base/errno.h"
 #include "process/lifecycle.h"
-#include "process/reclaim.h"
+#include "process/worker.h"
 #include "percpu/here.h"
 #include "percpu/percpu.h"
 
@@ -27,7 +27,7 @@ slm_public void slab_percpu_free(slab_percpu object)
     if (!slm_process_started())
         return;
     slm_percpu_free(object);
-    slm_reclaim_after_free();
+    slm_worker_note_freed();
 }
 
 slm_public int slab_percpu_cpus(void)

@@ -18,7 +18,7 @@
 #include "depot/pending_slabs.h"
 #include "heap/free.h"
 #include "process/lifecycle.h"
-#include "process/reclaim.h"
+#include "process/worker.h"
 #include "os/sys.h"
 #include "os/topology.h"
 #include "sync/epoch.h"
@@ -52,7 +52,7 @@ static void help(bool may_wait)
 {
     slm_epoch_poll();
     if (slm_defer_queue_ripen(slm_direct_node(), ripen_batch))
-        slm_reclaim_after_free();
+        slm_worker_note_freed();
     if (likely(!too_much_waits()))
         return;
     if (may_wait && !slm_epoch_inside())
@@ -119,7 +119,7 @@ static void defer_slowly(void *pointer, struct slm_epoch_head *head)
             defer_large(pointer);
         else
             defer_small(pointer, slot_word, head);
-        slm_reclaim_note_deferred();
+        slm_worker_note_deferred();
     }
     if (load_relaxed(&slm_defer_queue_objects) > 0)
         help(head == NULL);
@@ -143,7 +143,7 @@ bool slm_deferred_poll(void)
 {
     const uint64_t before = load_relaxed(&slm_epoch_completed);
     struct slm_thread *self = slm_thread_hide();
-    slm_reclaim_deferred(self);
+    slm_worker_do_deferred(self);
     slm_thread_unhide(self);
     slm_pending_slabs_poll();
     if (!slm_epoch_inside()) {
@@ -190,5 +190,5 @@ void slm_deferred_call(struct slm_epoch_head *head, void (*function)(struct slm_
 {
     slm_fork_check();
     slm_defer_queue_put_function(head, function);
-    slm_reclaim_note_deferred();
+    slm_worker_note_deferred();
 }

@@ -6,7 +6,7 @@
 #include "base/errno.h"
 #include "heap/alloc.h"
 #include "heap/free.h"
-#include "process/reclaim.h"
+#include "process/worker.h"
 #include "slab/large.h"
 
 void *slm_zeroed_alloc(size_t count, size_t size)
@@ -64,7 +64,7 @@ static void *resize_large(void *pointer, size_t n)
     if (resized == pointer && n <= SLM_SMALL_MAX) /* no memory for a small copy: give back the rest */
         slm_large_resize(large, n);
     if (resized) {
-        slm_reclaim_if_scarce(); /* the pages that a smaller one no longer needs */
+        slm_worker_note_freed_if_scarce(); /* the pages that a smaller one no longer needs */
         errno = kept;
     }
     return resized;

@@ -12,7 +12,7 @@
 #include "percpu/percpu.h"
 #include "process/give_back.h"
 #include "process/lifecycle.h"
-#include "process/reclaim.h"
+#include "process/worker.h"
 #include "slab/large.h"
 
 void *slm_alloc_direct(struct slm_cache *cache)
@@ -90,7 +90,7 @@ static void free_large(void *pointer, const char *call)
     struct slm_large *large = slm_large_of(pointer);
     if (!large || !slm_large_free(large))
         slm_refuse(pointer, call);
-    slm_reclaim_after_free();
+    slm_worker_note_freed();
 }
 
 void slm_free_direct(void *object, const char *call)
@@ -127,7 +127,7 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
         free_large(pointer, call);
     else
         free_small(slot_word, pointer, call);
-    slm_reclaim_if_scarce();
+    slm_worker_note_freed_if_scarce();
 }
 
 void slm_free_nolock(void *pointer)

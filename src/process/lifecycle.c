@@ -12,7 +12,7 @@
 #include "base/panic.h"
 #include "figures/figures.h"
 #include "figures/report.h"
-#include "process/reclaim.h"
+#include "process/worker.h"
 #include "os/topology.h"
 #include "os/vm.h"
 #include "page/free_spans.h"
@@ -45,7 +45,7 @@ static slm_seldom void fork_child(void)
     slm_take_fork_child();
     slm_cache_fork_child();
     slm_thread_list_fork_child();
-    slm_reclaim_fork_child();
+    slm_worker_fork_child();
     slm_epoch_fork_child();
     slm_defer_queue_fork_child();
     if (slm_tls.self)
@@ -125,7 +125,7 @@ slm_slow struct slm_thread *slm_thread_enter_slow(bool is_alloc)
     signal_fence();
     struct slm_thread *thread = slm_process_started() ? birth(tls) : NULL;
     if (thread && is_alloc && slm_thread_list_count() > 1)
-        slm_reclaim_start_worker(); /* may allocate: that finds us busy and goes the direct way */
+        slm_worker_start(); /* may allocate: that finds us busy and goes the direct way */
     if (!thread) {
         signal_fence();
         store_release(&tls->busy, 0);
@@ -146,7 +146,7 @@ slm_slow void slm_thread_tick(struct slm_thread *thread)
 {
     if (thread->generation != slm_fork_generation) /* see fork_child */
         slm_thread_list_add(thread);
-    slm_reclaim_tick(thread);
+    slm_worker_tick(thread);
 }
 
 /* At the end of a slow path, outside of it: a constructor may have to run. */
@@ -193,8 +193,8 @@ static slm_seldom void thread_exit(void *block)
     slm_thread_list_remove(thread); /* from here on nobody else looks at it */
     slm_reserve_empty(thread, true);
     slm_thread_block_free(thread);
-    slm_reclaim_if_scarce();
-    slm_reclaim_thread_gone();
+    slm_worker_note_freed_if_scarce();
+    slm_worker_thread_gone();
     signal_fence();
     store_release(&tls->busy, 0);
 }
