@@ -12,6 +12,8 @@
 #include "process/lifecycle.h"
 #include "os/vm.h"
 
+#define UNUSED __attribute__((unused))
+
 void cfree(void *pointer);
 void free_sized(void *pointer, size_t n);
 void free_aligned_sized(void *pointer, size_t alignment, size_t n);
@@ -32,16 +34,13 @@ slm_public void cfree(void *pointer)
 }
 
 /* C23's size and alignment are hints that are not needed to find the object. */
-slm_public void free_sized(void *pointer, size_t n)
+slm_public void free_sized(void *pointer, UNUSED size_t n)
 {
-    (void)n;
     slm_free(pointer);
 }
 
-slm_public void free_aligned_sized(void *pointer, size_t alignment, size_t n)
+slm_public void free_aligned_sized(void *pointer, UNUSED size_t alignment, UNUSED size_t n)
 {
-    (void)alignment;
-    (void)n;
     slm_free(pointer);
 }
 
@@ -64,9 +63,7 @@ static void *refuse(int error)
 slm_public void *reallocarray(void *pointer, size_t count, size_t size)
 {
     size_t n;
-    if (__builtin_mul_overflow(count, size, &n))
-        return refuse(ENOMEM);
-    return slm_resize(pointer, n);
+    return __builtin_mul_overflow(count, size, &n) ? refuse(ENOMEM) : slm_resize(pointer, n);
 }
 
 slm_public size_t malloc_usable_size(void *pointer)
@@ -98,9 +95,7 @@ slm_public void *memalign(size_t alignment, size_t n)
 
 slm_public void *aligned_alloc(size_t alignment, size_t n)
 {
-    if (!slm_is_power_of_two(alignment))
-        return refuse(EINVAL);
-    return slm_aligned_alloc(alignment, n);
+    return slm_is_power_of_two(alignment) ? slm_aligned_alloc(alignment, n) : refuse(EINVAL);
 }
 
 slm_public void *valloc(size_t n)
@@ -136,16 +131,13 @@ slm_public struct mallinfo mallinfo(void)
 }
 
 /* glibc's parameters are thresholds of glibc's design; they are accepted and ignored. */
-slm_public int mallopt(int parameter, int value)
+slm_public int mallopt(UNUSED int parameter, UNUSED int value)
 {
-    (void)parameter;
-    (void)value;
     return 1;
 }
 
-slm_public int malloc_trim(size_t pad)
+slm_public int malloc_trim(UNUSED size_t pad)
 {
-    (void)pad;
     slm_keep_errno();
     return slm_give_back_all() > 0;
 }
