@@ -59,7 +59,7 @@ static void refuse(struct party *self, size_t wanted)
         fail(FOUND_WRONG, "%s: %zu objects were refused below the limit", pool->name, wanted);
 }
 
-static struct holding *free_slot_word(struct party *self)
+static struct holding *free_place(struct party *self)
 {
     struct holding *place = self->own;
     while (place->object != NULL)
@@ -69,7 +69,7 @@ static struct holding *free_slot_word(struct party *self)
 
 static void keep(struct party *self, void *memory)
 {
-    *free_slot_word(self) = object_accept(pool, pool->size, memory, self->ordinal, ++self->sequence);
+    *free_place(self) = object_accept(pool, pool->size, memory, self->ordinal, ++self->sequence);
     self->held++;
 }
 

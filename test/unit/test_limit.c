@@ -210,8 +210,8 @@ static bool is_ours(const void *object, unsigned n)
     return false;
 }
 
-/* The round of a pop under way is left to it: whoever took it would hand it out twice. The mark tells this thread from
- * one that holds a free object and stands still, whose round must be had before a call may be refused. */
+/* The round of a pop under way is left to it: whoever took it would hand it out twice. The mark tells this thread
+ * from one that holds a free object and stands still, whose round must be had before a call may be refused. */
 static void a_pop_under_way_keeps_its_round(void **state)
 {
     (void)state;

@@ -96,7 +96,8 @@ static void retired_slots_lie_at_the_same_places(void **state)
     struct slm_retired_half *half = slm_retired_half(block);
     assert_ptr_equal(half, (char *)block + SLM_RETIRED_OFFSET);
     for (size_t slot_word = 0; slot_word < WORDS; slot_word += SLM_SLOT_WORDS)
-        assert_ptr_equal(slm_retired_slot_at(block, slot_word), (char *)slm_slot_at(block, slot_word) + SLM_RETIRED_OFFSET);
+        assert_ptr_equal(slm_retired_slot_at(block, slot_word),
+                         (char *)slm_slot_at(block, slot_word) + SLM_RETIRED_OFFSET);
     assert_true((char *)slm_retired_slot_at(block, 0) >= (char *)(slm_slot_of(block, LAST) + 1));
     assert_true((char *)(slm_retired_slot_of(block, LAST) + 1) <= (char *)block + SLM_BLOCK_BYTES);
     /* its own part, where no place of a cache is */
@@ -175,7 +176,8 @@ static void a_block_costs_what_is_used_of_it(void **state)
     assert_int_equal(used_pages(), 2);
     assert_int_equal(slm_slot_next(block, LAST + 1), SLM_CACHE_IDS);
     assert_int_equal(used_pages(), 2);
-    slm_slot_groups_add(&slm_retired_half(block)->used, SLM_CLASSES); /* its own part is in the first page of the half, as the size classes' slots */
+    slm_slot_groups_add(&slm_retired_half(block)->used,
+                        SLM_CLASSES); /* its own part is in the first page of the half, as the size classes' slots */
     assert_int_equal(used_pages(), 3);
     slm_retired_slot_at(block, slm_slot_word_of(SLM_CLASSES - 1))->target = 1;
     assert_int_equal(used_pages(), 3);
