@@ -29,7 +29,6 @@
 #include "depot/pending_slabs.h"
 #include "deferred/retire.h"
 #include "os/sys.h"
-#include "os/topology.h"
 #include "page/free_spans.h"
 #include "page/purge.h"
 #include "page/reservation.h"
@@ -69,13 +68,9 @@ struct trimming {
 static void trim_cache(struct slm_cache *cache, void *context)
 {
     struct trimming *trimming = context;
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        const bool used = depot && (slm_depot_slabs(depot) > 0 ||
-                                    load_relaxed(&depot->stock_rounds) > 0); /* of slabs that are another depot's */
-        if (used)
+    slm_for_each_depot (depot, cache)
+        if (slm_depot_slabs(depot) > 0 || load_relaxed(&depot->stock_rounds) > 0) /* of another depot's slabs */
             trimming->found |= slm_depot_trim(depot, trimming->all);
-    }
 }
 
 /* True if there was anything to trim. Who holds the mutex, and does not `wait` for it, trims nothing: the next look
