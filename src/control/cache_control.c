@@ -9,7 +9,6 @@
 #include "process/lifecycle.h"
 #include "thread/gather.h"
 #include "os/sys.h"
-#include "os/topology.h"
 #include "sync/epoch.h"
 
 #define SIZE_MOST ((size_t)1 << 20)
@@ -59,10 +58,9 @@ struct depot_sums {
 static struct depot_sums sum_depots(struct slm_cache *cache)
 {
     struct depot_sums sums = {0, 0};
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        const struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        sums.released += depot ? load_relaxed(&depot->slabs_released) : 0;
-        sums.out += depot ? load_acquire(&depot->objects_out) : 0; /* pairs with slm_depot_give */
+    slm_for_each_depot (depot, cache) {
+        sums.released += load_relaxed(&depot->slabs_released);
+        sums.out += load_acquire(&depot->objects_out); /* pairs with slm_depot_give */
     }
     return sums;
 }
@@ -74,12 +72,11 @@ static void release_retired(const struct slm_cache *cache)
     slm_pending_slabs_release(&cache->shape);
 }
 
-/* Free objects from all threads to their slabs. Returns how many threads were missed. */
+/* Take free objects from all threads; returns how many threads were missed. */
 static unsigned gather(struct slm_cache *cache, enum slm_take_how how)
 {
-    const struct slm_gathering gathering = {.how = how};
     uint64_t gathered;
-    return slm_gather_from_threads(cache, &gathering, &gathered);
+    return slm_gather_from_threads(cache, how, &gathered);
 }
 
 /* -- shrink, tune ------------------------------------------------------------------------------------------------ */
@@ -103,17 +100,13 @@ slm_seldom int slm_cache_control_tune(struct slab_cache *named, unsigned rounds,
         errno = EINVAL;
         return -1;
     }
-    static const struct slm_gathering for_tuning = {.how = SLM_TAKE_SPARE, .to_stock = true, .always = true};
-    uint64_t gathered;
     slm_cache_lock();
     struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_tune");
     slm_cache_tune(cache, rounds, magazines);
-    slm_gather_from_threads(cache, &for_tuning, &gathered);
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        if (depot && load_relaxed(&depot->stock_rounds) > load_relaxed(&cache->depot_rounds))
+    gather(cache, SLM_TAKE_TO_STOCK);
+    slm_for_each_depot (depot, cache)
+        if (load_relaxed(&depot->stock_rounds) > load_relaxed(&cache->depot_rounds))
             slm_depot_trim(depot, true);
-    }
     slm_cache_unlock();
     release_retired(cache);
     return 0;

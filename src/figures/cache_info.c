@@ -50,11 +50,8 @@ static void gather(const struct slab_cache *named, struct slm_cache *cache, stru
     stats->objects_per_slab = cache->shape.objects;
     stats->bytes_per_slab = (size_t)cache->shape.granules << SLM_GRANULE_SHIFT;
     memcpy(stats->name, named->name, sizeof stats->name);
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        if (depot)
-            add_depot(depot, row);
-    }
+    slm_for_each_depot (depot, cache)
+        add_depot(depot, row);
     stats->magazine_rounds = slm_reserve_held_by_all(cache);
     stats->total_objects = stats->slabs * cache->shape.objects;
     stats->active_objects -= slm_min(stats->active_objects, stats->magazine_rounds + stats->depot_rounds);

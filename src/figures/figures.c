@@ -100,7 +100,7 @@ static void add_thread(struct slm_thread *thread, void *context)
 {
     struct sums *sums = context;
     const bool here = has(sums, load_relaxed(&thread->node));
-    for (unsigned n = slm_slot_next(thread, 0); n < SLM_CACHE_IDS; n = slm_slot_next(thread, n + 1)) {
+    slm_for_each_slot (n, &thread->used) {
         const struct slm_cache *cache = slm_cache_of(n);
         const uint64_t local = here ? slm_thread_rounds(thread, n) : 0;
         if (cache)
@@ -122,9 +122,8 @@ static void add_cache(struct slm_cache *cache, void *context)
 {
     struct sums *sums = context;
     sums->caches++;
-    for (unsigned node = sums->first; node < sums->end; node++) {
-        struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        if (!depot)
+    slm_for_each_depot (depot, cache) {
+        if (!has(sums, depot->node))
             continue;
         sums->out_bytes += load_relaxed(&depot->objects_out) * cache->shape.object_size;
         sums->cached_bytes += load_relaxed(&depot->stock_rounds) * cache->shape.object_size;

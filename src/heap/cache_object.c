@@ -17,7 +17,8 @@
 #include "process/lifecycle.h"
 #include "thread/gather.h"
 
-enum { looks_most = 100 }; /* for objects that other threads are carrying, up to a millisecond each */
+/* Looks for free objects at the limit. Each takes up to a millisecond, when threads carry some. */
+enum { looks_most = 100, empty_looks_most = 3 };
 
 /* The user's destructors, now that this call is done; they may change errno. */
 static void finish(const struct slm_cache *cache)
@@ -38,7 +39,7 @@ struct attempts {
     int error; /* of the last one, errno's code */
     unsigned node;
     unsigned looks, reclaims;
-    bool nothing_found; /* at the last look: if the limit is met again after that, the call fails */
+    unsigned empty_looks; /* in a row. One alone may miss objects that change hands meanwhile */
 };
 
 /* From the depot's stock or the slabs of a node that may not be the thread's. */
@@ -81,8 +82,9 @@ static bool overcome(struct slm_cache *cache, size_t n, struct attempts *at)
 {
     bool again;
     if (at->error == EDQUOT) {
-        again = !at->nothing_found && at->looks++ < looks_most;
-        at->nothing_found = again && !slm_gather_for_limit(cache);
+        again = at->empty_looks < empty_looks_most && at->looks++ < looks_most;
+        if (again)
+            at->empty_looks = slm_gather_for_limit(cache) ? 0 : at->empty_looks + 1;
     } else {
         if (cache->hooks.constructor) {
             if (slm_depot_grow(slm_cache_depot(cache, at->node)))

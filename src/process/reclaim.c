@@ -10,7 +10,6 @@
 #include "base/options.h"
 #include "depot/cache_name.h"
 #include "depot/pending_slabs.h"
-#include "os/topology.h"
 #include "page/free_spans.h"
 #include "page/purge.h"
 #include "page/reservation.h"
@@ -35,12 +34,9 @@ struct trimming {
 static void trim_cache(struct slm_cache *cache, void *context)
 {
     struct trimming *trimming = context;
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        if (depot && (slm_depot_slabs(depot) > 0 ||
-                      load_relaxed(&depot->stock_rounds) > 0)) /* perhaps of another depot's slabs */
+    slm_for_each_depot (depot, cache)
+        if (slm_depot_slabs(depot) > 0 || load_relaxed(&depot->stock_rounds) > 0) /* perhaps of another's slabs */
             trimming->found |= slm_depot_trim(depot, trimming->all);
-    }
 }
 
 /* True if there was anything to trim, or if the mutex is held and the caller does not `wait`: the next look will. */
