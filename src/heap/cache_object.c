@@ -42,39 +42,38 @@ struct attempts {
     unsigned empty_looks; /* in a row. One alone may miss objects that change hands meanwhile */
 };
 
-/* From the depot's stock or the slabs of a node that may not be the thread's. */
-static void *take_from_node(struct slm_cache *cache, unsigned node)
+/* Up to n objects from the calling thread's magazines; one at a time if it has no block. Returns how many. */
+static size_t take_from_thread(struct slm_cache *cache, size_t n, void **out, struct attempts *at)
 {
-    struct slm_depot *depot = slm_cache_depot(cache, node);
-    struct slm_magazine *full = NULL;
-    void *object = NULL;
-    if (cache->shape.limit || !slm_depot_get(depot, &full)) /* a limited cache's stock stays where others see it */
-        return slm_depot_fill(depot, &object, 1) ? object : NULL;
-    object = full->rounds[--full->count];
-    if (full->count > 0)
-        slm_magazine_put(cache, node, &full, load_relaxed(&cache->depot_rounds));
-    slm_magazine_free(full);
-    return object;
-}
-
-/* Up to n objects from that node, one at a time; -1: from the calling thread's magazines. Returns how many. */
-static size_t try_once(struct slm_cache *cache, int node, size_t n, void **out, struct attempts *at)
-{
-    struct slm_thread *thread = node < 0 ? slm_thread_enter(true) : NULL;
+    struct slm_thread *thread = slm_thread_enter(true);
     size_t got;
-    if (thread && n > 1) {
+    at->node = thread ? load_relaxed(&thread->node) : slm_direct_node();
+    if (thread && n > 1)
         got = slm_thread_pop_bulk(thread, cache->id, n, out);
-    } else {
-        *out = thread     ? slm_thread_pop(thread, cache->id)
-               : node < 0 ? slm_alloc_direct(cache)
-                          : take_from_node(cache, (unsigned)node);
-        got = *out != NULL;
-    }
+    else
+        got = (*out = thread ? slm_thread_pop(thread, cache->id) : slm_alloc_direct(cache)) != NULL;
     at->error = errno;
-    at->node = thread ? load_relaxed(&thread->node) : node < 0 ? slm_direct_node() : (unsigned)node;
     if (thread)
         slm_thread_leave(thread);
     return got;
+}
+
+/* An object from the depot's stock or the slabs of a node that may not be the thread's. Returns how many: 0 or 1. */
+static size_t take_from_node(struct slm_cache *cache, unsigned node, void **out, struct attempts *at)
+{
+    struct slm_depot *depot = slm_cache_depot(cache, node);
+    struct slm_magazine *full = NULL;
+    if (cache->shape.limit || !slm_depot_get(depot, &full)) { /* a limited cache's stock stays where others see it */
+        const size_t got = slm_depot_fill(depot, out, 1);
+        at->error = errno;
+        at->node = node;
+        return got;
+    }
+    *out = full->rounds[--full->count];
+    if (full->count > 0)
+        slm_magazine_put(cache, node, &full, load_relaxed(&cache->depot_rounds));
+    slm_magazine_free(full);
+    return 1;
 }
 
 /* Do something about what was in the way of n objects; true: try again. Else errno says why not. */
@@ -98,15 +97,15 @@ static bool overcome(struct slm_cache *cache, size_t n, struct attempts *at)
     return again;
 }
 
-/* n objects, at least 1, from that node (-1: the calling thread's); errno is kept. False with errno: none
- * is taken. */
+/* n objects, at least 1, from that node (-1: the calling thread's). errno is kept; false with errno: none taken. */
 static slm_slow bool take(struct slm_cache *cache, int node, size_t n, void **out)
 {
     const int kept = errno;
     struct attempts at = {0};
     size_t got = 0, more;
     do {
-        more = try_once(cache, node, n - got, out + got, &at);
+        more = node < 0 ? take_from_thread(cache, n - got, out + got, &at)
+                        : take_from_node(cache, (unsigned)node, out + got, &at);
         got += more;
     } while (unlikely(got < n) && (more > 0 || overcome(cache, n - got, &at)));
     const bool done = got == n;
@@ -122,8 +121,8 @@ slm_slow void *slm_cache_object_alloc_slow(struct slab_cache *named)
 {
     struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_alloc");
     void *object;
-    if (!named->zero ||
-        !slm_pop_marked(named->free_slot_word, &object)) /* zeroed names have their cache's magazine */
+    /* Zeroed names share their cache's magazine, which the hot path does not know. */
+    if (!named->zero || !slm_pop_marked(named->free_slot_word, &object))
         object = take(cache, -1, 1, &object) ? object : NULL;
     return zero(named, cache, object);
 }
