@@ -42,16 +42,17 @@ struct attempts {
     unsigned empty_looks; /* in a row. One alone may miss objects that change hands meanwhile */
 };
 
-/* Up to n objects from the calling thread's magazines; one at a time if it has no block. Returns how many. */
+/* Up to n objects from the calling thread's magazines; one if it has no block. Returns how many. */
 static size_t take_from_thread(struct slm_cache *cache, size_t n, void **out, struct attempts *at)
 {
     struct slm_thread *thread = slm_thread_enter(true);
-    size_t got;
+    void *object = NULL;
+    size_t got = 0;
     at->node = thread ? load_relaxed(&thread->node) : slm_direct_node();
     if (thread && n > 1)
         got = slm_thread_pop_bulk(thread, cache->id, n, out);
-    else
-        got = (*out = thread ? slm_thread_pop(thread, cache->id) : slm_alloc_direct(cache)) != NULL;
+    else if ((object = thread ? slm_thread_pop(thread, cache->id) : slm_alloc_direct(cache)))
+        out[got++] = object;
     at->error = errno;
     if (thread)
         slm_thread_leave(thread);
