@@ -53,21 +53,16 @@ static void note_activity(void)
         wake_worker();
 }
 
-static void call_worker(void)
+void slm_worker_note_deferred(void)
 {
     uint32_t running = WORKER_RUNNING;
+    slm_fence(); /* the object can be found before the flag is read: pairs with slm_worker_do_deferred, fall_asleep */
+    if (load_relaxed(&deferred) || atomic_exchange(&deferred, true))
+        return;
     if (atomic_load(&worker) == WORKER_ASLEEP) /* pairs with fall_asleep */
         wake_worker();
     else if (!slm_tls.helper && atomic_compare_exchange_strong(&worker, &running, WORKER_CALLED))
         slm_sys_wake(&worker);
-}
-
-/* The fence: the retired object can be found before the flag is read. */
-void slm_worker_note_deferred(void)
-{
-    slm_fence(); /* pairs with slm_worker_do_deferred and fall_asleep */
-    if (!load_relaxed(&deferred) && !atomic_exchange(&deferred, true))
-        call_worker();
 }
 
 void slm_worker_note_freed(void)
@@ -181,7 +176,7 @@ static void work_while_needed(void)
     uint64_t busy_ms = slm_sys_now_ms();
     while (is_needed()) {
         uint32_t called = WORKER_CALLED;
-        /* before it looks: pairs with call_worker */
+        /* before it looks: pairs with slm_worker_note_deferred */
         atomic_compare_exchange_strong(&worker, &called, WORKER_RUNNING);
         const uint64_t now = slm_sys_now_ms();
         const bool passed = atomic_exchange(&active, false);
