@@ -3,7 +3,7 @@
  *
  * Where memory is short the installed new-handler runs in a loop; then the forms throw std::bad_alloc, or (nothrow)
  * return NULL. libstdc++ is found through weak references, so that a C program never loads it; where only a library
- * loaded by dlopen has brought it, by name. Exceptions pass through this file: it is compiled with -fexceptions. */
+ * loaded by dlopen has brought it, by name. Exceptions pass through this file by its unwind tables. */
 #include <dlfcn.h>
 #include <stdlib.h>
 
