@@ -15,11 +15,6 @@ static _Atomic uint32_t passes;
 /* There are five passes in a deferred_max_delay_ms (process/reclaim.c): so many in a second where that is 1. */
 enum { least_rounds = 6, passes_a_second = 5000 };
 
-/* The caches that may have a retired slot in use. */
-#define FOR_EACH_USED(cache_id, half)                                                                                  \
-    for (unsigned cache_id = slm_slot_next_in(&(half)->used, 0); (cache_id) < SLM_CACHE_IDS;                               \
-         cache_id = slm_slot_next_in(&(half)->used, (cache_id) + 1))
-
 static uint32_t most_rounds(unsigned cache_id)
 {
     return load_relaxed(&slm_cache_of(cache_id)->most_rounds);
@@ -48,7 +43,7 @@ static void open_slot(struct slm_thread *thread, unsigned cache_id, struct slm_m
     slot->bottom = magazine->rounds;
     slm_shared_store(&slot->top, magazine->rounds + magazine->count);
     slm_shared_store(&slot->limit, end_of(slot));
-    slm_slot_groups_add(&half->used, cache_id + 1);
+    slm_slot_use(&half->used, cache_id);
     half->pass = slot->pass = load_relaxed(&passes);
 }
 
@@ -107,7 +102,7 @@ bool slm_retire_push(struct slm_thread *thread, size_t slot_word, void *object)
 
 void slm_retire_empty_slots(struct slm_thread *thread)
 {
-    FOR_EACH_USED (cache_id, slm_retired_half(thread))
+    slm_for_each_slot (cache_id, &slm_retired_half(thread)->used)
         put_away(thread, cache_id);
 }
 
@@ -147,7 +142,7 @@ static void take_slot(struct slm_thread *thread, unsigned cache_id, struct passi
 static void take_thread(struct slm_thread *thread, void *context)
 {
     struct passing *passing = context;
-    FOR_EACH_USED (cache_id, slm_retired_half(thread))
+    slm_for_each_slot (cache_id, &slm_retired_half(thread)->used)
         take_slot(thread, cache_id, passing);
 }
 
@@ -159,7 +154,7 @@ static slm_unordered bool wants(struct slm_thread *thread, void *context)
     bool wanted = false;
     if (!passing->all && passing->pass - slm_max(half->pass, half->seen) > passing->settling)
         return false; /* nothing is open, or settling */
-    FOR_EACH_USED (cache_id, half) {
+    slm_for_each_slot (cache_id, &half->used) {
         const struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
         const bool idle = slot->top == slot->bottom && slot->limit <= slot->bottom;
         const bool settling = slot->magazine && passing->pass - slot->pass < passing->settling;
@@ -195,7 +190,7 @@ unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
 slm_seldom slm_unordered void slm_retire_count(struct slm_thread *thread, struct slm_retired_sums *sums)
 {
     const struct slm_retired_half *half = slm_retired_half(thread);
-    FOR_EACH_USED (cache_id, half) {
+    slm_for_each_slot (cache_id, &half->used) {
         const struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
         const size_t n = slm_min((size_t)(slot->top - slot->bottom), SLM_MAGAZINE_ROUNDS_MAX);
         sums->objects += n;

@@ -28,7 +28,7 @@ static void name_class(char *name, unsigned size)
     memcpy(name + 5, digits + at, sizeof digits - at);
 }
 
-/* What is not fixed by a program: as many bytes as the options say, at first a few. */
+/* Bounds that the program has not fixed: few rounds at first, up to as many bytes as the options allow. */
 static void set_bounds(struct slm_cache *cache)
 {
     const size_t size = cache->shape.object_size;
@@ -53,16 +53,13 @@ slm_seldom void slm_cache_add(struct slm_cache *cache)
     cache->shape.slot_word = (uint16_t)slm_slot_word_of(cache->id);
     slm_slab_shape_fill(&cache->shape);
     slm_page_map_set_size(cache->shape.slot_word, cache->shape.object_size);
-    for (unsigned node = 0; node < slm_nodes; node++) { /* a used one has depots already */
-        struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        if (depot)
-            slm_depot_init(depot, &cache->shape, cache->name, node);
-    }
+    slm_for_each_depot (depot, cache) /* a reused cache has several already */
+        slm_depot_init(depot, &cache->shape, cache->name, depot->node);
     set_bounds(cache);
     cache->generation = slm_fork_generation;
     slm_list_insert_before(&caches, &cache->link);
     if (!slm_cache_is_class(cache))
-        store_release(&slm_caches[cache->id], cache); /* pairs with whoever gets its first object */
+        store_release(&slm_caches[cache->id], cache); /* pairs with the thread that gets its first object */
 }
 
 void slm_depot_add_counts(const struct slm_depot *depot, struct slm_depot_counts *sums)
@@ -76,11 +73,8 @@ void slm_depot_add_counts(const struct slm_depot *depot, struct slm_depot_counts
 void slm_cache_remove(struct slm_cache *cache)
 {
     slm_list_remove(&cache->link);
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        const struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        if (depot)
-            slm_depot_add_counts(depot, &slm_cache_gone[node]);
-    }
+    slm_for_each_depot (depot, cache)
+        slm_depot_add_counts(depot, &slm_cache_gone[depot->node]);
     store_relaxed(&slm_caches[cache->id], NULL);
 }
 
@@ -152,20 +146,26 @@ struct slm_depot *slm_cache_depot_made(struct slm_cache *cache, unsigned node)
     return others ? load_acquire(&others[node]) : NULL;
 }
 
+struct slm_depot *slm_cache_depot_after(struct slm_cache *cache, const struct slm_depot *depot)
+{
+    struct slm_depot *next = NULL;
+    for (unsigned node = depot->node + 1; node < slm_nodes && !next; node++)
+        next = slm_cache_depot_made(cache, node);
+    return next;
+}
+
 uint64_t slm_cache_slabs(struct slm_cache *cache)
 {
     uint64_t slabs = 0;
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        const struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        slabs += depot ? slm_depot_slabs(depot) : 0;
-    }
+    slm_for_each_depot (depot, cache)
+        slabs += slm_depot_slabs(depot);
     return slabs;
 }
 
+/* If a thread that a fork lost held it: links are written in an order in which the list can always be walked. */
 void slm_cache_lock(void)
 {
-    slm_lock_acquire(
-        &mutex); /* a thread that a fork lost held it: links are written in an order that can be walked */
+    slm_lock_acquire(&mutex);
 }
 
 bool slm_cache_try_lock(void)
@@ -194,10 +194,10 @@ void slm_cache_foreach(void (*visit)(struct slm_cache *cache, void *context), vo
 static void forget_hands(struct slm_cache *cache, void *nothing)
 {
     (void)nothing;
-    store_relaxed(&cache->limit.hands, 0);
+    if (load_relaxed(&cache->limit.hands) != 0) /* the page may be shared with the parent */
+        store_relaxed(&cache->limit.hands, 0);
 }
 
-/* Whoever held the mutex: links are written in an order that can be walked. */
 slm_seldom void slm_cache_fork_child(void)
 {
     slm_cache_each(forget_hands, NULL);

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/panic.h"
-#include "os/topology.h"
 #include "page/metadata.h"
 
 enum { kept_aside = 256, buckets = 64, cacheline = 64, natural_most = 16, unit = 8 };
@@ -243,10 +242,8 @@ bool slm_cache_name_some_leave(void)
 static bool has_come_home(struct slm_cache *cache)
 {
     uint64_t out = 0;
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        const struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        out += depot ? load_acquire(&depot->objects_out) : 0; /* pairs with slm_depot_give */
-    }
+    slm_for_each_depot (depot, cache)
+        out += load_acquire(&depot->objects_out); /* pairs with slm_depot_give */
     return out == 0 && slm_cache_slabs(cache) == 0;
 }
 

@@ -1,13 +1,11 @@
-/* The figures as glibc shows them; see malloc_info.h. They are printed as %lu, which uint64_t is on every machine
- * that the library runs on. */
+/* The figures as glibc shows them; see malloc_info.h. */
 #include "figures/malloc_info.h"
 
 #include "depot/cache.h"
 #include "figures/figures.h"
-#include "os/topology.h"
 
-/* arena: mapped for objects; ordblks: slabs; uordblks: handed out; fordblks: the rest; keepcost: could go now. No
- * object is a mapping of its own: hblks and hblkhd are 0, and uordblks has the large objects too. */
+/* arena: mapped for objects; ordblks: slabs; uordblks: handed out; fordblks: the rest; keepcost: could be given back
+ * now. No object is a mapping of its own: hblks and hblkhd are 0, and uordblks includes large objects. */
 slm_seldom struct mallinfo2 slm_malloc_info(void)
 {
     struct slab_stats stats;
@@ -33,10 +31,9 @@ static slm_seldom void print_class(unsigned class, FILE *out)
 {
     const unsigned size = slm_class_size[class], from = class == 0 ? 1 : slm_class_size[class - 1] + 1u;
     uint64_t rounds = 0, slabs = 0;
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        const struct slm_depot *depot = slm_cache_depot_made(&slm_class_caches[class], node);
-        rounds += depot ? load_relaxed(&depot->stock_rounds) : 0;
-        slabs += depot ? load_relaxed(&depot->slabs_made) : 0;
+    slm_for_each_depot (depot, &slm_class_caches[class]) {
+        rounds += load_relaxed(&depot->stock_rounds);
+        slabs += load_relaxed(&depot->slabs_made);
     }
     if (slabs > 0)
         fprintf(out, "<size from=\"%u\" to=\"%u\" total=\"%lu\" count=\"%lu\"/>\n", from, size, rounds * size,

@@ -12,6 +12,8 @@
 
 static void keep(struct slm_take_rounds *rounds, struct slm_magazine *magazine)
 {
+    if (!magazine)
+        return;
     magazine->next = rounds->taken;
     rounds->taken = magazine;
 }
@@ -44,33 +46,16 @@ static void take_loaded(const struct slm_thread *thread, struct slm_slot *slot, 
     keep(rounds, magazine);
 }
 
-static void take_remote(struct slm_thread *thread, struct slm_take_rounds *rounds)
-{
-    struct slm_magazine *remote = slm_remote_take(thread, rounds->cache->id);
-    if (remote)
-        keep(rounds, remote);
-}
-
-static void take_previous(struct slm_slot *slot, struct slm_take_rounds *rounds)
-{
-    if (!slot->previous || slot->previous->count == 0)
-        return;
-    keep(rounds, slot->previous);
-    slot->previous = NULL;
-}
-
-/* Nobody uses the cache: the slot becomes as if it had never been used. */
+/* No hot path uses the slot: it becomes as if it had never been used. */
 static void dismantle(struct slm_thread *thread, struct slm_slot *slot, struct slm_take_rounds *rounds)
 {
-    struct slm_cache *cache = rounds->cache;
     if (slot->loaded) {
         slot->loaded->count = (uint32_t)(slot->top - slot->bottom);
         memmove(slot->loaded->rounds, slot->bottom, slot->loaded->count * sizeof(void *));
         keep(rounds, slot->loaded);
     }
-    if (slot->previous)
-        keep(rounds, slot->previous);
-    thread->target_bytes -= (size_t)load_relaxed(&slot->target) * cache->shape.object_size * 2;
+    keep(rounds, slot->previous);
+    thread->target_bytes -= (size_t)load_relaxed(&slot->target) * rounds->cache->shape.object_size * 2;
     memset(slot, 0, sizeof *slot);
 }
 
@@ -78,18 +63,22 @@ static void take_slot(struct slm_thread *thread, void *context)
 {
     struct slm_take_rounds *rounds = context;
     struct slm_slot *slot = slm_slot_of(thread, rounds->cache->id);
-    take_remote(thread, rounds);
-    if (rounds->how == SLM_TAKE_EVERYTHING) {
-        dismantle(thread, slot, rounds);
+    keep(rounds, slm_remote_take(thread, rounds->cache->id));
+    if (rounds->how == SLM_TAKE_EVERYTHING)
         slm_reserve_forget(thread, rounds->cache);
-    } else {
-        take_previous(slot, rounds);
-        take_loaded(thread, slot, rounds);
+    if (rounds->how == SLM_TAKE_EVERYTHING || thread->tls == &slm_tls) { /* its own hot path is at rest */
+        dismantle(thread, slot, rounds);
+        return;
     }
+    if (slot->previous && slot->previous->count > 0) {
+        keep(rounds, slot->previous);
+        slot->previous = NULL;
+    }
+    take_loaded(thread, slot, rounds);
 }
 
-/* A slot that is not in use has no target: see thread/thread_cache.c, set_target. One whose owner has its rounds in
- * hand has no loaded magazine. */
+/* A slot that is not in use has no target: see set_target in thread/thread_cache.c. A slot whose owner holds its
+ * rounds in a slow path has no loaded magazine. */
 static slm_unordered bool has_rounds(struct slm_thread *thread, void *context)
 {
     struct slm_take_rounds *rounds = context;
@@ -101,50 +90,34 @@ static slm_unordered bool has_rounds(struct slm_thread *thread, void *context)
     return in_use && (!slot->loaded || slm_thread_rounds(thread, cache_id) > 0 || slm_remote_of(thread, cache_id));
 }
 
-unsigned slm_take_rounds(struct slm_take_rounds *rounds, bool always)
+unsigned slm_take_rounds(struct slm_thread *self, struct slm_take_rounds *rounds)
 {
-    const struct slm_take take = {has_rounds, take_slot, rounds, always, rounds->how != SLM_TAKE_SPARE};
+    const struct slm_take take = {.wants = has_rounds,
+                                  .work = take_slot,
+                                  .context = rounds,
+                                  .always = rounds->how == SLM_TAKE_TO_STOCK,
+                                  .insist = rounds->how >= SLM_TAKE_INSISTING};
+    if (self && has_rounds(self, rounds))
+        take_slot(self, rounds);
     return slm_take_from_all(&take);
-}
-
-void slm_take_own(struct slm_thread *thread, struct slm_take_rounds *rounds)
-{
-    take_remote(thread, rounds);
-    dismantle(thread, slm_slot_of(thread, rounds->cache->id), rounds); /* the owner's own hot path is at rest */
-    if (rounds->how == SLM_TAKE_EVERYTHING)
-        slm_reserve_forget(thread, rounds->cache);
 }
 
 /* -- gathering --------------------------------------------------------------------------------------------------- */
 
-/* How many rounds there were. */
-static uint64_t hand_on_all(struct slm_cache *cache, struct slm_magazine *magazines, bool to_stock)
+unsigned slm_gather_from_threads(struct slm_cache *cache, enum slm_take_how how, uint64_t *gathered)
 {
-    uint64_t rounds = 0;
-    for (struct slm_magazine *next; magazines; magazines = next) {
-        next = magazines->next;
-        rounds += magazines->count;
-        slm_magazine_hand_on(cache, magazines, to_stock ? load_relaxed(&cache->depot_rounds) : 0);
-    }
-    return rounds;
-}
-
-static bool has_any(const struct slm_thread *thread, const struct slm_cache *cache)
-{
-    return slm_thread_rounds((struct slm_thread *)thread, cache->id) > 0 ||
-           slm_remote_of(thread, cache->id) != NULL;
-}
-
-unsigned slm_gather_from_threads(struct slm_cache *cache, const struct slm_gathering *gathering, uint64_t *gathered)
-{
-    struct slm_take_rounds rounds = {.cache = cache, .how = gathering->how};
+    struct slm_take_rounds rounds = {.cache = cache, .how = how};
+    const uint64_t limit_rounds = how == SLM_TAKE_TO_STOCK ? load_relaxed(&cache->depot_rounds) : 0;
     slm_limit_carry(cache->shape.limit);
     struct slm_thread *self = slm_thread_hide();
-    if (self && (gathering->how == SLM_TAKE_EVERYTHING || has_any(self, cache)))
-        slm_take_own(self, &rounds);
-    const unsigned missed = slm_take_rounds(&rounds, gathering->always);
+    const unsigned missed = slm_take_rounds(self, &rounds);
     slm_thread_unhide(self);
-    *gathered = hand_on_all(cache, rounds.taken, gathering->to_stock);
+    *gathered = 0;
+    for (struct slm_magazine *magazine = rounds.taken, *next; magazine; magazine = next) {
+        next = magazine->next;
+        *gathered += magazine->count;
+        slm_magazine_hand_on(cache, magazine, limit_rounds);
+    }
     slm_limit_carried(cache->shape.limit);
     return missed + rounds.doubtful;
 }
@@ -152,29 +125,17 @@ unsigned slm_gather_from_threads(struct slm_cache *cache, const struct slm_gathe
 void slm_gather_from_depots(struct slm_cache *cache)
 {
     slm_depot_relink_pending();
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        if (depot)
-            slm_depot_trim(depot, true);
-    }
-}
-
-static bool is_stocked(struct slm_cache *cache)
-{
-    bool stocked = false;
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        const struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        stocked |= depot && load_relaxed(&depot->stock_rounds) > 0;
-    }
-    return stocked;
+    slm_for_each_depot (depot, cache)
+        slm_depot_trim(depot, true);
 }
 
 bool slm_gather_for_limit(struct slm_cache *cache)
 {
-    static const struct slm_gathering insisting = {.how = SLM_TAKE_INSISTING};
     uint64_t gathered;
-    const unsigned missed = slm_gather_from_threads(cache, &insisting, &gathered);
-    const bool stocked = is_stocked(cache);
+    bool stocked = false;
+    const unsigned missed = slm_gather_from_threads(cache, SLM_TAKE_INSISTING, &gathered);
+    slm_for_each_depot (depot, cache)
+        stocked |= load_relaxed(&depot->stock_rounds) > 0;
     if (stocked)
         slm_gather_from_depots(cache);
     const bool look_again = (missed > 0 && load_relaxed(&slm_sys_has_membarrier)) ||
@@ -207,13 +168,13 @@ static void lose(struct slm_thread *thread, void *nothing)
     if (thread->tls == &slm_tls || load_relaxed(&thread->tls->busy))
         return;
     const unsigned own = load_relaxed(&thread->node);
-    for (unsigned n = slm_slot_next(thread, SLM_NAMED_FIRST); n < SLM_CACHE_IDS; n = slm_slot_next(thread, n + 1)) {
-        struct slm_cache *cache = slm_cache_of(n);
-        if (!cache || load_relaxed(&slm_slot_of(thread, n)->target) == 0)
+    slm_for_each_slot (cache_id, &thread->used) {
+        struct slm_cache *cache = cache_id < SLM_NAMED_FIRST ? NULL : slm_cache_of(cache_id);
+        if (!cache || load_relaxed(&slm_slot_of(thread, cache_id)->target) == 0)
             continue;
         for (unsigned node = 0; node < slm_nodes; node++) {
-            const uint64_t local = node == own ? slm_thread_rounds(thread, n) : 0;
-            const uint64_t rounds = local + slm_remote_rounds(thread, n, node, node + 1);
+            const uint64_t local = node == own ? slm_thread_rounds(thread, cache_id) : 0;
+            const uint64_t rounds = local + slm_remote_rounds(thread, cache_id, node, node + 1);
             if (rounds > 0)
                 slm_depot_lose(slm_cache_depot(cache, node), rounds);
         }

@@ -1,5 +1,5 @@
 /* The free objects of one cache, wherever they lie: in threads' magazines and in the depots of all nodes. Shrinking,
- * tuning and destroying a cache gather them, and an allocation that has met the cache's limit. */
+ * tuning and destroying a cache gather them, and so does an allocation that has met the cache's limit. */
 #pragma once
 
 #include "depot/magazines.h"
@@ -7,32 +7,25 @@
 
 enum slm_take_how {
     SLM_TAKE_SPARE,      /* all but the top rounds */
-    SLM_TAKE_INSISTING,  /* the same, and missed threads are asked to pause */
+    SLM_TAKE_TO_STOCK,   /* the same, into depots' stock, and with a barrier even where no thread has any */
+    SLM_TAKE_INSISTING,  /* as SPARE, and missed threads are asked to pause */
     SLM_TAKE_EVERYTHING, /* nobody uses the cache: to the last round, and slots and reserves too; insisting */
 };
 
-/* Rounds of one cache. */
 struct slm_take_rounds {
     struct slm_cache *cache;
     enum slm_take_how how;
-    struct slm_magazine *taken; /* by their `next`: to be handed on */
+    struct slm_magazine *taken; /* linked by their `next`: the caller hands them on */
     bool doubtful;              /* a pop of a limited cache was under way: it has a round, or has left one */
 };
 
-unsigned slm_take_rounds(struct slm_take_rounds *rounds, bool always);
+/* Take rounds of a cache from all threads. `self` is the caller's block, on which it is in a slow path, and of which
+ * all magazines are taken; NULL: none. Returns how many threads were missed. */
+unsigned slm_take_rounds(struct slm_thread *self, struct slm_take_rounds *rounds);
 
-/* The owner's part of it: take all there is of the cache out of the caller's own block. */
-void slm_take_own(struct slm_thread *thread, struct slm_take_rounds *rounds);
-
-/* What threads hold, the caller too: home to their slabs, or into the depots' stock. The caller is in no slow path. */
-struct slm_gathering {
-    enum slm_take_how how;
-    bool to_stock;
-    bool always; /* issue the barrier even where no thread has any */
-};
-
-/* How many threads were missed; *gathered: objects. */
-unsigned slm_gather_from_threads(struct slm_cache *cache, const struct slm_gathering *gathering, uint64_t *gathered);
+/* Take what threads hold, the caller too, and hand it on: home to the slabs, or to the depots' stock. The caller is in
+ * no slow path. Returns how many threads were missed; *gathered: objects. */
+unsigned slm_gather_from_threads(struct slm_cache *cache, enum slm_take_how how, uint64_t *gathered);
 
 /* The depots' stock and vacant slabs. */
 void slm_gather_from_depots(struct slm_cache *cache);

@@ -6,7 +6,7 @@
 
 enum { spins = 100, wait_ms = 10, pause_ms = 3 };
 
-/* Counted up when a taking is over: what owners sleep on. */
+/* Owners sleep on `turn`, which is raised when a taking is over. */
 static _Atomic uint32_t turn, sleepers;
 
 static bool exchange_hot(struct slm_tls *tls, struct slm_thread *expected, struct slm_thread *wanted)
@@ -27,11 +27,11 @@ static void miss(struct slm_thread *thread, struct catching *catching)
 {
     catching->missed++;
     if (catching->take->insist && load_relaxed(&slm_sys_has_membarrier))
-        atomic_fetch_or(&thread->attention, SLM_ATTEND_PAUSE); /* pairs with slm_thread_leave */
+        atomic_fetch_or(&thread->attention, SLM_ATTEND_PAUSE); /* pairs with slm_thread_attend */
 }
 
-/* Its memory may be unmapped, or another thread's. A thread that is linked has its block in `self`, or is on its way
- * out, busy until it is unlinked. */
+/* Its TLS may be unmapped, or another thread's by now. A thread that is linked has its block in `self`, or is busy at
+ * its end until it is unlinked. */
 static bool is_gone(struct slm_thread *thread)
 {
     struct slm_tls *tls = thread->tls;
@@ -52,7 +52,7 @@ static void catch_one(struct slm_thread *thread, void *context)
     struct catching *catching = context;
     const struct slm_take *take = catching->take;
     thread->was = NULL;
-    if (thread->tls == &slm_tls || (take->wants && !take->wants(thread, take->context)))
+    if (thread->tls == &slm_tls || !take->wants(thread, take->context))
         return;
     slm_thread_look_if_gone(thread);
     if (thread->tls == &gone || exchange_hot(thread->tls, thread, slm_taken))
@@ -60,32 +60,32 @@ static void catch_one(struct slm_thread *thread, void *context)
     else if (exchange_hot(thread->tls, slm_detour, slm_taken))
         thread->was = slm_detour;
     else
-        miss(thread, catching); /* in a slow path */
+        miss(thread, catching); /* it is in a slow path */
     catching->any |= thread->was != NULL;
 }
 
-static void take_from(struct slm_thread *thread, const struct catching *catching)
+/* The barrier has been issued, or has failed: is the block ours? Loads busy, then hot. */
+static bool is_caught(const struct slm_tls *tls, bool failed)
 {
-    catching->take->work(thread, catching->take->context);
-    atomic_fetch_and(&thread->attention, (uint8_t)~SLM_ATTEND_PAUSE); /* it need not, any more */
+    if (tls == &gone)
+        return true;
+    return !failed && !load_acquire(&tls->busy) && /* pairs with slm_thread_unclaim */
+           __atomic_load_n(&tls->hot, __ATOMIC_ACQUIRE) == slm_taken;
 }
 
 static void work(struct slm_thread *thread, void *context)
 {
     struct catching *catching = context;
-    struct slm_tls *tls = thread->tls;
     if (!thread->was)
         return;
-    if (tls == &gone) {
-        take_from(thread, catching);
-        return;
-    }
-    const bool busy = load_acquire(&tls->busy); /* pairs with slm_thread_leave; before the look at hot */
-    if (!catching->failed && !busy && __atomic_load_n(&tls->hot, __ATOMIC_ACQUIRE) == slm_taken)
-        take_from(thread, catching);
-    else
+    if (is_caught(thread->tls, catching->failed)) {
+        catching->take->work(thread, catching->take->context);
+        atomic_fetch_and(&thread->attention, (uint8_t)~SLM_ATTEND_PAUSE); /* it need not pause any more */
+    } else {
         miss(thread, catching);
-    exchange_hot(tls, slm_taken, thread->was); /* release: the owner sees what was done */
+    }
+    if (thread->tls != &gone)
+        exchange_hot(thread->tls, slm_taken, thread->was); /* release: the owner sees what was done */
 }
 
 unsigned slm_take_from_all(const struct slm_take *take)
@@ -109,17 +109,17 @@ static void recall(struct slm_thread *thread, void *context)
     if (thread->tls == &slm_tls)
         store_relaxed(&thread->recalled, *(const uint32_t *)context);
     else
-        atomic_fetch_or(&thread->attention, SLM_ATTEND_RECALL); /* pairs with slm_thread_leave */
+        atomic_fetch_or(&thread->attention, SLM_ATTEND_RECALL); /* pairs with slm_thread_attend */
 }
 
 uint32_t slm_take_recall(void)
 {
     slm_thread_list_lock();
-    uint32_t cache_id = load_relaxed(&slm_thread_recalls) + 1;
-    store_relaxed(&slm_thread_recalls, cache_id);
-    slm_thread_list_each(recall, &cache_id);
+    uint32_t number = load_relaxed(&slm_thread_recalls) + 1;
+    store_relaxed(&slm_thread_recalls, number);
+    slm_thread_list_each(recall, &number);
     slm_thread_list_unlock();
-    return cache_id;
+    return number;
 }
 
 static void find_least(struct slm_thread *thread, void *least)
@@ -136,6 +136,16 @@ uint32_t slm_take_recalled(void)
     return least;
 }
 
+/* Until `turn` is no longer `now`, or some milliseconds; at once if only a taken block is to be waited for and is not
+ * taken any more. */
+static void sleep_on_turn(uint32_t now, bool while_taken, unsigned ms)
+{
+    atomic_fetch_add(&sleepers, 1); /* pairs with slm_take_from_all */
+    if (!while_taken || __atomic_load_n(&slm_tls.hot, __ATOMIC_ACQUIRE) == slm_taken)
+        slm_sys_wait(&turn, now, ms);
+    atomic_fetch_sub(&sleepers, 1);
+}
+
 slm_slow void slm_take_wait(void)
 {
     for (unsigned spin = 0; slm_hot() == slm_taken; spin++) {
@@ -143,15 +153,10 @@ slm_slow void slm_take_wait(void)
         struct slm_thread *self = slm_tls.self;
         if (self && self->generation != slm_fork_generation) /* another thread of the child has noticed the fork */
             exchange_hot(&slm_tls, slm_taken, self);
-        if (spin < spins) {
+        if (spin < spins)
             slm_cpu_relax();
-            continue;
-        }
-        const uint32_t now = load_relaxed(&turn);
-        atomic_fetch_add(&sleepers, 1); /* pairs with slm_take_from_all */
-        if (__atomic_load_n(&slm_tls.hot, __ATOMIC_ACQUIRE) == slm_taken)
-            slm_sys_wait(&turn, now, wait_ms);
-        atomic_fetch_sub(&sleepers, 1);
+        else
+            sleep_on_turn(load_relaxed(&turn), true, wait_ms);
     }
 }
 
@@ -159,13 +164,10 @@ slm_slow void slm_take_pause(void)
 {
     const uint32_t start = load_relaxed(&turn);
     for (unsigned wait = 0; wait < pause_ms && load_relaxed(&turn) == start; wait++) {
-        if (slm_hot() == slm_taken) {
+        if (slm_hot() == slm_taken)
             slm_take_wait();
-        } else {
-            atomic_fetch_add(&sleepers, 1); /* pairs with slm_take_from_all */
-            slm_sys_wait(&turn, start, 1);
-            atomic_fetch_sub(&sleepers, 1);
-        }
+        else
+            sleep_on_turn(start, false, 1);
     }
 }
 

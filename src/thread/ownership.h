@@ -1,9 +1,9 @@
-/* Who works on a thread's block: its owner, or for a moment another thread that takes from it.
+/* The ownership of a thread's block: its thread works on it, or for a moment another one that takes from it.
  *
  * The owner's hot paths need the block between two instructions only. All longer work is done between a claim and its
  * end, which keep out a signal handler that interrupts the owner, and a taker. A taker works on the blocks of threads
- * that are not looking, at one membarrier(2) for all of them and at no cost to their hot paths. Shrinking, tuning and
- * destroying a cache need that, limits, and retired objects that wait in partly filled magazines.
+ * that keep running, at one membarrier(2) for all of them and at no cost to their hot paths. Shrinking, tuning and
+ * destroying a cache need that, and limits, and retired objects that wait in partly filled magazines.
  *
  *     taker                                    owner
  *       hot: block -> slm_taken (exchange)       hot path: load hot; then at most one pop or push
@@ -16,32 +16,31 @@
  * sees afterwards; after it the owner sees slm_taken.
  *
  *   - A hot operation that begins after the point finds no magazine and goes to the slow path. One may have begun
- *     before the point and not ended, perhaps for long. So at most one pop or push is under way, and it touches the
- *     top alone (thread/slots.h). The taker reads `top` once, leaves the round below it, and takes those that lie
- *     deeper by raising `bottom`: a pop under way ends with top == bottom, a push above. In a limited cache pops are
- *     marked (heap/cache_object.h), and the taker leaves a round only where the mark says that one is under way.
- *     The top round may then be that of a push under way: on machines other than x86 a second barrier shows it.
+ *     before the point and not ended yet. So at most one pop or push is under way, and it touches the top alone
+ *     (thread/slots.h). The taker reads `top` once, leaves the round below it, and takes those that lie deeper by
+ *     raising `bottom`: a pop under way ends with top == bottom, a push above. In a limited cache pops are marked
+ *     (heap/cache_object.h), and the taker leaves a round only if the mark says that a pop is under way.
+ *     The top round may then be that of a push under way: except on x86 a second barrier shows it.
  *   - A claim that begins after the point waits. One that began before and has not ended has set `busy` before the
  *     point: the taker sees that, and leaves this thread alone. One that has ended between the exchange and the point
  *     had loaded hot before the exchange (else it would have waited), and its end has stored the block over slm_taken:
  *     the taker sees that, as it reads hot after busy. A claim that begins before the point and ends after it is seen
  *     by one or the other.
  *
- * So a thread is taken from or missed, and nobody waits for an owner, who may be stopped in the middle of anything.
- * Whoever must have them all tries again.
+ * So a thread is taken from or missed, and nobody waits for an owner, which may be stopped in the middle of anything.
+ * A caller that needs all threads tries again.
  *
- * Only one thread takes at a time: the one with the lock of the list of threads. Threads are born and unlinked under
- * that lock, so that a block and its owner's TLS are valid meanwhile. In the child of a fork a taker may be missing:
- * the child's one thread takes slm_taken off itself. Without membarrier nothing is taken; SLM_ATTEND_RECALL asks each
- * owner to put everything back at its next slow path.
+ * One thread takes at a time: the one with the lock of the list of threads. Threads are linked and unlinked under that
+ * lock, so that a block and its owner's TLS are valid meanwhile. In the child of a fork a taker may be missing: the
+ * child's one thread takes slm_taken off itself. Without membarrier nothing is taken; SLM_ATTEND_RECALL asks each
+ * owner to put everything back in its next slow path.
  *
- * On arm64 a hot path's load of a slot depends on its load of hot, which orders them. test/model has a model of this.
- */
+ * On arm64 a hot path's load of a slot depends on its load of hot, which orders them. test/model has a model of this. */
 #pragma once
 
 #include "thread/thread_list.h"
 
-/* The owner has found itself taken: wait until that is over. */
+/* The owner has found its block taken: wait until that is over. */
 void slm_take_wait(void);
 
 /* The owner: keep handlers and takers out of the calling thread's block. */
@@ -67,37 +66,37 @@ slm_inline void slm_thread_unclaim(struct slm_thread *thread)
     store_release(&slm_tls.busy, 0); /* pairs with slm_take_from_all */
 }
 
-/* For work on all threads' blocks: the caller's, NULL if it has none, and no handler of its own interferes. It may
- * hold the cache mutex meanwhile: no user's code runs at the end. */
+/* For work on all threads' blocks: claim the caller's, NULL if it has none; handlers of its own are kept out in both
+ * cases. The caller may hold the cache mutex: no user's code runs at the end. */
 struct slm_thread *slm_thread_hide(void);
 void slm_thread_unhide(struct slm_thread *thread);
 
 struct slm_take {
-    /* Is there anything of interest? Called without any order; NULL: always. */
+    /* Is the thread of interest? Reads without any order. */
     bool (*wants)(struct slm_thread *thread, void *context);
     /* Works on a block that is taken; no lock of lower rank than a depot's, no waiting. */
     void (*work)(struct slm_thread *thread, void *context);
     void *context;
     bool always; /* issue the barrier even where no thread has anything */
-    bool insist; /* ask those that are missed to pause behind their slow path, where another attempt finds them */
+    bool insist; /* ask missed threads to pause after their slow path, where another attempt finds them */
 };
 
-/* Do it to all threads but the caller's, who is in a slow path (so that a handler of its own keeps out). Returns how
- * many were missed, of those that wanted. Takes the lock of the list of threads. */
+/* Do it to all threads except the caller, which is in a slow path (so that its own handlers keep out). Returns how many
+ * of interest were missed. Takes the lock of the list of threads. */
 unsigned slm_take_from_all(const struct slm_take *take);
 
-/* Ask all threads but the caller's for everything they hold, at their next slow path. Returns the recall's number. */
+/* Ask all threads except the caller for everything they hold, at their next slow path. Returns the recall's number. */
 uint32_t slm_take_recall(void);
 
 /* The latest recall that every thread has attended to. */
 uint32_t slm_take_recalled(void);
 
-/* The owner, outside of its slow path, has been asked to pause: for an attempt, or some milliseconds. */
+/* The owner, outside of its slow path, has been asked to pause: until the next attempt, or a few milliseconds. */
 void slm_take_pause(void);
 
 /* In the child of a fork, on its one thread: the taker does not exist. */
 void slm_take_fork_child(void);
 
-/* The thread may have gone without having been unlinked: brought to life in the very last round of key destructors, no
- * exit came. Then its `tls` is a stand-in from here on. */
+/* The thread may have gone without being unlinked: if its block was made in the very last round of key destructors, no
+ * exit came. Then `thread->tls` is a stand-in from here on. */
 void slm_thread_look_if_gone(struct slm_thread *thread);

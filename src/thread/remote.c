@@ -3,7 +3,7 @@
 
 #include "base/options.h"
 
-/* Rounds of a first remote magazine, and bytes of any: what threads hold for others is to be little. */
+/* Rounds of a first remote magazine, and bytes of any: threads should hold little for others. */
 enum { first_rounds = 14, most_bytes = 16384 };
 
 static void set(struct slm_thread *thread, unsigned cache_id, struct slm_magazine *magazine)
@@ -28,13 +28,12 @@ static uint32_t most_rounds(const struct slm_cache *cache)
 void slm_remote_push(struct slm_thread *thread, struct slm_cache *cache, void *object)
 {
     struct slm_magazine *magazine = slm_remote_of(thread, cache->id);
-    const uint32_t before = magazine ? magazine->capacity : 0;
-    if (!magazine || magazine->count >= slm_min(before, most_rounds(cache))) {
-        if (magazine)
+    const uint32_t before = magazine ? magazine->capacity : 0, most = most_rounds(cache);
+    if (!magazine || magazine->count >= slm_min(before, most)) {
+        if (magazine) /* it is on the slot meanwhile: a call that has met the limit sees it */
             slm_magazine_hand_on(cache, magazine, load_relaxed(&cache->depot_rounds));
-        const size_t room = slm_min(slm_max(before * 2, first_rounds), most_rounds(cache));
-        magazine = slm_magazine_make((uint32_t)room);
-        slm_slot_groups_add(&slm_retired_half(thread)->used, cache->id + 1);
+        magazine = slm_magazine_make((uint32_t)slm_min(slm_max(before * 2, first_rounds), most));
+        slm_slot_use(&slm_retired_half(thread)->used, cache->id);
         set(thread, cache->id, magazine);
     }
     if (magazine)
@@ -43,7 +42,7 @@ void slm_remote_push(struct slm_thread *thread, struct slm_cache *cache, void *o
         slm_depot_give(&object, 1, "free");
 }
 
-/* What the owner is writing there just now may be missing, or an old round: an address of the heap all the same. */
+/* A round that the owner is writing may be missing, or an old one: an address of the heap all the same. */
 slm_unordered uint32_t slm_remote_rounds(const struct slm_thread *thread, unsigned cache_id, unsigned first,
                                          unsigned end)
 {

@@ -20,7 +20,7 @@ struct slm_reserve {
 struct slm_reserve *slm_reserve_find(struct slm_thread *thread, const struct slm_cache *cache)
 {
     struct slm_reserve *reserve = load_acquire(&thread->reserves); /* pairs with add_stack */
-    while (reserve && load_acquire(&reserve->cache) != cache)      /* pairs with those who set it */
+    while (reserve && load_acquire(&reserve->cache) != cache)      /* pairs with the stores */
         reserve = reserve->next;
     return reserve;
 }
@@ -37,7 +37,6 @@ static void *pop(struct slm_reserve *reserve)
     }
 }
 
-/* Nobody can take it from here: it is charged when a handler gets it. */
 static void push(struct slm_reserve *reserve, void *round)
 {
     uint32_t count;
@@ -48,7 +47,7 @@ static void push(struct slm_reserve *reserve, void *round)
     } while (!slm_signal_exchange(&reserve->count, count, count + 1));
 }
 
-/* The next slow path sees to it; when dry the next malloc or free is one. */
+/* The next slow path fills it; when it is dry the next malloc or free is one. */
 static void ask(struct slm_thread *thread, struct slm_reserve *reserve, struct slm_cache *cache, bool dry)
 {
     if (reserve)
@@ -59,7 +58,7 @@ static void ask(struct slm_thread *thread, struct slm_reserve *reserve, struct s
         return; /* its birth will look */
     atomic_fetch_or_explicit(&thread->attention, SLM_ATTEND_RESERVE, memory_order_relaxed);
     struct slm_thread *hot = thread;
-    if (dry) /* not over slm_taken, nor in a slow path: pairs with thread/gather.c */
+    if (dry) /* not over slm_taken, nor in a slow path: pairs with catch_one (thread/ownership.c) */
         __atomic_compare_exchange_n(&slm_tls.hot, &hot, slm_detour, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
@@ -67,10 +66,13 @@ void *slm_reserve_pop(struct slm_cache *cache)
 {
     struct slm_thread *thread = slm_tls.self;
     struct slm_reserve *reserve = thread ? slm_reserve_find(thread, cache) : NULL;
-    void *round = reserve ? pop(reserve) : NULL;
-    if (round && unlikely(slm_limit_charge(cache->shape.limit, 1) == 0)) {
-        push(reserve, round); /* and not charged before it was there: others would find the limit met */
-        return NULL;
+    void *round = NULL;
+    if (reserve && load_relaxed(&reserve->count) > 0) { /* only then: a charge can refuse another thread's call */
+        if (unlikely(slm_limit_charge(cache->shape.limit, 1) == 0))
+            return NULL;
+        round = pop(reserve);
+        if (!round) /* a nested handler has taken the last one */
+            slm_limit_return(cache->shape.limit, 1);
     }
     if (!round || load_relaxed(&reserve->count) < rounds_low)
         ask(thread, reserve, cache, round == NULL);
@@ -79,10 +81,9 @@ void *slm_reserve_pop(struct slm_cache *cache)
 
 static void add_stack(struct slm_thread *thread, struct slm_cache *cache)
 {
-    struct slm_reserve *reserve = slm_reserve_find(thread, cache);
-    if (reserve)
+    if (slm_reserve_find(thread, cache))
         return;
-    reserve = slm_reserve_find(thread, NULL);
+    struct slm_reserve *reserve = slm_reserve_find(thread, NULL);
     if (!reserve) {
         reserve = slm_metadata_alloc(sizeof *reserve);
         if (!reserve)
@@ -98,7 +99,7 @@ static void add_stack(struct slm_thread *thread, struct slm_cache *cache)
 struct slm_cache *slm_reserve_fill(struct slm_thread *thread)
 {
     struct slm_cache *wanted = atomic_exchange(&slm_tls.wanted, NULL);
-    if (wanted && slm_cache_of(wanted->id) == wanted) /* it may have been destroyed before this thread's birth */
+    if (wanted && slm_cache_of(wanted->id) == wanted) /* a cache may have been destroyed before this thread's birth */
         add_stack(thread, wanted);
     for (struct slm_reserve *reserve = load_relaxed(&thread->reserves); reserve; reserve = reserve->next) {
         struct slm_cache *cache = load_relaxed(&reserve->cache);
@@ -106,10 +107,12 @@ struct slm_cache *slm_reserve_fill(struct slm_thread *thread)
             continue;
         store_relaxed(&reserve->asked, false); /* before: a handler may ask again meanwhile */
         void *round = NULL;
+        slm_limit_carry(cache->shape.limit); /* a round is charged between the two calls */
         while (load_relaxed(&reserve->count) < rounds_most && (round = slm_thread_pop(thread, cache->id))) {
             slm_limit_return(cache->shape.limit, 1);
             push(reserve, round);
         }
+        slm_limit_carried(cache->shape.limit);
         if (!round && errno == EAGAIN && load_relaxed(&reserve->count) == 0) {
             store_relaxed(&reserve->asked, true);
             return cache;
@@ -123,7 +126,7 @@ static void give_all(struct slm_reserve *reserve)
     void *round;
     const struct slm_cache *cache = load_relaxed(&reserve->cache);
     struct slm_limit *limit = cache ? cache->shape.limit : NULL;
-    slm_limit_carry(limit); /* who finds the limit met by these looks again */
+    slm_limit_carry(limit);
     while ((round = pop(reserve))) {
         slm_limit_recharge(limit, 1);
         slm_depot_give(&round, 1, "free");
@@ -152,7 +155,7 @@ void slm_reserve_empty(struct slm_thread *thread, bool end)
     struct slm_reserve *reserve = load_relaxed(&thread->reserves), *next;
     if (end)
         store_relaxed(&thread->reserves, NULL);
-    store_relaxed(&slm_tls.wanted, NULL); /* it may be for a cache that is destroyed */
+    store_relaxed(&slm_tls.wanted, NULL); /* its cache may be destroyed by now */
     for (; reserve; reserve = next) {
         next = reserve->next;
         give_all(reserve);

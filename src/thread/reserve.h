@@ -1,16 +1,19 @@
 /* A thread's reserve: objects for calls without a lock, which may come from a signal handler that interrupts the very
  * thread in the middle of malloc. Magazines are of no use there: a pop is a load and a store, and a handler between
- * them would hand out the same round. So a few objects stand apart, a stack for each cache that was ever asked for,
+ * them would hand out the same round. So a few objects are kept apart, a stack for each cache that was ever asked for,
  * and their count changes by a compare-exchange that no signal can split (slm_signal_exchange).
  *
  *     thread->reserves -> | cache, count, rounds | -> | cache, count, rounds | -> NULL
  *
- * Handlers only pop, nested ones too: while the owner is interrupted the count only falls, so that a count that has
- * not changed means that nothing has. The owner alone pushes, in a slow path: a handler that pops in between changes
- * the count, and the push is tried again. Stacks are linked in front and stay until the thread's end.
+ * Handlers only pop, nested ones too: while the owner is interrupted the count only falls, so a count that has not
+ * changed means that nothing has. The owner alone pushes, in a slow path: a handler that pops in between changes the
+ * count, and the push is tried again. Stacks are linked in front and stay until the thread's end.
  *
- * A dry call says what it wanted and points `hot` at slm_detour: the thread's next malloc or free passes a slow path, at
- * whose end the reserve is filled (slm_thread_attend). That exchange is a locked one: a taker may be at it too. */
+ * A call that finds none notes the cache and points `hot` at slm_detour: the thread's next malloc or free takes a slow
+ * path, at whose end the reserve is filled (slm_thread_attend). That exchange is a locked one, as a taker may change
+ * `hot` too.
+ *
+ * In a cache with a limit (depot/limit.h) rounds of a reserve are not charged until a handler gets them. */
 #pragma once
 
 #include "thread/thread_cache.h"
@@ -23,13 +26,13 @@ void *slm_reserve_pop(struct slm_cache *cache);
  * (slm_depot_grow), else NULL. */
 struct slm_cache *slm_reserve_fill(struct slm_thread *thread);
 
-/* Put the cache's rounds into their slabs; nobody asks for them meanwhile. */
+/* Put the cache's rounds into their slabs; no handler asks for them meanwhile. */
 void slm_reserve_forget(struct slm_thread *thread, struct slm_cache *cache);
 
-/* Does the thread have a stack of the cache's, or was it asked for one? */
+/* Does the thread have a stack of the cache, or has a handler asked for one? */
 bool slm_reserve_knows(struct slm_thread *thread, const struct slm_cache *cache);
 
-/* The owner, at its end or when everything is asked back: all of it, and (`end`) the stacks themselves. */
+/* The owner, at a recall or its end: put all rounds into their slabs, and at the end free the stacks. */
 void slm_reserve_empty(struct slm_thread *thread, bool end);
 
 /* In the child of a fork: a thread's reserve is lost, and no longer counted. */
@@ -38,12 +41,12 @@ void slm_reserve_lose(struct slm_thread *thread);
 /* The cache's stack; NULL: the thread has none. */
 struct slm_reserve *slm_reserve_find(struct slm_thread *thread, const struct slm_cache *cache);
 
-/* How many rounds there are of a cache. */
+/* Rounds of a cache. */
 uint32_t slm_reserve_rounds(struct slm_thread *thread, const struct slm_cache *cache);
+
+/* Bytes of all its rounds; a figure. */
+uint64_t slm_reserve_bytes(struct slm_thread *thread);
 
 /* Free objects of a cache in all threads' magazines and reserves; exact when the cache is not in use. Takes the lock
  * of the list of threads. */
 uint64_t slm_reserve_held_by_all(struct slm_cache *cache);
-
-/* Bytes of all its rounds; a figure. */
-uint64_t slm_reserve_bytes(struct slm_thread *thread);

@@ -9,7 +9,7 @@
 /* A page more than a block, for the addresses a few bytes in. */
 __attribute__((aligned(4096))) char slm_zero_block[SLM_BLOCK_BYTES + 4096];
 
-/* No address lies behind this one, nor a number that a program would take for a pointer by mistake. */
+/* No object lies at or near this address, and no program takes such a number for a pointer by mistake. */
 #define NO_AREA ((char *)((uintptr_t)0x5bd1e995u << (sizeof(uintptr_t) * 8 - 32)))
 
 __thread struct slm_tls slm_tls = {.hot = slm_nothing, .area = NO_AREA};
@@ -19,7 +19,8 @@ void slm_slots_start(void)
     slm_vm_read_only(slm_zero_block, sizeof slm_zero_block);
 }
 
-unsigned slm_slot_groups_next(const struct slm_slot_groups *groups, unsigned slot)
+/* The first slot from number `slot` on whose group has one in use; SLM_SLOTS: none. */
+static unsigned next_slot(const struct slm_slot_groups *groups, unsigned slot)
 {
     while (slot < SLM_SLOTS) {
         const unsigned group = slot / SLM_GROUP_SLOTS;
@@ -32,27 +33,26 @@ unsigned slm_slot_groups_next(const struct slm_slot_groups *groups, unsigned slo
     return SLM_SLOTS;
 }
 
-void slm_slot_groups_add(struct slm_slot_groups *groups, unsigned slot)
+void slm_slot_use(struct slm_slot_groups *used, unsigned cache_id)
 {
-    const unsigned group = slot / SLM_GROUP_SLOTS;
+    const unsigned group = (cache_id + 1) / SLM_GROUP_SLOTS;
     const uint64_t bit = (uint64_t)1 << group % 64;
-    _Atomic uint64_t *word = &groups->words[group / 64];
+    _Atomic uint64_t *word = &used->words[group / 64];
     if (unlikely(!(load_relaxed(word) & bit)))
         store_relaxed(word, load_relaxed(word) | bit);
 }
 
-/* Clear what was ever used of a half, but for its own part. */
+/* Clear what was ever used of a half, with its own part if slots nearby were. */
 static void clear_slots(void *half, const struct slm_slot_groups *used)
 {
     struct slm_slot *slots = half;
-    for (unsigned i = slm_slot_groups_next(used, 0); i < SLM_SLOTS; i = slm_slot_groups_next(used, i)) {
-        const unsigned end = (unsigned)slm_min(i + SLM_GROUP_SLOTS, SLM_SLOTS);
+    for (unsigned i = next_slot(used, 0), end; i < SLM_SLOTS; i = next_slot(used, end)) {
+        end = (unsigned)slm_min(i + SLM_GROUP_SLOTS, SLM_SLOTS);
         memset(&slots[i], 0, (end - i) * sizeof *slots);
-        i = end;
     }
 }
 
-/* Blocks are cleared when they are freed, but for the first word, and new ones are clear. */
+/* Blocks are cleared when they are freed, but metadata uses the first word; new ones are clear. */
 struct slm_thread *slm_thread_block_make(void)
 {
     struct slm_thread *thread = slm_metadata_alloc(SLM_BLOCK_BYTES);
@@ -66,24 +66,17 @@ void slm_thread_block_free(struct slm_thread *thread)
     struct slm_retired_half *retired = slm_retired_half(thread);
     const struct slm_slot_groups used = thread->used, retired_used = retired->used;
     clear_slots(retired, &retired_used);
-    if (slm_slot_groups_next(&retired_used, 0) < SLM_SLOTS)
+    if (next_slot(&retired_used, 0) < SLM_SLOTS)
         memset(retired, 0, sizeof *retired);
     clear_slots(thread, &used);
     memset(thread, 0, sizeof *thread);
     slm_metadata_free(thread, SLM_BLOCK_BYTES);
 }
 
-void slm_slot_use(struct slm_thread *thread, unsigned cache_id)
+unsigned slm_slot_next(const struct slm_slot_groups *used, unsigned cache_id)
 {
-    slm_slot_groups_add(&thread->used, cache_id + 1);
-}
-
-unsigned slm_slot_next_in(const struct slm_slot_groups *groups, unsigned cache_id)
-{
-    if (cache_id >= SLM_CLASSES && cache_id < SLM_NAMED_FIRST)
-        cache_id = SLM_NAMED_FIRST;
-    const unsigned slot = slm_slot_groups_next(groups, cache_id + 1);
-    return slot > SLM_CLASSES && slot <= SLM_NAMED_FIRST ? SLM_NAMED_FIRST : slot - 1; /* not the half's own part */
+    const unsigned next = next_slot(used, cache_id + 1) - 1;
+    return next < SLM_CLASSES ? next : slm_max(next, SLM_NAMED_FIRST); /* not the half's own part */
 }
 
 /* The owner may be in the middle of a pop, or take `previous` away: metadata stay mapped, and figures may lag. */

@@ -1,10 +1,10 @@
 /* Refill, drain, adapt; see thread_cache.h.
  *
- * Capacity. A cache starts with a few rounds; each second trip to the depot doubles its target, up to what
- * `magazine_bytes` and `thread_bytes` allow; adapting halves the targets of caches that idle. An array that is too
- * small for its target is exchanged when it happens to be empty; `limit` keeps to the target. A cache whose tuning
- * fixes the rounds has that target from the first miss on. Tuning counts `tuned` up: a slot that remembers another
- * count empties itself at its next trip to the depot, and starts anew.
+ * Capacity. A cache starts with a few rounds; every second trip to the depot doubles its target, up to what
+ * `magazine_bytes` and `thread_bytes` allow; adapting halves the targets of caches that were not missed. An array that
+ * is too small for its target is replaced when it happens to be empty; one that is too large is filled up to the target.
+ * A cache whose tuning fixes the rounds has that target from the first miss on. Tuning raises the cache's `tuned`: a
+ * slot that has another count empties itself at its next trip to the depot, and starts over.
  *
  * A taker (thread/ownership.h) may have raised `bottom`: what lies below is gone, and unload() moves the rest down. */
 #include "thread/thread_cache.h"
@@ -16,7 +16,7 @@
 #include "base/panic.h"
 #include "os/sys.h"
 
-/* So much is welcome in one magazine, whatever the target. */
+/* A magazine with so many bytes is accepted as it is, whatever the target. */
 enum { small_enough_bytes = 8192 };
 
 static void count_one(_Atomic uint64_t *counter, uint64_t n)
@@ -24,7 +24,7 @@ static void count_one(_Atomic uint64_t *counter, uint64_t n)
     store_relaxed(counter, load_relaxed(counter) + n);
 }
 
-/* An empty array with room for the target: this one if it has. The old one where memory is short, perhaps NULL. */
+/* An empty array with room for the target: the given one if it has. Without memory, the given one, perhaps NULL. */
 static struct slm_magazine *magazine_fit(struct slm_magazine *magazine, uint32_t target)
 {
     if (magazine && magazine->capacity >= slm_magazine_capacity(target))
@@ -36,7 +36,7 @@ static struct slm_magazine *magazine_fit(struct slm_magazine *magazine, uint32_t
     return made;
 }
 
-/* Write down how many rounds the loaded magazine has, and take it out of the cursors. */
+/* Store the loaded magazine's count, and detach it from the cursors. */
 static struct slm_magazine *unload(struct slm_slot *slot)
 {
     struct slm_magazine *magazine = slot->loaded;
@@ -66,23 +66,30 @@ static void set_target(struct slm_thread *thread, struct slm_slot *slot, const s
 {
     const size_t more = ((size_t)target - load_relaxed(&slot->target)) * cache->shape.object_size * 2;
     thread->target_bytes += more;                   /* modulo 2^64 */
-    store_release(&slot->target, (uint16_t)target); /* pairs with thread/gather.c: done with the cache where it is 0 */
+    store_release(&slot->target, (uint16_t)target); /* pairs with has_rounds (thread/gather.c): 0 means done with it */
 }
 
-/* A trip to the depot: let the cache's magazines grow if it makes many. */
+/* Raise the target if the thread may hold so much. */
+static void raise_target(struct slm_thread *thread, struct slm_slot *slot, const struct slm_cache *cache,
+                         uint32_t target)
+{
+    const uint32_t before = load_relaxed(&slot->target);
+    if (target <= before)
+        return;
+    const size_t more = (size_t)(target - before) * cache->shape.object_size * 2;
+    if (before == 0 || thread->target_bytes + more <= slm_options.thread_bytes)
+        set_target(thread, slot, cache, target);
+}
+
+/* A trip to the depot: let the cache's magazines grow if there are many. */
 static void grow_on_miss(struct slm_thread *thread, struct slm_slot *slot, const struct slm_cache *cache)
 {
-    const uint32_t most = load_relaxed(&cache->most_rounds);
-    uint32_t target = load_relaxed(&slot->target);
+    const uint32_t target = load_relaxed(&slot->target);
     if (target == 0)
-        target = load_relaxed(&cache->start_rounds);
+        raise_target(thread, slot, cache, load_relaxed(&cache->start_rounds));
     else if (++slot->misses % 2 == 0)
-        target = (uint32_t)slm_min(target < 6 ? 6 : target * 2 + 2, most);
-    if (target <= load_relaxed(&slot->target))
-        return;
-    const size_t more = (size_t)(target - load_relaxed(&slot->target)) * cache->shape.object_size * 2;
-    if (load_relaxed(&slot->target) == 0 || thread->target_bytes + more <= slm_options.thread_bytes)
-        set_target(thread, slot, cache, target);
+        raise_target(thread, slot, cache,
+                     (uint32_t)slm_min(target < 6 ? 6 : target * 2 + 2, load_relaxed(&cache->most_rounds)));
 }
 
 /* Move rounds from a magazine that is too large or too small for this thread into one that suits it. */
@@ -97,26 +104,24 @@ static struct slm_magazine *decant(const struct slm_slot *slot, struct slm_cache
     return to;
 }
 
-enum { line_bytes = 64 };
-
-/* What was retired has waited for a grace period while others were used in its place, megabytes at times, and whoever
- * gets it writes it: its first lines are asked for all together now, not one by one then. The processor finds out
- * about further ones itself. */
+/* Retired objects have waited for a grace period while others, megabytes at times, were used in their place. The thread
+ * that gets one will write it: their first two lines are prefetched now, all at once, and the processor fetches further
+ * ones by itself. */
 static void warm_up(struct slm_magazine *magazine, size_t object_size)
 {
     if (likely(magazine->cache_id == SLM_NOT_RETIRED))
         return;
     magazine->cache_id = SLM_NOT_RETIRED;
-    const size_t second = object_size > line_bytes ? line_bytes : 0;
+    const size_t second = object_size > 64 ? 64 : 0;
     for (void **round = magazine->rounds + magazine->count; round-- > magazine->rounds;) {
         __builtin_prefetch(*round, 1, 2);
         __builtin_prefetch((const char *)*round + second, 1, 2);
     }
 }
 
-/* May the thread have a magazine from the stock as it is? It may be another thread's with a higher target. Those who
- * trade with each other would cut up each one otherwise, and change arrays at each trip: that is the lock of
- * metadata, twice. */
+/* May the thread have a magazine from the stock as it is? It may be that of a thread with a higher target. Threads that
+ * trade with each other would otherwise cut up each one, and replace arrays at each trip, which takes the lock of
+ * metadata twice. */
 static bool fits_despite_target(const struct slm_magazine *full, uint32_t target, const struct slm_cache *cache)
 {
     if (full->count <= target)
@@ -125,8 +130,8 @@ static bool fits_despite_target(const struct slm_magazine *full, uint32_t target
     return load_relaxed(&cache->fixed_rounds) == 0 && (little || full->count <= target * 2 + 2);
 }
 
-/* Rounds in place of an empty magazine: a whole one from the stock, else objects from slabs. NULL: there are none,
- * and *empty is as it was. */
+/* Rounds in place of an empty magazine: a whole one from the stock, else objects from slabs. NULL: there are none, and
+ * `empty` is still empty. */
 static struct slm_magazine *fetch(const struct slm_thread *thread, const struct slm_slot *slot,
                                   struct slm_cache *cache, struct slm_magazine *empty)
 {
@@ -144,32 +149,36 @@ static struct slm_magazine *fetch(const struct slm_thread *thread, const struct 
     return empty->count > 0 ? empty : NULL;
 }
 
-/* How many rounds the stock may hold for the magazine to be worth its place there. */
-static uint64_t limit_of(const struct slm_cache *cache, const struct slm_magazine *magazine)
+/* To the stock, or to slabs: there a small one always goes. */
+static void hand_on(struct slm_cache *cache, struct slm_magazine *magazine, enum slm_whereto whereto)
 {
-    return magazine->count > SLM_MAGAZINE_SMALL ? load_relaxed(&cache->depot_rounds) : 0;
+    if (!magazine)
+        return;
+    const bool to_slabs = whereto == SLM_TO_SLABS || magazine->count <= SLM_MAGAZINE_SMALL;
+    slm_magazine_hand_on(cache, magazine, to_slabs ? 0 : load_relaxed(&cache->depot_rounds));
 }
 
-/* Hand on what a slot holds, and the cache's remote magazine: to depots or slabs. */
-static void hand_on_all(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache, enum slm_whereto whereto)
+/* Hand on what a slot holds, and the cache's remote magazine. */
+static void hand_on_all(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache,
+                        enum slm_whereto whereto)
 {
-    struct slm_magazine *all[] = {unload(slot), slot->previous, slm_remote_take(thread, cache->id)};
+    struct slm_magazine *previous = slot->previous;
     slot->previous = NULL;
-    for (unsigned i = 0; i < sizeof all / sizeof all[0]; i++) {
-        if (all[i])
-            slm_magazine_hand_on(cache, all[i], whereto == SLM_TO_SLABS ? 0 : limit_of(cache, all[i]));
-    }
+    hand_on(cache, unload(slot), whereto);
+    hand_on(cache, previous, whereto);
+    hand_on(cache, slm_remote_take(thread, cache->id), whereto);
 }
 
 /* Empty a slot and forget its target. */
-static void empty_slot(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache, enum slm_whereto whereto)
+static void empty_slot(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache,
+                       enum slm_whereto whereto)
 {
     hand_on_all(thread, slot, cache, whereto);
     slot->misses = 0;
     set_target(thread, slot, cache, 0); /* last: from here on the cache may be destroyed */
 }
 
-/* On the way to the depot: a slot from before the last tuning starts anew. Pairs with slm_cache_tune: acquire. */
+/* Before a trip to the depot: a slot from before the last tuning starts over. Acquire: pairs with slm_cache_tune. */
 static void heed_tuning(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache)
 {
     const uint32_t tuned = load_acquire(&cache->tuned);
@@ -179,8 +188,7 @@ static void heed_tuning(struct slm_thread *thread, struct slm_slot *slot, struct
     slot->tuned = tuned;
 }
 
-/* Without membarrier(2) nobody could take from other threads what keeps a limited cache from serving: they keep
- * nothing. */
+/* Without membarrier(2) a call that has met a cache's limit could not take from other threads: they keep nothing. */
 static bool keeps_magazines(const struct slm_cache *cache)
 {
     return likely(!cache->shape.limit) || load_relaxed(&slm_sys_has_membarrier);
@@ -207,7 +215,7 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
     if (unlikely(!keeps_magazines(cache)))
         return take_one(thread, cache);
-    slm_slot_use(thread, cache_id);
+    slm_slot_use(&thread->used, cache_id);
     heed_tuning(thread, slot, cache);
     if (slot->previous && slot->previous->count > 0) {
         exchange(slot);
@@ -220,7 +228,6 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
         return take_one(thread, cache);
     struct slm_magazine *full = fetch(thread, slot, cache, empty);
     if (!full) {
-        empty->count = 0;
         load(slot, empty);
         return NULL;
     }
@@ -235,22 +242,21 @@ void *slm_thread_pop(struct slm_thread *thread, unsigned cache_id)
     return slot->top != slot->bottom ? slm_slot_pop(slot, slot->top) : slm_thread_refill(thread, cache_id);
 }
 
-/* The slot's full magazine becomes the previous one, an empty one is loaded; false: there is none. */
+/* The slot's full magazine becomes the previous one, and an empty one is loaded; false: there is none. */
 static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache->id);
     if (unlikely(!keeps_magazines(cache)))
         return false;
-    slm_slot_use(thread, cache->id);
+    slm_slot_use(&thread->used, cache->id);
     heed_tuning(thread, slot, cache);
     struct slm_magazine *full = unload(slot), *empty = slot->previous;
     if (load_relaxed(&slot->target) == 0 || (empty && empty->count > 0)) {
         grow_on_miss(thread, slot, cache);
         count_one(&thread->drains, 1);
     }
-    if (empty && empty->count > 0) {
+    if (empty && empty->count > 0)
         slm_magazine_put(cache, load_relaxed(&thread->node), &empty, load_relaxed(&cache->depot_rounds));
-    }
     slot->previous = full;
     empty = magazine_fit(empty, load_relaxed(&slot->target));
     if (!empty)
@@ -269,7 +275,7 @@ void slm_thread_drain(struct slm_thread *thread, unsigned cache_id, void *object
         slm_depot_give(&object, 1, "free");
 }
 
-/* The slot is in use from here on, so that whoever looks for the cache's rounds finds the remote ones. */
+/* The slot is in use from here on, so that a walk over the slots finds the remote rounds. */
 static slm_slow void free_remote_slow(struct slm_thread *thread, unsigned cache_id, void *object)
 {
     struct slm_cache *cache = slm_cache_of(cache_id);
@@ -279,7 +285,7 @@ static slm_slow void free_remote_slow(struct slm_thread *thread, unsigned cache_
         slm_depot_give(&object, 1, "free");
         return;
     }
-    slm_slot_use(thread, cache_id);
+    slm_slot_use(&thread->used, cache_id);
     heed_tuning(thread, slot, cache);
     if (load_relaxed(&slot->target) == 0)
         grow_on_miss(thread, slot, cache);
@@ -314,18 +320,14 @@ static size_t pop_some(struct slm_slot *slot, size_t n, void **out)
     return n;
 }
 
-/* So many are moved at once and the loaded magazine does not have them, or has no room for them: the previous one
- * may. And magazines may as well hold up to four times as many, so that most of the time one does; whole times, so
- * that what is moved seldom straddles two. */
+/* Neither magazine has so many to move at once, or room for them. Let them hold up to four times as many, so that
+ * most of the time one does; a multiple, so that what is moved seldom straddles two. */
 static void grow_for_bulk(struct slm_thread *thread, struct slm_slot *slot, unsigned cache_id, size_t n)
 {
     const struct slm_cache *cache = slm_cache_of(cache_id);
     const size_t most = slm_min(n * 4, load_relaxed(&cache->most_rounds));
-    const uint32_t wanted = (uint32_t)(most < n ? most : most / n * n);
-    const uint32_t target = load_relaxed(&slot->target);
-    const size_t more = (size_t)(wanted - target) * cache->shape.object_size * 2;
-    if (target != 0 && wanted > target && thread->target_bytes + more <= slm_options.thread_bytes)
-        set_target(thread, slot, cache, wanted);
+    if (load_relaxed(&slot->target) != 0)
+        raise_target(thread, slot, cache, (uint32_t)(most < n ? most : most / n * n));
 }
 
 size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache_id, size_t n, void **out)
@@ -383,8 +385,8 @@ slm_inline bool copy_some(void **to, void *const *from, unsigned n, pair one)
     return (differ[0] | differ[1]) >> SLM_GRANULE_SHIFT == 0;
 }
 
-/* Copy n pointers to where there is room for them, up to the first that does not lie in the granule of the first. How
- * many. By 32 at first, by eights then, the last of which may overlap the one before. */
+/* Copy n pointers, up to the first that does not lie in the granule of the first. Returns how many. By 32 at first, then
+ * by eights, the last of which may overlap the one before: up to n pointers are written. */
 slm_inline size_t copy_run(void **const to, void *const *const from, const size_t n)
 {
     const uintptr_t first = (uintptr_t)from[0];
@@ -431,27 +433,22 @@ void slm_thread_empty_class(struct slm_thread *thread, unsigned cache_id, enum s
 
 void slm_thread_empty(struct slm_thread *thread, enum slm_whereto whereto)
 {
-    for (unsigned n = slm_slot_next(thread, 0); n < SLM_CACHE_IDS; n = slm_slot_next(thread, n + 1))
-        slm_thread_empty_class(thread, n, whereto);
+    slm_for_each_slot (cache_id, &thread->used)
+        slm_thread_empty_class(thread, cache_id, whereto);
 }
 
 void slm_thread_adapt(struct slm_thread *thread)
 {
-    for (unsigned n = slm_slot_next(thread, 0); n < SLM_CACHE_IDS; n = slm_slot_next(thread, n + 1)) {
-        struct slm_slot *slot = slm_slot_of(thread, n);
+    slm_for_each_slot (cache_id, &thread->used) {
+        struct slm_cache *cache = slm_cache_of(cache_id);
+        struct slm_slot *slot = slm_slot_of(thread, cache_id);
         const uint32_t target = load_relaxed(&slot->target), misses = slot->misses;
-        struct slm_magazine *remote = slm_remote_take(thread, n);
-        if (remote) {
-            struct slm_limit *limit = slm_cache_of(n)->shape.limit;
-            slm_limit_carry(limit);
-            slm_magazine_hand_on(slm_cache_of(n), remote, limit_of(slm_cache_of(n), remote));
-            slm_limit_carried(limit);
-        }
         slot->misses = 0;
-        if (target == 0 || misses > 0)
-            continue;
-        struct slm_cache *cache = slm_cache_of(n);
-        if (load_relaxed(&cache->fixed_rounds) != 0 || target <= load_relaxed(&cache->start_rounds))
+        if (target == 0)
+            continue; /* and perhaps no cache */
+        hand_on(cache, slm_remote_of(thread, cache_id), SLM_TO_DEPOT); /* a call that has met the limit sees it there */
+        slm_remote_take(thread, cache_id);
+        if (misses > 0 || load_relaxed(&cache->fixed_rounds) != 0 || target <= load_relaxed(&cache->start_rounds))
             continue;
         hand_on_all(thread, slot, cache, SLM_TO_DEPOT);
         set_target(thread, slot, cache, target / 2);
@@ -460,10 +457,10 @@ void slm_thread_adapt(struct slm_thread *thread)
 
 slm_slow void slm_thread_move(struct slm_thread *thread, unsigned node)
 {
-    for (unsigned n = slm_slot_next(thread, 0); n < SLM_CACHE_IDS; n = slm_slot_next(thread, n + 1)) {
-        struct slm_slot *slot = slm_slot_of(thread, n);
+    slm_for_each_slot (cache_id, &thread->used) {
+        struct slm_slot *slot = slm_slot_of(thread, cache_id);
         if (load_relaxed(&slot->target) != 0)
-            hand_on_all(thread, slot, slm_cache_of(n), SLM_TO_DEPOT);
+            hand_on_all(thread, slot, slm_cache_of(cache_id), SLM_TO_DEPOT);
     }
     store_relaxed(&thread->node, node);
     slm_tls.area = slm_area_start(slm_area_for_slabs(node));
@@ -484,7 +481,7 @@ slm_seldom void slm_thread_check(struct slm_thread *thread)
 {
     const struct slm_slot *none = &thread->slots[0];
     if (none->top || none->bottom || none->limit)
-        slm_panic("check", thread, "place 0 has a magazine", NULL, NULL);
-    for (unsigned n = slm_slot_next(thread, 0); n < SLM_CACHE_IDS; n = slm_slot_next(thread, n + 1))
-        check_slot(slm_slot_of(thread, n), slm_cache_of(n));
+        slm_panic("check", thread, "slot 0 has a magazine", NULL, NULL);
+    slm_for_each_slot (cache_id, &thread->used)
+        check_slot(slm_slot_of(thread, cache_id), slm_cache_of(cache_id));
 }

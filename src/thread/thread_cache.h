@@ -1,19 +1,17 @@
-/* What a thread does with its slots (thread/slots.h): refill an empty magazine from below, drain a full one downward,
- * adapt their sizes to what is needed. `number` is a cache's, a size class's is its class.
- *
- * All functions here run on the thread that owns the block, between slm_thread_enter and slm_thread_leave (floor
- * heap). */
+/* What a thread does with its slots (thread/slots.h): refill an empty magazine from the depot, drain a full one into
+ * it, adapt their sizes to what is needed. All functions here run on the thread that owns the block, between
+ * slm_thread_enter and slm_thread_leave (process/lifecycle.h). */
 #pragma once
 
 #include "thread/remote.h"
 
-/* An object of the cache whose magazine is empty; NULL and ENOMEM, or EAGAIN from slm_depot_fill. */
+/* An object of the cache whose loaded magazine is empty; NULL and errno as slm_depot_fill. */
 void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id);
 
-/* An object from the magazine, refilled if it is empty. */
+/* An object, from the loaded magazine if it has one. */
 void *slm_thread_pop(struct slm_thread *thread, unsigned cache_id);
 
-/* Make room in the cache's full magazine and push an object. */
+/* Push an object whose loaded magazine is full. */
 void slm_thread_drain(struct slm_thread *thread, unsigned cache_id, void *object);
 
 /* Push an object, the magazine full or not. */
@@ -29,22 +27,20 @@ void slm_thread_free(struct slm_thread *thread, unsigned cache_id, void *object)
 /* Push n objects of the cache, none NULL. */
 void slm_thread_push_bulk(struct slm_thread *thread, unsigned cache_id, size_t n, void *const *objects);
 
-/* Push those of n objects that lie in the same granule as the first, up to the first that does not, or as many as
- * there is room for; at least the first. How many. The look costs next to nothing while they are copied. */
+/* Push the first of n objects and those after it that lie in the same granule, up to the first that does not, or as
+ * many as there is room for. Returns how many. The comparison costs next to nothing while they are copied. */
 size_t slm_thread_push_run(struct slm_thread *thread, unsigned cache_id, size_t n, void *const *objects);
 
 enum slm_whereto { SLM_TO_DEPOT, SLM_TO_SLABS };
 
-/* Put all rounds of the cache back, and forget how large its magazines were. */
+/* Put all rounds of the cache back, and forget how large its magazines were; and the same for all caches. */
 void slm_thread_empty_class(struct slm_thread *thread, unsigned cache_id, enum slm_whereto whereto);
-
-/* The same for all caches. */
 void slm_thread_empty(struct slm_thread *thread, enum slm_whereto whereto);
 
 /* Halve the magazines of caches that have not been missed since the last look. */
 void slm_thread_adapt(struct slm_thread *thread);
 
-/* The thread runs on another node from now on: what it holds goes to the depots of the one that it comes from. */
+/* The thread runs on another node from now on: what it holds goes to the depots of the nodes where it lies. */
 void slm_thread_move(struct slm_thread *thread, unsigned node);
 
 /* Stop the process when a slot is not as it should be. */

@@ -1,5 +1,4 @@
-/* Live threads; see thread_list.h. What the threads that a fork left behind had in their magazines is lost to the
- * child: their arrays may have been caught in the middle of a pop. */
+/* Live threads; see thread_list.h. */
 #include "thread/thread_list.h"
 
 static struct slm_lock lock = {.rank = SLM_RANK_THREADS};
@@ -11,7 +10,7 @@ _Atomic uint32_t slm_thread_recalls;
 
 void slm_thread_list_add(struct slm_thread *thread)
 {
-    slm_lock_acquire(&lock); /* after a fork the list has started empty, whoever held the lock */
+    slm_lock_acquire(&lock); /* held by a thread that a fork has lost: the list has started empty then */
     thread->ordinal = add_relaxed(&slm_thread_list_born, 1);
     thread->generation = slm_fork_generation;
     store_relaxed(&thread->recalled, load_relaxed(&slm_thread_recalls));

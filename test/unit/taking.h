@@ -45,20 +45,20 @@ static inline void hand_on_taken(void)
 }
 
 /* Take from all others; what was taken before is handed on. Returns how many were missed. */
-static inline unsigned take_as(enum slm_take_how how, bool always)
+static inline unsigned take_as(enum slm_take_how how)
 {
     hand_on_taken();
     taken = (struct slm_take_rounds){.cache = cache, .how = how};
     struct slm_thread *self = slm_thread_hide();
-    const unsigned missed = slm_take_rounds(&taken, always);
+    const unsigned missed = slm_take_rounds(NULL, &taken);
     slm_thread_unhide(self);
     return missed;
 }
 
-/* As slab_cache_shrink and slab_cache_destroy do it. */
+/* As slab_cache_destroy, slab_cache_tune and slab_cache_shrink do it. */
 static inline unsigned take(bool all, bool always)
 {
-    return take_as(all ? SLM_TAKE_EVERYTHING : SLM_TAKE_SPARE, always);
+    return take_as(all ? SLM_TAKE_EVERYTHING : always ? SLM_TAKE_TO_STOCK : SLM_TAKE_SPARE);
 }
 
 static inline unsigned taken_count(void)

@@ -299,7 +299,7 @@ static void all_takers_take_them(void **state)
     static const enum slm_take_how hows[] = {SLM_TAKE_SPARE, SLM_TAKE_INSISTING, SLM_TAKE_EVERYTHING};
     for (size_t i = 0; i < COUNT(hows); i++) {
         have_freed(10);
-        assert_int_equal(take_as(hows[i], false), 0);
+        assert_int_equal(take_as(hows[i]), 0);
         assert_int_equal(taken_count(), 10);
         for (unsigned at = 0; at < 10; at++)
             assert_true(was_taken(objects[at]));
@@ -315,7 +315,7 @@ static void take_own(void *nothing)
     (void)nothing;
     struct slm_thread *self = slm_thread_hide();
     taken = (struct slm_take_rounds){.cache = cache, .how = SLM_TAKE_SPARE};
-    slm_take_own(self, &taken);
+    slm_take_rounds(self, &taken);
     slm_thread_unhide(self);
 }
 

@@ -154,7 +154,7 @@ static unsigned used_pages(void)
 
 static struct slm_slot *use(struct slm_thread *thread, unsigned number)
 {
-    slm_slot_use(thread, number);
+    slm_slot_use(&thread->used, number);
     return slm_slot_of(thread, number);
 }
 
@@ -174,10 +174,10 @@ static void a_block_costs_what_is_used_of_it(void **state)
     assert_int_equal(used_pages(), 1);
     use(block, LAST)->misses = 1;
     assert_int_equal(used_pages(), 2);
-    assert_int_equal(slm_slot_next(block, LAST + 1), SLM_CACHE_IDS);
+    assert_int_equal(slm_slot_next(&block->used, LAST + 1), SLM_CACHE_IDS);
     assert_int_equal(used_pages(), 2);
-    slm_slot_groups_add(&slm_retired_half(block)->used,
-                        SLM_CLASSES); /* its own part is in the first page of the half, as the size classes' slots */
+    /* Its own part is in the first page of the half, as the size classes' slots are. */
+    slm_slot_use(&slm_retired_half(block)->used, SLM_CLASSES - 1);
     assert_int_equal(used_pages(), 3);
     slm_retired_slot_at(block, slm_slot_word_of(SLM_CLASSES - 1))->target = 1;
     assert_int_equal(used_pages(), 3);
@@ -201,7 +201,7 @@ static void blocks_are_clear_again_when_they_come_back(void **state)
             memset(half, 0x5a, sizeof *half);
             memset(&half->used, 0, sizeof half->used);
             memset(slm_retired_slot_of(again, number), 0x5a, sizeof half->slots[0]);
-            slm_slot_groups_add(&half->used, number + 1);
+            slm_slot_use(&half->used, number);
         }
         slm_thread_block_free(again);
     }
@@ -212,11 +212,12 @@ static unsigned walk(bool *seen)
 {
     unsigned steps = 0, last = 0;
     memset(seen, 0, SLM_CACHE_IDS * sizeof *seen);
-    for (unsigned n = slm_slot_next(block, 0); n < SLM_CACHE_IDS; n = slm_slot_next(block, n + 1), steps++) {
+    slm_for_each_slot (n, &block->used) {
         assert_true(steps == 0 || n > last);
         assert_false(n >= SLM_CLASSES && n < SLM_NAMED_FIRST);
         seen[n] = true;
         last = n;
+        steps++;
     }
     return steps;
 }
@@ -228,7 +229,7 @@ static void a_walk_comes_to_every_slot_that_was_made(void **state)
     static const unsigned order[] = {0, 5, SLM_CLASSES - 1, SLM_NAMED_FIRST, 300, 5000, 99, 1, 64 * 64, LAST};
     assert_int_equal(walk(seen), 0);
     for (size_t i = 0; i < COUNT(order); i++) {
-        slm_slot_use(block, order[i]);
+        slm_slot_use(&block->used, order[i]);
         made[order[i]] = true;
         walk(seen);
         for (unsigned number = 0; number < SLM_CACHE_IDS; number++)
@@ -241,9 +242,9 @@ static void a_walk_over_few_slots_is_short(void **state)
 {
     (void)state;
     static bool seen[SLM_CACHE_IDS];
-    slm_slot_use(block, 3);
+    slm_slot_use(&block->used, 3);
     assert_true(walk(seen) <= SLM_GROUP_SLOTS);
-    slm_slot_use(block, 10000);
+    slm_slot_use(&block->used, 10000);
     assert_true(walk(seen) <= 2 * SLM_GROUP_SLOTS);
     assert_true(seen[3] && seen[10000]);
 }
