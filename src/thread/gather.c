@@ -153,10 +153,11 @@ static void lose_retired(struct slm_thread *thread)
     const struct slm_slot_groups *used = &slm_retired_half(thread)->used;
     if (slm_shared_load(&thread->tls->hot) == slm_taken)
         return;
-    for (unsigned n = slm_slot_next_in(used, SLM_NAMED_FIRST); n < SLM_CACHE_IDS; n = slm_slot_next_in(used, n + 1)) {
-        const struct slm_retired_slot *slot = slm_retired_slot_of(thread, n);
-        for (void **round = slot->bottom; slm_cache_of(n) && round < slot->top; round++)
-            slm_depot_lose(slm_cache_depot(slm_cache_of(n), slm_magazine_home(*round)), 1);
+    slm_for_each_slot (cache_id, used) {
+        const struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
+        struct slm_cache *cache = cache_id < SLM_NAMED_FIRST ? NULL : slm_cache_of(cache_id);
+        for (void **round = slot->bottom; cache && round < slot->top; round++)
+            slm_depot_lose(slm_cache_depot(cache, slm_magazine_home(*round)), 1);
     }
 }
 
