@@ -1,5 +1,5 @@
-/* C11's atomics under short names. The comment at each use names the partner that it pairs with; what is relaxed and
- * has none is a figure that may lag. */
+/* C11's atomics under short names. The comment at each use names the operation that it pairs with; a relaxed one without
+ * such a comment is a figure that may lag. */
 #pragma once
 
 #include <stdatomic.h>
@@ -16,8 +16,8 @@
 /* Orders this thread against a signal handler that runs on it; no instruction. */
 #define signal_fence() atomic_signal_fence(memory_order_seq_cst)
 
-/* Orders everything before against everything after it, in all threads that have such fences. ThreadSanitizer knows
- * atomic operations alone: there it is one. */
+/* Orders everything before against everything after it, among threads that execute such fences. ThreadSanitizer knows
+ * only atomic operations, so there it is one. */
 slm_inline void slm_fence(void)
 {
 #ifdef __SANITIZE_THREAD__
@@ -42,7 +42,7 @@ slm_inline bool slm_signal_exchange(_Atomic uint32_t *word, uint32_t expected, u
 #endif
 }
 
-/* Orders plain stores before it against those behind it, for a child of fork that another thread makes. */
+/* Orders earlier plain stores before later ones, as seen by a child that another thread forks. */
 slm_inline void slm_store_fence(void)
 {
 #ifdef __SANITIZE_THREAD__
