@@ -40,11 +40,11 @@ static bool find_range(void)
 {
     const size_t most = slm_area_range_bytes(SLM_GRANULES_MAX);
     for (unsigned attempt = 0; attempt < 4; attempt++) /* a random place may be taken */
-        if (try_range(slm_vm_pick_window(most, attempt), SLM_GRANULES_MAX))
+        if (try_range(slm_vm_pick_range(most, attempt), SLM_GRANULES_MAX))
             return true;
     slm_range.reserved = true;
     for (size_t granules = SLM_GRANULES_MAX / 8; granules >= slm_range.section; granules /= 2)
-        if (try_range(slm_vm_reserve_window(slm_area_range_bytes(granules)), granules))
+        if (try_range(slm_vm_reserve_range(slm_area_range_bytes(granules)), granules))
             return true;
     return false;
 }
