@@ -1,5 +1,5 @@
-/* C11's atomics under short names. The comment at each use names the operation that it pairs with; a relaxed one without
- * such a comment is a figure that may lag. */
+/* C11's atomics under short names. The comment at each use names the operation that it pairs with; a relaxed one
+ * without such a comment is a figure that may lag. */
 #pragma once
 
 #include <stdatomic.h>

@@ -5,8 +5,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* The result of the call, or -errno; errno is kept. Libc's own functions will not do: a thread may be cancelled in them
- * while it holds our locks, and some lie in parts of its code that few processes touch, which costs each 64 KiB. */
+/* The result of the call, or -errno; errno is kept. Libc's own functions will not do: a thread may be cancelled
+ * in them while it holds our locks, and some lie in parts of its code that few processes touch, which costs each
+ * 64 KiB. */
 #define slm_call(...)                                                                                                \
     __extension__({                                                                                                  \
         const int kept_errno = errno;                                                                                \

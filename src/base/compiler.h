@@ -26,8 +26,8 @@
 /* For variables of other files that hot paths read: without it the compiler would use the global offset table. */
 #define slm_hidden __attribute__((visibility("hidden")))
 
-/* Make the compiler forget how a register got its value; no instruction. Hot paths use it where keeping an address in a
- * register would cost an instruction, and x86's scaled addressing computes it for free. */
+/* Make the compiler forget how a register got its value; no instruction. Hot paths use it where keeping an address in
+ * a register would cost an instruction, and x86's scaled addressing computes it for free. */
 #define slm_hide_value(variable) __asm__("" : "+r"(variable))
 #define slm_cacheline __attribute__((aligned(64)))
 

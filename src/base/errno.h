@@ -1,5 +1,5 @@
-/* Keeping errno over a call: free and its kin keep it, and so do calls that succeed. That is ensured by the wrappers in
- * preload/, by the slow halves of hot paths, and by what libc calls (constructors, a key's destructor). */
+/* Keeping errno over a call: free and its kin keep it, and so do calls that succeed. That is ensured by the wrappers
+ * in preload/, by the slow halves of hot paths, and by what libc calls (constructors, a key's destructor). */
 #pragma once
 
 #include <errno.h>

@@ -2,9 +2,9 @@
  *
  *     next | count | capacity | number | rounds[0] ... rounds[count - 1] ... rounds[capacity - 1]
  *
- * It carries its own count and capacity, so any thread can load any magazine. While it is loaded the thread's
- * cursors say how many rounds it has, and `count` is stale; elsewhere `count` is right. The capacities 6, 14, 30,
- * 62, 126 and 254 make the whole a power of two from 64 to 2048 bytes. */
+ * It carries its own count and capacity, so any thread can load any magazine. While it is loaded the thread's cursors
+ * say how many rounds it has, and `count` is stale; elsewhere `count` is right. The capacities 6, 14, 30, 62, 126 and
+ * 254 make the whole a power of two from 64 to 2048 bytes. */
 #pragma once
 
 #include "base/bits.h"

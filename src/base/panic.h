@@ -1,8 +1,8 @@
 /* Messages without memory: one line on standard error by write(2) alone, and the end of the process.
  *
  * A program may close standard error, and open something of its own in its place. So the file that it was at start is
- * remembered: lines go only there, or to a pipe in its place. The last line of a process goes to descriptor 2, whatever
- * that is. All functions here keep errno, and are legal in signal handlers. */
+ * remembered: lines go only there, or to a pipe in its place. The last line of a process goes to descriptor 2,
+ * whatever that is. All functions here keep errno, and are legal in signal handlers. */
 #pragma once
 
 #include "base/compiler.h"

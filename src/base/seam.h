@@ -1,6 +1,6 @@
-/* The seam: where the bench's build does more than the library. It measures how long locks are held and waited for, and
- * can make slabs under the depot's lock. test/variants/bench.c has all of that; every other build has nothing here.
- * (Simulated machines and mutants need no seam in the source; see test/variants/meson.build.) */
+/* The seam: where the bench's build does more than the library. It measures how long locks are held and waited for,
+ * and can make slabs under the depot's lock. test/variants/bench.c has all of that; every other build has nothing
+ * here. (Simulated machines and mutants need no seam in the source; see test/variants/meson.build.) */
 #pragma once
 
 #include "base/compiler.h"

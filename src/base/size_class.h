@@ -1,17 +1,17 @@
-/* Size classes: every 16 bytes up to 256, then eight for each doubling, up to 32 KiB. So above 128 bytes rounding loses
- * at most an eighth.
+/* Size classes: every 16 bytes up to 256, then eight for each doubling, up to 32 KiB. So above 128 bytes rounding
+ * loses at most an eighth.
  *
  *     16 32 48 ... 256 | 288 320 352 ... 512 | 576 640 ... 1024 | ... | 18432 20480 ... 32768
  *
- * A cache has an id; a size class's is its class, named caches (depot/cache.h) have higher ones. An id has a slot word:
- * where the cache's slot begins in a thread's block (thread/slots.h), counted in words of eight bytes, so that x86's
- * addressing scales it for free. The tables that the hot paths read hold slot words.
+ * A cache has an id; a size class's is its class, named caches (depot/cache.h) have higher ones. An id has a slot
+ * word: where the cache's slot begins in a thread's block (thread/slots.h), counted in words of eight bytes, so that
+ * x86's addressing scales it for free. The tables that the hot paths read hold slot words.
  *
  *     slot     0    | 1 ... 72     | 73 ... 85             | 86 ... 10921
  *              none | size classes | the thread's own part | named caches
  *
- * Slot 0 belongs to no cache: its magazine is always both empty and full. The page map has its word, 0, for everything
- * that is not a small object, so that each call there takes the slow path. */
+ * Slot 0 belongs to no cache: its magazine is always both empty and full. The page map has its word, 0, for
+ * everything that is not a small object, so that each call there takes the slow path. */
 #pragma once
 
 #include "base/bits.h"
@@ -48,10 +48,10 @@ slm_inline unsigned slm_class_of_size(size_t n)
     return 16 + (doubling - 8) * 8 + (unsigned)((n - 1) >> (doubling - 3)) - 8;
 }
 
-/* The size to request so that objects of n bytes (at most PTRDIFF_MAX), cut from a slab's start, are aligned to `align`
- * (a power of two): n rounded up to a multiple of it. The size of its class is a multiple too: sizes are multiples of
- * the step that leads to them, a power of two. If `align` divides the step, it divides the size; else the step divides
- * `align`, and the rounded n is a size itself. */
+/* The size to request so that objects of n bytes (at most PTRDIFF_MAX), cut from a slab's start, are aligned to
+ * `align` (a power of two): n rounded up to a multiple of it. The size of its class is a multiple too: sizes are
+ * multiples of the step that leads to them, a power of two. If `align` divides the step, it divides the size; else
+ * the step divides `align`, and the rounded n is a size itself. */
 slm_inline size_t slm_size_of_aligned(size_t n, size_t align)
 {
     return slm_align_up(slm_max(n, 1), align);

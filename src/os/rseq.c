@@ -19,8 +19,8 @@ static_assert(offsetof(struct rseq, cpu_id) == CPU_OFFSET && offsetof(struct rse
               "the kernel's record");
 #endif
 
-/* The kernel accepts no record shorter than 32 bytes, and fills in the fields that it supports: node and concurrency id
- * are there, if the kernel has them (6.3), whatever size the C library states in __rseq_size. */
+/* The kernel accepts no record shorter than 32 bytes, and fills in the fields that it supports: node and concurrency
+ * id are there, if the kernel has them (6.3), whatever size the C library states in __rseq_size. */
 slm_seldom bool slm_rseq_find(struct slm_rseq *rseq)
 {
 #ifdef HAS_SEQUENCES

@@ -1,6 +1,6 @@
-/* Restartable sequences (rseq(2); Desnoyers, 2015): short runs of instructions that the kernel starts again when it has
- * interrupted a thread in them. The C library registers each thread, with a record in thread-local storage where the
- * thread announces a sequence and the kernel stores the current CPU. */
+/* Restartable sequences (rseq(2); Desnoyers, 2015): short runs of instructions that the kernel starts again when it
+ * has interrupted a thread in them. The C library registers each thread, with a record in thread-local storage where
+ * the thread announces a sequence and the kernel stores the current CPU. */
 #pragma once
 
 #include "base/compiler.h"

@@ -89,8 +89,8 @@ uint64_t slm_sys_now_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-/* The finalizer of splitmix64 (Steele, Lea, Flood 2014). AT_RANDOM also holds the stack protector's secret, which must
- * not be deducible from an address. */
+/* The finalizer of splitmix64 (Steele, Lea, Flood 2014). AT_RANDOM also holds the stack protector's secret, which
+ * must not be deducible from an address. */
 static uint64_t mix(uint64_t bits)
 {
     bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9u;
@@ -135,8 +135,8 @@ bool slm_sys_read_file(const char *path, char *text, size_t size)
     return length > 0;
 }
 
-/* The kernel's table of open files is as long as the highest descriptor, so that stays below 1024. Where a process may
- * have only few files, all of them are left to the program. */
+/* The kernel's table of open files is as long as the highest descriptor, so that stays below 1024. Where a process
+ * may have only few files, all of them are left to the program. */
 slm_seldom int slm_sys_duplicate(int descriptor)
 {
     enum { highest = 1024, lowest = 16 };

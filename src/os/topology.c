@@ -94,8 +94,8 @@ slm_seldom void slm_topology_start(void)
 }
 
 /* The kernel writes the record whenever the thread resumes on another CPU; a thread that is not registered has a
- * negative CPU there. Before Linux 6.3 the node is not told: while the CPU stays the same, so does the node. Without a
- * record, and where getcpu is a system call, *cpu counts the looks since the last one. */
+ * negative CPU there. Before Linux 6.3 the node is not told: while the CPU stays the same, so does the node. Without
+ * a record, and where getcpu is a system call, *cpu counts the looks since the last one. */
 unsigned slm_topology_node_again(uintptr_t thread, uint32_t *cpu, unsigned node)
 {
     (void)thread;
@@ -128,8 +128,8 @@ static slm_seldom unsigned cpus_of_mask(unsigned *allowed)
     return words * 64;
 }
 
-/* A /sys that is not the kernel's own (in a container) is not trusted, nor is one with fewer CPUs than this thread may
- * run on: then the affinity mask is used. */
+/* A /sys that is not the kernel's own (in a container) is not trusted, nor is one with fewer CPUs than this thread
+ * may run on: then the affinity mask is used. */
 slm_seldom unsigned slm_topology_cpus(void)
 {
     static const char possible[] = "/sys/devices/system/cpu/possible";

@@ -2,10 +2,10 @@
  *
  * The allocator wants one wide range of addresses. A reservation mapped PROT_NONE would count towards RLIMIT_AS, and
  * make mlockall fail under a finite RLIMIT_MEMLOCK (8 MiB is Debian's default). So nothing is mapped beforehand.
- * Instead a range is chosen where neither the kernel's own top-down or bottom-up choice nor ASan, Go, Java (ZGC) or PIE
- * binaries put anything. Pieces are mapped there as they are needed, with MAP_FIXED_NOREPLACE: a foreign mapping is
- * stepped over, never overwritten. Where no such range exists (small address spaces, ThreadSanitizer) a reservation is
- * mapped after all. */
+ * Instead a range is chosen where neither the kernel's own top-down or bottom-up choice nor ASan, Go, Java (ZGC) or
+ * PIE binaries put anything. Pieces are mapped there as they are needed, with MAP_FIXED_NOREPLACE: a foreign mapping
+ * is stepped over, never overwritten. Where no such range exists (small address spaces, ThreadSanitizer) a
+ * reservation is mapped after all. */
 #include "os/vm.h"
 
 #include <linux/mempolicy.h>

@@ -22,8 +22,8 @@ void *slm_vm_reserve_range(size_t size);
  * from slm_vm_reserve_range. False with the kernel's errno, EEXIST where another mapping is in the way. */
 bool slm_vm_map(void *address, size_t size, bool reserved);
 
-/* As slm_vm_map outside a reserved range, but with the memory policy of the two pages at `model`, which are never
- * touched. */
+/* As slm_vm_map outside a reserved range, but with the memory policy of the two pages at `model`, which are
+ * never touched. */
 bool slm_vm_map_as(void *model, void *address, size_t size);
 
 /* Undo slm_vm_map. False when the kernel refuses (its limit of mappings). */

@@ -15,48 +15,49 @@
  *     unreachable for all before n was stored; R loads n and only then (acquire) looks for X, and would not find it.
  *     This needs fence (1): without it R may read n while the store that hides X still sits in a buffer.
  *  2. A reader whose word shows n or more needs no further look: it has entered since, and its section from before is
- *     over (program order; 4 says why the poller sees what that section read as done). If all readers have, there is no
- *     membarrier: busy readers end grace periods by themselves.
+ *     over (program order; 4 says why the poller sees what that section read as done). If all readers have, there is
+ *     no membarrier: busy readers end grace periods by themselves.
  *  3. A reader that is outside, with a word older than n, may have entered by a store that is not visible yet. The
  *     membarrier (2) is a full barrier at some point P of R's thread, after n was stored, so also after X became
- *     unreachable. If R stored its section after P, it looks for X after P and does not find it. So it stored it before
- *     P, and the poller, which looks after the membarrier, sees that store or a later one to the same word.
- *  4. The poller waits for a section with a number below n. So it has seen a later store: R's end, or one that the same
- *     thread made after it. R's end is a release, and later stores of that thread to that word are in its release
- *     sequence (C11 5.1.2.4; arm64 orders a store after a store-release to the same address after what the release is
- *     after). So all reads in R come before the poller's acquire, and before that of a thread that sees `completed`. QED
+ *     unreachable. If R stored its section after P, it looks for X after P and does not find it. So it stored it
+ *     before P, and the poller, which looks after the membarrier, sees that store or a later one to the same word.
+ *  4. The poller waits for a section with a number below n. So it has seen a later store: R's end, or one that the
+ *     same thread made after it. R's end is a release, and later stores of that thread to that word are in its
+ *     release sequence (C11 5.1.2.4; arm64 orders a store after a store-release to the same address after what the
+ *     release is after). So all reads in R come before the poller's acquire, and before that of a thread that sees
+ *     `completed`. QED
  *
  * One membarrier for each grace period is enough, since numbers do not repeat: a reader that loads `started` and then
  * stands still for many grace periods finally stores an old number, and is waited for from then on. (With a phase of
  * one bit it would be taken for a new one; userspace RCU flips twice for that.)
  *
- * Without membarrier the reader makes the barrier P itself, a fence between storing its section and looking for X; the
- * poller has a fence between storing n and looking at readers. Either the poller sees the section, or the reader sees
- * that X is gone. How readers enter is decided before the first one registers. A filter may take membarrier away later:
- * then `started` gets the bit that says "fences". Each reader copies it into its word at its next entry, and finds it
- * there at the one after that, which has the fence, as all later ones. Until a reader's word has the bit, or shows n, it
- * may only seem to be outside, so it is waited for. (One entry escapes: that of a thread whose handler enters and leaves
- * between the entry's look at the word and its store, at the moment when the filter comes.)
+ * Without membarrier the reader makes the barrier P itself, a fence between storing its section and looking for X;
+ * the poller has a fence between storing n and looking at readers. Either the poller sees the section, or the reader
+ * sees that X is gone. How readers enter is decided before the first one registers. A filter may take membarrier away
+ * later: then `started` gets the bit that says "fences". Each reader copies it into its word at its next entry, and
+ * finds it there at the one after that, which has the fence, as all later ones. Until a reader's word has the bit, or
+ * shows n, it may only seem to be outside, so it is waited for. (One entry escapes: that of a thread whose handler
+ * enters and leaves between the entry's look at the word and its store, at the moment when the filter comes.)
  *
- * Nobody reads: where no reader but the caller is registered, the caller is outside, and no visitor is inside, X's stamp
- * is 0, which has passed. A thread registers by counting up, a fence, and only then looks for anything; the retiring
- * thread makes X unreachable, a fence, and looks at the count. Either it sees the count, or the other does not find X.
- * A thread leaves the count by a release, and the look is an acquire. For the same reason a poller needs no barrier for
- * a thread that registers after its look. As long as no thread has ever read (slm_epoch_reading is QUIET) the first
- * reader's membarrier stands in for the retiring thread's fence: a look that finds QUIET comes before that barrier in
- * its thread's program, and so does the store that hides X.
+ * Nobody reads: where no reader but the caller is registered, the caller is outside, and no visitor is inside, X's
+ * stamp is 0, which has passed. A thread registers by counting up, a fence, and only then looks for anything; the
+ * retiring thread makes X unreachable, a fence, and looks at the count. Either it sees the count, or the other does
+ * not find X. A thread leaves the count by a release, and the look is an acquire. For the same reason a poller needs
+ * no barrier for a thread that registers after its look. As long as no thread has ever read (slm_epoch_reading is
+ * QUIET) the first reader's membarrier stands in for the retiring thread's fence: a look that finds QUIET comes
+ * before that barrier in its thread's program, and so does the store that hides X.
  *
- * On x86-64 acquire and release cost nothing; only a load may overtake an earlier store, which P prevents. On arm64 they
- * are ldar and stlr, and stores become visible to all at once, so that "X is unreachable for all" in 1 holds.
+ * On x86-64 acquire and release cost nothing; only a load may overtake an earlier store, which P prevents. On arm64
+ * they are ldar and stlr, and stores become visible to all at once, so that "X is unreachable for all" in 1 holds.
  *
  * Nesting: inner sections only count. A signal handler that enters and leaves restores the word that it found, or one
  * that differs in a newer number; the interrupted entry then stores its own, which may be older: it is waited for a
  * little longer.
  *
- * Handlers and the lock. A handler must not wait for a lock that its own thread holds. `busy` is set around all uses of
- * the lock: a handler that wants to register then becomes a visitor. A registered thread's handlers need no lock. While
- * its thread holds the lock to take its record out of the list, a handler may enter by a record that is out already: no
- * grace period ends meanwhile, since that takes the lock. */
+ * Handlers and the lock. A handler must not wait for a lock that its own thread holds. `busy` is set around all uses
+ * of the lock: a handler that wants to register then becomes a visitor. A registered thread's handlers need no lock.
+ * While its thread holds the lock to take its record out of the list, a handler may enter by a record that is out
+ * already: no grace period ends meanwhile, since that takes the lock. */
 #include "sync/epoch.h"
 
 #include "base/bits.h"
@@ -132,8 +133,8 @@ slm_seldom void slm_epoch_begin_quiet(void)
 }
 
 /* A reader that is counted calls this before its first look for anything. When it returns, each thread that retired
- * something without a fence, because it was quiet, has passed a barrier. Readers that come meanwhile issue their own. If
- * a filter has taken membarrier away, all stores have left their processors' buffers after some milliseconds. */
+ * something without a fence, because it was quiet, has passed a barrier. Readers that come meanwhile issue their own.
+ * If a filter has taken membarrier away, all stores have left their processors' buffers after some milliseconds. */
 static slm_seldom void end_quiet(void)
 {
     if (load_acquire(&slm_epoch_reading) == SLM_EPOCH_READ) /* pairs with the release below */
@@ -163,9 +164,9 @@ static slm_seldom void list_reader(struct slm_epoch_reader *self)
     slm_lock_release(&lock);
 }
 
-/* A visitor is inside as soon as it is counted. A grace period waits only for visitors of the number before it, so that
- * visitors that come one after the other do not hold it up for ever. If its number is no longer the latest when it is
- * counted, no grace period waits for it: it counts again. */
+/* A visitor is inside as soon as it is counted. A grace period waits only for visitors of the number before it, so
+ * that visitors that come one after the other do not hold it up for ever. If its number is no longer the latest when
+ * it is counted, no grace period waits for it: it counts again. */
 static void visit(struct slm_epoch_reader *self)
 {
     uint64_t section;
@@ -223,8 +224,9 @@ slm_slow void slm_epoch_enter_slow(bool stays)
         slm_fence(); /* pairs with the one in `advance`; a thread that has just registered needs none */
 }
 
-/* For a visitor; there is nothing to do while it is still inside. A handler that comes between the two stores may become
- * a visitor again: this one is still counted, so the handler is safe. Release pairs with the acquire in `advance`. */
+/* For a visitor; there is nothing to do while it is still inside. A handler that comes before the first store may
+ * enter by the word, which is outside: this visitor is still counted, so the handler is safe. Release pairs with the
+ * acquire in `advance`. */
 slm_slow void slm_epoch_leave_slow(void)
 {
     struct slm_epoch_reader *self = &slm_epoch_reader;
@@ -363,8 +365,8 @@ static slm_seldom void tell(const struct news *news)
     slm_line_write(&line, 2);
 }
 
-/* The clock is read again: the caller may have waited long for the lock, and a section that was entered meanwhile must
- * not be named as one that stays. */
+/* The clock is read again: the caller may have waited long for the lock, and a section that was entered meanwhile
+ * must not be named as one that stays. */
 static void start_next(void)
 {
     barrier_made = false;
@@ -372,9 +374,10 @@ static void start_next(void)
     store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) + NUMBER_STEP); /* pairs with entries */
 }
 
-/* Under the lock: start a grace period if none is under way, and end it if no reader holds it up; then start the next if
- * it is wanted, so that readers enter with its number before the next look. There is a barrier only where a reader is
- * outside and has not entered since. The fence pairs with those of visitors, and of readers that make their own. */
+/* Under the lock: start a grace period if none is under way, and end it if no reader holds it up; then start the
+ * next if it is wanted, so that readers enter with its number before the next look. There is a barrier only where a
+ * reader is outside and has not entered since. The fence pairs with those of visitors, and of readers that make
+ * their own. */
 static bool advance(uint64_t now_us, struct news *news)
 {
     struct slm_epoch_reader *who = NULL;
@@ -437,8 +440,8 @@ void slm_epoch_count_barrier(void)
     store_relaxed(&barrier_due_us, slm_min(due_us, now_us + 10 * barrier_interval_us) + barrier_interval_us);
 }
 
-/* Once readers need fences, the calling thread, which waits outside, shows that. Otherwise several threads that wait would
- * wait for each other. */
+/* Once readers need fences, the calling thread, which waits outside, shows that. Otherwise several threads that wait
+ * would wait for each other. */
 static void show_outside(void)
 {
     struct slm_epoch_reader *self = &slm_epoch_reader;

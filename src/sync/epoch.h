@@ -1,24 +1,25 @@
-/* Epochs: which threads are inside a read section, and when a grace period has passed. Readers enter and leave by plain
- * stores to their own record; the threads that wait for them pay, with membarrier(2).
+/* Epochs: which threads are inside a read section, and when a grace period has passed. Readers enter and leave by
+ * plain stores to their own record; the threads that wait for them pay, with membarrier(2).
  *
- * After an object has become unreachable, its grace period has passed once all sections have ended that may have found
- * it before. Grace periods have numbers. A reader's record has the number of the latest one at its entry:
+ * After an object has become unreachable, its grace period has passed once all sections have ended that may have
+ * found it before. Grace periods have numbers. A reader's record has the number of the latest one at its entry:
  *
  *     section = | visitor 1 | number of the latest grace period 47 | fences 1 | depth of nesting 15 |
  *
  *     depth 0: outside    fences: from here on the thread enters with a fence
  *     number 0: the thread is not registered    visitor: counted, not listed (below)
  *
- * Where the lower sixteen bits are 0, an entry only copies slm_epoch_started, a word of the same form with depth 1. With
- * nesting, with fences and at a thread's first entry they are not 0, so that these take the slow path without a test of
- * their own.
+ * Where the lower sixteen bits are 0, an entry only copies slm_epoch_started, a word of the same form with depth 1.
+ * With nesting, with fences and at a thread's first entry they are not 0, so that these take the slow path without a
+ * test of their own.
  *
- * The records lie in thread-local storage. A registered reader's is in a list until slm_epoch_thread_exit takes it out.
- * Some threads cannot rely on that call: one that is past its exit, one that had no memory for a block, and a signal
- * handler that enters for the first time while its own thread works on the list. Such a thread's section is a visitor's:
- * counted by an atomic, and forgotten at its end.
+ * The records lie in thread-local storage. A registered reader's is in a list until slm_epoch_thread_exit takes it
+ * out. Some threads cannot rely on that call: one that is past its exit, one that had no memory for a block, and a
+ * signal handler that enters for the first time while its own thread works on the list. Such a thread's section is a
+ * visitor's: counted by an atomic, and forgotten at its end.
  *
- * The numbers do not wrap: at 50,000 grace periods a second, more than possible, they reach 47 bits after 89 years. */
+ * The numbers do not wrap: at 50,000 grace periods a second, more than possible, they reach 47 bits after
+ * 89 years. */
 #pragma once
 
 #include "base/list.h"
@@ -91,8 +92,8 @@ slm_inline bool slm_epoch_leave(void)
 
 void slm_epoch_leave_slow(void);
 
-/* A stamp, to be kept with something that has become unreachable before this call. It is 0, which has passed, where no
- * thread reads. Takes a fence and no lock. */
+/* A stamp, to be kept with something that has become unreachable before this call. It is 0, which has passed, where
+ * no thread reads. Takes a fence and no lock. */
 uint64_t slm_epoch_stamp(void);
 
 /* Whether any thread has ever been inside a section. QUIET: none has, and the first will issue a membarrier before it
@@ -142,6 +143,6 @@ extern slm_hidden _Atomic uint64_t slm_epoch_waiting_bytes;
 /* The calling thread ends: forget it. A section that it is still inside ends with it. */
 void slm_epoch_thread_exit(void);
 
-/* In the child of a fork: only the calling thread is left of all readers, and its section goes on if it is in one. To be
- * called by the thread that forked: if another thread is faster, that section is no longer seen. */
+/* In the child of a fork: only the calling thread is left of all readers, and its section goes on if it is in one. To
+ * be called by the thread that forked: if another thread is faster, that section is no longer seen. */
 void slm_epoch_fork_child(void);

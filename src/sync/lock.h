@@ -4,10 +4,10 @@
  *     word = generation << 2 | 1     held
  *     word = generation << 2 | 2     held, and a thread may sleep on it
  *
- * The generation is the process's count of forks, from 1 (sync/fork.h). Fork takes no lock of ours, and no handler waits
- * for one: a thread that asks us for memory while it holds a stream's lock in stdio would hang fork. If a child finds a
- * lock held in an older generation, the holder does not exist there. Acquiring the lock then succeeds and says so, and
- * the caller restarts what the lock guards.
+ * The generation is the process's count of forks, from 1 (sync/fork.h). Fork takes no lock of ours, and no handler
+ * waits for one: a thread that asks us for memory while it holds a stream's lock in stdio would hang fork. If a child
+ * finds a lock held in an older generation, the holder does not exist there. Acquiring the lock then succeeds and
+ * says so, and the caller restarts what the lock guards.
  *
  * A thread takes locks in rising rank only; checked builds stop one that does not. */
 #pragma once
