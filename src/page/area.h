@@ -3,8 +3,8 @@
  *     | descriptors | metadata | sizes | page map | heap: granule 0, granule 1, ...           | per-CPU memory |
  *     ^ slm_range.descriptors                     ^ slm_range.heap                            ^ slm_range.percpu
  *
- * A granule is 64 KiB of heap. Its index alone leads to its descriptor of 128 bytes (page/span.h) and to its entry
- * of two bytes in the page map (page/page_map.h). Metadata is the allocator's own memory (page/metadata.h).
+ * A granule is 64 KiB of heap. Its index alone leads to its descriptor of 128 bytes (page/span.h) and to its entry of
+ * two bytes in the page map (page/page_map.h). Metadata is the allocator's own memory (page/metadata.h).
  *
  * Areas. A machine with one NUMA node has one area, the whole heap. With several nodes the heap is cut into equal
  * areas, each a power of two of granules, two for each node. So bits of an object's address are its node:
@@ -12,11 +12,11 @@
  *     | slabs of node 0 | slabs of node 1 | ... | large objects of node 0 | large objects of node 1 | ...
  *
  * Nodes are rounded up to a power of two. Each area has its own part of the page map, at the same distance below its
- * start: in the last granules of the area before. So whoever knows an area's start finds the entry of what lies in
- * it as if that area were the only one.
+ * start: in the last granules of the area before. So whoever knows an area's start finds the entry of what lies in it
+ * as if that area were the only one.
  *
- * slm_heap_limit is the highest end of what was ever mapped in an area, over all areas. Below it the page maps of
- * all areas can be read. It only grows: whoever got an object from another thread sees a limit above it. */
+ * slm_heap_limit is the highest end of what was ever mapped in an area, over all areas. Below it the page maps of all
+ * areas can be read. It only grows: whoever got an object from another thread sees a limit above it. */
 #pragma once
 
 #include "base/atomic.h"
@@ -30,8 +30,8 @@
 #define SLM_AREAS_MAX (2 * SLM_NODES_MAX)
 
 #define SLM_MAP_OFFSET (-(ptrdiff_t)(SLM_GRANULES_MAX * sizeof(uint16_t))) /* the page map, from an area's start */
-#define SLM_SIZES_BYTES (4 * SLM_GRANULE) /* uint32_t by slot word: see page_map.h */
-#define SLM_SIZES_OFFSET (SLM_MAP_OFFSET - (ptrdiff_t)SLM_SIZES_BYTES) /* the sizes, from the heap's */
+#define SLM_SIZES_BYTES (4 * SLM_GRANULE)                                  /* uint32_t by slot word: see page_map.h */
+#define SLM_SIZES_OFFSET (SLM_MAP_OFFSET - (ptrdiff_t)SLM_SIZES_BYTES)     /* the sizes, from the heap's */
 
 /* At the end of an area, the next one's part of the page map. */
 #define SLM_AREA_TAIL ((size_t)-SLM_MAP_OFFSET >> SLM_GRANULE_SHIFT)

@@ -113,8 +113,8 @@ static void raise_limit(size_t limit)
         ;
 }
 
-/* Memory of a bound area is made like its anchor, the two pages at its start, which no span gets. It is not made
- * like the memory before it, which programs may have locked, protected, or bound elsewhere. */
+/* Memory of a bound area is made like its anchor, the two pages at its start, which no span gets. It is not made like
+ * the memory before it, which programs may have locked, protected, or bound elsewhere. */
 static bool map_granules(size_t first, size_t bytes)
 {
     char *address = slm_granule_address(first);

@@ -2,11 +2,11 @@
  * its bookkeeping a section at a time, as many granules as a page of the page map has entries for (128 MiB of heap
  * where pages are 4 KiB).
  *
- * On a machine with several nodes slabs' memory is bound to its node, unless a policy of the user's own stands in
- * the way. Two pages at an area's start are bound, once, at the start of the process. What is mapped later is made
- * like them by mremap(2), a call that every process makes anyway. Large objects' memory is not bound: who writes a
- * page first decides where it lies, as programs expect that fill an array in parallel, and the kernel may move it to
- * who uses it. */
+ * On a machine with several nodes slabs' memory is bound to its node, unless a policy of the user's own stands in the
+ * way. Two pages at an area's start are bound, once, at the start of the process. What is mapped later is made like
+ * them by mremap(2), a call that every process makes anyway. Large objects' memory is not bound: who writes a page
+ * first decides where it lies, as programs expect that fill an array in parallel, and the kernel may move it to who
+ * uses it. */
 #pragma once
 
 #include "page/area.h"
@@ -18,8 +18,8 @@ bool slm_reservation_start(void);
  * when there are more nodes. Before the first span, and before there are threads. */
 void slm_reservation_cut(void);
 
-/* Bind the area's memory to its node if it is to be bound; once, before its first span. True: its first granule is
- * no span's from now on. */
+/* Bind the area's memory to its node if it is to be bound; once, before its first span. True: its first granule is no
+ * span's from now on. */
 bool slm_reservation_bind(unsigned area);
 
 /* Map `count` granules from `first` on, and their descriptors and map. False with errno: EEXIST, something else lies
