@@ -7,8 +7,8 @@
 #include "page/reservation.h"
 #include "page/span_alloc.h"
 
-/* From here on moving page tables is cheaper than copying. A moved object has a mapping of its own, and one more
- * after each further move. So only so many are there at a time, and only huge ones move again. */
+/* From this size on moving page tables is cheaper than copying. A moved object has its own mapping, and one more
+ * after each further move. So their number is limited, and only huge ones move again. */
 #define MOVE_BYTES ((size_t)1 << 20)
 #define MOVE_AGAIN_BYTES ((size_t)32 << 20)
 enum { moved_most = 200 };
@@ -59,7 +59,7 @@ struct slm_large *slm_large_of(const void *pointer)
     return kind == SLM_SPAN_LARGE || kind == SLM_SPAN_RETIRED ? (struct slm_large *)span : NULL;
 }
 
-/* One of two threads that free or retire it wins. */
+/* If two threads free or retire the object, one of them wins. */
 static bool win(struct slm_large *large, uint8_t becomes)
 {
     uint8_t kind = SLM_SPAN_LARGE;
@@ -78,16 +78,6 @@ static void give_back(struct slm_large *large)
     slm_span_free(&large->span);
 }
 
-size_t slm_large_free(struct slm_large *large)
-{
-    const size_t bytes = large->usable;
-    if (!win(large, SLM_SPAN_NONE))
-        return 0;
-    not_live(large);
-    give_back(large);
-    return bytes;
-}
-
 bool slm_large_retire(struct slm_large *large)
 {
     return win(large, SLM_SPAN_RETIRED);
@@ -98,6 +88,15 @@ void slm_large_free_retired(struct slm_large *large)
     store_relaxed(&large->span.kind, SLM_SPAN_NONE);
     not_live(large);
     give_back(large);
+}
+
+size_t slm_large_free(struct slm_large *large)
+{
+    const size_t bytes = large->usable;
+    if (!win(large, SLM_SPAN_NONE))
+        return 0;
+    slm_large_free_retired(large);
+    return bytes;
 }
 
 struct slm_large *_Atomic slm_large_pending;
@@ -124,13 +123,6 @@ void slm_large_free_pending(void)
     }
 }
 
-static void set_usable(struct slm_large *large, size_t n)
-{
-    const size_t usable = usable_for(n);
-    add_relaxed(live_bytes_of(large), usable - large->usable); /* modulo 2^64: down as well as up */
-    large->usable = usable;
-}
-
 static bool may_move(const struct slm_large *large)
 {
     if (large->span.moved)
@@ -138,7 +130,7 @@ static bool may_move(const struct slm_large *large)
     return large->usable >= MOVE_BYTES && load_relaxed(&live_moved) < moved_most;
 }
 
-/* From here on the object's mapping is not its neighbours'. */
+/* From now on the object's mapping is separate from its neighbours'. */
 static void mark_moved(struct slm_large *large)
 {
     if (!large->span.moved)
@@ -146,7 +138,7 @@ static void mark_moved(struct slm_large *large)
     large->span.moved = true;
 }
 
-/* Within its area: where its pages are bound, new ones are to be as well. */
+/* Within its area, so that added pages are bound if its pages are. */
 static void *move_pages(struct slm_large *large, size_t n)
 {
     bool clean;
@@ -155,7 +147,7 @@ static void *move_pages(struct slm_large *large, size_t n)
     if (!to)
         return NULL;
     struct slm_large *moved = slm_large_of(to);
-    mark_moved(moved); /* whatever happens: a move that fails may have unmapped it */
+    mark_moved(moved); /* in any case: a move that fails may have unmapped it */
     if (!slm_vm_move(slm_span_start(&large->span), to, old_bytes)) {
         slm_large_free(moved);
         return NULL;
@@ -172,7 +164,8 @@ void *slm_large_resize(struct slm_large *large, size_t n)
     if (granules < large->span.granules)
         slm_span_trim(&large->span, granules);
     if (granules <= large->span.granules || slm_span_extend(&large->span, granules, &clean)) {
-        set_usable(large, n);
+        add_relaxed(live_bytes_of(large), usable_for(n) - large->usable); /* modulo 2^64: down as well as up */
+        large->usable = usable_for(n);
         return slm_span_start(&large->span);
     }
     return may_move(large) ? move_pages(large, n) : NULL;
@@ -181,14 +174,6 @@ void *slm_large_resize(struct slm_large *large, size_t n)
 uint64_t slm_large_area_bytes(unsigned area)
 {
     return load_relaxed(&live_bytes[area]);
-}
-
-uint64_t slm_large_live_bytes(void)
-{
-    uint64_t bytes = 0;
-    for (unsigned area = 0; area < slm_area_count(); area++)
-        bytes += slm_large_area_bytes(area);
-    return bytes;
 }
 
 uint64_t slm_large_made(void)
