@@ -40,12 +40,6 @@ static int last_allowed_node(void)
     return asked ? last_bit(mask, sizeof mask / sizeof mask[0]) : -1;
 }
 
-static slm_seldom bool has_policy(void)
-{
-    int mode = MPOL_DEFAULT;
-    return slm_call(SYS_get_mempolicy, &mode, NULL, 0, NULL, 0) == 0 && mode != MPOL_DEFAULT;
-}
-
 /* The number at *text, which moves past it. Not strtoul, which must not be called before libc's own start. */
 static unsigned read_number(const char **text)
 {
@@ -82,13 +76,14 @@ static slm_seldom void set_all_of_list(const char *text, uint8_t *values, unsign
 slm_seldom void slm_topology_start(void)
 {
     char text[256];
+    int mode = MPOL_DEFAULT;
     if (last_allowed_node() == 0) /* the common machine: no file is opened */
         return;
     if (slm_sys_read_file("/sys/devices/system/node/online", text, sizeof text))
         slm_nodes = (unsigned)slm_min(last_of_list(text) + 1, SLM_NODES_MAX);
     if (slm_nodes == 1)
         return;
-    users_policy = has_policy();
+    users_policy = slm_call(SYS_get_mempolicy, &mode, NULL, 0, NULL, 0) == 0 && mode != MPOL_DEFAULT;
     set_all_of_list(text, online, SLM_NODES_MAX, true);
     slm_rseq_find(&rseq);
 }
@@ -117,29 +112,20 @@ unsigned slm_topology_node_again(uintptr_t thread, uint32_t *cpu, unsigned node)
     return node < slm_nodes ? node : 0;
 }
 
-/* How many CPUs the kernel's own masks have room for: all possible ones, and often more; 0 where it does not say.
- * *allowed is one more than the highest that this thread may run on. */
-static slm_seldom unsigned cpus_of_mask(unsigned *allowed)
-{
-    uint64_t mask[SLM_CPUS_MAX / 64];
-    const long bytes = slm_call(SYS_sched_getaffinity, 0, sizeof mask, mask);
-    const unsigned words = bytes > 0 ? (unsigned)bytes / 8 : 0;
-    *allowed = (unsigned)(last_bit(mask, words) + 1);
-    return words * 64;
-}
-
 /* A /sys that is not the kernel's own (in a container) is not trusted, nor is one with fewer CPUs than this thread
- * may run on: then the affinity mask is used. */
+ * may run on. Then the answer is the size of the affinity mask: all possible CPUs, and often more. */
 slm_seldom unsigned slm_topology_cpus(void)
 {
     static const char possible[] = "/sys/devices/system/cpu/possible";
     char text[4096];
-    unsigned allowed, cpus = 0;
+    uint64_t mask[SLM_CPUS_MAX / 64];
+    unsigned cpus = 0;
     if (slm_sys_is_sysfs(possible) && slm_sys_read_file(possible, text, sizeof text))
         cpus = last_of_list(text) + 1;
-    const unsigned most = cpus_of_mask(&allowed);
-    if (cpus == 0 || allowed > cpus)
-        cpus = most;
+    const long bytes = slm_call(SYS_sched_getaffinity, 0, sizeof mask, mask);
+    const unsigned words = bytes > 0 ? (unsigned)bytes / 8 : 0;
+    if (cpus == 0 || last_bit(mask, words) >= (int)cpus)
+        cpus = words * 64;
     return cpus <= SLM_CPUS_MAX ? cpus : 0;
 }
 

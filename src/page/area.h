@@ -54,13 +54,6 @@ struct slm_range {
 extern slm_hidden struct slm_range slm_range;
 extern slm_hidden size_t slm_heap_limit; /* written atomically */
 
-/* The bytes of a range whose heap has that many granules; and set its start. */
-size_t slm_area_range_bytes(size_t granules);
-void slm_area_place_range(char *start, size_t granules);
-
-/* Cut the heap into areas for that many nodes. */
-void slm_area_cut(unsigned nodes);
-
 slm_inline size_t slm_granule_of(const void *pointer)
 {
     return ((uintptr_t)pointer - (uintptr_t)slm_range.heap) >> SLM_GRANULE_SHIFT;

@@ -9,6 +9,13 @@
 
 #define SECTION_LEAST ((size_t)2048) /* with pages of 4 KiB */
 
+/* For each granule. */
+#define METADATA_BYTES (SLM_GRANULE / 128)
+#define PERCPU_BYTES (SLM_GRANULE / 8)
+
+struct slm_range slm_range;
+size_t slm_heap_limit;
+
 static struct slm_lock covering = {.rank = SLM_RANK_METADATA};
 static size_t metadata_used[SLM_NODES_MAX];                                 /* bytes of each node's part */
 static _Atomic uint64_t map_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64]; /* sections, a bit each */
@@ -34,24 +41,35 @@ static bool map_bookkeeping(void *address, size_t size)
     return done;
 }
 
-/* The page of sizes is mapped first: that shows that the range is usable. */
+static size_t range_bytes(size_t granules)
+{
+    const size_t each = SLM_DESCRIPTOR_BYTES + METADATA_BYTES + SLM_GRANULE + PERCPU_BYTES;
+    return (size_t)-SLM_SIZES_OFFSET + granules * each;
+}
+
+/* Set the range's parts. The page of sizes is mapped first: that shows that the range is usable. */
 static bool try_range(char *start, size_t granules)
 {
     if (!start)
         return false;
-    slm_area_place_range(start, granules);
+    slm_range.granules = granules;
+    slm_range.descriptors = start;
+    slm_range.metadata = slm_range.descriptors + granules * SLM_DESCRIPTOR_BYTES;
+    slm_range.heap = slm_range.metadata + granules * METADATA_BYTES - SLM_SIZES_OFFSET;
+    slm_range.percpu = slm_range.heap + granules * SLM_GRANULE;
+    slm_range.percpu_bytes = granules * PERCPU_BYTES;
     return map_bookkeeping(slm_range.heap + SLM_SIZES_OFFSET, SLM_SIZES_BYTES);
 }
 
 static bool find_range(void)
 {
-    const size_t most = slm_area_range_bytes(SLM_GRANULES_MAX);
+    const size_t most = range_bytes(SLM_GRANULES_MAX);
     for (unsigned attempt = 0; attempt < 4; attempt++) /* a random range may be taken */
         if (try_range(slm_vm_pick_range(most, attempt), SLM_GRANULES_MAX))
             return true;
     slm_range.reserved = true;
     for (size_t granules = SLM_GRANULES_MAX / 8; granules >= slm_range.section; granules /= 2)
-        if (try_range(slm_vm_reserve_range(slm_area_range_bytes(granules)), granules))
+        if (try_range(slm_vm_reserve_range(range_bytes(granules)), granules))
             return true;
     return false;
 }
@@ -96,11 +114,18 @@ static bool cover_map(unsigned area, size_t number)
     return cover(map_covered, before + number, slm_area_start(area) + SLM_MAP_OFFSET + number * bytes, bytes);
 }
 
+static slm_seldom void cut(unsigned nodes)
+{
+    slm_range.node_mask = nodes == 1 ? 0 : (2u << slm_log2(nodes - 1)) - 1;
+    slm_range.area_shift = slm_log2(slm_range.granules / slm_area_count());
+    slm_range.metadata_part = slm_range.granules * METADATA_BYTES / (slm_range.node_mask + 1);
+}
+
 slm_seldom void slm_reservation_cut(void)
 {
-    slm_area_cut(slm_nodes);
+    cut(slm_nodes);
     if (((size_t)1 << slm_range.area_shift) < 2 * slm_max(slm_range.section, SLM_AREA_TAIL))
-        slm_area_cut(slm_nodes = 1);
+        cut(slm_nodes = 1);
     for (size_t number = 0; number * slm_range.section < slm_heap_limit;
          number++) /* the areas that there were not before */
         for (unsigned area = 1; area < slm_area_count(); area++)

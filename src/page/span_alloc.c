@@ -161,10 +161,7 @@ static void free_part(struct slm_free_spans *area, struct slm_span *span)
 
 void slm_span_free(struct slm_span *span)
 {
-    if (unlikely(span->moved))
-        free_moved(slm_free_spans_of(span), span);
-    else
-        free_part(slm_free_spans_of(span), span);
+    (unlikely(span->moved) ? free_moved : free_part)(slm_free_spans_of(span), span);
 }
 
 void slm_span_trim(struct slm_span *span, size_t granules)

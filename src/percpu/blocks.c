@@ -303,7 +303,7 @@ slm_seldom void slm_percpu_blocks_recover(void)
     {
         struct slm_percpu_block *block = row(n);
         runs_bound += block->bound ? runs_a_block : 0;
-        block->free_units = (uint16_t)slm_percpu_map_count_free(block->map);
+        block->free_units = (uint16_t)SLM_PERCPU_UNITS - slm_percpu_map_count(block->map->used);
         block->lowest = 0;
         block->lengths = (struct slm_percpu_lengths){{~(uint64_t)0, ~(uint64_t)0}};
     }
@@ -313,16 +313,16 @@ void slm_percpu_blocks_check(const struct slm_percpu_block *block)
 {
     struct slm_percpu_lengths lengths;
     struct slm_percpu_run run;
-    slm_assert(block->free_units == slm_percpu_map_count_free(block->map));
+    slm_assert(block->free_units == SLM_PERCPU_UNITS - slm_percpu_map_count(block->map->used));
     slm_percpu_map_find(block->map, 0, SLM_PERCPU_UNITS, 1, 1, &run, &lengths);
     for (unsigned i = 0; i < SLM_PERCPU_CLASSES / 64; i++)
         slm_assert((lengths.bits[i] & ~block->lengths.bits[i]) == 0);
     for (unsigned word = 0; word < SLM_PERCPU_WORDS; word++)
         slm_assert((block->map->first[word] & ~block->map->used[word]) == 0);
     for (unsigned at = 0; at < block->lowest; at++)
-        slm_assert(slm_percpu_map_is_used(block->map, at));
+        slm_assert(slm_percpu_map_bit(block->map->used, at));
     for (unsigned at = block->touched; at < SLM_PERCPU_UNITS; at++)
-        slm_assert(!slm_percpu_map_is_used(block->map, at));
+        slm_assert(!slm_percpu_map_bit(block->map->used, at));
 }
 
 void slm_percpu_blocks_count(struct slm_percpu_figures *figures)
@@ -331,7 +331,7 @@ void slm_percpu_blocks_count(struct slm_percpu_figures *figures)
     FOR_EACH_BLOCK(n, 0)
     {
         figures->units += SLM_PERCPU_UNITS - row(n)->free_units;
-        figures->objects += slm_percpu_map_count_objects(row(n)->map);
+        figures->objects += slm_percpu_map_count(row(n)->map->first);
         figures->mapped_bytes += block_bytes() - SLM_PERCPU_PIECE;
         figures->metadata_bytes += sizeof *row(n)->map;
     }

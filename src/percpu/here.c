@@ -25,21 +25,17 @@ slm_seldom bool slm_here_start(unsigned cpus, bool by_cid)
 {
     copies = cpus;
 #ifdef SLAB_PERCPU_SEQUENCES
-    struct slm_rseq rseq;
-    if (!slm_rseq_find(&rseq))
-        return true;
+    struct slm_rseq rseq = {0};
+    const bool found = slm_rseq_find(&rseq), cid = by_cid && rseq.cid != 0;
     slab_percpu_here.index = rseq.cpu;
-    if ((int)slab_percpu_index() < 0) /* the kernel, or a setting, has refused */
-        return true;
-    const bool cid = by_cid && rseq.cid != 0;
-    if (cid)
-        slab_percpu_here.index = rseq.cid;
-    slab_percpu_here.sequence = rseq.sequence;
-    return !cid;
-#else
+    if (found && (int)slab_percpu_index() >= 0) { /* else the kernel, or a setting, has refused */
+        slab_percpu_here.index = cid ? rseq.cid : rseq.cpu;
+        slab_percpu_here.sequence = rseq.sequence;
+        return !cid;
+    }
+#endif
     (void)by_cid;
     return true;
-#endif
 }
 
 static bool by_sequences(void)

@@ -117,20 +117,10 @@ unsigned slm_percpu_map_put(struct slm_percpu_map *map, unsigned at, unsigned un
     return next_used(map, at + units, to) - free_before(map, at);
 }
 
-static unsigned count_ones(const uint64_t *bits)
+unsigned slm_percpu_map_count(const uint64_t *bits)
 {
     unsigned ones = 0;
     for (unsigned word = 0; word < SLM_PERCPU_WORDS; word++)
         ones += (unsigned)__builtin_popcountll(bits[word]);
     return ones;
-}
-
-unsigned slm_percpu_map_count_free(const struct slm_percpu_map *map)
-{
-    return SLM_PERCPU_UNITS - count_ones(map->used);
-}
-
-unsigned slm_percpu_map_count_objects(const struct slm_percpu_map *map)
-{
-    return count_ones(map->first);
 }

@@ -48,14 +48,10 @@ bool slm_percpu_map_find(const struct slm_percpu_map *map, unsigned from, unsign
 /* Make the free units from `at` on an object. */
 void slm_percpu_map_take(struct slm_percpu_map *map, unsigned at, unsigned units);
 
-slm_inline bool slm_percpu_map_is_used(const struct slm_percpu_map *map, unsigned at)
+/* A unit's bit, of `used` or `first`. */
+slm_inline bool slm_percpu_map_bit(const uint64_t *bits, unsigned at)
 {
-    return map->used[at / 64] >> at % 64 & 1;
-}
-
-slm_inline bool slm_percpu_map_is_first(const struct slm_percpu_map *map, unsigned at)
-{
-    return map->first[at / 64] >> at % 64 & 1;
+    return bits[at / 64] >> at % 64 & 1;
 }
 
 /* The units of the object that begins at `at`. */
@@ -64,6 +60,5 @@ unsigned slm_percpu_map_object(const struct slm_percpu_map *map, unsigned at);
 /* Free it; returns the length of the free run that it is then part of. All units are free from `to` on. */
 unsigned slm_percpu_map_put(struct slm_percpu_map *map, unsigned at, unsigned units, unsigned to);
 
-/* Free units, and objects, counted from the bits. */
-unsigned slm_percpu_map_count_free(const struct slm_percpu_map *map);
-unsigned slm_percpu_map_count_objects(const struct slm_percpu_map *map);
+/* How many bits of `used` are set (the rest are free units), or of `first` (objects). */
+unsigned slm_percpu_map_count(const uint64_t *bits);

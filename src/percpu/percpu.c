@@ -103,9 +103,9 @@ static const char *find_object(const void *object, struct slm_percpu_place *plac
     const bool found = slm_percpu_blocks_at(object, place, &piece);
     if (found && piece != 0)
         return "a copy, not the per-CPU object";
-    if (!found || !slm_percpu_map_is_used(place->block->map, place->at))
+    if (!found || !slm_percpu_map_bit(place->block->map->used, place->at))
         return "no per-CPU object, or one that is free already";
-    if (!slm_percpu_map_is_first(place->block->map, place->at) || (uintptr_t)object % SLM_PERCPU_UNIT != 0)
+    if (!slm_percpu_map_bit(place->block->map->first, place->at) || (uintptr_t)object % SLM_PERCPU_UNIT != 0)
         return "not the start of a per-CPU object";
     return NULL;
 }

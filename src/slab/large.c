@@ -26,9 +26,10 @@ static size_t usable_for(size_t n)
     return slm_align_up(slm_max(n, 1), slm_page_size);
 }
 
-static _Atomic uint64_t *live_bytes_of(const struct slm_large *large)
+/* Modulo 2^64: down as well as up. */
+static void count_live(const struct slm_large *large, uint64_t bytes)
 {
-    return &live_bytes[slm_area_of_granule(slm_span_granule(&large->span))];
+    add_relaxed(&live_bytes[slm_area_of_granule(slm_span_granule(&large->span))], bytes);
 }
 
 void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean)
@@ -44,7 +45,7 @@ void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean)
     *clean = large->span.state == SLM_SPAN_CLEAN;
     large->usable = usable_for(n);
     add_relaxed(&made, 1);
-    add_relaxed(live_bytes_of(large), large->usable);
+    count_live(large, large->usable);
     store_relaxed(&large->span.kind, SLM_SPAN_LARGE);
     return slm_span_start(&large->span);
 }
@@ -66,11 +67,6 @@ static bool win(struct slm_large *large, uint8_t becomes)
     return atomic_compare_exchange_strong(&large->span.kind, &kind, becomes);
 }
 
-static void not_live(const struct slm_large *large)
-{
-    sub_relaxed(live_bytes_of(large), large->usable);
-}
-
 static void give_back(struct slm_large *large)
 {
     if (large->span.moved)
@@ -86,7 +82,7 @@ bool slm_large_retire(struct slm_large *large)
 void slm_large_free_retired(struct slm_large *large)
 {
     store_relaxed(&large->span.kind, SLM_SPAN_NONE);
-    not_live(large);
+    count_live(large, -(uint64_t)large->usable);
     give_back(large);
 }
 
@@ -105,7 +101,7 @@ bool slm_large_free_nolock(struct slm_large *large)
 {
     if (!win(large, SLM_SPAN_NONE))
         return false;
-    not_live(large);
+    count_live(large, -(uint64_t)large->usable);
     large->next = load_relaxed(&slm_large_pending);
     /* release: pairs with the exchange in slm_large_free_pending */
     while (!atomic_compare_exchange_weak_explicit(&slm_large_pending, &large->next, large, memory_order_release,
@@ -125,9 +121,8 @@ void slm_large_free_pending(void)
 
 static bool may_move(const struct slm_large *large)
 {
-    if (large->span.moved)
-        return large->usable >= MOVE_AGAIN_BYTES;
-    return large->usable >= MOVE_BYTES && load_relaxed(&live_moved) < moved_most;
+    return large->span.moved ? large->usable >= MOVE_AGAIN_BYTES
+                             : large->usable >= MOVE_BYTES && load_relaxed(&live_moved) < moved_most;
 }
 
 /* From now on the object's mapping is separate from its neighbours'. */
@@ -164,7 +159,7 @@ void *slm_large_resize(struct slm_large *large, size_t n)
     if (granules < large->span.granules)
         slm_span_trim(&large->span, granules);
     if (granules <= large->span.granules || slm_span_extend(&large->span, granules, &clean)) {
-        add_relaxed(live_bytes_of(large), usable_for(n) - large->usable); /* modulo 2^64: down as well as up */
+        count_live(large, usable_for(n) - large->usable);
         large->usable = usable_for(n);
         return slm_span_start(&large->span);
     }

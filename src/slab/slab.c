@@ -36,9 +36,7 @@ static unsigned words_of(const struct slm_slab *slab)
 static bool make_bits(struct slm_slab *slab)
 {
     const unsigned words = words_of(slab);
-    slab->bits = slab->inside;
-    if (words > SLM_SLAB_WORDS)
-        slab->bits = slm_metadata_alloc(words * sizeof(uint64_t));
+    slab->bits = words > SLM_SLAB_WORDS ? slm_metadata_alloc(words * sizeof(uint64_t)) : slab->inside;
     if (!slab->bits)
         return false;
     for (unsigned word = 0; word < words; word++)
@@ -89,9 +87,8 @@ void slm_slab_each_object(struct slm_slab *slab, void (*call)(void *object, void
 void slm_slab_release(struct slm_slab *slab)
 {
     slm_assert(load_relaxed(&slab->free) == slab->objects);
-    const unsigned words = words_of(slab);
     if (slab->bits != slab->inside)
-        slm_metadata_free((void *)slab->bits, words * sizeof(uint64_t));
+        slm_metadata_free((void *)slab->bits, words_of(slab) * sizeof(uint64_t));
     mark(slab, false, 0);
     slm_span_free(&slab->span);
 }

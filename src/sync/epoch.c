@@ -300,12 +300,11 @@ struct news {
 static void barrier_on_readers(uint64_t now_us, struct news *news)
 {
     barrier_made = slm_sys_membarrier();
-    if (barrier_made) {
+    news->refused = !barrier_made;
+    if (barrier_made)
         store_relaxed(&barrier_due_us, now_us + barrier_interval_us);
-        return;
-    }
-    store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) | SLM_EPOCH_FENCES);
-    news->refused = true;
+    else
+        store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) | SLM_EPOCH_FENCES);
 }
 
 enum reading { READING_DONE, READING_UNKNOWN, READING_STILL };
