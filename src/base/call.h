@@ -5,9 +5,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* The result of the call, or -errno; errno is kept. Libc's own functions will not do: a thread may be cancelled
- * in them while it holds our locks, and some lie in parts of its code that few processes touch, which costs each
- * 64 KiB. */
+/* The result of the call, or -errno; errno is kept. In libc's functions a thread may be cancelled while it holds our
+ * locks, and some lie in parts of its code that few processes touch, which costs each 64 KiB. */
 #define slm_call(...)                                                                                                \
     __extension__({                                                                                                  \
         const int kept_errno = errno;                                                                                \

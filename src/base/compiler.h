@@ -11,8 +11,7 @@
 
 /* The cold half of a function: never inlined into the hot one, and placed away from it. */
 #define slm_slow __attribute__((noinline, cold))
-/* A function that is seldom called: compiled for size, away from what runs often. The resident part of the library's
- * code is a fixed cost of each process. */
+/* A function that is seldom called: compiled for size and placed apart, so that a process has less resident code. */
 #define slm_seldom __attribute__((cold))
 /* A function that reads without order what other threads write, on purpose: hidden from ThreadSanitizer. */
 #define slm_unordered __attribute__((no_sanitize_thread))

@@ -1,6 +1,5 @@
-/* The parser of options, and its messages; see options.h. It runs before main and inside malloc: no memory, no
- * stdio. The table has no pointers, so that it is placed with the messages, which a process that sets no option
- * never touches. */
+/* The parser of options, and its messages; see options.h. It runs before main and inside malloc: no memory, no stdio.
+ * The table has no pointers: so it lies with the messages, which a process without options never touches. */
 #include "base/options.h"
 
 #include <stdlib.h>

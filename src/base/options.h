@@ -1,16 +1,15 @@
 /* The one table of options, and SLABMALLOC_OPTIONS="name=value,name=value" that sets them.
  *
  * An option is one row here. Its field, its default, its line in the help, the message for a bad value and its tests
- * follow from the row, and README's table is the help. A mistake causes a one-line warning, and the option stays as
- * it was. Set-user-ID programs ignore the environment (secure_getenv). Options are read once, by a constructor; code
- * that runs earlier sees the defaults. */
+ * follow from the row, and README's table is the help. A mistake causes a one-line warning and changes nothing.
+ * Set-user-ID programs ignore the environment (secure_getenv). Options are read once, by a constructor; earlier code
+ * sees the defaults. */
 #pragma once
 
 #include "base/compiler.h"
 
 /* NUMBER(builds, name, default, least, most, example, sentence), TEXT(builds, name, size, example, sentence).
- * `builds`: which builds have the option, EVERY, CHECKED or BENCH. `size`: in bytes, with the NUL at the
- * text's end. */
+ * `builds`: which builds have the option, EVERY, CHECKED or BENCH. `size`: in bytes, with the NUL. */
 #define SLM_OPTIONS(NUMBER, TEXT)                                                                                    \
     NUMBER(EVERY, magazine_bytes, 64 << 10, 256, 16 << 20, "64K",                                                    \
            "The most bytes of objects that one magazine of a thread holds.")                                         \
@@ -52,8 +51,7 @@ struct slm_options {
 
 extern slm_hidden struct slm_options slm_options;
 
-/* Set options from `text` (may be NULL), or from the environment unless the process is set-user-ID.
- * Not thread-safe. */
+/* Set options from `text` (may be NULL), or from the environment if it can be trusted. Not thread-safe. */
 void slm_options_parse(const char *text);
 void slm_options_read(void);
 

@@ -89,8 +89,7 @@ uint64_t slm_sys_now_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-/* The finalizer of splitmix64 (Steele, Lea, Flood 2014). AT_RANDOM also holds the stack protector's secret, which
- * must not be deducible from an address. */
+/* The finalizer of splitmix64 (Steele, Lea, Flood 2014). AT_RANDOM has the stack protector's secret too: hide it. */
 static uint64_t mix(uint64_t bits)
 {
     bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9u;

@@ -7,18 +7,16 @@
 /* Sleep while *word is `expected`, without limit if timeout_ms is 0; may return early for any reason. */
 void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms);
 
-/* Sleep for `ms`, at least 1, or less where a signal comes. It is the system call of slm_sys_wait, so that a filter
- * need allow no other. */
+/* Sleep for `ms`, at least 1, or less where a signal comes. By the system call of slm_sys_wait, for filters' sake. */
 void slm_sys_sleep_ms(unsigned ms);
 
 /* Wake one sleeper on the word, or all. */
 void slm_sys_wake(_Atomic uint32_t *word);
 void slm_sys_wake_all(_Atomic uint32_t *word);
 
-/* A full memory barrier on every thread of the process: each thread executes one, somewhere in its program,
- * between the start and the end of this call (membarrier(2), PRIVATE_EXPEDITED). Registers the process when the
- * kernel asks for it: the first time, and in the child of a fork. False: no barrier, as the kernel or a filter has
- * no such call. */
+/* A full memory barrier on every thread of the process: each thread executes one, somewhere in its program, between
+ * the start and the end of this call (membarrier(2), PRIVATE_EXPEDITED). Registers the process when the kernel asks
+ * for it: the first time, and in the child of a fork. False: there was none. */
 bool slm_sys_membarrier(void);
 
 /* Register the process beforehand (which may take milliseconds, once); false as above. Issues no barrier. */
@@ -49,8 +47,8 @@ bool slm_sys_read_file(const char *path, char *text, size_t size);
 /* A duplicate of a descriptor, closed by exec, so high that programs do not miss its number; -1: none to spare. */
 int slm_sys_duplicate(int descriptor);
 
-/* Open a file to write at its end: a descriptor, closed by exec, or -errno. Unless it may create the file the call
- * does not wait, not even for readers of a pipe. */
+/* Open a file to write at its end: a descriptor, closed by exec, or -errno. It waits only if it may create
+ * the file. */
 int slm_sys_open_to_append(const char *path, bool create);
 void slm_sys_close(int descriptor);
 

@@ -22,15 +22,13 @@ slm_inline unsigned slm_topology_node(uintptr_t thread)
     return slm_topology_node_again(thread, &cpu, 0);
 }
 
-/* One more than the highest number of a CPU that this machine may ever have, online or not, at most SLM_CPUS_MAX; 0
- * if that cannot be found out. Opens a file. */
+/* One more than the highest CPU that this machine may ever have, at most SLM_CPUS_MAX; 0: unknown. Opens a file. */
 unsigned slm_topology_cpus(void);
 
 /* The nodes of CPUs 0 to `cpus` less 1; SLM_NODES_MAX for CPUs that are not there yet. Opens files. */
 void slm_topology_cpu_nodes(uint8_t *nodes, unsigned cpus);
 
-/* True where ranges should be bound to their nodes: the machine has several, and the process has not inherited a
- * memory policy (numactl(8)), which wins over ours. */
+/* Should ranges be bound to nodes? Not if there is one, or the process has inherited a memory policy (numactl(8)). */
 bool slm_topology_binds(void);
 
 /* Is there such a node? Node numbers may have gaps. */

@@ -22,8 +22,7 @@ void *slm_vm_reserve_range(size_t size);
  * from slm_vm_reserve_range. False with the kernel's errno, EEXIST where another mapping is in the way. */
 bool slm_vm_map(void *address, size_t size, bool reserved);
 
-/* As slm_vm_map outside a reserved range, but with the memory policy of the two pages at `model`, which are
- * never touched. */
+/* As slm_vm_map outside a reserved range, with the memory policy of the two pages at `model`, never touched. */
 bool slm_vm_map_as(void *model, void *address, size_t size);
 
 /* Undo slm_vm_map. False when the kernel refuses (its limit of mappings). */
@@ -38,8 +37,7 @@ bool slm_vm_is_mapped(const void *address);
 /* Make the whole pages of a range read-only. */
 void slm_vm_read_only(void *address, size_t size);
 
-/* Give the RAM back and keep the addresses. True: the pages read as zero from now on; false: they are as before, for
- * instance because they are locked. */
+/* Give the RAM back and keep the addresses. True: the pages read as zero now; false: as before (if locked, say). */
 bool slm_vm_purge(void *address, size_t size);
 
 /* Bind a range to a node, preferred from then on, and move there the pages that are resident already (under mlockall

@@ -5,13 +5,11 @@
 #include "page/free_spans.h"
 #include "page/reservation.h"
 
-/* Holes split mappings, and the kernel allows 65,530 of these: only long spans are unmapped, and only some
- * of them. */
+/* Holes split mappings, and the kernel allows 65,530 of these: only some long spans are unmapped. */
 enum { unmap_least = 16, unmapped_most = 2048 };
 
 /* Up to `most` bytes of the oldest dirty span, unlisted: its upper end if it is longer. NULL if there is none. Where
- * addresses are scarce, all of the span: the rest would fill with small spans, and the hole would be too short for
- * what was there before. */
+ * addresses are scarce, all of the span: a short hole is of no use for another large one. */
 static struct slm_span *take_oldest(struct slm_free_spans *area, uint64_t most)
 {
     if (slm_list_empty(&area->ages) || most < SLM_GRANULE)
@@ -66,8 +64,7 @@ static struct slm_span *take_unmappable(struct slm_free_spans *area, struct slm_
     return span;
 }
 
-/* Give an unlisted span back and list it, then unmap what that makes unmappable. False: the kernel did not
- * take it. */
+/* Give an unlisted span back and list it, then unmap what that makes unmappable. False: the kernel refused. */
 static bool give_back_and_list(struct slm_free_spans *area, struct slm_span *span, bool unmap)
 {
     bool given = false;

@@ -1,7 +1,6 @@
-/* Giving free spans' memory back to the kernel: only the RAM, or the addresses too where address space is scarce,
- * so that the program's own mappings find room. A span that is too short to be unmapped becomes clean, and is
- * unmapped once it has joined to something longer, or its neighbour is unmapped. Any thread; no lock is held during
- * system calls. */
+/* Giving free spans' memory back to the kernel: only the RAM, or the addresses too where address space is scarce, so
+ * that the program's own mappings find room. A span too short for that becomes clean, and is unmapped once it has
+ * joined to something longer, or its neighbour is unmapped. Any thread; no lock is held during system calls. */
 #pragma once
 
 #include "base/compiler.h"

@@ -13,9 +13,6 @@
 #define METADATA_BYTES (SLM_GRANULE / 128)
 #define PERCPU_BYTES (SLM_GRANULE / 8)
 
-struct slm_range slm_range;
-size_t slm_heap_limit;
-
 static struct slm_lock covering = {.rank = SLM_RANK_METADATA};
 static size_t metadata_used[SLM_NODES_MAX];                                 /* bytes of each node's part */
 static _Atomic uint64_t map_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64]; /* sections, a bit each */
@@ -151,8 +148,7 @@ static bool cover_maps(size_t limit)
     return true;
 }
 
-/* Memory of a bound area is made like its anchor, not like the memory before it, which programs may have locked,
- * protected, or bound elsewhere. */
+/* Memory of a bound area is made like its anchor: programs may have locked or protected the memory before it. */
 slm_seldom bool slm_reservation_extend(size_t first, size_t count)
 {
     const size_t inside = slm_granule_in_area(first), bytes = count << SLM_GRANULE_SHIFT;

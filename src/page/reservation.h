@@ -4,9 +4,8 @@
  *
  * On a machine with several nodes slabs' memory is bound to its node, unless the user has set a policy. Two pages at
  * an area's start, its anchor, are bound when the process starts. Later mappings are made like them by mremap(2), a
- * call that every process makes anyway. Large objects' memory is not bound: the thread that writes a page first
- * decides where it lies, as programs expect that fill an array in parallel, and the kernel may move it to the node
- * that uses it. */
+ * call that every process makes anyway. Large objects' memory is not bound: the first thread that writes a page
+ * decides, as programs expect that fill an array in parallel, and the kernel may move it to its users' node. */
 #pragma once
 
 #include "page/area.h"
@@ -18,8 +17,8 @@ bool slm_reservation_start(void);
  * when there are more nodes. Before the first span, and before there are threads. */
 void slm_reservation_cut(void);
 
-/* Bind the area's memory to its node if that should be; once, before its first span. True: it is bound, and its first
- * granule is the anchor's, not for spans. */
+/* Bind the area to its node if that should be; once, before its first span. True: its first granule is
+ * the anchor's. */
 bool slm_reservation_bind(unsigned area);
 
 /* Map `count` granules from `first` on, and their descriptors and map. False with errno: EEXIST, a foreign mapping
@@ -37,8 +36,7 @@ bool slm_reservation_described(size_t granule);
 void *slm_reservation_metadata(unsigned node, size_t bytes);
 unsigned slm_reservation_metadata_node(const void *address);
 
-/* Map a piece of the per-CPU memory, in ordinary pages that read as zero; false with errno
- * as slm_reservation_extend. */
+/* Map a piece of the per-CPU memory, in small pages that read as zero; false with errno as slm_reservation_extend. */
 bool slm_reservation_percpu_map(void *address, size_t bytes);
 
 /* Bytes mapped at the moment: of an area, of all areas, and of metadata and bookkeeping. */

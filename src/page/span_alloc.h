@@ -11,6 +11,5 @@ struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment
 void slm_span_free(struct slm_span *span);
 void slm_span_trim(struct slm_span *span, size_t granules);
 
-/* Make it longer in place, out of the free span or untouched memory after it; false if there is none. *clean: the new
- * part reads as zero. */
+/* Make it longer in place, out of the free memory after it; false if there is none. *clean: the new part is zero. */
 bool slm_span_extend(struct slm_span *span, size_t granules, bool *clean);

@@ -54,8 +54,7 @@ void *slm_here_copy(slab_percpu object)
     return slm_here_copy_of(object, likely(cpu < copies) ? cpu : cpu % copies);
 }
 
-/* The header's inline call comes here even with sequences, if a thread that got the object by a relaxed load has not
- * seen slab_percpu_here yet. */
+/* Called even with sequences by a thread that has not seen slab_percpu_here yet, as it got the object relaxed. */
 void slm_here_add(slab_percpu object, uint64_t value)
 {
     uintptr_t was = 0, expected;

@@ -1,5 +1,4 @@
-/* The calling thread's copy of a per-CPU object, and changes of it that are whole on one CPU. include/slabmalloc.h
- * has the contract, and the most common change inline. */
+/* The calling thread's copy of a per-CPU object, and changes that are whole on one CPU; see include/slabmalloc.h. */
 #pragma once
 
 #include <slabmalloc.h>

@@ -40,8 +40,7 @@ void slm_percpu_lengths_add(struct slm_percpu_lengths *lengths, unsigned units);
 unsigned slm_percpu_lengths_lowest(const struct slm_percpu_lengths *lengths, unsigned from);
 
 /* The shortest free run, and the lowest of those, with room for `units` units at a multiple of `align` units; false:
- * none. `lengths` becomes those of all free runs. The caller knows that no unit below `from` is free, and all are
- * from `to` on. */
+ * none. `lengths` becomes those of all free runs. No unit below `from` is free, and all are from `to` on. */
 bool slm_percpu_map_find(const struct slm_percpu_map *map, unsigned from, unsigned to, unsigned units, unsigned align,
                          struct slm_percpu_run *best, struct slm_percpu_lengths *lengths);
 

@@ -5,10 +5,9 @@
  * out is zero. Otherwise each CPU's copy is read, and written only if it is not zero, so that copies that no CPU has
  * used continue to take no memory (reading takes some for page tables at most).
  *
- * One vacant block is kept, so that a single object that comes and goes costs no system call. A second vacant
- * block goes back at once; the kept one goes if it is still vacant at the second call of slm_percpu_trim. In a
- * child of fork whose lock is held by a lost thread the rows are made to agree with the maps; percpu/map.h says
- * what is lost. */
+ * One vacant block is kept, so that a single object that comes and goes costs no system call. A second vacant block
+ * goes back at once; the kept one goes if it is still vacant at the second call of slm_percpu_trim. In a child of
+ * fork that finds the lock held the rows are made from the maps; see percpu/map.h. */
 #include "percpu/percpu.h"
 
 #include <errno.h>

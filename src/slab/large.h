@@ -12,8 +12,7 @@ struct slm_large {
 
 static_assert(sizeof(struct slm_large) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
 
-/* n bytes on a multiple of `alignment`, a power of two, from that area. *clean: they read as zero. NULL
- * and ENOMEM. */
+/* n bytes on a multiple of `alignment`, a power of two, from an area. *clean: they are zero. NULL and ENOMEM. */
 void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean);
 
 /* The large object that starts here, retired or not; NULL if none does. */
@@ -37,8 +36,7 @@ bool slm_large_free_nolock(struct slm_large *large);
 void slm_large_free_pending(void);
 extern slm_hidden struct slm_large *_Atomic slm_large_pending;
 
-/* Change the size in place, or by moving pages without a copy. The new address; NULL: neither is possible, and the
- * object is as it was. */
+/* Change the size in place, or by moving pages. The new address; NULL: not possible, and the object is as it was. */
 void *slm_large_resize(struct slm_large *large, size_t n);
 
 /* Usable bytes of the large objects in an area, and how many were ever made. */

@@ -129,8 +129,7 @@ static void set_bits(struct slm_slab *slab, uint32_t word, uint64_t bits, const 
     }
 }
 
-/* Neighbours whose bits share a word share one atomic operation. A round that occurs twice begins another one, which
- * finds the double free. */
+/* Bits of one word share an atomic operation. A round that occurs twice begins another one, which finds that. */
 unsigned slm_slab_give(struct slm_slab *slab, void *const *rounds, unsigned n, const char *call, const char *cache)
 {
     const char *const start = slm_slab_start(slab);

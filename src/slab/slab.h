@@ -68,12 +68,11 @@ struct slm_slab_shape {
     struct slm_limit *limit;        /* NULL: none; see depot/limit.h */
 };
 
-/* Fill in granules and objects for the `object_size` that is set: at least eight objects fit; or, if they are larger
- * than any size class, at most an eighth is lost. */
+/* Set granules and objects from `object_size`: at least eight fit; or, above all size classes, at most 1/8
+ * is lost. */
 void slm_slab_shape_fill(struct slm_slab_shape *shape);
 
-/* A new slab on the node, all objects free and not constructed, held by the caller, without an owner; NULL
- * and ENOMEM. */
+/* A new slab on the node, all objects free and not constructed, held by the caller, unowned; NULL and ENOMEM. */
 struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node);
 
 /* Take up to n objects, lowest address first. The caller holds the slab. */

@@ -190,8 +190,8 @@ static _Noreturn void left_too_often(void)
               NULL);
 }
 
-/* The calling thread becomes a registered one that is outside, or a visitor inside. A handler may already have
- * registered it. */
+/* Become a registered thread that is outside, or a visitor inside. A handler may already have registered
+ * the thread. */
 static void become_known(struct slm_epoch_reader *self, bool stays)
 {
     const bool first = begin_work(self);
@@ -364,8 +364,8 @@ static slm_seldom void tell(const struct news *news)
     slm_line_write(&line, 2);
 }
 
-/* The clock is read again: the caller may have waited long for the lock, and a section that was entered meanwhile
- * must not be named as one that stays. */
+/* The clock is read again: after a long wait for the lock a section entered meanwhile must not be named as
+ * a stall. */
 static void start_next(void)
 {
     barrier_made = false;
@@ -373,10 +373,9 @@ static void start_next(void)
     store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) + NUMBER_STEP); /* pairs with entries */
 }
 
-/* Under the lock: start a grace period if none is under way, and end it if no reader holds it up; then start the
- * next if it is wanted, so that readers enter with its number before the next look. There is a barrier only where a
- * reader is outside and has not entered since. The fence pairs with those of visitors, and of readers that make
- * their own. */
+/* Under the lock: start a grace period if none is under way, and end it if no reader holds it up; then start the next
+ * if it is wanted, so that readers enter with its number before the next look. There is a barrier only if a reader is
+ * outside and has not entered since. The fence pairs with those of visitors and of readers with fences. */
 static bool advance(uint64_t now_us, struct news *news)
 {
     struct slm_epoch_reader *who = NULL;
@@ -439,8 +438,8 @@ void slm_epoch_count_barrier(void)
     store_relaxed(&barrier_due_us, slm_min(due_us, now_us + 10 * barrier_interval_us) + barrier_interval_us);
 }
 
-/* Once readers need fences, the calling thread, which waits outside, shows that. Otherwise several threads that wait
- * would wait for each other. */
+/* Once readers need fences, a thread that waits outside shows it. Otherwise such threads would wait for
+ * each other. */
 static void show_outside(void)
 {
     struct slm_epoch_reader *self = &slm_epoch_reader;

@@ -18,8 +18,7 @@
  * signal handler that enters for the first time while its own thread works on the list. Such a thread's section is a
  * visitor's: counted by an atomic, and forgotten at its end.
  *
- * The numbers do not wrap: at 50,000 grace periods a second, more than possible, they reach 47 bits after
- * 89 years. */
+ * The numbers do not wrap: at an impossible 50,000 grace periods a second they reach 47 bits after 89 years. */
 #pragma once
 
 #include "base/list.h"
@@ -92,8 +91,7 @@ slm_inline bool slm_epoch_leave(void)
 
 void slm_epoch_leave_slow(void);
 
-/* A stamp, to be kept with something that has become unreachable before this call. It is 0, which has passed, where
- * no thread reads. Takes a fence and no lock. */
+/* A stamp for what has become unreachable before this call; 0, which has passed, where no thread reads. No lock. */
 uint64_t slm_epoch_stamp(void);
 
 /* Whether any thread has ever been inside a section. QUIET: none has, and the first will issue a membarrier before it
@@ -122,8 +120,7 @@ slm_inline bool slm_epoch_passed(uint64_t stamp)
  * one has ended. Any thread; takes the highest lock in rank. */
 bool slm_epoch_poll(void);
 
-/* A membarrier was issued for something else: the next one for a grace period comes later, so that together there are
- * at most 1,000 a second. */
+/* A membarrier was issued for something else: it counts towards the 1,000 a second that grace periods may take. */
 void slm_epoch_count_barrier(void);
 
 /* Wait until the stamp has passed, or the clock (slm_sys_now_us) shows `deadline_us`; true: it has. Not inside a
