@@ -29,8 +29,7 @@ static struct pool {
 
 slm_seldom void slm_metadata_start(void)
 {
-    for (unsigned node = 0; (slm_checked || slm_bench) && node < SLM_NODES_MAX;
-         node++) /* ranks are not used elsewhere */
+    for (unsigned node = 0; (slm_checked || slm_bench) && node < SLM_NODES_MAX; node++) /* which use ranks */
         pools[node].lock.rank = SLM_RANK_METADATA;
 }
 

@@ -91,13 +91,12 @@ static struct slm_percpu_block *make_row(unsigned number)
     struct slm_percpu_block **table = &tables[number / ROWS];
     if (!*table) {
         struct slm_percpu_block *rows = slm_metadata_alloc(ROWS_BYTES);
-        if (!rows)
-            return NULL;
-        memset(rows, 0, ROWS_BYTES);
+        if (rows)
+            memset(rows, 0, ROWS_BYTES);
         slm_store_fence(); /* as for a block's map */
         *table = rows;
     }
-    return row(number);
+    return *table ? row(number) : NULL;
 }
 
 /* Map the lowest block that is not mapped and whose addresses are free. If a fork interrupts this, the child loses
