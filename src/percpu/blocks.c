@@ -145,14 +145,14 @@ static unsigned with_units(unsigned n, unsigned units)
     return n;
 }
 
-#define FOR_EACH_BLOCK(n, units) for (unsigned n = with_units(0, units); n < blocks_end; n = with_units(n + 1, units))
+#define FOR_EACH_BLOCK(units) for (unsigned n = with_units(0, units); n < blocks_end; n = with_units(n + 1, units))
 
 /* The lowest class of free runs, from `from` on, that a block with so many free units has. */
 static unsigned lowest_class(unsigned from, unsigned units)
 {
     unsigned lowest = SLM_PERCPU_CLASSES;
-    FOR_EACH_BLOCK(n, units)
-    lowest = (unsigned)slm_min(lowest, slm_percpu_lengths_lowest(&row(n)->lengths, from));
+    FOR_EACH_BLOCK (units)
+        lowest = (unsigned)slm_min(lowest, slm_percpu_lengths_lowest(&row(n)->lengths, from));
     return lowest;
 }
 
@@ -188,8 +188,7 @@ static void look_through(struct search *search, unsigned number)
 static void search_class(struct search *search, unsigned at_class)
 {
     unsigned searched = 0;
-    FOR_EACH_BLOCK(n, search->units)
-    {
+    FOR_EACH_BLOCK (search->units) {
         if (search->best.units == search->units)
             break;
         if (slm_percpu_lengths_lowest(&row(n)->lengths, search->first_class) != at_class)
@@ -217,8 +216,8 @@ static bool search_blocks(struct search *search)
         }
     }
     if (!has_found(search) && search->searched >= IN_VAIN_MOST)
-        FOR_EACH_BLOCK(n, search->units)
-    look_through(search, n);
+        FOR_EACH_BLOCK (search->units)
+            look_through(search, n);
     return has_found(search);
 }
 
@@ -298,8 +297,7 @@ bool slm_percpu_blocks_vacant(struct slm_percpu_place *place)
 slm_seldom void slm_percpu_blocks_recover(void)
 {
     runs_bound = 0;
-    FOR_EACH_BLOCK(n, 0)
-    {
+    FOR_EACH_BLOCK (0) {
         struct slm_percpu_block *block = row(n);
         runs_bound += block->bound ? runs_a_block : 0;
         block->free_units = (uint16_t)SLM_PERCPU_UNITS - slm_percpu_map_count(block->map->used);
@@ -327,8 +325,7 @@ void slm_percpu_blocks_check(const struct slm_percpu_block *block)
 void slm_percpu_blocks_count(struct slm_percpu_figures *figures)
 {
     *figures = (struct slm_percpu_figures){.metadata_bytes = slm_align_up(blocks_end, ROWS) / ROWS * ROWS_BYTES};
-    FOR_EACH_BLOCK(n, 0)
-    {
+    FOR_EACH_BLOCK (0) {
         figures->units += SLM_PERCPU_UNITS - row(n)->free_units;
         figures->objects += slm_percpu_map_count(row(n)->map->first);
         figures->mapped_bytes += block_bytes() - SLM_PERCPU_PIECE;
