@@ -151,7 +151,7 @@ static unsigned with_units(unsigned n, unsigned units)
 static unsigned lowest_class(unsigned from, unsigned units)
 {
     unsigned lowest = SLM_PERCPU_CLASSES;
-    FOR_EACH_BLOCK (units)
+    for (unsigned n = with_units(0, units); n < blocks_end && lowest > from; n = with_units(n + 1, units))
         lowest = (unsigned)slm_min(lowest, slm_percpu_lengths_lowest(&row(n)->lengths, from));
     return lowest;
 }
@@ -300,7 +300,7 @@ slm_seldom void slm_percpu_blocks_recover(void)
     FOR_EACH_BLOCK (0) {
         struct slm_percpu_block *block = row(n);
         runs_bound += block->bound ? runs_a_block : 0;
-        block->free_units = (uint16_t)SLM_PERCPU_UNITS - slm_percpu_map_count(block->map->used);
+        block->free_units = (uint16_t)(SLM_PERCPU_UNITS - slm_percpu_map_count(block->map->used));
         block->lowest = 0;
         block->lengths = (struct slm_percpu_lengths){{~(uint64_t)0, ~(uint64_t)0}};
     }
