@@ -9,7 +9,7 @@
 #include "base/compiler.h"
 
 /* NUMBER(builds, name, default, least, most, example, sentence), TEXT(builds, name, size, example, sentence).
- * `builds`: which builds have the option, EVERY, CHECKED or BENCH. `size`: in bytes, with the NUL. */
+ * `builds`: those that have it, EVERY, CHECKED or BENCH. `size`: in bytes, with the NUL. */
 #define SLM_OPTIONS(NUMBER, TEXT)                                                                                    \
     NUMBER(EVERY, magazine_bytes, 64 << 10, 256, 16 << 20, "64K",                                                    \
            "The most bytes of objects that one magazine of a thread holds.")                                         \

@@ -15,9 +15,8 @@
  * Each area has its own part of the page map, at the same distance below its start: in the last granules of the area
  * before. So with an area's start the entry of an object in it is found as if that area were the only one.
  *
- * slm_heap_limit is the highest end, counted from an area's start, of what was ever mapped in any area. Below it
- * the page maps of all areas can be read. It only grows: a thread that got an object from another sees a limit
- * above it. */
+ * slm_heap_limit is the highest end, counted from an area's start, of what was ever mapped in any area. Below it the
+ * page maps of all areas can be read. It only grows: a thread that got an object from another sees a limit above. */
 #pragma once
 
 #include "base/atomic.h"

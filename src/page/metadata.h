@@ -12,6 +12,6 @@ void slm_metadata_start(void);
 
 /* At most SLM_METADATA_MAX bytes, aligned to 64; NULL and ENOMEM. They are not cleared. (But if all users of a size
  * from 4 KiB up clear what they free, a piece is zero except for its first word.) Takes locks of rank METADATA. Free
- * it with the same `bytes`. */
+ * with the same size. */
 void *slm_metadata_alloc(size_t bytes);
 void slm_metadata_free(void *pointer, size_t bytes);

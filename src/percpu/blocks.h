@@ -37,8 +37,7 @@ bool slm_percpu_blocks_take(unsigned units, unsigned align, struct slm_percpu_pl
 
 void slm_percpu_blocks_put(const struct slm_percpu_place *place, unsigned units);
 
-/* The mapped block that an address lies in, and the unit of its piece; false: none. *piece: 0 for objects, else 1
- * + CPU. */
+/* The mapped block and the unit that an address lies in; false: none. *piece: 0 for objects, else 1 + CPU. */
 bool slm_percpu_blocks_at(const void *address, struct slm_percpu_place *place, unsigned *piece);
 
 /* The first vacant block; false: none. And give one back to the kernel; false if it refuses. */

@@ -8,8 +8,7 @@
  * before `first`, and `first` is cleared before `used`. So a fork in between leaves the child a correct map, except
  * that some units may stay used until the object before them is freed.
  *
- * Runs of free units have 128 classes by length: each length below 64 units has its own, then there are eight for
- * each power of two. */
+ * Free runs have 128 classes by length: one for each below 64 units, then eight for each power of two. */
 #pragma once
 
 #include "base/compiler.h"

@@ -1,5 +1,4 @@
-/* Per-CPU memory: objects with a copy for each possible CPU. include/slabmalloc.h has the contract of the calls,
- * percpu/blocks.h the layout. */
+/* Per-CPU memory: objects with a copy for each possible CPU; the contract is in include/slabmalloc.h. */
 #pragma once
 
 #include <slabmalloc.h>

@@ -72,7 +72,7 @@ struct slm_slab_shape {
  * is lost. */
 void slm_slab_shape_fill(struct slm_slab_shape *shape);
 
-/* A new slab on the node, all objects free and not constructed, held by the caller, unowned; NULL and ENOMEM. */
+/* A new slab on the node, held by the caller, unowned, all objects free and unconstructed; NULL and ENOMEM. */
 struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node);
 
 /* Take up to n objects, lowest address first. The caller holds the slab. */

@@ -225,8 +225,8 @@ slm_slow void slm_epoch_enter_slow(bool stays)
 }
 
 /* For a visitor; there is nothing to do while it is still inside. A handler that comes before the first store may
- * enter by the word, which is outside: this visitor is still counted, so the handler is safe. Release pairs with the
- * acquire in `advance`. */
+ * enter by the word, which is outside: this visitor is still counted, so that is safe. Release pairs with
+ * `advance`'s acquire. */
 slm_slow void slm_epoch_leave_slow(void)
 {
     struct slm_epoch_reader *self = &slm_epoch_reader;

@@ -73,8 +73,7 @@ slm_inline bool slm_lock_is_held(const struct slm_lock *lock)
     return load_relaxed(&lock->word) >> 2 == slm_fork_generation;
 }
 
-/* Acquire it without waiting; false: it is held. What it guards must be usable even if its holder is lost in
- * a fork. */
+/* Acquire it without waiting; false: it is held. What it guards must be usable even if torn by a fork. */
 slm_inline bool slm_lock_try(struct slm_lock *lock)
 {
     uint32_t word = load_relaxed(&lock->word);
