@@ -1,5 +1,5 @@
-/* C11's atomics under short names. The comment at each use names the partner that it pairs with; what is relaxed and
- * has none is a figure that may lag. */
+/* C11's atomics under short names. A use's comment names its partner; a relaxed one without is a figure that
+ * may lag. */
 #pragma once
 
 #include <stdatomic.h>
@@ -16,8 +16,7 @@
 /* Orders this thread against a signal handler that runs on it; no instruction. */
 #define signal_fence() atomic_signal_fence(memory_order_seq_cst)
 
-/* Orders everything before against everything after it, in all threads that have such fences. ThreadSanitizer knows
- * atomic operations alone: there it is one. */
+/* A fence among all threads that execute it. ThreadSanitizer knows only atomic operations, so there it is one. */
 slm_inline void slm_fence(void)
 {
 #ifdef __SANITIZE_THREAD__
@@ -28,8 +27,7 @@ slm_inline void slm_fence(void)
 #endif
 }
 
-/* Compare and exchange, atomic only against signal handlers on this thread: on x86 one instruction without a lock
- * prefix, which no interrupt can split. */
+/* Compare and exchange, atomic only against signal handlers on this thread: on x86 no lock prefix is needed. */
 slm_inline bool slm_signal_exchange(_Atomic uint32_t *word, uint32_t expected, uint32_t wanted)
 {
 #if (defined(__x86_64__) || defined(__i386__)) && !defined(__SANITIZE_THREAD__)
@@ -42,7 +40,7 @@ slm_inline bool slm_signal_exchange(_Atomic uint32_t *word, uint32_t expected, u
 #endif
 }
 
-/* Orders plain stores before it against those behind it, for a child of fork that another thread makes. */
+/* Orders earlier plain stores before later ones, as seen by a child that another thread forks. */
 slm_inline void slm_store_fence(void)
 {
 #ifdef __SANITIZE_THREAD__

@@ -14,7 +14,7 @@ slm_inline unsigned slm_log2(uint64_t n)
     return 63 - (unsigned)__builtin_clzll(n);
 }
 
-/* Rounded up to a multiple of the power of two `unit`; the caller knows that it does not overflow. */
+/* Rounded up to a multiple of the power of two `unit`; the result must not overflow. */
 slm_inline size_t slm_align_up(size_t n, size_t unit)
 {
     return (n + unit - 1) & ~(unit - 1);

@@ -5,8 +5,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* What the call returns, or -errno; errno is kept. Bare calls: libc's own are where a thread may be cancelled, with
- * our locks in its hands, and some lie in parts of its code that few processes touch, which costs each 64 KiB. */
+/* The result of the call, or -errno; errno is kept. In libc's functions a thread may be cancelled while it holds our
+ * locks, and some lie in parts of its code that few processes touch, which costs each 64 KiB. */
 #define slm_call(...)                                                                                                \
     __extension__({                                                                                                  \
         const int kept_errno = errno;                                                                                \

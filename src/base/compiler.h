@@ -1,4 +1,4 @@
-/* What the house asks of the compiler: hints, attributes, and the assertion of checked builds. */
+/* Hints and attributes for the compiler, and the assertion of checked builds. */
 #pragma once
 
 #include <assert.h>
@@ -11,27 +11,26 @@
 
 /* The cold half of a function: never inlined into the hot one, and placed away from it. */
 #define slm_slow __attribute__((noinline, cold))
-/* A function that is seldom called: compiled for size, away from what runs often. What is resident of the library's
- * code is a process's fixed cost. */
+/* A function that is seldom called: compiled for size and placed apart, so that a process has less resident code. */
 #define slm_seldom __attribute__((cold))
-/* A function that reads what other threads write, on purpose and without order: ThreadSanitizer looks away. */
+/* A function that reads without order what other threads write, on purpose: hidden from ThreadSanitizer. */
 #define slm_unordered __attribute__((no_sanitize_thread))
-/* Read-only data that every process reads. It lies with what the loader writes to, so that the segment of messages
- * and unwinding tables, nine pages, stays out of memory until somebody wants one. */
+/* Read-only data that every process reads. It is placed with what the loader writes to, so that the nine pages of
+ * messages and unwinding tables stay out of memory until one is needed. */
 #define slm_always_read __attribute__((section(".data.rel.ro.slm")))
 
 #define slm_inline static inline __attribute__((always_inline))
 #define slm_public __attribute__((visibility("default")))
 
-/* For what hot paths read across files: without it the compiler would go through the global offset table. */
+/* For variables of other files that hot paths read: without it the compiler would use the global offset table. */
 #define slm_hidden __attribute__((visibility("hidden")))
 
-/* Make the compiler forget how a register got its value; no instruction. Hot paths use it where an address computed
- * once and kept costs an instruction that x86's scaled addressing gives for free. */
+/* Make the compiler forget how a register got its value; no instruction. Hot paths use it where keeping an address in
+ * a register would cost an instruction, and x86's scaled addressing computes it for free. */
 #define slm_hide_value(variable) __asm__("" : "+r"(variable))
 #define slm_cacheline __attribute__((aligned(64)))
 
-/* True in builds whose checkers run (test/variants); an ordinary constant, so that the code is compiled always. */
+/* True in checked builds (test/variants); an ordinary constant, so that the code is always compiled. */
 #ifdef SLM_CHECKED
 enum { slm_checked = 1 };
 #else
@@ -45,5 +44,5 @@ enum { slm_bench = 1 };
 enum { slm_bench = 0 };
 #endif
 
-/* What must hold whatever a client does; checked builds stop when it does not. */
+/* An invariant that holds whatever a client does; checked builds stop where it does not. */
 #define slm_assert(condition) assert(!slm_checked || (condition))

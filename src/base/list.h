@@ -1,4 +1,4 @@
-/* A circular doubly linked list whose nodes lie inside the things listed. An empty list's head points at itself. */
+/* A circular doubly linked list, its nodes inside the listed structures. An empty list's head points at itself. */
 #pragma once
 
 #include "base/compiler.h"

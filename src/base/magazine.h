@@ -2,9 +2,9 @@
  *
  *     next | count | capacity | number | rounds[0] ... rounds[count - 1] ... rounds[capacity - 1]
  *
- * It carries its own count and capacity, so any thread can load any magazine. While it is loaded the thread's
- * cursors say how many rounds it has, and `count` is stale; elsewhere `count` is right. The capacities 6, 14, 30,
- * 62, 126 and 254 make the whole a power of two from 64 to 2048 bytes. */
+ * It carries its own count and capacity, so any thread can load any magazine. While it is loaded the thread's cursors
+ * say how many rounds it has, and `count` is stale; elsewhere `count` is right. The capacities 6, 14, 30, 62, 126 and
+ * 254 make the whole a power of two from 64 to 2048 bytes. */
 #pragma once
 
 #include "base/bits.h"
@@ -13,13 +13,13 @@ struct slm_magazine {
     struct slm_magazine *next; /* in a depot's stock, or on a deferred-free queue */
     uint32_t count;
     uint16_t capacity;
-    uint16_t cache_id; /* of the cache whose retired objects its rounds were last, or one of those below */
+    uint16_t cache_id; /* of the cache whose retired objects it last held, or a value below */
     void *rounds[];
 };
 
 #define SLM_MAGAZINE_ROUNDS_MAX 254
 
-/* In place of a number: ordinary rounds; and retired objects of any caches. */
+/* Instead of a cache's id: ordinary rounds; and retired objects of several caches. */
 enum { SLM_NOT_RETIRED = 0xffff, SLM_RETIRED_MIXED = 0xfffe };
 
 static_assert(sizeof(struct slm_magazine) == 16, "two words before the rounds");
@@ -29,7 +29,7 @@ slm_inline size_t slm_magazine_bytes(uint32_t capacity)
     return sizeof(struct slm_magazine) + capacity * sizeof(void *);
 }
 
-/* The least capacity on the ladder that is at least `rounds`, or the greatest there is. */
+/* The least of the capacities above that is at least `rounds`, or the greatest. */
 slm_inline uint32_t slm_magazine_capacity(uint32_t rounds)
 {
     const uint32_t bytes = ((uint32_t)slm_min(rounds, SLM_MAGAZINE_ROUNDS_MAX) + 2) * 8;

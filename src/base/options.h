@@ -1,15 +1,15 @@
 /* The one table of options, and SLABMALLOC_OPTIONS="name=value,name=value" that sets them.
  *
- * An option is one row here. Its field, its default, the help, README's table and what is said of a bad value
- * follow from the row. What makes no sense is a one-line warning, and the option stays as it was. Set-user-ID
- * programs ignore the environment (secure_getenv). Options are read once, by a constructor; what runs earlier sees
- * the defaults. */
+ * An option is one row here. Its field, its default, its line in the help, the message for a bad value and its tests
+ * follow from the row, and README's table is the help. A mistake causes a one-line warning and changes nothing.
+ * Set-user-ID programs ignore the environment (secure_getenv). Options are read once, by a constructor; earlier code
+ * sees the defaults. */
 #pragma once
 
 #include "base/compiler.h"
 
 /* NUMBER(builds, name, default, least, most, example, sentence), TEXT(builds, name, size, example, sentence).
- * `builds` says which builds have the option: EVERY, CHECKED or BENCH. The size is in bytes, with the text's end. */
+ * `builds`: those that have it, EVERY, CHECKED or BENCH. `size`: in bytes, with the NUL. */
 #define SLM_OPTIONS(NUMBER, TEXT)                                                                                    \
     NUMBER(EVERY, magazine_bytes, 64 << 10, 256, 16 << 20, "64K",                                                    \
            "The most bytes of objects that one magazine of a thread holds.")                                         \
@@ -35,7 +35,7 @@
            "few.")                                                                                                   \
     NUMBER(EVERY, stats, 0, 0, 1, "1", "Print figures on standard error when the process exits.")                    \
     TEXT(EVERY, stats_file, 128, "/tmp/figures",                                                                     \
-         "Append the figures to this file when the process exits, a line of JSON a process.")                        \
+         "Append the figures to this file when the process exits, one line of JSON for each process.")               \
     TEXT(CHECKED, topology, 16, "2x2", "Simulate NODESxCPUS; 2x2/9: threads move at each 9th look.")                 \
     NUMBER(CHECKED, refuse_blocks, 0, 0, 1, "1", "There is no memory for magazines of retired objects.")             \
     TEXT(BENCH, grow, 16, "locked", "locked makes slabs under the depot's lock, lockless does not.")                 \
@@ -51,11 +51,9 @@ struct slm_options {
 
 extern slm_hidden struct slm_options slm_options;
 
-/* Set options from `text` (NULL: nothing to do). */
+/* Set options from `text` (may be NULL), or from the environment if it can be trusted. Not thread-safe. */
 void slm_options_parse(const char *text);
-
-/* Read the environment, if this process may trust it. */
 void slm_options_read(void);
 
-/* The table as rows of a Markdown table on a descriptor: the options that this build has. */
+/* Write the options that this build has to a descriptor, as rows of a Markdown table. */
 void slm_options_help(int descriptor);

@@ -1,12 +1,13 @@
 /* One-line messages; see panic.h. */
 #include "base/panic.h"
 
+#include <stdarg.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
 #include "base/call.h"
 
-/* No file has inode 0, so where standard error was closed at start no descriptor is open on it. */
+/* No file has inode 0, so 0 stands for a standard error that was closed at start. */
 static struct {
     bool known;
     dev_t device;
@@ -19,7 +20,7 @@ void slm_line_text(struct slm_line *line, const char *text)
         line->text[line->length++] = *text++;
 }
 
-static void line_digits(struct slm_line *line, uint64_t number, unsigned base)
+static void add_digits(struct slm_line *line, uint64_t number, unsigned base)
 {
     char digits[24];
     size_t at = sizeof digits - 1;
@@ -32,13 +33,35 @@ static void line_digits(struct slm_line *line, uint64_t number, unsigned base)
 
 void slm_line_number(struct slm_line *line, uint64_t number)
 {
-    line_digits(line, number, 10);
+    add_digits(line, number, 10);
 }
 
-void slm_line_pointer(struct slm_line *line, const void *pointer)
+void slm_line_add(struct slm_line *line, const char *format, ...)
 {
-    slm_line_text(line, "0x");
-    line_digits(line, (uintptr_t)pointer, 16);
+    va_list values;
+    va_start(values, format);
+    for (; *format; format++) {
+        const char plain[] = {*format, 0};
+        switch (*format == '%' ? *++format : 0) {
+        case 's':
+            slm_line_text(line, va_arg(values, const char *));
+            break;
+        case 'u':
+            slm_line_number(line, va_arg(values, unsigned));
+            break;
+        case 'l':
+            slm_line_number(line, va_arg(values, unsigned long));
+            format++; /* the u */
+            break;
+        case 'p':
+            slm_line_text(line, "0x");
+            add_digits(line, (uintptr_t)va_arg(values, void *), 16);
+            break;
+        default:
+            slm_line_text(line, plain);
+        }
+    }
+    va_end(values);
 }
 
 static slm_seldom bool look_at(int descriptor, struct stat *file)
@@ -53,11 +76,11 @@ static slm_seldom bool was_stderr(const struct stat *file)
 
 slm_seldom void slm_stderr_remember(void)
 {
-    struct stat file;
-    const bool is_open = look_at(STDERR_FILENO, &file);
+    struct stat file = {0}; /* as it stays where the descriptor is closed */
+    look_at(STDERR_FILENO, &file);
     stderr_at_start.known = true;
-    stderr_at_start.device = is_open ? file.st_dev : 0;
-    stderr_at_start.inode = is_open ? file.st_ino : 0;
+    stderr_at_start.device = file.st_dev;
+    stderr_at_start.inode = file.st_ino;
 }
 
 slm_seldom bool slm_stderr_is(int descriptor)
@@ -66,14 +89,12 @@ slm_seldom bool slm_stderr_is(int descriptor)
     return look_at(descriptor, &file) && was_stderr(&file);
 }
 
-/* A pipe in its place collects what a server and its children say; a file is data. */
+/* A pipe in its place collects the messages of a server and its children; a file would be the program's data. */
 static slm_seldom bool stderr_takes_lines(void)
 {
     struct stat file;
-    if (!stderr_at_start.known)
-        return true;
-    return stderr_at_start.inode != 0 && look_at(STDERR_FILENO, &file) &&
-           (was_stderr(&file) || S_ISFIFO(file.st_mode));
+    return !stderr_at_start.known || (stderr_at_start.inode != 0 && look_at(STDERR_FILENO, &file) &&
+                                      (was_stderr(&file) || S_ISFIFO(file.st_mode)));
 }
 
 slm_seldom int slm_write_all(int descriptor, const char *text, size_t length)
@@ -102,9 +123,7 @@ void slm_line_write(struct slm_line *line, int descriptor)
 void slm_warn(const char *text, const char *detail)
 {
     struct slm_line line = {0};
-    slm_line_text(&line, "slabmalloc: ");
-    slm_line_text(&line, text);
-    slm_line_text(&line, detail ? detail : "");
+    slm_line_add(&line, "slabmalloc: %s%s", text, detail ? detail : "");
     slm_line_write(&line, STDERR_FILENO);
 }
 
@@ -112,22 +131,13 @@ _Noreturn void slm_panic(const char *call, const void *pointer, const char *what
 {
     struct slm_line line = {0};
     slm_line_text(&line, "slabmalloc: ");
-    if (call) {
-        slm_line_text(&line, call);
-        slm_line_text(&line, "(");
-        slm_line_pointer(&line, pointer);
-        slm_line_text(&line, "): ");
-    }
+    if (call)
+        slm_line_add(&line, "%s(%p): ", call, pointer);
     slm_line_text(&line, what);
-    if (cache) {
-        slm_line_text(&line, " of cache ");
-        slm_line_text(&line, cache);
-    }
-    if (slab) {
-        slm_line_text(&line, " (slab ");
-        slm_line_pointer(&line, slab);
-        slm_line_text(&line, ")");
-    }
+    if (cache)
+        slm_line_add(&line, " of cache %s", cache);
+    if (slab)
+        slm_line_add(&line, " (slab %p)", slab);
     write_line(&line, STDERR_FILENO);
     abort();
 }

@@ -1,39 +1,39 @@
 /* Messages without memory: one line on standard error by write(2) alone, and the end of the process.
  *
- * A program may close standard error, and open something of its own in its place. So the file that it was at start
- * is remembered: lines go there, or to a pipe in its place, and nowhere else. The last line of a process goes to
- * descriptor 2, whatever that is. */
+ * A program may close standard error, and open something of its own in its place. So the file that it was at start is
+ * remembered: lines go only there, or to a pipe in its place. The last line of a process goes to descriptor 2,
+ * whatever that is. All functions here keep errno, and are legal in signal handlers. */
 #pragma once
 
 #include "base/compiler.h"
 
-/* A line put together in place; what does not fit is cut off. */
+/* A line under construction; what does not fit is cut off. */
 struct slm_line {
     size_t length;
     char text[1024];
 };
 
+/* Add text; a number; or, as printf does, what the format says: it knows %s, %u, %lu and %p. */
 void slm_line_text(struct slm_line *line, const char *text);
 void slm_line_number(struct slm_line *line, uint64_t number);
-void slm_line_pointer(struct slm_line *line, const void *pointer);
+void slm_line_add(struct slm_line *line, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Write the whole line and its end to a descriptor, unless that is 2 and has become a file of the program's. errno
- * is kept. */
+/* Write the whole line and its end to a descriptor, unless that is 2 and has become a file of the program's. */
 void slm_line_write(struct slm_line *line, int descriptor);
 
-/* Write all of the text, if that can be done. 0, or why not: an errno. errno is kept. */
+/* Write all of the text, if that can be done. 0, or why not: an errno. */
 int slm_write_all(int descriptor, const char *text, size_t length);
 
-/* At start, while the descriptor is as the process was given it. */
+/* At start, while the descriptor is the one that the process inherited. */
 void slm_stderr_remember(void);
 
-/* Is the descriptor open on the file that standard error was at start? errno is kept. */
+/* Is the descriptor open on the file that standard error was at start? */
 bool slm_stderr_is(int descriptor);
 
 /* "slabmalloc: TEXT" and, if not NULL, "DETAIL", on standard error. */
 void slm_warn(const char *text, const char *detail);
 
-/* Misuse or corruption: "slabmalloc: CALL(POINTER): WHAT[ CACHE][ (slab POINTER)]" on standard error, then abort().
- * `call`, `cache` and `slab` may be NULL. Legal anywhere, signal handlers included. */
+/* Misuse or corruption: "slabmalloc: CALL(POINTER): WHAT[ of cache CACHE][ (slab POINTER)]" on standard error, then
+ * abort(). `call`, `cache` and `slab` may be NULL. */
 _Noreturn void slm_panic(const char *call, const void *pointer, const char *what, const char *cache,
                          const void *slab);

@@ -1,7 +1,6 @@
-/* The seam: where the bench's build does more than the library. It takes the time for which locks are held and waited
- * for, and it can make slabs under the depot's lock. test/variants/bench.c has all of that; in every other build
- * there is nothing here. (Simulated machines and mutants need no seam in the source; see test/variants/meson.build.)
- */
+/* The seam: where the bench's build does more than the library. It measures how long locks are held and waited for,
+ * and can make slabs under the depot's lock. test/variants/bench.c has all of that; every other build has nothing
+ * here. (Simulated machines and mutants need no seam in the source; see test/variants/meson.build.) */
 #pragma once
 
 #include "base/compiler.h"
@@ -22,28 +21,9 @@ void slm_seam_lock_waited(unsigned rank, uint64_t begin);
 /* Hold the depot's lock while a slab is made? */
 bool slm_seam_grow_locked(void);
 #else
-slm_inline uint64_t slm_seam_ticks(void)
-{
-    return 0;
-}
-
-slm_inline void slm_seam_lock_acquired(unsigned rank, uint64_t acquired)
-{
-    (void)rank, (void)acquired;
-}
-
-slm_inline void slm_seam_lock_released(unsigned rank, uint64_t end)
-{
-    (void)rank, (void)end;
-}
-
-slm_inline void slm_seam_lock_waited(unsigned rank, uint64_t begin)
-{
-    (void)rank, (void)begin;
-}
-
-slm_inline bool slm_seam_grow_locked(void)
-{
-    return false;
-}
+#define slm_seam_ticks() ((uint64_t)0)
+#define slm_seam_lock_acquired(rank, acquired) ((void)(rank), (void)(acquired))
+#define slm_seam_lock_released(rank, end) ((void)(rank), (void)(end))
+#define slm_seam_lock_waited(rank, begin) ((void)(rank), (void)(begin))
+#define slm_seam_grow_locked() false
 #endif

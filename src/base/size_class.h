@@ -1,29 +1,29 @@
-/* Size classes: every 16 bytes up to 256, then eight for each doubling, up to 32 KiB. So rounding loses at most
- * an eighth.
+/* Size classes: every 16 bytes up to 256, then eight for each doubling, up to 32 KiB. So above 128 bytes rounding
+ * loses at most an eighth.
  *
  *     16 32 48 ... 256 | 288 320 352 ... 512 | 576 640 ... 1024 | ... | 18432 20480 ... 32768
  *
- * A cache has an id; a size class's is its class, named caches (depot/cache.h) have higher ones. An id has a slot word:
- * where the cache's slot begins in a thread's block (thread/slots.h), counted in words of eight bytes, so that x86's
- * addressing scales it for free. The tables that the hot paths read hold slot words.
+ * A cache has an id; a size class's is its class, named caches (depot/cache.h) have higher ones. An id has a slot
+ * word: where the cache's slot begins in a thread's block (thread/slots.h), counted in words of eight bytes, so that
+ * x86's addressing scales it for free. The tables that the hot paths read hold slot words.
  *
  *     slot     0    | 1 ... 72     | 73 ... 85             | 86 ... 10921
  *              none | size classes | the thread's own part | named caches
  *
- * Slot 0 belongs to no cache: its magazine is always both empty and full. Its word, 0, stands in the page map for what
- * is no small object, and sends every call there into the slow path. */
+ * Slot 0 belongs to no cache: its magazine is always both empty and full. The page map has its word, 0, for
+ * everything that is not a small object, so that each call there takes the slow path. */
 #pragma once
 
 #include "base/bits.h"
 
 enum {
     SLM_CLASSES = 72,
-    SLM_SMALL_MAX = 32768,      /* larger requests get spans of their own */
-    SLM_TABLE_MAX = 1024,       /* up to here one load finds the slot word */
-    SLM_SLOT_WORDS = 6,         /* of a slot */
-    SLM_SLOTS = 10922,          /* 512 KiB of them, so that 16 bits hold a slot word */
+    SLM_SMALL_MAX = 32768,         /* larger requests get spans of their own */
+    SLM_TABLE_MAX = 1024,          /* up to here one load finds the slot word */
+    SLM_SLOT_WORDS = 6,            /* of a slot */
+    SLM_SLOTS = 10922,             /* 512 KiB of them, so that 16 bits hold a slot word */
     SLM_CACHE_IDS = SLM_SLOTS - 1, /* ids are below */
-    SLM_NAMED_FIRST = 85,       /* the lowest id of a named cache */
+    SLM_NAMED_FIRST = 85,          /* the lowest id of a named cache */
 };
 
 extern slm_hidden const uint16_t slm_size_slot_word[SLM_TABLE_MAX + 1];
@@ -34,12 +34,12 @@ slm_inline unsigned slm_cache_id_of(size_t slot_word)
     return (unsigned)slot_word / SLM_SLOT_WORDS - 1;
 }
 
-slm_inline unsigned slm_slot_word_of(unsigned number)
+slm_inline unsigned slm_slot_word_of(unsigned cache_id)
 {
-    return (number + 1) * SLM_SLOT_WORDS;
+    return (cache_id + 1) * SLM_SLOT_WORDS;
 }
 
-/* The class of a request of n bytes, n at most SLM_SMALL_MAX; 0 bytes are taken for 1. */
+/* The class of a request of n bytes, n at most SLM_SMALL_MAX; 0 bytes count as 1. */
 slm_inline unsigned slm_class_of_size(size_t n)
 {
     if (n <= 256)
@@ -48,10 +48,10 @@ slm_inline unsigned slm_class_of_size(size_t n)
     return 16 + (doubling - 8) * 8 + (unsigned)((n - 1) >> (doubling - 3)) - 8;
 }
 
-/* What to ask for, so that objects cut from a slab's start lie on multiples of `align` (a power of two) and hold n
- * bytes, at most PTRDIFF_MAX: n rounded up to a multiple of `align`. The size of its class is a multiple, too. For
- * sizes are multiples of the step that leads to them, a power of two. If `align` divides the step, it divides the
- * size; else the step divides `align`, and the rounded n is a size itself. */
+/* The size to request so that objects of n bytes (at most PTRDIFF_MAX), cut from a slab's start, are aligned to
+ * `align` (a power of two): n rounded up to a multiple of it. The size of its class is a multiple too: sizes are
+ * multiples of the step that leads to them, a power of two. If `align` divides the step, it divides the size; else
+ * the step divides `align`, and the rounded n is a size itself. */
 slm_inline size_t slm_size_of_aligned(size_t n, size_t align)
 {
     return slm_align_up(slm_max(n, 1), align);

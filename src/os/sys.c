@@ -1,4 +1,4 @@
-/* Waiting, barriers, clock, entropy, place; see sys.h. */
+/* Waiting, barriers, clock, entropy, processor, files; see sys.h. */
 #include "os/sys.h"
 
 #include <fcntl.h>
@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "base/call.h"
+#include "base/errno.h"
 #include "base/panic.h"
 
 void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms)
@@ -70,10 +71,9 @@ bool slm_sys_membarrier(void)
 
 static struct timespec read_clock(clockid_t clock)
 {
-    const int kept = errno;
+    slm_keep_errno();
     struct timespec now = {0, 0};
     clock_gettime(clock, &now);
-    errno = kept;
     return now;
 }
 
@@ -89,8 +89,7 @@ uint64_t slm_sys_now_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-/* The finalizer of splitmix64 (Steele, Lea, Flood 2014): the stack protector's secrets, which AT_RANDOM holds too,
- * must not be read off an address. */
+/* The finalizer of splitmix64 (Steele, Lea, Flood 2014). AT_RANDOM has the stack protector's secret too: hide it. */
 static uint64_t mix(uint64_t bits)
 {
     bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9u;
@@ -111,10 +110,9 @@ uint64_t slm_sys_entropy(uint64_t number)
 
 void slm_sys_where(unsigned *cpu, unsigned *node)
 {
-    const int kept = errno;
+    slm_keep_errno();
     *cpu = *node = 0;
     getcpu(cpu, node);
-    errno = kept;
 }
 
 bool slm_sys_is_sysfs(const char *path)
@@ -136,8 +134,8 @@ bool slm_sys_read_file(const char *path, char *text, size_t size)
     return length > 0;
 }
 
-/* The kernel's table of a process's files is as long as its highest number: it stays short. Where a process may have
- * few files they are all the program's. */
+/* The kernel's table of open files is as long as the highest descriptor, so that stays below 1024. Where a process
+ * may have only few files, all of them are left to the program. */
 slm_seldom int slm_sys_duplicate(int descriptor)
 {
     enum { highest = 1024, lowest = 16 };
@@ -171,16 +169,15 @@ slm_seldom int slm_sys_access_to_make(const char *folder)
 slm_seldom void slm_sys_write(int descriptor, const char *text, size_t length)
 {
     static const struct timespec at_once;
-    const int kept = errno;
+    slm_keep_errno();
     sigset_t broken, before, pending;
     sigemptyset(&broken);
     sigaddset(&broken, SIGPIPE);
     sigpending(&pending);
     pthread_sigmask(SIG_BLOCK, &broken, &before);
     if (slm_write_all(descriptor, text, length) == EPIPE && !sigismember(&pending, SIGPIPE))
-        syscall(SYS_rt_sigtimedwait, &broken, NULL, &at_once, _NSIG / 8); /* ours: it was not there before */
+        syscall(SYS_rt_sigtimedwait, &broken, NULL, &at_once, _NSIG / 8); /* ours: none was pending before */
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    errno = kept;
 }
 
 uint32_t slm_sys_thread_id(void)

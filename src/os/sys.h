@@ -1,65 +1,58 @@
-/* The kernel, where it is not memory: waiting, waking, barriers on other threads, the clock, entropy, processor and
- * node, files. Every call here keeps errno. */
+/* System calls other than for memory: waiting, waking, barriers on other threads, the clock, entropy, processor and
+ * node, files. Every call here keeps errno, and any thread may make it at any time. */
 #pragma once
 
 #include "base/atomic.h"
 
-/* Sleep while *word is `expected`; may return early for any reason. */
+/* Sleep while *word is `expected`, without limit if timeout_ms is 0; may return early for any reason. */
 void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms);
 
-/* Sleep for so long, at least 1 ms, or less where a signal comes. By the same system call as slm_sys_wait, so that a
- * filter which lets that pass is enough. */
+/* Sleep for `ms`, at least 1, or less where a signal comes. By the system call of slm_sys_wait, for filters' sake. */
 void slm_sys_sleep_ms(unsigned ms);
 
 /* Wake one sleeper on the word, or all. */
 void slm_sys_wake(_Atomic uint32_t *word);
 void slm_sys_wake_all(_Atomic uint32_t *word);
 
-/* A full memory barrier on every thread of the process: each passes one, somewhere in its program, between the begin
- * and the end of this call (membarrier(2), PRIVATE_EXPEDITED). Registers the process when the kernel asks for it: the
- * first time, and in the child of a fork. False: there was no barrier, as the kernel or a filter has no such call. */
+/* A full memory barrier on every thread of the process: each thread executes one, somewhere in its program, between
+ * the start and the end of this call (membarrier(2), PRIVATE_EXPEDITED). Registers the process when the kernel asks
+ * for it: the first time, and in the child of a fork. False: there was none. */
 bool slm_sys_membarrier(void);
 
 /* Register the process beforehand (which may take milliseconds, once); false as above. Issues no barrier. */
 bool slm_sys_membarrier_register(void);
 
-/* False once a barrier, or registering for them, has failed. */
-extern slm_hidden _Atomic bool slm_sys_has_membarrier;
+extern slm_hidden _Atomic bool slm_sys_has_membarrier;  /* false once a barrier, or registering, has failed */
+extern slm_hidden _Atomic uint64_t slm_sys_membarriers; /* how many barriers there were */
 
-/* How many barriers there were. */
-extern slm_hidden _Atomic uint64_t slm_sys_membarriers;
-
-/* Microseconds of a steady clock, exact; no system call where the C library reads the vDSO. */
+/* A steady clock: microseconds, exact; and milliseconds, a few of them coarse. The C library reads the vDSO. */
 uint64_t slm_sys_now_us(void);
-
-/* Milliseconds of a steady clock, a few of them coarse; no system call where the C library reads the vDSO. */
 uint64_t slm_sys_now_ms(void);
 
-/* Sixty-four bits that another process cannot guess, others for each `number`. */
+/* Sixty-four bits that another process cannot guess, different for each `number`. */
 uint64_t slm_sys_entropy(uint64_t number);
 
-/* The CPU and node that the calling thread is on just now; both 0 where the kernel does not say. */
+/* The CPU and node that the calling thread is on; both 0 where the kernel does not say. */
 void slm_sys_where(unsigned *cpu, unsigned *node);
 
 /* The kernel's number of the calling thread. */
 uint32_t slm_sys_thread_id(void);
 
-/* Does the path lie in the kernel's own sysfs, and not on something that is put in its place (in a container)? */
+/* Does the path lie in the kernel's own sysfs, and not on something mounted over it (in a container)? */
 bool slm_sys_is_sysfs(const char *path);
 
-/* Read a small file into `text`, ended by a 0; false if it cannot be read. For start alone: it opens files. */
+/* Read a small file into `text`, ended by a 0; false if it cannot be read. For the start alone: it opens files. */
 bool slm_sys_read_file(const char *path, char *text, size_t size);
 
-/* A duplicate of a descriptor, closed by exec, with a number so high that programs do not miss it; -1: there is none
- * to spare. */
+/* A duplicate of a descriptor, closed by exec, so high that programs do not miss its number; -1: none to spare. */
 int slm_sys_duplicate(int descriptor);
 
-/* Open a file to write at its end: a descriptor, closed by exec, or -errno. Unless it may create the file the call
- * does not wait, not even for readers of a pipe. */
+/* Open a file to write at its end: a descriptor, closed by exec, or -errno. It waits only if it may create
+ * the file. */
 int slm_sys_open_to_append(const char *path, bool create);
 void slm_sys_close(int descriptor);
 
-/* 0 if this process may make files in the folder, or why it may not: an errno. */
+/* 0 if this process may make files in the folder, or the errno that says why not. */
 int slm_sys_access_to_make(const char *folder);
 
 /* Write all of it if that can be done; no SIGPIPE where nobody reads any more. */

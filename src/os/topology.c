@@ -1,4 +1,4 @@
-/* Nodes; see topology.h. A node without memory still gets a depot: the kernel chooses where its memory lies. */
+/* Nodes; see topology.h. A node without memory still gets a depot; the kernel chooses where that memory lies. */
 #include "os/topology.h"
 
 #include <fcntl.h>
@@ -13,14 +13,14 @@
 
 unsigned slm_nodes = 1;
 
-/* Where the vDSO has getcpu, which takes some nanoseconds; a system call is for each so many times. */
+/* x86's vDSO has getcpu, which takes some nanoseconds. Elsewhere it is a system call, made once in so many looks. */
 #ifdef __x86_64__
 enum { getcpu_is_cheap = 1, calls_a_look = 32 };
 #else
 enum { getcpu_is_cheap = 0, calls_a_look = 32 };
 #endif
 
-static bool users_policy; /* numactl, or whoever started us, has said where memory is to lie */
+static bool users_policy; /* numactl, or another parent, has set a memory policy for this process */
 static uint8_t online[SLM_NODES_MAX];
 static struct slm_rseq rseq; /* where the kernel tells a thread its CPU and node; 0: nowhere */
 
@@ -32,7 +32,7 @@ static int last_bit(const uint64_t *mask, unsigned words)
     return words == 0 ? -1 : (int)(words * 64 - 64 + slm_log2(mask[words - 1]));
 }
 
-/* The highest node that this process may have memory from, by one call; -1 where a filter forbids to ask. */
+/* The highest node that this process may have memory from, by one call; -1 if a filter forbids it. */
 static int last_allowed_node(void)
 {
     uint64_t mask[SLM_NODES_MAX * 16 / 64] = {0}; /* the kernel's own mask must fit */
@@ -40,13 +40,7 @@ static int last_allowed_node(void)
     return asked ? last_bit(mask, sizeof mask / sizeof mask[0]) : -1;
 }
 
-static slm_seldom bool has_policy(void)
-{
-    int mode = MPOL_DEFAULT;
-    return slm_call(SYS_get_mempolicy, &mode, NULL, 0, NULL, 0) == 0 && mode != MPOL_DEFAULT;
-}
-
-/* The number at *text, which moves behind it. strtoul would do, but not before libc's own start. */
+/* The number at *text, which moves past it. Not strtoul, which must not be called before libc's own start. */
 static unsigned read_number(const char **text)
 {
     unsigned number = 0;
@@ -82,20 +76,21 @@ static slm_seldom void set_all_of_list(const char *text, uint8_t *values, unsign
 slm_seldom void slm_topology_start(void)
 {
     char text[256];
+    int mode = MPOL_DEFAULT;
     if (last_allowed_node() == 0) /* the common machine: no file is opened */
         return;
     if (slm_sys_read_file("/sys/devices/system/node/online", text, sizeof text))
         slm_nodes = (unsigned)slm_min(last_of_list(text) + 1, SLM_NODES_MAX);
     if (slm_nodes == 1)
         return;
-    users_policy = has_policy();
+    users_policy = slm_call(SYS_get_mempolicy, &mode, NULL, 0, NULL, 0) == 0 && mode != MPOL_DEFAULT;
     set_all_of_list(text, online, SLM_NODES_MAX, true);
     slm_rseq_find(&rseq);
 }
 
-/* The kernel writes the record whenever the thread comes back from it on another CPU; a thread that is not registered
- * has a negative CPU there. Before Linux 6.3 the node is not told: while the CPU stays the same, so does the node.
- * Without a record, and where asking is a system call, *cpu counts how often it was not made. */
+/* The kernel writes the record whenever the thread resumes on another CPU; a thread that is not registered has a
+ * negative CPU there. Before Linux 6.3 the node is not told: while the CPU stays the same, so does the node. Without
+ * a record, and where getcpu is a system call, *cpu counts the looks since the last one. */
 unsigned slm_topology_node_again(uintptr_t thread, uint32_t *cpu, unsigned node)
 {
     (void)thread;
@@ -117,29 +112,20 @@ unsigned slm_topology_node_again(uintptr_t thread, uint32_t *cpu, unsigned node)
     return node < slm_nodes ? node : 0;
 }
 
-/* How many CPUs the kernel's own masks have room for: all possible ones, and often more; 0 where it does not say.
- * *allowed is one more than the highest that this thread may run on. */
-static slm_seldom unsigned cpus_of_mask(unsigned *allowed)
-{
-    uint64_t mask[SLM_CPUS_MAX / 64];
-    const long bytes = slm_call(SYS_sched_getaffinity, 0, sizeof mask, mask);
-    const unsigned words = bytes > 0 ? (unsigned)bytes / 8 : 0;
-    *allowed = (unsigned)(last_bit(mask, words) + 1);
-    return words * 64;
-}
-
-/* A container's /sys may be another's idea of the machine. What is not the kernel's own is not believed, nor is who
- * may run on a CPU that is not possible there: then the mask is. */
+/* A /sys that is not the kernel's own (in a container) is not trusted, nor is one with fewer CPUs than this thread
+ * may run on. Then the answer is the size of the affinity mask: all possible CPUs, and often more. */
 slm_seldom unsigned slm_topology_cpus(void)
 {
     static const char possible[] = "/sys/devices/system/cpu/possible";
     char text[4096];
-    unsigned allowed, cpus = 0;
+    uint64_t mask[SLM_CPUS_MAX / 64];
+    unsigned cpus = 0;
     if (slm_sys_is_sysfs(possible) && slm_sys_read_file(possible, text, sizeof text))
         cpus = last_of_list(text) + 1;
-    const unsigned most = cpus_of_mask(&allowed);
-    if (cpus == 0 || allowed > cpus)
-        cpus = most;
+    const long bytes = slm_call(SYS_sched_getaffinity, 0, sizeof mask, mask);
+    const unsigned words = bytes > 0 ? (unsigned)bytes / 8 : 0;
+    if (cpus == 0 || last_bit(mask, words) >= (int)cpus)
+        cpus = words * 64;
     return cpus <= SLM_CPUS_MAX ? cpus : 0;
 }
 
@@ -148,10 +134,7 @@ static slm_seldom unsigned node_of_offline(unsigned cpu)
 {
     for (unsigned node = 0; node < slm_nodes; node++) {
         struct slm_line path = {0};
-        slm_line_text(&path, "/sys/devices/system/cpu/cpu");
-        slm_line_number(&path, cpu);
-        slm_line_text(&path, "/node");
-        slm_line_number(&path, node);
+        slm_line_add(&path, "/sys/devices/system/cpu/cpu%u/node%u", cpu, node);
         if (slm_call(SYS_faccessat, AT_FDCWD, path.text, F_OK) == 0)
             return node;
     }
@@ -164,9 +147,7 @@ slm_seldom void slm_topology_cpu_nodes(uint8_t *nodes, unsigned cpus)
     memset(nodes, SLM_NODES_MAX, cpus);
     for (unsigned node = 0; node < slm_nodes; node++) {
         struct slm_line path = {0};
-        slm_line_text(&path, "/sys/devices/system/node/node");
-        slm_line_number(&path, node);
-        slm_line_text(&path, "/cpulist");
+        slm_line_add(&path, "/sys/devices/system/node/node%u/cpulist", node);
         if (slm_sys_read_file(path.text, text, sizeof text))
             set_all_of_list(text, nodes, cpus, node);
     }

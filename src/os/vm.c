@@ -1,11 +1,11 @@
 /* Pages; see vm.h.
  *
- * The window. The allocator wants one wide range of addresses. A reservation mapped PROT_NONE would count towards
- * RLIMIT_AS, and make mlockall fail under a finite RLIMIT_MEMLOCK (8 MiB is Debian's default). So nothing is mapped
- * beforehand. Instead a part of the address space is chosen where neither the kernel's own top-down or bottom-up
- * choice nor ASan, Go, Java (ZGC) or PIE binaries put anything. Pieces are mapped there as they are needed, with
- * MAP_FIXED_NOREPLACE: what is in the way is never overwritten, it is stepped over. Where no such place exists
- * (small address spaces, ThreadSanitizer) a reservation is mapped after all. */
+ * The allocator wants one wide range of addresses. A reservation mapped PROT_NONE would count towards RLIMIT_AS, and
+ * make mlockall fail under a finite RLIMIT_MEMLOCK (8 MiB is Debian's default). So nothing is mapped beforehand.
+ * Instead a range is chosen where neither the kernel's own top-down or bottom-up choice nor ASan, Go, Java (ZGC) or
+ * PIE binaries put anything. Pieces are mapped there as they are needed, with MAP_FIXED_NOREPLACE: a foreign mapping
+ * is stepped over, never overwritten. Where no such range exists (small address spaces, ThreadSanitizer) a
+ * reservation is mapped after all. */
 #include "os/vm.h"
 
 #include <linux/mempolicy.h>
@@ -15,6 +15,7 @@
 
 #include "base/bits.h"
 #include "base/call.h"
+#include "base/errno.h"
 #include "os/sys.h"
 
 #ifndef MAP_FIXED_NOREPLACE
@@ -22,14 +23,6 @@
 #endif
 
 #define TIB ((uintptr_t)1 << 40)
-
-/* errno becomes again at the end of the block what it is now. */
-#define KEEP_ERRNO __attribute__((cleanup(restore_errno), unused)) const int kept = errno
-
-static inline void restore_errno(const int *kept)
-{
-    errno = *kept;
-}
 
 size_t slm_page_size = 4096;
 
@@ -49,24 +42,23 @@ bool slm_vm_addresses_limited(void)
     return limit.soft != UINT64_MAX;
 }
 
-void *slm_vm_pick_window(size_t size, unsigned attempt)
+void *slm_vm_pick_range(size_t size, unsigned attempt)
 {
 #if UINTPTR_MAX > 0xffffffffu && !defined(__SANITIZE_THREAD__)
     const uintptr_t low = 22 * TIB, high = 42 * TIB; /* below a third of 47 bits, where bottom-up layouts start */
     if (size > high - low)
         return NULL;
-    uintptr_t slots = (high - low - size) >> 21;
+    const uintptr_t slots = (high - low - size) >> 21;
     return (void *)(low + (slm_sys_entropy(attempt) % (slots + 1) << 21));
 #else
-    (void)size;
-    (void)attempt;
+    (void)size, (void)attempt;
     return NULL;
 #endif
 }
 
-void *slm_vm_reserve_window(size_t size)
+void *slm_vm_reserve_range(size_t size)
 {
-    KEEP_ERRNO;
+    slm_keep_errno();
     const size_t unit = (size_t)2 << 20;
     char *got = mmap(NULL, size + unit, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (got == MAP_FAILED)
@@ -77,7 +69,7 @@ void *slm_vm_reserve_window(size_t size)
 
 bool slm_vm_map(void *address, size_t size, bool reserved)
 {
-    int how = MAP_PRIVATE | MAP_ANONYMOUS | (reserved ? MAP_FIXED : MAP_FIXED_NOREPLACE);
+    const int how = MAP_PRIVATE | MAP_ANONYMOUS | (reserved ? MAP_FIXED : MAP_FIXED_NOREPLACE);
     void *got = mmap(address, size, PROT_READ | PROT_WRITE, how, -1, 0);
     if (got == MAP_FAILED)
         return false;
@@ -89,14 +81,14 @@ bool slm_vm_map(void *address, size_t size, bool reserved)
     return true;
 }
 
-/* The place is claimed first, so that nothing of others is replaced. The model's second page is moved there: it
+/* The addresses are claimed first, so that no foreign mapping is replaced. The model's second page is moved there: it
  * keeps its policy, and becomes longer on the way. The first page then grows by a new second one. */
 bool slm_vm_map_as(void *model, void *address, size_t size)
 {
     char *second = (char *)model + slm_page_size;
     if (!slm_vm_map(address, size, false))
         return false;
-    int kept = errno;
+    const int kept = errno;
     const bool moved = mremap(second, slm_page_size, size, MREMAP_MAYMOVE | MREMAP_FIXED, address) == address;
     if (moved)
         mremap(model, slm_page_size, 2 * slm_page_size, 0);
@@ -108,7 +100,7 @@ bool slm_vm_map_as(void *model, void *address, size_t size)
 
 bool slm_vm_unmap(void *address, size_t size, bool reserved)
 {
-    KEEP_ERRNO;
+    slm_keep_errno();
     const int how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
     return reserved ? mmap(address, size, PROT_NONE, how, -1, 0) != MAP_FAILED : munmap(address, size) == 0;
 }
@@ -149,7 +141,7 @@ bool slm_vm_bind(void *address, size_t size, unsigned node)
 
 void *slm_vm_page_wiped_on_fork(void)
 {
-    KEEP_ERRNO;
+    slm_keep_errno();
     void *page = mmap(NULL, slm_page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page != MAP_FAILED && madvise(page, slm_page_size, MADV_WIPEONFORK) == 0)
         return page;
@@ -160,6 +152,6 @@ void *slm_vm_page_wiped_on_fork(void)
 
 bool slm_vm_move(void *from, void *to, size_t size)
 {
-    KEEP_ERRNO;
+    slm_keep_errno();
     return mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) != MAP_FAILED;
 }

@@ -1,5 +1,5 @@
-/* Pages from the kernel: map, purge, move. Addresses and lengths are multiples of the page that the running kernel
- * has. errno is kept by everything but slm_vm_map, which leaves what the kernel said. */
+/* Pages from the kernel: map, purge, move. Addresses and lengths are multiples of slm_page_size. All functions keep
+ * errno except slm_vm_map and slm_vm_map_as, which leave the kernel's. */
 #pragma once
 
 #include "base/compiler.h"
@@ -12,18 +12,17 @@ void slm_vm_start(void);
 bool slm_vm_addresses_limited(void);
 
 /* Addresses for `size` bytes that nothing else is likely to use, on a multiple of 2 MiB; nothing is mapped. NULL
- * when this system's address space has no such place. The choice is random, and another for each attempt. */
-void *slm_vm_pick_window(size_t size, unsigned attempt);
+ * where the address space has no room. The choice is random, and another for each attempt. */
+void *slm_vm_pick_range(size_t size, unsigned attempt);
 
 /* Such addresses held by an inaccessible mapping; NULL if the kernel grants none of that size. */
-void *slm_vm_reserve_window(size_t size);
+void *slm_vm_reserve_range(size_t size);
 
-/* Zeroed, readable and writable memory at exactly this address, which is either free or (`reserved`) inside a window
- * that slm_vm_reserve_window gave. False with the kernel's errno, EEXIST where another mapping is in the way. */
+/* Zeroed, readable and writable memory at exactly this address, which is either free or (`reserved`) inside a range
+ * from slm_vm_reserve_range. False with the kernel's errno, EEXIST where another mapping is in the way. */
 bool slm_vm_map(void *address, size_t size, bool reserved);
 
-/* As slm_vm_map outside of a reserved window, but with the memory policy of the two pages at `model`, which nobody
- * ever touches. */
+/* As slm_vm_map outside a reserved range, with the memory policy of the two pages at `model`, never touched. */
 bool slm_vm_map_as(void *model, void *address, size_t size);
 
 /* Undo slm_vm_map. False when the kernel refuses (its limit of mappings). */
@@ -35,21 +34,19 @@ void slm_vm_small_pages(void *address, size_t size);
 /* False: nothing is mapped at this address. */
 bool slm_vm_is_mapped(const void *address);
 
-/* Take the right to write off the whole pages of a range. */
+/* Make the whole pages of a range read-only. */
 void slm_vm_read_only(void *address, size_t size);
 
-/* Give the RAM back and keep the addresses. True: the pages read as zero from now on; false: they are as before
- * (locked pages, for instance). */
+/* Give the RAM back and keep the addresses. True: the pages read as zero now; false: as before (if locked, say). */
 bool slm_vm_purge(void *address, size_t size);
 
-/* Bind a range to a node that is preferred from then on, and move there what is resident already (under
- * mlockall all is). The number is the machine's, whatever a control group allows. False: the kernel refuses;
- * first touch decides. */
+/* Bind a range to a node, preferred from then on, and move there the pages that are resident already (under mlockall
+ * all are). `node` is the machine's number, whatever a control group allows. False: the kernel refuses. */
 bool slm_vm_bind(void *address, size_t size, unsigned node);
 
 /* A page that reads as zero in every child of a fork; NULL where the kernel has none (before Linux 4.14). */
 void *slm_vm_page_wiped_on_fork(void);
 
-/* Move the pages of one mapped range to another of the same size, without a copy, and unmap the old addresses. False
- * when the kernel does not do it: the old range is as it was, the new one may have been unmapped. */
+/* Move the pages of one mapped range to another of the same size, without a copy, and unmap the old addresses. False:
+ * the kernel refuses; the old range is as it was, the new one may have been unmapped. */
 bool slm_vm_move(void *from, void *to, size_t size);

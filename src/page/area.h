@@ -3,20 +3,20 @@
  *     | descriptors | metadata | sizes | page map | heap: granule 0, granule 1, ...           | per-CPU memory |
  *     ^ slm_range.descriptors                     ^ slm_range.heap                            ^ slm_range.percpu
  *
- * A granule is 64 KiB of heap. Its index alone leads to its descriptor of 128 bytes (page/span.h) and to its entry
- * of two bytes in the page map (page/page_map.h). Metadata is the allocator's own memory (page/metadata.h).
+ * A granule is 64 KiB of heap. Its index leads to its descriptor of 128 bytes (page/span.h) and to its entry of two
+ * bytes in the page map (page/page_map.h). Metadata is the allocator's own memory (page/metadata.h).
  *
- * Areas. A machine with one NUMA node has one area, the whole heap. With several nodes the heap is cut into equal
- * areas, each a power of two of granules, two for each node. So bits of an object's address are its node:
+ * Areas. A machine with one NUMA node has one area, the whole heap. With several nodes (rounded up to a power of
+ * two) the heap is cut into equal areas, each a power of two of granules, two for each node. So bits of an address
+ * are its node:
  *
  *     | slabs of node 0 | slabs of node 1 | ... | large objects of node 0 | large objects of node 1 | ...
  *
- * Nodes are rounded up to a power of two. Each area has its own part of the page map, at the same distance below its
- * start: in the last granules of the area before. So whoever knows an area's start finds the entry of what lies in
- * it as if that area were the only one.
+ * Each area has its own part of the page map, at the same distance below its start: in the last granules of the area
+ * before. So with an area's start the entry of an object in it is found as if that area were the only one.
  *
- * slm_heap_limit is the highest end of what was ever mapped in an area, over all areas. Below it the page maps of
- * all areas can be read. It only grows: whoever got an object from another thread sees a limit above it. */
+ * slm_heap_limit is the highest end, counted from an area's start, of what was ever mapped in any area. Below it the
+ * page maps of all areas can be read. It only grows: a thread that got an object from another sees a limit above. */
 #pragma once
 
 #include "base/atomic.h"
@@ -30,23 +30,21 @@
 #define SLM_AREAS_MAX (2 * SLM_NODES_MAX)
 
 #define SLM_MAP_OFFSET (-(ptrdiff_t)(SLM_GRANULES_MAX * sizeof(uint16_t))) /* the page map, from an area's start */
-#define SLM_SIZES_BYTES (4 * SLM_GRANULE) /* uint32_t by slot word: see page_map.h */
-#define SLM_SIZES_OFFSET (SLM_MAP_OFFSET - (ptrdiff_t)SLM_SIZES_BYTES) /* the sizes, from the heap's */
+#define SLM_SIZES_BYTES (4 * SLM_GRANULE)                                  /* uint32_t by slot word, see page_map.h */
+#define SLM_SIZES_OFFSET (SLM_MAP_OFFSET - (ptrdiff_t)SLM_SIZES_BYTES)     /* the sizes, from the heap's */
 
 /* At the end of an area, the next one's part of the page map. */
 #define SLM_AREA_TAIL ((size_t)-SLM_MAP_OFFSET >> SLM_GRANULE_SHIFT)
 
-/* Written at the start of the process, read ever after. */
+/* Written at the start of the process, then only read. */
 struct slm_range {
-    char *descriptors;
-    char *heap;
-    char *metadata; /* a part for each node, of equal size */
-    char *percpu;
+    char *descriptors, *heap, *percpu;
+    char *metadata;       /* a part for each node, of equal size */
     size_t granules;      /* of the heap */
     size_t metadata_part; /* bytes of a node's part */
     size_t percpu_bytes;
-    size_t section;            /* granules whose bookkeeping is mapped together: a page of the page map */
-    unsigned area_shift;       /* an area has so many granules, as a power of two */
+    size_t section;            /* granules whose bookkeeping is mapped together: those of a page of the page map */
+    unsigned area_shift;       /* binary logarithm of an area's granules */
     unsigned node_mask;        /* nodes, rounded up to a power of two, less 1 */
     bool reserved;             /* an inaccessible mapping of ours holds the range's addresses */
     bool bound[SLM_AREAS_MAX]; /* areas whose memory is bound to their node */
@@ -54,13 +52,6 @@ struct slm_range {
 
 extern slm_hidden struct slm_range slm_range;
 extern slm_hidden size_t slm_heap_limit; /* written atomically */
-
-/* The bytes of a range whose heap has that many granules. And: it starts there from now on. */
-size_t slm_area_range_bytes(size_t granules);
-void slm_area_place_range(char *start, size_t granules);
-
-/* Cut the heap into areas for that many nodes. */
-void slm_area_cut(unsigned nodes);
 
 slm_inline size_t slm_granule_of(const void *pointer)
 {
@@ -77,7 +68,7 @@ slm_inline void *slm_descriptor(size_t granule)
     return slm_range.descriptors + granule * SLM_DESCRIPTOR_BYTES;
 }
 
-/* The granule of a pointer, counted from an area's start; for what does not lie in that area, more than any limit. */
+/* The granule of a pointer, counted from an area's start; above any limit if it does not lie in that area. */
 slm_inline size_t slm_area_granule(const char *area, const void *pointer)
 {
     return ((uintptr_t)pointer - (uintptr_t)area) >> SLM_GRANULE_SHIFT;
@@ -98,7 +89,7 @@ slm_inline unsigned slm_area_count(void)
     return slm_range.node_mask == 0 ? 1 : 2 * (slm_range.node_mask + 1);
 }
 
-/* How many granules of an area spans may have, from its first one on. */
+/* How many granules of an area spans may use, from its first one on. */
 slm_inline size_t slm_area_granules(void)
 {
     return ((size_t)1 << slm_range.area_shift) - (slm_range.node_mask == 0 ? 0 : SLM_AREA_TAIL);
@@ -131,7 +122,7 @@ slm_inline unsigned slm_area_for_large(unsigned node)
     return slm_range.node_mask == 0 ? 0 : slm_range.node_mask + 1 + node;
 }
 
-/* The node whose memory lies in an area, or whose threads' memory does. */
+/* The node that an area belongs to. */
 slm_inline unsigned slm_node_of_area(unsigned area)
 {
     return area & slm_range.node_mask;
@@ -142,7 +133,7 @@ slm_inline unsigned slm_node_of(const void *pointer)
     return slm_node_of_area(slm_area_of_granule(slm_granule_of(pointer)));
 }
 
-/* Has a granule, whatever its number, an entry in the page map? */
+/* Does any granule number have an entry in the page map? */
 slm_inline bool slm_granule_valid(size_t granule)
 {
     return slm_area_of_granule(granule) < slm_area_count() && slm_area_granule_valid(slm_granule_in_area(granule));

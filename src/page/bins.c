@@ -45,8 +45,8 @@ static struct slm_span *best_of_bin(const struct slm_list *bin, size_t granules,
     return best;
 }
 
-/* In the first bin a span may be too short; in the others all fit. The first is searched whole only when they are
- * all empty. */
+/* Spans in the first bin may be too short, all others fit. The first is searched completely if the others
+ * are empty. */
 struct slm_span *slm_bins_find(const struct slm_bins *bins, size_t granules)
 {
     const unsigned first = bin_of(granules);

@@ -1,7 +1,6 @@
 /* Listing and joining; see free_spans.h. */
 #include "page/free_spans.h"
 
-#include "base/panic.h"
 #include "page/reservation.h"
 
 struct slm_free_spans slm_free_spans[SLM_AREAS_MAX];
@@ -18,28 +17,24 @@ bool slm_span_scarce(void)
     return load_relaxed(&scarce);
 }
 
-static void start_area(unsigned number)
-{
-    struct slm_free_spans *area = &slm_free_spans[number];
-    area->lock.rank = SLM_RANK_SPANS;
-    area->first = (size_t)number << slm_range.area_shift;
-    area->first += slm_reservation_bind(number) ? 1 : 0; /* what the rest is made like lies there */
-    area->frontier = area->mapped = area->first;
-    area->generation = slm_fork_generation;
-    slm_list_init(&area->ages);
-    area->started = true;
-}
-
 void slm_span_start_areas(void)
 {
     for (unsigned number = 0; number < slm_area_count(); number++) {
-        if (!slm_free_spans[number].started)
-            start_area(number);
-        slm_free_spans[number].end = ((size_t)number << slm_range.area_shift) + slm_area_granules();
+        struct slm_free_spans *area = &slm_free_spans[number];
+        const size_t start = (size_t)number << slm_range.area_shift;
+        area->end = start + slm_area_granules();
+        if (area->started)
+            continue;
+        area->lock.rank = SLM_RANK_SPANS;
+        area->first = start + slm_reservation_bind(number); /* past the anchor of a bound area */
+        area->frontier = area->mapped = area->first;
+        area->generation = slm_fork_generation;
+        slm_list_init(&area->ages);
+        area->started = true;
     }
 }
 
-/* The holder died in a fork: whatever was listed may be torn. */
+/* The holder is lost in a fork: the lists may be torn. */
 static void restart_area(struct slm_free_spans *area)
 {
     for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
@@ -51,8 +46,7 @@ static void restart_area(struct slm_free_spans *area)
     slm_list_init(&area->ages);
     area->dirty_low = 0;
     area->generation = slm_fork_generation;
-    if (area->mapped < area->frontier)
-        area->mapped = area->frontier;
+    area->mapped = slm_max(area->mapped, area->frontier);
 }
 
 void slm_free_spans_lock(struct slm_free_spans *area)
@@ -160,37 +154,4 @@ void slm_span_add_figures(unsigned number, struct slm_span_figures *sums)
     sums->purges += load_relaxed(&area->purges);
     sums->purged_bytes += load_relaxed(&area->purged_bytes);
     sums->mapped_bytes += slm_reservation_area_bytes(number);
-}
-
-struct walk {
-    struct slm_free_spans *area;
-    unsigned state;
-    uint64_t bytes;
-};
-
-static bool check_free_span(struct slm_span *span, void *context)
-{
-    struct walk *walk = context;
-    const struct slm_span *last = last_descriptor(span);
-    if (span->state != walk->state)
-        slm_panic("check", slm_span_start(span), "a free span in the bins of another state", NULL, span);
-    if (last != span && (load_relaxed(&last->kind) != SLM_SPAN_FREE_END || last->back != span->granules - 1))
-        slm_panic("check", slm_span_start(span), "a free span's end is not marked", NULL, span);
-    if (slm_free_spans_behind(walk->area, span, walk->state))
-        slm_panic("check", slm_span_start(span), "two free spans of one state side by side", NULL, span);
-    walk->bytes += slm_span_bytes(span);
-    return false;
-}
-
-void slm_span_check(unsigned number)
-{
-    struct slm_free_spans *area = &slm_free_spans[number];
-    slm_free_spans_lock(area);
-    for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
-        struct walk walk = {.area = area, .state = state};
-        slm_bins_foreach(&area->bins[state], check_free_span, &walk);
-        if (walk.bytes != load_relaxed(&area->free_bytes[state]))
-            slm_panic("check", area, "free bytes do not add up", NULL, NULL);
-    }
-    slm_lock_release(&area->lock);
 }

@@ -1,19 +1,19 @@
-/* The free spans of each area, and the frontier, behind which nothing was ever mapped. Free spans wait in bins by
+/* The free spans of each area, and the frontier, above which nothing was ever in use. Free spans wait in bins by
  * length (page/bins.h), the states apart.
  *
  *     | used and free spans ...            | mapped ahead | nothing mapped yet ...
  *                                          ^ frontier     ^ mapped
  *
- * Dirty spans also stand in a queue by age, from which they are given back to the kernel (page/purge.h).
+ * Dirty spans are also in a queue by age, from which they are given back to the kernel (page/purge.h).
  *
- * After a fork that caught the lock held, the area starts afresh from its frontier. Free spans of older generations
- * are in no list, do not join, and are counted as lost. */
+ * After a fork in which the lock was held, the area restarts from its frontier. Free spans of older generations are
+ * in no list, are not joined, and are counted as lost. */
 #pragma once
 
 #include "page/bins.h"
 #include "sync/lock.h"
 
-/* A free span's descriptor. Where a slab keeps its owner stays what a slab that has gone left there: NULL. */
+/* A free span's descriptor. `no_owner` is where a slab has its owner, and stays NULL, as a released slab left it. */
 struct slm_free_span {
     struct slm_span span;
     void *no_owner;
@@ -30,7 +30,7 @@ struct slm_free_spans {
     struct slm_bins bins[SLM_SPAN_STATES];
     uint32_t spans[SLM_SPAN_STATES]; /* in the bins */
     struct slm_list ages;            /* dirty spans, oldest first */
-    uint64_t dirty_low;              /* the least bytes that were dirty since the last purge of surplus */
+    uint64_t dirty_low;              /* the least bytes that were dirty since the last slm_span_purge_surplus */
     _Atomic uint64_t free_bytes[SLM_SPAN_STATES];
     _Atomic uint64_t lost_bytes, purges, purged_bytes;
 } slm_cacheline;
@@ -47,24 +47,24 @@ slm_inline struct slm_free_span *slm_free_span_of(struct slm_span *span)
     return (struct slm_free_span *)span;
 }
 
-/* Released by slm_lock_release. All below are called under it. */
+/* To be released by slm_lock_release. It is held for all calls down to slm_free_spans_note_dirty_low. */
 void slm_free_spans_lock(struct slm_free_spans *area);
 
 /* List a free span and mark both its ends. Its neighbours are not looked at. */
 void slm_free_spans_list(struct slm_free_spans *area, struct slm_span *span);
 void slm_free_spans_unlist(struct slm_free_spans *area, struct slm_span *span);
 
-/* The free spans right before and behind a span, which may be listed or not, if they are of that state; else NULL. */
+/* The free spans right before and after a span, which may be listed or not, if they are of that state; else NULL. */
 struct slm_span *slm_free_spans_before(struct slm_free_spans *area, const struct slm_span *span, unsigned state);
 struct slm_span *slm_free_spans_behind(struct slm_free_spans *area, const struct slm_span *span, unsigned state);
 
 /* Join an unlisted free span with its free neighbours of the same state, and list the result, which is returned. */
 struct slm_span *slm_free_spans_join(struct slm_free_spans *area, struct slm_span *span);
 
-/* What is mapped ahead but was never part of a span becomes a clean free one. */
+/* Turn memory that is mapped ahead, but was never part of a span, into a clean free span. */
 void slm_free_spans_give_up_ahead(struct slm_free_spans *area);
 
-/* After dirty memory has been taken into use. */
+/* To be called after dirty memory has been taken into use. */
 slm_inline void slm_free_spans_note_dirty_low(struct slm_free_spans *area)
 {
     area->dirty_low = slm_min(area->dirty_low, load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]));
@@ -74,18 +74,15 @@ struct slm_span_figures {
     uint64_t dirty_bytes, lost_bytes, purges, purged_bytes, mapped_bytes;
 };
 
-/* Before the first span, and again when there are more nodes: ready their areas. */
+/* Start the areas of all nodes. Before the first span, and again when there are more nodes. */
 void slm_span_start_areas(void);
 
-/* Is address space scarce? It is where RLIMIT_AS is finite, and once the kernel has refused a mapping. */
+/* Address space is scarce where RLIMIT_AS is finite, and once the kernel has refused a mapping. */
 void slm_span_set_scarce(bool is_scarce);
 bool slm_span_scarce(void);
 
-/* Dirty bytes of all areas, cheap. */
+/* Dirty bytes of all areas; takes no lock. */
 uint64_t slm_span_dirty_bytes(void);
 
 /* Add an area's figures to the sums. */
 void slm_span_add_figures(unsigned area, struct slm_span_figures *sums);
-
-/* Walk an area and stop the process when an invariant does not hold; checked builds and tests. */
-void slm_span_check(unsigned area);

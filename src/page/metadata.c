@@ -1,7 +1,7 @@
-/* Pieces cut from chunks, and lists of free ones; see metadata.h. Each node has a pool, for the threads that run
- * there just then: so they do not all wait for one lock, and what they make lies near them. A piece goes back to the
- * pool that it came from: otherwise magazines made on one node and freed on another would fill one pool and drain
- * the other for ever. After a fork in the middle of a call the lists start empty: what was in them is lost. */
+/* Pieces cut from chunks, and lists of free ones; see metadata.h. Each node has a pool for the threads that run there
+ * at the moment, so that they do not all wait for one lock, and their metadata is local. A piece returns to the pool
+ * that it came from: otherwise magazines made on one node and freed on another would fill one pool and drain the
+ * other forever. After a fork in the middle of a call the lists start empty: their pieces are lost. */
 #include "page/metadata.h"
 
 #include <string.h>
@@ -10,15 +10,14 @@
 #include "sync/lock.h"
 
 #define UNIT ((size_t)64)
-#define PAGED ((size_t)4096) /* from here on pieces lie by themselves */
+#define PAGED ((size_t)4096) /* from this size on pieces lie apart from small ones */
 #define CHUNK (4 * SLM_GRANULE)
 
 struct piece {
     struct piece *next;
 };
 
-/* The rest of the newest chunk. */
-struct rest {
+struct rest { /* of the newest chunk */
     char *next, *end;
 };
 
@@ -30,7 +29,7 @@ static struct pool {
 
 slm_seldom void slm_metadata_start(void)
 {
-    for (unsigned node = 0; (slm_checked || slm_bench) && node < SLM_NODES_MAX; node++) /* others need no ranks */
+    for (unsigned node = 0; (slm_checked || slm_bench) && node < SLM_NODES_MAX; node++) /* which use ranks */
         pools[node].lock.rank = SLM_RANK_METADATA;
 }
 
@@ -51,7 +50,7 @@ static void *bump(struct rest *rest, unsigned node, size_t bytes)
         char *chunk = slm_reservation_metadata(node, chunk_bytes);
         if (!chunk)
             return NULL;
-        if (chunk != rest->end) /* else it continues the one before */
+        if (chunk != rest->end) /* else it directly follows the one before */
             rest->next = chunk;
         rest->end = chunk + chunk_bytes;
     }
@@ -60,7 +59,7 @@ static void *bump(struct rest *rest, unsigned node, size_t bytes)
     return piece;
 }
 
-/* Those of the paged ones are multiples of 4 KiB: so are the addresses, as chunks start on granules. */
+/* Sizes of paged pieces are multiples of 4 KiB, and so are their addresses, as chunks start on granules. */
 static size_t rounded(size_t bytes)
 {
     return slm_align_up(bytes, bytes < PAGED ? UNIT : PAGED);

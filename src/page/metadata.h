@@ -1,6 +1,6 @@
 /* Memory for the allocator itself: magazines, bitmaps, threads' blocks, depots. Sizes are rounded up to 64 bytes;
  * freed pieces wait in a list of their size. Pieces from 4 KiB up start on a multiple of 4 KiB and lie apart from
- * the small ones, so that their unused pages are not resident. Overflows of objects do not reach any of it. */
+ * small ones, so that their unused pages are not resident. Overflows of objects do not reach any of it. */
 #pragma once
 
 #include "base/compiler.h"
@@ -11,9 +11,7 @@
 void slm_metadata_start(void);
 
 /* At most SLM_METADATA_MAX bytes, aligned to 64; NULL and ENOMEM. They are not cleared. (But if all users of a size
- * from 4 KiB up clear what they free, a piece is zero except for its first word.) Takes the metadata lock, of the
- * highest rank. */
+ * from 4 KiB up clear what they free, a piece is zero except for its first word.) Takes locks of rank METADATA. Free
+ * with the same size. */
 void *slm_metadata_alloc(size_t bytes);
-
-/* `bytes` as it was asked for. */
 void slm_metadata_free(void *pointer, size_t bytes);

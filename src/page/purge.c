@@ -1,16 +1,15 @@
-/* Giving back; see purge.h. No system call is made under an area's lock: what is being given back is in no list. */
+/* Giving back; see purge.h. Meanwhile a span is in no list, so that no system call is made under an area's lock. */
 #include "page/purge.h"
 
 #include "os/vm.h"
 #include "page/free_spans.h"
 #include "page/reservation.h"
 
-/* Holes split mappings, and the kernel allows 65,530 of these: only long spans are unmapped, and only so many. */
+/* Holes split mappings, and the kernel allows 65,530 of these: only some long spans are unmapped. */
 enum { unmap_least = 16, unmapped_most = 2048 };
 
-/* Up to `most` bytes of the oldest dirty span, unlisted: its far end when it is longer. NULL if there is none. Where
- * addresses are scarce, all of the span: what was left would fill with small spans, and the hole would be too short
- * for what was there before. */
+/* Up to `most` bytes of the oldest dirty span, unlisted: its upper end if it is longer. NULL if there is none. Where
+ * addresses are scarce, all of the span: a short hole is of no use for another large one. */
 static struct slm_span *take_oldest(struct slm_free_spans *area, uint64_t most)
 {
     if (slm_list_empty(&area->ages) || most < SLM_GRANULE)
@@ -20,7 +19,7 @@ static struct slm_span *take_oldest(struct slm_free_spans *area, uint64_t most)
     if (slm_span_bytes(span) > most && !slm_span_scarce()) {
         struct slm_span *end = slm_span_split(span, span->granules - (most >> SLM_GRANULE_SHIFT));
         slm_free_spans_list(area, span);
-        slm_list_remove(&slm_free_span_of(span)->age); /* it is the oldest still */
+        slm_list_remove(&slm_free_span_of(span)->age); /* it is still the oldest */
         slm_list_insert_after(&area->ages, &slm_free_span_of(span)->age);
         span = end;
     }
@@ -28,7 +27,7 @@ static struct slm_span *take_oldest(struct slm_free_spans *area, uint64_t most)
     return span;
 }
 
-/* A hole that becomes wider is not one more. */
+/* Widening a hole does not create another one. */
 static bool may_unmap(struct slm_free_spans *area, const struct slm_span *span)
 {
     if (!slm_span_scarce())
@@ -38,7 +37,7 @@ static bool may_unmap(struct slm_free_spans *area, const struct slm_span *span)
            slm_free_spans_behind(area, span, SLM_SPAN_UNMAPPED);
 }
 
-/* The state that an unlisted span's memory is in after it has been given back as far as the kernel takes it. */
+/* Give an unlisted span's memory back as far as the kernel takes it. The state that it is in then. */
 static uint8_t give_back(const struct slm_span *span, bool unmap)
 {
     char *start = slm_span_start(span);
@@ -50,9 +49,9 @@ static uint8_t give_back(const struct slm_span *span, bool unmap)
     return slm_vm_purge(start, bytes) ? SLM_SPAN_CLEAN : SLM_SPAN_DIRTY;
 }
 
-/* A clean span that may be unmapped now that `span` has been listed: `span` itself, when joining has made it long
- * enough, or what lies beside it when it is a hole. Unlisted; NULL if there is none. Otherwise clean pieces, which
- * are in no queue, would add up to a heap that stays mapped. */
+/* A clean span that may be unmapped now that `span` has been listed: `span` itself, if joining has made it long
+ * enough, or its neighbour if it is a hole. Unlisted; NULL if there is none. Otherwise clean pieces, which are in no
+ * queue, would add up to a heap that stays mapped. */
 static struct slm_span *take_unmappable(struct slm_free_spans *area, struct slm_span *span)
 {
     if (span->state == SLM_SPAN_UNMAPPED) {
@@ -65,14 +64,13 @@ static struct slm_span *take_unmappable(struct slm_free_spans *area, struct slm_
     return span;
 }
 
-/* Give an unlisted span back and list it, then unmap what may be unmapped because of that. System calls are made
- * without the lock. False: the kernel did not take it. */
+/* Give an unlisted span back and list it, then unmap what that makes unmappable. False: the kernel refused. */
 static bool give_back_and_list(struct slm_free_spans *area, struct slm_span *span, bool unmap)
 {
     bool given = false;
     for (; span; unmap = true) {
         const uint8_t before = span->state, after = give_back(span, unmap);
-        const bool refused = unmap && after != SLM_SPAN_UNMAPPED; /* the limit of mappings: not again at once */
+        const bool refused = unmap && after != SLM_SPAN_UNMAPPED; /* the limit of mappings: do not retry at once */
         given |= after != before;
         slm_free_spans_lock(area);
         span->state = after;
@@ -83,7 +81,7 @@ static bool give_back_and_list(struct slm_free_spans *area, struct slm_span *spa
     return given;
 }
 
-/* Purge up to that many bytes, a span at a time; no more than leaves `keep`, for others may be purging too. */
+/* Purge up to that many bytes, a span at a time, but leave `keep` dirty: other threads may be purging too. */
 static size_t purge_area(struct slm_free_spans *area, uint64_t bytes, uint64_t keep)
 {
     size_t given = 0;
@@ -93,7 +91,7 @@ static size_t purge_area(struct slm_free_spans *area, uint64_t bytes, uint64_t k
         const bool unmap = span && may_unmap(area, span);
         slm_lock_release(&area->lock);
         const size_t size = span ? slm_span_bytes(span) : 0;
-        if (!span || !give_back_and_list(area, span, unmap)) /* locked pages stay: asking again would not help */
+        if (!span || !give_back_and_list(area, span, unmap)) /* locked pages: retrying would not help */
             break;
         given += size;
         add_relaxed(&area->purges, 1);
@@ -102,7 +100,7 @@ static size_t purge_area(struct slm_free_spans *area, uint64_t bytes, uint64_t k
     return given;
 }
 
-/* Each area keeps its share of what is kept. */
+/* What is kept is shared among the areas in proportion to their dirty bytes. */
 size_t slm_span_purge(uint64_t keep_bytes)
 {
     const uint64_t granules = slm_max(slm_span_dirty_bytes() / SLM_GRANULE, 1);

@@ -9,42 +9,64 @@
 
 #define SECTION_LEAST ((size_t)2048) /* with pages of 4 KiB */
 
+/* For each granule. */
+#define METADATA_BYTES (SLM_GRANULE / 128)
+#define PERCPU_BYTES (SLM_GRANULE / 8)
+
 static struct slm_lock covering = {.rank = SLM_RANK_METADATA};
 static size_t metadata_used[SLM_NODES_MAX];                                 /* bytes of each node's part */
 static _Atomic uint64_t map_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64]; /* sections, a bit each */
 static _Atomic uint64_t descriptors_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64];
 static _Atomic uint64_t bookkeeping_bytes, area_bytes[SLM_AREAS_MAX];
 
-/* Beyond this size of the heap the system's policy decides how large pages are. */
+/* Above this size of an area's heap the system's policy decides how large pages are. */
 static const size_t small_pages_granules = ((size_t)256 << 20) / SLM_GRANULE;
+
+static bool map_small_pages(void *address, size_t size)
+{
+    const bool done = slm_vm_map(address, size, slm_range.reserved);
+    if (done)
+        slm_vm_small_pages(address, size);
+    return done;
+}
 
 static bool map_bookkeeping(void *address, size_t size)
 {
-    if (!slm_vm_map(address, size, slm_range.reserved))
-        return false;
-    slm_vm_small_pages(address, size);
-    add_relaxed(&bookkeeping_bytes, size);
-    return true;
+    const bool done = map_small_pages(address, size);
+    if (done)
+        add_relaxed(&bookkeeping_bytes, size);
+    return done;
 }
 
-/* The sizes' page is the first mapping: it proves that the range is there. */
+static size_t range_bytes(size_t granules)
+{
+    const size_t each = SLM_DESCRIPTOR_BYTES + METADATA_BYTES + SLM_GRANULE + PERCPU_BYTES;
+    return (size_t)-SLM_SIZES_OFFSET + granules * each;
+}
+
+/* Set the range's parts. The page of sizes is mapped first: that shows that the range is usable. */
 static bool try_range(char *start, size_t granules)
 {
     if (!start)
         return false;
-    slm_area_place_range(start, granules);
+    slm_range.granules = granules;
+    slm_range.descriptors = start;
+    slm_range.metadata = slm_range.descriptors + granules * SLM_DESCRIPTOR_BYTES;
+    slm_range.heap = slm_range.metadata + granules * METADATA_BYTES - SLM_SIZES_OFFSET;
+    slm_range.percpu = slm_range.heap + granules * SLM_GRANULE;
+    slm_range.percpu_bytes = granules * PERCPU_BYTES;
     return map_bookkeeping(slm_range.heap + SLM_SIZES_OFFSET, SLM_SIZES_BYTES);
 }
 
 static bool find_range(void)
 {
-    const size_t most = slm_area_range_bytes(SLM_GRANULES_MAX);
-    for (unsigned attempt = 0; attempt < 4; attempt++) /* a random place may be taken */
-        if (try_range(slm_vm_pick_window(most, attempt), SLM_GRANULES_MAX))
+    const size_t most = range_bytes(SLM_GRANULES_MAX);
+    for (unsigned attempt = 0; attempt < 4; attempt++) /* a random range may be taken */
+        if (try_range(slm_vm_pick_range(most, attempt), SLM_GRANULES_MAX))
             return true;
     slm_range.reserved = true;
     for (size_t granules = SLM_GRANULES_MAX / 8; granules >= slm_range.section; granules /= 2)
-        if (try_range(slm_vm_reserve_window(slm_area_range_bytes(granules)), granules))
+        if (try_range(slm_vm_reserve_range(range_bytes(granules)), granules))
             return true;
     return false;
 }
@@ -61,8 +83,8 @@ slm_seldom bool slm_reservation_start(void)
     return false;
 }
 
-/* Map a part of the bookkeeping unless that is done; false with EEXIST where something else lies. Areas that grow at
- * the same time cover the same maps. */
+/* Map a part of the bookkeeping unless that is done; false with EEXIST if a foreign mapping lies there. Takes a lock,
+ * as areas that grow at the same time cover the same maps. */
 static bool cover(_Atomic uint64_t *done, size_t number, void *address, size_t bytes)
 {
     const uint64_t bit = (uint64_t)1 << number % 64;
@@ -84,23 +106,25 @@ static size_t section_of(size_t granule)
 /* A section of one area's part of the map. */
 static bool cover_map(unsigned area, size_t number)
 {
-    const size_t bytes = slm_range.section * sizeof(uint16_t),
-                 before = section_of((size_t)area << slm_range.area_shift);
+    const size_t bytes = slm_range.section * sizeof(uint16_t);
+    const size_t before = section_of((size_t)area << slm_range.area_shift);
     return cover(map_covered, before + number, slm_area_start(area) + SLM_MAP_OFFSET + number * bytes, bytes);
 }
 
-static bool cover_descriptors(size_t number)
+static slm_seldom void cut(unsigned nodes)
 {
-    const size_t bytes = slm_range.section * SLM_DESCRIPTOR_BYTES;
-    return cover(descriptors_covered, number, slm_range.descriptors + number * bytes, bytes);
+    slm_range.node_mask = nodes == 1 ? 0 : (2u << slm_log2(nodes - 1)) - 1;
+    slm_range.area_shift = slm_log2(slm_range.granules / slm_area_count());
+    slm_range.metadata_part = slm_range.granules * METADATA_BYTES / (slm_range.node_mask + 1);
 }
 
 slm_seldom void slm_reservation_cut(void)
 {
-    slm_area_cut(slm_nodes);
+    cut(slm_nodes);
     if (((size_t)1 << slm_range.area_shift) < 2 * slm_max(slm_range.section, SLM_AREA_TAIL))
-        slm_area_cut(slm_nodes = 1);
-    for (size_t number = 0; number * slm_range.section < slm_heap_limit; number++) /* what was one area before */
+        cut(slm_nodes = 1);
+    for (size_t number = 0; number * slm_range.section < slm_heap_limit;
+         number++) /* the areas that there were not before */
         for (unsigned area = 1; area < slm_area_count(); area++)
             cover_map(area, number);
 }
@@ -113,17 +137,7 @@ static void raise_limit(size_t limit)
         ;
 }
 
-/* Memory of a bound area is made like its anchor, the two pages at its start, which no span gets. It is not made
- * like the memory before it, which programs may have locked, protected, or bound elsewhere. */
-static bool map_granules(size_t first, size_t bytes)
-{
-    char *address = slm_granule_address(first);
-    const unsigned area = slm_area_of_granule(first);
-    return slm_range.bound[area] ? slm_vm_map_as(slm_area_start(area), address, bytes)
-                                 : slm_vm_map(address, bytes, slm_range.reserved);
-}
-
-/* Cover the maps of all areas up to here: stepping over a foreign mapping leaves no hole below the limit. */
+/* Cover the maps of all areas up to here, so that stepping over a foreign mapping leaves no hole below the limit. */
 static bool cover_maps(size_t limit)
 {
     const size_t first = section_of(__atomic_load_n(&slm_heap_limit, __ATOMIC_RELAXED));
@@ -134,19 +148,26 @@ static bool cover_maps(size_t limit)
     return true;
 }
 
+/* Memory of a bound area is made like its anchor: programs may have locked or protected the memory before it. */
 slm_seldom bool slm_reservation_extend(size_t first, size_t count)
 {
-    const size_t before = first - (slm_granule_in_area(first) > 0); /* joining looks at the neighbour */
-    for (size_t number = section_of(before); number <= section_of(first + count - 1); number++)
-        if (!cover_descriptors(number))
+    const size_t inside = slm_granule_in_area(first), bytes = count << SLM_GRANULE_SHIFT;
+    const size_t section_bytes = slm_range.section * SLM_DESCRIPTOR_BYTES;
+    const unsigned area = slm_area_of_granule(first);
+    char *address = slm_granule_address(first);
+    size_t number = section_of(first - (inside > 0)); /* joining looks at the neighbour */
+    for (; number <= section_of(first + count - 1); number++)
+        if (!cover(descriptors_covered, number, slm_range.descriptors + number * section_bytes, section_bytes))
             return false;
-    const size_t bytes = count << SLM_GRANULE_SHIFT;
-    if (!cover_maps(slm_granule_in_area(first) + count) || !map_granules(first, bytes))
+    if (!cover_maps(inside + count))
         return false;
-    add_relaxed(&area_bytes[slm_area_of_granule(first)], bytes);
-    if (slm_granule_in_area(first) < small_pages_granules) /* by address: what is mapped again joins its neighbours */
-        slm_vm_small_pages(slm_granule_address(first), bytes);
-    raise_limit(slm_granule_in_area(first) + count);
+    if (slm_range.bound[area] ? !slm_vm_map_as(slm_area_start(area), address, bytes)
+                              : !slm_vm_map(address, bytes, slm_range.reserved))
+        return false;
+    add_relaxed(&area_bytes[area], bytes);
+    if (inside < small_pages_granules) /* by address: what is mapped again joins its neighbours */
+        slm_vm_small_pages(address, bytes);
+    raise_limit(inside + count);
     return true;
 }
 
@@ -174,7 +195,7 @@ bool slm_reservation_unmap(void *address, size_t bytes)
     const size_t granule = slm_granule_of(address);
     if (!slm_vm_unmap(address, bytes, slm_range.reserved))
         return false;
-    if (granule < slm_range.granules) /* behind that lies per-CPU memory, which is not counted here */
+    if (granule < slm_range.granules) /* above lies per-CPU memory, which is not counted here */
         sub_relaxed(&area_bytes[slm_area_of_granule(granule)], bytes);
     return true;
 }
@@ -206,10 +227,8 @@ unsigned slm_reservation_metadata_node(const void *address)
 
 bool slm_reservation_percpu_map(void *address, size_t bytes)
 {
-    if (!slm_vm_map(address, bytes, slm_range.reserved))
-        return false;
-    slm_vm_small_pages(address, bytes); /* a huge one would lie on one node, and be of several CPUs' copies */
-    return true;
+    return map_small_pages(address,
+                           bytes); /* a huge page would lie on one node, with copies of several nodes' CPUs */
 }
 
 uint64_t slm_reservation_area_bytes(unsigned area)

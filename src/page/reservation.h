@@ -2,11 +2,10 @@
  * its bookkeeping a section at a time, as many granules as a page of the page map has entries for (128 MiB of heap
  * where pages are 4 KiB).
  *
- * On a machine with several nodes slabs' memory is bound to its node, unless a policy of the user's own stands in
- * the way. Two pages at an area's start are bound, once, at the start of the process. What is mapped later is made
- * like them by mremap(2), a call that every process makes anyway. Large objects' memory is not bound: who writes a
- * page first decides where it lies, as programs expect that fill an array in parallel, and the kernel may move it to
- * who uses it. */
+ * On a machine with several nodes slabs' memory is bound to its node, unless the user has set a policy. Two pages at
+ * an area's start, its anchor, are bound when the process starts. Later mappings are made like them by mremap(2), a
+ * call that every process makes anyway. Large objects' memory is not bound: the first thread that writes a page
+ * decides, as programs expect that fill an array in parallel, and the kernel may move it to its users' node. */
 #pragma once
 
 #include "page/area.h"
@@ -18,30 +17,29 @@ bool slm_reservation_start(void);
  * when there are more nodes. Before the first span, and before there are threads. */
 void slm_reservation_cut(void);
 
-/* Bind the area's memory to its node if it is to be bound; once, before its first span. True: its first granule is
- * no span's from now on. */
+/* Bind the area to its node if that should be; once, before its first span. True: its first granule is
+ * the anchor's. */
 bool slm_reservation_bind(unsigned area);
 
-/* Map `count` granules from `first` on, and their descriptors and map. False with errno: EEXIST, something else lies
- * there; ENOMEM. The caller holds the lock of the area. */
+/* Map `count` granules from `first` on, and their descriptors and map. False with errno: EEXIST, a foreign mapping
+ * lies there; ENOMEM. The caller holds the lock of the area. */
 bool slm_reservation_extend(size_t first, size_t count);
 
 /* Give addresses of the heap or of per-CPU memory back to the kernel; false if it refuses (its limit of mappings). */
 bool slm_reservation_unmap(void *address, size_t bytes);
 
-/* Is the granule known, and its descriptor there? */
+/* Is the granule valid, and its descriptor mapped? */
 bool slm_reservation_described(size_t granule);
 
-/* Zeroed memory for the allocator itself, a multiple of 64 KiB, from that node's part of it, never given back; NULL
- * and ENOMEM. One thread at a time for each node. And the node whose part an address lies in. */
+/* Zeroed memory for the allocator itself, a multiple of 64 KiB, from that node's part, never given back; NULL and
+ * ENOMEM. One thread at a time for each node. And the node in whose part an address lies. */
 void *slm_reservation_metadata(unsigned node, size_t bytes);
 unsigned slm_reservation_metadata_node(const void *address);
 
-/* Map a piece of the per-CPU memory, in ordinary pages that read as zero; false with errno: EEXIST, something else
- * lies there; ENOMEM. */
+/* Map a piece of the per-CPU memory, in small pages that read as zero; false with errno as slm_reservation_extend. */
 bool slm_reservation_percpu_map(void *address, size_t bytes);
 
-/* Bytes mapped just now: of an area, for objects in all areas, and for bookkeeping. */
+/* Bytes mapped at the moment: of an area, of all areas, and of metadata and bookkeeping. */
 uint64_t slm_reservation_area_bytes(unsigned area);
 uint64_t slm_reservation_heap_bytes(void);
 uint64_t slm_reservation_metadata_bytes(void);

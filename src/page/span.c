@@ -18,14 +18,8 @@ struct slm_span *slm_span_of(const void *pointer)
     if (!slm_reservation_described(granule))
         return NULL;
     struct slm_span *span = slm_descriptor(granule);
-    switch (load_relaxed(&span->kind)) {
-    case SLM_SPAN_SLAB_INSIDE:
+    const unsigned kind = load_relaxed(&span->kind);
+    if (kind == SLM_SPAN_SLAB_INSIDE)
         return slm_descriptor(granule - span->back);
-    case SLM_SPAN_SLAB:
-    case SLM_SPAN_LARGE:
-    case SLM_SPAN_RETIRED:
-        return span;
-    default:
-        return NULL;
-    }
+    return kind == SLM_SPAN_SLAB || kind == SLM_SPAN_LARGE || kind == SLM_SPAN_RETIRED ? span : NULL;
 }

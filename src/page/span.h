@@ -5,8 +5,8 @@
  *                `-- granules = 3        `-- back = 2
  *
  * A descriptor's kind is NONE except at the start of a span, at the end of a free one, and throughout a slab. A free
- * span is dirty (its RAM may hold data), clean (it reads as zero), or unmapped (the kernel has its addresses back).
- * Two free spans of the same state are never neighbours: they have joined. */
+ * span is dirty (its RAM may have data), clean (it reads as zero), or unmapped (its addresses are the kernel's
+ * again). Two free spans of the same state are never neighbours: they are joined. */
 #pragma once
 
 #include "base/list.h"
@@ -27,10 +27,10 @@ enum slm_span_state { SLM_SPAN_CLEAN, SLM_SPAN_DIRTY, SLM_SPAN_UNMAPPED, SLM_SPA
 struct slm_span {
     struct slm_list link; /* free: of a bin; slab: of a depot's partial slabs */
     uint32_t granules;
-    uint32_t back; /* granules back to the first */
+    uint32_t back; /* distance to the first granule, in granules */
     _Atomic uint8_t kind;
     uint8_t state;       /* enum slm_span_state: while in use CLEAN or DIRTY, what it was when it was taken */
-    bool moved;          /* in use: mremap has put a mapping of its own here, or taken it away */
+    bool moved;          /* in use: mremap has moved a separate mapping here, or away from here */
     uint32_t generation; /* free: the area's when it was listed */
 };
 
@@ -49,8 +49,8 @@ slm_inline size_t slm_span_bytes(const struct slm_span *span)
     return (size_t)span->granules << SLM_GRANULE_SHIFT;
 }
 
-/* Make the part of an unlisted span behind `granules` a span of its own, not listed. */
+/* Cut an unlisted span after `granules`; the rest becomes a span that is not listed either. */
 struct slm_span *slm_span_split(struct slm_span *span, size_t granules);
 
-/* The span of the slab that the pointer lies in, or of the large object in whose first granule; NULL for others. */
+/* The span of the slab, or of the large object's first granule, that the pointer lies in; NULL for other pointers. */
 struct slm_span *slm_span_of(const void *pointer);

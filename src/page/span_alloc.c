@@ -1,14 +1,13 @@
-/* Taking spans and freeing them; see span_alloc.h. Dirty ones are taken first: their RAM is there. */
+/* Taking spans and freeing them; see span_alloc.h. */
 #include "page/span_alloc.h"
 
-#include <errno.h>
-
+#include "base/errno.h"
 #include "page/free_spans.h"
 #include "page/reservation.h"
 
 enum { lead_least = 16, lead_most = 1024 };
 
-/* Map at least `granules` more behind what is mapped. Where the kernel grants it, an eighth of what is in use is
+/* Map at least `granules` more after what is mapped. If the kernel grants it, an eighth of the area's used size is
  * mapped ahead, but little where addresses are scarce. */
 static bool map_ahead(struct slm_free_spans *area, size_t granules)
 {
@@ -22,13 +21,13 @@ static bool map_ahead(struct slm_free_spans *area, size_t granules)
         }
         if (errno != EEXIST && want == granules)
             return false;
-        if (errno != EEXIST) { /* no memory for so much ahead, perhaps for less */
+        if (errno != EEXIST) { /* no memory for so much ahead: try less */
             want = slm_max(granules, want / 8);
             continue;
         }
         slm_free_spans_give_up_ahead(area);
-        area->frontier = area->mapped + skip; /* something else lies there */
-        signal_fence(); /* a child that is forked in between finds the frontier ahead: restart_area */
+        area->frontier = area->mapped + skip; /* a foreign mapping lies there */
+        signal_fence(); /* a child forked between the stores finds the frontier ahead: restart_area mends that */
         area->mapped = area->frontier;
     }
     errno = ENOMEM;
@@ -37,10 +36,10 @@ static bool map_ahead(struct slm_free_spans *area, size_t granules)
 
 static struct slm_span *take_frontier(struct slm_free_spans *area, size_t granules)
 {
-    size_t ahead = area->mapped - area->frontier;
+    const size_t ahead = area->mapped - area->frontier;
     if (ahead < granules && !map_ahead(area, granules - ahead))
         return NULL;
-    if (area->mapped - area->frontier < granules) /* it had to step over something */
+    if (area->mapped - area->frontier < granules) /* it had to skip a foreign mapping */
         return take_frontier(area, granules);
     struct slm_span *span = slm_descriptor(area->frontier);
     area->frontier += granules;
@@ -51,7 +50,7 @@ static struct slm_span *take_frontier(struct slm_free_spans *area, size_t granul
 }
 
 /* Map an unlisted span's addresses again: what is needed, and a little more. False: there is no memory, and the span
- * is listed again; or something else lies there now, and the span is lost. */
+ * is listed again; or a foreign mapping lies there now, and the span is lost. */
 static bool map_again(struct slm_free_spans *area, struct slm_span *span, size_t granules)
 {
     const size_t want = slm_min(span->granules, slm_max(granules, lead_least));
@@ -68,7 +67,7 @@ static bool map_again(struct slm_free_spans *area, struct slm_span *span, size_t
     return false;
 }
 
-/* A listed span that is long enough, unlisted and mapped: RAM that is there before RAM that is not. */
+/* A listed span that is long enough, unlisted and mapped. Dirty ones come first: their RAM is resident. */
 static struct slm_span *take_listed(struct slm_free_spans *area, size_t granules)
 {
     slm_always_read static const uint8_t order[] = {SLM_SPAN_DIRTY, SLM_SPAN_CLEAN, SLM_SPAN_UNMAPPED};
@@ -83,7 +82,7 @@ static struct slm_span *take_listed(struct slm_free_spans *area, size_t granules
     return NULL;
 }
 
-/* Cut an unlisted span down to that many granules, the first that lie on the boundary. */
+/* Cut an unlisted span down to that many granules, starting on a multiple of `alignment`. */
 static struct slm_span *cut(struct slm_free_spans *area, struct slm_span *span, size_t granules, size_t alignment)
 {
     const size_t first = (uintptr_t)slm_span_start(span) >> SLM_GRANULE_SHIFT;
@@ -113,8 +112,7 @@ static struct slm_span *alloc_from(struct slm_free_spans *area, size_t granules,
     return span;
 }
 
-/* Where memory is looked for next: first the area itself, then the node's other area, then the same kind of area on
- * other nodes, then anything. */
+/* The order in which areas are tried: the given one, the node's other one, the same kind on other nodes, the rest. */
 static unsigned next_best(unsigned area, unsigned attempt)
 {
     const unsigned nodes = slm_range.node_mask + 1, node = slm_node_of_area(area), kind = area - node;
@@ -138,7 +136,7 @@ struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment
     return span;
 }
 
-/* Whatever is mapped there is replaced by fresh memory, which is one mapping with its neighbours again. */
+/* The separate mapping is replaced by new memory, which is one mapping with its neighbours again. */
 static void free_moved(struct slm_free_spans *area, struct slm_span *span)
 {
     const bool unmapped = slm_reservation_unmap(slm_span_start(span), slm_span_bytes(span));
@@ -148,7 +146,7 @@ static void free_moved(struct slm_free_spans *area, struct slm_span *span)
     span->state = renewed ? SLM_SPAN_CLEAN : SLM_SPAN_UNMAPPED;
     if (unmapped)
         slm_free_spans_join(area, span);
-    else /* the limit of mappings: what is left there stays unused */
+    else /* the limit of mappings: the span stays unused */
         add_relaxed(&area->lost_bytes, slm_span_bytes(span));
     slm_lock_release(&area->lock);
 }
@@ -163,10 +161,7 @@ static void free_part(struct slm_free_spans *area, struct slm_span *span)
 
 void slm_span_free(struct slm_span *span)
 {
-    if (unlikely(span->moved))
-        free_moved(slm_free_spans_of(span), span);
-    else
-        free_part(slm_free_spans_of(span), span);
+    (unlikely(span->moved) ? free_moved : free_part)(slm_free_spans_of(span), span);
 }
 
 void slm_span_trim(struct slm_span *span, size_t granules)
@@ -176,13 +171,12 @@ void slm_span_trim(struct slm_span *span, size_t granules)
 
 static bool extend_locked(struct slm_free_spans *area, struct slm_span *span, size_t granules, bool *clean)
 {
-    const size_t behind = slm_span_granule(span) + span->granules;
-    const size_t more = granules - span->granules;
+    const size_t behind = slm_span_granule(span) + span->granules, more = granules - span->granules;
     struct slm_span *next = slm_descriptor(behind);
     if (behind == area->frontier) {
         if (area->mapped - behind < more && !map_ahead(area, more))
             return false;
-        if (area->frontier != behind || area->mapped - behind < more) /* something lies in between */
+        if (area->frontier != behind || area->mapped - behind < more) /* a foreign mapping lies in between */
             return false;
         next = take_frontier(area, more);
     } else {
@@ -202,11 +196,10 @@ static bool extend_locked(struct slm_free_spans *area, struct slm_span *span, si
 bool slm_span_extend(struct slm_span *span, size_t granules, bool *clean)
 {
     struct slm_free_spans *area = slm_free_spans_of(span);
-    int kept = errno;
+    slm_keep_errno();
     slm_free_spans_lock(area);
-    bool done = extend_locked(area, span, granules, clean);
+    const bool done = extend_locked(area, span, granules, clean);
     slm_free_spans_note_dirty_low(area);
     slm_lock_release(&area->lock);
-    errno = kept;
     return done;
 }

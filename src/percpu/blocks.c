@@ -13,15 +13,15 @@
 
 enum { ROWS_BYTES = 4096, ROWS = ROWS_BYTES / sizeof(struct slm_percpu_block), TABLES = 512 };
 enum { BOUND_MOST = 8192 };  /* mappings that binding may make, of 65,530 that a process may have */
-enum { SEARCHED_MOST = 16 }; /* maps that are looked through for the best fit in a class, */
-enum { IN_VAIN_MOST = 64 };  /* and for any at all, before only what is sure to have room is looked at */
+enum { SEARCHED_MOST = 16 }; /* maps searched for the best fit in a class */
+enum { IN_VAIN_MOST = 64 };  /* maps searched in vain before only classes that surely have room are searched */
 
-static_assert(sizeof(struct slm_percpu_block) == 32, "a row, as the manual says");
+static_assert(sizeof(struct slm_percpu_block) == 32, "a row, as percpu/blocks.h says");
 
 static struct slm_percpu_block *tables[TABLES]; /* of ROWS rows each, made in order */
-static unsigned blocks_end;                     /* behind the last block that was ever mapped */
+static unsigned blocks_end;                     /* above the last block that was ever mapped */
 static unsigned pieces_a_block, blocks_most;
-static unsigned runs_bound, runs_a_block; /* of CPUs of one node that follow each other */
+static unsigned runs_bound, runs_a_block; /* runs of consecutive CPUs of one node */
 static bool binds;
 static uint8_t cpu_nodes[SLM_CPUS_MAX]; /* on machines that bind */
 
@@ -40,7 +40,7 @@ static char *block_address(unsigned number)
     return slm_range.percpu + number * block_bytes();
 }
 
-/* The end of the CPUs behind `cpu` that are of its node. */
+/* The end of the run of CPUs from `cpu` on that are of its node. */
 static unsigned run_end(unsigned cpu)
 {
     const uint8_t node = cpu_nodes[cpu];
@@ -54,12 +54,11 @@ bool slm_percpu_blocks_start(unsigned cpus, bool bind)
     pieces_a_block = cpus + 1;
     blocks_most = (unsigned)slm_min(TABLES * ROWS, slm_range.percpu_bytes / block_bytes());
     binds = bind && slm_topology_binds();
-    if (binds) {
+    runs_a_block = 0;
+    if (binds)
         slm_topology_cpu_nodes(cpu_nodes, cpus);
-        runs_a_block = 0;
-        for (unsigned cpu = 0; cpu < cpus; cpu = run_end(cpu))
-            runs_a_block++;
-    }
+    for (unsigned cpu = 0; binds && cpu < cpus; cpu = run_end(cpu))
+        runs_a_block++;
     return blocks_most > 0;
 }
 
@@ -86,23 +85,22 @@ static bool map_pieces(char *pieces, struct slm_percpu_block *block)
     return true;
 }
 
-/* The row of a number up to blocks_end, in a table of its own if it is a table's first. */
+/* The row of a number up to blocks_end, whose table may have to be made. */
 static struct slm_percpu_block *make_row(unsigned number)
 {
     struct slm_percpu_block **table = &tables[number / ROWS];
     if (!*table) {
         struct slm_percpu_block *rows = slm_metadata_alloc(ROWS_BYTES);
-        if (!rows)
-            return NULL;
-        memset(rows, 0, ROWS_BYTES);
+        if (rows)
+            memset(rows, 0, ROWS_BYTES);
         slm_store_fence(); /* as for a block's map */
         *table = rows;
     }
-    return row(number);
+    return *table ? row(number) : NULL;
 }
 
-/* The lowest number where no block is mapped and nothing else lies. What a fork interrupts here is lost to the
- * child, in the way like something foreign. */
+/* Map the lowest block that is not mapped and whose addresses are free. If a fork interrupts this, the child loses
+ * the mapping, and treats it like a foreign one. */
 static struct slm_percpu_block *map_block(unsigned *number)
 {
     for (unsigned n = 0; n < blocks_most; n++) {
@@ -139,18 +137,22 @@ static struct slm_percpu_block *make_block(unsigned *number)
     return block;
 }
 
-static bool has_units(unsigned number, unsigned units)
+/* The first mapped block from `n` on that has so many free units; blocks_end: none. */
+static unsigned with_units(unsigned n, unsigned units)
 {
-    return row(number)->map && row(number)->free_units >= units;
+    while (n < blocks_end && !(row(n)->map && row(n)->free_units >= units))
+        n++;
+    return n;
 }
+
+#define FOR_EACH_BLOCK(units) for (unsigned n = with_units(0, units); n < blocks_end; n = with_units(n + 1, units))
 
 /* The lowest class of free runs, from `from` on, that a block with so many free units has. */
 static unsigned lowest_class(unsigned from, unsigned units)
 {
     unsigned lowest = SLM_PERCPU_CLASSES;
-    for (unsigned n = 0; n < blocks_end && lowest > from; n++)
-        if (has_units(n, units))
-            lowest = (unsigned)slm_min(lowest, slm_percpu_lengths_lowest(&row(n)->lengths, from));
+    for (unsigned n = with_units(0, units); n < blocks_end && lowest > from; n = with_units(n + 1, units))
+        lowest = (unsigned)slm_min(lowest, slm_percpu_lengths_lowest(&row(n)->lengths, from));
     return lowest;
 }
 
@@ -158,7 +160,7 @@ struct search {
     unsigned units, align;
     unsigned first_class; /* from here on runs may have room */
     unsigned searched;    /* maps, in all classes */
-    unsigned number;      /* of the block that has ... */
+    unsigned number;      /* of the block with the best run so far */
     struct slm_percpu_run best;
 };
 
@@ -167,7 +169,7 @@ static bool has_found(const struct search *search)
     return search->best.units <= SLM_PERCPU_UNITS;
 }
 
-/* Look through a map for its shortest run that has room. What it says of its lengths is noted. */
+/* Look through a map for its shortest run that has room, and correct its block's lengths. */
 static void look_through(struct search *search, unsigned number)
 {
     struct slm_percpu_block *block = row(number);
@@ -181,15 +183,15 @@ static void look_through(struct search *search, unsigned number)
     }
 }
 
-/* Look through the maps whose shortest runs are of a class, or the first few of them. What a map offers may be
- * of a higher class, where runs of this one are too short after all, or nowhere aligned. Each map is looked
- * through once. */
+/* Look through the maps whose shortest runs are of a class, or the first few of them. A map's best run may be of a
+ * higher class, if runs of this one are too short after all, or nowhere aligned. Each map is looked through once. */
 static void search_class(struct search *search, unsigned at_class)
 {
     unsigned searched = 0;
-    for (unsigned n = 0; n < blocks_end && search->best.units > search->units; n++) {
-        if (!has_units(n, search->units) ||
-            slm_percpu_lengths_lowest(&row(n)->lengths, search->first_class) != at_class)
+    FOR_EACH_BLOCK (search->units) {
+        if (search->best.units == search->units)
+            break;
+        if (slm_percpu_lengths_lowest(&row(n)->lengths, search->first_class) != at_class)
             continue;
         if (++searched > (has_found(search) ? SEARCHED_MOST : IN_VAIN_MOST))
             break;
@@ -197,8 +199,8 @@ static void search_class(struct search *search, unsigned at_class)
     }
 }
 
-/* Class by class, up to that of the best run found. After many maps in vain only those are looked at that are sure
- * to have room, wherever their runs begin. If there are none, a look at every map is cheaper than a new block. */
+/* Class by class, up to that of the best run found. After many maps in vain only those are searched that surely have
+ * room, wherever their runs begin. If there are none, searching every map is cheaper than a new block. */
 static bool search_blocks(struct search *search)
 {
     const unsigned always = (unsigned)slm_min(search->units + search->align - 1, SLM_PERCPU_UNITS);
@@ -213,9 +215,8 @@ static bool search_blocks(struct search *search)
             at_class = sure - 1;
         }
     }
-    const bool all = !has_found(search) && search->searched >= IN_VAIN_MOST;
-    for (unsigned n = 0; all && n < blocks_end; n++)
-        if (has_units(n, search->units))
+    if (!has_found(search) && search->searched >= IN_VAIN_MOST)
+        FOR_EACH_BLOCK (search->units)
             look_through(search, n);
     return has_found(search);
 }
@@ -261,17 +262,15 @@ void slm_percpu_blocks_put(const struct slm_percpu_place *place, unsigned units)
 
 bool slm_percpu_blocks_at(const void *address, struct slm_percpu_place *place, unsigned *piece)
 {
-    const size_t offset = (size_t)((uintptr_t)address - (uintptr_t)slm_range.percpu);
+    const size_t offset = (uintptr_t)address - (uintptr_t)slm_range.percpu;
     if (pieces_a_block == 0 || offset / block_bytes() >= blocks_end)
         return false;
-    const unsigned number = (unsigned)(offset / block_bytes());
-    const size_t within = offset % block_bytes();
-    *piece = (unsigned)(within >> SLM_PERCPU_PIECE_SHIFT);
-    set_place(place, number, (unsigned)(within % SLM_PERCPU_PIECE / SLM_PERCPU_UNIT));
+    *piece = (unsigned)(offset % block_bytes() >> SLM_PERCPU_PIECE_SHIFT);
+    set_place(place, (unsigned)(offset / block_bytes()), (unsigned)(offset % SLM_PERCPU_PIECE / SLM_PERCPU_UNIT));
     return place->block->map;
 }
 
-/* A child of fork that finds the pieces mapped and not known has lost their addresses, no more. */
+/* A child of fork in which the pieces are mapped but not known has only lost their addresses. */
 bool slm_percpu_blocks_drop(const struct slm_percpu_place *place)
 {
     struct slm_percpu_map *map = place->block->map;
@@ -288,24 +287,20 @@ bool slm_percpu_blocks_drop(const struct slm_percpu_place *place)
 
 bool slm_percpu_blocks_vacant(struct slm_percpu_place *place)
 {
-    for (unsigned n = 0; n < blocks_end; n++)
-        if (has_units(n, SLM_PERCPU_UNITS)) {
-            set_place(place, n, 0);
-            return true;
-        }
-    return false;
+    const unsigned n = with_units(0, SLM_PERCPU_UNITS);
+    if (n < blocks_end)
+        set_place(place, n, 0);
+    return n < blocks_end;
 }
 
-/* The lengths are of use from the next look at the map on: until then any run may be there. */
+/* Runs of all lengths are possible until the next search corrects that. */
 slm_seldom void slm_percpu_blocks_recover(void)
 {
     runs_bound = 0;
-    for (unsigned n = 0; n < blocks_end; n++) {
+    FOR_EACH_BLOCK (0) {
         struct slm_percpu_block *block = row(n);
-        if (!block->map)
-            continue;
         runs_bound += block->bound ? runs_a_block : 0;
-        block->free_units = (uint16_t)slm_percpu_map_count_free(block->map);
+        block->free_units = (uint16_t)(SLM_PERCPU_UNITS - slm_percpu_map_count(block->map->used));
         block->lowest = 0;
         block->lengths = (struct slm_percpu_lengths){{~(uint64_t)0, ~(uint64_t)0}};
     }
@@ -315,26 +310,25 @@ void slm_percpu_blocks_check(const struct slm_percpu_block *block)
 {
     struct slm_percpu_lengths lengths;
     struct slm_percpu_run run;
-    slm_assert(block->free_units == slm_percpu_map_count_free(block->map));
+    slm_assert(block->free_units == SLM_PERCPU_UNITS - slm_percpu_map_count(block->map->used));
     slm_percpu_map_find(block->map, 0, SLM_PERCPU_UNITS, 1, 1, &run, &lengths);
     for (unsigned i = 0; i < SLM_PERCPU_CLASSES / 64; i++)
         slm_assert((lengths.bits[i] & ~block->lengths.bits[i]) == 0);
     for (unsigned word = 0; word < SLM_PERCPU_WORDS; word++)
         slm_assert((block->map->first[word] & ~block->map->used[word]) == 0);
     for (unsigned at = 0; at < block->lowest; at++)
-        slm_assert(slm_percpu_map_is_used(block->map, at));
+        slm_assert(slm_percpu_map_bit(block->map->used, at));
     for (unsigned at = block->touched; at < SLM_PERCPU_UNITS; at++)
-        slm_assert(!slm_percpu_map_is_used(block->map, at));
+        slm_assert(!slm_percpu_map_bit(block->map->used, at));
 }
 
 void slm_percpu_blocks_count(struct slm_percpu_figures *figures)
 {
     *figures = (struct slm_percpu_figures){.metadata_bytes = slm_align_up(blocks_end, ROWS) / ROWS * ROWS_BYTES};
-    for (unsigned n = 0; n < blocks_end; n++)
-        if (row(n)->map) {
-            figures->units += SLM_PERCPU_UNITS - row(n)->free_units;
-            figures->objects += slm_percpu_map_count_objects(row(n)->map);
-            figures->mapped_bytes += block_bytes() - SLM_PERCPU_PIECE;
-            figures->metadata_bytes += sizeof *row(n)->map;
-        }
+    FOR_EACH_BLOCK (0) {
+        figures->units += SLM_PERCPU_UNITS - row(n)->free_units;
+        figures->objects += slm_percpu_map_count(row(n)->map->first);
+        figures->mapped_bytes += block_bytes() - SLM_PERCPU_PIECE;
+        figures->metadata_bytes += sizeof *row(n)->map;
+    }
 }

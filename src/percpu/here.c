@@ -1,16 +1,16 @@
 /* This CPU's copy; see here.h.
  *
- * With restartable sequences plain instructions change a copy: two threads are never on its CPU at once, and one
- * that is interrupted halfway begins anew (percpu/sequences.h). The same holds with concurrency ids, which the
- * kernel gives to threads that run: no two have the same one, and a thread's id changes only while it does not run.
+ * With restartable sequences plain instructions change a copy: two threads are never on its CPU at once, and one that
+ * is interrupted halfway restarts (percpu/sequences.h). The same holds with concurrency ids: no two running threads
+ * have the same one, and a thread's id changes only while it does not run.
  *
- * Without sequences a thread may be moved between finding its copy and changing it, so changes are atomic; copies
- * then only keep threads apart as a rule. Pop takes the whole stack, keeps its first node and puts the rest back. So
- * it never looks into a node that others could still take. Others, a handler that interrupts it among them, find the
+ * Without sequences a thread may be moved between finding its copy and changing it, so changes are atomic, and copies
+ * only make collisions rare. Pop takes the whole stack, keeps its first node and puts the rest back. So it never
+ * looks into a node that another thread could still take. Other threads, and handlers that interrupt it, find the
  * stack empty meanwhile.
  *
- * Plain and atomic changes of one word would lose each other's. So the whole process uses the one or the other,
- * chosen before the first object exists. `slab_percpu_here` is written then, and read by whoever has an object. */
+ * Plain and atomic changes of one word would overwrite each other. So the whole process uses one kind, chosen before
+ * the first object exists. `slab_percpu_here` is written then, and read by threads that have an object. */
 #include "percpu/here.h"
 
 #include "os/rseq.h"
@@ -25,21 +25,17 @@ slm_seldom bool slm_here_start(unsigned cpus, bool by_cid)
 {
     copies = cpus;
 #ifdef SLAB_PERCPU_SEQUENCES
-    struct slm_rseq rseq;
-    if (!slm_rseq_find(&rseq))
-        return true;
+    struct slm_rseq rseq = {0};
+    const bool found = slm_rseq_find(&rseq), cid = by_cid && rseq.cid != 0;
     slab_percpu_here.index = rseq.cpu;
-    if ((int)slab_percpu_index() < 0) /* the kernel, or a setting, has refused */
-        return true;
-    const bool cid = by_cid && rseq.cid != 0;
-    if (cid)
-        slab_percpu_here.index = rseq.cid;
-    slab_percpu_here.sequence = rseq.sequence;
-    return !cid;
-#else
+    if (found && (int)slab_percpu_index() >= 0) { /* else the kernel, or a setting, has refused */
+        slab_percpu_here.index = cid ? rseq.cid : rseq.cpu;
+        slab_percpu_here.sequence = rseq.sequence;
+        return !cid;
+    }
+#endif
     (void)by_cid;
     return true;
-#endif
 }
 
 static bool by_sequences(void)
@@ -58,7 +54,7 @@ void *slm_here_copy(slab_percpu object)
     return slm_here_copy_of(object, likely(cpu < copies) ? cpu : cpu % copies);
 }
 
-/* By a sequence, too, if the caller has not seen yet that there are such (a relaxed store gave it the object). */
+/* Called even with sequences by a thread that has not seen slab_percpu_here yet, as it got the object relaxed. */
 void slm_here_add(slab_percpu object, uint64_t value)
 {
     uintptr_t was = 0, expected;
@@ -88,7 +84,7 @@ uintptr_t slm_here_compare_exchange(slab_percpu object, uintptr_t expected, uint
 
 typedef _Atomic(slab_percpu_node *) head_word;
 
-/* Nodes from `first` to `last` onto what is there. Release: pairs with pop's acquire, for what lies in them. */
+/* Push the nodes from `first` to `last`. Release pairs with pop's acquire, for the nodes' contents. */
 static void push_chain(head_word *head, slab_percpu_node *first, slab_percpu_node *last)
 {
     slab_percpu_node *below = atomic_load_explicit(head, memory_order_relaxed);
@@ -115,7 +111,7 @@ slab_percpu_node *slm_here_pop(slab_percpu head)
     if (!rest ||
         atomic_compare_exchange_strong_explicit(word, &nothing, rest, memory_order_release, memory_order_relaxed))
         return node;
-    slab_percpu_node *last = rest; /* somebody has pushed meanwhile */
+    slab_percpu_node *last = rest; /* another thread has pushed meanwhile */
     while (last->next)
         last = last->next;
     push_chain(word, rest, last);

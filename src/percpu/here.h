@@ -1,5 +1,4 @@
-/* The calling thread's copy of a per-CPU object, and changes of it that are whole on one CPU. include/slabmalloc.h
- * has the contract, and the commonest change inline. */
+/* The calling thread's copy of a per-CPU object, and changes that are whole on one CPU; see include/slabmalloc.h. */
 #pragma once
 
 #include <slabmalloc.h>
@@ -7,7 +6,7 @@
 #include "base/atomic.h"
 
 /* Once, before there are objects: choose between restartable sequences and atomic operations, for the whole process.
- * `by_cid`: copies go by concurrency ids where the kernel tells them. True: they go by CPUs' numbers. */
+ * `by_cid`: index copies by concurrency id, if the kernel has them. True: they are indexed by CPU number. */
 bool slm_here_start(unsigned cpus, bool by_cid);
 
 /* The copy of a CPU, as the header's slab_percpu_ptr has it for programs. */

@@ -30,7 +30,7 @@ unsigned slm_percpu_lengths_lowest(const struct slm_percpu_lengths *lengths, uns
     return SLM_PERCPU_CLASSES;
 }
 
-/* The first unit from `from` on whose bit differs from those of `flip`, 0 or all ones. */
+/* The first unit from `from` on whose bit differs from `flip`, all zeros or all ones; SLM_PERCPU_UNITS: none. */
 static unsigned next_bit(const uint64_t *bits, unsigned from, uint64_t flip)
 {
     if (from >= SLM_PERCPU_UNITS)
@@ -56,7 +56,7 @@ static unsigned next_free(const struct slm_percpu_map *map, unsigned from)
     return next_bit(map->used, from, ~(uint64_t)0);
 }
 
-/* Where the free run begins that ends before `end`; `end` if there is none. */
+/* The start of the free run that ends at `end`; `end` if there is none. */
 static unsigned free_before(const struct slm_percpu_map *map, unsigned end)
 {
     while (end > 0) {
@@ -83,7 +83,7 @@ bool slm_percpu_map_find(const struct slm_percpu_map *map, unsigned from, unsign
     return best->units <= SLM_PERCPU_UNITS;
 }
 
-/* The bits from `at` on that lie in the word of `at`, `units` of them or fewer. */
+/* A mask of up to `units` bits from `at` on, in the word of `at`. */
 static uint64_t mask_in_word(unsigned at, unsigned units)
 {
     const uint64_t ones = units >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << units) - 1;
@@ -117,20 +117,10 @@ unsigned slm_percpu_map_put(struct slm_percpu_map *map, unsigned at, unsigned un
     return next_used(map, at + units, to) - free_before(map, at);
 }
 
-static unsigned count_ones(const uint64_t *bits)
+unsigned slm_percpu_map_count(const uint64_t *bits)
 {
     unsigned ones = 0;
     for (unsigned word = 0; word < SLM_PERCPU_WORDS; word++)
         ones += (unsigned)__builtin_popcountll(bits[word]);
     return ones;
-}
-
-unsigned slm_percpu_map_count_free(const struct slm_percpu_map *map)
-{
-    return SLM_PERCPU_UNITS - count_ones(map->used);
-}
-
-unsigned slm_percpu_map_count_objects(const struct slm_percpu_map *map)
-{
-    return count_ones(map->first);
 }

@@ -1,15 +1,14 @@
-/* The map of one block of per-CPU memory: what is handed out of the 64 KiB that each CPU has in it. All CPUs' pieces
- * are laid out alike, so one map serves them all. It has two bits for each unit of four bytes:
+/* The map of one block of per-CPU memory: which parts of each CPU's 64 KiB are allocated. All CPUs' pieces are laid
+ * out alike, so one map serves them all. It has two bits for each unit of four bytes:
  *
  *     used     110 1111 1 000000 11 ...       the unit belongs to an object
  *     first    100 1000 1 000000 10 ...       the object begins here
  *
  * Clearing its bits frees an object and joins it with its free neighbours; freeing never needs memory. `used` is set
- * before `first`, and `first` is cleared before `used`. So a fork in between leaves the child a map that is right,
- * except that some units may stay used until the object before them is freed.
+ * before `first`, and `first` is cleared before `used`. So a fork in between leaves the child a correct map, except
+ * that some units may stay used until the object before them is freed.
  *
- * Runs of free units have 128 classes by length: each length below 64 units has its own, then there are eight for
- * each power of two. */
+ * Free runs have 128 classes by length: one for each below 64 units, then eight for each power of two. */
 #pragma once
 
 #include "base/compiler.h"
@@ -32,37 +31,32 @@ struct slm_percpu_run {
     unsigned at, units;
 };
 
-/* The class of a length, 1 to SLM_PERCPU_UNITS. */
+/* The class of a length, 1 to SLM_PERCPU_UNITS; and set its bit. */
 unsigned slm_percpu_class(unsigned units);
 void slm_percpu_lengths_add(struct slm_percpu_lengths *lengths, unsigned units);
 
-/* The lowest class from `from` on; SLM_PERCPU_CLASSES: none. */
+/* The lowest class from `from` on whose bit is set; SLM_PERCPU_CLASSES: none. */
 unsigned slm_percpu_lengths_lowest(const struct slm_percpu_lengths *lengths, unsigned from);
 
-/* The shortest free run, of those the lowest, in which `units` units find room at a multiple of `align` units;
- * false: none. `lengths` becomes those of all free runs. No unit below `from` is free, and all are from `to` on. */
+/* The shortest free run, and the lowest of those, with room for `units` units at a multiple of `align` units; false:
+ * none. `lengths` becomes those of all free runs. No unit below `from` is free, and all are from `to` on. */
 bool slm_percpu_map_find(const struct slm_percpu_map *map, unsigned from, unsigned to, unsigned units, unsigned align,
                          struct slm_percpu_run *best, struct slm_percpu_lengths *lengths);
 
-/* An object takes the free units from `at` on. */
+/* Make the free units from `at` on an object. */
 void slm_percpu_map_take(struct slm_percpu_map *map, unsigned at, unsigned units);
 
-slm_inline bool slm_percpu_map_is_used(const struct slm_percpu_map *map, unsigned at)
+/* A unit's bit, of `used` or `first`. */
+slm_inline bool slm_percpu_map_bit(const uint64_t *bits, unsigned at)
 {
-    return map->used[at / 64] >> at % 64 & 1;
+    return bits[at / 64] >> at % 64 & 1;
 }
 
-slm_inline bool slm_percpu_map_is_first(const struct slm_percpu_map *map, unsigned at)
-{
-    return map->first[at / 64] >> at % 64 & 1;
-}
-
-/* How many units the object has that begins at `at`. */
+/* The units of the object that begins at `at`. */
 unsigned slm_percpu_map_object(const struct slm_percpu_map *map, unsigned at);
 
-/* Free it; returns the length of the run that it becomes part of. All units are free from `to` on. */
+/* Free it; returns the length of the free run that it is then part of. All units are free from `to` on. */
 unsigned slm_percpu_map_put(struct slm_percpu_map *map, unsigned at, unsigned units, unsigned to);
 
-/* Free units, and objects, counted from the bits. */
-unsigned slm_percpu_map_count_free(const struct slm_percpu_map *map);
-unsigned slm_percpu_map_count_objects(const struct slm_percpu_map *map);
+/* How many bits of `used` are set (the rest are free units), or of `first` (objects). */
+unsigned slm_percpu_map_count(const uint64_t *bits);

@@ -1,15 +1,13 @@
 /* Objects: handing out, zeroing, taking back; see percpu.h.
  *
- * One lock guards the blocks. Per-CPU objects are made at a server's start, and rarely later, so nobody waits for
- * it. Memory is mapped under the lock and zeroed outside: by then it belongs to the caller alone. Memory that nobody
- * had before is zero. Otherwise each CPU's copy is read, and written only if it is not zero, so that copies that no
- * CPU has used go on taking no memory (reading takes some for page tables at most).
+ * One lock guards the blocks. Per-CPU objects are made at a server's start, and rarely later, so no thread waits for
+ * it. Memory is mapped under the lock and zeroed outside, when only the caller has it. Memory that was never handed
+ * out is zero. Otherwise each CPU's copy is read, and written only if it is not zero, so that copies that no CPU has
+ * used continue to take no memory (reading takes some for page tables at most).
  *
  * One vacant block is kept, so that a single object that comes and goes costs no system call. A second vacant block
- * goes back at once; the kept one goes when it is still vacant at the second look of slm_percpu_trim.
- *
- * A child of fork that finds the lock held by a thread that it does not have counts anew; percpu/map.h says what it
- * may lose. */
+ * goes back at once; the kept one goes if it is still vacant at the second call of slm_percpu_trim. In a child of
+ * fork that finds the lock held the rows are made from the maps; see percpu/map.h. */
 #include "percpu/percpu.h"
 
 #include <errno.h>
@@ -27,8 +25,8 @@
 enum { SIZE_MOST = SLM_PERCPU_PIECE / 2 };
 
 static struct slm_lock lock = {.rank = SLM_RANK_PERCPU};
-static _Atomic unsigned cpus; /* 0: not started yet; set under the lock, read by whoever holds an object */
-static bool vacant_seen;      /* the last look found a vacant block, and none has become vacant since */
+static _Atomic unsigned cpus; /* 0: not started yet; set under the lock, read by threads that have an object */
+static bool vacant_seen;      /* the last slm_percpu_trim found a vacant block, and none has become vacant since */
 
 static void take_lock(void)
 {
@@ -36,7 +34,7 @@ static void take_lock(void)
         slm_percpu_blocks_recover();
 }
 
-/* Under the lock. What fails is tried again by the next call. */
+/* Under the lock. If it fails the next call tries again. */
 static slm_seldom void start(void)
 {
     const unsigned found = slm_topology_cpus();
@@ -97,22 +95,21 @@ slab_percpu slm_percpu_alloc(size_t size, size_t align)
     return object;
 }
 
-/* What is wrong with it; NULL: it is an object, and where. */
+/* What is wrong with the pointer; NULL: it is an object, and *place says where. */
 static const char *find_object(const void *object, struct slm_percpu_place *place)
 {
-    unsigned piece;
-    if (!slm_percpu_blocks_at(object, place, &piece))
-        return "no per-CPU object, or one that is free already";
-    if (piece != 0)
+    unsigned piece = 0;
+    const bool found = slm_percpu_blocks_at(object, place, &piece);
+    if (found && piece != 0)
         return "a copy, not the per-CPU object";
-    if (!slm_percpu_map_is_used(place->block->map, place->at))
+    if (!found || !slm_percpu_map_bit(place->block->map->used, place->at))
         return "no per-CPU object, or one that is free already";
-    if (!slm_percpu_map_is_first(place->block->map, place->at) || (uintptr_t)object % SLM_PERCPU_UNIT != 0)
+    if (!slm_percpu_map_bit(place->block->map->first, place->at) || (uintptr_t)object % SLM_PERCPU_UNIT != 0)
         return "not the start of a per-CPU object";
     return NULL;
 }
 
-/* Of vacant blocks one is kept. */
+/* Free the units of an object. At most one vacant block is kept. */
 static void put(const struct slm_percpu_place *place)
 {
     const unsigned units = slm_percpu_map_object(place->block->map, place->at);

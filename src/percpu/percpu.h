@@ -1,5 +1,4 @@
-/* Per-CPU memory: objects with a copy for each possible CPU. include/slabmalloc.h has the contract of the calls,
- * percpu/blocks.h the layout. */
+/* Per-CPU memory: objects with a copy for each possible CPU; the contract is in include/slabmalloc.h. */
 #pragma once
 
 #include <slabmalloc.h>
@@ -10,14 +9,13 @@
 slab_percpu slm_percpu_alloc(size_t size, size_t align);
 void slm_percpu_free(slab_percpu object);
 
-/* The number of copies; 0 where it cannot be found out. Starts per-CPU memory, as allocating does. */
+/* The number of copies; 0 if it cannot be found out. Starts per-CPU memory, as allocating does. */
 unsigned slm_percpu_cpus(void);
 
-/* Does the address lie in per-CPU memory, a copy's or the place that objects point to? */
+/* Does the address lie in per-CPU memory? It may be an object's or a copy's. */
 bool slm_percpu_owns(const void *address);
 
-/* Give back the vacant block that is kept for the next object; without `all` only if it was vacant at the last call
- * already. True: there was one. */
+/* Give vacant blocks back: without `all` only one, if it was vacant at the last call already. True: there was one. */
 bool slm_percpu_trim(bool all);
 
 void slm_percpu_count(struct slm_percpu_figures *figures);

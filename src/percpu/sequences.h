@@ -1,7 +1,7 @@
-/* Restartable sequences on this CPU's copy, beside the one that the public header has inline; its macros begin and
- * end them. The last instruction changes the copy: a thread that is interrupted before it begins anew, one that is
- * interrupted behind it is done. While a sequence is not interrupted what it reads belongs to this CPU alone: nobody
- * takes away, and unmaps, a node that pop finds at the head before pop has looked into it. */
+/* Restartable sequences on this CPU's copy, besides the one that the public header has inline, whose macros begin and
+ * end them. The last instruction changes the copy: a thread that is interrupted before it restarts, one that is
+ * interrupted after it is done. While a sequence is not interrupted only this CPU changes what it reads: no other
+ * thread can take, and unmap, the node that pop finds at the head before pop has looked into it. */
 #pragma once
 
 #include <slabmalloc.h>
@@ -10,7 +10,7 @@
 
 #ifdef SLAB_PERCPU_SEQUENCES
 
-/* Instructions in the two machines' words: load and store of the copy, or of what a register points to. */
+/* Instructions of the two machines: load and store the copy, or what a register points to. */
 #ifdef __x86_64__
 #define LOAD_COPY(to) "movq " SLAB_PERCPU_COPY ", %[" to "]\n\t"
 #define STORE_COPY(from) "movq %[" from "], " SLAB_PERCPU_COPY "\n"

@@ -7,8 +7,8 @@
 #include "page/reservation.h"
 #include "page/span_alloc.h"
 
-/* From here on moving page tables is cheaper than copying. A moved object has a mapping of its own, and one more
- * after each further move. So only so many are there at a time, and only huge ones move again. */
+/* From this size on moving page tables is cheaper than copying. A moved object has its own mapping, and one more
+ * after each further move. So their number is limited, and only huge ones move again. */
 #define MOVE_BYTES ((size_t)1 << 20)
 #define MOVE_AGAIN_BYTES ((size_t)32 << 20)
 enum { moved_most = 200 };
@@ -26,9 +26,10 @@ static size_t usable_for(size_t n)
     return slm_align_up(slm_max(n, 1), slm_page_size);
 }
 
-static _Atomic uint64_t *live_bytes_of(const struct slm_large *large)
+/* Modulo 2^64: down as well as up. */
+static void count_live(const struct slm_large *large, uint64_t bytes)
 {
-    return &live_bytes[slm_area_of_granule(slm_span_granule(&large->span))];
+    add_relaxed(&live_bytes[slm_area_of_granule(slm_span_granule(&large->span))], bytes);
 }
 
 void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean)
@@ -44,7 +45,7 @@ void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean)
     *clean = large->span.state == SLM_SPAN_CLEAN;
     large->usable = usable_for(n);
     add_relaxed(&made, 1);
-    add_relaxed(live_bytes_of(large), large->usable);
+    count_live(large, large->usable);
     store_relaxed(&large->span.kind, SLM_SPAN_LARGE);
     return slm_span_start(&large->span);
 }
@@ -59,16 +60,11 @@ struct slm_large *slm_large_of(const void *pointer)
     return kind == SLM_SPAN_LARGE || kind == SLM_SPAN_RETIRED ? (struct slm_large *)span : NULL;
 }
 
-/* One of two threads that free or retire it wins. */
+/* If two threads free or retire the object, one of them wins. */
 static bool win(struct slm_large *large, uint8_t becomes)
 {
     uint8_t kind = SLM_SPAN_LARGE;
     return atomic_compare_exchange_strong(&large->span.kind, &kind, becomes);
-}
-
-static void not_live(const struct slm_large *large)
-{
-    sub_relaxed(live_bytes_of(large), large->usable);
 }
 
 static void give_back(struct slm_large *large)
@@ -76,16 +72,6 @@ static void give_back(struct slm_large *large)
     if (large->span.moved)
         sub_relaxed(&live_moved, 1);
     slm_span_free(&large->span);
-}
-
-size_t slm_large_free(struct slm_large *large)
-{
-    const size_t bytes = large->usable;
-    if (!win(large, SLM_SPAN_NONE))
-        return 0;
-    not_live(large);
-    give_back(large);
-    return bytes;
 }
 
 bool slm_large_retire(struct slm_large *large)
@@ -96,8 +82,17 @@ bool slm_large_retire(struct slm_large *large)
 void slm_large_free_retired(struct slm_large *large)
 {
     store_relaxed(&large->span.kind, SLM_SPAN_NONE);
-    not_live(large);
+    count_live(large, -(uint64_t)large->usable);
     give_back(large);
+}
+
+size_t slm_large_free(struct slm_large *large)
+{
+    const size_t bytes = large->usable;
+    if (!win(large, SLM_SPAN_NONE))
+        return 0;
+    slm_large_free_retired(large);
+    return bytes;
 }
 
 struct slm_large *_Atomic slm_large_pending;
@@ -106,7 +101,7 @@ bool slm_large_free_nolock(struct slm_large *large)
 {
     if (!win(large, SLM_SPAN_NONE))
         return false;
-    not_live(large);
+    count_live(large, -(uint64_t)large->usable);
     large->next = load_relaxed(&slm_large_pending);
     /* release: pairs with the exchange in slm_large_free_pending */
     while (!atomic_compare_exchange_weak_explicit(&slm_large_pending, &large->next, large, memory_order_release,
@@ -124,21 +119,13 @@ void slm_large_free_pending(void)
     }
 }
 
-static void set_usable(struct slm_large *large, size_t n)
-{
-    const size_t usable = usable_for(n);
-    add_relaxed(live_bytes_of(large), usable - large->usable); /* modulo 2^64: down as well as up */
-    large->usable = usable;
-}
-
 static bool may_move(const struct slm_large *large)
 {
-    if (large->span.moved)
-        return large->usable >= MOVE_AGAIN_BYTES;
-    return large->usable >= MOVE_BYTES && load_relaxed(&live_moved) < moved_most;
+    return large->span.moved ? large->usable >= MOVE_AGAIN_BYTES
+                             : large->usable >= MOVE_BYTES && load_relaxed(&live_moved) < moved_most;
 }
 
-/* From here on the object's mapping is not its neighbours'. */
+/* From now on the object's mapping is separate from its neighbours'. */
 static void mark_moved(struct slm_large *large)
 {
     if (!large->span.moved)
@@ -146,7 +133,7 @@ static void mark_moved(struct slm_large *large)
     large->span.moved = true;
 }
 
-/* Within its area: where its pages are bound, new ones are to be as well. */
+/* Within its area, so that added pages are bound if its pages are. */
 static void *move_pages(struct slm_large *large, size_t n)
 {
     bool clean;
@@ -155,7 +142,7 @@ static void *move_pages(struct slm_large *large, size_t n)
     if (!to)
         return NULL;
     struct slm_large *moved = slm_large_of(to);
-    mark_moved(moved); /* whatever happens: a move that fails may have unmapped it */
+    mark_moved(moved); /* in any case: a move that fails may have unmapped it */
     if (!slm_vm_move(slm_span_start(&large->span), to, old_bytes)) {
         slm_large_free(moved);
         return NULL;
@@ -172,7 +159,8 @@ void *slm_large_resize(struct slm_large *large, size_t n)
     if (granules < large->span.granules)
         slm_span_trim(&large->span, granules);
     if (granules <= large->span.granules || slm_span_extend(&large->span, granules, &clean)) {
-        set_usable(large, n);
+        count_live(large, usable_for(n) - large->usable);
+        large->usable = usable_for(n);
         return slm_span_start(&large->span);
     }
     return may_move(large) ? move_pages(large, n) : NULL;
@@ -181,14 +169,6 @@ void *slm_large_resize(struct slm_large *large, size_t n)
 uint64_t slm_large_area_bytes(unsigned area)
 {
     return load_relaxed(&live_bytes[area]);
-}
-
-uint64_t slm_large_live_bytes(void)
-{
-    uint64_t bytes = 0;
-    for (unsigned area = 0; area < slm_area_count(); area++)
-        bytes += slm_large_area_bytes(area);
-    return bytes;
 }
 
 uint64_t slm_large_made(void)

@@ -5,21 +5,20 @@
 
 struct slm_large {
     struct slm_span span;
-    void *no_owner; /* where a slab's owner lies: a late look at a slab that has gone must not find a depot here */
+    void *no_owner; /* where a slab has its owner: a late look at a released slab must not find a depot here */
     size_t usable;  /* what the owner may write: its request rounded up to pages */
     struct slm_large *next; /* freed without a lock, and not yet given back; or retired, on a queue */
 };
 
 static_assert(sizeof(struct slm_large) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
 
-/* n bytes (at most PTRDIFF_MAX) on a multiple of `alignment`, a power of two, from that area. `*clean`: they read as
- * zero. NULL and ENOMEM. */
+/* n bytes on a multiple of `alignment`, a power of two, from an area. *clean: they are zero. NULL and ENOMEM. */
 void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean);
 
 /* The large object that starts here, retired or not; NULL if none does. */
 struct slm_large *slm_large_of(const void *pointer);
 
-/* Retire it: nobody can free it from here on. False: a double free. And free it after its grace period. */
+/* Retire it: it can no longer be freed. False: a double free. And free it after its grace period. */
 bool slm_large_retire(struct slm_large *large);
 void slm_large_free_retired(struct slm_large *large);
 
@@ -28,20 +27,18 @@ slm_inline bool slm_large_is_retired(const struct slm_large *large)
     return load_relaxed(&large->span.kind) == SLM_SPAN_RETIRED;
 }
 
-/* Bytes that were given back; 0: another thread has freed it meanwhile, a double free. */
+/* Free it. The bytes that were given back; 0: a double free. */
 size_t slm_large_free(struct slm_large *large);
 
-/* The same without a lock, legal in signal handlers. slm_large_free_pending gives the span back; slow paths call it
- * when slm_large_pending is not NULL. False: a double free. */
+/* The same without a lock, legal in signal handlers; false: a double free. slm_large_free_pending gives the span
+ * back; slow paths call it when slm_large_pending is not NULL. */
 bool slm_large_free_nolock(struct slm_large *large);
 void slm_large_free_pending(void);
 extern slm_hidden struct slm_large *_Atomic slm_large_pending;
 
-/* Change the size in place, or by moving pages without a copy. The new address; NULL when neither can be done, and
- * the object is as it was. */
+/* Change the size in place, or by moving pages. The new address; NULL: not possible, and the object is as it was. */
 void *slm_large_resize(struct slm_large *large, size_t n);
 
-/* Usable bytes of all there are, of those in an area, and how many were ever made. */
-uint64_t slm_large_live_bytes(void);
+/* Usable bytes of the large objects in an area, and how many were ever made. */
 uint64_t slm_large_area_bytes(unsigned area);
 uint64_t slm_large_made(void);

@@ -10,8 +10,7 @@
 
 enum { least_objects = 8 };
 
-static_assert(offsetof(struct slm_slab, pending) >= sizeof(struct slm_slab) - 8, "behind what spans use");
-
+static_assert(offsetof(struct slm_slab, pending) >= sizeof(struct slm_slab) - 8, "past what spans use");
 static_assert(offsetof(struct slm_slab, owner) == sizeof(struct slm_span),
               "see no_owner in struct slm_large and slm_free_span");
 
@@ -37,9 +36,7 @@ static unsigned words_of(const struct slm_slab *slab)
 static bool make_bits(struct slm_slab *slab)
 {
     const unsigned words = words_of(slab);
-    slab->bits = slab->inside;
-    if (words > SLM_SLAB_WORDS)
-        slab->bits = slm_metadata_alloc(words * sizeof(uint64_t));
+    slab->bits = words > SLM_SLAB_WORDS ? slm_metadata_alloc(words * sizeof(uint64_t)) : slab->inside;
     if (!slab->bits)
         return false;
     for (unsigned word = 0; word < words; word++)
@@ -90,17 +87,15 @@ void slm_slab_each_object(struct slm_slab *slab, void (*call)(void *object, void
 void slm_slab_release(struct slm_slab *slab)
 {
     slm_assert(load_relaxed(&slab->free) == slab->objects);
-    const unsigned words = words_of(slab);
     if (slab->bits != slab->inside)
-        slm_metadata_free((void *)slab->bits, words * sizeof(uint64_t));
+        slm_metadata_free((void *)slab->bits, words_of(slab) * sizeof(uint64_t));
     mark(slab, false, 0);
     slm_span_free(&slab->span);
 }
 
 unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
 {
-    const int32_t there =
-        load_acquire(&slab->free); /* pairs with slm_slab_count: so many bits are there to be seen */
+    const int32_t there = load_acquire(&slab->free); /* pairs with slm_slab_count: so many bits can be seen */
     n = there <= 0 ? 0 : (unsigned)slm_min(n, (size_t)there);
     sub_relaxed(&slab->free, (int32_t)n); /* first: see "The count" */
     char *const start = slm_slab_start(slab);
@@ -121,13 +116,6 @@ unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
     return taken;
 }
 
-/* Pointers that are no objects are found before their bits are set. */
-static _Noreturn slm_slow void not_an_object(const struct slm_slab *slab, void *pointer, const char *call,
-                                             const char *cache)
-{
-    slm_panic(call, pointer, "not the start of an object", cache, slm_slab_start(slab));
-}
-
 static void set_bits(struct slm_slab *slab, uint32_t word, uint64_t bits, const char *call, const char *cache)
 {
     if (bits == 0)
@@ -141,8 +129,7 @@ static void set_bits(struct slm_slab *slab, uint32_t word, uint64_t bits, const 
     }
 }
 
-/* Neighbours whose bits share a word share one atomic operation. A round that is there twice begins another one,
- * which finds it. */
+/* Bits of one word share an atomic operation. A round that occurs twice begins another one, which finds that. */
 unsigned slm_slab_give(struct slm_slab *slab, void *const *rounds, unsigned n, const char *call, const char *cache)
 {
     const char *const start = slm_slab_start(slab);
@@ -152,7 +139,7 @@ unsigned slm_slab_give(struct slm_slab *slab, void *const *rounds, unsigned n, c
     unsigned given = 0;
     for (; given < n && (size_t)((char *)rounds[given] - start) < bytes; given++) {
         if (!slm_slab_is_object(slab, rounds[given]))
-            not_an_object(slab, rounds[given], call, cache);
+            slm_panic(call, rounds[given], "not the start of an object", cache, start);
         const uint32_t index = slm_slab_index(slab, rounds[given]);
         const uint64_t bit = (uint64_t)1 << index % 64;
         if (index / 64 != word || (bits & bit)) {
@@ -174,8 +161,7 @@ struct slm_slab *slm_slab_of(const void *pointer)
 
 void slm_slab_check(struct slm_slab *slab)
 {
-    /* The count first: others may be giving objects back, and set the bits before they raise it. */
-    const int32_t counted = load_acquire(&slab->free); /* pairs with slm_slab_count */
+    const int32_t counted = load_acquire(&slab->free); /* before the bits: pairs with slm_slab_count */
     unsigned set = 0;
     for (unsigned word = 0; word < words_of(slab); word++)
         set += (unsigned)__builtin_popcountll(load_relaxed(&slab->bits[word]));

@@ -1,16 +1,16 @@
-/* Slabs: spans cut into objects of one size. A bitmap of those that are free lies in the descriptor, apart
- * from them.
+/* Slabs: spans cut into objects of one size. A bitmap of the free ones lies in the descriptor, apart from
+ * the objects.
  *
- *     descriptor: | span | owner, free, geometry, place in the owner's lists | bits (or a pointer to more) |
+ *     descriptor: | span | owner, free, geometry, state in the owner's lists | bits (or a pointer to more) |
  *     memory:     | object 0 | object 1 | ... | object n-1 | a rest smaller than an object |
  *
  * A bit is 1 while its object is free *in the slab*; objects in magazines count as taken. Bits and the count of free
- * objects are atomic, so that objects come back without a lock. Everything under "owner's" is guarded by the lock of
- * the depot that owns the slab; see depot/depot.c for who may take when.
+ * objects are atomic, so that objects come back without a lock. The fields marked "owner's" are guarded by the lock
+ * of the depot that owns the slab; depot/depot.c says which thread may take when.
  *
- * The count. A taker lowers `free` before it clears bits; a giver sets bits before it raises `free`. So the count
- * never exceeds the bits that are set. `free == objects` means that every bit is set and nobody is at work: the slab
- * is vacant and may go. Descriptors are never unmapped, so a late look at a slab that has gone is harmless. */
+ * The count. Taking lowers `free` before it clears bits; giving sets bits before it raises `free`. So the count never
+ * exceeds the bits that are set. `free == objects` means that every bit is set and no thread is at work: the slab is
+ * vacant and may be released. Descriptors are never unmapped, so a late look at a released slab is harmless. */
 #pragma once
 
 #include "base/atomic.h"
@@ -22,7 +22,7 @@ enum slm_slab_where { SLM_SLAB_OUT, SLM_SLAB_HELD, SLM_SLAB_LISTED };
 
 struct slm_slab_shape;
 
-/* What a slab that waits to be released (depot/pending_slabs.h) remembers in place of its bits. */
+/* In place of its bits, in a slab that waits to be released (depot/pending_slabs.h). */
 struct slm_slab_wait {
     const struct slm_slab_shape *shape;
     _Atomic uint64_t *released;
@@ -37,7 +37,7 @@ struct slm_slab {
     _Atomic int32_t free;
     uint32_t object_size;
     uint16_t objects;
-    uint8_t where;  /* owner's: in no list, held by a thread that takes from it, in a list of partial ones */
+    uint8_t where;  /* owner's: in no list, held by a thread that takes from it, or in a list of partial slabs */
     uint8_t bucket; /* owner's: which list */
     uint32_t where_generation; /* owner's: the process's count of forks when `where` was set */
     union {
@@ -49,7 +49,7 @@ struct slm_slab {
 
 static_assert(sizeof(struct slm_slab) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
 
-/* What else happens to a cache's objects than being taken and given. */
+/* What a cache does with its objects besides handing them out. */
 struct slm_object_hooks {
     void (*constructor)(void *object, void *context); /* may be NULL, as the other */
     void (*destructor)(void *object, void *context);
@@ -63,24 +63,23 @@ struct slm_slab_shape {
     uint16_t objects;
     uint16_t granules;
     uint16_t slot_word;             /* in the page map */
-    uint16_t alignment;         /* of the slab, in granules; 0 is 1 */
+    uint16_t alignment;             /* of the slab, in granules; 0 is 1 */
     struct slm_object_hooks *hooks; /* NULL: nothing */
-    struct slm_limit *limit;    /* NULL: none; see depot/limit.h */
+    struct slm_limit *limit;        /* NULL: none; see depot/limit.h */
 };
 
-/* Fill in granules and objects for the `object_size` that is set: at least eight objects fit, or, where they are
- * larger than any size class's, at most an eighth is lost. */
+/* Set granules and objects from `object_size`: at least eight fit; or, above all size classes, at most 1/8
+ * is lost. */
 void slm_slab_shape_fill(struct slm_slab_shape *shape);
 
-/* A new slab on the node, all objects free, held by the caller and owned by nobody, not constructed; NULL
- * and ENOMEM. */
+/* A new slab on the node, held by the caller, unowned, all objects free and unconstructed; NULL and ENOMEM. */
 struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node);
 
 /* Take up to n objects, lowest address first. The caller holds the slab. */
 unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds);
 
-/* Set the bits of the leading rounds that lie in this slab, that of the first round; returns how many. Objects that
- * are free already, and pointers between objects, end the process in the name of `call`. Any thread, no lock. The
+/* Set the bits of the leading rounds that lie in this slab, as the first one does; returns how many. An object that
+ * is free already, or a pointer between objects, ends the process in the name of `call`. Any thread, no lock. The
  * caller then raises the count with slm_slab_count. */
 unsigned slm_slab_give(struct slm_slab *slab, void *const *rounds, unsigned n, const char *call, const char *cache);
 
@@ -93,10 +92,10 @@ slm_inline int32_t slm_slab_count(struct slm_slab *slab, unsigned n)
 /* Call a constructor or destructor for every object, the lowest first. */
 void slm_slab_each_object(struct slm_slab *slab, void (*call)(void *object, void *context), void *context);
 
-/* Give a vacant slab's memory back to the spans. Nobody else knows it any more. */
+/* Give a vacant slab's memory back to the spans. No other thread knows it any more. */
 void slm_slab_release(struct slm_slab *slab);
 
-/* The slab that the pointer lies in, NULL if it lies in none. */
+/* The slab that the pointer lies in; NULL: none. */
 struct slm_slab *slm_slab_of(const void *pointer);
 
 slm_inline char *slm_slab_start(const struct slm_slab *slab)
@@ -104,7 +103,7 @@ slm_inline char *slm_slab_start(const struct slm_slab *slab)
     return slm_span_start(&slab->span);
 }
 
-/* The number of the object that the pointer lies in. */
+/* The index of the object that the pointer lies in. */
 slm_inline uint32_t slm_slab_index(const struct slm_slab *slab, const void *pointer)
 {
     return (uint32_t)(((uint64_t)((const char *)pointer - slm_slab_start(slab)) * slab->reciprocal) >> 40);
@@ -117,6 +116,5 @@ slm_inline bool slm_slab_is_object(const struct slm_slab *slab, const void *poin
     return index < slab->objects && slm_slab_start(slab) + (size_t)index * slab->object_size == (const char *)pointer;
 }
 
-/* Stop the process unless the slab's count agrees with its bits. For a slab that nobody takes from meanwhile;
- * objects may come back. */
+/* Stop the process if the slab's count exceeds its bits. No thread takes from it meanwhile; objects may come back. */
 void slm_slab_check(struct slm_slab *slab);

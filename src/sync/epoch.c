@@ -11,54 +11,53 @@
  *
  * Claim: when `completed` has reached X's stamp n, no reader holds X. Let R be a section that found X.
  *
- *  1. R read started < n. Were it n or more: the retiring thread read a lower number behind its fence, so X was
- *     unreachable for all before n was stored; R loads n and only then (acquire) looks for X: it would not have found
- *     it. This is what fence (1) is for: without it R may read n while the store that hides X still sits in a buffer.
- *  2. So a reader whose word shows n or more needs no further look: it has entered since, and its section from before
- *     is over (program order; 4 says why the poller has what that section read behind it). If all readers have, there
- *     is no membarrier at all: readers that are busy end grace periods by themselves.
- *  3. A reader that is outside, its word older than n, may have entered already, and its store not be visible yet.
- *     The membarrier (2) is a full barrier at some point P of R's thread, after n was stored, so also after X became
- *     unreachable. If R stored its section behind P, then it looks for X behind P and does not find it. So it stored
- *     it before P, and the poller, who looks after the membarrier, sees that store or a later one to the same word.
- *  4. A section with a number below n is not passed over. So the poller has seen a later store: R's end, or one that
- *     the same thread made after it. R's end is a release, and later stores of that thread to that word are in its
- *     release sequence (C11 5.1.2.4; on arm64 a store behind a store-release to the same address is ordered behind
- *     what the release is): the poller's acquire has all reads in R behind it, and so has whoever sees `completed`.
- * QED
+ *  1. R read started < n. If it was n or more: the retiring thread read a lower number after its fence, so X was
+ *     unreachable for all before n was stored; R loads n and only then (acquire) looks for X, and would not find it.
+ *     This needs fence (1): without it R may read n while the store that hides X still sits in a buffer.
+ *  2. A reader whose word shows n or more needs no further look: it has entered since, and its section from before is
+ *     over (program order; 4 says why the poller sees what that section read as done). If all readers have, there is
+ *     no membarrier: busy readers end grace periods by themselves.
+ *  3. A reader that is outside, with a word older than n, may have entered by a store that is not visible yet. The
+ *     membarrier (2) is a full barrier at some point P of R's thread, after n was stored, so also after X became
+ *     unreachable. If R stored its section after P, it looks for X after P and does not find it. So it stored it
+ *     before P, and the poller, which looks after the membarrier, sees that store or a later one to the same word.
+ *  4. The poller waits for a section with a number below n. So it has seen a later store: R's end, or one that the
+ *     same thread made after it. R's end is a release, and later stores of that thread to that word are in its
+ *     release sequence (C11 5.1.2.4; arm64 orders a store after a store-release to the same address after what the
+ *     release is after). So all reads in R come before the poller's acquire, and before that of a thread that sees
+ *     `completed`. QED
  *
- * One membarrier for each grace period is enough, since numbers do not come round again: a reader that loads
- * `started` and then stands still for many grace periods stores an old number at last, and is waited for from then
- * on. (With a phase of one bit it would be taken for a new one; userspace RCU flips twice for that.)
+ * One membarrier for each grace period is enough, since numbers do not repeat: a reader that loads `started` and then
+ * stands still for many grace periods finally stores an old number, and is waited for from then on. (With a phase of
+ * one bit it would be taken for a new one; userspace RCU flips twice for that.)
  *
  * Without membarrier the reader makes the barrier P itself, a fence between storing its section and looking for X;
  * the poller has a fence between storing n and looking at readers. Either the poller sees the section, or the reader
  * sees that X is gone. How readers enter is decided before the first one registers. A filter may take membarrier away
- * later: then `started` gets the bit that says "fences", which each reader copies into its word at its next entry and
- * finds there at the one after that: that and all later entries have the fence. Until a reader's word has the bit, or
- * shows n, nobody knows if it is really outside, so it is waited for. (One entry escapes: that of a thread whose
- * handler enters and leaves between the entry's look at the word and its store, just when the filter comes.)
+ * later: then `started` gets the bit that says "fences". Each reader copies it into its word at its next entry, and
+ * finds it there at the one after that, which has the fence, as all later ones. Until a reader's word has the bit, or
+ * shows n, it may only seem to be outside, so it is waited for. (One entry escapes: that of a thread whose handler
+ * enters and leaves between the entry's look at the word and its store, at the moment when the filter comes.)
  *
- * Nobody reads: where no reader is registered but the caller, who is outside, and no visitor is inside, X's stamp is
- * 0, which has passed. A thread registers by counting up, a fence, and only then looks for anything; the retiring
- * thread makes X unreachable, a fence, and looks at the count. Either it sees the count, or the other does not find
- * X. A thread that is not in the count any more has taken itself out with a release, and the look is an acquire. For
- * the same reason a poller needs no barrier for a thread that registers after its look. As long as no thread has ever
- * read (slm_epoch_reading is QUIET) the first reader's membarrier stands in for the retiring thread's fence: a look
- * that finds QUIET comes before that barrier in its thread's program, and so does the store that hides X.
+ * Nobody reads: where no reader but the caller is registered, the caller is outside, and no visitor is inside, X's
+ * stamp is 0, which has passed. A thread registers by counting up, a fence, and only then looks for anything; the
+ * retiring thread makes X unreachable, a fence, and looks at the count. Either it sees the count, or the other does
+ * not find X. A thread leaves the count by a release, and the look is an acquire. For the same reason a poller needs
+ * no barrier for a thread that registers after its look. As long as no thread has ever read (slm_epoch_reading is
+ * QUIET) the first reader's membarrier stands in for the retiring thread's fence: a look that finds QUIET comes
+ * before that barrier in its thread's program, and so does the store that hides X.
  *
- * x86-64: acquire and release cost nothing, the reader's part is plain moves; loads and stores stay in order but for
- * a store behind which a load slips ahead, which P prevents. arm64: ldar and stlr; and since its stores become
- * visible to all at once, "X is unreachable for all" in 1 holds as it does on x86.
+ * On x86-64 acquire and release cost nothing; only a load may overtake an earlier store, which P prevents. On arm64
+ * they are ldar and stlr, and stores become visible to all at once, so that "X is unreachable for all" in 1 holds.
  *
  * Nesting: inner sections only count. A signal handler that enters and leaves restores the word that it found, or one
- * that differs in a newer number; the interrupted entry then stores its own, which may be the older one: it is waited
- * for a little longer.
+ * that differs in a newer number; the interrupted entry then stores its own, which may be older: it is waited for a
+ * little longer.
  *
  * Handlers and the lock. A handler must not wait for a lock that its own thread holds. `busy` is set around all uses
- * of the lock: a handler that wants to register then is a visitor. A registered thread's handlers need no lock. While
- * its thread holds the lock to take its record out of the list, a handler may enter by a record that is out already:
- * no grace period ends meanwhile, since that takes the lock. */
+ * of the lock: a handler that wants to register then becomes a visitor. A registered thread's handlers need no lock.
+ * While its thread holds the lock to take its record out of the list, a handler may enter by a record that is out
+ * already: no grace period ends meanwhile, since that takes the lock. */
 #include "sync/epoch.h"
 
 #include "base/bits.h"
@@ -70,8 +69,8 @@
 #define NUMBER_STEP ((uint64_t)1 << SLM_EPOCH_SHIFT)
 
 enum {
-    first_number = 2,    /* not 1: leaving once too often takes one off, and 0 stands for a thread not registered */
-    depth_most = 0x3fff, /* above it lies what leaving too often makes of a depth */
+    first_number = 2,    /* not 1: leaving once too often takes one off, and 0 is a thread not registered */
+    depth_most = 0x3fff, /* leaving too often makes a depth above it */
     barrier_interval_us = 1020,
     look_interval_us = 20,
     look_interval_most_us = 2000,
@@ -89,8 +88,8 @@ static struct slm_lock lock = {.rank = SLM_RANK_READERS};
 static struct slm_list readers = {&readers, &readers};
 static _Atomic uint64_t registered;     /* in the list */
 static _Atomic uint64_t visitors[2];    /* inside sections, by their numbers modulo two */
-static _Atomic uint64_t barrier_due_us; /* the next one's: at most 1,000 a second */
-static _Atomic uint64_t look_due_us;    /* for polls; one that misses another's store looks a little early */
+static _Atomic uint64_t barrier_due_us; /* when the next may be: at most 1,000 a second */
+static _Atomic uint64_t look_due_us;    /* when a poll may look; a poll that misses another's store looks early */
 
 /* Guarded by the lock. */
 static bool decided;      /* whether readers need fences */
@@ -135,7 +134,7 @@ slm_seldom void slm_epoch_begin_quiet(void)
 
 /* A reader that is counted calls this before its first look for anything. When it returns, each thread that retired
  * something without a fence, because it was quiet, has passed a barrier. Readers that come meanwhile issue their own.
- * If a filter has taken membarrier away, every processor's stores are out after some milliseconds. */
+ * If a filter has taken membarrier away, all stores have left their processors' buffers after some milliseconds. */
 static slm_seldom void end_quiet(void)
 {
     if (load_acquire(&slm_epoch_reading) == SLM_EPOCH_READ) /* pairs with the release below */
@@ -145,7 +144,7 @@ static slm_seldom void end_quiet(void)
     store_release(&slm_epoch_reading, SLM_EPOCH_READ);
 }
 
-/* If a lost thread held the lock, slm_epoch_fork_child has made the list anew. */
+/* If a lost thread held the lock, slm_epoch_fork_child has made a new list. */
 static slm_seldom void list_reader(struct slm_epoch_reader *self)
 {
     slm_fork_check();
@@ -165,9 +164,9 @@ static slm_seldom void list_reader(struct slm_epoch_reader *self)
     slm_lock_release(&lock);
 }
 
-/* A visitor is inside as soon as it is counted; a grace period waits for those of the number before it alone, so that
- * visitors who come one after the other do not hold it up for ever. If that number is not the latest any more when it
- * is counted, nobody waits for it: it counts anew. */
+/* A visitor is inside as soon as it is counted. A grace period waits only for visitors of the number before it, so
+ * that visitors that come one after the other do not hold it up for ever. If its number is no longer the latest when
+ * it is counted, no grace period waits for it: it counts again. */
 static void visit(struct slm_epoch_reader *self)
 {
     uint64_t section;
@@ -185,21 +184,14 @@ static void visit(struct slm_epoch_reader *self)
     slm_fence(); /* pairs with the same */
 }
 
-/* For a registered thread that is outside. The fence pairs with the one in `advance`. */
-static void enter_with_fence(struct slm_epoch_reader *self)
-{
-    store_relaxed(&self->section, load_acquire(&slm_epoch_started));
-    slm_fence();
-}
-
 static _Noreturn void left_too_often(void)
 {
     slm_panic("slab_epoch_enter", NULL, "sections nest too deep, or one was left more often than entered", NULL,
               NULL);
 }
 
-/* The calling thread becomes a registered one that is outside, or a visitor inside. A handler may have registered it
- * since it was looked at. */
+/* Become a registered thread that is outside, or a visitor inside. A handler may already have registered
+ * the thread. */
 static void become_known(struct slm_epoch_reader *self, bool stays)
 {
     const bool first = begin_work(self);
@@ -225,23 +217,22 @@ slm_slow void slm_epoch_enter_slow(bool stays)
     }
     const uint64_t section = load_relaxed(&self->section);
     const unsigned depth = section & SLM_EPOCH_DEPTH;
-    if (depth == 0)
-        enter_with_fence(self); /* which a new one need not have: once in a thread's life */
-    else if (depth < depth_most)
-        store_relaxed(&self->section, section + 1);
-    else
+    if (depth >= depth_most)
         left_too_often();
+    store_relaxed(&self->section, depth > 0 ? section + 1 : load_acquire(&slm_epoch_started));
+    if (depth == 0)
+        slm_fence(); /* pairs with the one in `advance`; a thread that has just registered needs none */
 }
 
-/* For a visitor; there is nothing to do while it is still inside. A handler that comes in between may enter by the
- * word that is outside: the visitor has not left yet, so the handler is safe. Release pairs with the acquire in
- * `advance`. */
+/* For a visitor; there is nothing to do while it is still inside. A handler that comes before the first store may
+ * enter by the word, which is outside: this visitor is still counted, so that is safe. Release pairs with
+ * `advance`'s acquire. */
 slm_slow void slm_epoch_leave_slow(void)
 {
     struct slm_epoch_reader *self = &slm_epoch_reader;
     if (load_relaxed(&self->section) & SLM_EPOCH_DEPTH)
         return;
-    const unsigned visiting = self->visiting; /* before a handler can become a visitor anew */
+    const unsigned visiting = self->visiting; /* before a handler can become a visitor */
     store_relaxed(&self->section, NOT_REGISTERED);
     atomic_fetch_sub_explicit(&visitors[visiting], 1, memory_order_release);
 }
@@ -286,7 +277,7 @@ bool slm_epoch_nobody_reads(void)
            load_acquire(&visitors[1]) == 0 && !slm_epoch_inside();
 }
 
-/* The first look's fence pairs with the release of the next grace period, too (1 above). */
+/* The fence in slm_epoch_nobody_reads is fence (1) above. */
 uint64_t slm_epoch_stamp(void)
 {
     if (slm_epoch_nobody_reads())
@@ -298,10 +289,10 @@ uint64_t slm_epoch_stamp(void)
     return stamp;
 }
 
-/* What is told once the lock is released. */
+/* Messages for after the lock is released. */
 struct news {
     bool refused;    /* membarrier, from now on */
-    uint32_t thread; /* that has been in a section for too long; 0: none */
+    uint32_t thread; /* that has been in a section for `ms`, too long; 0: none */
     uint64_t ms;
 };
 
@@ -309,17 +300,16 @@ struct news {
 static void barrier_on_readers(uint64_t now_us, struct news *news)
 {
     barrier_made = slm_sys_membarrier();
-    if (barrier_made) {
+    news->refused = !barrier_made;
+    if (barrier_made)
         store_relaxed(&barrier_due_us, now_us + barrier_interval_us);
-        return;
-    }
-    store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) | SLM_EPOCH_FENCES);
-    news->refused = true;
+    else
+        store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) | SLM_EPOCH_FENCES);
 }
 
 enum reading { READING_DONE, READING_UNKNOWN, READING_STILL };
 
-/* What a reader does to a grace period. Acquire pairs with the release in slm_epoch_leave. */
+/* Does a reader hold a grace period up? Acquire pairs with the release in slm_epoch_leave. */
 static enum reading reading_of(const struct slm_epoch_reader *reader, uint64_t number)
 {
     const uint64_t section = load_acquire(&reader->section);
@@ -329,10 +319,10 @@ static enum reading reading_of(const struct slm_epoch_reader *reader, uint64_t n
         return READING_STILL;
     if (reader == &slm_epoch_reader || barrier_made || (readers_fence() && (section & SLM_EPOCH_FENCES)))
         return READING_DONE;
-    return READING_UNKNOWN; /* it may have entered, and we do not see it */
+    return READING_UNKNOWN; /* it may have entered, unseen */
 }
 
-/* The worst of all readers; *who becomes one that is still inside and has not been named for it. */
+/* The worst of all readers; *who becomes one that is still inside and has not been named yet. */
 static enum reading look_at_readers(uint64_t number, struct slm_epoch_reader **who)
 {
     enum reading worst = READING_DONE;
@@ -367,18 +357,15 @@ static slm_seldom void tell(const struct news *news)
     if (news->thread == 0)
         return;
     add_relaxed(&slm_epoch_stalls, 1);
-    slm_line_text(&line, "slabmalloc: thread ");
-    slm_line_number(&line, news->thread);
-    slm_line_text(&line, " has been inside an epoch section for over ");
-    slm_line_number(&line, news->ms);
-    slm_line_text(&line, " ms: ");
-    slm_line_number(&line, load_relaxed(&slm_epoch_waiting_bytes));
-    slm_line_text(&line, " bytes wait for it to leave");
+    slm_line_add(&line,
+                 "slabmalloc: thread %u has been inside an epoch section for over %lu ms: %lu bytes wait for it to "
+                 "leave",
+                 news->thread, news->ms, load_relaxed(&slm_epoch_waiting_bytes));
     slm_line_write(&line, 2);
 }
 
-/* The clock is read anew: the caller may have waited long for the lock, and a section that was entered meanwhile must
- * not be named as one that stays. */
+/* The clock is read again: after a long wait for the lock a section entered meanwhile must not be named as
+ * a stall. */
 static void start_next(void)
 {
     barrier_made = false;
@@ -386,9 +373,9 @@ static void start_next(void)
     store_release(&slm_epoch_started, load_relaxed(&slm_epoch_started) + NUMBER_STEP); /* pairs with entries */
 }
 
-/* Under the lock: start a grace period if none is under way, and end it if nobody holds it up; then start the next if
- * that is wanted, so that readers enter anew before anybody looks. There is a barrier only where a reader is outside
- * and has not entered since. The fence pairs with those of visitors, and of readers that make their own. */
+/* Under the lock: start a grace period if none is under way, and end it if no reader holds it up; then start the next
+ * if it is wanted, so that readers enter with its number before the next look. There is a barrier only if a reader is
+ * outside and has not entered since. The fence pairs with those of visitors and of readers with fences. */
 static bool advance(uint64_t now_us, struct news *news)
 {
     struct slm_epoch_reader *who = NULL;
@@ -413,7 +400,7 @@ static bool advance(uint64_t now_us, struct news *news)
     return true;
 }
 
-/* False too if somebody else is at it, or a handler has interrupted its own thread at it. */
+/* False too if another thread is at it, or a handler has interrupted its own thread at it. */
 static bool try_advance(uint64_t now_us)
 {
     struct slm_epoch_reader *self = &slm_epoch_reader;
@@ -429,7 +416,7 @@ static bool try_advance(uint64_t now_us)
     return ended;
 }
 
-/* Looking at many readers takes long: polls do so for a tenth of the time at most. */
+/* Looking at many readers takes long: polls spend at most about a tenth of the time on it. */
 bool slm_epoch_poll(void)
 {
     if (load_relaxed(&slm_epoch_wanted) <= load_relaxed(&slm_epoch_completed))
@@ -451,8 +438,8 @@ void slm_epoch_count_barrier(void)
     store_relaxed(&barrier_due_us, slm_min(due_us, now_us + 10 * barrier_interval_us) + barrier_interval_us);
 }
 
-/* Where readers have come to need fences: the calling thread, which waits outside, says so. Else several such threads
- * would wait for each other. */
+/* Once readers need fences, a thread that waits outside shows it. Otherwise such threads would wait for
+ * each other. */
 static void show_outside(void)
 {
     struct slm_epoch_reader *self = &slm_epoch_reader;

@@ -1,4 +1,4 @@
-/* The page that is cleared, and what happens then; see fork.h. */
+/* The page that is cleared, and the restart; see fork.h. */
 #include "sync/fork.h"
 
 #include <pthread.h>
@@ -11,7 +11,7 @@ static _Atomic uint32_t no_page = 1;
 _Atomic uint32_t *slm_fork_canary = &no_page;
 
 static void (*restart)(void);
-static __thread bool noticing; /* a handler that interrupts it, and what it calls, must not wait for it */
+static __thread bool noticing; /* the restart and handlers that interrupt it must not wait for it */
 
 static void child_of_fork(void)
 {
@@ -19,7 +19,6 @@ static void child_of_fork(void)
     restart();
 }
 
-/* Those that wait pair with the release at the end. */
 slm_slow void slm_fork_notice(void)
 {
     uint32_t cleared = 0;
@@ -31,7 +30,7 @@ slm_slow void slm_fork_notice(void)
         noticing = false;
         store_release(slm_fork_canary, 1);
     }
-    while (load_acquire(slm_fork_canary) == 2)
+    while (load_acquire(slm_fork_canary) == 2) /* pairs with the release above */
         slm_cpu_relax();
 }
 

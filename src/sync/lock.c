@@ -6,10 +6,10 @@
 
 static __thread uint32_t ranks_held; /* a bit a rank; checked builds */
 
-/* Where a handler forks while its thread sleeps here, the child sleeps on: the time limit lets it look. */
+/* If a handler forks while its thread sleeps here, the child sleeps on: after the time limit it looks again. */
 enum { spins = 100, wait_ms = 50 };
 
-/* True: its holder did not survive a fork. */
+/* True: its holder is lost in a fork. */
 static bool wait_for(struct slm_lock *lock)
 {
     slm_fork_check(); /* a handler may have forked since the slow path looked */
@@ -22,7 +22,7 @@ static bool wait_for(struct slm_lock *lock)
             return word != 0;
         slm_cpu_relax();
     }
-    for (;;) { /* from here on the word says that somebody sleeps, whoever gets it */
+    for (;;) { /* from here on the word says that a thread may sleep */
         const uint32_t slept_on = slm_fork_generation << 2 | SLM_LOCK_SLEPT_ON;
         const uint32_t word = atomic_exchange_explicit(&lock->word, slept_on, memory_order_acquire);
         if (word >> 2 != slept_on >> 2)

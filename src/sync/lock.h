@@ -2,15 +2,14 @@
  *
  *     word = 0                       nobody holds it
  *     word = generation << 2 | 1     held
- *     word = generation << 2 | 2     held, and somebody may sleep
+ *     word = generation << 2 | 2     held, and a thread may sleep on it
  *
- * The generation is the process's count of forks, from 1 (sync/fork.h). No lock of ours is held over fork and no
- * handler waits for one: else a thread that holds a stream's lock in stdio and asks us for memory would hang fork.
- * When a child finds a lock held in an older generation, its holder was a thread that does not exist there. Acquiring
- * the lock then succeeds and says so, and the caller starts afresh what the lock guards.
+ * The generation is the process's count of forks, from 1 (sync/fork.h). Fork takes no lock of ours, and no handler
+ * waits for one: a thread that asks us for memory while it holds a stream's lock in stdio would hang fork. If a child
+ * finds a lock held in an older generation, the holder does not exist there. Acquiring the lock then succeeds and
+ * says so, and the caller restarts what the lock guards.
  *
- * A thread takes locks in rising rank only; checked builds stop when one does not. A lock counts how often it was
- * acquired, and how often it was found held. */
+ * A thread takes locks in rising rank only; checked builds stop one that does not. */
 #pragma once
 
 #include "base/seam.h"
@@ -21,7 +20,7 @@ enum slm_rank {
     SLM_RANK_CACHES,  /* the cache mutex: the list of caches, never an allocation */
     SLM_RANK_THREADS, /* the list of threads' blocks */
     SLM_RANK_DEPOT,
-    SLM_RANK_RING,     /* retired objects that wait; nothing but metadata is taken under it */
+    SLM_RANK_RING,     /* retired objects that wait; only metadata is taken under it */
     SLM_RANK_RETIRED,  /* vacant slabs that wait */
     SLM_RANK_SPANS,    /* an area's free spans and frontier */
     SLM_RANK_PERCPU,   /* blocks of per-CPU memory */
@@ -33,8 +32,8 @@ enum slm_rank {
 struct slm_lock {
     _Atomic uint32_t word;
     uint8_t rank;
-    _Atomic uint64_t acquired;  /* a figure; written by the holder alone */
-    _Atomic uint64_t contended; /* a figure; by whoever finds it held */
+    _Atomic uint64_t acquired;  /* how often; written by the holder alone */
+    _Atomic uint64_t contended; /* how often it was found held */
 };
 
 #define SLM_LOCK_HELD 1u
@@ -43,9 +42,10 @@ struct slm_lock {
 bool slm_lock_acquire_slow(struct slm_lock *lock);
 void slm_lock_release_slow(struct slm_lock *lock);
 
-/* Checked builds: note the rank that is about to be held, or is not held any more. */
+/* Checked builds: the rank is about to be held; it is held no more; in the child of a fork, none is held. */
 void slm_lock_rank_enter(const struct slm_lock *lock);
 void slm_lock_rank_leave(const struct slm_lock *lock);
+void slm_lock_rank_forget(void);
 
 slm_inline void slm_lock_count(struct slm_lock *lock)
 {
@@ -54,7 +54,7 @@ slm_inline void slm_lock_count(struct slm_lock *lock)
     slm_seam_lock_acquired(lock->rank, acquired);
 }
 
-/* True: its holder did not survive a fork, and what it guards may be torn. Pairs with slm_lock_release: acquire. */
+/* True: its holder is lost in a fork, and what it guards may be torn. Acquire pairs with slm_lock_release. */
 slm_inline bool slm_lock_acquire(struct slm_lock *lock)
 {
     if (slm_checked)
@@ -67,14 +67,13 @@ slm_inline bool slm_lock_acquire(struct slm_lock *lock)
     return dead;
 }
 
-/* Is it held just now, by a thread that exists? A figure that lags: who acts on it looks again under the lock. */
+/* Is it held at the moment, by a thread that exists? A figure that lags: look again under the lock. */
 slm_inline bool slm_lock_is_held(const struct slm_lock *lock)
 {
     return load_relaxed(&lock->word) >> 2 == slm_fork_generation;
 }
 
-/* Acquire it without waiting; false: somebody holds it. The caller is not told if its holder did not survive a fork,
- * and must be able to bear what it guards torn. */
+/* Acquire it without waiting; false: it is held. What it guards must be usable even if torn by a fork. */
 slm_inline bool slm_lock_try(struct slm_lock *lock)
 {
     uint32_t word = load_relaxed(&lock->word);
@@ -88,7 +87,7 @@ slm_inline bool slm_lock_try(struct slm_lock *lock)
     return true;
 }
 
-/* Pairs with slm_lock_acquire: release. */
+/* Release pairs with slm_lock_acquire and slm_lock_try. */
 slm_inline void slm_lock_release(struct slm_lock *lock)
 {
     const uint64_t end = slm_seam_ticks();
@@ -99,6 +98,3 @@ slm_inline void slm_lock_release(struct slm_lock *lock)
         slm_lock_rank_leave(lock);
     slm_seam_lock_released(lock->rank, end);
 }
-
-/* In the child of a fork: the calling thread holds nothing (checked builds). */
-void slm_lock_rank_forget(void);

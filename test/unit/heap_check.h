@@ -4,7 +4,7 @@
 #include "deferred/defer_queue.h"
 #include "depot/cache.h"
 #include "os/topology.h"
-#include "page/free_spans.h"
+#include "spans.h"
 
 static inline void check_cache(struct slm_cache *cache, void *context)
 {

@@ -6,7 +6,7 @@
 
 #include "depot/depot.h"
 #include "os/topology.h"
-#include "page/free_spans.h"
+#include "spans.h"
 
 enum { SIZE = 1024, A_SLAB = 64 };
 

@@ -86,8 +86,8 @@ static inline unsigned model_differences(const struct model *model, const struct
 {
     unsigned differences = 0;
     for (unsigned at = 0; at < SLM_PERCPU_UNITS; at++)
-        differences += slm_percpu_map_is_used(map, at) != (model->object[at] != 0) ||
-                       slm_percpu_map_is_first(map, at) != model_is_first(model, at);
+        differences += slm_percpu_map_bit(map->used, at) != (model->object[at] != 0) ||
+                       slm_percpu_map_bit(map->first, at) != model_is_first(model, at);
     return differences;
 }
 

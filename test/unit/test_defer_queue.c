@@ -1,6 +1,7 @@
 /* src/deferred/defer_queue.h: what is retired waits on a queue until its grace period has passed, no longer than
  * somebody looks, and comes free once; functions are called in their order. The magazines here are put there by
  * the tests. */
+#include "spans.h"
 #include "retiring.h"
 
 #include <sched.h>
@@ -54,7 +55,7 @@ static struct slm_large *make_large(size_t n)
 static void nothing_comes_free_before_its_grace_period(void **state)
 {
     (void)state;
-    const uint64_t stock = cache_stock(cache), live = slm_large_live_bytes();
+    const uint64_t stock = cache_stock(cache), live = large_live_bytes();
     begin_reading();
     put_objects(10);
     put_head();
@@ -67,7 +68,7 @@ static void nothing_comes_free_before_its_grace_period(void **state)
     assert_false(slm_defer_queue_ripen(node_of_thread(), 100));
     assert_false(slm_defer_queue_ripen_all());
     assert_int_equal(on_queues(), 12);
-    assert_int_equal(slm_large_live_bytes(), live + large_bytes); /* what waits counts as live */
+    assert_int_equal(large_live_bytes(), live + large_bytes); /* what waits counts as live */
     end_reading();
     let_ripen();
     assert_true(slm_defer_queue_ripen(node_of_thread(), 100));
@@ -75,7 +76,7 @@ static void nothing_comes_free_before_its_grace_period(void **state)
     assert_int_equal(on_queues(), 0);
     assert_int_equal(load_relaxed(&slm_defer_queue_bytes), 0);
     assert_int_equal(cache_stock(cache), stock + 10);
-    assert_int_equal(slm_large_live_bytes(), live);
+    assert_int_equal(large_live_bytes(), live);
 }
 
 static void put_where_nobody_reads(void)

@@ -1,5 +1,6 @@
 /* src/heap/deferred.h: retiring whatever pointer, polls and barriers, how much may wait and who waits for it, and
  * what happens without memory, without membarrier(2), and with a pass at any instruction. There is no worker. */
+#include "spans.h"
 #include "retiring.h"
 
 static int begin(void **state)
@@ -38,9 +39,9 @@ static void defer_alone(void)
         }
     }
     void *large = malloc(100000);
-    const uint64_t live = slm_large_live_bytes();
+    const uint64_t live = large_live_bytes();
     slm_defer(large, NULL);
-    require(slm_large_live_bytes() == live - 102400 && waiting() == 0);
+    require(large_live_bytes() == live - 102400 && waiting() == 0);
     enter();
     defer_some(1);
     require(waiting() == 1);

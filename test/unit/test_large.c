@@ -1,4 +1,5 @@
 /* src/slab/large.h: objects with a span of their own. */
+#include "spans.h"
 #include "unit.h"
 
 #include "base/bits.h"
@@ -142,15 +143,15 @@ static void one_of_two_threads_frees_it(void **state)
 static void figures_follow(void **state)
 {
     (void)state;
-    const uint64_t live = slm_large_live_bytes(), made = slm_large_made();
+    const uint64_t live = large_live_bytes(), made = slm_large_made();
     char *first = take(100000, 1), *second = take(MIB, 1);
-    assert_int_equal(slm_large_live_bytes() - live, slm_align_up(100000, slm_page_size) + MIB);
+    assert_int_equal(large_live_bytes() - live, slm_align_up(100000, slm_page_size) + MIB);
     assert_int_equal(slm_large_made() - made, 2);
     assert_ptr_equal(slm_large_resize(slm_large_of(first), 50000), first);
-    assert_int_equal(slm_large_live_bytes() - live, slm_align_up(50000, slm_page_size) + MIB);
+    assert_int_equal(large_live_bytes() - live, slm_align_up(50000, slm_page_size) + MIB);
     give(first);
     give(second);
-    assert_int_equal(slm_large_live_bytes(), live);
+    assert_int_equal(large_live_bytes(), live);
 }
 
 static void shrinking_stays_in_place(void **state)
@@ -208,7 +209,7 @@ static void large_ones_move_without_a_copy(void **state)
     (void)state;
     char *neighbour = NULL, *object = take_with_neighbour(8 * MIB, &neighbour);
     fill(object, 0, 8 * MIB);
-    const uint64_t live = slm_large_live_bytes();
+    const uint64_t live = large_live_bytes();
     char *moved = slm_large_resize(slm_large_of(object), 9 * MIB);
     assert_non_null(moved);
     assert_ptr_not_equal(moved, object);
@@ -216,7 +217,7 @@ static void large_ones_move_without_a_copy(void **state)
     check(neighbour, 64 * KIB);
     memset(moved + 8 * MIB, 1, MIB);
     assert_null(slm_large_of(object));
-    assert_int_equal(slm_large_live_bytes(), live + MIB);
+    assert_int_equal(large_live_bytes(), live + MIB);
     assert_true(all_zero(object, 8 * MIB)); /* fresh memory lies there now */
     give(moved);
     slm_span_purge(0);
@@ -321,7 +322,7 @@ static void what_cannot_be_is_enomem(void **state)
 static void without_a_lock_it_waits_to_be_given_back(void **state)
 {
     (void)state;
-    const uint64_t live = slm_large_live_bytes(), free_before = slm_span_dirty_bytes();
+    const uint64_t live = large_live_bytes(), free_before = slm_span_dirty_bytes();
     char *objects[3];
     for (size_t i = 0; i < COUNT(objects); i++)
         objects[i] = take(3 * MIB, 1);
@@ -337,7 +338,7 @@ static void without_a_lock_it_waits_to_be_given_back(void **state)
         assert_int_equal(objects[i][99], i + 1); /* not a byte is written */
     }
     assert_non_null(load_relaxed(&slm_large_pending));
-    assert_int_equal(slm_large_live_bytes(), live);
+    assert_int_equal(large_live_bytes(), live);
     assert_int_equal(slm_span_dirty_bytes(), free_between);
     char *other = take(3 * MIB, 1);
     for (size_t i = 0; i < COUNT(objects); i++)
@@ -367,13 +368,13 @@ static void *free_without_lock(void *number)
 static void one_of_many_frees_it_without_a_lock(void **state)
 {
     (void)state;
-    const uint64_t live = slm_large_live_bytes();
+    const uint64_t live = large_live_bytes();
     for (size_t i = 0; i < COUNT(many); i++)
         many[i] = slm_large_of(take(100 * KIB, 1));
     on_threads(4, free_without_lock);
     slm_large_free_pending();
     assert_int_equal(load_relaxed(&freed_without_lock), COUNT(many));
-    assert_int_equal(slm_large_live_bytes(), live);
+    assert_int_equal(large_live_bytes(), live);
     slm_span_check(node);
 }
 
@@ -381,7 +382,7 @@ static void one_of_many_frees_it_without_a_lock(void **state)
 static void a_retired_one_lives_on(void **state)
 {
     (void)state;
-    const uint64_t live = slm_large_live_bytes();
+    const uint64_t live = large_live_bytes();
     char *object = take(3 * MIB, 1);
     fill(object, 0, 3 * MIB);
     struct slm_large *large = slm_large_of(object);
@@ -389,7 +390,7 @@ static void a_retired_one_lives_on(void **state)
     assert_true(slm_large_retire(large));
     assert_true(slm_large_is_retired(large));
     assert_ptr_equal(slm_large_of(object), large);
-    assert_int_equal(slm_large_live_bytes(), live + 3 * MIB);
+    assert_int_equal(large_live_bytes(), live + 3 * MIB);
     assert_false(slm_large_retire(large));
     assert_int_equal(slm_large_free(large), 0);
     assert_false(slm_large_free_nolock(large));
@@ -400,7 +401,7 @@ static void a_retired_one_lives_on(void **state)
     const uint64_t dirty = slm_span_dirty_bytes();
     slm_large_free_retired(large);
     assert_null(slm_large_of(object));
-    assert_int_equal(slm_large_live_bytes(), live);
+    assert_int_equal(large_live_bytes(), live);
     assert_true(slm_span_dirty_bytes() >= dirty + 3 * MIB);
     slm_span_check(node);
 }
@@ -409,12 +410,12 @@ static void a_moved_one_is_retired_too(void **state)
 {
     (void)state;
     char *neighbour = NULL, *object = take_with_neighbour(8 * MIB, &neighbour);
-    const uint64_t live = slm_large_live_bytes();
+    const uint64_t live = large_live_bytes();
     char *moved = slm_large_resize(slm_large_of(object), 9 * MIB);
     assert_ptr_not_equal(moved, object);
     assert_true(slm_large_retire(slm_large_of(moved)));
     slm_large_free_retired(slm_large_of(moved));
-    assert_int_equal(slm_large_live_bytes(), live - 8 * MIB);
+    assert_int_equal(large_live_bytes(), live - 8 * MIB);
     give(neighbour);
     slm_span_purge(0);
     slm_span_check(node);

@@ -261,6 +261,45 @@ static void ask_for_help(void)
     slm_options_read();
 }
 
+/* The table's rows that a checked build has, which is no bench's. */
+#define EVERY true
+#define CHECKED true
+#define BENCH false
+#define NUMBER_ROW(builds, name, standard, least, most, example, sentence)                                           \
+    {builds, #name, example, offsetof(struct slm_options, name), standard, least, most},
+#define TEXT_ROW(builds, name, size, example, sentence) {builds, #name, example, 0, 0, 0, 0},
+static const struct row {
+    bool here;
+    const char *name, *example;
+    size_t field;
+    uint64_t standard, least, most; /* most is 0: a text */
+} table[] = {SLM_OPTIONS(NUMBER_ROW, TEXT_ROW)};
+
+static uint64_t *field_of(const struct row *row)
+{
+    return (uint64_t *)((char *)&wanted + row->field);
+}
+
+static void numbers_have_their_defaults_and_bounds(void **state)
+{
+    (void)state;
+    for (const struct row *row = table; row < table + COUNT(table); row++) {
+        if (!row->here || row->most == 0 || strcmp(row->name, "help") == 0)
+            continue;
+        begin_with_defaults(state);
+        assert_int_equal(*field_of(row), row->standard);
+        *field_of(row) = row->least;
+        assert_parses(text("%s=%lu", row->name, row->least));
+        *field_of(row) = row->most;
+        assert_parses(text("%s=%lu", row->name, row->most));
+        char above[64];
+        snprintf(above, sizeof above, "%s=%lu", row->name, row->most + 1);
+        begin_with_defaults(state);
+        assert_warns(above, text("slabmalloc: option %s: too large (%lu to %lu, as in %s); using %lu\n", above,
+                                 row->least, row->most, row->example, row->standard));
+    }
+}
+
 /* A row of the table: | `name` | default | range | `example` | sentence | */
 static void assert_is_row(const char *row)
 {
@@ -275,28 +314,26 @@ static void help_is_a_table_in_markdown(void **state)
 {
     (void)state;
     struct outcome outcome = in_child(ask_for_help);
-    unsigned rows = 0;
-    for (char *row = strtok(outcome.said, "\n"); row; row = strtok(NULL, "\n"), rows++)
-        assert_is_row(row);
+    const char *line = strtok(outcome.said, "\n");
     assert_int_equal(outcome.status, 0);
-    assert_int_equal(rows, 15); /* with topology and refuse_blocks, of checked builds; without grow */
+    for (const struct row *row = table; row < table + COUNT(table); row++) {
+        if (!row->here)
+            continue;
+        const char *begins = text("| `%s` | ", row->name);
+        assert_non_null(line);
+        assert_is_row(line);
+        assert_memory_equal(line, begins, strlen(begins));
+        line = strtok(NULL, "\n");
+    }
+    assert_null(line);
 }
 
 /* Every example is taken by its own option. */
 static void parse_examples(void)
 {
-    static const char *const names[] = {"magazine_bytes",    "thread_bytes", "depot_bytes",
-                                        "purge_delay_ms",    "dirty_bytes",  "deferred_max_delay_ms",
-                                        "deferred_max_bytes"};
-    struct outcome outcome = in_child(ask_for_help);
-    unsigned rows = 0;
-    for (char *row = strtok(outcome.said, "\n"); row; row = strtok(NULL, "\n"), rows++) {
-        char name[64], example[64], option[128];
-        require(sscanf(row, "| `%63[^`]` | %*[^|] | %*[^|] | `%63[^`]`", name, example) == 2);
-        require(rows >= COUNT(names) || strcmp(name, names[rows]) == 0);
-        snprintf(option, sizeof option, "%s=%s", name, example);
-        slm_options_parse(option);
-    }
+    for (const struct row *row = table; row < table + COUNT(table); row++)
+        if (row->here)
+            slm_options_parse(text("%s=%s", row->name, row->example));
     require(slm_options.magazine_bytes == 65536 && slm_options.stats == 1 && slm_options.help == 1);
     require(strcmp(slm_options.stats_file, "/tmp/figures") == 0 && strcmp(slm_options.topology, "2x2") == 0);
 }
@@ -331,6 +368,7 @@ int main(void)
         cmocka_unit_test_setup(letters_multiply, begin_with_defaults),
         cmocka_unit_test_setup(the_last_of_the_same_name_counts, begin_with_defaults),
         cmocka_unit_test_setup(bounds_are_part_of_the_range, begin_with_defaults),
+        cmocka_unit_test_setup(numbers_have_their_defaults_and_bounds, begin_with_defaults),
         cmocka_unit_test_setup(texts_are_set, begin_with_defaults),
         cmocka_unit_test_setup(bad_values_are_explained_and_dropped, begin_with_defaults),
         cmocka_unit_test_setup(a_long_value_is_cut, begin_with_defaults),

@@ -16,10 +16,9 @@ static void texts_numbers_and_pointers_make_a_line(void **state)
     slm_line_text(&line, " ");
     slm_line_number(&line, UINT64_MAX);
     slm_line_text(&line, " ");
-    slm_line_pointer(&line, (void *)0x7f00beef);
-    slm_line_pointer(&line, NULL);
-    slm_line_pointer(&line, (void *)UINTPTR_MAX);
-    const char *made = "a0 18446744073709551615 0x7f00beef0x00xffffffffffffffff";
+    slm_line_add(&line, "%p%p%p", (void *)0x7f00beef, NULL, (void *)UINTPTR_MAX);
+    slm_line_add(&line, " %s, %u: %lu%s", "b", UINT32_MAX, UINT64_MAX, "");
+    const char *made = "a0 18446744073709551615 0x7f00beef0x00xffffffffffffffff b, 4294967295: 18446744073709551615";
     assert_int_equal(line.length, strlen(made));
     assert_memory_equal(line.text, made, line.length);
 }
@@ -30,7 +29,7 @@ static void write_long_line(void)
     for (unsigned i = 0; i < 300; i++)
         slm_line_text(&line, "0123456789");
     slm_line_number(&line, 1234567890);
-    slm_line_pointer(&line, &line);
+    slm_line_add(&line, "%p", (void *)&line);
     errno = EDOM;
     slm_line_write(&line, STDERR_FILENO);
     require(errno == EDOM);

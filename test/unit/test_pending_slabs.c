@@ -6,7 +6,7 @@
 #include "depot/pending_slabs.h"
 #include "epochs.h"
 #include "os/topology.h"
-#include "page/free_spans.h"
+#include "spans.h"
 
 enum { SIZE = 4096, A_SLAB = 16, SLABS = 4 };
 

@@ -141,8 +141,8 @@ static void an_empty_map_is_one_run(void **state)
         assert_int_equal(run.units, SLM_PERCPU_UNITS);
         assert_true(find(SLM_PERCPU_UNITS, align, &run));
     }
-    assert_int_equal(slm_percpu_map_count_free(&map), SLM_PERCPU_UNITS);
-    assert_int_equal(slm_percpu_map_count_objects(&map), 0);
+    assert_int_equal(SLM_PERCPU_UNITS - slm_percpu_map_count(map.used), SLM_PERCPU_UNITS);
+    assert_int_equal(slm_percpu_map_count(map.first), 0);
 }
 
 static void a_full_map_has_nothing(void **state)
@@ -152,14 +152,14 @@ static void a_full_map_has_nothing(void **state)
     take(0, SLM_PERCPU_UNITS, 1);
     assert_false(find(1, 1, &run));
     assert_int_equal(slm_percpu_map_object(&map, 0), SLM_PERCPU_UNITS);
-    assert_int_equal(slm_percpu_map_count_free(&map), 0);
-    assert_int_equal(slm_percpu_map_count_objects(&map), 1);
+    assert_int_equal(SLM_PERCPU_UNITS - slm_percpu_map_count(map.used), 0);
+    assert_int_equal(slm_percpu_map_count(map.first), 1);
     put(0, SLM_PERCPU_UNITS);
     assert_int_equal(model_differences(&model, &map), 0);
     for (unsigned at = 0; at < SLM_PERCPU_UNITS; at++)
         take(at, 1, (uint16_t)(at % 2 + 1));
     assert_false(find(1, 1, &run));
-    assert_int_equal(slm_percpu_map_count_objects(&map), SLM_PERCPU_UNITS);
+    assert_int_equal(slm_percpu_map_count(map.first), SLM_PERCPU_UNITS);
 }
 
 static const unsigned edges[] = {1, 2, 63, 64, 65, 127, 128, 129, 4096, SLM_PERCPU_UNITS - 64, SLM_PERCPU_UNITS - 1};
@@ -226,8 +226,8 @@ static void random_work_is_as_in_a_naive_model(void **state)
         }
         if (turn % 100 == 0)
             assert_int_equal(model_differences(&model, &map), 0);
-        assert_int_equal(slm_percpu_map_count_free(&map), model_count_free(&model));
-        assert_int_equal(slm_percpu_map_count_objects(&map), count);
+        assert_int_equal(SLM_PERCPU_UNITS - slm_percpu_map_count(map.used), model_count_free(&model));
+        assert_int_equal(slm_percpu_map_count(map.first), count);
     }
     while (count-- > 0)
         put(objects[count].at, objects[count].units);
@@ -245,18 +245,18 @@ static unsigned snapshots;
 static void look_at_torn_map(void)
 {
     snapshots++;
-    require(slm_percpu_map_is_first(&map, AT - BEFORE) && slm_percpu_map_is_first(&map, AT + UNITS));
+    require(slm_percpu_map_bit(map.first, AT - BEFORE) && slm_percpu_map_bit(map.first, AT + UNITS));
     for (unsigned at = AT - BEFORE; at < AT + UNITS + BEHIND; at++)
         if (at < AT || at >= AT + UNITS)
-            require(slm_percpu_map_is_used(&map, at) &&
-                    slm_percpu_map_is_first(&map, at) == (at == AT - BEFORE || at == AT + UNITS));
+            require(slm_percpu_map_bit(map.used, at) &&
+                    slm_percpu_map_bit(map.first, at) == (at == AT - BEFORE || at == AT + UNITS));
     unsigned used = 0, leading = 0;
     for (unsigned at = AT; at < AT + UNITS; at++) {
-        require(at == AT || !slm_percpu_map_is_first(&map, at));
-        used += slm_percpu_map_is_used(&map, at);
+        require(at == AT || !slm_percpu_map_bit(map.first, at));
+        used += slm_percpu_map_bit(map.used, at);
         leading += used == at + 1 - AT;
     }
-    const bool is_object = slm_percpu_map_is_first(&map, AT);
+    const bool is_object = slm_percpu_map_bit(map.first, AT);
     require(!is_object || used == UNITS);
     require(slm_percpu_map_object(&map, AT - BEFORE) == BEFORE + (is_object ? 0 : leading));
     require(slm_percpu_map_object(&map, AT + UNITS) == BEHIND);

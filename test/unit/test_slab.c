@@ -4,7 +4,7 @@
 
 #include "base/bits.h"
 #include "os/topology.h"
-#include "page/free_spans.h"
+#include "spans.h"
 #include "page/page_map.h"
 #include "slab/slab.h"
 

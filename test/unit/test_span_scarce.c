@@ -1,5 +1,6 @@
 /* src/page/span.h where address space is scarce: what is free goes back to the kernel with its addresses. That lasts
  * for the life of a process, so each test has a child. */
+#include "spans.h"
 #include "unit.h"
 
 #include "os/topology.h"

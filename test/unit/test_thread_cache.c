@@ -4,7 +4,7 @@
 
 #include "base/options.h"
 #include "os/topology.h"
-#include "page/free_spans.h"
+#include "spans.h"
 #include "thread/thread_cache.h"
 
 enum { MANY = 20000 };

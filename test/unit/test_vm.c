@@ -18,7 +18,7 @@ static size_t bytes_of(unsigned pages)
 static char *some_pages(void)
 {
     for (unsigned attempt = 0; attempt < 8; attempt++) {
-        char *window = slm_vm_pick_window(window_bytes, attempt);
+        char *window = slm_vm_pick_range(window_bytes, attempt);
         if (window && slm_vm_map(window, bytes_of(PAGES), false))
             return window;
     }
@@ -37,13 +37,13 @@ static void a_picked_window_is_aligned_and_not_mapped(void **state)
 {
     (void)state;
     errno = EDOM;
-    char *window = slm_vm_pick_window(window_bytes, 0);
+    char *window = slm_vm_pick_range(window_bytes, 0);
     assert_int_equal(errno, EDOM);
     assert_non_null(window);
     assert_int_equal((uintptr_t)window % (2 * MIB), 0);
     assert_int_equal(msync(window, slm_page_size, MS_ASYNC), -1);
     assert_int_equal(errno, ENOMEM);
-    assert_null(slm_vm_pick_window((size_t)1 << 62, 0));
+    assert_null(slm_vm_pick_range((size_t)1 << 62, 0));
 }
 
 static void pages_are_mapped_where_asked(void **state)
@@ -71,7 +71,7 @@ static void a_held_window_is_filled(void **state)
 {
     (void)state;
     errno = EDOM;
-    char *window = slm_vm_reserve_window(64 * MIB);
+    char *window = slm_vm_reserve_range(64 * MIB);
     assert_int_equal(errno, EDOM);
     assert_non_null(window);
     assert_int_equal((uintptr_t)window % (2 * MIB), 0);
@@ -80,7 +80,7 @@ static void a_held_window_is_filled(void **state)
     assert_true(all_zero(window, bytes_of(PAGES)));
     memset(window, 1, bytes_of(PAGES));
     munmap(window, 64 * MIB);
-    assert_null(slm_vm_reserve_window((size_t)1 << 62));
+    assert_null(slm_vm_reserve_range((size_t)1 << 62));
     assert_int_equal(errno, EDOM);
 }
 
@@ -150,7 +150,7 @@ static void unmapped_pages_can_be_mapped_again(void **state)
 static void a_held_window_stays_held(void **state)
 {
     (void)state;
-    char *window = slm_vm_reserve_window(64 * MIB);
+    char *window = slm_vm_reserve_range(64 * MIB);
     assert_true(slm_vm_map(window, bytes_of(PAGES), true));
     memset(window, 0x5a, bytes_of(PAGES));
     assert_true(slm_vm_unmap(window, bytes_of(PAGES), true));
@@ -219,12 +219,12 @@ static void advice_is_harmless(void **state)
 
 static void ask_for_too_much(void)
 {
-    char *window = slm_vm_pick_window(window_bytes, 0);
+    char *window = slm_vm_pick_range(window_bytes, 0);
     forbid_memory();
     errno = 0;
     require(!slm_vm_map(window, bytes_of(PAGES), false) && errno == ENOMEM);
     errno = EDOM;
-    require(!slm_vm_reserve_window(window_bytes) && errno == EDOM);
+    require(!slm_vm_reserve_range(window_bytes) && errno == EDOM);
 }
 
 static void the_kernel_may_refuse(void **state)
