@@ -113,7 +113,5 @@ void slm_cache_lock(void);
 bool slm_cache_try_lock(void);
 void slm_cache_unlock(void);
 
-/* Call `visit` for each cache in the order of creation; it must not create or destroy any. The caller holds the cache
- * mutex; slm_cache_foreach takes it. */
+/* Call `visit` for each cache in the order of creation, under the cache mutex; it must not create or destroy any. */
 void slm_cache_each(void (*visit)(struct slm_cache *cache, void *context), void *context);
-void slm_cache_foreach(void (*visit)(struct slm_cache *cache, void *context), void *context);

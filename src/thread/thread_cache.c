@@ -350,21 +350,6 @@ size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache_id, size_t 
     return got;
 }
 
-void slm_thread_push_bulk(struct slm_thread *thread, unsigned cache_id, size_t n, void *const *objects)
-{
-    struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    for (size_t done = 0; done < n;) {
-        const size_t some = slm_min(n - done, (size_t)(slot->limit - slot->top));
-        if (some > 0) {
-            memcpy(slot->top, objects + done, some * sizeof *objects);
-            slm_shared_store(&slot->top, slot->top + some);
-            done += some;
-        } else {
-            slm_thread_drain(thread, cache_id, objects[done++]);
-        }
-    }
-}
-
 typedef uintptr_t pair __attribute__((vector_size(16), aligned(8), may_alias)); /* every 64-bit machine has such */
 
 /* Copy two pointers; bits in which they differ from `one`. */
@@ -468,20 +453,17 @@ slm_slow void slm_thread_move(struct slm_thread *thread, unsigned node)
 
 static void check_slot(const struct slm_slot *slot, const struct slm_cache *cache)
 {
-    const bool in_use = load_relaxed(&slot->target) != 0;
-    const struct slm_magazine *magazine = in_use ? slot->loaded : NULL;
+    const struct slm_magazine *magazine = load_relaxed(&slot->target) != 0 ? slot->loaded : NULL;
     const bool ordered = slot->bottom <= slot->top && slot->top <= slot->limit;
-    const bool inside =
-        !magazine || (slot->bottom >= magazine->rounds && slot->limit <= magazine->rounds + magazine->capacity);
-    if (!ordered || !inside || (!magazine && slot->limit))
+    const bool inside = magazine ? slot->bottom >= magazine->rounds && slot->limit <= magazine->rounds + magazine->capacity
+                                 : !slot->limit;
+    if (!ordered || !inside)
         slm_panic("check", slot, "a magazine's cursors are out of order", cache ? cache->name : NULL, NULL);
 }
 
 slm_seldom void slm_thread_check(struct slm_thread *thread)
 {
-    const struct slm_slot *none = &thread->slots[0];
-    if (none->top || none->bottom || none->limit)
-        slm_panic("check", thread, "slot 0 has a magazine", NULL, NULL);
+    check_slot(&thread->slots[0], NULL); /* never has a magazine */
     slm_for_each_slot (cache_id, &thread->used)
         check_slot(slm_slot_of(thread, cache_id), slm_cache_of(cache_id));
 }

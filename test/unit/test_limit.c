@@ -324,6 +324,21 @@ static void reserves_do_not_count(void **state)
     free_some(1, LIMIT);
 }
 
+/* Nor does a call that has met the limit give up its own thread's reserve, which would make no room. */
+static void the_own_reserve_is_kept(void **state)
+{
+    (void)state;
+    ask_reserve(NULL);
+    use_some(NULL); /* brings it */
+    const uint32_t rounds = slm_reserve_rounds(slm_tls.self, cache);
+    assert_true(rounds > 0);
+    slab_cache_shrink(name);
+    assert_int_equal(slm_reserve_rounds(slm_tls.self, cache), rounds);
+    assert_int_equal(alloc_all(), LIMIT);
+    assert_int_equal(slm_reserve_rounds(slm_tls.self, cache), rounds);
+    free_some(0, LIMIT);
+}
+
 static void count_in_child(void)
 {
     require(alloc_all() == LIMIT); /* what the parent's threads held is lost, and not counted */
@@ -441,6 +456,7 @@ int main(void)
         cache_test(whoever_frees_it_counts),
         cache_test(a_thread_s_end_leaves_nothing_charged),
         cache_test(reserves_do_not_count),
+        cache_test(the_own_reserve_is_kept),
         cache_test(a_child_has_the_whole_limit),
         cache_test(without_barriers_threads_keep_none),
         cache_test(no_thread_gets_more_than_the_limit_and_nothing_is_lost),
