@@ -98,7 +98,7 @@ slm_inline struct slm_depot *slm_cache_depot(struct slm_cache *cache, unsigned n
 struct slm_depot *slm_cache_depot_made(struct slm_cache *cache, unsigned node);
 
 /* For each depot of the cache that has been made, in the order of nodes (depot->node). */
-#define slm_for_each_depot(depot, cache)                                                                              \
+#define slm_for_each_depot(depot, cache)                                                                             \
     for (struct slm_depot *depot = &(cache)->first; depot; depot = slm_cache_depot_after(cache, depot))
 struct slm_depot *slm_cache_depot_after(struct slm_cache *cache, const struct slm_depot *depot);
 

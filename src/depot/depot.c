@@ -39,7 +39,8 @@
 enum { slabs_at_once = 8 };
 
 /* Everything but the lock, which a late look at a destroyed cache's depot may hold. */
-void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name, unsigned node)
+void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
+                    unsigned node)
 {
     memset((char *)depot + sizeof depot->lock, 0, sizeof *depot - sizeof depot->lock);
     depot->locks_before = load_relaxed(&depot->lock.acquired);
@@ -74,12 +75,6 @@ static void lock_depot(struct slm_depot *depot)
         restart(depot);
 }
 
-/* Raise a figure that is written under the lock, and read without. */
-static void count(_Atomic uint64_t *figure, uint64_t n)
-{
-    store_relaxed(figure, load_relaxed(figure) + n);
-}
-
 bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot)
 {
     lock_depot(depot);
@@ -94,9 +89,9 @@ bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot)
             depot->empty = *slot;
         }
         *slot = full;
-        count(&depot->exchanges, 1);
-        count(&depot->gets, 1);
-        count(&depot->rounds_got, full->count);
+        slm_count(&depot->exchanges, 1);
+        slm_count(&depot->gets, 1);
+        slm_count(&depot->rounds_got, full->count);
     }
     slm_lock_release(&depot->lock);
     return full != NULL;
@@ -114,8 +109,8 @@ bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **slot, uint64_t
         depot->full = *slot;
         depot->full_count++;
         add_relaxed(&depot->stock_rounds, (*slot)->count);
-        count(&depot->exchanges, 1);
-        count(&depot->rounds_put, (*slot)->count);
+        slm_count(&depot->exchanges, 1);
+        slm_count(&depot->rounds_put, (*slot)->count);
         *slot = empty;
     }
     slm_lock_release(&depot->lock);
@@ -210,8 +205,8 @@ static void put_slabs(struct slm_depot *depot, struct slm_slab *const *slabs, un
     lock_depot(depot);
     for (unsigned i = 0; i < number; i++)
         vacant[i] = place_slab(depot, slabs[i]);
-    count(&depot->fills, taken > 0);
-    count(&depot->rounds_taken, taken);
+    slm_count(&depot->fills, taken > 0);
+    slm_count(&depot->rounds_taken, taken);
     slm_lock_release(&depot->lock);
     for (unsigned i = 0; i < number; i++)
         if (vacant[i])
@@ -344,7 +339,8 @@ bool slm_depot_grow(struct slm_depot *depot)
 static _Noreturn slm_slow void not_ours(const void *pointer, const char *call)
 {
     const bool inside = slm_span_of(pointer);
-    slm_panic(call, pointer, inside ? "not the start of an object" : "no object, or one that is free already", NULL, NULL);
+    slm_panic(call, pointer, inside ? "not the start of an object" : "no object, or one that is free already", NULL,
+              NULL);
 }
 
 /* Raise the count of a slab by the objects given back. True: it may have to be relinked. */

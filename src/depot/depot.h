@@ -21,7 +21,8 @@ struct slm_depot {
     _Atomic uint64_t fills, rounds_taken;                     /* from slabs; written under the lock */
     const struct slm_slab_shape *shape;
     const char *cache_name;
-    struct slm_slab *vacant; /* a listed one, kept so that a cache at the boundary does not make one again and again */
+    struct slm_slab
+        *vacant; /* a listed one, kept so that a cache at the boundary does not make one again and again */
     struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
     unsigned node;
     bool vacant_seen;             /* at the last trim */
@@ -30,6 +31,12 @@ struct slm_depot {
     _Atomic uint64_t drains_home;            /* magazines whose rounds went to their slabs */
     uint64_t locks_before, contended_before; /* of the lock, when the depot was made another cache's */
 } slm_cacheline;
+
+/* Raise a figure that one thread at a time writes, and others read. */
+slm_inline void slm_count(_Atomic uint64_t *figure, uint64_t n)
+{
+    store_relaxed(figure, load_relaxed(figure) + n);
+}
 
 /* How often its lock was taken, and found held, since it was last initialised. */
 slm_inline uint64_t slm_depot_locks(const struct slm_depot *depot)
@@ -53,7 +60,8 @@ slm_inline uint64_t slm_depot_slabs(const struct slm_depot *depot)
 /* Slabs that slm_depot_give_nolock has left to be relinked. */
 extern slm_hidden struct slm_slab *_Atomic slm_depot_pending;
 
-void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name, unsigned node);
+void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
+                    unsigned node);
 
 /* Exchange an empty magazine (or NULL) for one with rounds. False: the stock is empty, and *slot is unchanged. */
 bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot);

@@ -19,17 +19,11 @@
 /* A magazine with so many bytes is accepted as it is, whatever the target. */
 enum { small_enough_bytes = 8192 };
 
-static void count_one(_Atomic uint64_t *counter, uint64_t n)
-{
-    store_relaxed(counter, load_relaxed(counter) + n);
-}
-
 /* An empty array with room for the target: the given one if it has. Without memory, the given one, perhaps NULL. */
 static struct slm_magazine *magazine_fit(struct slm_magazine *magazine, uint32_t target)
 {
-    if (magazine && magazine->capacity >= slm_magazine_capacity(target))
-        return magazine;
-    struct slm_magazine *made = slm_magazine_make(target);
+    const bool fits = magazine && magazine->capacity >= slm_magazine_capacity(target);
+    struct slm_magazine *made = fits ? NULL : slm_magazine_make(target);
     if (!made)
         return magazine;
     slm_magazine_free(magazine);
@@ -65,8 +59,9 @@ static void set_target(struct slm_thread *thread, struct slm_slot *slot, const s
                        uint32_t target)
 {
     const size_t more = ((size_t)target - load_relaxed(&slot->target)) * cache->shape.object_size * 2;
-    thread->target_bytes += more;                   /* modulo 2^64 */
-    store_release(&slot->target, (uint16_t)target); /* pairs with has_rounds (thread/gather.c): 0 means done with it */
+    thread->target_bytes += more; /* modulo 2^64 */
+    store_release(&slot->target,
+                  (uint16_t)target); /* pairs with has_rounds (thread/gather.c): 0 means done with it */
 }
 
 /* Raise the target if the thread may hold so much. */
@@ -92,7 +87,7 @@ static void grow_on_miss(struct slm_thread *thread, struct slm_slot *slot, const
                      (uint32_t)slm_min(target < 6 ? 6 : target * 2 + 2, load_relaxed(&cache->most_rounds)));
 }
 
-/* Move rounds from a magazine that is too large or too small for this thread into one that suits it. */
+/* Move rounds from a magazine that does not suit this thread into one that does. */
 static struct slm_magazine *decant(const struct slm_slot *slot, struct slm_cache *cache, struct slm_magazine *from,
                                    struct slm_magazine *to)
 {
@@ -126,16 +121,15 @@ static bool fits_despite_target(const struct slm_magazine *full, uint32_t target
 {
     if (full->count <= target)
         return true;
-    const bool little = full->count * (size_t)cache->shape.object_size <= small_enough_bytes;
-    return load_relaxed(&cache->fixed_rounds) == 0 && (little || full->count <= target * 2 + 2);
+    return load_relaxed(&cache->fixed_rounds) == 0 &&
+           (full->count <= target * 2 + 2 || full->count * (size_t)cache->shape.object_size <= small_enough_bytes);
 }
 
 /* Rounds in place of an empty magazine: a whole one from the stock, else objects from slabs. NULL: there are none, and
  * `empty` is still empty. */
-static struct slm_magazine *fetch(const struct slm_thread *thread, const struct slm_slot *slot,
-                                  struct slm_cache *cache, struct slm_magazine *empty)
+static struct slm_magazine *fetch(struct slm_depot *depot, const struct slm_slot *slot, struct slm_cache *cache,
+                                  struct slm_magazine *empty)
 {
-    struct slm_depot *depot = slm_cache_depot(cache, load_relaxed(&thread->node));
     const uint32_t target = load_relaxed(&slot->target);
     struct slm_magazine *full = empty;
     if (slm_depot_get(depot, &full)) {
@@ -194,11 +188,11 @@ static bool keeps_magazines(const struct slm_cache *cache)
     return likely(!cache->shape.limit) || load_relaxed(&slm_sys_has_membarrier);
 }
 
-/* Without a magazine: where there is no memory for one there may still be an object. */
-static void *take_one(const struct slm_thread *thread, struct slm_cache *cache)
+/* Without a magazine: if there is no memory for one there may still be an object. */
+static void *take_one(struct slm_depot *depot)
 {
     void *object = NULL;
-    return slm_depot_fill(slm_cache_depot(cache, load_relaxed(&thread->node)), &object, 1) ? object : NULL;
+    return slm_depot_fill(depot, &object, 1) ? object : NULL;
 }
 
 /* The previous magazine takes the loaded one's place. */
@@ -213,8 +207,9 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
 {
     struct slm_cache *cache = slm_cache_of(cache_id);
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
+    const unsigned node = load_relaxed(&thread->node);
     if (unlikely(!keeps_magazines(cache)))
-        return take_one(thread, cache);
+        return take_one(slm_cache_depot(cache, node));
     slm_slot_use(&thread->used, cache_id);
     heed_tuning(thread, slot, cache);
     if (slot->previous && slot->previous->count > 0) {
@@ -222,17 +217,15 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
         return slm_slot_pop(slot, slot->top);
     }
     grow_on_miss(thread, slot, cache);
-    count_one(&thread->refills, 1);
+    slm_count(&thread->refills, 1);
     struct slm_magazine *empty = magazine_fit(unload(slot), load_relaxed(&slot->target));
     if (!empty)
-        return take_one(thread, cache);
-    struct slm_magazine *full = fetch(thread, slot, cache, empty);
-    if (!full) {
-        load(slot, empty);
+        return take_one(slm_cache_depot(cache, node));
+    struct slm_magazine *full = fetch(slm_cache_depot(cache, node), slot, cache, empty);
+    load(slot, full ? full : empty);
+    if (!full)
         return NULL;
-    }
-    count_one(&thread->objects_taken, full->count);
-    load(slot, full);
+    slm_count(&thread->objects_taken, full->count);
     return slm_slot_pop(slot, slot->top);
 }
 
@@ -253,7 +246,7 @@ static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
     struct slm_magazine *full = unload(slot), *empty = slot->previous;
     if (load_relaxed(&slot->target) == 0 || (empty && empty->count > 0)) {
         grow_on_miss(thread, slot, cache);
-        count_one(&thread->drains, 1);
+        slm_count(&thread->drains, 1);
     }
     if (empty && empty->count > 0)
         slm_magazine_put(cache, load_relaxed(&thread->node), &empty, load_relaxed(&cache->depot_rounds));
@@ -280,7 +273,7 @@ static slm_slow void free_remote_slow(struct slm_thread *thread, unsigned cache_
 {
     struct slm_cache *cache = slm_cache_of(cache_id);
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    count_one(&thread->remote_frees, 1);
+    slm_count(&thread->remote_frees, 1);
     if (unlikely(!keeps_magazines(cache))) {
         slm_depot_give(&object, 1, "free");
         return;
@@ -431,7 +424,8 @@ void slm_thread_adapt(struct slm_thread *thread)
         slot->misses = 0;
         if (target == 0)
             continue; /* and perhaps no cache */
-        hand_on(cache, slm_remote_of(thread, cache_id), SLM_TO_DEPOT); /* a call that has met the limit sees it there */
+        hand_on(cache, slm_remote_of(thread, cache_id),
+                SLM_TO_DEPOT); /* a call that has met the limit sees it there */
         slm_remote_take(thread, cache_id);
         if (misses > 0 || load_relaxed(&cache->fixed_rounds) != 0 || target <= load_relaxed(&cache->start_rounds))
             continue;
@@ -455,8 +449,9 @@ static void check_slot(const struct slm_slot *slot, const struct slm_cache *cach
 {
     const struct slm_magazine *magazine = load_relaxed(&slot->target) != 0 ? slot->loaded : NULL;
     const bool ordered = slot->bottom <= slot->top && slot->top <= slot->limit;
-    const bool inside = magazine ? slot->bottom >= magazine->rounds && slot->limit <= magazine->rounds + magazine->capacity
-                                 : !slot->limit;
+    const bool inside = magazine
+                            ? slot->bottom >= magazine->rounds && slot->limit <= magazine->rounds + magazine->capacity
+                            : !slot->limit;
     if (!ordered || !inside)
         slm_panic("check", slot, "a magazine's cursors are out of order", cache ? cache->name : NULL, NULL);
 }
