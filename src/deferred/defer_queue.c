@@ -54,7 +54,8 @@ static struct {
 } functions;
 static __thread bool calling;
 
-/* For copies when there is no memory, which a barrier would wait for. It is free again when its rounds have been freed. */
+/* For copies when there is no memory, which a barrier would wait for. It is free again when its rounds have
+ * been freed. */
 static _Alignas(struct slm_magazine) char last_block[512];
 static _Atomic bool last_block_out;
 
@@ -294,8 +295,8 @@ static struct freer begin_freeing(void)
     return freer;
 }
 
-/* In a child of a fork what was taken before is not counted any more. Release: a thread that finds no object waiting, or
- * no freer, sees those freed. */
+/* In a child of a fork what was taken before is not counted any more. Release: a thread that finds no object waiting,
+ * or no freer, sees those freed. */
 static void end_freeing(struct freer freer, const struct sums *freed)
 {
     if (slm_fork_generation != freer.generation)

@@ -9,17 +9,17 @@
  *                                            functions   heads that slab_epoch_call was given
  *
  * What is put on the queue is stamped (slm_epoch_stamp), and goes into the segment of its stamp modulo four. Only two
- * stamps can still be waiting: that of the grace period under way, and the next one. So if a segment is needed that has
- * an older stamp, that one has passed, and the segment's chains move to `ripe`, each by a pointer. The kernel's
+ * stamps can still be waiting: that of the grace period under way, and the next one. So if a segment is needed that
+ * has an older stamp, that one has passed, and the segment's chains move to `ripe`, each by a pointer. The kernel's
  * segmented callback lists do the same. All functions are on the first queue, so that they keep their order.
  *
- * A ripe magazine enters its depot's stock as it is, in one exchange; its rounds are not examined. Heads, large objects
- * and mixed magazines are freed one by one.
+ * A ripe magazine enters its depot's stock as it is, in one exchange; its rounds are not examined. Heads, large
+ * objects and mixed magazines are freed one by one.
  *
  * Freers. A thread that has taken things off a queue, and has not freed them all yet, is a freer. Freers are counted,
- * so that a barrier can wait for them. There are two counts, of which one grows at a time. A barrier lets the other one
- * grow, so that the first comes to zero although there are new freers all the time. A freer is counted before it locks
- * the queue: a barrier that locks the queue after it sees the count. */
+ * so that a barrier can wait for them. There are two counts, of which one grows at a time. A barrier lets the other
+ * one grow, so that the first comes to zero although there are new freers all the time. A freer is counted before it
+ * locks the queue: a barrier that locks the queue after it sees the count. */
 #pragma once
 
 #include "base/magazine.h"
@@ -58,21 +58,21 @@ size_t slm_defer_queue_put_rounds(unsigned node, unsigned cache_id, void *const 
 /* Objects and bytes on all queues, or with freers; figures. */
 extern slm_hidden _Atomic uint64_t slm_defer_queue_objects, slm_defer_queue_bytes;
 
-/* The most bytes that should wait. Figures: how often threads waited because more did, and could not wait; and how many
- * objects stayed unfreed for want of memory. */
+/* The most bytes that should wait. Figures: how often threads waited because more did, and could not wait; and how
+ * many objects stayed unfreed for want of memory. */
 uint64_t slm_defer_queue_limit_bytes(void);
 extern slm_hidden _Atomic uint64_t slm_defer_queue_waits, slm_defer_queue_excesses, slm_defer_queue_unfreed;
 
-/* Free what is ripe on the node's queue, at most `batch` magazines, heads and large objects each, or all that is ripe on
- * any queue; false: there was nothing. No lock is held. */
+/* Free what is ripe on the node's queue, at most `batch` magazines, heads and large objects each, or all that is ripe
+ * on any queue; false: there was nothing. No lock is held. */
 bool slm_defer_queue_ripen(unsigned node, unsigned batch);
 bool slm_defer_queue_ripen_all(void);
 
 /* Wait until all threads that are freers now have freed what they took. */
 void slm_defer_queue_await_freers(void);
 
-/* Call the functions that are due, unless a thread is calling them already; true: one was called. Not inside a section;
- * no lock is held, and the calling thread's block is not claimed. */
+/* Call the functions that are due, unless a thread is calling them already; true: one was called. Not inside a
+ * section; no lock is held, and the calling thread's block is not claimed. */
 bool slm_defer_queue_call_functions(void);
 
 /* Is the calling thread inside such a function? */

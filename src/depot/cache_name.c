@@ -1,5 +1,5 @@
-/* Names, merging, ids; see cache_name.h. After a fork that caught the cache mutex held the lists are as they were: links
- * are written so that lists can be walked forward at any moment, and what was half made is lost. */
+/* Names, merging, ids; see cache_name.h. After a fork that caught the cache mutex held the lists are as they were:
+ * links are written so that lists can be walked forward at any moment, and what was half made is lost. */
 #include "depot/cache_name.h"
 
 #include <errno.h>

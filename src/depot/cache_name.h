@@ -37,8 +37,9 @@ struct slab_cache *slm_cache_name_create(const char *name, size_t size, const st
 /* Drop a name that is not the cache's last. */
 void slm_cache_name_drop(struct slab_cache *named);
 
-/* Drop the last name, and the cache with it, which is not used any more. It waits without a name until the caller has
- * cleared `attended`, while slabs of it are pending, and until all threads have attended to that recall (0: to none). */
+/* Drop the last name, and the cache with it, which is not used any more. It waits without a name until the caller
+ * has cleared `attended`, while slabs of it are pending, and until all threads have attended to that recall (0:
+ * to none). */
 void slm_cache_name_destroy(struct slab_cache *named, uint32_t recall);
 
 /* Get rid of caches that wait no longer; `recalled` is the latest recall that all threads have attended to. */
@@ -47,7 +48,8 @@ void slm_cache_name_sweep(uint32_t recalled);
 /* True while caches wait. */
 bool slm_cache_name_some_leave(void);
 
-/* The next name in the order of creation, the size classes' first. `after` NULL: the first; the result NULL: there are
- * no more. The result is pinned and `after` unpinned: a pinned name stays in the list, even when it is destroyed. */
+/* The next name in the order of creation, the size classes' first. `after` NULL: the first; the result NULL:
+ * there are no more. The result is pinned and `after` unpinned: a pinned name stays in the list, even when it
+ * is destroyed. */
 struct slab_cache *slm_cache_name_next(struct slab_cache *after);
 void slm_cache_name_unpin(struct slab_cache *named);

@@ -25,8 +25,8 @@
  * is put back. Bench builds can hold the lock meanwhile (grow=locked), to show what that costs: the Linux slab
  * allocator did so before its lock-less refill. The ranks allow it, as only locks of spans and metadata are taken.
  *
- * Fork. A child that finds the lock held by a thread that it does not have empties the lists. A slab that is marked as
- * listed in an older generation of the lists, or held in an older generation of the process, is out. */
+ * Fork. A child that finds the lock held by a thread that it does not have empties the lists. A slab that is marked
+ * as listed in an older generation of the lists, or held in an older generation of the process, is out. */
 #include "depot/depot.h"
 
 #include <errno.h>

@@ -1,5 +1,5 @@
-/* Depots: a NUMA node's stock of one cache. Full magazines change hands whole, by one lock and one pointer each; below
- * them are the partial slabs. The fullest is used first, so that sparse ones can become vacant. */
+/* Depots: a NUMA node's stock of one cache. Full magazines change hands whole, by one lock and one pointer each;
+ * below them are the partial slabs. The fullest is used first, so that sparse ones can become vacant. */
 #pragma once
 
 #include "base/magazine.h"
@@ -49,8 +49,8 @@ slm_inline uint64_t slm_depot_contended(const struct slm_depot *depot)
     return load_relaxed(&depot->lock.contended) - depot->contended_before;
 }
 
-/* How many slabs there are. Read in this order, or a thread that is stopped between the two loads may count fewer than
- * none: a released slab was made before. Acquire: pairs with their release. */
+/* How many slabs there are. Read in this order, or a thread that is stopped between the two loads may count fewer
+ * than none: a released slab was made before. Acquire: pairs with their release. */
 slm_inline uint64_t slm_depot_slabs(const struct slm_depot *depot)
 {
     const uint64_t released = load_acquire(&depot->slabs_released);
@@ -75,8 +75,8 @@ bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **slot, uint64_t
  * have a constructor no slab is made: 0 and EAGAIN ask for slm_depot_grow. No lock is held while slabs are read. */
 unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n);
 
-/* Put objects back into their slabs, whatever their node and cache. A pointer that is no object ends the process in the
- * name of `call`. */
+/* Put objects back into their slabs, whatever their node and cache. A pointer that is no object ends the process in
+ * the name of `call`. */
 void slm_depot_give(void *const *rounds, unsigned n, const char *call);
 
 /* In the child of a fork: n objects were in magazines of threads that it does not have. They stay out of their slabs,
@@ -91,8 +91,8 @@ bool slm_depot_grow(struct slm_depot *depot);
 /* Is the calling thread inside a constructor of the cache's objects? */
 bool slm_depot_is_constructing(const struct slm_depot *depot);
 
-/* Put one object back into its slab without a lock, legal in signal handlers; false: it is no small object. And: relink
- * the slabs that this has left pending. */
+/* Put one object back into its slab without a lock, legal in signal handlers; false: it is no small object. And:
+ * relink the slabs that this has left pending. */
 bool slm_depot_give_nolock(void *object, const char *call);
 void slm_depot_relink_pending(void);
 
@@ -100,6 +100,6 @@ void slm_depot_relink_pending(void);
 bool slm_depot_keeps_vacant(const struct slm_depot *depot);
 
 /* Give the rounds of surplus magazines (those not needed since the last trim, or all) back to their slabs, all empty
- * magazines back to metadata, and a vacant slab that was there at the last trim too (or any) to the spans. True if there
- * was anything to trim. */
+ * magazines back to metadata, and a vacant slab that was there at the last trim too (or any) to the spans. True if
+ * there was anything to trim. */
 bool slm_depot_trim(struct slm_depot *depot, bool all);

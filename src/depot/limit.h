@@ -1,9 +1,9 @@
 /* A cache's limit: the most objects that may be out of its slabs, live or free in threads and depots.
  *
- * Objects are charged when they leave slabs (slm_depot_fill), and the charge is returned when they come back. So calls
- * that a magazine serves pay nothing, and no more than the limit can ever be live. A thread that meets the limit gathers
- * the free objects that other threads and nodes hold before its call fails (thread/gather.h). Reserves, which it cannot
- * gather, are not charged (thread/reserve.h).
+ * Objects are charged when they leave slabs (slm_depot_fill), and the charge is returned when they come back. So
+ * calls that a magazine serves pay nothing, and no more than the limit can ever be live. A thread that meets the
+ * limit gathers the free objects that other threads and nodes hold before its call fails (thread/gather.h). Reserves,
+ * which it cannot gather, are not charged (thread/reserve.h).
  *
  * A charge is a release and an acquire: a thread that finds the limit met by a charge of another one also finds that
  * one's slot unloaded (has_rounds in thread/gather.c). */
@@ -49,8 +49,8 @@ slm_inline void slm_limit_return(struct slm_limit *limit, uint64_t n)
         sub_relaxed(&limit->charged, n);
 }
 
-/* Between these two calls the thread carries free objects that no slot, stock or slab shows. Sequentially consistent: a
- * thread that finds no object there, and then no carrier, finds the charge of those that were carried returned. */
+/* Between these two calls the thread carries free objects that no slot, stock or slab shows. Sequentially consistent:
+ * a thread that finds no object there, and then no carrier, finds the charge of those that were carried returned. */
 slm_inline void slm_limit_carry(struct slm_limit *limit)
 {
     if (unlikely(limit != NULL))

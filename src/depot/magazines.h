@@ -1,5 +1,5 @@
-/* Magazines by themselves: making them, and handing on their rounds, each to the depot of the node where it lies, so that
- * a depot's stock is its node's. */
+/* Magazines by themselves: making them, and handing on their rounds, each to the depot of the node where it lies, so
+ * that a depot's stock is its node's. */
 #pragma once
 
 #include "depot/cache.h"
@@ -11,8 +11,8 @@ enum { SLM_MAGAZINE_SMALL = 6 };
 struct slm_magazine *slm_magazine_make(uint32_t rounds);
 void slm_magazine_free(struct slm_magazine *magazine);
 
-/* The node whose depot a round belongs to. The number of areas is a power of two, and nodes may be fewer: memory from the
- * extra areas is used when there is none elsewhere. */
+/* The node whose depot a round belongs to. The number of areas is a power of two, and nodes may be fewer: memory from
+ * the extra areas is used when there is none elsewhere. */
 slm_inline unsigned slm_magazine_home(const void *round)
 {
     const unsigned node = slm_node_of(round);

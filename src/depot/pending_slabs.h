@@ -4,8 +4,8 @@
  *     vacant --add--> waiting for a grace period --poll--> due --release--> gone
  *        `------add, where there is only a destructor-------^
  *
- * Slabs are added by slow paths, under their locks. The destructors are the user's code: they run where no lock is held
- * and the thread's block is not claimed. */
+ * Slabs are added by slow paths, under their locks. The destructors are the user's code: they run where no lock is
+ * held and the thread's block is not claimed. */
 #pragma once
 
 #include "slab/slab.h"

@@ -1,7 +1,7 @@
 /* A thread's reserve: objects for calls without a lock, which may come from a signal handler that interrupts the very
  * thread in the middle of malloc. Magazines are of no use there: a pop is a load and a store, and a handler between
- * them would hand out the same round. So a few objects are kept apart, a stack for each cache that was ever asked for,
- * and their count changes by a compare-exchange that no signal can split (slm_signal_exchange).
+ * them would hand out the same round. So a few objects are kept apart, a stack for each cache that was ever asked
+ * for, and their count changes by a compare-exchange that no signal can split (slm_signal_exchange).
  *
  *     thread->reserves -> | cache, count, rounds | -> | cache, count, rounds | -> NULL
  *
@@ -9,9 +9,9 @@
  * changed means that nothing has. The owner alone pushes, in a slow path: a handler that pops in between changes the
  * count, and the push is tried again. Stacks are linked in front and stay until the thread's end.
  *
- * A call that finds none notes the cache and points `hot` at slm_detour: the thread's next malloc or free takes a slow
- * path, at whose end the reserve is filled (slm_thread_attend). That exchange is a locked one, as a taker may change
- * `hot` too.
+ * A call that finds none notes the cache and points `hot` at slm_detour: the thread's next malloc or free takes a
+ * slow path, at whose end the reserve is filled (slm_thread_attend). That exchange is a locked one, as a taker may
+ * change `hot` too.
  *
  * In a cache with a limit (depot/limit.h) rounds of a reserve are not charged until a handler gets them. */
 #pragma once

@@ -171,8 +171,8 @@ slm_inline struct slm_retired_slot *slm_retired_slot_at(struct slm_thread *threa
     return (struct slm_retired_slot *)((char *)thread + SLM_RETIRED_OFFSET + slot_word * 8);
 }
 
-/* The second halves of a hot pop and push: `top` is that of a slot that is not empty, or not full. A popped round stays
- * readable above the new top: only the owner pushes. */
+/* The second halves of a hot pop and push: `top` is that of a slot that is not empty, or not full. A popped round
+ * stays readable above the new top: only the owner pushes. */
 slm_inline void *slm_slot_pop(struct slm_slot *slot, void **top)
 {
     slm_slot_move(slot, top, -1);
@@ -207,8 +207,8 @@ void slm_slot_use(struct slm_slot_groups *used, unsigned cache_id);
 
 /* For each cache id whose slot's group has a slot in use; slm_slot_next: the first from `cache_id` on. */
 #define slm_for_each_slot(cache_id, used)                                                                            \
-    for (unsigned cache_id = slm_slot_next((used), 0); (cache_id) < SLM_CACHE_IDS;                                   \
-         cache_id = slm_slot_next((used), (cache_id) + 1))
+    for (unsigned cache_id = slm_slot_next((used), 0); /* NOLINT(bugprone-macro-parentheses): a name */              \
+         (cache_id) < SLM_CACHE_IDS; (cache_id) = slm_slot_next((used), (cache_id) + 1))
 unsigned slm_slot_next(const struct slm_slot_groups *used, unsigned cache_id);
 
 /* Rounds in a cache's magazines, without the remote one; from other threads, a figure that may lag. */

@@ -1,12 +1,13 @@
 /* Refill, drain, adapt; see thread_cache.h.
  *
  * Capacity. A cache starts with a few rounds; every second trip to the depot doubles its target, up to what
- * `magazine_bytes` and `thread_bytes` allow; adapting halves the targets of caches that were not missed. An array that
- * is too small for its target is replaced when it happens to be empty; one that is too large is filled up to the target.
- * A cache whose tuning fixes the rounds has that target from the first miss on. Tuning raises the cache's `tuned`: a
- * slot that has another count empties itself at its next trip to the depot, and starts over.
+ * `magazine_bytes` and `thread_bytes` allow; adapting halves the targets of caches that were not missed. An array
+ * that is too small for its target is replaced when it happens to be empty; one that is too large is filled up to the
+ * target. A cache whose tuning fixes the rounds has that target from the first miss on. Tuning raises the cache's
+ * `tuned`: a slot that has another count empties itself at its next trip to the depot, and starts over.
  *
- * A taker (thread/ownership.h) may have raised `bottom`: what lies below is gone, and unload() moves the rest down. */
+ * A taker (thread/ownership.h) may have raised `bottom`: what lies below is gone, and unload() moves the
+ * rest down. */
 #include "thread/thread_cache.h"
 
 #include <errno.h>
@@ -99,9 +100,9 @@ static struct slm_magazine *decant(const struct slm_slot *slot, struct slm_cache
     return to;
 }
 
-/* Retired objects have waited for a grace period while others, megabytes at times, were used in their place. The thread
- * that gets one will write it: their first two lines are prefetched now, all at once, and the processor fetches further
- * ones by itself. */
+/* Retired objects have waited for a grace period while others, megabytes at times, were used in their place. The
+ * thread that gets one will write it: their first two lines are prefetched now, all at once, and the processor
+ * fetches further ones by itself. */
 static void warm_up(struct slm_magazine *magazine, size_t object_size)
 {
     if (likely(magazine->cache_id == SLM_NOT_RETIRED))
@@ -114,9 +115,9 @@ static void warm_up(struct slm_magazine *magazine, size_t object_size)
     }
 }
 
-/* May the thread have a magazine from the stock as it is? It may be that of a thread with a higher target. Threads that
- * trade with each other would otherwise cut up each one, and replace arrays at each trip, which takes the lock of
- * metadata twice. */
+/* May the thread have a magazine from the stock as it is? It may be that of a thread with a higher target. Threads
+ * that trade with each other would otherwise cut up each one, and replace arrays at each trip, which takes the lock
+ * of metadata twice. */
 static bool fits_despite_target(const struct slm_magazine *full, uint32_t target, const struct slm_cache *cache)
 {
     if (full->count <= target)
@@ -125,8 +126,8 @@ static bool fits_despite_target(const struct slm_magazine *full, uint32_t target
            (full->count <= target * 2 + 2 || full->count * (size_t)cache->shape.object_size <= small_enough_bytes);
 }
 
-/* Rounds in place of an empty magazine: a whole one from the stock, else objects from slabs. NULL: there are none, and
- * `empty` is still empty. */
+/* Rounds in place of an empty magazine: a whole one from the stock, else objects from slabs. NULL: there are none,
+ * and `empty` is still empty. */
 static struct slm_magazine *fetch(struct slm_depot *depot, const struct slm_slot *slot, struct slm_cache *cache,
                                   struct slm_magazine *empty)
 {
@@ -363,8 +364,8 @@ slm_inline bool copy_some(void **to, void *const *from, unsigned n, pair one)
     return (differ[0] | differ[1]) >> SLM_GRANULE_SHIFT == 0;
 }
 
-/* Copy n pointers, up to the first that does not lie in the granule of the first. Returns how many. By 32 at first, then
- * by eights, the last of which may overlap the one before: up to n pointers are written. */
+/* Copy n pointers, up to the first that does not lie in the granule of the first. Returns how many. By 32 at first,
+ * then by eights, the last of which may overlap the one before: up to n pointers are written. */
 slm_inline size_t copy_run(void **const to, void *const *const from, const size_t n)
 {
     const uintptr_t first = (uintptr_t)from[0];
