@@ -1,8 +1,6 @@
 /* Retired magazines: filling, ageing, emptying; see retire.h. */
 #include "deferred/retire.h"
 
-#include <string.h>
-
 #include "base/options.h"
 #include "depot/magazines.h"
 #include "os/sys.h"
@@ -26,15 +24,6 @@ static void **end_of(const struct slm_retired_slot *slot)
     return slot->magazine->rounds + slm_min(slot->magazine->capacity, slot->target);
 }
 
-/* Move a slot's rounds to the start of its array, and count them. */
-static void gather(const struct slm_retired_slot *slot)
-{
-    struct slm_magazine *magazine = slot->magazine;
-    magazine->count = (uint32_t)(slot->top - slot->bottom);
-    if (slot->bottom != magazine->rounds)
-        memmove(magazine->rounds, slot->bottom, magazine->count * sizeof(void *));
-}
-
 static void open_slot(struct slm_thread *thread, unsigned cache_id, struct slm_magazine *magazine)
 {
     struct slm_retired_half *half = slm_retired_half(thread);
@@ -55,7 +44,7 @@ static void put_away(struct slm_thread *thread, unsigned cache_id)
     struct slm_magazine *magazine = slot->magazine;
     if (!magazine)
         return;
-    gather(slot);
+    slm_magazine_unload(magazine, slot->bottom, slot->top);
     magazine->cache_id = (uint16_t)cache_id;
     if (magazine->count > 0)
         slm_defer_queue_put_magazine(load_relaxed(&thread->node), magazine); /* from here on it is not ours */
@@ -92,7 +81,7 @@ bool slm_retire_push(struct slm_thread *thread, size_t slot_word, void *object)
         if (!open_next(thread, cache_id))
             return false;
     } else if (slot->top >= slot->limit) { /* closed by a pass */
-        gather(slot);
+        slm_magazine_unload(slot->magazine, slot->bottom, slot->top);
         open_slot(thread, cache_id, slot->magazine);
     }
     *slot->top = object;

@@ -1,8 +1,6 @@
 /* Making, sorting, handing on; see magazines.h. */
 #include "depot/magazines.h"
 
-#include <string.h>
-
 #include "os/topology.h"
 #include "page/metadata.h"
 

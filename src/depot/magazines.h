@@ -2,6 +2,8 @@
  * that a depot's stock is its node's. */
 #pragma once
 
+#include <string.h>
+
 #include "depot/cache.h"
 
 /* Up to so many rounds are not worth a magazine in the stock. */
@@ -10,6 +12,14 @@ enum { SLM_MAGAZINE_SMALL = 6 };
 /* An empty magazine for at least so many rounds; NULL and ENOMEM. Freeing NULL does nothing. */
 struct slm_magazine *slm_magazine_make(uint32_t rounds);
 void slm_magazine_free(struct slm_magazine *magazine);
+
+/* A magazine is no longer used by cursors: move its rounds to the start of its array, and count them. */
+slm_inline void slm_magazine_unload(struct slm_magazine *magazine, void *const *bottom, void *const *top)
+{
+    magazine->count = (uint32_t)(top - bottom);
+    if (unlikely(bottom != magazine->rounds))
+        memmove(magazine->rounds, bottom, magazine->count * sizeof(void *));
+}
 
 /* The node whose depot a round belongs to. The number of areas is a power of two, and nodes may be fewer: memory from
  * the extra areas is used when there is none elsewhere. */

@@ -38,11 +38,9 @@ static void take_loaded(const struct slm_thread *thread, struct slm_slot *slot, 
 /* No hot path uses the slot: it becomes as if it had never been used. */
 static void dismantle(struct slm_thread *thread, struct slm_slot *slot, struct slm_take_rounds *rounds)
 {
-    if (slot->loaded) {
-        slot->loaded->count = (uint32_t)(slot->top - slot->bottom);
-        memmove(slot->loaded->rounds, slot->bottom, slot->loaded->count * sizeof(void *));
-        keep(rounds, slot->loaded);
-    }
+    if (slot->loaded)
+        slm_magazine_unload(slot->loaded, slot->bottom, slot->top);
+    keep(rounds, slot->loaded);
     keep(rounds, slot->previous);
     thread->target_bytes -= (size_t)load_relaxed(&slot->target) * rounds->cache->shape.object_size * 2;
     memset(slot, 0, sizeof *slot);

@@ -35,11 +35,8 @@ static struct slm_magazine *magazine_fit(struct slm_magazine *magazine, uint32_t
 static struct slm_magazine *unload(struct slm_slot *slot)
 {
     struct slm_magazine *magazine = slot->loaded;
-    if (magazine) {
-        magazine->count = (uint32_t)(slot->top - slot->bottom);
-        if (unlikely(slot->bottom != magazine->rounds))
-            memmove(magazine->rounds, slot->bottom, magazine->count * sizeof(void *));
-    }
+    if (magazine)
+        slm_magazine_unload(magazine, slot->bottom, slot->top);
     slm_shared_store(&slot->top, NULL);
     slot->bottom = slot->limit = NULL;
     slot->loaded = NULL;

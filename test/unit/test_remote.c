@@ -73,8 +73,7 @@ static void a_first_remote_free_makes_a_magazine(void **state)
     assert_int_equal(magazine->capacity, FIRST_ROUNDS);
     assert_int_equal(magazine->count, 1);
     assert_ptr_equal(magazine->rounds[0], objects[0]);
-    assert_true(load_relaxed(&slm_slot_of(block, cache->id)->target) >
-                0); /* whoever looks through slots finds it */
+    assert_true(load_relaxed(&slm_slot_of(block, cache->id)->target) > 0); /* whoever looks through slots finds it */
     assert_int_equal(slm_thread_rounds(block, cache->id), 0);
     assert_int_equal(load_relaxed(&block->remote_frees), 1);
 }

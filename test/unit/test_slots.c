@@ -96,7 +96,8 @@ static void retired_slots_lie_at_the_same_places(void **state)
     struct slm_retired_half *half = slm_retired_half(block);
     assert_ptr_equal(half, (char *)block + SLM_RETIRED_OFFSET);
     for (size_t slot_word = 0; slot_word < WORDS; slot_word += SLM_SLOT_WORDS)
-        assert_ptr_equal(slm_retired_slot_at(block, slot_word), (char *)slm_slot_at(block, slot_word) + SLM_RETIRED_OFFSET);
+        assert_ptr_equal(slm_retired_slot_at(block, slot_word),
+                         (char *)slm_slot_at(block, slot_word) + SLM_RETIRED_OFFSET);
     assert_true((char *)slm_retired_slot_at(block, 0) >= (char *)(slm_slot_of(block, LAST) + 1));
     assert_true((char *)(slm_retired_slot_of(block, LAST) + 1) <= (char *)block + SLM_BLOCK_BYTES);
     /* its own part, where no place of a cache is */

@@ -210,9 +210,9 @@ static void runs_stay_within_their_room(void **state)
         struct slm_magazine *magazine = slm_magazine_make(62);
         memset(magazine->rounds, 0x5a, magazine->capacity * sizeof(void *));
         *slm_slot_of(block, cache->id) = (struct slm_slot){.top = magazine->rounds,
-                                                                 .bottom = magazine->rounds,
-                                                                 .limit = magazine->rounds + room + 1,
-                                                                 .loaded = magazine};
+                                                           .bottom = magazine->rounds,
+                                                           .limit = magazine->rounds + room + 1,
+                                                           .loaded = magazine};
         const size_t done = slm_thread_push_run(block, cache->id, 60, objects);
         assert_true(done <= room + 1);
         for (uint32_t i = (uint32_t)done; i < magazine->capacity; i++)
