@@ -36,8 +36,8 @@
  * The program: two threads open and close sessions in waves, so that slabs become vacant again and again. A third
  * shrinks the cache and purges the heap as fast as it can, so that whatever may go back to the kernel does. Two
  * threads read. Reading memory that is gone would be a fault; reading another type would give a wrong checksum. Both
- * end the program. It prints how many reads were valid, how many were recognised as stale, and how many slots were
- * empty. */
+ * end the program. It prints how many reads were valid, how many were recognised as stale, and how many
+ * slots were empty. */
 #define _GNU_SOURCE 1
 
 #include <pthread.h>

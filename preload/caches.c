@@ -1,4 +1,4 @@
-/* The names of include/slabmalloc.h about caches; what they promise stands there. */
+/* The names of include/slabmalloc.h about caches. */
 #include <slabmalloc.h>
 
 #include "base/errno.h"
@@ -24,7 +24,7 @@ slm_public void *slab_cache_alloc(slab_cache *cache)
 
 slm_public void *slab_cache_alloc_node(slab_cache *cache, int node)
 {
-    return slm_errno_if(NULL, slm_cache_object_alloc_node(cache, node));
+    return slm_cache_object_alloc_node(cache, node);
 }
 
 slm_public void *slab_cache_alloc_nolock(slab_cache *cache)
@@ -39,7 +39,7 @@ slm_public void slab_cache_free(slab_cache *cache, void *object)
 
 slm_public size_t slab_cache_alloc_bulk(slab_cache *cache, size_t n, void *out[])
 {
-    return slm_errno_if(0, slm_cache_object_alloc_bulk(cache, n, out));
+    return slm_cache_object_alloc_bulk(cache, n, out);
 }
 
 slm_public void slab_cache_free_bulk(slab_cache *cache, size_t n, void *const objects[])

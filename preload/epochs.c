@@ -1,6 +1,6 @@
 /* Read sections and deferred free for programs. include/slabmalloc.h has the contract; sync/epoch.h and
- * heap/deferred.h say how they work. The header's inline calls are here too, for callers that do not inline them:
- * pointers to functions, other languages. */
+ * heap/deferred.h explain the implementation. The header's inline calls are also defined here, for callers that do
+ * not inline them: pointers to functions, other languages. */
 #ifndef SLAB_NO_INLINE
 #define SLAB_NO_INLINE
 #endif
@@ -15,9 +15,9 @@
 static_assert(sizeof(slab_epoch_head) == sizeof(struct slm_epoch_head), "the same two words");
 static_assert(offsetof(struct slab_epoch_reader, section) == offsetof(struct slm_epoch_reader, section) &&
                   offsetof(struct slab_epoch_reader, started) == offsetof(struct slm_epoch_reader, started),
-              "what the header's inline calls know");
+              "the layout that the header's inline calls assume");
 
-/* A thread that the epochs do not know yet comes to life first, if it never did, so that its exit is noticed. */
+/* A thread without an epoch record first comes to life, if it never did, so that its exit is noticed. */
 static slm_slow void enter_slow(void)
 {
     slm_keep_errno();

@@ -1,6 +1,6 @@
-/* libc's names. What a name promises stands in its manual page (malloc(3), posix_memalign(3), malloc_usable_size(3),
+/* libc's names. The contract of each is its manual page (malloc(3), posix_memalign(3), malloc_usable_size(3),
  * mallinfo(3), mallopt(3), malloc_trim(3), malloc_info(3), and C23 for the sized frees). The whole family is here: a
- * name left out would fall through to libc and mix two heaps. Names of our own stand in the files beside this one. */
+ * name left out would fall through to libc and mix two heaps. */
 #include <stdlib.h>
 
 #include "figures/malloc_info.h"
@@ -11,6 +11,8 @@
 #include "process/give_back.h"
 #include "process/lifecycle.h"
 #include "os/vm.h"
+
+#define UNUSED __attribute__((unused))
 
 void cfree(void *pointer);
 void free_sized(void *pointer, size_t n);
@@ -31,17 +33,14 @@ slm_public void cfree(void *pointer)
     slm_free(pointer);
 }
 
-/* C23's size and alignment are not needed to find the object. */
-slm_public void free_sized(void *pointer, size_t n)
+/* C23's size and alignment are hints that are not needed to find the object. */
+slm_public void free_sized(void *pointer, UNUSED size_t n)
 {
-    (void)n;
     slm_free(pointer);
 }
 
-slm_public void free_aligned_sized(void *pointer, size_t alignment, size_t n)
+slm_public void free_aligned_sized(void *pointer, UNUSED size_t alignment, UNUSED size_t n)
 {
-    (void)alignment;
-    (void)n;
     slm_free(pointer);
 }
 
@@ -64,9 +63,7 @@ static void *refuse(int error)
 slm_public void *reallocarray(void *pointer, size_t count, size_t size)
 {
     size_t n;
-    if (__builtin_mul_overflow(count, size, &n))
-        return refuse(ENOMEM);
-    return slm_resize(pointer, n);
+    return __builtin_mul_overflow(count, size, &n) ? refuse(ENOMEM) : slm_resize(pointer, n);
 }
 
 slm_public size_t malloc_usable_size(void *pointer)
@@ -86,7 +83,7 @@ slm_public int posix_memalign(void **out, size_t alignment, size_t n)
     return 0;
 }
 
-/* As glibc's, it rounds an alignment up to a power of two; over half of the address space there is none. */
+/* As in glibc, an alignment is rounded up to a power of two; above half of the address space there is none. */
 slm_public void *memalign(size_t alignment, size_t n)
 {
     if (alignment > (SIZE_MAX >> 1) + 1)
@@ -98,14 +95,12 @@ slm_public void *memalign(size_t alignment, size_t n)
 
 slm_public void *aligned_alloc(size_t alignment, size_t n)
 {
-    if (!slm_is_power_of_two(alignment))
-        return refuse(EINVAL);
-    return slm_aligned_alloc(alignment, n);
+    return slm_is_power_of_two(alignment) ? slm_aligned_alloc(alignment, n) : refuse(EINVAL);
 }
 
 slm_public void *valloc(size_t n)
 {
-    slm_process_started(); /* or the page size is not known */
+    slm_process_started(); /* else the page size is not known */
     return slm_aligned_alloc(slm_page_size, n);
 }
 
@@ -135,17 +130,14 @@ slm_public struct mallinfo mallinfo(void)
                              .keepcost = (int)wide.keepcost};
 }
 
-/* glibc's parameters mean thresholds of glibc's design; they are accepted and change nothing. */
-slm_public int mallopt(int parameter, int value)
+/* glibc's parameters are thresholds of glibc's design; they are accepted and ignored. */
+slm_public int mallopt(UNUSED int parameter, UNUSED int value)
 {
-    (void)parameter;
-    (void)value;
     return 1;
 }
 
-slm_public int malloc_trim(size_t pad)
+slm_public int malloc_trim(UNUSED size_t pad)
 {
-    (void)pad;
     slm_keep_errno();
     return slm_give_back_all() > 0;
 }

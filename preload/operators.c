@@ -1,10 +1,9 @@
-/* C++'s operator new and delete, by the names that the Itanium ABI gives them where size_t is unsigned long. The
- * table of them stands at the end.
+/* C++'s operator new and delete, under their names in the Itanium ABI where size_t is unsigned long. The table of
+ * them is at the end.
  *
  * Where memory is short the installed new-handler runs in a loop; then the forms throw std::bad_alloc, or (nothrow)
- * return NULL. libstdc++ is found through weak references, so that a C program never loads it. Where only a library
- * that was loaded by dlopen has brought it, it is asked for by its name. What is thrown passes through this file: it
- * is compiled with -fexceptions. */
+ * return NULL. libstdc++ is found through weak references, so that a C program never loads it; where only a library
+ * loaded by dlopen has brought it, by name. Exceptions pass through this file by its unwind tables. */
 #include <dlfcn.h>
 #include <stdlib.h>
 
@@ -73,8 +72,8 @@ slm_slow static void *new_slow(size_t n, size_t alignment)
     return object;
 }
 
-/* The nothrow forms run the handler too, and it may throw. C cannot catch that, but libstdc++'s own nothrow form is
- * operator new, ours, in a try block. Static programs, which have only ours, pass the exception on. */
+/* The nothrow forms run the handler too, and it may throw. C cannot catch that, but libstdc++'s own nothrow form
+ * calls operator new, ours, in a try block. Static programs have only ours, which pass the exception on. */
 slm_slow static void *new_nothrow_slow(size_t n, size_t alignment, const void *nothrow)
 {
     if (!installed_handler())

@@ -1,5 +1,5 @@
-/* Per-CPU memory for programs. include/slabmalloc.h has the contract; percpu/percpu.h and percpu/here.h say how it
- * works. The header's inline calls are here too, for callers that do not inline them. */
+/* Per-CPU memory for programs. include/slabmalloc.h has the contract; percpu/percpu.h and percpu/here.h explain the
+ * implementation. The header's inline calls are also defined here, for callers that do not inline them. */
 #ifndef SLAB_NO_INLINE
 #define SLAB_NO_INLINE
 #endif
@@ -7,11 +7,11 @@
 
 #include "base/errno.h"
 #include "process/lifecycle.h"
-#include "process/reclaim.h"
+#include "process/worker.h"
 #include "percpu/here.h"
 #include "percpu/percpu.h"
 
-static_assert(SLAB_PERCPU_SHIFT == SLM_PERCPU_PIECE_SHIFT, "how far copies lie apart");
+static_assert(SLAB_PERCPU_SHIFT == SLM_PERCPU_PIECE_SHIFT, "the distance between copies");
 
 slm_public slab_percpu slab_percpu_alloc(size_t size, size_t align)
 {
@@ -27,7 +27,7 @@ slm_public void slab_percpu_free(slab_percpu object)
     if (!slm_process_started())
         return;
     slm_percpu_free(object);
-    slm_reclaim_after_free();
+    slm_worker_note_freed();
 }
 
 slm_public int slab_percpu_cpus(void)

@@ -1,5 +1,4 @@
-/* The names of include/slabmalloc.h about malloc's own objects and the process's figures; what they promise stands
- * there. */
+/* The names of include/slabmalloc.h about malloc's own objects and the process's figures. */
 #include <slabmalloc.h>
 #include <string.h>
 
@@ -17,7 +16,7 @@ slm_public const char *slab_version(void)
 
 slm_public void *slab_alloc_node(size_t size, int node)
 {
-    return slm_errno_if(NULL, slm_alloc_node(size, node));
+    return slm_alloc_node(size, node);
 }
 
 slm_public void *slab_alloc_nolock(size_t size)
@@ -52,16 +51,14 @@ static int hand_out(void *out, size_t size_of_out, const void *figures, size_t s
 slm_public int slab_get_stats(slab_stats *out, size_t size_of_out)
 {
     struct slab_stats stats;
-    const int kept = errno;
-    slm_figures_gather(&stats);
-    errno = kept;
-    return hand_out(out, size_of_out, &stats, sizeof stats);
+    return slm_errno_if(-1, (slm_figures_gather(&stats), hand_out(out, size_of_out, &stats, sizeof stats)));
 }
 
 slm_public int slab_get_node_stats(int node, slab_node_stats *out, size_t size_of_out)
 {
     struct slab_node_stats stats;
-    return hand_out(slm_figures_gather_node(node, &stats) ? out : NULL, size_of_out, &stats, sizeof stats);
+    slab_node_stats *found = slm_figures_gather_node(node, &stats) ? out : NULL;
+    return slm_errno_if(-1, hand_out(found, size_of_out, &stats, sizeof stats));
 }
 
 slm_public size_t slab_purge(void)

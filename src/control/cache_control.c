@@ -15,8 +15,8 @@
 
 enum {
     flags_known = SLAB_TYPESAFE_BY_EPOCH | SLAB_NO_MERGE | SLAB_ZERO | SLAB_CACHELINE_ALIGN | SLAB_ACCOUNT,
-    attempts_most = 100,     /* at threads that are in a slow path just now, a millisecond apart */
-    dismantling_most = 3000, /* the same where one that is merely slow to get on must not be left out */
+    attempts_most = 100,     /* at threads that are in a slow path, a millisecond apart */
+    dismantling_most = 3000, /* the same where a thread that is merely slow must not be left out */
 };
 
 /* -- create ------------------------------------------------------------------------------------------------------ */
@@ -29,15 +29,8 @@ static bool is_sound(const char *name, size_t size, const struct slab_cache_attr
            attr->magazine_rounds <= SLM_MAGAZINE_ROUNDS_MAX && !((attr->flags & SLAB_ZERO) && keeps_state);
 }
 
-/* Once: where there is none, threads keep no magazines of limited caches (thread/thread_cache.c). */
-static void look_for_membarrier(void)
-{
-    static _Atomic bool looked;
-    if (!atomic_exchange(&looked, true))
-        slm_sys_membarrier_register();
-}
-
-slm_seldom struct slab_cache *slm_cache_control_create(const char *name, size_t size, const struct slab_cache_attr *attr)
+slm_seldom struct slab_cache *slm_cache_control_create(const char *name, size_t size,
+                                                       const struct slab_cache_attr *attr)
 {
     static const struct slab_cache_attr nothing_special;
     attr = attr ? attr : &nothing_special;
@@ -49,8 +42,9 @@ slm_seldom struct slab_cache *slm_cache_control_create(const char *name, size_t 
         errno = ENOMEM;
         return NULL;
     }
-    if (attr->limit_bytes != 0)
-        look_for_membarrier();
+    static _Atomic bool looked; /* without membarrier(2) threads keep no magazines of limited caches */
+    if (attr->limit_bytes != 0 && !atomic_exchange(&looked, true))
+        slm_sys_membarrier_register();
     slm_cache_lock();
     struct slab_cache *named = slm_cache_name_create(name, size, attr);
     slm_cache_unlock();
@@ -71,22 +65,21 @@ static struct depot_sums sum_depots(struct slm_cache *cache)
     return sums;
 }
 
-/* The user's destructors, and slabs whose grace period has passed; nothing is locked. */
+/* The user's destructors, and slabs whose grace period has passed. No lock is held. */
 static void release_retired(const struct slm_cache *cache)
 {
     slm_pending_slabs_poll();
     slm_pending_slabs_release(&cache->shape);
 }
 
-/* From all threads; how many were missed. */
+/* Take free objects from all threads; returns how many threads were missed. */
 static unsigned gather(struct slm_cache *cache, enum slm_take_how how)
 {
     uint64_t gathered;
     return slm_gather_from_threads(cache, how, &gathered);
 }
 
-/* -- shrink, tune -------------------------------------------------------------------------------------------------
- */
+/* -- shrink, tune ------------------------------------------------------------------------------------------------ */
 
 slm_seldom size_t slm_cache_control_shrink(struct slab_cache *named)
 {
@@ -119,31 +112,28 @@ slm_seldom int slm_cache_control_tune(struct slab_cache *named, unsigned rounds,
     return 0;
 }
 
-/* -- destroy ------------------------------------------------------------------------------------------------------
- */
+/* -- destroy ----------------------------------------------------------------------------------------------------- */
 
-/* Nobody uses the cache: take all there is from all threads, to the last round. Those in a slow path come out of it
- * in a moment; how many never did (they are stopped in the middle of it), or could not be reached for lack of
- * membarrier. */
+/* No thread uses the cache: take everything from all threads, to the last round. Threads in a slow path leave it in a
+ * moment. Returns how many did not (they are stopped in it), or could not be reached for lack of membarrier. */
 static slm_seldom unsigned dismantle(struct slm_cache *cache)
 {
-    unsigned missed = gather(cache, SLM_TAKE_EVERYTHING);
-    for (unsigned attempt = 0; missed > 0 && attempt < dismantling_most && load_relaxed(&slm_sys_has_membarrier);
-         attempt++) {
+    for (unsigned attempt = 0;; attempt++) {
+        const unsigned missed = gather(cache, SLM_TAKE_EVERYTHING);
+        if (missed == 0 || attempt == dismantling_most || !load_relaxed(&slm_sys_has_membarrier))
+            return missed;
         slm_sys_sleep_ms(1);
-        missed = gather(cache, SLM_TAKE_EVERYTHING);
     }
-    return missed;
 }
 
-/* Exact when the cache is not in use: what is out of slabs, but not in anybody's magazines, reserve or stock. */
+/* Objects out of slabs less those in magazines, reserves and stock; exact when the cache is not in use. */
 static uint64_t live_objects(struct slm_cache *cache)
 {
     const uint64_t held = slm_reserve_held_by_all(cache), out = sum_depots(cache).out;
     return out > held ? out - held : 0;
 }
 
-/* A thread that is missed may have some in its hands, on their way to a slab. */
+/* A thread that is missed may be carrying free objects to their slabs. */
 static slm_seldom uint64_t live_after_shrinking(struct slm_cache *cache)
 {
     for (unsigned attempt = 0;; attempt++) {
@@ -167,8 +157,8 @@ static slm_seldom void say_busy(const char *name, uint64_t live)
     slm_line_write(&line, 2);
 }
 
-/* Under the mutex, the last name. How many objects live: then nothing has happened. While that is not known others
- * may be using the cache, and only as much is taken as shrinking may take. */
+/* Under the mutex, the last name. Returns how many objects live: then nothing has happened. As long as that is not
+ * known other threads may be using the cache, and only as much is taken as shrinking may take. */
 static slm_seldom uint64_t destroy(struct slab_cache *named, struct slm_cache *cache, unsigned *missed)
 {
     uint64_t live = live_after_shrinking(cache);
@@ -183,13 +173,12 @@ static slm_seldom uint64_t destroy(struct slab_cache *named, struct slm_cache *c
     return 0;
 }
 
-/* Until all slabs are gone, wherever their destructors run: then the program may take away what these use. In a
- * destructor, and in a read section that a grace period would wait for, that cannot be waited for; nor where a thread
- * was missed, which may be stopped. */
+/* Wait until all slabs are gone, wherever their destructors run: then the program may take away what these use.
+ * Inside a destructor, or a read section that a grace period would wait for, this cannot wait. */
 static void await_destructors(struct slm_cache *cache)
 {
     const struct slm_object_hooks *life = cache->shape.hooks;
-    const bool forked = cache->generation != slm_fork_generation; /* slabs may have been lost: not for ever, then */
+    const bool forked = cache->generation != slm_fork_generation; /* slabs may be lost: do not wait forever */
     if (!life || !life->destructor)
         return;
     for (unsigned wait = 0; slm_cache_slabs(cache) > 0 && !(forked && wait == attempts_most); wait++) {
@@ -227,7 +216,7 @@ slm_seldom int slm_cache_control_destroy(struct slab_cache *named)
         return -1;
     }
     if (last) {
-        if (missed == 0)
+        if (missed == 0) /* else a thread may be stopped with some of its objects */
             await_destructors(cache);
         slm_cache_lock();
         cache->attended = false;

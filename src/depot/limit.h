@@ -40,7 +40,7 @@ slm_inline unsigned slm_limit_charge(struct slm_limit *limit, unsigned n)
 slm_inline void slm_limit_recharge(struct slm_limit *limit, uint64_t n)
 {
     if (unlikely(limit != NULL))
-        add_relaxed(&limit->charged, n);
+        atomic_fetch_add_explicit(&limit->charged, n, memory_order_release); /* behind slm_limit_carry */
 }
 
 slm_inline void slm_limit_return(struct slm_limit *limit, uint64_t n)

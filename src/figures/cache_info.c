@@ -1,5 +1,5 @@
-/* Figures of one cache, the walk, the table; see cache_info.h. They are printed as %lu, which uint64_t is on every
- * machine that the library runs on. */
+/* Figures of one cache, the walk, the table; see cache_info.h. Figures are printed as %lu: uint64_t is unsigned long
+ * on every machine that the library runs on. */
 #include "figures/cache_info.h"
 
 #include <errno.h>
@@ -17,13 +17,13 @@ static int invalid(void)
 
 /* -- figures of one cache ---------------------------------------------------------------------------------------- */
 
-/* What the table shows of a name. */
+/* The figures of a name in the table. */
 struct row {
     struct slab_cache_stats stats;
     uint64_t vacant; /* slabs that are kept without a live object */
     uint64_t magazines;
     unsigned rounds, first_rounds;
-    char alias[64]; /* of what; empty: of nothing */
+    char alias[64]; /* the name that it is an alias of, or empty */
 };
 
 static void add_depot(struct slm_depot *depot, struct row *row)
@@ -86,13 +86,14 @@ slm_seldom int slm_cache_info_foreach(int (*visit)(struct slab_cache *named, voi
     int answer = 0;
     if (!visit)
         return invalid();
-    for (struct slab_cache *named = next_of(NULL); named; named = next_of(named))
-        if ((answer = visit(named, context)) != 0) {
-            slm_cache_lock();
-            slm_cache_name_unpin(named);
-            slm_cache_unlock();
-            break;
-        }
+    struct slab_cache *named = next_of(NULL);
+    while (named && (answer = visit(named, context)) == 0)
+        named = next_of(named);
+    if (named) {
+        slm_cache_lock();
+        slm_cache_name_unpin(named);
+        slm_cache_unlock();
+    }
     return answer;
 }
 
@@ -106,7 +107,7 @@ static void copy_name(char *to, const char *name)
     *to = 0;
 }
 
-/* False: the name has been destroyed since the walk came by. */
+/* False: the name has been destroyed since the walk reached it. */
 static bool read_row(struct slab_cache *named, struct row *row)
 {
     slm_cache_lock();

@@ -1,5 +1,5 @@
-/* What can be seen of caches: figures of one, a walk over all names, and a table like /proc/slabinfo. After the
- * process's start. Visitors and stdio run with nothing locked: the walk pins the name that it stands at. */
+/* Figures of one cache, a walk over all names, and a table like /proc/slabinfo. Only after the process's start.
+ * Visitors and stdio run with no lock held: the walk pins the name that it is at. */
 #pragma once
 
 #include "depot/cache_name.h"

@@ -11,7 +11,7 @@
 #include "sync/epoch.h"
 #include "thread/reserve.h"
 
-/* What the nodes from `first` on, below `end`, add up to. */
+/* Sums over the nodes from `first` to before `end`. */
 struct sums {
     unsigned first, end;
     uint64_t threads, refills, drains, taken, remote_frees, caches;
@@ -22,8 +22,8 @@ struct sums {
     struct slm_span_figures spans;
 };
 
-/* The one table: NODE(name, value) has the process and each of its nodes, PROCESS(name, value) the process alone. A
- * figure is a field in the header, a row here, and the place that counts. */
+/* The one table: NODE(name, value) is a figure of the process and of each node, PROCESS(name, value) of the process
+ * alone. A figure is a field in the header, a row here, and the code that counts. */
 #define FIGURES(PROCESS, NODE)                                                                                       \
     NODE(live_bytes, sums.out_bytes - slm_min(sums.out_bytes, sums.cached_bytes) + sums.large_bytes)                 \
     NODE(cached_bytes, sums.cached_bytes)                                                                            \
@@ -43,11 +43,11 @@ struct sums {
     PROCESS(caches, sums.caches)                                                                                     \
     PROCESS(membarriers, load_relaxed(&slm_sys_membarriers))                                                         \
     PROCESS(grace_periods, slm_epoch_grace_periods())                                                                \
-    PROCESS(deferred_bytes, load_relaxed(&slm_defer_queue_bytes) + sums.retired.bytes)                                      \
-    PROCESS(deferred_objects, load_relaxed(&slm_defer_queue_objects) + sums.retired.objects)                                \
-    PROCESS(deferred_waits, load_relaxed(&slm_defer_queue_waits))                                                           \
-    PROCESS(deferred_excesses, load_relaxed(&slm_defer_queue_excesses))                                                     \
-    PROCESS(deferred_unfreed, load_relaxed(&slm_defer_queue_unfreed))                                                       \
+    PROCESS(deferred_bytes, load_relaxed(&slm_defer_queue_bytes) + sums.retired.bytes)                               \
+    PROCESS(deferred_objects, load_relaxed(&slm_defer_queue_objects) + sums.retired.objects)                         \
+    PROCESS(deferred_waits, load_relaxed(&slm_defer_queue_waits))                                                    \
+    PROCESS(deferred_excesses, load_relaxed(&slm_defer_queue_excesses))                                              \
+    PROCESS(deferred_unfreed, load_relaxed(&slm_defer_queue_unfreed))                                                \
     PROCESS(epoch_stalls, load_relaxed(&slm_epoch_stalls))                                                           \
     PROCESS(percpu_objects, percpu.objects)                                                                          \
     PROCESS(percpu_bytes, (percpu.units * SLM_PERCPU_UNIT))                                                          \
@@ -69,7 +69,7 @@ struct of_nodes {
 };
 static_assert(sizeof(struct of_nodes) == sizeof(struct slab_node_stats), "a row for each field");
 
-/* What threads had counted that have ended; their remote frees by node, and those of threads that have left it. */
+/* The counts of threads that have ended. Remote frees are by node, and include those of threads that have left it. */
 static _Atomic uint64_t gone_refills, gone_drains, gone_taken, gone_remote[SLM_NODES_MAX];
 
 void slm_figures_count_remote(unsigned node)
@@ -131,7 +131,7 @@ static void add_cache(struct slm_cache *cache, void *context)
     }
 }
 
-/* What is gone. */
+/* The counts of threads that have ended, and of destroyed caches. */
 static void add_gone(struct sums *sums)
 {
     sums->refills = load_relaxed(&gone_refills);

@@ -1,5 +1,4 @@
-/* Figures of the process and of its nodes, put together on request; and what threads have counted that are gone.
- * Nothing here runs on a hot path. */
+/* Figures of the process and of its nodes, put together on request, and the counts of threads that have ended. */
 #pragma once
 
 #include <slabmalloc.h>
@@ -12,21 +11,21 @@ void slm_figures_gather(struct slab_stats *out);
 /* Those of slab_get_node_stats; false: there is no such node. */
 bool slm_figures_gather_node(int node, struct slab_node_stats *out);
 
-/* The figures by name, in the order of the report: which word of struct slab_stats each is, and which of struct
- * slab_node_stats. */
+/* The figures by name, in the order of the report: which word of struct slab_stats each is, and which of
+ * struct slab_node_stats. */
 enum { SLM_FIGURES = sizeof(struct slab_stats) / sizeof(uint64_t), SLM_FIGURE_OF_PROCESS = UINT8_MAX /* alone */ };
 
 struct slm_figure {
     uint8_t word, node_word;
-    char name[22]; /* no pointer: so the table lies with the messages, and only who reports reads it */
+    char name[22]; /* no pointer, so that the table lies with the messages, which only reports read */
 };
 extern slm_hidden const struct slm_figure slm_figures[SLM_FIGURES];
 
-/* Rounds that threads have taken from depots since start, and large objects made: proof that the library served a
- * program. */
+/* Rounds that threads have taken from depots since start, and large objects made: proof that the library served
+ * a program. */
 uint64_t slm_figures_objects_taken(void);
 
-/* The thread is about to end, or to go to another node: keep what it has counted, or what it has counted there. */
+/* The thread is about to end, or to move to another node: keep its counts, or those of that node. */
 void slm_figures_thread_ends(struct slm_thread *thread);
 void slm_figures_thread_moves(struct slm_thread *thread);
 

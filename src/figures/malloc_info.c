@@ -1,12 +1,11 @@
-/* The figures as glibc shows them; see malloc_info.h. They are printed as %lu, which uint64_t is on every machine
- * that the library runs on. */
+/* The figures as glibc shows them; see malloc_info.h. */
 #include "figures/malloc_info.h"
 
 #include "depot/cache.h"
 #include "figures/figures.h"
 
-/* arena: mapped for objects; ordblks: slabs; uordblks: handed out; fordblks: the rest; keepcost: could go now. No
- * object is a mapping of its own: hblks and hblkhd are 0, and uordblks has the large objects too. */
+/* arena: mapped for objects; ordblks: slabs; uordblks: handed out; fordblks: the rest; keepcost: could be given back
+ * now. No object is a mapping of its own: hblks and hblkhd are 0, and uordblks includes large objects. */
 slm_seldom struct mallinfo2 slm_malloc_info(void)
 {
     struct slab_stats stats;

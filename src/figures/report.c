@@ -14,8 +14,8 @@
 #include "os/topology.h"
 #include "sync/lock.h"
 
-/* A report on its way out. It is written in whole lines, which no other process's come between on a pipe, nor in a
- * file that is shared or appended to. Without nodes it is one write, whatever its numbers are. */
+/* A report on its way out. It is written in whole lines, so that on a pipe, or in a file that is shared or appended
+ * to, it does not mix with other processes'. Without nodes it is one write, whatever its numbers are. */
 struct report {
     int descriptor;
     struct slm_line before; /* each figure's name; then `between`, its number, `behind` */
@@ -65,7 +65,7 @@ static slm_seldom void add_node(struct report *report, int node)
             add_figure(report, figure->name, ((const uint64_t *)&stats)[figure->node_word]);
 }
 
-/* The kernel's name of the main thread, in letters that a terminal and JSON take. */
+/* The kernel's name of the main thread, in characters that a terminal and JSON accept. */
 static slm_seldom void line_program(struct slm_line *line)
 {
     char name[16] = "?";
@@ -80,7 +80,7 @@ static slm_seldom void line_program(struct slm_line *line)
 /* A duplicate of standard error as it was at start, which many programs close before they exit. */
 static int kept_stderr = -1;
 
-/* "slabmalloc: PROGRAM[PID]: NAME NUMBER", a line each; "node N NAME" for a node's. */
+/* Lines "slabmalloc: PROGRAM[PID]: NAME NUMBER"; "node N NAME" for a node's. */
 static slm_seldom void report_text(void)
 {
     const int standard = slm_stderr_is(STDERR_FILENO) ? STDERR_FILENO : -1; /* -1: nothing is open on it any more */
@@ -157,13 +157,15 @@ static const struct {
     {0, "it cannot be opened"},
 };
 
-/* Nothing is created: who starts a process is not always who ends it. */
+/* Creates nothing: the user that starts a process is not always the one that ends it. */
 static slm_seldom void check_file(const char *path)
 {
     const int file = slm_sys_open_to_append(path, false);
-    int error = file < 0 ? -file : 0;
-    if (file >= 0)
+    if (file >= 0) {
         slm_sys_close(file);
+        return;
+    }
+    int error = -file;
     if (error == ENOENT)
         error = folder_error(path);
     if (error == 0 || error == ENXIO) /* a pipe that nobody reads yet */

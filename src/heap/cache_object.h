@@ -1,23 +1,21 @@
-/* The hot paths of named caches: malloc's and free's (heap/alloc.h, heap/free.h), but that the place stands in the
- * name and need not be looked up, and that free compares it with the object's. */
+/* The hot paths of named caches. They are those of malloc and free (heap/alloc.h, heap/free.h), except that the slot
+ * word is in the name and need not be looked up, and that free compares it with the object's. */
 #pragma once
 
 #include "depot/cache_name.h"
 #include "heap/slow.h"
 #include "page/page_map.h"
 
-/* The thread's magazine is empty, or the name is one of zeroed objects. */
+/* The thread's magazine is empty, or objects are to be zeroed. Keeps errno, except that NULL comes with ENOMEM, or
+ * with EDEADLK inside a constructor of the cache's own. */
 void *slm_cache_object_alloc_slow(struct slab_cache *named);
 
-/* The object is not known to be of this cache. */
+/* The magazine is full, or the object is not known to be of this cache. Keeps errno. */
 void slm_cache_object_free_slow(struct slab_cache *named, void *object);
 
-/* The magazine is full. */
-void slm_cache_object_free_full_slow(struct slab_cache *named, void *object);
-
-/* A pop with a mark that tells a taker of it; false: the magazine is empty. Limited caches need it: without the mark a
- * taker could not tell a thread that stands still in the middle of a pop from one that merely holds a free object, and
- * would have to leave that: a call would be refused at the limit too early (thread/ownership.h). */
+/* A marked pop, for limited caches; false: the magazine is empty. The mark tells takers that a pop is under way.
+ * Without it a taker would have to leave a free object to each thread, which might be in the middle of popping it,
+ * and a call would be refused at the limit too early (thread/ownership.h). */
 slm_inline bool slm_pop_marked(size_t slot_word, void **round)
 {
     store_relaxed(&slm_tls.popping, 1);
@@ -64,14 +62,14 @@ slm_inline void slm_cache_object_free(struct slab_cache *named, void *object)
     void **top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
     slm_hide_value(slot_word);
     if (unlikely(top == slm_slot_at(thread, slot_word)->limit)) {
-        slm_cache_object_free_full_slow(named, object);
+        slm_cache_object_free_slow(named, object);
         return;
     }
     slm_hide_value(slot_word);
     slm_slot_push(slm_slot_at(thread, slot_word), top, object);
 }
 
-/* As slab_alloc_node, slab_cache_alloc_node, _alloc_nolock, _alloc_bulk, _free_bulk; but errno may change. */
+/* As slab_alloc_node, slab_cache_alloc_node, _alloc_nolock, _alloc_bulk, and _free_bulk, which may change errno. */
 void *slm_alloc_node(size_t n, int node);
 void *slm_cache_object_alloc_node(struct slab_cache *named, int node);
 void *slm_cache_object_alloc_nolock(struct slab_cache *named);

@@ -1,14 +1,14 @@
-/* The slow half of retiring; see deferred.h. Where nobody reads, an object is freed at once. Otherwise it goes into
- * the thread's retired magazine. A thread that has filled one helps: it looks at the readers, and frees some of what
- * is ripe on the queue.
+/* The slow half of retiring; see deferred.h. Where no thread reads, an object is freed at once. Otherwise it goes
+ * into the thread's retired magazine. A thread that has filled one helps: it checks the readers, and frees some of
+ * the ripe objects on the queue.
  *
- * Pressure. While more bytes wait than may, the thread waits for grace periods, but 10 ms at most: it may hold what a
+ * While more bytes wait than may, the thread waits for grace periods, but 10 ms at most: it may hold a lock that a
  * reader wants. It does not wait inside a section of its own, as no grace period ends before that does, nor where the
  * caller has given a head.
  *
- * No memory for a magazine. An object with a head waits by it. For one without, the thread waits for a grace period,
- * and frees it. Inside a section it cannot wait, and the object is left unfreed: a leak, but neither a deadlock nor
- * an object freed too early. */
+ * Where there is no memory for a magazine, an object with a head is queued by it. For one without, the thread waits
+ * for a grace period, and frees it. Inside a section it cannot wait, and the object is left unfreed: a leak, but
+ * neither a deadlock nor an object freed too early. */
 #include "heap/deferred.h"
 
 #include <limits.h>
@@ -18,7 +18,7 @@
 #include "depot/pending_slabs.h"
 #include "heap/free.h"
 #include "process/lifecycle.h"
-#include "process/reclaim.h"
+#include "process/worker.h"
 #include "os/sys.h"
 #include "os/topology.h"
 #include "sync/epoch.h"
@@ -47,12 +47,12 @@ static void wait_for_less(void)
     } while (too_much_waits() && slm_sys_now_us() < deadline_us);
 }
 
-/* Something waits on the queue: help it along. */
+/* Objects wait on the queue: free some. */
 static void help(bool may_wait)
 {
     slm_epoch_poll();
     if (slm_defer_queue_ripen(slm_direct_node(), ripen_batch))
-        slm_reclaim_after_free();
+        slm_worker_note_freed();
     if (likely(!too_much_waits()))
         return;
     if (may_wait && !slm_epoch_inside())
@@ -86,23 +86,23 @@ static void defer_large(void *pointer)
     slm_defer_queue_put_large(slm_direct_node(), large);
 }
 
-/* Into the thread's own magazine, if it has a block, and if there is membarrier(2), so that others can take what ages
- * there; else into one of the queue's. */
+/* Into the thread's own magazine, if it has a block, and if there is membarrier(2), so that others can take objects
+ * that age there; else into one of the queue's. */
 static void defer_small(void *pointer, size_t slot_word, struct slm_epoch_head *head)
 {
     const unsigned node = slm_direct_node();
     struct slm_thread *thread = slm_thread_enter(slm_tls.births == 0);
     const bool own = thread && load_relaxed(&slm_sys_has_membarrier);
-    bool done = own && slm_retire_push(thread, slot_word, pointer);
+    const bool done = own && slm_retire_push(thread, slot_word, pointer);
     if (thread && !own)
         slm_retire_empty_slots(thread);
     if (thread)
         slm_thread_leave(thread);
-    if (!own)
-        done = slm_defer_queue_put_object(node, pointer);
-    if (unlikely(!done) && head)
+    if (own ? done : slm_defer_queue_put_object(node, pointer))
+        return;
+    if (head)
         slm_defer_queue_put_head(node, head, pointer);
-    else if (unlikely(!done))
+    else
         free_without_memory(pointer);
 }
 
@@ -119,7 +119,7 @@ static void defer_slowly(void *pointer, struct slm_epoch_head *head)
             defer_large(pointer);
         else
             defer_small(pointer, slot_word, head);
-        slm_reclaim_note_deferred();
+        slm_worker_note_deferred();
     }
     if (load_relaxed(&slm_defer_queue_objects) > 0)
         help(head == NULL);
@@ -143,7 +143,7 @@ bool slm_deferred_poll(void)
 {
     const uint64_t before = load_relaxed(&slm_epoch_completed);
     struct slm_thread *self = slm_thread_hide();
-    slm_reclaim_deferred(self);
+    slm_worker_do_deferred(self);
     slm_thread_unhide(self);
     slm_pending_slabs_poll();
     if (!slm_epoch_inside()) {
@@ -153,7 +153,7 @@ bool slm_deferred_poll(void)
     return load_relaxed(&slm_epoch_completed) != before;
 }
 
-/* Without membarrier(2) what other threads have in their magazines cannot be had. */
+/* Without membarrier(2) objects in other threads' magazines cannot be reached. */
 slm_seldom void slm_deferred_free_all(unsigned attempts)
 {
     for (unsigned left = 1; left > 0;) {
@@ -185,10 +185,10 @@ slm_seldom void slm_deferred_barrier(void)
     slm_defer_queue_await_functions();
 }
 
-/* The worker calls it, if there is one. */
+/* The worker calls the function, if there is a worker. */
 void slm_deferred_call(struct slm_epoch_head *head, void (*function)(struct slm_epoch_head *head))
 {
     slm_fork_check();
     slm_defer_queue_put_function(head, function);
-    slm_reclaim_note_deferred();
+    slm_worker_note_deferred();
 }

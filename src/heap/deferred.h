@@ -1,5 +1,5 @@
 /* The hot path of slab_free_deferred. It is that of free (heap/free.h), except that the object goes into the retired
- * magazine of its place, which is open while top is below limit. Another node's objects go there as well, by a longer
+ * magazine of its cache, which is open while top is below limit. Another node's objects go there too, by a longer
  * way: rounds are sorted by node when they are ripe. */
 #pragma once
 
@@ -7,10 +7,10 @@
 #include "page/page_map.h"
 
 /* The magazine is full or not open, or the pointer is another node's, large, NULL or not ours. `head`, if not NULL,
- * lies in the object and is the library's from now on: then nothing is waited for. */
+ * lies in the object and is the library's from now on; then the call does not wait. Keeps errno. */
 void slm_defer_slow(void *pointer, struct slm_epoch_head *head);
 
-/* False: it is full, or not open. */
+/* False: the magazine is full, or not open. */
 slm_inline bool slm_defer_push(size_t slot_word, void *pointer)
 {
     struct slm_thread *thread = slm_hot();
@@ -43,6 +43,6 @@ void slm_deferred_barrier(void);
 void slm_deferred_call(struct slm_epoch_head *head, void (*function)(struct slm_epoch_head *head));
 
 /* The part of a barrier that is about objects: free everything that has been retired. Threads in the middle of a slow
- * path are looked at again, `attempts` times at most. Not inside a section, nor with a lock held that somebody inside
- * one may want. */
+ * path are tried again, `attempts` times at most. Not inside a section, nor with a lock held that a thread inside one
+ * may want. */
 void slm_deferred_free_all(unsigned attempts);

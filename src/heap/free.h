@@ -1,13 +1,13 @@
 /* free's hot path: the granule's entry in the page map names the magazine, a push puts the object on top. NULL,
  * foreign pointers and other nodes' objects lie outside the area of the thread's node, and so outside its part of the
- * map; large objects have place 0, whose magazine is always full. */
+ * map; large objects have slot word 0, whose magazine is always full. */
 #pragma once
 
 #include "heap/slow.h"
 #include "page/page_map.h"
 #include "thread/slots.h"
 
-/* The place of any pointer: the thread's node's objects first. */
+/* The slot word of any pointer; objects of the thread's node are found soonest. */
 slm_inline size_t slm_slot_word_at(const void *pointer)
 {
     const char *area = slm_tls.area;
@@ -35,8 +35,8 @@ slm_inline void slm_free(void *pointer)
     slm_slot_push(slm_slot_at(thread, slot_word), top, pointer);
 }
 
-/* Bytes that the object's owner may use. Nothing is asked of the thread here: what lies in the first area, on most
- * machines all there is, is found at once. */
+/* Bytes that the object's owner may use. This does not look at the thread: objects in the first area, on most
+ * machines all there are, are found at once. */
 slm_inline size_t slm_usable(const void *pointer)
 {
     const size_t granule = slm_granule_of(pointer);

@@ -6,7 +6,7 @@
 #include "base/errno.h"
 #include "heap/alloc.h"
 #include "heap/free.h"
-#include "process/reclaim.h"
+#include "process/worker.h"
 #include "slab/large.h"
 
 void *slm_zeroed_alloc(size_t count, size_t size)
@@ -25,13 +25,12 @@ void *slm_zeroed_alloc(size_t count, size_t size)
 
 void *slm_aligned_alloc(size_t alignment, size_t n)
 {
-    bool clean;
     if (unlikely(n > (size_t)PTRDIFF_MAX)) {
         errno = ENOMEM;
         return NULL;
     }
     const size_t rounded = slm_size_of_aligned(n, alignment);
-    return rounded <= SLM_SMALL_MAX ? slm_alloc(rounded) : slm_alloc_large_slow(n, alignment, -1, &clean);
+    return rounded <= SLM_SMALL_MAX ? slm_alloc(rounded) : slm_alloc_large_slow(n, alignment, -1, NULL);
 }
 
 /* Where there is no memory for a smaller copy, the object stays: shrinking does not fail. */
@@ -39,9 +38,11 @@ static void *resize_by_copy(void *pointer, size_t old, size_t n)
 {
     const int kept = errno;
     void *moved = slm_alloc(n);
+    if (unlikely(!moved) && n > old)
+        return NULL;
     if (unlikely(!moved)) {
-        errno = n <= old ? kept : ENOMEM;
-        return n <= old ? pointer : NULL;
+        errno = kept;
+        return pointer;
     }
     memcpy(moved, pointer, slm_min(old, n));
     slm_free(pointer);
@@ -60,10 +61,10 @@ static void *resize_large(void *pointer, size_t n)
         resized = slm_large_resize(large, n);
     if (!resized)
         resized = resize_by_copy(pointer, large->usable, n);
-    if (resized == pointer && n <= SLM_SMALL_MAX) /* no memory for a small one: give back what can go */
+    if (resized == pointer && n <= SLM_SMALL_MAX) /* no memory for a small copy: give back the rest */
         slm_large_resize(large, n);
     if (resized) {
-        slm_reclaim_if_scarce(); /* what a smaller one has left behind */
+        slm_worker_note_freed_if_scarce(); /* the pages that a smaller one no longer needs */
         errno = kept;
     }
     return resized;

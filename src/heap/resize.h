@@ -1,4 +1,4 @@
-/* What malloc(small) and free do not do. NULL comes with ENOMEM; errno is kept otherwise. Any thread. */
+/* Zeroed, aligned and resized objects. NULL comes with ENOMEM; errno is kept otherwise. Any thread. */
 #pragma once
 
 #include "base/compiler.h"

@@ -1,6 +1,6 @@
-/* Slow halves; see slow.h. Each enters the thread's block, works, and leaves. Without a block to enter, objects come from
- * the depots and go to their slabs one by one. When the kernel has no memory left, all that can go goes, and the call
- * is tried once more. */
+/* Slow halves; see slow.h. Each enters the thread's block, works, and leaves. Without a block to enter, objects come
+ * from the depots, and go to their slabs, one by one. When the kernel has no memory left, everything that can go is
+ * given back, and the call is tried once more. */
 #include "heap/slow.h"
 
 #include "base/errno.h"
@@ -12,7 +12,7 @@
 #include "percpu/percpu.h"
 #include "process/give_back.h"
 #include "process/lifecycle.h"
-#include "process/reclaim.h"
+#include "process/worker.h"
 #include "slab/large.h"
 
 void *slm_alloc_direct(struct slm_cache *cache)
@@ -49,7 +49,9 @@ slm_slow void *slm_alloc_slow(size_t n)
 slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *clean)
 {
     const int kept = errno;
+    bool unknown;
     void *object = NULL;
+    clean = clean ? clean : &unknown;
     if (likely(n <= (size_t)PTRDIFF_MAX) && slm_process_started()) {
         if (unlikely(load_relaxed(&slm_large_pending) != NULL))
             slm_large_free_pending();
@@ -62,17 +64,11 @@ slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *
     return object;
 }
 
-slm_slow static void *alloc_any_large_slow(size_t n)
-{
-    bool clean;
-    return slm_alloc_large_slow(n, 1, -1, &clean);
-}
-
-/* The class is arithmetic away here, not a load. */
+/* Here the class takes arithmetic, not a load. */
 void *slm_alloc_medium(size_t n)
 {
     if (unlikely(n > SLM_SMALL_MAX))
-        return alloc_any_large_slow(n);
+        return slm_alloc_large_slow(n, 1, -1, NULL);
     return slm_alloc_at(slm_slot_word_of(slm_class_of_size(n)), n);
 }
 
@@ -94,26 +90,28 @@ static void free_large(void *pointer, const char *call)
     struct slm_large *large = slm_large_of(pointer);
     if (!large || !slm_large_free(large))
         slm_refuse(pointer, call);
-    slm_reclaim_after_free();
+    slm_worker_note_freed();
 }
 
-static void free_small(size_t slot_word, void *pointer, const char *call)
+void slm_free_direct(void *object, const char *call)
 {
+    slm_direct_count(object);
+    slm_depot_give(&object, 1, call);
+}
+
+static void free_small(size_t slot_word, void *object, const char *call)
+{
+    const unsigned cache_id = slm_cache_id_of((unsigned)slot_word);
     struct slm_thread *thread = slm_thread_enter(false);
-    if (unlikely(!thread)) {
-        slm_direct_count(pointer);
-        slm_depot_give(&pointer, 1, call);
-        return;
+    if (likely(thread != NULL)) {
+        slm_thread_free(thread, cache_id, object);
+        slm_thread_leave(thread);
+    } else {
+        slm_free_direct(object, call);
     }
-    slm_thread_free(thread, slm_cache_id_of((unsigned)slot_word), pointer);
-    slm_thread_leave(thread);
-}
-
-/* The destructors of the freed object's cache, if it has any. */
-static void release_retired(size_t slot_word)
-{
-    const unsigned number = slm_cache_id_of((unsigned)slot_word);
-    const struct slm_cache *cache = number < SLM_CACHE_IDS ? slm_cache_of(number) : NULL;
+    if (likely(load_relaxed(&slm_pending_slabs_due) == 0))
+        return;
+    const struct slm_cache *cache = slm_cache_of(cache_id); /* NULL: it has been destroyed since */
     if (cache && cache->shape.hooks)
         slm_pending_slabs_release(&cache->shape);
 }
@@ -129,9 +127,7 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
         free_large(pointer, call);
     else
         free_small(slot_word, pointer, call);
-    if (unlikely(load_relaxed(&slm_pending_slabs_due) > 0))
-        release_retired(slot_word);
-    slm_reclaim_if_scarce();
+    slm_worker_note_freed_if_scarce();
 }
 
 void slm_free_nolock(void *pointer)

@@ -1,5 +1,5 @@
-/* The slow halves of malloc and free: what the hot paths in alloc.h and free.h fall back to. They keep errno, but for
- * allocations that fail: NULL comes with ENOMEM. Any thread. */
+/* The slow halves of malloc and free, to which the hot paths in alloc.h and free.h fall back. They keep errno, except
+ * that NULL comes with ENOMEM. Any thread. */
 #pragma once
 
 #include "thread/thread_cache.h"
@@ -10,8 +10,8 @@ void *slm_alloc_slow(size_t n);
 /* Over SLM_TABLE_MAX bytes: a size class up to SLM_SMALL_MAX, else a span. */
 void *slm_alloc_medium(size_t n);
 
-/* A span of its own on a multiple of `alignment`, on that node (-1: where its pages are touched first). `*clean`: it
- * reads as zero. */
+/* A span of its own on a multiple of `alignment`, on that node (-1: where its pages are touched first). `*clean` (it
+ * may be NULL): the object reads as zero. */
 void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *clean);
 
 /* The magazine is full, or the pointer is large, NULL or not ours; `call` is the name for a misuse's report. */
@@ -23,13 +23,15 @@ size_t slm_usable_slow(const void *pointer);
 /* As slab_free_nolock. */
 void slm_free_nolock(void *pointer);
 
-/* An object for a thread that has no block to work on; NULL and errno as slm_depot_fill. */
+/* An object for a thread that has no block to work on; NULL and errno as slm_depot_fill. And: free a small one. errno
+ * may change. */
 void *slm_alloc_direct(struct slm_cache *cache);
+void slm_free_direct(void *object, const char *call);
 
 /* End the process: the pointer is no object of ours that `call` could be meant for. */
 _Noreturn void slm_refuse(const void *pointer, const char *call);
 
-/* n bytes from the magazine at `place`, that of n's class. */
+/* n bytes from the magazine of n's class, which begins at that slot word. */
 slm_inline void *slm_alloc_at(size_t slot_word, size_t n)
 {
     struct slm_thread *thread = slm_hot();

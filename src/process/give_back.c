@@ -11,7 +11,7 @@
 
 enum { probe_bytes = 64 << 20 };
 
-/* `wait`: for the cache mutex, which no allocation does. */
+/* `wait`: for the cache mutex; allocations do not. Returns the bytes purged. */
 static size_t purge(bool wait)
 {
     if (!slm_process_started())
@@ -28,11 +28,11 @@ static size_t purge(bool wait)
     return slm_reclaim_all(wait);
 }
 
-/* What other threads hold stays with them; the caller's own magazines, the depots' and all dirty spans can help. */
+/* Other threads keep their magazines; the caller's own, the depots' and all dirty spans can help. */
 bool slm_give_back_for(size_t n)
 {
     const uint64_t heap_bytes = slm_reservation_heap_bytes();
-    if (!slm_process_started() || n / 4 > heap_bytes + probe_bytes) /* more than all that we have could help with */
+    if (!slm_process_started() || n / 4 > heap_bytes + probe_bytes) /* all that there is would not help */
         return false;
     slm_span_unmap_free();
     purge(false);

@@ -3,8 +3,9 @@
 
 #include "base/compiler.h"
 
-/* All that can go, the calling thread's magazines included; bytes purged. */
+/* Release everything that is free, the calling thread's magazines included. Returns the bytes purged. */
 size_t slm_give_back_all(void);
 
-/* The kernel has no memory: give back what can go, if that can help with n bytes. True: try once more. */
+/* The kernel has no memory: release what is free, if that can help with n bytes. True: try once more. errno
+ * may change. */
 bool slm_give_back_for(size_t n);

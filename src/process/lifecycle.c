@@ -1,8 +1,8 @@
 /* Start, birth, exit, fork; see lifecycle.h.
  *
- * A child of fork drops the other threads from the list (sync/fork.h and sync/lock.h have the rest). What it does
- * may run in a signal handler that forked in the middle of a slow path. A handler that allocates in the child and
- * then returns into that slow path may meet lists that it has restarted: it should exec or _exit. */
+ * A child of fork drops the other threads from the list (sync/fork.h and sync/lock.h explain the rest). This may run
+ * in a signal handler that forked in the middle of a slow path. A handler that allocates in the child and then
+ * returns into that slow path may meet lists that it has restarted: it should exec or _exit. */
 #include "process/lifecycle.h"
 
 #include <pthread.h>
@@ -12,7 +12,7 @@
 #include "base/panic.h"
 #include "figures/figures.h"
 #include "figures/report.h"
-#include "process/reclaim.h"
+#include "process/worker.h"
 #include "os/topology.h"
 #include "os/vm.h"
 #include "page/free_spans.h"
@@ -24,9 +24,8 @@
 #include "thread/gather.h"
 #include "thread/thread_list.h"
 
-enum { direct_frees_most = 64 };
-
-enum { births_most = 3 }; /* one less than the rounds of destructors that POSIX promises: the last exit is final */
+/* births_most: one less than the rounds of destructors that POSIX promises, so that the last exit is final. */
+enum { direct_frees_most = 64, births_most = 3 };
 
 enum process_state { PROCESS_NEW, PROCESS_STARTED, PROCESS_FAILED };
 
@@ -37,7 +36,7 @@ static bool exit_key_made;
 
 static void thread_exit(void *block);
 
-/* The caller is the thread that forked, or else that one will link itself at its next tick. */
+/* If the caller is not the thread that forked, that one links itself at its next tick. */
 static slm_seldom void fork_child(void)
 {
     slm_lock_rank_forget();
@@ -45,7 +44,7 @@ static slm_seldom void fork_child(void)
     slm_take_fork_child();
     slm_cache_fork_child();
     slm_thread_list_fork_child();
-    slm_reclaim_fork_child();
+    slm_worker_fork_child();
     slm_epoch_fork_child();
     slm_defer_queue_fork_child();
     if (slm_tls.self)
@@ -103,7 +102,7 @@ static struct slm_thread *birth(struct slm_tls *tls)
         store_relaxed(&thread->attention, SLM_ATTEND_RESERVE);
     tls->births++; /* hot follows in slm_thread_leave */
     if (exit_key_made)
-        pthread_setspecific(exit_key, thread); /* may allocate: that finds us busy and goes the direct way */
+        pthread_setspecific(exit_key, thread); /* may allocate, around the block, as the thread is busy */
     return thread;
 }
 
@@ -112,7 +111,7 @@ static bool may_be_born(struct slm_tls *tls, bool is_alloc)
 {
     if (load_relaxed(&tls->busy) || tls->state == SLM_THREAD_GONE)
         return false;
-    const bool asked = load_relaxed(&tls->wanted) != NULL; /* by slab_alloc_nolock: it is no mere visitor */
+    const bool asked = load_relaxed(&tls->wanted) != NULL; /* by slab_alloc_nolock: it does allocate */
     return is_alloc || (tls->births == 0 && (asked || ++tls->direct_frees >= direct_frees_most));
 }
 
@@ -125,7 +124,7 @@ slm_slow struct slm_thread *slm_thread_enter_slow(bool is_alloc)
     signal_fence();
     struct slm_thread *thread = slm_process_started() ? birth(tls) : NULL;
     if (thread && is_alloc && slm_thread_list_count() > 1)
-        slm_reclaim_start_worker(); /* may allocate: that finds us busy and goes the direct way */
+        slm_worker_start(); /* may allocate, around the block */
     if (!thread) {
         signal_fence();
         store_release(&tls->busy, 0);
@@ -146,7 +145,7 @@ slm_slow void slm_thread_tick(struct slm_thread *thread)
 {
     if (thread->generation != slm_fork_generation) /* see fork_child */
         slm_thread_list_add(thread);
-    slm_reclaim_tick(thread);
+    slm_worker_tick(thread);
 }
 
 /* At the end of a slow path, outside of it: a constructor may have to run. */
@@ -173,7 +172,7 @@ slm_slow void slm_thread_attend(void)
     }
 }
 
-/* The key's destructor. Other destructors may still come and allocate: that is a new, short life. */
+/* The key's destructor. Other destructors may still run and allocate: that is a new, short life. */
 static slm_seldom void thread_exit(void *block)
 {
     slm_keep_errno();
@@ -190,11 +189,11 @@ static slm_seldom void thread_exit(void *block)
     slm_reserve_empty(thread, false);
     slm_thread_empty(thread, SLM_TO_DEPOT);
     slm_figures_thread_ends(thread);
-    slm_thread_list_remove(thread); /* from here on nobody else looks at it */
+    slm_thread_list_remove(thread); /* from here on no other thread looks at it */
     slm_reserve_empty(thread, true);
     slm_thread_block_free(thread);
-    slm_reclaim_if_scarce();
-    slm_reclaim_thread_gone();
+    slm_worker_note_freed_if_scarce();
+    slm_worker_thread_gone();
     signal_fence();
     store_release(&tls->busy, 0);
 }
@@ -221,8 +220,8 @@ void slm_direct_count(const void *object)
         slm_figures_count_remote(node);
 }
 
-/* In the child of fork(), on the thread that forked, which may be inside a section: it is to be the one that notices
- * (see slm_epoch_fork_child), not a thread that it starts. */
+/* In the child of fork(), on the thread that forked, which may be inside a section: it has to notice the fork (see
+ * slm_epoch_fork_child) before a thread that it starts. */
 static void look_for_fork(void)
 {
     slm_keep_errno();
@@ -237,7 +236,7 @@ slm_seldom void slm_process_watch_forks(void)
         pthread_atfork(NULL, NULL, look_for_fork);
 }
 
-/* libc is up by now; what ran before had the default options. */
+/* libc is ready by now; until now the options were the defaults. */
 __attribute__((constructor(101))) static void start_library(void)
 {
     slm_keep_errno();

@@ -2,24 +2,24 @@
  *
  *     thread:  none --first slow path--> live --pthread key's destructor--> none, or gone after a few lives
  *
- * First use may come before any constructor, inside ld.so; last use after every destructor. A thread that is gone,
- * one whose birth found no memory, and a signal handler that interrupts its own thread's slow path go to the depots
- * and slabs directly, object by object. */
+ * The first use may come before any constructor, inside ld.so; the last one after every destructor. A thread that is
+ * gone, one whose birth found no memory, and a signal handler that interrupts its own thread's slow path have no
+ * block to work on: they use the depots and slabs directly, object by object. */
 #pragma once
 
 #include "thread/ownership.h"
 #include "thread/reserve.h"
 
-/* The calling thread's block, to be worked on until slm_thread_leave; NULL: go to the depots directly. A free does
- * not bring a thread back that has exited, nor does it bring one to life before it has freed a number of objects: a
- * thread that never allocated frees some of libc's at its very end, under libc's locks and after all destructors. */
+/* The calling thread's block, to be worked on until slm_thread_leave; NULL: use the depots directly. A free does not
+ * bring a thread back to life that has exited, and brings a new one to life only after a number of frees: a thread
+ * that never allocated frees some of libc's objects at its very end, under libc's locks and after all destructors. */
 struct slm_thread *slm_thread_enter_slow(bool is_alloc);
 void slm_thread_tick(struct slm_thread *thread);
 
-/* On machines with several nodes: has the thread come to another one? */
+/* On machines with several nodes: notice that the thread runs on another one. */
 void slm_thread_look_where(struct slm_thread *thread);
 
-/* What signal handlers and other threads have asked of the calling thread; see enum slm_attention. */
+/* Do what signal handlers and other threads have asked of the calling thread; see enum slm_attention. */
 void slm_thread_attend(void);
 
 slm_inline struct slm_thread *slm_thread_enter(bool is_alloc)
@@ -34,7 +34,7 @@ slm_inline struct slm_thread *slm_thread_enter(bool is_alloc)
     return tls->self;
 }
 
-/* Programs so small that they make few passes never look at the clock. */
+/* Small programs, with few passes through slow paths, never look at the clock. */
 enum { SLM_PASSES_A_TICK = 32, SLM_PASSES_BEFORE_TICKS = 256 };
 
 slm_inline void slm_thread_leave(struct slm_thread *thread)
@@ -48,17 +48,17 @@ slm_inline void slm_thread_leave(struct slm_thread *thread)
         slm_thread_attend();
 }
 
-/* From now on a child of fork() is noticed by the thread that forked, not by the first that passes a slow path. */
+/* From now on a fork is noticed in the child by the thread that forked, not by the first thread in a slow path. */
 void slm_process_watch_forks(void);
 
-/* Is the calling thread live, and sure to have its exit noticed? In a later life it is among its last destructors. */
+/* Is the calling thread live, and sure to have its exit noticed? (In a later life it is in its last destructors.) */
 bool slm_thread_exit_expected(void);
 
-/* True once the process's structures are there; starts them. For the direct ways. */
+/* Start the process if that has not been done. False: it cannot start, for lack of memory. */
 bool slm_process_started(void);
 
-/* The node whose depots the direct ways use. */
+/* The node whose depots are used without a block. */
 unsigned slm_direct_node(void);
 
-/* Before an object goes straight to its slab: is it a remote free? */
+/* Count a free without a block, if it is a remote one. */
 void slm_direct_count(const void *object);

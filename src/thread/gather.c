@@ -18,12 +18,23 @@ static void keep(struct slm_take_rounds *rounds, struct slm_magazine *magazine)
     rounds->taken = magazine;
 }
 
+/* Is the round below the top that was read there? A push may be under way. Only x86 keeps its two stores in order. */
+static bool push_shows(void)
+{
+#ifdef __x86_64__
+    return true;
+#else
+    return slm_sys_membarrier();
+#endif
+}
+
 /* All but a top round that a pop under way may have (the argument is in ownership.h). Without memory they stay. */
 static void take_loaded(const struct slm_thread *thread, struct slm_slot *slot, struct slm_take_rounds *rounds)
 {
     const bool marked = rounds->cache->shape.limit != NULL;
-    const bool left = !marked || load_acquire(&thread->tls->popping); /* pairs with slm_pop_marked; before the top */
+    bool left = !marked || load_acquire(&thread->tls->popping); /* pairs with slm_pop_marked; before the top */
     void **top = slm_shared_load(&slot->top);
+    left = left || !push_shows();
     const uint32_t count = (uint32_t)(top - slot->bottom) - (left && top > slot->bottom);
     struct slm_magazine *magazine = count > 0 ? slm_magazine_make(count) : NULL;
     rounds->doubtful |= marked && left;
@@ -134,6 +145,19 @@ bool slm_gather_for_limit(struct slm_cache *cache)
 
 /* -- fork -------------------------------------------------------------------------------------------------------- */
 
+/* Retired objects in magazines that are not full. Those of a thread that was taken may be on the queue already. */
+static void lose_retired(struct slm_thread *thread)
+{
+    if (slm_shared_load(&thread->tls->hot) == slm_taken)
+        return;
+    slm_for_each_slot (cache_id, &slm_retired_half(thread)->used) {
+        const struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
+        struct slm_cache *cache = cache_id < SLM_NAMED_FIRST ? NULL : slm_cache_of(cache_id);
+        for (void **round = slot->bottom; cache && round < slot->top; round++)
+            slm_depot_lose(slm_cache_depot(cache, slm_magazine_home(*round)), 1);
+    }
+}
+
 /* A thread in a slow path may have been caught in the middle of anything: what it held stays counted. */
 static void lose(struct slm_thread *thread, void *nothing)
 {
@@ -153,6 +177,7 @@ static void lose(struct slm_thread *thread, void *nothing)
                 slm_depot_lose(slm_cache_depot(cache, node), rounds);
         }
     }
+    lose_retired(thread);
     slm_reserve_lose(thread);
 }
 

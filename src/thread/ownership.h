@@ -19,7 +19,8 @@
  *     before the point and not ended yet. So at most one pop or push is under way, and it touches the top alone
  *     (thread/slots.h). The taker reads `top` once, leaves the round below it, and takes those that lie deeper by
  *     raising `bottom`: a pop under way ends with top == bottom, a push above. In a limited cache pops are marked
- *     (heap/cache_object.h), and the taker leaves a round only if the mark says that a pop is under way.
+ *     (heap/cache_object.h), and the taker leaves a round only if the mark says that a pop is under way. The top
+ *     round may then be that of a push under way: on machines other than x86 a second barrier shows it.
  *   - A claim that begins after the point waits. One that began before and has not ended has set `busy` before the
  *     point: the taker sees that, and leaves this thread alone. One that has ended between the exchange and the
  *     point had loaded hot before the exchange (else it would have waited), and its end has stored the block over

@@ -66,13 +66,10 @@ void *slm_reserve_pop(struct slm_cache *cache)
 {
     struct slm_thread *thread = slm_tls.self;
     struct slm_reserve *reserve = thread ? slm_reserve_find(thread, cache) : NULL;
-    void *round = NULL;
-    if (reserve && load_relaxed(&reserve->count) > 0) { /* only then: a charge can refuse another thread's call */
-        if (unlikely(slm_limit_charge(cache->shape.limit, 1) == 0))
-            return NULL;
-        round = pop(reserve);
-        if (!round) /* a nested handler has taken the last one */
-            slm_limit_return(cache->shape.limit, 1);
+    void *round = reserve ? pop(reserve) : NULL;
+    if (round && unlikely(slm_limit_charge(cache->shape.limit, 1) == 0)) {
+        push(reserve, round); /* and not charged before it was there: other threads would find the limit met */
+        return NULL;
     }
     if (!round || load_relaxed(&reserve->count) < rounds_low)
         ask(thread, reserve, cache, round == NULL);

@@ -7,7 +7,8 @@
  *
  * Handlers only pop, nested ones too: while the owner is interrupted the count only falls, so a count that has not
  * changed means that nothing has. The owner alone pushes, in a slow path: a handler that pops in between changes the
- * count, and the push is tried again. Stacks are linked in front and stay until the thread's end.
+ * count, and the push is tried again. (A handler that is refused by a limit puts its round back: nested ones do so in
+ * order, so that the stack is as before.) Stacks are linked in front and stay until the thread's end.
  *
  * A call that finds none notes the cache and points `hot` at slm_detour: the thread's next malloc or free takes a
  * slow path, at whose end the reserve is filled (slm_thread_attend). That exchange is a locked one, as a taker may

@@ -1,9 +1,8 @@
 /* Retiring where there is no memory: RLIMIT_AS lies below what the process has, and what it has is full. Nothing is
  * lost, and nothing waits for ever: what has a head waits by it; the form without waits for a grace period, a
- * millisecond or more for each object; inside a section of the thread's own, where neither will do, objects are left
- * unfreed, and counted. All is told by the figures of the objects' cache, after the limit has been lifted and a
- * barrier.
- */
+ * millisecond or more for each object; inside a section of the thread's own, where neither will do, objects are
+ * left unfreed, and counted. All is told by the figures of the objects' cache, after the limit has been lifted and
+ * a barrier. */
 #include "epochs.h"
 
 enum { OBJECTS = 100000, WAITS = 1000, SIZE = 72, LARGE = 20 };
@@ -102,8 +101,8 @@ static void heads_wait_without_memory(const char *argument)
     check_all_is_freed(0);
 }
 
-/* All nodes of a list, the last ones by the form without a head: what room there was for pointers has been used by
- * then. */
+/* All nodes of a list, the last ones by the form without a head: what room there was for pointers has been used
+ * by then. */
 static void retire_list(struct node *node, unsigned without_head)
 {
     unsigned left = 0;

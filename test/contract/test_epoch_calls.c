@@ -64,7 +64,7 @@ static void run_in_order(slab_epoch_head *head)
 {
     begin_function();
     struct numbered *self = numbered_of(head);
-    require(self->ordinal == (*self->next)++);
+    require(self->number == (*self->next)++);
     free(self);
     end_function();
 }

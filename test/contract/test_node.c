@@ -196,7 +196,7 @@ static void objects_count_for_nodes(const char *argument)
 static void live_on_my_node(void *context)
 {
     struct guest *self = context;
-    stay(self->ordinal);
+    stay(self->number);
     free(malloc(1));
     self->node = node_here();
     void *objects[MANY], *large = NULL;
@@ -319,7 +319,7 @@ static void remote_frees_go_home(const char *argument)
 static void free_objects(void *context)
 {
     struct guest *self = context;
-    stay(self->ordinal);
+    stay(self->number);
     for (size_t i = 0; i < self->count; i++)
         free(self->objects[i]);
 }

@@ -35,7 +35,7 @@ static void destruct(void *object, void *context)
 static void give_back_elsewhere(void *context)
 {
     struct guest *self = context;
-    stay(self->ordinal);
+    stay(self->number);
     slab_free_bulk(self->count, self->objects);
 }
 

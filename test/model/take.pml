@@ -1,5 +1,5 @@
-/* Taking rounds out of another thread's magazine (src/thread/ownership.h): a model that spin searches to the end. With one
- * of the switches below a part of the protocol is left out, and spin must find an error. check.sh runs it.
+/* Taking rounds out of another thread's magazine (src/thread/ownership.h): a model that spin searches to the end. With
+ * one of the switches below a part of the protocol is left out, and spin must find an error. check.sh runs it.
  *
  * The owner's words are `hot` (what its hot paths start from: BLOCK, its own block, or one of three places in a block
  * of zeros where every magazine is both empty and full: NOTHING in its slow path, TAKEN, DRY) and `busy`. Its
@@ -17,6 +17,10 @@
  *     overwritten TAKEN before it did. So a TAKEN that is still there after busy was found 0 says that
  *     no slow path is on the block, and that none will come.
  *  4. Hot is given back by a compare-exchange, since an owner that was found busy may have written over TAKEN.
+ *  5. LIMITED: pops of a limited cache are marked. A pop that has loaded BLOCK before P has set its mark before P, too.
+ *     So a taker that finds no mark after P sees all that the pop has done: no pop is under way, and it takes the top
+ *     round as well. A push may still be: on a weak machine the taker may see its top and not yet its round. There it
+ *     issues a second membarrier once it has read top.
  *
  * What the model has: one owner and one taker, each for ever; more owners would share nothing but the depot, and
  * takers come one at a time. The owner's stores wait in a store buffer (x86: first in, first out; WEAK: in any order,
@@ -30,10 +34,11 @@
  *
  * What is checked: a round has one holder (the asserts in pop_round and take), none is lost (count_rounds), taker and
  * slow path are never both on the block (`inside`, `taking`), a handler's malloc never meets the block while a slow
- * path works on it, and the owner gets on: nothing goes on for ever but takes and its operations. (Takes without end
- * can starve it: it does not queue.)
+ * path works on it, no round of a limited cache is left behind unless a pop is under way at P or begins after it
+ * (`popping`, `popped`), and the owner gets on: nothing goes on for ever but takes and its operations. (Takes without
+ * end can starve it: it does not queue.)
  *
- * WEAK also must pass. What must fail:
+ * WEAK, LIMITED, and both together also must pass. What must fail:
  *     NO_MEMBARRIER     no membarrier
  *     TAKE_TOP          leaves no round behind
  *     HOT_KEPT          an owner's second pop uses the hot that it loaded for the first
@@ -46,7 +51,16 @@
  *   with WEAK:
  *     NO_RELEASE        the owner's busy = 0 does not release
  *     NO_RELEASE_BACK   the store that gives hot back does not
- *     NO_ACQUIRE        the owner's load of hot in its slow path does not acquire */
+ *     NO_ACQUIRE        the owner's load of hot in its slow path does not acquire
+ *   with LIMITED:
+ *     LATE_MARK         a pop sets its mark after it has loaded hot
+ *     EARLY_CLEAR       it clears the mark before it stores top
+ *     MARK_KEPT         it does not clear the mark
+ *     EARLY_LOOK        the taker reads the mark before the membarrier
+ *     TOP_FIRST         it reads the mark after top: so on a weak machine the load of the mark must acquire
+ *   with WEAK LIMITED:
+ *     NO_RELEASE_MARK   the owner's store that clears the mark does not release
+ *     ONE_MEMBARRIER    the taker does not issue a second membarrier */
 
 #ifdef SMALL
 #define ROUNDS 2
@@ -58,8 +72,10 @@
 #define ALL ((1 << ROUNDS) - 1)
 #define LOWEST(set) ((set) & -(set))
 
-#ifdef TAKE_TOP
+#if defined(TAKE_TOP)
 #define LEFT_BEHIND 0
+#elif defined(LIMITED)
+#define LEFT_BEHIND left
 #else
 #define LEFT_BEHIND 1
 #endif
@@ -67,9 +83,10 @@
 /* Words of memory, by number; 0 is none. */
 #define HOT 1
 #define BUSY 2
-#define BOTTOM 3
-#define TOP 4
-#define SLOT 5
+#define MARK 3
+#define BOTTOM 4
+#define TOP 5
+#define SLOT 6
 byte memory[SLOT + ROUNDS];
 
 /* Values of HOT. */
@@ -78,7 +95,7 @@ byte memory[SLOT + ROUNDS];
 #define TAKEN 2
 #define DRY 3
 
-/* A value of BUSY: memory has 0 for it, the store buffer knows by it a store of 0 that releases. */
+/* A value of BUSY and MARK: memory has 0 for it, the store buffer knows by it a store of 0 that releases. */
 #define LEFT 2
 
 /* Who has which rounds, and who is on the block: no part of the protocol. */
@@ -87,6 +104,10 @@ byte depot = ALL; /* in the depot */
 byte list;        /* on the taker's list */
 bool inside;      /* a slow path of the owner is on the block */
 bool taking;      /* the taker is */
+#ifdef LIMITED
+bool popping;     /* a marked pop is under way */
+bool popped;      /* one has been since the last membarrier */
+#endif
 
 /* -- the owner's processor --------------------------------------------------------------------------------------- */
 
@@ -110,13 +131,21 @@ inline store(word, value)
         :: !BUFFERED(0) -> where[0] = word; what[0] = value
         :: BUFFERED(0) && !BUFFERED(1) -> where[1] = word; what[1] = value
         :: else -> where[2] = word; what[2] = value
+        fi;
+#ifdef LIMITED
+        if
+        :: word == MARK ->
+            popping = (value == 1);
+            popped = popped || popping
+        :: else
         fi
+#endif
     }
 }
 
 inline write_out(i)
 {
-    memory[where[i]] = (where[i] == BUSY -> what[i] & 1 : what[i]);
+    memory[where[i]] = (where[i] == BUSY || where[i] == MARK -> what[i] & 1 : what[i]);
     if
     :: i < 1 -> where[0] = where[1]; what[0] = what[1]
     :: else
@@ -137,10 +166,12 @@ inline write_out_all()
     od
 }
 
-#ifdef NO_RELEASE
-#define RELEASES(i) false
-#else
+#if defined(NO_RELEASE)
+#define RELEASES(i) (where[i] == MARK && what[i] == LEFT)
+#elif defined(NO_RELEASE_MARK)
 #define RELEASES(i) (where[i] == BUSY && what[i] == LEFT)
+#else
+#define RELEASES(i) ((where[i] == BUSY || where[i] == MARK) && what[i] == LEFT)
 #endif
 
 active proctype processor()
@@ -205,6 +236,9 @@ inline pop_from_block()
     if
     :: SEEN(BOTTOM) == top -> missed = true
     :: SEEN(BOTTOM) != top ->
+#ifdef EARLY_CLEAR
+        store(MARK, LEFT);
+#endif
         if
         :: store(TOP, top - 1); pop_round()
         :: pop_round(); store(TOP, top - 1)
@@ -215,9 +249,15 @@ inline pop_from_block()
 
 inline pop()
 {
+#if defined(LIMITED) && !defined(LATE_MARK)
+    store(MARK, 1);
+#endif
     if
     :: SEEN(HOT) != BLOCK -> missed = true
     :: SEEN(HOT) == BLOCK ->
+#ifdef LATE_MARK
+        store(MARK, 1);
+#endif
         pop_from_block();
 #ifdef HOT_KEPT
         if
@@ -225,7 +265,12 @@ inline pop()
         :: !missed -> pop_from_block()
         fi
 #endif
-    fi
+    fi;
+#if defined(LIMITED) && !defined(MARK_KEPT)
+    store(MARK, LEFT)
+#elif defined(MARK_KEPT)
+    d_step { popping = false }
+#endif
 }
 
 inline push()
@@ -390,17 +435,57 @@ inline membarrier()
 #ifdef NO_MEMBARRIER
     skip
 #else
-    d_step { write_out_all() }
+    d_step {
+        write_out_all();
+#ifdef LIMITED
+        popped = popping
+#endif
+    }
+#endif
+}
+
+/* What was stored before the top that was read is there now. On x86 it was so before. */
+inline membarrier_again()
+{
+#if defined(WEAK) && !defined(ONE_MEMBARRIER)
+    d_step {
+        if
+        :: !left -> write_out_all()
+        :: else
+        fi
+    }
+#else
+    skip
 #endif
 }
 
 inline take()
 {
+#if !defined(LIMITED)
     d_step {
         assert(!inside);
         taking = true;
         top = memory[TOP]
     }
+#elif defined(TOP_FIRST) || defined(EARLY_LOOK)
+    d_step {
+        assert(!inside);
+        taking = true;
+        top = memory[TOP]
+    }
+#ifdef TOP_FIRST
+    left = memory[MARK];
+#endif
+    membarrier_again();
+#else
+    d_step {
+        assert(!inside);
+        taking = true;
+        left = memory[MARK]
+    }
+    top = memory[TOP];
+    membarrier_again();
+#endif
     bottom = memory[BOTTOM];
     do
     :: bottom + LEFT_BEHIND < top ->
@@ -414,6 +499,10 @@ inline take()
         }
     :: else -> break
     od;
+#ifdef LIMITED
+    assert(popped || bottom == top);
+    left = false;
+#endif
     top = 0
 }
 
@@ -459,6 +548,9 @@ inline finish()
 active proctype taker()
 {
     byte was, top, bottom, round;
+#ifdef LIMITED
+    bool left;
+#endif
 
     do
     :: break
@@ -468,6 +560,9 @@ active proctype taker()
         memory[HOT] = TAKEN
         }
 progress:
+#ifdef EARLY_LOOK
+        left = memory[MARK];
+#endif
         membarrier();
 #ifdef HOT_BEFORE_BUSY
         if

@@ -1,5 +1,5 @@
-/* Many threads at the limit of an accounted cache. Promised: live bytes never exceed the limit, nobody is refused
- * who stays below it, and the count is exact as soon as no call is under way.
+/* Many threads at a cache's limit. Promised: live bytes never exceed the limit, nobody is refused below it, wherever
+ * the free objects lie, and the figure of live objects is exact as soon as no call is under way.
  *
  * The test's own count is raised after an allocation has returned and lowered before a free is called, so it is at no
  * time more than what lives: if it ever exceeds the limit, the library's count did. Threads work in rounds, and
@@ -59,7 +59,7 @@ static void refuse(struct party *self, size_t wanted)
         fail(FOUND_WRONG, "%s: %zu objects were refused below the limit", pool->name, wanted);
 }
 
-static struct holding *free_slot_word(struct party *self)
+static struct holding *free_place(struct party *self)
 {
     struct holding *place = self->own;
     while (place->object != NULL)
@@ -69,7 +69,7 @@ static struct holding *free_slot_word(struct party *self)
 
 static void keep(struct party *self, void *memory)
 {
-    *free_slot_word(self) = object_accept(pool, pool->size, memory, self->ordinal, ++self->sequence);
+    *free_place(self) = object_accept(pool, pool->size, memory, self->ordinal, ++self->sequence);
     self->held++;
 }
 

@@ -86,7 +86,7 @@ static void retire_items(struct writer *self)
 {
     for (uint64_t i = 0; i < self->count; i++) {
         struct item *item = make_item(self, i);
-        struct item *old = atomic_exchange_explicit(&shown[self->ordinal], item, memory_order_acq_rel);
+        struct item *old = atomic_exchange_explicit(&shown[self->number], item, memory_order_acq_rel);
         if (old == NULL)
             continue;
         const uint64_t serial = check_item(old, 0);
@@ -103,7 +103,7 @@ static void retire_items(struct writer *self)
 static void *write_items(void *argument)
 {
     struct writer *self = argument;
-    start_work(2 + READERS + self->ordinal, 100 + self->ordinal);
+    start_work(2 + READERS + self->number, 100 + self->number);
     doing(self->heads ? "slab_free_deferred_head" : "slab_free_deferred");
     if (self->in_section)
         slab_epoch_enter();

@@ -103,13 +103,13 @@ static struct node *node_make(bool mapped)
 
 static uint64_t next_serial(struct hand *self)
 {
-    return self->ordinal << 40 | ++self->serial;
+    return self->number << 40 | ++self->serial;
 }
 
 static void hand_put(struct hand *self, struct node *node)
 {
     memset(&node->link, POISON, sizeof node->link);
-    node_stamp(node, self->ordinal, next_serial(self));
+    node_stamp(node, self->number, next_serial(self));
     self->nodes[self->count++] = node;
 }
 
@@ -118,7 +118,7 @@ static void hand_push(struct hand *self, uint64_t *random)
     const unsigned index = (unsigned)(draw(random) % self->count), list = (unsigned)(draw(random) % LISTS);
     struct node *node = self->nodes[index];
     self->nodes[index] = self->nodes[--self->count];
-    node_take(node, self->ordinal, IN_LIST + list);
+    node_take(node, self->number, IN_LIST + list);
     slab_percpu_list_push(lists[list], &node->link);
     tally(&self->pushes, 1);
 }
@@ -131,7 +131,7 @@ static struct node *hand_pop(struct hand *self, uint64_t *random)
     if (link == NULL)
         return NULL;
     struct node *node = (struct node *)((char *)link - offsetof(struct node, link));
-    node_take(node, IN_LIST + list, self->ordinal);
+    node_take(node, IN_LIST + list, self->number);
     tally(&self->pops, 1);
     return node;
 }

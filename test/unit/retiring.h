@@ -10,7 +10,7 @@
 #include "depot/pending_slabs.h"
 #include "heap/deferred.h"
 #include "heap/cache_object.h"
-#include "process/reclaim.h"
+#include "process/worker.h"
 
 #include <limits.h>
 
@@ -58,7 +58,7 @@ static inline int begin_retiring(void **state)
     slm_options.deferred_max_delay_ms = FAR_OFF_MS;
     slm_options.worker = 0;
     const int started = start_unnamed(state);
-    slm_reclaim_note_deferred();
+    slm_worker_note_deferred();
     slm_deferred_poll();
     slm_options.deferred_max_delay_ms = 100; /* which says how many passes look at what was closed, too */
     return started;

@@ -1,5 +1,5 @@
-/* src/depot/cache_name.h: names and the caches that they lead to: what merges, which numbers caches have, how names and
- * numbers are used again, and what a destroyed cache waits for. */
+/* src/depot/cache_name.h: names and the caches that they lead to: what merges, which numbers caches have, how names
+ * and numbers are used again, and what a destroyed cache waits for. */
 #include "unit.h"
 
 #include "caches.h"

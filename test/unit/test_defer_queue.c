@@ -1,6 +1,6 @@
 /* src/deferred/defer_queue.h: what is retired waits on a queue until its grace period has passed, no longer than
- * somebody looks, and comes free once; functions are called in their order. The magazines here are put there by the
- * tests. */
+ * somebody looks, and comes free once; functions are called in their order. The magazines here are put there by
+ * the tests. */
 #include "retiring.h"
 
 #include <sched.h>

@@ -3,6 +3,7 @@
 #include "unit.h"
 
 #include "caches.h"
+#include "depot/pending_slabs.h"
 #include "heap/cache_object.h"
 #include "thread/gather.h"
 #include "os/sys.h"
@@ -209,8 +210,8 @@ static bool is_ours(const void *object, unsigned n)
     return false;
 }
 
-/* The round of a pop under way is left to it: whoever took it would hand it out twice. The mark tells this thread from
- * one that holds a free object and stands still, whose round must be had before a call may be refused. */
+/* The round of a pop under way is left to it: whoever took it would hand it out twice. The mark tells this thread
+ * from one that holds a free object and stands still, whose round must be had before a call may be refused. */
 static void a_pop_under_way_keeps_its_round(void **state)
 {
     (void)state;
@@ -324,18 +325,21 @@ static void reserves_do_not_count(void **state)
     free_some(1, LIMIT);
 }
 
-/* Nor does a call that has met the limit give up its own thread's reserve, which would make no room. */
-static void the_own_reserve_is_kept(void **state)
+/* A thread that meets the limit, and gathers what it holds itself, keeps its reserve: that is not charged. */
+static void gathering_leaves_the_caller_s_reserve(void **state)
 {
     (void)state;
     ask_reserve(NULL);
     use_some(NULL); /* brings it */
-    const uint32_t rounds = slm_reserve_rounds(slm_tls.self, cache);
-    assert_true(rounds > 0);
-    slab_cache_shrink(name);
-    assert_int_equal(slm_reserve_rounds(slm_tls.self, cache), rounds);
+    const uint32_t reserve = slm_reserve_rounds(slm_tls.self, cache);
+    assert_true(reserve > 0);
+    assert_true(slm_thread_rounds(slm_tls.self, cache->id) > 0);
+    assert_true(slm_gather_for_limit(cache));
+    assert_int_equal(slm_thread_rounds(slm_tls.self, cache->id), 0);
+    assert_int_equal(slm_reserve_rounds(slm_tls.self, cache), reserve);
     assert_int_equal(alloc_all(), LIMIT);
-    assert_int_equal(slm_reserve_rounds(slm_tls.self, cache), rounds);
+    have_none_without_a_lock(NULL);
+    assert_int_equal(slm_reserve_rounds(slm_tls.self, cache), reserve);
     free_some(0, LIMIT);
 }
 
@@ -438,6 +442,42 @@ static void no_thread_gets_more_than_the_limit_and_nothing_is_lost(void **state)
     free_some(0, LIMIT);
 }
 
+static void spoil_errno(void *object, void *nothing)
+{
+    (void)object;
+    (void)nothing;
+    errno = EXDEV;
+}
+
+static void fill_to_the_limit(struct slm_depot *depot, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        assert_int_equal(slm_depot_fill(depot, &objects[i], 1), 1);
+}
+
+static void a_destructor_s_errno_does_not_hide_why_a_call_fails(void **state)
+{
+    (void)state;
+    enum { most = 64, size = 4096 };
+    static const struct slab_cache_attr attr = {.limit_bytes = (size_t)most * size, .dtor = spoil_errno};
+    struct slab_cache *destroyed = named("destroyed", size, &attr);
+    struct slm_depot *depot = slm_cache_depot(cache_of(destroyed), 0);
+    void *none[2];
+    fill_to_the_limit(depot, most);
+    slm_depot_give(objects, most, "free");
+    fill_to_the_limit(depot, most);
+    assert_true(load_relaxed(&slm_pending_slabs_due) > 0);
+    assert_null(slm_cache_object_alloc_node(destroyed, 0));
+    assert_int_equal(errno, ENOMEM);
+    assert_int_equal(load_relaxed(&slm_pending_slabs_due), 0);
+    slm_depot_give(objects, most, "free");
+    errno = 0;
+    assert_int_equal(slm_cache_object_alloc_bulk(destroyed, COUNT(none), none), COUNT(none));
+    assert_int_equal(errno, 0); /* a call that succeeds keeps it */
+    slm_cache_object_free_bulk(destroyed, COUNT(none), none);
+    assert_int_equal(slab_cache_destroy(destroyed), 0);
+}
+
 #define cache_test(name) cmocka_unit_test_setup_teardown(name, begin_cache, end_cache)
 
 int main(void)
@@ -456,9 +496,10 @@ int main(void)
         cache_test(whoever_frees_it_counts),
         cache_test(a_thread_s_end_leaves_nothing_charged),
         cache_test(reserves_do_not_count),
-        cache_test(the_own_reserve_is_kept),
+        cache_test(gathering_leaves_the_caller_s_reserve),
         cache_test(a_child_has_the_whole_limit),
         cache_test(without_barriers_threads_keep_none),
+        cmocka_unit_test(a_destructor_s_errno_does_not_hide_why_a_call_fails),
         cache_test(no_thread_gets_more_than_the_limit_and_nothing_is_lost),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);

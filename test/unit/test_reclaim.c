@@ -1,5 +1,5 @@
-/* src/process/reclaim.h: when memory goes back to the kernel, and the worker that sees to it. The options are set for
- * short delays. */
+/* src/process/reclaim.h and worker.h: when memory goes back to the kernel, and the worker that sees to it. The
+ * options are set for short delays. */
 #include "heap_check.h"
 #include "worker.h"
 
@@ -9,6 +9,7 @@
 #include "heap/slow.h"
 #include "process/lifecycle.h"
 #include "process/reclaim.h"
+#include "process/worker.h"
 #include "os/topology.h"
 #include "page/free_spans.h"
 #include "page/purge.h"
@@ -47,7 +48,7 @@ static void the_only_thread_s_passes_purge(void **state)
     make_dirty(8 * MIB);
     struct slm_thread *thread = slm_thread_enter(true);
     while (slm_span_dirty_bytes() > 0) {
-        slm_reclaim_tick(thread);
+        slm_worker_tick(thread);
         sleep_ms(1);
     }
     slm_thread_leave(thread);
@@ -59,7 +60,7 @@ static void put_purging_off(void)
     slm_options.purge_delay_ms = FAR_OFF_MS;
     slm_span_purge(0);
     struct slm_thread *thread = slm_thread_enter(true);
-    slm_reclaim_tick(thread);
+    slm_worker_tick(thread);
     slm_thread_leave(thread);
 }
 
@@ -69,7 +70,7 @@ static void tick_early(void)
     make_dirty(4 * MIB);
     for (unsigned i = 0; i < 10; i++) {
         struct slm_thread *thread = slm_thread_enter(true);
-        slm_reclaim_tick(thread);
+        slm_worker_tick(thread);
         slm_thread_leave(thread);
     }
     require(slm_span_dirty_bytes() >= 4 * MIB);

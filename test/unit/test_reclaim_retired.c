@@ -1,4 +1,4 @@
-/* src/process/reclaim.h: who looks after what is retired: the worker, whatever it has been doing, or slow
+/* src/process/worker.h: who looks after what is retired: the worker, whatever it has been doing, or slow
  * paths where there is none. */
 #include "worker.h"
 
@@ -6,7 +6,7 @@
 #include "epochs.h"
 #include "heap/deferred.h"
 #include "process/lifecycle.h"
-#include "process/reclaim.h"
+#include "process/worker.h"
 
 static int begin(void **state)
 {
@@ -159,7 +159,7 @@ static void defer_without_a_worker(void)
     slm_defer(object, NULL);
     struct slm_thread *thread = slm_thread_enter(true);
     for (; !nothing_retired(); sleep_ms(1))
-        slm_reclaim_tick(thread); /* slow paths do it */
+        slm_worker_tick(thread); /* slow paths do it */
     slm_thread_leave(thread);
     end_second();
 }

@@ -1,5 +1,5 @@
-/* src/thread/ownership.h: working on the blocks of threads that are not looking, and on those of threads that are in the
- * middle of something. Threads here stand still where a test wants them. */
+/* src/thread/ownership.h: working on the blocks of threads that are not looking, and on those of threads that are in
+ * the middle of something. Threads here stand still where a test wants them. */
 #include "unit.h"
 
 #include <linux/futex.h>

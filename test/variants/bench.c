@@ -128,13 +128,13 @@ static void report_rank(unsigned rank, const char *name)
 }
 
 /* The linker puts this in the place of the library's own, which is called at the process's end. */
-void __real_slm_stats_report(void);
-void __wrap_slm_stats_report(void);
-void __wrap_slm_stats_report(void)
+void __real_slm_report_write(void);
+void __wrap_slm_report_write(void);
+void __wrap_slm_report_write(void)
 {
     static const char *const names[SLM_RANKS] = {"start",   "caches", "threads", "depot",    "ring",
                                                  "retired", "spans",  "percpu",  "metadata", "readers"};
-    __real_slm_stats_report();
+    __real_slm_report_write();
     if (!slm_options.stats)
         return;
     struct slm_line line = {0};
