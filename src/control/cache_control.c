@@ -219,7 +219,7 @@ slm_seldom int slm_cache_control_destroy(struct slab_cache *named)
         if (missed == 0) /* else a thread may be stopped with some of its objects */
             await_destructors(cache);
         slm_cache_lock();
-        slm_cache_name_settle(cache);
+        cache->attended = false;
         slm_cache_name_sweep(slm_take_recalled());
         slm_cache_unlock();
     }

@@ -1,8 +1,8 @@
 /* Queues, and freers; see defer_queue.h.
  *
- * Why a ripe object may be used again. It was unreachable before it was put here: by the program order of who retired
- * it, or by the membarrier of a taker (thread/ownership.h). Its stamp was taken after that, under the lock. Then
- * slm_epoch_passed says that no reader is left that may have found it (sync/epoch.c).
+ * Why a ripe object may be used again. It was unreachable before it was put here: by the program order of the thread
+ * that retired it, or by the membarrier of a taker (thread/ownership.h). Its stamp was taken after that, under the
+ * lock. Then slm_epoch_passed says that no reader is left that may have found it (sync/epoch.c).
  *
  * Fork. A child that finds a queue's lock held by a thread that it does not have starts with an empty queue: what was
  * on it is lost to the child. So is what other threads had taken off and not freed yet. */
@@ -50,45 +50,38 @@ static _Atomic uint32_t phase; /* modulo two: which count grows */
 /* They are called in the order in which they were put: two counts tell which have been called. */
 static struct {
     _Atomic uint64_t put, called;
-    _Atomic bool runner; /* a thread is at it */
+    _Atomic bool runner; /* a thread is calling them */
 } functions;
 static __thread bool calling;
 
-/* For copies where there is no memory: without it a barrier would wait for some. It comes back when its rounds have
+/* For copies when there is no memory, which a barrier would wait for. It is free again when its rounds have
  * been freed. */
 static _Alignas(struct slm_magazine) char last_block[512];
 static _Atomic bool last_block_out;
 
 slm_seldom void slm_defer_queue_start(void)
 {
-    if (slm_checked || slm_bench) /* nobody else asks for ranks */
+    if (slm_checked || slm_bench) /* other builds have no ranks */
         for (unsigned node = 0; node < SLM_NODES_MAX; node++)
             queues[node].lock.rank = SLM_RANK_RING;
 }
 
 /* -- chains ------------------------------------------------------------------------------------------------------ */
 
+static_assert(offsetof(struct slm_magazine, next) == 0 && offsetof(struct slm_epoch_head, next) == 0, "next_of");
+
 /* Inline, as most kinds are constants. */
 slm_inline void **next_of(enum kind kind, void *thing)
 {
-    static const size_t next_at[KINDS] = {
-        [MAGAZINES] = offsetof(struct slm_magazine, next),
-        [HEADS] = offsetof(struct slm_epoch_head, next),
-        [LARGE] = offsetof(struct slm_large, next),
-        [FUNCTIONS] = offsetof(struct slm_epoch_head, next),
-    };
-    return (void **)(void *)((char *)thing + next_at[kind]);
+    return (void **)(void *)((char *)thing + (kind == LARGE ? offsetof(struct slm_large, next) : 0));
 }
 
 slm_inline void append(enum kind kind, struct chain *to, const struct chain *from)
 {
-    if (!from->first)
-        return;
-    if (to->first)
-        *next_of(kind, to->last) = from->first;
-    else
-        to->first = from->first;
-    to->last = from->last;
+    if (from->first) {
+        *(to->first ? next_of(kind, to->last) : &to->first) = from->first;
+        to->last = from->last;
+    }
 }
 
 slm_inline void append_one(enum kind kind, struct chain *to, void *thing)
@@ -131,7 +124,7 @@ static void ripen_segments(struct queue *queue)
     }
 }
 
-/* Under the lock: the chain for what is put now. A function that need not wait stays behind those that do. */
+/* Under the lock: the chain for what is put now. A function that need not wait is put after those that do. */
 static struct chain *chain_for(struct queue *queue, enum kind kind)
 {
     uint64_t stamp = slm_epoch_stamp();
@@ -197,16 +190,15 @@ static void count_on(uint64_t objects, uint64_t bytes)
 
 slm_inline void put(unsigned node, enum kind kind, void *thing)
 {
-    struct queue *queue = &queues[node];
-    struct sums sums = {0, 0, 0};
+    struct sums sums = {0};
     weigh(kind, thing, &sums);
     if (kind != FUNCTIONS)
         count_on(sums.objects, sums.bytes);
-    lock_queue(queue);
+    lock_queue(&queues[node]);
     if (kind == FUNCTIONS)
         add_relaxed(&functions.put, 1);
-    append_one(kind, chain_for(queue, kind), thing);
-    slm_lock_release(&queue->lock);
+    append_one(kind, chain_for(&queues[node], kind), thing);
+    slm_lock_release(&queues[node].lock);
 }
 
 void slm_defer_queue_put_magazine(unsigned node, struct slm_magazine *magazine)
@@ -277,14 +269,13 @@ size_t slm_defer_queue_put_rounds(unsigned node, unsigned cache_id, void *const 
 
 uint64_t slm_defer_queue_limit_bytes(void)
 {
-    if (slm_options.deferred_max_bytes > 0)
-        return slm_options.deferred_max_bytes;
-    return slm_max(limit_least, slm_reservation_heap_bytes() / 16);
+    const uint64_t most = slm_options.deferred_max_bytes;
+    return most > 0 ? most : slm_max(limit_least, slm_reservation_heap_bytes() / 16);
 }
 
 /* -- freeing ----------------------------------------------------------------------------------------------------- */
 
-/* Not below 0: a child of a fork may have lost count of what the thread that forked had taken. */
+/* Not below 0: a child of a fork no longer counts what the thread that forked had taken. */
 static void lower(_Atomic uint64_t *figure, uint64_t n)
 {
     uint64_t was = load_relaxed(figure);
@@ -304,8 +295,8 @@ static struct freer begin_freeing(void)
     return freer;
 }
 
-/* In a child of a fork what was taken before is not counted any more. Release: who finds no object waiting, or no
- * freer, sees those freed. */
+/* In a child of a fork what was taken before is not counted any more. Release: a thread that finds no object waiting,
+ * or no freer, sees those freed. */
 static void end_freeing(struct freer freer, const struct sums *freed)
 {
     if (slm_fork_generation != freer.generation)
@@ -328,12 +319,7 @@ void slm_defer_queue_await_freers(void)
         }
 }
 
-void slm_defer_queue_free_objects(void *const *objects, unsigned n)
-{
-    slm_depot_give(objects, n, "slab_free_deferred");
-}
-
-/* Into the stock, beyond what a depot keeps otherwise: as much as may wait may also be ready for use. */
+/* Into the stock, beyond the usual limit of a depot: as much as may wait may also be ready for use. */
 static void stock_magazine(struct slm_magazine *magazine)
 {
     struct slm_cache *cache = slm_cache_of(magazine->cache_id);
@@ -349,11 +335,11 @@ static void free_thing(enum kind kind, void *thing)
         slm_large_free_retired(thing);
     } else if (kind == HEADS) {
         void *object = ((struct slm_epoch_head *)thing)->object; /* in which the head lies */
-        slm_defer_queue_free_objects(&object, 1);
+        slm_depot_give(&object, 1, "slab_free_deferred");
     } else if (magazine->cache_id != SLM_RETIRED_MIXED) {
         stock_magazine(magazine);
     } else {
-        slm_defer_queue_free_objects(magazine->rounds, magazine->count);
+        slm_depot_give(magazine->rounds, magazine->count, "slab_free_deferred");
         if (thing == last_block)
             store_release(&last_block_out, false);
         else
@@ -364,7 +350,7 @@ static void free_thing(enum kind kind, void *thing)
 bool slm_defer_queue_ripen(unsigned node, unsigned batch)
 {
     struct queue *queue = &queues[node];
-    struct sums freed = {0, 0, 0};
+    struct sums freed = {0};
     if (load_relaxed(&slm_defer_queue_objects) == 0)
         return false;
     const struct freer freer = begin_freeing();
@@ -407,7 +393,7 @@ uint64_t slm_defer_queue_functions_waiting(void)
     return load_relaxed(&functions.put) - load_relaxed(&functions.called);
 }
 
-/* One thread at a time. The runner's exchange and store pair: each sees what the one before did. */
+/* One thread at a time. The exchange and the store of `runner` pair: each runner sees what the one before did. */
 bool slm_defer_queue_call_functions(void)
 {
     if (calling || slm_defer_queue_functions_waiting() == 0 || atomic_exchange(&functions.runner, true))
@@ -454,7 +440,7 @@ static slm_seldom void add_queue(const struct queue *queue, struct sums *sums)
  * it goes on with those that it has taken off. */
 slm_seldom void slm_defer_queue_fork_child(void)
 {
-    struct sums sums = {0, 0, 0};
+    struct sums sums = {0};
     for (unsigned node = 0; node < slm_nodes; node++)
         if (load_relaxed(&queues[node].lock.word) == 0)
             add_queue(&queues[node], &sums);
@@ -472,11 +458,10 @@ slm_seldom void slm_defer_queue_fork_child(void)
 slm_seldom void slm_defer_queue_check(void)
 {
     for (unsigned node = 0; node < slm_nodes; node++) {
-        struct sums sums = {0, 0, 0};
+        struct sums sums = {0};
         lock_queue(&queues[node]);
         add_queue(&queues[node], &sums);
-        const bool too_many =
-            sums.objects > load_relaxed(&slm_defer_queue_objects); /* counted before, and until freed */
+        const bool too_many = sums.objects > load_relaxed(&slm_defer_queue_objects); /* counted first, until freed */
         slm_lock_release(&queues[node].lock);
         if (too_many)
             slm_panic("check", &queues[node], "more is on the queue than was put there", NULL, NULL);

@@ -9,11 +9,11 @@
  *                                            functions   heads that slab_epoch_call was given
  *
  * What is put on the queue is stamped (slm_epoch_stamp), and goes into the segment of its stamp modulo four. Only two
- * stamps can still be waiting: that of the grace period under way, and the next one. So whoever needs a segment that
- * has an older stamp finds that it has passed, and moves its chains to `ripe`, each by a pointer. The kernel's
+ * stamps can still be waiting: that of the grace period under way, and the next one. So if a segment is needed that
+ * has an older stamp, that one has passed, and the segment's chains move to `ripe`, each by a pointer. The kernel's
  * segmented callback lists do the same. All functions are on the first queue, so that they keep their order.
  *
- * A ripe magazine enters its depot's stock as it is, in one exchange: nobody looks at its rounds. Heads, large
+ * A ripe magazine enters its depot's stock as it is, in one exchange; its rounds are not examined. Heads, large
  * objects and mixed magazines are freed one by one.
  *
  * Freers. A thread that has taken things off a queue, and has not freed them all yet, is a freer. Freers are counted,
@@ -43,51 +43,45 @@ void slm_defer_queue_start(void);
 void slm_defer_queue_put_magazine(unsigned node, struct slm_magazine *magazine);
 void slm_defer_queue_put_head(unsigned node, struct slm_epoch_head *head, void *object);
 void slm_defer_queue_put_large(unsigned node, struct slm_large *large);
-
-/* The same for one object of the heap that is no span: it goes into a magazine that is on the queue. False: there is
- * no memory for one. */
-bool slm_defer_queue_put_object(unsigned node, void *object);
-
 void slm_defer_queue_put_function(struct slm_epoch_head *head, void (*function)(struct slm_epoch_head *head));
 
-/* A magazine for retired objects, so many at least; NULL: there is no memory, or a test has it so. */
+/* The same for one small object: it goes into a magazine that is on the queue. False: there is no memory for one. */
+bool slm_defer_queue_put_object(unsigned node, void *object);
+
+/* A magazine for at least so many retired objects; NULL: there is no memory, or a test refuses it. */
 struct slm_magazine *slm_defer_queue_make_block(uint32_t rounds);
 
-/* Put a copy of n rounds of the cache with this number on the queue. Returns how many have been copied: where there
- * is no memory, as many as the queues' last block has room for, or none if that is in use. */
+/* Put a copy of n rounds of the cache on the queue. Returns how many have been copied: without memory, as many as the
+ * queues' last block has room for, or none if that is in use. */
 size_t slm_defer_queue_put_rounds(unsigned node, unsigned cache_id, void *const *rounds, size_t n);
 
 /* Objects and bytes on all queues, or with freers; figures. */
 extern slm_hidden _Atomic uint64_t slm_defer_queue_objects, slm_defer_queue_bytes;
 
-/* The most bytes that should wait. Figures: how often threads waited because more did, how often they could not wait,
- * and how many objects were left unfreed for want of memory. */
+/* The most bytes that should wait. Figures: how often threads waited because more did, and could not wait; and how
+ * many objects stayed unfreed for want of memory. */
 uint64_t slm_defer_queue_limit_bytes(void);
 extern slm_hidden _Atomic uint64_t slm_defer_queue_waits, slm_defer_queue_excesses, slm_defer_queue_unfreed;
 
-/* Free what is ripe on the node's queue, at most `batch` magazines, heads and large objects each; false: there was
- * nothing. No lock is held. And: put objects that nobody reads, and that are no spans, into their slabs. */
+/* Free what is ripe on the node's queue, at most `batch` magazines, heads and large objects each, or all that is ripe
+ * on any queue; false: there was nothing. No lock is held. */
 bool slm_defer_queue_ripen(unsigned node, unsigned batch);
-void slm_defer_queue_free_objects(void *const *objects, unsigned n);
-
-/* Free all that is ripe on any queue. */
 bool slm_defer_queue_ripen_all(void);
 
 /* Wait until all threads that are freers now have freed what they took. */
 void slm_defer_queue_await_freers(void);
 
-/* Call the functions that are due, unless some thread is at it already; true: one was called. Not inside a section;
- * no lock is held, and the calling thread works on no block. */
+/* Call the functions that are due, unless a thread is calling them already; true: one was called. Not inside a
+ * section; no lock is held, and the calling thread's block is not claimed. */
 bool slm_defer_queue_call_functions(void);
 
 /* Is the calling thread inside such a function? */
 bool slm_defer_queue_is_calling(void);
 
-/* How many wait to be called. And: wait until all those have been called, and call them if nobody does. */
+/* How many wait to be called; and wait until all of them have been called, and call them if no other thread does. */
 uint64_t slm_defer_queue_functions_waiting(void);
 void slm_defer_queue_await_functions(void);
 
-/* In the child of a fork. */
 void slm_defer_queue_fork_child(void);
 
 /* Stop the process if there is more on a queue than was counted. */

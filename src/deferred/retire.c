@@ -1,8 +1,6 @@
 /* Retired magazines: filling, ageing, emptying; see retire.h. */
 #include "deferred/retire.h"
 
-#include <string.h>
-
 #include "base/options.h"
 #include "depot/magazines.h"
 #include "os/sys.h"
@@ -12,7 +10,7 @@
 /* How many passes there were. A slot remembers the count when it was opened. */
 static _Atomic uint32_t passes;
 
-/* There are five passes in a deferred_max_delay_ms (process/reclaim.c): so many in a second where that is 1. */
+/* There are five passes in a deferred_max_delay_ms (process/reclaim.c): so many a second if that is 1. */
 enum { least_rounds = 6, passes_a_second = 5000 };
 
 static uint32_t most_rounds(unsigned cache_id)
@@ -20,19 +18,10 @@ static uint32_t most_rounds(unsigned cache_id)
     return load_relaxed(&slm_cache_of(cache_id)->most_rounds);
 }
 
-/* Where the slot's array is full. */
+/* The end of the slot's array, or of the part that its target allows. */
 static void **end_of(const struct slm_retired_slot *slot)
 {
     return slot->magazine->rounds + slm_min(slot->magazine->capacity, slot->target);
-}
-
-/* Move a slot's rounds to the start of its array, and count them. */
-static void gather(const struct slm_retired_slot *slot)
-{
-    struct slm_magazine *magazine = slot->magazine;
-    magazine->count = (uint32_t)(slot->top - slot->bottom);
-    if (slot->bottom != magazine->rounds)
-        memmove(magazine->rounds, slot->bottom, magazine->count * sizeof(void *));
 }
 
 static void open_slot(struct slm_thread *thread, unsigned cache_id, struct slm_magazine *magazine)
@@ -47,15 +36,15 @@ static void open_slot(struct slm_thread *thread, unsigned cache_id, struct slm_m
     half->pass = slot->pass = load_relaxed(&passes);
 }
 
-/* Put a slot's magazine on the queue, or free an empty one. The slot shows its rounds until they are on the queue:
- * whoever finds none in any slot, and then looks at the queues, misses nothing. */
+/* Put a slot's magazine on the queue, or free an empty one. The slot shows its rounds until they are on the queue: a
+ * thread that finds none in any slot, and then looks at the queues, misses nothing. */
 static void put_away(struct slm_thread *thread, unsigned cache_id)
 {
     struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
     struct slm_magazine *magazine = slot->magazine;
     if (!magazine)
         return;
-    gather(slot);
+    slm_magazine_unload(magazine, slot->bottom, slot->top);
     magazine->cache_id = (uint16_t)cache_id;
     if (magazine->count > 0)
         slm_defer_queue_put_magazine(load_relaxed(&thread->node), magazine); /* from here on it is not ours */
@@ -86,13 +75,13 @@ bool slm_retire_push(struct slm_thread *thread, size_t slot_word, void *object)
     const unsigned cache_id = slm_cache_id_of((unsigned)slot_word);
     struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
     const size_t rounds = (size_t)(slot->top - slot->bottom);
-    if (rounds == 0) /* it may be another cache's by now, or tuned */
+    if (rounds == 0) /* the slot may be another cache's by now, or the cache tuned */
         slot->target = (uint32_t)slm_min(slot->target, most_rounds(cache_id));
     if (!slot->magazine || rounds == (size_t)(end_of(slot) - slot->magazine->rounds)) {
         if (!open_next(thread, cache_id))
             return false;
     } else if (slot->top >= slot->limit) { /* closed by a pass */
-        gather(slot);
+        slm_magazine_unload(slot->magazine, slot->bottom, slot->top);
         open_slot(thread, cache_id, slot->magazine);
     }
     *slot->top = object;
@@ -110,9 +99,9 @@ void slm_retire_empty_slots(struct slm_thread *thread)
 
 struct passing {
     bool all;
-    uint32_t settling; /* how many passes look at a closed slot for a round that a push under way has left */
+    uint32_t settling; /* for so many passes a closed slot is checked for a round that a push under way has left */
     uint32_t pass;     /* slots that were opened in this one, or later, are not old enough */
-    bool open, left;   /* found: slots to be looked at again; rounds that could not be taken */
+    bool open, left;   /* there are slots to be checked again, or rounds that could not be taken */
 };
 
 static slm_unordered bool is_old(const struct slm_retired_slot *slot, const struct passing *passing)
@@ -146,7 +135,7 @@ static void take_thread(struct slm_thread *thread, void *context)
         take_slot(thread, cache_id, passing);
 }
 
-/* Without any order: the owner may be opening one just now. */
+/* Without any order: the owner may be opening one meanwhile. */
 static slm_unordered bool wants(struct slm_thread *thread, void *context)
 {
     struct passing *passing = context;
@@ -173,12 +162,12 @@ unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
         .settling = (uint32_t)(passes_a_second / slm_options.deferred_max_delay_ms) + 1,
         .pass = atomic_fetch_add(&passes, 1),
     };
-    const struct slm_take take = {wants, take_thread, &passing, false, all};
+    const struct slm_take take = {.wants = wants, .work = take_thread, .context = &passing, .insist = all};
     if (self)
         take_thread(self, &passing);
     const uint64_t barriers = load_relaxed(&slm_sys_membarriers);
     const unsigned missed = slm_take_from_all(&take);
-    if (load_relaxed(&slm_sys_membarriers) != barriers) /* it may have been another's */
+    if (load_relaxed(&slm_sys_membarriers) != barriers) /* perhaps another thread's */
         slm_epoch_count_barrier();
     *open = passing.open || passing.left || missed > 0;
     return missed + passing.left;
@@ -186,7 +175,7 @@ unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
 
 /* -- figures ----------------------------------------------------------------------------------------------------- */
 
-/* The owner goes on pushing meanwhile. Arrays stay mapped, and what is in them is or was the address of an object. */
+/* The owner goes on pushing meanwhile; arrays stay mapped. */
 slm_seldom slm_unordered void slm_retire_count(struct slm_thread *thread, struct slm_retired_sums *sums)
 {
     const struct slm_retired_half *half = slm_retired_half(thread);

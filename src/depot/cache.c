@@ -184,13 +184,6 @@ void slm_cache_each(void (*visit)(struct slm_cache *cache, void *context), void 
         visit(slm_container(at, struct slm_cache, link), context);
 }
 
-void slm_cache_foreach(void (*visit)(struct slm_cache *cache, void *context), void *context)
-{
-    slm_cache_lock();
-    slm_cache_each(visit, context);
-    slm_cache_unlock();
-}
-
 static void forget_hands(struct slm_cache *cache, void *nothing)
 {
     (void)nothing;

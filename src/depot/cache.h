@@ -2,9 +2,9 @@
  * (depot/cache_name.h). The cache mutex guards their list, and their making, tuning, shrinking and destruction. No
  * allocation takes it.
  *
- * A cache has an id, and so a slot in every thread's block (thread/slots.h). The page map has the slot word for the
- * cache's objects. A destroyed cache's memory is reused only for caches: a late look at one of its depots is harmless.
- */
+ * A cache has an id, and so a slot in every thread's block (thread/slots.h). The page map has the slot word for
+ * the cache's objects. A destroyed cache's memory is reused only for caches: a late look at one of its depots
+ * is harmless. */
 #pragma once
 
 #include "depot/depot.h"
@@ -98,8 +98,9 @@ slm_inline struct slm_depot *slm_cache_depot(struct slm_cache *cache, unsigned n
 struct slm_depot *slm_cache_depot_made(struct slm_cache *cache, unsigned node);
 
 /* For each depot of the cache that has been made, in the order of nodes (depot->node). */
-#define slm_for_each_depot(depot, cache)                                                                              \
-    for (struct slm_depot *depot = &(cache)->first; depot; depot = slm_cache_depot_after(cache, depot))
+#define slm_for_each_depot(depot, cache)                                                                             \
+    for (struct slm_depot *depot = &(cache)->first; /* NOLINT(bugprone-macro-parentheses): a name */                 \
+         (depot); (depot) = slm_cache_depot_after((cache), (depot)))
 struct slm_depot *slm_cache_depot_after(struct slm_cache *cache, const struct slm_depot *depot);
 
 /* How many slabs there are, with those that slow paths hold. Acquire: pairs with their release. */
@@ -113,7 +114,5 @@ void slm_cache_lock(void);
 bool slm_cache_try_lock(void);
 void slm_cache_unlock(void);
 
-/* Call `visit` for each cache in the order of creation; it must not create or destroy any. The caller holds the cache
- * mutex; slm_cache_foreach takes it. */
+/* Call `visit` for each cache in the order of creation, under the cache mutex; it must not create or destroy any. */
 void slm_cache_each(void (*visit)(struct slm_cache *cache, void *context), void *context);
-void slm_cache_foreach(void (*visit)(struct slm_cache *cache, void *context), void *context);

@@ -1,5 +1,5 @@
 /* Names, merging, ids; see cache_name.h. After a fork that caught the cache mutex held the lists are as they were:
- * links are written so that a walk forward finds its way at any moment, and what was half made is lost. */
+ * links are written so that lists can be walked forward at any moment, and what was half made is lost. */
 #include "depot/cache_name.h"
 
 #include <errno.h>
@@ -17,14 +17,9 @@ static unsigned aside_count;
 static struct slm_cache *merging[buckets], *leaving, *unused; /* linked by `next` */
 static uint32_t lowest_free = SLM_NAMED_FIRST;                /* every id below is taken */
 
-/* -- ids --------------------------------------------------------------------------------------------------------- */
-
-/* SLM_CACHE_IDS: all are taken. */
-static uint32_t pick_id(void)
+static struct slab_cache *name_at(struct slm_list *link)
 {
-    while (lowest_free < SLM_CACHE_IDS && slm_cache_of(lowest_free))
-        lowest_free++;
-    return lowest_free;
+    return slm_container(link, struct slab_cache, link);
 }
 
 /* -- caches ------------------------------------------------------------------------------------------------------ */
@@ -61,6 +56,12 @@ static struct slm_cache *find_alike(size_t object_size, size_t align)
     return cache;
 }
 
+static void link_cache(struct slm_cache **list, struct slm_cache *cache)
+{
+    cache->next = *list;
+    *list = cache;
+}
+
 static void unlink_cache(struct slm_cache **at, const struct slm_cache *cache)
 {
     while (*at && *at != cache)
@@ -69,21 +70,12 @@ static void unlink_cache(struct slm_cache **at, const struct slm_cache *cache)
         *at = cache->next;
 }
 
-static void link_cache(struct slm_cache **list, struct slm_cache *cache)
-{
-    cache->next = *list;
-    *list = cache;
-}
-
 static struct slm_cache *new_cache(void)
 {
     struct slm_cache *cache = unused;
-    if (cache) {
-        unused = cache->next;
-        return cache;
-    }
-    cache = slm_metadata_alloc(sizeof *cache);
     if (cache)
+        unused = cache->next;
+    else if ((cache = slm_metadata_alloc(sizeof *cache)))
         memset(cache, 0, sizeof *cache);
     return cache;
 }
@@ -112,13 +104,14 @@ static void describe(struct slm_cache *cache, size_t object_size, size_t align, 
 static struct slm_cache *make_cache(const char *name, size_t object_size, size_t align,
                                     const struct slab_cache_attr *attr)
 {
-    const uint32_t id = pick_id();
-    struct slm_cache *cache = id < SLM_CACHE_IDS ? new_cache() : NULL;
+    while (lowest_free < SLM_CACHE_IDS && slm_cache_of(lowest_free))
+        lowest_free++;
+    struct slm_cache *cache = lowest_free < SLM_CACHE_IDS ? new_cache() : NULL;
     if (!cache)
         return NULL;
     memcpy(cache->name, name, sizeof cache->name);
     describe(cache, object_size, align, attr);
-    cache->id = id;
+    cache->id = lowest_free;
     slm_cache_add(cache);
     if (cache->merges)
         link_cache(bucket_of(object_size, align), cache);
@@ -131,7 +124,7 @@ static struct slab_cache *new_name(void)
 {
     struct slab_cache *named;
     if (aside_count > kept_aside) {
-        named = slm_container(aside.next, struct slab_cache, link);
+        named = name_at(aside.next);
         slm_list_remove(&named->link);
         aside_count--;
     } else {
@@ -142,8 +135,10 @@ static struct slab_cache *new_name(void)
     return named;
 }
 
+/* A destroyed name that no visitor pins. */
 static void put_aside(struct slab_cache *named)
 {
+    slm_list_remove(&named->link);
     slm_list_insert_before(&aside, &named->link);
     aside_count++;
 }
@@ -177,7 +172,7 @@ slm_seldom struct slab_cache *slm_cache_name_create(const char *name, size_t siz
     if (!cache)
         cache = make_cache(named->name, object_size, align, attr);
     if (!cache) {
-        slm_list_insert_after(&aside, &named->link); /* in front, where it came from: others wait their turn */
+        slm_list_insert_after(&aside, &named->link); /* at the head, where it came from */
         aside_count++;
         errno = ENOMEM;
         return NULL;
@@ -189,24 +184,13 @@ slm_seldom struct slab_cache *slm_cache_name_create(const char *name, size_t siz
     return named;
 }
 
-/* The oldest other name of its cache: behind it, as it was the oldest. */
+/* The oldest other name of its cache, which comes later in the list as this one was the oldest. */
 static struct slab_cache *next_name_of(const struct slab_cache *named, const struct slm_cache *cache)
 {
     struct slm_list *at = named->link.next;
-    while (at != &names && load_relaxed(&slm_container(at, struct slab_cache, link)->cache) != cache)
+    while (at != &names && load_relaxed(&name_at(at)->cache) != cache)
         at = at->next;
-    return at == &names ? NULL : slm_container(at, struct slab_cache, link);
-}
-
-static void forget(struct slab_cache *named)
-{
-    named->alloc_slot_word = named->marked_slot_word = 0;
-    named->free_slot_word = SLM_SLOT_WORD_NEVER;
-    store_relaxed(&named->cache, NULL);
-    if (named->pins == 0) {
-        slm_list_remove(&named->link);
-        put_aside(named);
-    }
+    return at == &names ? NULL : name_at(at);
 }
 
 slm_seldom void slm_cache_name_drop(struct slab_cache *named)
@@ -215,7 +199,11 @@ slm_seldom void slm_cache_name_drop(struct slab_cache *named)
     if (cache->first_name == named)
         cache->first_name = cache->names > 1 ? next_name_of(named, cache) : NULL;
     cache->names--;
-    forget(named);
+    named->alloc_slot_word = named->marked_slot_word = 0;
+    named->free_slot_word = SLM_SLOT_WORD_NEVER;
+    store_relaxed(&named->cache, NULL);
+    if (named->pins == 0)
+        put_aside(named);
 }
 
 slm_seldom void slm_cache_name_destroy(struct slab_cache *named, uint32_t recall)
@@ -227,11 +215,6 @@ slm_seldom void slm_cache_name_destroy(struct slab_cache *named, uint32_t recall
     cache->recall = recall;
     cache->attended = true;
     link_cache(&leaving, cache);
-}
-
-slm_seldom void slm_cache_name_settle(struct slm_cache *cache)
-{
-    cache->attended = false;
 }
 
 bool slm_cache_name_some_leave(void)
@@ -264,16 +247,13 @@ slm_seldom void slm_cache_name_sweep(uint32_t recalled)
 
 /* -- visiting ---------------------------------------------------------------------------------------------------- */
 
+/* Those that there was no memory for are named at the next visit. */
 static void name_classes(void)
 {
-    if (class_names.next != &class_names)
-        return;
-    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
-        struct slab_cache *named = slm_metadata_alloc(sizeof *named);
-        if (!named)
-            return;
+    static unsigned class;
+    for (struct slab_cache *named; class < SLM_CLASSES && (named = slm_metadata_alloc(sizeof *named)); class ++) {
         memset(named, 0, sizeof *named);
-        memcpy(named->name, slm_class_caches[class].name, strlen(slm_class_caches[class].name));
+        memcpy(named->name, slm_class_caches[class].name, sizeof named->name);
         lead_to(named, &slm_class_caches[class], false);
         slm_list_insert_before(&class_names, &named->link);
     }
@@ -281,15 +261,16 @@ static void name_classes(void)
 
 static struct slab_cache *live_from(struct slm_list *at, const struct slm_list *end)
 {
-    while (at != end && !load_relaxed(&slm_container(at, struct slab_cache, link)->cache))
+    while (at != end && !load_relaxed(&name_at(at)->cache))
         at = at->next;
-    return at == end ? NULL : slm_container(at, struct slab_cache, link);
+    return at == end ? NULL : name_at(at);
 }
 
 slm_seldom struct slab_cache *slm_cache_name_next(struct slab_cache *after)
 {
     name_classes();
-    const bool in_classes = !after || (load_relaxed(&after->cache) && slm_cache_is_class(load_relaxed(&after->cache)));
+    const bool in_classes =
+        !after || (load_relaxed(&after->cache) && slm_cache_is_class(load_relaxed(&after->cache)));
     struct slab_cache *next = NULL;
     if (in_classes)
         next = live_from(after ? after->link.next : class_names.next, &class_names);
@@ -304,8 +285,6 @@ slm_seldom struct slab_cache *slm_cache_name_next(struct slab_cache *after)
 
 void slm_cache_name_unpin(struct slab_cache *named)
 {
-    if (--named->pins == 0 && !load_relaxed(&named->cache)) {
-        slm_list_remove(&named->link);
+    if (--named->pins == 0 && !load_relaxed(&named->cache))
         put_aside(named);
-    }
 }

@@ -1,5 +1,5 @@
-/* The names of caches: what programs create. A name (struct slab_cache, the handle that programs hold) leads to its
- * cache. Names of the same size and alignment share one, unless something tells them apart, as in Linux's SLUB.
+/* The names of caches, which programs create. A name (struct slab_cache, the handle that programs hold) leads to its
+ * cache. Names of the same size and alignment share one, unless something keeps them apart, as in Linux's SLUB.
  *
  *     slab_cache "conn"  --.
  *     slab_cache "peer"  ----> slm_cache (size 192, two names) --> depots --> slabs
@@ -18,38 +18,38 @@
 enum { SLM_SLOT_WORD_NEVER = 0xffff };
 
 struct slab_cache {
-    uint32_t alloc_slot_word;              /* slot words, 0 where calls are to take the slow path: of allocations, ... */
-    uint32_t free_slot_word;               /* ... of frees (never, where they are), ... */
-    uint32_t marked_slot_word;             /* ... and of allocations of a limited cache */
+    uint32_t alloc_slot_word;          /* for allocations; 0: they take the slow path, */
+    uint32_t marked_slot_word;         /* or in a limited cache a marked pop with this one */
+    uint32_t free_slot_word;           /* for frees; SLM_SLOT_WORD_NEVER: they take the slow path */
     _Atomic(struct slm_cache *) cache; /* NULL: destroyed */
     struct slm_list link;              /* in the order of creation, or of destruction */
     bool zero;                         /* SLAB_ZERO */
-    uint32_t pins;                     /* visitors that stand at it */
+    uint32_t pins;                     /* of visitors */
     char name[SLM_CACHE_NAME_BYTES];
 };
 
-/* The cache of a name; ends the process in the name of `call` where it has been destroyed. */
+/* The cache of a name; ends the process in the name of `call` if it has been destroyed. */
 struct slm_cache *slm_cache_name_cache(const struct slab_cache *named, const char *call);
 
-/* What slab_cache_create promises, but for checking its arguments. */
+/* As slab_cache_create promises, without checking its arguments. NULL and ENOMEM. */
 struct slab_cache *slm_cache_name_create(const char *name, size_t size, const struct slab_cache_attr *attr);
 
 /* Drop a name that is not the cache's last. */
 void slm_cache_name_drop(struct slab_cache *named);
 
-/* Drop the last name, and the cache with it: nobody uses it any more. It waits without a name while the caller looks
- * after it, until slm_cache_name_settle; while slabs of it are retired; and where threads may have something of it in
- * their hands until they have attended to the recall of that number (0: they have not). */
+/* Drop the last name, and the cache with it, which is not used any more. It waits without a name until the caller
+ * has cleared `attended`, while slabs of it are pending, and until all threads have attended to that recall (0:
+ * to none). */
 void slm_cache_name_destroy(struct slab_cache *named, uint32_t recall);
-void slm_cache_name_settle(struct slm_cache *cache);
 
-/* Get rid of caches that wait no longer; all threads have attended to the recall of that number. */
+/* Get rid of caches that wait no longer; `recalled` is the latest recall that all threads have attended to. */
 void slm_cache_name_sweep(uint32_t recalled);
 
 /* True while caches wait. */
 bool slm_cache_name_some_leave(void);
 
-/* The name behind this one in the order of creation, the size classes' first; NULL: the first, or that there are no
- * more. Pinned, and `after` unpinned: a pinned name stays where it is, even destroyed. */
+/* The next name in the order of creation, the size classes' first. `after` NULL: the first; the result NULL:
+ * there are no more. The result is pinned and `after` unpinned: a pinned name stays in the list, even when it
+ * is destroyed. */
 struct slab_cache *slm_cache_name_next(struct slab_cache *after);
 void slm_cache_name_unpin(struct slab_cache *named);

@@ -1,33 +1,32 @@
 /* Depots; see depot.h.
  *
- * Who may take from a slab. A slab is out (no free objects, in no list), listed (partial, in a bucket), or held: one
- * thread has taken it out of its bucket, or has just made it, and alone takes objects from it. `where` changes under
- * the depot's lock only. Giving needs no lock: bits, then the count (slab.h). A giver that sees the count leave 0,
- * come to all objects, or change its bucket asks for relinking under the lock, which looks again at everything:
+ * Taking from a slab. A slab is out (no free objects, in no list), listed (partial, in a bucket), or held: one thread
+ * has taken it out of its bucket, or has just made it, and alone takes objects from it. `where` changes under the
+ * depot's lock only. Giving needs no lock: bits, then the count (slab.h). A thread that sees the count leave 0, reach
+ * the total, or change its bucket asks for relinking under the lock, which looks again at everything:
  *
  *   held           the holder will look at the count when it brings the slab back, under the same lock
  *   free == all    vacant: the first is kept, listed; others are unlinked, their owner cleared, and released to the
  *                  spans after unlocking
  *   else           into the bucket of its count
  *
- * By the time that a giver has the lock, the slab may have been released, its memory recut, even for this same depot.
- * `owner` tells: it is set by the maker before anyone knows the slab, and cleared under the lock of the depot that it
- * names; so under our lock `owner == depot` is stable, and then `where` and the count are this depot's to judge,
- * whatever became of the slab in between. Descriptors are never unmapped.
+ * When a giving thread has the lock, the slab may have been released and its memory recut, even for this same depot.
+ * `owner` tells: it is set by the maker before any other thread knows the slab, and cleared under the lock of the
+ * depot that it names. So under our lock `owner == depot` is stable, and then `where` and the count can be relied on,
+ * whatever happened to the slab in between. Descriptors are never unmapped.
  *
  * Giving without a lock (slm_depot_give_nolock) leaves the relinking to others: the slab goes onto a stack of pending
- * ones, a compare-exchange, and whoever fills a magazine next takes the whole stack and relinks. The link outlives
- * the slab: one that has been released meanwhile, or recut, is relinked for nothing.
+ * ones by a compare-exchange, and the next thread that fills a magazine takes the whole stack and relinks. The link
+ * outlives the slab: one that has been released or recut meanwhile is relinked to no effect.
  *
- * Slabs whose objects have a destructor or keep their type are not released but pending (depot/pending_slabs.h).
+ * Slabs whose objects have a destructor or keep their type become pending on release (depot/pending_slabs.h).
  *
  * Growing. A slab is made outside the lock: it may take system calls, and the new slab is its maker's alone until it
- * is put back. Bench builds can hold the lock meanwhile (grow=locked), as the Linux slab allocator did before its
- * lock-less refill, to show what that costs: then every other thread of the depot waits for the span's lock and for
- * the kernel. The ranks allow it, as what makes a slab takes the locks of spans and metadata only.
+ * is put back. Bench builds can hold the lock meanwhile (grow=locked), to show what that costs: the Linux slab
+ * allocator did so before its lock-less refill. The ranks allow it, as only locks of spans and metadata are taken.
  *
- * Fork. A child that finds the lock held by a thread that it does not have starts the lists afresh. A slab that is
- * marked as listed in an older generation of the lists, or held in an older generation of the process, is out. */
+ * Fork. A child that finds the lock held by a thread that it does not have empties the lists. A slab that is marked
+ * as listed in an older generation of the lists, or held in an older generation of the process, is out. */
 #include "depot/depot.h"
 
 #include <errno.h>
@@ -46,7 +45,7 @@ void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape,
     memset((char *)depot + sizeof depot->lock, 0, sizeof *depot - sizeof depot->lock);
     depot->locks_before = load_relaxed(&depot->lock.acquired);
     depot->contended_before = load_relaxed(&depot->lock.contended);
-    if (depot->lock.rank != SLM_RANK_DEPOT)
+    if (depot->lock.rank != SLM_RANK_DEPOT) /* it may be read meanwhile */
         depot->lock.rank = SLM_RANK_DEPOT;
     depot->generation = slm_fork_generation;
     depot->shape = shape;
@@ -76,12 +75,6 @@ static void lock_depot(struct slm_depot *depot)
         restart(depot);
 }
 
-/* A figure that is written under the lock, and read without. */
-static void count(_Atomic uint64_t *figure, uint64_t n)
-{
-    store_relaxed(figure, load_relaxed(figure) + n);
-}
-
 bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot)
 {
     lock_depot(depot);
@@ -96,9 +89,9 @@ bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot)
             depot->empty = *slot;
         }
         *slot = full;
-        count(&depot->exchanges, 1);
-        count(&depot->gets, 1);
-        count(&depot->rounds_got, full->count);
+        slm_count(&depot->exchanges, 1);
+        slm_count(&depot->gets, 1);
+        slm_count(&depot->rounds_got, full->count);
     }
     slm_lock_release(&depot->lock);
     return full != NULL;
@@ -110,15 +103,14 @@ bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **slot, uint64_t
     const bool room = load_relaxed(&depot->stock_rounds) + (*slot)->count <= limit_rounds;
     if (room) {
         struct slm_magazine *empty = depot->empty;
-        if (empty) {
+        if (empty)
             depot->empty = empty->next;
-        }
         (*slot)->next = depot->full;
         depot->full = *slot;
         depot->full_count++;
         add_relaxed(&depot->stock_rounds, (*slot)->count);
-        count(&depot->exchanges, 1);
-        count(&depot->rounds_put, (*slot)->count);
+        slm_count(&depot->exchanges, 1);
+        slm_count(&depot->rounds_put, (*slot)->count);
         *slot = empty;
     }
     slm_lock_release(&depot->lock);
@@ -162,8 +154,8 @@ static void unlist_slab(struct slm_depot *depot, struct slm_slab *slab, enum slm
     set_where(slab, where);
 }
 
-/* Under the lock: put a slab that is neither held nor listed where its count says. True: it is vacant, and the
- * caller's alone to release once it has unlocked. */
+/* Under the lock: put a slab that is neither held nor listed where its count says. True: it is vacant, and the caller
+ * alone releases it, after unlocking. */
 static bool place_slab(struct slm_depot *depot, struct slm_slab *slab)
 {
     const int32_t free = load_acquire(&slab->free); /* pairs with slm_slab_count */
@@ -179,7 +171,7 @@ static bool place_slab(struct slm_depot *depot, struct slm_slab *slab)
     return false;
 }
 
-/* A vacant slab, unlisted and without an owner. */
+/* A vacant slab that is unlisted and has no owner. */
 static void release(struct slm_depot *depot, struct slm_slab *slab)
 {
     const struct slm_object_hooks *life = depot->shape->hooks;
@@ -195,28 +187,26 @@ static void relink(struct slm_depot *depot, struct slm_slab *slab)
 {
     bool vacant = false;
     lock_depot(depot);
-    if (load_acquire(&slab->owner) == depot) { /* pairs with the release in grow() */
-        const bool held = slab->where == SLM_SLAB_HELD && slab->where_generation == slm_fork_generation;
-        if (!held) {
-            if (slab->where == SLM_SLAB_LISTED && slab->where_generation >= depot->generation)
-                unlist_slab(depot, slab, SLM_SLAB_OUT);
-            vacant = place_slab(depot, slab);
-        }
+    const bool ours = load_acquire(&slab->owner) == depot; /* pairs with the release in grow() */
+    if (ours && !(slab->where == SLM_SLAB_HELD && slab->where_generation == slm_fork_generation)) {
+        if (slab->where == SLM_SLAB_LISTED && slab->where_generation >= depot->generation)
+            unlist_slab(depot, slab, SLM_SLAB_OUT);
+        vacant = place_slab(depot, slab);
     }
     slm_lock_release(&depot->lock);
     if (vacant)
         release(depot, slab);
 }
 
-/* Bring held slabs back, from which `taken` objects have been taken. */
+/* Put held slabs back, after `taken` objects were taken from them. */
 static void put_slabs(struct slm_depot *depot, struct slm_slab *const *slabs, unsigned number, unsigned taken)
 {
     bool vacant[slabs_at_once];
     lock_depot(depot);
     for (unsigned i = 0; i < number; i++)
         vacant[i] = place_slab(depot, slabs[i]);
-    count(&depot->fills, taken > 0);
-    count(&depot->rounds_taken, taken);
+    slm_count(&depot->fills, taken > 0);
+    slm_count(&depot->rounds_taken, taken);
     slm_lock_release(&depot->lock);
     for (unsigned i = 0; i < number; i++)
         if (vacant[i])
@@ -239,7 +229,7 @@ static unsigned hold_slabs(struct slm_depot *depot, struct slm_slab **slabs, uns
     return number;
 }
 
-/* Growing takes no lock of the depot's: the new slab is the maker's alone until it has taken what it wants. */
+/* A new slab, held by the caller. */
 static struct slm_slab *grow(struct slm_depot *depot)
 {
     const bool locked = slm_seam_grow_locked();
@@ -252,16 +242,16 @@ static struct slm_slab *grow(struct slm_depot *depot)
         return NULL;
     set_where(slab, SLM_SLAB_HELD);
     add_relaxed(&depot->slabs_made, 1);
-    store_release(&slab->owner, depot); /* pairs with relink(): who sees the owner sees that it is held */
+    store_release(&slab->owner, depot); /* pairs with relink(), which sees then that it is held */
     return slab;
 }
 
-static void reverse(void **rounds, unsigned n)
+static void reverse(void **first, void **last)
 {
-    for (unsigned i = 0; i < n / 2; i++) {
-        void *round = rounds[i];
-        rounds[i] = rounds[n - 1 - i];
-        rounds[n - 1 - i] = round;
+    for (; first < last; first++, last--) {
+        void *round = *first;
+        *first = *last;
+        *last = round;
     }
 }
 
@@ -275,13 +265,12 @@ static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
 {
     struct slm_slab *slabs[slabs_at_once];
     unsigned number = hold_slabs(depot, slabs, n), got = 0;
+    if (number == 0 && constructs(depot)) {
+        errno = EAGAIN;
+        return 0;
+    }
     if (number == 0) {
-        if (constructs(depot)) {
-            errno = EAGAIN;
-            return 0;
-        }
-        slabs[0] = grow(depot);
-        if (!slabs[0])
+        if (!(slabs[0] = grow(depot)))
             return 0;
         number = 1;
     }
@@ -289,7 +278,8 @@ static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
         got += slm_slab_take(slabs[i], n - got, rounds + got);
     add_relaxed(&depot->objects_out, got);
     put_slabs(depot, slabs, number, got);
-    reverse(rounds, got);
+    if (got > 1)
+        reverse(rounds, rounds + got - 1);
     return got;
 }
 
@@ -324,18 +314,13 @@ bool slm_depot_is_constructing(const struct slm_depot *depot)
     return at != NULL;
 }
 
-static void warn_once(const struct slm_depot *depot)
-{
-    static _Atomic bool warned;
-    if (!atomic_exchange(&warned, true))
-        slm_warn("a constructor allocated from its own cache, which had no free object: ", depot->cache_name);
-}
-
 bool slm_depot_grow(struct slm_depot *depot)
 {
-    const struct slm_object_hooks *life = depot->shape->hooks;
-    if (constructs(depot) && slm_depot_is_constructing(depot)) {
-        warn_once(depot);
+    static _Atomic bool warned;
+    const struct constructing frame = {depot, constructing};
+    if (slm_depot_is_constructing(depot)) {
+        if (!atomic_exchange(&warned, true))
+            slm_warn("a constructor allocated from its own cache, which had no free object: ", depot->cache_name);
         errno = EDEADLK;
         return false;
     }
@@ -343,9 +328,8 @@ bool slm_depot_grow(struct slm_depot *depot)
     if (!slab)
         return false;
     if (constructs(depot)) {
-        const struct constructing frame = {depot, constructing};
         constructing = &frame;
-        slm_slab_each_object(slab, life->constructor, life->context);
+        slm_slab_each_object(slab, depot->shape->hooks->constructor, depot->shape->hooks->context);
         constructing = frame.outer;
     }
     put_slabs(depot, &slab, 1, 0);
@@ -354,15 +338,15 @@ bool slm_depot_grow(struct slm_depot *depot)
 
 static _Noreturn slm_slow void not_ours(const void *pointer, const char *call)
 {
-    slm_panic(call, pointer,
-              slm_span_of(pointer) ? "not the start of an object" : "no object, or one that is free already", NULL,
+    const bool inside = slm_span_of(pointer);
+    slm_panic(call, pointer, inside ? "not the start of an object" : "no object, or one that is free already", NULL,
               NULL);
 }
 
-/* Raise the count of a slab that so many objects have come back to. True: where it stands may have to change. */
+/* Raise the count of a slab by the objects given back. True: it may have to be relinked. */
 static bool count_given(struct slm_slab *slab, unsigned given)
 {
-    const unsigned objects = slab->objects; /* before: from the count on another thread may release it */
+    const unsigned objects = slab->objects; /* read first: once it is counted another thread may release the slab */
     const int32_t before = slm_slab_count(slab, given), after = before + (int32_t)given;
     return before == 0 || after == (int32_t)objects || bucket_of(before, objects) != bucket_of(after, objects);
 }
@@ -389,8 +373,8 @@ struct slm_slab *_Atomic slm_depot_pending;
 /* The end of the stack; a slab whose link is NULL is not in it. */
 static struct slm_slab last_pending;
 
-/* Who finds the slab in the stack already has counted before: whoever takes it off clears the link first, and looks
- * at the count then. Both sides are sequentially consistent, so that one sees the other. */
+/* A thread that finds the slab on the stack already has counted before: the thread that takes it off clears the link,
+ * and then looks at the count. Both sides are sequentially consistent, so that one sees the other. */
 static void pend(struct slm_slab *slab)
 {
     struct slm_slab *none = NULL, *first = load_relaxed(&slm_depot_pending);
@@ -427,7 +411,7 @@ void slm_depot_relink_pending(void)
     }
 }
 
-/* Take off the stock what is to go; under the lock pointers alone move. */
+/* Take the surplus magazines off the stock; under the lock only pointers move. */
 static struct slm_magazine *take_surplus(struct slm_depot *depot, bool all, struct slm_magazine **empties)
 {
     lock_depot(depot);
@@ -449,8 +433,7 @@ static struct slm_magazine *take_surplus(struct slm_depot *depot, bool all, stru
     return last ? first : NULL;
 }
 
-/* The vacant slab that is kept, if nobody has needed it between two trims; *waiting when it has to wait for the next.
- */
+/* The vacant slab that is kept, if it was not needed between two trims; *waiting: it has to wait for the next one. */
 static struct slm_slab *take_vacant(struct slm_depot *depot, bool all, bool *waiting)
 {
     lock_depot(depot);
@@ -489,27 +472,4 @@ bool slm_depot_trim(struct slm_depot *depot, bool all)
     if (vacant)
         release(depot, vacant);
     return stocked || vacant || waiting;
-}
-
-slm_seldom void slm_depot_check(struct slm_depot *depot)
-{
-    lock_depot(depot);
-    for (unsigned bucket = 0; bucket < SLM_DEPOT_BUCKETS; bucket++) {
-        if (!(depot->occupied >> bucket & 1))
-            continue;
-        for (struct slm_list *at = depot->buckets[bucket].next; at != &depot->buckets[bucket]; at = at->next) {
-            struct slm_slab *slab = slm_container(at, struct slm_slab, span.link);
-            if (load_relaxed(&slab->owner) != depot || slab->where != SLM_SLAB_LISTED || slab->bucket != bucket)
-                slm_panic("check", slm_slab_start(slab), "a listed slab that is not marked so", depot->cache_name,
-                          slab);
-            slm_slab_check(slab);
-        }
-    }
-    uint64_t rounds = 0;
-    uint32_t magazines = 0;
-    for (struct slm_magazine *full = depot->full; full; full = full->next, magazines++)
-        rounds += full->count;
-    if (rounds != load_relaxed(&depot->stock_rounds) || magazines != depot->full_count)
-        slm_panic("check", depot, "the stock does not add up", depot->cache_name, NULL);
-    slm_lock_release(&depot->lock);
 }

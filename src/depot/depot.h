@@ -1,5 +1,5 @@
-/* Depots: a NUMA node's stock of one cache. Full magazines change hands whole, one lock and one pointer each; below
- * them stand the partial slabs, the fullest taken first, so that sparse ones can become vacant. */
+/* Depots: a NUMA node's stock of one cache. Full magazines change hands whole, by one lock and one pointer each;
+ * below them are the partial slabs. The fullest is used first, so that sparse ones can become vacant. */
 #pragma once
 
 #include "base/magazine.h"
@@ -9,19 +9,20 @@
 
 enum { SLM_DEPOT_BUCKETS = 8 };
 
-/* What a trade of magazines touches lies in the first two lines. */
+/* What an exchange of magazines touches lies in the first two cache lines. */
 struct slm_depot {
     struct slm_lock lock;
-    uint32_t full_count, full_low; /* magazines, and the least there were since the last trim: nobody missed those */
+    uint32_t full_count, full_low; /* magazines, and their minimum since the last trim: so many were not needed */
     struct slm_magazine *full, *empty;
     _Atomic uint64_t stock_rounds;
     uint32_t generation; /* of the lists: what is marked as listed in an older one is in no list */
-    uint32_t occupied;   /* a bit a bucket; a bucket without is not initialised */
+    uint32_t occupied;   /* one bit for each bucket; a bucket whose bit is clear is not initialised */
     _Atomic uint64_t exchanges, gets, rounds_got, rounds_put; /* of magazines; written under the lock */
     _Atomic uint64_t fills, rounds_taken;                     /* from slabs; written under the lock */
     const struct slm_slab_shape *shape;
     const char *cache_name;
-    struct slm_slab *vacant; /* a listed slab that is vacant, kept so that a class on the edge makes none anew */
+    struct slm_slab
+        *vacant; /* a listed one, kept so that a cache at the boundary does not make one again and again */
     struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
     unsigned node;
     bool vacant_seen;             /* at the last trim */
@@ -31,7 +32,13 @@ struct slm_depot {
     uint64_t locks_before, contended_before; /* of the lock, when the depot was made another cache's */
 } slm_cacheline;
 
-/* How often its lock was taken, and found held, in this life. */
+/* Raise a figure that one thread at a time writes, and others read. */
+slm_inline void slm_count(_Atomic uint64_t *figure, uint64_t n)
+{
+    store_relaxed(figure, load_relaxed(figure) + n);
+}
+
+/* How often its lock was taken, and found held, since it was last initialised. */
 slm_inline uint64_t slm_depot_locks(const struct slm_depot *depot)
 {
     return load_relaxed(&depot->lock.acquired) - depot->locks_before;
@@ -42,8 +49,8 @@ slm_inline uint64_t slm_depot_contended(const struct slm_depot *depot)
     return load_relaxed(&depot->lock.contended) - depot->contended_before;
 }
 
-/* How many slabs there are. One that has been released was made before: read in this order, or whoever is stopped
- * between the two loads counts fewer than none. Pairs with their releases. */
+/* How many slabs there are. Read in this order, or a thread that is stopped between the two loads may count fewer
+ * than none: a released slab was made before. Acquire: pairs with their release. */
 slm_inline uint64_t slm_depot_slabs(const struct slm_depot *depot)
 {
     const uint64_t released = load_acquire(&depot->slabs_released);
@@ -56,46 +63,43 @@ extern slm_hidden struct slm_slab *_Atomic slm_depot_pending;
 void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
                     unsigned node);
 
-/* Trade an empty magazine (or NULL) for one with rounds. False: the stock is empty and *slot untouched. */
+/* Exchange an empty magazine (or NULL) for one with rounds. False: the stock is empty, and *slot is unchanged. */
 bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot);
 
-/* Trade a magazine with rounds for an empty one (or NULL). False: the stock is at `limit_rounds`, *slot untouched. */
+/* Exchange a magazine with rounds for an empty one (or NULL). False: the stock would exceed `limit_rounds`, and *slot
+ * is unchanged. */
 bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **slot, uint64_t limit_rounds);
 
-/* Take up to n objects from partial slabs, else from a new one: the lowest address last, as a stack hands it out.
- * How many; 0 and ENOMEM when the kernel has no more, EDQUOT where the cache's limit is met. No lock is held while the
- * slabs are read. Where objects have a constructor no slab is made: 0 and EAGAIN ask for slm_depot_grow. */
+/* Take up to n objects from partial slabs, else from a new one: the lowest address last, as a stack hands it out
+ * first. Returns how many; 0 and ENOMEM when the kernel has no more, EDQUOT when the cache's limit is met. If objects
+ * have a constructor no slab is made: 0 and EAGAIN ask for slm_depot_grow. No lock is held while slabs are read. */
 unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n);
 
-/* Put objects back into their slabs, on whatever node and of whatever cache they are. What is no object ends the
- * process in the name of `call`. */
+/* Put objects back into their slabs, whatever their node and cache. A pointer that is no object ends the process in
+ * the name of `call`. */
 void slm_depot_give(void *const *rounds, unsigned n, const char *call);
 
-/* After a fork: so many objects were in magazines of threads that the child does not have. They stay out of their
- * slabs, but are no longer counted. */
+/* In the child of a fork: n objects were in magazines of threads that it does not have. They stay out of their slabs,
+ * but are no longer counted. */
 void slm_depot_lose(struct slm_depot *depot, uint64_t n);
 
-/* Make a slab, construct its objects, and list it; false: there is no memory (ENOMEM), or a constructor of this very
- * depot's objects is what asks (EDEADLK). The caller holds no lock and works on no thread's block: the constructor
- * may call anything. */
+/* Make a slab, construct its objects, and list it; false: there is no memory (ENOMEM), or the caller is a constructor
+ * of this very cache's objects (EDEADLK). No lock is held, and the thread's block is not claimed: the constructor may
+ * call anything. */
 bool slm_depot_grow(struct slm_depot *depot);
 
-/* Is the calling thread inside a constructor of the depot's objects? */
+/* Is the calling thread inside a constructor of the cache's objects? */
 bool slm_depot_is_constructing(const struct slm_depot *depot);
 
-/* Put one object back into its slab without a lock, legal in signal handlers; false: it is no small object. */
+/* Put one object back into its slab without a lock, legal in signal handlers; false: it is no small object. And:
+ * relink the slabs that this has left pending. */
 bool slm_depot_give_nolock(void *object, const char *call);
-
-/* Relink what slm_depot_give_nolock has left. */
 void slm_depot_relink_pending(void);
 
-/* True while the depot keeps a vacant slab; a figure. */
+/* Does the depot keep a vacant slab? A figure. */
 bool slm_depot_keeps_vacant(const struct slm_depot *depot);
 
-/* Give the rounds of surplus magazines (those that nobody missed since the last trim, or all) back to their slabs,
- * all empty magazines back to metadata, and a vacant slab that was there at the last trim too (or at once) to the
- * spans. True if there was anything to trim. */
+/* Give the rounds of surplus magazines (those not needed since the last trim, or all) back to their slabs, all empty
+ * magazines back to metadata, and a vacant slab that was there at the last trim too (or any) to the spans. True if
+ * there was anything to trim. */
 bool slm_depot_trim(struct slm_depot *depot, bool all);
-
-/* Walk it and stop the process when an invariant does not hold. */
-void slm_depot_check(struct slm_depot *depot);

@@ -1,12 +1,12 @@
 /* A cache's limit: the most objects that may be out of its slabs, live or free in threads and depots.
  *
- * Objects are charged where they leave slabs (slm_depot_fill) and given back where they return. So no call that a
- * magazine serves pays anything, and no more than the limit can ever be live. A thread that meets the limit gathers
- * the free objects that other threads and nodes hold before its call fails (thread/gather.h). Nobody can take from
- * another thread's reserve (thread/reserve.h): its objects are not charged until a handler gets them.
+ * Objects are charged when they leave slabs (slm_depot_fill), and the charge is returned when they come back. So
+ * calls that a magazine serves pay nothing, and no more than the limit can ever be live. A thread that meets the
+ * limit gathers the free objects that other threads and nodes hold before its call fails (thread/gather.h). Reserves,
+ * which it cannot gather, are not charged (thread/reserve.h).
  *
- * A charge is a release and an acquire: who finds the limit met by what a thread took sees that the thread has its
- * magazine in hand (thread/gather.c). */
+ * A charge is a release and an acquire: a thread that finds the limit met by a charge of another one also finds that
+ * one's slot unloaded (has_rounds in thread/gather.c). */
 #pragma once
 
 #include "base/atomic.h"
@@ -14,15 +14,15 @@
 
 struct slm_limit {
     uint64_t objects;         /* 0: not one fits */
-    uint64_t bytes;           /* as it was asked for */
+    uint64_t bytes;           /* as asked */
     _Atomic uint64_t charged; /* objects */
-    _Atomic uint32_t hands;   /* how many threads are carrying free objects home: see slm_limit_carry */
+    _Atomic uint32_t hands;   /* how many threads carry free objects home: see slm_limit_carry */
 };
 
-/* One charge takes no more than this share of the room that is left, so that all threads can have some. */
+/* A charge takes at most one such share of the room that is left, so that all threads can have some. */
 enum { SLM_LIMIT_SHARES = 8 };
 
-/* Charge up to n objects; how many were. `limit` may be NULL. */
+/* Charge up to n objects; returns how many. Here and below `limit` may be NULL. */
 slm_inline unsigned slm_limit_charge(struct slm_limit *limit, unsigned n)
 {
     if (likely(!limit))
@@ -36,7 +36,7 @@ slm_inline unsigned slm_limit_charge(struct slm_limit *limit, unsigned n)
     return (unsigned)some;
 }
 
-/* Charge n objects, beyond the limit if it must be: they have been out all the time. */
+/* Charge n objects, even beyond the limit: they have been out all the time. */
 slm_inline void slm_limit_recharge(struct slm_limit *limit, uint64_t n)
 {
     if (unlikely(limit != NULL))
@@ -50,7 +50,7 @@ slm_inline void slm_limit_return(struct slm_limit *limit, uint64_t n)
 }
 
 /* Between these two calls the thread carries free objects that no slot, stock or slab shows. Sequentially consistent:
- * who finds no object there, and then nobody who carries any, finds what was carried charged no longer. */
+ * a thread that finds no object there, and then no carrier, finds the charge of those that were carried returned. */
 slm_inline void slm_limit_carry(struct slm_limit *limit)
 {
     if (unlikely(limit != NULL))
@@ -59,6 +59,6 @@ slm_inline void slm_limit_carry(struct slm_limit *limit)
 
 slm_inline void slm_limit_carried(struct slm_limit *limit)
 {
-    if (unlikely(limit != NULL) && atomic_load(&limit->hands) > 0) /* 0: a fork in between */
+    if (unlikely(limit != NULL) && atomic_load(&limit->hands) > 0) /* 0: there was a fork in between */
         atomic_fetch_sub(&limit->hands, 1);
 }

@@ -1,8 +1,6 @@
 /* Making, sorting, handing on; see magazines.h. */
 #include "depot/magazines.h"
 
-#include <string.h>
-
 #include "os/topology.h"
 #include "page/metadata.h"
 
@@ -38,7 +36,7 @@ void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazin
     (*slot)->count = 0;
 }
 
-/* Move the rounds of the node behind the others; how many others there are. */
+/* Move the rounds of the node to the end; returns how many others there are. */
 static uint32_t part(void **rounds, uint32_t n, unsigned node)
 {
     uint32_t others = 0;
@@ -61,19 +59,19 @@ static uint64_t limit_for(uint32_t rounds, uint64_t limit_rounds)
 static void send(struct slm_cache *cache, unsigned node, void *const *rounds, uint32_t n, uint64_t limit_rounds)
 {
     struct slm_magazine *batch = limit_for(n, limit_rounds) > 0 ? slm_magazine_make(n) : NULL;
-    if (!batch) {
+    if (batch) {
+        memcpy(batch->rounds, rounds, n * sizeof *rounds);
+        batch->count = n;
+        slm_magazine_put(cache, node, &batch, limit_rounds);
+        slm_magazine_free(batch);
+    } else {
         put_into_slabs(cache, node, rounds, n);
-        return;
     }
-    memcpy(batch->rounds, rounds, n * sizeof *rounds);
-    batch->count = n;
-    slm_magazine_put(cache, node, &batch, limit_rounds);
-    slm_magazine_free(batch);
 }
 
 void slm_magazine_hand_on(struct slm_cache *cache, struct slm_magazine *magazine, uint64_t limit_rounds)
 {
-    bool sorted = false; /* what remains is a batch like the others */
+    bool sorted = false; /* then the remainder is a batch like the others */
     while (magazine->count > 0) {
         const unsigned node = slm_magazine_home(magazine->rounds[0]);
         const uint32_t others = likely(slm_nodes == 1) ? 0 : part(magazine->rounds, magazine->count, node);

@@ -1,14 +1,11 @@
-/* Two lists under one lock; see pending_slabs.h. The lock's rank is behind the depot's, and nothing is called under
- * it.
- *
- * Fork. A child that finds the lock held by a thread that it does not have starts both lists empty: those slabs are
- * lost to it. */
+/* Two lists under one lock, which ranks after the depot's; see pending_slabs.h. A child of a fork that finds the lock
+ * held by a thread that it does not have starts both lists empty: those slabs are lost to it. */
 #include "depot/pending_slabs.h"
 
 #include "sync/epoch.h"
 #include "sync/lock.h"
 
-/* The oldest first, by their spans' links; and their lengths, for looks without the lock. */
+/* The oldest first, linked by their spans' links; and their lengths, to be read without the lock. */
 static struct slm_lock lock = {.rank = SLM_RANK_RETIRED};
 static struct slm_list waiting = {&waiting, &waiting}, due = {&due, &due};
 static _Atomic uint32_t waiting_count;
@@ -31,7 +28,7 @@ static uint64_t bytes_of(const struct slm_slab *slab)
     return (uint64_t)slab->wait.shape->granules << SLM_GRANULE_SHIFT;
 }
 
-/* The oldest that may be released in a call about this shape. */
+/* Take off the oldest that may be released in a call about this shape. */
 static struct slm_slab *get_due(const struct slm_slab_shape *shape)
 {
     struct slm_slab *found = NULL;

@@ -66,7 +66,7 @@ static slm_slow void free_without_memory(void *pointer)
     static _Atomic bool told;
     if (!slm_epoch_inside()) {
         slm_epoch_await(slm_epoch_stamp(), UINT64_MAX);
-        slm_defer_queue_free_objects(&pointer, 1);
+        slm_depot_give(&pointer, 1, "slab_free_deferred");
         return;
     }
     add_relaxed(&slm_defer_queue_unfreed, 1);

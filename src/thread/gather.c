@@ -28,7 +28,7 @@ static bool push_shows(void)
 #endif
 }
 
-/* All but a top round that a pop under way may have: see the argument. Where there is no memory they stay. */
+/* All but a top round that a pop under way may have (the argument is in ownership.h). Without memory they stay. */
 static void take_loaded(const struct slm_thread *thread, struct slm_slot *slot, struct slm_take_rounds *rounds)
 {
     const bool marked = rounds->cache->shape.limit != NULL;
@@ -49,11 +49,9 @@ static void take_loaded(const struct slm_thread *thread, struct slm_slot *slot, 
 /* No hot path uses the slot: it becomes as if it had never been used. */
 static void dismantle(struct slm_thread *thread, struct slm_slot *slot, struct slm_take_rounds *rounds)
 {
-    if (slot->loaded) {
-        slot->loaded->count = (uint32_t)(slot->top - slot->bottom);
-        memmove(slot->loaded->rounds, slot->bottom, slot->loaded->count * sizeof(void *));
-        keep(rounds, slot->loaded);
-    }
+    if (slot->loaded)
+        slm_magazine_unload(slot->loaded, slot->bottom, slot->top);
+    keep(rounds, slot->loaded);
     keep(rounds, slot->previous);
     thread->target_bytes -= (size_t)load_relaxed(&slot->target) * rounds->cache->shape.object_size * 2;
     memset(slot, 0, sizeof *slot);
@@ -147,13 +145,12 @@ bool slm_gather_for_limit(struct slm_cache *cache)
 
 /* -- fork -------------------------------------------------------------------------------------------------------- */
 
-/* Retired objects in magazines that are not full. Of a thread that was taken they may be on the queue already. */
+/* Retired objects in magazines that are not full. Those of a thread that was taken may be on the queue already. */
 static void lose_retired(struct slm_thread *thread)
 {
-    const struct slm_slot_groups *used = &slm_retired_half(thread)->used;
     if (slm_shared_load(&thread->tls->hot) == slm_taken)
         return;
-    slm_for_each_slot (cache_id, used) {
+    slm_for_each_slot (cache_id, &slm_retired_half(thread)->used) {
         const struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
         struct slm_cache *cache = cache_id < SLM_NAMED_FIRST ? NULL : slm_cache_of(cache_id);
         for (void **round = slot->bottom; cache && round < slot->top; round++)

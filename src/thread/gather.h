@@ -23,8 +23,8 @@ struct slm_take_rounds {
  * all magazines are taken; NULL: none. Returns how many threads were missed. */
 unsigned slm_take_rounds(struct slm_thread *self, struct slm_take_rounds *rounds);
 
-/* Take what threads hold, the caller too, and hand it on: home to the slabs, or to the depots' stock. The caller is in
- * no slow path. Returns how many threads were missed; *gathered: objects. */
+/* Take what threads hold, the caller too, and hand it on: home to the slabs, or to the depots' stock. The caller is
+ * in no slow path. Returns how many threads were missed; *gathered: objects. */
 unsigned slm_gather_from_threads(struct slm_cache *cache, enum slm_take_how how, uint64_t *gathered);
 
 /* The depots' stock and vacant slabs. */

@@ -19,23 +19,24 @@
  *     before the point and not ended yet. So at most one pop or push is under way, and it touches the top alone
  *     (thread/slots.h). The taker reads `top` once, leaves the round below it, and takes those that lie deeper by
  *     raising `bottom`: a pop under way ends with top == bottom, a push above. In a limited cache pops are marked
- *     (heap/cache_object.h), and the taker leaves a round only if the mark says that a pop is under way.
- *     The top round may then be that of a push under way: except on x86 a second barrier shows it.
+ *     (heap/cache_object.h), and the taker leaves a round only if the mark says that a pop is under way. The top
+ *     round may then be that of a push under way: on machines other than x86 a second barrier shows it.
  *   - A claim that begins after the point waits. One that began before and has not ended has set `busy` before the
- *     point: the taker sees that, and leaves this thread alone. One that has ended between the exchange and the point
- *     had loaded hot before the exchange (else it would have waited), and its end has stored the block over slm_taken:
- *     the taker sees that, as it reads hot after busy. A claim that begins before the point and ends after it is seen
- *     by one or the other.
+ *     point: the taker sees that, and leaves this thread alone. One that has ended between the exchange and the
+ *     point had loaded hot before the exchange (else it would have waited), and its end has stored the block over
+ *     slm_taken: the taker sees that, as it reads hot after busy. A claim that begins before the point and ends after
+ *     it is seen by one or the other.
  *
  * So a thread is taken from or missed, and nobody waits for an owner, which may be stopped in the middle of anything.
  * A caller that needs all threads tries again.
  *
- * One thread takes at a time: the one with the lock of the list of threads. Threads are linked and unlinked under that
- * lock, so that a block and its owner's TLS are valid meanwhile. In the child of a fork a taker may be missing: the
- * child's one thread takes slm_taken off itself. Without membarrier nothing is taken; SLM_ATTEND_RECALL asks each
+ * One thread takes at a time: the one with the lock of the list of threads. Threads are linked and unlinked under
+ * that lock, so that a block and its owner's TLS are valid meanwhile. In the child of a fork a taker may be missing:
+ * the child's one thread takes slm_taken off itself. Without membarrier nothing is taken; SLM_ATTEND_RECALL asks each
  * owner to put everything back in its next slow path.
  *
- * On arm64 a hot path's load of a slot depends on its load of hot, which orders them. test/model has a model of this. */
+ * On arm64 a hot path's load of a slot depends on its load of hot, which orders them. test/model has a model
+ * of this. */
 #pragma once
 
 #include "thread/thread_list.h"
@@ -81,11 +82,12 @@ struct slm_take {
     bool insist; /* ask missed threads to pause after their slow path, where another attempt finds them */
 };
 
-/* Do it to all threads except the caller, which is in a slow path (so that its own handlers keep out). Returns how many
- * of interest were missed. Takes the lock of the list of threads. */
+/* Do it to all threads except the caller, which is in a slow path (so that its own handlers keep out). Returns how
+ * many of interest were missed. Takes the lock of the list of threads. */
 unsigned slm_take_from_all(const struct slm_take *take);
 
-/* Ask all threads except the caller for everything they hold, at their next slow path. Returns the recall's number. */
+/* Ask all threads except the caller for everything they hold, at their next slow path. Returns the
+ * recall's number. */
 uint32_t slm_take_recall(void);
 
 /* The latest recall that every thread has attended to. */
@@ -97,6 +99,6 @@ void slm_take_pause(void);
 /* In the child of a fork, on its one thread: the taker does not exist. */
 void slm_take_fork_child(void);
 
-/* The thread may have gone without being unlinked: if its block was made in the very last round of key destructors, no
- * exit came. Then `thread->tls` is a stand-in from here on. */
+/* The thread may have gone without being unlinked: if its block was made in the very last round of key destructors,
+ * no exit came. Then `thread->tls` is a stand-in from here on. */
 void slm_thread_look_if_gone(struct slm_thread *thread);

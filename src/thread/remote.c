@@ -6,16 +6,11 @@
 /* Rounds of a first remote magazine, and bytes of any: threads should hold little for others. */
 enum { first_rounds = 14, most_bytes = 16384 };
 
-static void set(struct slm_thread *thread, unsigned cache_id, struct slm_magazine *magazine)
-{
-    slm_shared_store(&slm_retired_slot_of(thread, cache_id)->remote, magazine);
-}
-
 struct slm_magazine *slm_remote_take(struct slm_thread *thread, unsigned cache_id)
 {
     struct slm_magazine *magazine = slm_remote_of(thread, cache_id);
     if (magazine)
-        set(thread, cache_id, NULL);
+        slm_shared_store(&slm_retired_slot_of(thread, cache_id)->remote, NULL);
     return magazine;
 }
 
@@ -34,7 +29,7 @@ void slm_remote_push(struct slm_thread *thread, struct slm_cache *cache, void *o
             slm_magazine_hand_on(cache, magazine, load_relaxed(&cache->depot_rounds));
         magazine = slm_magazine_make((uint32_t)slm_min(slm_max(before * 2, first_rounds), most));
         slm_slot_use(&slm_retired_half(thread)->used, cache->id);
-        set(thread, cache->id, magazine);
+        slm_shared_store(&slm_retired_slot_of(thread, cache->id)->remote, magazine);
     }
     if (magazine)
         magazine->rounds[magazine->count++] = object;

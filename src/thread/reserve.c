@@ -1,4 +1,4 @@
-/* Stacks that handlers pop from; see reserve.h. */
+/* The stacks of reserves; see reserve.h. */
 #include "thread/reserve.h"
 
 #include <errno.h>
@@ -66,13 +66,10 @@ void *slm_reserve_pop(struct slm_cache *cache)
 {
     struct slm_thread *thread = slm_tls.self;
     struct slm_reserve *reserve = thread ? slm_reserve_find(thread, cache) : NULL;
-    void *round = NULL;
-    if (reserve && load_relaxed(&reserve->count) > 0) { /* only then: a charge can refuse another thread's call */
-        if (unlikely(slm_limit_charge(cache->shape.limit, 1) == 0))
-            return NULL;
-        round = pop(reserve);
-        if (!round) /* a nested handler has taken the last one */
-            slm_limit_return(cache->shape.limit, 1);
+    void *round = reserve ? pop(reserve) : NULL;
+    if (round && unlikely(slm_limit_charge(cache->shape.limit, 1) == 0)) {
+        push(reserve, round); /* and not charged before it was there: other threads would find the limit met */
+        return NULL;
     }
     if (!round || load_relaxed(&reserve->count) < rounds_low)
         ask(thread, reserve, cache, round == NULL);
@@ -85,8 +82,7 @@ static void add_stack(struct slm_thread *thread, struct slm_cache *cache)
         return;
     struct slm_reserve *reserve = slm_reserve_find(thread, NULL);
     if (!reserve) {
-        reserve = slm_metadata_alloc(sizeof *reserve);
-        if (!reserve)
+        if (!(reserve = slm_metadata_alloc(sizeof *reserve)))
             return;
         memset(reserve, 0, sizeof *reserve);
         reserve->next = load_relaxed(&thread->reserves);
@@ -144,10 +140,10 @@ void slm_reserve_forget(struct slm_thread *thread, struct slm_cache *cache)
     struct slm_cache *wanted = cache;
     atomic_compare_exchange_strong(&thread->tls->wanted, &wanted, NULL);
     struct slm_reserve *reserve = slm_reserve_find(thread, cache);
-    if (!reserve)
-        return;
-    give_all(reserve);
-    store_release(&reserve->cache, NULL);
+    if (reserve) {
+        give_all(reserve);
+        store_release(&reserve->cache, NULL);
+    }
 }
 
 void slm_reserve_empty(struct slm_thread *thread, bool end)
@@ -171,10 +167,10 @@ void slm_reserve_lose(struct slm_thread *thread)
     for (struct slm_reserve *reserve = load_relaxed(&thread->reserves); reserve; reserve = reserve->next) {
         struct slm_cache *cache = load_relaxed(&reserve->cache);
         const uint32_t count = cache ? load_relaxed(&reserve->count) : 0;
-        if (count == 0)
-            continue;
-        slm_limit_recharge(cache->shape.limit, count);
-        slm_depot_lose(slm_cache_depot(cache, load_relaxed(&thread->node)), count);
+        if (count > 0) {
+            slm_limit_recharge(cache->shape.limit, count); /* which losing them returns */
+            slm_depot_lose(slm_cache_depot(cache, load_relaxed(&thread->node)), count);
+        }
     }
 }
 

@@ -1,17 +1,18 @@
 /* A thread's reserve: objects for calls without a lock, which may come from a signal handler that interrupts the very
  * thread in the middle of malloc. Magazines are of no use there: a pop is a load and a store, and a handler between
- * them would hand out the same round. So a few objects are kept apart, a stack for each cache that was ever asked for,
- * and their count changes by a compare-exchange that no signal can split (slm_signal_exchange).
+ * them would hand out the same round. So a few objects are kept apart, a stack for each cache that was ever asked
+ * for, and their count changes by a compare-exchange that no signal can split (slm_signal_exchange).
  *
  *     thread->reserves -> | cache, count, rounds | -> | cache, count, rounds | -> NULL
  *
  * Handlers only pop, nested ones too: while the owner is interrupted the count only falls, so a count that has not
  * changed means that nothing has. The owner alone pushes, in a slow path: a handler that pops in between changes the
- * count, and the push is tried again. Stacks are linked in front and stay until the thread's end.
+ * count, and the push is tried again. (A handler that is refused by a limit puts its round back: nested ones do so in
+ * order, so that the stack is as before.) Stacks are linked in front and stay until the thread's end.
  *
- * A call that finds none notes the cache and points `hot` at slm_detour: the thread's next malloc or free takes a slow
- * path, at whose end the reserve is filled (slm_thread_attend). That exchange is a locked one, as a taker may change
- * `hot` too.
+ * A call that finds none notes the cache and points `hot` at slm_detour: the thread's next malloc or free takes a
+ * slow path, at whose end the reserve is filled (slm_thread_attend). That exchange is a locked one, as a taker may
+ * change `hot` too.
  *
  * In a cache with a limit (depot/limit.h) rounds of a reserve are not charged until a handler gets them. */
 #pragma once

@@ -1,4 +1,4 @@
-/* Blocks, and looking through slots; see slots.h. */
+/* Blocks, and walks over slots; see slots.h. */
 #include "thread/slots.h"
 
 #include <string.h>

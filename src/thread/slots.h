@@ -55,20 +55,20 @@ struct slm_slot_groups {
 
 struct slm_thread {
     struct slm_slot slots[SLM_CLASSES + 1]; /* by id + 1 */
-    struct slm_list link;      /* of live threads: guarded by the lock of the list */
-    struct slm_tls *tls;       /* its own, or a stand-in when the thread has gone without an exit */
-    struct slm_thread *was;    /* what `hot` was before a taker changed it; see thread/ownership.h */
-    size_t target_bytes;       /* sum over slots of target times object size, twice: what the pairs may hold */
-    uint32_t passes;           /* of the slow path */
-    uint32_t ordinal;          /* how many were born before it: deals threads out to simulated nodes */
-    uint32_t generation;       /* of the process when it was linked into the list of threads */
-    uint32_t adapted_ms;       /* when slm_thread_adapt last ran, cut to 32 bits */
-    _Atomic unsigned node;     /* whose depots this thread uses: looked up at each pass by the owner */
-    uint32_t cpu;              /* see slm_topology_node_again */
+    struct slm_list link;                   /* of live threads: guarded by the lock of the list */
+    struct slm_tls *tls;                    /* its own, or a stand-in when the thread has gone without an exit */
+    struct slm_thread *was;                 /* what `hot` was before a taker changed it; see thread/ownership.h */
+    size_t target_bytes;   /* sum over slots of target times object size, twice: what the pairs may hold */
+    uint32_t passes;       /* of the slow path */
+    uint32_t ordinal;      /* how many were born before it: deals threads out to simulated nodes */
+    uint32_t generation;   /* of the process when it was linked into the list of threads */
+    uint32_t adapted_ms;   /* when slm_thread_adapt last ran, cut to 32 bits */
+    _Atomic unsigned node; /* whose depots this thread uses: looked up at each pass by the owner */
+    uint32_t cpu;          /* see slm_topology_node_again */
     struct slm_slot_groups used;
-    _Atomic uint32_t recalled; /* the count of recalls that it has attended to */
-    _Atomic uint8_t attention; /* enum slm_attention */
-    bool helper;               /* the library's own */
+    _Atomic uint32_t recalled;                       /* the count of recalls that it has attended to */
+    _Atomic uint8_t attention;                       /* enum slm_attention */
+    bool helper;                                     /* the library's own */
     _Atomic(struct slm_reserve *) reserves;          /* see thread/reserve.h */
     _Atomic uint64_t refills, drains, objects_taken; /* written by the owner alone */
     _Atomic uint64_t remote_frees;                   /* since it came to its node */
@@ -105,12 +105,12 @@ static_assert(SLM_SLOT_BYTES <= SLM_RETIRED_OFFSET, "two halves");
 enum slm_thread_state { SLM_THREAD_NONE, SLM_THREAD_LIVE, SLM_THREAD_GONE };
 
 struct slm_tls {
-    struct slm_thread *hot;   /* what the hot paths use: see above */
-    char *area;               /* of its node's slabs: frees of what lies outside are slow, see thread/remote.h */
-    struct slm_thread *self;  /* the thread's block, NULL before and after its life */
-    uint8_t state;            /* enum slm_thread_state */
-    _Atomic uint8_t busy;     /* in a slow path: handlers must leave the block alone */
-    _Atomic uint8_t popping;  /* in the middle of a pop of a limited cache: see slm_pop_marked */
+    struct slm_thread *hot;  /* what the hot paths use: see above */
+    char *area;              /* of its node's slabs: frees of what lies outside are slow, see thread/remote.h */
+    struct slm_thread *self; /* the thread's block, NULL before and after its life */
+    uint8_t state;           /* enum slm_thread_state */
+    _Atomic uint8_t busy;    /* in a slow path: handlers must leave the block alone */
+    _Atomic uint8_t popping; /* in the middle of a pop of a limited cache: see slm_pop_marked */
     uint8_t births;
     bool helper;                        /* the library's own: not counted among the threads */
     uint8_t direct_frees;               /* before its first life */
@@ -171,8 +171,8 @@ slm_inline struct slm_retired_slot *slm_retired_slot_at(struct slm_thread *threa
     return (struct slm_retired_slot *)((char *)thread + SLM_RETIRED_OFFSET + slot_word * 8);
 }
 
-/* The second half of a hot pop and push: `top` is the slot's, which is not empty, or not full. A popped round stays
- * readable above the new top: only the owner pushes. */
+/* The second halves of a hot pop and push: `top` is that of a slot that is not empty, or not full. A popped round
+ * stays readable above the new top: only the owner pushes. */
 slm_inline void *slm_slot_pop(struct slm_slot *slot, void **top)
 {
     slm_slot_move(slot, top, -1);
@@ -206,9 +206,9 @@ slm_inline struct slm_retired_slot *slm_retired_slot_of(const struct slm_thread 
 void slm_slot_use(struct slm_slot_groups *used, unsigned cache_id);
 
 /* For each cache id whose slot's group has a slot in use; slm_slot_next: the first from `cache_id` on. */
-#define slm_for_each_slot(cache_id, used)                                                                             \
-    for (unsigned cache_id = slm_slot_next((used), 0); (cache_id) < SLM_CACHE_IDS;                                    \
-         cache_id = slm_slot_next((used), (cache_id) + 1))
+#define slm_for_each_slot(cache_id, used)                                                                            \
+    for (unsigned cache_id = slm_slot_next((used), 0); /* NOLINT(bugprone-macro-parentheses): a name */              \
+         (cache_id) < SLM_CACHE_IDS; (cache_id) = slm_slot_next((used), (cache_id) + 1))
 unsigned slm_slot_next(const struct slm_slot_groups *used, unsigned cache_id);
 
 /* Rounds in a cache's magazines, without the remote one; from other threads, a figure that may lag. */

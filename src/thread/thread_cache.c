@@ -1,12 +1,13 @@
 /* Refill, drain, adapt; see thread_cache.h.
  *
  * Capacity. A cache starts with a few rounds; every second trip to the depot doubles its target, up to what
- * `magazine_bytes` and `thread_bytes` allow; adapting halves the targets of caches that were not missed. An array that
- * is too small for its target is replaced when it happens to be empty; one that is too large is filled up to the target.
- * A cache whose tuning fixes the rounds has that target from the first miss on. Tuning raises the cache's `tuned`: a
- * slot that has another count empties itself at its next trip to the depot, and starts over.
+ * `magazine_bytes` and `thread_bytes` allow; adapting halves the targets of caches that were not missed. An array
+ * that is too small for its target is replaced when it happens to be empty; one that is too large is filled up to the
+ * target. A cache whose tuning fixes the rounds has that target from the first miss on. Tuning raises the cache's
+ * `tuned`: a slot that has another count empties itself at its next trip to the depot, and starts over.
  *
- * A taker (thread/ownership.h) may have raised `bottom`: what lies below is gone, and unload() moves the rest down. */
+ * A taker (thread/ownership.h) may have raised `bottom`: what lies below is gone, and unload() moves the
+ * rest down. */
 #include "thread/thread_cache.h"
 
 #include <errno.h>
@@ -19,17 +20,11 @@
 /* A magazine with so many bytes is accepted as it is, whatever the target. */
 enum { small_enough_bytes = 8192 };
 
-static void count_one(_Atomic uint64_t *counter, uint64_t n)
-{
-    store_relaxed(counter, load_relaxed(counter) + n);
-}
-
 /* An empty array with room for the target: the given one if it has. Without memory, the given one, perhaps NULL. */
 static struct slm_magazine *magazine_fit(struct slm_magazine *magazine, uint32_t target)
 {
-    if (magazine && magazine->capacity >= slm_magazine_capacity(target))
-        return magazine;
-    struct slm_magazine *made = slm_magazine_make(target);
+    const bool fits = magazine && magazine->capacity >= slm_magazine_capacity(target);
+    struct slm_magazine *made = fits ? NULL : slm_magazine_make(target);
     if (!made)
         return magazine;
     slm_magazine_free(magazine);
@@ -40,11 +35,8 @@ static struct slm_magazine *magazine_fit(struct slm_magazine *magazine, uint32_t
 static struct slm_magazine *unload(struct slm_slot *slot)
 {
     struct slm_magazine *magazine = slot->loaded;
-    if (magazine) {
-        magazine->count = (uint32_t)(slot->top - slot->bottom);
-        if (unlikely(slot->bottom != magazine->rounds))
-            memmove(magazine->rounds, slot->bottom, magazine->count * sizeof(void *));
-    }
+    if (magazine)
+        slm_magazine_unload(magazine, slot->bottom, slot->top);
     slm_shared_store(&slot->top, NULL);
     slot->bottom = slot->limit = NULL;
     slot->loaded = NULL;
@@ -65,8 +57,9 @@ static void set_target(struct slm_thread *thread, struct slm_slot *slot, const s
                        uint32_t target)
 {
     const size_t more = ((size_t)target - load_relaxed(&slot->target)) * cache->shape.object_size * 2;
-    thread->target_bytes += more;                   /* modulo 2^64 */
-    store_release(&slot->target, (uint16_t)target); /* pairs with has_rounds (thread/gather.c): 0 means done with it */
+    thread->target_bytes += more; /* modulo 2^64 */
+    store_release(&slot->target,
+                  (uint16_t)target); /* pairs with has_rounds (thread/gather.c): 0 means done with it */
 }
 
 /* Raise the target if the thread may hold so much. */
@@ -92,7 +85,7 @@ static void grow_on_miss(struct slm_thread *thread, struct slm_slot *slot, const
                      (uint32_t)slm_min(target < 6 ? 6 : target * 2 + 2, load_relaxed(&cache->most_rounds)));
 }
 
-/* Move rounds from a magazine that is too large or too small for this thread into one that suits it. */
+/* Move rounds from a magazine that does not suit this thread into one that does. */
 static struct slm_magazine *decant(const struct slm_slot *slot, struct slm_cache *cache, struct slm_magazine *from,
                                    struct slm_magazine *to)
 {
@@ -104,9 +97,9 @@ static struct slm_magazine *decant(const struct slm_slot *slot, struct slm_cache
     return to;
 }
 
-/* Retired objects have waited for a grace period while others, megabytes at times, were used in their place. The thread
- * that gets one will write it: their first two lines are prefetched now, all at once, and the processor fetches further
- * ones by itself. */
+/* Retired objects have waited for a grace period while others, megabytes at times, were used in their place. The
+ * thread that gets one will write it: their first two lines are prefetched now, all at once, and the processor
+ * fetches further ones by itself. */
 static void warm_up(struct slm_magazine *magazine, size_t object_size)
 {
     if (likely(magazine->cache_id == SLM_NOT_RETIRED))
@@ -119,23 +112,22 @@ static void warm_up(struct slm_magazine *magazine, size_t object_size)
     }
 }
 
-/* May the thread have a magazine from the stock as it is? It may be that of a thread with a higher target. Threads that
- * trade with each other would otherwise cut up each one, and replace arrays at each trip, which takes the lock of
- * metadata twice. */
+/* May the thread have a magazine from the stock as it is? It may be that of a thread with a higher target. Threads
+ * that trade with each other would otherwise cut up each one, and replace arrays at each trip, which takes the lock
+ * of metadata twice. */
 static bool fits_despite_target(const struct slm_magazine *full, uint32_t target, const struct slm_cache *cache)
 {
     if (full->count <= target)
         return true;
-    const bool little = full->count * (size_t)cache->shape.object_size <= small_enough_bytes;
-    return load_relaxed(&cache->fixed_rounds) == 0 && (little || full->count <= target * 2 + 2);
+    return load_relaxed(&cache->fixed_rounds) == 0 &&
+           (full->count <= target * 2 + 2 || full->count * (size_t)cache->shape.object_size <= small_enough_bytes);
 }
 
-/* Rounds in place of an empty magazine: a whole one from the stock, else objects from slabs. NULL: there are none, and
- * `empty` is still empty. */
-static struct slm_magazine *fetch(const struct slm_thread *thread, const struct slm_slot *slot,
-                                  struct slm_cache *cache, struct slm_magazine *empty)
+/* Rounds in place of an empty magazine: a whole one from the stock, else objects from slabs. NULL: there are none,
+ * and `empty` is still empty. */
+static struct slm_magazine *fetch(struct slm_depot *depot, const struct slm_slot *slot, struct slm_cache *cache,
+                                  struct slm_magazine *empty)
 {
-    struct slm_depot *depot = slm_cache_depot(cache, load_relaxed(&thread->node));
     const uint32_t target = load_relaxed(&slot->target);
     struct slm_magazine *full = empty;
     if (slm_depot_get(depot, &full)) {
@@ -194,11 +186,11 @@ static bool keeps_magazines(const struct slm_cache *cache)
     return likely(!cache->shape.limit) || load_relaxed(&slm_sys_has_membarrier);
 }
 
-/* Without a magazine: where there is no memory for one there may still be an object. */
-static void *take_one(const struct slm_thread *thread, struct slm_cache *cache)
+/* Without a magazine: if there is no memory for one there may still be an object. */
+static void *take_one(struct slm_depot *depot)
 {
     void *object = NULL;
-    return slm_depot_fill(slm_cache_depot(cache, load_relaxed(&thread->node)), &object, 1) ? object : NULL;
+    return slm_depot_fill(depot, &object, 1) ? object : NULL;
 }
 
 /* The previous magazine takes the loaded one's place. */
@@ -213,8 +205,9 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
 {
     struct slm_cache *cache = slm_cache_of(cache_id);
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
+    const unsigned node = load_relaxed(&thread->node);
     if (unlikely(!keeps_magazines(cache)))
-        return take_one(thread, cache);
+        return take_one(slm_cache_depot(cache, node));
     slm_slot_use(&thread->used, cache_id);
     heed_tuning(thread, slot, cache);
     if (slot->previous && slot->previous->count > 0) {
@@ -222,17 +215,15 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
         return slm_slot_pop(slot, slot->top);
     }
     grow_on_miss(thread, slot, cache);
-    count_one(&thread->refills, 1);
+    slm_count(&thread->refills, 1);
     struct slm_magazine *empty = magazine_fit(unload(slot), load_relaxed(&slot->target));
     if (!empty)
-        return take_one(thread, cache);
-    struct slm_magazine *full = fetch(thread, slot, cache, empty);
-    if (!full) {
-        load(slot, empty);
+        return take_one(slm_cache_depot(cache, node));
+    struct slm_magazine *full = fetch(slm_cache_depot(cache, node), slot, cache, empty);
+    load(slot, full ? full : empty);
+    if (!full)
         return NULL;
-    }
-    count_one(&thread->objects_taken, full->count);
-    load(slot, full);
+    slm_count(&thread->objects_taken, full->count);
     return slm_slot_pop(slot, slot->top);
 }
 
@@ -253,7 +244,7 @@ static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
     struct slm_magazine *full = unload(slot), *empty = slot->previous;
     if (load_relaxed(&slot->target) == 0 || (empty && empty->count > 0)) {
         grow_on_miss(thread, slot, cache);
-        count_one(&thread->drains, 1);
+        slm_count(&thread->drains, 1);
     }
     if (empty && empty->count > 0)
         slm_magazine_put(cache, load_relaxed(&thread->node), &empty, load_relaxed(&cache->depot_rounds));
@@ -280,7 +271,7 @@ static slm_slow void free_remote_slow(struct slm_thread *thread, unsigned cache_
 {
     struct slm_cache *cache = slm_cache_of(cache_id);
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    count_one(&thread->remote_frees, 1);
+    slm_count(&thread->remote_frees, 1);
     if (unlikely(!keeps_magazines(cache))) {
         slm_depot_give(&object, 1, "free");
         return;
@@ -350,21 +341,6 @@ size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache_id, size_t 
     return got;
 }
 
-void slm_thread_push_bulk(struct slm_thread *thread, unsigned cache_id, size_t n, void *const *objects)
-{
-    struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    for (size_t done = 0; done < n;) {
-        const size_t some = slm_min(n - done, (size_t)(slot->limit - slot->top));
-        if (some > 0) {
-            memcpy(slot->top, objects + done, some * sizeof *objects);
-            slm_shared_store(&slot->top, slot->top + some);
-            done += some;
-        } else {
-            slm_thread_drain(thread, cache_id, objects[done++]);
-        }
-    }
-}
-
 typedef uintptr_t pair __attribute__((vector_size(16), aligned(8), may_alias)); /* every 64-bit machine has such */
 
 /* Copy two pointers; bits in which they differ from `one`. */
@@ -385,8 +361,8 @@ slm_inline bool copy_some(void **to, void *const *from, unsigned n, pair one)
     return (differ[0] | differ[1]) >> SLM_GRANULE_SHIFT == 0;
 }
 
-/* Copy n pointers, up to the first that does not lie in the granule of the first. Returns how many. By 32 at first, then
- * by eights, the last of which may overlap the one before: up to n pointers are written. */
+/* Copy n pointers, up to the first that does not lie in the granule of the first. Returns how many. By 32 at first,
+ * then by eights, the last of which may overlap the one before: up to n pointers are written. */
 slm_inline size_t copy_run(void **const to, void *const *const from, const size_t n)
 {
     const uintptr_t first = (uintptr_t)from[0];
@@ -446,7 +422,8 @@ void slm_thread_adapt(struct slm_thread *thread)
         slot->misses = 0;
         if (target == 0)
             continue; /* and perhaps no cache */
-        hand_on(cache, slm_remote_of(thread, cache_id), SLM_TO_DEPOT); /* a call that has met the limit sees it there */
+        hand_on(cache, slm_remote_of(thread, cache_id),
+                SLM_TO_DEPOT); /* a call that has met the limit sees it there */
         slm_remote_take(thread, cache_id);
         if (misses > 0 || load_relaxed(&cache->fixed_rounds) != 0 || target <= load_relaxed(&cache->start_rounds))
             continue;
@@ -468,20 +445,18 @@ slm_slow void slm_thread_move(struct slm_thread *thread, unsigned node)
 
 static void check_slot(const struct slm_slot *slot, const struct slm_cache *cache)
 {
-    const bool in_use = load_relaxed(&slot->target) != 0;
-    const struct slm_magazine *magazine = in_use ? slot->loaded : NULL;
+    const struct slm_magazine *magazine = load_relaxed(&slot->target) != 0 ? slot->loaded : NULL;
     const bool ordered = slot->bottom <= slot->top && slot->top <= slot->limit;
-    const bool inside =
-        !magazine || (slot->bottom >= magazine->rounds && slot->limit <= magazine->rounds + magazine->capacity);
-    if (!ordered || !inside || (!magazine && slot->limit))
+    const bool inside = magazine
+                            ? slot->bottom >= magazine->rounds && slot->limit <= magazine->rounds + magazine->capacity
+                            : !slot->limit;
+    if (!ordered || !inside)
         slm_panic("check", slot, "a magazine's cursors are out of order", cache ? cache->name : NULL, NULL);
 }
 
 slm_seldom void slm_thread_check(struct slm_thread *thread)
 {
-    const struct slm_slot *none = &thread->slots[0];
-    if (none->top || none->bottom || none->limit)
-        slm_panic("check", thread, "slot 0 has a magazine", NULL, NULL);
+    check_slot(&thread->slots[0], NULL); /* never has a magazine */
     slm_for_each_slot (cache_id, &thread->used)
         check_slot(slm_slot_of(thread, cache_id), slm_cache_of(cache_id));
 }

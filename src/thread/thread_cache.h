@@ -24,9 +24,6 @@ size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache_id, size_t 
 /* Free an object of the cache: push it, or, if it is another node's, leave it to a remote magazine. */
 void slm_thread_free(struct slm_thread *thread, unsigned cache_id, void *object);
 
-/* Push n objects of the cache, none NULL. */
-void slm_thread_push_bulk(struct slm_thread *thread, unsigned cache_id, size_t n, void *const *objects);
-
 /* Push the first of n objects and those after it that lie in the same granule, up to the first that does not, or as
  * many as there is room for. Returns how many. The comparison costs next to nothing while they are copied. */
 size_t slm_thread_push_run(struct slm_thread *thread, unsigned cache_id, size_t n, void *const *objects);
@@ -43,5 +40,5 @@ void slm_thread_adapt(struct slm_thread *thread);
 /* The thread runs on another node from now on: what it holds goes to the depots of the nodes where it lies. */
 void slm_thread_move(struct slm_thread *thread, unsigned node);
 
-/* Stop the process when a slot is not as it should be. */
+/* Stop the process if a slot's cursors are not in order. */
 void slm_thread_check(struct slm_thread *thread);

@@ -2,6 +2,7 @@
  * a slab, and leaves nothing in it. */
 #pragma once
 
+#include "checks.h"
 #include "unit.h"
 
 #include "depot/depot.h"
@@ -35,9 +36,9 @@ static uint64_t slabs(void)
 static int all_has_gone(void **state)
 {
     (void)state;
-    slm_depot_check(&depot);
+    check_depot(&depot);
     slm_depot_trim(&depot, true);
-    slm_depot_check(&depot);
+    check_depot(&depot);
     for (unsigned node = 0; node < slm_nodes; node++)
         slm_span_check(node);
     return load_relaxed(&depot.objects_out) == 0 && slabs() == 0 ? 0 : -1;

@@ -1,4 +1,5 @@
 /* src/depot/cache.h: the size classes as caches, their depots by node, and the list of them all. */
+#include "checks.h"
 #include "unit.h"
 
 #include "base/options.h"
@@ -150,7 +151,7 @@ static void other_depots_are_made_on_first_use(void **state)
         assert_ptr_equal(slm_cache_depot(cache, node), depot);
         assert_ptr_equal(slm_cache_depot_made(cache, node), depot);
         assert_int_equal((uintptr_t)depot % 64, 0);
-        slm_depot_check(depot);
+        check_depot(depot);
     }
     assert_null(slm_cache_depot_made(cache, 2));
 }
@@ -203,7 +204,9 @@ static void caches_are_visited_in_order(void **state)
     (void)state;
     for (unsigned turn = 0; turn < 2; turn++) {
         seen = 0;
-        slm_cache_foreach(see, &seen);
+        slm_cache_lock();
+        slm_cache_each(see, &seen);
+        slm_cache_unlock();
         assert_int_equal(seen, SLM_CLASSES);
     }
 }

@@ -26,7 +26,7 @@ static void destroyed(struct slab_cache *name)
         slm_cache_name_drop(name);
     } else {
         slm_cache_name_destroy(name, 0);
-        slm_cache_name_settle(cache);
+        cache->attended = false;
         slm_cache_name_sweep(0);
     }
     slm_cache_unlock();
@@ -35,7 +35,7 @@ static void destroyed(struct slab_cache *name)
 static void settle_and_sweep(struct slm_cache *cache, uint32_t recalled)
 {
     slm_cache_lock();
-    slm_cache_name_settle(cache);
+    cache->attended = false;
     slm_cache_name_sweep(recalled);
     slm_cache_unlock();
 }

@@ -1,5 +1,6 @@
 /* src/depot/depot.h: magazines in stock, partial slabs, vacant ones, and the life after a fork. Each test has a depot
  * of its own, of objects of 1024 bytes, 64 to a slab. */
+#include "checks.h"
 #include "one_depot.h"
 
 #include "page/metadata.h"
@@ -43,7 +44,7 @@ static void objects_are_apart_and_counted(void **state)
             assert_int_equal(object[at], i & 255);
         assert_ptr_equal(load_relaxed(&slm_slab_of(object)->owner), &depot);
     }
-    slm_depot_check(&depot);
+    check_depot(&depot);
     slm_depot_give(rounds, COUNT(rounds), "free");
     assert_int_equal(load_relaxed(&depot.objects_out), 0);
 }
@@ -70,7 +71,7 @@ static void a_stock_changes_whole_magazines(void **state)
     assert_true(slm_depot_put(&depot, &kept, 1000));
     assert_null(kept);
     assert_int_equal(load_relaxed(&depot.stock_rounds), CAPACITY + 7);
-    slm_depot_check(&depot);
+    check_depot(&depot);
     assert_true(slm_depot_get(&depot, &slot));
     assert_ptr_equal(slot, second);
     assert_int_equal(slot->count, 7);
@@ -123,7 +124,7 @@ static void the_fullest_slab_goes_first(void **state)
     give_some(rounds, 1, 2);
     give_some(rounds, 2, 60);
     give_some(rounds, 3, 20);
-    slm_depot_check(&depot);
+    check_depot(&depot);
     static const unsigned order[] = {1, 3, 0, 2}, free_objects[] = {2, 20, 40, 60};
     for (unsigned i = 0; i < 4; i++) {
         assert_int_equal(slm_depot_fill(&depot, again, free_objects[i]), free_objects[i]);
@@ -145,7 +146,7 @@ static void slabs_change_places_as_they_empty(void **state)
         slm_depot_give(&rounds[A_SLAB + i], 1, "free");
     for (unsigned i = 1; i < 60; i++)
         slm_depot_give(&rounds[i], 1, "free");
-    slm_depot_check(&depot);
+    check_depot(&depot);
     assert_int_equal(slm_depot_fill(&depot, &again, 1), 1);
     assert_ptr_equal(slm_slab_of(again), slm_slab_of(rounds[A_SLAB]));
     slm_depot_give(&again, 1, "free");
@@ -161,7 +162,7 @@ static void one_vacant_slab_is_kept(void **state)
     for (unsigned i = 0; i < 5; i++)
         give_some(rounds, i, A_SLAB);
     assert_int_equal(slabs(), 1);
-    slm_depot_check(&depot);
+    check_depot(&depot);
     void *object; /* a class on the edge makes no slab anew */
     const uint64_t made = load_relaxed(&depot.slabs_made);
     for (unsigned i = 0; i < 100; i++) {
@@ -218,10 +219,10 @@ static void trimming_keeps_what_was_missed(void **state)
     assert_true(slm_depot_get(&depot, &other));
     assert_true(slm_depot_put(&depot, &slot, 1000));
     assert_true(slm_depot_put(&depot, &other, 1000));
-    slm_depot_check(&depot);
+    check_depot(&depot);
     assert_true(slm_depot_trim(&depot, false));
     assert_int_equal(load_relaxed(&depot.stock_rounds), 2 * CAPACITY);
-    slm_depot_check(&depot);
+    check_depot(&depot);
     slm_depot_trim(&depot, false);
     assert_int_equal(load_relaxed(&depot.stock_rounds), 0);
 }
@@ -243,7 +244,7 @@ static void objects_go_home_whatever_depot_gives(void **state)
     slm_depot_give(mixed, 12, "free");
     assert_int_equal(load_relaxed(&depot.objects_out), 0);
     assert_int_equal(load_relaxed(&other.objects_out), 0);
-    slm_depot_check(&other);
+    check_depot(&other);
     slm_depot_trim(&other, true);
 }
 
@@ -313,7 +314,7 @@ static void *work(void *number)
         if (turn % 1024 == 0)
             slm_depot_trim(&depot, dice == 1);
         if (turn % 128 == 0)
-            slm_depot_check(&depot);
+            check_depot(&depot);
     }
     for (size_t i = 0; i < COUNT(slots); i++)
         if (slots[i])
@@ -325,7 +326,7 @@ static void threads_share_a_depot(void **state)
 {
     (void)state;
     on_threads(4, work);
-    slm_depot_check(&depot);
+    check_depot(&depot);
     assert_int_equal(load_relaxed(&depot.objects_out), load_relaxed(&depot.stock_rounds));
 }
 
@@ -337,12 +338,12 @@ static void start_afresh(void)
     const uint64_t out = load_relaxed(&depot.objects_out);
     require(!slm_depot_get(&depot, &slot)); /* the stock may be torn */
     require(load_relaxed(&depot.objects_out) == out - CAPACITY && load_relaxed(&depot.stock_rounds) == 0);
-    slm_depot_check(&depot);
+    check_depot(&depot);
     slm_depot_give(mine, COUNT(mine), "free"); /* what the parent's slabs handed out comes back */
-    slm_depot_check(&depot);
+    check_depot(&depot);
     on_threads(2, work);
     slm_depot_trim(&depot, true);
-    slm_depot_check(&depot);
+    check_depot(&depot);
 }
 
 static void a_child_that_finds_the_lock_held_starts_afresh(void **state)
@@ -367,7 +368,7 @@ static void go_on(void)
     require(slm_depot_get(&depot, &slot));
     give_magazine(slot);
     slm_depot_give(mine, COUNT(mine), "free");
-    slm_depot_check(&depot);
+    check_depot(&depot);
     slm_depot_trim(&depot, true);
     require(load_relaxed(&depot.objects_out) == 0 && slabs() == 0);
 }
@@ -391,7 +392,7 @@ static void fill_all(void)
     while (slm_depot_fill(&depot, &object, 1) == 1 && got < 10000000)
         got++;
     require(got < 10000000 && errno == ENOMEM);
-    slm_depot_check(&depot);
+    check_depot(&depot);
     slm_depot_give(&object, 0, "free");
 }
 

@@ -1,5 +1,6 @@
 /* src/depot/depot.h: slabs whose objects are constructed, and objects that come back without a lock. As in
  * test_depot.c each test has a depot of its own, of objects of 1024 bytes, 64 to a slab. */
+#include "checks.h"
 #include "one_depot.h"
 
 /* -- constructors ------------------------------------------------------------------------------------------------ */
@@ -47,7 +48,7 @@ static void filling_makes_no_slab_whose_objects_are_constructed(void **state)
         assert_int_equal(((char *)rounds[i])[99], 0x5a);
     memset(rounds[0], 0x11, 100);
     slm_depot_give(rounds, A_SLAB, "free");
-    slm_depot_check(&built);
+    check_depot(&built);
     assert_int_equal(slm_depot_fill(&built, rounds + 1, A_SLAB), A_SLAB);
     assert_int_equal(((char *)rounds[0])[99], 0x11); /* once a slab, not once an allocation */
     assert_int_equal(constructed, A_SLAB);
@@ -145,7 +146,7 @@ static void without_a_lock_relinking_waits(void **state)
     slm_depot_relink_pending();
     assert_null(load_relaxed(&slm_depot_pending));
     assert_non_null(depot.vacant);
-    slm_depot_check(&depot);
+    check_depot(&depot);
 }
 
 static void many_slabs_wait_and_some_are_gone_by_then(void **state)
@@ -162,7 +163,7 @@ static void many_slabs_wait_and_some_are_gone_by_then(void **state)
     assert_int_equal(slabs(), 2);
     fill(rounds, 2 * A_SLAB); /* and may be here again */
     slm_depot_relink_pending();
-    slm_depot_check(&depot);
+    check_depot(&depot);
     assert_int_equal(load_relaxed(&depot.objects_out), 4 * A_SLAB - 2);
     slm_depot_give(rounds, 2 * A_SLAB, "free");
     slm_depot_give(rounds + 2 * A_SLAB + 1, A_SLAB - 1, "free");
@@ -227,7 +228,7 @@ static void threads_give_without_locks(void **state)
     slm_depot_relink_pending();
     assert_null(load_relaxed(&slm_depot_pending));
     assert_int_equal(load_relaxed(&depot.objects_out), 0);
-    slm_depot_check(&depot);
+    check_depot(&depot);
 }
 
 #define built_test(name) cmocka_unit_test_setup_teardown(name, fresh_built, all_has_gone)

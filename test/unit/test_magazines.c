@@ -1,5 +1,6 @@
 /* src/depot/magazines.h: making magazines, and handing on what is in them: every round ends in the stock of its own
  * node's depot or in its slab, and is counted there. */
+#include "checks.h"
 #include "unit.h"
 
 #include "nodes.h"
@@ -22,7 +23,7 @@ static int end_test(void **state)
 {
     (void)state;
     for (unsigned node = 0; node < slm_nodes; node++)
-        slm_depot_check(slm_cache_depot(cache, node));
+        check_depot(slm_cache_depot(cache, node));
     return slab_cache_destroy(name);
 }
 

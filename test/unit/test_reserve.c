@@ -452,7 +452,7 @@ static unsigned long interrupt_calls(unsigned before)
         some |= interrupt_at(at, free_one, use_without_lock);
         free_held();
         slm_thread_check(slm_tls.self);
-        slm_depot_check(slm_cache_depot(cache, slm_tls.self->node));
+        check_depot(slm_cache_depot(cache, slm_tls.self->node));
         pass_slow_path();
     }
     return at;
@@ -494,7 +494,7 @@ static void nor_of_a_refill_and_a_drain(void **state)
     for (bool some = true; some; at += 29) {
         some = interrupt_at(at, refill_and_drain, use_without_lock);
         pass_slow_path();
-        slm_depot_check(slm_cache_depot(cache, slm_tls.self->node));
+        check_depot(slm_cache_depot(cache, slm_tls.self->node));
     }
     end_tracing(at);
     assert_true(without_lock > 100);

@@ -1,5 +1,6 @@
 /* src/thread/thread_cache.h: many objects at once, in and out of a thread's magazines, and magazines of a cache that
  * is tuned. The blocks here belong to no thread and are worked on directly; the caches are named ones. */
+#include "checks.h"
 #include "unit.h"
 
 #include "caches.h"
@@ -29,7 +30,7 @@ static int end_test(void **state)
     assert_int_equal(block->target_bytes, 0);
     slm_thread_block_free(block);
     for (unsigned node = 0; node < slm_nodes; node++)
-        slm_depot_check(slm_cache_depot(cache, node));
+        check_depot(slm_cache_depot(cache, node));
     return slab_cache_destroy(name);
 }
 
@@ -52,7 +53,8 @@ static size_t pop_bulk(size_t n, void **out)
 
 static void push_bulk(size_t n, void *const *from)
 {
-    slm_thread_push_bulk(block, cache->id, n, from);
+    for (size_t i = 0; i < n; i++)
+        slm_thread_push(block, cache->id, from[i]);
     slm_thread_check(block);
 }
 
@@ -286,7 +288,8 @@ static void bulks_without_memory(void)
         n += 10;
     require(got < 10 && errno == ENOMEM);
     n += got;
-    slm_thread_push_bulk(block, large->id, n, objects);
+    for (size_t i = 0; i < n; i++)
+        slm_thread_push(block, large->id, objects[i]);
     slm_thread_check(block);
     require(n == 0 || slm_thread_pop_bulk(block, large->id, 1, objects) == 1);
 }

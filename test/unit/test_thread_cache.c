@@ -1,5 +1,6 @@
 /* src/thread/thread_cache.h: a thread's magazines: refill, drain, adapt. The blocks here belong to no thread and are
  * worked on directly, mostly in a class that little else in the process uses. */
+#include "checks.h"
 #include "unit.h"
 
 #include "base/options.h"
@@ -429,7 +430,7 @@ static void rounds_go_home(void **state)
     for (unsigned node = 0; node < 2; node++) {
         assert_stock_at_home(node);
         slm_depot_trim(slm_cache_depot_made(&slm_class_caches[usual], node), true);
-        slm_depot_check(slm_cache_depot_made(&slm_class_caches[usual], node));
+        check_depot(slm_cache_depot_made(&slm_class_caches[usual], node));
         slm_span_check(node);
     }
     assert_int_equal(objects_out(usual), before);
