@@ -152,12 +152,9 @@ static void lead_to(struct slab_cache *named, struct slm_cache *cache, bool zero
     store_release(&named->cache, cache);
 }
 
-struct slm_cache *slm_cache_name_cache(const struct slab_cache *named, const char *call)
+_Noreturn slm_slow void slm_cache_name_refuse(const struct slab_cache *named, const char *call)
 {
-    struct slm_cache *cache = load_acquire(&named->cache); /* pairs with lead_to */
-    if (unlikely(!cache))
-        slm_panic(call, named, "a destroyed cache", NULL, NULL);
-    return cache;
+    slm_panic(call, named, "a destroyed cache", NULL, NULL);
 }
 
 slm_seldom struct slab_cache *slm_cache_name_create(const char *name, size_t size, const struct slab_cache_attr *attr)
@@ -200,6 +197,7 @@ slm_seldom void slm_cache_name_drop(struct slab_cache *named)
         cache->first_name = cache->names > 1 ? next_name_of(named, cache) : NULL;
     cache->names--;
     named->alloc_slot_word = named->marked_slot_word = 0;
+    named->zero = false;
     named->free_slot_word = SLM_SLOT_WORD_NEVER;
     store_relaxed(&named->cache, NULL);
     if (named->pins == 0)

@@ -28,8 +28,16 @@ struct slab_cache {
     char name[SLM_CACHE_NAME_BYTES];
 };
 
+_Noreturn void slm_cache_name_refuse(const struct slab_cache *named, const char *call);
+
 /* The cache of a name; ends the process in the name of `call` if it has been destroyed. */
-struct slm_cache *slm_cache_name_cache(const struct slab_cache *named, const char *call);
+slm_inline struct slm_cache *slm_cache_name_cache(const struct slab_cache *named, const char *call)
+{
+    struct slm_cache *cache = load_acquire(&named->cache); /* pairs with lead_to */
+    if (unlikely(!cache))
+        slm_cache_name_refuse(named, call);
+    return cache;
+}
 
 /* As slab_cache_create promises, without checking its arguments. NULL and ENOMEM. */
 struct slab_cache *slm_cache_name_create(const char *name, size_t size, const struct slab_cache_attr *attr);

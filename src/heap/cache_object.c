@@ -43,7 +43,7 @@ struct attempts {
 };
 
 /* Up to n objects from the calling thread's magazines; one if it has no block. Returns how many. */
-static size_t take_from_thread(struct slm_cache *cache, size_t n, void **out, struct attempts *at)
+slm_inline size_t take_from_thread(struct slm_cache *cache, size_t n, void **out, struct attempts *at)
 {
     struct slm_thread *thread = slm_thread_enter(true);
     void *object = NULL;
@@ -53,7 +53,8 @@ static size_t take_from_thread(struct slm_cache *cache, size_t n, void **out, st
         got = slm_thread_pop_bulk(thread, cache->id, n, out);
     else if ((object = thread ? slm_thread_pop(thread, cache->id) : slm_alloc_direct(cache)))
         out[got++] = object;
-    at->error = errno;
+    if (unlikely(got < n))
+        at->error = errno;
     if (thread)
         slm_thread_leave(thread);
     return got;
@@ -98,34 +99,46 @@ static bool overcome(struct slm_cache *cache, size_t n, struct attempts *at)
     return again;
 }
 
+slm_inline size_t take_once(struct slm_cache *cache, int node, size_t n, void **out, struct attempts *at)
+{
+    return node < 0 ? take_from_thread(cache, n, out, at) : take_from_node(cache, (unsigned)node, out, at);
+}
+
+/* A first attempt has got some of n objects. The rest; false: nothing is taken. */
+static slm_slow bool take_rest(struct slm_cache *cache, int node, size_t n, size_t got, void **out, struct attempts *at)
+{
+    at->looks = at->reclaims = at->empty_looks = 0;
+    for (size_t more = got; got < n && (more > 0 || overcome(cache, n - got, at)); got += more)
+        more = take_once(cache, node, n - got, out + got, at);
+    if (got == n)
+        return true;
+    const int error = errno;
+    while (got > 0)
+        slm_free(out[--got]);
+    errno = error;
+    return false;
+}
+
 /* n objects, at least 1, from that node (-1: the calling thread's). errno is kept; false with errno: none taken. */
-static slm_slow bool take(struct slm_cache *cache, int node, size_t n, void **out)
+static __attribute__((noinline)) bool take(struct slm_cache *cache, int node, size_t n, void **out)
 {
     const int kept = errno;
-    struct attempts at = {0};
-    size_t got = 0, more;
-    do {
-        more = node < 0 ? take_from_thread(cache, n - got, out + got, &at)
-                        : take_from_node(cache, (unsigned)node, out + got, &at);
-        got += more;
-    } while (unlikely(got < n) && (more > 0 || overcome(cache, n - got, &at)));
-    const bool done = got == n;
+    struct attempts at;
+    const size_t got = take_once(cache, node, n, out, &at);
+    const bool done = likely(got == n) || take_rest(cache, node, n, got, out, &at);
     const int error = done ? kept : errno;
-    while (unlikely(!done) && got > 0)
-        slm_free(out[--got]);
     finish(cache);
     errno = error;
     return done;
 }
 
-slm_slow void *slm_cache_object_alloc_slow(struct slab_cache *named)
+void *slm_cache_object_alloc_slow(struct slab_cache *named)
 {
-    struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_alloc");
     void *object;
-    /* Zeroed names share their cache's magazine, which the hot path does not know. */
-    if (!named->zero || !slm_pop_marked(named->free_slot_word, &object))
-        object = take(cache, -1, 1, &object) ? object : NULL;
-    return zero(named, cache, object);
+    if (named->zero && slm_pop_marked(named->free_slot_word, &object)) /* the cache's magazine, which others share */
+        return memset(object, 0, load_relaxed(&named->cache)->shape.object_size);
+    struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_alloc");
+    return take(cache, -1, 1, &object) ? zero(named, cache, object) : NULL;
 }
 
 /* False: errno is EINVAL where there is no such node, ENOMEM where the process could not start. */

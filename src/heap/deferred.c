@@ -90,7 +90,6 @@ static void defer_large(void *pointer)
  * that age there; else into one of the queue's. */
 static void defer_small(void *pointer, size_t slot_word, struct slm_epoch_head *head)
 {
-    const unsigned node = slm_direct_node();
     struct slm_thread *thread = slm_thread_enter(slm_tls.births == 0);
     const bool own = thread && load_relaxed(&slm_sys_has_membarrier);
     const bool done = own && slm_retire_push(thread, slot_word, pointer);
@@ -98,10 +97,10 @@ static void defer_small(void *pointer, size_t slot_word, struct slm_epoch_head *
         slm_retire_empty_slots(thread);
     if (thread)
         slm_thread_leave(thread);
-    if (own ? done : slm_defer_queue_put_object(node, pointer))
+    if (own ? done : slm_defer_queue_put_object(slm_direct_node(), pointer))
         return;
     if (head)
-        slm_defer_queue_put_head(node, head, pointer);
+        slm_defer_queue_put_head(slm_direct_node(), head, pointer);
     else
         free_without_memory(pointer);
 }

@@ -9,18 +9,24 @@
 #include "process/worker.h"
 #include "slab/large.h"
 
+static slm_slow void *zeroed_large(size_t n)
+{
+    bool clean;
+    void *object = slm_alloc_large_slow(n, 1, -1, &clean);
+    return object && !clean ? memset(object, 0, n) : object;
+}
+
 void *slm_zeroed_alloc(size_t count, size_t size)
 {
     size_t n;
-    bool clean = false;
     if (unlikely(__builtin_mul_overflow(count, size, &n))) {
         errno = ENOMEM;
         return NULL;
     }
-    void *object = n > SLM_SMALL_MAX ? slm_alloc_large_slow(n, 1, -1, &clean) : slm_alloc(n);
-    if (likely(object != NULL) && !clean)
-        memset(object, 0, n);
-    return object;
+    if (unlikely(n > SLM_SMALL_MAX))
+        return zeroed_large(n);
+    void *object = slm_alloc(n);
+    return likely(object != NULL) ? memset(object, 0, n) : NULL;
 }
 
 void *slm_aligned_alloc(size_t alignment, size_t n)

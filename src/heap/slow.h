@@ -5,17 +5,17 @@
 #include "thread/thread_cache.h"
 
 /* n bytes, at most SLM_SMALL_MAX: their class's magazine is empty, or the thread has none. */
-void *slm_alloc_slow(size_t n);
+slm_slow void *slm_alloc_slow(size_t n);
 
 /* Over SLM_TABLE_MAX bytes: a size class up to SLM_SMALL_MAX, else a span. */
 void *slm_alloc_medium(size_t n);
 
 /* A span of its own on a multiple of `alignment`, on that node (-1: where its pages are touched first). `*clean` (it
  * may be NULL): the object reads as zero. */
-void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *clean);
+slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *clean);
 
 /* The magazine is full, or the pointer is large, NULL or not ours; `call` is the name for a misuse's report. */
-void slm_free_slow(void *pointer, const char *call);
+slm_slow void slm_free_slow(void *pointer, const char *call);
 
 /* The size of a large object, 0 for NULL; other pointers end the process. */
 size_t slm_usable_slow(const void *pointer);
