@@ -105,7 +105,8 @@ slm_inline size_t take_once(struct slm_cache *cache, int node, size_t n, void **
 }
 
 /* A first attempt has got some of n objects. The rest; false: nothing is taken. */
-static slm_slow bool take_rest(struct slm_cache *cache, int node, size_t n, size_t got, void **out, struct attempts *at)
+static slm_slow bool take_rest(struct slm_cache *cache, int node, size_t n, size_t got, void **out,
+                               struct attempts *at)
 {
     at->looks = at->reclaims = at->empty_looks = 0;
     for (size_t more = got; got < n && (more > 0 || overcome(cache, n - got, at)); got += more)
