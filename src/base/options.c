@@ -11,7 +11,7 @@
 
 #define DEFAULT_NUMBER(builds, name, standard, least, most, example, sentence) .name = (standard),
 #define DEFAULT_TEXT(builds, name, size, example, sentence) .name = "",
-struct slm_options slm_options = {SLM_OPTIONS(DEFAULT_NUMBER, DEFAULT_TEXT)};
+slm_once struct slm_options slm_options = {SLM_OPTIONS(DEFAULT_NUMBER, DEFAULT_TEXT)};
 
 enum builds { EVERY, CHECKED, BENCH };
 

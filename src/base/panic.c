@@ -12,7 +12,7 @@ static struct {
     bool known;
     dev_t device;
     ino_t inode;
-} stderr_at_start;
+} stderr_at_start slm_once;
 
 void slm_line_text(struct slm_line *line, const char *text)
 {

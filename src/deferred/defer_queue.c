@@ -63,7 +63,7 @@ slm_seldom void slm_defer_queue_start(void)
 {
     if (slm_checked || slm_bench) /* other builds have no ranks */
         for (unsigned node = 0; node < SLM_NODES_MAX; node++)
-            queues[node].lock.rank = SLM_RANK_RING;
+            queues[node].lock.rank = SLM_RANK_DEFER_QUEUE;
 }
 
 /* -- chains ------------------------------------------------------------------------------------------------------ */

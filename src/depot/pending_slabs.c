@@ -6,7 +6,7 @@
 #include "sync/lock.h"
 
 /* The oldest first, linked by their spans' links; and their lengths, to be read without the lock. */
-static struct slm_lock lock = {.rank = SLM_RANK_RETIRED};
+static struct slm_lock lock = {.rank = SLM_RANK_PENDING_SLABS};
 static struct slm_list waiting = {&waiting, &waiting}, due = {&due, &due};
 static _Atomic uint32_t waiting_count;
 _Atomic uint32_t slm_pending_slabs_due;

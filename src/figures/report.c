@@ -78,7 +78,7 @@ static slm_seldom void line_program(struct slm_line *line)
 }
 
 /* A duplicate of standard error as it was at start, which many programs close before they exit. */
-static int kept_stderr = -1;
+static slm_once int kept_stderr = -1;
 
 /* Lines "slabmalloc: PROGRAM[PID]: NAME NUMBER"; "node N NAME" for a node's. */
 static slm_seldom void report_text(void)

@@ -11,7 +11,7 @@
 #include "os/rseq.h"
 #include "os/sys.h"
 
-unsigned slm_nodes = 1;
+slm_once unsigned slm_nodes = 1;
 
 /* x86's vDSO has getcpu, which takes some nanoseconds. Elsewhere it is a system call, made once in so many looks. */
 #ifdef __x86_64__
@@ -20,9 +20,9 @@ enum { getcpu_is_cheap = 1, calls_a_look = 32 };
 enum { getcpu_is_cheap = 0, calls_a_look = 32 };
 #endif
 
-static bool users_policy; /* numactl, or another parent, has set a memory policy for this process */
-static uint8_t online[SLM_NODES_MAX];
-static struct slm_rseq rseq; /* where the kernel tells a thread its CPU and node; 0: nowhere */
+static slm_once bool users_policy; /* numactl, or another parent, has set a memory policy for this process */
+static slm_once uint8_t online[SLM_NODES_MAX];
+static slm_once struct slm_rseq rseq; /* where the kernel tells a thread its CPU and node; 0: nowhere */
 
 /* The number of the highest bit that is set; -1: none is. */
 static int last_bit(const uint64_t *mask, unsigned words)

@@ -24,7 +24,7 @@
 
 #define TIB ((uintptr_t)1 << 40)
 
-size_t slm_page_size = 4096;
+slm_once size_t slm_page_size = 4096;
 
 void slm_vm_start(void)
 {

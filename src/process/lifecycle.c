@@ -31,8 +31,8 @@ enum process_state { PROCESS_NEW, PROCESS_STARTED, PROCESS_FAILED };
 
 static _Atomic uint32_t process_state;
 static struct slm_lock start_lock = {.rank = SLM_RANK_START};
-static pthread_key_t exit_key;
-static bool exit_key_made;
+static slm_once pthread_key_t exit_key;
+static slm_once bool exit_key_made;
 
 static void thread_exit(void *block);
 

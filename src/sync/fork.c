@@ -8,7 +8,7 @@
 uint32_t slm_fork_generation = 1;
 
 static _Atomic uint32_t no_page = 1;
-_Atomic uint32_t *slm_fork_canary = &no_page;
+slm_once _Atomic uint32_t *slm_fork_canary = &no_page;
 
 static void (*restart)(void);
 static __thread bool noticing; /* the restart and handlers that interrupt it must not wait for it */
