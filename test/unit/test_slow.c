@@ -1,4 +1,4 @@
-/* src/heap/heap.h, with the hot paths in alloc.h and free.h: everything from malloc to the kernel and back. */
+/* src/heap/slow.h and resize.h, with the hot paths in alloc.h and free.h: from malloc to the kernel and back. */
 #include "unit.h"
 
 #include "process/give_back.h"
