@@ -20,12 +20,12 @@ enum slm_rank {
     SLM_RANK_CACHES,  /* the cache mutex: the list of caches, never an allocation */
     SLM_RANK_THREADS, /* the list of threads' blocks */
     SLM_RANK_DEPOT,
-    SLM_RANK_DEFER_QUEUE,     /* retired objects that wait; only metadata is taken under it */
-    SLM_RANK_PENDING_SLABS,  /* vacant slabs that wait */
-    SLM_RANK_SPANS,    /* an area's free spans and frontier */
-    SLM_RANK_PERCPU,   /* blocks of per-CPU memory */
-    SLM_RANK_METADATA, /* free lists of the allocator's own memory */
-    SLM_RANK_READERS,  /* the list of epochs' readers; a handler may take it under all others */
+    SLM_RANK_DEFER_QUEUE,   /* retired objects that wait; only metadata is taken under it */
+    SLM_RANK_PENDING_SLABS, /* vacant slabs that wait */
+    SLM_RANK_SPANS,         /* an area's free spans and frontier */
+    SLM_RANK_PERCPU,        /* blocks of per-CPU memory */
+    SLM_RANK_METADATA,      /* free lists of the allocator's own memory */
+    SLM_RANK_READERS,       /* the list of epochs' readers; a handler may take it under all others */
     SLM_RANKS,
 };
 
