@@ -71,7 +71,7 @@ enum slab_cache_flags {
      * kernel's SLAB_HWCACHE_ALIGN). */
     SLAB_CACHELINE_ALIGN = 1u << 3,
     /* Keep the cache apart from others, so that slab_cache_stats.active_objects counts its own live objects, whatever
-     * call frees them: exactly as soon as no call is under way. Calls cost no more for it. */
+     * call frees them: exactly while no call is under way. Calls cost no more for it. */
     SLAB_ACCOUNT = 1u << 4,
 };
 
@@ -110,7 +110,7 @@ typedef struct slab_cache_stats {
     uint64_t active_objects; /* live: out of slabs less magazine_rounds and depot_rounds; exact when no call runs */
     uint64_t total_objects;  /* capacity of the slabs */
     uint64_t slabs;
-    uint64_t magazine_rounds;    /* free objects in threads' magazines and reserves */
+    uint64_t magazine_rounds;    /* free, in threads' magazines and reserves */
     uint64_t depot_rounds;       /* free objects in the depots' full magazines */
     uint64_t limit_bytes;        /* 0: none */
     uint64_t allocations, frees; /* objects that passed the depots, to threads and from threads */
@@ -120,7 +120,7 @@ typedef struct slab_cache_stats {
 /* A cache of objects of `size` bytes (1 to 1 MiB), named for tables and messages: the first 63 characters are copied;
  * names need not be unique. `attr` may be NULL. Until its first object the cache costs a few hundred bytes and no
  * system call. NULL and EINVAL: the name is NULL or empty, or the size, alignment, flags, their combination or
- * magazine_rounds are invalid. NULL and ENOMEM: no memory, or too many caches that share with none (10,000 are
+ * magazine_rounds are invalid. NULL and ENOMEM: no memory, or too many caches that share no slabs (10,000 are
  * promised, about 10,800 possible).
  *
  * Merging: caches of the same rounded size and alignment are names of one cache, as in Linux's SLUB, unless they have
@@ -138,7 +138,7 @@ slab_cache *slab_cache_create(const char *name, size_t size, const slab_cache_at
  * When it returns 0 the cache's destructors have run, and the context may go. It waits for those that run in other
  * threads, and for a grace period if the cache is SLAB_TYPESAFE_BY_EPOCH too: hold no lock that they want.
  * Exceptions: called from a destructor or inside an epoch section it does not wait; nor does it wait for objects that
- * a fork has lost, or that a thread holds that is stopped in the middle of a call. If objects of any cache are
+ * a fork has lost, or that a thread stopped in the middle of a call holds. If objects of any cache are
  * retired (slab_free_deferred) it also waits for a grace period, as slab_epoch_barrier does for freeing; inside a
  * section, and in a function of slab_epoch_call, retired objects count as live. */
 int slab_cache_destroy(slab_cache *cache);
@@ -218,7 +218,7 @@ int slab_info(FILE *out);
  * until each thread has entered another section. */
 void slab_epoch_enter(void);
 
-/* Leave the section entered last. One leave too many ends the process at the thread's next entry. As for entering. */
+/* Leave the section entered last. One leave too many ends the process at the thread's next entry. Else as above. */
 void slab_epoch_leave(void);
 
 /* Inline versions of both calls, eight instructions together; define SLAB_NO_INLINE for real calls. What follows is
@@ -424,7 +424,7 @@ uint64_t slab_percpu_sum_u64(slab_percpu object);
 #define SLAB_PERCPU_SHIFT 16
 struct slab_percpu_here {
     ptrdiff_t sequence; /* offset from the thread pointer of the field that announces a sequence; 0: no sequences */
-    ptrdiff_t index;    /* the same of the number of its copy, 32 bits */
+    ptrdiff_t index;    /* the same for the copy's index, 32 bits */
 };
 extern struct slab_percpu_here slab_percpu_here;
 void slab_percpu_add_slow(slab_percpu object, uint64_t value);

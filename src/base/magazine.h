@@ -1,6 +1,6 @@
 /* A magazine: a fixed array of object pointers, its rounds (Bonwick and Adams, "Magazines and Vmem", 2001).
  *
- *     next | count | capacity | number | rounds[0] ... rounds[count - 1] ... rounds[capacity - 1]
+ *     next | count | capacity | cache | rounds[0] ... rounds[count - 1] ... rounds[capacity - 1]
  *
  * It carries its own count and capacity, so any thread can load any magazine. While it is loaded the thread's cursors
  * say how many rounds it has, and `count` is stale; elsewhere `count` is right. The capacities 6, 14, 30, 62, 126 and

@@ -18,10 +18,10 @@ void slm_line_text(struct slm_line *line, const char *text);
 void slm_line_number(struct slm_line *line, uint64_t number);
 void slm_line_add(struct slm_line *line, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Write the whole line and its end to a descriptor, unless that is 2 and has become a file of the program's. */
+/* Write the whole line and its end to a descriptor, unless that is 2 and now a file of the program. */
 void slm_line_write(struct slm_line *line, int descriptor);
 
-/* Write all of the text, if that can be done. 0, or why not: an errno. */
+/* Write all of the text. Returns 0, or an errno if that failed. */
 int slm_write_all(int descriptor, const char *text, size_t length);
 
 /* At start, while the descriptor is the one that the process inherited. */

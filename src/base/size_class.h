@@ -22,7 +22,7 @@ enum {
     SLM_TABLE_MAX = 1024,          /* up to here one load finds the slot word */
     SLM_SLOT_WORDS = 6,            /* of a slot */
     SLM_SLOTS = 10922,             /* 512 KiB of them, so that 16 bits hold a slot word */
-    SLM_CACHE_IDS = SLM_SLOTS - 1, /* ids are below */
+    SLM_CACHE_IDS = SLM_SLOTS - 1, /* ids are less */
     SLM_NAMED_FIRST = 85,          /* the lowest id of a named cache */
 };
 

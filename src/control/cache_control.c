@@ -177,12 +177,12 @@ static slm_seldom uint64_t destroy(struct slab_cache *named, struct slm_cache *c
  * Inside a destructor, or a read section that a grace period would wait for, this cannot wait. */
 static void await_destructors(struct slm_cache *cache)
 {
-    const struct slm_object_hooks *life = cache->shape.hooks;
+    const struct slm_object_hooks *hooks = cache->shape.hooks;
     const bool forked = cache->generation != slm_fork_generation; /* slabs may be lost: do not wait forever */
-    if (!life || !life->destructor)
+    if (!hooks || !hooks->destructor)
         return;
     for (unsigned wait = 0; slm_cache_slabs(cache) > 0 && !(forked && wait == attempts_most); wait++) {
-        if (slm_pending_slabs_is_releasing() || (life->typesafe && slm_epoch_inside()))
+        if (slm_pending_slabs_is_releasing() || (hooks->typesafe && slm_epoch_inside()))
             break;
         release_retired(cache);
         if (slm_cache_slabs(cache) > 0)

@@ -56,8 +56,8 @@ static __thread bool calling;
 
 /* For copies when there is no memory, which a barrier would wait for. It is free again when its rounds have
  * been freed. */
-static _Alignas(struct slm_magazine) char last_block[512];
-static _Atomic bool last_block_out;
+static _Alignas(struct slm_magazine) char last_magazine[512];
+static _Atomic bool last_magazine_out;
 
 slm_seldom void slm_defer_queue_start(void)
 {
@@ -213,7 +213,7 @@ bool slm_defer_queue_put_object(unsigned node, void *object)
     struct chain *chain = chain_for(queue, MAGAZINES);
     struct slm_magazine *magazine = chain->first ? chain->last : NULL;
     if (!magazine || magazine->cache_id != SLM_RETIRED_MIXED || magazine->count == magazine->capacity) {
-        magazine = slm_defer_queue_make_block(SLM_MAGAZINE_ROUNDS_MAX);
+        magazine = slm_defer_queue_make_magazine(SLM_MAGAZINE_ROUNDS_MAX);
         if (magazine) {
             magazine->cache_id = SLM_RETIRED_MIXED;
             append_one(MAGAZINES, chain, magazine);
@@ -244,19 +244,19 @@ void slm_defer_queue_put_large(unsigned node, struct slm_large *large)
     put(node, LARGE, large);
 }
 
-struct slm_magazine *slm_defer_queue_make_block(uint32_t rounds)
+struct slm_magazine *slm_defer_queue_make_magazine(uint32_t rounds)
 {
     return slm_checked && slm_options.refuse_blocks ? NULL : slm_magazine_make(rounds);
 }
 
 size_t slm_defer_queue_put_rounds(unsigned node, unsigned cache_id, void *const *rounds, size_t n)
 {
-    struct slm_magazine *magazine = slm_defer_queue_make_block((uint32_t)n);
+    struct slm_magazine *magazine = slm_defer_queue_make_magazine((uint32_t)n);
     if (!magazine) {
-        if (atomic_exchange(&last_block_out, true)) /* pairs with free_thing */
+        if (atomic_exchange(&last_magazine_out, true)) /* pairs with free_thing */
             return 0;
-        magazine = (struct slm_magazine *)(void *)last_block;
-        magazine->capacity = (sizeof last_block - sizeof *magazine) / sizeof(void *);
+        magazine = (struct slm_magazine *)(void *)last_magazine;
+        magazine->capacity = (sizeof last_magazine - sizeof *magazine) / sizeof(void *);
         cache_id = SLM_RETIRED_MIXED;
     }
     magazine->cache_id = (uint16_t)cache_id;
@@ -340,8 +340,8 @@ static void free_thing(enum kind kind, void *thing)
         stock_magazine(magazine);
     } else {
         slm_depot_give(magazine->rounds, magazine->count, "slab_free_deferred");
-        if (thing == last_block)
-            store_release(&last_block_out, false);
+        if (thing == last_magazine)
+            store_release(&last_magazine_out, false);
         else
             slm_magazine_free(magazine);
     }

@@ -48,8 +48,8 @@ void slm_defer_queue_put_function(struct slm_epoch_head *head, void (*function)(
 /* The same for one small object: it goes into a magazine that is on the queue. False: there is no memory for one. */
 bool slm_defer_queue_put_object(unsigned node, void *object);
 
-/* A magazine for at least so many retired objects; NULL: there is no memory, or a test refuses it. */
-struct slm_magazine *slm_defer_queue_make_block(uint32_t rounds);
+/* A magazine for that many retired objects; NULL: there is no memory, or a test refuses it. */
+struct slm_magazine *slm_defer_queue_make_magazine(uint32_t rounds);
 
 /* Put a copy of n rounds of the cache on the queue. Returns how many have been copied: without memory, as many as the
  * queues' last block has room for, or none if that is in use. */
@@ -58,7 +58,7 @@ size_t slm_defer_queue_put_rounds(unsigned node, unsigned cache_id, void *const 
 /* Objects and bytes on all queues, or with freers; figures. */
 extern slm_hidden _Atomic uint64_t slm_defer_queue_objects, slm_defer_queue_bytes;
 
-/* The most bytes that should wait. Figures: how often threads waited because more did, and could not wait; and how
+/* The most bytes that should wait. Figures: how often threads then waited, or could not; and how
  * many objects stayed unfreed for want of memory. */
 uint64_t slm_defer_queue_limit_bytes(void);
 extern slm_hidden _Atomic uint64_t slm_defer_queue_waits, slm_defer_queue_excesses, slm_defer_queue_unfreed;

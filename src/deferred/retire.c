@@ -10,7 +10,7 @@
 /* How many passes there were. A slot remembers the count when it was opened. */
 static _Atomic uint32_t passes;
 
-/* There are five passes in a deferred_max_delay_ms (process/reclaim.c): so many a second if that is 1. */
+/* There are five passes in a deferred_max_delay_ms (process/worker.c): this many a second if it is 1. */
 enum { least_rounds = 6, passes_a_second = 5000 };
 
 static uint32_t most_rounds(unsigned cache_id)
@@ -62,7 +62,7 @@ static bool open_next(struct slm_thread *thread, unsigned cache_id)
     const uint32_t grown = slot->magazine ? slot->target * 2 + 2 : slot->target;
     const uint32_t target = (uint32_t)slm_min(slm_max(grown, least_rounds), most_rounds(cache_id));
     put_away(thread, cache_id);
-    struct slm_magazine *magazine = slm_defer_queue_make_block(target);
+    struct slm_magazine *magazine = slm_defer_queue_make_magazine(target);
     if (!magazine)
         return false;
     slot->target = target;

@@ -100,7 +100,7 @@ void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines
     store_relaxed(&cache->fixed_rounds, rounds);
     cache->fixed_magazines = magazines;
     set_bounds(cache);
-    atomic_fetch_add_explicit(&cache->tuned, 1, memory_order_release); /* pairs with slm_thread_refill and _drain */
+    atomic_fetch_add_explicit(&cache->tuned, 1, memory_order_release); /* pairs with heed_tuning */
 }
 
 static _Atomic(struct slm_depot *) *other_depots(struct slm_cache *cache)

@@ -30,7 +30,7 @@ struct slm_cache {
     uint32_t names;                                /* how many it has */
     uint32_t align;
     bool merges;            /* with others of its size and alignment */
-    bool attended;          /* while it leaves: a call to slab_cache_destroy is not done with it */
+    bool attended;          /* while it leaves: slab_cache_destroy still works on it */
     uint32_t recall;        /* while it leaves: the recall that all threads must have attended to before it goes */
     struct slm_cache *next; /* in its bucket of caches that merge, among those that leave, or among those unused */
     char name[SLM_CACHE_NAME_BYTES];

@@ -6,7 +6,7 @@
  *
  * Everything here is guarded by the cache mutex, which callers hold; allocations read a name's slot words without it.
  *
- * Destroyed names are kept aside. When there are over 256 of them the oldest is used again: so the use of a destroyed
+ * Destroyed names are kept aside. Beyond 256 of them the oldest is reused, so that the use of a destroyed
  * one is seen. */
 #pragma once
 
@@ -18,8 +18,8 @@
 enum { SLM_SLOT_WORD_NEVER = 0xffff };
 
 struct slab_cache {
-    uint32_t alloc_slot_word;          /* for allocations; 0: they take the slow path, */
-    uint32_t marked_slot_word;         /* or in a limited cache a marked pop with this one */
+    uint32_t alloc_slot_word;          /* for allocations; 0: they take the slow path */
+    uint32_t marked_slot_word;         /* for marked pops, of a limited cache; 0: none */
     uint32_t free_slot_word;           /* for frees; SLM_SLOT_WORD_NEVER: they take the slow path */
     _Atomic(struct slm_cache *) cache; /* NULL: destroyed */
     struct slm_list link;              /* in the order of creation, or of destruction */
@@ -50,7 +50,7 @@ void slm_cache_name_drop(struct slab_cache *named);
  * to none). */
 void slm_cache_name_destroy(struct slab_cache *named, uint32_t recall);
 
-/* Get rid of caches that wait no longer; `recalled` is the latest recall that all threads have attended to. */
+/* Remove caches that need not wait; `recalled` is the latest recall that all threads have attended to. */
 void slm_cache_name_sweep(uint32_t recalled);
 
 /* True while caches wait. */

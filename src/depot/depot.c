@@ -75,7 +75,7 @@ static void lock_depot(struct slm_depot *depot)
         restart(depot);
 }
 
-bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot)
+bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **magazine)
 {
     lock_depot(depot);
     struct slm_magazine *full = depot->full;
@@ -84,11 +84,11 @@ bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot)
         if (--depot->full_count < depot->full_low)
             depot->full_low = depot->full_count;
         sub_relaxed(&depot->stock_rounds, full->count);
-        if (*slot) {
-            (*slot)->next = depot->empty;
-            depot->empty = *slot;
+        if (*magazine) {
+            (*magazine)->next = depot->empty;
+            depot->empty = *magazine;
         }
-        *slot = full;
+        *magazine = full;
         slm_count(&depot->exchanges, 1);
         slm_count(&depot->gets, 1);
         slm_count(&depot->rounds_got, full->count);
@@ -97,21 +97,21 @@ bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot)
     return full != NULL;
 }
 
-bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **slot, uint64_t limit_rounds)
+bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **magazine, uint64_t limit_rounds)
 {
     lock_depot(depot);
-    const bool room = load_relaxed(&depot->stock_rounds) + (*slot)->count <= limit_rounds;
+    const bool room = load_relaxed(&depot->stock_rounds) + (*magazine)->count <= limit_rounds;
     if (room) {
         struct slm_magazine *empty = depot->empty;
         if (empty)
             depot->empty = empty->next;
-        (*slot)->next = depot->full;
-        depot->full = *slot;
+        (*magazine)->next = depot->full;
+        depot->full = *magazine;
         depot->full_count++;
-        add_relaxed(&depot->stock_rounds, (*slot)->count);
+        add_relaxed(&depot->stock_rounds, (*magazine)->count);
         slm_count(&depot->exchanges, 1);
-        slm_count(&depot->rounds_put, (*slot)->count);
-        *slot = empty;
+        slm_count(&depot->rounds_put, (*magazine)->count);
+        *magazine = empty;
     }
     slm_lock_release(&depot->lock);
     return room;
@@ -156,7 +156,7 @@ static void unlist_slab(struct slm_depot *depot, struct slm_slab *slab, enum slm
 
 /* Under the lock: put a slab that is neither held nor listed where its count says. True: it is vacant, and the caller
  * alone releases it, after unlocking. */
-static bool place_slab(struct slm_depot *depot, struct slm_slab *slab)
+static bool file_slab(struct slm_depot *depot, struct slm_slab *slab)
 {
     const int32_t free = load_acquire(&slab->free); /* pairs with slm_slab_count */
     if (free == slab->objects && depot->vacant) {
@@ -174,8 +174,8 @@ static bool place_slab(struct slm_depot *depot, struct slm_slab *slab)
 /* A vacant slab that is unlisted and has no owner. */
 static void release(struct slm_depot *depot, struct slm_slab *slab)
 {
-    const struct slm_object_hooks *life = depot->shape->hooks;
-    if (life && (life->destructor || life->typesafe)) {
+    const struct slm_object_hooks *hooks = depot->shape->hooks;
+    if (hooks && (hooks->destructor || hooks->typesafe)) {
         slm_pending_slabs_add(slab, depot->shape, &depot->slabs_released);
     } else {
         slm_slab_release(slab);
@@ -191,7 +191,7 @@ static void relink(struct slm_depot *depot, struct slm_slab *slab)
     if (ours && !(slab->where == SLM_SLAB_HELD && slab->where_generation == slm_fork_generation)) {
         if (slab->where == SLM_SLAB_LISTED && slab->where_generation >= depot->generation)
             unlist_slab(depot, slab, SLM_SLAB_OUT);
-        vacant = place_slab(depot, slab);
+        vacant = file_slab(depot, slab);
     }
     slm_lock_release(&depot->lock);
     if (vacant)
@@ -204,7 +204,7 @@ static void put_slabs(struct slm_depot *depot, struct slm_slab *const *slabs, un
     bool vacant[slabs_at_once];
     lock_depot(depot);
     for (unsigned i = 0; i < number; i++)
-        vacant[i] = place_slab(depot, slabs[i]);
+        vacant[i] = file_slab(depot, slabs[i]);
     slm_count(&depot->fills, taken > 0);
     slm_count(&depot->rounds_taken, taken);
     slm_lock_release(&depot->lock);

@@ -12,7 +12,7 @@ enum { SLM_DEPOT_BUCKETS = 8 };
 /* What an exchange of magazines touches lies in the first two cache lines. */
 struct slm_depot {
     struct slm_lock lock;
-    uint32_t full_count, full_low; /* magazines, and their minimum since the last trim: so many were not needed */
+    uint32_t full_count, full_low; /* magazines, and their least since the last trim: that many were surplus */
     struct slm_magazine *full, *empty;
     _Atomic uint64_t stock_rounds;
     uint32_t generation; /* of the lists: what is marked as listed in an older one is in no list */
@@ -21,8 +21,7 @@ struct slm_depot {
     _Atomic uint64_t fills, rounds_taken;                     /* from slabs; written under the lock */
     const struct slm_slab_shape *shape;
     const char *cache_name;
-    struct slm_slab
-        *vacant; /* a listed one, kept so that a cache at the boundary does not make one again and again */
+    struct slm_slab *vacant;                    /* a listed one, kept to spare making slabs over and over */
     struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
     unsigned node;
     bool vacant_seen;             /* at the last trim */
@@ -63,12 +62,12 @@ extern slm_hidden struct slm_slab *_Atomic slm_depot_pending;
 void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
                     unsigned node);
 
-/* Exchange an empty magazine (or NULL) for one with rounds. False: the stock is empty, and *slot is unchanged. */
-bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **slot);
+/* Exchange an empty magazine (or NULL) for one with rounds. False: the stock is empty, and *magazine is unchanged. */
+bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **magazine);
 
-/* Exchange a magazine with rounds for an empty one (or NULL). False: the stock would exceed `limit_rounds`, and *slot
- * is unchanged. */
-bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **slot, uint64_t limit_rounds);
+/* Exchange a magazine with rounds for an empty one (or NULL). False: the stock would exceed `limit_rounds`, and
+ * *magazine is unchanged. */
+bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **magazine, uint64_t limit_rounds);
 
 /* Take up to n objects from partial slabs, else from a new one: the lowest address last, as a stack hands it out
  * first. Returns how many; 0 and ENOMEM when the kernel has no more, EDQUOT when the cache's limit is met. If objects
@@ -91,7 +90,7 @@ bool slm_depot_grow(struct slm_depot *depot);
 /* Is the calling thread inside a constructor of the cache's objects? */
 bool slm_depot_is_constructing(const struct slm_depot *depot);
 
-/* Put one object back into its slab without a lock, legal in signal handlers; false: it is no small object. And:
+/* Put one object back into its slab without a lock, also in signal handlers; false: it is no small object.
  * relink the slabs that this has left pending. */
 bool slm_depot_give_nolock(void *object, const char *call);
 void slm_depot_relink_pending(void);

@@ -28,12 +28,12 @@ static void put_into_slabs(struct slm_cache *cache, unsigned node, void *const *
     add_relaxed(&slm_cache_depot(cache, node)->drains_home, 1);
 }
 
-void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazine **slot, uint64_t limit_rounds)
+void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazine **magazine, uint64_t limit_rounds)
 {
-    if (limit_rounds > 0 && slm_depot_put(slm_cache_depot(cache, node), slot, limit_rounds))
+    if (limit_rounds > 0 && slm_depot_put(slm_cache_depot(cache, node), magazine, limit_rounds))
         return;
-    put_into_slabs(cache, node, (*slot)->rounds, (*slot)->count);
-    (*slot)->count = 0;
+    put_into_slabs(cache, node, (*magazine)->rounds, (*magazine)->count);
+    (*magazine)->count = 0;
 }
 
 /* Move the rounds of the node to the end; returns how many others there are. */

@@ -6,10 +6,10 @@
 
 #include "depot/cache.h"
 
-/* Up to so many rounds are not worth a magazine in the stock. */
+/* This many rounds are not worth a magazine in the stock. */
 enum { SLM_MAGAZINE_SMALL = 6 };
 
-/* An empty magazine for at least so many rounds; NULL and ENOMEM. Freeing NULL does nothing. */
+/* An empty magazine for that many rounds; NULL and ENOMEM. Freeing NULL does nothing. */
 struct slm_magazine *slm_magazine_make(uint32_t rounds);
 void slm_magazine_free(struct slm_magazine *magazine);
 
@@ -30,8 +30,8 @@ slm_inline unsigned slm_magazine_home(const void *round)
 }
 
 /* Put a magazine with rounds, all of that node, into the stock of the node's depot if this then holds at most
- * `limit_rounds` (0: never), else its rounds into their slabs. *slot becomes an empty one, or NULL. Any thread. */
-void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazine **slot, uint64_t limit_rounds);
+ * `limit_rounds` (0: never), else its rounds into their slabs. *magazine becomes an empty one, or NULL. Any thread. */
+void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazine **magazine, uint64_t limit_rounds);
 
 /* The same for rounds of any nodes, sorted into a batch for each node; if there are several, small ones go into their
  * slabs. The magazine, or the empty one that it was exchanged for, is freed. Any thread. */

@@ -1,6 +1,6 @@
 /* Slow halves of named caches; see cache_object.h.
  *
- * Three things can be in the way of an allocation. Each is tried again once something was done about it: the cache's
+ * Three things can be in the way of an allocation. Something is done about each, then it is tried again: the cache's
  * limit is met (the free objects that other threads and nodes hold are gathered), a slab has to be constructed
  * (outside of the thread's block, as user's code runs), there is no memory (all that can go is given back). */
 #include "heap/cache_object.h"

@@ -2,7 +2,7 @@
  * into the thread's retired magazine. A thread that has filled one helps: it checks the readers, and frees some of
  * the ripe objects on the queue.
  *
- * While more bytes wait than may, the thread waits for grace periods, but 10 ms at most: it may hold a lock that a
+ * While too many bytes wait, the thread waits for grace periods, but 10 ms at most: it may hold a lock that a
  * reader wants. It does not wait inside a section of its own, as no grace period ends before that does, nor where the
  * caller has given a head.
  *

@@ -23,12 +23,12 @@ size_t slm_usable_slow(const void *pointer);
 /* As slab_free_nolock. */
 void slm_free_nolock(void *pointer);
 
-/* An object for a thread that has no block to work on; NULL and errno as slm_depot_fill. And: free a small one. errno
+/* An object for a thread that has no block to work on; NULL and errno as slm_depot_fill. Or free a small one. errno
  * may change. */
 void *slm_alloc_direct(struct slm_cache *cache);
 void slm_free_direct(void *object, const char *call);
 
-/* End the process: the pointer is no object of ours that `call` could be meant for. */
+/* End the process: `call` cannot be meant for this pointer. */
 _Noreturn void slm_refuse(const void *pointer, const char *call);
 
 /* n bytes from the magazine of n's class, which begins at that slot word. */

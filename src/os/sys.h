@@ -7,7 +7,7 @@
 /* Sleep while *word is `expected`, without limit if timeout_ms is 0; may return early for any reason. */
 void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms);
 
-/* Sleep for `ms`, at least 1, or less where a signal comes. By the system call of slm_sys_wait, for filters' sake. */
+/* Sleep for `ms`, at least 1, or less if a signal comes; by futex alone, which filters allow. */
 void slm_sys_sleep_ms(unsigned ms);
 
 /* Wake one sleeper on the word, or all. */
@@ -25,7 +25,7 @@ bool slm_sys_membarrier_register(void);
 extern slm_hidden _Atomic bool slm_sys_has_membarrier;  /* false once a barrier, or registering, has failed */
 extern slm_hidden _Atomic uint64_t slm_sys_membarriers; /* how many barriers there were */
 
-/* A steady clock: microseconds, exact; and milliseconds, a few of them coarse. The C library reads the vDSO. */
+/* A steady clock: microseconds, exact; and milliseconds, a few too coarse. The C library reads the vDSO. */
 uint64_t slm_sys_now_us(void);
 uint64_t slm_sys_now_ms(void);
 
@@ -35,7 +35,7 @@ uint64_t slm_sys_entropy(uint64_t number);
 /* The CPU and node that the calling thread is on; both 0 where the kernel does not say. */
 void slm_sys_where(unsigned *cpu, unsigned *node);
 
-/* The kernel's number of the calling thread. */
+/* The kernel's id of the calling thread. */
 uint32_t slm_sys_thread_id(void);
 
 /* Does the path lie in the kernel's own sysfs, and not on something mounted over it (in a container)? */

@@ -107,7 +107,7 @@ bool slm_vm_unmap(void *address, size_t size, bool reserved)
 
 void slm_vm_small_pages(void *address, size_t size)
 {
-    slm_call(SYS_madvise, address, size, MADV_NOHUGEPAGE); /* fails where the kernel has none: as wanted */
+    slm_call(SYS_madvise, address, size, MADV_NOHUGEPAGE); /* fails where there are none: fine */
 }
 
 bool slm_vm_is_mapped(const void *address)

@@ -12,7 +12,7 @@ void slm_vm_start(void);
 bool slm_vm_addresses_limited(void);
 
 /* Addresses for `size` bytes that nothing else is likely to use, on a multiple of 2 MiB; nothing is mapped. NULL
- * where the address space has no room. The choice is random, and another for each attempt. */
+ * where the address space has no room. The choice is random, and new for each attempt. */
 void *slm_vm_pick_range(size_t size, unsigned attempt);
 
 /* Such addresses held by an inaccessible mapping; NULL if the kernel grants none of that size. */

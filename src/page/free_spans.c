@@ -104,7 +104,7 @@ struct slm_span *slm_free_spans_before(struct slm_free_spans *area, const struct
     return first > area->first ? joinable(area, first - 1, state) : NULL;
 }
 
-struct slm_span *slm_free_spans_behind(struct slm_free_spans *area, const struct slm_span *span, unsigned state)
+struct slm_span *slm_free_spans_after(struct slm_free_spans *area, const struct slm_span *span, unsigned state)
 {
     const size_t behind = slm_span_granule(span) + span->granules;
     return behind < area->frontier ? joinable(area, behind, state) : NULL;
@@ -113,7 +113,7 @@ struct slm_span *slm_free_spans_behind(struct slm_free_spans *area, const struct
 struct slm_span *slm_free_spans_join(struct slm_free_spans *area, struct slm_span *span)
 {
     struct slm_span *before = slm_free_spans_before(area, span, span->state);
-    struct slm_span *behind = slm_free_spans_behind(area, span, span->state);
+    struct slm_span *behind = slm_free_spans_after(area, span, span->state);
     if (behind) {
         slm_free_spans_unlist(area, behind);
         span->granules += behind->granules;

@@ -47,7 +47,7 @@ slm_inline struct slm_free_span *slm_free_span_of(struct slm_span *span)
     return (struct slm_free_span *)span;
 }
 
-/* To be released by slm_lock_release. It is held for all calls down to slm_free_spans_note_dirty_low. */
+/* Release it by slm_lock_release. It is held for all calls down to slm_free_spans_note_dirty_low. */
 void slm_free_spans_lock(struct slm_free_spans *area);
 
 /* List a free span and mark both its ends. Its neighbours are not looked at. */
@@ -56,7 +56,7 @@ void slm_free_spans_unlist(struct slm_free_spans *area, struct slm_span *span);
 
 /* The free spans right before and after a span, which may be listed or not, if they are of that state; else NULL. */
 struct slm_span *slm_free_spans_before(struct slm_free_spans *area, const struct slm_span *span, unsigned state);
-struct slm_span *slm_free_spans_behind(struct slm_free_spans *area, const struct slm_span *span, unsigned state);
+struct slm_span *slm_free_spans_after(struct slm_free_spans *area, const struct slm_span *span, unsigned state);
 
 /* Join an unlisted free span with its free neighbours of the same state, and list the result, which is returned. */
 struct slm_span *slm_free_spans_join(struct slm_free_spans *area, struct slm_span *span);

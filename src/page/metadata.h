@@ -1,6 +1,6 @@
 /* Memory for the allocator itself: magazines, bitmaps, threads' blocks, depots. Sizes are rounded up to 64 bytes;
  * freed pieces wait in a list of their size. Pieces from 4 KiB up start on a multiple of 4 KiB and lie apart from
- * small ones, so that their unused pages are not resident. Overflows of objects do not reach any of it. */
+ * small ones, so that their unused pages are not resident. Objects that overflow do not reach it. */
 #pragma once
 
 #include "base/compiler.h"

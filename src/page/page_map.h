@@ -1,6 +1,6 @@
 /* The page map: for each granule of the heap the slot word of the cache whose objects it has (base/size_class.h), or
  * 0 if it has no small objects. Next to it is a table of the object sizes by slot word, so that malloc_usable_size
- * needs no other address. The way by which a thread gets an object orders its entry before. */
+ * needs no other address. Whatever hands an object to a thread orders its entry before. */
 #pragma once
 
 #include "page/area.h"

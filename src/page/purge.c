@@ -34,7 +34,7 @@ static bool may_unmap(struct slm_free_spans *area, const struct slm_span *span)
         return false;
     return (span->granules >= unmap_least && area->spans[SLM_SPAN_UNMAPPED] < unmapped_most) ||
            slm_free_spans_before(area, span, SLM_SPAN_UNMAPPED) ||
-           slm_free_spans_behind(area, span, SLM_SPAN_UNMAPPED);
+           slm_free_spans_after(area, span, SLM_SPAN_UNMAPPED);
 }
 
 /* Give an unlisted span's memory back as far as the kernel takes it. The state that it is in then. */
@@ -56,7 +56,7 @@ static struct slm_span *take_unmappable(struct slm_free_spans *area, struct slm_
 {
     if (span->state == SLM_SPAN_UNMAPPED) {
         struct slm_span *before = slm_free_spans_before(area, span, SLM_SPAN_CLEAN);
-        span = before ? before : slm_free_spans_behind(area, span, SLM_SPAN_CLEAN);
+        span = before ? before : slm_free_spans_after(area, span, SLM_SPAN_CLEAN);
     }
     if (!span || span->state != SLM_SPAN_CLEAN || !may_unmap(area, span))
         return NULL;

@@ -19,7 +19,7 @@ static _Atomic uint64_t map_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64]; /* s
 static _Atomic uint64_t descriptors_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64];
 static _Atomic uint64_t bookkeeping_bytes, area_bytes[SLM_AREAS_MAX];
 
-/* Above this size of an area's heap the system's policy decides how large pages are. */
+/* Above this size of an area's heap the system's policy decides the page size. */
 static const size_t small_pages_granules = ((size_t)256 << 20) / SLM_GRANULE;
 
 static bool map_small_pages(void *address, size_t size)

@@ -137,7 +137,7 @@ static struct slm_percpu_block *make_block(unsigned *number)
     return block;
 }
 
-/* The first mapped block from `n` on that has so many free units; blocks_end: none. */
+/* The first mapped block from `n` on with that many free units; blocks_end: none. */
 static unsigned with_units(unsigned n, unsigned units)
 {
     while (n < blocks_end && !(row(n)->map && row(n)->free_units >= units))

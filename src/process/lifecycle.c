@@ -93,7 +93,7 @@ static struct slm_thread *birth(struct slm_tls *tls)
         return NULL;
     thread->tls = tls;
     thread->helper = tls->helper;
-    slm_shared_store(&tls->self, thread); /* before it is linked: see thread/gather.c */
+    slm_shared_store(&tls->self, thread); /* before it is linked into the list */
     slm_thread_list_add(thread);
     store_relaxed(&thread->node, slm_topology_node_again(thread->ordinal, &thread->cpu, 0));
     tls->area = slm_area_start(slm_area_for_slabs(load_relaxed(&thread->node)));
@@ -182,7 +182,7 @@ static slm_seldom void thread_exit(void *block)
         return;
     slm_fork_check();
     slm_thread_claim(tls);
-    slm_shared_store(&tls->self, NULL); /* busy by now: see thread/gather.c */
+    slm_shared_store(&tls->self, NULL); /* busy by now, so takers pass it */
     tls->state = tls->births < births_most ? SLM_THREAD_NONE : SLM_THREAD_GONE;
     slm_epoch_thread_exit(); /* not before: a handler that enters a section from here on does not register */
     slm_retire_empty_slots(thread);

@@ -1,7 +1,7 @@
 /* What goes back, and when; see reclaim.h.
  *
  * Depots keep their working set: magazines that were not missed for an interval are surplus (Bonwick and Adams).
- * Spans that stayed dirty for a `purge_delay_ms` are purged. When a large object is freed, dirty memory beyond
+ * Spans that stayed dirty for `purge_delay_ms` are purged. When a large object is freed, dirty memory beyond
  * `dirty_bytes` or a quarter of the heap, whichever is more, is purged at once. Where address space is scarce, the
  * bound is a sixteenth of the heap and holds for all memory that becomes free: the program's own mappings and
  * threads' stacks cannot wait for a delay. */

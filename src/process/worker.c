@@ -1,7 +1,7 @@
 /* The worker, and what slow paths do without one; see worker.h.
  *
  * The worker is a detached pthread with all signals blocked. It is started at a thread's birth: the process has just
- * made a thread, so no sandbox forbids it yet. While there is memory to give back it looks four times in a purge
+ * made a thread, so no sandbox forbids it yet. While there is memory to give back it looks four times per purge
  * delay. When it has found none, and no thread was active for so long that everything would have become due, it
  * sleeps until one is. It ends when it is alone with one thread: then calls that demand a single-threaded process
  * (unshare, setns) work again.
@@ -9,7 +9,7 @@
  *     worker:  NONE --birth of a thread--> STARTING --> RUNNING <--> ASLEEP        RUNNING --alone--> NONE
  *                                                       RUNNING <--> CALLED, out of a sleep that has an end
  *
- * While retired objects wait it looks five times in a deferred_max_delay_ms: a magazine that does not fill up is put
+ * While retired objects wait it looks five times per deferred_max_delay_ms: a magazine that does not fill up is put
  * on the queue by the second pass after its first object came. The functions of slab_epoch_call run here, too. */
 #include "process/worker.h"
 

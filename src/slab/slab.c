@@ -11,8 +11,7 @@
 enum { least_objects = 8 };
 
 static_assert(offsetof(struct slm_slab, pending) >= sizeof(struct slm_slab) - 8, "past what spans use");
-static_assert(offsetof(struct slm_slab, owner) == sizeof(struct slm_span),
-              "see no_owner in struct slm_large and slm_free_span");
+static_assert(offsetof(struct slm_slab, owner) == sizeof(struct slm_span), "no_owner of slm_large and slm_free_span");
 
 void slm_slab_shape_fill(struct slm_slab_shape *shape)
 {

@@ -36,7 +36,7 @@ struct slm_epoch_reader {
     struct slm_list link;            /* guarded by the lock of the list, as the next three are */
     uint64_t named;                  /* the last grace period that it was named for holding up */
     uint32_t generation;             /* of the process when it was linked */
-    uint32_t thread;                 /* the kernel's number of it */
+    uint32_t thread;                 /* the kernel's id of it */
     uint8_t visiting;                /* a visitor's own: the number that it was counted by, modulo two */
     bool busy;                       /* the thread's own: it may hold that lock, its handlers must not ask for it */
 };

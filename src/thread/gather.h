@@ -9,7 +9,7 @@ enum slm_take_how {
     SLM_TAKE_SPARE,      /* all but the top rounds */
     SLM_TAKE_TO_STOCK,   /* the same, into depots' stock, and with a barrier even where no thread has any */
     SLM_TAKE_INSISTING,  /* as SPARE, and missed threads are asked to pause */
-    SLM_TAKE_EVERYTHING, /* nobody uses the cache: to the last round, and slots and reserves too; insisting */
+    SLM_TAKE_EVERYTHING, /* nobody uses the cache: all rounds, slots and reserves; insisting */
 };
 
 struct slm_take_rounds {

@@ -82,7 +82,7 @@ struct slm_take {
     bool insist; /* ask missed threads to pause after their slow path, where another attempt finds them */
 };
 
-/* Do it to all threads except the caller, which is in a slow path (so that its own handlers keep out). Returns how
+/* Do so to all threads except the caller, which is in a slow path (so that its own handlers keep out). Returns how
  * many of interest were missed. Takes the lock of the list of threads. */
 unsigned slm_take_from_all(const struct slm_take *take);
 

@@ -58,7 +58,7 @@ static void ask(struct slm_thread *thread, struct slm_reserve *reserve, struct s
         return; /* its birth will look */
     atomic_fetch_or_explicit(&thread->attention, SLM_ATTEND_RESERVE, memory_order_relaxed);
     struct slm_thread *hot = thread;
-    if (dry) /* not over slm_taken, nor in a slow path: pairs with catch_one (thread/ownership.c) */
+    if (dry) /* not if it is taken or in a slow path: pairs with catch_one (thread/ownership.c) */
         __atomic_compare_exchange_n(&slm_tls.hot, &hot, slm_detour, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 

@@ -74,7 +74,7 @@ struct slm_thread {
     _Atomic uint64_t remote_frees;                   /* since it came to its node */
 };
 
-/* The thread's own part ends before the named caches' slots, and within the first page. */
+/* The thread's own part ends before the named caches' slots. */
 static_assert(sizeof(struct slm_thread) <= (SLM_NAMED_FIRST + 1) * sizeof(struct slm_slot), "room for the own part");
 
 /* A retired magazine: rounds from bottom up to top. Closed: limit is not above top. */

@@ -17,7 +17,7 @@
 #include "base/panic.h"
 #include "os/sys.h"
 
-/* A magazine with so many bytes is accepted as it is, whatever the target. */
+/* A magazine of this size is accepted as it is, whatever the target. */
 enum { small_enough_bytes = 8192 };
 
 /* An empty array with room for the target: the given one if it has. Without memory, the given one, perhaps NULL. */
@@ -57,9 +57,8 @@ static void set_target(struct slm_thread *thread, struct slm_slot *slot, const s
                        uint32_t target)
 {
     const size_t more = ((size_t)target - load_relaxed(&slot->target)) * cache->shape.object_size * 2;
-    thread->target_bytes += more; /* modulo 2^64 */
-    store_release(&slot->target,
-                  (uint16_t)target); /* pairs with has_rounds (thread/gather.c): 0 means done with it */
+    thread->target_bytes += more;                   /* modulo 2^64 */
+    store_release(&slot->target, (uint16_t)target); /* pairs with has_rounds (thread/gather.c): 0: no longer in use */
 }
 
 /* Raise the target if the thread may hold so much. */
@@ -141,7 +140,7 @@ static struct slm_magazine *fetch(struct slm_depot *depot, const struct slm_slot
     return empty->count > 0 ? empty : NULL;
 }
 
-/* To the stock, or to slabs: there a small one always goes. */
+/* To the stock, or to slabs: where small ones always go. */
 static void hand_on(struct slm_cache *cache, struct slm_magazine *magazine, enum slm_whereto whereto)
 {
     if (!magazine)
@@ -311,7 +310,7 @@ static size_t pop_some(struct slm_slot *slot, size_t n, void **out)
     return n;
 }
 
-/* Neither magazine has so many to move at once, or room for them. Let them hold up to four times as many, so that
+/* Neither magazine has that many to move, or room for them. Let them hold up to four times as many, so that
  * most of the time one does; a multiple, so that what is moved seldom straddles two. */
 static void grow_for_bulk(struct slm_thread *thread, struct slm_slot *slot, unsigned cache_id, size_t n)
 {
@@ -400,7 +399,7 @@ size_t slm_thread_push_run(struct slm_thread *thread, unsigned cache_id, size_t 
     return done;
 }
 
-void slm_thread_empty_class(struct slm_thread *thread, unsigned cache_id, enum slm_whereto whereto)
+void slm_thread_empty_slot(struct slm_thread *thread, unsigned cache_id, enum slm_whereto whereto)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
     if (load_relaxed(&slot->target) != 0)
@@ -410,7 +409,7 @@ void slm_thread_empty_class(struct slm_thread *thread, unsigned cache_id, enum s
 void slm_thread_empty(struct slm_thread *thread, enum slm_whereto whereto)
 {
     slm_for_each_slot (cache_id, &thread->used)
-        slm_thread_empty_class(thread, cache_id, whereto);
+        slm_thread_empty_slot(thread, cache_id, whereto);
 }
 
 void slm_thread_adapt(struct slm_thread *thread)

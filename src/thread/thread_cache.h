@@ -31,7 +31,7 @@ size_t slm_thread_push_run(struct slm_thread *thread, unsigned cache_id, size_t 
 enum slm_whereto { SLM_TO_DEPOT, SLM_TO_SLABS };
 
 /* Put all rounds of the cache back, and forget how large its magazines were; and the same for all caches. */
-void slm_thread_empty_class(struct slm_thread *thread, unsigned cache_id, enum slm_whereto whereto);
+void slm_thread_empty_slot(struct slm_thread *thread, unsigned cache_id, enum slm_whereto whereto);
 void slm_thread_empty(struct slm_thread *thread, enum slm_whereto whereto);
 
 /* Halve the magazines of caches that have not been missed since the last look. */

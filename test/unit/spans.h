@@ -38,7 +38,7 @@ static inline bool check_free_span(struct slm_span *span, void *context)
         slm_panic("check", slm_span_start(span), "a free span in the bins of another state", NULL, span);
     if (last != span && (load_relaxed(&last->kind) != SLM_SPAN_FREE_END || last->back != span->granules - 1))
         slm_panic("check", slm_span_start(span), "a free span's end is not marked", NULL, span);
-    if (slm_free_spans_behind(walk->area, span, walk->state))
+    if (slm_free_spans_after(walk->area, span, walk->state))
         slm_panic("check", slm_span_start(span), "two free spans of one state side by side", NULL, span);
     walk->bytes += slm_span_bytes(span);
     return false;

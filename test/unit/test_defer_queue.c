@@ -23,7 +23,7 @@ static struct slm_depot *own_depot(void)
 /* A magazine for the queue, with objects of the cache. */
 static struct slm_magazine *make_full(uint32_t rounds)
 {
-    struct slm_magazine *magazine = slm_defer_queue_make_block(rounds);
+    struct slm_magazine *magazine = slm_defer_queue_make_magazine(rounds);
     require(magazine && magazine->capacity >= rounds);
     magazine->cache_id = (uint16_t)cache->id;
     for (magazine->count = 0; magazine->count < rounds; magazine->count++)
@@ -199,7 +199,7 @@ static void heads_and_mixed_rounds_go_to_their_slabs(void **state)
 {
     (void)state;
     struct slab_cache *counted = named("counted", 96, &(struct slab_cache_attr){.flags = SLAB_ACCOUNT});
-    struct slm_magazine *mixed = slm_defer_queue_make_block(62);
+    struct slm_magazine *mixed = slm_defer_queue_make_magazine(62);
     mixed->cache_id = SLM_RETIRED_MIXED;
     for (unsigned i = 0; i < 40; i++)
         mixed->rounds[mixed->count++] = i % 2 ? slm_cache_object_alloc(counted) : object_of_cache();
@@ -249,7 +249,7 @@ static void without_memory_one_block_is_left(void **state)
     char *object = object_of_cache();
     memset(object, 0x5a, SIZE);
     slm_options.refuse_blocks = 1;
-    assert_null(slm_defer_queue_make_block(6));
+    assert_null(slm_defer_queue_make_magazine(6));
     assert_false(slm_defer_queue_put_object(node_of_thread(), object));
     assert_true(object[0] == 0x5a && memcmp(object, object + 1, SIZE - 1) == 0);
     assert_int_equal(on_queues(), 0);

@@ -113,7 +113,7 @@ static void large_objects_are_few(void **state)
         free_remote(last_node(), 1);
         assert_int_equal(all_remote_rounds(block), 1);
     }
-    slm_thread_empty_class(block, cache->id, SLM_TO_SLABS);
+    slm_thread_empty_slot(block, cache->id, SLM_TO_SLABS);
     cache = kept;
     assert_int_equal(slab_cache_destroy(large), 0);
 }

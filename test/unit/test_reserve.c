@@ -174,7 +174,7 @@ static void forgetting_brings_all_home(void **state)
     struct slab_cache *other_name = named("other", 256, &sixty);
     have_reserve();
     slm_thread_hide();
-    slm_thread_empty_class(self, cache->id, SLM_TO_SLABS);
+    slm_thread_empty_slot(self, cache->id, SLM_TO_SLABS);
     assert_int_equal(cache_out(cache), FULL);
     struct slm_reserve *stack = slm_reserve_find(self, cache);
     slm_reserve_forget(self, cache);
@@ -472,12 +472,12 @@ static void nothing_is_torn_at_any_instruction_of_alloc_and_free(void **state)
 static void refill_and_drain(void)
 {
     struct slm_thread *thread = slm_thread_hide();
-    slm_thread_empty_class(thread, cache->id, SLM_TO_SLABS);
+    slm_thread_empty_slot(thread, cache->id, SLM_TO_SLABS);
     void *object = slm_thread_refill(thread, cache->id);
     *(void **)object = object;
-    slm_thread_empty_class(thread, cache->id, SLM_TO_SLABS);
+    slm_thread_empty_slot(thread, cache->id, SLM_TO_SLABS);
     slm_thread_drain(thread, cache->id, object);
-    slm_thread_empty_class(thread, cache->id, SLM_TO_SLABS);
+    slm_thread_empty_slot(thread, cache->id, SLM_TO_SLABS);
     slm_thread_unhide(thread);
 }
 

@@ -175,7 +175,7 @@ static void runs_end_where_the_granule_does(void **state)
     void *mixed[80];
     const unsigned granule = SLM_GRANULE / SIZE;
     assert_int_equal(pop_bulk(MOST, objects), MOST);
-    slm_thread_empty_class(block, cache->id, SLM_TO_SLABS);
+    slm_thread_empty_slot(block, cache->id, SLM_TO_SLABS);
     for (size_t first = 1; first < COUNT(mixed); first++) {
         size_t n = 0, other = 0;
         for (size_t i = 0; i < MOST && n < first; i++)
@@ -205,7 +205,7 @@ static void runs_stay_within_their_room(void **state)
 {
     (void)state;
     assert_int_equal(pop_bulk(100, objects), 100);
-    slm_thread_empty_class(block, cache->id, SLM_TO_SLABS);
+    slm_thread_empty_slot(block, cache->id, SLM_TO_SLABS);
     for (uint32_t room = 0; room < 40; room++) {
         struct slm_magazine *magazine = slm_magazine_make(62);
         memset(magazine->rounds, 0x5a, magazine->capacity * sizeof(void *));

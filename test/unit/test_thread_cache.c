@@ -271,7 +271,7 @@ static void emptying_home_brings_all_to_the_slabs(void **state)
     take_many(usual, 40);
     give_many(usual, 40);
     const uint64_t stock = in_stock(usual);
-    slm_thread_empty_class(thread, usual, SLM_TO_SLABS);
+    slm_thread_empty_slot(thread, usual, SLM_TO_SLABS);
     assert_int_equal(slm_thread_rounds(thread, usual), 0);
     assert_int_equal(in_stock(usual), stock);
     assert_int_equal(objects_out(usual), out + stock);
