@@ -30,7 +30,7 @@ slm_inline unsigned slm_magazine_home(const void *round)
 }
 
 /* Put a magazine with rounds, all of that node, into the stock of the node's depot if this then holds at most
- * `limit_rounds` (0: never), else its rounds into their slabs. *magazine becomes an empty one, or NULL. Any thread. */
+ * `limit_rounds` (0: never), else its rounds into their slabs. *magazine becomes an empty one or NULL. Any thread. */
 void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazine **magazine, uint64_t limit_rounds);
 
 /* The same for rounds of any nodes, sorted into a batch for each node; if there are several, small ones go into their
