@@ -9,7 +9,7 @@
 #include "page/page_map.h"
 
 /* A thread holds two magazines, and several threads share a limit. */
-enum { start_bytes = 8192, start_rounds_most = 6, most_rounds_least = 2, magazines_a_limit = 16 };
+enum { start_bytes = 8192, start_rounds_most = 5, most_rounds_least = 2, magazines_a_limit = 16 };
 
 struct slm_cache slm_class_caches[SLM_CLASSES];
 struct slm_cache *_Atomic slm_caches[SLM_CACHE_IDS];

@@ -1,0 +1,117 @@
+/* Looking for an object among the free ones; see freed.h. */
+#include "thread/freed.h"
+
+#include "base/panic.h"
+#include "os/sys.h"
+#include "slab/key.h"
+#include "thread/reserve.h"
+#include "thread/thread_list.h"
+
+const char slm_double_free[] = "double free of an object", slm_use_after_free[] = "use of a freed object";
+
+enum { looks_most = 5 };
+
+struct search {
+    const struct slm_cache *cache;
+    const void *object;
+    bool found, again; /* in hand somewhere; a thread was in a slow path */
+};
+
+static slm_unordered bool is_among(void *const *rounds, size_t n, const void *object)
+{
+    for (n = slm_min(n, SLM_MAGAZINE_ROUNDS_MAX); n > 0; n--)
+        if (rounds[n - 1] == object)
+            return true;
+    return false;
+}
+
+static slm_unordered bool is_in_magazine(const struct slm_magazine *magazine, const void *object)
+{
+    return magazine && is_among(magazine->rounds, magazine->count, object);
+}
+
+/* Its owner goes on meanwhile: arrays stay mapped. */
+static slm_unordered bool is_in_thread(struct slm_thread *thread, const struct slm_cache *cache, const void *object)
+{
+    const struct slm_slot *slot = slm_slot_of(thread, cache->id);
+    if (load_relaxed(&slot->target) != 0 &&
+        (is_among(slm_round_at(thread, slot->bottom), slm_slot_rounds(slot), object) ||
+         is_in_magazine(slot->previous, object)))
+        return true;
+    return is_in_magazine(slm_remote_of(thread, cache->id), object) || slm_reserve_has(thread, cache, object);
+}
+
+static void search_thread(struct slm_thread *thread, void *context)
+{
+    struct search *search = context;
+    search->found |= is_in_thread(thread, search->cache, search->object);
+    search->again |= thread->tls != &slm_tls && load_relaxed(&thread->tls->busy);
+}
+
+static void look(struct search *search, const struct slm_slab *slab)
+{
+    search->again = false;
+    search->found = slm_slab_has(slab, search->object);
+    if (!search->found)
+        slm_thread_list_foreach(search_thread, search);
+    slm_for_each_depot (depot, (struct slm_cache *)search->cache)
+        search->found = search->found || slm_depot_stock_has(depot, search->object);
+}
+
+static slm_slow bool is_free(const struct slm_cache *cache, const struct slm_slab *slab, const void *object)
+{
+    struct search search = {.cache = cache, .object = object, .again = true};
+    for (unsigned looks = 0; search.again && looks < looks_most; looks++) {
+        if (looks > 0)
+            slm_sys_sleep_ms(1);
+        look(&search, slab);
+#ifndef __x86_64__
+        if (search.found && slm_sys_membarrier())
+            look(&search, slab);
+#endif
+        if (search.found)
+            return true;
+    }
+    return false;
+}
+
+static _Noreturn slm_slow void refuse(const struct slm_slab *slab, const void *pointer, const char *call,
+                                      const char *what)
+{
+    const struct slm_depot *depot = load_relaxed(&slab->owner);
+    slm_panic(call, pointer, what, depot ? depot->cache_name : NULL, slm_slab_start(slab));
+}
+
+struct slm_cache *slm_freed_check(const void *pointer, const char *call, const char *what)
+{
+    const struct slm_slab *slab = slm_slab_of(pointer);
+    const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
+    if (!depot)
+        return NULL;
+    if (unlikely(!slm_slab_is_object(slab, pointer)))
+        refuse(slab, pointer, call, "not the start of an object");
+    struct slm_cache *cache = slm_cache_of_depot(depot);
+    if (cache->shape.keyed && unlikely(slm_key_is_set(pointer, slm_key_of(pointer))) &&
+        is_free(cache, slab, pointer))
+        refuse(slab, pointer, call, what);
+    return cache;
+}
+
+bool slm_freed_check_nolock(const struct slm_slab *slab, const void *object, const char *call)
+{
+    const struct slm_cache *cache = slm_cache_of_object(object);
+    if (!slm_slab_is_object(slab, object))
+        refuse(slab, object, call, "not the start of an object");
+    if (!cache || !cache->shape.keyed || likely(!slm_key_is_set(object, slm_key_of(object))))
+        return false;
+    if (slm_slab_has(slab, object) || (slm_tls.self && is_in_thread(slm_tls.self, cache, object)))
+        refuse(slab, object, call, slm_double_free);
+    return true;
+}
+
+void slm_freed_ripen(void *object)
+{
+    const struct slm_cache *cache = slm_freed_check(object, "slab_free_deferred", slm_double_free);
+    if (cache && cache->shape.keyed)
+        slm_key_set(object, slm_key_of(object));
+}
