@@ -329,15 +329,11 @@ static void stock_magazine(struct slm_magazine *magazine)
     slm_magazine_hand_on(cache, magazine, limit);
 }
 
-/* Each object is written. The lines of those to come are fetched meanwhile: some have lain cold for long. */
-static void ripen_rounds(const struct slm_magazine *magazine)
+static void give_mixed(void *const *rounds, uint32_t n)
 {
-    enum { ahead = 8 };
-    for (uint32_t i = 0; i < magazine->count; i++) {
-        if (i + ahead < magazine->count)
-            __builtin_prefetch(magazine->rounds[i + ahead], 1, 2);
-        slm_freed_ripen(magazine->rounds[i]);
-    }
+    for (uint32_t i = 0; i < n; i++)
+        slm_freed_ripen(slm_cache_of_object(rounds[i]), rounds + i, 1);
+    slm_depot_give(rounds, n, "slab_free_deferred");
 }
 
 static void free_thing(enum kind kind, void *thing)
@@ -347,14 +343,12 @@ static void free_thing(enum kind kind, void *thing)
         slm_large_free_retired(thing);
     } else if (kind == HEADS) {
         void *object = ((struct slm_epoch_head *)thing)->object; /* in which the head lies */
-        slm_freed_ripen(object);
-        slm_depot_give(&object, 1, "slab_free_deferred");
+        give_mixed(&object, 1);
     } else if (magazine->cache_id != SLM_RETIRED_MIXED) {
-        ripen_rounds(magazine);
+        slm_freed_ripen(slm_cache_of(magazine->cache_id), magazine->rounds, magazine->count);
         stock_magazine(magazine);
     } else {
-        ripen_rounds(magazine);
-        slm_depot_give(magazine->rounds, magazine->count, "slab_free_deferred");
+        give_mixed(magazine->rounds, magazine->count);
         if (thing == last_magazine)
             store_release(&last_magazine_out, false);
         else

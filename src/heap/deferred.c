@@ -67,7 +67,7 @@ static slm_slow void free_without_memory(void *pointer)
     static _Atomic bool told;
     if (!slm_epoch_inside()) {
         slm_epoch_await(slm_epoch_stamp(), UINT64_MAX);
-        slm_freed_ripen(pointer);
+        slm_freed_ripen(slm_cache_of_object(pointer), &pointer, 1);
         slm_depot_give(&pointer, 1, "slab_free_deferred");
         return;
     }
@@ -127,13 +127,12 @@ static void defer_slowly(void *pointer, size_t slot_word, struct slm_epoch_head 
 
 slm_slow void slm_defer_slow(void *pointer, struct slm_epoch_head *head)
 {
-    const struct slm_cache *cache = slm_freed_check(pointer, call, slm_double_free);
-    const size_t slot_word = cache ? cache->shape.slot_word : 0;
-    if (cache && (slm_nodes > 1 || cache->shape.map_word == 0) && slm_defer_push(slot_word, pointer))
+    const size_t slot_word = slm_freed_check_word(pointer, call, slm_double_free);
+    if (slot_word != 0 && slm_defer_push(slot_word, pointer))
         return;
     if (unlikely(!slm_epoch_never_read()) && pointer)
         defer_slowly(pointer, slot_word, head);
-    else if (cache)
+    else if (slot_word != 0)
         slm_free(pointer);
     else
         slm_free_slow(pointer, call);

@@ -8,17 +8,6 @@
 #pragma once
 
 #include "heap/slow.h"
-#include "page/page_map.h"
-#include "thread/slots.h"
-
-/* The page map's word for any pointer; objects of the thread's node are found soonest. */
-slm_inline size_t slm_map_word_at(const void *pointer)
-{
-    const uintptr_t key = slm_tls.key;
-    const size_t granule = slm_key_granule(key, pointer);
-    return likely(slm_area_granule_valid(granule)) ? slm_page_map(slm_key_area(key))[granule]
-                                                   : slm_page_map_slot_word(pointer);
-}
 
 /* False: the slow half decides. */
 slm_inline bool slm_push_keyed(size_t slot_word, uintptr_t key, void *pointer)

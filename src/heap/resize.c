@@ -86,14 +86,10 @@ void *slm_resize(void *pointer, size_t n)
         slm_free_slow(pointer, "realloc");
         return NULL;
     }
-    const size_t map_word = slm_map_word_at(pointer);
-    size_t size = slm_page_map_size(map_word);
-    if (unlikely(!slm_looks_live(pointer, slm_page_map_start_factor(map_word), slm_key_of(pointer)))) {
-        const struct slm_cache *cache = slm_freed_check(pointer, "realloc", slm_use_after_free);
-        if (!cache)
-            return resize_large(pointer, n);
-        size = cache->shape.object_size;
-    }
+    const size_t slot_word = slm_freed_check_word(pointer, "realloc", slm_use_after_free);
+    if (unlikely(slot_word == 0))
+        return resize_large(pointer, n);
+    const size_t size = slm_page_map_size(slot_word);
     if (n <= size && (n > size / 2 || size <= 64))
         return pointer;
     return resize_by_copy(pointer, size, n);

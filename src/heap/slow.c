@@ -100,10 +100,10 @@ void slm_free_direct(void *object, const char *call)
     slm_depot_give(&object, 1, call);
 }
 
-static void free_small(const struct slm_cache *cache, void *object, const char *call)
+static void free_small(size_t slot_word, void *object, const char *call)
 {
-    const unsigned cache_id = cache->id;
-    if (cache->shape.keyed)
+    const unsigned cache_id = slm_cache_id_of(slot_word);
+    if (slm_cache_of(cache_id)->shape.keyed)
         slm_key_set(object, slm_key_of(object));
     struct slm_thread *thread = slm_thread_enter(false);
     if (likely(thread != NULL)) {
@@ -114,7 +114,7 @@ static void free_small(const struct slm_cache *cache, void *object, const char *
     }
     if (likely(load_relaxed(&slm_pending_slabs_due) == 0))
         return;
-    cache = slm_cache_of(cache_id); /* NULL: it has been destroyed since */
+    const struct slm_cache *cache = slm_cache_of(cache_id); /* NULL: it has been destroyed since */
     if (cache && cache->shape.hooks)
         slm_pending_slabs_release(&cache->shape);
 }
@@ -122,9 +122,11 @@ static void free_small(const struct slm_cache *cache, void *object, const char *
 /* As the hot path does it, for objects that it leaves alone. Their caches are found by their slabs. */
 static bool push_by_slab(void *object)
 {
+    if (slm_map_word_at(object) != 0)
+        return false;
     const struct slm_slab *slab = slm_slab_of(object);
     const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
-    if (!depot || depot->shape->map_word != 0 || !slm_slab_is_object(slab, object) ||
+    if (!depot || !slm_slab_is_object(slab, object) ||
         !slm_area_granule_valid(slm_key_granule(slm_tls.key, object)))
         return false;
     const bool keyed = depot->shape->keyed;
@@ -134,6 +136,8 @@ static bool push_by_slab(void *object)
     struct slm_slot *slot = slm_slot_at(thread, depot->shape->slot_word);
     const size_t top = slm_shared_load(&slot->top);
     if (*slm_round_at(thread, top) == NULL)
+        return false;
+    if (!keyed && slm_freed_is_top(thread, slot, object))
         return false;
     if (keyed)
         slm_key_set(object, slm_tls.key);
@@ -149,9 +153,9 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
     if (!pointer)
         return;
     slm_fork_check();
-    const struct slm_cache *cache = slm_freed_check(pointer, call, slm_double_free);
-    if (cache)
-        free_small(cache, pointer, call);
+    const size_t slot_word = slm_freed_check_word(pointer, call, slm_double_free);
+    if (slot_word != 0)
+        free_small(slot_word, pointer, call);
     else
         free_large(pointer, call);
     slm_worker_note_freed_if_scarce();

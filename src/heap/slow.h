@@ -2,7 +2,7 @@
  * that NULL comes with ENOMEM. Any thread. */
 #pragma once
 
-#include "slab/key.h"
+#include "thread/freed.h"
 #include "thread/thread_cache.h"
 
 /* n bytes, at most SLM_SMALL_MAX: their class's magazine is empty, or the thread has none. */
@@ -22,11 +22,6 @@ slm_slow void slm_free_slow(void *pointer, const char *call);
 /* The size of any object, 0 for NULL; other pointers end the process. */
 size_t slm_usable_slow(const void *pointer);
 
-/* Can a hot path see that this is a live object? `factor`: of its cache; `key`: of its area. */
-slm_inline bool slm_looks_live(const void *pointer, uint64_t factor, uintptr_t key)
-{
-    return likely(factor * (uint16_t)(uintptr_t)pointer < factor) && likely(!slm_key_is_set(pointer, key));
-}
 
 /* As slab_free_nolock. */
 void slm_free_nolock(void *pointer);

@@ -39,6 +39,20 @@ slm_inline void slm_key_clear(void *object)
     ((struct slm_freed_object *)object)->key = 0;
 }
 
+/* Copy n pointers to free objects, and clear the keys of these. */
+slm_inline void slm_key_take(void **to, void *const *objects, size_t n)
+{
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        slm_key_clear(to[i] = objects[i]);
+        slm_key_clear(to[i + 1] = objects[i + 1]);
+        slm_key_clear(to[i + 2] = objects[i + 2]);
+        slm_key_clear(to[i + 3] = objects[i + 3]);
+    }
+    for (; i < n; i++)
+        slm_key_clear(to[i] = objects[i]);
+}
+
 /* The granule of a pointer, counted from the start of the key's area; above any limit if it does not lie there. (That
  * of its last byte is the next one. No object starts there.) */
 slm_inline size_t slm_key_granule(uintptr_t key, const void *pointer)

@@ -91,8 +91,10 @@ struct slm_cache *slm_freed_check(const void *pointer, const char *call, const c
     if (unlikely(!slm_slab_is_object(slab, pointer)))
         refuse(slab, pointer, call, "not the start of an object");
     struct slm_cache *cache = slm_cache_of_depot(depot);
-    if (cache->shape.keyed && unlikely(slm_key_is_set(pointer, slm_key_of(pointer))) &&
-        is_free(cache, slab, pointer))
+    struct slm_thread *self = slm_tls.self;
+    const bool suspect = cache->shape.keyed ? slm_key_is_set(pointer, slm_key_of(pointer))
+                                            : self && slm_freed_is_top(self, slm_slot_of(self, cache->id), pointer);
+    if (unlikely(suspect) && is_free(cache, slab, pointer))
         refuse(slab, pointer, call, what);
     return cache;
 }
@@ -109,9 +111,18 @@ bool slm_freed_check_nolock(const struct slm_slab *slab, const void *object, con
     return true;
 }
 
-void slm_freed_ripen(void *object)
+/* Some have lain cold for long: the lines of those to come are fetched meanwhile. */
+void slm_freed_ripen(struct slm_cache *cache, void *const *objects, size_t n)
 {
-    const struct slm_cache *cache = slm_freed_check(object, "slab_free_deferred", slm_double_free);
-    if (cache && cache->shape.keyed)
-        slm_key_set(object, slm_key_of(object));
+    enum { ahead = 8 };
+    if (!cache || !cache->shape.keyed)
+        return;
+    for (size_t i = 0; i < n; i++) {
+        void *const object = objects[i];
+        const uintptr_t key = slm_key_of(object);
+        __builtin_prefetch(objects[slm_min(i + ahead, n - 1)], 1, 2);
+        if (unlikely(slm_key_is_set(object, key)))
+            slm_freed_check(object, "slab_free_deferred", slm_double_free);
+        slm_key_set(object, key);
+    }
 }

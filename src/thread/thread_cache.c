@@ -304,13 +304,17 @@ void slm_thread_push(struct slm_thread *thread, unsigned cache_id, void *object)
         slm_thread_drain(thread, cache_id, object);
 }
 
-/* Rounds off the top of the loaded magazine. */
-static size_t pop_some(struct slm_thread *thread, struct slm_slot *slot, size_t n, void **out)
+/* Rounds off the top of the loaded magazine, for the program. */
+static size_t pop_some(struct slm_thread *thread, struct slm_slot *slot, bool keyed, size_t n, void **out)
 {
     n = slm_min(n, slm_slot_rounds(slot));
     if (n == 0)
         return 0;
-    memcpy(out, slm_round_at(thread, slot->top) - n, n * sizeof *out);
+    void *const *rounds = slm_round_at(thread, slot->top) - n;
+    if (keyed)
+        slm_key_take(out, rounds, n);
+    else
+        memcpy(out, rounds, n * sizeof *out);
     slm_shared_store(&slot->top, slot->top - n * sizeof *out);
     return n;
 }
@@ -334,33 +338,56 @@ size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache_id, size_t 
         else
             grow_for_bulk(thread, slot, cache_id, n);
     }
-    size_t got = pop_some(thread, slot, n, out);
+    const bool keyed = slm_cache_of(cache_id)->shape.keyed;
+    size_t got = pop_some(thread, slot, keyed, n, out);
     while (got < n) { /* the round that a refill pops is one of those wanted */
         void *object = slm_thread_refill(thread, cache_id);
         if (!object)
             break;
+        if (keyed)
+            slm_key_clear(object);
         out[got++] = object;
-        got += pop_some(thread, slot, n - got, out + got);
+        got += pop_some(thread, slot, keyed, n - got, out + got);
     }
     return got;
 }
 
-/* Push the leading objects of n that a hot free would push (heap/free.h): those of the first one's granule. */
-slm_inline size_t push_some(struct slm_thread *thread, struct slm_slot *slot, size_t n, void *const *objects)
+/* Push n objects, a constant, if all are starts of objects in the granule of `first`. Returns how many: an object that
+ * has a key already, and those after it, are not pushed. False starts are seen in the sum of all products, as those of
+ * starts have no bit that a factor has. */
+slm_inline size_t push_some(void **top, void *const *objects, size_t n, uintptr_t first, uint64_t factor,
+                            uintptr_t key)
 {
-    void **const top = slm_round_at(thread, slot->top);
-    const uintptr_t key = slm_tls.key, first = (uintptr_t)objects[0];
-    const uint64_t factor = slot->start_factor;
-    size_t done = 0;
-    for (; done < n; done++) {
-        void *const object = objects[done];
-        if (((uintptr_t)object ^ first) >> SLM_GRANULE_SHIFT != 0 || factor * (uint16_t)(uintptr_t)object >= factor ||
-            slm_key_is_set(object, key))
-            break;
-        slm_key_set(object, key);
-        top[done] = object;
+    void *some[4]; /* in registers */
+    uintptr_t others = 0;
+    uint64_t products = 0;
+#pragma GCC unroll 4
+    for (size_t i = 0; i < n; i++) {
+        some[i] = objects[i];
+        others |= (uintptr_t)some[i] ^ first;
+        products |= factor * (uint16_t)(uintptr_t)some[i];
     }
-    slm_shared_store(&slot->top, slot->top + done * sizeof(void *));
+    if (unlikely(others >> SLM_GRANULE_SHIFT != 0) || unlikely(products >= factor))
+        return 0;
+#pragma GCC unroll 4
+    for (size_t i = 0; i < n; i++) {
+        if (unlikely(slm_key_is_set(some[i], key)))
+            return i;
+        slm_key_set(some[i], key);
+        top[i] = some[i];
+    }
+    return n;
+}
+
+/* Push the leading objects of n that a hot free would push (heap/free.h): those of the first one's granule. */
+static size_t push_leading(void **top, void *const *objects, size_t n, uint64_t factor)
+{
+    const uintptr_t key = slm_tls.key, first = (uintptr_t)objects[0];
+    size_t done = 0, some = 4;
+    for (; some == 4 && done + 4 <= n; done += some)
+        some = push_some(top + done, objects + done, 4, first, factor, key);
+    for (some = 1; some == 1 && done < n; done += some)
+        some = push_some(top + done, objects + done, 1, first, factor, key);
     return done;
 }
 
@@ -376,7 +403,10 @@ size_t slm_thread_push_run(struct slm_thread *thread, unsigned cache_id, size_t 
     }
     if (slm_slot_room(thread, slot) == 0 && !make_room(thread, slm_cache_of(cache_id)))
         return 0;
-    return push_some(thread, slot, slm_min(n, slm_slot_room(thread, slot)), objects);
+    n = slm_min(n, slm_slot_room(thread, slot));
+    n = push_leading(slm_round_at(thread, slot->top), objects, n, slot->start_factor);
+    slm_shared_store(&slot->top, slot->top + n * sizeof(void *));
+    return n;
 }
 
 void slm_thread_empty_slot(struct slm_thread *thread, unsigned cache_id, enum slm_whereto whereto)

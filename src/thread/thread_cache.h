@@ -19,7 +19,7 @@ void slm_thread_drain(struct slm_thread *thread, unsigned cache_id, void *object
 void slm_thread_push(struct slm_thread *thread, unsigned cache_id, void *object);
 
 /* Up to n objects from the magazines and whole ones of the depot's stock, then from slabs; fewer, even 0, with errno
- * as slm_thread_refill. */
+ * as slm_thread_refill. Their keys are cleared. */
 size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache_id, size_t n, void **out);
 
 /* Free an object of the cache: push it, or, if it is another node's, leave it to a remote magazine. */
