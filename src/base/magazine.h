@@ -7,7 +7,8 @@
  * capacities 5, 13, 29, 61, 125 and 253 make the whole a power of two from 64 to 2048 bytes.
  *
  * A push into a loaded magazine compares with the word that it is going to overwrite (heap/free.h). So that word is
- * 0 where the magazine is full, and never 0 below: it is SLM_NO_ROUND, or a round that was popped. */
+ * 0 where the magazine is full, and never 0 below: it is SLM_NO_ROUND, or a round that was popped. SLM_NO_ROUND is
+ * above all addresses, and not above the least factor of page/page_map.h: what tells starts from other pointers. */
 #pragma once
 
 #include "base/bits.h"
@@ -21,7 +22,7 @@ struct slm_magazine {
 };
 
 #define SLM_MAGAZINE_ROUNDS_MAX 253
-#define SLM_NO_ROUND ((void *)~(uintptr_t)0)
+#define SLM_NO_ROUND ((void *)((uintptr_t)1 << 49))
 
 /* Instead of a cache's id: ordinary rounds; and retired objects of several caches. */
 enum { SLM_NOT_RETIRED = 0xffff, SLM_RETIRED_MIXED = 0xfffe };

@@ -32,7 +32,7 @@ static void name_class(char *name, unsigned size)
 static void set_bounds(struct slm_cache *cache)
 {
     const size_t size = cache->shape.object_size;
-    uint32_t most = load_relaxed(&cache->fixed_rounds), start = most;
+    uint32_t most = (uint32_t)slm_min(load_relaxed(&cache->fixed_rounds), SLM_MAGAZINE_ROUNDS_MAX), start = most;
     if (most == 0) {
         most =
             (uint32_t)slm_min(slm_max(slm_options.magazine_bytes / size, most_rounds_least), SLM_MAGAZINE_ROUNDS_MAX);

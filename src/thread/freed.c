@@ -30,22 +30,34 @@ static slm_unordered bool is_in_magazine(const struct slm_magazine *magazine, co
     return magazine && is_among(magazine->rounds, magazine->count, object);
 }
 
-/* Its owner goes on meanwhile: arrays stay mapped. */
+/* Its owner goes on meanwhile: arrays stay mapped. Cursors of two magazines may be read, and what they say is then
+ * mostly no number of rounds. */
 static slm_unordered bool is_in_thread(struct slm_thread *thread, const struct slm_cache *cache, const void *object)
 {
     const struct slm_slot *slot = slm_slot_of(thread, cache->id);
+    const size_t bottom = slm_shared_load(&slot->bottom), top = slm_shared_load(&slot->top);
+    const size_t rounds = (top - bottom) / sizeof(void *);
     if (load_relaxed(&slot->target) != 0 &&
-        (is_among(slm_round_at(thread, slot->bottom), slm_slot_rounds(slot), object) ||
+        ((rounds <= SLM_MAGAZINE_ROUNDS_MAX && is_among(slm_round_at(thread, bottom), rounds, object)) ||
          is_in_magazine(slot->previous, object)))
         return true;
     return is_in_magazine(slm_remote_of(thread, cache->id), object) || slm_reserve_has(thread, cache, object);
 }
 
-static void search_thread(struct slm_thread *thread, void *context)
+/* A thread in a slow path changes its magazines: rounds that were popped long ago may seem to be in one. So what is
+ * found there says nothing. Acquire: pairs with slm_thread_unclaim. */
+static slm_unordered void search_thread(struct slm_thread *thread, void *context)
 {
     struct search *search = context;
-    search->found |= is_in_thread(thread, search->cache, search->object);
-    search->again |= thread->tls != &slm_tls && load_relaxed(&thread->tls->busy);
+    const bool other = thread->tls != &slm_tls;
+    bool busy = other && load_acquire(&thread->tls->busy);
+    const uint32_t passes = __atomic_load_n(&thread->passes, __ATOMIC_ACQUIRE);
+    const bool found = !busy && is_in_thread(thread, search->cache, search->object);
+    slm_fence(); /* what was found, before the second look at the thread */
+    busy |= other && (load_relaxed(&thread->tls->busy) ||
+                      __atomic_load_n(&thread->passes, __ATOMIC_RELAXED) != passes);
+    search->found |= found && !busy;
+    search->again |= busy;
 }
 
 static void look(struct search *search, const struct slm_slab *slab)
@@ -106,7 +118,8 @@ bool slm_freed_check_nolock(const struct slm_slab *slab, const void *object, con
         refuse(slab, object, call, "not the start of an object");
     if (!cache || !cache->shape.keyed || likely(!slm_key_is_set(object, slm_key_of(object))))
         return false;
-    if (slm_slab_has(slab, object) || (slm_tls.self && is_in_thread(slm_tls.self, cache, object)))
+    if (slm_slab_has(slab, object) ||
+        (slm_tls.self && !load_relaxed(&slm_tls.busy) && is_in_thread(slm_tls.self, cache, object)))
         refuse(slab, object, call, slm_double_free);
     return true;
 }
