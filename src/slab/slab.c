@@ -124,7 +124,7 @@ static void set_bits(struct slm_slab *slab, uint32_t word, uint64_t bits, const 
     if (unlikely(twice != 0)) {
         const size_t index = word * 64 + (size_t)__builtin_ctzll(twice);
         slm_panic(call, slm_slab_start(slab) + index * slab->object_size, "double free of an object", cache,
-                  slm_slab_start(slab));
+                  slab->object_size);
     }
 }
 
@@ -138,7 +138,7 @@ unsigned slm_slab_give(struct slm_slab *slab, void *const *rounds, unsigned n, c
     unsigned given = 0;
     for (; given < n && (size_t)((char *)rounds[given] - start) < bytes; given++) {
         if (!slm_slab_is_object(slab, rounds[given]))
-            slm_panic(call, rounds[given], "not the start of an object", cache, start);
+            slm_panic(call, rounds[given], "not the start of an object", cache, slab->object_size);
         const uint32_t index = slm_slab_index(slab, rounds[given]);
         const uint64_t bit = (uint64_t)1 << index % 64;
         if (index / 64 != word || (bits & bit)) {
@@ -165,5 +165,5 @@ void slm_slab_check(struct slm_slab *slab)
     for (unsigned word = 0; word < words_of(slab); word++)
         set += (unsigned)__builtin_popcountll(load_relaxed(&slab->bits[word]));
     if ((int32_t)set < counted)
-        slm_panic("check", slm_slab_start(slab), "more objects counted free than bits are set", NULL, slab);
+        slm_panic("check", slm_slab_start(slab), "more objects counted free than bits are set", NULL, 0);
 }

@@ -450,7 +450,8 @@ static void check_slot(const struct slm_slot *slot, const struct slm_cache *cach
                             ? slot->bottom >= magazine->rounds && slot->limit <= magazine->rounds + magazine->capacity
                             : !slot->limit;
     if (!ordered || !inside)
-        slm_panic("check", slot, "a magazine's cursors are out of order", cache ? cache->name : NULL, NULL);
+        slm_panic("check", slot, "a magazine's cursors are out of order", cache ? cache->first.cache_name : NULL,
+                  cache ? cache->shape.object_size : 0);
 }
 
 slm_seldom void slm_thread_check(struct slm_thread *thread)
