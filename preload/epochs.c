@@ -75,7 +75,7 @@ slm_public void slab_epoch_barrier(void)
 slm_public void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epoch_head *head))
 {
     if (!head || !function)
-        slm_panic("slab_epoch_call", head, "no head, or no function", NULL, NULL);
+        slm_panic("slab_epoch_call", head, "no head, or no function", NULL, 0);
     slm_keep_errno();
     slm_deferred_call((struct slm_epoch_head *)head, (void (*)(struct slm_epoch_head *))function);
 }

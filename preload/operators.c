@@ -45,7 +45,7 @@ static void throw_bad_alloc(void)
         throw = (void (*)(void))(uintptr_t)in_libstdcxx("_ZSt17__throw_bad_allocv");
     if (throw)
         throw();
-    slm_panic(NULL, NULL, "operator new: out of memory, and no C++ library to throw std::bad_alloc", NULL, NULL);
+    slm_panic(NULL, NULL, "operator new: out of memory, and no C++ library to throw std::bad_alloc", NULL, 0);
 }
 
 static void *alloc_any(size_t n, size_t alignment)

@@ -1,10 +1,13 @@
 /* One-line messages; see panic.h. */
 #include "base/panic.h"
 
+#include <dlfcn.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 
+#include "base/atomic.h"
 #include "base/call.h"
 
 /* No file has inode 0, so 0 stands for a standard error that was closed at start. */
@@ -13,6 +16,18 @@ static struct {
     dev_t device;
     ino_t inode;
 } stderr_at_start slm_once;
+
+/* As glibc leaves the line that it aborts with. It would unmap so many bytes at its next message: none. */
+static struct {
+    unsigned mapped_bytes;
+    char text[sizeof((struct slm_line *)0)->text + 1];
+} abort_message;
+
+static void *_Atomic *glibc_abort_message slm_once; /* NULL: this libc has none, or it was not found */
+
+/* Absent from static programs. A reference to glibc's variable would bind the library to GLIBC_PRIVATE. */
+extern void *dlvsym(void *restrict handle, const char *restrict name, const char *restrict version)
+    __attribute__((weak));
 
 void slm_line_text(struct slm_line *line, const char *text)
 {
@@ -127,7 +142,27 @@ void slm_warn(const char *text, const char *detail)
     slm_line_write(&line, STDERR_FILENO);
 }
 
-_Noreturn void slm_panic(const char *call, const void *pointer, const char *what, const char *cache, const void *slab)
+slm_seldom void slm_panic_start(void)
+{
+    slm_always_read static const char name[] = "__abort_msg", version[] = "GLIBC_PRIVATE";
+    if (dlvsym)
+        glibc_abort_message = dlvsym(RTLD_DEFAULT, name, version);
+}
+
+/* Of threads that panic at once, the first one leaves its line. */
+static void leave_for_debuggers(const struct slm_line *line)
+{
+    static _Atomic bool left;
+    if (atomic_exchange(&left, true))
+        return;
+    memcpy(abort_message.text, line->text, line->length);
+    abort_message.text[line->length] = '\n';
+    if (glibc_abort_message)
+        store_relaxed(glibc_abort_message, &abort_message);
+}
+
+_Noreturn void slm_panic(const char *call, const void *pointer, const char *what, const char *cache,
+                         size_t object_size)
 {
     struct slm_line line = {0};
     slm_line_text(&line, "slabmalloc: ");
@@ -136,8 +171,10 @@ _Noreturn void slm_panic(const char *call, const void *pointer, const char *what
     slm_line_text(&line, what);
     if (cache)
         slm_line_add(&line, " of cache %s", cache);
-    if (slab)
-        slm_line_add(&line, " (slab %p)", slab);
+    else if (object_size != 0)
+        slm_line_add(&line, " of %lu bytes", object_size);
+    slm_line_add(&line, " (thread %u)", (unsigned)slm_call(SYS_gettid));
+    leave_for_debuggers(&line);
     write_line(&line, STDERR_FILENO);
     abort();
 }

@@ -24,6 +24,9 @@ void slm_line_write(struct slm_line *line, int descriptor);
 /* Write all of the text. Returns 0, or an errno if that failed. */
 int slm_write_all(int descriptor, const char *text, size_t length);
 
+/* At start, once libc is ready: find where slm_panic leaves its line. */
+void slm_panic_start(void);
+
 /* At start, while the descriptor is the one that the process inherited. */
 void slm_stderr_remember(void);
 
@@ -33,7 +36,9 @@ bool slm_stderr_is(int descriptor);
 /* "slabmalloc: TEXT" and, if not NULL, "DETAIL", on standard error. */
 void slm_warn(const char *text, const char *detail);
 
-/* Misuse or corruption: "slabmalloc: CALL(POINTER): WHAT[ of cache CACHE][ (slab POINTER)]" on standard error, then
- * abort(). `call`, `cache` and `slab` may be NULL. */
+/* Misuse or corruption: "slabmalloc: [CALL(POINTER): ]WHAT[ of cache CACHE| of SIZE bytes] (thread ID)" on standard
+ * error, then abort(). `call` and `cache` may be NULL. The size, if it is not 0, stands where there is no cache: it
+ * names malloc's objects. Before, the line is left where glibc leaves its own for debuggers and crash reporters: in
+ * gdb, `x/s (char *)__abort_msg + 4`; in static programs `p abort_message.text`. */
 _Noreturn void slm_panic(const char *call, const void *pointer, const char *what, const char *cache,
-                         const void *slab);
+                         size_t object_size);

@@ -473,6 +473,6 @@ slm_seldom void slm_defer_queue_check(void)
         const bool too_many = sums.objects > load_relaxed(&slm_defer_queue_objects); /* counted first, until freed */
         slm_lock_release(&queues[node].lock);
         if (too_many)
-            slm_panic("check", &queues[node], "more is on the queue than was put there", NULL, NULL);
+            slm_panic("check", &queues[node], "more is on the queue than was put there", NULL, 0);
     }
 }

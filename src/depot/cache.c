@@ -48,13 +48,18 @@ static void set_bounds(struct slm_cache *cache)
                                                                     : slm_options.depot_bytes / size);
 }
 
+static const char *name_in_messages(const struct slm_cache *cache)
+{
+    return slm_cache_is_class(cache) ? NULL : cache->name;
+}
+
 slm_seldom void slm_cache_add(struct slm_cache *cache)
 {
     cache->shape.slot_word = (uint16_t)slm_slot_word_of(cache->id);
     slm_slab_shape_fill(&cache->shape);
     slm_page_map_set_size(cache->shape.slot_word, cache->shape.object_size);
     slm_for_each_depot (depot, cache) /* a reused cache has several already */
-        slm_depot_init(depot, &cache->shape, cache->name, depot->node);
+        slm_depot_init(depot, &cache->shape, name_in_messages(cache), depot->node);
     set_bounds(cache);
     cache->generation = slm_fork_generation;
     slm_list_insert_before(&caches, &cache->link);
@@ -131,7 +136,7 @@ struct slm_depot *slm_cache_depot_other(struct slm_cache *cache, unsigned node)
     if (!made)
         return &cache->first;
     memset(made, 0, sizeof *made);
-    slm_depot_init(made, &cache->shape, cache->name, node);
+    slm_depot_init(made, &cache->shape, name_in_messages(cache), node);
     if (atomic_compare_exchange_strong(&others[node], &depot, made))
         return made;
     slm_metadata_free(made, sizeof *made);

@@ -352,7 +352,7 @@ static _Noreturn slm_slow void not_ours(const void *pointer, const char *call)
 {
     const bool inside = slm_span_of(pointer);
     slm_panic(call, pointer, inside ? "not the start of an object" : "no object, or one that is free already", NULL,
-              NULL);
+              0);
 }
 
 /* Raise the count of a slab by the objects given back. True: it may have to be relinked. */

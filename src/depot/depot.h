@@ -20,7 +20,7 @@ struct slm_depot {
     _Atomic uint64_t exchanges, gets, rounds_got, rounds_put; /* of magazines; written under the lock */
     _Atomic uint64_t fills, rounds_taken;                     /* from slabs; written under the lock */
     const struct slm_slab_shape *shape;
-    const char *cache_name;
+    const char *cache_name;                     /* in messages; NULL: malloc's objects are named by their size */
     struct slm_slab *vacant;                    /* a listed one, kept to spare making slabs over and over */
     struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
     unsigned node;

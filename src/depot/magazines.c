@@ -52,11 +52,13 @@ static void check_rounds(const struct slm_cache *cache, const struct slm_magazin
         const void *round = magazine->rounds[i];
         const unsigned hash = (uint32_t)((uintptr_t)round >> 4) * 2654435769u >> 20;
         if (unlikely(!is_start(cache, round, area, factor)))
-            slm_panic("free", round, "not the start of an object", cache->name, NULL);
+            slm_panic("free", round, "not the start of an object", cache->first.cache_name,
+                      cache->shape.object_size);
         if (unlikely(seen[hash / 64] >> hash % 64 & 1))
             for (uint32_t j = 0; j < i; j++)
                 if (magazine->rounds[j] == round)
-                    slm_panic("free", round, "double free of an object", cache->name, NULL);
+                    slm_panic("free", round, "double free of an object", cache->first.cache_name,
+                              cache->shape.object_size);
         seen[hash / 64] |= (uint64_t)1 << hash % 64;
     }
 }

@@ -218,11 +218,12 @@ static _Noreturn slm_slow void not_of_this_cache(const struct slm_cache *cache, 
     struct slm_line line = {0};
     if (!owner)
         slm_refuse(object, call);
-    slm_line_text(&line, "an object of cache ");
-    slm_line_text(&line, owner->name);
-    slm_line_text(&line, " given to cache ");
-    slm_line_text(&line, cache->name);
-    slm_panic(call, object, line.text, NULL, slm_slab_start(slm_slab_of(object)));
+    if (slm_cache_is_class(owner))
+        slm_line_add(&line, "an object of %u bytes", owner->shape.object_size);
+    else
+        slm_line_add(&line, "an object of cache %s", owner->name);
+    slm_line_add(&line, " given to cache %s", cache->name);
+    slm_panic(call, object, line.text, NULL, 0);
 }
 
 /* Any pointer that the program takes for an object of the cache. */

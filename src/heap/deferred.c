@@ -178,9 +178,9 @@ slm_seldom void slm_deferred_barrier(void)
 {
     const char *barrier = "slab_epoch_barrier";
     if (slm_epoch_inside())
-        slm_panic(barrier, NULL, "inside a section of the caller's own", NULL, NULL);
+        slm_panic(barrier, NULL, "inside a section of the caller's own", NULL, 0);
     if (slm_defer_queue_is_calling())
-        slm_panic(barrier, NULL, "inside a function of slab_epoch_call", NULL, NULL);
+        slm_panic(barrier, NULL, "inside a function of slab_epoch_call", NULL, 0);
     slm_fork_check();
     slm_deferred_free_all(UINT_MAX);
     slm_defer_queue_await_functions();

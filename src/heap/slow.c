@@ -78,12 +78,12 @@ _Noreturn slm_slow void slm_refuse(const void *pointer, const char *call)
     struct slm_slab *slab = slm_slab_of(pointer);
     const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
     if (depot)
-        slm_panic(call, pointer, "not the start of an object", depot->cache_name, slm_slab_start(slab));
+        slm_panic(call, pointer, "not the start of an object", depot->cache_name, slab->object_size);
     if (slm_reservation_described(slm_granule_of(pointer)))
-        slm_panic(call, pointer, "no object, or one that is free already", NULL, NULL);
+        slm_panic(call, pointer, "no object, or one that is free already", NULL, 0);
     const char *what =
         slm_percpu_owns(pointer) ? "per-CPU memory, which slab_percpu_free frees" : "not allocated by this library";
-    slm_panic(call, pointer, what, NULL, NULL);
+    slm_panic(call, pointer, what, NULL, 0);
 }
 
 static void free_large(void *pointer, const char *call)

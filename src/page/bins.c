@@ -66,7 +66,7 @@ struct slm_span *slm_bins_foreach(const struct slm_bins *bins, bool (*visit)(str
         for (struct slm_list *at = bin->next; at != bin; at = at->next) {
             struct slm_span *span = slm_container(at, struct slm_span, link);
             if (bin != &bins->bin[bin_of(span->granules)])
-                slm_panic("check", slm_span_start(span), "a free span in the wrong bin", NULL, span);
+                slm_panic("check", slm_span_start(span), "a free span in the wrong bin", NULL, 0);
             if (visit(span, context))
                 return span;
         }

@@ -136,7 +136,7 @@ void slm_percpu_free(slab_percpu object)
     }
     slm_lock_release(&lock);
     if (wrong)
-        slm_panic("slab_percpu_free", (const void *)object, wrong, NULL, NULL);
+        slm_panic("slab_percpu_free", (const void *)object, wrong, NULL, 0);
 }
 
 bool slm_percpu_owns(const void *address)

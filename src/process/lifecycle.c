@@ -242,6 +242,7 @@ __attribute__((constructor(101))) static void start_library(void)
     slm_keep_errno();
     if (!slm_process_started())
         return;
+    slm_panic_start();
     slm_stderr_remember();
     slm_options_read();
     if (slm_options.stats || slm_options.stats_file[0])

@@ -141,7 +141,7 @@ static void set_bits(struct slm_slab *slab, uint32_t word, uint64_t bits, const 
     if (unlikely(twice != 0)) {
         const size_t index = word * 64 + (size_t)__builtin_ctzll(twice);
         slm_panic(call, slm_slab_start(slab) + index * slab->object_size, "double free of an object", cache,
-                  slm_slab_start(slab));
+                  slab->object_size);
     }
 }
 
@@ -155,7 +155,7 @@ unsigned slm_slab_give(struct slm_slab *slab, void *const *rounds, unsigned n, c
     unsigned given = 0;
     for (; given < n && (size_t)((char *)rounds[given] - start) < bytes; given++) {
         if (!slm_slab_is_object(slab, rounds[given]))
-            slm_panic(call, rounds[given], "not the start of an object", cache, start);
+            slm_panic(call, rounds[given], "not the start of an object", cache, slab->object_size);
         const uint32_t index = slm_slab_index(slab, rounds[given]);
         const uint64_t bit = (uint64_t)1 << index % 64;
         if (index / 64 != word || (bits & bit)) {
@@ -178,12 +178,12 @@ struct slm_slab *slm_slab_of(const void *pointer)
 void slm_slab_check_vacant(const struct slm_slab *slab)
 {
     if (unlikely(count_bits(slab) != slab->objects || load_relaxed(&slab->free) != slab->objects))
-        slm_panic("check", slm_slab_start(slab), "a vacant slab's count differs from its bits", NULL, slab);
+        slm_panic("check", slm_slab_start(slab), "a vacant slab's count differs from its bits", NULL, 0);
 }
 
 void slm_slab_check(struct slm_slab *slab)
 {
     const int32_t counted = load_acquire(&slab->free); /* before the bits: pairs with slm_slab_count */
     if ((int32_t)count_bits(slab) < counted)
-        slm_panic("check", slm_slab_start(slab), "more objects counted free than bits are set", NULL, slab);
+        slm_panic("check", slm_slab_start(slab), "more objects counted free than bits are set", NULL, 0);
 }

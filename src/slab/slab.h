@@ -83,8 +83,8 @@ struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node
 unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds);
 
 /* Set the bits of the leading rounds that lie in this slab, as the first one does; returns how many. An object that
- * is free already, or a pointer between objects, ends the process in the name of `call`. Any thread, no lock. The
- * caller then raises the count with slm_slab_count. */
+ * is free already, or a pointer between objects, ends the process in the name of `call`; `cache` as in slm_panic. Any
+ * thread, no lock. The caller then raises the count with slm_slab_count. */
 unsigned slm_slab_give(struct slm_slab *slab, void *const *rounds, unsigned n, const char *call, const char *cache);
 
 /* Raise the count by n; returns what it was before. From here on another thread may release the slab. */

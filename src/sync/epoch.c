@@ -186,8 +186,7 @@ static void visit(struct slm_epoch_reader *self)
 
 static _Noreturn void left_too_often(void)
 {
-    slm_panic("slab_epoch_enter", NULL, "sections nest too deep, or one was left more often than entered", NULL,
-              NULL);
+    slm_panic("slab_epoch_enter", NULL, "sections nest too deep, or one was left more often than entered", NULL, 0);
 }
 
 /* Become a registered thread that is outside, or a visitor inside. A handler may already have registered
@@ -468,7 +467,7 @@ bool slm_epoch_await(uint64_t stamp, uint64_t deadline_us)
 void slm_epoch_synchronize(const char *call)
 {
     if (slm_epoch_inside())
-        slm_panic(call, NULL, "inside a section of the caller's own", NULL, NULL);
+        slm_panic(call, NULL, "inside a section of the caller's own", NULL, 0);
     slm_fork_check();
     slm_epoch_await(slm_epoch_stamp(), UINT64_MAX);
 }

@@ -49,7 +49,7 @@ slm_slow void slm_lock_release_slow(struct slm_lock *lock)
 void slm_lock_rank_enter(const struct slm_lock *lock)
 {
     if (ranks_held >> lock->rank)
-        slm_panic("lock", lock, "taken out of rank", NULL, NULL);
+        slm_panic("lock", lock, "taken out of rank", NULL, 0);
     ranks_held |= 1u << lock->rank;
 }
 

@@ -91,7 +91,7 @@ static _Noreturn slm_slow void refuse(const struct slm_slab *slab, const void *p
                                       const char *what)
 {
     const struct slm_depot *depot = load_relaxed(&slab->owner);
-    slm_panic(call, pointer, what, depot ? depot->cache_name : NULL, slm_slab_start(slab));
+    slm_panic(call, pointer, what, depot ? depot->cache_name : NULL, slab->object_size);
 }
 
 struct slm_cache *slm_freed_check(const void *pointer, const char *call, const char *what)

@@ -461,7 +461,8 @@ static void check_slot(struct slm_thread *thread, const struct slm_slot *slot, c
                                        magazine->count <= magazine->capacity && !magazine->rounds[magazine->count]
                                  : slot->bottom == 0 && slot->top == 0;
     if (!inside)
-        slm_panic("check", slot, "a magazine's cursors are out of order", cache ? cache->name : NULL, NULL);
+        slm_panic("check", slot, "a magazine's cursors are out of order", cache ? cache->first.cache_name : NULL,
+                  cache ? cache->shape.object_size : 0);
 }
 
 slm_seldom void slm_thread_check(struct slm_thread *thread)

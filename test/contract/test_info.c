@@ -1,8 +1,9 @@
-/* The calls that inform and tune: mallinfo, mallinfo2, mallopt, malloc_trim, malloc_stats, malloc_info; and what
- * libc allocates for its callers, which they free.
+/* The calls that inform and tune: mallinfo, mallinfo2, mallopt, malloc_trim, malloc_stats, malloc_info; what libc
+ * allocates for its callers, which they free; and the last message, where debuggers look for it.
  *
  * Written in: mallinfo(3), mallopt(3), malloc_trim(3), malloc_stats(3), malloc_info(3); strdup(3), getline(3),
- * asprintf(3), getcwd(3), realpath(3), scandir(3), open_memstream(3), regcomp(3). */
+ * asprintf(3), getcwd(3), realpath(3), scandir(3), open_memstream(3), regcomp(3). That __abort_msg has the message of
+ * an abort is a habit of glibc's, on which apport and gdb's users rely. */
 #include "common.h"
 
 #include <dirent.h>
@@ -10,6 +11,7 @@
 #include <netdb.h>
 #include <regex.h>
 #include <search.h>
+#include <sys/mman.h>
 #include <wchar.h>
 
 /* Blocks that hold together bytes of memory, all of it touched. */
@@ -417,13 +419,57 @@ static void test_what_libc_allocates_we_free(void **state)
     }
 }
 
+/* -- the last message -------------------------------------------------------------------------------------------- */
+
+struct abort_message {
+    unsigned size;
+    char text[];
+};
+
+static struct abort_message **abort_message;
+static int kept_stderr;
+
+static void compare_messages(int number)
+{
+    char said[1024] = "";
+    const ssize_t length = pread(STDERR_FILENO, said, sizeof said - 1, 0);
+    (void)number;
+    dup2(kept_stderr, STDERR_FILENO);
+    require(length > 1 && said[length - 1] == '\n');
+    require(*abort_message != NULL && strcmp((*abort_message)->text, said) == 0);
+    _exit(0);
+}
+
+static void role_abort_message(const char *argument)
+{
+    const int file = memfd_create("messages", 0);
+    char on_stack[64];
+    (void)argument;
+    abort_message = (struct abort_message **)dlsym(RTLD_DEFAULT, "__abort_msg");
+    if (abort_message == NULL)
+        skip_role("libc has no __abort_msg");
+    setenv("LIBC_FATAL_STDERR_", "1", 1); /* or glibc before 2.37 writes to the terminal */
+    kept_stderr = dup(STDERR_FILENO);
+    require(file >= 0 && kept_stderr >= 0 && dup2(file, STDERR_FILENO) == STDERR_FILENO);
+    signal(SIGABRT, compare_messages);
+    free(opaque(on_stack));
+    require(!"free of what malloc has not given ends the process");
+}
+
+static void test_the_last_message_is_left_for_debuggers(void **state)
+{
+    (void)state;
+    assert_role_succeeds("abort-message", NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct role roles[] = {{"mallopt", role_mallopt},
                                         {"trim", role_trim},
                                         {"trim-while-busy", role_trim_while_busy},
                                         {"stats", role_stats},
-                                        {"info-into-allocating-stream", role_info_into_allocating_stream}};
+                                        {"info-into-allocating-stream", role_info_into_allocating_stream},
+                                        {"abort-message", role_abort_message}};
     if (argc > 1)
         return play_role(roles, COUNT(roles), argc, argv);
     const struct CMUnitTest tests[] = {
@@ -440,6 +486,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_malloc_info_refuses_options),
         cmocka_unit_test(test_malloc_info_into_a_stream_that_allocates),
         cmocka_unit_test(test_what_libc_allocates_we_free),
+        cmocka_unit_test(test_the_last_message_is_left_for_debuggers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -64,7 +64,7 @@ static void cache_free_malloced(const struct misuse_case *row)
     (void)row;
     slab_cache *pears = slab_cache_create("pears", 64, &alone);
     void *object = hidden(malloc(64));
-    announce_of_cache("slab_cache_free", object, "an object", "size-64 given to cache pears");
+    announce("slab_cache_free", object, "an object of 64 bytes given to cache pears");
     slab_cache_free(pears, object);
 }
 

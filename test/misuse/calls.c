@@ -2,20 +2,26 @@
 #include <inttypes.h>
 #include <malloc.h>
 #include <slabmalloc.h>
+#include <unistd.h>
 
 #include "misuse.h"
 
 void announce(const char *call, const void *pointer, const char *what)
 {
-    printf("slabmalloc: %s(0x%" PRIxPTR "): %s\n", call, (uintptr_t)pointer, what);
-    fflush(stdout);
+    dprintf(STDOUT_FILENO, "slabmalloc: %s(0x%" PRIxPTR "): %s (thread %d)\n", call, (uintptr_t)pointer, what,
+            (int)gettid());
 }
 
 void announce_of_cache(const char *call, const void *pointer, const char *what, const char *cache)
 {
-    printf("slabmalloc: %s(0x%" PRIxPTR "): %s of cache %s (slab 0x%" PRIxPTR ")\n", call, (uintptr_t)pointer, what,
-           cache, (uintptr_t)pointer & ~(uintptr_t)0xffff);
-    fflush(stdout);
+    dprintf(STDOUT_FILENO, "slabmalloc: %s(0x%" PRIxPTR "): %s of cache %s (thread %d)\n", call, (uintptr_t)pointer,
+            what, cache, (int)gettid());
+}
+
+void announce_of_size(const char *call, const void *pointer, const char *what, size_t size)
+{
+    dprintf(STDOUT_FILENO, "slabmalloc: %s(0x%" PRIxPTR "): %s of %zu bytes (thread %d)\n", call, (uintptr_t)pointer,
+            what, size, (int)gettid());
 }
 
 extern void _ZdlPv(void *pointer); /* C++'s operator delete(void *) */

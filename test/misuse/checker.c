@@ -5,7 +5,12 @@
 
 #include "misuse.h"
 
-static const char announced[] = "slabmalloc: free(0x1): not allocated by this library\n";
+static const char *announced(void)
+{
+    static char line[100];
+    snprintf(line, sizeof line, "slabmalloc: free(0x1): not allocated by this library (thread %d)\n", (int)gettid());
+    return line;
+}
 
 static void say(const char *line)
 {
@@ -29,7 +34,7 @@ static void say_and_return(const struct misuse_case *row)
 {
     (void)row;
     announce_number();
-    say(announced);
+    say(announced());
 }
 
 /* As a shell tells of SIGABRT. */
@@ -37,7 +42,7 @@ static void say_and_exit(const struct misuse_case *row)
 {
     (void)row;
     announce_number();
-    say(announced);
+    say(announced());
     _exit(128 + SIGABRT);
 }
 
@@ -45,7 +50,7 @@ static void say_and_be_terminated(const struct misuse_case *row)
 {
     (void)row;
     announce_number();
-    say(announced);
+    say(announced());
     raise(SIGTERM);
 }
 
@@ -66,7 +71,7 @@ static void announce_another_pointer(const struct misuse_case *row)
 static void announce_half(const struct misuse_case *row)
 {
     (void)row;
-    fwrite(announced, 1, sizeof announced / 2, stdout);
+    fwrite(announced(), 1, 40, stdout);
     fflush(stdout);
     free(hidden((void *)1));
 }
@@ -76,7 +81,7 @@ static void announce_twice(const struct misuse_case *row)
     (void)row;
     announce_number();
     announce_number();
-    say(announced);
+    say(announced());
     free(hidden((void *)1));
 }
 

@@ -28,6 +28,7 @@ static void wait_in_section(const struct misuse_case *row)
 static void wait_here(slab_epoch_head *head)
 {
     (void)head;
+    announce("slab_epoch_barrier", NULL, "inside a function of slab_epoch_call");
     slab_epoch_barrier();
 }
 
@@ -36,7 +37,6 @@ static void wait_in_function(const struct misuse_case *row)
 {
     static slab_epoch_head head;
     (void)row;
-    announce("slab_epoch_barrier", NULL, "inside a function of slab_epoch_call");
     slab_epoch_call(&head, wait_here);
     slab_epoch_barrier();
 }

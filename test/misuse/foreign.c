@@ -2,6 +2,7 @@
 #include <malloc.h>
 #include <slabmalloc.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "misuse.h"
 
@@ -33,7 +34,8 @@ extern void *_Znwm(unsigned long n); /* C++'s operator new(unsigned long) */
 static void new_without_cxx(const struct misuse_case *row)
 {
     (void)row;
-    puts("slabmalloc: operator new: out of memory, and no C++ library to throw std::bad_alloc");
+    printf("slabmalloc: operator new: out of memory, and no C++ library to throw std::bad_alloc (thread %d)\n",
+           (int)gettid());
     fflush(stdout);
     void *volatile object = _Znwm((unsigned long)-1 / 2);
     (void)object;

@@ -48,11 +48,12 @@ static inline void *hidden(const void *pointer)
     return (void *)(uintptr_t)unknown;
 }
 
-/* "CALL(POINTER): WHAT" */
+/* "CALL(POINTER): WHAT (thread ID)": of the calling thread, which is to commit the misuse. Nothing is allocated. */
 void announce(const char *call, const void *pointer, const char *what);
 
-/* The same for an object of 64 bytes, whose slab is one granule of 64 KiB: " ... of cache NAME (slab ...)". */
+/* "... WHAT of cache NAME ...", "... WHAT of SIZE bytes ..." */
 void announce_of_cache(const char *call, const void *pointer, const char *what, const char *cache);
+void announce_of_size(const char *call, const void *pointer, const char *what, size_t size);
 
 /* Give a pointer to the call that the row names, of those that take what malloc gives. realloc asks for `size`. */
 void give(const struct misuse_case *row, void *pointer);

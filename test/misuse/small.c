@@ -9,11 +9,6 @@
 
 #include "misuse.h"
 
-static void announce_of_slab(const char *call, const void *pointer, const char *what)
-{
-    announce_of_cache(call, pointer, what, "size-64");
-}
-
 static void free_twice(void *object)
 {
     free(hidden(object));
@@ -25,7 +20,7 @@ static void double_free(const struct misuse_case *row)
 {
     (void)row;
     void *object = hidden(malloc(64));
-    announce_of_slab("free", object, "double free of an object");
+    announce_of_size("free", object, "double free of an object", 64);
     free_twice(object);
     malloc_trim(0);
 }
@@ -37,7 +32,7 @@ static void double_free_node(const struct misuse_case *row)
     slab_stats stats;
     slab_get_stats(&stats, sizeof stats);
     void *object = hidden(slab_alloc_node(64, (int)stats.nodes - 1));
-    announce_of_slab("free", object, "double free of an object");
+    announce_of_size("free", object, "double free of an object", 64);
     free_twice(object);
     malloc_trim(0);
 }
@@ -63,7 +58,7 @@ static void double_free_drain(const struct misuse_case *row)
     void *object = hidden(malloc(64));
     for (unsigned i = 0; i < MANY; i++)
         others[i] = malloc(64);
-    announce_of_slab("free", object, "double free of an object");
+    announce_of_size("free", object, "double free of an object", 64);
     for (unsigned i = 0; i < MANY; i++) {
         if (i == MANY / 4 || i == MANY / 2)
             free(hidden(object));
@@ -91,7 +86,7 @@ static void double_free_stock(const struct misuse_case *row)
     pthread_t thread;
     for (unsigned i = 0; i < STOCKED; i++)
         stocked[i] = malloc(64);
-    announce_of_slab("trim", stocked[TWICE], "double free of an object");
+    announce_of_size("trim", stocked[TWICE], "double free of an object", 64);
     pthread_create(&thread, NULL, free_stocked, NULL);
     pthread_join(thread, NULL);
     malloc_trim(0);
@@ -103,15 +98,20 @@ static void *free_it(void *object)
     return NULL;
 }
 
+static void *free_it_again(void *object)
+{
+    announce_of_size("free", object, "double free of an object", 64);
+    return free_it(object);
+}
+
 /* By two threads, one after the other: they free so little that it goes straight to the slab. */
 static void double_free_threads(const struct misuse_case *row)
 {
     (void)row;
     void *object = hidden(malloc(64));
-    announce_of_slab("free", object, "double free of an object");
     for (unsigned i = 0; i < 2; i++) {
         pthread_t thread;
-        pthread_create(&thread, NULL, free_it, object);
+        pthread_create(&thread, NULL, i == 0 ? free_it : free_it_again, object);
         pthread_join(thread, NULL);
     }
 }
@@ -122,7 +122,7 @@ static void double_free_deferred(const struct misuse_case *row)
 {
     (void)row;
     void *object = hidden(malloc(64));
-    announce_of_slab("trim", object, "double free of an object");
+    announce_of_size("trim", object, "double free of an object", 64);
     slab_epoch_enter();
     slab_free_deferred(object);
     slab_free_deferred(hidden(object));
@@ -135,7 +135,7 @@ static void free_interior(const struct misuse_case *row)
 {
     (void)row;
     char *object = hidden(malloc(64));
-    announce_of_slab("free", object + 16, "not the start of an object");
+    announce_of_size("free", object + 16, "not the start of an object", 64);
     free(hidden(object + 16));
     malloc_trim(0);
 }

@@ -35,11 +35,11 @@ static inline bool check_free_span(struct slm_span *span, void *context)
     struct walk *walk = context;
     const struct slm_span *last = slm_descriptor(slm_span_granule(span) + span->granules - 1);
     if (span->state != walk->state)
-        slm_panic("check", slm_span_start(span), "a free span in the bins of another state", NULL, span);
+        slm_panic("check", slm_span_start(span), "a free span in the bins of another state", NULL, 0);
     if (last != span && (load_relaxed(&last->kind) != SLM_SPAN_FREE_END || last->back != span->granules - 1))
-        slm_panic("check", slm_span_start(span), "a free span's end is not marked", NULL, span);
+        slm_panic("check", slm_span_start(span), "a free span's end is not marked", NULL, 0);
     if (slm_free_spans_after(walk->area, span, walk->state))
-        slm_panic("check", slm_span_start(span), "two free spans of one state side by side", NULL, span);
+        slm_panic("check", slm_span_start(span), "two free spans of one state side by side", NULL, 0);
     walk->bytes += slm_span_bytes(span);
     return false;
 }
@@ -53,7 +53,7 @@ static inline void slm_span_check(unsigned number)
         struct walk walk = {.area = area, .state = state};
         slm_bins_foreach(&area->bins[state], check_free_span, &walk);
         if (walk.bytes != load_relaxed(&area->free_bytes[state]))
-            slm_panic("check", area, "free bytes do not add up", NULL, NULL);
+            slm_panic("check", area, "free bytes do not add up", NULL, 0);
     }
     slm_lock_release(&area->lock);
 }

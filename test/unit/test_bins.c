@@ -136,8 +136,7 @@ static void the_walk_sees_a_wrong_bin(void **state)
     (void)state;
     const void *start = slm_span_start(&spans[0]);
     assert_child_aborts(put_into_wrong_bin,
-                        text("slabmalloc: check(" POINTER "): a free span in the wrong bin (slab " POINTER ")\n",
-                             pointer_of(start), pointer_of(&spans[0])));
+                        text("slabmalloc: check(" POINTER "): a free span in the wrong bin", pointer_of(start)));
 }
 
 int main(void)

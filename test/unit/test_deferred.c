@@ -254,10 +254,9 @@ static void barrier_in_a_function(void)
 static void barriers_that_would_wait_for_themselves_end_the_process(void **state)
 {
     (void)state;
-    assert_child_aborts(barrier_inside,
-                        "slabmalloc: slab_epoch_barrier(0x0): inside a section of the caller's own\n");
+    assert_child_aborts(barrier_inside, "slabmalloc: slab_epoch_barrier(0x0): inside a section of the caller's own");
     assert_child_aborts(barrier_in_a_function,
-                        "slabmalloc: slab_epoch_barrier(0x0): inside a function of slab_epoch_call\n");
+                        "slabmalloc: slab_epoch_barrier(0x0): inside a function of slab_epoch_call");
 }
 
 /* -- too much waits ---------------------------------------------------------------------------------------------- */

@@ -261,16 +261,13 @@ static void misuse_ends_the_process(void **state)
     char stack, *large = malloc(100000);
     void *rounds[3];
     fill(rounds, 3);
-    const unsigned long slab = pointer_of(slm_slab_start(slm_slab_of(rounds[0])));
     misused = (char *)rounds[0] + 16;
-    assert_child_aborts(give_misused, text("slabmalloc: free(" POINTER "): not the start of an object of cache test "
-                                           "(slab " POINTER ")\n",
-                                           pointer_of(misused), slab));
+    assert_child_aborts(give_misused, text("slabmalloc: free(" POINTER "): not the start of an object of cache test",
+                                           pointer_of(misused)));
     misused = rounds[2];
     slm_depot_give(rounds + 2, 1, "free");
-    assert_child_aborts(give_misused, text("slabmalloc: free(" POINTER "): double free of an object of cache test "
-                                           "(slab " POINTER ")\n",
-                                           pointer_of(misused), slab));
+    assert_child_aborts(give_misused, text("slabmalloc: free(" POINTER "): double free of an object of cache test",
+                                           pointer_of(misused)));
     slm_depot_give(rounds, 2, "free");
     misused = &stack;
     assert_int_equal(in_child(give_misused).signal, SIGABRT);

@@ -193,12 +193,11 @@ static void misuse_without_a_lock_ends_the_process(void **state)
     (void)state;
     void *rounds[2];
     fill(rounds, 2);
-    const unsigned long slab = pointer_of(slm_slab_start(slm_slab_of(rounds[0])));
     misused = rounds[1];
     assert_true(slm_depot_give_nolock(rounds[1], "free"));
     assert_child_aborts(give_misused_nolock, text("slabmalloc: slab_free_nolock(" POINTER "): double free of an "
-                                                  "object of cache test (slab " POINTER ")\n",
-                                                  pointer_of(misused), slab));
+                                                  "object of cache test",
+                                                  pointer_of(misused)));
     slm_depot_give(rounds, 1, "free");
     slm_depot_relink_pending();
 }

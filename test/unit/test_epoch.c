@@ -81,10 +81,10 @@ static void misuse_ends_the_process(void **state)
 {
     (void)state;
     const char *unbalanced = "slabmalloc: slab_epoch_enter(0x0): sections nest too deep, or one was left more often "
-                             "than entered\n";
+                             "than entered";
     assert_child_aborts(nested_too_deep, unbalanced);
     assert_child_aborts(left_too_often, unbalanced);
-    assert_child_aborts(synchronized_inside, "slabmalloc: test(0x0): inside a section of the caller's own\n");
+    assert_child_aborts(synchronized_inside, "slabmalloc: test(0x0): inside a section of the caller's own");
 }
 
 /* -- several --------------------------------------------------------------------------------------------------- */

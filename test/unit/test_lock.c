@@ -290,9 +290,9 @@ static void ranks_rise(void **state)
 {
     (void)state;
     assert_child_silent(take_in_order);
-    assert_child_aborts(take_lower, text("slabmalloc: lock(" POINTER "): taken out of rank\n", pointer_of(&lock)));
-    assert_child_aborts(take_equal, text("slabmalloc: lock(" POINTER "): taken out of rank\n", pointer_of(&higher)));
-    assert_child_aborts(try_lower, text("slabmalloc: lock(" POINTER "): taken out of rank\n", pointer_of(&lock)));
+    assert_child_aborts(take_lower, text("slabmalloc: lock(" POINTER "): taken out of rank", pointer_of(&lock)));
+    assert_child_aborts(take_equal, text("slabmalloc: lock(" POINTER "): taken out of rank", pointer_of(&higher)));
+    assert_child_aborts(try_lower, text("slabmalloc: lock(" POINTER "): taken out of rank", pointer_of(&lock)));
     assert_child_silent(forget_and_take_lower);
 }
 

@@ -1,6 +1,7 @@
 /* src/base/panic.h: lines without memory, warnings, and the end of the process. */
 #include "unit.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/socket.h>
 
@@ -175,24 +176,24 @@ static void without_standard_error_nothing_is_written(void **state)
     assert_child_silent(warn_without_stderr);
 }
 
-static void panic_whole(void)
+static void panic_of_cache(void)
 {
-    slm_panic("free", (void *)0x1230, "double free of an object", "size-64", (void *)0x10000);
+    slm_panic("free", (void *)0x1230, "double free of an object", "fruit", 64);
 }
 
-static void panic_without_slab(void)
+static void panic_of_size(void)
 {
-    slm_panic("realloc", NULL, "strange", "size-64", NULL);
+    slm_panic("realloc", NULL, "strange object", NULL, 48);
 }
 
-static void panic_without_cache(void)
+static void panic_of_neither(void)
 {
-    slm_panic("free", (void *)0x1230, "strange", NULL, (void *)0x10000);
+    slm_panic("free", (void *)0x1230, "strange", NULL, 0);
 }
 
 static void panic_short(void)
 {
-    slm_panic(NULL, (void *)0x1230, "no memory", NULL, NULL);
+    slm_panic(NULL, (void *)0x1230, "no memory", NULL, 0);
 }
 
 static int file_of_panic;
@@ -209,20 +210,83 @@ static void the_last_line_goes_where_standard_error_is(void **state)
     (void)state;
     char said[100] = "";
     file_of_panic = memory_file();
-    assert_child_aborts(panic_over_a_file, "");
+    const struct outcome outcome = in_child(panic_over_a_file);
+    assert_int_equal(outcome.signal, SIGABRT);
+    assert_string_equal(outcome.said, "");
     assert_true(pread(file_of_panic, said, sizeof said - 1, 0) > 0);
-    assert_string_equal(said, "slabmalloc: no memory\n");
+    assert_string_equal(said, text("slabmalloc: no memory (thread %d)\n", (int)outcome.process));
     close(file_of_panic);
 }
 
 static void a_panic_is_one_line_and_the_end(void **state)
 {
     (void)state;
-    assert_child_aborts(panic_whole,
-                        "slabmalloc: free(0x1230): double free of an object of cache size-64 (slab 0x10000)\n");
-    assert_child_aborts(panic_without_slab, "slabmalloc: realloc(0x0): strange of cache size-64\n");
-    assert_child_aborts(panic_without_cache, "slabmalloc: free(0x1230): strange (slab 0x10000)\n");
-    assert_child_aborts(panic_short, "slabmalloc: no memory\n");
+    assert_child_aborts(panic_of_cache, "slabmalloc: free(0x1230): double free of an object of cache fruit");
+    assert_child_aborts(panic_of_size, "slabmalloc: realloc(0x0): strange object of 48 bytes");
+    assert_child_aborts(panic_of_neither, "slabmalloc: free(0x1230): strange");
+    assert_child_aborts(panic_short, "slabmalloc: no memory");
+}
+
+static void *panic_in_a_thread(void *nothing)
+{
+    (void)nothing;
+    dprintf(STDERR_FILENO, "slabmalloc: no memory (thread %d)\n", (int)gettid());
+    panic_short();
+    return NULL;
+}
+
+static void panic_elsewhere(void)
+{
+    on_threads(1, panic_in_a_thread);
+}
+
+static void a_panic_names_its_thread(void **state)
+{
+    (void)state;
+    const struct outcome outcome = in_child(panic_elsewhere);
+    const size_t half = strlen(outcome.said) / 2;
+    assert_int_equal(outcome.signal, SIGABRT);
+    assert_true(half > 0);
+    assert_memory_equal(outcome.said, outcome.said + half, half);
+    assert_null(strstr(outcome.said, text("(thread %d)", (int)outcome.process)));
+}
+
+/* As glibc's own code and gdb know it. */
+struct abort_message {
+    unsigned mapped_bytes;
+    char text[];
+};
+
+static struct abort_message **abort_message;
+
+static void look_at_abort_message(int number)
+{
+    const struct abort_message *message = *abort_message;
+    (void)number;
+    require(message && message->mapped_bytes == 0);
+    require(write(STDERR_FILENO, message->text, strlen(message->text)) > 0);
+}
+
+static void panic_handled(void)
+{
+    signal(SIGABRT, look_at_abort_message);
+    panic_of_cache();
+}
+
+static void debuggers_find_the_line(void **state)
+{
+    (void)state;
+    abort_message = dlsym(RTLD_DEFAULT, "__abort_msg");
+    if (!abort_message) {
+        print_message("for glibc\n");
+        skip();
+    }
+    assert_null(*abort_message);
+    const struct outcome outcome = in_child(panic_handled);
+    const size_t half = strlen(outcome.said) / 2;
+    assert_int_equal(outcome.signal, SIGABRT);
+    assert_true(half > 0);
+    assert_memory_equal(outcome.said, outcome.said + half, half);
 }
 
 int main(void)
@@ -238,6 +302,8 @@ int main(void)
         cmocka_unit_test(without_standard_error_nothing_is_written),
         cmocka_unit_test(the_last_line_goes_where_standard_error_is),
         cmocka_unit_test(a_panic_is_one_line_and_the_end),
+        cmocka_unit_test(a_panic_names_its_thread),
+        cmocka_unit_test(debuggers_find_the_line),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -342,8 +342,7 @@ static void free_wrong(void)
 static void assert_refused(const void *pointer, const char *what)
 {
     wrong = pointer;
-    assert_child_aborts(free_wrong,
-                        text("slabmalloc: slab_percpu_free(" POINTER "): %s\n", pointer_of(pointer), what));
+    assert_child_aborts(free_wrong, text("slabmalloc: slab_percpu_free(" POINTER "): %s", pointer_of(pointer), what));
 }
 
 static void what_is_no_object_is_not_freed(void **state)

@@ -211,13 +211,13 @@ static unsigned misused_count;
 
 static void misuse(void)
 {
-    slm_slab_give(culprit, misused, misused_count, "realloc", "size-test");
+    slm_slab_give(culprit, misused, misused_count, "realloc", NULL);
 }
 
 static void assert_misuse(void *pointer, const char *what)
 {
-    assert_child_aborts(misuse, text("slabmalloc: realloc(" POINTER "): %s of cache size-test (slab " POINTER ")\n",
-                                     pointer_of(pointer), what, pointer_of(slm_slab_start(culprit))));
+    assert_child_aborts(misuse, text("slabmalloc: realloc(" POINTER "): %s of %u bytes", pointer_of(pointer), what,
+                                     culprit->object_size));
 }
 
 static void a_double_free_ends_the_process(void **state)

@@ -384,7 +384,7 @@ static void the_checker_sees_torn_cursors(void **state)
     (void)state;
     const void *loaded = slm_slot_at(thread, slm_slot_word_of(usual));
     assert_child_aborts(tear_cursors, text("slabmalloc: check(" POINTER "): a magazine's cursors are out of order of "
-                                           "cache size-896\n",
+                                           "896 bytes",
                                            pointer_of(loaded)));
 }
 

@@ -58,6 +58,7 @@ static inline int start_library(void **state)
 
 /* How a child ended: its exit status or the signal that ended it (the other is -1), and its standard error. */
 struct outcome {
+    pid_t process;
     int status, signal;
     char said[4096];
 };
@@ -78,7 +79,7 @@ static inline _Noreturn void be_child(void (*run)(void), int standard_error)
 
 static inline struct outcome in_child(void (*run)(void))
 {
-    struct outcome outcome = {-1, -1, ""};
+    struct outcome outcome = {-1, -1, -1, ""};
     int ends[2], how = 0;
     if (pipe(ends) != 0)
         fail_msg("no pipe");
@@ -95,6 +96,7 @@ static inline struct outcome in_child(void (*run)(void))
     close(ends[0]);
     if (child < 0 || waitpid(child, &how, 0) != child)
         fail_msg("no child");
+    outcome.process = child;
     outcome.status = WIFEXITED(how) ? WEXITSTATUS(how) : -1;
     outcome.signal = WIFSIGNALED(how) ? WTERMSIG(how) : -1;
     return outcome;
@@ -109,14 +111,16 @@ static inline void assert_child_silent(void (*run)(void))
                  outcome.said);
 }
 
-/* The child ends itself with SIGABRT after exactly this on standard error. */
+/* The child's first thread panics: it ends itself with SIGABRT after exactly this on standard error, and its id. */
 static inline void assert_child_aborts(void (*run)(void), const char *said)
 {
     const struct outcome outcome = in_child(run);
     if (outcome.signal != SIGABRT)
         fail_msg("the child ended with status %d, signal %d, and said: %s", outcome.status, outcome.signal,
                  outcome.said);
-    assert_string_equal(outcome.said, said);
+    char line[sizeof outcome.said];
+    snprintf(line, sizeof line, "%s (thread %d)\n", said, (int)outcome.process);
+    assert_string_equal(outcome.said, line);
 }
 
 /* A text put together, good until the next one. */
