@@ -60,13 +60,13 @@ slm_inline void slm_cache_object_free(struct slab_cache *named, void *object)
 {
     const uintptr_t key = slm_tls.key;
     const size_t granule = slm_key_granule(key, object);
-    if (unlikely(!slm_area_granule_valid(granule))) {
-        slm_cache_object_free_slow(named, object);
-        return;
+    if (likely(slm_area_granule_valid(granule))) {
+        const size_t slot_word = slm_page_map(slm_key_area(key))[granule];
+        if (likely(slot_word == named->free_slot_word) && likely(slm_push_keyed(slot_word, key, object)))
+            return;
     }
-    const size_t slot_word = slm_page_map(slm_key_area(key))[granule];
-    if (unlikely(slot_word != named->free_slot_word) || unlikely(!slm_push_keyed(slot_word, key, object)))
-        slm_cache_object_free_slow(named, object);
+    slm_hide_value(named); /* else it is moved away and back, at an instruction */
+    slm_cache_object_free_slow(named, object);
 }
 
 /* As slab_alloc_node, slab_cache_alloc_node, _alloc_nolock, _alloc_bulk, and _free_bulk, which may change errno. */

@@ -135,13 +135,14 @@ static bool push_by_slab(void *object)
     struct slm_thread *thread = slm_hot();
     struct slm_slot *slot = slm_slot_at(thread, depot->shape->slot_word);
     const size_t top = slm_shared_load(&slot->top);
-    if (*slm_round_at(thread, top) == NULL)
+    void **round = slm_round_at(thread, top);
+    if (*round == NULL)
         return false;
     if (!keyed && slm_freed_is_top(thread, slot, object))
         return false;
     if (keyed)
         slm_key_set(object, slm_tls.key);
-    slm_slot_push(thread, slot, top, object);
+    slm_slot_push(slot, top, round, object);
     return true;
 }
 

@@ -17,17 +17,16 @@ void slm_slab_shape_fill(struct slm_slab_shape *shape)
 {
     const size_t size = shape->object_size;
     size_t granules = 1;
-    while (granules * SLM_GRANULE / size < least_objects) {
+    while (size > SLM_SMALL_MAX && granules * SLM_GRANULE / size < least_objects) {
         const size_t bytes = granules * SLM_GRANULE;
-        if (size > SLM_SMALL_MAX && bytes >= size && bytes % size <= bytes / 8)
+        if (bytes >= size && bytes % size <= bytes / 8)
             break;
         granules++;
     }
     shape->granules = (uint16_t)granules;
     shape->objects = (uint16_t)(granules * SLM_GRANULE / shape->object_size);
-    const bool by_offset = size <= SLM_SMALL_MAX && (granules == 1 || SLM_GRANULE % size == 0);
     shape->keyed = !shape->hooks && size >= 2 * sizeof(void *);
-    shape->map_word = shape->keyed && by_offset ? shape->slot_word : 0;
+    shape->map_word = shape->keyed && size <= SLM_SMALL_MAX ? shape->slot_word : 0;
 }
 
 static unsigned words_of(const struct slm_slab *slab)

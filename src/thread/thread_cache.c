@@ -265,7 +265,7 @@ void slm_thread_drain(struct slm_thread *thread, unsigned cache_id, void *object
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
     if (likely(make_room(thread, slm_cache_of(cache_id))))
-        slm_slot_push(thread, slot, slot->top, object);
+        slm_slot_push(slot, slot->top, slm_round_at(thread, slot->top), object);
     else
         slm_depot_give(&object, 1, "free");
 }
@@ -298,8 +298,9 @@ void slm_thread_free(struct slm_thread *thread, unsigned cache_id, void *object)
 void slm_thread_push(struct slm_thread *thread, unsigned cache_id, void *object)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    if (likely(*slm_round_at(thread, slot->top) != NULL))
-        slm_slot_push(thread, slot, slot->top, object);
+    void **round = slm_round_at(thread, slot->top);
+    if (likely(*round != NULL))
+        slm_slot_push(slot, slot->top, round, object);
     else
         slm_thread_drain(thread, cache_id, object);
 }
