@@ -70,7 +70,9 @@ void *slm_alloc_medium(size_t n)
 {
     if (unlikely(n > SLM_SMALL_MAX))
         return slm_alloc_large_slow(n, 1, -1, NULL);
-    return slm_alloc_at(slm_slot_word_of(slm_class_of_size(n)), n);
+    size_t slot_word = slm_slot_word_of(slm_class_of_size(n));
+    slm_hide_value(slot_word);
+    return slm_alloc_at(slot_word, n);
 }
 
 _Noreturn slm_slow void slm_refuse(const void *pointer, const char *call)
