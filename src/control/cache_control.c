@@ -48,6 +48,8 @@ slm_seldom struct slab_cache *slm_cache_control_create(const char *name, size_t 
         slm_sys_membarrier_register();
     slm_cache_lock();
     struct slab_cache *named = slm_cache_name_create(name, size, attr);
+    if (named)
+        slm_thread_list_cover(load_relaxed(&named->cache)->id);
     slm_cache_unlock();
     return named;
 }

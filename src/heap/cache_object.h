@@ -20,12 +20,12 @@ slm_inline bool slm_pop_marked(size_t slot_word, void **round)
     store_relaxed(&slm_tls.popping, 1);
     signal_fence(); /* pairs with the barrier of slm_take_from_all */
     struct slm_thread *thread = slm_hot();
-    size_t top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
+    void **top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
     slm_hide_value(slot_word);
     const bool any = top != slm_shared_load(&slm_slot_at(thread, slot_word)->bottom);
     if (likely(any)) {
         slm_hide_value(slot_word);
-        *round = slm_slot_pop(thread, slm_slot_at(thread, slot_word), top);
+        *round = slm_slot_pop(slm_slot_at(thread, slot_word), top);
     }
     store_release(&slm_tls.popping, 0); /* pairs with take_loaded (thread/gather.c) */
     return any;
@@ -46,12 +46,12 @@ slm_inline void *slm_cache_object_alloc(struct slab_cache *named)
 {
     size_t slot_word = named->alloc_slot_word;
     struct slm_thread *thread = slm_hot();
-    size_t top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
+    void **top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
     slm_hide_value(slot_word);
     if (unlikely(top == slm_shared_load(&slm_slot_at(thread, slot_word)->bottom)))
         return slm_cache_object_alloc_marked(named);
     slm_hide_value(slot_word);
-    void *object = slm_slot_pop(thread, slm_slot_at(thread, slot_word), top);
+    void *object = slm_slot_pop(slm_slot_at(thread, slot_word), top);
     slm_key_clear(object);
     return object;
 }

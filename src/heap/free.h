@@ -15,13 +15,12 @@ slm_inline bool slm_push_keyed(size_t slot_word, uintptr_t key, void *pointer)
     struct slm_thread *thread = slm_hot();
     const uint64_t product = slm_slot_at(thread, slot_word)->start_factor * (uint16_t)(uintptr_t)pointer;
     slm_hide_value(slot_word);
-    const size_t top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
-    void **round = slm_round_at(thread, top);
-    if (unlikely(product >= (uintptr_t)*round) || unlikely(slm_key_is_set(pointer, key)))
+    void **const top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
+    if (unlikely(product >= (uintptr_t)*top) || unlikely(slm_key_is_set(pointer, key)))
         return false;
     slm_key_set(pointer, key);
     slm_hide_value(slot_word);
-    slm_slot_push(slm_slot_at(thread, slot_word), top, round, pointer);
+    slm_slot_push(slm_slot_at(thread, slot_word), top, pointer);
     return true;
 }
 

@@ -136,15 +136,14 @@ static bool push_by_slab(void *object)
         return false;
     struct slm_thread *thread = slm_hot();
     struct slm_slot *slot = slm_slot_at(thread, depot->shape->slot_word);
-    const size_t top = slm_shared_load(&slot->top);
-    void **round = slm_round_at(thread, top);
-    if (*round == NULL)
+    void **const top = slm_shared_load(&slot->top);
+    if (*top == NULL)
         return false;
-    if (!keyed && slm_freed_is_top(thread, slot, object))
+    if (!keyed && slm_freed_is_top(slot, object))
         return false;
     if (keyed)
         slm_key_set(object, slm_tls.key);
-    slm_slot_push(slot, top, round, object);
+    slm_slot_push(slot, top, object);
     return true;
 }
 

@@ -38,12 +38,12 @@ _Noreturn void slm_refuse(const void *pointer, const char *call);
 slm_inline void *slm_alloc_at(size_t slot_word, size_t n)
 {
     struct slm_thread *thread = slm_hot();
-    size_t top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
+    void **top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
     slm_hide_value(slot_word);
     if (unlikely(top == slm_shared_load(&slm_slot_at(thread, slot_word)->bottom)))
         return slm_alloc_slow(n);
     slm_hide_value(slot_word);
-    void *object = slm_slot_pop(thread, slm_slot_at(thread, slot_word), top);
+    void *object = slm_slot_pop(slm_slot_at(thread, slot_word), top);
     slm_key_clear(object);
     return object;
 }

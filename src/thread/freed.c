@@ -35,10 +35,10 @@ static slm_unordered bool is_in_magazine(const struct slm_magazine *magazine, co
 static slm_unordered bool is_in_thread(struct slm_thread *thread, const struct slm_cache *cache, const void *object)
 {
     const struct slm_slot *slot = slm_slot_of(thread, cache->id);
-    const size_t bottom = slm_shared_load(&slot->bottom), top = slm_shared_load(&slot->top);
-    const size_t rounds = (top - bottom) / sizeof(void *);
+    void *const *const bottom = slm_shared_load(&slot->bottom), *const *const top = slm_shared_load(&slot->top);
+    const size_t rounds = (size_t)(top - bottom);
     if (load_relaxed(&slot->target) != 0 &&
-        ((rounds <= SLM_MAGAZINE_ROUNDS_MAX && is_among(slm_round_at(thread, bottom), rounds, object)) ||
+        ((rounds <= SLM_MAGAZINE_ROUNDS_MAX && is_among(bottom, rounds, object)) ||
          is_in_magazine(slot->previous, object)))
         return true;
     return is_in_magazine(slm_remote_of(thread, cache->id), object) || slm_reserve_has(thread, cache, object);
@@ -105,7 +105,7 @@ struct slm_cache *slm_freed_check(const void *pointer, const char *call, const c
     struct slm_cache *cache = slm_cache_of_depot(depot);
     struct slm_thread *self = slm_tls.self;
     const bool suspect = cache->shape.keyed ? slm_key_is_set(pointer, slm_key_of(pointer))
-                                            : self && slm_freed_is_top(self, slm_slot_of(self, cache->id), pointer);
+                                            : self && slm_freed_is_top(slm_slot_of(self, cache->id), pointer);
     if (unlikely(suspect) && is_free(cache, slab, pointer))
         refuse(slab, pointer, call, what);
     return cache;

@@ -52,9 +52,9 @@ slm_inline size_t slm_freed_check_word(const void *pointer, const char *call, co
 bool slm_freed_check_nolock(const struct slm_slab *slab, const void *object, const char *call);
 
 /* Was it freed into the slot as one of the last few? For objects without a key. */
-slm_inline bool slm_freed_is_top(struct slm_thread *thread, const struct slm_slot *slot, const void *object)
+slm_inline bool slm_freed_is_top(const struct slm_slot *slot, const void *object)
 {
-    void *const *const top = slm_round_at(thread, slot->top);
+    void *const *const top = slot->top;
     for (size_t i = 1, n = slm_min(slm_slot_rounds(slot), 4); i <= n; i++)
         if (top[-(ptrdiff_t)i] == object)
             return true;

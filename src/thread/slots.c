@@ -6,17 +6,34 @@
 #include "os/vm.h"
 #include "page/metadata.h"
 
+enum { page_bytes = 4096 };
+
 /* A page more than a block, for the addresses a few bytes in. */
-__attribute__((aligned(4096))) char slm_zero_block[SLM_BLOCK_BYTES + 4096];
+__attribute__((aligned(page_bytes))) char slm_idle_block[SLM_BLOCK_BYTES + page_bytes];
+
+void *const slm_no_rounds[1];
 
 /* No object lies at or near this address, and no program takes such a number for a pointer by mistake. */
 #define NO_AREA ((uintptr_t)0x5bd1e995u << (sizeof(uintptr_t) * 8 - 32))
 
 __thread struct slm_tls slm_tls = {.hot = slm_nothing, .key = NO_AREA};
 
+void slm_slots_cover_idle(unsigned first, unsigned end)
+{
+    for (size_t i = first * (size_t)SLM_SLOT_WORDS; i < end * (size_t)SLM_SLOT_WORDS; i++)
+        ((void *const **)(void *)slm_idle_block)[i] = slm_no_rounds;
+}
+
 void slm_slots_start(void)
 {
-    slm_vm_read_only(slm_zero_block, sizeof slm_zero_block);
+    slm_slots_cover_idle(0, SLM_CLASSES + 1);
+    slm_vm_read_only(slm_idle_block, page_bytes);
+}
+
+void slm_slots_cover(struct slm_thread *thread, unsigned end)
+{
+    for (; thread->covered < end; thread->covered++)
+        slm_slot_clear_cursors(slm_slot_at(thread, (size_t)thread->covered * SLM_SLOT_WORDS));
 }
 
 /* The first slot from number `slot` on whose group has one in use; SLM_SLOTS: none. */
@@ -56,8 +73,11 @@ static void clear_slots(void *half, const struct slm_slot_groups *used)
 struct slm_thread *slm_thread_block_make(void)
 {
     struct slm_thread *thread = slm_metadata_alloc(SLM_BLOCK_BYTES);
-    if (thread)
-        memset(thread, 0, sizeof thread->slots[0]);
+    if (!thread)
+        return NULL;
+    memset(thread, 0, sizeof thread->slots[0]);
+    slm_slots_cover(thread, SLM_CLASSES + 1);
+    thread->covered = SLM_NAMED_FIRST + 1; /* past its own part */
     return thread;
 }
 

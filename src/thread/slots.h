@@ -7,19 +7,20 @@
  *                        |    |
  *     loaded magazine:   header | rounds ........    .... capacity
  *
- * A pop takes *--top unless top is bottom; a push stores *top++ unless *top is 0 (base/magazine.h). Both cursors are
- * counted in bytes from the block. So in a slot that was never used they point at the block's first word, which is
- * always 0: it is both empty and full. So is the first slot, which is never filled.
+ * A pop takes *--top unless top is bottom; a push stores *top++ unless *top is NULL (base/magazine.h). A slot without
+ * rounds, as the first one always is, has both cursors at slm_no_rounds, and so is both empty and full. A push reads
+ * what top points at before it knows anything else: all slots whose words the page map may have must have cursors
+ * (slm_thread_list_cover).
  *
  * The block's second half, at SLM_RETIRED_OFFSET, has a retired slot at each slot word: the magazine for the thread's
  * retired objects of that cache (deferred/retire.h), and the cache's remote magazine (thread/remote.h). Nothing is
  * popped from a retired magazine: a push stores *top++ if top is below limit.
  *
- * A block is 1 MiB of addresses. A thread touches what it uses: the first 4 KiB of a half, and a page for each 85
- * named caches.
+ * A block is 1 MiB of addresses. A thread touches what it uses: the first 4 KiB of a half, and of the first half also
+ * a page for each 85 named caches that exist.
  *
- * `hot` is what the hot paths use. It points at the block, or 0, 8 or 16 bytes into a block that is zero throughout,
- * where every magazine is both empty and full, so that the hot paths fall into their slow halves:
+ * `hot` is what the hot paths use. It points at the block, or 0, 8 or 16 bytes into an idle block, where each word of a
+ * slot is the address of slm_no_rounds, so that the hot paths fall into their slow halves:
  *
  *     slm_nothing   before the first use, after the end, and while the owner works on the block in a slow path
  *     slm_taken     another thread works on the block (thread/ownership.h)
@@ -33,7 +34,7 @@
 #include "depot/magazines.h"
 
 struct slm_slot {
-    size_t top, bottom;                     /* of the loaded magazine's rounds, from the block on; see slm_round_at */
+    void **top, **bottom;                   /* of the loaded magazine's rounds, or slm_no_rounds */
     uint64_t start_factor;                  /* of the cache, while a target is set: see page/page_map.h */
     struct slm_magazine *loaded, *previous; /* NULL until the cache is first missed */
     _Atomic uint16_t target; /* rounds that a magazine should hold; 0: the slot is not in use, and has no rounds */
@@ -67,6 +68,7 @@ struct slm_thread {
     uint32_t adapted_ms;   /* when slm_thread_adapt last ran, cut to 32 bits */
     _Atomic unsigned node; /* whose depots this thread uses: looked up at each pass by the owner */
     uint32_t cpu;          /* see slm_topology_node_again */
+    uint32_t covered;      /* slots below this number have cursors */
     struct slm_slot_groups used;
     _Atomic uint32_t recalled;                       /* the count of recalls that it has attended to */
     _Atomic uint8_t attention;                       /* enum slm_attention */
@@ -121,12 +123,15 @@ struct slm_tls {
 
 extern slm_hidden __thread struct slm_tls slm_tls;
 
-/* Zero throughout, and read-only once slm_slots_start has run. */
-extern slm_hidden char slm_zero_block[];
+/* The end and the start of no rounds: NULL, as the end of a loaded magazine's. */
+extern slm_hidden void *const slm_no_rounds[1];
 
-#define slm_nothing ((struct slm_thread *)(void *)slm_zero_block)
-#define slm_taken ((struct slm_thread *)(void *)(slm_zero_block + 8))
-#define slm_detour ((struct slm_thread *)(void *)(slm_zero_block + 16))
+/* Zero before slm_slots_start, where no hot free gets as far as the slots. */
+extern slm_hidden char slm_idle_block[];
+
+#define slm_nothing ((struct slm_thread *)(void *)slm_idle_block)
+#define slm_taken ((struct slm_thread *)(void *)(slm_idle_block + 8))
+#define slm_detour ((struct slm_thread *)(void *)(slm_idle_block + 16))
 
 /* For what the owner reads and a taker writes, or the reverse: plain accesses, which fold into x86's operands. */
 #ifdef __SANITIZE_THREAD__
@@ -153,41 +158,26 @@ slm_inline struct slm_slot *slm_slot_at(struct slm_thread *thread, size_t slot_w
 
 /* Move a slot's top. On x86 by one instruction that reads and writes, which compilers do not choose when they have
  * the value in a register. */
-slm_inline void slm_slot_move(struct slm_slot *slot, size_t top, ptrdiff_t rounds)
+slm_inline void slm_slot_move(struct slm_slot *slot, void **top, ptrdiff_t rounds)
 {
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
     (void)top;
     __asm__("addq %1, %0" : "+m"(slot->top) : "er"(rounds * 8) : "cc");
 #else
-    slm_shared_store(&slot->top, top + (size_t)rounds * sizeof(void *));
+    slm_shared_store(&slot->top, top + rounds);
 #endif
-}
-
-/* Where a cursor of a slot points. The sum is made in a register: addressed by base and index, the round that a push
- * has just stored would reach the pop after it later, which costs a pair of malloc and free half of its time on Intel's
- * newer processors. */
-slm_inline void **slm_round_at(struct slm_thread *thread, size_t cursor)
-{
-    void **round = (void **)(void *)((char *)thread + cursor);
-    slm_hide_value(round);
-    return round;
-}
-
-slm_inline size_t slm_round_cursor(const struct slm_thread *thread, void *const *round)
-{
-    return (size_t)((uintptr_t)round - (uintptr_t)thread);
 }
 
 slm_inline size_t slm_slot_rounds(const struct slm_slot *slot)
 {
-    return (slot->top - slot->bottom) / sizeof(void *);
+    return (size_t)(slot->top - slot->bottom);
 }
 
 /* How many rounds can be pushed. */
-slm_inline size_t slm_slot_room(struct slm_thread *thread, const struct slm_slot *slot)
+slm_inline size_t slm_slot_room(const struct slm_slot *slot)
 {
     const struct slm_magazine *loaded = slot->loaded;
-    return loaded ? (size_t)(loaded->rounds + loaded->count - slm_round_at(thread, slot->top)) : 0;
+    return loaded ? (size_t)(loaded->rounds + loaded->count - slot->top) : 0;
 }
 
 slm_inline struct slm_retired_half *slm_retired_half(struct slm_thread *thread)
@@ -200,30 +190,43 @@ slm_inline struct slm_retired_slot *slm_retired_slot_at(struct slm_thread *threa
     return (struct slm_retired_slot *)((char *)thread + SLM_RETIRED_OFFSET + slot_word * 8);
 }
 
-/* The second halves of a hot pop and push: `top` is that of a slot that is not empty, or not full; `round` is where it
- * points. A popped round stays readable above the new top: only the owner pushes. */
-slm_inline void *slm_slot_pop(struct slm_thread *thread, struct slm_slot *slot, size_t top)
+/* The second halves of a hot pop and push: `top` is that of a slot that is not empty, or not full. A popped round
+ * stays readable above the new top: only the owner pushes. */
+slm_inline void *slm_slot_pop(struct slm_slot *slot, void **top)
 {
     slm_slot_move(slot, top, -1);
-    return slm_round_at(thread, top)[-1];
+    return top[-1];
 }
 
-slm_inline void slm_slot_push(struct slm_slot *slot, size_t top, void **round, void *object)
+slm_inline void slm_slot_push(struct slm_slot *slot, void **top, void *object)
 {
-    *round = object;
+    *top = object;
     slm_slot_move(slot, top, 1);
 }
 
+/* The slot has no rounds. */
+slm_inline void slm_slot_clear_cursors(struct slm_slot *slot)
+{
+    slm_shared_store(&slot->top, (void **)slm_no_rounds);
+    slot->bottom = (void **)slm_no_rounds;
+}
+
 /* A loaded magazine is no longer used by the cursors: its rounds start at the array's start again, and are counted. */
-slm_inline void slm_slot_unload(struct slm_thread *thread, const struct slm_slot *slot)
+slm_inline void slm_slot_unload(const struct slm_slot *slot)
 {
     struct slm_magazine *magazine = slot->loaded;
     magazine->rounds[magazine->count] = SLM_NO_ROUND;
-    slm_magazine_unload(magazine, slm_round_at(thread, slot->bottom), slm_round_at(thread, slot->top));
+    slm_magazine_unload(magazine, slot->bottom, slot->top);
 }
 
-/* Make the zero block read-only; once, at start. */
+/* Fill the idle block's slots of size classes, and make them read-only; once, at start. */
 void slm_slots_start(void);
+
+/* Fill the idle block's slots from number `first` up to `end`: named caches are about to use them. */
+void slm_slots_cover_idle(unsigned first, unsigned end);
+
+/* Give slots cursors in a thread's block, from where it has them up to `end`. */
+void slm_slots_cover(struct slm_thread *thread, unsigned end);
 
 /* A cleared block without magazines; NULL: there is no memory. */
 struct slm_thread *slm_thread_block_make(void);

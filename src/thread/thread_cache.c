@@ -33,18 +33,17 @@ static struct slm_magazine *magazine_fit(struct slm_magazine *magazine, uint32_t
 }
 
 /* Store the loaded magazine's count, and detach it from the cursors. */
-static struct slm_magazine *unload(struct slm_thread *thread, struct slm_slot *slot)
+static struct slm_magazine *unload(struct slm_slot *slot)
 {
     struct slm_magazine *magazine = slot->loaded;
     if (magazine)
-        slm_slot_unload(thread, slot);
-    slm_shared_store(&slot->top, 0);
-    slot->bottom = 0;
+        slm_slot_unload(slot);
+    slm_slot_clear_cursors(slot);
     slot->loaded = NULL;
     return magazine;
 }
 
-static void load(struct slm_thread *thread, struct slm_slot *slot, struct slm_magazine *magazine)
+static void load(struct slm_slot *slot, struct slm_magazine *magazine)
 {
     const uint32_t count = magazine->count;
     const uint32_t room =
@@ -52,8 +51,8 @@ static void load(struct slm_thread *thread, struct slm_slot *slot, struct slm_ma
     magazine->count = room;
     magazine->rounds[room] = NULL;
     slot->loaded = magazine;
-    slot->bottom = slm_round_cursor(thread, magazine->rounds);
-    slm_shared_store(&slot->top, slm_round_cursor(thread, magazine->rounds + count));
+    slot->bottom = magazine->rounds;
+    slm_shared_store(&slot->top, magazine->rounds + count);
 }
 
 static void set_target(struct slm_thread *thread, struct slm_slot *slot, const struct slm_cache *cache,
@@ -159,7 +158,7 @@ static void hand_on_all(struct slm_thread *thread, struct slm_slot *slot, struct
 {
     struct slm_magazine *previous = slot->previous;
     slot->previous = NULL;
-    hand_on(cache, unload(thread, slot), whereto);
+    hand_on(cache, unload(slot), whereto);
     hand_on(cache, previous, whereto);
     hand_on(cache, slm_remote_take(thread, cache->id), whereto);
 }
@@ -197,11 +196,11 @@ static void *take_one(struct slm_depot *depot)
 }
 
 /* The previous magazine takes the loaded one's place. */
-static void exchange(struct slm_thread *thread, struct slm_slot *slot)
+static void exchange(struct slm_slot *slot)
 {
     struct slm_magazine *other = slot->previous;
-    slot->previous = unload(thread, slot);
-    load(thread, slot, other);
+    slot->previous = unload(slot);
+    load(slot, other);
 }
 
 void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
@@ -214,27 +213,27 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
     slm_slot_use(&thread->used, cache_id);
     heed_tuning(thread, slot, cache);
     if (slot->previous && slot->previous->count > 0) {
-        exchange(thread, slot);
-        return slm_slot_pop(thread, slot, slot->top);
+        exchange(slot);
+        return slm_slot_pop(slot, slot->top);
     }
     grow_on_miss(thread, slot, cache);
     slm_count(&thread->refills, 1);
-    struct slm_magazine *empty = magazine_fit(unload(thread, slot), load_relaxed(&slot->target));
+    struct slm_magazine *empty = magazine_fit(unload(slot), load_relaxed(&slot->target));
     if (!empty)
         return take_one(slm_cache_depot(cache, node));
     struct slm_magazine *full = fetch(slm_cache_depot(cache, node), slot, cache, empty);
     const uint32_t taken = full ? full->count : 0;
-    load(thread, slot, full ? full : empty);
+    load(slot, full ? full : empty);
     if (!full)
         return NULL;
     slm_count(&thread->objects_taken, taken);
-    return slm_slot_pop(thread, slot, slot->top);
+    return slm_slot_pop(slot, slot->top);
 }
 
 void *slm_thread_pop(struct slm_thread *thread, unsigned cache_id)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    return slot->top != slot->bottom ? slm_slot_pop(thread, slot, slot->top) : slm_thread_refill(thread, cache_id);
+    return slot->top != slot->bottom ? slm_slot_pop(slot, slot->top) : slm_thread_refill(thread, cache_id);
 }
 
 /* The slot's full magazine becomes the previous one, and an empty one is loaded; false: there is none. */
@@ -245,7 +244,7 @@ static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
         return false;
     slm_slot_use(&thread->used, cache->id);
     heed_tuning(thread, slot, cache);
-    struct slm_magazine *full = unload(thread, slot), *empty = slot->previous;
+    struct slm_magazine *full = unload(slot), *empty = slot->previous;
     if (load_relaxed(&slot->target) == 0 || (empty && empty->count > 0)) {
         grow_on_miss(thread, slot, cache);
         slm_count(&thread->drains, 1);
@@ -257,7 +256,7 @@ static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
     if (!empty)
         return false;
     empty->count = 0;
-    load(thread, slot, empty);
+    load(slot, empty);
     return true;
 }
 
@@ -265,7 +264,7 @@ void slm_thread_drain(struct slm_thread *thread, unsigned cache_id, void *object
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
     if (likely(make_room(thread, slm_cache_of(cache_id))))
-        slm_slot_push(slot, slot->top, slm_round_at(thread, slot->top), object);
+        slm_slot_push(slot, slot->top, object);
     else
         slm_depot_give(&object, 1, "free");
 }
@@ -298,25 +297,24 @@ void slm_thread_free(struct slm_thread *thread, unsigned cache_id, void *object)
 void slm_thread_push(struct slm_thread *thread, unsigned cache_id, void *object)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    void **round = slm_round_at(thread, slot->top);
-    if (likely(*round != NULL))
-        slm_slot_push(slot, slot->top, round, object);
+    if (likely(*slot->top != NULL))
+        slm_slot_push(slot, slot->top, object);
     else
         slm_thread_drain(thread, cache_id, object);
 }
 
 /* Rounds off the top of the loaded magazine, for the program. */
-static size_t pop_some(struct slm_thread *thread, struct slm_slot *slot, bool keyed, size_t n, void **out)
+static size_t pop_some(struct slm_slot *slot, bool keyed, size_t n, void **out)
 {
     n = slm_min(n, slm_slot_rounds(slot));
     if (n == 0)
         return 0;
-    void *const *rounds = slm_round_at(thread, slot->top) - n;
+    void *const *rounds = slot->top - n;
     if (keyed)
         slm_key_take(out, rounds, n);
     else
         memcpy(out, rounds, n * sizeof *out);
-    slm_shared_store(&slot->top, slot->top - n * sizeof *out);
+    slm_shared_store(&slot->top, slot->top - n);
     return n;
 }
 
@@ -335,12 +333,12 @@ size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache_id, size_t 
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
     if (slm_slot_rounds(slot) < n) {
         if (slot->previous && slot->previous->count >= n)
-            exchange(thread, slot);
+            exchange(slot);
         else
             grow_for_bulk(thread, slot, cache_id, n);
     }
     const bool keyed = slm_cache_of(cache_id)->shape.keyed;
-    size_t got = pop_some(thread, slot, keyed, n, out);
+    size_t got = pop_some(slot, keyed, n, out);
     while (got < n) { /* the round that a refill pops is one of those wanted */
         void *object = slm_thread_refill(thread, cache_id);
         if (!object)
@@ -348,7 +346,7 @@ size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache_id, size_t 
         if (keyed)
             slm_key_clear(object);
         out[got++] = object;
-        got += pop_some(thread, slot, keyed, n - got, out + got);
+        got += pop_some(slot, keyed, n - got, out + got);
     }
     return got;
 }
@@ -395,18 +393,18 @@ static size_t push_leading(void **top, void *const *objects, size_t n, uint64_t 
 size_t slm_thread_push_run(struct slm_thread *thread, unsigned cache_id, size_t n, void *const *objects)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    if (slm_slot_room(thread, slot) < n) {
+    if (slm_slot_room(slot) < n) {
         const struct slm_magazine *previous = slot->previous;
         if (previous && previous->count + n <= slm_min(previous->capacity, load_relaxed(&slot->target)))
-            exchange(thread, slot);
+            exchange(slot);
         else
             grow_for_bulk(thread, slot, cache_id, n);
     }
-    if (slm_slot_room(thread, slot) == 0 && !make_room(thread, slm_cache_of(cache_id)))
+    if (slm_slot_room(slot) == 0 && !make_room(thread, slm_cache_of(cache_id)))
         return 0;
-    n = slm_min(n, slm_slot_room(thread, slot));
-    n = push_leading(slm_round_at(thread, slot->top), objects, n, slot->start_factor);
-    slm_shared_store(&slot->top, slot->top + n * sizeof(void *));
+    n = slm_min(n, slm_slot_room(slot));
+    n = push_leading(slot->top, objects, n, slot->start_factor);
+    slm_shared_store(&slot->top, slot->top + n);
     return n;
 }
 
@@ -453,14 +451,14 @@ slm_slow void slm_thread_move(struct slm_thread *thread, unsigned node)
     slm_tls.key = slm_key_of_area(slm_area_start(slm_area_for_slabs(node)));
 }
 
-static void check_slot(struct slm_thread *thread, const struct slm_slot *slot, const struct slm_cache *cache)
+static void check_slot(const struct slm_slot *slot, const struct slm_cache *cache)
 {
     struct slm_magazine *magazine = load_relaxed(&slot->target) != 0 ? slot->loaded : NULL;
-    void **const bottom = slm_round_at(thread, slot->bottom), **const top = slm_round_at(thread, slot->top);
-    const bool inside = magazine ? bottom >= magazine->rounds && bottom <= top &&
-                                       top <= magazine->rounds + magazine->count &&
-                                       magazine->count <= magazine->capacity && !magazine->rounds[magazine->count]
-                                 : slot->bottom == 0 && slot->top == 0;
+    const bool inside =
+        magazine ? slot->bottom >= magazine->rounds && slot->bottom <= slot->top &&
+                       slot->top <= magazine->rounds + magazine->count && magazine->count <= magazine->capacity &&
+                       !magazine->rounds[magazine->count]
+                 : slot->bottom == slm_no_rounds && slot->top == slm_no_rounds;
     if (!inside)
         slm_panic("check", slot, "a magazine's cursors are out of order", cache ? cache->first.cache_name : NULL,
                   cache ? cache->shape.object_size : 0);
@@ -468,7 +466,7 @@ static void check_slot(struct slm_thread *thread, const struct slm_slot *slot, c
 
 slm_seldom void slm_thread_check(struct slm_thread *thread)
 {
-    check_slot(thread, &thread->slots[0], NULL); /* never has a magazine */
+    check_slot(&thread->slots[0], NULL); /* never has a magazine */
     slm_for_each_slot (cache_id, &thread->used)
-        check_slot(thread, slm_slot_of(thread, cache_id), slm_cache_of(cache_id));
+        check_slot(slm_slot_of(thread, cache_id), slm_cache_of(cache_id));
 }

@@ -4,6 +4,7 @@
 static struct slm_lock lock = {.rank = SLM_RANK_THREADS};
 static struct slm_list threads = {&threads, &threads};
 static _Atomic uint32_t count;
+static unsigned covered = SLM_NAMED_FIRST + 1; /* named caches have the slots below this number; under the lock */
 
 _Atomic uint32_t slm_thread_list_born;
 _Atomic uint32_t slm_thread_recalls;
@@ -14,8 +15,30 @@ void slm_thread_list_add(struct slm_thread *thread)
     thread->ordinal = add_relaxed(&slm_thread_list_born, 1);
     thread->generation = slm_fork_generation;
     store_relaxed(&thread->recalled, load_relaxed(&slm_thread_recalls));
+    slm_slots_cover(thread, covered);
     slm_list_insert_before(&threads, &thread->link);
     add_relaxed(&count, !thread->tls->helper);
+    slm_lock_release(&lock);
+}
+
+static void cover(struct slm_thread *thread, void *nothing)
+{
+    (void)nothing;
+    slm_slots_cover(thread, covered);
+}
+
+/* The caller's own block may not be in the list, after a fork. */
+void slm_thread_list_cover(unsigned cache_id)
+{
+    slm_lock_acquire(&lock);
+    const unsigned before = covered;
+    if (cache_id + 1 >= before) {
+        covered = (unsigned)slm_min(slm_align_up(cache_id + 2, SLM_GROUP_SLOTS), SLM_SLOTS);
+        slm_slots_cover_idle(before, covered);
+        slm_thread_list_each(cover, NULL);
+    }
+    if (slm_tls.self)
+        cover(slm_tls.self, NULL);
     slm_lock_release(&lock);
 }
 

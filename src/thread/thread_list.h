@@ -6,6 +6,10 @@
 #include "thread/slots.h"
 
 void slm_thread_list_add(struct slm_thread *thread);
+
+/* A named cache has got this id, and no object yet: all threads' slots of it get cursors, those of threads to come when
+ * they are added. */
+void slm_thread_list_cover(unsigned cache_id);
 void slm_thread_list_remove(struct slm_thread *thread);
 
 /* How often all threads were asked for what they hold (thread/ownership.h); written under the lock. */
