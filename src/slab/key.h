@@ -43,12 +43,10 @@ slm_inline void slm_key_clear(void *object)
 slm_inline void slm_key_take(void **to, void *const *objects, size_t n)
 {
     size_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        slm_key_clear(to[i] = objects[i]);
-        slm_key_clear(to[i + 1] = objects[i + 1]);
-        slm_key_clear(to[i + 2] = objects[i + 2]);
-        slm_key_clear(to[i + 3] = objects[i + 3]);
-    }
+    for (; i + 8 <= n; i += 8)
+#pragma GCC unroll 8
+        for (size_t j = i; j < i + 8; j++)
+            slm_key_clear(to[j] = objects[j]);
     for (; i < n; i++)
         slm_key_clear(to[i] = objects[i]);
 }

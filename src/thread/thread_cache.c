@@ -351,22 +351,23 @@ size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache_id, size_t 
     return got;
 }
 
-/* Push n objects, a constant, if all are starts of objects in the granule of `first`. Returns how many: an object that
- * has a key already, and those after it, are not pushed. False starts are seen in the sum of all products, as those of
+/* Push n objects, a constant, if all are starts of objects in the granule. Returns how many: an object that has a key
+ * already, and those after it, are not pushed. Others than starts are seen in the sum of all products, as those of
  * starts have no bit that a factor has. */
-slm_inline size_t push_some(void **top, void *const *objects, size_t n, uintptr_t first, uint64_t factor,
+slm_inline size_t push_some(void **top, void *const *objects, size_t n, uintptr_t granule, uint64_t factor,
                             uintptr_t key)
 {
     void *some[4]; /* in registers */
-    uintptr_t others = 0;
+    uintptr_t offsets = 0;
     uint64_t products = 0;
 #pragma GCC unroll 4
     for (size_t i = 0; i < n; i++) {
         some[i] = objects[i];
-        others |= (uintptr_t)some[i] ^ first;
-        products |= factor * (uint16_t)(uintptr_t)some[i];
+        const uintptr_t offset = (uintptr_t)some[i] - granule;
+        offsets |= offset;
+        products |= factor * offset;
     }
-    if (unlikely(others >> SLM_GRANULE_SHIFT != 0) || unlikely(products >= factor))
+    if (unlikely(offsets >= SLM_GRANULE) || unlikely(products >= factor))
         return 0;
 #pragma GCC unroll 4
     for (size_t i = 0; i < n; i++) {
@@ -381,12 +382,12 @@ slm_inline size_t push_some(void **top, void *const *objects, size_t n, uintptr_
 /* Push the leading objects of n that a hot free would push (heap/free.h): those of the first one's granule. */
 static size_t push_leading(void **top, void *const *objects, size_t n, uint64_t factor)
 {
-    const uintptr_t key = slm_tls.key, first = (uintptr_t)objects[0];
+    const uintptr_t key = slm_tls.key, granule = (uintptr_t)objects[0] & ~(SLM_GRANULE - 1);
     size_t done = 0, some = 4;
     for (; some == 4 && done + 4 <= n; done += some)
-        some = push_some(top + done, objects + done, 4, first, factor, key);
+        some = push_some(top + done, objects + done, 4, granule, factor, key);
     for (some = 1; some == 1 && done < n; done += some)
-        some = push_some(top + done, objects + done, 1, first, factor, key);
+        some = push_some(top + done, objects + done, 1, granule, factor, key);
     return done;
 }
 
