@@ -39,13 +39,17 @@ slm_inline unsigned slm_slot_word_of(unsigned cache_id)
     return (cache_id + 1) * SLM_SLOT_WORDS;
 }
 
+/* The class of a request of n bytes, n above 256 and at most SLM_SMALL_MAX. */
+slm_inline unsigned slm_class_above_256(size_t n)
+{
+    const unsigned doubling = slm_log2(n - 1); /* 8 for 257 to 512 */
+    return 16 + (doubling - 8) * 8 + (unsigned)((n - 1) >> (doubling - 3)) - 8;
+}
+
 /* The class of a request of n bytes, n at most SLM_SMALL_MAX; 0 bytes count as 1. */
 slm_inline unsigned slm_class_of_size(size_t n)
 {
-    if (n <= 256)
-        return n == 0 ? 0 : (unsigned)((n - 1) / 16);
-    const unsigned doubling = slm_log2(n - 1); /* 8 for 257 to 512 */
-    return 16 + (doubling - 8) * 8 + (unsigned)((n - 1) >> (doubling - 3)) - 8;
+    return n > 256 ? slm_class_above_256(n) : n == 0 ? 0 : (unsigned)((n - 1) / 16);
 }
 
 /* The size to request so that objects of n bytes (at most PTRDIFF_MAX), cut from a slab's start, are aligned to

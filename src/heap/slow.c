@@ -65,16 +65,6 @@ slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *
     return object;
 }
 
-/* Here the class takes arithmetic, not a load. */
-void *slm_alloc_medium(size_t n)
-{
-    if (unlikely(n > SLM_SMALL_MAX))
-        return slm_alloc_large_slow(n, 1, -1, NULL);
-    size_t slot_word = slm_slot_word_of(slm_class_of_size(n));
-    slm_hide_value(slot_word);
-    return slm_alloc_at(slot_word, n);
-}
-
 _Noreturn slm_slow void slm_refuse(const void *pointer, const char *call)
 {
     struct slm_slab *slab = slm_slab_of(pointer);
@@ -86,6 +76,20 @@ _Noreturn slm_slow void slm_refuse(const void *pointer, const char *call)
     const char *what =
         slm_percpu_owns(pointer) ? "per-CPU memory, which slab_percpu_free frees" : "not allocated by this library";
     slm_panic(call, pointer, what, NULL, 0);
+}
+
+/* Here the class takes arithmetic, not a load. What a hot free has taken for an object behind a slab's last one, where
+ * the rest has no key, is seen now: it would reach beyond the granule. */
+void *slm_alloc_medium(size_t n)
+{
+    if (unlikely(n > SLM_SMALL_MAX))
+        return slm_alloc_large_slow(n, 1, -1, NULL);
+    size_t slot_word = slm_slot_word_of(slm_class_above_256(n));
+    slm_hide_value(slot_word);
+    char *object = slm_alloc_at(slot_word, n);
+    if (unlikely((uint16_t)(uintptr_t)object + n > SLM_GRANULE))
+        slm_refuse(object, "free");
+    return object;
 }
 
 static void free_large(void *pointer, const char *call)

@@ -7,8 +7,9 @@
 #include "page/metadata.h"
 #include "page/page_map.h"
 #include "page/span_alloc.h"
+#include "slab/key.h"
 
-enum { least_objects = 8 };
+enum { least_objects = 8, guard_page_bytes = 4096 };
 
 static_assert(offsetof(struct slm_slab, pending) >= sizeof(struct slm_slab) - 8, "past what spans use");
 static_assert(offsetof(struct slm_slab, owner) == sizeof(struct slm_span), "no_owner of slm_large and slm_free_span");
@@ -26,7 +27,9 @@ void slm_slab_shape_fill(struct slm_slab_shape *shape)
     shape->granules = (uint16_t)granules;
     shape->objects = (uint16_t)(granules * SLM_GRANULE / shape->object_size);
     shape->keyed = !shape->hooks && size >= 2 * sizeof(void *);
-    shape->map_word = shape->keyed && size <= SLM_SMALL_MAX ? shape->slot_word : 0;
+    const bool is_class = shape->slot_word <= slm_slot_word_of(SLM_CLASSES - 1);
+    const bool guarded = is_class || SLM_GRANULE % size == 0 || shape->objects * size % guard_page_bytes != 0;
+    shape->map_word = shape->keyed && size <= SLM_SMALL_MAX && guarded ? shape->slot_word : 0;
 }
 
 static unsigned words_of(const struct slm_slab *slab)
@@ -108,6 +111,16 @@ void slm_slab_release(struct slm_slab *slab)
     slm_span_free(&slab->span);
 }
 
+/* To a hot free the rest behind the last object looks like the start of one more. It gets a key, so that it looks free.
+ * Not where that would touch a page for nothing: see slm_slab_shape_fill. */
+static void guard_rest(const struct slm_slab *slab)
+{
+    const size_t used = (size_t)slab->objects * slab->object_size;
+    char *rest = slm_slab_start(slab) + used;
+    if (used % guard_page_bytes != 0 && slm_span_bytes(&slab->span) - used >= sizeof(struct slm_freed_object))
+        slm_key_set(rest, slm_key_of(rest));
+}
+
 unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
 {
     const int32_t there = load_acquire(&slab->free); /* pairs with slm_slab_count: so many bits can be seen */
@@ -128,6 +141,8 @@ unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
             atomic_fetch_and_explicit(&slab->bits[word], ~mine, memory_order_acquire);
     }
     slm_assert(taken == n);
+    if (taken > 0 && rounds[taken - 1] == start + (slab->objects - 1) * (size_t)slab->object_size)
+        guard_rest(slab);
     return taken;
 }
 
