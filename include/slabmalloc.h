@@ -3,7 +3,8 @@
  * Link with -lslabmalloc (pkg-config slabmalloc), or put libslabmalloc.so into LD_PRELOAD: malloc, free and their
  * whole family, C++'s operator new and delete included, are then provided by this library. This header declares what
  * it offers beyond libc's names. It can be included from C and C++. A call that does not fail keeps errno, unless it
- * prints or calls a visitor. */
+ * prints or calls a visitor. free and all calls that take an object end the process with one line on standard error
+ * if they see a second free, or a pointer that is not the start of an object (docs/reliability.md has the cases). */
 #ifndef SLABMALLOC_H
 #define SLABMALLOC_H
 
@@ -42,10 +43,9 @@ void *slab_alloc_node(size_t size, int node);
  * kernel's kmalloc_nolock. */
 void *slab_alloc_nolock(size_t size);
 
-/* Like free, but allowed wherever slab_alloc_nolock is: no lock, no system call, and not a byte of the object is
- * written, so constructed and type-safe objects may be passed, too. Takes any pointer that free takes, NULL included.
- * The object becomes available to ordinary calls at once; its memory goes back to the system at some thread's next
- * slow path. Any thread. */
+/* Like free, but allowed wherever slab_alloc_nolock is: no lock, no system call, and not a byte of a constructed or
+ * type-safe object is written. Takes any pointer that free takes, NULL included. The object becomes available to
+ * ordinary calls at once; its memory goes back to the system at some thread's next slow path. Any thread. */
 void slab_free_nolock(void *ptr);
 
 /* -- caches -------------------------------------------------------------------------------------------------------
@@ -156,7 +156,8 @@ void *slab_cache_alloc_nolock(slab_cache *cache);
 
 /* Give an object back to the cache that it came from, whatever thread allocated it; NULL is ignored. free() works as
  * well. An object of another cache that it is not merged with ends the process with a line that names both; a pointer
- * into an object, or a double free, is seen late or not at all, as by free (README, Limits). Any thread. */
+ * into an object ends it, too, and so does a double free: at once, or later if the object has a constructor, a
+ * destructor or type safety, or 8 bytes (docs/reliability.md). Any thread. */
 void slab_cache_free(slab_cache *cache, void *object);
 
 /* n objects into out[0] to out[n - 1]: returns n; or 0 with ENOMEM, then nothing is allocated, and `out` is
@@ -308,7 +309,7 @@ void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epoch_head *he
  * kernel's kfree_rcu with one argument.
  *
  * Costs about as much as free: the pointer goes into a magazine of the thread's own for the object's size, which
- * becomes an ordinary full one when its grace period has passed; the objects themselves are not touched. A partly
+ * becomes an ordinary full one when its grace period has passed; until then the objects are not written. A partly
  * filled magazine is retired after `deferred_max_delay_ms`, by the worker, or by some thread's slab_epoch_poll; when
  * its thread ends, at once. Where no other thread reads, the object is freed at once.
  *
@@ -318,9 +319,9 @@ void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epoch_head *he
  * takes, and frees the object; inside a section it cannot wait, leaves the object unfreed, counts it
  * (slab_stats.deferred_unfreed) and warns once on standard error. They count as live until then.
  *
- * The first call in a process registers it for membarrier(2): a sandbox must have allowed that before. Retiring an
- * object twice, or freeing a retired one, is a double free, detected as late as any other, or not at all (README,
- * Limits). Any thread, not in signal handlers. */
+ * The first call in a process registers it for membarrier(2): a sandbox must have allowed that before. Retiring a
+ * freed object ends the process at once, as free does. Retiring an object twice, or freeing a retired one, ends it
+ * after the grace period, in the name of this call (docs/reliability.md). Any thread, not in signal handlers. */
 void slab_free_deferred(void *ptr);
 
 /* The same, with a head inside the object that no reader looks at. This form never waits and never fails: where there

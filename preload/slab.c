@@ -21,7 +21,10 @@ slm_public void *slab_alloc_node(size_t size, int node)
 
 slm_public void *slab_alloc_nolock(size_t size)
 {
-    return size <= SLM_SMALL_MAX ? slm_reserve_pop(&slm_class_caches[slm_class_of_size(size)]) : NULL;
+    void *object = size <= SLM_SMALL_MAX ? slm_reserve_pop(&slm_class_caches[slm_class_of_size(size)]) : NULL;
+    if (object)
+        slm_key_clear(object);
+    return object;
 }
 
 slm_public void slab_free_nolock(void *ptr)

@@ -15,6 +15,7 @@
 
 enum {
     flags_known = SLAB_TYPESAFE_BY_EPOCH | SLAB_NO_MERGE | SLAB_ZERO | SLAB_CACHELINE_ALIGN | SLAB_ACCOUNT,
+    rounds_most = 254,       /* that a program may ask for: slabmalloc.h says so. The largest magazine has one less */
     attempts_most = 100,     /* at threads that are in a slow path, a millisecond apart */
     dismantling_most = 3000, /* the same where a thread that is merely slow must not be left out */
 };
@@ -26,7 +27,7 @@ static bool is_sound(const char *name, size_t size, const struct slab_cache_attr
     const bool keeps_state = attr->ctor || (attr->flags & SLAB_TYPESAFE_BY_EPOCH);
     return name && *name && size > 0 && size <= SIZE_MOST && attr->align <= SIZE_MOST &&
            (attr->align == 0 || slm_is_power_of_two(attr->align)) && !(attr->flags & ~(unsigned)flags_known) &&
-           attr->magazine_rounds <= SLM_MAGAZINE_ROUNDS_MAX && !((attr->flags & SLAB_ZERO) && keeps_state);
+           attr->magazine_rounds <= rounds_most && !((attr->flags & SLAB_ZERO) && keeps_state);
 }
 
 slm_seldom struct slab_cache *slm_cache_control_create(const char *name, size_t size,
@@ -96,7 +97,7 @@ slm_seldom size_t slm_cache_control_shrink(struct slab_cache *named)
 
 slm_seldom int slm_cache_control_tune(struct slab_cache *named, unsigned rounds, unsigned magazines)
 {
-    if (!named || rounds > SLM_MAGAZINE_ROUNDS_MAX) {
+    if (!named || rounds > rounds_most) {
         errno = EINVAL;
         return -1;
     }

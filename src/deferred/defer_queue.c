@@ -18,7 +18,8 @@
 #include "page/page_map.h"
 #include "page/reservation.h"
 #include "sync/epoch.h"
-#include "thread/thread_cache.h"
+#include "depot/magazines.h"
+#include "thread/freed.h"
 
 enum { SEGMENTS = 4, ripen_batch = 256, limit_least = 8 << 20 };
 
@@ -256,7 +257,7 @@ size_t slm_defer_queue_put_rounds(unsigned node, unsigned cache_id, void *const 
         if (atomic_exchange(&last_magazine_out, true)) /* pairs with free_thing */
             return 0;
         magazine = (struct slm_magazine *)(void *)last_magazine;
-        magazine->capacity = (sizeof last_magazine - sizeof *magazine) / sizeof(void *);
+        magazine->capacity = (sizeof last_magazine - sizeof *magazine) / sizeof(void *) - 1;
         cache_id = SLM_RETIRED_MIXED;
     }
     magazine->cache_id = (uint16_t)cache_id;
@@ -328,6 +329,13 @@ static void stock_magazine(struct slm_magazine *magazine)
     slm_magazine_hand_on(cache, magazine, limit);
 }
 
+static void give_mixed(void *const *rounds, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        slm_freed_ripen(slm_cache_of_object(rounds[i]), rounds + i, 1);
+    slm_depot_give(rounds, n, "slab_free_deferred");
+}
+
 static void free_thing(enum kind kind, void *thing)
 {
     struct slm_magazine *magazine = thing;
@@ -335,11 +343,12 @@ static void free_thing(enum kind kind, void *thing)
         slm_large_free_retired(thing);
     } else if (kind == HEADS) {
         void *object = ((struct slm_epoch_head *)thing)->object; /* in which the head lies */
-        slm_depot_give(&object, 1, "slab_free_deferred");
+        give_mixed(&object, 1);
     } else if (magazine->cache_id != SLM_RETIRED_MIXED) {
+        slm_freed_ripen(slm_cache_of(magazine->cache_id), magazine->rounds, magazine->count);
         stock_magazine(magazine);
     } else {
-        slm_depot_give(magazine->rounds, magazine->count, "slab_free_deferred");
+        give_mixed(magazine->rounds, magazine->count);
         if (thing == last_magazine)
             store_release(&last_magazine_out, false);
         else

@@ -11,7 +11,7 @@
 static _Atomic uint32_t passes;
 
 /* There are five passes in a deferred_max_delay_ms (process/worker.c): this many a second if it is 1. */
-enum { least_rounds = 6, passes_a_second = 5000 };
+enum { least_rounds = 5, passes_a_second = 5000 };
 
 static uint32_t most_rounds(unsigned cache_id)
 {
@@ -33,6 +33,7 @@ static void open_slot(struct slm_thread *thread, unsigned cache_id, struct slm_m
     slm_shared_store(&slot->top, magazine->rounds + magazine->count);
     slm_shared_store(&slot->limit, end_of(slot));
     slm_slot_use(&half->used, cache_id);
+    slm_slot_of(thread, cache_id)->start_factor = slm_start_factor(slm_cache_of(cache_id)->shape.object_size);
     half->pass = slot->pass = load_relaxed(&passes);
 }
 
@@ -59,7 +60,7 @@ static void put_away(struct slm_thread *thread, unsigned cache_id)
 static bool open_next(struct slm_thread *thread, unsigned cache_id)
 {
     struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
-    const uint32_t grown = slot->magazine ? slot->target * 2 + 2 : slot->target;
+    const uint32_t grown = slot->magazine ? slot->target * 2 + 3 : slot->target;
     const uint32_t target = (uint32_t)slm_min(slm_max(grown, least_rounds), most_rounds(cache_id));
     put_away(thread, cache_id);
     struct slm_magazine *magazine = slm_defer_queue_make_magazine(target);

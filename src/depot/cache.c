@@ -9,7 +9,7 @@
 #include "page/page_map.h"
 
 /* A thread holds two magazines, and several threads share a limit. */
-enum { start_bytes = 8192, start_rounds_most = 6, most_rounds_least = 2, magazines_a_limit = 16 };
+enum { start_bytes = 8192, start_rounds_most = 5, most_rounds_least = 2, magazines_a_limit = 16 };
 
 struct slm_cache slm_class_caches[SLM_CLASSES];
 struct slm_cache *_Atomic slm_caches[SLM_CACHE_IDS];
@@ -32,7 +32,7 @@ static void name_class(char *name, unsigned size)
 static void set_bounds(struct slm_cache *cache)
 {
     const size_t size = cache->shape.object_size;
-    uint32_t most = load_relaxed(&cache->fixed_rounds), start = most;
+    uint32_t most = (uint32_t)slm_min(load_relaxed(&cache->fixed_rounds), SLM_MAGAZINE_ROUNDS_MAX), start = most;
     if (most == 0) {
         most =
             (uint32_t)slm_min(slm_max(slm_options.magazine_bytes / size, most_rounds_least), SLM_MAGAZINE_ROUNDS_MAX);

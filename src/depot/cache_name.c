@@ -146,9 +146,11 @@ static void put_aside(struct slab_cache *named)
 static void lead_to(struct slab_cache *named, struct slm_cache *cache, bool zero)
 {
     named->zero = zero;
-    named->alloc_slot_word = zero || cache->shape.limit ? 0 : cache->shape.slot_word;
-    named->marked_slot_word = !zero && cache->shape.limit ? cache->shape.slot_word : 0;
-    named->free_slot_word = cache->shape.slot_word;
+    const bool marked = cache->shape.limit || !cache->shape.keyed;
+    named->keyed = cache->shape.keyed;
+    named->alloc_slot_word = zero || marked ? 0 : cache->shape.slot_word;
+    named->marked_slot_word = !zero && marked ? cache->shape.slot_word : 0;
+    named->free_slot_word = cache->shape.map_word;
     store_release(&named->cache, cache);
 }
 

@@ -19,8 +19,9 @@ enum { SLM_SLOT_WORD_NEVER = 0xffff };
 
 struct slab_cache {
     uint32_t alloc_slot_word;          /* for allocations; 0: they take the slow path */
-    uint32_t marked_slot_word;         /* for marked pops, of a limited cache; 0: none */
-    uint32_t free_slot_word;           /* for frees; SLM_SLOT_WORD_NEVER: they take the slow path */
+    uint32_t marked_slot_word;         /* for marked pops, where there is a limit or no key; 0: none */
+    uint32_t free_slot_word;           /* the page map's, for frees; SLM_SLOT_WORD_NEVER: they take the slow path */
+    bool keyed;                        /* as its objects */
     _Atomic(struct slm_cache *) cache; /* NULL: destroyed */
     struct slm_list link;              /* in the order of creation, or of destruction */
     bool zero;                         /* SLAB_ZERO */

@@ -117,6 +117,17 @@ bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **magazine, uint
     return room;
 }
 
+bool slm_depot_stock_has(struct slm_depot *depot, const void *object)
+{
+    bool found = false;
+    lock_depot(depot);
+    for (const struct slm_magazine *full = depot->full; full && !found; full = full->next)
+        for (uint32_t i = 0; i < full->count && !found; i++)
+            found = full->rounds[i] == object;
+    slm_lock_release(&depot->lock);
+    return found;
+}
+
 static unsigned bucket_of(int32_t free, unsigned objects)
 {
     return free <= 0 ? 0 : (unsigned)slm_min((unsigned)free * SLM_DEPOT_BUCKETS / objects, SLM_DEPOT_BUCKETS - 1);
@@ -175,6 +186,7 @@ static bool file_slab(struct slm_depot *depot, struct slm_slab *slab)
 static void release(struct slm_depot *depot, struct slm_slab *slab)
 {
     const struct slm_object_hooks *hooks = depot->shape->hooks;
+    slm_slab_check_vacant(slab);
     if (hooks && (hooks->destructor || hooks->typesafe)) {
         slm_pending_slabs_add(slab, depot->shape, &depot->slabs_released);
     } else {

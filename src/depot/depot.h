@@ -56,6 +56,9 @@ slm_inline uint64_t slm_depot_slabs(const struct slm_depot *depot)
     return load_relaxed(&depot->slabs_made) - released;
 }
 
+/* Is the object in a magazine of the stock? */
+bool slm_depot_stock_has(struct slm_depot *depot, const void *object);
+
 /* Slabs that slm_depot_give_nolock has left to be relinked. */
 extern slm_hidden struct slm_slab *_Atomic slm_depot_pending;
 

@@ -1,8 +1,10 @@
 /* Making, sorting, handing on; see magazines.h. */
 #include "depot/magazines.h"
 
+#include "base/panic.h"
 #include "os/topology.h"
 #include "page/metadata.h"
+#include "page/page_map.h"
 
 struct slm_magazine *slm_magazine_make(uint32_t rounds)
 {
@@ -12,6 +14,8 @@ struct slm_magazine *slm_magazine_make(uint32_t rounds)
         magazine->capacity = (uint16_t)capacity;
         magazine->cache_id = SLM_NOT_RETIRED;
         magazine->count = 0;
+        for (uint32_t i = 0; i <= capacity; i++)
+            magazine->rounds[i] = SLM_NO_ROUND;
     }
     return magazine;
 }
@@ -28,9 +32,51 @@ static void put_into_slabs(struct slm_cache *cache, unsigned node, void *const *
     add_relaxed(&slm_cache_depot(cache, node)->drains_home, 1);
 }
 
+slm_inline bool is_start(const struct slm_cache *cache, const void *round, const char *area, uint64_t factor)
+{
+    const size_t granule = slm_area_granule(area, round);
+    if (likely(slm_area_granule_valid(granule)) && likely(slm_page_map(area)[granule] == cache->shape.map_word) &&
+        likely(factor * (uint16_t)(uintptr_t)round < factor))
+        return true;
+    return slm_cache_of_object(round) == cache && slm_slab_is_object(slm_slab_of(round), round);
+}
+
+/* Each round must be the start of an object of the cache, and none be there twice. Nearly all have a bit of their own
+ * among those seen. */
+static void check_rounds(const struct slm_cache *cache, const struct slm_magazine *magazine, unsigned node)
+{
+    const uint64_t factor = slm_page_map_start_factor(cache->shape.map_word); /* 0: no round is known by it */
+    const char *const area = slm_area_start(slm_area_for_slabs(node));
+    uint64_t seen[4096 / 64] = {0};
+    for (uint32_t i = 0; i < magazine->count; i++) {
+        const void *round = magazine->rounds[i];
+        const unsigned hash = (uint32_t)((uintptr_t)round >> 4) * 2654435769u >> 20;
+        if (unlikely(!is_start(cache, round, area, factor)))
+            slm_panic("free", round, "not the start of an object", cache->first.cache_name,
+                      cache->shape.object_size);
+        if (unlikely(seen[hash / 64] >> hash % 64 & 1))
+            for (uint32_t j = 0; j < i; j++)
+                if (magazine->rounds[j] == round)
+                    slm_panic("free", round, "double free of an object", cache->first.cache_name,
+                              cache->shape.object_size);
+        seen[hash / 64] |= (uint64_t)1 << hash % 64;
+    }
+}
+
+/* A magazine of objects that have no key is always checked: nobody has seen a second free yet. Of keyed ones each
+ * push was checked, and only a write after the free can have hidden a second one. So that they cost next to nothing,
+ * one in 256 is checked. */
+static bool is_to_be_checked(const struct slm_cache *cache, const struct slm_depot *depot)
+{
+    return unlikely(!cache->shape.keyed) || unlikely(load_relaxed(&depot->exchanges) % 256 == 0);
+}
+
 void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazine **magazine, uint64_t limit_rounds)
 {
-    if (limit_rounds > 0 && slm_depot_put(slm_cache_depot(cache, node), magazine, limit_rounds))
+    struct slm_depot *depot = slm_cache_depot(cache, node);
+    if (limit_rounds > 0 && is_to_be_checked(cache, depot))
+        check_rounds(cache, *magazine, node);
+    if (limit_rounds > 0 && slm_depot_put(depot, magazine, limit_rounds))
         return;
     put_into_slabs(cache, node, (*magazine)->rounds, (*magazine)->count);
     (*magazine)->count = 0;

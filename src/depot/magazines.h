@@ -7,7 +7,7 @@
 #include "depot/cache.h"
 
 /* This many rounds are not worth a magazine in the stock. */
-enum { SLM_MAGAZINE_SMALL = 6 };
+enum { SLM_MAGAZINE_SMALL = 5 };
 
 /* An empty magazine for that many rounds; NULL and ENOMEM. Freeing NULL does nothing. */
 struct slm_magazine *slm_magazine_make(uint32_t rounds);

@@ -101,7 +101,10 @@ static bool overcome(struct slm_cache *cache, size_t n, struct attempts *at)
 
 slm_inline size_t take_once(struct slm_cache *cache, int node, size_t n, void **out, struct attempts *at)
 {
-    return node < 0 ? take_from_thread(cache, n, out, at) : take_from_node(cache, (unsigned)node, out, at);
+    const size_t got = node < 0 ? take_from_thread(cache, n, out, at) : take_from_node(cache, (unsigned)node, out, at);
+    if (got == 1 && likely(cache->shape.keyed))
+        slm_key_clear(*out);
+    return got;
 }
 
 /* A first attempt has got some of n objects. The rest; false: nothing is taken. */
@@ -136,9 +139,9 @@ static __attribute__((noinline)) bool take(struct slm_cache *cache, int node, si
 void *slm_cache_object_alloc_slow(struct slab_cache *named)
 {
     void *object;
-    if (named->zero && slm_pop_marked(named->free_slot_word, &object)) /* the cache's magazine, which others share */
-        return memset(object, 0, load_relaxed(&named->cache)->shape.object_size);
     struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_alloc");
+    if (named->zero && slm_pop_marked(cache->shape.slot_word, &object)) /* the cache's magazine, which others share */
+        return memset(object, 0, cache->shape.object_size);
     return take(cache, -1, 1, &object) ? zero(named, cache, object) : NULL;
 }
 
@@ -171,7 +174,7 @@ void *slm_alloc_node(size_t n, int node)
         return NULL;
     if (n > SLM_SMALL_MAX)
         return slm_alloc_large_slow(n, 1, node, NULL);
-    if (slm_tls.area == slm_area_start(slm_area_for_slabs((unsigned)node))) {
+    if (slm_tls.key == slm_key_of_area(slm_area_start(slm_area_for_slabs((unsigned)node)))) {
         object = slm_alloc(n);
         if (!object || slm_node_of(object) == (unsigned)node)
             return object;
@@ -184,7 +187,10 @@ void *slm_alloc_node(size_t n, int node)
 void *slm_cache_object_alloc_nolock(struct slab_cache *named)
 {
     struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_alloc_nolock");
-    return zero(named, cache, slm_reserve_pop(cache));
+    void *object = slm_reserve_pop(cache);
+    if (object && cache->shape.keyed)
+        slm_key_clear(object);
+    return zero(named, cache, object);
 }
 
 size_t slm_cache_object_alloc_bulk(struct slab_cache *named, size_t n, void **out)
@@ -220,40 +226,52 @@ static _Noreturn slm_slow void not_of_this_cache(const struct slm_cache *cache, 
     slm_panic(call, object, line.text, NULL, 0);
 }
 
-slm_slow void slm_cache_object_free_slow(struct slab_cache *named, void *object)
+/* Any pointer that the program takes for an object of the cache. */
+static void free_one(struct slm_cache *cache, void *object, const char *call)
 {
-    const char *call = "slab_cache_free";
-    struct slm_cache *cache = slm_cache_name_cache(named, call);
     if (!object)
         return;
-    if (unlikely(slm_slot_word_at(object) != cache->shape.slot_word))
+    if (unlikely(slm_cache_of_object(object) != cache))
         not_of_this_cache(cache, object, call);
     slm_free_slow(object, call);
 }
 
-/* The first object, and those after it that slm_thread_push_run can tell to be the cache's. Returns how many. */
-static size_t free_run(struct slm_cache *cache, struct slm_thread *thread, size_t n, void *const *objects,
-                       const char *call)
+slm_slow void slm_cache_object_free_slow(struct slab_cache *named, void *object)
 {
-    if (unlikely(slm_slot_word_at(*objects) != cache->shape.slot_word))
-        not_of_this_cache(cache, *objects, call);
-    if (likely(thread && !slm_is_remote(thread, *objects)))
-        return slm_thread_push_run(thread, cache->id, n, objects);
-    if (thread)
-        slm_thread_free(thread, cache->id, *objects);
-    else
-        slm_free_direct(*objects, call);
-    return 1;
+    const char *call = "slab_cache_free";
+    free_one(slm_cache_name_cache(named, call), object, call);
+}
+
+/* Is it known to be one of the cache's that lie on the thread's node? */
+slm_inline bool is_near(const struct slm_cache *cache, const void *object)
+{
+    const uintptr_t key = slm_tls.key;
+    const size_t granule = slm_key_granule(key, object);
+    return likely(slm_area_granule_valid(granule)) &&
+           slm_page_map(slm_key_area(key))[granule] == cache->shape.map_word;
+}
+
+/* The leading objects that slm_thread_push_run can tell to be live ones of the cache's. Returns how many. */
+static size_t free_run(struct slm_cache *cache, size_t n, void *const *objects)
+{
+    struct slm_thread *thread = slm_thread_enter(false);
+    size_t done = 0;
+    if (unlikely(!thread))
+        return 0;
+    for (size_t run = 1; run > 0 && done < n; done += run)
+        run = is_near(cache, objects[done]) ? slm_thread_push_run(thread, cache->id, n - done, objects + done) : 0;
+    slm_thread_leave(thread);
+    return done;
 }
 
 void slm_cache_object_free_bulk(struct slab_cache *named, size_t n, void *const *objects)
 {
     const char *call = "slab_cache_free_bulk";
     struct slm_cache *cache = slm_cache_name_cache(named, call);
-    struct slm_thread *thread = slm_thread_enter(false);
-    for (size_t done; n > 0; objects += done, n -= done)
-        done = likely(*objects != NULL) ? free_run(cache, thread, n, objects, call) : 1;
-    if (likely(thread != NULL))
-        slm_thread_leave(thread);
+    for (size_t done = 0; done < n; done++) {
+        done += cache->shape.map_word != 0 ? free_run(cache, n - done, objects + done) : 0;
+        if (done < n)
+            free_one(cache, objects[done], call);
+    }
     finish(cache);
 }

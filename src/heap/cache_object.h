@@ -3,8 +3,7 @@
 #pragma once
 
 #include "depot/cache_name.h"
-#include "heap/slow.h"
-#include "page/page_map.h"
+#include "heap/free.h"
 
 /* The thread's magazine is empty, or objects are to be zeroed. Keeps errno, except that NULL comes with ENOMEM, or
  * with EDEADLK inside a constructor of the cache's own. */
@@ -21,52 +20,53 @@ slm_inline bool slm_pop_marked(size_t slot_word, void **round)
     store_relaxed(&slm_tls.popping, 1);
     signal_fence(); /* pairs with the barrier of slm_take_from_all */
     struct slm_thread *thread = slm_hot();
-    void **top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
+    size_t top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
     slm_hide_value(slot_word);
     const bool any = top != slm_shared_load(&slm_slot_at(thread, slot_word)->bottom);
     if (likely(any)) {
         slm_hide_value(slot_word);
-        *round = slm_slot_pop(slm_slot_at(thread, slot_word), top);
+        *round = slm_slot_pop(thread, slm_slot_at(thread, slot_word), top);
     }
     store_release(&slm_tls.popping, 0); /* pairs with take_loaded (thread/gather.c) */
     return any;
 }
 
+/* Of a cache with a limit, or whose objects are not keyed: they are left as they were freed. */
+slm_inline void *slm_cache_object_alloc_marked(struct slab_cache *named)
+{
+    void *object;
+    if (unlikely(!slm_pop_marked(named->marked_slot_word, &object)))
+        return slm_cache_object_alloc_slow(named);
+    if (named->keyed)
+        slm_key_clear(object);
+    return object;
+}
+
 slm_inline void *slm_cache_object_alloc(struct slab_cache *named)
 {
-    void *round;
     size_t slot_word = named->alloc_slot_word;
     struct slm_thread *thread = slm_hot();
-    void **top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
+    size_t top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
     slm_hide_value(slot_word);
     if (unlikely(top == slm_shared_load(&slm_slot_at(thread, slot_word)->bottom)))
-        return slm_pop_marked(named->marked_slot_word, &round) ? round : slm_cache_object_alloc_slow(named);
+        return slm_cache_object_alloc_marked(named);
     slm_hide_value(slot_word);
-    return slm_slot_pop(slm_slot_at(thread, slot_word), top);
+    void *object = slm_slot_pop(thread, slm_slot_at(thread, slot_word), top);
+    slm_key_clear(object);
+    return object;
 }
 
 slm_inline void slm_cache_object_free(struct slab_cache *named, void *object)
 {
-    const char *area = slm_tls.area;
-    const size_t granule = slm_area_granule(area, object);
+    const uintptr_t key = slm_tls.key;
+    const size_t granule = slm_key_granule(key, object);
     if (unlikely(!slm_area_granule_valid(granule))) {
         slm_cache_object_free_slow(named, object);
         return;
     }
-    size_t slot_word = slm_page_map(area)[granule];
-    if (unlikely(slot_word != named->free_slot_word)) {
+    const size_t slot_word = slm_page_map(slm_key_area(key))[granule];
+    if (unlikely(slot_word != named->free_slot_word) || unlikely(!slm_push_keyed(slot_word, key, object)))
         slm_cache_object_free_slow(named, object);
-        return;
-    }
-    struct slm_thread *thread = slm_hot();
-    void **top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
-    slm_hide_value(slot_word);
-    if (unlikely(top == slm_slot_at(thread, slot_word)->limit)) {
-        slm_cache_object_free_slow(named, object);
-        return;
-    }
-    slm_hide_value(slot_word);
-    slm_slot_push(slm_slot_at(thread, slot_word), top, object);
 }
 
 /* As slab_alloc_node, slab_cache_alloc_node, _alloc_nolock, _alloc_bulk, and _free_bulk, which may change errno. */

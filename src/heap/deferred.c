@@ -22,6 +22,7 @@
 #include "os/sys.h"
 #include "os/topology.h"
 #include "sync/epoch.h"
+#include "thread/freed.h"
 
 static const char call[] = "slab_free_deferred";
 
@@ -66,6 +67,7 @@ static slm_slow void free_without_memory(void *pointer)
     static _Atomic bool told;
     if (!slm_epoch_inside()) {
         slm_epoch_await(slm_epoch_stamp(), UINT64_MAX);
+        slm_freed_ripen(slm_cache_of_object(pointer), &pointer, 1);
         slm_depot_give(&pointer, 1, "slab_free_deferred");
         return;
     }
@@ -105,11 +107,10 @@ static void defer_small(void *pointer, size_t slot_word, struct slm_epoch_head *
         free_without_memory(pointer);
 }
 
-static void defer_slowly(void *pointer, struct slm_epoch_head *head)
+static void defer_slowly(void *pointer, size_t slot_word, struct slm_epoch_head *head)
 {
     slm_keep_errno();
     slm_fork_check();
-    const size_t slot_word = slm_page_map_slot_word(pointer);
     slm_epoch_begin_quiet();
     if (slot_word != 0 && slm_epoch_nobody_reads()) {
         slm_free(pointer);
@@ -126,11 +127,12 @@ static void defer_slowly(void *pointer, struct slm_epoch_head *head)
 
 slm_slow void slm_defer_slow(void *pointer, struct slm_epoch_head *head)
 {
-    if (slm_nodes > 1 && slm_defer_push(slm_page_map_slot_word(pointer), pointer))
+    const size_t slot_word = slm_freed_check_word(pointer, call, slm_double_free);
+    if (slot_word != 0 && slm_defer_push(slot_word, pointer))
         return;
     if (unlikely(!slm_epoch_never_read()) && pointer)
-        defer_slowly(pointer, head);
-    else if (slm_slot_word_at(pointer) != 0)
+        defer_slowly(pointer, slot_word, head);
+    else if (slot_word != 0)
         slm_free(pointer);
     else
         slm_free_slow(pointer, call);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "deferred/retire.h"
+#include "heap/slow.h"
 #include "page/page_map.h"
 
 /* The magazine is full or not open, or the pointer is another node's, large, NULL or not ours. `head`, if not NULL,
@@ -27,13 +28,15 @@ slm_inline bool slm_defer_push(size_t slot_word, void *pointer)
 
 slm_inline void slm_defer(void *pointer, struct slm_epoch_head *head)
 {
-    const char *area = slm_tls.area;
-    const size_t granule = slm_area_granule(area, pointer);
+    const uintptr_t key = slm_tls.key;
+    const size_t granule = slm_key_granule(key, pointer);
     if (unlikely(!slm_area_granule_valid(granule))) {
         slm_defer_slow(pointer, head);
         return;
     }
-    if (unlikely(!slm_defer_push(slm_page_map(area)[granule], pointer)))
+    const size_t slot_word = slm_page_map(slm_key_area(key))[granule];
+    const uint64_t factor = slm_slot_at(slm_hot(), slot_word)->start_factor; /* see open_slot (deferred/retire.c) */
+    if (unlikely(!slm_looks_live(pointer, factor, key)) || unlikely(!slm_defer_push(slot_word, pointer)))
         slm_defer_slow(pointer, head);
 }
 

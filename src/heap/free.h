@@ -1,38 +1,38 @@
 /* free's hot path: the granule's entry in the page map names the magazine, a push puts the object on top. NULL,
  * foreign pointers and other nodes' objects lie outside the area of the thread's node, and so outside its part of the
- * map; large objects have slot word 0, whose magazine is always full. */
+ * map; large objects have slot word 0, whose magazine is always full.
+ *
+ * One comparison sees both a full magazine and a pointer that is not the start of an object: the product with the
+ * cache's factor (page/page_map.h) is small for an object's start, else above all addresses, and the word that a push
+ * overwrites is an address, or 0 where the magazine is full. Another sees an object that is free (slab/key.h). */
 #pragma once
 
 #include "heap/slow.h"
-#include "page/page_map.h"
-#include "thread/slots.h"
 
-/* The slot word of any pointer; objects of the thread's node are found soonest. */
-slm_inline size_t slm_slot_word_at(const void *pointer)
+/* False: the slow half decides. */
+slm_inline bool slm_push_keyed(size_t slot_word, uintptr_t key, void *pointer)
 {
-    const char *area = slm_tls.area;
-    const size_t granule = slm_area_granule(area, pointer);
-    return likely(slm_area_granule_valid(granule)) ? slm_page_map(area)[granule] : slm_page_map_slot_word(pointer);
+    struct slm_thread *thread = slm_hot();
+    size_t top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
+    uint64_t product = (uint16_t)(uintptr_t)pointer;
+    slm_hide_value(slot_word);
+    product *= slm_slot_at(thread, slot_word)->start_factor;
+    if (unlikely(product >= (uintptr_t)*slm_round_at(thread, top)) || unlikely(slm_key_is_set(pointer, key)))
+        return false;
+    slm_hide_value(top);
+    slm_key_set(pointer, key);
+    slm_hide_value(slot_word);
+    slm_slot_push(thread, slm_slot_at(thread, slot_word), top, pointer);
+    return true;
 }
 
 slm_inline void slm_free(void *pointer)
 {
-    const char *area = slm_tls.area;
-    const size_t granule = slm_area_granule(area, pointer);
-    if (unlikely(!slm_area_granule_valid(granule))) {
+    const uintptr_t key = slm_tls.key;
+    const size_t granule = slm_key_granule(key, pointer);
+    if (unlikely(!slm_area_granule_valid(granule)) ||
+        unlikely(!slm_push_keyed(slm_page_map(slm_key_area(key))[granule], key, pointer)))
         slm_free_slow(pointer, "free");
-        return;
-    }
-    size_t slot_word = slm_page_map(area)[granule];
-    struct slm_thread *thread = slm_hot();
-    void **top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
-    slm_hide_value(slot_word);
-    if (unlikely(top == slm_slot_at(thread, slot_word)->limit)) {
-        slm_free_slow(pointer, "free");
-        return;
-    }
-    slm_hide_value(slot_word);
-    slm_slot_push(slm_slot_at(thread, slot_word), top, pointer);
 }
 
 /* Bytes that the object's owner may use. This does not look at the thread: objects in the first area, on most
@@ -44,6 +44,8 @@ slm_inline size_t slm_usable(const void *pointer)
         return slm_usable_slow(pointer);
     size_t slot_word = slm_page_map(slm_range.heap)[granule];
     slm_hide_value(slot_word);
-    const size_t size = slm_page_map_size(slot_word);
-    return likely(size != 0) ? size : slm_usable_slow(pointer);
+    const uint64_t factor = slm_page_map_start_factor(slot_word);
+    if (unlikely(!slm_looks_live(pointer, factor, slm_key_of_area(slm_range.heap))))
+        return slm_usable_slow(pointer);
+    return slm_page_map_size(slot_word);
 }

@@ -8,6 +8,7 @@
 #include "heap/free.h"
 #include "process/worker.h"
 #include "slab/large.h"
+#include "thread/freed.h"
 
 static slm_slow void *zeroed_large(size_t n)
 {
@@ -85,7 +86,7 @@ void *slm_resize(void *pointer, size_t n)
         slm_free_slow(pointer, "realloc");
         return NULL;
     }
-    const size_t slot_word = slm_slot_word_at(pointer);
+    const size_t slot_word = slm_freed_check_word(pointer, "realloc", slm_use_after_free);
     if (unlikely(slot_word == 0))
         return resize_large(pointer, n);
     const size_t size = slm_page_map_size(slot_word);

@@ -7,13 +7,13 @@
 #include "base/panic.h"
 #include "depot/pending_slabs.h"
 #include "os/topology.h"
-#include "page/page_map.h"
 #include "page/reservation.h"
 #include "percpu/percpu.h"
 #include "process/give_back.h"
 #include "process/lifecycle.h"
 #include "process/worker.h"
 #include "slab/large.h"
+#include "thread/freed.h"
 
 void *slm_alloc_direct(struct slm_cache *cache)
 {
@@ -28,10 +28,11 @@ void *slm_alloc_direct(struct slm_cache *cache)
 static void *alloc_class(unsigned class)
 {
     struct slm_thread *thread = slm_thread_enter(true);
-    if (unlikely(!thread))
-        return slm_alloc_direct(&slm_class_caches[class]);
-    void *object = slm_thread_pop(thread, class);
-    slm_thread_leave(thread);
+    void *object = likely(thread != NULL) ? slm_thread_pop(thread, class) : slm_alloc_direct(&slm_class_caches[class]);
+    if (likely(thread != NULL))
+        slm_thread_leave(thread);
+    if (likely(object != NULL))
+        slm_key_clear(object);
     return object;
 }
 
@@ -101,7 +102,9 @@ void slm_free_direct(void *object, const char *call)
 
 static void free_small(size_t slot_word, void *object, const char *call)
 {
-    const unsigned cache_id = slm_cache_id_of((unsigned)slot_word);
+    const unsigned cache_id = slm_cache_id_of(slot_word);
+    if (slm_cache_of(cache_id)->shape.keyed)
+        slm_key_set(object, slm_key_of(object));
     struct slm_thread *thread = slm_thread_enter(false);
     if (likely(thread != NULL)) {
         slm_thread_free(thread, cache_id, object);
@@ -116,39 +119,79 @@ static void free_small(size_t slot_word, void *object, const char *call)
         slm_pending_slabs_release(&cache->shape);
 }
 
+/* As the hot path does it, for objects that it leaves alone. Their caches are found by their slabs. */
+static bool push_by_slab(void *object)
+{
+    if (slm_map_word_at(object) != 0)
+        return false;
+    const struct slm_slab *slab = slm_slab_of(object);
+    const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
+    if (!depot || !slm_slab_is_object(slab, object) ||
+        !slm_area_granule_valid(slm_key_granule(slm_tls.key, object)))
+        return false;
+    const bool keyed = depot->shape->keyed;
+    if (keyed && slm_key_is_set(object, slm_tls.key))
+        return false;
+    struct slm_thread *thread = slm_hot();
+    struct slm_slot *slot = slm_slot_at(thread, depot->shape->slot_word);
+    const size_t top = slm_shared_load(&slot->top);
+    if (*slm_round_at(thread, top) == NULL)
+        return false;
+    if (!keyed && slm_freed_is_top(thread, slot, object))
+        return false;
+    if (keyed)
+        slm_key_set(object, slm_tls.key);
+    slm_slot_push(thread, slot, top, object);
+    return true;
+}
+
 slm_slow void slm_free_slow(void *pointer, const char *call)
 {
+    if (push_by_slab(pointer))
+        return;
     slm_keep_errno();
     if (!pointer)
         return;
     slm_fork_check();
-    const size_t slot_word = slm_page_map_slot_word(pointer);
-    if (slot_word == 0)
-        free_large(pointer, call);
-    else
+    const size_t slot_word = slm_freed_check_word(pointer, call, slm_double_free);
+    if (slot_word != 0)
         free_small(slot_word, pointer, call);
+    else
+        free_large(pointer, call);
     slm_worker_note_freed_if_scarce();
+}
+
+/* An object that may be free in another thread cannot be looked for, and stays as it is. */
+static void free_small_nolock(const struct slm_slab *slab, void *object, const char *call)
+{
+    if (slm_freed_check_nolock(slab, object, call))
+        return;
+    const struct slm_depot *depot = load_relaxed(&slab->owner);
+    if (depot && depot->shape->keyed)
+        slm_key_set(object, slm_key_of(object));
+    if (!slm_depot_give_nolock(object, call))
+        slm_refuse(object, call);
+    slm_direct_count(object);
 }
 
 void slm_free_nolock(void *pointer)
 {
-    if (!pointer)
-        return;
-    const size_t slot_word = slm_page_map_slot_word(pointer);
-    struct slm_large *large = slot_word == 0 ? slm_large_of(pointer) : NULL;
-    if (large ? !slm_large_free_nolock(large) : !slm_depot_give_nolock(pointer, "slab_free_nolock"))
-        slm_refuse(pointer, "slab_free_nolock");
-    if (!large)
-        slm_direct_count(pointer);
+    const char *call = "slab_free_nolock";
+    const struct slm_slab *slab = pointer ? slm_slab_of(pointer) : NULL;
+    struct slm_large *large = pointer && !slab ? slm_large_of(pointer) : NULL;
+    if (slab)
+        free_small_nolock(slab, pointer, call);
+    else if (pointer && !(large && slm_large_free_nolock(large)))
+        slm_refuse(pointer, call);
 }
 
 slm_slow size_t slm_usable_slow(const void *pointer)
 {
     if (!pointer)
         return 0;
-    const size_t size = slm_page_map_size(slm_page_map_slot_word(pointer));
-    const struct slm_large *large = size == 0 ? slm_large_of(pointer) : NULL;
-    if (size == 0 && !large)
+    const struct slm_cache *cache = slm_freed_check(pointer, "malloc_usable_size", slm_use_after_free);
+    const struct slm_large *large = cache ? NULL : slm_large_of(pointer);
+    if (!cache && !large)
         slm_refuse(pointer, "malloc_usable_size");
-    return large ? large->usable : size;
+    return large ? large->usable : cache->shape.object_size;
 }

@@ -2,6 +2,7 @@
  * that NULL comes with ENOMEM. Any thread. */
 #pragma once
 
+#include "thread/freed.h"
 #include "thread/thread_cache.h"
 
 /* n bytes, at most SLM_SMALL_MAX: their class's magazine is empty, or the thread has none. */
@@ -14,11 +15,13 @@ void *slm_alloc_medium(size_t n);
  * may be NULL): the object reads as zero. */
 slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *clean);
 
-/* The magazine is full, or the pointer is large, NULL or not ours; `call` is the name for a misuse's report. */
+/* The magazine is full, or the object is one of those that hot paths leave alone, or free already, or the pointer is
+ * NULL or no object's; `call` is the name for a misuse's report. */
 slm_slow void slm_free_slow(void *pointer, const char *call);
 
-/* The size of a large object, 0 for NULL; other pointers end the process. */
+/* The size of any object, 0 for NULL; other pointers end the process. */
 size_t slm_usable_slow(const void *pointer);
+
 
 /* As slab_free_nolock. */
 void slm_free_nolock(void *pointer);
@@ -35,10 +38,12 @@ _Noreturn void slm_refuse(const void *pointer, const char *call);
 slm_inline void *slm_alloc_at(size_t slot_word, size_t n)
 {
     struct slm_thread *thread = slm_hot();
-    void **top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
+    size_t top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
     slm_hide_value(slot_word);
     if (unlikely(top == slm_shared_load(&slm_slot_at(thread, slot_word)->bottom)))
         return slm_alloc_slow(n);
     slm_hide_value(slot_word);
-    return slm_slot_pop(slm_slot_at(thread, slot_word), top);
+    void *object = slm_slot_pop(thread, slm_slot_at(thread, slot_word), top);
+    slm_key_clear(object);
+    return object;
 }

@@ -30,7 +30,7 @@
 #define SLM_AREAS_MAX (2 * SLM_NODES_MAX)
 
 #define SLM_MAP_OFFSET (-(ptrdiff_t)(SLM_GRANULES_MAX * sizeof(uint16_t))) /* the page map, from an area's start */
-#define SLM_SIZES_BYTES (4 * SLM_GRANULE)                                  /* uint32_t by slot word, see page_map.h */
+#define SLM_SIZES_BYTES (8 * SLM_GRANULE)                                  /* uint64_t by slot word, see page_map.h */
 #define SLM_SIZES_OFFSET (SLM_MAP_OFFSET - (ptrdiff_t)SLM_SIZES_BYTES)     /* the sizes, from the heap's */
 
 /* At the end of an area, the next one's part of the page map. */

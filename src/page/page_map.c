@@ -9,7 +9,9 @@ void slm_page_map_start(void)
 
 void slm_page_map_set_size(unsigned slot_word, uint32_t size)
 {
-    ((uint32_t *)(slm_range.heap + SLM_SIZES_OFFSET))[slot_word] = size;
+    uint64_t *words = (uint64_t *)(void *)(slm_range.heap + SLM_SIZES_OFFSET) + slot_word;
+    words[0] = slm_start_factor(size);
+    words[1] = size;
 }
 
 void slm_page_map_set(size_t first, size_t count, unsigned slot_word)

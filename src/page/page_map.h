@@ -1,6 +1,9 @@
 /* The page map: for each granule of the heap the slot word of the cache whose objects it has (base/size_class.h), or
- * 0 if it has no small objects. Next to it is a table of the object sizes by slot word, so that malloc_usable_size
- * needs no other address. Whatever hands an object to a thread orders its entry before. */
+ * 0 if hot paths must leave what lies there to their slow halves: large objects, and those small ones of which
+ * slab/slab.h says so. Whatever hands an object to a thread orders its entry before.
+ *
+ * Next to the map is a table by slot word, in which each cache has two words: the factor that tells whether a pointer
+ * is the start of an object, and the object size. */
 #pragma once
 
 #include "page/area.h"
@@ -12,9 +15,22 @@ slm_inline const uint16_t *slm_page_map(const char *area)
 }
 
 /* The object size of a slot word's cache; 0 for slot word 0. */
-slm_inline uint32_t slm_page_map_size(size_t slot_word)
+slm_inline uint64_t slm_page_map_size(size_t slot_word)
 {
-    return ((const uint32_t *)(slm_range.heap + SLM_SIZES_OFFSET))[slot_word];
+    return ((const uint64_t *)(slm_range.heap + SLM_SIZES_OFFSET))[slot_word + 1];
+}
+
+/* 2^64 over the object size, rounded up: then the product of an object's offset in its granule and this, modulo 2^64,
+ * is at most 2^16, and that of any other offset at least this (Lemire, Kaser and Kurz, "Faster remainder by direct
+ * computation", 2019). At least 2^49, and so above all addresses, for sizes up to SLM_SMALL_MAX. */
+slm_inline uint64_t slm_start_factor(uint32_t object_size)
+{
+    return UINT64_MAX / object_size + 1;
+}
+
+slm_inline uint64_t slm_page_map_start_factor(size_t slot_word)
+{
+    return ((const uint64_t *)(slm_range.heap + SLM_SIZES_OFFSET))[slot_word];
 }
 
 /* The slot word of the granule that the pointer lies in, in any area; 0 for NULL and other foreign pointers. */
@@ -23,7 +39,7 @@ size_t slm_page_map_slot_word(const void *pointer);
 /* Fill the table of sizes. Once, after slm_reservation_start. */
 void slm_page_map_start(void);
 
-/* Set the object size of a named cache's slot word. Before the cache has a slab. */
+/* Set the two words of a cache. Before it has a slab. */
 void slm_page_map_set_size(unsigned slot_word, uint32_t size);
 
 /* Set the slot word of `count` granules from `first` on; 0: they have no small objects. */

@@ -96,7 +96,7 @@ static struct slm_thread *birth(struct slm_tls *tls)
     slm_shared_store(&tls->self, thread); /* before it is linked into the list */
     slm_thread_list_add(thread);
     store_relaxed(&thread->node, slm_topology_node_again(thread->ordinal, &thread->cpu, 0));
-    tls->area = slm_area_start(slm_area_for_slabs(load_relaxed(&thread->node)));
+    tls->key = slm_key_of_area(slm_area_start(slm_area_for_slabs(load_relaxed(&thread->node))));
     tls->state = SLM_THREAD_LIVE;
     if (load_relaxed(&tls->wanted))
         store_relaxed(&thread->attention, SLM_ATTEND_RESERVE);

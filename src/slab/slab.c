@@ -25,6 +25,9 @@ void slm_slab_shape_fill(struct slm_slab_shape *shape)
     }
     shape->granules = (uint16_t)granules;
     shape->objects = (uint16_t)(granules * SLM_GRANULE / shape->object_size);
+    const bool by_offset = size <= SLM_SMALL_MAX && (granules == 1 || SLM_GRANULE % size == 0);
+    shape->keyed = !shape->hooks && size >= 2 * sizeof(void *);
+    shape->map_word = shape->keyed && by_offset ? shape->slot_word : 0;
 }
 
 static unsigned words_of(const struct slm_slab *slab)
@@ -72,7 +75,7 @@ struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node
         errno = ENOMEM;
         return NULL;
     }
-    mark(slab, true, shape->slot_word);
+    mark(slab, true, shape->map_word);
     return slab;
 }
 
@@ -81,6 +84,20 @@ void slm_slab_each_object(struct slm_slab *slab, void (*call)(void *object, void
     char *object = slm_slab_start(slab);
     for (unsigned i = 0; i < slab->objects; i++, object += slab->object_size)
         call(object, context);
+}
+
+bool slm_slab_has(const struct slm_slab *slab, const void *object)
+{
+    const uint32_t index = slm_slab_index(slab, object);
+    return load_relaxed(&slab->bits[index / 64]) >> index % 64 & 1;
+}
+
+static unsigned count_bits(const struct slm_slab *slab)
+{
+    unsigned set = 0;
+    for (unsigned word = 0; word < words_of(slab); word++)
+        set += (unsigned)__builtin_popcountll(load_relaxed(&slab->bits[word]));
+    return set;
 }
 
 void slm_slab_release(struct slm_slab *slab)
@@ -158,12 +175,15 @@ struct slm_slab *slm_slab_of(const void *pointer)
     return span && load_relaxed(&span->kind) == SLM_SPAN_SLAB ? (struct slm_slab *)span : NULL;
 }
 
+void slm_slab_check_vacant(const struct slm_slab *slab)
+{
+    if (unlikely(count_bits(slab) != slab->objects || load_relaxed(&slab->free) != slab->objects))
+        slm_panic("check", slm_slab_start(slab), "a vacant slab's count differs from its bits", NULL, 0);
+}
+
 void slm_slab_check(struct slm_slab *slab)
 {
     const int32_t counted = load_acquire(&slab->free); /* before the bits: pairs with slm_slab_count */
-    unsigned set = 0;
-    for (unsigned word = 0; word < words_of(slab); word++)
-        set += (unsigned)__builtin_popcountll(load_relaxed(&slab->bits[word]));
-    if ((int32_t)set < counted)
+    if ((int32_t)count_bits(slab) < counted)
         slm_panic("check", slm_slab_start(slab), "more objects counted free than bits are set", NULL, 0);
 }

@@ -62,14 +62,18 @@ struct slm_slab_shape {
     uint32_t object_size; /* a multiple of 8 */
     uint16_t objects;
     uint16_t granules;
-    uint16_t slot_word;             /* in the page map */
+    uint16_t slot_word;
+    uint16_t map_word;              /* what the page map has: slot_word, or 0 where hot paths must not free */
+    bool keyed;                     /* a free object has a key (slab/key.h) */
     uint16_t alignment;             /* of the slab, in granules; 0 is 1 */
     struct slm_object_hooks *hooks; /* NULL: nothing */
     struct slm_limit *limit;        /* NULL: none; see depot/limit.h */
 };
 
-/* Set granules and objects from `object_size`: at least eight fit; or, above all size classes, at most 1/8
- * is lost. */
+/* Set what follows from `object_size`, `slot_word` and `hooks`: granules and objects (at least eight fit; or, above
+ * all size classes, at most 1/8 is lost); whether objects are keyed, which they are not if they have less than two
+ * words, or hooks that expect them as they were freed; and the word for the page map. That is 0 where the hot path of
+ * free cannot do all: it sets the key, and knows an object by its offset in a granule. */
 void slm_slab_shape_fill(struct slm_slab_shape *shape);
 
 /* A new slab on the node, held by the caller, unowned, all objects free and unconstructed; NULL and ENOMEM. */
@@ -91,6 +95,12 @@ slm_inline int32_t slm_slab_count(struct slm_slab *slab, unsigned n)
 
 /* Call a constructor or destructor for every object, the lowest first. */
 void slm_slab_each_object(struct slm_slab *slab, void (*call)(void *object, void *context), void *context);
+
+/* Is the object free in the slab? Objects in magazines are not. */
+bool slm_slab_has(const struct slm_slab *slab, const void *object);
+
+/* Stop the process unless all bits of a slab are set, and counted, that no other thread knows any more. */
+void slm_slab_check_vacant(const struct slm_slab *slab);
 
 /* Give a vacant slab's memory back to the spans. No other thread knows it any more. */
 void slm_slab_release(struct slm_slab *slab);

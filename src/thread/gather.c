@@ -29,20 +29,20 @@ static bool push_shows(void)
 }
 
 /* All but a top round that a pop under way may have (the argument is in ownership.h). Without memory they stay. */
-static void take_loaded(const struct slm_thread *thread, struct slm_slot *slot, struct slm_take_rounds *rounds)
+static void take_loaded(struct slm_thread *thread, struct slm_slot *slot, struct slm_take_rounds *rounds)
 {
     const bool marked = rounds->cache->shape.limit != NULL;
     bool left = !marked || load_acquire(&thread->tls->popping); /* pairs with slm_pop_marked; before the top */
-    void **top = slm_shared_load(&slot->top);
+    const size_t top = slm_shared_load(&slot->top);
     left = left || !push_shows();
-    const uint32_t count = (uint32_t)(top - slot->bottom) - (left && top > slot->bottom);
+    const uint32_t count = (uint32_t)((top - slot->bottom) / sizeof(void *)) - (left && top > slot->bottom);
     struct slm_magazine *magazine = count > 0 ? slm_magazine_make(count) : NULL;
     rounds->doubtful |= marked && left;
     if (!magazine)
         return;
-    memcpy(magazine->rounds, slot->bottom, count * sizeof(void *));
+    memcpy(magazine->rounds, slm_round_at(thread, slot->bottom), count * sizeof(void *));
     magazine->count = count;
-    slm_shared_store(&slot->bottom, slot->bottom + count);
+    slm_shared_store(&slot->bottom, slot->bottom + count * sizeof(void *));
     keep(rounds, magazine);
 }
 
@@ -50,7 +50,7 @@ static void take_loaded(const struct slm_thread *thread, struct slm_slot *slot, 
 static void dismantle(struct slm_thread *thread, struct slm_slot *slot, struct slm_take_rounds *rounds)
 {
     if (slot->loaded)
-        slm_magazine_unload(slot->loaded, slot->bottom, slot->top);
+        slm_slot_unload(thread, slot);
     keep(rounds, slot->loaded);
     keep(rounds, slot->previous);
     thread->target_bytes -= (size_t)load_relaxed(&slot->target) * rounds->cache->shape.object_size * 2;

@@ -4,7 +4,7 @@
 #include "base/options.h"
 
 /* Rounds of a first remote magazine, and bytes of any: threads should hold little for others. */
-enum { first_rounds = 14, most_bytes = 16384 };
+enum { first_rounds = 13, most_bytes = 16384 };
 
 struct slm_magazine *slm_remote_take(struct slm_thread *thread, unsigned cache_id)
 {

@@ -174,6 +174,15 @@ void slm_reserve_lose(struct slm_thread *thread)
     }
 }
 
+slm_unordered bool slm_reserve_has(struct slm_thread *thread, const struct slm_cache *cache, const void *object)
+{
+    const struct slm_reserve *reserve = slm_reserve_find(thread, cache);
+    for (uint32_t i = reserve ? load_relaxed(&reserve->count) : 0; i > 0; i--)
+        if (reserve->rounds[i - 1] == object)
+            return true;
+    return false;
+}
+
 uint32_t slm_reserve_rounds(struct slm_thread *thread, const struct slm_cache *cache)
 {
     struct slm_reserve *reserve = slm_reserve_find(thread, cache);

@@ -42,6 +42,9 @@ void slm_reserve_lose(struct slm_thread *thread);
 /* The cache's stack; NULL: the thread has none. */
 struct slm_reserve *slm_reserve_find(struct slm_thread *thread, const struct slm_cache *cache);
 
+/* Is the object one of them? */
+bool slm_reserve_has(struct slm_thread *thread, const struct slm_cache *cache, const void *object);
+
 /* Rounds of a cache. */
 uint32_t slm_reserve_rounds(struct slm_thread *thread, const struct slm_cache *cache);
 

@@ -10,9 +10,9 @@
 __attribute__((aligned(4096))) char slm_zero_block[SLM_BLOCK_BYTES + 4096];
 
 /* No object lies at or near this address, and no program takes such a number for a pointer by mistake. */
-#define NO_AREA ((char *)((uintptr_t)0x5bd1e995u << (sizeof(uintptr_t) * 8 - 32)))
+#define NO_AREA ((uintptr_t)0x5bd1e995u << (sizeof(uintptr_t) * 8 - 32))
 
-__thread struct slm_tls slm_tls = {.hot = slm_nothing, .area = NO_AREA};
+__thread struct slm_tls slm_tls = {.hot = slm_nothing, .key = NO_AREA};
 
 void slm_slots_start(void)
 {
@@ -86,6 +86,6 @@ slm_unordered uint64_t slm_thread_rounds(struct slm_thread *thread, unsigned cac
     if (load_relaxed(&slot->target) == 0)
         return 0;
     const struct slm_magazine *previous = slot->previous;
-    const size_t rounds = slm_min((size_t)(slot->top - slot->bottom), SLM_MAGAZINE_ROUNDS_MAX);
+    const size_t rounds = slm_min(slm_slot_rounds(slot), SLM_MAGAZINE_ROUNDS_MAX);
     return rounds + (previous ? slm_min(previous->count, SLM_MAGAZINE_ROUNDS_MAX) : 0);
 }

@@ -3,12 +3,13 @@
  *
  *     slm_tls.hot -> | none | size-16 | size-32 | ... | the thread's own part | named caches ... |
  *                               |
- *                       top bottom limit  loaded previous target ...
- *                        |    |     |
+ *                       top bottom  loaded previous target ...
+ *                        |    |
  *     loaded magazine:   header | rounds ........    .... capacity
  *
- * A pop takes *--top unless top is bottom; a push stores *top++ unless top is limit. The first slot is never filled:
- * it is both empty and full.
+ * A pop takes *--top unless top is bottom; a push stores *top++ unless *top is 0 (base/magazine.h). Both cursors are
+ * counted in bytes from the block. So in a slot that was never used they point at the block's first word, which is
+ * always 0: it is both empty and full. So is the first slot, which is never filled.
  *
  * The block's second half, at SLM_RETIRED_OFFSET, has a retired slot at each slot word: the magazine for the thread's
  * retired objects of that cache (deferred/retire.h), and the cache's remote magazine (thread/remote.h). Nothing is
@@ -29,10 +30,11 @@
  * owner, and a taker. ThreadSanitizer does not know membarrier(2): in its build the hot paths acquire and release. */
 #pragma once
 
-#include "depot/cache.h"
+#include "depot/magazines.h"
 
 struct slm_slot {
-    void **top, **bottom, **limit;
+    size_t top, bottom;                     /* of the loaded magazine's rounds, from the block on; see slm_round_at */
+    uint64_t start_factor;                  /* of the cache, while a target is set: see page/page_map.h */
     struct slm_magazine *loaded, *previous; /* NULL until the cache is first missed */
     _Atomic uint16_t target; /* rounds that a magazine should hold; 0: the slot is not in use, and has no rounds */
     uint16_t misses;         /* trips to the depot since the last look */
@@ -106,7 +108,7 @@ enum slm_thread_state { SLM_THREAD_NONE, SLM_THREAD_LIVE, SLM_THREAD_GONE };
 
 struct slm_tls {
     struct slm_thread *hot;  /* what the hot paths use: see above */
-    char *area;              /* of its node's slabs: frees of what lies outside are slow, see thread/remote.h */
+    uintptr_t key;           /* of its node's area for slabs: frees of what lies outside are slow (thread/remote.h) */
     struct slm_thread *self; /* the thread's block, NULL before and after its life */
     uint8_t state;           /* enum slm_thread_state */
     _Atomic uint8_t busy;    /* in a slow path: handlers must leave the block alone */
@@ -151,14 +153,37 @@ slm_inline struct slm_slot *slm_slot_at(struct slm_thread *thread, size_t slot_w
 
 /* Move a slot's top. On x86 by one instruction that reads and writes, which compilers do not choose when they have
  * the value in a register. */
-slm_inline void slm_slot_move(struct slm_slot *slot, void **top, ptrdiff_t rounds)
+slm_inline void slm_slot_move(struct slm_slot *slot, size_t top, ptrdiff_t rounds)
 {
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
     (void)top;
     __asm__("addq %1, %0" : "+m"(slot->top) : "er"(rounds * 8) : "cc");
 #else
-    slm_shared_store(&slot->top, top + rounds);
+    slm_shared_store(&slot->top, top + (size_t)rounds * sizeof(void *));
 #endif
+}
+
+/* Where a cursor of a slot points. */
+slm_inline void **slm_round_at(struct slm_thread *thread, size_t cursor)
+{
+    return (void **)(void *)((char *)thread + cursor);
+}
+
+slm_inline size_t slm_round_cursor(const struct slm_thread *thread, void *const *round)
+{
+    return (size_t)((uintptr_t)round - (uintptr_t)thread);
+}
+
+slm_inline size_t slm_slot_rounds(const struct slm_slot *slot)
+{
+    return (slot->top - slot->bottom) / sizeof(void *);
+}
+
+/* How many rounds can be pushed. */
+slm_inline size_t slm_slot_room(struct slm_thread *thread, const struct slm_slot *slot)
+{
+    const struct slm_magazine *loaded = slot->loaded;
+    return loaded ? (size_t)(loaded->rounds + loaded->count - slm_round_at(thread, slot->top)) : 0;
 }
 
 slm_inline struct slm_retired_half *slm_retired_half(struct slm_thread *thread)
@@ -173,16 +198,24 @@ slm_inline struct slm_retired_slot *slm_retired_slot_at(struct slm_thread *threa
 
 /* The second halves of a hot pop and push: `top` is that of a slot that is not empty, or not full. A popped round
  * stays readable above the new top: only the owner pushes. */
-slm_inline void *slm_slot_pop(struct slm_slot *slot, void **top)
+slm_inline void *slm_slot_pop(struct slm_thread *thread, struct slm_slot *slot, size_t top)
 {
     slm_slot_move(slot, top, -1);
-    return top[-1];
+    return slm_round_at(thread, top)[-1];
 }
 
-slm_inline void slm_slot_push(struct slm_slot *slot, void **top, void *object)
+slm_inline void slm_slot_push(struct slm_thread *thread, struct slm_slot *slot, size_t top, void *object)
 {
-    *top = object;
+    *slm_round_at(thread, top) = object;
     slm_slot_move(slot, top, 1);
+}
+
+/* A loaded magazine is no longer used by the cursors: its rounds start at the array's start again, and are counted. */
+slm_inline void slm_slot_unload(struct slm_thread *thread, const struct slm_slot *slot)
+{
+    struct slm_magazine *magazine = slot->loaded;
+    magazine->rounds[magazine->count] = SLM_NO_ROUND;
+    slm_magazine_unload(magazine, slm_round_at(thread, slot->bottom), slm_round_at(thread, slot->top));
 }
 
 /* Make the zero block read-only; once, at start. */

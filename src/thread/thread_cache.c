@@ -16,6 +16,7 @@
 #include "base/options.h"
 #include "base/panic.h"
 #include "os/sys.h"
+#include "page/page_map.h"
 
 /* A magazine of this size is accepted as it is, whatever the target. */
 enum { small_enough_bytes = 8192 };
@@ -32,32 +33,35 @@ static struct slm_magazine *magazine_fit(struct slm_magazine *magazine, uint32_t
 }
 
 /* Store the loaded magazine's count, and detach it from the cursors. */
-static struct slm_magazine *unload(struct slm_slot *slot)
+static struct slm_magazine *unload(struct slm_thread *thread, struct slm_slot *slot)
 {
     struct slm_magazine *magazine = slot->loaded;
     if (magazine)
-        slm_magazine_unload(magazine, slot->bottom, slot->top);
-    slm_shared_store(&slot->top, NULL);
-    slot->bottom = slot->limit = NULL;
+        slm_slot_unload(thread, slot);
+    slm_shared_store(&slot->top, 0);
+    slot->bottom = 0;
     slot->loaded = NULL;
     return magazine;
 }
 
-static void load(struct slm_slot *slot, struct slm_magazine *magazine)
+static void load(struct slm_thread *thread, struct slm_slot *slot, struct slm_magazine *magazine)
 {
+    const uint32_t count = magazine->count;
     const uint32_t room =
-        (uint32_t)slm_max(slm_min(magazine->capacity, load_relaxed(&slot->target)), magazine->count);
+        (uint32_t)slm_max(slm_min(magazine->capacity, load_relaxed(&slot->target)), count);
+    magazine->count = room;
+    magazine->rounds[room] = NULL;
     slot->loaded = magazine;
-    slot->bottom = magazine->rounds;
-    slot->limit = magazine->rounds + room;
-    slm_shared_store(&slot->top, magazine->rounds + magazine->count);
+    slot->bottom = slm_round_cursor(thread, magazine->rounds);
+    slm_shared_store(&slot->top, slm_round_cursor(thread, magazine->rounds + count));
 }
 
 static void set_target(struct slm_thread *thread, struct slm_slot *slot, const struct slm_cache *cache,
                        uint32_t target)
 {
     const size_t more = ((size_t)target - load_relaxed(&slot->target)) * cache->shape.object_size * 2;
-    thread->target_bytes += more;                   /* modulo 2^64 */
+    thread->target_bytes += more; /* modulo 2^64 */
+    slot->start_factor = slm_start_factor(cache->shape.object_size);
     store_release(&slot->target, (uint16_t)target); /* pairs with has_rounds (thread/gather.c): 0: no longer in use */
 }
 
@@ -81,7 +85,7 @@ static void grow_on_miss(struct slm_thread *thread, struct slm_slot *slot, const
         raise_target(thread, slot, cache, load_relaxed(&cache->start_rounds));
     else if (++slot->misses % 2 == 0)
         raise_target(thread, slot, cache,
-                     (uint32_t)slm_min(target < 6 ? 6 : target * 2 + 2, load_relaxed(&cache->most_rounds)));
+                     (uint32_t)slm_min(target < 5 ? 5 : target * 2 + 3, load_relaxed(&cache->most_rounds)));
 }
 
 /* Move rounds from a magazine that does not suit this thread into one that does. */
@@ -119,7 +123,7 @@ static bool fits_despite_target(const struct slm_magazine *full, uint32_t target
     if (full->count <= target)
         return true;
     return load_relaxed(&cache->fixed_rounds) == 0 &&
-           (full->count <= target * 2 + 2 || full->count * (size_t)cache->shape.object_size <= small_enough_bytes);
+           (full->count <= target * 2 + 3 || full->count * (size_t)cache->shape.object_size <= small_enough_bytes);
 }
 
 /* Rounds in place of an empty magazine: a whole one from the stock, else objects from slabs. NULL: there are none,
@@ -155,7 +159,7 @@ static void hand_on_all(struct slm_thread *thread, struct slm_slot *slot, struct
 {
     struct slm_magazine *previous = slot->previous;
     slot->previous = NULL;
-    hand_on(cache, unload(slot), whereto);
+    hand_on(cache, unload(thread, slot), whereto);
     hand_on(cache, previous, whereto);
     hand_on(cache, slm_remote_take(thread, cache->id), whereto);
 }
@@ -193,11 +197,11 @@ static void *take_one(struct slm_depot *depot)
 }
 
 /* The previous magazine takes the loaded one's place. */
-static void exchange(struct slm_slot *slot)
+static void exchange(struct slm_thread *thread, struct slm_slot *slot)
 {
     struct slm_magazine *other = slot->previous;
-    slot->previous = unload(slot);
-    load(slot, other);
+    slot->previous = unload(thread, slot);
+    load(thread, slot, other);
 }
 
 void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
@@ -210,26 +214,27 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
     slm_slot_use(&thread->used, cache_id);
     heed_tuning(thread, slot, cache);
     if (slot->previous && slot->previous->count > 0) {
-        exchange(slot);
-        return slm_slot_pop(slot, slot->top);
+        exchange(thread, slot);
+        return slm_slot_pop(thread, slot, slot->top);
     }
     grow_on_miss(thread, slot, cache);
     slm_count(&thread->refills, 1);
-    struct slm_magazine *empty = magazine_fit(unload(slot), load_relaxed(&slot->target));
+    struct slm_magazine *empty = magazine_fit(unload(thread, slot), load_relaxed(&slot->target));
     if (!empty)
         return take_one(slm_cache_depot(cache, node));
     struct slm_magazine *full = fetch(slm_cache_depot(cache, node), slot, cache, empty);
-    load(slot, full ? full : empty);
+    const uint32_t taken = full ? full->count : 0;
+    load(thread, slot, full ? full : empty);
     if (!full)
         return NULL;
-    slm_count(&thread->objects_taken, full->count);
-    return slm_slot_pop(slot, slot->top);
+    slm_count(&thread->objects_taken, taken);
+    return slm_slot_pop(thread, slot, slot->top);
 }
 
 void *slm_thread_pop(struct slm_thread *thread, unsigned cache_id)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    return slot->top != slot->bottom ? slm_slot_pop(slot, slot->top) : slm_thread_refill(thread, cache_id);
+    return slot->top != slot->bottom ? slm_slot_pop(thread, slot, slot->top) : slm_thread_refill(thread, cache_id);
 }
 
 /* The slot's full magazine becomes the previous one, and an empty one is loaded; false: there is none. */
@@ -240,7 +245,7 @@ static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
         return false;
     slm_slot_use(&thread->used, cache->id);
     heed_tuning(thread, slot, cache);
-    struct slm_magazine *full = unload(slot), *empty = slot->previous;
+    struct slm_magazine *full = unload(thread, slot), *empty = slot->previous;
     if (load_relaxed(&slot->target) == 0 || (empty && empty->count > 0)) {
         grow_on_miss(thread, slot, cache);
         slm_count(&thread->drains, 1);
@@ -252,7 +257,7 @@ static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
     if (!empty)
         return false;
     empty->count = 0;
-    load(slot, empty);
+    load(thread, slot, empty);
     return true;
 }
 
@@ -260,7 +265,7 @@ void slm_thread_drain(struct slm_thread *thread, unsigned cache_id, void *object
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
     if (likely(make_room(thread, slm_cache_of(cache_id))))
-        slm_slot_push(slot, slot->top, object);
+        slm_slot_push(thread, slot, slot->top, object);
     else
         slm_depot_give(&object, 1, "free");
 }
@@ -293,20 +298,24 @@ void slm_thread_free(struct slm_thread *thread, unsigned cache_id, void *object)
 void slm_thread_push(struct slm_thread *thread, unsigned cache_id, void *object)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    if (likely(slot->top != slot->limit))
-        slm_slot_push(slot, slot->top, object);
+    if (likely(*slm_round_at(thread, slot->top) != NULL))
+        slm_slot_push(thread, slot, slot->top, object);
     else
         slm_thread_drain(thread, cache_id, object);
 }
 
-/* Rounds off the top of the loaded magazine. */
-static size_t pop_some(struct slm_slot *slot, size_t n, void **out)
+/* Rounds off the top of the loaded magazine, for the program. */
+static size_t pop_some(struct slm_thread *thread, struct slm_slot *slot, bool keyed, size_t n, void **out)
 {
-    n = slm_min(n, (size_t)(slot->top - slot->bottom));
+    n = slm_min(n, slm_slot_rounds(slot));
     if (n == 0)
         return 0;
-    memcpy(out, slot->top - n, n * sizeof *out);
-    slm_shared_store(&slot->top, slot->top - n);
+    void *const *rounds = slm_round_at(thread, slot->top) - n;
+    if (keyed)
+        slm_key_take(out, rounds, n);
+    else
+        memcpy(out, rounds, n * sizeof *out);
+    slm_shared_store(&slot->top, slot->top - n * sizeof *out);
     return n;
 }
 
@@ -323,80 +332,81 @@ static void grow_for_bulk(struct slm_thread *thread, struct slm_slot *slot, unsi
 size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache_id, size_t n, void **out)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    if ((size_t)(slot->top - slot->bottom) < n) {
+    if (slm_slot_rounds(slot) < n) {
         if (slot->previous && slot->previous->count >= n)
-            exchange(slot);
+            exchange(thread, slot);
         else
             grow_for_bulk(thread, slot, cache_id, n);
     }
-    size_t got = pop_some(slot, n, out);
+    const bool keyed = slm_cache_of(cache_id)->shape.keyed;
+    size_t got = pop_some(thread, slot, keyed, n, out);
     while (got < n) { /* the round that a refill pops is one of those wanted */
         void *object = slm_thread_refill(thread, cache_id);
         if (!object)
             break;
+        if (keyed)
+            slm_key_clear(object);
         out[got++] = object;
-        got += pop_some(slot, n - got, out + got);
+        got += pop_some(thread, slot, keyed, n - got, out + got);
     }
     return got;
 }
 
-typedef uintptr_t pair __attribute__((vector_size(16), aligned(8), may_alias)); /* every 64-bit machine has such */
-
-/* Copy two pointers; bits in which they differ from `one`. */
-slm_inline pair copy_two(void **to, void *const *from, pair one)
+/* Push n objects, a constant, if all are starts of objects in the granule of `first`. Returns how many: an object that
+ * has a key already, and those after it, are not pushed. False starts are seen in the sum of all products, as those of
+ * starts have no bit that a factor has. */
+slm_inline size_t push_some(void **top, void *const *objects, size_t n, uintptr_t first, uint64_t factor,
+                            uintptr_t key)
 {
-    const pair two = *(const pair *)(const void *)from;
-    *(pair *)(void *)to = two;
-    return two ^ one;
+    void *some[4]; /* in registers */
+    uintptr_t others = 0;
+    uint64_t products = 0;
+#pragma GCC unroll 4
+    for (size_t i = 0; i < n; i++) {
+        some[i] = objects[i];
+        others |= (uintptr_t)some[i] ^ first;
+        products |= factor * (uint16_t)(uintptr_t)some[i];
+    }
+    if (unlikely(others >> SLM_GRANULE_SHIFT != 0) || unlikely(products >= factor))
+        return 0;
+#pragma GCC unroll 4
+    for (size_t i = 0; i < n; i++) {
+        if (unlikely(slm_key_is_set(some[i], key)))
+            return i;
+        slm_key_set(some[i], key);
+        top[i] = some[i];
+    }
+    return n;
 }
 
-/* Copy n pointers, a constant multiple of two; true if all lie in the granule of the first of `one`. */
-slm_inline bool copy_some(void **to, void *const *from, unsigned n, pair one)
+/* Push the leading objects of n that a hot free would push (heap/free.h): those of the first one's granule. */
+static size_t push_leading(void **top, void *const *objects, size_t n, uint64_t factor)
 {
-    pair differ = copy_two(to, from, one);
-#pragma GCC unroll 16
-    for (unsigned i = 2; i < n; i += 2)
-        differ |= copy_two(to + i, from + i, one);
-    return (differ[0] | differ[1]) >> SLM_GRANULE_SHIFT == 0;
-}
-
-/* Copy n pointers, up to the first that does not lie in the granule of the first. Returns how many. By 32 at first,
- * then by eights, the last of which may overlap the one before: up to n pointers are written. */
-slm_inline size_t copy_run(void **const to, void *const *const from, const size_t n)
-{
-    const uintptr_t first = (uintptr_t)from[0];
-    const pair one = {first, first};
-    size_t done = 0;
-    for (; done + 32 <= n && copy_some(to + done, from + done, 32, one); done += 32)
-        ;
-    if (likely(done == n))
-        return n;
-    for (; done + 8 <= n && copy_some(to + done, from + done, 8, one); done += 8)
-        ;
-    if (n >= 8 && n - done < 8 && copy_some(to + n - 8, from + n - 8, 8, one))
-        return n;
-    for (; done < n && ((uintptr_t)from[done] ^ first) >> SLM_GRANULE_SHIFT == 0; done++)
-        to[done] = from[done];
+    const uintptr_t key = slm_tls.key, first = (uintptr_t)objects[0];
+    size_t done = 0, some = 4;
+    for (; some == 4 && done + 4 <= n; done += some)
+        some = push_some(top + done, objects + done, 4, first, factor, key);
+    for (some = 1; some == 1 && done < n; done += some)
+        some = push_some(top + done, objects + done, 1, first, factor, key);
     return done;
 }
 
 size_t slm_thread_push_run(struct slm_thread *thread, unsigned cache_id, size_t n, void *const *objects)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    if ((size_t)(slot->limit - slot->top) < n) {
+    if (slm_slot_room(thread, slot) < n) {
         const struct slm_magazine *previous = slot->previous;
         if (previous && previous->count + n <= slm_min(previous->capacity, load_relaxed(&slot->target)))
-            exchange(slot);
+            exchange(thread, slot);
         else
             grow_for_bulk(thread, slot, cache_id, n);
     }
-    if (slot->top == slot->limit && !make_room(thread, slm_cache_of(cache_id))) {
-        slm_depot_give(objects, 1, "slab_cache_free_bulk");
-        return 1;
-    }
-    const size_t done = copy_run(slot->top, objects, slm_min(n, (size_t)(slot->limit - slot->top)));
-    slm_shared_store(&slot->top, slot->top + done);
-    return done;
+    if (slm_slot_room(thread, slot) == 0 && !make_room(thread, slm_cache_of(cache_id)))
+        return 0;
+    n = slm_min(n, slm_slot_room(thread, slot));
+    n = push_leading(slm_round_at(thread, slot->top), objects, n, slot->start_factor);
+    slm_shared_store(&slot->top, slot->top + n * sizeof(void *));
+    return n;
 }
 
 void slm_thread_empty_slot(struct slm_thread *thread, unsigned cache_id, enum slm_whereto whereto)
@@ -439,24 +449,25 @@ slm_slow void slm_thread_move(struct slm_thread *thread, unsigned node)
             hand_on_all(thread, slot, slm_cache_of(cache_id), SLM_TO_DEPOT);
     }
     store_relaxed(&thread->node, node);
-    slm_tls.area = slm_area_start(slm_area_for_slabs(node));
+    slm_tls.key = slm_key_of_area(slm_area_start(slm_area_for_slabs(node)));
 }
 
-static void check_slot(const struct slm_slot *slot, const struct slm_cache *cache)
+static void check_slot(struct slm_thread *thread, const struct slm_slot *slot, const struct slm_cache *cache)
 {
-    const struct slm_magazine *magazine = load_relaxed(&slot->target) != 0 ? slot->loaded : NULL;
-    const bool ordered = slot->bottom <= slot->top && slot->top <= slot->limit;
-    const bool inside = magazine
-                            ? slot->bottom >= magazine->rounds && slot->limit <= magazine->rounds + magazine->capacity
-                            : !slot->limit;
-    if (!ordered || !inside)
+    struct slm_magazine *magazine = load_relaxed(&slot->target) != 0 ? slot->loaded : NULL;
+    void **const bottom = slm_round_at(thread, slot->bottom), **const top = slm_round_at(thread, slot->top);
+    const bool inside = magazine ? bottom >= magazine->rounds && bottom <= top &&
+                                       top <= magazine->rounds + magazine->count &&
+                                       magazine->count <= magazine->capacity && !magazine->rounds[magazine->count]
+                                 : slot->bottom == 0 && slot->top == 0;
+    if (!inside)
         slm_panic("check", slot, "a magazine's cursors are out of order", cache ? cache->first.cache_name : NULL,
                   cache ? cache->shape.object_size : 0);
 }
 
 slm_seldom void slm_thread_check(struct slm_thread *thread)
 {
-    check_slot(&thread->slots[0], NULL); /* never has a magazine */
+    check_slot(thread, &thread->slots[0], NULL); /* never has a magazine */
     slm_for_each_slot (cache_id, &thread->used)
-        check_slot(slm_slot_of(thread, cache_id), slm_cache_of(cache_id));
+        check_slot(thread, slm_slot_of(thread, cache_id), slm_cache_of(cache_id));
 }

@@ -3,6 +3,7 @@
  * slm_thread_enter and slm_thread_leave (process/lifecycle.h). */
 #pragma once
 
+#include "slab/key.h"
 #include "thread/remote.h"
 
 /* An object of the cache whose loaded magazine is empty; NULL and errno as slm_depot_fill. */
@@ -18,14 +19,14 @@ void slm_thread_drain(struct slm_thread *thread, unsigned cache_id, void *object
 void slm_thread_push(struct slm_thread *thread, unsigned cache_id, void *object);
 
 /* Up to n objects from the magazines and whole ones of the depot's stock, then from slabs; fewer, even 0, with errno
- * as slm_thread_refill. */
+ * as slm_thread_refill. Their keys are cleared. */
 size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache_id, size_t n, void **out);
 
 /* Free an object of the cache: push it, or, if it is another node's, leave it to a remote magazine. */
 void slm_thread_free(struct slm_thread *thread, unsigned cache_id, void *object);
 
-/* Push the first of n objects and those after it that lie in the same granule, up to the first that does not, or as
- * many as there is room for. Returns how many. The comparison costs next to nothing while they are copied. */
+/* Push the first of n keyed objects and those after it that lie in the same granule, are objects and not free, up to
+ * the first that is not so, or as many as there is room for. Returns how many, even 0. */
 size_t slm_thread_push_run(struct slm_thread *thread, unsigned cache_id, size_t n, void *const *objects);
 
 enum slm_whereto { SLM_TO_DEPOT, SLM_TO_SLABS };

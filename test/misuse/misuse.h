@@ -2,7 +2,8 @@
  * full, what the library is to say on standard error before it ends the process. misuse.c runs each in a process of
  * its own, and compares the two.
  *
- * A new case is a row in a table, and a short function where none of those that are there does it. */
+ * A new case is a row in a table, and a short function where none of those that are there does it. Rows that differ in
+ * a size, a call or a place alone are made in loops (rows.h). */
 #pragma once
 
 #include <stdbool.h>
@@ -20,6 +21,15 @@ struct misuse_case {
     const char *call, *kind;
     size_t size;
 
+    /* The same for rows that are made in loops: things.h and rows.h have the words. */
+    const char *object; /* what the object is */
+    const char *first;  /* the call that has freed it before */
+    const char *who;    /* who has, and who commits the misuse */
+    unsigned after;     /* so many others are freed in between */
+    bool trimmed;       /* and free objects go to their slabs */
+    bool section;       /* inside a section, so that what is retired waits */
+    ptrdiff_t offset;   /* from the object's start */
+
     const char *options; /* SLABMALLOC_OPTIONS of the case's process; NULL: none */
     bool checked;        /* only checked builds of the library know these options */
 };
@@ -27,6 +37,9 @@ struct misuse_case {
 /* Each ends with a row without a name. */
 extern const struct misuse_case misuse_of_large[], misuse_of_small[], misuse_of_foreign[], misuse_of_caches[],
     misuse_of_epochs[], misuse_of_percpu[];
+
+/* Those that are made in loops, as such a table. */
+const struct misuse_case *misuse_of_loops(void);
 
 /* Processes that do not end as they announce. */
 extern const struct misuse_case misuse_of_checker[];

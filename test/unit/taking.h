@@ -33,6 +33,12 @@ static inline struct slm_slot *slot_of(const struct helper *of)
     return slm_slot_of(of->tls->self, cache->id);
 }
 
+/* The round that lies `below` rounds under the top one. */
+static inline void *round_of(const struct helper *of, unsigned below)
+{
+    return *(slm_round_at(of->tls->self, slot_of(of)->top) - 1 - below);
+}
+
 static struct slm_take_rounds taken;
 
 static inline void hand_on_taken(void)

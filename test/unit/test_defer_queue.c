@@ -140,7 +140,7 @@ static void every_thing_waits_for_its_own_stamp(void **state)
 static void a_ripe_magazine_is_a_full_one(void **state)
 {
     (void)state;
-    void *rounds[14];
+    void *rounds[13];
     struct slm_magazine *magazine = make_full(COUNT(rounds));
     memcpy(rounds, magazine->rounds, sizeof rounds);
     const uint64_t exchanges = load_relaxed(&own_depot()->exchanges), home = load_relaxed(&own_depot()->drains_home);
@@ -162,15 +162,15 @@ static void the_stock_has_room_for_all_that_may_wait(void **state)
     assert_int_equal(slab_cache_tune(name, 0, 1), 0);
     begin_reading();
     for (unsigned i = 0; i < MAGAZINES; i++)
-        put_objects(62);
+        put_objects(61);
     end_reading();
     let_ripen();
     const uint64_t home = load_relaxed(&own_depot()->drains_home);
     assert_true(slm_defer_queue_ripen(node_of_thread(), 10));
-    assert_int_equal(on_queues(), (MAGAZINES - 10) * 62); /* at most as many as were asked for */
+    assert_int_equal(on_queues(), (MAGAZINES - 10) * 61); /* at most as many as were asked for */
     assert_true(slm_defer_queue_ripen_all());
     assert_int_equal(load_relaxed(&own_depot()->drains_home), home);
-    assert_true(cache_stock(cache) >= MAGAZINES * 62);
+    assert_true(cache_stock(cache) >= MAGAZINES * 61);
 }
 
 static void rounds_go_home_to_their_nodes(void **state)
@@ -243,13 +243,13 @@ static void objects_without_a_magazine_share_one(void **state)
 static void without_memory_one_block_is_left(void **state)
 {
     (void)state;
-    enum { ROOM = 62 };
+    enum { ROOM = 61 };
     const unsigned number = cache->id;
     void *rounds[ROOM + 3];
     char *object = object_of_cache();
     memset(object, 0x5a, SIZE);
     slm_options.refuse_blocks = 1;
-    assert_null(slm_defer_queue_make_magazine(6));
+    assert_null(slm_defer_queue_make_magazine(5));
     assert_false(slm_defer_queue_put_object(node_of_thread(), object));
     assert_true(object[0] == 0x5a && memcmp(object, object + 1, SIZE - 1) == 0);
     assert_int_equal(on_queues(), 0);

@@ -343,13 +343,13 @@ static void without_memory_it_waits_and_frees(void **state)
 {
     (void)state;
     enum { SOME = 50 };
-    defer_some(3);
+    defer_some(2);
     slm_options.refuse_blocks = 1;
     defer_some(3); /* into the magazine that there is */
     const uint64_t before = slm_epoch_grace_periods();
     for (unsigned i = 0; i < SOME; i++) {
         defer_some(1);
-        require(waiting() <= 6);
+        require(waiting() <= 5);
     }
     assert_true(slm_epoch_grace_periods() - before >= SOME);
     assert_int_equal(load_relaxed(&slm_defer_queue_unfreed), 0);
@@ -386,10 +386,10 @@ static void leave_some_unfreed(void)
     defer_some(1);
     slm_options.refuse_blocks = 1;
     enter();
-    defer_some(5); /* what the thread has is used */
-    require(load_relaxed(&slm_defer_queue_unfreed) == 0 && waiting() == 6);
+    defer_some(4); /* what the thread has is used */
+    require(load_relaxed(&slm_defer_queue_unfreed) == 0 && waiting() == 5);
     defer_some(40);
-    require(load_relaxed(&slm_defer_queue_unfreed) == 40 && waiting() == 6);
+    require(load_relaxed(&slm_defer_queue_unfreed) == 40 && waiting() == 5);
     leave();
     slm_deferred_barrier();
     require(waiting() == 0 && load_relaxed(&slm_defer_queue_unfreed) == 40);

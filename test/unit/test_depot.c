@@ -5,7 +5,7 @@
 
 #include "page/metadata.h"
 
-enum { CAPACITY = 30 };
+enum { CAPACITY = 29 };
 
 static struct slm_magazine *magazine_of(uint32_t rounds)
 {

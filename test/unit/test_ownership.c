@@ -34,12 +34,13 @@ static void all_but_the_top_round_is_taken(void **state)
 {
     (void)state;
     const uint64_t before = rounds_of(&helper);
-    void **const top = slot_of(&helper)->top, *const last = top[-1];
+    const size_t top = slot_of(&helper)->top;
+    void *const last = round_of(&helper, 0);
     assert_int_equal(take(false, false), 0);
     assert_int_equal(taken_count(), before - 1);
     assert_int_equal(rounds_of(&helper), 1);
-    assert_ptr_equal(slot_of(&helper)->top, top); /* which the owner alone moves */
-    assert_ptr_equal(slot_of(&helper)->bottom, top - 1);
+    assert_int_equal(slot_of(&helper)->top, top); /* which the owner alone moves */
+    assert_int_equal(slot_of(&helper)->bottom, top - sizeof(void *));
     assert_false(was_taken(last));
     assert_true(is_at_rest(&helper));
     assert_int_equal(take(false, false), 0); /* there is no more of it */
@@ -78,7 +79,7 @@ static void what_a_first_taking_left_is_dismantled_whole(void **state)
 {
     (void)state;
     assert_int_equal(take(false, false), 0);
-    void *const last = slot_of(&helper)->top[-1];
+    void *const last = round_of(&helper, 0);
     assert_int_equal(take(true, false), 0);
     assert_int_equal(taken_count(), 1);
     assert_true(was_taken(last));
@@ -127,7 +128,8 @@ static void reserves_go_too(void **state)
 /* -- threads in the middle of a hot operation -------------------------------------------------------------------- */
 
 static struct slm_slot *under_way_slot;
-static void **under_way_top, *under_way_round;
+static size_t under_way_top;
+static void *under_way_round;
 
 /* The first half: what a hot path has loaded. */
 static void begin_hot(void *nothing)
@@ -135,19 +137,19 @@ static void begin_hot(void *nothing)
     (void)nothing;
     under_way_slot = slm_slot_at(slm_hot(), cache->shape.slot_word);
     under_way_top = slm_shared_load(&under_way_slot->top);
-    require(under_way_top != under_way_slot->bottom && under_way_top != under_way_slot->limit);
+    require(under_way_top != under_way_slot->bottom && *slm_round_at(slm_hot(), under_way_top) != NULL);
 }
 
 static void end_pop(void *nothing)
 {
     (void)nothing;
-    under_way_round = slm_slot_pop(under_way_slot, under_way_top);
+    under_way_round = slm_slot_pop(slm_tls.self, under_way_slot, under_way_top);
 }
 
 static void end_push(void *nothing)
 {
     (void)nothing;
-    slm_slot_push(under_way_slot, under_way_top, under_way_round);
+    slm_slot_push(slm_tls.self, under_way_slot, under_way_top, under_way_round);
 }
 
 static void free_round(void *round)
@@ -172,7 +174,7 @@ static void a_pop_under_way_ends_with_nothing(void **state)
     assert_true(taken_count() > 1);
     tell(&helper, end_pop, NULL);
     assert_false(was_taken(under_way_round));
-    assert_ptr_equal(slot_of(&helper)->top, slot_of(&helper)->bottom);
+    assert_int_equal(slot_of(&helper)->top, slot_of(&helper)->bottom);
     slm_thread_check(helper.tls->self);
     tell(&helper, hoard, NULL); /* none of those that hoard() gets is the popped one: it would be free twice */
     tell(&helper, free_round, under_way_round);
@@ -187,12 +189,12 @@ static void a_push_under_way_ends_above(void **state)
     tell(&helper, pop_five, five);
     under_way_round = five[4];
     tell(&helper, begin_hot, NULL);
-    void *const below = under_way_top[-1];
+    void *const below = round_of(&helper, 0);
     assert_int_equal(take(false, false), 0);
     tell(&helper, end_push, NULL);
-    assert_int_equal(slot_of(&helper)->top - slot_of(&helper)->bottom, 2);
-    assert_ptr_equal(slot_of(&helper)->top[-1], under_way_round);
-    assert_ptr_equal(slot_of(&helper)->top[-2], below);
+    assert_int_equal(slm_slot_rounds(slot_of(&helper)), 2);
+    assert_ptr_equal(round_of(&helper, 0), under_way_round);
+    assert_ptr_equal(round_of(&helper, 1), below);
     slm_thread_check(helper.tls->self);
     for (unsigned i = 0; i < 4; i++)
         tell(&helper, free_round, five[i]);

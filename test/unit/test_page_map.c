@@ -1,6 +1,8 @@
-/* src/page/page_map.h: from a pointer to the place of its magazine, and from a place to a size. */
+/* src/page/page_map.h: from a pointer to the place of its magazine, and from a place to a size, and to the factor that
+ * tells starts of objects. */
 #include "unit.h"
 
+#include "depot/cache.h"
 #include "page/page_map.h"
 #include "page/span.h"
 #include "page/span_alloc.h"
@@ -11,6 +13,47 @@ static void every_place_has_its_size(void **state)
     assert_int_equal(slm_page_map_size(0), 0);
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
         assert_int_equal(slm_page_map_size(slm_slot_word_of(class)), slm_class_size[class]);
+}
+
+static bool is_start(size_t offset, uint64_t factor)
+{
+    return factor * (uint16_t)offset < factor;
+}
+
+static void every_place_has_its_factor(void **state)
+{
+    (void)state;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        assert_int_equal(slm_page_map_start_factor(slm_slot_word_of(class)), slm_start_factor(slm_class_size[class]));
+    assert_int_equal(slm_page_map_start_factor(0), 0);
+}
+
+/* All sizes and all offsets. The products of starts are below all addresses, the others above. */
+static void the_factor_tells_starts_exactly(void **state)
+{
+    (void)state;
+    for (uint32_t size = 8; size <= SLM_SMALL_MAX; size += size < 1024 ? 8 : 1000) {
+        const uint64_t factor = slm_start_factor(size);
+        for (size_t offset = 0; offset < SLM_GRANULE; offset++)
+            require(is_start(offset, factor) == (offset % size == 0));
+    }
+    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
+        const uint32_t size = slm_class_size[class];
+        const uint64_t factor = slm_start_factor(size);
+        for (size_t offset = 0; offset < SLM_GRANULE; offset++) {
+            const uint64_t product = factor * (uint16_t)offset;
+            require(is_start(offset, factor) == (offset % size == 0));
+            require(offset % size == 0 ? product <= SLM_GRANULE : product >= (uint64_t)1 << 49);
+        }
+    }
+}
+
+/* Where there is no cache nothing is a start, not even the first byte. */
+static void nothing_starts_at_slot_word_0(void **state)
+{
+    (void)state;
+    for (size_t offset = 0; offset < SLM_GRANULE; offset++)
+        require(!is_start(offset, slm_page_map_start_factor(0)));
 }
 
 static void granules_are_given_and_taken(void **state)
@@ -38,7 +81,7 @@ static void objects_are_found(void **state)
     for (size_t n = 0; n <= SLM_SMALL_MAX; n += 57) {
         char *object = malloc(n);
         const size_t slot_word = slm_page_map_slot_word(object);
-        assert_int_equal(slot_word, slm_slot_word_of(slm_class_of_size(n)));
+        assert_int_equal(slot_word, slm_class_caches[slm_class_of_size(n)].shape.map_word);
         free(object);
     }
     char *large = malloc(SLM_SMALL_MAX + 1);
@@ -69,6 +112,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_place_has_its_size),
+        cmocka_unit_test(every_place_has_its_factor),
+        cmocka_unit_test(the_factor_tells_starts_exactly),
+        cmocka_unit_test(nothing_starts_at_slot_word_0),
         cmocka_unit_test(granules_are_given_and_taken),
         cmocka_unit_test(objects_are_found),
         cmocka_unit_test(foreign_pointers_have_no_place),

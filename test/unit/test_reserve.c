@@ -34,13 +34,14 @@ static int end_test(void **state)
     return slab_cache_destroy(name);
 }
 
-/* Hold one, which is none of those that are held already. */
+/* Hold one, which is none of those that are held already. It has no key from here on, as for all who ask for one. */
 static bool hold(void *object)
 {
     if (!object)
         return false;
     for (unsigned i = 0; i < held_count; i++)
         require(held[i] != object);
+    slm_key_clear(object);
     held[held_count++] = object;
     return true;
 }

@@ -50,6 +50,60 @@ static void eight_objects_fit_at_least(void **state)
     }
 }
 
+/* Room for a key behind the first word, and nobody who expects the object as it was freed. */
+static void objects_are_keyed_unless_they_are_small_or_have_hooks(void **state)
+{
+    (void)state;
+    struct slm_object_hooks hooks = {.typesafe = true};
+    for (uint32_t size = 8; size <= (1 << 20); size += size < SLM_SMALL_MAX ? 8 : 100000 / 8 * 8) {
+        struct slm_slab_shape shape = {.object_size = size, .slot_word = 7, .hooks = &hooks};
+        slm_slab_shape_fill(&shape);
+        assert_true(!shape.keyed && shape.map_word == 0);
+        shape.hooks = NULL;
+        slm_slab_shape_fill(&shape);
+        assert_true(shape.keyed == (size >= 16));
+        assert_true(shape.map_word == 0 || (shape.map_word == 7 && shape.keyed));
+    }
+}
+
+/* Where the page map has the cache, an object is known by its offset in its granule: in any granule of the slab, each
+ * pointer to an object's start and no other. (One behind the last object is told when it comes to the slab.) */
+static void hot_paths_know_objects_by_their_offsets(void **state)
+{
+    (void)state;
+    unsigned known = 0;
+    for (uint32_t size = 8; size <= SLM_SMALL_MAX; size += 8) {
+        const struct slm_slab_shape shape = shape_of(size, 7);
+        const uint64_t factor = slm_start_factor(size);
+        known += shape.map_word != 0;
+        for (size_t at = 0; shape.map_word != 0 && at < (size_t)shape.objects * size; at += 8)
+            require((factor * (uint16_t)at < factor) == (at % size == 0));
+    }
+    assert_true(known > 1000);
+    for (unsigned class = 1; class < SLM_CLASSES; class ++) /* all of a granule, among them those that malloc has most */
+        assert_true(slm_class_size[class] > SLM_GRANULE / 8 || shape_of(slm_class_size[class], 7).map_word == 7);
+}
+
+static void free_objects_are_told_from_others(void **state)
+{
+    (void)state;
+    struct slm_slab *slab = make(48);
+    const unsigned n = slm_slab_take(slab, 200, rounds);
+    for (unsigned i = 0; i < n; i++)
+        assert_false(slm_slab_has(slab, rounds[i]));
+    for (unsigned i = n; i < slab->objects; i++)
+        assert_true(slm_slab_has(slab, slm_slab_start(slab) + (size_t)i * 48));
+    assert_int_equal(slm_slab_give(slab, rounds + 100, 1, "free", "test"), 1);
+    slm_slab_count(slab, 1);
+    for (unsigned i = 0; i < n; i++)
+        assert_int_equal(slm_slab_has(slab, rounds[i]), i == 100);
+    give_all(slab, 100);
+    for (unsigned i = 101; i < n; i++)
+        rounds[i - 101] = rounds[i];
+    give_all(slab, n - 101);
+    slm_slab_release(slab);
+}
+
 /* Take everything in two portions: all objects once, rising, inside, and found by address. */
 static void take_whole_slab(struct slm_slab *slab)
 {
@@ -92,7 +146,7 @@ static void try_shape(uint32_t object_size, unsigned slot_word)
     slm_slab_check(slab);
     take_whole_slab(slab);
     for (uint32_t i = 0; i < shape.granules; i++)
-        assert_int_equal(slm_page_map_slot_word(slm_slab_start(slab) + i * SLM_GRANULE), slot_word);
+        assert_int_equal(slm_page_map_slot_word(slm_slab_start(slab) + i * SLM_GRANULE), shape.map_word);
     shuffle(shape.objects, object_size);
     give_all(slab, shape.objects);
     slm_slab_check(slab);
@@ -198,6 +252,34 @@ static void pointers_between_objects_end_the_process(void **state)
     }
 }
 
+static struct slm_slab *released;
+
+static void look_at_released(void)
+{
+    slm_slab_check_vacant(released);
+}
+
+/* Its count says that it is vacant, and a bit is missing: somebody has written there. Or the other way round. */
+static void a_vacant_slab_has_all_its_bits(void **state)
+{
+    (void)state;
+    released = make(1024);
+    const char *said = text("slabmalloc: check(" POINTER "): a vacant slab's count differs from its bits",
+                            pointer_of(slm_slab_start(released)));
+    slm_slab_check_vacant(released);
+    store_relaxed(&released->bits[0], ~(uint64_t)8);
+    struct outcome outcome = in_child(look_at_released);
+    assert_int_equal(outcome.signal, SIGABRT);
+    assert_memory_equal(outcome.said, said, strlen(said));
+    store_relaxed(&released->bits[0], ~(uint64_t)0);
+    sub_relaxed(&released->free, 1);
+    outcome = in_child(look_at_released);
+    assert_int_equal(outcome.signal, SIGABRT);
+    add_relaxed(&released->free, 1);
+    slm_slab_check_vacant(released);
+    slm_slab_release(released);
+}
+
 static struct slm_slab *shared;
 static _Atomic unsigned whole; /* how often the count came to all objects */
 
@@ -261,12 +343,16 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(eight_objects_fit_at_least),
+        cmocka_unit_test(objects_are_keyed_unless_they_are_small_or_have_hooks),
+        cmocka_unit_test(hot_paths_know_objects_by_their_offsets),
+        cmocka_unit_test(free_objects_are_told_from_others),
         cmocka_unit_test(every_class_is_cut_and_mended),
         cmocka_unit_test(every_shape_is_cut_and_mended),
         cmocka_unit_test(the_lowest_addresses_go_first),
         cmocka_unit_test(giving_stops_at_the_slab_s_end),
         cmocka_unit_test(a_double_free_ends_the_process),
         cmocka_unit_test(pointers_between_objects_end_the_process),
+        cmocka_unit_test(a_vacant_slab_has_all_its_bits),
         cmocka_unit_test(threads_give_without_a_lock),
         cmocka_unit_test(only_slabs_are_slabs),
         cmocka_unit_test(no_memory_is_an_answer),

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 
+#include "heap/cache_object.h"
 #include "os/topology.h"
 #include "thread/thread_cache.h"
 
@@ -25,9 +26,10 @@ static int end_block(void **state)
     return 0;
 }
 
-static bool is_empty_and_full(const struct slm_slot *slot)
+static bool is_empty_and_full(struct slm_thread *thread, const struct slm_slot *slot)
 {
-    return slot->top == slot->bottom && slot->top == slot->limit;
+    return slot->top == slot->bottom && *slm_round_at(thread, slot->top) == NULL && slm_slot_rounds(slot) == 0 &&
+           slm_slot_room(thread, slot) == 0;
 }
 
 static void every_slot_of_a_fresh_block_is_empty_and_full(void **state)
@@ -36,7 +38,7 @@ static void every_slot_of_a_fresh_block_is_empty_and_full(void **state)
     assert_int_equal((uintptr_t)block % PAGE, 0);
     assert_true(all_zero(block, SLM_BLOCK_BYTES));
     for (size_t slot_word = 0; slot_word < WORDS; slot_word += SLM_SLOT_WORDS)
-        assert_true(is_empty_and_full(slm_slot_at(block, slot_word)));
+        assert_true(is_empty_and_full(block, slm_slot_at(block, slot_word)));
 }
 
 static void slots_do_not_touch_the_thread_s_own_part(void **state)
@@ -69,7 +71,7 @@ static void the_zero_block_has_nothing_at_any_place(void **state)
     for (size_t i = 0; i < COUNT(all); i++) {
         assert_true(all_zero(all[i], SLM_BLOCK_BYTES));
         for (size_t slot_word = 0; slot_word < WORDS; slot_word += SLM_SLOT_WORDS)
-            assert_true(is_empty_and_full(slm_slot_at(all[i], slot_word)));
+            assert_true(is_empty_and_full(all[i], slm_slot_at(all[i], slot_word)));
         for (size_t k = 0; k < i; k++)
             assert_ptr_not_equal(all[i], all[k]);
     }
@@ -104,6 +106,44 @@ static void retired_slots_lie_at_the_same_places(void **state)
     assert_true((char *)(slm_retired_slot_at(block, slm_slot_word_of(SLM_CLASSES - 1)) + 1) <=
                 (char *)(half->slots + COUNT(half->slots)));
     assert_true((char *)slm_retired_slot_at(block, slm_slot_word_of(SLM_NAMED_FIRST)) >= (char *)(half + 1));
+}
+
+/* heap/free.h, heap/alloc.h, heap/cache_object.h: with any of the three as `hot`, they fall into their slow halves. */
+static void hot_paths_find_nothing_in_the_zero_block(void **state)
+{
+    (void)state;
+    struct slm_thread *const all[] = {slm_nothing, slm_taken, slm_detour}, *const own = slm_tls.hot;
+    uint64_t words[2] = {1, 2};
+    void *round = NULL;
+    for (size_t i = 0; i < COUNT(all); i++) {
+        slm_tls.hot = all[i];
+        for (size_t slot_word = 0; slot_word < WORDS; slot_word += SLM_SLOT_WORDS) {
+            require(!slm_push_keyed(slot_word, slm_tls.key, words));
+            require(!slm_pop_marked(slot_word, &round) && !round);
+        }
+        slm_tls.hot = own;
+    }
+    assert_true(words[0] == 1 && words[1] == 2);
+}
+
+/* At any offset in a granule, and for what has the key. */
+static void no_hot_path_writes_the_zero_block(void **state)
+{
+    (void)state;
+    struct slm_thread *const all[] = {slm_nothing, slm_taken, slm_detour}, *const own = slm_tls.hot;
+    char *granule = malloc(2 * SLM_GRANULE); /* large, so that nothing else is there */
+    assert_non_null(granule);
+    for (size_t i = 0; i < COUNT(all); i++)
+        for (size_t at = 0; at < SLM_GRANULE; at += 8) {
+            slm_key_set(granule + at, slm_tls.key);
+            slm_tls.hot = all[i];
+            const bool keyed = slm_push_keyed(SLM_SLOT_WORDS, slm_tls.key, granule + at);
+            slm_key_clear(granule + at);
+            const bool clear = slm_push_keyed(SLM_SLOT_WORDS, slm_tls.key, granule + at);
+            slm_tls.hot = own;
+            assert_false(keyed || clear || slm_key_is_set(granule + at, slm_tls.key));
+        }
+    free(granule);
 }
 
 static void write_last_byte(void)
@@ -254,16 +294,79 @@ static void hot_halves_move_the_top_alone(void **state)
 {
     (void)state;
     static char objects[3];
-    void *rounds[4] = {&objects[0], &objects[1], NULL, NULL};
-    struct slm_slot slot = {.top = rounds + 2, .bottom = rounds, .limit = rounds + 4};
-    slm_slot_push(&slot, slot.top, &objects[2]);
-    assert_ptr_equal(slot.top, rounds + 3);
-    assert_ptr_equal(slm_slot_pop(&slot, slot.top), &objects[2]);
-    assert_ptr_equal(slm_slot_pop(&slot, slot.top), &objects[1]);
-    assert_ptr_equal(slot.top, rounds + 1);
+    void *rounds[4] = {&objects[0], &objects[1], SLM_NO_ROUND, NULL};
+    const size_t bottom = slm_round_cursor(block, rounds);
+    struct slm_slot slot = {.top = slm_round_cursor(block, rounds + 2), .bottom = bottom};
+    slm_slot_push(block, &slot, slot.top, &objects[2]);
+    assert_ptr_equal(slm_round_at(block, slot.top), rounds + 3);
+    assert_int_equal(slm_slot_rounds(&slot), 3);
+    assert_ptr_equal(slm_slot_pop(block, &slot, slot.top), &objects[2]);
+    assert_ptr_equal(slm_slot_pop(block, &slot, slot.top), &objects[1]);
+    assert_ptr_equal(slm_round_at(block, slot.top), rounds + 1);
     assert_ptr_equal(rounds[1], &objects[1]);
     assert_ptr_equal(rounds[2], &objects[2]);
-    assert_true(slot.bottom == rounds && slot.limit == rounds + 4);
+    assert_null(rounds[3]);
+    assert_int_equal(slot.bottom, bottom);
+}
+
+/* Wherever the magazine lies: below the block, too. */
+static void cursors_lead_to_rounds_and_back(void **state)
+{
+    (void)state;
+    static void *in_data[4];
+    void *on_stack[4], **const places[] = {in_data, on_stack, slm_round_at(block, 0)};
+    for (size_t i = 0; i < COUNT(places); i++)
+        for (size_t at = 0; at < 4; at++)
+            assert_ptr_equal(slm_round_at(block, slm_round_cursor(block, places[i] + at)), places[i] + at);
+    assert_int_equal(slm_round_cursor(block, slm_round_at(block, 0)), 0);
+    assert_ptr_equal(slm_round_at(block, 0), block);
+}
+
+/* As thread_cache.c loads one: `count` is what it may have, and 0 stands there. */
+static struct slm_magazine *loaded_magazine(struct slm_slot *slot, uint32_t room)
+{
+    struct slm_magazine *magazine = slm_magazine_make(room);
+    assert_non_null(magazine);
+    magazine->count = room;
+    magazine->rounds[room] = NULL;
+    slot->loaded = magazine;
+    slot->bottom = slot->top = slm_round_cursor(block, magazine->rounds);
+    return magazine;
+}
+
+static void the_word_to_be_written_tells_whether_there_is_room(void **state)
+{
+    (void)state;
+    struct slm_slot *slot = slm_slot_of(block, 7);
+    struct slm_magazine *magazine = loaded_magazine(slot, 9);
+    for (uint32_t i = 0; i < 9; i++) {
+        assert_int_equal(slm_slot_room(block, slot), 9 - i);
+        assert_non_null(*slm_round_at(block, slot->top));
+        slm_slot_push(block, slot, slot->top, magazine);
+    }
+    assert_int_equal(slm_slot_room(block, slot), 0);
+    assert_null(*slm_round_at(block, slot->top));
+    slm_magazine_free(magazine);
+    memset(slot, 0, sizeof *slot);
+}
+
+static void what_is_unloaded_counts_its_rounds_again(void **state)
+{
+    (void)state;
+    char objects[5];
+    struct slm_slot *slot = slm_slot_of(block, 7);
+    struct slm_magazine *magazine = loaded_magazine(slot, 9);
+    for (size_t i = 0; i < COUNT(objects); i++)
+        slm_slot_push(block, slot, slot->top, &objects[i]);
+    slot->bottom += 2 * sizeof(void *); /* a taker has the first two */
+    slm_slot_unload(block, slot);
+    assert_int_equal(magazine->count, 3);
+    for (size_t i = 0; i < 3; i++)
+        assert_ptr_equal(magazine->rounds[i], &objects[i + 2]);
+    for (uint32_t i = 0; i <= magazine->capacity; i++)
+        assert_non_null(magazine->rounds[i]);
+    slm_magazine_free(magazine);
+    memset(slot, 0, sizeof *slot);
 }
 
 static void rounds_of_both_magazines_are_counted(void **state)
@@ -272,17 +375,16 @@ static void rounds_of_both_magazines_are_counted(void **state)
     static const unsigned numbers[] = {7, SLM_NAMED_FIRST + 1, LAST};
     for (size_t i = 0; i < COUNT(numbers); i++) {
         assert_int_equal(slm_thread_rounds(block, numbers[i]), 0);
-        struct slm_magazine *loaded = slm_magazine_make(6), *previous = slm_magazine_make(6);
+        struct slm_magazine *loaded = slm_magazine_make(5), *previous = slm_magazine_make(5);
         struct slm_slot *slot = slm_slot_of(block, numbers[i]);
         assert_true(loaded && previous);
-        *slot = (struct slm_slot){.top = loaded->rounds + 5,
-                                  .bottom = loaded->rounds + 1,
-                                  .limit = loaded->rounds + 6,
+        *slot = (struct slm_slot){.top = slm_round_cursor(block, loaded->rounds + 5),
+                                  .bottom = slm_round_cursor(block, loaded->rounds + 1),
                                   .loaded = loaded,
                                   .previous = previous};
         previous->count = 3;
         assert_int_equal(slm_thread_rounds(block, numbers[i]), 0); /* no target: not in use */
-        store_relaxed(&slot->target, 6);
+        store_relaxed(&slot->target, 5);
         assert_int_equal(slm_thread_rounds(block, numbers[i]), 4 + 3);
         slot->previous = NULL;
         assert_int_equal(slm_thread_rounds(block, numbers[i]), 4);
@@ -309,6 +411,11 @@ int main(void)
         block_test(a_walk_comes_to_every_slot_that_was_made),
         block_test(a_walk_over_few_slots_is_short),
         block_test(hot_halves_move_the_top_alone),
+        block_test(cursors_lead_to_rounds_and_back),
+        block_test(the_word_to_be_written_tells_whether_there_is_room),
+        block_test(what_is_unloaded_counts_its_rounds_again),
+        cmocka_unit_test(hot_paths_find_nothing_in_the_zero_block),
+        cmocka_unit_test(no_hot_path_writes_the_zero_block),
         block_test(rounds_of_both_magazines_are_counted),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);

@@ -4,6 +4,7 @@
 #include "unit.h"
 
 #include "caches.h"
+#include "page/page_map.h"
 #include "thread/thread_cache.h"
 
 enum { SIZE = 128, MOST = 3000 };
@@ -58,10 +59,18 @@ static void push_bulk(size_t n, void *const *from)
     slm_thread_check(block);
 }
 
+/* What a program gets has no key. */
+static void clear_keys(size_t n, void *const *from)
+{
+    for (size_t i = 0; i < n; i++)
+        slm_key_clear(from[i]);
+}
+
 /* As often as it takes: each call pushes one at least. */
 static unsigned push_runs(size_t n, void *const *from)
 {
     unsigned runs = 0;
+    clear_keys(n, from);
     for (size_t done = 0; done < n; runs++) {
         const size_t some = slm_thread_push_run(block, cache->id, n - done, from + done);
         require(some > 0 && some <= n - done);
@@ -96,7 +105,7 @@ static uint64_t live(void)
 static void as_many_as_asked_for(void **state)
 {
     (void)state;
-    static const size_t sizes[] = {1, 2, 7, 64, 254, 255, 1000, MOST};
+    static const size_t sizes[] = {1, 2, 7, 64, 253, 254, 1000, MOST};
     for (size_t i = 0; i < COUNT(sizes); i++) {
         assert_int_equal(pop_bulk(sizes[i], objects), sizes[i]);
         are_apart(sizes[i]);
@@ -168,7 +177,27 @@ static void whole_magazines_come_from_the_stock(void **state)
     push_bulk(600, objects);
 }
 
-/* Objects of several slabs, in every order of lengths around the sixteen that are copied at once. */
+/* An empty magazine with room for so many, in place of what the slot has, which has nothing. */
+static struct slm_magazine *load_empty(uint32_t room)
+{
+    struct slm_magazine *magazine = slm_magazine_make(room);
+    assert_non_null(magazine);
+    magazine->count = room;
+    magazine->rounds[room] = NULL;
+    const size_t cursor = slm_round_cursor(block, magazine->rounds);
+    *slot() = (struct slm_slot){
+        .top = cursor, .bottom = cursor, .start_factor = slm_start_factor(SIZE), .loaded = magazine};
+    return magazine;
+}
+
+/* It was there only to be looked at. */
+static void unload(struct slm_magazine *magazine)
+{
+    memset(slot(), 0, sizeof *slot());
+    slm_magazine_free(magazine);
+}
+
+/* Objects of several slabs, in every order of lengths. */
 static void runs_end_where_the_granule_does(void **state)
 {
     (void)state;
@@ -177,26 +206,24 @@ static void runs_end_where_the_granule_does(void **state)
     assert_int_equal(pop_bulk(MOST, objects), MOST);
     slm_thread_empty_slot(block, cache->id, SLM_TO_SLABS);
     for (size_t first = 1; first < COUNT(mixed); first++) {
-        size_t n = 0, other = 0;
+        size_t n = 0;
         for (size_t i = 0; i < MOST && n < first; i++)
             if (slm_granule_of(objects[i]) == slm_granule_of(objects[0]))
                 mixed[n++] = objects[i];
-        while (slm_granule_of(objects[other]) == slm_granule_of(objects[0]))
-            other++;
         assert_true(n == first && n < granule);
-        for (; n < COUNT(mixed); n++)
-            mixed[n] = objects[other];
-        struct slm_magazine *magazine = slm_magazine_make(254); /* an empty one, with room for all */
-        *slm_slot_of(block, cache->id) = (struct slm_slot){
-            .top = magazine->rounds, .bottom = magazine->rounds, .limit = magazine->rounds + 254, .loaded = magazine};
+        for (size_t i = 0; i < MOST && n < COUNT(mixed); i++)
+            if (slm_granule_of(objects[i]) == slm_granule_of(objects[MOST - 1]))
+                mixed[n++] = objects[i];
+        assert_true(n == COUNT(mixed) && slm_granule_of(mixed[0]) != slm_granule_of(mixed[n - 1]));
+        clear_keys(n, mixed);
+        struct slm_magazine *magazine = load_empty(253);
         assert_int_equal(slm_thread_push_run(block, cache->id, COUNT(mixed), mixed), first);
-        assert_int_equal(slot()->top - slot()->bottom, first);
-        assert_memory_equal(slot()->bottom, mixed, first * sizeof(void *));
+        assert_int_equal(slm_slot_rounds(slot()), first);
+        assert_memory_equal(magazine->rounds, mixed, first * sizeof(void *));
         assert_int_equal(slm_thread_push_run(block, cache->id, COUNT(mixed) - first, mixed + first),
                          COUNT(mixed) - first);
-        assert_memory_equal(slot()->bottom, mixed, sizeof mixed);
-        memset(slot(), 0, sizeof *slot()); /* they were there only to be looked at */
-        slm_magazine_free(magazine);
+        assert_memory_equal(magazine->rounds, mixed, sizeof mixed);
+        unload(magazine);
     }
     push_runs(MOST, objects);
 }
@@ -206,21 +233,92 @@ static void runs_stay_within_their_room(void **state)
     (void)state;
     assert_int_equal(pop_bulk(100, objects), 100);
     slm_thread_empty_slot(block, cache->id, SLM_TO_SLABS);
-    for (uint32_t room = 0; room < 40; room++) {
-        struct slm_magazine *magazine = slm_magazine_make(62);
-        memset(magazine->rounds, 0x5a, magazine->capacity * sizeof(void *));
-        *slm_slot_of(block, cache->id) = (struct slm_slot){.top = magazine->rounds,
-                                                           .bottom = magazine->rounds,
-                                                           .limit = magazine->rounds + room + 1,
-                                                           .loaded = magazine};
-        const size_t done = slm_thread_push_run(block, cache->id, 60, objects);
-        assert_true(done <= room + 1);
-        for (uint32_t i = (uint32_t)done; i < magazine->capacity; i++)
-            assert_int_equal((uintptr_t)magazine->rounds[i], 0x5a5a5a5a5a5a5a5a);
-        memset(slot(), 0, sizeof *slot());
-        slm_magazine_free(magazine);
+    for (uint32_t room = 1; room <= 40; room++) {
+        struct slm_magazine *magazine = load_empty(61);
+        magazine->count = room;
+        magazine->rounds[room] = NULL;
+        clear_keys(60, objects);
+        assert_int_equal(slm_thread_push_run(block, cache->id, 60, objects), room);
+        assert_memory_equal(magazine->rounds, objects, room * sizeof(void *));
+        assert_null(magazine->rounds[room]);
+        for (uint32_t i = room + 1; i < magazine->capacity; i++)
+            assert_ptr_equal(magazine->rounds[i], SLM_NO_ROUND);
+        unload(magazine);
     }
     push_runs(100, objects);
+}
+
+/* What is pushed has the key from then on. */
+static void assert_run(size_t n, void *const *from, size_t expected)
+{
+    struct slm_magazine *magazine = load_empty(61);
+    assert_int_equal(slm_thread_push_run(block, cache->id, n, from), expected);
+    assert_int_equal(slm_slot_rounds(slot()), expected);
+    assert_memory_equal(magazine->rounds, from, expected * sizeof(void *));
+    for (size_t i = 0; i < expected; i++)
+        assert_true(slm_key_is_set(from[i], slm_tls.key));
+    unload(magazine);
+}
+
+/* At any place in it, even the first. */
+static void runs_end_at_what_is_no_start(void **state)
+{
+    (void)state;
+    enum { SOME = 20 };
+    static const size_t inside[] = {1, 8, 16, SIZE / 2, SIZE - 8, SIZE - 1};
+    assert_int_equal(pop_bulk(SOME, objects), SOME);
+    slm_thread_empty_slot(block, cache->id, SLM_TO_SLABS);
+    for (size_t at = 0; at < SOME; at++)
+        for (size_t i = 0; i < COUNT(inside); i++) {
+            void *const kept = objects[at];
+            clear_keys(SOME, objects);
+            memset((char *)kept + 16, 0x5a, SIZE - 16);
+            objects[at] = (char *)kept + inside[i];
+            assert_run(SOME, objects, at);
+            objects[at] = kept;
+            for (size_t byte = 16; byte < SIZE; byte++)
+                require(((char *)kept)[byte] == 0x5a);
+        }
+    push_runs(SOME, objects);
+}
+
+static void runs_end_at_what_has_the_key(void **state)
+{
+    (void)state;
+    enum { SOME = 20 };
+    assert_int_equal(pop_bulk(SOME, objects), SOME);
+    slm_thread_empty_slot(block, cache->id, SLM_TO_SLABS);
+    for (size_t at = 0; at < SOME; at++) {
+        clear_keys(SOME, objects);
+        slm_key_set(objects[at], slm_tls.key);
+        assert_run(SOME, objects, at);
+        void *const kept = objects[at]; /* and at one that was in the run already */
+        objects[at] = objects[0];
+        clear_keys(SOME, objects);
+        assert_run(SOME, objects, at == 0 ? SOME : at);
+        objects[at] = kept;
+    }
+    push_runs(SOME, objects);
+}
+
+static void runs_of_a_full_magazine_without_another_are_empty(void)
+{
+    require(pop_bulk(20, objects) == 20);
+    slm_thread_empty_slot(block, cache->id, SLM_TO_SLABS);
+    clear_keys(20, objects);
+    forbid_memory();
+    for (uint32_t rounds = SLM_MAGAZINE_ROUNDS_MAX; rounds > 0; rounds /= 2)
+        while (slm_magazine_make(rounds))
+            ;
+    require(slm_thread_push_run(block, cache->id, 20, objects) == 0);
+    for (size_t i = 0; i < 20; i++)
+        require(!slm_key_is_set(objects[i], slm_tls.key));
+}
+
+static void without_a_magazine_nothing_is_pushed(void **state)
+{
+    (void)state;
+    assert_child_silent(runs_of_a_full_magazine_without_another_are_empty);
 }
 
 /* -- tuning ------------------------------------------------------------------------------------------------------ */
@@ -242,7 +340,7 @@ static void a_tuned_slot_starts_anew_at_its_next_trip(void **state)
     assert_int_equal(load_relaxed(&slot()->target), before); /* nobody touches it but the owner */
     assert_int_equal(pop_bulk(200, objects), 200);
     assert_int_equal(load_relaxed(&slot()->target), 9);
-    assert_true(slot()->limit - slot()->bottom <= 9);
+    assert_true(slm_slot_rounds(slot()) + slm_slot_room(block, slot()) <= 9);
     assert_int_equal(slot()->tuned, load_relaxed(&cache->tuned));
     are_apart(200);
     push_bulk(200, objects);
@@ -311,6 +409,9 @@ int main(void)
         bulk_test(whole_magazines_come_from_the_stock),
         bulk_test(runs_end_where_the_granule_does),
         bulk_test(runs_stay_within_their_room),
+        bulk_test(runs_end_at_what_is_no_start),
+        bulk_test(runs_end_at_what_has_the_key),
+        bulk_test(without_a_magazine_nothing_is_pushed),
         bulk_test(a_tuned_slot_starts_anew_at_its_next_trip),
         bulk_test(it_is_handed_on_by_frees_too),
         bulk_test(without_memory_there_are_fewer),

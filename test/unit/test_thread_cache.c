@@ -54,7 +54,7 @@ static int end_block(void **state)
 static void *take_from(struct slm_thread *from, unsigned class)
 {
     struct slm_slot *loaded = slm_slot_at(from, slm_slot_word_of(class));
-    return loaded->top != loaded->bottom ? *--loaded->top : slm_thread_refill(from, class);
+    return loaded->top != loaded->bottom ? slm_slot_pop(from, loaded, loaded->top) : slm_thread_refill(from, class);
 }
 
 static void give_to(struct slm_thread *to, unsigned class, void *object)
@@ -62,8 +62,8 @@ static void give_to(struct slm_thread *to, unsigned class, void *object)
     struct slm_slot *loaded = slm_slot_at(to, slm_slot_word_of(class));
     if (slm_is_remote(to, object))
         slm_thread_free(to, class, object);
-    else if (loaded->top != loaded->limit)
-        *loaded->top++ = object;
+    else if (*slm_round_at(to, loaded->top) != NULL)
+        slm_slot_push(to, loaded, loaded->top, object);
     else
         slm_thread_drain(to, class, object);
 }
@@ -109,7 +109,7 @@ static void *look_before_birth(void *nothing)
     require(slm_tls.state == SLM_THREAD_NONE && slm_tls.self == NULL);
     for (unsigned slot_word = 0; slot_word < SLM_SLOTS * SLM_SLOT_WORDS; slot_word += SLM_SLOT_WORDS) {
         const struct slm_slot *loaded = slm_slot_at(slm_tls.hot, slot_word);
-        require(loaded->top == loaded->bottom && loaded->top == loaded->limit);
+        require(loaded->top == loaded->bottom && *slm_round_at(slm_tls.hot, loaded->top) == NULL);
     }
     return nothing;
 }
@@ -123,7 +123,7 @@ static void every_magazine_is_empty_and_full_at_first(void **state)
 static void write_constant_block(void)
 {
     slm_tls.hot = slm_nothing;
-    slm_slot_at(slm_tls.hot, SLM_SLOT_WORDS)->top = NULL;
+    slm_slot_at(slm_tls.hot, SLM_SLOT_WORDS)->top = 0;
 }
 
 static void the_constant_block_is_read_only(void **state)
@@ -138,7 +138,7 @@ static void a_fresh_block_holds_nothing(void **state)
     slm_thread_check(thread);
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
         const struct slm_slot *loaded = slm_slot_at(thread, slm_slot_word_of(class));
-        assert_true(loaded->top == loaded->bottom && loaded->top == loaded->limit);
+        assert_true(loaded->top == loaded->bottom && *slm_round_at(thread, loaded->top) == NULL);
         assert_int_equal(slm_thread_rounds(thread, class), 0);
     }
     assert_int_equal(thread->target_bytes, 0);
@@ -375,7 +375,7 @@ static void tear_cursors(void)
 {
     void *object = take_from(thread, usual);
     give_to(thread, usual, object);
-    slm_slot_at(thread, slm_slot_word_of(usual))->top += 1000;
+    slm_slot_at(thread, slm_slot_word_of(usual))->top += 1000 * sizeof(void *);
     slm_thread_check(thread);
 }
 

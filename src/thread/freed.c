@@ -1,0 +1,141 @@
+/* Looking for an object among the free ones; see freed.h. */
+#include "thread/freed.h"
+
+#include "base/panic.h"
+#include "os/sys.h"
+#include "slab/key.h"
+#include "thread/reserve.h"
+#include "thread/thread_list.h"
+
+const char slm_double_free[] = "double free of an object", slm_use_after_free[] = "use of a freed object";
+
+enum { looks_most = 5 };
+
+struct search {
+    const struct slm_cache *cache;
+    const void *object;
+    bool found, again; /* in hand somewhere; a thread was in a slow path */
+};
+
+static slm_unordered bool is_among(void *const *rounds, size_t n, const void *object)
+{
+    for (n = slm_min(n, SLM_MAGAZINE_ROUNDS_MAX); n > 0; n--)
+        if (rounds[n - 1] == object)
+            return true;
+    return false;
+}
+
+static slm_unordered bool is_in_magazine(const struct slm_magazine *magazine, const void *object)
+{
+    return magazine && is_among(magazine->rounds, magazine->count, object);
+}
+
+/* Its owner goes on meanwhile: arrays stay mapped. Cursors of two magazines may be read, and what they say is then
+ * mostly no number of rounds. */
+static slm_unordered bool is_in_thread(struct slm_thread *thread, const struct slm_cache *cache, const void *object)
+{
+    const struct slm_slot *slot = slm_slot_of(thread, cache->id);
+    const size_t bottom = slm_shared_load(&slot->bottom), top = slm_shared_load(&slot->top);
+    const size_t rounds = (top - bottom) / sizeof(void *);
+    if (load_relaxed(&slot->target) != 0 &&
+        ((rounds <= SLM_MAGAZINE_ROUNDS_MAX && is_among(slm_round_at(thread, bottom), rounds, object)) ||
+         is_in_magazine(slot->previous, object)))
+        return true;
+    return is_in_magazine(slm_remote_of(thread, cache->id), object) || slm_reserve_has(thread, cache, object);
+}
+
+/* A thread in a slow path changes its magazines: rounds that were popped long ago may seem to be in one. So what is
+ * found there says nothing. Acquire: pairs with slm_thread_unclaim. */
+static slm_unordered void search_thread(struct slm_thread *thread, void *context)
+{
+    struct search *search = context;
+    const bool other = thread->tls != &slm_tls;
+    bool busy = other && load_acquire(&thread->tls->busy);
+    const uint32_t passes = __atomic_load_n(&thread->passes, __ATOMIC_ACQUIRE);
+    const bool found = !busy && is_in_thread(thread, search->cache, search->object);
+    slm_fence(); /* what was found, before the second look at the thread */
+    busy |= other && (load_relaxed(&thread->tls->busy) ||
+                      __atomic_load_n(&thread->passes, __ATOMIC_RELAXED) != passes);
+    search->found |= found && !busy;
+    search->again |= busy;
+}
+
+static void look(struct search *search, const struct slm_slab *slab)
+{
+    search->again = false;
+    search->found = slm_slab_has(slab, search->object);
+    if (!search->found)
+        slm_thread_list_foreach(search_thread, search);
+    slm_for_each_depot (depot, (struct slm_cache *)search->cache)
+        search->found = search->found || slm_depot_stock_has(depot, search->object);
+}
+
+static slm_slow bool is_free(const struct slm_cache *cache, const struct slm_slab *slab, const void *object)
+{
+    struct search search = {.cache = cache, .object = object, .again = true};
+    for (unsigned looks = 0; search.again && looks < looks_most; looks++) {
+        if (looks > 0)
+            slm_sys_sleep_ms(1);
+        look(&search, slab);
+#ifndef __x86_64__
+        if (search.found && slm_sys_membarrier())
+            look(&search, slab);
+#endif
+        if (search.found)
+            return true;
+    }
+    return false;
+}
+
+static _Noreturn slm_slow void refuse(const struct slm_slab *slab, const void *pointer, const char *call,
+                                      const char *what)
+{
+    const struct slm_depot *depot = load_relaxed(&slab->owner);
+    slm_panic(call, pointer, what, depot ? depot->cache_name : NULL, slab->object_size);
+}
+
+struct slm_cache *slm_freed_check(const void *pointer, const char *call, const char *what)
+{
+    const struct slm_slab *slab = slm_slab_of(pointer);
+    const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
+    if (!depot)
+        return NULL;
+    if (unlikely(!slm_slab_is_object(slab, pointer)))
+        refuse(slab, pointer, call, "not the start of an object");
+    struct slm_cache *cache = slm_cache_of_depot(depot);
+    struct slm_thread *self = slm_tls.self;
+    const bool suspect = cache->shape.keyed ? slm_key_is_set(pointer, slm_key_of(pointer))
+                                            : self && slm_freed_is_top(self, slm_slot_of(self, cache->id), pointer);
+    if (unlikely(suspect) && is_free(cache, slab, pointer))
+        refuse(slab, pointer, call, what);
+    return cache;
+}
+
+bool slm_freed_check_nolock(const struct slm_slab *slab, const void *object, const char *call)
+{
+    const struct slm_cache *cache = slm_cache_of_object(object);
+    if (!slm_slab_is_object(slab, object))
+        refuse(slab, object, call, "not the start of an object");
+    if (!cache || !cache->shape.keyed || likely(!slm_key_is_set(object, slm_key_of(object))))
+        return false;
+    if (slm_slab_has(slab, object) ||
+        (slm_tls.self && !load_relaxed(&slm_tls.busy) && is_in_thread(slm_tls.self, cache, object)))
+        refuse(slab, object, call, slm_double_free);
+    return true;
+}
+
+/* Some have lain cold for long: the lines of those to come are fetched meanwhile. */
+void slm_freed_ripen(struct slm_cache *cache, void *const *objects, size_t n)
+{
+    enum { ahead = 8 };
+    if (!cache || !cache->shape.keyed)
+        return;
+    for (size_t i = 0; i < n; i++) {
+        void *const object = objects[i];
+        const uintptr_t key = slm_key_of(object);
+        __builtin_prefetch(objects[slm_min(i + ahead, n - 1)], 1, 2);
+        if (unlikely(slm_key_is_set(object, key)))
+            slm_freed_check(object, "slab_free_deferred", slm_double_free);
+        slm_key_set(object, key);
+    }
+}

@@ -1,0 +1,103 @@
+/* Making objects; see things.h. */
+#include <inttypes.h>
+#include <malloc.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "things.h"
+
+static void *others[THING_OTHERS_MOST];
+static unsigned others_count;
+static int node = -1;
+
+static void stay_as_it_is(void *object, void *context)
+{
+    (void)object;
+    (void)context;
+}
+
+static const struct {
+    const char *object;
+    slab_cache_attr attr;
+} kinds[] = {
+    {"cache", {.flags = SLAB_NO_MERGE}},
+    {"merged", {0}},
+    {"rounds6", {.magazine_rounds = 6}},
+    {"zero", {.flags = SLAB_ZERO | SLAB_NO_MERGE}},
+    {"accounted", {.flags = SLAB_ACCOUNT}},
+    {"limited", {.limit_bytes = 1 << 30}},
+    {"line", {.flags = SLAB_CACHELINE_ALIGN | SLAB_NO_MERGE}},
+    {"ctor", {.ctor = stay_as_it_is}},
+    {"dtor", {.dtor = stay_as_it_is}},
+    {"typesafe", {.flags = SLAB_TYPESAFE_BY_EPOCH}},
+};
+
+static slab_cache *make_cache(const struct misuse_case *row)
+{
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        if (strcmp(row->object, kinds[i].object) == 0)
+            return slab_cache_create("apples", row->size, &kinds[i].attr);
+    fprintf(stderr, "%s: no such object as %s\n", row->name, row->object);
+    exit(EXIT_FAILURE);
+}
+
+static int last_node(void)
+{
+    slab_stats stats;
+    slab_get_stats(&stats, sizeof stats);
+    return (int)stats.nodes - 1;
+}
+
+void *thing_alloc(const struct thing *thing)
+{
+    void *object = thing->cache ? slab_cache_alloc(thing->cache)
+                   : node >= 0  ? slab_alloc_node(thing->size, node)
+                                : malloc(thing->size);
+    return hidden(object);
+}
+
+void thing_make(struct thing *thing, const struct misuse_case *row)
+{
+    enum { before = 4, all = sizeof thing->neighbours / sizeof thing->neighbours[0] };
+    unsigned made = 0;
+    const bool remote = row->object && strcmp(row->object, "remote") == 0;
+    node = remote ? last_node() : -1;
+    thing->cache = row->object && !remote ? make_cache(row) : NULL;
+    thing->size = row->size;
+    thing->given = 0;
+    for (; made < before; made++)
+        thing->neighbours[made] = thing_alloc(thing);
+    while (others_count < row->after / 2)
+        others[others_count++] = thing_alloc(thing);
+    thing->object = thing_alloc(thing);
+    while (others_count < row->after)
+        others[others_count++] = thing_alloc(thing);
+    for (; made < all; made++)
+        thing->neighbours[made] = thing_alloc(thing);
+    if (!thing->object || !thing->neighbours[all - 1]) {
+        fprintf(stderr, "%s: no such object\n", row->name);
+        exit(EXIT_FAILURE);
+    }
+}
+
+void thing_free_others(void)
+{
+    for (unsigned i = 0; i < others_count; i++)
+        free(hidden(others[i]));
+    others_count = 0;
+}
+
+void announce_of_size(const char *call, const void *pointer, const char *what, size_t size)
+{
+    printf("slabmalloc: %s(0x%" PRIxPTR "): %s of %zu bytes (thread %ld)\n", call, (uintptr_t)pointer, what, size,
+           syscall(SYS_gettid));
+    fflush(stdout);
+}
+
+void announce_of_thing(const char *call, const void *pointer, const char *what, const struct thing *thing)
+{
+    if (thing->cache)
+        announce_of_cache(call, pointer, what, "apples");
+    else
+        announce_of_size(call, pointer, what, thing->size);
+}
