@@ -1,9 +1,11 @@
-/* What the library writes only at start, its options and addresses, is read-only from then on: a wild write that
- * meets it ends the process. No manual promises that; glibc does the same with what its loader writes (RELRO).
+/* What wild writes meet. What the library writes only at start, its options and addresses, is read-only from then on,
+ * and such a write ends the process. So does one to the library's addresses that are not in use. No manual promises
+ * that; glibc does the same with what its loader writes (RELRO).
  *
  * The section "slm_once" is found by the library's file. An archive in a program is not sealed. */
 #include "common.h"
 
+#include <inttypes.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/mman.h>
@@ -41,6 +43,20 @@ static void find_section(void)
     close(file);
 }
 
+struct mapping {
+    uintptr_t start, end;
+    char rights[5];
+};
+
+static bool read_mapping(FILE *maps, struct mapping *mapping)
+{
+    char line[PATH_MAX + 100];
+    if (fgets(line, sizeof line, maps) == NULL)
+        return false;
+    require(sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %4s", &mapping->start, &mapping->end, mapping->rights) == 3);
+    return true;
+}
+
 static bool is_sealed;
 
 static void note_fault(int number, siginfo_t *info, void *context)
@@ -66,21 +82,15 @@ static void write_first_byte(void)
 
 static void require_read_only_pages(void)
 {
-    char line[PATH_MAX + 100];
+    struct mapping mapping;
     uintptr_t next = (uintptr_t)once.start;
     FILE *maps = fopen("/proc/self/maps", "re");
     require(maps != NULL);
-    while (fgets(line, sizeof line, maps) != NULL) {
-        uintptr_t start, end;
-        char rights[5];
-        require(sscanf(line, "%lx-%lx %4s", &start, &end, rights) == 3);
-        if (start <= next && next < end) {
-            require(strcmp(rights, "r--p") == 0);
-            next = end;
+    while (next < (uintptr_t)once.start + once.bytes && read_mapping(maps, &mapping))
+        if (mapping.start <= next && next < mapping.end) {
+            require(strcmp(mapping.rights, "r--p") == 0);
+            next = mapping.end;
         }
-        if (next >= (uintptr_t)once.start + once.bytes)
-            break;
-    }
     fclose(maps);
     require(next >= (uintptr_t)once.start + once.bytes);
 }
@@ -164,14 +174,64 @@ static void test_without_mprotect_it_works_unsealed(void **state)
     assert_role_succeeds("unsealed", NULL);
 }
 
+/* -- unused addresses -------------------------------------------------------------------------------------------- */
+
+/* The library's addresses lie far from all others. */
+#define RANGE_MOST ((uintptr_t)16 << 40)
+
+/* What is accessible in them, and how far below the object's own mapping the next accessible byte lies. */
+static void look_around(const void *object, size_t *accessible, size_t *gap)
+{
+    const uintptr_t at = (uintptr_t)object;
+    struct mapping mapping;
+    uintptr_t before = 0, last = 0; /* the ends of the mapping before a gap, and of the last mapping */
+    FILE *maps = fopen("/proc/self/maps", "re");
+    require(maps != NULL);
+    *accessible = *gap = 0;
+    while (read_mapping(maps, &mapping)) {
+        if (strncmp(mapping.rights, "---", 3) == 0 || mapping.end + RANGE_MOST < at ||
+            mapping.start > at + RANGE_MOST)
+            continue;
+        *accessible += mapping.end - mapping.start;
+        if (mapping.start != last)
+            before = last;
+        last = mapping.end;
+        if (mapping.start <= at && at < mapping.end)
+            *gap = at - before;
+    }
+    fclose(maps);
+}
+
+static void role_small(const char *argument)
+{
+    size_t accessible, gap;
+    (void)argument;
+    exercise();
+    void *object = malloc(100), *large = malloc(1 << 30);
+    require(object != NULL && large != NULL);
+    free(large);
+    look_around(object, &accessible, &gap);
+    require(accessible < (1 << 30) + 80 * MIB); /* the large object, and 64 MiB mapped ahead */
+    require(gap > 200 * MIB);                   /* an underflow does not meet the library's state */
+    free(object);
+}
+
+static void test_unused_addresses_are_inaccessible(void **state)
+{
+    (void)state;
+    skip_on_glibc("its heap lies among other mappings");
+    assert_role_succeeds("small", NULL);
+}
+
 int main(int argc, char **argv)
 {
-    static const struct role roles[] = {{"sealed", role_sealed}, {"unsealed", role_unsealed}};
+    static const struct role roles[] = {{"sealed", role_sealed}, {"unsealed", role_unsealed}, {"small", role_small}};
     if (argc > 1)
         return play_role(roles, COUNT(roles), argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_is_written_at_start_is_sealed),
         cmocka_unit_test(test_without_mprotect_it_works_unsealed),
+        cmocka_unit_test(test_unused_addresses_are_inaccessible),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
