@@ -236,12 +236,13 @@ slm_seldom void slm_process_watch_forks(void)
         pthread_atfork(NULL, NULL, look_for_fork);
 }
 
-/* No part of slm_once is written from here on. The section has whole pages where the linker has used preload/once.ld;
- * a program with the archive in it, or without mprotect(2), works unsealed. */
+/* No part of slm_once is written from here on, nor the sizes of malloc's caches. The section has whole pages where the
+ * linker has used preload/once.ld; in a program with the archive it is not sealed. Without mprotect(2) nothing is. */
 static slm_seldom void seal(void)
 {
     extern char __start_slm_once[] slm_hidden, __stop_slm_once[] slm_hidden;
     slm_vm_read_only(__start_slm_once, (size_t)(__stop_slm_once - __start_slm_once));
+    slm_page_map_seal();
 }
 
 /* libc is ready by now; until now the options were the defaults. */
