@@ -18,7 +18,8 @@
 /* Read-only data that every process reads. It is placed with what the loader writes to, so that the nine pages of
  * messages and unwinding tables stay out of memory until one is needed. */
 #define slm_always_read __attribute__((section(".data.rel.ro.slm")))
-/* What is written at start and then only read lies together in one section, which can be sealed. */
+/* What is written at start and then only read lies together in one section, which is sealed at the end of the start
+ * (process/lifecycle.c): a later write ends the process. */
 #define slm_once __attribute__((section("slm_once")))
 
 #define slm_inline static inline __attribute__((always_inline))

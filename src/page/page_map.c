@@ -1,10 +1,17 @@
 /* Writing the page map; see page_map.h. */
 #include "page/page_map.h"
 
+#include "os/vm.h"
+
 void slm_page_map_start(void)
 {
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
         slm_page_map_set_size(slm_slot_word_of(class), slm_class_size[class]);
+}
+
+void slm_page_map_seal(void)
+{
+    slm_vm_read_only(slm_range.heap + SLM_SIZES_OFFSET, slm_slot_word_of(SLM_NAMED_FIRST) * sizeof(uint64_t));
 }
 
 void slm_page_map_set_size(unsigned slot_word, uint32_t size)

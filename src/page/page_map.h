@@ -39,6 +39,9 @@ size_t slm_page_map_slot_word(const void *pointer);
 /* Fill the table of sizes. Once, after slm_reservation_start. */
 void slm_page_map_start(void);
 
+/* Make the pages of the table read-only that have malloc's own caches only; none if pages are larger than 4 KiB. */
+void slm_page_map_seal(void);
+
 /* Set the two words of a cache. Before it has a slab. */
 void slm_page_map_set_size(unsigned slot_word, uint32_t size);
 

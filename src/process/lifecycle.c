@@ -29,7 +29,7 @@ enum { direct_frees_most = 64, births_most = 3 };
 
 enum process_state { PROCESS_NEW, PROCESS_STARTED, PROCESS_FAILED };
 
-static _Atomic uint32_t process_state;
+static slm_once _Atomic uint32_t process_state;
 static struct slm_lock start_lock = {.rank = SLM_RANK_START};
 static slm_once pthread_key_t exit_key;
 static slm_once bool exit_key_made;
@@ -236,6 +236,15 @@ slm_seldom void slm_process_watch_forks(void)
         pthread_atfork(NULL, NULL, look_for_fork);
 }
 
+/* No part of slm_once is written from here on, nor the sizes of malloc's caches. The section has whole pages where the
+ * linker has used preload/once.ld; in a program with the archive it is not sealed. Without mprotect(2) nothing is. */
+static slm_seldom void seal(void)
+{
+    extern char __start_slm_once[] slm_hidden, __stop_slm_once[] slm_hidden;
+    slm_vm_read_only(__start_slm_once, (size_t)(__stop_slm_once - __start_slm_once));
+    slm_page_map_seal();
+}
+
 /* libc is ready by now; until now the options were the defaults. */
 __attribute__((constructor(101))) static void start_library(void)
 {
@@ -250,6 +259,7 @@ __attribute__((constructor(101))) static void start_library(void)
     slm_reservation_cut();
     slm_span_start_areas();
     slm_cache_tune_all();
+    seal();
 }
 
 __attribute__((destructor(101))) static void end_library(void)

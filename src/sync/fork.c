@@ -10,7 +10,7 @@ uint32_t slm_fork_generation = 1;
 static _Atomic uint32_t no_page = 1;
 slm_once _Atomic uint32_t *slm_fork_canary = &no_page;
 
-static void (*restart)(void);
+static slm_once void (*restart)(void);
 static __thread bool noticing; /* the restart and handlers that interrupt it must not wait for it */
 
 static void child_of_fork(void)

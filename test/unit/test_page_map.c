@@ -56,6 +56,26 @@ static void nothing_starts_at_slot_word_0(void **state)
         require(!is_start(offset, slm_page_map_start_factor(0)));
 }
 
+static void set_malloc_size(void)
+{
+    slm_page_map_set_size(slm_slot_word_of(3), 8);
+}
+
+static void set_named_size(void)
+{
+    slm_page_map_set_size(slm_slot_word_of(SLM_NAMED_FIRST), 8);
+}
+
+static void sizes_of_malloc_are_sealed(void **state)
+{
+    (void)state;
+    assert_child_silent(set_named_size);
+    if (sysconf(_SC_PAGESIZE) == (long)(4 * KIB))
+        assert_int_equal(in_child(set_malloc_size).signal, SIGSEGV);
+    else
+        assert_child_silent(set_malloc_size);
+}
+
 static void granules_are_given_and_taken(void **state)
 {
     (void)state;
@@ -115,6 +135,7 @@ int main(void)
         cmocka_unit_test(every_place_has_its_factor),
         cmocka_unit_test(the_factor_tells_starts_exactly),
         cmocka_unit_test(nothing_starts_at_slot_word_0),
+        cmocka_unit_test(sizes_of_malloc_are_sealed),
         cmocka_unit_test(granules_are_given_and_taken),
         cmocka_unit_test(objects_are_found),
         cmocka_unit_test(foreign_pointers_have_no_place),
