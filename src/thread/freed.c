@@ -54,8 +54,8 @@ static slm_unordered void search_thread(struct slm_thread *thread, void *context
     const uint32_t passes = __atomic_load_n(&thread->passes, __ATOMIC_ACQUIRE);
     const bool found = !busy && is_in_thread(thread, search->cache, search->object);
     slm_fence(); /* what was found, before the second look at the thread */
-    busy |= other && (load_relaxed(&thread->tls->busy) ||
-                      __atomic_load_n(&thread->passes, __ATOMIC_RELAXED) != passes);
+    busy |=
+        other && (load_relaxed(&thread->tls->busy) || __atomic_load_n(&thread->passes, __ATOMIC_RELAXED) != passes);
     search->found |= found && !busy;
     search->again |= busy;
 }
@@ -124,6 +124,15 @@ bool slm_freed_check_nolock(const struct slm_slab *slab, const void *object, con
     return true;
 }
 
+/* It has the key. If it was retired twice, the first time may be among those before it, where no search looks. */
+static slm_slow void check_ripe(const void *object, void *const *before, size_t n)
+{
+    static const char call[] = "slab_free_deferred";
+    if (is_among(before, n, object))
+        refuse(slm_slab_of(object), object, call, slm_double_free);
+    slm_freed_check(object, call, slm_double_free);
+}
+
 /* Some have lain cold for long: the lines of those to come are fetched meanwhile. */
 void slm_freed_ripen(struct slm_cache *cache, void *const *objects, size_t n)
 {
@@ -135,7 +144,7 @@ void slm_freed_ripen(struct slm_cache *cache, void *const *objects, size_t n)
         const uintptr_t key = slm_key_of(object);
         __builtin_prefetch(objects[slm_min(i + ahead, n - 1)], 1, 2);
         if (unlikely(slm_key_is_set(object, key)))
-            slm_freed_check(object, "slab_free_deferred", slm_double_free);
+            check_ripe(object, objects, i);
         slm_key_set(object, key);
     }
 }
