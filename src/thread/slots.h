@@ -210,7 +210,7 @@ slm_inline void slm_slot_push(struct slm_thread *thread, struct slm_slot *slot, 
     slm_slot_move(slot, top, 1);
 }
 
-/* A loaded magazine is no longer used by the cursors: its rounds start at the array's start again, and are counted. */
+/* A loaded magazine is no longer used by the cursors: its rounds start where the array does, and are counted. */
 slm_inline void slm_slot_unload(struct slm_thread *thread, const struct slm_slot *slot)
 {
     struct slm_magazine *magazine = slot->loaded;

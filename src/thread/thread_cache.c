@@ -47,8 +47,7 @@ static struct slm_magazine *unload(struct slm_thread *thread, struct slm_slot *s
 static void load(struct slm_thread *thread, struct slm_slot *slot, struct slm_magazine *magazine)
 {
     const uint32_t count = magazine->count;
-    const uint32_t room =
-        (uint32_t)slm_max(slm_min(magazine->capacity, load_relaxed(&slot->target)), count);
+    const uint32_t room = (uint32_t)slm_max(slm_min(magazine->capacity, load_relaxed(&slot->target)), count);
     magazine->count = room;
     magazine->rounds[room] = NULL;
     slot->loaded = magazine;
@@ -352,9 +351,9 @@ size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache_id, size_t 
     return got;
 }
 
-/* Push n objects, a constant, if all are starts of objects in the granule of `first`. Returns how many: an object that
- * has a key already, and those after it, are not pushed. False starts are seen in the sum of all products, as those of
- * starts have no bit that a factor has. */
+/* Push n objects, a constant, if all are starts of objects in the granule of `first`. Returns how many: an object
+ * that has a key already, and those after it, are not pushed. False starts are seen in the sum of all products, as
+ * those of starts have no bit that a factor has. */
 slm_inline size_t push_some(void **top, void *const *objects, size_t n, uintptr_t first, uint64_t factor,
                             uintptr_t key)
 {

@@ -1,5 +1,5 @@
-/* src/page/page_map.h: from a pointer to the place of its magazine, and from a place to a size, and to the factor that
- * tells starts of objects. */
+/* src/page/page_map.h: from a pointer to the place of its magazine, and from a place to a size, and to the factor
+ * that tells starts of objects. */
 #include "unit.h"
 
 #include "depot/cache.h"
@@ -111,12 +111,9 @@ static void foreign_pointers_have_no_place(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_place_has_its_size),
-        cmocka_unit_test(every_place_has_its_factor),
-        cmocka_unit_test(the_factor_tells_starts_exactly),
-        cmocka_unit_test(nothing_starts_at_slot_word_0),
-        cmocka_unit_test(granules_are_given_and_taken),
-        cmocka_unit_test(objects_are_found),
+        cmocka_unit_test(every_place_has_its_size),        cmocka_unit_test(every_place_has_its_factor),
+        cmocka_unit_test(the_factor_tells_starts_exactly), cmocka_unit_test(nothing_starts_at_slot_word_0),
+        cmocka_unit_test(granules_are_given_and_taken),    cmocka_unit_test(objects_are_found),
         cmocka_unit_test(foreign_pointers_have_no_place),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
