@@ -4,8 +4,8 @@
 #include "base/panic.h"
 #include "os/sys.h"
 #include "slab/key.h"
+#include "thread/ownership.h"
 #include "thread/reserve.h"
-#include "thread/thread_list.h"
 
 const char slm_double_free[] = "double free of an object", slm_use_after_free[] = "use of a freed object";
 
@@ -49,6 +49,7 @@ static slm_unordered bool is_in_thread(struct slm_thread *thread, const struct s
 static slm_unordered void search_thread(struct slm_thread *thread, void *context)
 {
     struct search *search = context;
+    slm_thread_look_if_gone(thread);
     const bool other = thread->tls != &slm_tls;
     bool busy = other && load_acquire(&thread->tls->busy);
     const uint32_t passes = __atomic_load_n(&thread->passes, __ATOMIC_ACQUIRE);
