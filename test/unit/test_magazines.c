@@ -288,23 +288,26 @@ static void slabs_take_no_round_twice(void **state)
     slm_magazine_hand_on(cache, wrong, 0);
 }
 
-/* Those of another node than the first one's. */
+/* Both the batch, of the first one's node, and the rest. */
 static void batches_of_retired_rounds_are_named_so(void **state)
 {
     (void)state;
     need_nodes(2);
     unsigned of_nodes[SLM_NODES_MAX] = {20, 20};
     wrong = mixed(of_nodes);
-    uint32_t others[20], n = 0;
-    for (uint32_t i = 0; i < wrong->count; i++)
-        if (slm_magazine_home(wrong->rounds[i]) != slm_magazine_home(wrong->rounds[0]))
-            others[n++] = i;
-    void *const kept = wrong->rounds[others[19]], *const twin = wrong->rounds[others[3]];
-    wrong->rounds[others[19]] = twin;
-    assert_refused(hand_on_wrong, twin, "free", "double free of an object");
-    wrong->cache_id = (uint16_t)cache->id;
-    assert_refused(hand_on_wrong, twin, "slab_free_deferred", "double free of an object");
-    wrong->rounds[others[19]] = kept;
+    for (unsigned batch = 0; batch < 2; batch++) {
+        uint32_t at[20], n = 0;
+        for (uint32_t i = 0; i < wrong->count; i++)
+            if ((slm_magazine_home(wrong->rounds[i]) == slm_magazine_home(wrong->rounds[0])) == batch)
+                at[n++] = i;
+        void *const kept = wrong->rounds[at[19]], *const twin = wrong->rounds[at[3]];
+        wrong->rounds[at[19]] = twin;
+        wrong->cache_id = SLM_NOT_RETIRED;
+        assert_refused(hand_on_wrong, twin, "free", "double free of an object");
+        wrong->cache_id = (uint16_t)cache->id;
+        assert_refused(hand_on_wrong, twin, "slab_free_deferred", "double free of an object");
+        wrong->rounds[at[19]] = kept;
+    }
     slm_magazine_hand_on(cache, wrong, 0);
 }
 
