@@ -207,6 +207,7 @@ slm_inline void *slm_slot_pop(struct slm_thread *thread, struct slm_slot *slot, 
 slm_inline void slm_slot_push(struct slm_thread *thread, struct slm_slot *slot, size_t top, void *object)
 {
     *slm_round_at(thread, top) = object;
+    signal_fence(); /* the key and the round before the top: see thread/ownership.h */
     slm_slot_move(slot, top, 1);
 }
 
