@@ -30,16 +30,29 @@ static slm_unordered bool is_in_magazine(const struct slm_magazine *magazine, co
     return magazine && is_among(magazine->rounds, magazine->count, object);
 }
 
+/* What is read from here on is no older than what was read before, also where stores of others may be seen in another
+ * order than they were made. */
+static bool settled(void)
+{
+#ifdef __x86_64__
+    slm_fence();
+    return true;
+#else
+    return slm_sys_membarrier();
+#endif
+}
+
 /* Its owner goes on meanwhile: arrays stay mapped. Cursors of two magazines may be read, and what they say is then
- * mostly no number of rounds. */
+ * mostly no number of rounds. What lay below the top that was read stays there, or is overwritten by another push. */
 static slm_unordered bool is_in_thread(struct slm_thread *thread, const struct slm_cache *cache, const void *object)
 {
     const struct slm_slot *slot = slm_slot_of(thread, cache->id);
     const size_t bottom = slm_shared_load(&slot->bottom), top = slm_shared_load(&slot->top);
     const size_t rounds = (top - bottom) / sizeof(void *);
-    if (load_relaxed(&slot->target) != 0 &&
-        ((rounds <= SLM_MAGAZINE_ROUNDS_MAX && is_among(slm_round_at(thread, bottom), rounds, object)) ||
-         is_in_magazine(slot->previous, object)))
+    void *const *const first = slm_round_at(thread, bottom);
+    if (load_relaxed(&slot->target) != 0 && ((rounds <= SLM_MAGAZINE_ROUNDS_MAX && is_among(first, rounds, object) &&
+                                              settled() && is_among(first, rounds, object)) ||
+                                             is_in_magazine(slot->previous, object)))
         return true;
     return is_in_magazine(slm_remote_of(thread, cache->id), object) || slm_reserve_has(thread, cache, object);
 }
@@ -53,7 +66,7 @@ static slm_unordered void search_thread(struct slm_thread *thread, void *context
     const bool other = thread->tls != &slm_tls;
     bool busy = other && load_acquire(&thread->tls->busy);
     const uint32_t passes = __atomic_load_n(&thread->passes, __ATOMIC_ACQUIRE);
-    const bool found = !busy && is_in_thread(thread, search->cache, search->object);
+    const bool found = !busy && is_in_thread(thread, search->cache, search->object) && settled();
     slm_fence(); /* what was found, before the second look at the thread */
     busy |=
         other && (load_relaxed(&thread->tls->busy) || __atomic_load_n(&thread->passes, __ATOMIC_RELAXED) != passes);
@@ -78,10 +91,6 @@ static slm_slow bool is_free(const struct slm_cache *cache, const struct slm_sla
         if (looks > 0)
             slm_sys_sleep_ms(1);
         look(&search, slab);
-#ifndef __x86_64__
-        if (search.found && slm_sys_membarrier())
-            look(&search, slab);
-#endif
         if (search.found)
             return true;
     }

@@ -73,7 +73,8 @@ slm_inline void slm_thread_unclaim(struct slm_thread *thread)
 }
 
 /* For work on all threads' blocks: claim the caller's, NULL if it has none; handlers of its own are kept out in both
- * cases. The caller may hold the cache mutex: no user's code runs at the end. */
+ * cases. The caller may hold the cache mutex: no user's code runs at the end. It counts as so many passes. */
+enum { SLM_PASSES_HIDDEN = 32 };
 struct slm_thread *slm_thread_hide(void);
 void slm_thread_unhide(struct slm_thread *thread);
 

@@ -61,7 +61,7 @@ struct slm_thread {
     struct slm_tls *tls;                    /* its own, or a stand-in when the thread has gone without an exit */
     struct slm_thread *was;                 /* what `hot` was before a taker changed it; see thread/ownership.h */
     size_t target_bytes;   /* sum over slots of target times object size, twice: what the pairs may hold */
-    uint32_t passes;       /* of the slow path */
+    uint32_t passes;       /* of slow paths, each of which changes it before its end: see thread/freed.c */
     uint32_t ordinal;      /* how many were born before it: deals threads out to simulated nodes */
     uint32_t generation;   /* of the process when it was linked into the list of threads */
     uint32_t adapted_ms;   /* when slm_thread_adapt last ran, cut to 32 bits */

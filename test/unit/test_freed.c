@@ -283,6 +283,28 @@ static void threads_in_a_slow_path_are_left_alone(void **state)
     assert_announced(seek_beside_a_slow_path);
 }
 
+static uint32_t passes_since(uint32_t before)
+{
+    return slm_tls.self->passes - before;
+}
+
+/* So that a search that began before it, and ends after it, knows of it. */
+static void every_slow_path_is_counted(void **state)
+{
+    (void)state;
+    uint32_t before = slm_tls.self->passes;
+    slm_thread_leave(slm_thread_enter(false));
+    assert_int_not_equal(passes_since(before), 0);
+    before = slm_tls.self->passes;
+    slm_thread_unhide(slm_thread_hide());
+    assert_int_not_equal(passes_since(before), 0);
+    assert_null(slm_reserve_pop(cache)); /* asks for rounds: at the end of the slow path there is another one */
+    before = slm_tls.self->passes;
+    slm_thread_leave(slm_thread_enter(false));
+    assert_true(slm_reserve_rounds(slm_tls.self, cache) > 0);
+    assert_int_equal(passes_since(before), 1 + SLM_PASSES_HIDDEN);
+}
+
 /* A thread whose life began in its last destructor has no exit: its block stays in the list, its TLS goes. */
 static void seek_in_thread_that_is_gone(void)
 {
@@ -619,6 +641,7 @@ int main(void)
         cache_test(without_a_lock_near_ones_are_found),
         cache_test(inside_a_slow_path_magazines_are_not_looked_at_without_a_lock),
         cache_test(threads_in_a_slow_path_are_left_alone),
+        cache_test(every_slow_path_is_counted),
         cache_test(threads_that_are_gone_are_looked_at),
         cache_test(pointers_into_objects_end_the_process),
         cache_test(live_objects_are_never_found),
