@@ -26,9 +26,15 @@ void slm_magazine_free(struct slm_magazine *magazine)
         slm_metadata_free(magazine, slm_magazine_bytes(magazine->capacity));
 }
 
-static void put_into_slabs(struct slm_cache *cache, unsigned node, void *const *rounds, uint32_t n)
+/* By which its rounds came, as far as that is known: in messages. */
+static const char *call_of(const struct slm_magazine *magazine)
 {
-    slm_depot_give(rounds, n, "free");
+    return likely(magazine->cache_id == SLM_NOT_RETIRED) ? "free" : "slab_free_deferred";
+}
+
+static void put_into_slabs(struct slm_cache *cache, unsigned node, void *const *rounds, uint32_t n, const char *call)
+{
+    slm_depot_give(rounds, n, call);
     add_relaxed(&slm_cache_depot(cache, node)->drains_home, 1);
 }
 
@@ -52,12 +58,12 @@ static void check_rounds(const struct slm_cache *cache, const struct slm_magazin
         const void *round = magazine->rounds[i];
         const unsigned hash = (uint32_t)((uintptr_t)round >> 4) * 2654435769u >> 20;
         if (unlikely(!is_start(cache, round, area, factor)))
-            slm_panic("free", round, "not the start of an object", cache->first.cache_name,
+            slm_panic(call_of(magazine), round, "not the start of an object", cache->first.cache_name,
                       cache->shape.object_size);
         if (unlikely(seen[hash / 64] >> hash % 64 & 1))
             for (uint32_t j = 0; j < i; j++)
                 if (magazine->rounds[j] == round)
-                    slm_panic("free", round, "double free of an object", cache->first.cache_name,
+                    slm_panic(call_of(magazine), round, "double free of an object", cache->first.cache_name,
                               cache->shape.object_size);
         seen[hash / 64] |= (uint64_t)1 << hash % 64;
     }
@@ -78,7 +84,7 @@ void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazin
         check_rounds(cache, *magazine, node);
     if (limit_rounds > 0 && slm_depot_put(depot, magazine, limit_rounds))
         return;
-    put_into_slabs(cache, node, (*magazine)->rounds, (*magazine)->count);
+    put_into_slabs(cache, node, (*magazine)->rounds, (*magazine)->count, call_of(*magazine));
     (*magazine)->count = 0;
 }
 
@@ -102,16 +108,21 @@ static uint64_t limit_for(uint32_t rounds, uint64_t limit_rounds)
     return rounds > SLM_MAGAZINE_SMALL ? limit_rounds : 0;
 }
 
-static void send(struct slm_cache *cache, unsigned node, void *const *rounds, uint32_t n, uint64_t limit_rounds)
+/* The rounds from `first` on. */
+static void send(struct slm_cache *cache, unsigned node, const struct slm_magazine *magazine, uint32_t first,
+                 uint64_t limit_rounds)
 {
+    void *const *rounds = magazine->rounds + first;
+    const uint32_t n = magazine->count - first;
     struct slm_magazine *batch = limit_for(n, limit_rounds) > 0 ? slm_magazine_make(n) : NULL;
     if (batch) {
         memcpy(batch->rounds, rounds, n * sizeof *rounds);
         batch->count = n;
+        batch->cache_id = magazine->cache_id;
         slm_magazine_put(cache, node, &batch, limit_rounds);
         slm_magazine_free(batch);
     } else {
-        put_into_slabs(cache, node, rounds, n);
+        put_into_slabs(cache, node, rounds, n, call_of(magazine));
     }
 }
 
@@ -126,7 +137,7 @@ void slm_magazine_hand_on(struct slm_cache *cache, struct slm_magazine *magazine
                              sorted ? limit_for(magazine->count, limit_rounds) : limit_rounds);
             break;
         }
-        send(cache, node, magazine->rounds + others, magazine->count - others, limit_rounds);
+        send(cache, node, magazine, others, limit_rounds);
         magazine->count = others;
         sorted = true;
     }

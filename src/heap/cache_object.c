@@ -101,7 +101,8 @@ static bool overcome(struct slm_cache *cache, size_t n, struct attempts *at)
 
 slm_inline size_t take_once(struct slm_cache *cache, int node, size_t n, void **out, struct attempts *at)
 {
-    const size_t got = node < 0 ? take_from_thread(cache, n, out, at) : take_from_node(cache, (unsigned)node, out, at);
+    const size_t got =
+        node < 0 ? take_from_thread(cache, n, out, at) : take_from_node(cache, (unsigned)node, out, at);
     if (got == 1 && likely(cache->shape.keyed))
         slm_key_clear(*out);
     return got;

@@ -127,10 +127,12 @@ static void defer_slowly(void *pointer, size_t slot_word, struct slm_epoch_head 
 
 slm_slow void slm_defer_slow(void *pointer, struct slm_epoch_head *head)
 {
+    if (!pointer)
+        return;
     const size_t slot_word = slm_freed_check_word(pointer, call, slm_double_free);
     if (slot_word != 0 && slm_defer_push(slot_word, pointer))
         return;
-    if (unlikely(!slm_epoch_never_read()) && pointer)
+    if (unlikely(!slm_epoch_never_read()))
         defer_slowly(pointer, slot_word, head);
     else if (slot_word != 0)
         slm_free(pointer);

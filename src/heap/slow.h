@@ -22,7 +22,6 @@ slm_slow void slm_free_slow(void *pointer, const char *call);
 /* The size of any object, 0 for NULL; other pointers end the process. */
 size_t slm_usable_slow(const void *pointer);
 
-
 /* As slab_free_nolock. */
 void slm_free_nolock(void *pointer);
 

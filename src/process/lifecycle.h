@@ -36,6 +36,7 @@ slm_inline struct slm_thread *slm_thread_enter(bool is_alloc)
 
 /* Small programs, with few passes through slow paths, never look at the clock. */
 enum { SLM_PASSES_A_TICK = 32, SLM_PASSES_BEFORE_TICKS = 256 };
+static_assert(SLM_PASSES_HIDDEN % SLM_PASSES_A_TICK == 0, "hidden ones leave ticks their turn");
 
 slm_inline void slm_thread_leave(struct slm_thread *thread)
 {

@@ -4,8 +4,8 @@
 #include "base/panic.h"
 #include "os/sys.h"
 #include "slab/key.h"
+#include "thread/ownership.h"
 #include "thread/reserve.h"
-#include "thread/thread_list.h"
 
 const char slm_double_free[] = "double free of an object", slm_use_after_free[] = "use of a freed object";
 
@@ -30,16 +30,28 @@ static slm_unordered bool is_in_magazine(const struct slm_magazine *magazine, co
     return magazine && is_among(magazine->rounds, magazine->count, object);
 }
 
+/* What is read from here on is no older than what was read before, also where stores of others may be seen in another
+ * order than they were made. */
+static bool settled(void)
+{
+#ifdef __x86_64__
+    slm_fence();
+    return true;
+#else
+    return slm_sys_membarrier();
+#endif
+}
+
 /* Its owner goes on meanwhile: arrays stay mapped. Cursors of two magazines may be read, and what they say is then
- * mostly no number of rounds. */
+ * mostly no number of rounds. What lay below the top that was read stays there, or is overwritten by another push. */
 static slm_unordered bool is_in_thread(struct slm_thread *thread, const struct slm_cache *cache, const void *object)
 {
     const struct slm_slot *slot = slm_slot_of(thread, cache->id);
     void *const *const bottom = slm_shared_load(&slot->bottom), *const *const top = slm_shared_load(&slot->top);
     const size_t rounds = (size_t)(top - bottom);
-    if (load_relaxed(&slot->target) != 0 &&
-        ((rounds <= SLM_MAGAZINE_ROUNDS_MAX && is_among(bottom, rounds, object)) ||
-         is_in_magazine(slot->previous, object)))
+    if (load_relaxed(&slot->target) != 0 && ((rounds <= SLM_MAGAZINE_ROUNDS_MAX && is_among(bottom, rounds, object) &&
+                                              settled() && is_among(bottom, rounds, object)) ||
+                                             is_in_magazine(slot->previous, object)))
         return true;
     return is_in_magazine(slm_remote_of(thread, cache->id), object) || slm_reserve_has(thread, cache, object);
 }
@@ -49,13 +61,14 @@ static slm_unordered bool is_in_thread(struct slm_thread *thread, const struct s
 static slm_unordered void search_thread(struct slm_thread *thread, void *context)
 {
     struct search *search = context;
+    slm_thread_look_if_gone(thread);
     const bool other = thread->tls != &slm_tls;
     bool busy = other && load_acquire(&thread->tls->busy);
     const uint32_t passes = __atomic_load_n(&thread->passes, __ATOMIC_ACQUIRE);
-    const bool found = !busy && is_in_thread(thread, search->cache, search->object);
+    const bool found = !busy && is_in_thread(thread, search->cache, search->object) && settled();
     slm_fence(); /* what was found, before the second look at the thread */
-    busy |= other && (load_relaxed(&thread->tls->busy) ||
-                      __atomic_load_n(&thread->passes, __ATOMIC_RELAXED) != passes);
+    busy |=
+        other && (load_relaxed(&thread->tls->busy) || __atomic_load_n(&thread->passes, __ATOMIC_RELAXED) != passes);
     search->found |= found && !busy;
     search->again |= busy;
 }
@@ -77,10 +90,6 @@ static slm_slow bool is_free(const struct slm_cache *cache, const struct slm_sla
         if (looks > 0)
             slm_sys_sleep_ms(1);
         look(&search, slab);
-#ifndef __x86_64__
-        if (search.found && slm_sys_membarrier())
-            look(&search, slab);
-#endif
         if (search.found)
             return true;
     }
@@ -124,6 +133,15 @@ bool slm_freed_check_nolock(const struct slm_slab *slab, const void *object, con
     return true;
 }
 
+/* It has the key. If it was retired twice, the first time may be among those before it, where no search looks. */
+static slm_slow void check_ripe(const void *object, void *const *before, size_t n)
+{
+    static const char call[] = "slab_free_deferred";
+    if (is_among(before, n, object))
+        refuse(slm_slab_of(object), object, call, slm_double_free);
+    slm_freed_check(object, call, slm_double_free);
+}
+
 /* Some have lain cold for long: the lines of those to come are fetched meanwhile. */
 void slm_freed_ripen(struct slm_cache *cache, void *const *objects, size_t n)
 {
@@ -135,7 +153,7 @@ void slm_freed_ripen(struct slm_cache *cache, void *const *objects, size_t n)
         const uintptr_t key = slm_key_of(object);
         __builtin_prefetch(objects[slm_min(i + ahead, n - 1)], 1, 2);
         if (unlikely(slm_key_is_set(object, key)))
-            slm_freed_check(object, "slab_free_deferred", slm_double_free);
+            check_ripe(object, objects, i);
         slm_key_set(object, key);
     }
 }

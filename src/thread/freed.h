@@ -4,9 +4,9 @@
  *
  * Argument. The caller holds a pointer to an object that it says is live. If it is, then the pop that handed it out
  * came before the call, and nobody has pushed it since: no magazine shows it from then on. (Where stores of others
- * may be seen in another order than they were made, a second look follows a membarrier(2).) If it is free, and was
- * freed before the call, then it is found, unless it changes hands at that very moment: a thread in a slow path is a
- * reason to look again, a few times. So an alarm is never false; one may be missed in a race. */
+ * may be seen in another order than they were made, what was found is read again after a membarrier(2).) If it is
+ * free, and was freed before the call, then it is found, unless it changes hands at that very moment: a thread in a
+ * slow path is a reason to look again, a few times. So an alarm is never false; one may be missed in a race. */
 #pragma once
 
 #include "page/page_map.h"

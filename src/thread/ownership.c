@@ -186,9 +186,10 @@ struct slm_thread *slm_thread_hide(void)
 
 void slm_thread_unhide(struct slm_thread *thread)
 {
-    if (thread)
+    if (thread) {
+        thread->passes += SLM_PASSES_HIDDEN;
         slm_thread_unclaim(thread);
-    else
+    } else
         store_release(&slm_tls.busy, 0);
 }
 

@@ -26,6 +26,11 @@
  *     point had loaded hot before the exchange (else it would have waited), and its end has stored the block over
  *     slm_taken: the taker sees that, as it reads hot after busy. A claim that begins before the point and ends after
  *     it is seen by one or the other.
+ *   - Keys (slab/key.h) need no order of their own, as only who holds an object writes it. A push sets the key, then
+ *     stores the round, then top; a pop has taken the round before it clears the key. What a taker takes was pushed
+ *     before the point, or its top was seen before the second barrier (x86 keeps the three stores in order): the key
+ *     is there when the round is. So nothing that a thread has written to an object comes after what the next holder
+ *     writes.
  *
  * So a thread is taken from or missed, and nobody waits for an owner, which may be stopped in the middle of anything.
  * A caller that needs all threads tries again.
@@ -68,7 +73,8 @@ slm_inline void slm_thread_unclaim(struct slm_thread *thread)
 }
 
 /* For work on all threads' blocks: claim the caller's, NULL if it has none; handlers of its own are kept out in both
- * cases. The caller may hold the cache mutex: no user's code runs at the end. */
+ * cases. The caller may hold the cache mutex: no user's code runs at the end. It counts as so many passes. */
+enum { SLM_PASSES_HIDDEN = 32 };
 struct slm_thread *slm_thread_hide(void);
 void slm_thread_unhide(struct slm_thread *thread);
 

@@ -62,7 +62,7 @@ struct slm_thread {
     struct slm_tls *tls;                    /* its own, or a stand-in when the thread has gone without an exit */
     struct slm_thread *was;                 /* what `hot` was before a taker changed it; see thread/ownership.h */
     size_t target_bytes;   /* sum over slots of target times object size, twice: what the pairs may hold */
-    uint32_t passes;       /* of the slow path */
+    uint32_t passes;       /* of slow paths, each of which changes it before its end: see thread/freed.c */
     uint32_t ordinal;      /* how many were born before it: deals threads out to simulated nodes */
     uint32_t generation;   /* of the process when it was linked into the list of threads */
     uint32_t adapted_ms;   /* when slm_thread_adapt last ran, cut to 32 bits */
@@ -201,6 +201,7 @@ slm_inline void *slm_slot_pop(struct slm_slot *slot, void **top)
 slm_inline void slm_slot_push(struct slm_slot *slot, void **top, void *object)
 {
     *top = object;
+    signal_fence(); /* the key and the round before the top: see thread/ownership.h */
     slm_slot_move(slot, top, 1);
 }
 
@@ -211,7 +212,7 @@ slm_inline void slm_slot_clear_cursors(struct slm_slot *slot)
     slot->bottom = (void **)slm_no_rounds;
 }
 
-/* A loaded magazine is no longer used by the cursors: its rounds start at the array's start again, and are counted. */
+/* A loaded magazine is no longer used by the cursors: its rounds start where the array does, and are counted. */
 slm_inline void slm_slot_unload(const struct slm_slot *slot)
 {
     struct slm_magazine *magazine = slot->loaded;

@@ -46,8 +46,7 @@ static struct slm_magazine *unload(struct slm_slot *slot)
 static void load(struct slm_slot *slot, struct slm_magazine *magazine)
 {
     const uint32_t count = magazine->count;
-    const uint32_t room =
-        (uint32_t)slm_max(slm_min(magazine->capacity, load_relaxed(&slot->target)), count);
+    const uint32_t room = (uint32_t)slm_max(slm_min(magazine->capacity, load_relaxed(&slot->target)), count);
     magazine->count = room;
     magazine->rounds[room] = NULL;
     slot->loaded = magazine;
@@ -469,5 +468,6 @@ slm_seldom void slm_thread_check(struct slm_thread *thread)
 {
     check_slot(&thread->slots[0], NULL); /* never has a magazine */
     slm_for_each_slot (cache_id, &thread->used)
-        check_slot(slm_slot_of(thread, cache_id), slm_cache_of(cache_id));
+        if (cache_id + 1 < thread->covered)
+            check_slot(slm_slot_of(thread, cache_id), slm_cache_of(cache_id));
 }

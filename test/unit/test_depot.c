@@ -401,6 +401,28 @@ static void no_memory_is_an_answer(void **state)
 
 #define depot_test(name) cmocka_unit_test_setup_teardown(name, fresh_depot, all_has_gone)
 
+static struct slm_slab *overwritten;
+
+static void trim_after_bit_is_lost(void)
+{
+    store_relaxed(&overwritten->bits[0], ~(uint64_t)(1 << 20));
+    slm_depot_trim(&depot, true);
+}
+
+/* A slab is looked at before its memory goes. */
+static void vacant_slabs_whose_bits_are_lost_end_the_process(void **state)
+{
+    (void)state;
+    void *rounds[A_SLAB];
+    fill(rounds, A_SLAB);
+    overwritten = slm_slab_of(rounds[0]);
+    slm_depot_give(rounds, A_SLAB, "free");
+    assert_int_equal(slabs(), 1); /* it is kept */
+    const char *said = text("slabmalloc: check(" POINTER "): a vacant slab's count differs from its bits",
+                            pointer_of(slm_slab_start(overwritten)));
+    assert_child_aborts(trim_after_bit_is_lost, said);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -418,6 +440,7 @@ int main(void)
         depot_test(objects_go_home_whatever_depot_gives),
         depot_test(misuse_ends_the_process),
         depot_test(objects_of_released_slabs_end_the_process),
+        depot_test(vacant_slabs_whose_bits_are_lost_end_the_process),
         depot_test(threads_share_a_depot),
         depot_test(a_child_that_finds_the_lock_held_starts_afresh),
         depot_test(a_child_that_finds_it_free_goes_on),

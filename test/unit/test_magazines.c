@@ -186,15 +186,189 @@ static void no_magazine_is_lost(void **state)
     assert_int_equal(slm_reservation_metadata_bytes(), before);
 }
 
+/* -- what is wrong in them --------------------------------------------------------------------------------------- */
+
+static const struct slab_cache_attr typesafe = {.flags = SLAB_TYPESAFE_BY_EPOCH};
+
+static int begin_unkeyed(void **state)
+{
+    (void)state;
+    name = named("unkeyed", SIZE, &typesafe);
+    cache = cache_of(name);
+    store_relaxed(&slm_cache_depot(cache, 0)->exchanges, 1); /* at any time, not once in a while */
+    return 0;
+}
+
+static struct slm_magazine *wrong;
+
+static void put_wrong(void)
+{
+    slm_magazine_put(cache, 0, &wrong, UINT64_MAX);
+}
+
+static void put_wrong_into_slabs(void)
+{
+    slm_magazine_put(cache, 0, &wrong, 0);
+}
+
+static void hand_on_wrong(void)
+{
+    slm_magazine_hand_on(cache, wrong, UINT64_MAX);
+}
+
+/* Of one node's, as the magazine of a thread there. */
+static struct slm_magazine *magazine_of(unsigned rounds)
+{
+    unsigned of_nodes[SLM_NODES_MAX] = {rounds};
+    return mixed(of_nodes);
+}
+
+static void assert_refused(void (*run)(void), const void *pointer, const char *call, const char *what)
+{
+    assert_child_aborts(
+        run, text("slabmalloc: %s(" POINTER "): %s of cache %s", call, pointer_of(pointer), what, cache->name));
+}
+
+/* A round in place of another one. */
+static void try_wrong(uint32_t at, void *round, const char *what)
+{
+    void *const kept = wrong->rounds[at];
+    wrong->rounds[at] = round;
+    assert_refused(put_wrong, round, "free", what);
+    wrong->cache_id = (uint16_t)cache->id; /* retired objects */
+    assert_refused(put_wrong, round, "slab_free_deferred", what);
+    if (slm_magazine_home(round) == 0) /* others are sorted out before */
+        assert_refused(hand_on_wrong, round, "slab_free_deferred", what);
+    wrong->cache_id = SLM_NOT_RETIRED;
+    wrong->rounds[at] = kept;
+}
+
+static void no_round_may_be_there_twice(void **state)
+{
+    (void)state;
+    static const uint32_t pairs[][2] = {{0, 1}, {0, 49}, {48, 49}, {17, 30}};
+    wrong = magazine_of(50);
+    for (size_t i = 0; i < COUNT(pairs); i++)
+        try_wrong(pairs[i][1], wrong->rounds[pairs[i][0]], "double free of an object");
+    slm_magazine_hand_on(cache, wrong, 0);
+}
+
+static void every_round_is_an_object_s_start(void **state)
+{
+    (void)state;
+    static const size_t inside[] = {1, 8, 16, SIZE / 2, SIZE - 1};
+    static const uint32_t at[] = {0, 1, 30, 49};
+    void *volatile other = malloc(SIZE), *volatile large = malloc(MIB);
+    void *const foreign[] = {other, large, &wrong, (void *)16, NULL};
+    wrong = magazine_of(50);
+    for (size_t i = 0; i < COUNT(at); i++)
+        for (size_t k = 0; k < COUNT(inside); k++)
+            try_wrong(at[i], (char *)wrong->rounds[at[i]] + inside[k], "not the start of an object");
+    for (size_t i = 0; i < COUNT(foreign); i++)
+        try_wrong(at[i % COUNT(at)], foreign[i], "not the start of an object");
+    slm_magazine_hand_on(cache, wrong, 0);
+    free(other);
+    free(large);
+}
+
+/* Those that go into their slabs are looked at there. */
+static void slabs_take_no_round_twice(void **state)
+{
+    (void)state;
+    wrong = magazine_of(20);
+    void *const kept = wrong->rounds[19];
+    wrong->rounds[19] = wrong->rounds[4];
+    assert_refused(put_wrong_into_slabs, wrong->rounds[4], "free", "double free of an object");
+    wrong->cache_id = (uint16_t)cache->id;
+    assert_refused(put_wrong_into_slabs, wrong->rounds[4], "slab_free_deferred", "double free of an object");
+    wrong->cache_id = SLM_NOT_RETIRED;
+    wrong->rounds[19] = (char *)kept + 8;
+    assert_refused(put_wrong_into_slabs, wrong->rounds[19], "free", "not the start of an object");
+    wrong->rounds[19] = kept;
+    slm_magazine_hand_on(cache, wrong, 0);
+}
+
+/* Both the batch, of the first one's node, and the rest. */
+static void batches_of_retired_rounds_are_named_so(void **state)
+{
+    (void)state;
+    need_nodes(2);
+    unsigned of_nodes[SLM_NODES_MAX] = {20, 20};
+    wrong = mixed(of_nodes);
+    for (unsigned batch = 0; batch < 2; batch++) {
+        uint32_t at[20], n = 0;
+        for (uint32_t i = 0; i < wrong->count; i++)
+            if ((slm_magazine_home(wrong->rounds[i]) == slm_magazine_home(wrong->rounds[0])) == batch)
+                at[n++] = i;
+        void *const kept = wrong->rounds[at[19]], *const twin = wrong->rounds[at[3]];
+        wrong->rounds[at[19]] = twin;
+        wrong->cache_id = SLM_NOT_RETIRED;
+        assert_refused(hand_on_wrong, twin, "free", "double free of an object");
+        wrong->cache_id = (uint16_t)cache->id;
+        assert_refused(hand_on_wrong, twin, "slab_free_deferred", "double free of an object");
+        wrong->rounds[at[19]] = kept;
+    }
+    slm_magazine_hand_on(cache, wrong, 0);
+}
+
+/* Each push of theirs was checked. */
+static void of_keyed_ones_one_magazine_in_256_is_looked_at(void **state)
+{
+    (void)state;
+    struct slm_depot *depot = slm_cache_depot(cache, 0);
+    assert_true(cache->shape.keyed);
+    wrong = magazine_of(50);
+    void *const kept = wrong->rounds[30];
+    wrong->rounds[30] = wrong->rounds[7];
+    for (uint64_t exchanges = 0; exchanges <= 1024; exchanges += exchanges % 128 == 127 ? 1 : 127) {
+        store_relaxed(&depot->exchanges, exchanges);
+        if (exchanges % 256 == 0)
+            assert_refused(put_wrong, wrong->rounds[7], "free", "double free of an object");
+        else
+            assert_child_silent(put_wrong);
+    }
+    wrong->rounds[30] = kept;
+    slm_magazine_hand_on(cache, wrong, 0);
+}
+
+/* In any order, and of all sizes, those of an area of their own slabs and those in the middle of several granules. */
+static void good_rounds_are_never_refused(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {8, 16, 24, 112, 1000, 5000, 28672, 40000};
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        name = named("good", sizes[i], &typesafe);
+        cache = cache_of(name);
+        for (unsigned n = 1; n <= SLM_MAGAZINE_ROUNDS_MAX; n += n % 19 + 1) {
+            slm_magazine_hand_on(cache, magazine_of(n), UINT64_MAX);
+            assert_int_equal(cache_stock(cache), n);
+            empty_stocks();
+        }
+        assert_int_equal(slab_cache_destroy(name), 0);
+    }
+}
+
 #define cache_test(name) cmocka_unit_test_setup_teardown(name, begin_test, end_test)
+#define unkeyed_test(name) cmocka_unit_test_setup_teardown(name, begin_unkeyed, end_test)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(magazines_are_made_empty),   cmocka_unit_test(every_address_has_a_home),
-        cache_test(one_node_s_rounds_go_as_they_are), cache_test(without_a_limit_all_go_into_slabs),
-        cache_test(every_round_ends_at_home),         cache_test(small_batches_go_into_slabs),
-        cache_test(full_stocks_get_no_more),          cache_test(no_magazine_is_lost),
+        cmocka_unit_test(magazines_are_made_empty),
+        cmocka_unit_test(every_address_has_a_home),
+        cache_test(one_node_s_rounds_go_as_they_are),
+        cache_test(without_a_limit_all_go_into_slabs),
+        cache_test(every_round_ends_at_home),
+        cache_test(small_batches_go_into_slabs),
+        cache_test(full_stocks_get_no_more),
+        cache_test(no_magazine_is_lost),
+        unkeyed_test(no_round_may_be_there_twice),
+        unkeyed_test(every_round_is_an_object_s_start),
+        unkeyed_test(slabs_take_no_round_twice),
+        cache_test(slabs_take_no_round_twice),
+        unkeyed_test(batches_of_retired_rounds_are_named_so),
+        cache_test(of_keyed_ones_one_magazine_in_256_is_looked_at),
+        cmocka_unit_test(good_rounds_are_never_refused),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
 }

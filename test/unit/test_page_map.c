@@ -1,5 +1,5 @@
-/* src/page/page_map.h: from a pointer to the place of its magazine, and from a place to a size, and to the factor that
- * tells starts of objects. */
+/* src/page/page_map.h: from a pointer to the place of its magazine, and from a place to a size, and to the factor
+ * that tells starts of objects. */
 #include "unit.h"
 
 #include "depot/cache.h"

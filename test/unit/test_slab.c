@@ -80,7 +80,8 @@ static void hot_paths_know_objects_by_their_offsets(void **state)
             require((factor * (uint16_t)at < factor) == (at % size == 0));
     }
     assert_true(known > 1000);
-    for (unsigned class = 1; class < SLM_CLASSES; class ++) /* all of a granule, among them those that malloc has most */
+    /* all of a granule, among them those that malloc has most */
+    for (unsigned class = 1; class < SLM_CLASSES; class ++)
         assert_true(slm_class_size[class] > SLM_GRANULE / 8 || shape_of(slm_class_size[class], 7).map_word == 7);
 }
 

@@ -108,7 +108,7 @@ static void retired_slots_lie_at_the_same_places(void **state)
     assert_true((char *)slm_retired_slot_at(block, slm_slot_word_of(SLM_NAMED_FIRST)) >= (char *)(half + 1));
 }
 
-/* heap/free.h, heap/alloc.h, heap/cache_object.h: with any of the three as `hot`, they fall into their slow halves. */
+/* heap/free.h, heap/alloc.h, heap/cache_object.h: with any of the three as `hot` they fall into their slow halves. */
 static void hot_paths_find_nothing_in_the_zero_block(void **state)
 {
     (void)state;

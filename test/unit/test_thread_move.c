@@ -224,7 +224,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         move_test(magazines_stay_behind), move_test(small_rests_go_into_slabs),  move_test(sizes_are_kept),
-        move_test(the_key_moves_too),    move_test(remote_rounds_go_home),      move_test(who_stays_keeps_all),
+        move_test(the_key_moves_too),     move_test(remote_rounds_go_home),      move_test(who_stays_keeps_all),
         move_test(looking_tells_where),   move_test(nothing_is_lost_on_the_way),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
