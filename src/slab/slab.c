@@ -7,6 +7,7 @@
 #include "page/metadata.h"
 #include "page/page_map.h"
 #include "page/span_alloc.h"
+#include "slab/key.h"
 
 enum { least_objects = 8 };
 
@@ -109,6 +110,17 @@ void slm_slab_release(struct slm_slab *slab)
     slm_span_free(&slab->span);
 }
 
+/* In a slab of one granule the rest begins at a multiple of the object size, as objects do: hot paths take it for one.
+ * The key there makes them look closer. It is set when the last object is handed out, and not before, as it touches
+ * a page. (Up to SLM_SMALL_MAX bytes no size leaves a rest too small for it.) */
+static void guard_rest(const struct slm_slab *slab, const void *last_taken)
+{
+    char *const rest = (char *)(uintptr_t)last_taken + slab->object_size;
+    const size_t left = (size_t)(slm_slab_start(slab) + SLM_GRANULE - rest);
+    if (slab->span.granules == 1 && left >= sizeof(struct slm_freed_object) && left < slab->object_size)
+        slm_key_set(rest, slm_key_of(rest));
+}
+
 unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
 {
     const int32_t there = load_acquire(&slab->free); /* pairs with slm_slab_count: so many bits can be seen */
@@ -129,6 +141,8 @@ unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
             atomic_fetch_and_explicit(&slab->bits[word], ~mine, memory_order_acquire);
     }
     slm_assert(taken == n);
+    if (likely(taken > 0))
+        guard_rest(slab, rounds[taken - 1]);
     return taken;
 }
 
