@@ -28,7 +28,8 @@ void *slm_alloc_direct(struct slm_cache *cache)
 static void *alloc_class(unsigned class)
 {
     struct slm_thread *thread = slm_thread_enter(true);
-    void *object = likely(thread != NULL) ? slm_thread_pop(thread, class) : slm_alloc_direct(&slm_class_caches[class]);
+    void *object =
+        likely(thread != NULL) ? slm_thread_pop(thread, class) : slm_alloc_direct(&slm_class_caches[class]);
     if (likely(thread != NULL))
         slm_thread_leave(thread);
     if (likely(object != NULL))
@@ -126,8 +127,7 @@ static bool push_by_slab(void *object)
         return false;
     const struct slm_slab *slab = slm_slab_of(object);
     const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
-    if (!depot || !slm_slab_is_object(slab, object) ||
-        !slm_area_granule_valid(slm_key_granule(slm_tls.key, object)))
+    if (!depot || !slm_slab_is_object(slab, object) || !slm_area_granule_valid(slm_key_granule(slm_tls.key, object)))
         return false;
     const bool keyed = depot->shape->keyed;
     if (keyed && slm_key_is_set(object, slm_tls.key))
@@ -137,7 +137,7 @@ static bool push_by_slab(void *object)
     const size_t top = slm_shared_load(&slot->top);
     if (*slm_round_at(thread, top) == NULL)
         return false;
-    if (!keyed && slm_freed_is_top(thread, slot, object))
+    if (!keyed && slm_freed_seems_free(slab, thread, slot, object))
         return false;
     if (keyed)
         slm_key_set(object, slm_tls.key);

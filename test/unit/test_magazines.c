@@ -186,15 +186,63 @@ static void no_magazine_is_lost(void **state)
     assert_int_equal(slm_reservation_metadata_bytes(), before);
 }
 
+static struct slm_magazine *wrong;
+
+static void check_wrong(void)
+{
+    slm_magazine_check(cache, wrong, slm_magazine_home(wrong->rounds[0]), "realloc");
+}
+
+static void assert_refused(const void *round, const char *what)
+{
+    assert_child_aborts(check_wrong,
+                        text("slabmalloc: realloc(" POINTER "): %s of cache handed on", pointer_of(round), what));
+}
+
+static void what_is_wrong_with_a_magazine_is_found(void **state)
+{
+    (void)state;
+    struct slab_cache_attr attr = {.flags = SLAB_TYPESAFE_BY_EPOCH};
+    struct slab_cache *typesafe = named("handed on", SIZE, &attr);
+    struct slm_cache *const keyed = cache;
+    unsigned of_nodes[SLM_NODES_MAX] = {20};
+    for (unsigned turn = 0; turn < 2; turn++) {
+        cache = turn == 0 ? keyed : cache_of(typesafe);
+        wrong = mixed(of_nodes);
+        check_wrong();
+        void *const round = wrong->rounds[7];
+        wrong->rounds[7] = wrong->rounds[3];
+        assert_refused(wrong->rounds[3], "double free of an object");
+        wrong->rounds[7] = (char *)round + 8;
+        assert_refused(wrong->rounds[7], "not the start of an object");
+        wrong->rounds[7] = round;
+        if (turn == 1) { /* keyed ones are seen by what frees them */
+            slm_slab_give(slm_slab_of(round), &round, 1, "free", "test");
+            assert_refused(round, "double free of an object");
+            wrong->rounds[7] = wrong->rounds[--wrong->count];
+            slm_slab_count(slm_slab_of(round), 1);
+            sub_relaxed(&slm_cache_depot(cache, 0)->objects_out, 1);
+        }
+        slm_magazine_hand_on(cache, wrong, 0);
+    }
+    assert_int_equal(slab_cache_destroy(typesafe), 0);
+    cache = keyed;
+}
+
 #define cache_test(name) cmocka_unit_test_setup_teardown(name, begin_test, end_test)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(magazines_are_made_empty),   cmocka_unit_test(every_address_has_a_home),
-        cache_test(one_node_s_rounds_go_as_they_are), cache_test(without_a_limit_all_go_into_slabs),
-        cache_test(every_round_ends_at_home),         cache_test(small_batches_go_into_slabs),
-        cache_test(full_stocks_get_no_more),          cache_test(no_magazine_is_lost),
+        cmocka_unit_test(magazines_are_made_empty),
+        cmocka_unit_test(every_address_has_a_home),
+        cache_test(one_node_s_rounds_go_as_they_are),
+        cache_test(without_a_limit_all_go_into_slabs),
+        cache_test(every_round_ends_at_home),
+        cache_test(small_batches_go_into_slabs),
+        cache_test(full_stocks_get_no_more),
+        cache_test(no_magazine_is_lost),
+        cache_test(what_is_wrong_with_a_magazine_is_found),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
 }
