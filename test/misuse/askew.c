@@ -19,26 +19,30 @@ static void give_askew(const struct misuse_case *row)
         end_section();
 }
 
-/* Behind the last object of its slab, which is one granule of 64 KiB. */
+/* Behind the last object of its slab, which is one granule of 64 KiB: where there is no room for another. All objects
+ * have been handed out. */
 static void give_rest(const struct misuse_case *row)
 {
     struct thing thing;
     thing_make(&thing, row);
     const size_t slab = (uintptr_t)thing.object & 0xffff, rest = 0x10000 / row->size * row->size;
     char *pointer = thing.object - slab + rest + row->offset;
+    for (size_t i = 0; i < 2 * rest / row->size; i++)
+        if (!thing_alloc(&thing))
+            exit(EXIT_FAILURE);
     announce_of_thing(thing_call(row->call)->said, pointer, what, &thing);
     thing_give(row->call, &thing, pointer);
 }
 
 /* -- rows -------------------------------------------------------------------------------------------------------- */
 
-/* Offsets for objects of a size, some into the neighbour before. */
+/* Offsets for objects of a size, some into the neighbour before; 0: none. */
 enum { OFFSETS = 8 };
 
 static ptrdiff_t offset_of(unsigned i, size_t size)
 {
     const ptrdiff_t bytes = (ptrdiff_t)size, half = bytes / 2 / 16 * 16;
-    const ptrdiff_t offsets[OFFSETS] = {1, 8, 16, half, bytes - 16, bytes - 1, -16, -8};
+    const ptrdiff_t offsets[OFFSETS] = {1, 8, 16, half > 16 ? half : 0, bytes - 16, bytes - 1, -16, -8};
     return offsets[i];
 }
 
@@ -104,8 +108,8 @@ static void add_calls(void)
 /* Named caches of all kinds and odd sizes, of which few are multiples of 16. */
 static void add_caches(void)
 {
-    static const char *const objects[] = {"cache",   "merged", "zero", "accounted", "limited",
-                                          "rounds6", "ctor",   "dtor", "typesafe",  NULL};
+    static const char *const objects[] = {"cache", "merged", "zero", "accounted", "limited",
+                                          "line",  "ctor",   "dtor", "typesafe",  NULL};
     static const size_t sizes[] = {8, 24, 40, 104, 1000, 5000, 12344, 40000, 100000, 1 << 20};
     const struct thing_call *call = thing_calls;
     FOR_EACH_WORD(object, objects)
