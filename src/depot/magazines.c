@@ -46,8 +46,8 @@ slm_inline bool is_start(const struct slm_cache *cache, const void *round, const
            likely(factor * (uint16_t)(uintptr_t)round < factor);
 }
 
-/* Objects without a key are all looked up in their slabs: there those are seen that a call has given to the slab while
- * they were in a magazine, as slab_free_nolock does. */
+/* Objects without a key are all looked up in their slabs: there those are seen that a call has given to the slab
+ * while they were in a magazine, as slab_free_nolock does. */
 static void check_with_slab(const struct slm_cache *cache, const void *round, const char *call)
 {
     const struct slm_slab *slab = slm_slab_of(round);

@@ -110,9 +110,9 @@ void slm_slab_release(struct slm_slab *slab)
     slm_span_free(&slab->span);
 }
 
-/* In a slab of one granule the rest begins at a multiple of the object size, as objects do: hot paths take it for one.
- * The key there makes them look closer. It is set when the last object is handed out, and not before, as it touches
- * a page. (Up to SLM_SMALL_MAX bytes no size leaves a rest too small for it.) */
+/* In a slab of one granule the rest begins at a multiple of the object size, as objects do: hot paths take it for
+ * one. The key there makes them look closer. It is set when the last object is handed out, and not before, as it
+ * touches a page. (Up to SLM_SMALL_MAX bytes no size leaves a rest too small for it.) */
 static void guard_rest(const struct slm_slab *slab, const void *last_taken)
 {
     char *const rest = (char *)(uintptr_t)last_taken + slab->object_size;

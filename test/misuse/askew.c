@@ -126,16 +126,25 @@ static void add_caches(void)
         }
 }
 
+/* Every size that has a rest, and every call. */
 static void add_rests(void)
 {
-    static const char *const calls[] = {"free",   "realloc_more", "usable_size", "bulk_last",
-                                        "nolock", "deferred",     NULL};
-    static const size_t sizes[] = {48, 112, 1152, 3072, 7168};
-    FOR_EACH_WORD(call, calls)
-    for (unsigned i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
-        for (ptrdiff_t offset = 0; offset <= 8; offset += 8)
-            add_row((struct misuse_case){.commit = give_rest, .call = call, .size = sizes[i], .offset = offset},
-                    "askew-rest-%zu-%s-%td", sizes[i], call, offset);
+    static const size_t cut[] = {24, 40, 104, 1000, 5000};
+    const struct thing_call *call = thing_calls;
+    for (unsigned class = 0; class < SIZE_CLASSES && size_classes[class] <= 0x10000 / 8; class ++)
+        for (ptrdiff_t offset = 0; offset <= 8 && 0x10000 % size_classes[class] != 0; offset += 8) {
+            struct misuse_case row = {
+                .commit = give_rest, .call = "free", .size = size_classes[class], .offset = offset};
+            add_row(row, "askew-rest-%zu-free-%td", row.size, offset);
+            call = next_call(call, false);
+            row.call = call->word;
+            if (strcmp(row.call, "free") != 0)
+                add_row(row, "askew-rest-%zu-%s-%td", row.size, row.call, offset);
+        }
+    for (call = thing_calls; call->word; call++)
+        for (unsigned i = 0; i < sizeof cut / sizeof cut[0] && !(call->flags & GIVES_TWICE); i++)
+            add_row((struct misuse_case){.commit = give_rest, .call = call->word, .object = "cache", .size = cut[i]},
+                    "askew-rest-cache-%zu-%s", cut[i], call->word);
 }
 
 /* In a thread of another node. */

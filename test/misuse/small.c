@@ -52,8 +52,8 @@ static void double_free_vacant(const struct misuse_case *row)
     free(hidden(object));
 }
 
-/* Its key is gone. Seen by frees alone, when a full magazine has to make room and the depot's stock is full; the rows'
- * options keep the stock small. */
+/* Its key is gone. Seen by frees alone, when a full magazine has to make room and the depot's stock is full; the
+ * rows' options keep the stock small. */
 static void double_free_drain(const struct misuse_case *row)
 {
     enum { MANY = 4000 };

@@ -1,5 +1,5 @@
-/* Objects of every kind, small ones all, and every call that takes one: what the rows have in common that are made in
- * loops. */
+/* Objects of every kind, small ones all, and every call that takes one: what the rows have in common that are made
+ * in loops. */
 #pragma once
 
 #include <slabmalloc.h>

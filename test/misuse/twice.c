@@ -1,6 +1,6 @@
-/* Double frees of small objects, by every call after every other, of every size, wherever the object lies by then. The
- * second free is the one that is named, at once. An exception are retired objects, which are not looked at until
- * their grace period is over: then the call that has retired them is named.
+/* Double frees of small objects, by every call after every other, of every size, wherever the object lies by then.
+ * The second free is the one that is named, at once. An exception are retired objects, which are not looked at
+ * until their grace period is over: then the call that has retired them is named.
  *
  * Where other threads of the case wait, the library's worker would do some of the work: those have none. */
 #include "rows.h"

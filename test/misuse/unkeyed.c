@@ -1,7 +1,7 @@
-/* Objects that the library does not write while they are free: those with a constructor or destructor, type-safe ones,
- * those of 8 bytes. A second free is seen at once if the object is one of the thread's last four. Otherwise it is seen
- * when the magazine goes to the depot, or to slabs: the library no longer knows by which call it came, and names the
- * one that empties the magazine. */
+/* Objects that the library does not write while they are free: those with a constructor or destructor, type-safe
+ * ones, those of 8 bytes. A second free or a use is seen at once if the object is one of the thread's last four,
+ * or has gone to its slab. Otherwise a second free is seen when the magazine goes to the depot, or to slabs: the
+ * library no longer knows by which call it came, and names the one that empties the magazine. */
 #include <malloc.h>
 #include <pthread.h>
 
@@ -10,19 +10,22 @@
 
 enum { LAST = 4 /* of a thread's frees */, ROUNDS = 60 /* room for all that is freed here at a time */ };
 
-static const char what[] = "double free of an object";
+static const char double_free[] = "double free of an object";
 static struct thing thing;
 
 /* -- at once ----------------------------------------------------------------------------------------------------- */
 
-/* row->after others are freed in between. */
-static void free_twice_in_a_row(const struct misuse_case *row)
+/* row->after others are freed in between, or all goes to the slab. */
+static void give_freed(const struct misuse_case *row)
 {
+    const struct thing_call *call = thing_call(row->call);
     thing_make(&thing, row);
     thing_give(row->first, &thing, thing.object);
     thing_free_others();
-    announce_of_thing(thing_call(row->call)->said, thing.object, what, &thing);
-    thing_give(row->call, &thing, thing.object);
+    if (row->trimmed)
+        malloc_trim(0);
+    announce_of_thing(call->said, thing.object, call->flags & USES ? "use of a freed object" : double_free, &thing);
+    call->give(&thing, hidden(thing.object));
 }
 
 /* -- late -------------------------------------------------------------------------------------------------------- */
@@ -36,7 +39,7 @@ static void free_some(void)
 static void *free_both(void *row_of)
 {
     const struct misuse_case *row = row_of;
-    announce_of_thing("free", thing.object, what, &thing);
+    announce_of_thing("free", thing.object, double_free, &thing);
     thing_give(row->first, &thing, thing.object);
     free_some();
     thing_give(row->call, &thing, thing.object);
@@ -67,7 +70,8 @@ static void free_twice(const struct misuse_case *row)
 static void free_retired(const struct misuse_case *row)
 {
     thing_make(&thing, row);
-    announce_of_thing(strcmp(row->call, "free") == 0 ? "trim" : "slab_free_deferred", thing.object, what, &thing);
+    announce_of_thing(strcmp(row->call, "free") == 0 ? "trim" : "slab_free_deferred", thing.object, double_free,
+                      &thing);
     slab_epoch_enter();
     thing_give("deferred", &thing, thing.object);
     thing_give(row->call, &thing, thing.object);
@@ -90,19 +94,29 @@ static const struct kind kinds[] = {
 
 static const char *const calls[] = {"free", "delete", "cache_free", "cache_bulk_first", "nolock", "deferred", NULL};
 
+/* Does it free others before? */
+static bool is_behind_others(const char *call)
+{
+    return strstr(call, "_middle") || strstr(call, "_last");
+}
+
 static void add_at_once(const struct kind *kind)
 {
-    const char *first = kind->size % 16 ? "free" : "cache_free";
-    FOR_EACH_WORD(call, calls)
-    for (unsigned after = 0; after < LAST; after++)
-        add_row((struct misuse_case){.commit = free_twice_in_a_row,
-                                     .first = first,
-                                     .call = call,
-                                     .object = kind->object,
-                                     .rounds = kind->size > 32768 ? 2 * LAST : 0, /* else one or two */
-                                     .after = after,
-                                     .size = kind->size},
-                "unkeyed-%s-%zu-%s-%u", kind->object, kind->size, call, after);
+    for (const struct thing_call *call = thing_calls; call->word; call++) {
+        struct misuse_case row = {.commit = give_freed,
+                                  .first = kind->size % 16 ? "free" : "cache_free",
+                                  .call = call->word,
+                                  .object = kind->object,
+                                  .rounds = kind->size > 32768 ? 2 * LAST : 0, /* else one or two */
+                                  .size = kind->size};
+        if (call->flags & GIVES_TWICE)
+            continue;
+        for (row.after = 0; row.after < LAST && !is_behind_others(call->word); row.after++)
+            add_row(row, "unkeyed-%s-%zu-%s-%u", kind->object, kind->size, call->word, row.after);
+        row.after = 0;
+        row.trimmed = true;
+        add_row(row, "unkeyed-%s-%zu-%s-slab", kind->object, kind->size, call->word);
+    }
 }
 
 static void add_late(const struct kind *kind)
