@@ -329,6 +329,16 @@ static void stock_magazine(struct slm_magazine *magazine)
     slm_magazine_hand_on(cache, magazine, limit);
 }
 
+/* Objects that have no key are looked at together. */
+static void check_ripe(const struct slm_magazine *magazine)
+{
+    struct slm_cache *cache = slm_cache_of(magazine->cache_id);
+    if (cache->shape.keyed)
+        slm_freed_ripen(cache, magazine->rounds, magazine->count);
+    else
+        slm_magazine_check(cache, magazine, slm_magazine_home(magazine->rounds[0]), "slab_free_deferred");
+}
+
 static void give_mixed(void *const *rounds, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -345,7 +355,7 @@ static void free_thing(enum kind kind, void *thing)
         void *object = ((struct slm_epoch_head *)thing)->object; /* in which the head lies */
         give_mixed(&object, 1);
     } else if (magazine->cache_id != SLM_RETIRED_MIXED) {
-        slm_freed_ripen(slm_cache_of(magazine->cache_id), magazine->rounds, magazine->count);
+        check_ripe(magazine);
         stock_magazine(magazine);
     } else {
         give_mixed(magazine->rounds, magazine->count);

@@ -38,18 +38,36 @@ static void put_into_slabs(struct slm_cache *cache, unsigned node, void *const *
     add_relaxed(&slm_cache_depot(cache, node)->drains_home, 1);
 }
 
+static _Noreturn slm_slow void refuse(const struct slm_cache *cache, const void *round, const char *call,
+                                      const char *what)
+{
+    slm_panic(call, round, what, cache->first.cache_name, cache->shape.object_size);
+}
+
+/* False: only its slab can tell. */
 slm_inline bool is_start(const struct slm_cache *cache, const void *round, const char *area, uint64_t factor)
 {
     const size_t granule = slm_area_granule(area, round);
-    if (likely(slm_area_granule_valid(granule)) && likely(slm_page_map(area)[granule] == cache->shape.map_word) &&
-        likely(factor * (uint16_t)(uintptr_t)round < factor))
-        return true;
-    return slm_cache_of_object(round) == cache && slm_slab_is_object(slm_slab_of(round), round);
+    return likely(slm_area_granule_valid(granule)) && likely(slm_page_map(area)[granule] == cache->shape.map_word) &&
+           likely(factor * (uint16_t)(uintptr_t)round < factor);
 }
 
-/* Each round must be the start of an object of the cache, and none be there twice. Nearly all have a bit of their own
- * among those seen. */
-static void check_rounds(const struct slm_cache *cache, const struct slm_magazine *magazine, unsigned node)
+/* Objects without a key are all looked up in their slabs: there those are seen that a call has given to the slab
+ * while they were in a magazine, as slab_free_nolock does. */
+static void check_with_slab(const struct slm_cache *cache, const void *round, const char *call)
+{
+    const struct slm_slab *slab = slm_slab_of(round);
+    const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
+    if (unlikely(!depot) || unlikely(slm_cache_of_depot(depot) != cache) ||
+        unlikely(!slm_slab_is_object(slab, round)))
+        refuse(cache, round, call, "not the start of an object");
+    if (unlikely(slm_slab_has(slab, round)))
+        refuse(cache, round, call, "double free of an object");
+}
+
+/* Nearly all rounds have a bit of their own among those seen. */
+void slm_magazine_check(const struct slm_cache *cache, const struct slm_magazine *magazine, unsigned node,
+                        const char *call)
 {
     const uint64_t factor = slm_page_map_start_factor(cache->shape.map_word); /* 0: no round is known by it */
     const char *const area = slm_area_start(slm_area_for_slabs(node));
@@ -58,13 +76,11 @@ static void check_rounds(const struct slm_cache *cache, const struct slm_magazin
         const void *round = magazine->rounds[i];
         const unsigned hash = (uint32_t)((uintptr_t)round >> 4) * 2654435769u >> 20;
         if (unlikely(!is_start(cache, round, area, factor)))
-            slm_panic(call_of(magazine), round, "not the start of an object", cache->first.cache_name,
-                      cache->shape.object_size);
+            check_with_slab(cache, round, call);
         if (unlikely(seen[hash / 64] >> hash % 64 & 1))
             for (uint32_t j = 0; j < i; j++)
                 if (magazine->rounds[j] == round)
-                    slm_panic(call_of(magazine), round, "double free of an object", cache->first.cache_name,
-                              cache->shape.object_size);
+                    refuse(cache, round, call, "double free of an object");
         seen[hash / 64] |= (uint64_t)1 << hash % 64;
     }
 }
@@ -81,7 +97,7 @@ void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazin
 {
     struct slm_depot *depot = slm_cache_depot(cache, node);
     if (limit_rounds > 0 && is_to_be_checked(cache, depot))
-        check_rounds(cache, *magazine, node);
+        slm_magazine_check(cache, *magazine, node, call_of(*magazine));
     if (limit_rounds > 0 && slm_depot_put(depot, magazine, limit_rounds))
         return;
     put_into_slabs(cache, node, (*magazine)->rounds, (*magazine)->count, call_of(*magazine));

@@ -29,6 +29,11 @@ slm_inline unsigned slm_magazine_home(const void *round)
     return node < slm_nodes ? node : 0;
 }
 
+/* Stop the process in the name of `call` unless each round is the start of an object of the cache, and none is there
+ * twice. `node`: where most of them lie. Any thread. */
+void slm_magazine_check(const struct slm_cache *cache, const struct slm_magazine *magazine, unsigned node,
+                        const char *call);
+
 /* Put a magazine with rounds, all of that node, into the stock of the node's depot if this then holds at most
  * `limit_rounds` (0: never), else its rounds into their slabs. *magazine becomes an empty one or NULL. Any thread. */
 void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazine **magazine, uint64_t limit_rounds);

@@ -143,7 +143,7 @@ static bool push_by_slab(void *object)
     void **const top = slm_shared_load(&slot->top);
     if (*top == NULL)
         return false;
-    if (!keyed && slm_freed_is_top(slot, object))
+    if (!keyed && slm_freed_seems_free(slab, slot, object))
         return false;
     if (keyed)
         slm_key_set(object, slm_tls.key);

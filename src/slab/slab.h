@@ -2,7 +2,7 @@
  * the objects.
  *
  *     descriptor: | span | owner, free, geometry, state in the owner's lists | bits (or a pointer to more) |
- *     memory:     | object 0 | object 1 | ... | object n-1 | a rest smaller than an object |
+ *     memory:     | object 0 | object 1 | ... | object n-1 | a rest smaller than an object, with a key (slab.c) |
  *
  * A bit is 1 while its object is free *in the slab*; objects in magazines count as taken. Bits and the count of free
  * objects are atomic, so that objects come back without a lock. The fields marked "owner's" are guarded by the lock

@@ -103,6 +103,15 @@ static _Noreturn slm_slow void refuse(const struct slm_slab *slab, const void *p
     slm_panic(call, pointer, what, depot ? depot->cache_name : NULL, slab->object_size);
 }
 
+/* Is there a reason to look? `self`: the calling thread's block; NULL: it is not to be looked into. */
+static bool is_suspect(struct slm_thread *self, const struct slm_cache *cache, const struct slm_slab *slab,
+                       const void *object)
+{
+    if (cache->shape.keyed)
+        return slm_key_is_set(object, slm_key_of(object));
+    return self ? slm_freed_seems_free(slab, slm_slot_of(self, cache->id), object) : slm_slab_has(slab, object);
+}
+
 struct slm_cache *slm_freed_check(const void *pointer, const char *call, const char *what)
 {
     const struct slm_slab *slab = slm_slab_of(pointer);
@@ -112,10 +121,7 @@ struct slm_cache *slm_freed_check(const void *pointer, const char *call, const c
     if (unlikely(!slm_slab_is_object(slab, pointer)))
         refuse(slab, pointer, call, "not the start of an object");
     struct slm_cache *cache = slm_cache_of_depot(depot);
-    struct slm_thread *self = slm_tls.self;
-    const bool suspect = cache->shape.keyed ? slm_key_is_set(pointer, slm_key_of(pointer))
-                                            : self && slm_freed_is_top(slm_slot_of(self, cache->id), pointer);
-    if (unlikely(suspect) && is_free(cache, slab, pointer))
+    if (unlikely(is_suspect(slm_tls.self, cache, slab, pointer)) && is_free(cache, slab, pointer))
         refuse(slab, pointer, call, what);
     return cache;
 }
@@ -125,10 +131,10 @@ bool slm_freed_check_nolock(const struct slm_slab *slab, const void *object, con
     const struct slm_cache *cache = slm_cache_of_object(object);
     if (!slm_slab_is_object(slab, object))
         refuse(slab, object, call, "not the start of an object");
-    if (!cache || !cache->shape.keyed || likely(!slm_key_is_set(object, slm_key_of(object))))
+    struct slm_thread *self = load_relaxed(&slm_tls.busy) ? NULL : slm_tls.self;
+    if (!cache || likely(!is_suspect(self, cache, slab, object)))
         return false;
-    if (slm_slab_has(slab, object) ||
-        (slm_tls.self && !load_relaxed(&slm_tls.busy) && is_in_thread(slm_tls.self, cache, object)))
+    if (!cache->shape.keyed || slm_slab_has(slab, object) || (self && is_in_thread(self, cache, object)))
         refuse(slab, object, call, slm_double_free);
     return true;
 }

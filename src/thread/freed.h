@@ -51,14 +51,24 @@ slm_inline size_t slm_freed_check_word(const void *pointer, const char *call, co
  * the key is there, and nothing was found: the object may be free in another thread or depot. */
 bool slm_freed_check_nolock(const struct slm_slab *slab, const void *object, const char *call);
 
-/* Was it freed into the slot as one of the last few? For objects without a key. */
-slm_inline bool slm_freed_is_top(const struct slm_slot *slot, const void *object)
+/* The last of n rounds, at most: is the object one of them? */
+slm_inline bool slm_freed_is_last(void *const *rounds, size_t n, size_t most, const void *object)
 {
-    void *const *const top = slot->top;
-    for (size_t i = 1, n = slm_min(slm_slot_rounds(slot), 4); i <= n; i++)
-        if (top[-(ptrdiff_t)i] == object)
+    for (; n > 0 && most > 0; n--, most--)
+        if (rounds[n - 1] == object)
             return true;
     return false;
+}
+
+/* For objects without a key: is it in its slab, or was it freed into the slot as one of the last four? A loaded
+ * magazine with fewer rounds may just have been exchanged for the previous one. */
+slm_inline bool slm_freed_seems_free(const struct slm_slab *slab, const struct slm_slot *slot, const void *object)
+{
+    enum { last = 4 };
+    const size_t n = slm_slot_rounds(slot);
+    const struct slm_magazine *previous = slot->previous;
+    return slm_slab_has(slab, object) || slm_freed_is_last(slot->bottom, n, last, object) ||
+           (unlikely(n < last) && previous && slm_freed_is_last(previous->rounds, previous->count, last - n, object));
 }
 
 /* Retired objects of one cache have outlived their grace period: check them, and set their keys. */

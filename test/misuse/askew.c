@@ -19,26 +19,30 @@ static void give_askew(const struct misuse_case *row)
         end_section();
 }
 
-/* Behind the last object of its slab, which is one granule of 64 KiB. */
+/* Behind the last object of its slab, which is one granule of 64 KiB: where there is no room for another. All objects
+ * have been handed out. */
 static void give_rest(const struct misuse_case *row)
 {
     struct thing thing;
     thing_make(&thing, row);
     const size_t slab = (uintptr_t)thing.object & 0xffff, rest = 0x10000 / row->size * row->size;
     char *pointer = thing.object - slab + rest + row->offset;
+    for (size_t i = 0; i < 2 * rest / row->size; i++)
+        if (!thing_alloc(&thing))
+            exit(EXIT_FAILURE);
     announce_of_thing(thing_call(row->call)->said, pointer, what, &thing);
     thing_give(row->call, &thing, pointer);
 }
 
 /* -- rows -------------------------------------------------------------------------------------------------------- */
 
-/* Offsets for objects of a size, some into the neighbour before. */
+/* Offsets for objects of a size, some into the neighbour before; 0: none. */
 enum { OFFSETS = 8 };
 
 static ptrdiff_t offset_of(unsigned i, size_t size)
 {
     const ptrdiff_t bytes = (ptrdiff_t)size, half = bytes / 2 / 16 * 16;
-    const ptrdiff_t offsets[OFFSETS] = {1, 8, 16, half, bytes - 16, bytes - 1, -16, -8};
+    const ptrdiff_t offsets[OFFSETS] = {1, 8, 16, half > 16 ? half : 0, bytes - 16, bytes - 1, -16, -8};
     return offsets[i];
 }
 
@@ -104,8 +108,8 @@ static void add_calls(void)
 /* Named caches of all kinds and odd sizes, of which few are multiples of 16. */
 static void add_caches(void)
 {
-    static const char *const objects[] = {"cache",   "merged", "zero", "accounted", "limited",
-                                          "rounds6", "ctor",   "dtor", "typesafe",  NULL};
+    static const char *const objects[] = {"cache", "merged", "zero", "accounted", "limited",
+                                          "line",  "ctor",   "dtor", "typesafe",  NULL};
     static const size_t sizes[] = {8, 24, 40, 104, 1000, 5000, 12344, 40000, 100000, 1 << 20};
     const struct thing_call *call = thing_calls;
     FOR_EACH_WORD(object, objects)
@@ -122,16 +126,25 @@ static void add_caches(void)
         }
 }
 
+/* Every size that has a rest, and every call. */
 static void add_rests(void)
 {
-    static const char *const calls[] = {"free",   "realloc_more", "usable_size", "bulk_last",
-                                        "nolock", "deferred",     NULL};
-    static const size_t sizes[] = {48, 112, 1152, 3072, 7168};
-    FOR_EACH_WORD(call, calls)
-    for (unsigned i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
-        for (ptrdiff_t offset = 0; offset <= 8; offset += 8)
-            add_row((struct misuse_case){.commit = give_rest, .call = call, .size = sizes[i], .offset = offset},
-                    "askew-rest-%zu-%s-%td", sizes[i], call, offset);
+    static const size_t cut[] = {24, 40, 104, 1000, 5000};
+    const struct thing_call *call = thing_calls;
+    for (unsigned class = 0; class < SIZE_CLASSES && size_classes[class] <= 0x10000 / 8; class ++)
+        for (ptrdiff_t offset = 0; offset <= 8 && 0x10000 % size_classes[class] != 0; offset += 8) {
+            struct misuse_case row = {
+                .commit = give_rest, .call = "free", .size = size_classes[class], .offset = offset};
+            add_row(row, "askew-rest-%zu-free-%td", row.size, offset);
+            call = next_call(call, false);
+            row.call = call->word;
+            if (strcmp(row.call, "free") != 0)
+                add_row(row, "askew-rest-%zu-%s-%td", row.size, row.call, offset);
+        }
+    for (call = thing_calls; call->word; call++)
+        for (unsigned i = 0; i < sizeof cut / sizeof cut[0] && !(call->flags & GIVES_TWICE); i++)
+            add_row((struct misuse_case){.commit = give_rest, .call = call->word, .object = "cache", .size = cut[i]},
+                    "askew-rest-cache-%zu-%s", cut[i], call->word);
 }
 
 /* In a thread of another node. */

@@ -105,7 +105,7 @@ static void add_places(void)
 
 static void add_caches(void)
 {
-    static const char *const objects[] = {"cache", "merged", "zero", "accounted", "limited", "rounds6", NULL};
+    static const char *const objects[] = {"cache", "merged", "zero", "accounted", "limited", "line", NULL};
     static const size_t sizes[] = {16, 24, 1000, 40000};
     FOR_EACH_WORD(object, objects)
     for (unsigned i = 0; i < sizeof sizes / sizeof sizes[0]; i++)

@@ -1,9 +1,9 @@
-/* What the misuse cases share. A case does one thing that no program may do, having first said on standard output, in
- * full, what the library is to say on standard error before it ends the process. misuse.c runs each in a process of
- * its own, and compares the two.
+/* What the misuse cases share. A case does one thing that no program may do, having first said on standard output,
+ * in full, what the library is to say on standard error before it ends the process. misuse.c runs each in a
+ * process of its own, and compares the two.
  *
- * A new case is a row in a table, and a short function where none of those that are there does it. Rows that differ in
- * a size, a call or a place alone are made in loops (rows.h). */
+ * A new case is a row in a table, and a short function where none of those that are there does it. Rows that
+ * differ in a size, a call or a place alone are made in loops (rows.h). */
 #pragma once
 
 #include <stdbool.h>
@@ -25,6 +25,7 @@ struct misuse_case {
     const char *object; /* what the object is */
     const char *first;  /* the call that has freed it before */
     const char *who;    /* who has, and who commits the misuse */
+    unsigned rounds;    /* of its cache's magazines; 0: as many as the library likes */
     unsigned after;     /* so many others are freed in between */
     bool trimmed;       /* and free objects go to their slabs */
     bool section;       /* inside a section, so that what is retired waits */

@@ -1,8 +1,9 @@
-/* Small objects of malloc's. What a magazine holds is looked at when it goes to the slabs.
+/* Small objects of malloc's. A second free is seen at once by the key that a free object has; where a write has
+ * destroyed that key it is seen when the magazine goes to the slabs.
  *
- * Whose name is in the message depends on the way that it goes: a thread's own magazines are emptied by "free", what
- * the depot has in stock by "trim". The library looks at the clock only in threads that have passed 256 slow paths,
- * and may trim then; no case makes so many, so that none depends on the time. */
+ * Whose name is in the message then depends on the way that it goes: a thread's own magazines are emptied by "free",
+ * what the depot has in stock by "trim". The library looks at the clock only in threads that have passed 256 slow
+ * paths, and may trim then; no case makes so many, so that none depends on the time. */
 #include <malloc.h>
 #include <pthread.h>
 #include <slabmalloc.h>
@@ -15,14 +16,18 @@ static void free_twice(void *object)
     free(hidden(object));
 }
 
-/* It is in the thread's magazine twice. */
+/* So that it looks live. */
+static void write_after_free(void *object)
+{
+    memset(hidden(object), 0, 64);
+}
+
 static void double_free(const struct misuse_case *row)
 {
     (void)row;
     void *object = hidden(malloc(64));
     announce_of_size("free", object, "double free of an object", 64);
     free_twice(object);
-    malloc_trim(0);
 }
 
 /* By a thread on the first node, an object of the last. */
@@ -34,7 +39,6 @@ static void double_free_node(const struct misuse_case *row)
     void *object = hidden(slab_alloc_node(64, (int)stats.nodes - 1));
     announce_of_size("free", object, "double free of an object", 64);
     free_twice(object);
-    malloc_trim(0);
 }
 
 /* Its slab has gone back in between. */
@@ -48,8 +52,8 @@ static void double_free_vacant(const struct misuse_case *row)
     free(hidden(object));
 }
 
-/* Seen by frees alone, when a full magazine has to make room and the depot's stock is full; the rows' options keep
- * the stock small. */
+/* Its key is gone. Seen by frees alone, when a full magazine has to make room and the depot's stock is full; the
+ * rows' options keep the stock small. */
 static void double_free_drain(const struct misuse_case *row)
 {
     enum { MANY = 4000 };
@@ -60,8 +64,10 @@ static void double_free_drain(const struct misuse_case *row)
         others[i] = malloc(64);
     announce_of_size("free", object, "double free of an object", 64);
     for (unsigned i = 0; i < MANY; i++) {
-        if (i == MANY / 4 || i == MANY / 2)
+        if (i == MANY / 4 || i == MANY / 2) {
             free(hidden(object));
+            write_after_free(object);
+        }
         free(others[i]);
     }
 }
@@ -74,12 +80,13 @@ static void *free_stocked(void *nothing)
 {
     for (unsigned i = 0; i < STOCKED; i++)
         free(hidden(stocked[i]));
+    write_after_free(stocked[TWICE]);
     free(hidden(stocked[TWICE]));
     return nothing;
 }
 
-/* One among many, by a thread that ends: its magazines go to the depot's stock whole, and what is wrong with them is
- * seen when that is trimmed. */
+/* Its key is gone. One among many, by a thread that ends: its magazines go to the depot's stock whole, and what is
+ * wrong with them is seen when that is trimmed. */
 static void double_free_stock(const struct misuse_case *row)
 {
     (void)row;
@@ -116,19 +123,17 @@ static void double_free_threads(const struct misuse_case *row)
     }
 }
 
-/* Retired twice: the magazine of retired objects goes to the depot's stock when the grace period is over, and what is
- * wrong with it is seen when that is trimmed. */
+/* Retired twice: seen when the grace period is over. */
 static void double_free_deferred(const struct misuse_case *row)
 {
     (void)row;
     void *object = hidden(malloc(64));
-    announce_of_size("trim", object, "double free of an object", 64);
+    announce_of_size("slab_free_deferred", object, "double free of an object", 64);
     slab_epoch_enter();
     slab_free_deferred(object);
     slab_free_deferred(hidden(object));
     slab_epoch_leave();
     slab_epoch_barrier();
-    malloc_trim(0);
 }
 
 static void free_interior(const struct misuse_case *row)
@@ -137,7 +142,6 @@ static void free_interior(const struct misuse_case *row)
     char *object = hidden(malloc(64));
     announce_of_size("free", object + 16, "not the start of an object", 64);
     free(hidden(object + 16));
-    malloc_trim(0);
 }
 
 const struct misuse_case misuse_of_small[] = {

@@ -1,8 +1,5 @@
 /* Making objects; see things.h. */
-#include <inttypes.h>
 #include <malloc.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "things.h"
 
@@ -22,7 +19,6 @@ static const struct {
 } kinds[] = {
     {"cache", {.flags = SLAB_NO_MERGE}},
     {"merged", {0}},
-    {"rounds6", {.magazine_rounds = 6}},
     {"zero", {.flags = SLAB_ZERO | SLAB_NO_MERGE}},
     {"accounted", {.flags = SLAB_ACCOUNT}},
     {"limited", {.limit_bytes = 1 << 30}},
@@ -35,8 +31,11 @@ static const struct {
 static slab_cache *make_cache(const struct misuse_case *row)
 {
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
-        if (strcmp(row->object, kinds[i].object) == 0)
-            return slab_cache_create("apples", row->size, &kinds[i].attr);
+        if (strcmp(row->object, kinds[i].object) == 0) {
+            slab_cache_attr attr = kinds[i].attr;
+            attr.magazine_rounds = row->rounds;
+            return slab_cache_create("apples", row->size, &attr);
+        }
     fprintf(stderr, "%s: no such object as %s\n", row->name, row->object);
     exit(EXIT_FAILURE);
 }
@@ -65,15 +64,15 @@ void thing_make(struct thing *thing, const struct misuse_case *row)
     thing->cache = row->object && !remote ? make_cache(row) : NULL;
     thing->size = row->size;
     thing->given = 0;
-    for (; made < before; made++)
-        thing->neighbours[made] = thing_alloc(thing);
     while (others_count < row->after / 2)
         others[others_count++] = thing_alloc(thing);
+    for (; made < before; made++)
+        thing->neighbours[made] = thing_alloc(thing);
     thing->object = thing_alloc(thing);
-    while (others_count < row->after)
-        others[others_count++] = thing_alloc(thing);
     for (; made < all; made++)
         thing->neighbours[made] = thing_alloc(thing);
+    while (others_count < row->after)
+        others[others_count++] = thing_alloc(thing);
     if (!thing->object || !thing->neighbours[all - 1]) {
         fprintf(stderr, "%s: no such object\n", row->name);
         exit(EXIT_FAILURE);
@@ -85,13 +84,6 @@ void thing_free_others(void)
     for (unsigned i = 0; i < others_count; i++)
         free(hidden(others[i]));
     others_count = 0;
-}
-
-void announce_of_size(const char *call, const void *pointer, const char *what, size_t size)
-{
-    printf("slabmalloc: %s(0x%" PRIxPTR "): %s of %zu bytes (thread %ld)\n", call, (uintptr_t)pointer, what, size,
-           syscall(SYS_gettid));
-    fflush(stdout);
 }
 
 void announce_of_thing(const char *call, const void *pointer, const char *what, const struct thing *thing)

@@ -1,5 +1,5 @@
-/* Objects of every kind, small ones all, and every call that takes one: what the rows have in common that are made in
- * loops. */
+/* Objects of every kind, small ones all, and every call that takes one: what the rows have in common that are made
+ * in loops. */
 #pragma once
 
 #include <slabmalloc.h>
@@ -23,7 +23,6 @@ enum { THING_OTHERS_MOST = 4000 };
  *     remote                malloc's, on the machine's last node
  *     cache                 a named cache's, which shares with no other
  *     merged                a named cache's, which shares with its like
- *     rounds6               a named cache's with magazines of six rounds
  *     zero, accounted, limited, line    named caches with that attribute; line: on cache lines of their own
  *     ctor, dtor, typesafe  named caches whose free objects are not written
  *
@@ -36,9 +35,7 @@ void *thing_alloc(const struct thing *thing);
 /* Free the others, by free(). */
 void thing_free_others(void);
 
-/* "CALL(POINTER): WHAT of SIZE bytes (thread THREAD)", THREAD being the caller; of cache "apples", if it is a
- * cache's. */
-void announce_of_size(const char *call, const void *pointer, const char *what, size_t size);
+/* "CALL(POINTER): WHAT of SIZE bytes ..."; of cache "apples", if it is a cache's. */
 void announce_of_thing(const char *call, const void *pointer, const char *what, const struct thing *thing);
 
 /* -- calls ------------------------------------------------------------------------------------------------------- */

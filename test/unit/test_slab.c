@@ -6,6 +6,7 @@
 #include "os/topology.h"
 #include "spans.h"
 #include "page/page_map.h"
+#include "slab/key.h"
 #include "slab/slab.h"
 
 enum { MOST_OBJECTS = 65536 / 8 };
@@ -171,6 +172,30 @@ static void every_shape_is_cut_and_mended(void **state)
     for (uint32_t size = 8; size <= SLM_SMALL_MAX; size += size < 1024 ? 8 : 1016)
         try_shape(size, 0);
     slm_span_check(slm_nodes - 1);
+}
+
+/* It begins at a multiple of the object size, as objects do. */
+static void the_rest_of_a_granule_has_a_key(void **state)
+{
+    (void)state;
+    unsigned with_rest = 0;
+    for (uint32_t size = 16; size <= SLM_GRANULE / 8; size += 8) {
+        struct slm_slab *slab = make(size);
+        assert_int_equal(slab->span.granules, 1);
+        char *const rest = slm_slab_start(slab) + (size_t)slab->objects * size;
+        const size_t left = SLM_GRANULE % size;
+        assert_true(left == 0 || left >= sizeof(struct slm_freed_object));
+        if (left > 0)
+            slm_key_clear(rest);
+        slm_slab_take(slab, slab->objects - 1u, rounds);
+        assert_false(left > 0 && slm_key_is_set(rest, slm_key_of(rest)));
+        slm_slab_take(slab, 1, rounds + slab->objects - 1);
+        assert_true(left == 0 || slm_key_is_set(rest, slm_key_of(rest)));
+        with_rest += left > 0;
+        give_all(slab, slab->objects);
+        slm_slab_release(slab);
+    }
+    assert_true(with_rest > 900);
 }
 
 static void the_lowest_addresses_go_first(void **state)
@@ -349,6 +374,7 @@ int main(void)
         cmocka_unit_test(free_objects_are_told_from_others),
         cmocka_unit_test(every_class_is_cut_and_mended),
         cmocka_unit_test(every_shape_is_cut_and_mended),
+        cmocka_unit_test(the_rest_of_a_granule_has_a_key),
         cmocka_unit_test(the_lowest_addresses_go_first),
         cmocka_unit_test(giving_stops_at_the_slab_s_end),
         cmocka_unit_test(a_double_free_ends_the_process),
