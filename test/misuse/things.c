@@ -1,8 +1,5 @@
 /* Making objects; see things.h. */
-#include <inttypes.h>
 #include <malloc.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "things.h"
 
@@ -85,13 +82,6 @@ void thing_free_others(void)
     for (unsigned i = 0; i < others_count; i++)
         free(hidden(others[i]));
     others_count = 0;
-}
-
-void announce_of_size(const char *call, const void *pointer, const char *what, size_t size)
-{
-    printf("slabmalloc: %s(0x%" PRIxPTR "): %s of %zu bytes (thread %ld)\n", call, (uintptr_t)pointer, what, size,
-           syscall(SYS_gettid));
-    fflush(stdout);
 }
 
 void announce_of_thing(const char *call, const void *pointer, const char *what, const struct thing *thing)

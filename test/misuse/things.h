@@ -38,7 +38,6 @@ void thing_free_others(void);
 
 /* "CALL(POINTER): WHAT of SIZE bytes (thread THREAD)", THREAD being the caller; of cache "apples", if it is a
  * cache's. */
-void announce_of_size(const char *call, const void *pointer, const char *what, size_t size);
 void announce_of_thing(const char *call, const void *pointer, const char *what, const struct thing *thing);
 
 /* -- calls ------------------------------------------------------------------------------------------------------- */
