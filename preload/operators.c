@@ -172,12 +172,11 @@ DELETE(_ZdaPvSt11align_val_tRKSt9nothrow_t, slm_free_as(pointer, array), void *p
 
 /* The same functions under names that no program can replace. */
 #define TEXT_OF(name) #name
-#define LOCAL(local, name)                                                                                           \
-    extern __typeof__(name) local __attribute__((alias(TEXT_OF(name)), visibility("hidden")))
-LOCAL(our_new, _Znwm);
-LOCAL(our_new_array, _Znam);
-LOCAL(our_new_aligned, _ZnwmSt11align_val_t);
-LOCAL(our_new_array_aligned, _ZnamSt11align_val_t);
+#define ALIAS_OF(name) __attribute__((alias(TEXT_OF(name)), visibility("hidden")))
+extern __typeof__(_Znwm) our_new ALIAS_OF(_Znwm);
+extern __typeof__(_Znam) our_new_array ALIAS_OF(_Znam);
+extern __typeof__(_ZnwmSt11align_val_t) our_new_aligned ALIAS_OF(_ZnwmSt11align_val_t);
+extern __typeof__(_ZnamSt11align_val_t) our_new_array_aligned ALIAS_OF(_ZnamSt11align_val_t);
 
 static bool are_one(uintptr_t found, uintptr_t ours)
 {

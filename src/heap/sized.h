@@ -17,15 +17,16 @@ slm_inline bool slm_push_sized(void *pointer, size_t n)
     return likely(slot_word == slm_size_slot_word[n]) && likely(slm_push_keyed(slot_word, key, pointer));
 }
 
-/* The request, rounded up to a multiple of the alignment, ends with the byte `last`. No size and no alignment wrap. */
+/* Rounded up to a multiple of the alignment, the request ends with the byte `last`. Nothing wraps. */
 slm_inline bool slm_push_sized_aligned(void *pointer, size_t n, size_t alignment)
 {
     const size_t last = (n - 1) | (alignment - 1);
     return likely(last < SLM_TABLE_MAX) && slm_push_sized(pointer, last + 1);
 }
 
-/* Is the live object at the pointer one that a request of n bytes gets? An object of a named cache may be larger. True
- * for pointers that free will refuse; some end the process here, in the name of `call`. Keeps errno. Any thread. */
+/* Is the live object at the pointer one that a request of n bytes gets? An object of a named cache may be larger.
+ * True for pointers that free will refuse; some end the process here, in the name of `call`. Keeps errno. Any
+ * thread. */
 bool slm_sized_exactly(const void *pointer, size_t n, size_t alignment, const char *call);
 
 /* The same, but the object may be larger, as after a realloc. */

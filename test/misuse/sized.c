@@ -146,7 +146,7 @@ static void give_misaligned_large(const struct misuse_case *row)
     give_as(call_of(row), thing.object, &thing, row->size, 2 * granule);
 }
 
-/* -- wrong pointers, which have their own messages ---------------------------------------------------------------- */
+/* -- wrong pointers, which have their own messages --------------------------------------------------------------- */
 
 static void commit_pointer(const struct misuse_case *row, struct thing *thing)
 {
