@@ -25,8 +25,7 @@ slm_inline bool slm_push_sized_aligned(void *pointer, size_t n, size_t alignment
 }
 
 /* Is the live object at the pointer one that a request of n bytes gets? An object of a named cache may be larger.
- * True for pointers that free will refuse; some end the process here, in the name of `call`. Keeps errno. Any
- * thread. */
+ * True for pointers that free will refuse; some end the process here, in the name of `call`. Keeps errno. */
 bool slm_sized_exactly(const void *pointer, size_t n, size_t alignment, const char *call);
 
 /* The same, but the object may be larger, as after a realloc. */
