@@ -17,11 +17,11 @@ static struct object object_at(const void *pointer, const char *call)
         return (struct object){0};
     slm_keep_errno();
     slm_fork_check();
-    const struct slm_cache *cache = slm_freed_check(pointer, call, slm_double_free);
-    if (cache)
-        return (struct object){cache, cache->shape.object_size};
     const struct slm_large *large = slm_large_of(pointer);
-    return (struct object){.usable = large && !slm_large_is_retired(large) ? large->usable : 0};
+    if (large)
+        return (struct object){.usable = slm_large_is_retired(large) ? 0 : large->usable};
+    const struct slm_cache *cache = slm_freed_check(pointer, call, slm_double_free);
+    return (struct object){cache, cache ? cache->shape.object_size : 0};
 }
 
 /* The slot word of the class that a request gets; 0: a span of its own. As slm_aligned_alloc has it. */
