@@ -8,6 +8,7 @@
 #include "heap/alloc.h"
 #include "heap/free.h"
 #include "heap/resize.h"
+#include "heap/sized.h"
 #include "process/give_back.h"
 #include "process/lifecycle.h"
 #include "os/vm.h"
@@ -33,15 +34,24 @@ slm_public void cfree(void *pointer)
     slm_free(pointer);
 }
 
-/* C23's size and alignment are hints that are not needed to find the object. */
-slm_public void free_sized(void *pointer, UNUSED size_t n)
+/* What the hot path leaves. The object may have been resized since it was made, and then be larger than n. */
+static __attribute__((noinline)) void sized_slow(void *pointer, size_t n, size_t alignment, const char *call)
 {
-    slm_free(pointer);
+    if (unlikely(!slm_sized_within(pointer, n, alignment, call)))
+        slm_sized_refuse(pointer, n, alignment, call);
+    slm_free_as(pointer, call);
 }
 
-slm_public void free_aligned_sized(void *pointer, UNUSED size_t alignment, UNUSED size_t n)
+slm_public void free_sized(void *pointer, size_t n)
 {
-    slm_free(pointer);
+    if (unlikely(!slm_push_sized(pointer, n)))
+        sized_slow(pointer, n, 1, "free_sized");
+}
+
+slm_public void free_aligned_sized(void *pointer, size_t alignment, size_t n)
+{
+    if (unlikely(!slm_push_sized_aligned(pointer, n, alignment)))
+        sized_slow(pointer, n, alignment, "free_aligned_sized");
 }
 
 slm_public void *calloc(size_t count, size_t size)

@@ -11,6 +11,7 @@
 #include "heap/alloc.h"
 #include "heap/free.h"
 #include "heap/resize.h"
+#include "heap/sized.h"
 
 typedef void (*new_handler)(void);
 
@@ -97,6 +98,33 @@ slm_inline void *or_null(void *object, size_t n, size_t alignment, const void *n
     return likely(object != NULL) ? object : new_nothrow_slow(n, alignment, nothrow);
 }
 
+/* -- sizes ------------------------------------------------------------------------------------------------------- */
+
+static const char one[] = "operator delete", array[] = "operator delete[]";
+
+static bool new_is_replaced(void);
+
+/* What the hot path leaves. A program's own operator new may ask malloc for more than n bytes, and leave this form of
+ * delete to us: then no size is wrong. */
+static __attribute__((noinline)) void delete_slow(void *pointer, size_t n, size_t alignment, const char *call)
+{
+    if (unlikely(!slm_sized_exactly(pointer, n, alignment, call)) && !new_is_replaced())
+        slm_sized_refuse(pointer, n, alignment, call);
+    slm_free_as(pointer, call);
+}
+
+slm_inline void delete_sized(void *pointer, size_t n, const char *call)
+{
+    if (unlikely(!slm_push_sized(pointer, n)))
+        delete_slow(pointer, n, 1, call);
+}
+
+slm_inline void delete_aligned(void *pointer, size_t n, size_t alignment, const char *call)
+{
+    if (unlikely(!slm_push_sized_aligned(pointer, n, alignment)))
+        delete_slow(pointer, n, alignment, call);
+}
+
 /* The table of all forms: the mangled name, what the form does, its parameters. (C++ has the array, sized and nothrow
  * forms call the basic one, which a program may have replaced. These do what ours does, and call nothing.) */
 #define SIZE __attribute__((unused)) size_t n
@@ -125,17 +153,41 @@ NEW(_ZnamSt11align_val_t, or_throw(slm_aligned_alloc(align, n), n, align), SIZE,
 NEW(_ZnamSt11align_val_tRKSt9nothrow_t, or_null(slm_aligned_alloc(align, n), n, align, nothrow), SIZE, ALIGN, NOTHROW)
 
 /* operator delete */
-DELETE(_ZdlPv, slm_free(pointer), void *pointer)
-DELETE(_ZdlPvm, slm_free(pointer), void *pointer, SIZE)
-DELETE(_ZdlPvRKSt9nothrow_t, slm_free(pointer), void *pointer, NOTHROW)
-DELETE(_ZdlPvSt11align_val_t, slm_free(pointer), void *pointer, ALIGN)
-DELETE(_ZdlPvmSt11align_val_t, slm_free(pointer), void *pointer, SIZE, ALIGN)
-DELETE(_ZdlPvSt11align_val_tRKSt9nothrow_t, slm_free(pointer), void *pointer, ALIGN, NOTHROW)
+DELETE(_ZdlPv, slm_free_as(pointer, one), void *pointer)
+DELETE(_ZdlPvm, delete_sized(pointer, n, one), void *pointer, SIZE)
+DELETE(_ZdlPvRKSt9nothrow_t, slm_free_as(pointer, one), void *pointer, NOTHROW)
+DELETE(_ZdlPvSt11align_val_t, slm_free_as(pointer, one), void *pointer, ALIGN)
+DELETE(_ZdlPvmSt11align_val_t, delete_aligned(pointer, n, align, one), void *pointer, SIZE, ALIGN)
+DELETE(_ZdlPvSt11align_val_tRKSt9nothrow_t, slm_free_as(pointer, one), void *pointer, ALIGN, NOTHROW)
 
 /* operator delete[] */
-DELETE(_ZdaPv, slm_free(pointer), void *pointer)
-DELETE(_ZdaPvm, slm_free(pointer), void *pointer, SIZE)
-DELETE(_ZdaPvRKSt9nothrow_t, slm_free(pointer), void *pointer, NOTHROW)
-DELETE(_ZdaPvSt11align_val_t, slm_free(pointer), void *pointer, ALIGN)
-DELETE(_ZdaPvmSt11align_val_t, slm_free(pointer), void *pointer, SIZE, ALIGN)
-DELETE(_ZdaPvSt11align_val_tRKSt9nothrow_t, slm_free(pointer), void *pointer, ALIGN, NOTHROW)
+DELETE(_ZdaPv, slm_free_as(pointer, array), void *pointer)
+DELETE(_ZdaPvm, delete_sized(pointer, n, array), void *pointer, SIZE)
+DELETE(_ZdaPvRKSt9nothrow_t, slm_free_as(pointer, array), void *pointer, NOTHROW)
+DELETE(_ZdaPvSt11align_val_t, slm_free_as(pointer, array), void *pointer, ALIGN)
+DELETE(_ZdaPvmSt11align_val_t, delete_aligned(pointer, n, align, array), void *pointer, SIZE, ALIGN)
+DELETE(_ZdaPvSt11align_val_tRKSt9nothrow_t, slm_free_as(pointer, array), void *pointer, ALIGN, NOTHROW)
+
+/* -- is operator new ours? --------------------------------------------------------------------------------------- */
+
+/* The same functions under names that no program can replace. */
+#define TEXT_OF(name) #name
+#define ALIAS_OF(name) __attribute__((alias(TEXT_OF(name)), visibility("hidden")))
+extern __typeof__(_Znwm) our_new ALIAS_OF(_Znwm);
+extern __typeof__(_Znam) our_new_array ALIAS_OF(_Znam);
+extern __typeof__(_ZnwmSt11align_val_t) our_new_aligned ALIAS_OF(_ZnwmSt11align_val_t);
+extern __typeof__(_ZnamSt11align_val_t) our_new_array_aligned ALIAS_OF(_ZnamSt11align_val_t);
+
+static bool are_one(uintptr_t found, uintptr_t ours)
+{
+    slm_hide_value(found); /* or a compiler might take the two for the same at once */
+    return found == ours;
+}
+
+#define IS_OURS(name, local) are_one((uintptr_t)(name), (uintptr_t)(local))
+
+static bool new_is_replaced(void)
+{
+    return !IS_OURS(_Znwm, our_new) || !IS_OURS(_Znam, our_new_array) ||
+           !IS_OURS(_ZnwmSt11align_val_t, our_new_aligned) || !IS_OURS(_ZnamSt11align_val_t, our_new_array_aligned);
+}

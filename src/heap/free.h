@@ -24,13 +24,19 @@ slm_inline bool slm_push_keyed(size_t slot_word, uintptr_t key, void *pointer)
     return true;
 }
 
-slm_inline void slm_free(void *pointer)
+/* `call` is the name for a misuse's report. */
+slm_inline void slm_free_as(void *pointer, const char *call)
 {
     const uintptr_t key = slm_tls.key;
     const size_t granule = slm_key_granule(key, pointer);
     if (unlikely(!slm_area_granule_valid(granule)) ||
         unlikely(!slm_push_keyed(slm_page_map(slm_key_area(key))[granule], key, pointer)))
-        slm_free_slow(pointer, "free");
+        slm_free_slow(pointer, call);
+}
+
+slm_inline void slm_free(void *pointer)
+{
+    slm_free_as(pointer, "free");
 }
 
 /* Bytes that the object's owner may use. This does not look at the thread: objects in the first area, on most

@@ -3,10 +3,20 @@
 
 #include "os/vm.h"
 
+static uint64_t *words_of(unsigned slot_word)
+{
+    return (uint64_t *)(void *)(slm_range.heap + SLM_SIZES_OFFSET) + slot_word;
+}
+
 void slm_page_map_start(void)
 {
-    for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        slm_page_map_set_size(slm_slot_word_of(class), slm_class_size[class]);
+    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
+        const uint32_t size = slm_class_size[class], smaller = class == 0 ? 0 : slm_class_size[class - 1];
+        uint64_t *words = words_of(slm_slot_word_of(class));
+        slm_page_map_set_size(slm_slot_word_of(class), size);
+        words[2] = smaller;
+        words[3] = size - smaller;
+    }
 }
 
 void slm_page_map_seal(void)
@@ -16,7 +26,7 @@ void slm_page_map_seal(void)
 
 void slm_page_map_set_size(unsigned slot_word, uint32_t size)
 {
-    uint64_t *words = (uint64_t *)(void *)(slm_range.heap + SLM_SIZES_OFFSET) + slot_word;
+    uint64_t *words = words_of(slot_word);
     words[0] = slm_start_factor(size);
     words[1] = size;
 }

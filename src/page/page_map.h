@@ -3,7 +3,8 @@
  * slab/slab.h says so. Whatever hands an object to a thread orders its entry before.
  *
  * Next to the map is a table by slot word, in which each cache has two words: the factor that tells whether a pointer
- * is the start of an object, and the object size. */
+ * is the start of an object, and the object size. Size classes have two more, for the requests that they are for: the
+ * next smaller class's size, and the difference between the two. */
 #pragma once
 
 #include "page/area.h"
@@ -31,6 +32,13 @@ slm_inline uint64_t slm_start_factor(uint32_t object_size)
 slm_inline uint64_t slm_page_map_start_factor(size_t slot_word)
 {
     return ((const uint64_t *)(slm_range.heap + SLM_SIZES_OFFSET))[slot_word];
+}
+
+/* Is the class for requests of `last` + 1 bytes? False for slot words that are no class's. */
+slm_inline bool slm_page_map_is_for(size_t slot_word, size_t last)
+{
+    const uint64_t *words = (const uint64_t *)(slm_range.heap + SLM_SIZES_OFFSET) + slot_word;
+    return last - words[2] < words[3];
 }
 
 /* The slot word of the granule that the pointer lies in, in any area; 0 for NULL and other foreign pointers. */

@@ -21,11 +21,6 @@ static size_t granules_for(size_t n)
     return slm_max(n + SLM_GRANULE - 1, SLM_GRANULE) >> SLM_GRANULE_SHIFT;
 }
 
-static size_t usable_for(size_t n)
-{
-    return slm_align_up(slm_max(n, 1), slm_page_size);
-}
-
 /* Modulo 2^64: down as well as up. */
 static void count_live(const struct slm_large *large, uint64_t bytes)
 {
@@ -43,7 +38,7 @@ void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean)
     if (!large)
         return NULL;
     *clean = large->span.state == SLM_SPAN_CLEAN;
-    large->usable = usable_for(n);
+    large->usable = slm_large_usable_for(n);
     add_relaxed(&made, 1);
     count_live(large, large->usable);
     store_relaxed(&large->span.kind, SLM_SPAN_LARGE);
@@ -159,8 +154,8 @@ void *slm_large_resize(struct slm_large *large, size_t n)
     if (granules < large->span.granules)
         slm_span_trim(&large->span, granules);
     if (granules <= large->span.granules || slm_span_extend(&large->span, granules, &clean)) {
-        count_live(large, usable_for(n) - large->usable);
-        large->usable = usable_for(n);
+        count_live(large, slm_large_usable_for(n) - large->usable);
+        large->usable = slm_large_usable_for(n);
         return slm_span_start(&large->span);
     }
     return may_move(large) ? move_pages(large, n) : NULL;

@@ -1,6 +1,7 @@
 /* Large objects, over 32 KiB: each at the start of a span of its own. */
 #pragma once
 
+#include "os/vm.h"
 #include "page/span.h"
 
 struct slm_large {
@@ -11,6 +12,12 @@ struct slm_large {
 };
 
 static_assert(sizeof(struct slm_large) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
+
+/* The usable bytes of an object made for n. */
+slm_inline size_t slm_large_usable_for(size_t n)
+{
+    return slm_align_up(slm_max(n, 1), slm_page_size);
+}
 
 /* n bytes on a multiple of `alignment`, a power of two, from an area. *clean: they are zero. NULL and ENOMEM. */
 void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean);

@@ -15,7 +15,8 @@ $cc $flags -shared -fPIC "$here/plugin.c" -o "$build/libplugin.so" -lpthread
 $cxx $flags -shared -fPIC "$here/plugin_cxx.cc" -o "$build/libplugin_cxx.so"
 
 failed=
-for name in ${*:-test_api test_realloc test_info test_cxx test_threads test_start test_fork test_limits test_sandbox}; do
+for name in ${*:-test_api test_realloc test_info test_cxx test_sized test_own_new \
+    test_threads test_start test_fork test_limits test_sandbox}; do
     if [ -f "$here/$name.cc" ]; then
         $cxx $flags "$here/$name.cc" -o "$build/$name" $libraries
     else

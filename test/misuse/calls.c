@@ -100,7 +100,7 @@ static const struct call {
     void (*give)(void *pointer, size_t size);
 } calls[] = {
     {"free", "free", give_free},
-    {"operator delete", "free", give_delete},
+    {"operator delete", "operator delete", give_delete},
     {"realloc", "realloc", give_realloc},
     {"malloc_usable_size", "malloc_usable_size", give_usable_size},
     {"slab_free_nolock", "slab_free_nolock", give_free_nolock},

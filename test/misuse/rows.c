@@ -37,5 +37,6 @@ const struct misuse_case *misuse_of_loops(void)
     add_rows_of_askew();
     add_rows_of_freed();
     add_rows_of_unkeyed();
+    add_rows_of_sized();
     return rows;
 }

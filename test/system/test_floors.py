@@ -18,7 +18,7 @@ from conftest import BUILD, ROOT, fail_with, need
 
 FILE_LINES = 600
 FUNCTION_LINES = 60
-HOT_FILES = ["heap/alloc.h", "heap/free.h"]
+HOT_FILES = ["heap/alloc.h", "heap/free.h", "heap/sized.h"]
 HOT_FUNCTION_LINES = 25
 VARIABLE = re.compile(r"(?:struct |union |enum |const |_Atomic |_Thread_local )*\w+[ *]+"
                       r"(slm_\w+)\s*(?:\[.*\]\s*)?(=.*)?", re.S)

@@ -1,0 +1,73 @@
+/* Frees that say how many bytes were requested: is that so? See sized.h. */
+#include "heap/sized.h"
+
+#include "base/errno.h"
+#include "base/panic.h"
+#include "slab/large.h"
+
+/* What the pointer leads to. */
+struct object {
+    const struct slm_cache *cache; /* NULL: it is a large object, or none */
+    size_t usable;                 /* 0: none that is live */
+};
+
+static struct object object_at(const void *pointer, const char *call)
+{
+    if (!pointer)
+        return (struct object){0};
+    slm_keep_errno();
+    slm_fork_check();
+    const struct slm_large *large = slm_large_of(pointer);
+    if (large)
+        return (struct object){.usable = slm_large_is_retired(large) ? 0 : large->usable};
+    const struct slm_cache *cache = slm_freed_check(pointer, call, slm_double_free);
+    return (struct object){cache, cache ? cache->shape.object_size : 0};
+}
+
+/* The slot word of the class that a request gets; 0: a span of its own. As slm_aligned_alloc has it. */
+static size_t slot_word_for(size_t n, size_t alignment)
+{
+    const size_t rounded = slm_size_of_aligned(n, alignment);
+    const bool small = n <= SLM_SMALL_MAX && rounded <= SLM_SMALL_MAX;
+    return small ? slm_slot_word_of(slm_class_of_size(rounded)) : 0;
+}
+
+static bool is_aligned(const void *pointer, size_t alignment)
+{
+    return ((uintptr_t)pointer & (alignment - 1)) == 0 || !slm_is_power_of_two(alignment);
+}
+
+bool slm_sized_exactly(const void *pointer, size_t n, size_t alignment, const char *call)
+{
+    const size_t slot_word = slot_word_for(n, alignment);
+    if (likely(slot_word != 0) && likely(slm_map_word_at(pointer) == slot_word))
+        return true;
+    const struct object object = object_at(pointer, call);
+    if (object.usable == 0)
+        return true;
+    if (!is_aligned(pointer, alignment))
+        return false;
+    if (!object.cache)
+        return slot_word == 0 && object.usable == slm_large_usable_for(n);
+    return slm_cache_is_class(object.cache) ? object.cache->shape.slot_word == slot_word : n <= object.usable;
+}
+
+bool slm_sized_within(const void *pointer, size_t n, size_t alignment, const char *call)
+{
+    const size_t slot_word = slm_map_word_at(pointer);
+    if (likely(slot_word != 0) && likely(n <= slm_page_map_size(slot_word)) && likely(is_aligned(pointer, alignment)))
+        return true;
+    const struct object object = object_at(pointer, call);
+    return object.usable == 0 || (n <= object.usable && is_aligned(pointer, alignment));
+}
+
+_Noreturn slm_slow void slm_sized_refuse(const void *pointer, size_t n, size_t alignment, const char *call)
+{
+    const struct object object = object_at(pointer, call);
+    struct slm_line line = {0};
+    slm_line_add(&line, "size %lu", n);
+    if (alignment > 1)
+        slm_line_add(&line, " and alignment %lu", alignment);
+    slm_line_text(&line, " given for an object");
+    slm_panic(call, pointer, line.text, object.cache ? object.cache->first.cache_name : NULL, object.usable);
+}
