@@ -79,8 +79,8 @@ _Noreturn slm_slow void slm_refuse(const void *pointer, const char *call)
     slm_panic(call, pointer, what, NULL, 0);
 }
 
-/* Here the class takes arithmetic, not a load. What a hot free has taken for an object behind a slab's last one, where
- * the rest has no key, is seen now: it would reach beyond the granule. */
+/* Here the class takes arithmetic, not a load. What a hot free has taken for an object behind a slab's last one,
+ * where the rest has no key, is seen now: it would reach beyond the granule. */
 void *slm_alloc_medium(size_t n)
 {
     if (unlikely(n > SLM_SMALL_MAX))

@@ -1,6 +1,6 @@
-/* src/thread/slots.h, src/thread/thread_list.h: wherever a hot path may look, each cache that there is has cursors: in
- * the blocks of all threads, older and younger than the cache, and in the idle block. Children make the caches, so that
- * each begins with the first id. */
+/* src/thread/slots.h, src/thread/thread_list.h: wherever a hot path may look, each cache that there is has
+ * cursors: in the blocks of all threads, older and younger than the cache, and in the idle block. Children make
+ * the caches, so that each begins with the first id. */
 #include "unit.h"
 
 #include "nodes.h"

@@ -206,7 +206,8 @@ static void slots_in_use_are_left_alone(void **state)
     assert_child_silent(cover_around_slots_in_use);
 }
 
-/* blocks[0] and [1] were in the list before the fork. They may be those of the thread that forked, until that comes. */
+/* blocks[0] and [1] were in the list before the fork. They may be those of the thread that forked, until
+ * that comes. */
 static void cover_in_child(void)
 {
     require(look().mask == 0);
