@@ -262,9 +262,10 @@ static void *be_born_and_look(void *nothing)
         require(block != NULL);
         block->tls = &slm_tls;
         slm_thread_list_add(block);
-        require(block->covered >= least);
+        slm_thread_list_lock();
+        require(block->covered >= least && is_covered(block, block->covered));
         least = block->covered;
-        require(is_covered(block, least));
+        slm_thread_list_unlock();
         slm_thread_list_remove(block);
         slm_thread_block_free(block);
     }
