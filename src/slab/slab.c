@@ -111,8 +111,8 @@ void slm_slab_release(struct slm_slab *slab)
     slm_span_free(&slab->span);
 }
 
-/* To a hot free the rest behind the last object looks like the start of one more. It gets a key, so that it looks free.
- * Not where that would touch a page for nothing: see slm_slab_shape_fill. */
+/* To a hot free the rest behind the last object looks like the start of one more. It gets a key, so that it looks
+ * free. Not where that would touch a page for nothing: see slm_slab_shape_fill. */
 static void guard_rest(const struct slm_slab *slab)
 {
     const size_t used = (size_t)slab->objects * slab->object_size;

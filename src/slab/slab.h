@@ -70,12 +70,12 @@ struct slm_slab_shape {
     struct slm_limit *limit;        /* NULL: none; see depot/limit.h */
 };
 
-/* Set what follows from `object_size`, `slot_word` and `hooks`: granules and objects (one granule up to SLM_SMALL_MAX;
- * above, at least eight fit, or at most 1/8 is lost); whether objects are keyed, which they are not if they have less
- * than two words, or hooks that expect them as they were freed; and the word for the page map. That is 0 where the hot
- * path of free cannot do all: it sets the key, and knows an object by its offset in a granule. Where the rest behind
- * the last object can have no key (slm_slab_take), only malloc's classes have a word: malloc sees what is no object's
- * start when it pops it (heap/slow.c). */
+/* Set what follows from `object_size`, `slot_word` and `hooks`: granules and objects (one granule up to
+ * SLM_SMALL_MAX; above, at least eight fit, or at most 1/8 is lost); whether objects are keyed, which they are not if
+ * they have less than two words, or hooks that expect them as they were freed; and the word for the page map. That is
+ * 0 where the hot path of free cannot do all: it sets the key, and knows an object by its offset in a granule. Where
+ * the rest behind the last object can have no key (slm_slab_take), only malloc's classes have a word: malloc sees
+ * what is no object's start when it pops it (heap/slow.c). */
 void slm_slab_shape_fill(struct slm_slab_shape *shape);
 
 /* A new slab on the node, held by the caller, unowned, all objects free and unconstructed; NULL and ENOMEM. */

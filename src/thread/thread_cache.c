@@ -454,11 +454,10 @@ slm_slow void slm_thread_move(struct slm_thread *thread, unsigned node)
 static void check_slot(const struct slm_slot *slot, const struct slm_cache *cache)
 {
     struct slm_magazine *magazine = load_relaxed(&slot->target) != 0 ? slot->loaded : NULL;
-    const bool inside =
-        magazine ? slot->bottom >= magazine->rounds && slot->bottom <= slot->top &&
-                       slot->top <= magazine->rounds + magazine->count && magazine->count <= magazine->capacity &&
-                       !magazine->rounds[magazine->count]
-                 : slot->bottom == slm_no_rounds && slot->top == slm_no_rounds;
+    const bool inside = magazine ? slot->bottom >= magazine->rounds && slot->bottom <= slot->top &&
+                                       slot->top <= magazine->rounds + magazine->count &&
+                                       magazine->count <= magazine->capacity && !magazine->rounds[magazine->count]
+                                 : slot->bottom == slm_no_rounds && slot->top == slm_no_rounds;
     if (!inside)
         slm_panic("check", slot, "a magazine's cursors are out of order", cache ? cache->first.cache_name : NULL,
                   cache ? cache->shape.object_size : 0);

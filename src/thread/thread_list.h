@@ -7,8 +7,8 @@
 
 void slm_thread_list_add(struct slm_thread *thread);
 
-/* A named cache has got this id, and no object yet: all threads' slots of it get cursors, those of threads to come when
- * they are added. */
+/* A named cache has got this id, and no object yet: all threads' slots of it get cursors, those of threads to come
+ * when they are added. */
 void slm_thread_list_cover(unsigned cache_id);
 void slm_thread_list_remove(struct slm_thread *thread);
 
