@@ -4,7 +4,18 @@
 static struct slm_lock lock = {.rank = SLM_RANK_THREADS};
 static struct slm_list threads = {&threads, &threads};
 static _Atomic uint32_t count;
-static unsigned covered = SLM_NAMED_FIRST + 1; /* named caches have the slots below this number; under the lock */
+static _Atomic unsigned covered = SLM_NAMED_FIRST + 1; /* named caches have the slots below; written under the lock */
+
+/* After a fork, linked by `next`: the blocks that were in the list. One is that of the thread that forked, which may go
+ * on for long before it is in a slow path and links itself again. Which one is not known: all get cursors until then. */
+static struct slm_list lost = {&lost, &lost};
+
+static void each_in(const struct slm_list *head, void (*visit)(struct slm_thread *thread, void *context),
+                    void *context)
+{
+    for (struct slm_list *at = head->next; at != head; at = at->next)
+        visit(slm_container(at, struct slm_thread, link), context);
+}
 
 _Atomic uint32_t slm_thread_list_born;
 _Atomic uint32_t slm_thread_recalls;
@@ -12,43 +23,46 @@ _Atomic uint32_t slm_thread_recalls;
 void slm_thread_list_add(struct slm_thread *thread)
 {
     slm_lock_acquire(&lock); /* held by a thread that a fork has lost: the list has started empty then */
+    if (thread->generation != 0)
+        slm_list_init(&lost); /* it has come back */
     thread->ordinal = add_relaxed(&slm_thread_list_born, 1);
     thread->generation = slm_fork_generation;
     store_relaxed(&thread->recalled, load_relaxed(&slm_thread_recalls));
-    slm_slots_cover(thread, covered);
+    slm_slots_cover(thread, load_relaxed(&covered));
     slm_list_insert_before(&threads, &thread->link);
     add_relaxed(&count, !thread->tls->helper);
     slm_lock_release(&lock);
 }
 
-static void cover(struct slm_thread *thread, void *nothing)
+static void cover(struct slm_thread *thread, void *end)
 {
-    (void)nothing;
-    slm_slots_cover(thread, covered);
+    slm_slots_cover(thread, *(const unsigned *)end);
 }
 
-/* The caller's own block may not be in the list, after a fork. */
+/* A fork may catch it at any point: `covered` comes last, so that its child begins anew. */
 void slm_thread_list_cover(unsigned cache_id)
 {
     slm_lock_acquire(&lock);
-    const unsigned before = covered;
+    const unsigned before = load_relaxed(&covered);
     if (cache_id + 1 >= before) {
-        covered = (unsigned)slm_min(slm_align_up(cache_id + 2, SLM_GROUP_SLOTS), SLM_SLOTS);
-        slm_slots_cover_idle(before, covered);
-        slm_thread_list_each(cover, NULL);
+        unsigned end = (unsigned)slm_min(slm_align_up(cache_id + 2, SLM_GROUP_SLOTS), SLM_SLOTS);
+        slm_slots_cover_idle(before, end);
+        each_in(&threads, cover, &end);
+        each_in(&lost, cover, &end);
+        store_release(&covered, end); /* pairs with the fork */
     }
-    if (slm_tls.self)
-        cover(slm_tls.self, NULL);
     slm_lock_release(&lock);
 }
 
 void slm_thread_list_remove(struct slm_thread *thread)
 {
-    if (thread->generation != slm_fork_generation)
-        return; /* a fork has dropped it */
     slm_lock_acquire(&lock);
-    slm_list_remove(&thread->link);
-    sub_relaxed(&count, !thread->tls->helper);
+    if (thread->generation != slm_fork_generation) { /* a fork has dropped it: only who forked can come here */
+        slm_list_init(&lost);
+    } else {
+        slm_list_remove(&thread->link);
+        sub_relaxed(&count, !thread->tls->helper);
+    }
     slm_lock_release(&lock);
 }
 
@@ -69,8 +83,7 @@ void slm_thread_list_unlock(void)
 
 void slm_thread_list_each(void (*visit)(struct slm_thread *thread, void *context), void *context)
 {
-    for (struct slm_list *at = threads.next; at != &threads; at = at->next)
-        visit(slm_container(at, struct slm_thread, link), context);
+    each_in(&threads, visit, context);
 }
 
 void slm_thread_list_foreach(void (*visit)(struct slm_thread *thread, void *context), void *context)
@@ -87,6 +100,13 @@ bool slm_thread_list_is_whole(void)
 
 slm_seldom void slm_thread_list_fork_child(void)
 {
+    struct slm_list *last = &threads;
+    while (last->next != &threads)
+        last = last->next;
+    if (last != &threads) {
+        last->next = lost.next;
+        lost.next = threads.next;
+    }
     slm_list_init(&threads);
     store_relaxed(&count, 0);
 }

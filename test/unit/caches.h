@@ -10,6 +10,7 @@
 #include "process/lifecycle.h"
 #include "os/topology.h"
 #include "thread/gather.h"
+#include "thread/thread_list.h"
 
 static const struct slab_cache_attr plain_attr;
 
@@ -17,6 +18,8 @@ static inline struct slab_cache *named(const char *name, size_t size, const stru
 {
     slm_cache_lock();
     struct slab_cache *made = slm_cache_name_create(name, size, attr ? attr : &plain_attr);
+    if (made)
+        slm_thread_list_cover(load_relaxed(&made->cache)->id);
     slm_cache_unlock();
     return made;
 }
@@ -24,6 +27,21 @@ static inline struct slab_cache *named(const char *name, size_t size, const stru
 static inline struct slm_cache *cache_of(struct slab_cache *name)
 {
     return load_relaxed(&name->cache);
+}
+
+/* A slot without rounds: it is empty and full, and hot paths can see that. */
+static inline bool is_clear(const struct slm_slot *slot)
+{
+    return slot->top == slm_no_rounds && slot->bottom == slm_no_rounds && !*slm_no_rounds;
+}
+
+/* The same, and as if it had never been used. */
+static inline bool is_dismantled(const struct slm_slot *slot)
+{
+    struct slm_slot unused;
+    memset(&unused, 0, sizeof unused);
+    slm_slot_clear_cursors(&unused);
+    return memcmp(slot, &unused, sizeof unused) == 0;
 }
 
 /* Objects that are not in the cache's slabs: live, or in magazines and reserves. */

@@ -36,7 +36,7 @@ static inline struct slm_slot *slot_of(const struct helper *of)
 /* The round that lies `below` rounds under the top one. */
 static inline void *round_of(const struct helper *of, unsigned below)
 {
-    return *(slm_round_at(of->tls->self, slot_of(of)->top) - 1 - below);
+    return *(slot_of(of)->top - 1 - below);
 }
 
 static struct slm_take_rounds taken;

@@ -82,7 +82,7 @@ static void *on_top(void)
 {
     void *object = alloc();
     slm_cache_object_free(name, object);
-    require(slm_round_at(slm_tls.self, slot()->top)[-1] == object);
+    require(slot()->top[-1] == object);
     return object;
 }
 
@@ -90,7 +90,7 @@ static void *at_bottom(void)
 {
     free_many();
     require(slm_slot_rounds(slot()) > 4);
-    return *slm_round_at(slm_tls.self, slot()->bottom);
+    return *slot()->bottom;
 }
 
 static void *in_previous(void)

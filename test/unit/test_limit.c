@@ -185,7 +185,7 @@ static void free_round(void *round)
 }
 
 /* A pop in two halves, as slab_cache_alloc does it for a limited cache. */
-static size_t under_way_top;
+static void **under_way_top;
 static void *under_way_round;
 
 static void begin_pop(void *nothing)
@@ -199,7 +199,7 @@ static void begin_pop(void *nothing)
 static void end_pop(void *nothing)
 {
     (void)nothing;
-    under_way_round = slm_slot_pop(slm_tls.self, slm_slot_of(slm_tls.self, cache->id), under_way_top);
+    under_way_round = slm_slot_pop(slm_slot_of(slm_tls.self, cache->id), under_way_top);
     store_release(&slm_tls.popping, 0);
 }
 

@@ -34,13 +34,13 @@ static void all_but_the_top_round_is_taken(void **state)
 {
     (void)state;
     const uint64_t before = rounds_of(&helper);
-    const size_t top = slot_of(&helper)->top;
+    void **const top = slot_of(&helper)->top;
     void *const last = round_of(&helper, 0);
     assert_int_equal(take(false, false), 0);
     assert_int_equal(taken_count(), before - 1);
     assert_int_equal(rounds_of(&helper), 1);
-    assert_int_equal(slot_of(&helper)->top, top); /* which the owner alone moves */
-    assert_int_equal(slot_of(&helper)->bottom, top - sizeof(void *));
+    assert_ptr_equal(slot_of(&helper)->top, top); /* which the owner alone moves */
+    assert_ptr_equal(slot_of(&helper)->bottom, top - 1);
     assert_false(was_taken(last));
     assert_true(is_at_rest(&helper));
     assert_int_equal(take(false, false), 0); /* there is no more of it */
@@ -67,7 +67,7 @@ static void the_last_round_goes_where_nobody_uses_it(void **state)
     const size_t bytes = block->target_bytes;
     assert_int_equal(take(true, false), 0);
     assert_int_equal(taken_count(), before);
-    assert_true(all_zero(slot_of(&helper), sizeof(struct slm_slot)));
+    assert_true(is_dismantled(slot_of(&helper)));
     assert_int_equal(block->target_bytes, bytes - 2ul * ROUNDS * cache->shape.object_size);
     assert_int_equal(cache_out(cache), before + cache_stock(cache));
     hand_on_taken();
@@ -128,7 +128,7 @@ static void reserves_go_too(void **state)
 /* -- threads in the middle of a hot operation -------------------------------------------------------------------- */
 
 static struct slm_slot *under_way_slot;
-static size_t under_way_top;
+static void **under_way_top;
 static void *under_way_round;
 
 /* The first half: what a hot path has loaded. */
@@ -137,19 +137,19 @@ static void begin_hot(void *nothing)
     (void)nothing;
     under_way_slot = slm_slot_at(slm_hot(), cache->shape.slot_word);
     under_way_top = slm_shared_load(&under_way_slot->top);
-    require(under_way_top != under_way_slot->bottom && *slm_round_at(slm_hot(), under_way_top) != NULL);
+    require(under_way_top != under_way_slot->bottom && *under_way_top != NULL);
 }
 
 static void end_pop(void *nothing)
 {
     (void)nothing;
-    under_way_round = slm_slot_pop(slm_tls.self, under_way_slot, under_way_top);
+    under_way_round = slm_slot_pop(under_way_slot, under_way_top);
 }
 
 static void end_push(void *nothing)
 {
     (void)nothing;
-    slm_slot_push(slm_tls.self, under_way_slot, under_way_top, under_way_round);
+    slm_slot_push(under_way_slot, under_way_top, under_way_round);
 }
 
 static void free_round(void *round)
@@ -174,7 +174,7 @@ static void a_pop_under_way_ends_with_nothing(void **state)
     assert_true(taken_count() > 1);
     tell(&helper, end_pop, NULL);
     assert_false(was_taken(under_way_round));
-    assert_int_equal(slot_of(&helper)->top, slot_of(&helper)->bottom);
+    assert_ptr_equal(slot_of(&helper)->top, slot_of(&helper)->bottom);
     slm_thread_check(helper.tls->self);
     tell(&helper, hoard, NULL); /* none of those that hoard() gets is the popped one: it would be free twice */
     tell(&helper, free_round, under_way_round);

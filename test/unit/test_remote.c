@@ -19,7 +19,10 @@ static int begin_block(void **state)
     name = named("remote", SIZE, &automatic);
     cache = cache_of(name);
     block = slm_thread_block_make();
-    return block ? 0 : -1;
+    if (!block)
+        return -1;
+    slm_slots_cover(block, cache->id + 2);
+    return 0;
 }
 
 static int end_block(void **state)

@@ -39,16 +39,41 @@ static void give_all(struct slm_slab *slab, unsigned n)
     }
 }
 
-static void eight_objects_fit_at_least(void **state)
+/* So that objects are known by their offsets in a granule. */
+static void a_slab_of_small_objects_is_a_granule(void **state)
 {
     (void)state;
     for (uint32_t size = 8; size <= SLM_SMALL_MAX; size += 8) {
         const struct slm_slab_shape shape = shape_of(size, 0);
-        const size_t bytes = shape.granules * SLM_GRANULE;
-        assert_true(shape.objects >= 8);
-        assert_int_equal(shape.objects, bytes / size);
-        assert_true(shape.granules == 1 || (shape.granules - 1) * SLM_GRANULE / size < 8); /* and no granule more */
+        assert_int_equal(shape.granules, 1);
+        assert_int_equal(shape.objects, SLM_GRANULE / size);
+        assert_true(shape.objects >= 2);
     }
+}
+
+static bool is_enough(size_t bytes, uint32_t size)
+{
+    return bytes / size >= 8 || (bytes >= size && bytes % size <= bytes / 8);
+}
+
+/* Or little is lost; and no granule more than that takes. */
+static void eight_larger_objects_fit_at_least(void **state)
+{
+    (void)state;
+    for (uint32_t size = SLM_SMALL_MAX + 8; size <= MIB; size += size < 100000 ? 8 : 4056) {
+        const struct slm_slab_shape shape = shape_of(size, 0);
+        assert_int_equal(shape.objects, shape.granules * SLM_GRANULE / size);
+        assert_true(is_enough(shape.granules * SLM_GRANULE, size));
+        for (unsigned granules = 1; granules < shape.granules; granules++)
+            assert_false(is_enough(granules * SLM_GRANULE, size));
+    }
+}
+
+/* Is there a rest behind the last object that has a key? Not where it would be alone in its page. */
+static bool is_guarded(uint32_t size)
+{
+    const size_t left = SLM_GRANULE % size;
+    return left > 0 && (SLM_GRANULE - left) % 4096 != 0;
 }
 
 /* Room for a key behind the first word, and nobody who expects the object as it was freed. */
@@ -67,23 +92,42 @@ static void objects_are_keyed_unless_they_are_small_or_have_hooks(void **state)
     }
 }
 
-/* Where the page map has the cache, an object is known by its offset in its granule: in any granule of the slab, each
- * pointer to an object's start and no other. (One behind the last object is told when it comes to the slab.) */
+/* Where the page map has the cache, an object is known by its offset in its granule: in the slab, each pointer to an
+ * object's start and no other, except the rest behind the last object. Of named caches' that has a key then (a test
+ * below); malloc's classes are all in the map. */
 static void hot_paths_know_objects_by_their_offsets(void **state)
 {
     (void)state;
+    const unsigned named = slm_slot_word_of(SLM_NAMED_FIRST);
     unsigned known = 0;
-    for (uint32_t size = 8; size <= SLM_SMALL_MAX; size += 8) {
-        const struct slm_slab_shape shape = shape_of(size, 7);
+    for (uint32_t size = 16; size <= SLM_SMALL_MAX; size += 8) {
+        const struct slm_slab_shape shape = shape_of(size, named);
         const uint64_t factor = slm_start_factor(size);
         known += shape.map_word != 0;
-        for (size_t at = 0; shape.map_word != 0 && at < (size_t)shape.objects * size; at += 8)
+        assert_true(shape.map_word == (is_guarded(size) || SLM_GRANULE % size == 0 ? named : 0));
+        for (size_t at = 0; at < (size_t)shape.objects * size; at += 8)
             require((factor * (uint16_t)at < factor) == (at % size == 0));
     }
-    assert_true(known > 1000);
-    /* all of a granule, among them those that malloc has most */
+    assert_true(known > 4000);
+    assert_int_equal(shape_of(SLM_SMALL_MAX + 8, named).map_word, 0);
     for (unsigned class = 1; class < SLM_CLASSES; class ++)
-        assert_true(slm_class_size[class] > SLM_GRANULE / 8 || shape_of(slm_class_size[class], 7).map_word == 7);
+        assert_int_equal(shape_of(slm_class_size[class], slm_slot_word_of(class)).map_word, slm_slot_word_of(class));
+}
+
+/* What malloc pops: up to SLM_TABLE_MAX bytes no pointer to a rest can be among it; above, slm_alloc_medium sees that
+ * no request of the class fits in the rest. */
+static void malloc_can_tell_its_classes_rests(void **state)
+{
+    (void)state;
+    unsigned without = 0;
+    for (unsigned class = 1; class < SLM_CLASSES; class ++) {
+        const uint32_t size = slm_class_size[class], left = SLM_GRANULE % size;
+        if (left == 0 || is_guarded(size))
+            continue;
+        assert_true(size > SLM_TABLE_MAX && left <= slm_class_size[class - 1]);
+        without++;
+    }
+    assert_true(without > 0);
 }
 
 static void free_objects_are_told_from_others(void **state)
@@ -178,24 +222,25 @@ static void every_shape_is_cut_and_mended(void **state)
 static void the_rest_of_a_granule_has_a_key(void **state)
 {
     (void)state;
-    unsigned with_rest = 0;
-    for (uint32_t size = 16; size <= SLM_GRANULE / 8; size += 8) {
+    unsigned with_key = 0, without = 0;
+    for (uint32_t size = 16; size <= SLM_SMALL_MAX; size += 8) {
         struct slm_slab *slab = make(size);
-        assert_int_equal(slab->span.granules, 1);
         char *const rest = slm_slab_start(slab) + (size_t)slab->objects * size;
         const size_t left = SLM_GRANULE % size;
+        const bool guarded = is_guarded(size);
         assert_true(left == 0 || left >= sizeof(struct slm_freed_object));
         if (left > 0)
             slm_key_clear(rest);
         slm_slab_take(slab, slab->objects - 1u, rounds);
         assert_false(left > 0 && slm_key_is_set(rest, slm_key_of(rest)));
         slm_slab_take(slab, 1, rounds + slab->objects - 1);
-        assert_true(left == 0 || slm_key_is_set(rest, slm_key_of(rest)));
-        with_rest += left > 0;
+        assert_true(left == 0 || slm_key_is_set(rest, slm_key_of(rest)) == guarded);
+        with_key += guarded;
+        without += left > 0 && !guarded;
         give_all(slab, slab->objects);
         slm_slab_release(slab);
     }
-    assert_true(with_rest > 900);
+    assert_true(with_key > 4000 && without > 0 && without < 30);
 }
 
 static void the_lowest_addresses_go_first(void **state)
@@ -266,11 +311,11 @@ static void a_double_free_ends_the_process(void **state)
 static void pointers_between_objects_end_the_process(void **state)
 {
     (void)state;
-    culprit = make(28672); /* nine objects, and a rest behind them */
+    culprit = make(28672); /* two objects, and a rest behind them */
     slm_slab_take(culprit, 2, misused);
     char *const start = misused[0];
     char *const wrong[] = {start + 1,     start + 8,         start + 16,
-                           start + 28671, start + 9 * 28672, start + 4 * SLM_GRANULE - 1};
+                           start + 28671, start + 2 * 28672, start + SLM_GRANULE - 1};
     misused_count = 2;
     for (size_t i = 0; i < COUNT(wrong); i++) {
         misused[1] = wrong[i];
@@ -368,9 +413,11 @@ static void no_memory_is_an_answer(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(eight_objects_fit_at_least),
+        cmocka_unit_test(a_slab_of_small_objects_is_a_granule),
+        cmocka_unit_test(eight_larger_objects_fit_at_least),
         cmocka_unit_test(objects_are_keyed_unless_they_are_small_or_have_hooks),
         cmocka_unit_test(hot_paths_know_objects_by_their_offsets),
+        cmocka_unit_test(malloc_can_tell_its_classes_rests),
         cmocka_unit_test(free_objects_are_told_from_others),
         cmocka_unit_test(every_class_is_cut_and_mended),
         cmocka_unit_test(every_shape_is_cut_and_mended),

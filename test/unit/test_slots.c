@@ -1,9 +1,10 @@
-/* src/thread/slots.h: what a thread's block looks like, with its second half for what is retired, the block that is
- * zero throughout, and the walk over the slots. The blocks here belong to no thread. */
+/* src/thread/slots.h: what a thread's block looks like, with its second half for what is retired, the idle block, and
+ * the walk over the slots. The blocks here belong to no thread. */
 #include "unit.h"
 
 #include <fcntl.h>
 
+#include "caches.h"
 #include "heap/cache_object.h"
 #include "os/topology.h"
 #include "thread/thread_cache.h"
@@ -26,19 +27,70 @@ static int end_block(void **state)
     return 0;
 }
 
-static bool is_empty_and_full(struct slm_thread *thread, const struct slm_slot *slot)
+/* Zero, except that it may have cursors from an earlier life. */
+static bool is_unused(struct slm_thread *thread, unsigned number)
 {
-    return slot->top == slot->bottom && *slm_round_at(thread, slot->top) == NULL && slm_slot_rounds(slot) == 0 &&
-           slm_slot_room(thread, slot) == 0;
+    const struct slm_slot *slot = slm_slot_at(thread, (size_t)number * SLM_SLOT_WORDS);
+    return all_zero(slot, sizeof *slot) || is_dismantled(slot);
 }
 
+/* Its own part says how many slots have cursors, and nothing else. */
+static bool is_fresh(struct slm_thread *thread)
+{
+    struct slm_thread own = *thread;
+    for (unsigned number = 0; number <= SLM_CLASSES; number++)
+        if (!is_dismantled(&thread->slots[number]))
+            return false;
+    for (unsigned number = SLM_NAMED_FIRST + 1; number < SLM_SLOTS; number++)
+        if (!is_unused(thread, number))
+            return false;
+    own.covered = 0;
+    return thread->covered == SLM_NAMED_FIRST + 1 &&
+           all_zero((char *)&own + offsetof(struct slm_thread, link),
+                    sizeof own - offsetof(struct slm_thread, link)) &&
+           all_zero(slm_retired_half(thread), SLM_SLOT_BYTES);
+}
+
+static bool is_empty_and_full(const struct slm_slot *slot)
+{
+    return slot->top == slot->bottom && *slot->top == NULL && slm_slot_rounds(slot) == 0 && slm_slot_room(slot) == 0;
+}
+
+/* Size classes' from the start, named caches' once they are covered. */
 static void every_slot_of_a_fresh_block_is_empty_and_full(void **state)
 {
     (void)state;
     assert_int_equal((uintptr_t)block % PAGE, 0);
-    assert_true(all_zero(block, SLM_BLOCK_BYTES));
-    for (size_t slot_word = 0; slot_word < WORDS; slot_word += SLM_SLOT_WORDS)
-        assert_true(is_empty_and_full(block, slm_slot_at(block, slot_word)));
+    assert_true(is_fresh(block));
+    for (unsigned number = 0; number <= SLM_CLASSES; number++)
+        assert_true(is_empty_and_full(&block->slots[number]));
+    slm_slots_cover(block, SLM_SLOTS);
+    for (unsigned id = SLM_NAMED_FIRST; id < SLM_CACHE_IDS; id++)
+        assert_true(is_empty_and_full(slm_slot_of(block, id)));
+}
+
+static void covering_leaves_what_has_cursors_alone(void **state)
+{
+    (void)state;
+    static void *rounds[2];
+    const uint32_t end = SLM_NAMED_FIRST + 64;
+    slm_slots_cover(block, end);
+    assert_int_equal(block->covered, end);
+    struct slm_slot *last = slm_slot_of(block, end - 2), *beyond = slm_slot_of(block, end - 1);
+    const struct slm_slot before = *beyond;
+    assert_true(is_clear(last));
+    last->top = rounds + 1;
+    last->bottom = rounds;
+    slm_slots_cover(block, end);
+    slm_slots_cover(block, end - 7);
+    slm_slots_cover(block, SLM_CLASSES + 1);
+    assert_int_equal(block->covered, end);
+    assert_memory_equal(beyond, &before, sizeof before);
+    slm_slots_cover(block, end + 1);
+    assert_true(is_clear(beyond));
+    assert_true(last->top == rounds + 1 && last->bottom == rounds);
+    slm_slot_clear_cursors(last);
+    assert_true(is_clear(last));
 }
 
 static void slots_do_not_touch_the_thread_s_own_part(void **state)
@@ -63,18 +115,47 @@ static void places_lead_to_numbers_and_back(void **state)
     }
 }
 
-/* However far into it `hot` points. */
-static void the_zero_block_has_nothing_at_any_place(void **state)
+static struct slm_thread *const idle[] = {slm_nothing, slm_taken, slm_detour};
+
+/* However far into it `hot` points: each word is the same address. */
+static bool is_idle(unsigned number)
+{
+    bool is = true;
+    for (size_t i = 0; i < COUNT(idle); i++) {
+        const struct slm_slot *slot = slm_slot_at(idle[i], (size_t)number * SLM_SLOT_WORDS);
+        is = is && is_clear(slot) && slot->start_factor == (uintptr_t)slm_no_rounds;
+    }
+    return is;
+}
+
+static void the_idle_block_s_slots_of_size_classes_are_empty_and_full(void **state)
 {
     (void)state;
-    struct slm_thread *const all[] = {slm_nothing, slm_taken, slm_detour};
-    for (size_t i = 0; i < COUNT(all); i++) {
-        assert_true(all_zero(all[i], SLM_BLOCK_BYTES));
-        for (size_t slot_word = 0; slot_word < WORDS; slot_word += SLM_SLOT_WORDS)
-            assert_true(is_empty_and_full(all[i], slm_slot_at(all[i], slot_word)));
+    for (unsigned number = 0; number <= SLM_CLASSES; number++)
+        assert_true(is_idle(number));
+    for (size_t i = 0; i < COUNT(idle); i++)
         for (size_t k = 0; k < i; k++)
-            assert_ptr_not_equal(all[i], all[k]);
+            assert_ptr_not_equal(idle[i], idle[k]);
+}
+
+/* In groups, as caches come: nothing before the first one's, nothing behind the last one's. */
+static void cover_idle(void)
+{
+    const unsigned ends[] = {SLM_NAMED_FIRST + 2, 128, 171, 192, 10048, SLM_SLOTS};
+    for (unsigned i = 0, first = SLM_NAMED_FIRST + 1; i < COUNT(ends); first = ends[i++]) {
+        const char *end = slm_idle_block + ends[i] * sizeof(struct slm_slot);
+        require(all_zero(end, (size_t)(slm_idle_block + SLM_BLOCK_BYTES + PAGE - end)));
+        slm_slots_cover_idle(first, ends[i]);
+        for (unsigned number = SLM_NAMED_FIRST + 1; number < ends[i]; number++)
+            require(is_idle(number));
+        require(all_zero(end, (size_t)(slm_idle_block + SLM_BLOCK_BYTES + PAGE - end)));
     }
+}
+
+static void the_idle_block_s_other_slots_are_so_when_they_are_covered(void **state)
+{
+    (void)state;
+    assert_child_silent(cover_idle);
 }
 
 static bool is_closed(const struct slm_retired_slot *slot)
@@ -109,34 +190,43 @@ static void retired_slots_lie_at_the_same_places(void **state)
 }
 
 /* heap/free.h, heap/alloc.h, heap/cache_object.h: with any of the three as `hot` they fall into their slow halves. */
-static void hot_paths_find_nothing_in_the_zero_block(void **state)
+static void use_idle_block(void)
 {
-    (void)state;
-    struct slm_thread *const all[] = {slm_nothing, slm_taken, slm_detour}, *const own = slm_tls.hot;
+    struct slm_thread *const own = slm_tls.hot;
     uint64_t words[2] = {1, 2};
     void *round = NULL;
-    for (size_t i = 0; i < COUNT(all); i++) {
-        slm_tls.hot = all[i];
-        for (size_t slot_word = 0; slot_word < WORDS; slot_word += SLM_SLOT_WORDS) {
+    slm_slots_cover_idle(SLM_NAMED_FIRST + 1, SLM_SLOTS);
+    for (size_t i = 0; i < COUNT(idle); i++) {
+        slm_tls.hot = idle[i];
+        for (unsigned number = 0; number < SLM_SLOTS; number++) {
+            const size_t slot_word = (size_t)number * SLM_SLOT_WORDS;
+            if (number > SLM_CLASSES && number <= SLM_NAMED_FIRST)
+                continue; /* no cache's */
             require(!slm_push_keyed(slot_word, slm_tls.key, words));
             require(!slm_pop_marked(slot_word, &round) && !round);
         }
         slm_tls.hot = own;
     }
-    assert_true(words[0] == 1 && words[1] == 2);
+    require(words[0] == 1 && words[1] == 2);
+}
+
+static void hot_paths_find_nothing_in_the_idle_block(void **state)
+{
+    (void)state;
+    assert_child_silent(use_idle_block);
 }
 
 /* At any offset in a granule, and for what has the key. */
-static void no_hot_path_writes_the_zero_block(void **state)
+static void no_hot_path_writes_the_idle_block(void **state)
 {
     (void)state;
-    struct slm_thread *const all[] = {slm_nothing, slm_taken, slm_detour}, *const own = slm_tls.hot;
+    struct slm_thread *const own = slm_tls.hot;
     char *granule = malloc(2 * SLM_GRANULE); /* large, so that nothing else is there */
     assert_non_null(granule);
-    for (size_t i = 0; i < COUNT(all); i++)
+    for (size_t i = 0; i < COUNT(idle); i++)
         for (size_t at = 0; at < SLM_GRANULE; at += 8) {
             slm_key_set(granule + at, slm_tls.key);
-            slm_tls.hot = all[i];
+            slm_tls.hot = idle[i];
             const bool keyed = slm_push_keyed(SLM_SLOT_WORDS, slm_tls.key, granule + at);
             slm_key_clear(granule + at);
             const bool clear = slm_push_keyed(SLM_SLOT_WORDS, slm_tls.key, granule + at);
@@ -146,21 +236,22 @@ static void no_hot_path_writes_the_zero_block(void **state)
     free(granule);
 }
 
-static void write_last_byte(void)
-{
-    ((volatile char *)slm_detour)[SLM_BLOCK_BYTES - 1] = 1;
-}
-
 static void write_first_byte(void)
 {
     *(volatile char *)slm_nothing = 1;
 }
 
-static void the_zero_block_is_read_only(void **state)
+static void write_last_class(void)
+{
+    ((struct slm_slot volatile *)slm_slot_of(slm_detour, SLM_CLASSES - 1))->misses = 1;
+}
+
+/* Only the first page, which every page size can have. */
+static void the_idle_block_is_read_only_where_size_classes_have_slots(void **state)
 {
     (void)state;
     assert_int_equal(in_child(write_first_byte).signal, SIGSEGV);
-    assert_int_equal(in_child(write_last_byte).signal, SIGSEGV);
+    assert_int_equal(in_child(write_last_class).signal, SIGSEGV);
 }
 
 /* Does the page have memory, in RAM or swapped? A kernel that does not tell says no of all. */
@@ -216,11 +307,13 @@ static void a_block_costs_what_is_used_of_it(void **state)
     assert_int_equal(used_pages(), 2);
     assert_int_equal(slm_slot_next(&block->used, LAST + 1), SLM_CACHE_IDS);
     assert_int_equal(used_pages(), 2);
+    slm_slots_cover(block, 2 * PAGE / sizeof(struct slm_slot)); /* 85 named caches or so */
+    assert_int_equal(used_pages(), 3);
     /* Its own part is in the first page of the half, as the size classes' slots are. */
     slm_slot_use(&slm_retired_half(block)->used, SLM_CLASSES - 1);
-    assert_int_equal(used_pages(), 3);
+    assert_int_equal(used_pages(), 4);
     slm_retired_slot_at(block, slm_slot_word_of(SLM_CLASSES - 1))->target = 1;
-    assert_int_equal(used_pages(), 3);
+    assert_int_equal(used_pages(), 4);
     for (size_t i = 0; i < COUNT(blocks); i++)
         slm_thread_block_free(blocks[i]);
 }
@@ -231,7 +324,8 @@ static void blocks_are_clear_again_when_they_come_back(void **state)
     for (unsigned turn = 0; turn < 20; turn++) {
         struct slm_thread *again = slm_thread_block_make();
         assert_non_null(again);
-        assert_true(all_zero(again, SLM_BLOCK_BYTES));
+        assert_true(is_fresh(again));
+        slm_slots_cover(again, SLM_NAMED_FIRST + 1 + turn * 300);
         for (unsigned number = turn; number < SLM_CACHE_IDS; number += 370)
             memset(use(again, number < SLM_CLASSES ? number : number | 128), 0x5a, sizeof(struct slm_slot));
         memset(&again->refills, 0x5a, sizeof again->refills);
@@ -289,37 +383,23 @@ static void a_walk_over_few_slots_is_short(void **state)
     assert_true(seen[3] && seen[10000]);
 }
 
-/* What is popped stays readable below the new top, where a taker reads it. */
+/* What is popped stays readable above the new top, where a taker reads it. */
 static void hot_halves_move_the_top_alone(void **state)
 {
     (void)state;
     static char objects[3];
     void *rounds[4] = {&objects[0], &objects[1], SLM_NO_ROUND, NULL};
-    const size_t bottom = slm_round_cursor(block, rounds);
-    struct slm_slot slot = {.top = slm_round_cursor(block, rounds + 2), .bottom = bottom};
-    slm_slot_push(block, &slot, slot.top, &objects[2]);
-    assert_ptr_equal(slm_round_at(block, slot.top), rounds + 3);
+    struct slm_slot slot = {.top = rounds + 2, .bottom = rounds};
+    slm_slot_push(&slot, slot.top, &objects[2]);
+    assert_ptr_equal(slot.top, rounds + 3);
     assert_int_equal(slm_slot_rounds(&slot), 3);
-    assert_ptr_equal(slm_slot_pop(block, &slot, slot.top), &objects[2]);
-    assert_ptr_equal(slm_slot_pop(block, &slot, slot.top), &objects[1]);
-    assert_ptr_equal(slm_round_at(block, slot.top), rounds + 1);
+    assert_ptr_equal(slm_slot_pop(&slot, slot.top), &objects[2]);
+    assert_ptr_equal(slm_slot_pop(&slot, slot.top), &objects[1]);
+    assert_ptr_equal(slot.top, rounds + 1);
     assert_ptr_equal(rounds[1], &objects[1]);
     assert_ptr_equal(rounds[2], &objects[2]);
     assert_null(rounds[3]);
-    assert_int_equal(slot.bottom, bottom);
-}
-
-/* Wherever the magazine lies: below the block, too. */
-static void cursors_lead_to_rounds_and_back(void **state)
-{
-    (void)state;
-    static void *in_data[4];
-    void *on_stack[4], **const places[] = {in_data, on_stack, slm_round_at(block, 0)};
-    for (size_t i = 0; i < COUNT(places); i++)
-        for (size_t at = 0; at < 4; at++)
-            assert_ptr_equal(slm_round_at(block, slm_round_cursor(block, places[i] + at)), places[i] + at);
-    assert_int_equal(slm_round_cursor(block, slm_round_at(block, 0)), 0);
-    assert_ptr_equal(slm_round_at(block, 0), block);
+    assert_ptr_equal(slot.bottom, rounds);
 }
 
 /* As thread_cache.c loads one: `count` is what it may have, and 0 stands there. */
@@ -330,7 +410,7 @@ static struct slm_magazine *loaded_magazine(struct slm_slot *slot, uint32_t room
     magazine->count = room;
     magazine->rounds[room] = NULL;
     slot->loaded = magazine;
-    slot->bottom = slot->top = slm_round_cursor(block, magazine->rounds);
+    slot->bottom = slot->top = magazine->rounds;
     return magazine;
 }
 
@@ -340,12 +420,12 @@ static void the_word_to_be_written_tells_whether_there_is_room(void **state)
     struct slm_slot *slot = slm_slot_of(block, 7);
     struct slm_magazine *magazine = loaded_magazine(slot, 9);
     for (uint32_t i = 0; i < 9; i++) {
-        assert_int_equal(slm_slot_room(block, slot), 9 - i);
-        assert_non_null(*slm_round_at(block, slot->top));
-        slm_slot_push(block, slot, slot->top, magazine);
+        assert_int_equal(slm_slot_room(slot), 9 - i);
+        assert_non_null(*slot->top);
+        slm_slot_push(slot, slot->top, magazine);
     }
-    assert_int_equal(slm_slot_room(block, slot), 0);
-    assert_null(*slm_round_at(block, slot->top));
+    assert_int_equal(slm_slot_room(slot), 0);
+    assert_null(*slot->top);
     slm_magazine_free(magazine);
     memset(slot, 0, sizeof *slot);
 }
@@ -357,9 +437,9 @@ static void what_is_unloaded_counts_its_rounds_again(void **state)
     struct slm_slot *slot = slm_slot_of(block, 7);
     struct slm_magazine *magazine = loaded_magazine(slot, 9);
     for (size_t i = 0; i < COUNT(objects); i++)
-        slm_slot_push(block, slot, slot->top, &objects[i]);
-    slot->bottom += 2 * sizeof(void *); /* a taker has the first two */
-    slm_slot_unload(block, slot);
+        slm_slot_push(slot, slot->top, &objects[i]);
+    slot->bottom += 2; /* a taker has the first two */
+    slm_slot_unload(slot);
     assert_int_equal(magazine->count, 3);
     for (size_t i = 0; i < 3; i++)
         assert_ptr_equal(magazine->rounds[i], &objects[i + 2]);
@@ -378,10 +458,8 @@ static void rounds_of_both_magazines_are_counted(void **state)
         struct slm_magazine *loaded = slm_magazine_make(5), *previous = slm_magazine_make(5);
         struct slm_slot *slot = slm_slot_of(block, numbers[i]);
         assert_true(loaded && previous);
-        *slot = (struct slm_slot){.top = slm_round_cursor(block, loaded->rounds + 5),
-                                  .bottom = slm_round_cursor(block, loaded->rounds + 1),
-                                  .loaded = loaded,
-                                  .previous = previous};
+        *slot = (struct slm_slot){
+            .top = loaded->rounds + 5, .bottom = loaded->rounds + 1, .loaded = loaded, .previous = previous};
         previous->count = 3;
         assert_int_equal(slm_thread_rounds(block, numbers[i]), 0); /* no target: not in use */
         store_relaxed(&slot->target, 5);
@@ -400,10 +478,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         block_test(every_slot_of_a_fresh_block_is_empty_and_full),
+        block_test(covering_leaves_what_has_cursors_alone),
         block_test(slots_do_not_touch_the_thread_s_own_part),
         block_test(places_lead_to_numbers_and_back),
-        cmocka_unit_test(the_zero_block_has_nothing_at_any_place),
-        cmocka_unit_test(the_zero_block_is_read_only),
+        cmocka_unit_test(the_idle_block_s_slots_of_size_classes_are_empty_and_full),
+        cmocka_unit_test(the_idle_block_s_other_slots_are_so_when_they_are_covered),
+        cmocka_unit_test(the_idle_block_is_read_only_where_size_classes_have_slots),
         block_test(retired_slots_are_closed_until_they_are_opened),
         block_test(retired_slots_lie_at_the_same_places),
         cmocka_unit_test(a_block_costs_what_is_used_of_it),
@@ -411,11 +491,10 @@ int main(void)
         block_test(a_walk_comes_to_every_slot_that_was_made),
         block_test(a_walk_over_few_slots_is_short),
         block_test(hot_halves_move_the_top_alone),
-        block_test(cursors_lead_to_rounds_and_back),
         block_test(the_word_to_be_written_tells_whether_there_is_room),
         block_test(what_is_unloaded_counts_its_rounds_again),
-        cmocka_unit_test(hot_paths_find_nothing_in_the_zero_block),
-        cmocka_unit_test(no_hot_path_writes_the_zero_block),
+        cmocka_unit_test(hot_paths_find_nothing_in_the_idle_block),
+        cmocka_unit_test(no_hot_path_writes_the_idle_block),
         block_test(rounds_of_both_magazines_are_counted),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);

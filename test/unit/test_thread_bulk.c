@@ -20,7 +20,10 @@ static int begin_test(void **state)
     name = named("bulk", SIZE, &(struct slab_cache_attr){.flags = SLAB_NO_MERGE});
     cache = cache_of(name);
     block = slm_thread_block_make();
-    return block ? 0 : -1;
+    if (!block)
+        return -1;
+    slm_slots_cover(block, cache->id + 2);
+    return 0;
 }
 
 static int end_test(void **state)
@@ -184,9 +187,10 @@ static struct slm_magazine *load_empty(uint32_t room)
     assert_non_null(magazine);
     magazine->count = room;
     magazine->rounds[room] = NULL;
-    const size_t cursor = slm_round_cursor(block, magazine->rounds);
-    *slot() = (struct slm_slot){
-        .top = cursor, .bottom = cursor, .start_factor = slm_start_factor(SIZE), .loaded = magazine};
+    *slot() = (struct slm_slot){.top = magazine->rounds,
+                                .bottom = magazine->rounds,
+                                .start_factor = slm_start_factor(SIZE),
+                                .loaded = magazine};
     return magazine;
 }
 
@@ -194,6 +198,7 @@ static struct slm_magazine *load_empty(uint32_t room)
 static void unload(struct slm_magazine *magazine)
 {
     memset(slot(), 0, sizeof *slot());
+    slm_slot_clear_cursors(slot());
     slm_magazine_free(magazine);
 }
 
@@ -340,7 +345,7 @@ static void a_tuned_slot_starts_anew_at_its_next_trip(void **state)
     assert_int_equal(load_relaxed(&slot()->target), before); /* nobody touches it but the owner */
     assert_int_equal(pop_bulk(200, objects), 200);
     assert_int_equal(load_relaxed(&slot()->target), 9);
-    assert_true(slm_slot_rounds(slot()) + slm_slot_room(block, slot()) <= 9);
+    assert_true(slm_slot_rounds(slot()) + slm_slot_room(slot()) <= 9);
     assert_int_equal(slot()->tuned, load_relaxed(&cache->tuned));
     are_apart(200);
     push_bulk(200, objects);

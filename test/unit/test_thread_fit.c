@@ -19,6 +19,7 @@ static void begin_cache(size_t size, unsigned fixed)
     cache = cache_of(name);
     block = slm_thread_block_make();
     require(block != NULL);
+    slm_slots_cover(block, cache->id + 2);
 }
 
 /* Nothing is lost or doubled: all that is out of the slabs is in the block or in the stock. */
@@ -51,7 +52,7 @@ static struct slm_slot *slot(void)
 /* How many rounds the loaded magazine may have. */
 static size_t room_of_all(void)
 {
-    return slm_slot_rounds(slot()) + slm_slot_room(block, slot());
+    return slm_slot_rounds(slot()) + slm_slot_room(slot());
 }
 
 static void refill(void)
@@ -161,7 +162,7 @@ static void fit_without_memory(void)
     refill();
     struct slm_magazine *full = stock(40);
     while (slot()->top != slot()->bottom)
-        require(slm_slot_pop(block, slot(), slot()->top));
+        require(slm_slot_pop(slot(), slot()->top));
     forbid_memory();
     while (slm_magazine_make(1))
         ;

@@ -69,7 +69,7 @@ static void magazines_stay_behind(void **state)
     assert_true(loaded && previous && before > 2 * SLM_MAGAZINE_SMALL);
     move(last_node());
     assert_int_equal(rounds(), 0);
-    assert_true(!slot()->loaded && !slot()->previous && slot()->top == 0 && slot()->bottom == 0);
+    assert_true(!slot()->loaded && !slot()->previous && is_clear(slot()));
     assert_int_equal(stock_at_home(cache, 0), before + stock); /* the magazines themselves */
     const struct slm_magazine *second = slm_cache_depot(cache, 0)->full, *first = second->next;
     assert_true((first == loaded && second == previous) || (first == previous && second == loaded));
