@@ -51,12 +51,14 @@ slm_inline size_t slm_freed_check_word(const void *pointer, const char *call, co
  * the key is there, and nothing was found: the object may be free in another thread or depot. */
 bool slm_freed_check_nolock(const struct slm_slab *slab, const void *object, const char *call);
 
-/* Was it freed into the slot as one of the last few? For objects without a key. */
+/* Was it freed into the slot as one of the last few? For objects without a key. (A taker may raise the bottom
+ * meanwhile: what it takes stays readable.) */
 slm_inline bool slm_freed_is_top(struct slm_thread *thread, const struct slm_slot *slot, const void *object)
 {
-    void *const *const top = slm_round_at(thread, slot->top);
-    for (size_t i = 1, n = slm_min(slm_slot_rounds(slot), 4); i <= n; i++)
-        if (top[-(ptrdiff_t)i] == object)
+    const size_t bottom = slm_shared_load(&slot->bottom), top = slm_shared_load(&slot->top);
+    void *const *const end = slm_round_at(thread, top);
+    for (size_t i = 1, n = slm_min((top - bottom) / sizeof(void *), 4); i <= n; i++)
+        if (end[-(ptrdiff_t)i] == object)
             return true;
     return false;
 }
