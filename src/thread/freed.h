@@ -61,13 +61,15 @@ slm_inline bool slm_freed_is_last(void *const *rounds, size_t n, size_t most, co
 }
 
 /* For objects without a key: is it in its slab, or was it freed into the slot as one of the last four? A loaded
- * magazine with fewer rounds may just have been exchanged for the previous one. */
+ * magazine with fewer rounds may just have been exchanged for the previous one. (A taker may raise the bottom
+ * meanwhile: what it takes stays readable.) */
 slm_inline bool slm_freed_seems_free(const struct slm_slab *slab, const struct slm_slot *slot, const void *object)
 {
     enum { last = 4 };
-    const size_t n = slm_slot_rounds(slot);
+    void *const *const bottom = slm_shared_load(&slot->bottom), *const *const top = slm_shared_load(&slot->top);
+    const size_t n = (size_t)(top - bottom);
     const struct slm_magazine *previous = slot->previous;
-    return slm_slab_has(slab, object) || slm_freed_is_last(slot->bottom, n, last, object) ||
+    return slm_slab_has(slab, object) || slm_freed_is_last(bottom, n, last, object) ||
            (unlikely(n < last) && previous && slm_freed_is_last(previous->rounds, previous->count, last - n, object));
 }
 
