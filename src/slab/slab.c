@@ -9,7 +9,7 @@
 #include "page/span_alloc.h"
 #include "slab/key.h"
 
-enum { least_objects = 8 };
+enum { least_objects = 8, keyed_ahead_most = 512 };
 
 static_assert(offsetof(struct slm_slab, pending) >= sizeof(struct slm_slab) - 8, "past what spans use");
 static_assert(offsetof(struct slm_slab, owner) == sizeof(struct slm_span), "no_owner of slm_large and slm_free_span");
@@ -110,17 +110,6 @@ void slm_slab_release(struct slm_slab *slab)
     slm_span_free(&slab->span);
 }
 
-/* In a slab of one granule the rest begins at a multiple of the object size, as objects do: hot paths take it for
- * one. The key there makes them look closer. It is set when the last object is handed out, and not before, as it
- * touches a page. (Up to SLM_SMALL_MAX bytes no size leaves a rest too small for it.) */
-static void guard_rest(const struct slm_slab *slab, const void *last_taken)
-{
-    char *const rest = (char *)(uintptr_t)last_taken + slab->object_size;
-    const size_t left = (size_t)(slm_slab_start(slab) + SLM_GRANULE - rest);
-    if (slab->span.granules == 1 && left >= sizeof(struct slm_freed_object) && left < slab->object_size)
-        slm_key_set(rest, slm_key_of(rest));
-}
-
 unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
 {
     const int32_t there = load_acquire(&slab->free); /* pairs with slm_slab_count: so many bits can be seen */
@@ -141,9 +130,34 @@ unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
             atomic_fetch_and_explicit(&slab->bits[word], ~mine, memory_order_acquire);
     }
     slm_assert(taken == n);
-    if (likely(taken > 0))
-        guard_rest(slab, rounds[taken - 1]);
     return taken;
+}
+
+/* Acquire: pairs with set_bits, as the object is going to be written. */
+static bool is_free(const struct slm_slab *slab, uint32_t index)
+{
+    return load_acquire(&slab->bits[index / 64]) >> index % 64 & 1;
+}
+
+/* The rest of a slab of one granule begins at a multiple of the object size: hot paths take it for an object, too.
+ * (No size up to SLM_SMALL_MAX leaves one too small for a key.) */
+static bool has_rest(const struct slm_slab *slab)
+{
+    return slab->span.granules == 1 && SLM_GRANULE % slab->object_size >= sizeof(struct slm_freed_object);
+}
+
+void slm_slab_set_keys(struct slm_slab *slab, void *const *rounds, unsigned n)
+{
+    const bool small = slab->object_size <= keyed_ahead_most;
+    if (unlikely(n == 0))
+        return;
+    const uint32_t next = slm_slab_index(slab, rounds[n - 1]) + 1;
+    char *const behind = slm_slab_start(slab) + (size_t)next * slab->object_size;
+    const uintptr_t key = slm_key_of(rounds[0]);
+    if (next < slab->objects ? small && is_free(slab, next) : has_rest(slab))
+        slm_key_set(behind, key);
+    for (unsigned i = 0; small && i < n; i++)
+        slm_key_set(rounds[i], key);
 }
 
 static void set_bits(struct slm_slab *slab, uint32_t word, uint64_t bits, const char *call, const char *cache)
