@@ -102,6 +102,8 @@ static void add_calls(void)
             row.size = 40;
             row.who = "other";
             add_row(row, "askew-other-%s-%td", call->word, row.offset);
+            row.who = "fresh";
+            add_row(row, "askew-fresh-%s-%td", call->word, row.offset);
         }
 }
 

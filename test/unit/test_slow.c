@@ -377,6 +377,51 @@ static void threads_hand_objects_on(void **state)
     check_heap();
 }
 
+static void *elsewhere[3], *all[4000];
+static pthread_barrier_t freed, tried;
+
+static void *free_elsewhere(void *nothing)
+{
+    slm_free(slm_alloc(1)); /* a thread without a past frees straight into slabs */
+    for (size_t i = 0; i < COUNT(elsewhere); i++)
+        slm_free(elsewhere[i]);
+    pthread_barrier_wait(&freed);
+    pthread_barrier_wait(&tried);
+    return nothing;
+}
+
+static int by_address(const void *one, const void *other)
+{
+    const uintptr_t a = *(const uintptr_t *)one, b = *(const uintptr_t *)other;
+    return (a > b) - (a < b);
+}
+
+/* It must not look into another thread's magazine, where it would find it. */
+static void a_second_free_without_a_lock_may_do_nothing(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    pthread_barrier_init(&freed, NULL, 2);
+    pthread_barrier_init(&tried, NULL, 2);
+    for (size_t i = 0; i < COUNT(elsewhere); i++)
+        elsewhere[i] = slm_alloc(48);
+    pthread_create(&thread, NULL, free_elsewhere, NULL);
+    pthread_barrier_wait(&freed);
+    for (size_t i = 0; i < COUNT(elsewhere); i++)
+        slm_free_nolock(elsewhere[i]);
+    pthread_barrier_wait(&tried);
+    pthread_join(thread, NULL);
+    for (size_t i = 0; i < COUNT(all); i++)
+        all[i] = slm_alloc(48);
+    qsort(all, COUNT(all), sizeof *all, by_address);
+    for (size_t i = 1; i < COUNT(all); i++)
+        assert_ptr_not_equal(all[i - 1], all[i]);
+    for (size_t i = 0; i < COUNT(all); i++)
+        slm_free(all[i]);
+    slm_give_back_all();
+    check_heap();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -397,6 +442,7 @@ int main(void)
         cmocka_unit_test(purging_gives_the_peak_back),
         cmocka_unit_test(a_process_without_memory_goes_on),
         cmocka_unit_test(threads_hand_objects_on),
+        cmocka_unit_test(a_second_free_without_a_lock_may_do_nothing),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
 }
