@@ -9,7 +9,7 @@
 #include "page/span_alloc.h"
 #include "slab/key.h"
 
-enum { least_objects = 8, keyed_most = 64, page_bytes = 4096 };
+enum { least_objects = 8, keyed_ahead_most = 512, page_bytes = 4096 };
 
 static_assert(offsetof(struct slm_slab, pending) >= sizeof(struct slm_slab) - 8, "past what spans use");
 static_assert(offsetof(struct slm_slab, owner) == sizeof(struct slm_span), "no_owner of slm_large and slm_free_span");
@@ -140,25 +140,25 @@ static bool is_free(const struct slm_slab *slab, uint32_t index)
     return load_acquire(&slab->bits[index / 64]) >> index % 64 & 1;
 }
 
-/* What lies behind an object that was just taken gets a key if it is a free object; or the rest of a slab of one
- * granule, which begins at a multiple of the object size, so that hot paths take it for an object, too. But not where
- * that would touch a page of which the program may need nothing. */
-static void set_key_behind(struct slm_slab *slab, uint32_t index)
+/* The rest of a slab of one granule begins at a multiple of the object size: hot paths take it for an object, too. It
+ * gets no key where that would touch a page for nothing: see slm_slab_shape_fill. */
+static bool rest_is_keyed(const struct slm_slab *slab)
 {
-    const size_t offset = (size_t)index * slab->object_size;
-    if (offset % page_bytes == 0 || slab->object_size > page_bytes * (index < slab->objects ? 1 : 8))
-        return;
-    if (index < slab->objects ? is_free(slab, index) : slab->span.granules == 1)
-        slm_key_set(slm_slab_start(slab) + offset, slm_key_of(slm_slab_start(slab)));
+    return slab->span.granules == 1 && slab->objects * (size_t)slab->object_size % page_bytes != 0;
 }
 
 void slm_slab_set_keys(struct slm_slab *slab, void *const *rounds, unsigned n)
 {
+    const bool small = slab->object_size <= keyed_ahead_most;
     if (unlikely(n == 0))
         return;
-    set_key_behind(slab, slm_slab_index(slab, rounds[n - 1]) + 1);
-    for (unsigned i = 0; slab->object_size <= keyed_most && i < n; i++)
-        slm_key_set(rounds[i], slm_key_of(rounds[i]));
+    const uint32_t next = slm_slab_index(slab, rounds[n - 1]) + 1;
+    char *const behind = slm_slab_start(slab) + (size_t)next * slab->object_size;
+    const uintptr_t key = slm_key_of(rounds[0]);
+    if (next < slab->objects ? small && is_free(slab, next) : rest_is_keyed(slab))
+        slm_key_set(behind, key);
+    for (unsigned i = 0; small && i < n; i++)
+        slm_key_set(rounds[i], key);
 }
 
 static void set_bits(struct slm_slab *slab, uint32_t word, uint64_t bits, const char *call, const char *cache)
