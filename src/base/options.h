@@ -30,6 +30,8 @@
            "Threads that stay in an epoch section longer while others wait are named on standard error; 0: never.")  \
     NUMBER(EVERY, worker, 1, 0, 1, "1",                                                                              \
            "A worker thread gives memory back in multithreaded processes that have gone idle.")                      \
+    NUMBER(EVERY, check_sizes, 1, 0, 1, "0",                                                                         \
+           "Sized delete and free_sized with a size that is not the object's end the process; 0: they free it.")     \
     NUMBER(EVERY, percpu_cid, 0, 0, 1, "1",                                                                          \
            "Per-CPU copies go by the kernel's concurrency ids, where it has them, instead of CPUs: few threads use " \
            "few.")                                                                                                   \

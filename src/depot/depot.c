@@ -286,8 +286,12 @@ static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
             return 0;
         number = 1;
     }
-    for (unsigned i = 0; i < number; i++)
-        got += slm_slab_take(slabs[i], n - got, rounds + got);
+    for (unsigned i = 0; i < number; i++) {
+        const unsigned taken = slm_slab_take(slabs[i], n - got, rounds + got);
+        if (depot->shape->keyed)
+            slm_slab_set_keys(slabs[i], rounds + got, taken);
+        got += taken;
+    }
     add_relaxed(&depot->objects_out, got);
     put_slabs(depot, slabs, number, got);
     if (got > 1)

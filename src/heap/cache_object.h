@@ -44,16 +44,8 @@ slm_inline void *slm_cache_object_alloc_marked(struct slab_cache *named)
 
 slm_inline void *slm_cache_object_alloc(struct slab_cache *named)
 {
-    size_t slot_word = named->alloc_slot_word;
-    struct slm_thread *thread = slm_hot();
-    void **top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
-    slm_hide_value(slot_word);
-    if (unlikely(top == slm_shared_load(&slm_slot_at(thread, slot_word)->bottom)))
-        return slm_cache_object_alloc_marked(named);
-    slm_hide_value(slot_word);
-    void *object = slm_slot_pop(slm_slot_at(thread, slot_word), top);
-    slm_key_clear(object);
-    return object;
+    void *object = slm_pop_keyed(named->alloc_slot_word);
+    return likely(object != NULL) ? object : slm_cache_object_alloc_marked(named);
 }
 
 slm_inline void slm_cache_object_free(struct slab_cache *named, void *object)

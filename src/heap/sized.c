@@ -2,6 +2,7 @@
 #include "heap/sized.h"
 
 #include "base/errno.h"
+#include "base/options.h"
 #include "base/panic.h"
 #include "slab/large.h"
 
@@ -43,7 +44,7 @@ bool slm_sized_exactly(const void *pointer, size_t n, size_t alignment, const ch
     if (likely(slot_word != 0) && likely(slm_map_word_at(pointer) == slot_word))
         return true;
     const struct object object = object_at(pointer, call);
-    if (object.usable == 0)
+    if (object.usable == 0 || slm_options.check_sizes == 0)
         return true;
     if (!is_aligned(pointer, alignment))
         return false;
@@ -58,7 +59,8 @@ bool slm_sized_within(const void *pointer, size_t n, size_t alignment, const cha
     if (likely(slot_word != 0) && likely(n <= slm_page_map_size(slot_word)) && likely(is_aligned(pointer, alignment)))
         return true;
     const struct object object = object_at(pointer, call);
-    return object.usable == 0 || (n <= object.usable && is_aligned(pointer, alignment));
+    return object.usable == 0 || slm_options.check_sizes == 0 ||
+           (n <= object.usable && is_aligned(pointer, alignment));
 }
 
 _Noreturn slm_slow void slm_sized_refuse(const void *pointer, size_t n, size_t alignment, const char *call)

@@ -79,18 +79,26 @@ _Noreturn slm_slow void slm_refuse(const void *pointer, const char *call)
     slm_panic(call, pointer, what, NULL, 0);
 }
 
-/* Here the class takes arithmetic, not a load. What a hot free has taken for an object behind a slab's last one,
- * where the rest has no key, is seen now: it would reach beyond the granule. */
+/* It reaches beyond its granule: a hot free has taken what lies behind a slab's last object for one more. */
+static slm_slow void *check_popped(void *object)
+{
+    const struct slm_slab *slab = slm_slab_of(object);
+    if (!slab || !slm_slab_is_object(slab, object))
+        slm_refuse(object, "free");
+    return object;
+}
+
+/* Here the class takes arithmetic, not a load, and what was pushed where a rest has no key is found. */
 void *slm_alloc_medium(size_t n)
 {
     if (unlikely(n > SLM_SMALL_MAX))
         return slm_alloc_large_slow(n, 1, -1, NULL);
     size_t slot_word = slm_slot_word_of(slm_class_above_256(n));
     slm_hide_value(slot_word);
-    char *object = slm_alloc_at(slot_word, n);
-    if (unlikely((uint16_t)(uintptr_t)object + n > SLM_GRANULE))
-        slm_refuse(object, "free");
-    return object;
+    void *object = slm_pop_keyed(slot_word);
+    if (unlikely(!object))
+        return slm_alloc_slow(n);
+    return likely((uint16_t)(uintptr_t)object + n <= SLM_GRANULE) ? object : check_popped(object);
 }
 
 static void free_large(void *pointer, const char *call)

@@ -33,14 +33,14 @@ void slm_free_direct(void *object, const char *call);
 /* End the process: `call` cannot be meant for this pointer. */
 _Noreturn void slm_refuse(const void *pointer, const char *call);
 
-/* n bytes from the magazine of n's class, which begins at that slot word. */
-slm_inline void *slm_alloc_at(size_t slot_word, size_t n)
+/* An object from the magazine that begins at that slot word; NULL: it is empty. */
+slm_inline void *slm_pop_keyed(size_t slot_word)
 {
     struct slm_thread *thread = slm_hot();
     void **top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
     slm_hide_value(slot_word);
     if (unlikely(top == slm_shared_load(&slm_slot_at(thread, slot_word)->bottom)))
-        return slm_alloc_slow(n);
+        return NULL;
     slm_hide_value(slot_word);
     void *object = slm_slot_pop(slm_slot_at(thread, slot_word), top);
     slm_key_clear(object);

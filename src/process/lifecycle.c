@@ -236,9 +236,9 @@ slm_seldom void slm_process_watch_forks(void)
         pthread_atfork(NULL, NULL, look_for_fork);
 }
 
-/* No part of slm_once is written from here on, nor the sizes of malloc's caches. The section has whole
- * pages where the linker has used preload/once.ld; in a program with the archive it is not sealed. Without
- * mprotect(2) nothing is. */
+/* No part of slm_once is written from here on, nor the sizes of malloc's caches. The section has whole pages
+ * where the linker has used preload/once.ld; in a program with the archive it is not sealed. Without mprotect(2)
+ * nothing is. */
 static slm_seldom void seal(void)
 {
     extern char __start_slm_once[] slm_hidden, __stop_slm_once[] slm_hidden;

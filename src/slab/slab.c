@@ -9,7 +9,7 @@
 #include "page/span_alloc.h"
 #include "slab/key.h"
 
-enum { least_objects = 8, guard_page_bytes = 4096 };
+enum { least_objects = 8, keyed_ahead_most = 512, page_bytes = 4096 };
 
 static_assert(offsetof(struct slm_slab, pending) >= sizeof(struct slm_slab) - 8, "past what spans use");
 static_assert(offsetof(struct slm_slab, owner) == sizeof(struct slm_span), "no_owner of slm_large and slm_free_span");
@@ -28,7 +28,7 @@ void slm_slab_shape_fill(struct slm_slab_shape *shape)
     shape->objects = (uint16_t)(granules * SLM_GRANULE / shape->object_size);
     shape->keyed = !shape->hooks && size >= 2 * sizeof(void *);
     const bool is_class = shape->slot_word <= slm_slot_word_of(SLM_CLASSES - 1);
-    const bool guarded = is_class || SLM_GRANULE % size == 0 || shape->objects * size % guard_page_bytes != 0;
+    const bool guarded = is_class || SLM_GRANULE % size == 0 || shape->objects * size % page_bytes != 0;
     shape->map_word = shape->keyed && size <= SLM_SMALL_MAX && guarded ? shape->slot_word : 0;
 }
 
@@ -111,16 +111,6 @@ void slm_slab_release(struct slm_slab *slab)
     slm_span_free(&slab->span);
 }
 
-/* To a hot free the rest behind the last object looks like the start of one more. It gets a key, so that it looks
- * free. Not where that would touch a page for nothing: see slm_slab_shape_fill. */
-static void guard_rest(const struct slm_slab *slab)
-{
-    const size_t used = (size_t)slab->objects * slab->object_size;
-    char *rest = slm_slab_start(slab) + used;
-    if (used % guard_page_bytes != 0 && slm_span_bytes(&slab->span) - used >= sizeof(struct slm_freed_object))
-        slm_key_set(rest, slm_key_of(rest));
-}
-
 unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
 {
     const int32_t there = load_acquire(&slab->free); /* pairs with slm_slab_count: so many bits can be seen */
@@ -141,9 +131,34 @@ unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
             atomic_fetch_and_explicit(&slab->bits[word], ~mine, memory_order_acquire);
     }
     slm_assert(taken == n);
-    if (taken > 0 && rounds[taken - 1] == start + (slab->objects - 1) * (size_t)slab->object_size)
-        guard_rest(slab);
     return taken;
+}
+
+/* Acquire: pairs with set_bits, as the object is going to be written. */
+static bool is_free(const struct slm_slab *slab, uint32_t index)
+{
+    return load_acquire(&slab->bits[index / 64]) >> index % 64 & 1;
+}
+
+/* The rest of a slab of one granule begins at a multiple of the object size: hot paths take it for an object, too. It
+ * gets no key where that would touch a page for nothing: see slm_slab_shape_fill. */
+static bool rest_is_keyed(const struct slm_slab *slab)
+{
+    return slab->span.granules == 1 && slab->objects * (size_t)slab->object_size % page_bytes != 0;
+}
+
+void slm_slab_set_keys(struct slm_slab *slab, void *const *rounds, unsigned n)
+{
+    const bool small = slab->object_size <= keyed_ahead_most;
+    if (unlikely(n == 0))
+        return;
+    const uint32_t next = slm_slab_index(slab, rounds[n - 1]) + 1;
+    char *const behind = slm_slab_start(slab) + (size_t)next * slab->object_size;
+    const uintptr_t key = slm_key_of(rounds[0]);
+    if (next < slab->objects ? small && is_free(slab, next) : rest_is_keyed(slab))
+        slm_key_set(behind, key);
+    for (unsigned i = 0; small && i < n; i++)
+        slm_key_set(rounds[i], key);
 }
 
 static void set_bits(struct slm_slab *slab, uint32_t word, uint64_t bits, const char *call, const char *cache)

@@ -71,11 +71,11 @@ struct slm_slab_shape {
 };
 
 /* Set what follows from `object_size`, `slot_word` and `hooks`: granules and objects (one granule up to
- * SLM_SMALL_MAX; above, at least eight fit, or at most 1/8 is lost); whether objects are keyed, which they are not
- * if they have less than two words, or hooks that expect them as they were freed; and the word for the page map.
- * That is 0 where the hot path of free cannot do all: it sets the key, and knows an object by its offset in a
- * granule. Where the rest behind the last object can have no key (slm_slab_take), only malloc's classes have a
- * word: malloc sees what is no object's start when it pops it (heap/slow.c). */
+ * SLM_SMALL_MAX; above, at least eight fit, or at most 1/8 is lost); whether objects are keyed, which they are not if
+ * they have less than two words, or hooks that expect them as they were freed; and the word for the page map. That is
+ * 0 where the hot path of free cannot do all: it sets the key, and knows an object by its offset in a granule. Where
+ * the rest behind the last object can have no key (slm_slab_set_keys), only malloc's classes have a word: malloc sees
+ * what is no object's start when it pops it (heap/slow.c). */
 void slm_slab_shape_fill(struct slm_slab_shape *shape);
 
 /* A new slab on the node, held by the caller, unowned, all objects free and unconstructed; NULL and ENOMEM. */
@@ -83,6 +83,11 @@ struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node
 
 /* Take up to n objects, lowest address first. The caller holds the slab. */
 unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds);
+
+/* Objects were just taken, in the order of slm_slab_take, of which some may never have been in use: they get their
+ * keys, and so does what lies behind them, if it is a free object, or the slab's rest. Objects over 512 bytes do
+ * not, as they would touch pages of which the program may need none. The caller holds the slab. */
+void slm_slab_set_keys(struct slm_slab *slab, void *const *rounds, unsigned n);
 
 /* Set the bits of the leading rounds that lie in this slab, as the first one does; returns how many. An object that
  * is free already, or a pointer between objects, ends the process in the name of `call`; `cache` as in slm_panic. Any

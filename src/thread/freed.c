@@ -42,6 +42,14 @@ static bool settled(void)
 #endif
 }
 
+slm_slow slm_unordered bool slm_freed_is_in_previous(const struct slm_slot *slot, const void *object)
+{
+    const struct slm_magazine *previous = slot->previous;
+    const size_t count = previous ? slm_min(previous->count, SLM_MAGAZINE_ROUNDS_MAX) : 0;
+    const size_t last = slm_min(count, SLM_FREED_LAST);
+    return last > 0 && is_among(previous->rounds + count - last, last, object);
+}
+
 /* Its owner goes on meanwhile: arrays stay mapped. Cursors of two magazines may be read, and what they say is then
  * mostly no number of rounds. What lay below the top that was read stays there, or is overwritten by another push. */
 static slm_unordered bool is_in_thread(struct slm_thread *thread, const struct slm_cache *cache, const void *object)
@@ -129,14 +137,19 @@ struct slm_cache *slm_freed_check(const void *pointer, const char *call, const c
 bool slm_freed_check_nolock(const struct slm_slab *slab, const void *object, const char *call)
 {
     const struct slm_cache *cache = slm_cache_of_object(object);
+    struct slm_thread *self = load_relaxed(&slm_tls.busy) ? NULL : slm_tls.self;
+    bool found = false;
     if (!slm_slab_is_object(slab, object))
         refuse(slab, object, call, "not the start of an object");
-    struct slm_thread *self = load_relaxed(&slm_tls.busy) ? NULL : slm_tls.self;
-    if (!cache || likely(!is_suspect(self, cache, slab, object)))
+    if (!cache || (cache->shape.keyed && likely(!slm_key_is_set(object, slm_key_of(object)))))
         return false;
-    if (!cache->shape.keyed || slm_slab_has(slab, object) || (self && is_in_thread(self, cache, object)))
+    if (self && cache->shape.keyed)
+        found = is_in_thread(self, cache, object);
+    else if (self)
+        found = slm_freed_is_last(slab, slm_slot_of(self, cache->id), object);
+    if (found || slm_slab_has(slab, object))
         refuse(slab, object, call, slm_double_free);
-    return true;
+    return cache->shape.keyed;
 }
 
 /* It has the key. If it was retired twice, the first time may be among those before it, where no search looks. */

@@ -51,24 +51,32 @@ slm_inline size_t slm_freed_check_word(const void *pointer, const char *call, co
  * the key is there, and nothing was found: the object may be free in another thread or depot. */
 bool slm_freed_check_nolock(const struct slm_slab *slab, const void *object, const char *call);
 
-/* The last of n rounds, at most: is the object one of them? */
-slm_inline bool slm_freed_is_last(void *const *rounds, size_t n, size_t most, const void *object)
+/* For objects without a key, which are looked for among those that the thread has freed last. */
+enum { SLM_FREED_LAST = 4 };
+
+/* Is it in its slab, or was it freed into the slot as one of the last? A taker may raise `bottom` meanwhile: what the
+ * caller holds is not among the rounds that it takes. */
+slm_inline bool slm_freed_is_last(const struct slm_slab *slab, const struct slm_slot *slot, const void *object)
 {
-    for (; n > 0 && most > 0; n--, most--)
-        if (rounds[n - 1] == object)
+    void *const *const top = slm_shared_load(&slot->top);
+    const size_t rounds = (size_t)(top - slm_shared_load(&slot->bottom));
+    const size_t n = rounds <= SLM_MAGAZINE_ROUNDS_MAX ? slm_min(rounds, SLM_FREED_LAST) : 0;
+    for (size_t i = 1; i <= n; i++)
+        if (top[-(ptrdiff_t)i] == object)
             return true;
-    return false;
+    return slm_slab_has(slab, object);
 }
 
-/* For objects without a key: is it in its slab, or was it freed into the slot as one of the last four? A loaded
- * magazine with fewer rounds may just have been exchanged for the previous one. */
+/* The same in the previous magazine: a loaded one with few rounds may just have been exchanged for it. It may be
+ * taken meanwhile, and what is found says little then. */
+bool slm_freed_is_in_previous(const struct slm_slot *slot, const void *object);
+
+/* Both. */
 slm_inline bool slm_freed_seems_free(const struct slm_slab *slab, const struct slm_slot *slot, const void *object)
 {
-    enum { last = 4 };
-    const size_t n = slm_slot_rounds(slot);
-    const struct slm_magazine *previous = slot->previous;
-    return slm_slab_has(slab, object) || slm_freed_is_last(slot->bottom, n, last, object) ||
-           (unlikely(n < last) && previous && slm_freed_is_last(previous->rounds, previous->count, last - n, object));
+    const ptrdiff_t loaded = slm_shared_load(&slot->top) - slm_shared_load(&slot->bottom);
+    return slm_freed_is_last(slab, slot, object) ||
+           (loaded < SLM_FREED_LAST && slm_freed_is_in_previous(slot, object));
 }
 
 /* Retired objects of one cache have outlived their grace period: check them, and set their keys. */

@@ -7,10 +7,10 @@
  *                        |    |
  *     loaded magazine:   header | rounds ........    .... capacity
  *
- * A pop takes *--top unless top is bottom; a push stores *top++ unless *top is NULL (base/magazine.h). A slot
- * without rounds, as the first one always is, has both cursors at slm_no_rounds, and so is both empty and full. A
- * push reads what top points at before it knows anything else: all slots whose words the page map may have must
- * have cursors (slm_thread_list_cover).
+ * A pop takes *--top unless top is bottom; a push stores *top++ unless *top is NULL (base/magazine.h). A slot without
+ * rounds, as the first one always is, has both cursors at slm_no_rounds, and so is both empty and full. A push reads
+ * what top points at before it knows more, so each slot whose word the page map may have needs cursors. Named caches'
+ * slots get them when the cache is made (slm_thread_list_cover).
  *
  * The block's second half, at SLM_RETIRED_OFFSET, has a retired slot at each slot word: the magazine for the thread's
  * retired objects of that cache (deferred/retire.h), and the cache's remote magazine (thread/remote.h). Nothing is
@@ -19,8 +19,8 @@
  * A block is 1 MiB of addresses. A thread touches what it uses: the first 4 KiB of a half, and of the first half also
  * a page for each 85 named caches that exist.
  *
- * `hot` is what the hot paths use. It points at the block, or 0, 8 or 16 bytes into an idle block, where each word
- * of a slot is the address of slm_no_rounds, so that the hot paths fall into their slow halves:
+ * `hot` is what the hot paths use. It points at the block, or 0, 8 or 16 bytes into an idle block, where each word of
+ * a slot is the address of slm_no_rounds, so that the hot paths fall into their slow halves:
  *
  *     slm_nothing   before the first use, after the end, and while the owner works on the block in a slow path
  *     slm_taken     another thread works on the block (thread/ownership.h)

@@ -343,6 +343,26 @@ static void test_where_memory_is_scarce(void **)
     assert_role_succeeds("scarce", nullptr);
 }
 
+/* An operator's way out, where a program cannot be mended. */
+static void role_unchecked(const char *)
+{
+    for (size_t size : {1, 100, 5000, 100000}) {
+        ::operator delete(::operator new(size), size * 3);
+        ::operator delete(::operator new(size), size * 3, std::align_val_t(32));
+        ::operator delete[](::operator new(size * 3), size);
+        if (free_sized != nullptr)
+            free_sized(malloc(size), size * 3);
+    }
+}
+
+static void test_an_option_allows_wrong_sizes(void **)
+{
+    launch launch = {};
+    skip_on_glibc("it looks at no size");
+    launch.environment[0] = "SLABMALLOC_OPTIONS=check_sizes=0";
+    assert_role_succeeds("unchecked", &launch);
+}
+
 /* -- C23 ------------------------------------------------------------------------------------------------------ */
 
 static void release(void *object, size_t size)
@@ -395,7 +415,7 @@ static void test_aligned_alloc(void **)
 
 int main(int argc, char **argv)
 {
-    static const struct role roles[] = {{"scarce", role_scarce}};
+    static const struct role roles[] = {{"scarce", role_scarce}, {"unchecked", role_unchecked}};
     if (argc > 1)
         return play_role(roles, COUNT(roles), argc, argv);
     const struct CMUnitTest tests[] = {
@@ -409,6 +429,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_deleted_in_another_thread),
         cmocka_unit_test(test_deleted_in_a_child),
         cmocka_unit_test(test_where_memory_is_scarce),
+        cmocka_unit_test(test_an_option_allows_wrong_sizes),
         cmocka_unit_test(test_resized_objects),
         cmocka_unit_test(test_every_change_of_size),
         cmocka_unit_test(test_aligned_alloc),

@@ -32,6 +32,8 @@ static void give_rest(const struct misuse_case *row)
             exit(EXIT_FAILURE);
     announce_of_thing(thing_call(row->call)->said, pointer, what, &thing);
     thing_give(row->call, &thing, pointer);
+    if (row->late)
+        thing_alloc(&thing);
 }
 
 /* -- rows -------------------------------------------------------------------------------------------------------- */
@@ -102,6 +104,8 @@ static void add_calls(void)
             row.size = 40;
             row.who = "other";
             add_row(row, "askew-other-%s-%td", call->word, row.offset);
+            row.who = "fresh";
+            add_row(row, "askew-fresh-%s-%td", call->word, row.offset);
         }
 }
 
@@ -126,19 +130,28 @@ static void add_caches(void)
         }
 }
 
+/* Malloc sees those that begin at a page of which the program has nothing: when it would hand them out. */
+static bool is_seen_late(size_t size)
+{
+    return 0x10000 / size * size % 4096 == 0;
+}
+
 /* Every size that has a rest, and every call. */
 static void add_rests(void)
 {
     static const size_t cut[] = {24, 40, 104, 1000, 5000};
     const struct thing_call *call = thing_calls;
-    for (unsigned class = 0; class < SIZE_CLASSES && size_classes[class] <= 0x10000 / 8; class ++)
+    for (unsigned class = 0; class < SIZE_CLASSES && size_classes[class] <= 32768; class ++)
         for (ptrdiff_t offset = 0; offset <= 8 && 0x10000 % size_classes[class] != 0; offset += 8) {
-            struct misuse_case row = {
-                .commit = give_rest, .call = "free", .size = size_classes[class], .offset = offset};
+            struct misuse_case row = {.commit = give_rest,
+                                      .call = "free",
+                                      .size = size_classes[class],
+                                      .offset = offset,
+                                      .late = offset == 0 && is_seen_late(size_classes[class])};
             add_row(row, "askew-rest-%zu-free-%td", row.size, offset);
             call = next_call(call, false);
             row.call = call->word;
-            if (strcmp(row.call, "free") != 0)
+            if (strcmp(row.call, "free") != 0 && !row.late)
                 add_row(row, "askew-rest-%zu-%s-%td", row.size, row.call, offset);
         }
     for (call = thing_calls; call->word; call++)

@@ -80,7 +80,7 @@ static void add_firsts(void)
 /* In all places. */
 static void add_places(void)
 {
-    static const char *const whos[] = {"same", "other", "living", "exited", "child", NULL};
+    static const char *const whos[] = {"same", "other", "fresh", "living", "exited", "child", NULL};
     static const unsigned afters[] = {0, 5, 200, 2000};
     for (const struct thing_call *call = thing_calls; call->word; call++)
         FOR_EACH_WORD(who, whos)

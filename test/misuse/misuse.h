@@ -30,6 +30,7 @@ struct misuse_case {
     bool trimmed;       /* and free objects go to their slabs */
     bool section;       /* inside a section, so that what is retired waits */
     ptrdiff_t offset;   /* from the object's start */
+    bool late;          /* seen when malloc would hand out what was freed wrongly */
 
     const char *options; /* SLABMALLOC_OPTIONS of the case's process; NULL: none */
     bool checked;        /* only checked builds of the library know these options */

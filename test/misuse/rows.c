@@ -3,7 +3,7 @@
 
 #include "rows.h"
 
-enum { ROWS_MOST = 6144, NAME_BYTES = 80 };
+enum { ROWS_MOST = 8192, NAME_BYTES = 80 };
 
 const size_t size_classes[SIZE_CLASSES] = {
     16,    32,    48,    64,    80,    96,    112,   128,   144,   160,   176,   192,   208,   224,   240,
@@ -35,6 +35,7 @@ const struct misuse_case *misuse_of_loops(void)
 {
     add_rows_of_twice();
     add_rows_of_askew();
+    add_rows_of_ahead();
     add_rows_of_freed();
     add_rows_of_unkeyed();
     add_rows_of_sized();

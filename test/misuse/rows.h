@@ -10,6 +10,7 @@ extern const size_t size_classes[SIZE_CLASSES];
 /* Add a row, named as printf(3) has it. */
 void add_row(struct misuse_case row, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+void add_rows_of_ahead(void);
 void add_rows_of_askew(void);
 void add_rows_of_freed(void);
 void add_rows_of_sized(void);

@@ -11,11 +11,11 @@
 static const struct misuse_case *played;
 static struct thing thing;
 static void (*commit_it)(const struct misuse_case *row, struct thing *thing);
-static sem_t freed, given;
+static sem_t ready, freed, given;
 
-static bool is_who(const char *who)
+static bool is_who(const struct misuse_case *row, const char *who)
 {
-    return played->who && strcmp(played->who, who) == 0;
+    return row->who && strcmp(row->who, who) == 0;
 }
 
 static void await(sem_t *event)
@@ -38,14 +38,22 @@ static void commit(void)
     commit_it(played, &thing);
 }
 
+/* A thread that has not allocated yet frees straight into slabs, and takes no hot path. */
+static void begin_thread(void)
+{
+    free(hidden(malloc(1)));
+}
+
 static void *free_and_end(void *nothing)
 {
+    begin_thread();
     free_first();
     return nothing;
 }
 
 static void *free_and_live(void *nothing)
 {
+    begin_thread();
     free_first();
     sem_post(&freed);
     while (pause() < 0)
@@ -55,6 +63,9 @@ static void *free_and_live(void *nothing)
 
 static void *await_and_commit(void *nothing)
 {
+    if (is_who(played, "other"))
+        begin_thread();
+    sem_post(&ready);
     await(&given);
     commit();
     return nothing;
@@ -73,6 +84,15 @@ static void run_living_thread(void)
     sem_init(&freed, 0, 0);
     pthread_create(&thread, NULL, free_and_live, NULL);
     await(&freed);
+}
+
+/* Before the object is freed: what it takes to make a thread might be that one. */
+static void start_other(pthread_t *other)
+{
+    sem_init(&ready, 0, 0);
+    sem_init(&given, 0, 0);
+    pthread_create(other, NULL, await_and_commit, NULL);
+    await(&ready);
 }
 
 /* This process ends as the child does. */
@@ -94,26 +114,26 @@ static void commit_in_child(void)
 struct thing *play(const struct misuse_case *row, void (*finale)(const struct misuse_case *row, struct thing *thing))
 {
     pthread_t other;
+    const bool is_other = is_who(row, "other") || is_who(row, "fresh");
     played = row;
     commit_it = finale;
     thing_make(&thing, row);
-    sem_init(&given, 0, 0);
-    if (is_who("other")) /* already here: what it takes to make a thread might be the object that has been freed */
-        pthread_create(&other, NULL, await_and_commit, NULL);
+    if (is_other)
+        start_other(&other);
     if (row->section)
         slab_epoch_enter();
-    if (is_who("living"))
+    if (is_who(played, "living"))
         run_living_thread();
-    else if (is_who("exited"))
+    else if (is_who(played, "exited"))
         run_thread(free_and_end);
     else
         free_first();
     if (row->trimmed)
         malloc_trim(0);
-    if (is_who("other")) {
+    if (is_other) {
         sem_post(&given);
         pthread_join(other, NULL);
-    } else if (is_who("child")) {
+    } else if (is_who(played, "child")) {
         commit_in_child();
     } else {
         commit();

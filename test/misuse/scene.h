@@ -9,6 +9,7 @@
  *
  *     NULL      one thread does all
  *     other     another thread commits; the one that has freed waits
+ *     fresh     the same, and the other has allocated nothing before
  *     living    another thread has freed, and lives
  *     exited    another thread has freed, and has ended
  *     child     the child of a fork commits

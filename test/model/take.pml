@@ -21,6 +21,8 @@
  *     So a taker that finds no mark after P sees all that the pop has done: no pop is under way, and it takes the top
  *     round as well. A push may still be: on a weak machine the taker may see its top and not yet its round. There it
  *     issues a second membarrier once it has read top.
+ *  6. Only who holds an object writes its key (src/slab/key.h): a push sets it first of all, a pop clears it last of
+ *     all. So by 2 and 5 what the taker takes has its key, and no store of the owner's to it is still on its way.
  *
  * What the model has: one owner and one taker, each for ever; more owners would share nothing but the depot, and
  * takers come one at a time. The owner's stores wait in a store buffer (x86: first in, first out; WEAK: in any order,
@@ -28,15 +30,16 @@
  * membarrier. Its loads happen in the program's order: on a weak machine the address dependency on hot sees to that,
  * and an acquire in the slow path. The taker's stores go straight to memory: what it does after them is a locked
  * instruction, so a store buffer would only make it slower. The depot stands for wherever any thread could get a
- * round from. A signal handler comes between any two steps of the owner with a dry nolock call, and with a malloc or
- * free while busy is set. Left out are previous magazines, which only slow paths touch (see 3), threads that come
- * and go, and the destruction of a cache, which nobody may be using.
+ * round from. A magazine is full by its top, not by the word there, which the owner alone writes. A signal handler
+ * comes between any two steps of the owner with a dry nolock call, and with a malloc or free while busy is set. Left
+ * out are previous magazines, which only slow paths touch (see 3), threads that come and go, and the destruction of a
+ * cache, which nobody may be using.
  *
- * What is checked: a round has one holder (the asserts in pop_round and take), none is lost (count_rounds), taker and
- * slow path are never both on the block (`inside`, `taking`), a handler's malloc never meets the block while a slow
- * path works on it, no round of a limited cache is left behind unless a pop is under way at P or begins after it
- * (`popping`, `popped`), and the owner gets on: nothing goes on for ever but takes and its operations. (Takes without
- * end can starve it: it does not queue.)
+ * What is checked: a round has one holder (the asserts in pop_round and take), what is taken has its key, and keeps
+ * it (in take), none is lost (count_rounds), taker and slow path are never both on the block (`inside`, `taking`), a
+ * handler's malloc never meets the block while a slow path works on it, no round of a limited cache is left behind
+ * unless a pop is under way at P or begins after it (`popping`, `popped`), and the owner gets on: nothing goes on for
+ * ever but takes and its operations. (Takes without end can starve it: it does not queue.)
  *
  * WEAK, LIMITED, and both together also must pass. What must fail:
  *     NO_MEMBARRIER     no membarrier
@@ -56,6 +59,7 @@
  *     LATE_MARK         a pop sets its mark after it has loaded hot
  *     EARLY_CLEAR       it clears the mark before it stores top
  *     MARK_KEPT         it does not clear the mark
+ *     LATE_KEY          a push sets the key after it has stored top
  *     EARLY_LOOK        the taker reads the mark before the membarrier
  *     TOP_FIRST         it reads the mark after top: so on a weak machine the load of the mark must acquire
  *   with WEAK LIMITED:
@@ -87,7 +91,9 @@
 #define BOTTOM 4
 #define TOP 5
 #define SLOT 6
-byte memory[SLOT + ROUNDS];
+#define LIVE (SLOT + ROUNDS) /* of each round: 0 while its object has the key */
+#define LIVE_OF(round) (LIVE + (round) / 2)
+byte memory[LIVE + ROUNDS];
 
 /* Values of HOT. */
 #define BLOCK 0
@@ -224,7 +230,6 @@ inline pop_round()
         round = SEEN(SLOT + top - 1);
         assert(round != 0 && (round & (held | depot | list)) == 0);
         held = held | round;
-        round = 0;
         wipe(SLOT + top - 1)
     }
 }
@@ -242,7 +247,9 @@ inline pop_from_block()
         if
         :: store(TOP, top - 1); pop_round()
         :: pop_round(); store(TOP, top - 1)
-        fi
+        fi;
+        store(LIVE_OF(round), 1);
+        round = 0
     fi;
     top = 0
 }
@@ -286,9 +293,15 @@ inline push()
                 round = LOWEST(held);
                 held = held & ~round
             }
+#ifndef LATE_KEY
+            store(LIVE_OF(round), 0);
+#endif
             store(SLOT + top, round);
-            round = 0;
-            store(TOP, top + 1)
+            store(TOP, top + 1);
+#ifdef LATE_KEY
+            store(LIVE_OF(round), 0);
+#endif
+            round = 0
         fi;
         top = 0
     fi
@@ -492,6 +505,8 @@ inline take()
         d_step {
             round = memory[SLOT + bottom];
             assert(round != 0 && (round & (held | depot | list)) == 0);
+            assert(memory[LIVE_OF(round)] == 0);
+            assert(where[0] != LIVE_OF(round) && where[1] != LIVE_OF(round) && where[2] != LIVE_OF(round));
             list = list | round;
             memory[SLOT + bottom] = 0; /* as in wipe */
             bottom++;

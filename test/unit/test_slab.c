@@ -218,29 +218,52 @@ static void every_shape_is_cut_and_mended(void **state)
     slm_span_check(slm_nodes - 1);
 }
 
-/* It begins at a multiple of the object size, as objects do. */
-static void the_rest_of_a_granule_has_a_key(void **state)
+static bool has_key(const void *object)
+{
+    return slm_key_is_set(object, slm_key_of(object));
+}
+
+/* The rest begins at a multiple of the object size, as objects do. */
+static void what_is_taken_gets_keys_and_what_lies_behind(void **state)
 {
     (void)state;
     unsigned with_key = 0, without = 0;
     for (uint32_t size = 16; size <= SLM_SMALL_MAX; size += 8) {
         struct slm_slab *slab = make(size);
-        char *const rest = slm_slab_start(slab) + (size_t)slab->objects * size;
+        const unsigned objects = slab->objects;
+        char *const start = slm_slab_start(slab);
         const size_t left = SLM_GRANULE % size;
-        const bool guarded = is_guarded(size);
+        memset(start, 0, SLM_GRANULE); /* what was here before */
         assert_true(left == 0 || left >= sizeof(struct slm_freed_object));
-        if (left > 0)
-            slm_key_clear(rest);
-        slm_slab_take(slab, slab->objects - 1u, rounds);
-        assert_false(left > 0 && slm_key_is_set(rest, slm_key_of(rest)));
-        slm_slab_take(slab, 1, rounds + slab->objects - 1);
-        assert_true(left == 0 || slm_key_is_set(rest, slm_key_of(rest)) == guarded);
-        with_key += guarded;
-        without += left > 0 && !guarded;
-        give_all(slab, slab->objects);
+        slm_slab_take(slab, objects / 2, rounds);
+        slm_slab_set_keys(slab, rounds, objects / 2);
+        for (unsigned i = 0; i < objects; i++) /* larger ones would touch a page each */
+            require(has_key(start + (size_t)i * size) == (size <= 512 && i <= objects / 2));
+        slm_slab_take(slab, objects, rounds + objects / 2);
+        assert_false(left > 0 && has_key(start + (size_t)objects * size));
+        slm_slab_set_keys(slab, rounds + objects / 2, objects - objects / 2);
+        assert_true(left == 0 || has_key(start + (size_t)objects * size) == is_guarded(size));
+        with_key += is_guarded(size);
+        without += left > 0 && !is_guarded(size);
+        give_all(slab, objects);
         slm_slab_release(slab);
     }
     assert_true(with_key > 4000 && without > 0 && without < 30);
+}
+
+static void a_live_object_behind_gets_no_key(void **state)
+{
+    (void)state;
+    struct slm_slab *slab = make(48);
+    slm_slab_take(slab, 3, rounds);
+    slm_key_clear(rounds[2]);
+    assert_int_equal(slm_slab_give(slab, rounds, 2, "free", "test"), 2);
+    slm_slab_count(slab, 2);
+    slm_slab_take(slab, 2, rounds);
+    slm_slab_set_keys(slab, rounds, 2);
+    assert_true(has_key(rounds[0]) && has_key(rounds[1]) && !has_key(rounds[2]));
+    give_all(slab, 3);
+    slm_slab_release(slab);
 }
 
 static void the_lowest_addresses_go_first(void **state)
@@ -421,7 +444,8 @@ int main(void)
         cmocka_unit_test(free_objects_are_told_from_others),
         cmocka_unit_test(every_class_is_cut_and_mended),
         cmocka_unit_test(every_shape_is_cut_and_mended),
-        cmocka_unit_test(the_rest_of_a_granule_has_a_key),
+        cmocka_unit_test(what_is_taken_gets_keys_and_what_lies_behind),
+        cmocka_unit_test(a_live_object_behind_gets_no_key),
         cmocka_unit_test(the_lowest_addresses_go_first),
         cmocka_unit_test(giving_stops_at_the_slab_s_end),
         cmocka_unit_test(a_double_free_ends_the_process),

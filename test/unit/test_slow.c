@@ -228,26 +228,59 @@ static void large_objects_are_refused_but_by_their_start(void **state)
     assert_refused(large, "no object, or one that is free already");
 }
 
-static void purge_after_misuse(void)
-{
-    slm_free(misused);
-    slm_give_back_all();
-}
-
-static void small_objects_are_looked_at_on_their_way_home(void **state)
+/* In every class, at once. */
+static void pointers_into_small_objects_are_refused(void **state)
 {
     (void)state;
-    char *object = slm_alloc(100), *other = slm_alloc(100);
-    misused = object + 16;
-    assert_child_aborts(purge_after_misuse, text("slabmalloc: free(" POINTER "): not the start of an object of 112 "
-                                                 "bytes",
-                                                 pointer_of(misused)));
-    misused = object;
-    slm_free(object);
-    assert_child_aborts(purge_after_misuse, text("slabmalloc: free(" POINTER "): double free of an object of 112 "
-                                                 "bytes",
-                                                 pointer_of(misused)));
-    slm_free(other);
+    for (unsigned class = 0; class < SLM_CLASSES; class += 5) {
+        const uint32_t size = slm_class_size[class];
+        const uint32_t inside[] = {1, 8, size / 2, size - 1};
+        char *object = slm_alloc(size);
+        for (size_t i = 0; i < COUNT(inside); i++) {
+            static char what[64];
+            snprintf(what, sizeof what, "not the start of an object of %u bytes", size);
+            assert_refused(object + inside[i], what);
+        }
+        slm_free(object);
+    }
+}
+
+static void free_small_objects_are_refused(void **state)
+{
+    (void)state;
+    for (unsigned class = 0; class < SLM_CLASSES; class += 5) {
+        const uint32_t size = slm_class_size[class];
+        misused = slm_alloc(size);
+        slm_free(misused);
+        assert_child_aborts(free_misused, text("slabmalloc: free(" POINTER "): double free of an object of %u bytes",
+                                               pointer_of(misused), size));
+        assert_child_aborts(
+            resize_misused,
+            text("slabmalloc: realloc(" POINTER "): use of a freed object of %u bytes", pointer_of(misused), size));
+        assert_child_aborts(measure_misused,
+                            text("slabmalloc: malloc_usable_size(" POINTER "): use of a freed object of %u bytes",
+                                 pointer_of(misused), size));
+    }
+}
+
+/* What has the key in its second word by accident is freed like any other, and not lost. */
+static void objects_that_imitate_the_key_are_served(void **state)
+{
+    (void)state;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
+        const uint32_t size = slm_class_size[class];
+        if (size < 16)
+            continue;
+        void *object = slm_alloc(size);
+        slm_key_set(object, slm_key_of(object));
+        assert_int_equal(slm_usable(object), size);
+        assert_ptr_equal(slm_resize(object, size), object);
+        slm_free(object);
+        assert_ptr_equal(slm_alloc(size), object);
+        assert_false(slm_key_is_set(object, slm_key_of(object)));
+        slm_free(object);
+    }
+    check_heap();
 }
 
 static void purging_gives_the_peak_back(void **state)
@@ -344,6 +377,51 @@ static void threads_hand_objects_on(void **state)
     check_heap();
 }
 
+static void *elsewhere[3], *all[4000];
+static pthread_barrier_t freed, tried;
+
+static void *free_elsewhere(void *nothing)
+{
+    slm_free(slm_alloc(1)); /* a thread without a past frees straight into slabs */
+    for (size_t i = 0; i < COUNT(elsewhere); i++)
+        slm_free(elsewhere[i]);
+    pthread_barrier_wait(&freed);
+    pthread_barrier_wait(&tried);
+    return nothing;
+}
+
+static int by_address(const void *one, const void *other)
+{
+    const uintptr_t a = *(const uintptr_t *)one, b = *(const uintptr_t *)other;
+    return (a > b) - (a < b);
+}
+
+/* It must not look into another thread's magazine, where it would find it. */
+static void a_second_free_without_a_lock_may_do_nothing(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    pthread_barrier_init(&freed, NULL, 2);
+    pthread_barrier_init(&tried, NULL, 2);
+    for (size_t i = 0; i < COUNT(elsewhere); i++)
+        elsewhere[i] = slm_alloc(48);
+    pthread_create(&thread, NULL, free_elsewhere, NULL);
+    pthread_barrier_wait(&freed);
+    for (size_t i = 0; i < COUNT(elsewhere); i++)
+        slm_free_nolock(elsewhere[i]);
+    pthread_barrier_wait(&tried);
+    pthread_join(thread, NULL);
+    for (size_t i = 0; i < COUNT(all); i++)
+        all[i] = slm_alloc(48);
+    qsort(all, COUNT(all), sizeof *all, by_address);
+    for (size_t i = 1; i < COUNT(all); i++)
+        assert_ptr_not_equal(all[i - 1], all[i]);
+    for (size_t i = 0; i < COUNT(all); i++)
+        slm_free(all[i]);
+    slm_give_back_all();
+    check_heap();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -358,10 +436,13 @@ int main(void)
         cmocka_unit_test(errno_is_kept_or_enomem),
         cmocka_unit_test(foreign_pointers_are_refused),
         cmocka_unit_test(large_objects_are_refused_but_by_their_start),
-        cmocka_unit_test(small_objects_are_looked_at_on_their_way_home),
+        cmocka_unit_test(pointers_into_small_objects_are_refused),
+        cmocka_unit_test(free_small_objects_are_refused),
+        cmocka_unit_test(objects_that_imitate_the_key_are_served),
         cmocka_unit_test(purging_gives_the_peak_back),
         cmocka_unit_test(a_process_without_memory_goes_on),
         cmocka_unit_test(threads_hand_objects_on),
+        cmocka_unit_test(a_second_free_without_a_lock_may_do_nothing),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
 }
