@@ -6,8 +6,9 @@ static struct slm_list threads = {&threads, &threads};
 static _Atomic uint32_t count;
 static _Atomic unsigned covered = SLM_NAMED_FIRST + 1; /* named caches have the slots below; written under the lock */
 
-/* After a fork, linked by `next`: the blocks that were in the list. One is that of the thread that forked, which may go
- * on for long before it is in a slow path and links itself again. Which one is not known: all get cursors until then. */
+/* After a fork, linked by `next`: the blocks that were in the list. One is that of the thread that forked, which
+ * may go on for long before it is in a slow path and links itself again. Which one is not known: all get cursors
+ * until then. */
 static struct slm_list lost = {&lost, &lost};
 
 static void each_in(const struct slm_list *head, void (*visit)(struct slm_thread *thread, void *context),

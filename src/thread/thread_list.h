@@ -1,6 +1,7 @@
 /* The list of live threads' blocks. A block is linked at its thread's birth and unlinked at its exit, both under the
  * lock, so a block is valid while the lock is held. In the child of a fork the list starts empty; the one thread that
- * is left links itself again in its next slow path: its block's generation is older than the process's. */
+ * is left links itself again in its next slow path: its block's generation is older than the process's. Until then it
+ * may use caches that other threads of the child make, so its slots still get cursors. */
 #pragma once
 
 #include "thread/slots.h"

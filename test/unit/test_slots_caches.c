@@ -1,6 +1,6 @@
-/* src/thread/slots.h, src/thread/thread_list.h: wherever a hot path may look, each cache that there is has cursors: in
- * the blocks of all threads, older and younger than the cache, and in the idle block. Children make the caches, so that
- * each begins with the first id. */
+/* src/thread/slots.h, src/thread/thread_list.h: wherever a hot path may look, each cache that there is has
+ * cursors: in the blocks of all threads, older and younger than the cache, and in the idle block. Children make
+ * the caches, so that each begins with the first id. */
 #include "unit.h"
 
 #include "nodes.h"
@@ -335,6 +335,15 @@ static void a_thread_may_free_what_it_never_used_while_it_is_taken(void **state)
 
 static unsigned generations;
 
+static void make_more_in_child(void);
+
+static void have_child_make_more(void)
+{
+    const struct outcome outcome = in_child(make_more_in_child);
+    dprintf(STDERR_FILENO, "%s", outcome.said);
+    require(outcome.status == 0);
+}
+
 /* The threads there were before are lost; new ones come. */
 static void make_more_in_child(void)
 {
@@ -351,7 +360,7 @@ static void make_more_in_child(void)
     alloc_all(NULL);
     tell(&helper, free_all, NULL);
     if (++generations < 3)
-        require(in_child(make_more_in_child).status == 0);
+        have_child_make_more();
     make_caches(made + 70);
     require(see_all() == 2);
     tell(&helper, use_all, NULL);
@@ -364,22 +373,19 @@ static void children_make_more(void)
     start_live_helper(&helper);
     make_caches(40); /* ids up to 124, the last of the first group is 126 */
     tell(&helper, use_all, NULL);
-    require(in_child(make_more_in_child).status == 0);
+    have_child_make_more();
     require(see_all() == 2);
     make_caches(GROUPS);
     require(see_all() == 2);
     tell(&helper, use_all, NULL);
-    require(in_child(make_more_in_child).status == 0);
+    have_child_make_more();
     end_helper(&helper);
 }
 
 static void children_of_a_fork_have_them_too(void **state)
 {
     (void)state;
-    const struct outcome outcome = in_child(children_make_more);
-    if (outcome.status != 0)
-        fail_msg("the child ended with status %d, signal %d, and said: %s", outcome.status, outcome.signal,
-                 outcome.said);
+    assert_child_silent(children_make_more);
 }
 
 static void make_and_alloc(void *end)

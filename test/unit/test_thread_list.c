@@ -206,7 +206,8 @@ static void slots_in_use_are_left_alone(void **state)
     assert_child_silent(cover_around_slots_in_use);
 }
 
-/* blocks[0] and [1] were in the list before the fork. They may be those of the thread that forked, until that comes. */
+/* blocks[0] and [1] were in the list before the fork. They may be those of the thread that forked, until
+ * that comes. */
 static void cover_in_child(void)
 {
     require(look().mask == 0);
@@ -261,9 +262,10 @@ static void *be_born_and_look(void *nothing)
         require(block != NULL);
         block->tls = &slm_tls;
         slm_thread_list_add(block);
-        require(block->covered >= least);
+        slm_thread_list_lock();
+        require(block->covered >= least && is_covered(block, block->covered));
         least = block->covered;
-        require(is_covered(block, least));
+        slm_thread_list_unlock();
         slm_thread_list_remove(block);
         slm_thread_block_free(block);
     }
