@@ -349,7 +349,7 @@ static void role_unchecked(const char *)
     for (size_t size : {1, 100, 5000, 100000}) {
         ::operator delete(::operator new(size), size * 3);
         ::operator delete(::operator new(size), size * 3, std::align_val_t(32));
-        ::operator delete[](::operator new(size * 3), size);
+        ::operator delete[](::operator new[](size * 3), size);
         if (free_sized != nullptr)
             free_sized(malloc(size), size * 3);
     }
