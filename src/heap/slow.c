@@ -37,6 +37,20 @@ static void *alloc_class(unsigned class)
     return object;
 }
 
+/* It reaches beyond its granule: a hot free has taken what lies behind a slab's last object for one more. */
+static slm_slow void *check_popped(void *object)
+{
+    const struct slm_slab *slab = slm_slab_of(object);
+    if (!slab || !slm_slab_is_object(slab, object))
+        slm_refuse(object, "free");
+    return object;
+}
+
+void *slm_alloc_check(void *object, size_t n)
+{
+    return likely((uint16_t)(uintptr_t)object + n <= SLM_GRANULE) ? object : check_popped(object);
+}
+
 slm_slow void *slm_alloc_slow(size_t n)
 {
     const int kept = errno;
@@ -45,7 +59,7 @@ slm_slow void *slm_alloc_slow(size_t n)
     if (unlikely(!object) && slm_give_back_for(n))
         object = alloc_class(class);
     errno = object ? kept : ENOMEM;
-    return object;
+    return slm_alloc_check(object, n);
 }
 
 slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *clean)
@@ -79,15 +93,6 @@ _Noreturn slm_slow void slm_refuse(const void *pointer, const char *call)
     slm_panic(call, pointer, what, NULL, 0);
 }
 
-/* It reaches beyond its granule: a hot free has taken what lies behind a slab's last object for one more. */
-static slm_slow void *check_popped(void *object)
-{
-    const struct slm_slab *slab = slm_slab_of(object);
-    if (!slab || !slm_slab_is_object(slab, object))
-        slm_refuse(object, "free");
-    return object;
-}
-
 /* Here the class takes arithmetic, not a load, and what was pushed where a rest has no key is found. */
 void *slm_alloc_medium(size_t n)
 {
@@ -98,7 +103,7 @@ void *slm_alloc_medium(size_t n)
     void *object = slm_pop_keyed(slot_word);
     if (unlikely(!object))
         return slm_alloc_slow(n);
-    return likely((uint16_t)(uintptr_t)object + n <= SLM_GRANULE) ? object : check_popped(object);
+    return slm_alloc_check(object, n);
 }
 
 static void free_large(void *pointer, const char *call)

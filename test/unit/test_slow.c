@@ -8,6 +8,8 @@
 #include "heap/alloc.h"
 #include "heap/free.h"
 #include "heap/resize.h"
+#include "heap/cache_object.h"
+#include "nodes.h"
 #include "os/topology.h"
 #include "page/free_spans.h"
 #include "slab/large.h"
@@ -283,6 +285,105 @@ static void objects_that_imitate_the_key_are_served(void **state)
     check_heap();
 }
 
+/* -- what lies behind a slab's last object, where it has no key: free takes it, malloc must not give it ---------- */
+
+static char *rest;
+static uint32_t size; /* of the objects before it */
+static void *many[400];
+
+static void alloc_many(void)
+{
+    for (size_t i = 0; i < COUNT(many); i++)
+        require((many[i] = slm_alloc(size)) != NULL);
+}
+
+static void pop_rest(void)
+{
+    slm_free(rest);
+    slm_alloc(size);
+}
+
+/* It is the top round of a magazine when that is full. */
+static void pop_rest_from_previous(void)
+{
+    const struct slm_slot *slot = slm_slot_of(slm_tls.self, slm_class_of_size(size));
+    size_t i = 0;
+    alloc_many();
+    while (slm_slot_room(slot) != 1)
+        slm_free(many[i++]);
+    slm_free(rest);
+    slm_free(many[i]);
+    require(slot->previous && slot->previous->rounds[slot->previous->count - 1] == rest);
+    require(slm_alloc(size) == many[i]);
+    slm_alloc(size);
+}
+
+/* It is in a magazine that no check has looked at. */
+static void put_rest_into_stock(void)
+{
+    struct slm_magazine *magazine = slm_magazine_make(SLM_MAGAZINE_ROUNDS_MAX);
+    struct slm_cache *cache = &slm_class_caches[slm_class_of_size(size)];
+    struct slm_depot *depot = slm_cache_depot(cache, slm_node_of(rest));
+    require(magazine != NULL);
+    alloc_many();
+    magazine->count = 20;
+    memcpy(magazine->rounds, many, magazine->count * sizeof *many);
+    magazine->rounds[magazine->count - 1] = rest;
+    store_relaxed(&depot->exchanges, 1);
+    slm_magazine_put(cache, depot->node, &magazine, UINT64_MAX);
+    require(load_relaxed(&depot->stock_rounds) > 0);
+}
+
+static void pop_rest_from_stock(void)
+{
+    put_rest_into_stock();
+    alloc_many();
+}
+
+static void pop_rest_from_other_node(void)
+{
+    const unsigned node = slm_node_of(rest);
+    put_rest_into_stock();
+    go_to((node + 1) % slm_nodes);
+    for (size_t i = 0; i < COUNT(many); i++)
+        require(slm_alloc_node(size, (int)node) != NULL);
+}
+
+static void assert_rests_seen(void (*run)(void))
+{
+    unsigned classes = 0;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
+        size = slm_class_size[class];
+        const size_t left = SLM_GRANULE % size;
+        if (left == 0 || (SLM_GRANULE - left) % 4096 != 0)
+            continue;
+        void *object = slm_alloc(size);
+        rest = (char *)((uintptr_t)object & ~(SLM_GRANULE - 1)) + SLM_GRANULE - left;
+        assert_child_aborts(run, text("slabmalloc: free(" POINTER "): not the start of an object of %u bytes",
+                                      pointer_of(rest), size));
+        slm_free(object);
+        classes++;
+    }
+    assert_true(classes > 10);
+}
+
+static void rests_that_were_freed_are_not_handed_out(void **state)
+{
+    (void)state;
+    assert_rests_seen(pop_rest);
+    assert_rests_seen(pop_rest_from_previous);
+    assert_rests_seen(pop_rest_from_stock);
+}
+
+static void nor_are_those_of_other_nodes(void **state)
+{
+    (void)state;
+    need_simulated_nodes(2);
+    assert_rests_seen(pop_rest_from_other_node);
+}
+
+/* -- much memory, and none --------------------------------------------------------------------------------------- */
+
 static void purging_gives_the_peak_back(void **state)
 {
     (void)state;
@@ -439,6 +540,8 @@ int main(void)
         cmocka_unit_test(pointers_into_small_objects_are_refused),
         cmocka_unit_test(free_small_objects_are_refused),
         cmocka_unit_test(objects_that_imitate_the_key_are_served),
+        cmocka_unit_test(rests_that_were_freed_are_not_handed_out),
+        cmocka_unit_test(nor_are_those_of_other_nodes),
         cmocka_unit_test(purging_gives_the_peak_back),
         cmocka_unit_test(a_process_without_memory_goes_on),
         cmocka_unit_test(threads_hand_objects_on),
