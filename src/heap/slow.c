@@ -80,7 +80,7 @@ _Noreturn slm_slow void slm_refuse(const void *pointer, const char *call)
 }
 
 /* It reaches beyond its granule: a hot free has taken what lies behind a slab's last object for one more. */
-static slm_slow void *check_popped(void *object)
+static slm_slow void *check_popped_slow(void *object)
 {
     const struct slm_slab *slab = slm_slab_of(object);
     if (!slab || !slm_slab_is_object(slab, object))
@@ -98,7 +98,7 @@ void *slm_alloc_medium(size_t n)
     void *object = slm_pop_keyed(slot_word);
     if (unlikely(!object))
         return slm_alloc_slow(n);
-    return likely((uint16_t)(uintptr_t)object + n <= SLM_GRANULE) ? object : check_popped(object);
+    return likely((uint16_t)(uintptr_t)object + n <= SLM_GRANULE) ? object : check_popped_slow(object);
 }
 
 static void free_large(void *pointer, const char *call)
