@@ -51,5 +51,6 @@ slm_inline size_t slm_usable(const void *pointer)
     const uint64_t factor = slm_page_map_start_factor(slot_word);
     if (unlikely(!slm_looks_live(pointer, factor, slm_key_of_area(slm_range.heap))))
         return slm_usable_slow(pointer);
-    return slm_page_map_size(slot_word);
+    const size_t size = slm_page_map_size(slot_word);
+    return likely((uint16_t)(uintptr_t)pointer + size <= SLM_GRANULE) ? size : slm_usable_slow(pointer);
 }

@@ -38,7 +38,7 @@ static void *alloc_class(unsigned class)
 }
 
 /* It reaches beyond its granule: a hot free has taken what lies behind a slab's last object for one more. */
-static slm_slow void *check_popped(void *object)
+static slm_slow void *check_popped_slow(void *object)
 {
     const struct slm_slab *slab = slm_slab_of(object);
     if (!slab || !slm_slab_is_object(slab, object))
@@ -48,7 +48,7 @@ static slm_slow void *check_popped(void *object)
 
 void *slm_alloc_check(void *object, size_t n)
 {
-    return likely((uint16_t)(uintptr_t)object + n <= SLM_GRANULE) ? object : check_popped(object);
+    return likely((uint16_t)(uintptr_t)object + n <= SLM_GRANULE) ? object : check_popped_slow(object);
 }
 
 slm_slow void *slm_alloc_slow(size_t n)

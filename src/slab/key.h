@@ -4,8 +4,8 @@
  * object may have it by accident or by design, so that a match is only a reason to look (thread/freed.h).
  *
  * Allocation clears it before the object is handed out. An object in a magazine or in its slab has it if it was freed
- * there. One that was never handed out has it if it is small, and in a magazine or the next to come into one; so has
- * the rest of a slab behind its last object: what a program meets with that counts one too far. */
+ * there. One that was never handed out has it if its page is in use and it is in a magazine, or the next to come into
+ * one; so has the rest of a slab behind its last object: what a program meets with that counts one too far. */
 #pragma once
 
 #include "page/area.h"

@@ -9,7 +9,7 @@
 #include "page/span_alloc.h"
 #include "slab/key.h"
 
-enum { least_objects = 8, keyed_ahead_most = 512, page_bytes = 4096 };
+enum { least_objects = 8, page_bytes = 4096 };
 
 static_assert(offsetof(struct slm_slab, pending) >= sizeof(struct slm_slab) - 8, "past what spans use");
 static_assert(offsetof(struct slm_slab, owner) == sizeof(struct slm_span), "no_owner of slm_large and slm_free_span");
@@ -149,15 +149,15 @@ static bool rest_is_keyed(const struct slm_slab *slab)
 
 void slm_slab_set_keys(struct slm_slab *slab, void *const *rounds, unsigned n)
 {
-    const bool small = slab->object_size <= keyed_ahead_most;
     if (unlikely(n == 0))
         return;
+    const uintptr_t key = slm_key_of(rounds[0]);
+    const char *const page_end = (char *)(((uintptr_t)rounds[0] | (page_bytes - 1)) + 1);
     const uint32_t next = slm_slab_index(slab, rounds[n - 1]) + 1;
     char *const behind = slm_slab_start(slab) + (size_t)next * slab->object_size;
-    const uintptr_t key = slm_key_of(rounds[0]);
-    if (next < slab->objects ? small && is_free(slab, next) : rest_is_keyed(slab))
+    if (next < slab->objects ? behind < page_end && is_free(slab, next) : rest_is_keyed(slab))
         slm_key_set(behind, key);
-    for (unsigned i = 0; small && i < n; i++)
+    for (unsigned i = 0; i < n && (char *)rounds[i] < page_end; i++)
         slm_key_set(rounds[i], key);
 }
 

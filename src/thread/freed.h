@@ -41,7 +41,8 @@ slm_inline bool slm_looks_live(const void *pointer, uint64_t factor, uintptr_t k
 slm_inline size_t slm_freed_check_word(const void *pointer, const char *call, const char *what)
 {
     const size_t word = slm_map_word_at(pointer);
-    if (slm_looks_live(pointer, slm_page_map_start_factor(word), slm_key_of(pointer)))
+    if (slm_looks_live(pointer, slm_page_map_start_factor(word), slm_key_of(pointer)) &&
+        likely((uint16_t)(uintptr_t)pointer + slm_page_map_size(word) <= SLM_GRANULE))
         return word;
     const struct slm_cache *cache = slm_freed_check(pointer, call, what);
     return cache ? cache->shape.slot_word : 0;
