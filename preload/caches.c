@@ -17,7 +17,7 @@ slm_public int slab_cache_destroy(slab_cache *cache)
     return slm_errno_if(-1, slm_cache_control_destroy(cache));
 }
 
-slm_public void *slab_cache_alloc(slab_cache *cache)
+slm_public slm_hot_path void *slab_cache_alloc(slab_cache *cache)
 {
     return slm_cache_object_alloc(cache);
 }
@@ -32,7 +32,7 @@ slm_public void *slab_cache_alloc_nolock(slab_cache *cache)
     return slm_cache_object_alloc_nolock(cache);
 }
 
-slm_public void slab_cache_free(slab_cache *cache, void *object)
+slm_public slm_hot_path void slab_cache_free(slab_cache *cache, void *object)
 {
     slm_cache_object_free(cache, object);
 }

@@ -19,12 +19,12 @@ void cfree(void *pointer);
 void free_sized(void *pointer, size_t n);
 void free_aligned_sized(void *pointer, size_t alignment, size_t n);
 
-slm_public void *malloc(size_t n)
+slm_public slm_hot_path void *malloc(size_t n)
 {
     return slm_alloc(n);
 }
 
-slm_public void free(void *pointer)
+slm_public slm_hot_path void free(void *pointer)
 {
     slm_free(pointer);
 }

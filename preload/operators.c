@@ -100,7 +100,7 @@ slm_inline void *or_null(void *object, size_t n, size_t alignment, const void *n
 
 /* -- sizes ------------------------------------------------------------------------------------------------------- */
 
-static const char one[] = "operator delete", array[] = "operator delete[]";
+static const char one[] = "operator delete";
 
 static bool new_is_replaced(void);
 
@@ -161,12 +161,12 @@ DELETE(_ZdlPvmSt11align_val_t, delete_aligned(pointer, n, align, one), void *poi
 DELETE(_ZdlPvSt11align_val_tRKSt9nothrow_t, slm_free_as(pointer, one), void *pointer, ALIGN, NOTHROW)
 
 /* operator delete[] */
-DELETE(_ZdaPv, slm_free_as(pointer, array), void *pointer)
-DELETE(_ZdaPvm, delete_sized(pointer, n, array), void *pointer, SIZE)
-DELETE(_ZdaPvRKSt9nothrow_t, slm_free_as(pointer, array), void *pointer, NOTHROW)
-DELETE(_ZdaPvSt11align_val_t, slm_free_as(pointer, array), void *pointer, ALIGN)
-DELETE(_ZdaPvmSt11align_val_t, delete_aligned(pointer, n, align, array), void *pointer, SIZE, ALIGN)
-DELETE(_ZdaPvSt11align_val_tRKSt9nothrow_t, slm_free_as(pointer, array), void *pointer, ALIGN, NOTHROW)
+DELETE(_ZdaPv, slm_free_as(pointer, one), void *pointer)
+DELETE(_ZdaPvm, delete_sized(pointer, n, one), void *pointer, SIZE)
+DELETE(_ZdaPvRKSt9nothrow_t, slm_free_as(pointer, one), void *pointer, NOTHROW)
+DELETE(_ZdaPvSt11align_val_t, slm_free_as(pointer, one), void *pointer, ALIGN)
+DELETE(_ZdaPvmSt11align_val_t, delete_aligned(pointer, n, align, one), void *pointer, SIZE, ALIGN)
+DELETE(_ZdaPvSt11align_val_tRKSt9nothrow_t, slm_free_as(pointer, one), void *pointer, ALIGN, NOTHROW)
 
 /* -- is operator new ours? --------------------------------------------------------------------------------------- */
 

@@ -18,8 +18,9 @@ struct slm_depot_counts slm_cache_gone[SLM_NODES_MAX];
 static struct slm_lock mutex = {.rank = SLM_RANK_CACHES};
 static struct slm_list caches = {&caches, &caches};
 
-static void name_class(char *name, unsigned size)
+void slm_cache_name_class(char *name, unsigned class)
 {
+    unsigned size = slm_class_size[class];
     char digits[8];
     unsigned at = sizeof digits;
     for (; size != 0; size /= 10)
@@ -39,7 +40,7 @@ static void set_bounds(struct slm_cache *cache)
         start = (uint32_t)slm_min(slm_max(start_bytes / size, 1), slm_min(start_rounds_most, most));
     }
     if (cache->shape.limit) {
-        most = (uint32_t)slm_min(most, slm_max(cache->limit.objects / magazines_a_limit, 1));
+        most = (uint32_t)slm_min(most, slm_max(cache->shape.limit->objects / magazines_a_limit, 1));
         start = (uint32_t)slm_min(start, most);
     }
     store_relaxed(&cache->most_rounds, most);
@@ -50,7 +51,7 @@ static void set_bounds(struct slm_cache *cache)
 
 static const char *name_in_messages(const struct slm_cache *cache)
 {
-    return slm_cache_is_class(cache) ? NULL : cache->name;
+    return slm_cache_is_class(cache) ? NULL : slm_cache_own(cache)->name;
 }
 
 slm_seldom void slm_cache_add(struct slm_cache *cache)
@@ -87,7 +88,6 @@ slm_seldom void slm_cache_start(void)
 {
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
         struct slm_cache *cache = &slm_class_caches[class];
-        name_class(cache->name, slm_class_size[class]);
         cache->id = class;
         cache->shape.object_size = slm_class_size[class];
         slm_cache_add(cache);
@@ -192,8 +192,9 @@ void slm_cache_each(void (*visit)(struct slm_cache *cache, void *context), void 
 static void forget_hands(struct slm_cache *cache, void *nothing)
 {
     (void)nothing;
-    if (load_relaxed(&cache->limit.hands) != 0) /* the page may be shared with the parent */
-        store_relaxed(&cache->limit.hands, 0);
+    struct slm_limit *limit = cache->shape.limit;
+    if (limit && load_relaxed(&limit->hands) != 0) /* the page may be shared with the parent */
+        store_relaxed(&limit->hands, 0);
 }
 
 slm_seldom void slm_cache_fork_child(void)

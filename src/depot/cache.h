@@ -24,8 +24,6 @@ struct slm_cache {
     uint32_t fixed_magazines;                      /* as the program asked; 0: automatic */
     _Atomic uint64_t depot_rounds;                 /* the most that a depot keeps */
     _Atomic(_Atomic(struct slm_depot *) *) others; /* depots of the nodes from 1 on, made on first use */
-    struct slm_limit limit;                        /* shape.limit, if it has one */
-    struct slm_object_hooks hooks;                 /* shape.hooks, if it has any */
     struct slab_cache *first_name;                 /* the oldest; NULL: the cache is leaving */
     uint32_t names;                                /* how many it has */
     uint32_t align;
@@ -33,9 +31,21 @@ struct slm_cache {
     bool attended;          /* while it leaves: slab_cache_destroy still works on it */
     uint32_t recall;        /* while it leaves: the recall that all threads must have attended to before it goes */
     struct slm_cache *next; /* in its bucket of caches that merge, among those that leave, or among those unused */
-    char name[SLM_CACHE_NAME_BYTES];
     struct slm_depot first; /* node 0 */
 };
+
+/* What named caches have besides, behind their struct slm_cache. A process has all size classes from its start on: what
+ * they do without takes two pages less. */
+struct slm_cache_own {
+    struct slm_limit limit;        /* shape.limit, if it has one */
+    struct slm_object_hooks hooks; /* shape.hooks, if it has any */
+    char name[SLM_CACHE_NAME_BYTES];
+};
+
+slm_inline struct slm_cache_own *slm_cache_own(const struct slm_cache *cache)
+{
+    return (struct slm_cache_own *)(uintptr_t)(cache + 1);
+}
 
 extern slm_hidden struct slm_cache slm_class_caches[SLM_CLASSES];
 extern slm_hidden struct slm_cache *_Atomic slm_caches[SLM_CACHE_IDS]; /* named ones, by id */
@@ -66,6 +76,9 @@ slm_inline struct slm_cache *slm_cache_of_object(const void *pointer)
 
 /* Name and cut the size classes; once, before the first allocation. */
 void slm_cache_start(void);
+
+/* The name of a size class; `name` has SLM_CACHE_NAME_BYTES, all 0. */
+void slm_cache_name_class(char *name, unsigned class);
 
 /* Initialise a cache whose name, id and shape.object_size are set (alignment, hooks and limit where it has any), and
  * list it last. Under the cache mutex, once there are threads. */

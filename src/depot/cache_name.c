@@ -75,8 +75,8 @@ static struct slm_cache *new_cache(void)
     struct slm_cache *cache = unused;
     if (cache)
         unused = cache->next;
-    else if ((cache = slm_metadata_alloc(sizeof *cache)))
-        memset(cache, 0, sizeof *cache);
+    else if ((cache = slm_metadata_alloc(sizeof *cache + sizeof(struct slm_cache_own))))
+        memset(cache, 0, sizeof *cache + sizeof(struct slm_cache_own));
     return cache;
 }
 
@@ -84,15 +84,16 @@ static struct slm_cache *new_cache(void)
 static void describe(struct slm_cache *cache, size_t object_size, size_t align, const struct slab_cache_attr *attr)
 {
     const bool typesafe = attr->flags & SLAB_TYPESAFE_BY_EPOCH;
+    struct slm_cache_own *own = slm_cache_own(cache);
     cache->shape = (struct slm_slab_shape){.object_size = (uint32_t)object_size,
                                            .alignment = (uint16_t)(align >> SLM_GRANULE_SHIFT)};
-    cache->hooks = (struct slm_object_hooks){
+    own->hooks = (struct slm_object_hooks){
         .constructor = attr->ctor, .destructor = attr->dtor, .context = attr->context, .typesafe = typesafe};
     if (attr->ctor || attr->dtor || typesafe)
-        cache->shape.hooks = &cache->hooks;
-    cache->limit = (struct slm_limit){.objects = attr->limit_bytes / object_size, .bytes = attr->limit_bytes};
+        cache->shape.hooks = &own->hooks;
+    own->limit = (struct slm_limit){.objects = attr->limit_bytes / object_size, .bytes = attr->limit_bytes};
     if (attr->limit_bytes != 0)
-        cache->shape.limit = &cache->limit;
+        cache->shape.limit = &own->limit;
     store_relaxed(&cache->fixed_rounds, attr->magazine_rounds);
     cache->fixed_magazines = 0;
     cache->align = (uint32_t)align;
@@ -109,7 +110,7 @@ static struct slm_cache *make_cache(const char *name, size_t object_size, size_t
     struct slm_cache *cache = lowest_free < SLM_CACHE_IDS ? new_cache() : NULL;
     if (!cache)
         return NULL;
-    memcpy(cache->name, name, sizeof cache->name);
+    memcpy(slm_cache_own(cache)->name, name, SLM_CACHE_NAME_BYTES);
     describe(cache, object_size, align, attr);
     cache->id = lowest_free;
     slm_cache_add(cache);
@@ -253,7 +254,7 @@ static void name_classes(void)
     static unsigned class;
     for (struct slab_cache *named; class < SLM_CLASSES && (named = slm_metadata_alloc(sizeof *named)); class ++) {
         memset(named, 0, sizeof *named);
-        memcpy(named->name, slm_class_caches[class].name, sizeof named->name);
+        slm_cache_name_class(named->name, class);
         lead_to(named, &slm_class_caches[class], false);
         slm_list_insert_before(&class_names, &named->link);
     }

@@ -55,7 +55,7 @@ static void gather(const struct slab_cache *named, struct slm_cache *cache, stru
     stats->magazine_rounds = slm_reserve_held_by_all(cache);
     stats->total_objects = stats->slabs * cache->shape.objects;
     stats->active_objects -= slm_min(stats->active_objects, stats->magazine_rounds + stats->depot_rounds);
-    stats->limit_bytes = cache->limit.bytes;
+    stats->limit_bytes = cache->shape.limit ? cache->shape.limit->bytes : 0;
 }
 
 slm_seldom int slm_cache_info_stats(struct slab_cache *named, struct slab_cache_stats *out)

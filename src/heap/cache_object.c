@@ -87,7 +87,7 @@ static bool overcome(struct slm_cache *cache, size_t n, struct attempts *at)
         if (again)
             at->empty_looks = slm_gather_for_limit(cache) ? 0 : at->empty_looks + 1;
     } else {
-        if (cache->hooks.constructor) {
+        if (cache->shape.hooks && cache->shape.hooks->constructor) {
             if (slm_depot_grow(slm_cache_depot(cache, at->node)))
                 return true;
             if (errno == EDEADLK)
@@ -222,8 +222,8 @@ static _Noreturn slm_slow void not_of_this_cache(const struct slm_cache *cache, 
     if (slm_cache_is_class(owner))
         slm_line_add(&line, "an object of %u bytes", owner->shape.object_size);
     else
-        slm_line_add(&line, "an object of cache %s", owner->name);
-    slm_line_add(&line, " given to cache %s", cache->name);
+        slm_line_add(&line, "an object of cache %s", slm_cache_own(owner)->name);
+    slm_line_add(&line, " given to cache %s", slm_cache_own(cache)->name);
     slm_panic(call, object, line.text, NULL, 0);
 }
 

@@ -12,7 +12,7 @@ struct object {
     size_t usable;                 /* 0: none that is live */
 };
 
-static struct object object_at(const void *pointer, const char *call)
+static slm_seldom struct object object_at(const void *pointer, const char *call)
 {
     if (!pointer)
         return (struct object){0};
@@ -38,7 +38,7 @@ static bool is_aligned(const void *pointer, size_t alignment)
     return ((uintptr_t)pointer & (alignment - 1)) == 0 || !slm_is_power_of_two(alignment);
 }
 
-bool slm_sized_exactly(const void *pointer, size_t n, size_t alignment, const char *call)
+slm_seldom bool slm_sized_exactly(const void *pointer, size_t n, size_t alignment, const char *call)
 {
     const size_t slot_word = slot_word_for(n, alignment);
     if (likely(slot_word != 0) && likely(slm_map_word_at(pointer) == slot_word))
@@ -53,7 +53,7 @@ bool slm_sized_exactly(const void *pointer, size_t n, size_t alignment, const ch
     return slm_cache_is_class(object.cache) ? object.cache->shape.slot_word == slot_word : n <= object.usable;
 }
 
-bool slm_sized_within(const void *pointer, size_t n, size_t alignment, const char *call)
+slm_seldom bool slm_sized_within(const void *pointer, size_t n, size_t alignment, const char *call)
 {
     const size_t slot_word = slm_map_word_at(pointer);
     if (likely(slot_word != 0) && likely(n <= slm_page_map_size(slot_word)) && likely(is_aligned(pointer, alignment)))

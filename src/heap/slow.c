@@ -94,7 +94,7 @@ _Noreturn slm_slow void slm_refuse(const void *pointer, const char *call)
 }
 
 /* Here the class takes arithmetic, not a load, and what was pushed where a rest has no key is found. */
-void *slm_alloc_medium(size_t n)
+slm_hot_path void *slm_alloc_medium(size_t n)
 {
     if (unlikely(n > SLM_SMALL_MAX))
         return slm_alloc_large_slow(n, 1, -1, NULL);

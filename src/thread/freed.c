@@ -17,7 +17,7 @@ struct search {
     bool found, again; /* in hand somewhere; a thread was in a slow path */
 };
 
-static slm_unordered bool is_among(void *const *rounds, size_t n, const void *object)
+static slm_seldom slm_unordered bool is_among(void *const *rounds, size_t n, const void *object)
 {
     for (n = slm_min(n, SLM_MAGAZINE_ROUNDS_MAX); n > 0; n--)
         if (rounds[n - 1] == object)
@@ -25,7 +25,7 @@ static slm_unordered bool is_among(void *const *rounds, size_t n, const void *ob
     return false;
 }
 
-static slm_unordered bool is_in_magazine(const struct slm_magazine *magazine, const void *object)
+static slm_seldom slm_unordered bool is_in_magazine(const struct slm_magazine *magazine, const void *object)
 {
     return magazine && is_among(magazine->rounds, magazine->count, object);
 }
@@ -52,7 +52,7 @@ slm_slow slm_unordered bool slm_freed_is_in_previous(const struct slm_slot *slot
 
 /* Its owner goes on meanwhile: arrays stay mapped. Cursors of two magazines may be read, and what they say is then
  * mostly no number of rounds. What lay below the top that was read stays there, or is overwritten by another push. */
-static slm_unordered bool is_in_thread(struct slm_thread *thread, const struct slm_cache *cache, const void *object)
+static slm_seldom slm_unordered bool is_in_thread(struct slm_thread *thread, const struct slm_cache *cache, const void *object)
 {
     const struct slm_slot *slot = slm_slot_of(thread, cache->id);
     void *const *const bottom = slm_shared_load(&slot->bottom), *const *const top = slm_shared_load(&slot->top);
@@ -66,7 +66,7 @@ static slm_unordered bool is_in_thread(struct slm_thread *thread, const struct s
 
 /* A thread in a slow path changes its magazines: rounds that were popped long ago may seem to be in one. So what is
  * found there says nothing. Acquire: pairs with slm_thread_unclaim. */
-static slm_unordered void search_thread(struct slm_thread *thread, void *context)
+static slm_seldom slm_unordered void search_thread(struct slm_thread *thread, void *context)
 {
     struct search *search = context;
     slm_thread_look_if_gone(thread);
@@ -81,7 +81,7 @@ static slm_unordered void search_thread(struct slm_thread *thread, void *context
     search->again |= busy;
 }
 
-static void look(struct search *search, const struct slm_slab *slab)
+static slm_seldom void look(struct search *search, const struct slm_slab *slab)
 {
     search->again = false;
     search->found = slm_slab_has(slab, search->object);
@@ -120,7 +120,7 @@ static bool is_suspect(struct slm_thread *self, const struct slm_cache *cache, c
     return self ? slm_freed_seems_free(slab, slm_slot_of(self, cache->id), object) : slm_slab_has(slab, object);
 }
 
-struct slm_cache *slm_freed_check(const void *pointer, const char *call, const char *what)
+slm_seldom struct slm_cache *slm_freed_check(const void *pointer, const char *call, const char *what)
 {
     const struct slm_slab *slab = slm_slab_of(pointer);
     const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
@@ -134,7 +134,7 @@ struct slm_cache *slm_freed_check(const void *pointer, const char *call, const c
     return cache;
 }
 
-bool slm_freed_check_nolock(const struct slm_slab *slab, const void *object, const char *call)
+slm_seldom bool slm_freed_check_nolock(const struct slm_slab *slab, const void *object, const char *call)
 {
     const struct slm_cache *cache = slm_cache_of_object(object);
     struct slm_thread *self = load_relaxed(&slm_tls.busy) ? NULL : slm_tls.self;

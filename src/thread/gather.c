@@ -138,7 +138,7 @@ bool slm_gather_for_limit(struct slm_cache *cache)
     if (stocked)
         slm_gather_from_depots(cache);
     const bool look_again = (missed > 0 && load_relaxed(&slm_sys_has_membarrier)) ||
-                            atomic_load(&cache->limit.hands) > 0; /* pairs with slm_limit_carry */
+                            atomic_load(&cache->shape.limit->hands) > 0; /* pairs with slm_limit_carry */
     if (look_again)
         slm_sys_sleep_ms(1);
     return gathered > 0 || stocked || look_again;

@@ -43,9 +43,9 @@ static const struct call {
     bool exact; /* smaller sizes are wrong, too */
 } calls[] = {
     {"delete", "operator delete", give_delete, 0, true},
-    {"delete_array", "operator delete[]", give_delete_array, 0, true},
+    {"delete_array", "operator delete", give_delete_array, 0, true},
     {"delete_aligned", "operator delete", give_delete, 16, true},
-    {"delete_array_aligned", "operator delete[]", give_delete_array, 16, true},
+    {"delete_array_aligned", "operator delete", give_delete_array, 16, true},
     {"free_sized", "free_sized", give_free, 0, false},
     {"free_aligned_sized", "free_aligned_sized", give_free, 8, false},
 };

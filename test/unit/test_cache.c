@@ -12,7 +12,9 @@ static void every_class_is_a_cache(void **state)
     (void)state;
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
         const struct slm_cache *cache = &slm_class_caches[class];
-        assert_string_equal(cache->name, text("size-%u", slm_class_size[class]));
+        char name[SLM_CACHE_NAME_BYTES] = {0};
+        slm_cache_name_class(name, class);
+        assert_string_equal(name, text("size-%u", slm_class_size[class]));
         assert_int_equal(cache->shape.object_size, slm_class_size[class]);
         assert_int_equal(cache->shape.slot_word, slm_slot_word_of(class));
         assert_int_equal(cache->shape.granules, 1);

@@ -70,7 +70,7 @@ static int begin_cache(void **state)
     cache = cache_of(name);
     for (size_t i = 0; i < COUNT(helpers); i++)
         start_live_helper(&helpers[i]);
-    return cache->shape.limit && cache->limit.objects == LIMIT ? 0 : -1;
+    return cache->shape.limit && slm_cache_own(cache)->limit.objects == LIMIT ? 0 : -1;
 }
 
 static int end_cache(void **state)
@@ -265,9 +265,9 @@ static void who_carries_objects_is_waited_for(void **state)
     (void)state;
     assert_int_equal(alloc_all(), LIMIT);
     assert_false(slm_gather_for_limit(cache));
-    slm_limit_carry(&cache->limit);
+    slm_limit_carry(&slm_cache_own(cache)->limit);
     assert_true(slm_gather_for_limit(cache));
-    slm_limit_carried(&cache->limit);
+    slm_limit_carried(&slm_cache_own(cache)->limit);
     assert_false(slm_gather_for_limit(cache));
     free_some(0, LIMIT);
 }
@@ -304,7 +304,7 @@ static void a_thread_s_end_leaves_nothing_charged(void **state)
     on_threads(1, free_and_end);
     assert_int_equal(live(), 0);
     slm_gather_from_depots(cache);
-    assert_int_equal(load_relaxed(&cache->limit.charged), cache_out(cache));
+    assert_int_equal(load_relaxed(&slm_cache_own(cache)->limit.charged), cache_out(cache));
     assert_int_equal(alloc_all(), LIMIT);
     free_some(0, LIMIT);
 }
