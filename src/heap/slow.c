@@ -25,7 +25,7 @@ void *slm_alloc_direct(struct slm_cache *cache)
     return slm_depot_fill(slm_cache_depot(cache, slm_direct_node()), &object, 1) ? object : NULL;
 }
 
-static void *alloc_class(unsigned class)
+slm_inline void *alloc_class(unsigned class)
 {
     struct slm_thread *thread = slm_thread_enter(true);
     void *object =

@@ -43,7 +43,7 @@ static struct slm_magazine *unload(struct slm_slot *slot)
     return magazine;
 }
 
-static void load(struct slm_slot *slot, struct slm_magazine *magazine)
+slm_inline void load(struct slm_slot *slot, struct slm_magazine *magazine)
 {
     const uint32_t count = magazine->count;
     const uint32_t room = (uint32_t)slm_max(slm_min(magazine->capacity, load_relaxed(&slot->target)), count);
@@ -172,7 +172,7 @@ static void empty_slot(struct slm_thread *thread, struct slm_slot *slot, struct 
 }
 
 /* Before a trip to the depot: a slot from before the last tuning starts over. Acquire: pairs with slm_cache_tune. */
-static void heed_tuning(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache)
+slm_inline void heed_tuning(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache)
 {
     const uint32_t tuned = load_acquire(&cache->tuned);
     if (likely(slot->tuned == tuned))
@@ -182,7 +182,7 @@ static void heed_tuning(struct slm_thread *thread, struct slm_slot *slot, struct
 }
 
 /* Without membarrier(2) a call that has met a cache's limit could not take from other threads: they keep nothing. */
-static bool keeps_magazines(const struct slm_cache *cache)
+slm_inline bool keeps_magazines(const struct slm_cache *cache)
 {
     return likely(!cache->shape.limit) || load_relaxed(&slm_sys_has_membarrier);
 }

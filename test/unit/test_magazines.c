@@ -312,7 +312,7 @@ static void batches_of_retired_rounds_are_named_so(void **state)
 }
 
 /* Each push of theirs was checked. */
-static void of_keyed_ones_one_magazine_in_16_is_looked_at(void **state)
+static void of_keyed_ones_one_magazine_in_256_is_looked_at(void **state)
 {
     (void)state;
     struct slm_depot *depot = slm_cache_depot(cache, 0);
@@ -322,7 +322,7 @@ static void of_keyed_ones_one_magazine_in_16_is_looked_at(void **state)
     wrong->rounds[30] = wrong->rounds[7];
     for (uint64_t exchanges = 0; exchanges <= 1024; exchanges += exchanges % 128 == 127 ? 1 : 127) {
         store_relaxed(&depot->exchanges, exchanges);
-        if (exchanges % 16 == 0)
+        if (exchanges % 256 == 0)
             assert_refused(put_wrong, wrong->rounds[7], "free", "double free of an object");
         else
             assert_child_silent(put_wrong);
@@ -367,7 +367,7 @@ int main(void)
         unkeyed_test(slabs_take_no_round_twice),
         cache_test(slabs_take_no_round_twice),
         unkeyed_test(batches_of_retired_rounds_are_named_so),
-        cache_test(of_keyed_ones_one_magazine_in_16_is_looked_at),
+        cache_test(of_keyed_ones_one_magazine_in_256_is_looked_at),
         cmocka_unit_test(good_rounds_are_never_refused),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
