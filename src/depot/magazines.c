@@ -14,8 +14,8 @@ struct slm_magazine *slm_magazine_make(uint32_t rounds)
         magazine->capacity = (uint16_t)capacity;
         magazine->cache_id = SLM_NOT_RETIRED;
         magazine->count = 0;
-        for (uint32_t i = 0; i <= capacity; i++)
-            magazine->rounds[i] = SLM_NO_ROUND;
+        for (uint32_t i = 0; i < capacity; i += 2) /* capacities are odd, and there is one word more */
+            magazine->rounds[i] = magazine->rounds[i + 1] = SLM_NO_ROUND;
     }
     return magazine;
 }
