@@ -34,8 +34,8 @@ struct slm_cache {
     struct slm_depot first; /* node 0 */
 };
 
-/* What named caches have besides, behind their struct slm_cache. A process has all size classes from its start on: what
- * they do without takes two pages less. */
+/* What named caches have besides, behind their struct slm_cache. A process has all size classes from its start on:
+ * what they do without takes two pages less. */
 struct slm_cache_own {
     struct slm_limit limit;        /* shape.limit, if it has one */
     struct slm_object_hooks hooks; /* shape.hooks, if it has any */

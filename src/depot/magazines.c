@@ -14,8 +14,10 @@ struct slm_magazine *slm_magazine_make(uint32_t rounds)
         magazine->capacity = (uint16_t)capacity;
         magazine->cache_id = SLM_NOT_RETIRED;
         magazine->count = 0;
+        void *none = SLM_NO_ROUND;
+        slm_hide_value(none);                      /* a constant of two words would lie where nobody reads yet */
         for (uint32_t i = 0; i < capacity; i += 2) /* capacities are odd, and there is one word more */
-            magazine->rounds[i] = magazine->rounds[i + 1] = SLM_NO_ROUND;
+            magazine->rounds[i] = magazine->rounds[i + 1] = none;
     }
     return magazine;
 }

@@ -85,9 +85,9 @@ struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node
 unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds);
 
 /* Objects were just taken, in the order of slm_slab_take, of which some may never have been in use: those get their
- * keys that begin in the page of the first, which is the first to be handed out, and so does a free object behind them.
- * Others would touch pages of which the program may need none. The slab's rest gets a key with its last object. The
- * caller holds the slab. */
+ * keys that begin in the page of the first, which is the first to be handed out, and so does a free object behind
+ * them. Others would touch pages of which the program may need none. The slab's rest gets a key with its last object.
+ * The caller holds the slab. */
 void slm_slab_set_keys(struct slm_slab *slab, void *const *rounds, unsigned n);
 
 /* Set the bits of the leading rounds that lie in this slab, as the first one does; returns how many. An object that

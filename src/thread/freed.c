@@ -52,7 +52,8 @@ slm_slow slm_unordered bool slm_freed_is_in_previous(const struct slm_slot *slot
 
 /* Its owner goes on meanwhile: arrays stay mapped. Cursors of two magazines may be read, and what they say is then
  * mostly no number of rounds. What lay below the top that was read stays there, or is overwritten by another push. */
-static slm_seldom slm_unordered bool is_in_thread(struct slm_thread *thread, const struct slm_cache *cache, const void *object)
+static slm_seldom slm_unordered bool is_in_thread(struct slm_thread *thread, const struct slm_cache *cache,
+                                                  const void *object)
 {
     const struct slm_slot *slot = slm_slot_of(thread, cache->id);
     void *const *const bottom = slm_shared_load(&slot->bottom), *const *const top = slm_shared_load(&slot->top);

@@ -11,7 +11,7 @@ enum { page_bytes = 4096 };
 /* A page more than a block, for the addresses a few bytes in. */
 __attribute__((aligned(page_bytes))) char slm_idle_block[SLM_BLOCK_BYTES + page_bytes];
 
-void *const slm_no_rounds[1];
+slm_always_read void *const slm_no_rounds[1] = {NULL};
 
 /* No object lies at or near this address, and no program takes such a number for a pointer by mistake. */
 #define NO_AREA ((uintptr_t)0x5bd1e995u << (sizeof(uintptr_t) * 8 - 32))

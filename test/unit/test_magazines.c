@@ -225,8 +225,8 @@ static struct slm_magazine *magazine_of(unsigned rounds)
 
 static void assert_refused(void (*run)(void), const void *pointer, const char *call, const char *what)
 {
-    assert_child_aborts(
-        run, text("slabmalloc: %s(" POINTER "): %s of cache %s", call, pointer_of(pointer), what, slm_cache_own(cache)->name));
+    assert_child_aborts(run, text("slabmalloc: %s(" POINTER "): %s of cache %s", call, pointer_of(pointer), what,
+                                  slm_cache_own(cache)->name));
 }
 
 /* A round in place of another one. */
