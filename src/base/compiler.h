@@ -13,7 +13,7 @@
 #define slm_slow __attribute__((noinline, cold))
 /* A function whose first instructions decide what a call costs: they do not straddle a line. Others are not
  * padded. */
-#define slm_hot_path __attribute__((aligned(32)))
+#define slm_hot_path __attribute__((aligned(16)))
 /* A function that is seldom called: compiled for size and placed apart, so that a process has less resident code. */
 #define slm_seldom __attribute__((cold))
 /* A function that reads without order what other threads write, on purpose: hidden from ThreadSanitizer. */

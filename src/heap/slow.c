@@ -25,7 +25,7 @@ void *slm_alloc_direct(struct slm_cache *cache)
     return slm_depot_fill(slm_cache_depot(cache, slm_direct_node()), &object, 1) ? object : NULL;
 }
 
-slm_inline void *alloc_class(unsigned class)
+static void *alloc_class(unsigned class)
 {
     struct slm_thread *thread = slm_thread_enter(true);
     void *object =
@@ -37,18 +37,12 @@ slm_inline void *alloc_class(unsigned class)
     return object;
 }
 
-/* It reaches beyond its granule: a hot free has taken what lies behind a slab's last object for one more. */
-static slm_slow void *check_popped_slow(void *object)
+slm_slow void *slm_alloc_check_slow(void *object)
 {
     const struct slm_slab *slab = slm_slab_of(object);
     if (!slab || !slm_slab_is_object(slab, object))
         slm_refuse(object, "free");
     return object;
-}
-
-void *slm_alloc_check(void *object, size_t n)
-{
-    return likely((uint16_t)(uintptr_t)object + n <= SLM_GRANULE) ? object : check_popped_slow(object);
 }
 
 slm_slow void *slm_alloc_slow(size_t n)

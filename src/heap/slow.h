@@ -11,8 +11,13 @@ slm_slow void *slm_alloc_slow(size_t n);
 /* Over SLM_TABLE_MAX bytes: a size class up to SLM_SMALL_MAX, else a span. */
 void *slm_alloc_medium(size_t n);
 
-/* What a magazine of n's class had, or NULL; ends the process if it is what a hot free has taken for an object. */
-void *slm_alloc_check(void *object, size_t n);
+/* What a magazine of n's class had, or NULL. If it reaches beyond its granule, then a hot free has taken what lies
+ * behind a slab's last object for one more: that ends the process. */
+slm_slow void *slm_alloc_check_slow(void *object);
+slm_inline void *slm_alloc_check(void *object, size_t n)
+{
+    return likely((uint16_t)(uintptr_t)object + n <= SLM_GRANULE) ? object : slm_alloc_check_slow(object);
+}
 
 /* A span of its own on a multiple of `alignment`, on that node (-1: where its pages are touched first). `*clean` (it
  * may be NULL): the object reads as zero. */
