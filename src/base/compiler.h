@@ -11,8 +11,7 @@
 
 /* The cold half of a function: never inlined into the hot one, and placed away from it. */
 #define slm_slow __attribute__((noinline, cold))
-/* A function whose first instructions decide what a call costs: they do not straddle a line. Others are not
- * padded. */
+/* A function whose first instructions decide what a call costs: they do not straddle a line. */
 #define slm_hot_path __attribute__((aligned(16)))
 /* A function that is seldom called: compiled for size and placed apart, so that a process has less resident code. */
 #define slm_seldom __attribute__((cold))
