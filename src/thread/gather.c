@@ -185,5 +185,5 @@ static void lose(struct slm_thread *thread, void *nothing)
 void slm_gather_fork_child(void)
 {
     if (slm_thread_list_is_whole())
-        slm_thread_list_each(lose, NULL);
+        slm_thread_list_each_in_child(lose, NULL);
 }

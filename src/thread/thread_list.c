@@ -1,6 +1,8 @@
 /* Live threads; see thread_list.h. */
 #include "thread/thread_list.h"
 
+enum { helpers_most = 8 }; /* the library's own threads, which are not counted */
+
 static struct slm_lock lock = {.rank = SLM_RANK_THREADS};
 static struct slm_list threads = {&threads, &threads};
 static _Atomic uint32_t count;
@@ -35,9 +37,11 @@ void slm_thread_list_add(struct slm_thread *thread)
     slm_lock_release(&lock);
 }
 
+/* One that was lost may have been cleared meanwhile. */
 static void cover(struct slm_thread *thread, void *end)
 {
-    slm_slots_cover(thread, *(const unsigned *)end);
+    if (thread->tls)
+        slm_slots_cover(thread, *(const unsigned *)end);
 }
 
 /* A fork may catch it at any point: `covered` comes last, so that its child begins anew. */
@@ -99,10 +103,27 @@ bool slm_thread_list_is_whole(void)
     return load_relaxed(&lock.word) == 0;
 }
 
+/* A fork copies page by page, while other threads go on: the list may lead from an older block to a newer one, and so
+ * in a circle, or to one that was cleared. So no more are visited than there were. */
+static uint32_t most_in_child(void)
+{
+    return load_relaxed(&count) + helpers_most;
+}
+
+slm_seldom void slm_thread_list_each_in_child(void (*visit)(struct slm_thread *thread, void *context), void *context)
+{
+    uint32_t most = most_in_child();
+    for (struct slm_list *at = threads.next; at && at != &threads && most > 0; at = at->next, most--) {
+        struct slm_thread *thread = slm_container(at, struct slm_thread, link);
+        if (thread->tls)
+            visit(thread, context);
+    }
+}
+
 slm_seldom void slm_thread_list_fork_child(void)
 {
     struct slm_list *last = &threads;
-    while (last->next != &threads)
+    for (uint32_t most = most_in_child(); last->next && last->next != &threads && most > 0; most--)
         last = last->next;
     if (last != &threads) {
         last->next = lost.next;

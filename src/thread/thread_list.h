@@ -33,3 +33,6 @@ void slm_thread_list_unlock(void);
 /* In the child of a fork: was no thread changing the list? Then: no thread is left, until slm_thread_list_add. */
 bool slm_thread_list_is_whole(void);
 void slm_thread_list_fork_child(void);
+
+/* Before that: call `visit` for each of the parent's, nearly always all. */
+void slm_thread_list_each_in_child(void (*visit)(struct slm_thread *thread, void *context), void *context);

@@ -239,6 +239,49 @@ static void cover_before_the_fork_is_noticed(void)
     require(is_covered(blocks[0], 640) && is_covered(blocks[1], 512) && look().mask == 5);
 }
 
+static void note_visit(struct slm_thread *thread, void *visits)
+{
+    require(thread == blocks[0] || thread == blocks[1] || thread->tls == &slm_tls);
+    ++*(unsigned *)visits;
+}
+
+/* Page by page: the first block is as it was before it was linked again behind the second one. */
+static void find_a_circle(void)
+{
+    unsigned visits = 0;
+    slm_thread_list_add(blocks[0]);
+    slm_thread_list_add(blocks[1]);
+    blocks[0]->link.next = &blocks[1]->link;
+    blocks[1]->link.next = &blocks[0]->link;
+    slm_thread_list_each_in_child(note_visit, &visits);
+    require(visits >= 2 && visits < 100);
+    slm_thread_list_fork_child();
+    slm_thread_list_cover(300);
+    require(is_covered(blocks[0], 320) && is_covered(blocks[1], 320));
+}
+
+static void find_a_cleared_block(void)
+{
+    unsigned visits = 0;
+    slm_thread_list_add(blocks[0]);
+    slm_thread_list_add(blocks[1]);
+    memset(blocks[1], 0, sizeof *blocks[1]);
+    slm_thread_list_each_in_child(note_visit, &visits);
+    require(visits >= 1 && visits < 100);
+    slm_thread_list_fork_child();
+    slm_thread_list_cover(300);
+    require(is_covered(blocks[0], 320));
+}
+
+static void a_list_that_was_copied_while_it_changed_has_an_end(void **state)
+{
+    (void)state;
+    make_blocks();
+    assert_child_silent(find_a_circle);
+    assert_child_silent(find_a_cleared_block);
+    free_blocks();
+}
+
 static void blocks_that_a_fork_dropped_are_covered_until_it_is_noticed(void **state)
 {
     (void)state;
@@ -308,6 +351,7 @@ int main(void)
         cmocka_unit_test(a_child_has_one_thread),
         cmocka_unit_test(caches_slots_are_covered_by_groups),
         cmocka_unit_test(slots_in_use_are_left_alone),
+        cmocka_unit_test(a_list_that_was_copied_while_it_changed_has_an_end),
         cmocka_unit_test(blocks_that_a_fork_dropped_are_covered_until_it_is_noticed),
         cmocka_unit_test(threads_that_come_meanwhile_are_covered),
     };
