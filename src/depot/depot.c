@@ -97,6 +97,14 @@ bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **magazine)
     return full != NULL;
 }
 
+slm_seldom uint64_t slm_depot_moves(struct slm_depot *depot)
+{
+    lock_depot(depot);
+    const uint64_t moves = load_relaxed(&depot->exchanges) + load_relaxed(&depot->fills);
+    slm_lock_release(&depot->lock);
+    return moves;
+}
+
 bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **magazine, uint64_t limit_rounds)
 {
     lock_depot(depot);

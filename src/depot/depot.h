@@ -56,6 +56,9 @@ slm_inline uint64_t slm_depot_slabs(const struct slm_depot *depot)
     return load_relaxed(&depot->slabs_made) - released;
 }
 
+/* How many magazines have come or gone, and how often a thread has taken objects from slabs. Takes the lock. */
+uint64_t slm_depot_moves(struct slm_depot *depot);
+
 /* Is the object in a magazine of the stock? */
 bool slm_depot_stock_has(struct slm_depot *depot, const void *object);
 

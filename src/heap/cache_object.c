@@ -17,8 +17,10 @@
 #include "process/lifecycle.h"
 #include "thread/gather.h"
 
-/* Looks for free objects at the limit. Each takes up to a millisecond, when threads carry some. */
-enum { looks_most = 100, empty_looks_most = 3 };
+/* Looks for free objects at the limit. While calls of other threads are under way that may have some, a look takes a
+ * millisecond: a thread that has to wait for a processor is waited for. Looks in a row may find nothing; one that
+ * is certain of it counts for several. */
+enum { looks_most = 100, waits_most = 10000, empty_most = 16, certain = 8 };
 
 /* The user's destructors, now that this call is done; they may change errno. */
 static void finish(const struct slm_cache *cache)
@@ -38,8 +40,7 @@ static void *zero(const struct slab_cache *named, const struct slm_cache *cache,
 struct attempts {
     int error; /* of the last one, errno's code */
     unsigned node;
-    unsigned looks, reclaims;
-    unsigned empty_looks; /* in a row. One alone may miss objects that change hands meanwhile */
+    unsigned looks, waits, empty, reclaims;
 };
 
 /* Up to n objects from the calling thread's magazines; one if it has no block. Returns how many. */
@@ -78,14 +79,22 @@ static size_t take_from_node(struct slm_cache *cache, unsigned node, void **out,
     return 1;
 }
 
+static slm_seldom void look(struct slm_cache *cache, struct attempts *at)
+{
+    const enum slm_look found = slm_gather_for_limit(cache);
+    at->looks += found == SLM_LOOK_GATHERED;
+    at->waits += found == SLM_LOOK_BUSY;
+    at->empty = found < SLM_LOOK_MOVED ? 0 : at->empty + (found == SLM_LOOK_MOVED ? 1 : certain);
+}
+
 /* Do something about what was in the way of n objects; true: try again. Else errno says why not. */
 static bool overcome(struct slm_cache *cache, size_t n, struct attempts *at)
 {
     bool again;
     if (at->error == EDQUOT) {
-        again = at->empty_looks < empty_looks_most && at->looks++ < looks_most;
+        again = at->empty < empty_most && at->looks < looks_most && at->waits < waits_most;
         if (again)
-            at->empty_looks = slm_gather_for_limit(cache) ? 0 : at->empty_looks + 1;
+            look(cache, at);
     } else {
         if (cache->shape.hooks && cache->shape.hooks->constructor) {
             if (slm_depot_grow(slm_cache_depot(cache, at->node)))
@@ -112,7 +121,7 @@ slm_inline size_t take_once(struct slm_cache *cache, int node, size_t n, void **
 static slm_slow bool take_rest(struct slm_cache *cache, int node, size_t n, size_t got, void **out,
                                struct attempts *at)
 {
-    at->looks = at->reclaims = at->empty_looks = 0;
+    at->looks = at->waits = at->empty = at->reclaims = 0;
     for (size_t more = got; got < n && (more > 0 || overcome(cache, n - got, at)); got += more)
         more = take_once(cache, node, n - got, out + got, at);
     if (got == n)

@@ -76,17 +76,23 @@ static void take_slot(struct slm_thread *thread, void *context)
     take_loaded(thread, slot, rounds);
 }
 
-/* A slot that is not in use has no target: see set_target in thread/thread_cache.c. A slot whose owner holds its
- * rounds in a slow path has no loaded magazine. */
-static slm_unordered bool has_rounds(struct slm_thread *thread, void *context)
+/* A slot whose owner holds its rounds in a slow path has no loaded magazine. */
+static slm_unordered bool may_have_rounds(struct slm_thread *thread, unsigned cache_id)
 {
-    struct slm_take_rounds *rounds = context;
+    return !slm_slot_of(thread, cache_id)->loaded || slm_thread_rounds(thread, cache_id) > 0 ||
+           slm_remote_of(thread, cache_id);
+}
+
+/* Acquire: a slot without a target is not in use, and its thread is done with the cache (set_target in
+ * thread/thread_cache.c), which may be destroyed. */
+static bool has_rounds(struct slm_thread *thread, void *context)
+{
+    const struct slm_take_rounds *rounds = context;
     const unsigned cache_id = rounds->cache->id;
-    const struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    const bool in_use = load_acquire(&slot->target) != 0;
+    const bool in_use = load_acquire(&slm_slot_of(thread, cache_id)->target) != 0;
     if (rounds->how == SLM_TAKE_EVERYTHING)
         return in_use || slm_reserve_knows(thread, rounds->cache);
-    return in_use && (!slot->loaded || slm_thread_rounds(thread, cache_id) > 0 || slm_remote_of(thread, cache_id));
+    return in_use && may_have_rounds(thread, cache_id);
 }
 
 unsigned slm_take_rounds(struct slm_thread *self, struct slm_take_rounds *rounds)
@@ -128,20 +134,38 @@ void slm_gather_from_depots(struct slm_cache *cache)
         slm_depot_trim(depot, true);
 }
 
-bool slm_gather_for_limit(struct slm_cache *cache)
+/* How often objects have come to threads or into the stock. The locks order it with what the look finds: who has just
+ * taken the last magazine has counted that when the lock is free. */
+static uint64_t moves(struct slm_cache *cache)
+{
+    uint64_t moves = 0;
+    slm_for_each_depot (depot, cache)
+        moves += slm_depot_moves(depot);
+    return moves;
+}
+
+/* Argument: a free object is in a thread's magazine, in a depot's stock, or with somebody who carries it; in a slab it
+ * is not charged. The look goes to the threads first, then to the stock, then it asks for carriers. An object that it
+ * does not find has gone to a thread meanwhile, or into the stock, and either is counted. */
+enum slm_look slm_gather_for_limit(struct slm_cache *cache)
 {
     uint64_t gathered;
     bool stocked = false;
+    const uint64_t before = moves(cache);
     const unsigned missed = slm_gather_from_threads(cache, SLM_TAKE_INSISTING, &gathered);
     slm_for_each_depot (depot, cache)
         stocked |= load_relaxed(&depot->stock_rounds) > 0;
     if (stocked)
         slm_gather_from_depots(cache);
-    const bool look_again = (missed > 0 && load_relaxed(&slm_sys_has_membarrier)) ||
-                            atomic_load(&cache->shape.limit->hands) > 0; /* pairs with slm_limit_carry */
-    if (look_again)
+    const bool busy = (missed > 0 && load_relaxed(&slm_sys_has_membarrier)) ||
+                      atomic_load(&cache->shape.limit->hands) > 0; /* pairs with slm_limit_carry */
+    if (busy)
         slm_sys_sleep_ms(1);
-    return gathered > 0 || stocked || look_again;
+    if (gathered > 0 || stocked)
+        return SLM_LOOK_GATHERED;
+    if (busy)
+        return SLM_LOOK_BUSY;
+    return moves(cache) != before ? SLM_LOOK_MOVED : SLM_LOOK_NONE;
 }
 
 /* -- fork -------------------------------------------------------------------------------------------------------- */

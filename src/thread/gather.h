@@ -30,8 +30,16 @@ unsigned slm_gather_from_threads(struct slm_cache *cache, enum slm_take_how how,
 /* The depots' stock and vacant slabs. */
 void slm_gather_from_depots(struct slm_cache *cache);
 
-/* An allocation has met the limit. False: there was nothing to gather, and no call under way that may have some. */
-bool slm_gather_for_limit(struct slm_cache *cache);
+/* What a look for free objects at the limit has come to. */
+enum slm_look {
+    SLM_LOOK_GATHERED, /* some were gathered */
+    SLM_LOOK_BUSY,     /* none, but a call under way may have some; a millisecond has passed */
+    SLM_LOOK_MOVED,    /* none, but some may have come to where the look had been already */
+    SLM_LOOK_NONE,     /* none was free all the time */
+};
+
+/* An allocation has met the limit: gather the free objects that others hold. */
+enum slm_look slm_gather_for_limit(struct slm_cache *cache);
 
 /* In the child of a fork, before slm_thread_list_fork_child: what other threads held of named caches is lost, and no
  * longer counted. */
