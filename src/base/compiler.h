@@ -13,8 +13,11 @@
 #define slm_slow __attribute__((noinline, cold))
 /* A function whose first instructions decide what a call costs: they do not straddle a line. */
 #define slm_hot_path __attribute__((aligned(16)))
-/* A function that is seldom called: compiled for size and placed apart, so that a process has less resident code. */
-#define slm_seldom __attribute__((cold))
+/* A function that runs once or twice in a process: compiled for size and placed apart. */
+#define slm_cold __attribute__((cold))
+/* A function that few processes ever call. It lies in a mapping of its own (preload/sections.ld), which others never
+ * have in memory. */
+#define slm_seldom __attribute__((cold, section("slm_seldom")))
 /* A function that reads without order what other threads write, on purpose: hidden from ThreadSanitizer. */
 #define slm_unordered __attribute__((no_sanitize_thread))
 /* Read-only data that every process reads. It is placed with what the loader writes to, so that the nine pages of

@@ -214,7 +214,7 @@ static slm_seldom void parse_one(struct piece given)
     slm_line_write(&line, STDERR_FILENO);
 }
 
-slm_seldom void slm_options_parse(const char *text)
+slm_cold void slm_options_parse(const char *text)
 {
     while (text && *text) {
         const char *end = text + strcspn(text, ",");
@@ -224,7 +224,7 @@ slm_seldom void slm_options_parse(const char *text)
     }
 }
 
-slm_seldom void slm_options_read(void)
+slm_cold void slm_options_read(void)
 {
     slm_always_read static const char variable[] = "SLABMALLOC_OPTIONS";
     slm_options_parse(secure_getenv(variable));

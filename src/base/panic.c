@@ -79,7 +79,7 @@ void slm_line_add(struct slm_line *line, const char *format, ...)
     va_end(values);
 }
 
-static slm_seldom bool look_at(int descriptor, struct stat *file)
+static slm_cold bool look_at(int descriptor, struct stat *file)
 {
     return slm_call(SYS_fstat, descriptor, file) == 0;
 }
@@ -89,7 +89,7 @@ static slm_seldom bool was_stderr(const struct stat *file)
     return file->st_ino != 0 && file->st_ino == stderr_at_start.inode && file->st_dev == stderr_at_start.device;
 }
 
-slm_seldom void slm_stderr_remember(void)
+slm_cold void slm_stderr_remember(void)
 {
     struct stat file = {0}; /* as it stays where the descriptor is closed */
     look_at(STDERR_FILENO, &file);
@@ -142,7 +142,7 @@ void slm_warn(const char *text, const char *detail)
     slm_line_write(&line, STDERR_FILENO);
 }
 
-slm_seldom void slm_panic_start(void)
+slm_cold void slm_panic_start(void)
 {
     slm_always_read static const char name[] = "__abort_msg", version[] = "GLIBC_PRIVATE";
     if (dlvsym)

@@ -60,7 +60,7 @@ static __thread bool calling;
 static _Alignas(struct slm_magazine) char last_magazine[512];
 static _Atomic bool last_magazine_out;
 
-slm_seldom void slm_defer_queue_start(void)
+slm_cold void slm_defer_queue_start(void)
 {
     if (slm_checked || slm_bench) /* other builds have no ranks */
         for (unsigned node = 0; node < SLM_NODES_MAX; node++)

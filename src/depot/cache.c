@@ -54,7 +54,7 @@ static const char *name_in_messages(const struct slm_cache *cache)
     return slm_cache_is_class(cache) ? NULL : slm_cache_own(cache)->name;
 }
 
-slm_seldom void slm_cache_add(struct slm_cache *cache)
+slm_cold void slm_cache_add(struct slm_cache *cache)
 {
     cache->shape.slot_word = (uint16_t)slm_slot_word_of(cache->id);
     slm_slab_shape_fill(&cache->shape);
@@ -84,7 +84,7 @@ void slm_cache_remove(struct slm_cache *cache)
     store_relaxed(&slm_caches[cache->id], NULL);
 }
 
-slm_seldom void slm_cache_start(void)
+slm_cold void slm_cache_start(void)
 {
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
         struct slm_cache *cache = &slm_class_caches[class];

@@ -125,7 +125,7 @@ static slm_seldom void report_json(void)
     slm_sys_close(file);
 }
 
-slm_seldom void slm_report_write(void)
+slm_cold void slm_report_write(void)
 {
     if (slm_options.stats)
         report_text();

@@ -73,7 +73,7 @@ static slm_seldom void set_all_of_list(const char *text, uint8_t *values, unsign
     }
 }
 
-slm_seldom void slm_topology_start(void)
+slm_cold void slm_topology_start(void)
 {
     char text[256];
     int mode = MPOL_DEFAULT;

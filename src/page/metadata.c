@@ -27,7 +27,7 @@ static struct pool {
     struct piece *free[PAGED / UNIT + SLM_METADATA_MAX / PAGED + 1]; /* the small sizes, then the paged ones */
 } slm_cacheline pools[SLM_NODES_MAX];
 
-slm_seldom void slm_metadata_start(void)
+slm_cold void slm_metadata_start(void)
 {
     for (unsigned node = 0; (slm_checked || slm_bench) && node < SLM_NODES_MAX; node++) /* which use ranks */
         pools[node].lock.rank = SLM_RANK_METADATA;

@@ -71,7 +71,7 @@ static bool find_range(void)
     return false;
 }
 
-slm_seldom bool slm_reservation_start(void)
+slm_cold bool slm_reservation_start(void)
 {
     slm_vm_start();
     slm_range.section = slm_max(slm_page_size / sizeof(uint16_t), SECTION_LEAST);
@@ -111,14 +111,14 @@ static bool cover_map(unsigned area, size_t number)
     return cover(map_covered, before + number, slm_area_start(area) + SLM_MAP_OFFSET + number * bytes, bytes);
 }
 
-static slm_seldom void cut(unsigned nodes)
+static slm_cold void cut(unsigned nodes)
 {
     slm_range.node_mask = nodes == 1 ? 0 : (2u << slm_log2(nodes - 1)) - 1;
     slm_range.area_shift = slm_log2(slm_range.granules / slm_area_count());
     slm_range.metadata_part = slm_range.granules * METADATA_BYTES / (slm_range.node_mask + 1);
 }
 
-slm_seldom void slm_reservation_cut(void)
+slm_cold void slm_reservation_cut(void)
 {
     cut(slm_nodes);
     if (((size_t)1 << slm_range.area_shift) < 2 * slm_max(slm_range.section, SLM_AREA_TAIL))
@@ -149,7 +149,7 @@ static bool cover_maps(size_t limit)
 }
 
 /* Memory of a bound area is made like its anchor: programs may have locked or protected the memory before it. */
-slm_seldom bool slm_reservation_extend(size_t first, size_t count)
+slm_cold bool slm_reservation_extend(size_t first, size_t count)
 {
     const size_t inside = slm_granule_in_area(first), bytes = count << SLM_GRANULE_SHIFT;
     const size_t section_bytes = slm_range.section * SLM_DESCRIPTOR_BYTES;
@@ -171,7 +171,7 @@ slm_seldom bool slm_reservation_extend(size_t first, size_t count)
     return true;
 }
 
-slm_seldom bool slm_reservation_bind(unsigned area)
+slm_cold bool slm_reservation_bind(unsigned area)
 {
     char *anchor = slm_area_start(area);
     const unsigned node = slm_node_of_area(area);

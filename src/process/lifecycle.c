@@ -173,7 +173,7 @@ slm_slow void slm_thread_attend(void)
 }
 
 /* The key's destructor. Other destructors may still run and allocate: that is a new, short life. */
-static slm_seldom void thread_exit(void *block)
+static slm_cold void thread_exit(void *block)
 {
     slm_keep_errno();
     struct slm_tls *tls = &slm_tls;
@@ -237,8 +237,8 @@ slm_seldom void slm_process_watch_forks(void)
 }
 
 /* No part of slm_once is written from here on, nor the sizes of malloc's caches. The section has whole pages
- * where the linker has used preload/once.ld; in a program with the archive it is not sealed. Without mprotect(2)
- * nothing is. */
+ * where the linker has used preload/sections.ld; in a program with the archive it is not sealed. Without
+ * mprotect(2) nothing is. */
 static slm_seldom void seal(void)
 {
     extern char __start_slm_once[] slm_hidden, __stop_slm_once[] slm_hidden;

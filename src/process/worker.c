@@ -208,7 +208,7 @@ static void *work(void *nothing)
     return nothing;
 }
 
-slm_seldom void slm_worker_start(void)
+slm_cold void slm_worker_start(void)
 {
     uint32_t none = WORKER_NONE;
     if (!slm_options.worker || load_relaxed(&worker) != WORKER_NONE ||

@@ -236,7 +236,7 @@ slm_slow void slm_epoch_leave_slow(void)
     atomic_fetch_sub_explicit(&visitors[visiting], 1, memory_order_release);
 }
 
-slm_seldom void slm_epoch_thread_exit(void)
+slm_cold void slm_epoch_thread_exit(void)
 {
     struct slm_epoch_reader *self = &slm_epoch_reader;
     const uint64_t section = load_relaxed(&self->section);

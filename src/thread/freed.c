@@ -121,7 +121,7 @@ static bool is_suspect(struct slm_thread *self, const struct slm_cache *cache, c
     return self ? slm_freed_seems_free(slab, slm_slot_of(self, cache->id), object) : slm_slab_has(slab, object);
 }
 
-slm_seldom struct slm_cache *slm_freed_check(const void *pointer, const char *call, const char *what)
+slm_cold struct slm_cache *slm_freed_check(const void *pointer, const char *call, const char *what)
 {
     const struct slm_slab *slab = slm_slab_of(pointer);
     const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;

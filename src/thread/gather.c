@@ -144,9 +144,9 @@ static uint64_t moves(struct slm_cache *cache)
     return moves;
 }
 
-/* Argument: a free object is in a thread's magazine, in a depot's stock, or with somebody who carries it; in a slab it
- * is not charged. The look goes to the threads first, then to the stock, then it asks for carriers. An object that it
- * does not find has gone to a thread meanwhile, or into the stock, and either is counted. */
+/* Argument: a free object is in a thread's magazine, in a depot's stock, or with somebody who carries it. (One in a
+ * slab is not charged.) The look goes to the threads first, then to the stock, then it asks for carriers. What it
+ * does not find has gone to a thread or into the stock meanwhile, and that is counted. */
 enum slm_look slm_gather_for_limit(struct slm_cache *cache)
 {
     uint64_t gathered;
