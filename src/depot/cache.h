@@ -66,12 +66,17 @@ slm_inline struct slm_cache *slm_cache_of_depot(const struct slm_depot *depot)
     return slm_container(depot->shape, struct slm_cache, shape);
 }
 
+/* The cache that the slab (NULL: none) is of; NULL: there is none. */
+slm_inline struct slm_cache *slm_cache_of_slab(const struct slm_slab *slab)
+{
+    const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
+    return depot ? slm_cache_of_depot(depot) : NULL;
+}
+
 /* The cache of the small object at the pointer; NULL: there is none. */
 slm_inline struct slm_cache *slm_cache_of_object(const void *pointer)
 {
-    const struct slm_slab *slab = slm_slab_of(pointer);
-    const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
-    return depot ? slm_cache_of_depot(depot) : NULL;
+    return slm_cache_of_slab(slm_slab_of(pointer));
 }
 
 /* Name and cut the size classes; once, before the first allocation. */

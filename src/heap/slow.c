@@ -139,14 +139,14 @@ static bool push_by_slab(void *object)
     if (slm_map_word_at(object) != 0)
         return false;
     const struct slm_slab *slab = slm_slab_of(object);
-    const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
-    if (!depot || !slm_slab_is_object(slab, object) || !slm_area_granule_valid(slm_key_granule(slm_tls.key, object)))
+    const struct slm_cache *cache = slm_cache_of_slab(slab);
+    if (!cache || !slm_slab_is_object(slab, object) || !slm_area_granule_valid(slm_key_granule(slm_tls.key, object)))
         return false;
-    const bool keyed = depot->shape->keyed;
+    const bool keyed = cache->shape.keyed;
     if (keyed && slm_key_is_set(object, slm_tls.key))
         return false;
     struct slm_thread *thread = slm_hot();
-    struct slm_slot *slot = slm_slot_at(thread, depot->shape->slot_word);
+    struct slm_slot *slot = slm_slot_at(thread, cache->shape.slot_word);
     void **const top = slm_shared_load(&slot->top);
     if (*top == NULL)
         return false;

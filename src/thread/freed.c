@@ -124,12 +124,11 @@ static bool is_suspect(struct slm_thread *self, const struct slm_cache *cache, c
 slm_cold struct slm_cache *slm_freed_check(const void *pointer, const char *call, const char *what)
 {
     const struct slm_slab *slab = slm_slab_of(pointer);
-    const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
-    if (!depot)
+    struct slm_cache *cache = slm_cache_of_slab(slab);
+    if (!cache)
         return NULL;
     if (unlikely(!slm_slab_is_object(slab, pointer)))
         refuse(slab, pointer, call, "not the start of an object");
-    struct slm_cache *cache = slm_cache_of_depot(depot);
     if (unlikely(is_suspect(slm_tls.self, cache, slab, pointer)) && is_free(cache, slab, pointer))
         refuse(slab, pointer, call, what);
     return cache;
@@ -137,7 +136,7 @@ slm_cold struct slm_cache *slm_freed_check(const void *pointer, const char *call
 
 slm_seldom bool slm_freed_check_nolock(const struct slm_slab *slab, const void *object, const char *call)
 {
-    const struct slm_cache *cache = slm_cache_of_object(object);
+    const struct slm_cache *cache = slm_cache_of_slab(slab);
     struct slm_thread *self = load_relaxed(&slm_tls.busy) ? NULL : slm_tls.self;
     bool found = false;
     if (!slm_slab_is_object(slab, object))
