@@ -163,7 +163,8 @@ void pump_step(struct crewman *self)
         sleep_for(1e-6 * (double)draw_between(&self->random, 0, 1000));
 }
 
-/* What one thread has retired is free behind its barrier, in whosever hands it was. */
+/* What one thread has retired is free behind its barrier, in whosever hands it was. A free object counts as active
+ * while a thread moves it, from a magazine to its slab for one. What is never free hangs here, and says so. */
 static void retire_behind_barrier(struct crewman *self)
 {
     for (size_t i = draw_between(&self->random, 1, BEHIND_BARRIER); i > 0; i--) {
@@ -175,9 +176,9 @@ static void retire_behind_barrier(struct crewman *self)
     doing("slab_epoch_barrier");
     slab_epoch_barrier();
     tally(&self->retirer.barriers, 1);
-    const uint64_t active = active_objects(barrier_kind);
-    if (active != 0)
-        fail(FOUND_MISSING, "missing: behind a barrier %" PRIu64 " retired objects are active", active);
+    doing("waiting for what is behind a barrier");
+    while (active_objects(barrier_kind) != 0)
+        sleep_for(1e-4);
 }
 
 void poll_step(struct crewman *self)
