@@ -2,10 +2,12 @@
 #include "base/panic.h"
 
 #include <dlfcn.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "base/atomic.h"
 #include "base/call.h"
@@ -123,16 +125,24 @@ slm_seldom int slm_write_all(int descriptor, const char *text, size_t length)
     return wrote < 0 ? (int)-wrote : 0;
 }
 
-static void write_line(struct slm_line *line, int descriptor)
+/* The kernel's masks of signals, whatever libc's sigset_t is. */
+slm_seldom void slm_write_quietly(int descriptor, const char *text, size_t length)
 {
-    line->text[line->length] = '\n';
-    slm_write_all(descriptor, line->text, line->length + 1);
+    static const struct timespec at_once;
+    const uint64_t broken = (uint64_t)1 << (SIGPIPE - 1);
+    uint64_t before = 0, pending = 0;
+    slm_call(SYS_rt_sigpending, &pending, sizeof pending);
+    slm_call(SYS_rt_sigprocmask, SIG_BLOCK, &broken, &before, sizeof broken);
+    if (slm_write_all(descriptor, text, length) == EPIPE && !(pending & broken))
+        slm_call(SYS_rt_sigtimedwait, &broken, NULL, &at_once, sizeof broken); /* ours: none was pending before */
+    slm_call(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof before);
 }
 
-void slm_line_write(struct slm_line *line, int descriptor)
+slm_seldom void slm_line_write(struct slm_line *line, int descriptor)
 {
+    line->text[line->length] = '\n';
     if (descriptor != STDERR_FILENO || stderr_takes_lines())
-        write_line(line, descriptor);
+        slm_write_quietly(descriptor, line->text, line->length + 1);
 }
 
 void slm_warn(const char *text, const char *detail)
@@ -175,6 +185,7 @@ _Noreturn void slm_panic(const char *call, const void *pointer, const char *what
         slm_line_add(&line, " of %lu bytes", object_size);
     slm_line_add(&line, " (thread %u)", (unsigned)slm_call(SYS_gettid));
     leave_for_debuggers(&line);
-    write_line(&line, STDERR_FILENO);
+    line.text[line.length] = '\n';
+    slm_write_all(STDERR_FILENO, line.text, line.length + 1);
     abort();
 }

@@ -24,6 +24,9 @@ void slm_line_write(struct slm_line *line, int descriptor);
 /* Write all of the text. Returns 0, or an errno if that failed. */
 int slm_write_all(int descriptor, const char *text, size_t length);
 
+/* Write all of it if that can be done; no SIGPIPE where nobody reads any more. */
+void slm_write_quietly(int descriptor, const char *text, size_t length);
+
 /* At start, once libc is ready: find where slm_panic leaves its line. */
 void slm_panic_start(void);
 

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/cancel.h"
 #include "os/topology.h"
 #include "os/vm.h"
 #include "thread/reserve.h"
@@ -164,6 +165,7 @@ slm_seldom int slm_cache_info_print(FILE *out)
 {
     if (!out)
         return invalid();
+    slm_keep_from_cancel();
     fputs("slabinfo - version: 2.1\n"
           "# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables <limit> "
           "<batchcount> <sharedfactor> : slabdata <active_slabs> <num_slabs> <sharedavail>\n",

@@ -1,6 +1,7 @@
 /* The figures as glibc shows them; see malloc_info.h. */
 #include "figures/malloc_info.h"
 
+#include "base/cancel.h"
 #include "depot/cache.h"
 #include "figures/figures.h"
 
@@ -21,6 +22,7 @@ slm_seldom struct mallinfo2 slm_malloc_info(void)
 
 slm_seldom void slm_malloc_info_print_stats(FILE *out)
 {
+    slm_keep_from_cancel();
     const struct mallinfo2 info = slm_malloc_info();
     fprintf(out, "system bytes     = %10zu\nin use bytes     = %10zu\ncould go bytes   = %10zu\n", info.arena,
             info.uordblks, info.keepcost);
@@ -42,6 +44,7 @@ static slm_seldom void print_class(unsigned class, FILE *out)
 
 slm_seldom void slm_malloc_info_print_xml(FILE *out)
 {
+    slm_keep_from_cancel();
     struct slab_stats stats;
     slm_figures_gather(&stats);
     fputs("<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n", out);

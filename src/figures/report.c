@@ -7,6 +7,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "base/call.h"
 #include "base/options.h"
 #include "base/panic.h"
 #include "figures/figures.h"
@@ -26,7 +27,7 @@ struct report {
 
 static slm_seldom void flush(struct report *report)
 {
-    slm_sys_write(report->descriptor, report->text, report->length);
+    slm_write_quietly(report->descriptor, report->text, report->length);
     report->length = 0;
 }
 
@@ -70,7 +71,7 @@ static slm_seldom void line_program(struct slm_line *line)
 {
     char name[16] = "?";
     if (!slm_sys_read_file("/proc/self/comm", name, sizeof name))
-        prctl(PR_GET_NAME, name); /* there is no /proc here: the calling thread's */
+        slm_call(SYS_prctl, PR_GET_NAME, name); /* there is no /proc here: the calling thread's */
     name[strcspn(name, "\n")] = 0;
     for (char *c = name; *c; c++)
         *c = *c < ' ' || *c > '~' || *c == '"' || *c == '\\' ? '?' : *c;
@@ -90,7 +91,7 @@ static slm_seldom void report_text(void)
     slm_line_text(before, "slabmalloc: ");
     line_program(before);
     slm_line_text(before, "[");
-    slm_line_number(before, (uint64_t)getpid());
+    slm_line_number(before, (uint64_t)slm_call(SYS_getpid));
     slm_line_text(before, "]: ");
     add_process(&report);
     const size_t length = before->length;
@@ -113,7 +114,7 @@ static slm_seldom void report_json(void)
     struct report report = {.descriptor = file, .before = {3, ", \""}, .between = "\": ", .behind = ""};
     struct slm_line line = {0};
     slm_line_text(&line, "{\"pid\": ");
-    slm_line_number(&line, (uint64_t)getpid());
+    slm_line_number(&line, (uint64_t)slm_call(SYS_getpid));
     slm_line_text(&line, ", \"program\": \"");
     line_program(&line);
     slm_line_text(&line, "\"");

@@ -14,20 +14,31 @@ static slm_slow void *zeroed_large(size_t n)
 {
     bool clean;
     void *object = slm_alloc_large_slow(n, 1, -1, &clean);
-    return object && !clean ? memset(object, 0, n) : object;
+    return object && !clean ? memset(object, 0, slm_large_usable_for(n)) : object;
 }
 
+/* What the thread's magazines of the table's sizes do not have. */
+static __attribute__((noinline)) void *zeroed_slow(size_t n)
+{
+    if (n > SLM_SMALL_MAX)
+        return zeroed_large(n);
+    void *object = n > SLM_TABLE_MAX ? slm_alloc_medium(n) : slm_alloc_slow(n);
+    return likely(object != NULL) ? memset(object, 0, slm_class_size[slm_class_of_size(n)]) : NULL;
+}
+
+/* All that malloc_usable_size grants is zero: programs grow into it. */
 void *slm_zeroed_alloc(size_t count, size_t size)
 {
     size_t n;
-    if (unlikely(__builtin_mul_overflow(count, size, &n))) {
-        errno = ENOMEM;
-        return NULL;
+    if (unlikely(__builtin_mul_overflow(count, size, &n)))
+        n = SIZE_MAX; /* too large in any case */
+    if (likely(n <= SLM_TABLE_MAX)) {
+        const size_t slot_word = slm_size_slot_word[n];
+        void *object = slm_pop_keyed(slot_word);
+        if (likely(object != NULL))
+            return memset(object, 0, slm_page_map_size(slot_word));
     }
-    if (unlikely(n > SLM_SMALL_MAX))
-        return zeroed_large(n);
-    void *object = slm_alloc(n);
-    return likely(object != NULL) ? memset(object, 0, n) : NULL;
+    return zeroed_slow(n);
 }
 
 void *slm_aligned_alloc(size_t alignment, size_t n)

@@ -7,7 +7,6 @@
 #include <linux/magic.h>
 #include <linux/membarrier.h>
 #include <sched.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/resource.h>
@@ -139,14 +138,14 @@ bool slm_sys_read_file(const char *path, char *text, size_t size)
 slm_seldom int slm_sys_duplicate(int descriptor)
 {
     enum { highest = 1024, lowest = 16 };
-    const int kept = errno;
     int made = -1;
-    struct rlimit files = {highest, highest};
-    getrlimit(RLIMIT_NOFILE, &files);
-    const int end = files.rlim_cur < highest ? (int)files.rlim_cur : highest;
+    struct {
+        uint64_t soft, hard;
+    } files = {highest, highest};
+    slm_call(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &files);
+    const int end = files.soft < highest ? (int)files.soft : highest;
     for (int least = end - end / 16 - 1; made < 0 && least >= lowest; least /= 2) /* the higher ones are in use */
-        made = fcntl(descriptor, F_DUPFD_CLOEXEC, least);
-    errno = kept;
+        made = (int)slm_call(SYS_fcntl, descriptor, F_DUPFD_CLOEXEC, least);
     return made;
 }
 
@@ -164,20 +163,6 @@ slm_seldom void slm_sys_close(int descriptor)
 slm_seldom int slm_sys_access_to_make(const char *folder)
 {
     return (int)-slm_call(SYS_faccessat, AT_FDCWD, folder, W_OK | X_OK);
-}
-
-slm_seldom void slm_sys_write(int descriptor, const char *text, size_t length)
-{
-    static const struct timespec at_once;
-    slm_keep_errno();
-    sigset_t broken, before, pending;
-    sigemptyset(&broken);
-    sigaddset(&broken, SIGPIPE);
-    sigpending(&pending);
-    pthread_sigmask(SIG_BLOCK, &broken, &before);
-    if (slm_write_all(descriptor, text, length) == EPIPE && !sigismember(&pending, SIGPIPE))
-        syscall(SYS_rt_sigtimedwait, &broken, NULL, &at_once, _NSIG / 8); /* ours: none was pending before */
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 uint32_t slm_sys_thread_id(void)

@@ -44,7 +44,8 @@ bool slm_sys_is_sysfs(const char *path);
 /* Read a small file into `text`, ended by a 0; false if it cannot be read. For the start alone: it opens files. */
 bool slm_sys_read_file(const char *path, char *text, size_t size);
 
-/* A duplicate of a descriptor, closed by exec, so high that programs do not miss its number; -1: none to spare. */
+/* A duplicate of a descriptor, closed by exec, so high that programs do not miss its number; negative: none is to
+ * spare. */
 int slm_sys_duplicate(int descriptor);
 
 /* Open a file to write at its end: a descriptor, closed by exec, or -errno. It waits only if it may create
@@ -54,6 +55,3 @@ void slm_sys_close(int descriptor);
 
 /* 0 if this process may make files in the folder, or the errno that says why not. */
 int slm_sys_access_to_make(const char *folder);
-
-/* Write all of it if that can be done; no SIGPIPE where nobody reads any more. */
-void slm_sys_write(int descriptor, const char *text, size_t length);

@@ -15,7 +15,6 @@
 
 #include "base/bits.h"
 #include "base/call.h"
-#include "base/errno.h"
 #include "os/sys.h"
 
 #ifndef MAP_FIXED_NOREPLACE
@@ -26,11 +25,25 @@
 
 slm_once size_t slm_page_size = 4096;
 
+/* Returns the address, or -errno. */
+static long map(void *address, size_t size, int access, int how)
+{
+    return slm_call(SYS_mmap, address, size, access, MAP_PRIVATE | MAP_ANONYMOUS | how, -1, 0);
+}
+
+static bool move(void *from, size_t from_size, size_t to_size, void *to)
+{
+    return slm_call(SYS_mremap, from, from_size, to_size, MREMAP_MAYMOVE | MREMAP_FIXED, to) >= 0;
+}
+
+/* x86 has pages of one size. */
 void slm_vm_start(void)
 {
+#ifndef __x86_64__
     const size_t size = getauxval(AT_PAGESZ);
     if (size > 0)
         slm_page_size = size;
+#endif
 }
 
 bool slm_vm_addresses_limited(void)
@@ -58,27 +71,25 @@ void *slm_vm_pick_range(size_t size, unsigned attempt)
 
 void *slm_vm_reserve_range(size_t size)
 {
-    slm_keep_errno();
     const size_t unit = (size_t)2 << 20;
-    char *got = mmap(NULL, size + unit, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (got == MAP_FAILED)
+    const long got = map(NULL, size + unit, PROT_NONE, MAP_NORESERVE);
+    if (got < 0)
         return NULL;
-    madvise(got, size + unit, MADV_DONTDUMP);
+    slm_call(SYS_madvise, got, size + unit, MADV_DONTDUMP);
     return (void *)slm_align_up((uintptr_t)got, unit);
 }
 
 bool slm_vm_map(void *address, size_t size, bool reserved)
 {
-    const int how = MAP_PRIVATE | MAP_ANONYMOUS | (reserved ? MAP_FIXED : MAP_FIXED_NOREPLACE);
-    void *got = mmap(address, size, PROT_READ | PROT_WRITE, how, -1, 0);
-    if (got == MAP_FAILED)
-        return false;
-    if (got != address) { /* before Linux 4.17 the flag is a mere hint */
-        munmap(got, size);
-        errno = EEXIST;
-        return false;
+    long got = map(address, size, PROT_READ | PROT_WRITE, reserved ? MAP_FIXED : MAP_FIXED_NOREPLACE);
+    if (got == (long)address)
+        return true;
+    if (got >= 0) { /* before Linux 4.17 the flag is a mere hint */
+        slm_call(SYS_munmap, got, size);
+        got = -EEXIST;
     }
-    return true;
+    errno = (int)-got;
+    return false;
 }
 
 /* The addresses are claimed first, so that no foreign mapping is replaced. The model's second page is moved there: it
@@ -88,21 +99,18 @@ bool slm_vm_map_as(void *model, void *address, size_t size)
     char *second = (char *)model + slm_page_size;
     if (!slm_vm_map(address, size, false))
         return false;
-    const int kept = errno;
-    const bool moved = mremap(second, slm_page_size, size, MREMAP_MAYMOVE | MREMAP_FIXED, address) == address;
+    const bool moved = move(second, slm_page_size, size, address);
     if (moved)
-        mremap(model, slm_page_size, 2 * slm_page_size, 0);
+        slm_call(SYS_mremap, model, slm_page_size, 2 * slm_page_size, 0);
     else
-        munmap(address, size); /* part of it may be gone */
-    errno = kept;
+        slm_call(SYS_munmap, address, size); /* part of it may be gone */
     return moved || slm_vm_map(address, size, false);
 }
 
 bool slm_vm_unmap(void *address, size_t size, bool reserved)
 {
-    slm_keep_errno();
-    const int how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-    return reserved ? mmap(address, size, PROT_NONE, how, -1, 0) != MAP_FAILED : munmap(address, size) == 0;
+    return (reserved ? map(address, size, PROT_NONE, MAP_NORESERVE | MAP_FIXED)
+                     : slm_call(SYS_munmap, address, size)) >= 0;
 }
 
 void slm_vm_small_pages(void *address, size_t size)
@@ -141,17 +149,15 @@ bool slm_vm_bind(void *address, size_t size, unsigned node)
 
 void *slm_vm_page_wiped_on_fork(void)
 {
-    slm_keep_errno();
-    void *page = mmap(NULL, slm_page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (page != MAP_FAILED && madvise(page, slm_page_size, MADV_WIPEONFORK) == 0)
-        return page;
-    if (page != MAP_FAILED)
-        munmap(page, slm_page_size);
+    const long page = map(NULL, slm_page_size, PROT_READ | PROT_WRITE, 0);
+    if (page >= 0 && slm_call(SYS_madvise, page, slm_page_size, MADV_WIPEONFORK) == 0)
+        return (void *)page;
+    if (page >= 0)
+        slm_call(SYS_munmap, page, slm_page_size);
     return NULL;
 }
 
 bool slm_vm_move(void *from, void *to, size_t size)
 {
-    slm_keep_errno();
-    return mremap(from, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) != MAP_FAILED;
+    return move(from, size, size, to);
 }

@@ -65,7 +65,6 @@ static slm_seldom enum process_state start_process(void)
     slm_defer_queue_start();
     slm_cache_start();
     slm_fork_start(fork_child);
-    exit_key_made = pthread_key_create(&exit_key, thread_exit) == 0;
     return PROCESS_STARTED;
 }
 
@@ -76,13 +75,20 @@ bool slm_process_started(void)
         slm_fork_check();
         return state == PROCESS_STARTED;
     }
+    pthread_key_t key; /* made without the lock: whoever has hooked the call may allocate in it */
+    const bool made = pthread_key_create(&key, thread_exit) == 0;
     slm_lock_acquire(&start_lock);
     state = load_relaxed(&process_state);
-    if (state == PROCESS_NEW) {
+    const bool first = state == PROCESS_NEW;
+    if (first) {
+        exit_key = key;
+        exit_key_made = made;
         state = start_process();
         store_release(&process_state, state);
     }
     slm_lock_release(&start_lock);
+    if (!first && made) /* another thread has been faster, or the hook */
+        pthread_key_delete(key);
     return state == PROCESS_STARTED;
 }
 

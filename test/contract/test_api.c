@@ -508,59 +508,6 @@ static void test_cfree_frees(void **state)
     assert_true(rss_kib() < before + 20 * KIB);
 }
 
-/* -- calloc ------------------------------------------------------------------------------------------------------ */
-
-static void check_calloc_after_dirt(size_t size, size_t count)
-{
-    void *blocks[64];
-    for (size_t i = 0; i < count; i++) {
-        blocks[i] = malloc(size);
-        memset(blocks[i], 0xA5, malloc_usable_size(blocks[i]));
-    }
-    for (size_t i = 0; i < count; i++)
-        free(blocks[i]);
-    for (size_t i = 0; i < count; i++) {
-        blocks[i] = calloc(1, size);
-        assert_true(blocks[i] != NULL && all_zero(blocks[i], size));
-        memset(blocks[i], 0x5A, size);
-    }
-    for (size_t i = 0; i < count; i++)
-        free(blocks[i]);
-}
-
-static void test_calloc_is_zero_after_dirt(void **state)
-{
-    (void)state;
-    for (size_t size = 1; size <= 256 * KIB; size += 1 + size / 11)
-        check_calloc_after_dirt(size, 64);
-    for (size_t size = 256 * KIB; size <= 40 * MIB; size = size * 3 / 2 + 4097)
-        check_calloc_after_dirt(size, 3);
-    malloc_trim(0);
-    for (size_t size = 100; size <= 10 * MIB; size *= 3)
-        check_calloc_after_dirt(size, 4);
-}
-
-/* Dirt of one size under zeroes of another: what is split, joined and cut anew must be cleared as well. */
-static void test_calloc_is_zero_across_sizes(void **state)
-{
-    (void)state;
-    uint64_t random = 4711;
-    struct block blocks[100];
-    memset(blocks, 0, sizeof blocks);
-    for (unsigned step = 0; step < 6000; step++) {
-        struct block *block = &blocks[random_next(&random) % COUNT(blocks)];
-        free(block->ptr);
-        block->size = random_next(&random) % 8 ? random_size(&random) : random_next(&random) % (2 * MIB);
-        block->ptr = calloc(1, block->size);
-        assert_true(block->ptr != NULL && all_zero(block->ptr, block->size));
-        memset(block->ptr, 0xEE, malloc_usable_size(block->ptr));
-        if (step % 500 == 0)
-            malloc_trim(0);
-    }
-    for (size_t i = 0; i < COUNT(blocks); i++)
-        free(blocks[i].ptr);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -585,8 +532,6 @@ int main(void)
         cmocka_unit_test(test_free_keeps_errno),
         cmocka_unit_test(test_free_sized_and_free_aligned_sized),
         cmocka_unit_test(test_cfree_frees),
-        cmocka_unit_test(test_calloc_is_zero_after_dirt),
-        cmocka_unit_test(test_calloc_is_zero_across_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -249,8 +249,8 @@ static void check_zero(slab_cache *cache, size_t size, unsigned way)
     for (size_t i = 0; i < count; i++) {
         if (way != 0)
             objects[i] = way == 1 ? slab_cache_alloc(cache) : slab_cache_alloc_node(cache, -1);
-        require(objects[i] != NULL && all_zero(objects[i], size));
-        memset(objects[i], 0xee, size);
+        require(objects[i] != NULL && all_zero(objects[i], malloc_usable_size(objects[i])));
+        memset(objects[i], 0xee, malloc_usable_size(objects[i]));
     }
     give_all(cache, objects, count);
 }

@@ -276,8 +276,8 @@ static void duplicate_within_limits(void)
         close(made);
     }
     require(dup2(STDERR_FILENO, 18) == 18 && dup2(STDERR_FILENO, 19) == 19);
-    require(slm_sys_duplicate(STDERR_FILENO) == -1 && errno == EDOM); /* the lower ones are left to the program */
-    require(slm_sys_duplicate(-1) == -1 && errno == EDOM);
+    require(slm_sys_duplicate(STDERR_FILENO) < 0 && errno == EDOM); /* the lower ones are left to the program */
+    require(slm_sys_duplicate(-1) < 0 && errno == EDOM);
 }
 
 static void a_duplicate_is_high_within_the_limits(void **state)
@@ -301,14 +301,14 @@ static void write_to_nobody(void)
     close(ends[0]);
     signal(SIGPIPE, SIG_DFL);
     errno = EDOM;
-    slm_sys_write(ends[1], "unheard", 7);
-    slm_sys_write(-1, "unheard", 7);
+    slm_write_quietly(ends[1], "unheard", 7);
+    slm_write_quietly(-1, "unheard", 7);
     require(errno == EDOM && !is_pending(SIGPIPE));
     sigemptyset(&broken);
     sigaddset(&broken, SIGPIPE);
     sigprocmask(SIG_BLOCK, &broken, &before);
     raise(SIGPIPE); /* the program's own stays */
-    slm_sys_write(ends[1], "unheard", 7);
+    slm_write_quietly(ends[1], "unheard", 7);
     require(is_pending(SIGPIPE));
     sigprocmask(SIG_SETMASK, NULL, &after);
     require(sigismember(&after, SIGPIPE) == 1);

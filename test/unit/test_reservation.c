@@ -133,13 +133,16 @@ enum { GROWERS = 2, GROWN = 200, SECTION = 2048 };
 static pthread_barrier_t both;
 static _Atomic bool slowly;
 
-/* The library's calls come here, too. One that takes its time gives other threads the time to come to the same. */
-void *mmap(void *address, size_t size, int access, int flags, int file, off_t offset)
+bool __real_slm_vm_map(void *address, size_t size, bool reserved);
+bool __wrap_slm_vm_map(void *address, size_t size, bool reserved);
+
+/* The library's calls come here. One that takes its time gives other threads the time to come to the same. */
+bool __wrap_slm_vm_map(void *address, size_t size, bool reserved)
 {
     const struct timespec time = {0, 20000};
     if (load_relaxed(&slowly))
         nanosleep(&time, NULL);
-    return (void *)syscall(SYS_mmap, address, size, access, flags, file, offset);
+    return __real_slm_vm_map(address, size, reserved);
 }
 
 /* A section each time, the same in both areas. Whoever finds that the other has just mapped its part of the page map
