@@ -6,10 +6,21 @@
 #include <slabmalloc.h>
 
 #include "base/errno.h"
+#include "base/panic.h"
 #include "process/lifecycle.h"
 #include "process/worker.h"
 #include "percpu/here.h"
 #include "percpu/percpu.h"
+
+static _Noreturn slm_slow void refuse(slab_percpu object, const char *call)
+{
+    slm_panic(call, (const void *)object, "NULL is no per-CPU object", NULL, 0);
+}
+
+/* NULL, or a field of it. What a program has inline does not look. */
+#define CHECK(object, call)                                                                                          \
+    if (unlikely((uintptr_t)(object) < (uintptr_t)1 << SLAB_PERCPU_SHIFT))                                           \
+    refuse(object, call)
 
 static_assert(SLAB_PERCPU_SHIFT == SLM_PERCPU_PIECE_SHIFT, "the distance between copies");
 
@@ -38,21 +49,25 @@ slm_public int slab_percpu_cpus(void)
 
 slm_public void *slab_percpu_ptr(slab_percpu object, int cpu)
 {
+    CHECK(object, "slab_percpu_ptr");
     return slm_here_copy_of(object, (unsigned)cpu);
 }
 
 slm_public void *slab_percpu_this_slow(slab_percpu object)
 {
+    CHECK(object, "slab_percpu_this");
     return slm_here_copy(object);
 }
 
 slm_public void *slab_percpu_this(slab_percpu object)
 {
+    CHECK(object, "slab_percpu_this");
     return slm_here_copy(object);
 }
 
 slm_public void slab_percpu_add_slow(slab_percpu object, uint64_t value)
 {
+    CHECK(object, "slab_percpu_add");
     slm_here_add(object, value);
 }
 
@@ -62,45 +77,57 @@ slm_public void slab_percpu_add_slow(slab_percpu object, uint64_t value)
 
 slm_public void slab_percpu_add_long(slab_percpu object, long value)
 {
+    CHECK(object, "slab_percpu_add_long");
     slab_percpu_add_word(object, (uint64_t)value);
 }
 
 slm_public void slab_percpu_add_u64(slab_percpu object, uint64_t value)
 {
+    CHECK(object, "slab_percpu_add_u64");
     slab_percpu_add_word(object, value);
 }
 
 slm_public uintptr_t slab_percpu_xchg(slab_percpu object, uintptr_t value)
 {
+    CHECK(object, "slab_percpu_xchg");
     return slm_here_exchange(object, value);
 }
 
 slm_public uintptr_t slab_percpu_cmpxchg(slab_percpu object, uintptr_t expected, uintptr_t value)
 {
+    CHECK(object, "slab_percpu_cmpxchg");
     return slm_here_compare_exchange(object, expected, value);
 }
 
 slm_public void slab_percpu_list_push(slab_percpu head, slab_percpu_node *node)
 {
+    CHECK(head, "slab_percpu_list_push");
     slm_here_push(head, node);
 }
 
 slm_public slab_percpu_node *slab_percpu_list_pop(slab_percpu head)
 {
+    CHECK(head, "slab_percpu_list_pop");
     return slm_here_pop(head);
+}
+
+static uint64_t sum(slab_percpu object, const char *call)
+{
+    CHECK(object, call);
+    const int cpus = slab_percpu_cpus();
+    uint64_t all = 0;
+    for (int cpu = 0; cpu < cpus; cpu++)
+        all += __atomic_load_n((const uint64_t *)slm_here_copy_of(object, (unsigned)cpu), __ATOMIC_RELAXED);
+    return all;
 }
 
 slm_public uint64_t slab_percpu_sum_u64(slab_percpu object)
 {
-    const int cpus = slab_percpu_cpus();
-    uint64_t sum = 0;
-    for (int cpu = 0; cpu < cpus; cpu++)
-        sum += __atomic_load_n((const uint64_t *)slab_percpu_ptr(object, cpu), __ATOMIC_RELAXED);
-    return sum;
+    return sum(object, "slab_percpu_sum_u64");
 }
 
 /* Wraps as the copies do. */
 slm_public long slab_percpu_sum_long(slab_percpu object)
 {
-    return (long)slab_percpu_sum_u64(object);
+    return (long)sum(object, "slab_percpu_sum_long");
 }

@@ -157,7 +157,7 @@ static void lead_to(struct slab_cache *named, struct slm_cache *cache, bool zero
 
 _Noreturn slm_slow void slm_cache_name_refuse(const struct slab_cache *named, const char *call)
 {
-    slm_panic(call, named, "a destroyed cache", NULL, 0);
+    slm_panic(call, named, named ? "a destroyed cache" : "NULL is no cache", NULL, 0);
 }
 
 slm_seldom struct slab_cache *slm_cache_name_create(const char *name, size_t size, const struct slab_cache_attr *attr)

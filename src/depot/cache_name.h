@@ -31,10 +31,10 @@ struct slab_cache {
 
 _Noreturn void slm_cache_name_refuse(const struct slab_cache *named, const char *call);
 
-/* The cache of a name; ends the process in the name of `call` if it has been destroyed. */
+/* The cache of a name; ends the process in the name of `call` if it has been destroyed, or the name is NULL. */
 slm_inline struct slm_cache *slm_cache_name_cache(const struct slab_cache *named, const char *call)
 {
-    struct slm_cache *cache = load_acquire(&named->cache); /* pairs with lead_to */
+    struct slm_cache *cache = likely(named != NULL) ? load_acquire(&named->cache) : NULL; /* pairs with lead_to */
     if (unlikely(!cache))
         slm_cache_name_refuse(named, call);
     return cache;

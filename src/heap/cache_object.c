@@ -149,6 +149,8 @@ static __attribute__((noinline)) bool take(struct slm_cache *cache, int node, si
 void *slm_cache_object_alloc_slow(struct slab_cache *named)
 {
     void *object;
+    if (!named) /* the hot path has read it */
+        __builtin_unreachable();
     struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_alloc");
     if (named->zero && slm_pop_marked(cache->shape.slot_word, &object)) /* the cache's magazine, which others share */
         return memset(object, 0, cache->shape.object_size);

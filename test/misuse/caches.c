@@ -132,6 +132,15 @@ static void use_destroyed(const struct misuse_case *row)
     use(row, destroyed, object);
 }
 
+/* -- NULL in the place of a handle ------------------------------------------------------------------------------- */
+
+/* Not of slab_cache_alloc, nor slab_cache_free of an object: they read the handle before anything else. */
+static void use_null(const struct misuse_case *row)
+{
+    announce(row->call, NULL, "NULL is no cache");
+    use(row, hidden(NULL), NULL);
+}
+
 const struct misuse_case misuse_of_caches[] = {
     {"cache_double_free", cache_double_free, .kind = "alone"},
     {"cache_double_free_accounted", cache_double_free, .kind = "accounted"},
@@ -161,6 +170,11 @@ const struct misuse_case misuse_of_caches[] = {
     {"cache_destroyed-get_stats-alone", use_destroyed, .call = "slab_cache_get_stats", .kind = "alone"},
     {"cache_destroyed-get_stats-alias", use_destroyed, .call = "slab_cache_get_stats", .kind = "alias"},
     {"cache_destroyed-destroy-alone", use_destroyed, .call = "slab_cache_destroy", .kind = "alone"},
+    {"cache_null-alloc_node", use_null, .call = "slab_cache_alloc_node"},
+    {"cache_null-alloc_nolock", use_null, .call = "slab_cache_alloc_nolock"},
+    {"cache_null-alloc_bulk", use_null, .call = "slab_cache_alloc_bulk"},
+    {"cache_null-free", use_null, .call = "slab_cache_free"},
+    {"cache_null-free_bulk", use_null, .call = "slab_cache_free_bulk"},
     {"cache_destroyed-destroy-alias", use_destroyed, .call = "slab_cache_destroy", .kind = "alias"},
     {0},
 };

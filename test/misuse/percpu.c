@@ -1,4 +1,5 @@
 /* Per-CPU objects that are none, not any more, or something else's. */
+#define SLAB_NO_INLINE /* what is inline looks at nothing */
 #include <slabmalloc.h>
 
 #include "misuse.h"
@@ -71,6 +72,37 @@ static void percpu_free_copy(const struct misuse_case *row)
     slab_percpu_free(hidden(copy));
 }
 
+/* Calls on this CPU's copy. Kinds: of NULL, of a field of it, or before there was any object. */
+static void percpu_null(const struct misuse_case *row)
+{
+    static slab_percpu_node node;
+    void *pointer = is_kind(row, "field") ? (char *)NULL + 4000 : NULL;
+    slab_percpu object = hidden(pointer);
+    if (!is_kind(row, "first"))
+        slab_percpu_alloc(8, 8);
+    announce(row->call, pointer, "NULL is no per-CPU object");
+    if (is_call(row, "slab_percpu_ptr"))
+        slab_percpu_ptr(object, 0);
+    else if (is_call(row, "slab_percpu_this"))
+        slab_percpu_this(object);
+    else if (is_call(row, "slab_percpu_add_long"))
+        slab_percpu_add_long(object, 1);
+    else if (is_call(row, "slab_percpu_add_u64"))
+        slab_percpu_add_u64(object, 1);
+    else if (is_call(row, "slab_percpu_xchg"))
+        slab_percpu_xchg(object, 1);
+    else if (is_call(row, "slab_percpu_cmpxchg"))
+        slab_percpu_cmpxchg(object, 0, 1);
+    else if (is_call(row, "slab_percpu_list_push"))
+        slab_percpu_list_push(object, &node);
+    else if (is_call(row, "slab_percpu_list_pop"))
+        slab_percpu_list_pop(object);
+    else if (is_call(row, "slab_percpu_sum_long"))
+        slab_percpu_sum_long(object);
+    else if (is_call(row, "slab_percpu_sum_u64"))
+        slab_percpu_sum_u64(object);
+}
+
 /* For calls that take what malloc gives. Kinds: a copy, or the per-CPU object itself. */
 static void percpu_to_malloc(const struct misuse_case *row)
 {
@@ -106,5 +138,17 @@ const struct misuse_case misuse_of_percpu[] = {
     {"percpu_copy_to_malloc-realloc", percpu_to_malloc, .call = "realloc", .kind = "copy", .size = 1000},
     {"percpu_copy_to_malloc-usable", percpu_to_malloc, .call = "malloc_usable_size", .kind = "copy"},
     {"percpu_copy_to_malloc-usable-object", percpu_to_malloc, .call = "malloc_usable_size", .kind = "object"},
+    {"percpu_null-ptr", percpu_null, .call = "slab_percpu_ptr", .kind = "null"},
+    {"percpu_null-this", percpu_null, .call = "slab_percpu_this", .kind = "null"},
+    {"percpu_null-add_long", percpu_null, .call = "slab_percpu_add_long", .kind = "null"},
+    {"percpu_null-add_u64", percpu_null, .call = "slab_percpu_add_u64", .kind = "null"},
+    {"percpu_null-xchg", percpu_null, .call = "slab_percpu_xchg", .kind = "null"},
+    {"percpu_null-cmpxchg", percpu_null, .call = "slab_percpu_cmpxchg", .kind = "null"},
+    {"percpu_null-list_push", percpu_null, .call = "slab_percpu_list_push", .kind = "null"},
+    {"percpu_null-list_pop", percpu_null, .call = "slab_percpu_list_pop", .kind = "null"},
+    {"percpu_null-sum_long", percpu_null, .call = "slab_percpu_sum_long", .kind = "null"},
+    {"percpu_null-sum_u64", percpu_null, .call = "slab_percpu_sum_u64", .kind = "null"},
+    {"percpu_null-add_long-first", percpu_null, .call = "slab_percpu_add_long", .kind = "first"},
+    {"percpu_null-xchg-field", percpu_null, .call = "slab_percpu_xchg", .kind = "field"},
     {0},
 };
