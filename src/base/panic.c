@@ -2,6 +2,7 @@
 #include "base/panic.h"
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -12,11 +13,17 @@
 #include "base/atomic.h"
 #include "base/call.h"
 
-/* No file has inode 0, so 0 stands for a standard error that was closed at start. */
+/* What tells files apart. A file system may give the inode of one that was removed to the next that is made. No file
+ * has inode 0, so 0 stands for a descriptor that is closed. */
+struct file {
+    uint64_t inode;
+    int64_t born_s;
+    uint32_t born_ns, device_major, device_minor, type;
+};
+
 static struct {
     bool known;
-    dev_t device;
-    ino_t inode;
+    struct file file;
 } stderr_at_start slm_once;
 
 /* As glibc leaves the line that it aborts with. It would unmap so many bytes at its next message: none. */
@@ -81,37 +88,42 @@ void slm_line_add(struct slm_line *line, const char *format, ...)
     va_end(values);
 }
 
-static slm_cold bool look_at(int descriptor, struct stat *file)
+static slm_cold struct file look_at(int descriptor)
 {
-    return slm_call(SYS_fstat, descriptor, file) == 0;
+    struct statx all = {0}; /* as it stays where the descriptor is closed */
+    slm_call(SYS_statx, descriptor, "", AT_EMPTY_PATH, STATX_TYPE | STATX_INO | STATX_BTIME, &all);
+    return (struct file){.inode = all.stx_ino,
+                         .born_s = all.stx_btime.tv_sec,
+                         .born_ns = all.stx_btime.tv_nsec,
+                         .device_major = all.stx_dev_major,
+                         .device_minor = all.stx_dev_minor,
+                         .type = all.stx_mode & S_IFMT};
 }
 
-static slm_seldom bool was_stderr(const struct stat *file)
+static slm_seldom bool was_stderr(const struct file *file)
 {
-    return file->st_ino != 0 && file->st_ino == stderr_at_start.inode && file->st_dev == stderr_at_start.device;
+    return file->inode != 0 && memcmp(file, &stderr_at_start.file, sizeof *file) == 0;
 }
 
 slm_cold void slm_stderr_remember(void)
 {
-    struct stat file = {0}; /* as it stays where the descriptor is closed */
-    look_at(STDERR_FILENO, &file);
+    stderr_at_start.file = look_at(STDERR_FILENO);
     stderr_at_start.known = true;
-    stderr_at_start.device = file.st_dev;
-    stderr_at_start.inode = file.st_ino;
 }
 
 slm_seldom bool slm_stderr_is(int descriptor)
 {
-    struct stat file;
-    return look_at(descriptor, &file) && was_stderr(&file);
+    const struct file file = look_at(descriptor);
+    return was_stderr(&file);
 }
 
 /* A pipe in its place collects the messages of a server and its children; a file would be the program's data. */
 static slm_seldom bool stderr_takes_lines(void)
 {
-    struct stat file;
-    return !stderr_at_start.known || (stderr_at_start.inode != 0 && look_at(STDERR_FILENO, &file) &&
-                                      (was_stderr(&file) || S_ISFIFO(file.st_mode)));
+    if (!stderr_at_start.known)
+        return true;
+    const struct file file = look_at(STDERR_FILENO);
+    return was_stderr(&file) || (stderr_at_start.file.inode != 0 && file.type == S_IFIFO);
 }
 
 slm_seldom int slm_write_all(int descriptor, const char *text, size_t length)

@@ -3,7 +3,9 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "base/panic.h"
 
@@ -159,6 +161,50 @@ static void files_of_the_program_get_no_warning(void **state)
     assert_child_silent(warn_where_others_are);
 }
 
+/* What a program opens after its log has been removed may get the log's inode; when it was made differs. */
+static void warn_over_a_new_file_with_the_inode(void)
+{
+    char path[] = "/tmp/slabmalloc-panic-XXXXXX";
+    struct statx before, after;
+    int file = mkstemp(path);
+    require(file >= 0 && dup2(file, STDERR_FILENO) == STDERR_FILENO);
+    require(statx(file, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &before) == 0);
+    slm_stderr_remember();
+    require(slm_stderr_is(file));
+    do {
+        require(unlink(path) == 0 && close(file) == 0 && close(STDERR_FILENO) == 0);
+        usleep(1000);
+        file = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+        require(file >= 0 && dup2(file, STDERR_FILENO) == STDERR_FILENO);
+        require(statx(file, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &after) == 0);
+        if (after.stx_ino != before.stx_ino || !(after.stx_mask & STATX_BTIME))
+            break; /* this file system does not do it, or does not tell */
+    } while (memcmp(&after.stx_btime, &before.stx_btime, sizeof after.stx_btime) == 0);
+    unlink(path);
+    warn_over(file);
+    const bool told = after.stx_mask & STATX_BTIME || after.stx_ino != before.stx_ino;
+    require(lseek(file, 0, SEEK_END) == (told ? 0 : (off_t)strlen("slabmalloc: it rains\nx\n")));
+}
+
+static void a_new_file_with_the_inode_gets_no_warning(void **state)
+{
+    (void)state;
+    assert_int_equal(in_child(warn_over_a_new_file_with_the_inode).status, 0);
+}
+
+static void warn_nobody(void)
+{
+    int ends[2];
+    require(pipe(ends) == 0 && signal(SIGPIPE, SIG_DFL) != SIG_ERR && close(ends[0]) == 0);
+    warn_over(ends[1]);
+}
+
+static void a_warning_that_nobody_reads_does_no_harm(void **state)
+{
+    (void)state;
+    assert_int_equal(in_child(warn_nobody).status, 0);
+}
+
 static void warn_without_stderr(void)
 {
     int ends[2];
@@ -300,6 +346,8 @@ int main(void)
         cmocka_unit_test(files_are_told_apart),
         cmocka_unit_test(files_of_the_program_get_no_warning),
         cmocka_unit_test(without_standard_error_nothing_is_written),
+        cmocka_unit_test(a_new_file_with_the_inode_gets_no_warning),
+        cmocka_unit_test(a_warning_that_nobody_reads_does_no_harm),
         cmocka_unit_test(the_last_line_goes_where_standard_error_is),
         cmocka_unit_test(a_panic_is_one_line_and_the_end),
         cmocka_unit_test(a_panic_names_its_thread),
