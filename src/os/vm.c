@@ -157,7 +157,17 @@ void *slm_vm_page_wiped_on_fork(void)
     return NULL;
 }
 
+/* Where the program has split the range (mprotect, mlock), Linux before 6.17 refuses; newer ones move mapping by
+ * mapping, and stop at one that cannot be moved (sealed, or under userfaultfd). What has been moved by then goes back.
+ * mremap itself says what is mapped: sandboxes allow it. */
 bool slm_vm_move(void *from, void *to, size_t size)
 {
-    return move(from, size, size, to);
+    if (likely(move(from, size, size, to)))
+        return true;
+    size_t gone = 0;
+    while (gone < size && slm_call(SYS_mremap, (char *)from + gone, slm_page_size, slm_page_size, 0) == -EFAULT)
+        gone += slm_page_size;
+    if (gone > 0)
+        move(to, gone, gone, from);
+    return false;
 }

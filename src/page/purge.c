@@ -81,18 +81,26 @@ static bool give_back_and_list(struct slm_free_spans *area, struct slm_span *spa
     return given;
 }
 
-/* Purge up to that many bytes, a span at a time, but leave `keep` dirty: other threads may be purging too. */
+/* Purge up to that many bytes, a span at a time, but leave `keep` dirty: other threads may be purging too. A span with
+ * pages that the program has locked is the youngest from then on. Under mlockall there are no others: what a free
+ * purges at once gives up at the first. */
 static size_t purge_area(struct slm_free_spans *area, uint64_t bytes, uint64_t keep)
 {
     size_t given = 0;
-    while (given < bytes && load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) > keep) {
+    unsigned refusals = 0;
+    while (given < bytes && refusals < (keep > 0 ? 1u : 1024u) &&
+           load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) > keep) {
         slm_free_spans_lock(area);
         struct slm_span *span = take_oldest(area, bytes - given);
         const bool unmap = span && may_unmap(area, span);
         slm_lock_release(&area->lock);
-        const size_t size = span ? slm_span_bytes(span) : 0;
-        if (!span || !give_back_and_list(area, span, unmap)) /* locked pages: retrying would not help */
+        if (!span)
             break;
+        const size_t size = slm_span_bytes(span);
+        if (!give_back_and_list(area, span, unmap)) {
+            refusals++;
+            continue;
+        }
         given += size;
         add_relaxed(&area->purges, 1);
         add_relaxed(&area->purged_bytes, size);

@@ -280,6 +280,27 @@ static void locked_memory_stays_dirty(void **state)
     slm_span_free(row[1]);
 }
 
+/* It is the oldest, and all others go back. */
+static void locked_memory_does_not_keep_other_memory(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {1, 1, 1, 1, 1, 1, 1, 0};
+    struct slm_span *row[7];
+    take_row(sizes, row);
+    char *start = slm_span_start(row[0]);
+    for (size_t i = 0; i < 7; i += 2)
+        fill(row[i]);
+    const bool locked = mlock(start, slm_page_size) == 0;
+    for (size_t i = 0; i < 7; i += 2)
+        slm_span_free(row[i]);
+    const size_t given = slm_span_purge(0);
+    munlock(start, slm_page_size);
+    assert_true(!locked || given == 3 * SLM_GRANULE);
+    assert_int_equal(slm_span_purge(0), locked ? SLM_GRANULE : 0);
+    for (size_t i = 1; i < 7; i += 2)
+        slm_span_free(row[i]);
+}
+
 /* What mremap has put there, or has left as a hole, is replaced by fresh memory. */
 static void moved_spans_are_made_new(void **state)
 {
@@ -509,6 +530,7 @@ int main(void)
         cmocka_unit_test(a_span_grows_into_untouched_memory),
         cmocka_unit_test(only_purged_memory_is_clean),
         cmocka_unit_test(locked_memory_stays_dirty),
+        cmocka_unit_test(locked_memory_does_not_keep_other_memory),
         cmocka_unit_test(moved_spans_are_made_new),
         cmocka_unit_test(purging_keeps_what_it_may),
         cmocka_unit_test(the_oldest_goes_first),

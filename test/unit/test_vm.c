@@ -132,6 +132,28 @@ static void pages_move_without_a_copy(void **state)
     munmap(pages, bytes_of(PAGES));
 }
 
+/* A part of the range cannot be moved: nothing is. */
+static void what_cannot_all_be_moved_stays(void **state)
+{
+    (void)state;
+    enum { SYS_MSEAL = 462 }; /* Linux 6.10 */
+    for (unsigned sealed = 0; sealed < PAGES / 2; sealed += PAGES / 4) {
+        const size_t half = bytes_of(PAGES / 2);
+        char *pages = some_pages(), *to = pages + half;
+        memset(pages, 0x5a, half);
+        if (syscall(SYS_MSEAL, pages + bytes_of(sealed), bytes_of(1), 0) != 0) {
+            munmap(pages, bytes_of(PAGES));
+            print_message("this kernel seals nothing\n");
+            skip();
+        }
+        errno = EDOM;
+        assert_false(slm_vm_move(pages, to, half));
+        assert_int_equal(errno, EDOM);
+        for (size_t i = 0; i < half; i++)
+            assert_int_equal(pages[i], 0x5a);
+    }
+}
+
 static void unmapped_pages_can_be_mapped_again(void **state)
 {
     (void)state;
@@ -407,6 +429,7 @@ int main(void)
         cmocka_unit_test(purged_pages_read_as_zero),
         cmocka_unit_test(locked_pages_stay_as_they_are),
         cmocka_unit_test(pages_move_without_a_copy),
+        cmocka_unit_test(what_cannot_all_be_moved_stays),
         cmocka_unit_test(unmapped_pages_can_be_mapped_again),
         cmocka_unit_test(a_held_window_stays_held),
         cmocka_unit_test(a_page_is_wiped_in_children),
