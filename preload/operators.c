@@ -139,7 +139,8 @@ static slm_seldom new_handler installed_handler(const void *caller)
     return get ? get() : NULL;
 }
 
-/* A plug-in with a C++ library inside may have no function that throws but its own operator new. */
+/* A plug-in with a C++ library inside may have no function that throws this but its operator new. There is no handler
+ * any more. */
 static slm_seldom void throw_bad_alloc(const void *caller)
 {
     void (*throw)(void) = _ZSt17__throw_bad_allocv;
@@ -170,24 +171,22 @@ slm_slow static void *new_slow(size_t n, size_t alignment, const void *caller)
  *     try { return form(n, alignment); } catch (...) { return nullptr; }
  *
  * The table is the one that a C++ compiler writes: of the call, to the landing pad, for exceptions of all types. */
-extern void *slm_new_or_null(size_t n, size_t alignment, new_form form) slm_hidden;
-
 #if defined(__x86_64__)
 #define CAN_CATCH (__gxx_personality_v0 != NULL)
 #define CALL_AND_CATCH                                                                                               \
     "sub $8, %rsp\n"                                                                                                 \
     ".cfi_def_cfa_offset 16\n"                                                                                       \
-    "slm_try: call *%rdx\n"                                                                                          \
-    "slm_tried: add $8, %rsp\n"                                                                                      \
+    ".Lnew_try: call *%rdx\n"                                                                                        \
+    ".Lnew_tried: add $8, %rsp\n"                                                                                    \
     ".cfi_remember_state\n"                                                                                          \
     ".cfi_def_cfa_offset 8\n"                                                                                        \
     "ret\n"                                                                                                          \
     ".cfi_restore_state\n"                                                                                           \
-    "slm_caught: mov %rax, %rdi\n"                                                                                   \
+    ".Lnew_caught: mov %rax, %rdi\n"                                                                                 \
     "call *__cxa_begin_catch@GOTPCREL(%rip)\n"                                                                       \
     "call *__cxa_end_catch@GOTPCREL(%rip)\n"                                                                         \
     "xor %eax, %eax\n"                                                                                               \
-    "jmp slm_tried\n"
+    "jmp .Lnew_tried\n"
 #elif defined(__aarch64__)
 #define CAN_CATCH (__gxx_personality_v0 != NULL)
 #define CALL_AND_CATCH                                                                                               \
@@ -195,57 +194,56 @@ extern void *slm_new_or_null(size_t n, size_t alignment, new_form form) slm_hidd
     ".cfi_def_cfa_offset 16\n"                                                                                       \
     ".cfi_offset 29, -16\n"                                                                                          \
     ".cfi_offset 30, -8\n"                                                                                           \
-    "slm_try: blr x2\n"                                                                                              \
-    "slm_tried: ldp x29, x30, [sp], 16\n"                                                                            \
+    ".Lnew_try: blr x2\n"                                                                                            \
+    ".Lnew_tried: ldp x29, x30, [sp], 16\n"                                                                          \
     ".cfi_remember_state\n"                                                                                          \
     ".cfi_def_cfa_offset 0\n"                                                                                        \
     "ret\n"                                                                                                          \
     ".cfi_restore_state\n"                                                                                           \
-    "slm_caught: bl __cxa_begin_catch\n"                                                                             \
+    ".Lnew_caught: bl __cxa_begin_catch\n"                                                                           \
     "bl __cxa_end_catch\n"                                                                                           \
     "mov x0, 0\n"                                                                                                    \
-    "b slm_tried\n"
+    "b .Lnew_tried\n"
 #else
 #define CAN_CATCH false
 #endif
 
 #ifdef CALL_AND_CATCH
+void *new_or_null(size_t n, size_t alignment, new_form form) __attribute__((visibility("hidden")));
+
 __asm__(ASM_FROM_CXX_LIBRARY
         ".pushsection .text.unlikely, \"ax\", %progbits\n"
-        ".hidden slm_new_or_null\n"
-        ".globl slm_new_or_null\n"
-        ".type slm_new_or_null, %function\n"
-        "slm_new_or_null:\n"
+        ".type new_or_null, %function\n"
+        "new_or_null:\n"
         ".cfi_startproc\n"
-        ".cfi_personality 0x9b, slm_personality\n" /* relative, indirect */
-        ".cfi_lsda 0x1b, slm_exceptions\n"         /* relative */
+        ".cfi_personality 0x9b, .Lnew_personality\n" /* relative, indirect */
+        ".cfi_lsda 0x1b, .Lnew_exceptions\n"         /* relative */
         CALL_AND_CATCH ".cfi_endproc\n"
-        ".size slm_new_or_null, . - slm_new_or_null\n"
-        ".section .data.rel.ro.slm_personality, \"aw\", %progbits\n"
+        ".size new_or_null, . - new_or_null\n"
+        ".section .data.rel.ro..Lnew_personality, \"aw\", %progbits\n"
         ".balign 8\n"
-        "slm_personality: .quad __gxx_personality_v0\n"
+        ".Lnew_personality: .quad __gxx_personality_v0\n"
         ".section .gcc_except_table, \"a\", %progbits\n"
         ".balign 4\n"
-        "slm_exceptions: .byte 0xff, 3\n" /* places are counted from the function's start; types are words */
-        ".uleb128 slm_types - slm_types_from\n"
-        "slm_types_from: .byte 1\n" /* the places are uleb128 */
-        ".uleb128 slm_actions - slm_calls\n"
-        "slm_calls: .uleb128 slm_try - slm_new_or_null, slm_tried - slm_try, slm_caught - slm_new_or_null, 1\n"
-        "slm_actions: .byte 1, 0\n" /* the first type, and no other */
+        ".Lnew_exceptions: .byte 0xff, 3\n" /* places are counted from the function's start; types are words */
+        ".uleb128 .Lnew_types - .Lnew_types_from\n"
+        ".Lnew_types_from: .byte 1\n" /* the places are uleb128 */
+        ".uleb128 .Lnew_actions - .Lnew_calls\n"
+        ".Lnew_calls: .uleb128 .Lnew_try - new_or_null, .Lnew_tried - .Lnew_try, .Lnew_caught - new_or_null, 1\n"
+        ".Lnew_actions: .byte 1, 0\n" /* the first type, and no other */
         ".balign 4\n"
         ".long 0\n" /* all types */
-        "slm_types:\n"
+        ".Lnew_types:\n"
         ".popsection\n");
 #else
-void *slm_new_or_null(size_t n, size_t alignment, new_form form)
+static void *new_or_null(size_t n, size_t alignment, new_form form)
 {
     return form(n, alignment);
 }
 #endif
 
-/* The nothrow form by that one, which may be replaced; if it is ours it has failed once. Where only a library of
- * dlopen's has a C++ library, the nothrow form there calls operator new, ours, in a try block. std::nothrow is in that
- * library. */
+/* The nothrow form by that one, which may be replaced; if it is ours it has failed once. Where only a plug-in has
+ * brought a C++ library, the nothrow form there calls operator new, ours, in a try block; std::nothrow is in it. */
 slm_slow static void *new_nothrow_slow(size_t n, size_t alignment, const void *nothrow, enum form form)
 {
     const new_form by = (new_form)forms[form][0];
@@ -253,24 +251,24 @@ slm_slow static void *new_nothrow_slow(size_t n, size_t alignment, const void *n
     if (!any_new_is_replaced() && !installed_handler(nothrow))
         return NULL;
     if (CAN_CATCH)
-        return slm_new_or_null(n, alignment, by);
-    const void *found = find(nothrow, aligned ? "_ZnwmSt11align_val_tRKSt9nothrow_t" : "_ZnwmRKSt9nothrow_t", NULL);
+        return new_or_null(n, alignment, by);
+    const uintptr_t found =
+        (uintptr_t)find(nothrow, aligned ? "_ZnwmSt11align_val_tRKSt9nothrow_t" : "_ZnwmRKSt9nothrow_t", NULL);
     if (!found)
         return by(n, alignment);
-    if (aligned)
-        return ((void *(*)(size_t, size_t, const void *))(uintptr_t)found)(n, alignment, nothrow);
-    return ((void *(*)(size_t, const void *))(uintptr_t)found)(n, nothrow);
+    const uintptr_t second = aligned ? alignment : (uintptr_t)nothrow;
+    return ((void *(*)(size_t, size_t, const void *))found)(n, second, nothrow);
 }
 
 /* -- sizes ------------------------------------------------------------------------------------------------------- */
 
-/* What the hot path leaves. A program's own operator new may ask malloc for more than n bytes, and leave delete to us:
- * then no size is wrong. */
+/* What the hot path leaves. A program's own operator new may ask malloc for more than n bytes, and leave delete to
+ * us: then no size is wrong. */
 static __attribute__((noinline)) void delete_slow(void *pointer, size_t n, size_t alignment)
 {
     if (unlikely(!slm_sized_exactly(pointer, n, alignment, one)) && !any_new_is_replaced())
         slm_sized_refuse(pointer, n, alignment, one);
-    our_ZdlPv(pointer);
+    slm_free_slow(pointer, one);
 }
 
 slm_inline void delete_sized(void *pointer, size_t n)
@@ -302,8 +300,8 @@ slm_inline void delete_aligned(void *pointer, size_t n, size_t alignment)
 
 #define OR_ELSE(object, slow)                                                                                        \
     __extension__({                                                                                                  \
-        void *made = object;                                                                                         \
-        likely(made != NULL) ? made : slow;                                                                          \
+        void *made = (object);                                                                                       \
+        likely(made != NULL) ? made : (slow);                                                                        \
     })
 #define OR_THROW(object, align) OR_ELSE(object, new_slow(n, align, __builtin_return_address(0)))
 #define BY_SLOW(form, align) new_nothrow_slow(n, align, nothrow, form)
