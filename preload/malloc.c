@@ -39,7 +39,7 @@ static __attribute__((noinline)) void sized_slow(void *pointer, size_t n, size_t
 {
     if (unlikely(!slm_sized_within(pointer, n, alignment, call)))
         slm_sized_refuse(pointer, n, alignment, call);
-    slm_free_as(pointer, call);
+    slm_free_slow(pointer, call);
 }
 
 slm_public void free_sized(void *pointer, size_t n)

@@ -11,6 +11,7 @@
 #include <limits.h>
 #include <string.h>
 
+#include "base/hook.h"
 #include "base/options.h"
 #include "base/panic.h"
 #include "os/sys.h"
@@ -412,6 +413,20 @@ uint64_t slm_defer_queue_functions_waiting(void)
     return load_relaxed(&functions.put) - load_relaxed(&functions.called);
 }
 
+struct calls {
+    struct slm_hook hook; /* the first member */
+    struct slm_epoch_head *first;
+};
+
+static void call_each(const struct slm_hook *hook)
+{
+    for (struct slm_epoch_head *head = ((const struct calls *)hook)->first, *next; head; head = next) {
+        next = head->next;
+        head->function(head);
+        atomic_fetch_add(&functions.called, 1); /* pairs with slm_defer_queue_await_functions */
+    }
+}
+
 /* One thread at a time. The exchange and the store of `runner` pair: each runner sees what the one before did. */
 bool slm_defer_queue_call_functions(void)
 {
@@ -420,17 +435,15 @@ bool slm_defer_queue_call_functions(void)
     calling = true; /* until all that is taken has been called: see slm_defer_queue_fork_child */
     lock_queue(&queues[0]);
     ripen_segments(&queues[0]);
-    struct slm_epoch_head *head = take_off(FUNCTIONS, &queues[0].ripe[FUNCTIONS], UINT_MAX), *next;
+    const struct calls calls = {
+        {call_each, "an exception or pthread_exit left a function of slab_epoch_call", NULL},
+        take_off(FUNCTIONS, &queues[0].ripe[FUNCTIONS], UINT_MAX),
+    };
     slm_lock_release(&queues[0].lock);
-    const bool some = head != NULL;
-    for (; head; head = next) {
-        next = head->next;
-        head->function(head);
-        atomic_fetch_add(&functions.called, 1); /* pairs with slm_defer_queue_await_functions */
-    }
+    slm_hook_run(&calls.hook);
     calling = false;
     store_release(&functions.runner, false);
-    return some;
+    return calls.first != NULL;
 }
 
 void slm_defer_queue_await_functions(void)

@@ -87,8 +87,11 @@ static void describe(struct slm_cache *cache, size_t object_size, size_t align, 
     struct slm_cache_own *own = slm_cache_own(cache);
     cache->shape = (struct slm_slab_shape){.object_size = (uint32_t)object_size,
                                            .alignment = (uint16_t)(align >> SLM_GRANULE_SHIFT)};
-    own->hooks = (struct slm_object_hooks){
-        .constructor = attr->ctor, .destructor = attr->dtor, .context = attr->context, .typesafe = typesafe};
+    own->hooks = (struct slm_object_hooks){.constructor = attr->ctor,
+                                           .destructor = attr->dtor,
+                                           .context = attr->context,
+                                           .cache_name = own->name,
+                                           .typesafe = typesafe};
     if (attr->ctor || attr->dtor || typesafe)
         cache->shape.hooks = &own->hooks;
     own->limit = (struct slm_limit){.objects = attr->limit_bytes / object_size, .bytes = attr->limit_bytes};

@@ -322,26 +322,23 @@ unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n)
     return got;
 }
 
-/* The depots whose constructors this thread is running, the innermost first. */
-struct constructing {
-    const struct slm_depot *depot;
-    const struct constructing *outer;
-};
-
-static __thread const struct constructing *constructing;
+/* The slabs whose objects this thread is constructing, the innermost first, by their spans' links. (A constructor
+ * that jumps away leaves its slab here: a frame would be gone, a descriptor stays.) */
+static __thread struct slm_list *constructing;
 
 bool slm_depot_is_constructing(const struct slm_depot *depot)
 {
-    const struct constructing *at = constructing;
-    while (at && at->depot->shape != depot->shape)
-        at = at->outer;
-    return at != NULL;
+    for (struct slm_list *at = constructing; at; at = at->next) {
+        const struct slm_slab *slab = slm_container(at, struct slm_slab, span.link);
+        if (((struct slm_depot *)load_relaxed(&slab->owner))->shape == depot->shape)
+            return true;
+    }
+    return false;
 }
 
 bool slm_depot_grow(struct slm_depot *depot)
 {
     static _Atomic bool warned;
-    const struct constructing frame = {depot, constructing};
     if (slm_depot_is_constructing(depot)) {
         if (!atomic_exchange(&warned, true))
             slm_warn("a constructor allocated from its own cache, which had no free object: ", depot->cache_name);
@@ -352,9 +349,11 @@ bool slm_depot_grow(struct slm_depot *depot)
     if (!slab)
         return false;
     if (constructs(depot)) {
-        constructing = &frame;
-        slm_slab_each_object(slab, depot->shape->hooks->constructor, depot->shape->hooks->context);
-        constructing = frame.outer;
+        const struct slm_object_hooks *hooks = depot->shape->hooks;
+        struct slm_list *outer = slab->span.link.next = constructing;
+        constructing = &slab->span.link;
+        slm_slab_each_object(slab, hooks, hooks->constructor, "an exception or pthread_exit left the constructor");
+        constructing = outer;
     }
     put_slabs(depot, &slab, 1, 0);
     return true;

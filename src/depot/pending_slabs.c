@@ -94,7 +94,7 @@ void slm_pending_slabs_release(const struct slm_slab_shape *shape)
         _Atomic uint64_t *released = slab->wait.released;
         const struct slm_object_hooks *hooks = slab->wait.shape->hooks;
         if (hooks->destructor)
-            slm_slab_each_object(slab, hooks->destructor, hooks->context);
+            slm_slab_each_object(slab, hooks, hooks->destructor, "an exception or pthread_exit left the destructor");
         slm_slab_release(slab);
         atomic_fetch_add_explicit(released, 1, memory_order_release); /* pairs with slm_depot_slabs */
     }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "base/hook.h"
 #include "base/panic.h"
 #include "page/metadata.h"
 #include "page/page_map.h"
@@ -81,11 +82,26 @@ struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node
     return slab;
 }
 
-void slm_slab_each_object(struct slm_slab *slab, void (*call)(void *object, void *context), void *context)
+struct calls {
+    struct slm_hook hook; /* the first member */
+    const struct slm_slab *slab;
+    void (*call)(void *object, void *context);
+    void *context;
+};
+
+static void call_each(const struct slm_hook *hook)
 {
-    char *object = slm_slab_start(slab);
-    for (unsigned i = 0; i < slab->objects; i++, object += slab->object_size)
-        call(object, context);
+    const struct calls *calls = (const struct calls *)hook;
+    char *object = slm_slab_start(calls->slab);
+    for (unsigned i = 0; i < calls->slab->objects; i++, object += calls->slab->object_size)
+        calls->call(object, calls->context);
+}
+
+void slm_slab_each_object(struct slm_slab *slab, const struct slm_object_hooks *hooks,
+                          void (*call)(void *object, void *context), const char *what)
+{
+    const struct calls calls = {{call_each, what, hooks->cache_name}, slab, call, hooks->context};
+    slm_hook_run(&calls.hook);
 }
 
 bool slm_slab_has(const struct slm_slab *slab, const void *object)

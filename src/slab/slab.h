@@ -54,7 +54,8 @@ struct slm_object_hooks {
     void (*constructor)(void *object, void *context); /* may be NULL, as the other */
     void (*destructor)(void *object, void *context);
     void *context;
-    bool typesafe; /* a vacant slab waits for a grace period */
+    const char *cache_name; /* for messages */
+    bool typesafe;          /* a vacant slab waits for a grace period */
 };
 
 /* What a cache's slabs look like. */
@@ -101,8 +102,9 @@ slm_inline int32_t slm_slab_count(struct slm_slab *slab, unsigned n)
     return atomic_fetch_add_explicit(&slab->free, (int32_t)n, memory_order_acq_rel); /* pairs with itself: release */
 }
 
-/* Call a constructor or destructor for every object, the lowest first. */
-void slm_slab_each_object(struct slm_slab *slab, void (*call)(void *object, void *context), void *context);
+/* Call the constructor or destructor, one of the hooks, for every object, the lowest first. `what` as in slm_hook. */
+void slm_slab_each_object(struct slm_slab *slab, const struct slm_object_hooks *hooks,
+                          void (*call)(void *object, void *context), const char *what);
 
 /* Is the object free in the slab? Objects in magazines are not. */
 bool slm_slab_has(const struct slm_slab *slab, const void *object);

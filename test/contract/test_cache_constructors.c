@@ -444,6 +444,43 @@ static void constructors_may_call_anything(const char *argument)
     drop(self);
 }
 
+/* -- cancellation ------------------------------------------------------------------------------------------------ */
+
+static sem_t constructing, cancelled;
+
+static void construct_slowly(void *object, void *context)
+{
+    (void)context;
+    memset(object, 1, 1000);
+    require(sem_post(&constructing) == 0);
+    require(sem_wait(&cancelled) == 0 && sem_post(&cancelled) == 0); /* a cancellation point */
+}
+
+static void *allocate_and_end(void *object)
+{
+    *(void **)object = slab_cache_alloc(self);
+    pthread_testcancel();
+    return NULL;
+}
+
+/* The request waits until the constructors are done. */
+static void cancelled_while_constructing(const char *argument)
+{
+    (void)argument;
+    const slab_cache_attr attr = {.ctor = construct_slowly};
+    void *object = NULL, *result;
+    pthread_t thread;
+    require(sem_init(&constructing, 0, 0) == 0 && sem_init(&cancelled, 0, 0) == 0);
+    self = make_cache("slow", 1000, &attr);
+    require(pthread_create(&thread, NULL, allocate_and_end, &object) == 0);
+    require(sem_wait(&constructing) == 0 && pthread_cancel(thread) == 0 && sem_post(&cancelled) == 0);
+    require(pthread_join(thread, &result) == 0 && result == PTHREAD_CANCELED);
+    require(object != NULL && *(char *)object == 1);
+    slab_cache_free(self, object);
+    use_cache(self, 300);
+    drop(self);
+}
+
 int main(int argc, char **argv)
 {
     static const struct role scenarios[] = {
@@ -455,6 +492,7 @@ int main(int argc, char **argv)
         {"own_cache_gives_what_is_free", own_cache_gives_what_is_free},
         {"rings_of_constructors_end", rings_of_constructors_end},
         {"constructors_may_call_anything", constructors_may_call_anything},
+        {"cancelled_while_constructing", cancelled_while_constructing},
     };
     return run_scenarios("cache constructors", scenarios, COUNT(scenarios), argc, argv);
 }

@@ -28,8 +28,9 @@ static const char options_variable[] = "SLABMALLOC_OPTIONS", self[] = "/proc/sel
 
 /* main adds the last one. */
 static const struct misuse_case *tables[] = {
-    misuse_of_large,  misuse_of_small,  misuse_of_foreign, misuse_of_caches,
-    misuse_of_epochs, misuse_of_percpu, misuse_of_checker, NULL,
+    misuse_of_large,  misuse_of_small,   misuse_of_foreign,
+    misuse_of_caches, misuse_of_epochs,  misuse_of_hooks,
+    misuse_of_percpu, misuse_of_checker, NULL,
 };
 
 enum { TABLES = sizeof tables / sizeof tables[0] };

@@ -38,7 +38,7 @@ struct misuse_case {
 
 /* Each ends with a row without a name. */
 extern const struct misuse_case misuse_of_large[], misuse_of_small[], misuse_of_foreign[], misuse_of_caches[],
-    misuse_of_epochs[], misuse_of_percpu[];
+    misuse_of_epochs[], misuse_of_hooks[], misuse_of_percpu[];
 
 /* Those that are made in loops, as such a table. */
 const struct misuse_case *misuse_of_loops(void);

@@ -345,6 +345,22 @@ def xz(command):
     return packed | command.digests("text")
 
 
+def firefox(command):
+    """A page as a picture. Firefox has malloc, operator new and delete of its own, but no sized delete; its children
+    load what the machine has, such as Mesa's drivers (mesa-va-drivers), which is in C++."""
+    command.write("page.html", """
+        <body style="font: 40px serif"><h1>A page</h1><canvas id="canvas" width="400" height="200"></canvas><script>
+        const pen = document.getElementById("canvas").getContext("2d");
+        for (let i = 0; i < 400; i++)
+            pen.fillRect(i, 100 + 80 * Math.sin(i / 20), 3, 3);
+        const table = new Map(Array.from({length: 200000}, (_, i) => ["key " + i, "x".repeat(i % 50)]));
+        document.body.append([...table.values()].join("").length);
+        </script></body>""")
+    output = command("firefox-esr", "--headless", "--no-remote", "--screenshot", command.folder / "picture.png",
+                     (command.folder / "page.html").as_uri())
+    return {"output": output.splitlines(), **command.digests("picture.png")}
+
+
 @dataclasses.dataclass
 class Program:
     work: callable

@@ -1,5 +1,6 @@
 """Programs that people run every day give the same output on the library as they do without it."""
 import concurrent.futures
+import shutil
 import subprocess
 
 import programs
@@ -25,3 +26,16 @@ def test_same_output(program, preload, place):
     assert found == expected
     for name in program.counted:
         preload.check_served(name, program.least_objects if name == program.counted[0] else 1)
+
+
+@pytest.mark.long
+def test_firefox(preload, place):
+    """No child dies. Firefox is too large for the lists of packages: where it is missing the test is skipped."""
+    if shutil.which("firefox-esr") is None:
+        pytest.skip("no firefox-esr on this machine")
+    facts = []
+    for name, library in (("plain", None), ("preloaded", preload)):
+        (place / f"home-{name}").mkdir()
+        runner = programs.Runner(place / name, {"HOME": str(place / f"home-{name}")}, library)
+        facts.append(programs.firefox(runner))
+    assert facts[1] == facts[0]
