@@ -17,7 +17,8 @@ void free_sized(void *pointer, size_t n);
 void free_aligned_sized(void *pointer, size_t alignment, size_t n);
 
 /* What the hot path leaves. The object may have been resized since it was made, and then be larger than n. */
-static __attribute__((noinline)) void sized_slow(void *pointer, size_t n, size_t alignment, const char *call)
+static slm_seldom __attribute__((noinline)) void sized_slow(void *pointer, size_t n, size_t alignment,
+                                                            const char *call)
 {
     if (unlikely(!slm_reservation_described(slm_granule_of(pointer)))) { /* none of ours */
         free(pointer);
@@ -40,7 +41,7 @@ slm_public void free_aligned_sized(void *pointer, size_t alignment, size_t n)
         sized_slow(pointer, n, alignment, "free_aligned_sized");
 }
 
-slm_public void cfree(void *pointer)
+slm_public slm_seldom void cfree(void *pointer)
 {
     free(pointer);
 }
@@ -57,7 +58,7 @@ slm_public void *reallocarray(void *pointer, size_t count, size_t size)
     return __builtin_mul_overflow(count, size, &n) ? out_of_memory() : realloc(pointer, n);
 }
 
-slm_public void *pvalloc(size_t n)
+slm_public slm_seldom void *pvalloc(size_t n)
 {
     slm_process_started(); /* else the page size is not known */
     return n > (size_t)PTRDIFF_MAX ? out_of_memory()
