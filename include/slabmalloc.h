@@ -28,7 +28,12 @@ const char *slab_version(void);
 
 /* -- objects --------------------------------------------------------------------------------------------------- */
 
-/* Free n objects, as free() does one by one; NULL entries are ignored. `ptrs` is not modified. Any thread. */
+/* This library's free, by a name that no other malloc has: for any object of this library, NULL is ignored. A plug-in
+ * needs it that is linked with the library while its program runs on another malloc: there malloc and free are the
+ * program's, and what slab_alloc_node(size, -1) has given goes back by this call. Any thread. */
+void slab_free(void *ptr);
+
+/* Free n objects, as slab_free does one by one; NULL entries are ignored. `ptrs` is not modified. Any thread. */
 void slab_free_bulk(size_t n, void *const ptrs[]);
 
 /* Like malloc, but from the memory of NUMA node `node`, 0 to slab_stats.nodes - 1; -1: plain malloc, which prefers

@@ -1,6 +1,6 @@
 /* libc's names. The contract of each is its manual page (malloc(3), posix_memalign(3), malloc_usable_size(3),
- * mallinfo(3), mallopt(3), malloc_trim(3), malloc_info(3), and C23 for the sized frees). The whole family is here: a
- * name left out would fall through to libc and mix two heaps. */
+ * mallinfo(3), mallopt(3), malloc_trim(3), malloc_info(3)). The whole family is here and in preload/through.c: a name
+ * left out would fall through to libc and mix two heaps. */
 #include <stdlib.h>
 
 #include "figures/malloc_info.h"
@@ -8,16 +8,11 @@
 #include "heap/alloc.h"
 #include "heap/free.h"
 #include "heap/resize.h"
-#include "heap/sized.h"
 #include "process/give_back.h"
 #include "process/lifecycle.h"
 #include "os/vm.h"
 
 #define UNUSED __attribute__((unused))
-
-void cfree(void *pointer);
-void free_sized(void *pointer, size_t n);
-void free_aligned_sized(void *pointer, size_t alignment, size_t n);
 
 slm_public slm_hot_path void *malloc(size_t n)
 {
@@ -27,31 +22,6 @@ slm_public slm_hot_path void *malloc(size_t n)
 slm_public slm_hot_path void free(void *pointer)
 {
     slm_free(pointer);
-}
-
-slm_public void cfree(void *pointer)
-{
-    slm_free(pointer);
-}
-
-/* What the hot path leaves. The object may have been resized since it was made, and then be larger than n. */
-static __attribute__((noinline)) void sized_slow(void *pointer, size_t n, size_t alignment, const char *call)
-{
-    if (unlikely(!slm_sized_within(pointer, n, alignment, call)))
-        slm_sized_refuse(pointer, n, alignment, call);
-    slm_free_slow(pointer, call);
-}
-
-slm_public void free_sized(void *pointer, size_t n)
-{
-    if (unlikely(!slm_push_sized(pointer, n)))
-        sized_slow(pointer, n, 1, "free_sized");
-}
-
-slm_public void free_aligned_sized(void *pointer, size_t alignment, size_t n)
-{
-    if (unlikely(!slm_push_sized_aligned(pointer, n, alignment)))
-        sized_slow(pointer, n, alignment, "free_aligned_sized");
 }
 
 slm_public void *calloc(size_t count, size_t size)
@@ -68,12 +38,6 @@ static void *refuse(int error)
 {
     errno = error;
     return NULL;
-}
-
-slm_public void *reallocarray(void *pointer, size_t count, size_t size)
-{
-    size_t n;
-    return __builtin_mul_overflow(count, size, &n) ? refuse(ENOMEM) : slm_resize(pointer, n);
 }
 
 slm_public size_t malloc_usable_size(void *pointer)
@@ -112,14 +76,6 @@ slm_public void *valloc(size_t n)
 {
     slm_process_started(); /* else the page size is not known */
     return slm_aligned_alloc(slm_page_size, n);
-}
-
-slm_public void *pvalloc(size_t n)
-{
-    if (n > (size_t)PTRDIFF_MAX)
-        return refuse(ENOMEM);
-    slm_process_started();
-    return slm_aligned_alloc(slm_page_size, slm_align_up(n ? n : 1, slm_page_size));
 }
 
 slm_public struct mallinfo2 mallinfo2(void)
@@ -166,3 +122,14 @@ slm_public int malloc_info(int options, FILE *out)
     slm_malloc_info_print_xml(out);
     return ferror(out) ? -1 : 0;
 }
+
+/* -- other names of the same ------------------------------------------------------------------------------------- */
+
+/* Programs with a malloc of their own may build it on these, and leave the rest of the family to us. They are those
+ * that glibc exports; __libc_pvalloc is in preload/through.c. */
+slm_public __typeof__(malloc) __libc_malloc slm_alias_of(malloc);
+slm_public __typeof__(calloc) __libc_calloc slm_alias_of(calloc);
+slm_public __typeof__(realloc) __libc_realloc slm_alias_of(realloc);
+slm_public __typeof__(free) __libc_free slm_alias_of(free);
+slm_public __typeof__(memalign) __libc_memalign slm_alias_of(memalign);
+slm_public __typeof__(valloc) __libc_valloc slm_alias_of(valloc);

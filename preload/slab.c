@@ -19,6 +19,11 @@ slm_public void *slab_alloc_node(size_t size, int node)
     return slm_alloc_node(size, node);
 }
 
+slm_public void slab_free(void *ptr)
+{
+    slm_free_as(ptr, "slab_free");
+}
+
 slm_public void *slab_alloc_nolock(size_t size)
 {
     void *object = size <= SLM_SMALL_MAX ? slm_reserve_pop(&slm_class_caches[slm_class_of_size(size)]) : NULL;

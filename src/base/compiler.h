@@ -30,6 +30,14 @@
 #define slm_inline static inline __attribute__((always_inline))
 #define slm_public __attribute__((visibility("default")))
 
+/* A further name for a function that the same file defines. */
+#define slm_text_of(name) #name
+#if __has_attribute(copy)
+#define slm_alias_of(name) __attribute__((alias(slm_text_of(name)), copy(name)))
+#else
+#define slm_alias_of(name) __attribute__((alias(slm_text_of(name))))
+#endif
+
 /* For variables of other files that hot paths read: without it the compiler would use the global offset table. */
 #define slm_hidden __attribute__((visibility("hidden")))
 

@@ -35,6 +35,8 @@
     NUMBER(EVERY, percpu_cid, 0, 0, 1, "1",                                                                          \
            "Per-CPU copies go by the kernel's concurrency ids, where it has them, instead of CPUs: few threads use " \
            "few.")                                                                                                   \
+    NUMBER(EVERY, clear_deepbind, 1, 0, 1, "0",                                                                      \
+           "dlopen ignores RTLD_DEEPBIND, so that plug-ins use this malloc, too; 0: it does not.")                   \
     NUMBER(EVERY, stats, 0, 0, 1, "1", "Print figures on standard error when the process exits.")                    \
     TEXT(EVERY, stats_file, 128, "/tmp/figures",                                                                     \
          "Append the figures to this file when the process exits, one line of JSON for each process.")               \

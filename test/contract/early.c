@@ -23,6 +23,8 @@ static void use_everything(unsigned stage)
     block_make(&made[stage], &random);
     require(pthread_create(&thread, NULL, thread_of_preinit, NULL) == 0);
     require(pthread_join(thread, NULL) == 0);
+    require(dlclose(dlopen(NULL, RTLD_NOW)) == 0);
+    require(dlopen("libabsent.so", RTLD_NOW | RTLD_DEEPBIND) == NULL);
     stages |= 1u << stage;
 }
 

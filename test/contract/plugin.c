@@ -1,6 +1,9 @@
 /* A plug-in in C. Its constructor starts a thread that allocates, and joins it, all under dlopen's lock; it has much
  * dynamic TLS, which ld.so gets from malloc at a thread's first touch. Also preloaded, as a library whose constructor
- * comes early. test_start.c opens it. */
+ * comes early. It opens others where it lies itself ($ORIGIN is its path of search). test_start.c and test_dlopen.c
+ * open it. */
+#define _GNU_SOURCE 1
+#include <dlfcn.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +12,9 @@ int plugin_constructed(void);
 int plugin_touches_tls(void);
 int plugin_round_trip(void);
 void *plugin_makes(size_t size);
+void plugin_frees(void *object);
+void *plugin_opens(const char *file, int mode);
+const char *plugin_malloc_file(void);
 
 static int constructed;
 static __thread unsigned char per_thread[100000] = {1};
@@ -48,7 +54,7 @@ int plugin_touches_tls(void)
     return per_thread[0] == 1 && per_thread[99999]++ == 0;
 }
 
-/* With RTLD_DEEPBIND, malloc and free are libc's here: together they still fit. */
+/* Where RTLD_DEEPBIND is in force, malloc and free are libc's here: together they still fit. */
 int plugin_round_trip(void)
 {
     use_heap(NULL);
@@ -58,4 +64,24 @@ int plugin_round_trip(void)
 void *plugin_makes(size_t size)
 {
     return malloc(size);
+}
+
+void plugin_frees(void *object)
+{
+    free(object);
+}
+
+/* It is the caller: a jump to dlopen would make another of whoever called this. */
+void *plugin_opens(const char *file, int mode)
+{
+    void *volatile library = dlopen(file, mode);
+    return library;
+}
+
+/* Where malloc is found. */
+const char *plugin_malloc_file(void)
+{
+    Dl_info found;
+    void *(*const make)(size_t size) = malloc;
+    return dladdr(*(void *const *)&make, &found) != 0 ? found.dli_fname : "";
 }

@@ -110,7 +110,7 @@ static void test_a_plugins_constructor_starts_a_thread(void **state)
     assert_role_succeeds("plugin", NULL);
 }
 
-static void test_a_plugin_bound_deeply_uses_libc_alone(void **state)
+static void test_a_plugin_bound_deeply(void **state)
 {
     (void)state;
     assert_role_succeeds("plugin", &(struct launch){.argument = "deep"});
@@ -323,7 +323,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_preloaded_among_others),
         cmocka_unit_test(test_linked_with_a_preloaded_constructor),
         cmocka_unit_test(test_a_plugins_constructor_starts_a_thread),
-        cmocka_unit_test(test_a_plugin_bound_deeply_uses_libc_alone),
+        cmocka_unit_test(test_a_plugin_bound_deeply),
         cmocka_unit_test(test_dynamic_tls_is_made_inside_the_loader),
         cmocka_unit_test(test_a_cxx_plugin_catches_bad_alloc),
         cmocka_unit_test(test_the_library_itself_may_be_opened),

@@ -50,6 +50,12 @@ static void give_usable_size(void *pointer, size_t size)
     printf("%zu\n", malloc_usable_size(pointer));
 }
 
+static void give_slab_free(void *pointer, size_t size)
+{
+    (void)size;
+    slab_free(pointer);
+}
+
 static void give_free_nolock(void *pointer, size_t size)
 {
     (void)size;
@@ -103,6 +109,7 @@ static const struct call {
     {"operator delete", "operator delete", give_delete},
     {"realloc", "realloc", give_realloc},
     {"malloc_usable_size", "malloc_usable_size", give_usable_size},
+    {"slab_free", "slab_free", give_slab_free},
     {"slab_free_nolock", "slab_free_nolock", give_free_nolock},
     {"slab_free_bulk", "free", give_free_bulk},
     {"slab_free_bulk, among others", "free", give_free_bulk_among_others},

@@ -49,6 +49,9 @@ const struct misuse_case misuse_of_foreign[] = {
     {"free_tagged", give_foreign, .call = "free", .kind = "tagged"},
     {"free_bulk_foreign", give_foreign, .call = "slab_free_bulk, among others", .kind = "stack"},
     {"delete_foreign", give_foreign, .call = "operator delete", .kind = "stack"},
+    {"slab_free_stack", give_foreign, .call = "slab_free", .kind = "stack"},
+    {"slab_free_number", give_foreign, .call = "slab_free", .kind = "number"},
+    {"slab_free_tagged", give_foreign, .call = "slab_free", .kind = "tagged"},
     {"realloc_stack", give_foreign, .call = "realloc", .kind = "stack", .size = 100},
     {"realloc_zero_foreign", give_foreign, .call = "realloc", .kind = "static", .size = 0}, /* frees */
     {"usable_size_garbage", give_foreign, .call = "malloc_usable_size", .kind = "garbage"},

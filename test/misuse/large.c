@@ -21,6 +21,8 @@ static void give_large(const struct misuse_case *row)
 
 const struct misuse_case misuse_of_large[] = {
     {"double_free_large", give_large, .call = "free", .kind = "freed"},
+    {"slab_free_freed_large", give_large, .call = "slab_free", .kind = "freed"},
+    {"slab_free_interior_large", give_large, .call = "slab_free", .kind = "interior"},
     {"realloc_freed_large", give_large, .call = "realloc", .kind = "freed", .size = 2000000},
     {"usable_size_freed_large", give_large, .call = "malloc_usable_size", .kind = "freed"},
     {"free_deferred_freed_large", give_large, .call = "slab_free_deferred", .kind = "freed"},

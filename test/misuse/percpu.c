@@ -134,6 +134,7 @@ const struct misuse_case misuse_of_percpu[] = {
     {"percpu_copy_to_malloc-bulk", percpu_to_malloc, .call = "slab_free_bulk", .kind = "copy"},
     {"percpu_copy_to_malloc-nolock", percpu_to_malloc, .call = "slab_free_nolock", .kind = "copy"},
     {"percpu_copy_to_malloc-deferred", percpu_to_malloc, .call = "slab_free_deferred", .kind = "copy"},
+    {"percpu_copy_to_malloc-slab_free", percpu_to_malloc, .call = "slab_free", .kind = "copy"},
     {"percpu_copy_to_malloc-cache", percpu_to_malloc, .call = "slab_cache_free", .kind = "copy"},
     {"percpu_copy_to_malloc-realloc", percpu_to_malloc, .call = "realloc", .kind = "copy", .size = 1000},
     {"percpu_copy_to_malloc-usable", percpu_to_malloc, .call = "malloc_usable_size", .kind = "copy"},

@@ -172,11 +172,12 @@ static void give_large_pointer(const struct misuse_case *row)
     call->give(hidden(object + row->offset), wrong_size(row), call->alignment);
 }
 
+/* C23's calls hand it to free, which the program may have replaced. */
 static void give_foreign(const struct misuse_case *row)
 {
     long on_stack[16] = {0};
     const struct call *call = call_of(row);
-    announce(call->said, on_stack, "not allocated by this library");
+    announce(call->exact ? call->said : "free", on_stack, "not allocated by this library");
     call->give(hidden(on_stack), wrong_size(row), call->alignment);
 }
 

@@ -26,6 +26,7 @@ GIVE(free, (pointer))
 GIVE(cfree, (pointer))
 GIVE(free_sized, (pointer, thing->size))
 GIVE(free_aligned_sized, (pointer, ALIGNMENT, thing->size))
+GIVE(slab_free, (pointer))
 GIVE(slab_free_nolock, (pointer))
 GIVE(slab_free_deferred, (pointer))
 GIVE(slab_cache_free, (thing->cache, pointer))
@@ -158,6 +159,7 @@ const struct thing_call thing_calls[] = {
     {"realloc_less", "realloc", give_realloc_less, USES},
     {"reallocarray", "realloc", give_reallocarray, USES},
     {"usable_size", "malloc_usable_size", give_usable_size, USES},
+    {"slab_free", "slab_free", give_slab_free, 0},
     {"nolock", "slab_free_nolock", give_slab_free_nolock, 0},
     {"deferred", "slab_free_deferred", give_slab_free_deferred, RETIRES},
     {"deferred_head", "slab_free_deferred", give_free_deferred_head, RETIRES},

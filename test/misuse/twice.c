@@ -46,9 +46,10 @@ static bool is_second(const struct thing_call *call)
 /* Each call after each. */
 static void add_calls(void)
 {
-    static const char *const firsts[] = {"free",         "cfree",      "delete_sized",      "realloc_zero",
-                                         "realloc_more", "nolock",     "deferred",          "deferred_head",
-                                         "bulk_middle",  "cache_free", "cache_bulk_middle", NULL};
+    static const char *const firsts[] = {"free",        "cfree",         "delete_sized", "realloc_zero",
+                                         "slab_free",   "realloc_more",  "nolock",       "deferred",
+                                         "bulk_middle", "deferred_head", "cache_free",   "cache_bulk_middle",
+                                         NULL};
     FOR_EACH_WORD(first, firsts)
     for (const struct thing_call *call = thing_calls; call->word; call++)
         if (is_second(call))

@@ -10,6 +10,7 @@ import re
 import textwrap
 import xml.etree.ElementTree
 
+import php
 from conftest import scaled
 from tools.python.processes import plain_env, run
 
@@ -21,6 +22,7 @@ GIT_COMMITS = scaled(60)
 GIT_FILES = 120
 C_FILES = scaled(8)
 CXX_FILES = scaled(1)
+PHP_ROUNDS = scaled(1_000)
 SQLITE_ROWS = scaled(20_000)
 SCRIPT_ROUNDS = scaled(30_000)  # of perl and of node
 SORT_LINES = scaled(100_000)
@@ -141,6 +143,48 @@ def python_threads(command):
         print(sorted(answers.items()), hashlib.sha256(repr(sorted(left.items())).encode()).hexdigest())
         """)
     return {"answers": command(PYTHON, "script.py", PYTHON_ROUNDS)}
+
+
+def python_deepbind(command):
+    """What is opened with RTLD_DEEPBIND is given objects of the program's malloc, and gives some back."""
+    command.write("script.py", r"""
+        import ctypes, os, sys
+        sys.setdlopenflags(os.RTLD_NOW | os.RTLD_DEEPBIND)
+        import bz2, decimal, hashlib, json, lzma, readline, sqlite3, ssl, zlib
+
+        deep = os.RTLD_NOW | os.RTLD_DEEPBIND
+        program, libcrypt = ctypes.CDLL(None), ctypes.CDLL("libcrypt.so.1", mode=deep)
+        program.malloc.restype = ctypes.c_void_p
+        program.malloc.argtypes = [ctypes.c_size_t]
+        program.free.argtypes = [ctypes.c_void_p]
+        libcrypt.crypt_ra.restype = ctypes.c_char_p
+        libcrypt.crypt_ra.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p]
+        for size in (0, 100, 100_000):  # crypt_ra enlarges what is too small
+            room, length = ctypes.c_void_p(program.malloc(size)), ctypes.c_int(size)
+            print(libcrypt.crypt_ra(b"word", b"$5$salt", ctypes.byref(room), ctypes.byref(length)))
+            program.free(room)
+
+        rounds, data = int(sys.argv[1]), b"".join(b"%x," % (i * 7919) for i in range(20_000))
+        for pack in bz2, lzma, zlib:
+            packed = pack.compress(data)
+            print(pack.__name__, hashlib.sha256(packed).hexdigest(), pack.decompress(packed) == data)
+        db = sqlite3.connect(":memory:")
+        db.create_function("twice", 1, lambda text: text * 2)
+        db.execute("CREATE TABLE item(name, body)")
+        rows = (("%x" % (i * 7919), "x" * (i % 300)) for i in range(rounds))
+        db.executemany("INSERT INTO item VALUES(?, ?)", rows)
+        print(db.execute("SELECT count(*), min(twice(name)), sum(length(body)) FROM item").fetchall())
+        print(decimal.Decimal(2).sqrt(), len(ssl.create_default_context().get_ciphers()), json.loads("[1]"))
+        """)
+    return {"answers": command(PYTHON, "script.py", PYTHON_ROUNDS)}
+
+
+def php_cli(command):
+    command.write("page.php", php.PAGE)
+    opcache = ("-d", "opcache.enable_cli=1", "-d", "opcache.jit=tracing", "-d", "opcache.jit_buffer_size=16M")
+    return {"plain": command("php", "page.php", PHP_ROUNDS),
+            "compiled": command("php", *opcache, "page.php", PHP_ROUNDS),
+            "garbage": command("php", "-d", "zend.enable_gc=0", "page.php", PHP_ROUNDS // 10)}
 
 
 def perl(command):
@@ -380,6 +424,8 @@ ALL = (
     Program(python_tests, (PYTHON,), ("python3",), 300_000, {"PYTHONMALLOC": "malloc"},
             {"test.test_dict": "libpython3.11-testsuite"}),
     Program(python_threads, (PYTHON,), ("python3",), 10_000, {"PYTHONMALLOC": "malloc"}),
+    Program(python_deepbind, (PYTHON,), ("python3",), 10_000, {"PYTHONMALLOC": "malloc"}),
+    Program(php_cli, ("php",), ("php",), 3_000),
     Program(perl, ("perl",), ("perl",), 100_000, {"PERL_HASH_SEED": "0"}),
     Program(node, ("node",), ("node",), 30_000),
     Program(java, ("java",), ("java",), 1_000),

@@ -3,17 +3,21 @@
 `load_and_read_back` does bounded work with clients that are not preloaded and returns facts, a dict of everything
 that must be the same on every allocator.
 """
+import glob
 import gzip
 import hashlib
+import pathlib
 import random
 import re
 import signal
 import socket
+import textwrap
 import threading
 import time
 import urllib.error
 import urllib.request
 
+import php
 from conftest import scaled
 from tools.python import servers
 from tools.python.processes import HANG_S, family, still_there, tail, wait_until
@@ -28,6 +32,7 @@ PGBENCH_WRITES = scaled(150)
 SYSBENCH_ROWS = 2_000  # a table, of 2
 SYSBENCH_EVENTS_ALONE = scaled(100)
 SYSBENCH_EVENTS_TOGETHER = scaled(400)
+PHP_REQUESTS = scaled(30)
 SEED = 20_240_607
 
 
@@ -37,6 +42,7 @@ def digest(data):
 
 class Tested(servers.Server):
     """A server under test, on the library where there is a `preload`."""
+    files = {}  # without which the test is skipped, with the packages that have them
     least_processes = 1  # of its own, that have ended and counted
     least_objects = 200  # taken from the depots by all its processes
 
@@ -282,4 +288,94 @@ class MariaDB(Tested, servers.MariaDB):
         return facts
 
 
-ALL = (Redis, Memcached, Nginx, Postgres, MariaDB)
+class Php(Tested):
+    """Serves a page of PHP, whose extensions are plug-ins."""
+    least_processes = 3  # the master and two that serve
+    least_objects = 10_000
+
+    def prepare(self):
+        (self.folder / "page.php").write_text(php.PAGE)
+
+    def page(self, n):
+        raise NotImplementedError
+
+    def load_and_read_back(self):
+        pages = [self.page(30 + i % 7 * 100) for i in range(PHP_REQUESTS)]
+        assert all(page.endswith("}\n") for page in pages), pages
+        return {"pages": pages}
+
+
+class PhpFpm(Php):
+    path = pathlib.Path(max(glob.glob("/usr/sbin/php-fpm[0-9]*"), default="/usr/sbin/php-fpm"))
+    needs = (str(path), "cgi-fcgi")
+    program = path.name
+    stop_signal = signal.SIGQUIT
+
+    CONFIGURATION = """
+        [global]
+        daemonize = no
+        error_log = {folder}/error.log
+        [www]
+        listen = 127.0.0.1:{port}
+        pm = static
+        pm.max_children = 2
+        pm.max_requests = 8
+    """
+
+    def prepare(self):
+        super().prepare()
+        text = textwrap.dedent(self.CONFIGURATION).format(folder=self.folder, port=self.port)
+        (self.folder / "fpm.conf").write_text(text)
+
+    def command(self):
+        return [self.path, "--fpm-config", self.folder / "fpm.conf"]
+
+    def page(self, n):
+        question = {"REQUEST_METHOD": "GET", "SCRIPT_FILENAME": self.folder / "page.php", "QUERY_STRING": f"n={n}"}
+        return self.client("env", *(f"{name}={value}" for name, value in question.items()),
+                           "cgi-fcgi", "-bind", "-connect", f"127.0.0.1:{self.port}")
+
+
+class ApachePhp(Php):
+    modules = pathlib.Path("/usr/lib/apache2/modules")
+    php_module = max(modules.glob("libphp*.so"), default=modules / "libphp.so")
+    needs = ("apache2",)
+    files = {php_module: "libapache2-mod-php"}
+    program = "apache2"
+
+    CONFIGURATION = """
+        ServerRoot {folder}
+        ServerName localhost
+        Listen 127.0.0.1:{port}
+        PidFile {folder}/apache.pid
+        ErrorLog {folder}/error.log
+        DefaultRuntimeDir {folder}
+        Mutex pthread
+        LoadModule mpm_prefork_module {modules}/mod_mpm_prefork.so
+        LoadModule authz_core_module {modules}/mod_authz_core.so
+        LoadModule php_module {php_module}
+        StartServers 2
+        MinSpareServers 1
+        MaxSpareServers 2
+        MaxConnectionsPerChild 20
+        DocumentRoot {folder}
+        <FilesMatch "[.]php$">
+            SetHandler application/x-httpd-php
+        </FilesMatch>
+    """
+
+    def prepare(self):
+        super().prepare()
+        (self.folder / "apache.conf").write_text(self.CONFIGURATION.format(
+            folder=self.folder, port=self.port, modules=self.modules, php_module=self.php_module))
+
+    def command(self):
+        return ["apache2", "-f", self.folder / "apache.conf", "-DFOREGROUND"]
+
+    def page(self, n):
+        self.look()
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/page.php?n={n}", timeout=HANG_S) as answer:
+            return answer.read().decode()
+
+
+ALL = (Redis, Memcached, Nginx, Postgres, MariaDB, PhpFpm, ApachePhp)

@@ -15,7 +15,7 @@ from conftest import LIBRARY, OURS, need
 
 # A way out may lead to another of them.
 HOT_FUNCTIONS = ["malloc", "slm_alloc_medium", "free", "free_sized", "_ZdlPv", "_ZdlPvm", "_ZdlPvmSt11align_val_t",
-                 "_ZdaPvmSt11align_val_t", "malloc_usable_size", "slab_cache_alloc", "slab_cache_free",
+                 "_ZdaPvmSt11align_val_t", "malloc_usable_size", "slab_cache_alloc", "slab_cache_free", "slab_free",
                  "slab_free_deferred", "slab_free_deferred_head", "slab_epoch_enter", "slab_epoch_leave"]
 MOST_INSTRUCTIONS = 60  # on all ways through one function and the hot ones that it leaves for
 SLOW_NAME = re.compile(r"_slow(\.(part|isra|constprop|cold)(\.\d+)?)*$")

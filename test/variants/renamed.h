@@ -22,6 +22,14 @@
 #define malloc_trim slm_test_malloc_trim
 #define malloc_stats slm_test_malloc_stats
 #define malloc_info slm_test_malloc_info
+#define __libc_malloc slm_test_libc_malloc
+#define __libc_calloc slm_test_libc_calloc
+#define __libc_realloc slm_test_libc_realloc
+#define __libc_free slm_test_libc_free
+#define __libc_memalign slm_test_libc_memalign
+#define __libc_valloc slm_test_libc_valloc
+#define __libc_pvalloc slm_test_libc_pvalloc
+#define dlopen slm_test_dlopen
 
 #define _Znwm slm_test_new
 #define _Znam slm_test_new_array
