@@ -12,7 +12,7 @@
 #include "percpu/here.h"
 #include "percpu/percpu.h"
 
-static _Noreturn slm_slow void refuse(slab_percpu object, const char *call)
+static _Noreturn slm_seldom void refuse(slab_percpu object, const char *call)
 {
     slm_panic(call, (const void *)object, "NULL is no per-CPU object", NULL, 0);
 }

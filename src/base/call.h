@@ -10,8 +10,10 @@
 #include "base/compiler.h"
 
 /* The result of the call, or -errno; errno is kept. Arguments are whole registers: pointers and integers. */
-#define slm_call(...) slm_call_filled(__VA_ARGS__, 0, 0, 0, 0, 0, 0, 0)
-#define slm_call_filled(number, a, b, c, d, e, f, ...)                                                               \
+#define slm_call(...) slm_call_pick(__VA_ARGS__, SIX, SIX, SIX, THREE, THREE, THREE, THREE, )(__VA_ARGS__, 0, 0, 0, 0)
+#define slm_call_pick(number, a, b, c, d, e, f, many, ...) SLM_CALL_##many
+#define SLM_CALL_THREE(number, a, b, c, ...) slm_call_three(number, (long)(a), (long)(b), (long)(c))
+#define SLM_CALL_SIX(number, a, b, c, d, e, f, ...)                                                                  \
     slm_call_six(number, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
 
 slm_inline long slm_call_six(long number, long a, long b, long c, long d, long e, long f)
@@ -36,5 +38,15 @@ slm_inline long slm_call_six(long number, long a, long b, long c, long d, long e
     const long returned = syscall(number, a, b, c, d, e, f), result = returned == -1 ? -errno : returned;
     errno = kept;
     return result;
+#endif
+}
+
+slm_inline long slm_call_three(long number, long a, long b, long c)
+{
+#if defined(__x86_64__) && defined(__LP64__)
+    __asm__ volatile("syscall" : "+a"(number) : "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
+    return number;
+#else
+    return slm_call_six(number, a, b, c, 0, 0, 0);
 #endif
 }
