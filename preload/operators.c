@@ -17,7 +17,9 @@
  * loaded by dlopen has brought it, by name, as the object that calls would find it. Exceptions pass through this file
  * by its unwind tables. */
 #include <dlfcn.h>
+#include <link.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/panic.h"
 #include "heap/alloc.h"
@@ -53,7 +55,7 @@ extern int __gxx_personality_v0(void) FROM_CXX_LIBRARY;
 extern void *dlopen(const char *file, int mode) __attribute__((weak));
 extern int dlclose(void *library) __attribute__((weak));
 extern void *dlsym(void *restrict handle, const char *restrict name) __attribute__((weak));
-extern int dladdr(const void *address, Dl_info *info) __attribute__((weak));
+extern int dladdr1(const void *address, Dl_info *info, void **more, int flags) __attribute__((weak));
 
 static const char one[] = "operator delete";
 
@@ -119,7 +121,8 @@ static slm_seldom void *find(const void *place, const char *name, const void *ou
     Dl_info object;
     if (!dlopen) /* nor is there any of the others */
         return NULL;
-    const char *const files[] = {dladdr(place, &object) ? object.dli_fname : "", "libstdc++.so.6", "libc++.so.1"};
+    const bool known = dladdr1(place, &object, NULL, 0) != 0;
+    const char *const files[] = {known ? object.dli_fname : "", "libstdc++.so.6", "libc++.so.1"};
     for (unsigned i = 0; i < sizeof files / sizeof *files; i++) {
         void *library = dlopen(files[i], RTLD_LAZY | RTLD_NOLOAD);
         void *found = library ? dlsym(library, name) : NULL;
@@ -157,7 +160,7 @@ static slm_seldom void throw_bad_alloc(const void *caller)
 /* -- new --------------------------------------------------------------------------------------------------------- */
 
 /* Run the handler, and begin again. */
-slm_slow static void *new_slow(size_t n, size_t alignment, const void *caller)
+static slm_seldom __attribute__((noinline)) void *new_slow(size_t n, size_t alignment, const void *caller)
 {
     const new_handler handler = installed_handler(caller);
     if (!handler)
@@ -212,7 +215,7 @@ slm_slow static void *new_slow(size_t n, size_t alignment, const void *caller)
 void *new_or_null(size_t n, size_t alignment, new_form form) __attribute__((visibility("hidden")));
 
 __asm__(ASM_FROM_CXX_LIBRARY
-        ".pushsection .text.unlikely, \"ax\", %progbits\n"
+        ".pushsection slm_seldom, \"ax\", %progbits\n"
         ".type new_or_null, %function\n"
         "new_or_null:\n"
         ".cfi_startproc\n"
@@ -244,7 +247,8 @@ static void *new_or_null(size_t n, size_t alignment, new_form form)
 
 /* The nothrow form by that one, which may be replaced; if it is ours it has failed once. Where only a plug-in has
  * brought a C++ library, the nothrow form there calls operator new, ours, in a try block; std::nothrow is in it. */
-slm_slow static void *new_nothrow_slow(size_t n, size_t alignment, const void *nothrow, enum form form)
+static slm_seldom __attribute__((noinline)) void *new_nothrow_slow(size_t n, size_t alignment, const void *nothrow,
+                                                                   enum form form)
 {
     const new_form by = (new_form)forms[form][0];
     const bool aligned = form >= NEW_ONE_ALIGNED;
@@ -262,11 +266,39 @@ slm_slow static void *new_nothrow_slow(size_t n, size_t alignment, const void *n
 
 /* -- sizes ------------------------------------------------------------------------------------------------------- */
 
-/* What the hot path leaves. A program's own operator new may ask malloc for more than n bytes, and leave delete to
- * us: then no size is wrong. */
+/* Does the object that has called take that form of operator new from others, or is it ours, such as a program with
+ * the archive? Else it may have one of its own that only it calls: a plug-in that exports little, or binds its names to
+ * itself. */
+static slm_seldom __attribute__((noinline)) bool takes_from_others(const void *caller, const char *name)
+{
+    Dl_info object, ours;
+    struct link_map *map;
+    const ElfW(Sym) *symbols = NULL;
+    const char *names = NULL;
+    size_t bytes = 0;
+    if (!dlopen || !dladdr1(caller, &object, (void **)&map, RTLD_DL_LINKMAP) || !dladdr1(forms, &ours, NULL, 0) ||
+        object.dli_fbase == ours.dli_fbase)
+        return true;
+    for (const ElfW(Dyn) *entry = map->l_ld; entry->d_tag != DT_NULL; entry++)
+        if (entry->d_tag == DT_SYMTAB)
+            symbols = (const ElfW(Sym) *)entry->d_un.d_ptr;
+        else if (entry->d_tag == DT_STRTAB)
+            names = (const char *)entry->d_un.d_ptr;
+        else if (entry->d_tag == DT_STRSZ)
+            bytes = entry->d_un.d_val;
+    /* linkers write the names behind the symbols, and nobody their number */
+    for (const ElfW(Sym) *symbol = symbols; (const char *)(symbol + 1) <= names; symbol++)
+        if (symbol->st_shndx == SHN_UNDEF && symbol->st_name < bytes && strcmp(names + symbol->st_name, name) == 0)
+            return true;
+    return false;
+}
+
+/* What the hot path leaves, for which the compiler jumps to here. No size is wrong where operator new may have asked
+ * malloc for more than it was asked for. */
 static __attribute__((noinline)) void delete_slow(void *pointer, size_t n, size_t alignment)
 {
-    if (unlikely(!slm_sized_exactly(pointer, n, alignment, one)) && !any_new_is_replaced())
+    if (unlikely(!slm_sized_exactly(pointer, n, alignment, one)) && !any_new_is_replaced() &&
+        takes_from_others(__builtin_return_address(0), alignment > 1 ? "_ZnwmSt11align_val_t" : "_Znwm"))
         slm_sized_refuse(pointer, n, alignment, one);
     slm_free_slow(pointer, one);
 }

@@ -12,7 +12,7 @@
 static __thread const struct slm_hook *running; /* the innermost of this thread */
 
 /* An _Unwind_Personality_Fn. */
-static __attribute__((used, cold, noreturn)) void refuse_to_leave(void)
+static slm_seldom __attribute__((used, noreturn)) void refuse_to_leave(void)
 {
     slm_panic(NULL, NULL, running->what, running->cache, 0);
 }

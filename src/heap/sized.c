@@ -38,7 +38,7 @@ static bool is_aligned(const void *pointer, size_t alignment)
     return ((uintptr_t)pointer & (alignment - 1)) == 0 || !slm_is_power_of_two(alignment);
 }
 
-slm_seldom bool slm_sized_exactly(const void *pointer, size_t n, size_t alignment, const char *call)
+slm_cold bool slm_sized_exactly(const void *pointer, size_t n, size_t alignment, const char *call)
 {
     const size_t slot_word = slot_word_for(n, alignment);
     if (likely(slot_word != 0) && likely(slm_map_word_at(pointer) == slot_word))
@@ -53,7 +53,7 @@ slm_seldom bool slm_sized_exactly(const void *pointer, size_t n, size_t alignmen
     return slm_cache_is_class(object.cache) ? object.cache->shape.slot_word == slot_word : n <= object.usable;
 }
 
-slm_seldom bool slm_sized_within(const void *pointer, size_t n, size_t alignment, const char *call)
+slm_cold bool slm_sized_within(const void *pointer, size_t n, size_t alignment, const char *call)
 {
     const size_t slot_word = slm_map_word_at(pointer);
     if (likely(slot_word != 0) && likely(n <= slm_page_map_size(slot_word)) && likely(is_aligned(pointer, alignment)))

@@ -135,6 +135,21 @@ def test_replaced_in_a_plug_in(maker):
     report(found)
 
 
+@pytest.mark.parametrize("options", [["-Wl,--version-script=exports"], ["-Wl,-Bsymbolic"]], ids=["hidden", "bound"])
+def test_replaced_for_a_plug_in_alone(maker, options, monkeypatch):
+    """Only its own calls come to its forms. Its objects are larger than the library's forms of delete are told."""
+    monkeypatch.chdir(maker.folder)
+    pathlib.Path("exports").write_text("{ global: run; local: *; };")
+    maker.compile("calls", "c++17")
+    host = maker.link("host", maker.folder / "host.o", "-Wl,--no-as-needed")
+    found = []
+    for mask in [0, 1 << 0, 1 << 4, *EACH[8:], CLASSIC, FIREFOX, ALIGNED, CLASSIC | ALIGNED, 0x303, 0xf0f, ALL]:
+        plug_in = maker.link("plug_in.so", "-shared", maker.folder / "calls.o", *maker.replacing(mask), *options)
+        for preloaded in [], [LIBRARY]:
+            found += complaint([host, plug_in, f"{mask:x}", "hidden"], preloaded)
+    report(found)
+
+
 @pytest.mark.parametrize("source", ["calls", "minimal"])
 @pytest.mark.parametrize("options", [[], ["-Wl,--exclude-libs,ALL"]], ids=["exported", "hidden"])
 def test_a_plug_in_with_a_static_cxx_library(maker, source, options):

@@ -1,7 +1,7 @@
 // Calls every form of operator new and delete, and what compilers and the library make of new and delete, and looks
 // which of the replaced ones (replaced.cc) were called. What must be called is written in [new.delete.single] and
-// [new.delete.array] as the default behaviour of each form: the table below. The argument is a mask in hexadecimal of
-// the forms that are replaced.
+// [new.delete.array] as the default behaviour of each form: the table below. The arguments: a mask in hexadecimal of
+// the forms that are replaced; perhaps "hidden".
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -82,6 +82,7 @@ const form forms[] = {
 const int COUNT = sizeof forms / sizeof *forms;
 
 unsigned replaced; // a mask
+bool hidden_forms; // the library's forms do not find those that are replaced
 unsigned *calls;   // counts of replaced.cc
 int faults;
 
@@ -95,7 +96,7 @@ void fault(const std::string &what)
 int end_of(int at)
 {
     while (at >= 0 && !(replaced >> at & 1))
-        at = forms[at].calls;
+        at = hidden_forms ? -1 : forms[at].calls;
     return at;
 }
 
@@ -281,8 +282,9 @@ int run(int argc, char **argv)
 {
     faults = 0;
     replaced = argc > 1 ? static_cast<unsigned>(std::strtoul(argv[1], nullptr, 16)) : 0;
+    hidden_forms = argc > 2 && std::strcmp(argv[2], "hidden") == 0;
     calls = static_cast<unsigned *>(dlsym(RTLD_DEFAULT, "replaced_calls"));
-    if (!calls)
+    if (!calls || hidden_forms)
         calls = replaced_calls;
     const bool headers = std::getenv("REPLACED_HEADERS") != nullptr;
     every_form(headers);
