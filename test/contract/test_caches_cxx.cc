@@ -6,6 +6,7 @@
 
 #include <list>
 #include <map>
+#include <memory>
 #include <new>
 #include <string>
 
@@ -93,11 +94,30 @@ static void objects_stay_constructed(const char *)
     drop(cache);
 }
 
+/* For owners that know of no cache, nor of the program's malloc. */
+struct by_name {
+    void operator()(void *object) const { slab_free(object); }
+};
+
+static void owners_free_by_name(const char *)
+{
+    slab_cache *cache = make_own("owned", 100);
+    for (size_t size = 0; size < 100000; size = size * 2 + 1) {
+        std::unique_ptr<void, by_name> object(slab_alloc_node(size, -1)), other(slab_alloc_node(size, 0));
+        std::unique_ptr<void, by_name> cached(take(cache)), created(::operator new(size)), none;
+        std::shared_ptr<void> shared(slab_alloc_node(size, -1), slab_free);
+        require(object && other && cached && shared && active(cache) == 1);
+    }
+    require(active(cache) == 0);
+    drop(cache);
+}
+
 int main(int argc, char **argv)
 {
     static const struct role scenarios[] = {
         {"nodes_of_containers", nodes_of_containers},
         {"objects_stay_constructed", objects_stay_constructed},
+        {"owners_free_by_name", owners_free_by_name},
     };
     return run_scenarios("caches in C++", scenarios, COUNT(scenarios), argc, argv);
 }

@@ -70,7 +70,7 @@ static void the_first_call(const char *argument)
 
 static void free_in_some_way(void *object, unsigned way)
 {
-    switch (way % 5) {
+    switch (way % 6) {
     case 0:
         free(object);
         break;
@@ -83,6 +83,9 @@ static void free_in_some_way(void *object, unsigned way)
     case 3:
         slab_free_nolock(object);
         break;
+    case 4:
+        slab_free(object);
+        break;
     default:
         free(opaque(realloc(object, 500)));
     }
@@ -93,7 +96,7 @@ static void objects_like_any_other(const char *argument)
     (void)argument;
     const size_t sizes[] = {0,        1,         16,     24, 100, 1000, 4096, 5000, SMALL_MAX, SMALL_MAX + 1,
                             64 * KIB, 300 * KIB, 3 * MIB};
-    enum { EACH = 5 };
+    enum { EACH = 6 };
     void *objects[EACH];
     const uint64_t live = process_figures().live_bytes;
     for (int node = -1; node < count_nodes(); node++)

@@ -1,4 +1,5 @@
-/* Calls without a lock: slab_alloc_nolock, slab_cache_alloc_nolock, slab_free_nolock.
+/* Calls without a lock: slab_alloc_nolock, slab_cache_alloc_nolock, slab_free_nolock; and slab_free, which takes the
+ * same objects.
  *
  * Written in: include/slabmalloc.h; the kernel's kmalloc_nolock is the model. Promised are objects like any other
  * when there are some and NULL when not, a reserve that the next ordinary call fills, no system call, no byte written
@@ -222,27 +223,40 @@ static void drop_every_kind(void)
     }
 }
 
-static void frees_whatever_free_takes(const char *argument)
+static void free_whatever_free_takes(void (*give)(void *object))
 {
-    (void)argument;
     const size_t sizes[] = {1, 64, 1000, 32768, 32769, 100000, MIB, 64 * MIB};
     make_every_kind();
     slab_stats before = process_figures();
     for (unsigned round = 0; round < 100; round++) {
         errno = 4711;
-        slab_free_nolock(NULL);
+        give(NULL);
         for (size_t i = 0; i < COUNT(sizes); i++) {
-            slab_free_nolock(opaque(malloc(sizes[i])));
-            slab_free_nolock(opaque(calloc(1, sizes[i])));
-            slab_free_nolock(opaque(aligned_alloc(4096, sizes[i])));
+            give(opaque(malloc(sizes[i])));
+            give(opaque(calloc(1, sizes[i])));
+            give(opaque(aligned_alloc(4096, sizes[i])));
+            give(opaque(slab_alloc_node(sizes[i], -1)));
+            give(opaque(slab_alloc_node(sizes[i], 0)));
         }
         for (size_t i = 0; i < COUNT(every_kind); i++)
             for (unsigned n = 0; n < 50; n++)
-                slab_free_nolock(take(every_kind[i]));
+                give(take(every_kind[i]));
         require(errno == 4711);
     }
     require_nothing_lost(&before);
     drop_every_kind();
+}
+
+static void frees_whatever_free_takes(const char *argument)
+{
+    (void)argument;
+    free_whatever_free_takes(slab_free_nolock);
+}
+
+static void by_name_frees_whatever_free_takes(const char *argument)
+{
+    (void)argument;
+    free_whatever_free_takes(slab_free);
 }
 
 /* Available at once: a hundred large objects, one after the other, need the room of a few. */
@@ -357,6 +371,7 @@ int main(int argc, char **argv)
         {"objects_like_any_other", objects_like_any_other},
         {"ending_threads_lose_nothing", ending_threads_lose_nothing},
         {"frees_whatever_free_takes", frees_whatever_free_takes},
+        {"by_name_frees_whatever_free_takes", by_name_frees_whatever_free_takes},
         {"freed_memory_is_used_again", freed_memory_is_used_again},
         {"caches_of_every_kind", caches_of_every_kind},
         {"zeroed_caches", zeroed_caches},
