@@ -12,11 +12,12 @@ flags="-g -O2 -Wall -Wextra -Werror -fno-builtin" libraries="-lcmocka -lpthread 
 $cc $flags "$here/early.c" -o "$build/early" $libraries
 $cc $flags "$here/plain.c" -o "$build/plain" $libraries
 $cc $flags -shared -fPIC "$here/plugin.c" -o "$build/libplugin.so" -lpthread
+$cc $flags -shared -fPIC "$here/wrapper.c" -o "$build/libwrapper.so" -ldl
 $cxx $flags -shared -fPIC "$here/plugin_cxx.cc" -o "$build/libplugin_cxx.so"
 
 failed=
 for name in ${*:-test_api test_realloc test_info test_cxx test_sized test_own_new \
-    test_threads test_start test_fork test_limits test_sandbox}; do
+    test_threads test_thread_births test_start test_fork test_limits test_sandbox}; do
     if [ -f "$here/$name.cc" ]; then
         $cxx $flags "$here/$name.cc" -o "$build/$name" $libraries
     else
