@@ -25,7 +25,7 @@ static slm_slow void enter_slow(void)
         slm_epoch_enter_slow(false);
         return;
     }
-    struct slm_thread *thread = slm_tls.births == 0 ? slm_thread_enter(true) : NULL;
+    struct slm_thread *thread = slm_thread_enter(true);
     if (thread)
         slm_thread_leave(thread);
     slm_process_watch_forks();

@@ -92,7 +92,7 @@ static void defer_large(void *pointer)
  * that age there; else into one of the queue's. */
 static void defer_small(void *pointer, size_t slot_word, struct slm_epoch_head *head)
 {
-    struct slm_thread *thread = slm_thread_enter(slm_tls.births == 0);
+    struct slm_thread *thread = slm_thread_enter(true);
     const bool own = thread && load_relaxed(&slm_sys_has_membarrier);
     const bool done = own && slm_retire_push(thread, slot_word, pointer);
     if (thread && !own)

@@ -169,3 +169,8 @@ uint32_t slm_sys_thread_id(void)
 {
     return (uint32_t)slm_call(SYS_gettid);
 }
+
+bool slm_sys_is_main_thread(void)
+{
+    return slm_sys_thread_id() == (uint32_t)syscall(SYS_getpid); /* which does not fail */
+}

@@ -38,6 +38,9 @@ void slm_sys_where(unsigned *cpu, unsigned *node);
 /* The kernel's id of the calling thread. */
 uint32_t slm_sys_thread_id(void);
 
+/* Is the calling thread the process's first, or the one that forked? */
+bool slm_sys_is_main_thread(void);
+
 /* Does the path lie in the kernel's own sysfs, and not on something mounted over it (in a container)? */
 bool slm_sys_is_sysfs(const char *path);
 

@@ -5,6 +5,7 @@
  * returns into that slow path may meet lists that it has restarted: it should exec or _exit. */
 #include "process/lifecycle.h"
 
+#include <limits.h>
 #include <pthread.h>
 
 #include "base/errno.h"
@@ -12,7 +13,9 @@
 #include "base/panic.h"
 #include "figures/figures.h"
 #include "figures/report.h"
+#include "process/reclaim.h"
 #include "process/worker.h"
+#include "os/sys.h"
 #include "os/topology.h"
 #include "os/vm.h"
 #include "page/free_spans.h"
@@ -24,8 +27,7 @@
 #include "thread/gather.h"
 #include "thread/thread_list.h"
 
-/* births_most: one less than the rounds of destructors that POSIX promises, so that the last exit is final. */
-enum { direct_frees_most = 64, births_most = 3 };
+enum { direct_passes_most = 64, late_passes = 16 };
 
 enum process_state { PROCESS_NEW, PROCESS_STARTED, PROCESS_FAILED };
 
@@ -33,8 +35,9 @@ static slm_once _Atomic uint32_t process_state;
 static struct slm_lock start_lock = {.rank = SLM_RANK_START};
 static slm_once pthread_key_t exit_key;
 static slm_once bool exit_key_made;
+static slm_once struct slm_tls *main_tls; /* NULL: another thread has started the library */
 
-static void thread_exit(void *block);
+static void thread_exit(void *any);
 
 /* If the caller is not the thread that forked, that one links itself at its next tick. */
 static slm_seldom void fork_child(void)
@@ -65,6 +68,8 @@ static slm_seldom enum process_state start_process(void)
     slm_defer_queue_start();
     slm_cache_start();
     slm_fork_start(fork_child);
+    if (slm_sys_is_main_thread())
+        main_tls = &slm_tls;
     return PROCESS_STARTED;
 }
 
@@ -92,6 +97,57 @@ bool slm_process_started(void)
     return state == PROCESS_STARTED;
 }
 
+/* Callers are busy: the key may need memory for its value, which comes from the depots then. */
+static slm_cold bool arm(struct slm_tls *tls)
+{
+    return tls->armed = tls->armed || (exit_key_made && pthread_setspecific(exit_key, tls) == 0);
+}
+
+/* A handler may have been faster, and the thread be live. */
+slm_cold void slm_thread_begin(void)
+{
+    struct slm_tls *tls = &slm_tls;
+    store_relaxed(&tls->busy, 1);
+    signal_fence();
+    tls->stays = arm(tls);
+    signal_fence();
+    store_release(&tls->busy, 0);
+}
+
+/* libc deals out the lowest key that is free. So all are taken, then given back but for the last; for an instant no
+ * other thread can make one. False: the program has the last one. */
+static slm_seldom bool make_last_key(void)
+{
+    uint64_t made[PTHREAD_KEYS_MAX / 64] = {0};
+    pthread_key_t key = 0;
+    while (key < PTHREAD_KEYS_MAX - 1 && pthread_key_create(&key, thread_exit) == 0)
+        made[key / 64] |= (uint64_t)1 << key % 64;
+    const bool last = key == PTHREAD_KEYS_MAX - 1;
+    for (key = PTHREAD_KEYS_MAX - last; key-- > 0;)
+        if (made[key / 64] >> key % 64 & 1)
+            pthread_key_delete(key);
+    return last;
+}
+
+enum last_key { LAST_KEY_NONE, LAST_KEY_COMING, LAST_KEY_MADE, LAST_KEY_TAKEN };
+
+/* A thread that did not begin armed may be anywhere in its life. The last key costs it 512 bytes of libc's, which are
+ * spared where it only makes a few calls. The other key ends a section that it may leave open, in a later round. */
+static slm_seldom bool arm_late(struct slm_tls *tls)
+{
+    static _Atomic uint32_t last_key;
+    uint32_t none = LAST_KEY_NONE;
+    if (tls->direct_passes < late_passes) {
+        if (exit_key_made)
+            pthread_setspecific(exit_key, tls);
+        return false;
+    }
+    if (atomic_compare_exchange_strong(&last_key, &none, LAST_KEY_COMING))
+        store_release(&last_key, make_last_key() ? LAST_KEY_MADE : LAST_KEY_TAKEN);
+    return tls->armed = load_acquire(&last_key) == LAST_KEY_MADE && /* pairs with the release above */
+                        pthread_setspecific(PTHREAD_KEYS_MAX - 1, tls) == 0;
+}
+
 static struct slm_thread *birth(struct slm_tls *tls)
 {
     struct slm_thread *thread = slm_thread_block_make();
@@ -106,19 +162,23 @@ static struct slm_thread *birth(struct slm_tls *tls)
     tls->state = SLM_THREAD_LIVE;
     if (load_relaxed(&tls->wanted))
         store_relaxed(&thread->attention, SLM_ATTEND_RESERVE);
-    tls->births++; /* hot follows in slm_thread_leave */
-    if (exit_key_made)
-        pthread_setspecific(exit_key, thread); /* may allocate, around the block, as the thread is busy */
-    return thread;
+    arm(tls);
+    return thread; /* hot follows in slm_thread_leave */
 }
 
-/* May this thread, which is not live, come to life now? */
+/* May this thread, which is not live, come to life now? What is surplus goes back at its passes if it may not. */
 static bool may_be_born(struct slm_tls *tls, bool is_alloc)
 {
-    if (load_relaxed(&tls->busy) || tls->state == SLM_THREAD_GONE)
+    if (load_relaxed(&tls->busy))
         return false;
     const bool asked = load_relaxed(&tls->wanted) != NULL; /* by slab_alloc_nolock: it does allocate */
-    return is_alloc || (tls->births == 0 && (asked || ++tls->direct_frees >= direct_frees_most));
+    const bool often = ++tls->direct_passes % direct_passes_most == 0;
+    if (tls->state == SLM_THREAD_GONE) {
+        if (often)
+            slm_reclaim_due(slm_sys_now_ms());
+        return false;
+    }
+    return is_alloc || asked || often;
 }
 
 slm_slow struct slm_thread *slm_thread_enter_slow(bool is_alloc)
@@ -128,7 +188,9 @@ slm_slow struct slm_thread *slm_thread_enter_slow(bool is_alloc)
         return NULL;
     store_relaxed(&tls->busy, 1);
     signal_fence();
-    struct slm_thread *thread = slm_process_started() ? birth(tls) : NULL;
+    struct slm_thread *thread = NULL;
+    if (slm_process_started() && (tls->armed || tls == main_tls || arm_late(tls)))
+        thread = birth(tls);
     if (thread && is_alloc && slm_thread_list_count() > 1)
         slm_worker_start(); /* may allocate, around the block */
     if (!thread) {
@@ -178,19 +240,29 @@ slm_slow void slm_thread_attend(void)
     }
 }
 
-/* The key's destructor. Other destructors may still run and allocate: that is a new, short life. */
-static slm_cold void thread_exit(void *block)
+/* The destructor of both keys. A thread that is sure to come here in the first round stays for a second one, as other
+ * destructors may free much. What these allocate and free later on goes past the block. */
+static slm_cold void thread_exit(void *any)
 {
+    (void)any;
     slm_keep_errno();
     struct slm_tls *tls = &slm_tls;
-    struct slm_thread *thread = block;
-    if (load_relaxed(&tls->busy) || tls->self != thread)
+    struct slm_thread *thread = tls->self;
+    if (load_relaxed(&tls->busy))
         return;
+    if (thread && tls->stays) {
+        tls->stays = false;
+        pthread_setspecific(exit_key, tls);
+        return;
+    }
     slm_fork_check();
-    slm_thread_claim(tls);
+    if (thread)
+        slm_thread_claim(tls);
     slm_shared_store(&tls->self, NULL); /* busy by now, so takers pass it */
-    tls->state = tls->births < births_most ? SLM_THREAD_NONE : SLM_THREAD_GONE;
+    tls->state = SLM_THREAD_GONE;
     slm_epoch_thread_exit(); /* not before: a handler that enters a section from here on does not register */
+    if (!thread)
+        return; /* it is not busy */
     slm_retire_empty_slots(thread);
     slm_reserve_empty(thread, false);
     slm_thread_empty(thread, SLM_TO_DEPOT);
@@ -207,8 +279,7 @@ static slm_cold void thread_exit(void *block)
 bool slm_thread_exit_expected(void)
 {
     const struct slm_tls *tls = &slm_tls;
-    return tls->state == SLM_THREAD_LIVE && tls->births == 1 && exit_key_made &&
-           pthread_getspecific(exit_key) == tls->self;
+    return tls->state == SLM_THREAD_LIVE && tls->armed;
 }
 
 unsigned slm_direct_node(void)

@@ -1,10 +1,20 @@
 /* The life of the process and of its threads, as the allocator sees it: start, birth, exit, fork.
  *
- *     thread:  none --first slow path--> live --pthread key's destructor--> none, or gone after a few lives
+ *     thread:  none --first slow path--> live --pthread key's destructor--> gone
  *
  * The first use may come before any constructor, inside ld.so; the last one after every destructor. A thread that is
  * gone, one whose birth found no memory, and a signal handler that interrupts its own thread's slow path have no
- * block to work on: they use the depots and slabs directly, object by object. */
+ * block to work on: they use the depots and slabs directly, object by object.
+ *
+ * Other threads write to the thread-local storage of one that has a block. So a thread gets a block only if its key's
+ * destructor is sure to run. libc calls destructors in four rounds, each in the order of the keys. What is set behind
+ * its place in the last round is never called. So pthread_create is ours (preload/threads.c), and a thread is *armed*
+ * before its function runs: its key is set, and the destructor comes in the first round.
+ *
+ * Not all threads begin like that. libc makes some itself (for timers, aio, getaddrinfo_a), some programs find
+ * pthread_create in libc, and a program that is linked with the archive, or loads the library with a plug-in, has
+ * libc's. The first passes of such a thread are direct ones. If it makes more, it is armed by the last of all keys,
+ * which has no place behind it. The main thread needs no key, as its storage stays. */
 #pragma once
 
 #include "thread/ownership.h"
@@ -49,10 +59,13 @@ slm_inline void slm_thread_leave(struct slm_thread *thread)
         slm_thread_attend();
 }
 
+/* The calling thread, made by the library's pthread_create, begins. */
+void slm_thread_begin(void);
+
 /* From now on a fork is noticed in the child by the thread that forked, not by the first thread in a slow path. */
 void slm_process_watch_forks(void);
 
-/* Is the calling thread live, and sure to have its exit noticed? (In a later life it is in its last destructors.) */
+/* Is the calling thread live, and sure to have its exit noticed? */
 bool slm_thread_exit_expected(void);
 
 /* Start the process if that has not been done. False: it cannot start, for lack of memory. */

@@ -115,9 +115,10 @@ struct slm_tls {
     uint8_t state;           /* enum slm_thread_state */
     _Atomic uint8_t busy;    /* in a slow path: handlers must leave the block alone */
     _Atomic uint8_t popping; /* in the middle of a pop of a limited cache: see slm_pop_marked */
-    uint8_t births;
-    bool helper;                        /* the library's own: not counted among the threads */
-    uint8_t direct_frees;               /* before its first life */
+    bool armed;              /* the key that ends it is set: see process/lifecycle.h */
+    bool stays;              /* for one round of its destructors more */
+    bool helper;             /* the library's own: not counted among the threads */
+    uint8_t direct_passes;   /* without a block: see process/lifecycle.c */
     _Atomic(struct slm_cache *) wanted; /* the cache that a handler asked for first: see thread/reserve.h */
 };
 

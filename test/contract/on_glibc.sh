@@ -13,12 +13,13 @@ $cc $flags "$here/early.c" -o "$build/early" $libraries
 $cc $flags "$here/plain.c" -o "$build/plain" $libraries
 $cc $flags -shared -fPIC "$here/plugin.c" -o "$build/libplugin.so" -Wl,-rpath,'$ORIGIN' -lpthread -ldl
 $cc $flags -shared -fPIC "$here/hooks.c" -o "$build/libhooks.so" -lpthread -ldl
+$cc $flags -shared -fPIC "$here/wrapper.c" -o "$build/libwrapper.so" -ldl
 $cxx $flags -shared -fPIC "$here/plugin_cxx.cc" -o "$build/libplugin_cxx.so"
 
 own=-DOWN=OWN_ALL
 failed=
 for name in ${*:-test_api test_calloc test_realloc test_info test_cxx test_sized test_own_new \
-    test_threads test_start test_dlopen test_own_malloc test_fork test_limits test_sandbox test_hooks}; do
+    test_threads test_thread_births test_start test_dlopen test_own_malloc test_fork test_limits test_sandbox test_hooks}; do
     if [ -f "$here/$name.cc" ]; then
         $cxx $flags "$here/$name.cc" -o "$build/$name" $libraries
     else

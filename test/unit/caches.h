@@ -124,7 +124,7 @@ static inline void tell(struct helper *helper, void (*task)(void *context), void
 static inline void live_quietly(void *nothing)
 {
     (void)nothing;
-    slm_tls.direct_frees = UINT8_MAX - 1;
+    slm_tls.direct_passes = UINT8_MAX;
     struct slm_thread *thread = slm_thread_enter(false);
     require(thread != NULL);
     slm_thread_leave(thread);

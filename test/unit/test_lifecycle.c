@@ -2,13 +2,17 @@
 #include "unit.h"
 #include "heap_check.h"
 
+#include <dlfcn.h>
+#include <limits.h>
 #include <sys/time.h>
 
+#include "base/options.h"
 #include "base/panic.h"
 #include "heap/slow.h"
 #include "process/lifecycle.h"
 #include "os/topology.h"
 #include "page/reservation.h"
+#include "page/free_spans.h"
 #include "page/span.h"
 #include "thread/thread_list.h"
 #include "caches.h"
@@ -173,7 +177,7 @@ static void a_busy_thread_goes_to_the_depots(void **state)
 
 static void *be_born(void *nothing)
 {
-    require(slm_tls.state == SLM_THREAD_NONE);
+    require(slm_tls.state == SLM_THREAD_NONE && slm_tls.armed && !slm_tls.self);
     void *volatile object = malloc(100);
     require(object && slm_tls.state == SLM_THREAD_LIVE && slm_tls.hot == slm_tls.self);
     require(slm_thread_list_count() >= 2);
@@ -189,6 +193,7 @@ static void the_first_use_is_a_birth(void **state)
 }
 
 static void *foreign[1000];
+static char *inherited[500];
 
 static void *free_only(void *nothing)
 {
@@ -300,7 +305,150 @@ static void threads_leave_nothing_behind(void **state)
     assert_int_equal(slm_thread_list_count(), 1);
 }
 
-static char *inherited[500];
+static void use_without_block(size_t count, enum slm_thread_state state)
+{
+    char *objects[100];
+    for (size_t i = 0; i < count; i++) {
+        char **object = &objects[i % COUNT(objects)];
+        if (i >= COUNT(objects))
+            free(*object);
+        *object = malloc(i * 50 % 40000);
+        require(*object != NULL && slm_tls.state == state && slm_tls.hot == slm_nothing);
+    }
+    for (size_t i = 0; i < slm_min(count, COUNT(objects)); i++)
+        free(objects[i]);
+}
+
+static _Atomic unsigned ends;
+
+/* The library's destructor comes first in each round. It leaves a thread that has a block one round with it. */
+static void use_after_the_end(void *value)
+{
+    if (value == &inherited[0] && slm_tls.self) {
+        require(slm_tls.state == SLM_THREAD_LIVE && slm_thread_exit_expected());
+        free(malloc(100));
+    } else {
+        require(slm_tls.self == NULL && slm_thread_list_count() == 1);
+        use_without_block(300, SLM_THREAD_GONE);
+    }
+    if (value != &inherited[PTHREAD_DESTRUCTOR_ITERATIONS - 1])
+        pthread_setspecific(late_key, (char **)value + 1);
+    add_relaxed(&ends, 1);
+}
+
+static void *end_with_late_use(void *allocates)
+{
+    if (allocates)
+        free(malloc(100));
+    pthread_setspecific(late_key, inherited);
+    return NULL;
+}
+
+static void an_end_is_final(void **state)
+{
+    (void)state;
+    assert_int_equal(pthread_key_create(&late_key, use_after_the_end), 0);
+    for (uintptr_t i = 0; i < 2; i++) {
+        pthread_t thread;
+        assert_int_equal(pthread_create(&thread, NULL, end_with_late_use, (void *)i), 0);
+        assert_int_equal(pthread_join(thread, NULL), 0);
+    }
+    assert_int_equal(load_relaxed(&ends), 2 * PTHREAD_DESTRUCTOR_ITERATIONS);
+    pthread_key_delete(late_key);
+    assert_int_equal(slm_thread_list_count(), 1);
+}
+
+/* Made by libc itself it may be in its last round: after some passes it gets a block, by the last key. */
+static void *come_from_elsewhere(void *passes)
+{
+    require(slm_tls.state == SLM_THREAD_NONE && !slm_tls.armed);
+    for (uintptr_t pass = 1; pass <= (uintptr_t)passes; pass++) {
+        void *volatile object = malloc(100);
+        require(object && slm_tls.armed == (pass >= 16) && (slm_tls.self != NULL) == slm_tls.armed);
+        require(slm_thread_exit_expected() == slm_tls.armed);
+    }
+    return NULL;
+}
+
+static void *come_from_elsewhere_last(void *passes)
+{
+    pthread_setspecific(late_key, passes);
+    return NULL;
+}
+
+static void come_from_elsewhere_in_the_last_round(void *value)
+{
+    const uintptr_t passes = (uintptr_t)value % 1000, round = (uintptr_t)value / 1000 + 1;
+    if (round < PTHREAD_DESTRUCTOR_ITERATIONS)
+        pthread_setspecific(late_key, (void *)(round * 1000 + passes));
+    else
+        come_from_elsewhere((void *)passes);
+}
+
+static void a_thread_from_elsewhere_ends_as_well(void **state)
+{
+    (void)state;
+    __typeof__(pthread_create) *create = (__typeof__(create))(uintptr_t)dlsym(RTLD_NEXT, "pthread_create");
+    assert_int_equal(pthread_key_create(&late_key, come_from_elsewhere_in_the_last_round), 0);
+    for (uintptr_t passes = 1; passes < 40; passes++)
+        for (unsigned last = 0; last < 2; last++) {
+            pthread_t thread;
+            assert_int_equal(
+                create(&thread, NULL, last ? come_from_elsewhere_last : come_from_elsewhere, (void *)passes), 0);
+            assert_int_equal(pthread_join(thread, NULL), 0);
+            assert_int_equal(slm_thread_list_count(), 1);
+        }
+    pthread_key_delete(late_key);
+    check_heap();
+}
+
+static void *live_without_block(void *nothing)
+{
+    use_without_block(1000, SLM_THREAD_NONE);
+    return nothing;
+}
+
+/* The program has all keys but the library's. */
+static void take_all_keys(void)
+{
+    __typeof__(pthread_create) *create = (__typeof__(create))(uintptr_t)dlsym(RTLD_NEXT, "pthread_create");
+    unsigned count = 0;
+    pthread_key_t key;
+    pthread_t thread;
+    while (pthread_key_create(&key, NULL) == 0)
+        count++;
+    require(count >= PTHREAD_KEYS_MAX - 3);
+    require(create(&thread, NULL, live_without_block, NULL) == 0 && pthread_join(thread, NULL) == 0);
+    require(pthread_key_delete(key) == 0 && pthread_key_create(&key, NULL) == 0);
+}
+
+static void a_thread_from_elsewhere_does_without_a_key(void **state)
+{
+    (void)state;
+    assert_child_silent(take_all_keys);
+}
+
+static void free_and_go_on(void)
+{
+    enum { BYTES = 20000, OBJECTS = 3000 };
+    static void *objects[OBJECTS];
+    slm_options.purge_delay_ms = 1;
+    slm_tls.state = SLM_THREAD_GONE; /* not by the end: this thread has taken nothing yet of this class */
+    slm_tls.hot = slm_nothing;
+    slm_tls.self = NULL;
+    for (size_t i = 0; i < OBJECTS; i++)
+        require((objects[i] = malloc(BYTES)) != NULL);
+    for (size_t i = 0; i < OBJECTS; i++)
+        free(objects[i]);
+    while (slm_span_dirty_bytes() > MIB)
+        free(malloc(BYTES));
+}
+
+static void what_is_freed_without_a_block_goes_back(void **state)
+{
+    (void)state;
+    assert_child_silent(free_and_go_on);
+}
 
 static void live_on(void)
 {
@@ -459,6 +607,10 @@ int main(void)
         cmocka_unit_test(an_exit_gives_the_magazines_back),
         cmocka_unit_test(late_destructors_may_allocate),
         cmocka_unit_test(threads_leave_nothing_behind),
+        cmocka_unit_test(an_end_is_final),
+        cmocka_unit_test(a_thread_from_elsewhere_does_without_a_key),
+        cmocka_unit_test(a_thread_from_elsewhere_ends_as_well),
+        cmocka_unit_test(what_is_freed_without_a_block_goes_back),
         cmocka_unit_test(children_of_a_busy_process_live_on),
         cmocka_unit_test(a_handler_may_fork_in_the_middle_of_malloc),
         cmocka_unit_test(threads_allocate_on_their_node),

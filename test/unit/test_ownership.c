@@ -2,6 +2,7 @@
  * the middle of something. Threads here stand still where a test wants them. */
 #include "unit.h"
 
+#include <dlfcn.h>
 #include <linux/futex.h>
 
 #include "os/sys.h"
@@ -356,7 +357,8 @@ static void *use_malloc(void *nothing)
     return nothing;
 }
 
-/* The same where a thread of the child notices the fork before the one that was taken does. */
+/* The same where a thread of the child notices the fork before the one that was taken does, as libc's pthread_create
+ * lets it. */
 static void fork_and_let_another_notice(void *nothing)
 {
     (void)nothing;
@@ -364,8 +366,9 @@ static void fork_and_let_another_notice(void *nothing)
     if (child_of_helper == 0) {
         alarm(CHILD_SECONDS);
         const uint32_t generation = slm_fork_generation;
+        __typeof__(pthread_create) *create = (__typeof__(create))(uintptr_t)dlsym(RTLD_NEXT, "pthread_create");
         pthread_t thread;
-        require(pthread_create(&thread, NULL, use_malloc, NULL) == 0 && pthread_join(thread, NULL) == 0);
+        require(create(&thread, NULL, use_malloc, NULL) == 0 && pthread_join(thread, NULL) == 0);
         require(slm_fork_generation != generation && slm_tls.hot == slm_taken);
         hoard(NULL);
         require(is_at_rest(&helper));
@@ -386,7 +389,7 @@ static void a_child_takes_it_off_itself(void **state)
     assert_int_equal(take_and(have_it_fork), 0);
     assert_int_equal(waitpid(child_of_helper, &how, 0), child_of_helper);
     assert_int_equal(how, 0);
-    on_threads(1, use_malloc); /* leaves a stack to libc: the child's thread is made without malloc */
+    on_threads(1, use_malloc); /* leaves a stack to libc, so that it needs no malloc for the child's thread */
     assert_int_equal(take_and(have_it_fork_quietly), 0);
     assert_int_equal(waitpid(child_of_helper, &how, 0), child_of_helper);
     assert_int_equal(how, 0);
@@ -456,7 +459,7 @@ static void without_barriers_all_are_missed(void **state)
     assert_child_silent(take_without_barriers);
 }
 
-/* A thread whose life began in its last destructor has no exit: its block stays in the list, its TLS goes. */
+/* After a bare exit(2) a thread's block stays in the list, and its TLS goes when it is joined. */
 static void a_thread_that_is_gone_is_taken_from(void **state)
 {
     (void)state;
