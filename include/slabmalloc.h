@@ -5,9 +5,9 @@
  * it offers beyond libc's names. It can be included from C and C++. A call that does not fail keeps errno, unless it
  * prints or calls a visitor. free and all calls that take an object end the process with one line on standard error
  * if they see a second free, or a pointer that is not the start of an object (docs/reliability.md has the cases). So
- * do calls that take a cache or a per-CPU object and get NULL, where nothing else is said of it; those that consist of
- * a few instructions read it without a look, and end in a SIGSEGV: slab_cache_alloc, slab_cache_free, and what is
- * compiled into programs. No call is a cancellation point. */
+ * do calls that take a cache or a per-CPU object and get NULL, where nothing else is said of it. Those that consist
+ * of a few instructions do not look, and end in a SIGSEGV: slab_cache_alloc, slab_cache_free, and what is compiled
+ * into programs. No call is a cancellation point. */
 #ifndef SLABMALLOC_H
 #define SLABMALLOC_H
 
