@@ -306,8 +306,8 @@ typedef struct slab_epoch_head {
 /* Call `function` with `head` after a grace period, once: in some thread's slab_epoch_poll or slab_epoch_barrier, or
  * in the library's worker (whose stack is 512 KiB); never inside this or any other call, nor under a lock of the
  * library. It may do anything, slab_epoch_call with the same head included, except slab_epoch_barrier and longjmp. If
- * an exception leaves it, or pthread_exit, the process ends with a line on standard error; a cancellation of the thread
- * waits until it has returned. Functions run one after the other; those that one thread passed run in that order. In
+ * an exception leaves it, or pthread_exit, the process ends with a line on standard error; cancellation waits until it
+ * has returned. Functions run one after the other; those that one thread passed run in that order. In
  * a process without a worker (one thread, or worker=0) they wait for a poll or barrier. In the child of a fork those
  * that no other thread had started are called, too. Keep them short: while one runs in the worker, objects that have
  * aged in other threads' magazines wait. When the process exits, those that have not been called are dropped; the
