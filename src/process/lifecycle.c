@@ -133,7 +133,7 @@ enum last_key { LAST_KEY_NONE, LAST_KEY_COMING, LAST_KEY_MADE, LAST_KEY_TAKEN };
 
 /* A thread that did not begin armed may be anywhere in its life. The last key costs it 512 bytes of libc's, which are
  * spared where it only makes a few calls. The other key ends a section that it may leave open, in a later round. */
-static slm_seldom bool arm_late(struct slm_tls *tls)
+static __attribute__((noinline)) slm_seldom bool arm_late(struct slm_tls *tls)
 {
     static _Atomic uint32_t last_key;
     uint32_t none = LAST_KEY_NONE;
