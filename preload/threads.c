@@ -5,10 +5,12 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <threads.h>
 
 #include "heap/slow.h"
 #include "process/lifecycle.h"
+#include "process/worker.h"
 
 /* What a new thread is to do. */
 struct task {
@@ -47,6 +49,15 @@ static slm_cold void *begin(void *made)
     return function(argument);
 }
 
+/* A program with a malloc of its own needs no worker. */
+static bool is_malloc_here(void)
+{
+    extern slm_hidden __typeof__(malloc) slm_own_malloc; /* preload/malloc.c */
+    __typeof__(malloc) *own = slm_own_malloc;
+    slm_hide_value(own); /* the compiler takes it for another function */
+    return malloc == own;
+}
+
 static slm_cold int create(pthread_t *thread, const pthread_attr_t *attributes, void *(*function)(void *),
                            void *argument)
 {
@@ -59,7 +70,11 @@ static slm_cold int create(pthread_t *thread, const pthread_attr_t *attributes, 
         return EAGAIN;
     task->function = function;
     task->argument = argument;
-    const int error = load_relaxed(&libc_create)(thread, attributes, begin, task);
+    slm_worker_thread_comes(is_malloc_here(), create);
+    int error;
+    do
+        error = load_relaxed(&libc_create)(thread, attributes, begin, task);
+    while (error && slm_worker_thread_failed());
     if (error)
         drop_task(task);
     return error;
