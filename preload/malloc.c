@@ -127,6 +127,7 @@ slm_public int malloc_info(int options, FILE *out)
 
 /* Programs with a malloc of their own may build it on these, and leave the rest of the family to us. They are those
  * that glibc exports; __libc_pvalloc is in preload/through.c. */
+slm_hidden __typeof__(malloc) slm_own_malloc slm_alias_of(malloc); /* for preload/threads.c */
 slm_public __typeof__(malloc) __libc_malloc slm_alias_of(malloc);
 slm_public __typeof__(calloc) __libc_calloc slm_alias_of(calloc);
 slm_public __typeof__(realloc) __libc_realloc slm_alias_of(realloc);

@@ -5,23 +5,57 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <threads.h>
 
 #include "heap/slow.h"
 #include "process/lifecycle.h"
+#include "process/worker.h"
 
+/* What a new thread is to do. */
 struct task {
     void *(*function)(void *);
     void *argument;
+    _Atomic bool in_use;
 };
+
+/* For the first so many that have not begun yet: a thread has no magazine to put its task into when it begins. */
+static struct task ready[8];
+
+static slm_cold struct task *make_task(void)
+{
+    for (size_t i = 0; i < sizeof ready / sizeof ready[0]; i++)
+        if (!atomic_exchange(&ready[i].in_use, true)) /* acquire: pairs with drop_task */
+            return &ready[i];
+    return slm_alloc_slow(sizeof(struct task));
+}
+
+static slm_cold void drop_task(struct task *task)
+{
+    if ((uintptr_t)task - (uintptr_t)ready < sizeof ready)
+        store_release(&task->in_use, false); /* pairs with make_task */
+    else
+        slm_free_slow(task, "free");
+}
 
 /* In the new thread. The call at its end is a jump. */
 static slm_cold void *begin(void *made)
 {
-    const struct task task = *(struct task *)made;
+    struct task *task = made;
+    void *(*const function)(void *) = task->function;
+    void *const argument = task->argument;
     slm_thread_begin();
-    slm_free_slow(made, "free");
-    return task.function(task.argument);
+    drop_task(task);
+    return function(argument);
+}
+
+/* A program with a malloc of its own needs no worker. */
+static bool is_malloc_here(void)
+{
+    extern slm_hidden __typeof__(malloc) slm_own_malloc; /* preload/malloc.c */
+    __typeof__(malloc) *own = slm_own_malloc;
+    slm_hide_value(own); /* the compiler takes it for another function */
+    return malloc == own;
 }
 
 static slm_cold int create(pthread_t *thread, const pthread_attr_t *attributes, void *(*function)(void *),
@@ -31,13 +65,18 @@ static slm_cold int create(pthread_t *thread, const pthread_attr_t *attributes, 
     if (!load_relaxed(&libc_create)) /* a constructor before ours may be the first */
         store_relaxed(&libc_create, (__typeof__(pthread_create) *)(uintptr_t)dlsym(RTLD_NEXT, "pthread_create"));
     slm_process_started();
-    struct task *task = slm_alloc_slow(sizeof *task);
+    struct task *task = make_task();
     if (!task)
         return EAGAIN;
-    *task = (struct task){function, argument};
-    const int error = load_relaxed(&libc_create)(thread, attributes, begin, task);
+    task->function = function;
+    task->argument = argument;
+    slm_worker_thread_comes(is_malloc_here(), create);
+    int error;
+    do
+        error = load_relaxed(&libc_create)(thread, attributes, begin, task);
+    while (error && slm_worker_thread_failed());
     if (error)
-        slm_free_slow(task, "free");
+        drop_task(task);
     return error;
 }
 

@@ -146,7 +146,7 @@ bool slm_deferred_poll(void)
 {
     const uint64_t before = load_relaxed(&slm_epoch_completed);
     struct slm_thread *self = slm_thread_hide();
-    slm_worker_do_deferred(self);
+    slm_worker_do_deferred(self, false);
     slm_thread_unhide(self);
     slm_pending_slabs_poll();
     if (!slm_epoch_inside()) {

@@ -15,6 +15,7 @@
 #include "figures/report.h"
 #include "process/reclaim.h"
 #include "process/worker.h"
+#include "os/background.h"
 #include "os/sys.h"
 #include "os/topology.h"
 #include "os/vm.h"
@@ -109,7 +110,7 @@ slm_cold void slm_thread_begin(void)
     struct slm_tls *tls = &slm_tls;
     store_relaxed(&tls->busy, 1);
     signal_fence();
-    tls->stays = arm(tls);
+    tls->stays = tls->came = arm(tls);
     signal_fence();
     store_release(&tls->busy, 0);
 }
@@ -133,7 +134,7 @@ enum last_key { LAST_KEY_NONE, LAST_KEY_COMING, LAST_KEY_MADE, LAST_KEY_TAKEN };
 
 /* A thread that did not begin armed may be anywhere in its life. The last key costs it 512 bytes of libc's, which are
  * spared where it only makes a few calls. The other key ends a section that it may leave open, in a later round. */
-static slm_seldom bool arm_late(struct slm_tls *tls)
+static __attribute__((noinline)) slm_seldom bool arm_late(struct slm_tls *tls)
 {
     static _Atomic uint32_t last_key;
     uint32_t none = LAST_KEY_NONE;
@@ -189,10 +190,13 @@ slm_slow struct slm_thread *slm_thread_enter_slow(bool is_alloc)
     store_relaxed(&tls->busy, 1);
     signal_fence();
     struct slm_thread *thread = NULL;
-    if (slm_process_started() && (tls->armed || tls == main_tls || arm_late(tls)))
-        thread = birth(tls);
-    if (thread && is_alloc && slm_thread_list_count() > 1)
-        slm_worker_start(); /* may allocate, around the block */
+    if (slm_process_started()) {
+        const bool armed = tls->armed || tls == main_tls;
+        if (!armed && !tls->came)
+            slm_worker_thread_found();
+        if (armed || arm_late(tls))
+            thread = birth(tls);
+    }
     if (!thread) {
         signal_fence();
         store_release(&tls->busy, 0);
@@ -261,8 +265,11 @@ static slm_cold void thread_exit(void *any)
     slm_shared_store(&tls->self, NULL); /* busy by now, so takers pass it */
     tls->state = SLM_THREAD_GONE;
     slm_epoch_thread_exit(); /* not before: a handler that enters a section from here on does not register */
-    if (!thread)
-        return; /* it is not busy */
+    const bool seen = tls->came || tls == main_tls;
+    if (!thread) { /* it is not busy */
+        slm_worker_thread_gone(seen);
+        return;
+    }
     slm_retire_empty_slots(thread);
     slm_reserve_empty(thread, false);
     slm_thread_empty(thread, SLM_TO_DEPOT);
@@ -271,7 +278,7 @@ static slm_cold void thread_exit(void *any)
     slm_reserve_empty(thread, true);
     slm_thread_block_free(thread);
     slm_worker_note_freed_if_scarce();
-    slm_worker_thread_gone();
+    slm_worker_thread_gone(seen);
     signal_fence();
     store_release(&tls->busy, 0);
 }
@@ -332,6 +339,7 @@ __attribute__((constructor(101))) static void start_library(void)
     slm_panic_start();
     slm_stderr_remember();
     slm_options_read();
+    slm_background_start();
     if (slm_options.stats || slm_options.stats_file[0])
         slm_report_start();
     slm_reservation_cut();

@@ -1,13 +1,18 @@
 /* The worker, and what slow paths do without one; see worker.h.
  *
- * The worker is a detached pthread with all signals blocked. It is started at a thread's birth: the process has just
- * made a thread, so no sandbox forbids it yet. While there is memory to give back it looks four times per purge
- * delay. When it has found none, and no thread was active for so long that everything would have become due, it
- * sleeps until one is. It ends when it is alone with one thread: then calls that demand a single-threaded process
- * (unshare, setns) work again.
+ * The worker is a pthread with all signals blocked. It is started where a thread is created, before it; where the
+ * library does not see that, when a second thread first allocates. Later a sandbox may forbid it. While there is
+ * memory to give back it looks four times per purge delay. When it has found none, and no thread was active for so
+ * long that everything would have become due, it sleeps until one is.
  *
- *     worker:  NONE --birth of a thread--> STARTING --> RUNNING <--> ASLEEP        RUNNING --alone--> NONE
- *                                                       RUNNING <--> CALLED, out of a sleep that has an end
+ *     worker:  NONE --a thread comes--> STARTING --> RUNNING <--> ASLEEP
+ *                                                    RUNNING <--> CALLED, out of a sleep that has an end
+ *                                                    RUNNING --alone--> LEAVING --> NONE, or a thread comes: RUNNING
+ *
+ * It ends when it is alone with one thread: then calls that demand a single-threaded process (unshare, setns) work.
+ * The thread whose end has left it alone waits until it is gone, so that who joins that thread can make such calls.
+ * Before, the worker frees what has been retired, if readers let it. It says no if it is still needed. And nobody
+ * waits once it has run functions or destructors of the program's, as they may wait for that very thread.
  *
  * While retired objects wait it looks five times per deferred_max_delay_ms: a magazine that does not fill up is put
  * on the queue by the second pass after its first object came. The functions of slab_epoch_call run here, too. */
@@ -15,31 +20,52 @@
 
 #include <pthread.h>
 #include <signal.h>
-#include <sys/prctl.h>
 
 #include "base/options.h"
 #include "deferred/retire.h"
 #include "depot/pending_slabs.h"
+#include "os/background.h"
 #include "os/sys.h"
 #include "page/free_spans.h"
 #include "process/reclaim.h"
 #include "sync/epoch.h"
 #include "thread/ownership.h"
 
-enum { pass_least_ms = 2, worker_stack = 512 << 10 };
+enum {
+    pass_least_ms = 2,
+    alone_ms = 10,
+    attempts_most = 20,
+    worker_stack = 512 << 10,
+    starts_most = 8,
+    starts_interval_ms = 20
+};
 
-enum worker_state { WORKER_NONE, WORKER_RUNNING, WORKER_CALLED, WORKER_ASLEEP, WORKER_STARTING };
+enum worker_state {
+    WORKER_NONE,
+    WORKER_STARTING, /* for ever, if a sandbox ends it at its first system call */
+    WORKER_RUNNING,
+    WORKER_CALLED,
+    WORKER_ASLEEP,
+    WORKER_LEAVING,
+};
 
 static _Atomic uint32_t worker;
-static _Atomic bool active;   /* a thread was active since the worker looked */
-static _Atomic bool deferred; /* retired objects or functions may wait: cleared before a pass looks */
+static _Atomic bool active;        /* a thread was active since the worker looked */
+static _Atomic bool deferred;      /* retired objects or functions may wait: cleared before a pass looks */
+static _Atomic bool ever_deferred; /* it has been set once */
+
+/* Live threads: the first one, those whose creation was seen, and in other processes those that have allocated. */
+static _Atomic uint32_t living = 1;
+static _Atomic(slm_thread_creator) creator; /* NULL: no creation was seen */
 
 /* -- waking it --------------------------------------------------------------------------------------------------- */
 
-static void wake_worker(void)
+/* Out of any sleep. */
+static void call_worker(void)
 {
-    uint32_t asleep = WORKER_ASLEEP;
-    if (atomic_compare_exchange_strong(&worker, &asleep, WORKER_RUNNING))
+    uint32_t state = WORKER_RUNNING;
+    if (atomic_compare_exchange_strong(&worker, &state, WORKER_CALLED) ||
+        (state == WORKER_ASLEEP && atomic_compare_exchange_strong(&worker, &state, WORKER_RUNNING)))
         slm_sys_wake(&worker);
 }
 
@@ -50,19 +76,17 @@ static void note_activity(void)
         return;
     atomic_store(&active, true); /* pairs with fall_asleep */
     if (atomic_load(&worker) == WORKER_ASLEEP)
-        wake_worker();
+        call_worker();
 }
 
 void slm_worker_note_deferred(void)
 {
-    uint32_t running = WORKER_RUNNING;
     slm_fence(); /* the object can be found before the flag is read: pairs with slm_worker_do_deferred, fall_asleep */
     if (load_relaxed(&deferred) || atomic_exchange(&deferred, true))
         return;
-    if (atomic_load(&worker) == WORKER_ASLEEP) /* pairs with fall_asleep */
-        wake_worker();
-    else if (!slm_tls.helper && atomic_compare_exchange_strong(&worker, &running, WORKER_CALLED))
-        slm_sys_wake(&worker);
+    store_relaxed(&ever_deferred, true);
+    if (!slm_tls.helper)
+        call_worker(); /* pairs with fall_asleep */
 }
 
 void slm_worker_note_freed(void)
@@ -77,20 +101,6 @@ void slm_worker_note_freed_if_scarce(void)
         slm_worker_note_freed();
 }
 
-void slm_worker_thread_gone(void)
-{
-    slm_fence(); /* pairs with fall_asleep */
-    if (slm_thread_list_count() > 1 || load_relaxed(&worker) == WORKER_NONE)
-        return;
-    wake_worker();
-    slm_sys_wake(&worker); /* out of a timed sleep too */
-}
-
-slm_seldom void slm_worker_fork_child(void)
-{
-    store_relaxed(&worker, WORKER_NONE);
-}
-
 /* -- what there is to do ----------------------------------------------------------------------------------------- */
 
 /* An object waits for two passes at most, and a grace period. */
@@ -99,17 +109,21 @@ static unsigned pass_interval_ms(void)
     return (unsigned)slm_max(slm_options.deferred_max_delay_ms / 5, pass_least_ms);
 }
 
-void slm_worker_do_deferred(struct slm_thread *self)
+void slm_worker_do_deferred(struct slm_thread *self, bool all)
 {
     static _Atomic uint64_t pass_due_ms;
     bool open = true;
     if (likely(!load_relaxed(&deferred)))
         return;
-    if (slm_reclaim_claim(&pass_due_ms, slm_sys_now_us() / 1000, pass_interval_ms())) {
+    if (all || slm_reclaim_claim(&pass_due_ms, slm_sys_now_us() / 1000, pass_interval_ms())) {
         atomic_exchange(&deferred, false); /* pairs with slm_worker_note_deferred */
-        slm_retire_pass(self, false, &open);
+        const unsigned left = slm_retire_pass(self, all, &open);
+        open = open && (!all || left > 0);
     }
-    slm_epoch_poll();
+    if (all)
+        slm_epoch_await(load_relaxed(&slm_epoch_wanted), 0); /* as far as it comes without a wait */
+    else
+        slm_epoch_poll();
     if (slm_defer_queue_ripen_all())
         slm_worker_note_freed();
     if (open || load_relaxed(&slm_defer_queue_objects) > 0 || slm_defer_queue_functions_waiting() > 0)
@@ -124,9 +138,9 @@ void slm_worker_tick(struct slm_thread *thread)
             slm_thread_adapt(thread);
         thread->adapted_ms = (uint32_t)now;
     }
-    if (load_relaxed(&worker) == WORKER_NONE) {
+    if (load_relaxed(&worker) <= WORKER_STARTING) {
         slm_reclaim_due(now);
-        slm_worker_do_deferred(thread);
+        slm_worker_do_deferred(thread, false);
     } else {
         note_activity();
     }
@@ -134,19 +148,66 @@ void slm_worker_tick(struct slm_thread *thread)
 
 /* -- the worker -------------------------------------------------------------------------------------------------- */
 
+/* The thread that waits for the worker's end. */
+struct waiter {
+    _Atomic uint32_t answer;
+    pthread_t worker; /* to be joined, if it ends */
+};
+
+enum answer { NO_ANSWER, ENDS, STAYS };
+
+static struct waiter nobody;             /* yet */
+static _Atomic(struct waiter *) waiting; /* NULL: none may wait, and the worker is detached, or there is none */
+
+static void answer(struct waiter *waiter, enum answer how)
+{
+    if (!waiter || waiter == &nobody)
+        return;
+    waiter->worker = pthread_self();
+    store_release(&waiter->answer, how); /* pairs with await_end; it may be gone from here on */
+    slm_sys_wake(&waiter->answer);
+}
+
+/* The program's code may wait for the very thread that waits for the worker, in the destructors of thread-specific
+ * values too: from here on nobody waits. */
+static void detach(void)
+{
+    if (load_relaxed(&waiting)) {
+        pthread_detach(pthread_self());
+        answer(atomic_exchange(&waiting, NULL), STAYS); /* pairs with await_end */
+    }
+}
+
 /* Retired objects, functions and destructors. What these have freed in the worker is of more use to other threads. */
-static void do_deferred(void)
+static void do_deferred(bool all)
 {
     struct slm_thread *self = slm_thread_hide();
-    slm_worker_do_deferred(self);
+    slm_worker_do_deferred(self, all);
     slm_thread_unhide(self);
-    slm_defer_queue_call_functions();
-    slm_pending_slabs_release(NULL);
+    if (slm_defer_queue_functions_waiting() > 0) {
+        detach();
+        slm_defer_queue_call_functions();
+    }
+    if (load_relaxed(&slm_pending_slabs_due) > 0) {
+        detach();
+        slm_pending_slabs_release(NULL);
+    }
     if ((self = slm_thread_hide())) { /* it has a block only if they have allocated */
         slm_retire_empty_slots(self);
         slm_thread_empty(self, SLM_TO_DEPOT);
     }
     slm_thread_unhide(self);
+}
+
+static bool are_several(void)
+{
+    return slm_thread_list_count() > 1 || load_relaxed(&living) > 1;
+}
+
+/* By several threads, or by retired objects that one of several has left to it. */
+static bool is_needed(void)
+{
+    return are_several() || load_relaxed(&deferred);
 }
 
 /* Sleep until woken. The exchange and slm_worker_thread_gone's fence order "asleep, then look at the threads" against
@@ -156,15 +217,39 @@ static void fall_asleep(void)
 {
     atomic_exchange(&worker, WORKER_ASLEEP);
     while (load_relaxed(&worker) == WORKER_ASLEEP && !atomic_load(&active) && !atomic_load(&deferred) &&
-           slm_thread_list_count() > 1)
+           are_several())
         slm_sys_wait(&worker, WORKER_ASLEEP, 0);
-    store_relaxed(&worker, WORKER_RUNNING);
+    atomic_exchange(&worker, WORKER_RUNNING); /* over a call: before the next look */
 }
 
-/* By several threads, or by retired objects that one of several has left to it. */
-static bool is_needed(void)
+/* The call is taken before what it was for is looked at: pairs with call_worker. */
+static bool take_call(void)
 {
-    return slm_thread_list_count() > 1 || load_relaxed(&deferred);
+    uint32_t called = WORKER_CALLED;
+    atomic_compare_exchange_strong(&worker, &called, WORKER_RUNNING);
+    return is_needed();
+}
+
+/* The thread that has left the worker alone is about to wait for its end, if it does not yet. Who waits is answered
+ * here if it does not end. */
+static bool look_whether_needed(void)
+{
+    if (!take_call() && atomic_load(&waiting) == &nobody) {
+        slm_sys_wait(&worker, WORKER_RUNNING, alone_ms);
+        take_call();
+    }
+    if (atomic_load(&waiting) == &nobody) /* pairs with await_end */
+        return is_needed();
+    for (unsigned i = 0; i < attempts_most && load_relaxed(&waiting) && !are_several(); i++) {
+        do_deferred(true);
+        if (!is_needed())
+            return false;
+        slm_sys_sleep_ms(1); /* for the next barrier, or a thread in a slow path */
+    }
+    const bool needed = is_needed();
+    if (needed && load_relaxed(&waiting)) /* it is not detached, nor has become so */
+        answer(atomic_exchange(&waiting, &nobody), STAYS);
+    return needed;
 }
 
 /* Until the worker is alone with one thread. Memory that a thread leaves is due after two intervals at most: in the
@@ -174,18 +259,15 @@ static void work_while_needed(void)
     const unsigned idle_ms = (unsigned)slm_options.purge_delay_ms / 4 + 10;
     const uint64_t quiet_ms = 2 * (SLM_RECLAIM_INTERVAL_MS + slm_options.purge_delay_ms);
     uint64_t busy_ms = slm_sys_now_ms();
-    while (is_needed()) {
-        uint32_t called = WORKER_CALLED;
-        /* before it looks: pairs with slm_worker_note_deferred */
-        atomic_compare_exchange_strong(&worker, &called, WORKER_RUNNING);
+    while (look_whether_needed()) {
         const uint64_t now = slm_sys_now_ms();
         const bool passed = atomic_exchange(&active, false);
-        do_deferred();
-        const bool done = slm_reclaim_due(now), waiting = load_relaxed(&deferred);
-        if (done || passed || waiting)
+        do_deferred(false);
+        const bool done = slm_reclaim_due(now), waits = load_relaxed(&deferred);
+        if (done || passed || waits)
             busy_ms = now;
         if (now - busy_ms < quiet_ms) {
-            slm_sys_wait(&worker, WORKER_RUNNING, waiting ? (unsigned)slm_min(pass_interval_ms(), idle_ms) : idle_ms);
+            slm_sys_wait(&worker, WORKER_RUNNING, waits ? (unsigned)slm_min(pass_interval_ms(), idle_ms) : idle_ms);
         } else {
             fall_asleep();
             busy_ms = slm_sys_now_ms(); /* the memory that it was woken for becomes due later */
@@ -193,40 +275,162 @@ static void work_while_needed(void)
     }
 }
 
+/* False: a thread has come meanwhile, and found the worker there. */
+static bool leave(void)
+{
+    uint32_t leaving = WORKER_LEAVING;
+    atomic_exchange(&worker, WORKER_LEAVING); /* then look: pairs with slm_worker_thread_comes, start */
+    if (is_needed()) {
+        atomic_exchange(&worker, WORKER_RUNNING);
+        return false;
+    }
+    struct waiter *waiter = atomic_exchange(&waiting, NULL); /* before a next worker lets itself be waited for */
+    const bool ends = atomic_compare_exchange_strong(&worker, &leaving, WORKER_NONE);
+    if (ends && waiter == &nobody)
+        pthread_detach(pthread_self());
+    if (!ends && waiter)
+        atomic_store(&waiting, &nobody);
+    answer(waiter, ends ? ENDS : STAYS);
+    return ends;
+}
+
 static void *work(void *nothing)
 {
-    uint32_t none;
     slm_tls.helper = true;
-    prctl(PR_SET_NAME, "slabmalloc", 0, 0, 0);
+    slm_background_enter();
+    atomic_store(&waiting, &nobody);
     store_release(&worker, WORKER_RUNNING);
     slm_sys_wake(&worker);
-    do { /* a thread that was born while the worker was about to go has not started another */
+    do
         work_while_needed();
-        atomic_exchange(&worker, WORKER_NONE);
-        none = WORKER_NONE;
-    } while (is_needed() && atomic_compare_exchange_strong(&worker, &none, WORKER_RUNNING));
+    while (!leave());
     return nothing;
 }
 
-slm_cold void slm_worker_start(void)
+/* -- beginning and end ------------------------------------------------------------------------------------------- */
+
+/* Where threads come and go at once, the worker would come and go with each: few of them get one. But a program that
+ * retires objects always has its worker. */
+static slm_cold bool starts_too_often(void)
 {
-    uint32_t none = WORKER_NONE;
-    if (!slm_options.worker || load_relaxed(&worker) != WORKER_NONE ||
-        !atomic_compare_exchange_strong(&worker, &none, WORKER_STARTING))
-        return;
+    static _Atomic uint64_t since_ms;
+    static _Atomic uint32_t starts;
+    const uint64_t now = slm_sys_now_ms();
+    if (now - load_relaxed(&since_ms) >= starts_interval_ms) {
+        store_relaxed(&since_ms, now);
+        store_relaxed(&starts, 0);
+    }
+    return add_relaxed(&starts, 1) >= starts_most && !load_relaxed(&ever_deferred);
+}
+
+static _Atomic(const struct slm_tls *) starter; /* the thread that creates the worker */
+
+static slm_cold void create_worker(void)
+{
+    const slm_thread_creator seen = load_relaxed(&creator);
     pthread_attr_t attributes;
     pthread_t thread;
     sigset_t all, before;
+    store_relaxed(&starter, &slm_tls);
     sigfillset(&all);
     pthread_attr_init(&attributes);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, worker_stack);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    if (pthread_create(&thread, &attributes, work, NULL) != 0)
+    if ((seen ? seen : pthread_create)(&thread, &attributes, work, NULL) != 0)
         store_relaxed(&worker, WORKER_NONE); /* the slow paths go on doing it */
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
-    /* Its first system calls come before this thread can enter a sandbox. */
+    store_relaxed(&starter, NULL);
+}
+
+/* Its first system calls come before this thread can enter a sandbox. */
+static slm_cold void start(void)
+{
+    uint32_t state = WORKER_LEAVING; /* then it stays */
+    if (!slm_options.worker || atomic_compare_exchange_strong(&worker, &state, WORKER_RUNNING) ||
+        state != WORKER_NONE || starts_too_often() ||
+        !atomic_compare_exchange_strong(&worker, &state, WORKER_STARTING))
+        return;
+    create_worker();
     for (unsigned wait = 0; wait < 100 && load_acquire(&worker) == WORKER_STARTING; wait++)
         slm_sys_wait(&worker, WORKER_STARTING, 10);
+}
+
+/* The worker answers at its next look, in which no code of the program's runs. All signals wait, as their handlers
+ * may fork: the child has no worker. */
+static slm_cold void await_end(void)
+{
+    struct waiter self = {.answer = NO_ANSWER}, *none = &nobody;
+    sigset_t all, before;
+    int state;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const bool waits = atomic_compare_exchange_strong(&waiting, &none, &self); /* before the call */
+    call_worker();
+    while (waits && load_acquire(&self.answer) == NO_ANSWER) /* pairs with answer */
+        slm_sys_wait(&self.answer, NO_ANSWER, 0);
+    if (load_relaxed(&self.answer) == ENDS) {
+        pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+        pthread_join(self.worker, NULL);
+        pthread_setcancelstate(state, NULL);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* False: there is none, or several threads have it. */
+static slm_cold bool end_if_alone(void)
+{
+    slm_fence(); /* pairs with fall_asleep */
+    if (are_several() || load_relaxed(&worker) == WORKER_NONE)
+        return false;
+    await_end();
+    return true;
+}
+
+slm_cold void slm_worker_thread_comes(bool with_worker, slm_thread_creator create)
+{
+    if (load_relaxed(&starter) == &slm_tls)
+        return;
+    store_relaxed(&creator, create);
+    atomic_fetch_add(&living, 1); /* pairs with leave */
+    if (with_worker)
+        start();
+}
+
+slm_seldom bool slm_worker_thread_failed(void)
+{
+    if (load_relaxed(&starter) == &slm_tls)
+        return false;
+    atomic_fetch_sub(&living, 1);
+    if (!end_if_alone())
+        return false;
+    atomic_fetch_add(&living, 1);
+    return true;
+}
+
+slm_seldom void slm_worker_thread_found(void)
+{
+    if (slm_tls.helper || load_relaxed(&creator))
+        return;
+    slm_tls.came = true;
+    atomic_fetch_add(&living, 1);
+    start();
+}
+
+slm_cold void slm_worker_thread_gone(bool was_seen)
+{
+    if (slm_tls.helper)
+        return;
+    if (was_seen)
+        atomic_fetch_sub(&living, 1);
+    end_if_alone();
+}
+
+slm_cold void slm_worker_fork_child(void)
+{
+    store_relaxed(&worker, WORKER_NONE);
+    store_relaxed(&waiting, NULL);
+    store_relaxed(&starter, NULL);
+    store_relaxed(&living, 1);
+    slm_tls.came = true;
 }

@@ -2,6 +2,8 @@
  * own slow paths do it; in one with several a worker thread does, whether they are idle or not. */
 #pragma once
 
+#include <pthread.h>
+
 #include "thread/thread_cache.h"
 
 /* On a thread's slow path, now and then: do what has become due, or tell the worker that threads are active. */
@@ -18,14 +20,25 @@ void slm_worker_note_freed_if_scarce(void);
 void slm_worker_note_deferred(void);
 
 /* A pass over retired objects that age, if one is due; a look at the readers; and ripe objects are freed. `self`: as
- * for slm_retire_pass. */
-void slm_worker_do_deferred(struct slm_thread *self);
+ * for slm_retire_pass. `all`: retired objects of any age, now. */
+void slm_worker_do_deferred(struct slm_thread *self, bool all);
 
-/* At a thread's birth, when there are several now: see to it that there is a worker. Allocates (a stack). */
-void slm_worker_start(void);
+/* The library's pthread_create. */
+typedef int (*slm_thread_creator)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
-/* After a thread's exit: a worker that is alone with one thread ends. */
-void slm_worker_thread_gone(void);
+/* Before it creates a thread: see to it that there is a worker, if that is wanted. Allocates. And after that has
+ * failed: try again if this returns true, as there is a thread less. */
+void slm_worker_thread_comes(bool with_worker, slm_thread_creator create);
+bool slm_worker_thread_failed(void);
+
+/* A thread that was not created so, and is not the first, allocates for the first time: the same, in a process where
+ * no creation has been seen. */
+void slm_worker_thread_found(void);
+
+/* After a thread's exit, also of one without a block; `was_seen`: it is the first, or was seen by one of these. A
+ * worker that is alone with one thread ends. It is gone when the call returns, unless it runs the program's functions
+ * or destructors, has done so before, or waits for a reader. No lock is held. */
+void slm_worker_thread_gone(bool was_seen);
 
 /* In the child of a fork: there is no worker. */
 void slm_worker_fork_child(void);

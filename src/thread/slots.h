@@ -116,6 +116,7 @@ struct slm_tls {
     _Atomic uint8_t busy;    /* in a slow path: handlers must leave the block alone */
     _Atomic uint8_t popping; /* in the middle of a pop of a limited cache: see slm_pop_marked */
     bool armed;              /* the key that ends it is set: see process/lifecycle.h */
+    bool came;               /* by the library's pthread_create: see process/worker.c */
     bool stays;              /* for one round of its destructors more */
     bool helper;             /* the library's own: not counted among the threads */
     uint8_t direct_passes;   /* without a block: see process/lifecycle.c */

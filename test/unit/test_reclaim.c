@@ -91,6 +91,56 @@ static void a_worker_comes_and_goes(void **state)
     wait_until(alone);
 }
 
+/* Calls that demand a single thread work at once. */
+static void the_worker_is_gone_with_the_last_thread(void **state)
+{
+    (void)state;
+    for (unsigned turn = 0; turn < 20; turn++) {
+        start_second();
+        wait_until(worker_there);
+        end_second();
+        assert_true(worker_gone());
+        sleep_ms(30); /* for the next to be started, too */
+    }
+}
+
+/* libc sees each start of a worker. */
+static _Atomic unsigned workers;
+
+int pthread_attr_setstacksize(pthread_attr_t *attributes, size_t size)
+{
+    (void)attributes; /* nothing is set: the default is more */
+    add_relaxed(&workers, size == 512 * KIB);
+    return 0;
+}
+
+static void *live_shortly(void *nothing)
+{
+    free(malloc(100));
+    return nothing;
+}
+
+/* However many come at one time, few have a worker; later there is one again. */
+static void short_lives_have_no_worker_each(void **state)
+{
+    (void)state;
+    struct timespec now;
+    sleep_ms(30);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    store_relaxed(&still_ns, (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec);
+    const unsigned before = load_relaxed(&workers);
+    for (unsigned life = 0; life < 500; life++)
+        assert_true(pthread_create(&second, NULL, live_shortly, NULL) == 0 && pthread_join(second, NULL) == 0);
+    const unsigned started = load_relaxed(&workers) - before;
+    store_relaxed(&still_ns, 0);
+    assert_true(started > 0 && started < 100);
+    assert_true(worker_gone());
+    sleep_ms(30);
+    start_second();
+    wait_until(worker_there);
+    end_second();
+}
+
 static void the_worker_has_all_signals_blocked(void **state)
 {
     (void)state;
@@ -309,6 +359,8 @@ int main(void)
         cmocka_unit_test(the_only_thread_s_passes_purge),
         cmocka_unit_test(nothing_goes_before_its_time),
         cmocka_unit_test(a_worker_comes_and_goes),
+        cmocka_unit_test(the_worker_is_gone_with_the_last_thread),
+        cmocka_unit_test(short_lives_have_no_worker_each),
         cmocka_unit_test(the_worker_has_all_signals_blocked),
         cmocka_unit_test(the_worker_purges_an_idle_process),
         cmocka_unit_test(the_worker_purges_after_it_has_slept),

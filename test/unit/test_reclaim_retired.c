@@ -148,6 +148,90 @@ static void the_worker_stays_until_the_last_is_free(void **state)
     assert_child_silent(leave_it_with_one_thread);
 }
 
+/* The program's code in the worker waits for a thread that is no more: nobody waits for the worker's end then. */
+static _Atomic bool joined;
+static pthread_key_t late_key;
+
+static void wait_until_joined(void *nothing)
+{
+    (void)nothing;
+    while (!load_acquire(&joined))
+        sleep_ms(1);
+}
+
+static void call_and_wait(struct slm_epoch_head *head)
+{
+    (void)head;
+    add_relaxed(&called, 1);
+    wait_until_joined(NULL);
+}
+
+static void call_and_leave_value(struct slm_epoch_head *head)
+{
+    (void)head;
+    require(pthread_setspecific(late_key, &late_key) == 0); /* whose destructor waits */
+    add_relaxed(&called, 1);
+}
+
+static void *have_it_called(void *function)
+{
+    static struct slm_epoch_head head;
+    const unsigned before = load_relaxed(&called);
+    wait_until(worker_there);
+    slm_deferred_call(&head, (void (*)(struct slm_epoch_head *))(uintptr_t)function);
+    while (load_relaxed(&called) == before)
+        sleep_ms(1);
+    return NULL;
+}
+
+static void join_before_it_ends(void (*function)(struct slm_epoch_head *head))
+{
+    store_relaxed(&joined, false);
+    require(pthread_create(&second, NULL, have_it_called, (void *)(uintptr_t)function) == 0);
+    require(pthread_join(second, NULL) == 0); /* hangs if not */
+    store_release(&joined, true);
+    wait_until(worker_gone);
+}
+
+static void nobody_waits_for_the_program_s_functions(void **state)
+{
+    (void)state;
+    void *volatile kept = malloc(1); /* this thread counts */
+    assert_int_equal(pthread_key_create(&late_key, wait_until_joined), 0);
+    join_before_it_ends(call_and_wait);
+    join_before_it_ends(call_and_leave_value);
+    free(kept);
+}
+
+/* Without a reader inside, the last thread's end is not the time for delays: all is freed, and the worker gone. */
+static void *retire_some(void *nothing)
+{
+    enter();
+    leave();
+    for (unsigned i = 0; i < 10; i++)
+        slm_defer(malloc(200), NULL);
+    return nothing;
+}
+
+static void leave_it_little(void)
+{
+    slm_options.deferred_max_delay_ms = FAR_OFF_MS / CLOCK_SPEED;
+    void *volatile mine = malloc(200);
+    start_reader();
+    slm_defer(mine, NULL);
+    pthread_t third;
+    require(pthread_create(&third, NULL, retire_some, NULL) == 0 && pthread_join(third, NULL) == 0);
+    require(worker_there());
+    end_second();
+    require(worker_gone() && nothing_retired());
+}
+
+static void the_worker_frees_all_before_it_goes(void **state)
+{
+    (void)state;
+    assert_child_silent(leave_it_little);
+}
+
 static void defer_without_a_worker(void)
 {
     slm_options.worker = 0;
@@ -177,6 +261,8 @@ int main(void)
         cmocka_unit_test(the_worker_frees_what_is_retired),
         cmocka_unit_test(the_worker_sleeps_when_nothing_waits),
         cmocka_unit_test(the_worker_stays_until_the_last_is_free),
+        cmocka_unit_test(the_worker_frees_all_before_it_goes),
+        cmocka_unit_test(nobody_waits_for_the_program_s_functions),
     };
     return cmocka_run_group_tests(tests, begin, NULL);
 }

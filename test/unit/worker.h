@@ -8,15 +8,33 @@
 #include <dirent.h>
 #include <fcntl.h>
 
-enum { CLOCK_SPEED = 20, POLL_MS = 5, FAR_OFF_MS = CLOCK_SPEED * 3600000 };
+enum { PF_EXITING = 4, CLOCK_SPEED = 20, POLL_MS = 5, FAR_OFF_MS = CLOCK_SPEED * 3600000 };
+
+/* Where the clock stands still, if not 0. */
+static _Atomic uint64_t still_ns;
 
 /* The library's calls come here, too. What sleeps sleeps as long as ever. */
 int clock_gettime(clockid_t clock, struct timespec *time)
 {
     const long failed = syscall(SYS_clock_gettime, clock, time);
-    const uint64_t ns = ((uint64_t)time->tv_sec * 1000000000 + (uint64_t)time->tv_nsec) * CLOCK_SPEED;
+    const uint64_t still = load_relaxed(&still_ns);
+    const uint64_t ns = still ? still : ((uint64_t)time->tv_sec * 1000000000 + (uint64_t)time->tv_nsec) * CLOCK_SPEED;
     *time = (struct timespec){(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
     return (int)failed;
+}
+
+/* A thread that has been joined may still be at its very end in the kernel. */
+static inline bool is_at_its_end(const char *task)
+{
+    char stat[1024] = "";
+    unsigned flags = 0;
+    FILE *file = fopen(text("/proc/self/task/%s/stat", task), "r");
+    if (!file || !fgets(stat, sizeof stat, file) ||
+        sscanf(strrchr(stat, ')'), ") %*c %*d %*d %*d %*d %*d %u", &flags) != 1)
+        flags = PF_EXITING;
+    if (file)
+        fclose(file);
+    return (flags & PF_EXITING) != 0;
 }
 
 /* The number of this process's threads, and the worker's among them, 0 if there is none. */
@@ -33,7 +51,7 @@ static inline unsigned count_tasks(long *worker)
         FILE *file = fopen(text("/proc/self/task/%s/comm", entry->d_name), "r");
         if (!file)
             continue;
-        if (fgets(name, sizeof name, file) && strcmp(name, "slabmalloc\n") == 0)
+        if (fgets(name, sizeof name, file) && strcmp(name, "slabmalloc\n") == 0 && !is_at_its_end(entry->d_name))
             *worker = atol(entry->d_name);
         fclose(file);
         tasks++;

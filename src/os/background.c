@@ -1,0 +1,73 @@
+/* Scheduling of the library's own thread; see background.h.
+ *
+ * Its nice value is ten more than the process's: beside one busy thread it gets a tenth of the CPU. At 19 it would
+ * get a seventieth, and threads of the program would wait so much longer for a lock whose holder has lost its CPU. */
+#include "os/background.h"
+
+#include <sched.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <linux/mempolicy.h>
+
+#include "base/atomic.h"
+#include "base/call.h"
+#include "os/topology.h"
+
+enum { nice_more = 10, nice_most = 19, deadline = 6 /* SCHED_DEADLINE, which sched.h may not have */ };
+
+/* sched_setattr(2); libc's headers may not have it. */
+struct attributes {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+};
+
+static slm_once struct attributes background = {.size = sizeof background, .nice = nice_more};
+static slm_once long cpus_bytes;
+static slm_once uint64_t cpus[SLM_CPUS_MAX / 64];
+
+static _Atomic bool forbidden;
+
+slm_seldom void slm_background_forbid(void)
+{
+    store_relaxed(&forbidden, true);
+}
+
+slm_cold void slm_background_start(void)
+{
+    struct attributes now;
+    cpus_bytes = slm_call(SYS_sched_getaffinity, 0, sizeof cpus, cpus);
+    if (slm_call(SYS_sched_getattr, 0, &now, sizeof now, 0) != 0)
+        return;
+    if (now.policy != SCHED_FIFO && now.policy != SCHED_RR && now.policy != deadline)
+        background.policy = now.policy;
+    background.nice = now.nice < nice_most - nice_more ? now.nice + nice_more : nice_most;
+}
+
+/* The CPUs are set only if they differ: what was set is not widened again with the process's cpuset. A set of which
+ * no CPU is allowed any more is refused. */
+static slm_cold void use_all_cpus(void)
+{
+    uint64_t inherited[SLM_CPUS_MAX / 64];
+    const long bytes = slm_call(SYS_sched_getaffinity, 0, sizeof inherited, inherited);
+    if (bytes > 0 && bytes == cpus_bytes && memcmp(inherited, cpus, (size_t)bytes) != 0)
+        slm_call(SYS_sched_setaffinity, 0, bytes, cpus);
+}
+
+slm_cold void slm_background_enter(void)
+{
+    struct attributes wanted = background;
+    const struct sched_param none = {0};
+    if (load_relaxed(&forbidden))
+        return;
+    slm_call(SYS_prctl, PR_SET_NAME, "slabmalloc", 0, 0, 0);
+    if (slm_call(SYS_prctl, PR_GET_SECCOMP, 0, 0, 0, 0) != 0)
+        return;
+    if (slm_call(SYS_sched_setattr, 0, &wanted, 0) != 0) /* its creator's nice value may be greater */
+        slm_call(SYS_sched_setscheduler, 0, wanted.policy, &none);
+    use_all_cpus();
+    if (slm_topology_binds())
+        slm_call(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0);
+}

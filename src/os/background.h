@@ -1,0 +1,16 @@
+/* How the library's own thread is scheduled. A new thread inherits policy, priority and CPUs from its creator, which
+ * may be a real-time thread of the program, kept on a CPU. The library's runs as the process did at its start, behind
+ * the program's threads. */
+#pragma once
+
+#include "base/compiler.h"
+
+/* Once, at the process's start: remember policy, nice value and CPUs. */
+void slm_background_start(void);
+
+/* A sandbox is near: slm_background_enter makes no system call any more. */
+void slm_background_forbid(void);
+
+/* The calling thread gets its name, and enters the background. What the kernel refuses stays as inherited; under a
+ * seccomp filter all of it does, because a call that the filter does not know may end the process. */
+void slm_background_enter(void);
