@@ -91,7 +91,7 @@ slm_inline bool are_one(uintptr_t found, uintptr_t ours)
 }
 
 #define PAIR_OF(name) (uintptr_t)(name), (uintptr_t)(our##name)
-#define IS_OURS(name) are_one(PAIR_OF(name))
+#define IS_OURS(name) are_one((uintptr_t)(name), (uintptr_t)(our##name))
 
 enum form { NEW_ONE, NEW_ARRAY, NEW_ONE_ALIGNED, NEW_ARRAY_ALIGNED };
 
