@@ -172,5 +172,5 @@ uint32_t slm_sys_thread_id(void)
 
 bool slm_sys_is_main_thread(void)
 {
-    return slm_sys_thread_id() == (uint32_t)syscall(SYS_getpid); /* which does not fail */
+    return slm_sys_thread_id() == (uint32_t)slm_call(SYS_getpid);
 }

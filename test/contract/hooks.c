@@ -29,10 +29,19 @@ unsigned long hooks_called(void)
     return __atomic_load_n(&called, __ATOMIC_RELAXED);
 }
 
-/* Objects of all sizes are replaced by others, which other threads may have allocated. */
-static void hook(void)
+/* HOOKED in the environment, read where the loader keeps it, names the only call that is hooked. */
+static bool is_hooked(const char *name)
 {
-    if (inside)
+    for (char **at = environ; at != NULL && *at != NULL; at++)
+        if (strncmp(*at, "HOOKED=", strlen("HOOKED=")) == 0)
+            return strcmp(*at + strlen("HOOKED="), name) == 0;
+    return true;
+}
+
+/* Objects of all sizes are replaced by others, which other threads may have allocated. */
+static void hook(const char *name)
+{
+    if (inside || !is_hooked(name))
         return;
     inside = true;
     const unsigned long turn = __atomic_fetch_add(&called, 1, __ATOMIC_RELAXED);
@@ -61,7 +70,7 @@ long syscall(long number, ...)
     for (unsigned i = 0; i < ARGUMENTS; i++)
         value[i] = va_arg(values, long);
     va_end(values);
-    hook();
+    hook("syscall");
     if (next == NULL)
         *(void **)&next = real("syscall");
     return next(number, value[0], value[1], value[2], value[3], value[4], value[5]);
@@ -69,7 +78,7 @@ long syscall(long number, ...)
 
 void *mmap(void *address, size_t length, int access, int flags, int file, off_t offset)
 {
-    hook();
+    hook("mmap");
     return (void *)syscall(SYS_mmap, address, length, (long)access, (long)flags, (long)file, offset);
 }
 
@@ -84,31 +93,31 @@ void *mremap(void *address, size_t before, size_t after, int flags, ...)
     va_start(values, flags);
     void *to = va_arg(values, void *);
     va_end(values);
-    hook();
+    hook("mremap");
     return (void *)syscall(SYS_mremap, address, before, after, (long)flags, to);
 }
 
 int munmap(void *address, size_t length)
 {
-    hook();
+    hook("munmap");
     return (int)syscall(SYS_munmap, address, length);
 }
 
 int madvise(void *address, size_t length, int advice)
 {
-    hook();
+    hook("madvise");
     return (int)syscall(SYS_madvise, address, length, (long)advice);
 }
 
 int mprotect(void *address, size_t length, int access)
 {
-    hook();
+    hook("mprotect");
     return (int)syscall(SYS_mprotect, address, length, (long)access);
 }
 
 int clock_gettime(clockid_t clock, struct timespec *now)
 {
-    hook();
+    hook("clock_gettime");
     return (int)syscall(SYS_clock_gettime, (long)clock, now);
 }
 
@@ -116,7 +125,7 @@ int clock_gettime(clockid_t clock, struct timespec *now)
 unsigned long getauxval(unsigned long type)
 {
     static unsigned long (*next)(unsigned long);
-    hook();
+    hook("getauxval");
     if (next == NULL)
         *(void **)&next = real("getauxval");
     return next(type);
@@ -126,7 +135,7 @@ unsigned long getauxval(unsigned long type)
 int pthread_key_create(pthread_key_t *key, void (*destructor)(void *))
 {
     static int (*next)(pthread_key_t *, void (*)(void *));
-    hook();
+    hook("pthread_key_create");
     if (next == NULL)
         *(void **)&next = real("pthread_key_create");
     return next(key, destructor);
@@ -135,7 +144,7 @@ int pthread_key_create(pthread_key_t *key, void (*destructor)(void *))
 int pthread_setspecific(pthread_key_t key, const void *value)
 {
     static int (*next)(pthread_key_t, const void *);
-    hook();
+    hook("pthread_setspecific");
     if (next == NULL)
         *(void **)&next = real("pthread_setspecific");
     return next(key, value);
@@ -144,7 +153,7 @@ int pthread_setspecific(pthread_key_t key, const void *value)
 int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument)
 {
     static int (*next)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
-    hook();
+    hook("pthread_create");
     if (next == NULL)
         *(void **)&next = real("pthread_create");
     return next(thread, attributes, start, argument);

@@ -32,7 +32,7 @@ static void role_work(const char *argument)
 {
     (void)argument;
     watchdog("malloc hangs beside hooks that allocate");
-    for (unsigned round = 0; round < 5; round++) {
+    for (unsigned round = 0; round < 3; round++) {
         pthread_t threads[4];
         for (uintptr_t i = 0; i < COUNT(threads); i++)
             require(pthread_create(&threads[i], NULL, work, (void *)(i + 1)) == 0);
@@ -52,32 +52,58 @@ static void role_work(const char *argument)
     require(page != MAP_FAILED && munmap(page, 1) == 0 && hooks_called() >= before + 2);
 }
 
-static void run_beside_hooks(const char *options)
+static void role_start(const char *argument)
+{
+    pthread_t thread;
+    watchdog(argument);
+    require(pthread_create(&thread, NULL, work, (void *)1) == 0 && pthread_join(thread, NULL) == 0);
+    malloc_trim(0);
+    free(calloc(1, 1000));
+}
+
+static void run_beside_hooks(const char *role, const char *argument, const char *setting)
 {
     char preload[PATH_MAX + 20];
     snprintf(preload, sizeof preload, "LD_PRELOAD=%s", sibling("libhooks.so", path_buffer, sizeof path_buffer));
-    assert_role_succeeds("work", &(struct launch){.environment = {preload, options}});
+    assert_role_succeeds(role, &(struct launch){.argument = argument, .environment = {preload, setting}});
+}
+
+/* The process's first allocation comes in another call each time. */
+static void test_one_hook_that_allocates(void **state)
+{
+    static const char *const names[] = {
+        "syscall",           "mmap",          "mremap",    "munmap",         "madvise",
+        "mprotect",          "clock_gettime", "getauxval", "pthread_create", "pthread_setspecific",
+        "pthread_key_create"};
+    (void)state;
+    for (size_t i = 0; i < COUNT(names); i++) {
+        char setting[40];
+        snprintf(setting, sizeof setting, "HOOKED=%s", names[i]);
+        run_beside_hooks("start", names[i], setting);
+    }
 }
 
 static void test_hooks_that_allocate(void **state)
 {
     (void)state;
-    run_beside_hooks(NULL);
+    run_beside_hooks("work", NULL, NULL);
 }
 
 /* Pages go back, and retired objects are looked after, all the time. */
 static void test_hooks_that_allocate_while_all_is_given_back(void **state)
 {
     (void)state;
-    run_beside_hooks("SLABMALLOC_OPTIONS=purge_delay_ms=0,dirty_bytes=0,depot_bytes=0,stats_file=/dev/null");
+    run_beside_hooks("work", NULL,
+                     "SLABMALLOC_OPTIONS=purge_delay_ms=0,dirty_bytes=0,depot_bytes=0,stats_file=/dev/null");
 }
 
 int main(int argc, char **argv)
 {
-    static const struct role roles[] = {{"work", role_work}};
+    static const struct role roles[] = {{"work", role_work}, {"start", role_start}};
     if (argc > 1)
         return play_role(roles, COUNT(roles), argc, argv);
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_one_hook_that_allocates),
         cmocka_unit_test(test_hooks_that_allocate),
         cmocka_unit_test(test_hooks_that_allocate_while_all_is_given_back),
     };
