@@ -90,8 +90,9 @@ void slm_line_add(struct slm_line *line, const char *format, ...)
 
 static slm_cold struct file look_at(int descriptor)
 {
+    slm_always_read static const char itself[] = "";
     struct statx all = {0}; /* as it stays where the descriptor is closed */
-    slm_call(SYS_statx, descriptor, "", AT_EMPTY_PATH, STATX_TYPE | STATX_INO | STATX_BTIME, &all);
+    slm_call(SYS_statx, descriptor, itself, AT_EMPTY_PATH, STATX_TYPE | STATX_INO | STATX_BTIME, &all);
     return (struct file){.inode = all.stx_ino,
                          .born_s = all.stx_btime.tv_sec,
                          .born_ns = all.stx_btime.tv_nsec,
