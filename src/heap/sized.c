@@ -38,11 +38,10 @@ static bool is_aligned(const void *pointer, size_t alignment)
     return ((uintptr_t)pointer & (alignment - 1)) == 0 || !slm_is_power_of_two(alignment);
 }
 
-slm_cold bool slm_sized_exactly(const void *pointer, size_t n, size_t alignment, const char *call)
+/* What slm_sized_exactly leaves. */
+static __attribute__((noinline)) slm_seldom bool is_exact(const void *pointer, size_t n, size_t alignment,
+                                                          size_t slot_word, const char *call)
 {
-    const size_t slot_word = slot_word_for(n, alignment);
-    if (likely(slot_word != 0) && likely(slm_map_word_at(pointer) == slot_word))
-        return true;
     const struct object object = object_at(pointer, call);
     if (object.usable == 0 || slm_options.check_sizes == 0)
         return true;
@@ -53,7 +52,15 @@ slm_cold bool slm_sized_exactly(const void *pointer, size_t n, size_t alignment,
     return slm_cache_is_class(object.cache) ? object.cache->shape.slot_word == slot_word : n <= object.usable;
 }
 
-slm_cold bool slm_sized_within(const void *pointer, size_t n, size_t alignment, const char *call)
+/* Every full magazine leads to here. */
+slm_cold bool slm_sized_exactly(const void *pointer, size_t n, size_t alignment, const char *call)
+{
+    const size_t slot_word = slot_word_for(n, alignment);
+    return (likely(slot_word != 0) && likely(slm_map_word_at(pointer) == slot_word)) ||
+           is_exact(pointer, n, alignment, slot_word, call);
+}
+
+slm_seldom bool slm_sized_within(const void *pointer, size_t n, size_t alignment, const char *call)
 {
     const size_t slot_word = slm_map_word_at(pointer);
     if (likely(slot_word != 0) && likely(n <= slm_page_map_size(slot_word)) && likely(is_aligned(pointer, alignment)))
@@ -63,7 +70,7 @@ slm_cold bool slm_sized_within(const void *pointer, size_t n, size_t alignment, 
            (n <= object.usable && is_aligned(pointer, alignment));
 }
 
-_Noreturn slm_slow void slm_sized_refuse(const void *pointer, size_t n, size_t alignment, const char *call)
+_Noreturn slm_seldom void slm_sized_refuse(const void *pointer, size_t n, size_t alignment, const char *call)
 {
     const struct object object = object_at(pointer, call);
     struct slm_line line = {0};
