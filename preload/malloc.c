@@ -125,8 +125,8 @@ slm_public int malloc_info(int options, FILE *out)
 
 /* -- other names of the same ------------------------------------------------------------------------------------- */
 
-/* Programs with a malloc of their own may build it on these, and leave the rest of the family to us. They are those
- * that glibc exports; __libc_pvalloc is in preload/through.c. */
+/* Programs with a malloc of their own may build it on these, and leave the rest of the family to us. They are what
+ * glibc exports of calls that give or take objects; __libc_pvalloc is in preload/through.c. */
 slm_hidden __typeof__(malloc) slm_own_malloc slm_alias_of(malloc); /* for preload/threads.c */
 slm_public __typeof__(malloc) __libc_malloc slm_alias_of(malloc);
 slm_public __typeof__(calloc) __libc_calloc slm_alias_of(calloc);
