@@ -2,7 +2,6 @@
 #include "unit.h"
 #include "heap_check.h"
 
-#include <dlfcn.h>
 #include <limits.h>
 #include <sys/time.h>
 
@@ -388,7 +387,7 @@ static void come_from_elsewhere_in_the_last_round(void *value)
 static void a_thread_from_elsewhere_ends_as_well(void **state)
 {
     (void)state;
-    __typeof__(pthread_create) *create = (__typeof__(create))(uintptr_t)dlsym(RTLD_NEXT, "pthread_create");
+    thread_creator *const create = creator_in_libc();
     assert_int_equal(pthread_key_create(&late_key, come_from_elsewhere_in_the_last_round), 0);
     for (uintptr_t passes = 1; passes < 40; passes++)
         for (unsigned last = 0; last < 2; last++) {
@@ -411,7 +410,7 @@ static void *live_without_block(void *nothing)
 /* The program has all keys but the library's. */
 static void take_all_keys(void)
 {
-    __typeof__(pthread_create) *create = (__typeof__(create))(uintptr_t)dlsym(RTLD_NEXT, "pthread_create");
+    thread_creator *const create = creator_in_libc();
     unsigned count = 0;
     pthread_key_t key;
     pthread_t thread;
