@@ -28,7 +28,7 @@
 #include "thread/gather.h"
 #include "thread/thread_list.h"
 
-enum { direct_passes_most = 64, late_passes = 16 };
+enum { direct_passes_most = 64 };
 
 enum process_state { PROCESS_NEW, PROCESS_STARTED, PROCESS_FAILED };
 
@@ -132,21 +132,19 @@ static slm_seldom bool make_last_key(void)
 
 enum last_key { LAST_KEY_NONE, LAST_KEY_COMING, LAST_KEY_MADE, LAST_KEY_TAKEN };
 
-/* A thread that did not begin armed may be anywhere in its life. The last key costs it 512 bytes of libc's, which are
- * spared where it only makes a few calls. The other key ends a section that it may leave open, in a later round. */
+/* A thread that did not begin armed may be anywhere in its life. The last key costs it 512 bytes of libc's. Without
+ * it there is no block; the other key ends a section that the thread leaves open, if another round comes. */
 static __attribute__((noinline)) slm_seldom bool arm_late(struct slm_tls *tls)
 {
     static _Atomic uint32_t last_key;
     uint32_t none = LAST_KEY_NONE;
-    if (tls->direct_passes < late_passes) {
-        if (exit_key_made)
-            pthread_setspecific(exit_key, tls);
-        return false;
-    }
     if (atomic_compare_exchange_strong(&last_key, &none, LAST_KEY_COMING))
         store_release(&last_key, make_last_key() ? LAST_KEY_MADE : LAST_KEY_TAKEN);
-    return tls->armed = load_acquire(&last_key) == LAST_KEY_MADE && /* pairs with the release above */
-                        pthread_setspecific(PTHREAD_KEYS_MAX - 1, tls) == 0;
+    if (load_acquire(&last_key) == LAST_KEY_MADE) /* pairs with the release above */
+        tls->armed = pthread_setspecific(PTHREAD_KEYS_MAX - 1, tls) == 0;
+    if (!tls->armed && exit_key_made)
+        pthread_setspecific(exit_key, tls);
+    return tls->armed;
 }
 
 static struct slm_thread *birth(struct slm_tls *tls)

@@ -13,8 +13,8 @@
  *
  * Not all threads begin like that. libc makes some itself (for timers, aio, getaddrinfo_a), some programs find
  * pthread_create in libc, and a program that is linked with the archive, or loads the library with a plug-in, has
- * libc's. The first passes of such a thread are direct ones. If it makes more, it is armed by the last of all keys,
- * which has no place behind it. The main thread needs no key, as its storage stays. */
+ * libc's. Such a thread is armed at its first use, by the last of all keys, which has no place behind it. The main
+ * thread needs no key, as its storage stays. */
 #pragma once
 
 #include "thread/ownership.h"

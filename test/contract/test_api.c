@@ -85,7 +85,7 @@ static void test_one_library_serves_the_whole_family(void **state)
         assert_string_equal(provider_of(family_beyond_glibc[i]), library);
 }
 
-/* But for dlopen and the birth of threads, which go on in libc. */
+/* But for dlopen, the birth of threads and prctl, which go on in libc. */
 static void test_nothing_beyond_the_family_is_replaced(void **state)
 {
     (void)state;

@@ -130,11 +130,16 @@ static inline void live_quietly(void *nothing)
     slm_thread_leave(thread);
 }
 
-static inline void start_helper(struct helper *helper)
+static inline void start_helper_by(struct helper *helper, thread_creator *create)
 {
     require(sem_init(&helper->told, 0, 0) == 0 && sem_init(&helper->done, 0, 0) == 0);
-    require(pthread_create(&helper->thread, NULL, obey, helper) == 0);
+    require(create(&helper->thread, NULL, obey, helper) == 0);
     await(helper);
+}
+
+static inline void start_helper(struct helper *helper)
+{
+    start_helper_by(helper, pthread_create);
 }
 
 static inline void start_live_helper(struct helper *helper)

@@ -2,7 +2,6 @@
  * the middle of something. Threads here stand still where a test wants them. */
 #include "unit.h"
 
-#include <dlfcn.h>
 #include <linux/futex.h>
 
 #include "os/sys.h"
@@ -366,9 +365,8 @@ static void fork_and_let_another_notice(void *nothing)
     if (child_of_helper == 0) {
         alarm(CHILD_SECONDS);
         const uint32_t generation = slm_fork_generation;
-        __typeof__(pthread_create) *create = (__typeof__(create))(uintptr_t)dlsym(RTLD_NEXT, "pthread_create");
         pthread_t thread;
-        require(create(&thread, NULL, use_malloc, NULL) == 0 && pthread_join(thread, NULL) == 0);
+        require(creator_in_libc()(&thread, NULL, use_malloc, NULL) == 0 && pthread_join(thread, NULL) == 0);
         require(slm_fork_generation != generation && slm_tls.hot == slm_taken);
         hoard(NULL);
         require(is_at_rest(&helper));

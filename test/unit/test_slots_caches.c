@@ -413,7 +413,7 @@ static void other_thread_of_child_makes_caches(bool any_before)
         return;
     }
     const uint32_t generation = slm_tls.self->generation;
-    start_helper(&helper);
+    start_helper_by(&helper, creator_in_libc());
     require(slm_tls.self->generation == generation);
     tell(&helper, make_and_alloc, &end);
     require(slm_tls.self->generation == generation);

@@ -7,6 +7,7 @@
  * hold and ends the process; cmocka's assertions belong to the test's main thread. */
 #pragma once
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -54,6 +55,17 @@ static inline int start_library(void **state)
     char *volatile object = malloc(1);
     free(object);
     return object ? 0 : -1;
+}
+
+/* libc's pthread_create, behind the library's: the calling thread goes through no slow path. */
+typedef __typeof__(pthread_create) thread_creator;
+
+static inline thread_creator *creator_in_libc(void)
+{
+    thread_creator *create = (thread_creator *)(uintptr_t)dlsym(RTLD_NEXT, "pthread_create");
+    if (!create)
+        fail_msg("libc has no pthread_create");
+    return create;
 }
 
 /* How a child ended: its exit status or the signal that ended it (the other is -1), and its standard error. */
