@@ -5,9 +5,9 @@
  * it offers beyond libc's names. It can be included from C and C++. A call that does not fail keeps errno, unless it
  * prints or calls a visitor. free and all calls that take an object end the process with one line on standard error
  * if they see a second free, or a pointer that is not the start of an object (docs/reliability.md has the cases). So
- * do calls that take a cache or a per-CPU object and get NULL, where nothing else is said of it; those that consist of
- * a few instructions read it without a look, and end in a SIGSEGV: slab_cache_alloc, slab_cache_free, and what is
- * compiled into programs. No call is a cancellation point. */
+ * do calls that take a cache or a per-CPU object and get NULL, where nothing else is said of it. Those that consist
+ * of a few instructions do not look, and end in a SIGSEGV: slab_cache_alloc, slab_cache_free, and what is compiled
+ * into programs. No call is a cancellation point. */
 #ifndef SLABMALLOC_H
 #define SLABMALLOC_H
 
@@ -102,9 +102,11 @@ typedef struct slab_cache_attr {
      * the constructor left it (Bonwick 1994). Both run in any thread that makes a call about this cache or frees an
      * object of it; the destructor also in the library's worker, whose stack is 512 KiB; the constructor also at the
      * end of some malloc or free of a thread whose signal handler has asked for objects without a lock. No lock of
-     * the library is held, and they may call anything, malloc and other caches included. They must return: no
-     * longjmp, no exception, no cancellation. A constructor that allocates from its own cache gets an object that is
-     * already free, but no new slab: then the call returns NULL with EDEADLK, and warns once on standard error. */
+     * the library is held, and they may call anything, malloc and other caches included. They must return. If an
+     * exception leaves one, or pthread_exit, the process ends with a line on standard error. A cancellation of the
+     * thread waits until they have returned. After a longjmp out of a constructor the thread gets no new slab of the
+     * cache any more. A constructor that allocates from its own cache gets an object that is already free, but no new
+     * slab: then the call returns NULL with EDEADLK, and warns once on standard error. */
     void (*ctor)(void *object, void *context);
     void (*dtor)(void *object, void *context);
     void *context; /* passed to both */
@@ -303,14 +305,15 @@ typedef struct slab_epoch_head {
 
 /* Call `function` with `head` after a grace period, once: in some thread's slab_epoch_poll or slab_epoch_barrier, or
  * in the library's worker (whose stack is 512 KiB); never inside this or any other call, nor under a lock of the
- * library. It may do anything, slab_epoch_call with the same head included, except slab_epoch_barrier, longjmp,
- * exceptions and cancellation. Functions run one after the other; those that one thread passed run in that order. In
- * a process without a worker (one thread, or worker=0, or one after many that have come and gone within milliseconds)
- * they wait for a poll or barrier. In the child of a fork those that no other thread had started are called, too.
- * Keep them short: while one runs in the worker, objects that have aged in other threads' magazines wait. When the
- * process exits, those that have not been called are dropped; the worker may still call some while exit handlers run.
- * NULL for either argument ends the process. Needs no memory, and waits for no thread. Any thread, inside a section
- * too, not in signal handlers. The kernel's call_rcu. */
+ * library. It may do anything, slab_epoch_call with the same head included, except slab_epoch_barrier and longjmp. If
+ * an exception leaves it, or pthread_exit, the process ends with a line on standard error; cancellation waits until it
+ * has returned. Functions run one after the other; those that one thread passed run in that order. In a process
+ * without a worker (one thread, or worker=0, or one after many that have come and gone within milliseconds) they wait
+ * for a poll or barrier. In the child of a fork those that no other thread had started are called, too. Keep them
+ * short: while one runs in the worker, objects that have aged in other threads' magazines wait. When the process exits,
+ * those that have not been called are dropped; the worker may still call some while exit handlers run. NULL for
+ * either argument ends the process. Needs no memory, and waits for no thread. Any thread, inside a section too, not in
+ * signal handlers. The kernel's call_rcu. */
 void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epoch_head *head));
 
 /* Retire an object: free it after a grace period. Takes any pointer that free takes, of malloc's or a named cache's;

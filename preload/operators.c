@@ -38,10 +38,12 @@
 #define REPLACEABLE slm_public __attribute__((weak, noinline, APART))
 #define FROM_CXX_LIBRARY
 #define ASM_FROM_CXX_LIBRARY ""
+enum { in_archive = 1 };
 #else
 #define REPLACEABLE slm_public __attribute__((noinline, APART))
 #define FROM_CXX_LIBRARY __attribute__((weak))
 #define ASM_FROM_CXX_LIBRARY ".weak __gxx_personality_v0, __cxa_begin_catch, __cxa_end_catch\n"
+enum { in_archive = 0 };
 #endif
 
 typedef void (*new_handler)(void);
@@ -89,7 +91,7 @@ slm_inline bool are_one(uintptr_t found, uintptr_t ours)
 }
 
 #define PAIR_OF(name) (uintptr_t)(name), (uintptr_t)(our##name)
-#define IS_OURS(name) are_one(PAIR_OF(name))
+#define IS_OURS(name) are_one((uintptr_t)(name), (uintptr_t)(our##name))
 
 enum form { NEW_ONE, NEW_ARRAY, NEW_ONE_ALIGNED, NEW_ARRAY_ALIGNED };
 
@@ -119,7 +121,7 @@ static slm_seldom bool any_new_is_replaced(void)
 static slm_seldom void *find(const void *place, const char *name, const void *ours)
 {
     Dl_info object;
-    if (!dlopen) /* nor is there any of the others */
+    if (in_archive || !dlopen) /* nor is there any of the others */
         return NULL;
     const bool known = dladdr1(place, &object, NULL, 0) != 0;
     const char *const files[] = {known ? object.dli_fname : "", "libstdc++.so.6", "libc++.so.1"};
@@ -266,9 +268,9 @@ static slm_seldom __attribute__((noinline)) void *new_nothrow_slow(size_t n, siz
 
 /* -- sizes ------------------------------------------------------------------------------------------------------- */
 
-/* Does the object that has called take that form of operator new from others, or is it ours, such as a program with
- * the archive? Else it may have one of its own that only it calls: a plug-in that exports little, or binds its names to
- * itself. */
+/* Does the object that has called take that form of operator new from others, or is it ours? Else it may have one of
+ * its own that only it calls: a plug-in that exports little, or binds its names to itself. (In a program with the
+ * archive all is in one.) */
 static slm_seldom __attribute__((noinline)) bool takes_from_others(const void *caller, const char *name)
 {
     Dl_info object, ours;
@@ -276,8 +278,8 @@ static slm_seldom __attribute__((noinline)) bool takes_from_others(const void *c
     const ElfW(Sym) *symbols = NULL;
     const char *names = NULL;
     size_t bytes = 0;
-    if (!dlopen || !dladdr1(caller, &object, (void **)&map, RTLD_DL_LINKMAP) || !dladdr1(forms, &ours, NULL, 0) ||
-        object.dli_fbase == ours.dli_fbase)
+    if (in_archive || !dlopen || !dladdr1(caller, &object, (void **)&map, RTLD_DL_LINKMAP) ||
+        !dladdr1(forms, &ours, NULL, 0) || object.dli_fbase == ours.dli_fbase)
         return true;
     for (const ElfW(Dyn) *entry = map->l_ld; entry->d_tag != DT_NULL; entry++)
         if (entry->d_tag == DT_SYMTAB)
@@ -287,7 +289,7 @@ static slm_seldom __attribute__((noinline)) bool takes_from_others(const void *c
         else if (entry->d_tag == DT_STRSZ)
             bytes = entry->d_un.d_val;
     /* linkers write the names behind the symbols, and nobody their number */
-    for (const ElfW(Sym) *symbol = symbols; (const char *)(symbol + 1) <= names; symbol++)
+    for (const ElfW(Sym) *symbol = symbols; symbol && (const char *)(symbol + 1) <= names; symbol++)
         if (symbol->st_shndx == SHN_UNDEF && symbol->st_name < bytes && strcmp(names + symbol->st_name, name) == 0)
             return true;
     return false;

@@ -21,7 +21,7 @@ __attribute__((noinline)) void slm_hook_run(const struct slm_hook *hook)
 {
     int state;
     const struct slm_hook *outer = running;
-    __asm__ volatile(".cfi_personality 0x1b, %c0" : : "i"(refuse_to_leave)); /* its address is relative */
+    __asm__ volatile(".cfi_personality 0x1b, refuse_to_leave"); /* by its distance */
     running = hook;
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
     hook->work(hook);

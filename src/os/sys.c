@@ -116,7 +116,7 @@ void slm_sys_where(unsigned *cpu, unsigned *node)
 
 bool slm_sys_is_sysfs(const char *path)
 {
-    struct statfs where;
+    struct statfs where = {0};
     return slm_call(SYS_statfs, path, &where) == 0 && where.f_type == SYSFS_MAGIC;
 }
 

@@ -47,8 +47,8 @@ bool slm_sys_is_sysfs(const char *path);
 /* Read a small file into `text`, ended by a 0; false if it cannot be read. For the start alone: it opens files. */
 bool slm_sys_read_file(const char *path, char *text, size_t size);
 
-/* A duplicate of a descriptor, closed by exec, so high that programs do not miss its number; negative: none is to
- * spare. */
+/* A duplicate of a descriptor, closed by exec, so high that programs do not miss its number; negative: there is none
+ * to spare. */
 int slm_sys_duplicate(int descriptor);
 
 /* Open a file to write at its end: a descriptor, closed by exec, or -errno. It waits only if it may create

@@ -157,9 +157,9 @@ void *slm_vm_page_wiped_on_fork(void)
     return NULL;
 }
 
-/* Where the program has split the range (mprotect, mlock), Linux before 6.17 refuses; newer ones move mapping by
- * mapping, and stop at one that cannot be moved (sealed, or under userfaultfd). What has been moved by then goes back.
- * mremap itself says what is mapped: sandboxes allow it. */
+/* Where the program has split the range (mprotect, mlock), Linux before 6.17 refuses. A newer one moves mapping by
+ * mapping, and stops at one that cannot be moved (sealed, or under userfaultfd). What has been moved by then goes
+ * back. mremap itself says what is mapped: sandboxes allow it. */
 bool slm_vm_move(void *from, void *to, size_t size)
 {
     if (likely(move(from, size, size, to)))

@@ -81,9 +81,9 @@ static bool give_back_and_list(struct slm_free_spans *area, struct slm_span *spa
     return given;
 }
 
-/* Purge up to that many bytes, a span at a time, but leave `keep` dirty: other threads may be purging too. A span with
- * pages that the program has locked is the youngest from then on. Under mlockall there are no others: what a free
- * purges at once gives up at the first. */
+/* Purge up to that many bytes, a span at a time, but leave `keep` dirty: other threads may be purging too. A span
+ * with pages that the program has locked is the youngest from then on. Under mlockall there are no others: what a
+ * free purges at once gives up at the first. */
 static size_t purge_area(struct slm_free_spans *area, uint64_t bytes, uint64_t keep)
 {
     size_t given = 0;

@@ -1,5 +1,5 @@
-/* Constructors, destructors and functions of slab_epoch_call that are left: by an exception, or because the thread ends
- * there. */
+/* Constructors, destructors and functions of slab_epoch_call that are left: by an exception, or because the thread
+ * ends there. */
 #include <pthread.h>
 #include <slabmalloc.h>
 #include <unistd.h>

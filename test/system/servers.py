@@ -290,7 +290,7 @@ class MariaDB(Tested, servers.MariaDB):
 
 class Php(Tested):
     """Serves a page of PHP, whose extensions are plug-ins."""
-    least_processes = 3  # the master and two that serve
+    least_processes = 3  # the master and the first two that serve, who have served their share
     least_objects = 10_000
 
     def prepare(self):
@@ -357,7 +357,7 @@ class ApachePhp(Php):
         StartServers 2
         MinSpareServers 1
         MaxSpareServers 2
-        MaxConnectionsPerChild 20
+        MaxConnectionsPerChild 10
         DocumentRoot {folder}
         <FilesMatch "[.]php$">
             SetHandler application/x-httpd-php

@@ -182,6 +182,14 @@ def test_static(installed, compiled):
     check(compiled[-1], installed)
 
 
+def test_the_archive_leaves_dlopen_alone(installed):
+    """A static program has no other one to go on to."""
+    nm, = need("nm")
+    lines = run(nm, "--defined-only", installed.find("libslabmalloc.a")).splitlines()
+    names = {line.split()[-1] for line in lines if line}
+    assert {"malloc", "__libc_malloc", "slab_free"} <= names and "dlopen" not in names
+
+
 # -- where everything lies ------------------------------------------------------------------------------------------
 
 def test_the_library_lands_where_everybody_looks_and_where_readme_says(configured):
