@@ -306,14 +306,14 @@ typedef struct slab_epoch_head {
 /* Call `function` with `head` after a grace period, once: in some thread's slab_epoch_poll or slab_epoch_barrier, or
  * in the library's worker (whose stack is 512 KiB); never inside this or any other call, nor under a lock of the
  * library. It may do anything, slab_epoch_call with the same head included, except slab_epoch_barrier and longjmp. If
- * an exception leaves it, or pthread_exit, the process ends with a line on standard error; cancellation waits until it
- * has returned. Functions run one after the other; those that one thread passed run in that order. In a process
+ * an exception leaves it, or pthread_exit, the process ends with a line on standard error; cancellation waits until
+ * it has returned. Functions run one after the other; those that one thread passed run in that order. In a process
  * without a worker (one thread, or worker=0, or one after many that have come and gone within milliseconds) they wait
  * for a poll or barrier. In the child of a fork those that no other thread had started are called, too. Keep them
- * short: while one runs in the worker, objects that have aged in other threads' magazines wait. When the process exits,
- * those that have not been called are dropped; the worker may still call some while exit handlers run. NULL for
- * either argument ends the process. Needs no memory, and waits for no thread. Any thread, inside a section too, not in
- * signal handlers. The kernel's call_rcu. */
+ * short: while one runs in the worker, objects that have aged in other threads' magazines wait. When the process
+ * exits, those that have not been called are dropped; the worker may still call some while exit handlers run. NULL
+ * for either argument ends the process. Needs no memory, and waits for no thread. Any thread, inside a section too,
+ * not in signal handlers. The kernel's call_rcu. */
 void slab_epoch_call(slab_epoch_head *head, void (*function)(slab_epoch_head *head));
 
 /* Retire an object: free it after a grace period. Takes any pointer that free takes, of malloc's or a named cache's;
