@@ -398,6 +398,29 @@ static void test_its_birth_needs_nothing_that_a_sandbox_forbids(void **state)
     assert_role_succeeds("closed-within", NULL);
 }
 
+/* The library has a prctl of its own, which looks for sandboxes and passes on. */
+static void test_prctl_is_as_libc_s(void **state)
+{
+    (void)state;
+    char name[16] = "";
+    int before = 0, after = 0;
+    assert_int_equal(prctl(PR_SET_NAME, "contract"), 0);
+    assert_int_equal(prctl(PR_GET_NAME, name), 0);
+    assert_string_equal(name, "contract");
+    assert_int_equal(prctl(PR_GET_PDEATHSIG, &before), 0);
+    assert_int_equal(prctl(PR_SET_PDEATHSIG, SIGUSR1), 0);
+    assert_int_equal(prctl(PR_GET_PDEATHSIG, &after), 0);
+    assert_int_equal(after, SIGUSR1);
+    assert_int_equal(prctl(PR_SET_PDEATHSIG, before), 0);
+    assert_int_equal(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), 0);
+    errno = 0;
+    assert_int_equal(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 1), -1); /* the last argument arrives, too */
+    assert_int_equal(errno, EINVAL);
+    errno = 0;
+    assert_int_equal(prctl(-1, 0, 0, 0, 0), -1);
+    assert_int_equal(errno, EINVAL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct role roles[] = {
@@ -415,6 +438,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_it_takes_no_thread_s_place),
         cmocka_unit_test(test_it_inherits_no_scheduling),
         cmocka_unit_test(test_its_birth_needs_nothing_that_a_sandbox_forbids),
+        cmocka_unit_test(test_prctl_is_as_libc_s),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
