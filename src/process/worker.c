@@ -159,7 +159,7 @@ enum answer { NO_ANSWER, ENDS, STAYS };
 static struct waiter nobody;             /* yet */
 static _Atomic(struct waiter *) waiting; /* NULL: none may wait, and the worker is detached, or there is none */
 
-static void answer(struct waiter *waiter, enum answer how)
+static slm_cold void answer(struct waiter *waiter, enum answer how)
 {
     if (!waiter || waiter == &nobody)
         return;
@@ -170,7 +170,7 @@ static void answer(struct waiter *waiter, enum answer how)
 
 /* The program's code may wait for the very thread that waits for the worker, in the destructors of thread-specific
  * values too: from here on nobody waits. */
-static void detach(void)
+static slm_cold void detach(void)
 {
     if (load_relaxed(&waiting)) {
         pthread_detach(pthread_self());
@@ -179,7 +179,7 @@ static void detach(void)
 }
 
 /* Retired objects, functions and destructors. What these have freed in the worker is of more use to other threads. */
-static void do_deferred(bool all)
+static slm_cold void do_deferred(bool all)
 {
     struct slm_thread *self = slm_thread_hide();
     slm_worker_do_deferred(self, all);
@@ -213,7 +213,7 @@ static bool is_needed(void)
 /* Sleep until woken. The exchange and slm_worker_thread_gone's fence order "asleep, then look at the threads" against
  * "one thread less, then look whether it sleeps": one of both sees the other. So do the exchange and note_activity's
  * store, "asleep, then look for activity" against "active, then look whether it sleeps". */
-static void fall_asleep(void)
+static slm_cold void fall_asleep(void)
 {
     atomic_exchange(&worker, WORKER_ASLEEP);
     while (load_relaxed(&worker) == WORKER_ASLEEP && !atomic_load(&active) && !atomic_load(&deferred) &&
@@ -223,7 +223,7 @@ static void fall_asleep(void)
 }
 
 /* The call is taken before what it was for is looked at: pairs with call_worker. */
-static bool take_call(void)
+static slm_cold bool take_call(void)
 {
     uint32_t called = WORKER_CALLED;
     atomic_compare_exchange_strong(&worker, &called, WORKER_RUNNING);
@@ -232,7 +232,7 @@ static bool take_call(void)
 
 /* The thread that has left the worker alone is about to wait for its end, if it does not yet. Who waits is answered
  * here if it does not end. */
-static bool look_whether_needed(void)
+static slm_cold bool look_whether_needed(void)
 {
     if (!take_call() && atomic_load(&waiting) == &nobody) {
         slm_sys_wait(&worker, WORKER_RUNNING, alone_ms);
@@ -254,7 +254,7 @@ static bool look_whether_needed(void)
 
 /* Until the worker is alone with one thread. Memory that a thread leaves is due after two intervals at most: in the
  * first one it was still in use. */
-static void work_while_needed(void)
+static slm_cold void work_while_needed(void)
 {
     const unsigned idle_ms = (unsigned)slm_options.purge_delay_ms / 4 + 10;
     const uint64_t quiet_ms = 2 * (SLM_RECLAIM_INTERVAL_MS + slm_options.purge_delay_ms);
@@ -276,7 +276,7 @@ static void work_while_needed(void)
 }
 
 /* False: a thread has come meanwhile, and found the worker there. */
-static bool leave(void)
+static slm_cold bool leave(void)
 {
     uint32_t leaving = WORKER_LEAVING;
     atomic_exchange(&worker, WORKER_LEAVING); /* then look: pairs with slm_worker_thread_comes, start */
@@ -294,7 +294,7 @@ static bool leave(void)
     return ends;
 }
 
-static void *work(void *nothing)
+static slm_cold void *work(void *nothing)
 {
     slm_tls.helper = true;
     slm_background_enter();
@@ -325,17 +325,23 @@ static slm_cold bool starts_too_often(void)
 
 static _Atomic(const struct slm_tls *) starter; /* the thread that creates the worker */
 
+static slm_cold __attribute__((noinline)) void block_signals(sigset_t *before)
+{
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, before);
+}
+
 static slm_cold void create_worker(void)
 {
     const slm_thread_creator seen = load_relaxed(&creator);
     pthread_attr_t attributes;
     pthread_t thread;
-    sigset_t all, before;
+    sigset_t before;
     store_relaxed(&starter, &slm_tls);
-    sigfillset(&all);
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, worker_stack);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    block_signals(&before);
     if ((seen ? seen : pthread_create)(&thread, &attributes, work, NULL) != 0)
         store_relaxed(&worker, WORKER_NONE); /* the slow paths go on doing it */
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -358,33 +364,31 @@ static slm_cold void start(void)
 
 /* The worker answers at its next look, in which no code of the program's runs. All signals wait, as their handlers
  * may fork: the child has no worker. */
-static slm_cold void await_end(void)
+static slm_cold bool await_end(void)
 {
     struct waiter self = {.answer = NO_ANSWER}, *none = &nobody;
-    sigset_t all, before;
+    sigset_t before;
     int state;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    block_signals(&before);
     const bool waits = atomic_compare_exchange_strong(&waiting, &none, &self); /* before the call */
     call_worker();
     while (waits && load_acquire(&self.answer) == NO_ANSWER) /* pairs with answer */
         slm_sys_wait(&self.answer, NO_ANSWER, 0);
-    if (load_relaxed(&self.answer) == ENDS) {
+    const bool ends = load_relaxed(&self.answer) == ENDS;
+    if (ends) {
         pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
         pthread_join(self.worker, NULL);
         pthread_setcancelstate(state, NULL);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return ends;
 }
 
-/* False: there is none, or several threads have it. */
+/* True: there was one, and it is gone. */
 static slm_cold bool end_if_alone(void)
 {
     slm_fence(); /* pairs with fall_asleep */
-    if (are_several() || load_relaxed(&worker) == WORKER_NONE)
-        return false;
-    await_end();
-    return true;
+    return !are_several() && load_relaxed(&worker) != WORKER_NONE && await_end();
 }
 
 slm_cold void slm_worker_thread_comes(bool with_worker, slm_thread_creator create)

@@ -439,6 +439,44 @@ static void many_at_once(const char *argument)
     stop_readers(&readers);
 }
 
+/* In the worker, when the thread that passed it has left it alone with the first one. */
+static atomic_uint created, refused;
+static slab_epoch_head creating;
+
+static void *note_creation(void *nothing)
+{
+    created++;
+    return nothing;
+}
+
+static void create_threads(slab_epoch_head *head)
+{
+    (void)head;
+    pthread_t thread;
+    pthread_attr_t huge;
+    require(pthread_attr_init(&huge) == 0 && pthread_attr_setstacksize(&huge, (size_t)1 << 50) == 0);
+    require(pthread_create(&thread, &huge, note_creation, NULL) != 0);
+    require(pthread_create(&thread, NULL, note_creation, NULL) == 0 && pthread_join(thread, NULL) == 0);
+    refused++;
+}
+
+static void *pass_and_end(void *nothing)
+{
+    slab_epoch_call(&creating, create_threads);
+    return nothing;
+}
+
+static void functions_create_threads(const char *argument)
+{
+    (void)argument;
+    pthread_t thread;
+    free(malloc(100));
+    require(pthread_create(&thread, NULL, pass_and_end, NULL) == 0 && pthread_join(thread, NULL) == 0);
+    while (refused == 0)
+        sleep_ms(2);
+    require(created == 1);
+}
+
 #define NO_WORKER "SLABMALLOC_OPTIONS=worker=0"
 
 int main(int argc, char **argv)
@@ -451,6 +489,7 @@ int main(int argc, char **argv)
         {"the_same_head_again", the_same_head_again, NO_WORKER},
         {"functions_do_anything", functions_do_anything, NO_WORKER},
         {"run_by_the_worker", run_by_the_worker, NULL},
+        {"functions_create_threads", functions_create_threads, NULL},
         {"in_no_other_call", in_no_other_call, NO_WORKER},
         {"dropped_at_exit", dropped_at_exit, NO_WORKER},
         {"waits_for_readers", waits_for_readers, NULL},

@@ -264,6 +264,8 @@ static void role_scheduled(const char *argument)
     const struct sched_param urgent = {.sched_priority = 5}, none = {.sched_priority = 0};
     cpu_set_t cpus, one, its;
     int failed = 0;
+    if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != 0)
+        skip_role("in a sandbox already, as in a container");
     require(sched_getaffinity(0, sizeof cpus, &cpus) == 0);
     const int policy = sched_getscheduler(0), nice = getpriority(PRIO_PROCESS, 0);
     CPU_ZERO(&one);
@@ -398,6 +400,29 @@ static void test_its_birth_needs_nothing_that_a_sandbox_forbids(void **state)
     assert_role_succeeds("closed-within", NULL);
 }
 
+/* The library has a prctl of its own, which looks for sandboxes and passes on. */
+static void test_prctl_is_as_libc_s(void **state)
+{
+    (void)state;
+    char name[16] = "";
+    int before = 0, after = 0;
+    assert_int_equal(prctl(PR_SET_NAME, "contract"), 0);
+    assert_int_equal(prctl(PR_GET_NAME, name), 0);
+    assert_string_equal(name, "contract");
+    assert_int_equal(prctl(PR_GET_PDEATHSIG, &before), 0);
+    assert_int_equal(prctl(PR_SET_PDEATHSIG, SIGUSR1), 0);
+    assert_int_equal(prctl(PR_GET_PDEATHSIG, &after), 0);
+    assert_int_equal(after, SIGUSR1);
+    assert_int_equal(prctl(PR_SET_PDEATHSIG, before), 0);
+    assert_int_equal(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), syscall(SYS_prctl, PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0));
+    errno = 0;
+    assert_int_equal(prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 1), -1); /* the last argument arrives, too */
+    assert_int_equal(errno, EINVAL);
+    errno = 0;
+    assert_int_equal(prctl(-1, 0, 0, 0, 0), -1);
+    assert_int_equal(errno, EINVAL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct role roles[] = {
@@ -415,6 +440,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_it_takes_no_thread_s_place),
         cmocka_unit_test(test_it_inherits_no_scheduling),
         cmocka_unit_test(test_its_birth_needs_nothing_that_a_sandbox_forbids),
+        cmocka_unit_test(test_prctl_is_as_libc_s),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
