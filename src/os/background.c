@@ -37,7 +37,7 @@ slm_seldom void slm_background_forbid(void)
 
 slm_cold void slm_background_start(void)
 {
-    struct attributes now;
+    struct attributes now = {0};
     cpus_bytes = slm_call(SYS_sched_getaffinity, 0, sizeof cpus, cpus);
     if (slm_call(SYS_sched_getattr, 0, &now, sizeof now, 0) != 0)
         return;
