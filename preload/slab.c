@@ -19,7 +19,7 @@ slm_public void *slab_alloc_node(size_t size, int node)
     return slm_alloc_node(size, node);
 }
 
-slm_public void slab_free(void *ptr)
+slm_public slm_for_few void slab_free(void *ptr)
 {
     slm_free_as(ptr, "slab_free");
 }

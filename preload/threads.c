@@ -49,13 +49,14 @@ static slm_cold void *begin(void *made)
     return function(argument);
 }
 
-/* A program with a malloc of its own needs no worker. */
-static bool is_malloc_here(void)
+/* A program with a malloc of its own needs no worker, nor does one in which a tool has put its own in the place of
+ * ours, as valgrind does: there no thread has come to life. */
+static bool is_malloc_used(void)
 {
     extern slm_hidden __typeof__(malloc) slm_own_malloc; /* preload/malloc.c */
     __typeof__(malloc) *own = slm_own_malloc;
     slm_hide_value(own); /* the compiler takes it for another function */
-    return malloc == own;
+    return malloc == own && load_relaxed(&slm_thread_list_born) > 0;
 }
 
 static slm_cold int create(pthread_t *thread, const pthread_attr_t *attributes, void *(*function)(void *),
@@ -70,7 +71,7 @@ static slm_cold int create(pthread_t *thread, const pthread_attr_t *attributes, 
         return EAGAIN;
     task->function = function;
     task->argument = argument;
-    slm_worker_thread_comes(is_malloc_here(), create);
+    slm_worker_thread_comes(is_malloc_used(), create);
     int error;
     do
         error = load_relaxed(&libc_create)(thread, attributes, begin, task);

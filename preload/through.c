@@ -29,13 +29,13 @@ static slm_seldom __attribute__((noinline)) void sized_slow(void *pointer, size_
     slm_free_slow(pointer, call);
 }
 
-slm_public void free_sized(void *pointer, size_t n)
+slm_public slm_for_few void free_sized(void *pointer, size_t n)
 {
     if (unlikely(!slm_push_sized(pointer, n)))
         sized_slow(pointer, n, 1, "free_sized");
 }
 
-slm_public void free_aligned_sized(void *pointer, size_t alignment, size_t n)
+slm_public slm_for_few void free_aligned_sized(void *pointer, size_t alignment, size_t n)
 {
     if (unlikely(!slm_push_sized_aligned(pointer, n, alignment)))
         sized_slow(pointer, n, alignment, "free_aligned_sized");
