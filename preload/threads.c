@@ -1,7 +1,6 @@
 /* pthread_create(3) and C11's thrd_create(3) go through the library, so that each thread is armed before its function
  * runs (process/lifecycle.h). The thread is libc's, and what begins it leaves no frame on its stack. The archive has
- * neither call, as a static program could not find libc's behind it. Builds for sanitizers have theirs. */
-#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+ * neither call, as a static program could not find libc's behind it. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
@@ -96,4 +95,3 @@ slm_public slm_seldom int thrd_create(thrd_t *thread, thrd_start_t function, voi
         return thrd_success;
     return error == ENOMEM ? thrd_nomem : thrd_error;
 }
-#endif

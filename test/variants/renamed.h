@@ -30,6 +30,8 @@
 #define __libc_valloc slm_test_libc_valloc
 #define __libc_pvalloc slm_test_libc_pvalloc
 #define dlopen slm_test_dlopen
+#define pthread_create slm_test_pthread_create
+#define thrd_create slm_test_thrd_create
 
 #define _Znwm slm_test_new
 #define _Znam slm_test_new_array
