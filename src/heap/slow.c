@@ -15,6 +15,21 @@
 #include "slab/large.h"
 #include "thread/freed.h"
 
+/* A thread without a block holds depots' locks, too: it is busy, so that a handler takes none. Returns what it was. */
+static uint8_t begin_direct(void)
+{
+    const uint8_t before = load_relaxed(&slm_tls.busy);
+    store_relaxed(&slm_tls.busy, 1);
+    signal_fence();
+    return before;
+}
+
+static void end_direct(uint8_t before)
+{
+    signal_fence();
+    store_release(&slm_tls.busy, before);
+}
+
 void *slm_alloc_direct(struct slm_cache *cache)
 {
     void *object = NULL;
@@ -22,7 +37,10 @@ void *slm_alloc_direct(struct slm_cache *cache)
         errno = ENOMEM;
         return NULL;
     }
-    return slm_depot_fill(slm_cache_depot(cache, slm_direct_node()), &object, 1) ? object : NULL;
+    const uint8_t before = begin_direct();
+    slm_depot_fill(slm_cache_depot(cache, slm_direct_node()), &object, 1);
+    end_direct(before);
+    return object;
 }
 
 static void *alloc_class(unsigned class)
@@ -110,8 +128,10 @@ static void free_large(void *pointer, const char *call)
 
 void slm_free_direct(void *object, const char *call)
 {
+    const uint8_t before = begin_direct();
     slm_direct_count(object);
     slm_depot_give(&object, 1, call);
+    end_direct(before);
 }
 
 static void free_small(size_t slot_word, void *object, const char *call)

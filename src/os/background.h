@@ -12,5 +12,5 @@ void slm_background_start(void);
 void slm_background_forbid(void);
 
 /* The calling thread gets its name, and enters the background. What the kernel refuses stays as inherited; under a
- * seccomp filter all of it does, because a call that the filter does not know may end the process. */
+ * seccomp filter so does what the creator has from the process. */
 void slm_background_enter(void);
