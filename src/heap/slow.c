@@ -15,7 +15,8 @@
 #include "slab/large.h"
 #include "thread/freed.h"
 
-/* A thread without a block holds depots' locks, too: it is busy, so that a handler takes none. Returns what it was. */
+/* A thread without a block takes depots' locks, too. It is busy then, so that its handlers take none. Returns what
+ * it was before. */
 static uint8_t begin_direct(void)
 {
     const uint8_t before = load_relaxed(&slm_tls.busy);

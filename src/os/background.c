@@ -56,8 +56,8 @@ static slm_cold void use_all_cpus(void)
         slm_call(SYS_sched_setaffinity, 0, bytes, cpus);
 }
 
-/* Under a filter that knows no such calls they may end the process. If the creator is scheduled as the process is not,
- * the program makes them itself. */
+/* Under a filter that knows no such calls they may end the process. But if the creator is scheduled in another way
+ * than the process was, the program makes them itself. */
 slm_cold void slm_background_enter(void)
 {
     struct attributes wanted = background, now = {.policy = wanted.policy};
