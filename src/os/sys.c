@@ -7,6 +7,7 @@
 #include <linux/magic.h>
 #include <linux/membarrier.h>
 #include <sched.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/resource.h>
@@ -28,6 +29,19 @@ void slm_sys_sleep_ms(unsigned ms)
 {
     static _Atomic uint32_t nobody_wakes;
     slm_sys_wait(&nobody_wakes, 0, ms);
+}
+
+slm_cold uint64_t slm_sys_block_signals(void)
+{
+    const uint64_t all = ~((uint64_t)3 << 31);
+    uint64_t before = 0;
+    slm_call(SYS_rt_sigprocmask, SIG_BLOCK, &all, &before, sizeof all);
+    return before;
+}
+
+slm_cold void slm_sys_restore_signals(uint64_t before)
+{
+    slm_call(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, sizeof before);
 }
 
 void slm_sys_wake(_Atomic uint32_t *word)

@@ -10,6 +10,11 @@ void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms
 /* Sleep for `ms`, at least 1, or less if a signal comes; by futex alone, which filters allow. */
 void slm_sys_sleep_ms(unsigned ms);
 
+/* Block the thread's signals, but for the two that libc keeps for itself. Returns those that were blocked before, in
+ * the kernel's form. libc's own functions would open its two, and its timers' thread has them closed. */
+uint64_t slm_sys_block_signals(void);
+void slm_sys_restore_signals(uint64_t before);
+
 /* Wake one sleeper on the word, or all. */
 void slm_sys_wake(_Atomic uint32_t *word);
 void slm_sys_wake_all(_Atomic uint32_t *word);

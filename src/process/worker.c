@@ -19,7 +19,6 @@
 #include "process/worker.h"
 
 #include <pthread.h>
-#include <signal.h>
 
 #include "base/options.h"
 #include "deferred/retire.h"
@@ -325,26 +324,18 @@ static slm_cold bool starts_too_often(void)
 
 static _Atomic(const struct slm_tls *) starter; /* the thread that creates the worker */
 
-static slm_cold __attribute__((noinline)) void block_signals(sigset_t *before)
-{
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, before);
-}
-
 static slm_cold void create_worker(void)
 {
     const slm_thread_creator seen = load_relaxed(&creator);
     pthread_attr_t attributes;
     pthread_t thread;
-    sigset_t before;
     store_relaxed(&starter, &slm_tls);
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, worker_stack);
-    block_signals(&before);
+    const uint64_t before = slm_sys_block_signals();
     if ((seen ? seen : pthread_create)(&thread, &attributes, work, NULL) != 0)
         store_relaxed(&worker, WORKER_NONE); /* the slow paths go on doing it */
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    slm_sys_restore_signals(before);
     pthread_attr_destroy(&attributes);
     store_relaxed(&starter, NULL);
 }
@@ -367,9 +358,8 @@ static slm_cold void start(void)
 static slm_cold bool await_end(void)
 {
     struct waiter self = {.answer = NO_ANSWER}, *none = &nobody;
-    sigset_t before;
     int state;
-    block_signals(&before);
+    const uint64_t before = slm_sys_block_signals();
     const bool waits = atomic_compare_exchange_strong(&waiting, &none, &self); /* before the call */
     call_worker();
     while (waits && load_acquire(&self.answer) == NO_ANSWER) /* pairs with answer */
@@ -380,7 +370,7 @@ static slm_cold bool await_end(void)
         pthread_join(self.worker, NULL);
         pthread_setcancelstate(state, NULL);
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    slm_sys_restore_signals(before);
     return ends;
 }
 
