@@ -18,8 +18,10 @@
 
 static int begin(void **state)
 {
+    const int started = start_library(state);
     slm_options.purge_delay_ms = 50;
-    return start_library(state);
+    slm_options.worker = 1;
+    return started;
 }
 
 static bool nothing_dirty(void)

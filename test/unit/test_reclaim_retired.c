@@ -10,8 +10,10 @@
 
 static int begin(void **state)
 {
+    const int started = start_unnamed(state);
     slm_options.purge_delay_ms = 50;
-    return start_unnamed(state);
+    slm_options.worker = 1;
+    return started;
 }
 
 static void add_retired(struct slm_thread *thread, void *sums)
