@@ -49,13 +49,18 @@ static slm_cold void *begin(void *made)
 }
 
 /* A program with a malloc of its own needs no worker, nor does one in which a tool has put its own in the place of
- * ours, as valgrind does: there no thread has come to life. */
-static bool is_malloc_used(void)
+ * ours, as valgrind does. Neither brings a thread of the library to life, unless it uses the library's own calls. */
+static slm_cold bool is_used(void)
 {
     extern slm_hidden __typeof__(malloc) slm_own_malloc; /* preload/malloc.c */
     __typeof__(malloc) *own = slm_own_malloc;
-    slm_hide_value(own); /* the compiler takes it for another function */
-    return malloc == own && load_relaxed(&slm_thread_list_born) > 0;
+    slm_hide_value(own);                                             /* the compiler takes it for another function */
+    if (load_relaxed(&slm_thread_list_born) == 0 && malloc == own) { /* or the program has not allocated yet */
+        void *object = malloc(1);
+        slm_hide_value(object);
+        free(object);
+    }
+    return load_relaxed(&slm_thread_list_born) > 0;
 }
 
 static slm_cold int create(pthread_t *thread, const pthread_attr_t *attributes, void *(*function)(void *),
@@ -70,7 +75,7 @@ static slm_cold int create(pthread_t *thread, const pthread_attr_t *attributes, 
         return EAGAIN;
     task->function = function;
     task->argument = argument;
-    slm_worker_thread_comes(is_malloc_used(), create);
+    slm_worker_thread_comes(is_used(), create);
     int error;
     do
         error = load_relaxed(&libc_create)(thread, attributes, begin, task);
