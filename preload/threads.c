@@ -54,8 +54,9 @@ static slm_cold bool is_used(void)
 {
     extern slm_hidden __typeof__(malloc) slm_own_malloc; /* preload/malloc.c */
     __typeof__(malloc) *own = slm_own_malloc;
-    slm_hide_value(own);                                             /* the compiler takes it for another function */
-    if (load_relaxed(&slm_thread_list_born) == 0 && malloc == own) { /* or the program has not allocated yet */
+    slm_hide_value(own); /* the compiler takes it for another function */
+    if (load_relaxed(&slm_thread_list_born) == 0 && malloc == own) {
+        /* perhaps the program has not allocated yet */
         void *object = malloc(1);
         slm_hide_value(object);
         free(object);
