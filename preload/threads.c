@@ -56,9 +56,7 @@ static slm_cold bool is_used(void)
     __typeof__(malloc) *own = slm_own_malloc;
     slm_hide_value(own); /* the compiler takes it for another function */
     if (load_relaxed(&slm_thread_list_born) == 0 && malloc == own) {
-        /* perhaps the program has not allocated yet */
-        void *object = malloc(1);
-        slm_hide_value(object);
+        void *volatile object = malloc(1); /* perhaps the program has not allocated yet */
         free(object);
     }
     return load_relaxed(&slm_thread_list_born) > 0;
