@@ -33,9 +33,9 @@ static void give(struct piece *piece)
 static void pieces_of_all_sizes_are_apart(void **state)
 {
     (void)state;
-    static struct piece pieces[SLM_METADATA_MAX / 8];
+    static struct piece pieces[1024];
     size_t n = 0;
-    for (size_t size = 8; size <= SLM_METADATA_MAX; size += size < 2048 ? 8 : 88, n++)
+    for (size_t size = 8; size <= SLM_METADATA_MAX; size += size < 2048 ? 8 : size / 64, n++)
         take(&pieces[n], size, (unsigned char)n);
     while (n > 0)
         give(&pieces[--n]);
@@ -157,7 +157,7 @@ static void *take_and_give(void *nothing)
 
 static void work_in_child(void)
 {
-    work_for(0, 1000);
+    work_for(0, 200);
 }
 
 static void a_child_may_find_the_lock_held(void **state)
