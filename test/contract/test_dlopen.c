@@ -18,7 +18,8 @@ static void *open_or_say(const char *file, int mode)
 
 static void *open_plugin(int mode)
 {
-    return open_or_say(sibling("libplugin.so", path_buffer, sizeof path_buffer), RTLD_NOW | mode);
+    char path[PATH_MAX];
+    return open_or_say(sibling("libplugin.so", path, sizeof path), RTLD_NOW | mode);
 }
 
 /* What test/contract/plugin.c has. */
