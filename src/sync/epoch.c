@@ -321,11 +321,15 @@ static enum reading reading_of(const struct slm_epoch_reader *reader, uint64_t n
     return READING_UNKNOWN; /* it may have entered, unseen */
 }
 
-/* The worst of all readers; *who becomes one that is still inside and has not been named yet. */
+/* The worst of all readers; *who becomes one that is still inside and has not been named yet. If a handler forks in the
+ * middle its child knows nothing yet: it has another list. */
 static enum reading look_at_readers(uint64_t number, struct slm_epoch_reader **who)
 {
+    const uint32_t generation = slm_fork_generation;
     enum reading worst = READING_DONE;
     for (struct slm_list *at = readers.next; at != &readers; at = at->next) {
+        if (unlikely(slm_fork_generation != generation))
+            return READING_STILL;
         struct slm_epoch_reader *reader = slm_container(at, struct slm_epoch_reader, link);
         const enum reading reading = reading_of(reader, number);
         worst = reading > worst ? reading : worst;

@@ -13,10 +13,12 @@ static _Atomic unsigned covered = SLM_NAMED_FIRST + 1; /* named caches have the 
  * until then. */
 static struct slm_list lost = {&lost, &lost};
 
+/* A handler may fork in the middle. Its child has other lists, and the walk would not come to this one's end. */
 static void each_in(const struct slm_list *head, void (*visit)(struct slm_thread *thread, void *context),
                     void *context)
 {
-    for (struct slm_list *at = head->next; at != head; at = at->next)
+    const uint32_t generation = slm_fork_generation;
+    for (struct slm_list *at = head->next; at != head && slm_fork_generation == generation; at = at->next)
         visit(slm_container(at, struct slm_thread, link), context);
 }
 
