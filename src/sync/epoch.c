@@ -321,8 +321,8 @@ static enum reading reading_of(const struct slm_epoch_reader *reader, uint64_t n
     return READING_UNKNOWN; /* it may have entered, unseen */
 }
 
-/* The worst of all readers; *who becomes one that is still inside and has not been named yet. If a handler forks in the
- * middle its child knows nothing yet: it has another list. */
+/* The worst of all readers; *who becomes one that is still inside and has not been named yet. If a handler forks in
+ * the middle its child knows nothing yet: it has another list. */
 static enum reading look_at_readers(uint64_t number, struct slm_epoch_reader **who)
 {
     const uint32_t generation = slm_fork_generation;

@@ -310,8 +310,8 @@ static void count_in_child(slab_cache *cache, void **objects, size_t count)
     require(waitpid(child, &status, 0) == child && status == 0);
 }
 
-/* What threads hold that the child does not have is lost, and does not count. A fork may catch the worker while it has
- * something in its hands: there is none. */
+/* What threads hold that the child does not have is lost, and does not count. There is no worker, as a fork may catch
+ * it while it has something in its hands. */
 static void a_child_has_the_whole_limit(const char *argument)
 {
     (void)argument;

@@ -223,8 +223,8 @@ static bool has_given_all_back(const struct pool *pool)
     return stats.active_objects == 0 && stats.slabs == 0 && stats.magazine_rounds == 0 && stats.depot_rounds == 0;
 }
 
-/* The library's worker may be giving a slab back: it counts until that is done. What never goes hangs here, and says
- * so. */
+/* The library's worker may be giving a slab back, which counts until that is done. What never goes hangs here, and
+ * says so. */
 void pool_retire(struct pool *pool)
 {
     doing("retiring");
