@@ -65,13 +65,12 @@ slm_cold struct slm_dlopen_way slm_dlopen_way(int mode)
     "ldp x29, x30, [sp], #32\n\t.cfi_restore 29\n\t.cfi_restore 30\n\t.cfi_def_cfa_offset 0\n\t"                     \
     "br x16\n\t"
 #endif
-#define TEXT_OF(name) #name
 #define FUNCTION(name)                                                                                               \
     ".pushsection .text.unlikely, \"ax\", %progbits\n\t"                                                             \
-    ".globl " TEXT_OF(name) "\n\t.type " TEXT_OF(name) ", %function\n" TEXT_OF(                                      \
+    ".globl " slm_text_of(name) "\n\t.type " slm_text_of(name) ", %function\n" slm_text_of(                          \
         name) ":\n\t"                                                                                                \
               ".cfi_startproc\n\t" BODY ".cfi_endproc\n\t"                                                           \
-              ".size " TEXT_OF(name) ", . - " TEXT_OF(name) "\n\t.popsection"
+              ".size " slm_text_of(name) ", . - " slm_text_of(name) "\n\t.popsection"
 __asm__(FUNCTION(dlopen));
 
 #endif

@@ -64,10 +64,9 @@ static const char one[] = "operator delete";
 /* -- which forms are ours ---------------------------------------------------------------------------------------- */
 
 /* Each form's declaration, and the same function under a name that no program can replace: `our` before it. */
-#define TEXT_OF(name) #name
 #define DECLARE(type, name, ...)                                                                                     \
     type name(__VA_ARGS__);                                                                                          \
-    extern __typeof__(name) our##name __attribute__((alias(TEXT_OF(name)), visibility("hidden")));
+    extern __typeof__(name) our##name __attribute__((alias(slm_text_of(name)), visibility("hidden")));
 
 DECLARE(void *, _Znwm, size_t)
 DECLARE(void *, _Znam, size_t)

@@ -355,6 +355,17 @@ static inline const char *sibling(const char *name, char *buffer, size_t size)
     return buffer;
 }
 
+static inline void copy_file(const char *from, const char *to)
+{
+    char bytes[64 * KIB];
+    FILE *source = fopen(from, "r"), *copy = fopen(to, "w");
+    require(source != NULL && copy != NULL);
+    for (size_t n; (n = fread(bytes, 1, sizeof bytes, source)) > 0;)
+        require(fwrite(bytes, 1, n, copy) == n);
+    fclose(source);
+    require(fclose(copy) == 0);
+}
+
 /* -- what the kernel says of this process ------------------------------------------------------------------------ */
 
 /* The text of a small file of /proc. No allocation. */

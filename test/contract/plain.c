@@ -108,17 +108,6 @@ static void role_plugin_of_ours(const char *path)
     exercise();
 }
 
-static void copy_file(const char *from, const char *to)
-{
-    static char bytes[64 * KIB];
-    FILE *source = fopen(from, "r"), *copy = fopen(to, "w");
-    require(source != NULL && copy != NULL);
-    for (size_t n; (n = fread(bytes, 1, sizeof bytes, source)) > 0;)
-        require(fwrite(bytes, 1, n, copy) == n);
-    fclose(source);
-    require(fclose(copy) == 0);
-}
-
 /* Bound deeply, a plug-in finds the library's malloc before libc's, and what it opens deeply, a second one, too. */
 static void role_deep_plugin_of_ours(const char *path)
 {

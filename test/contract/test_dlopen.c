@@ -130,17 +130,6 @@ static void test_without_the_option_the_flag_is_in_force(void **state)
 
 /* -- who calls --------------------------------------------------------------------------------------------------- */
 
-static void copy_file(const char *from, const char *to)
-{
-    static char bytes[64 * KIB];
-    FILE *source = fopen(from, "r"), *copy = fopen(to, "w");
-    require(source != NULL && copy != NULL);
-    for (size_t n; (n = fread(bytes, 1, sizeof bytes, source)) > 0;)
-        require(fwrite(bytes, 1, n, copy) == n);
-    fclose(source);
-    require(fclose(copy) == 0);
-}
-
 /* A folder with the plug-in under two names; one of them is the name of nothing else. */
 static const char *const names[] = {"opener.so", "only_here.so"};
 

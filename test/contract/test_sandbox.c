@@ -8,7 +8,6 @@
 #include "common.h"
 
 #include <dirent.h>
-#include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <semaphore.h>
@@ -17,13 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
-#if defined __x86_64__
-#define AUDIT_ARCH_HERE AUDIT_ARCH_X86_64
-#elif defined __aarch64__
-#define AUDIT_ARCH_HERE AUDIT_ARCH_AARCH64
-#else
-#error "name this architecture for seccomp"
-#endif
+#include "../audit_arch.h"
 
 /* madvise and prctl by number: the headers of the day need not know them, and the filter must. */
 enum { ADVICE_FREE = 8, ADVICE_POPULATE_READ = 22, ADVICE_POPULATE_WRITE = 23, ADVICE_COLLAPSE = 25 };
@@ -287,16 +280,9 @@ static void lead_as_nobody(void *nothing)
 
 static void copy_program(const char *path, uid_t owner, mode_t mode)
 {
-    int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), to = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0755);
-    char buffer[65536];
-    ssize_t length;
-    assert_true(from >= 0 && to >= 0);
-    while ((length = read(from, buffer, sizeof buffer)) > 0)
-        assert_int_equal(write(to, buffer, (size_t)length), length);
-    assert_int_equal(fchown(to, owner, owner), 0);
-    assert_int_equal(fchmod(to, mode), 0);
-    close(from);
-    close(to);
+    copy_file("/proc/self/exe", path);
+    assert_int_equal(chown(path, owner, owner), 0);
+    assert_int_equal(chmod(path, mode), 0);
 }
 
 /* What the copied program says on standard error when an option is set that does not exist. */

@@ -8,7 +8,6 @@
 #include "common.h"
 
 #include <dirent.h>
-#include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -17,13 +16,7 @@
 #include <sys/resource.h>
 #include <threads.h>
 
-#if defined __x86_64__
-#define AUDIT_ARCH_HERE AUDIT_ARCH_X86_64
-#elif defined __aarch64__
-#define AUDIT_ARCH_HERE AUDIT_ARCH_AARCH64
-#else
-#error "name this architecture for seccomp"
-#endif
+#include "../audit_arch.h"
 
 /* -- what is left of joined threads ------------------------------------------------------------------------------ */
 

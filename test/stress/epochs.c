@@ -10,13 +10,14 @@
  * and the exit status says of what kind it is: enum found in at_work.h. Here are the program and its end. */
 #include "epochs.h"
 
-#include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "../audit_arch.h"
 
 /* -- failing ----------------------------------------------------------------------------------------------------- */
 
@@ -47,14 +48,6 @@ void spin_for(double seconds)
 }
 
 /* -- membarrier -------------------------------------------------------------------------------------------------- */
-
-#if defined __x86_64__
-#define AUDIT_ARCH_HERE AUDIT_ARCH_X86_64
-#elif defined __aarch64__
-#define AUDIT_ARCH_HERE AUDIT_ARCH_AARCH64
-#else
-#error "name this architecture for seccomp"
-#endif
 
 void forbid_membarrier(void)
 {
