@@ -167,7 +167,8 @@ static void *by_printf(size_t size)
 
 static void *by_strdup(size_t size)
 {
-    static char text[1 << 20];
+    char text[64 * KIB]; /* of the thread's own */
+    require(size < sizeof text);
     memset(text, 'x', size);
     text[size] = '\0';
     return strdup(text);

@@ -20,7 +20,7 @@ FILE_LINES = 600
 FUNCTION_LINES = 60
 HOT_FILES = ["heap/alloc.h", "heap/free.h", "heap/sized.h"]
 HOT_FUNCTION_LINES = 25
-LIBC_BEHIND = {"pthread_create", "thrd_create"}  # libc has them where the library has not: the archive, sanitizers
+LIBC_BEHIND = {"pthread_create", "thrd_create"}  # libc has them where the library has not: the archive
 VARIABLE = re.compile(r"(?:struct |union |enum |const |_Atomic |_Thread_local )*\w+[ *]+"
                       r"(slm_\w+)\s*(?:\[.*\]\s*)?(=.*)?", re.S)
 

@@ -1,9 +1,8 @@
-/* src/process/lifecycle.h: the process's start, the birth and exit of threads, and children of fork. */
+/* src/process/lifecycle.h: the process's start, the birth and exit of threads. */
 #include "unit.h"
 #include "heap_check.h"
 
 #include <limits.h>
-#include <sys/time.h>
 
 #include "base/options.h"
 #include "base/panic.h"
@@ -192,7 +191,6 @@ static void the_first_use_is_a_birth(void **state)
 }
 
 static void *foreign[1000];
-static char *inherited[500];
 
 static void *free_only(void *nothing)
 {
@@ -278,16 +276,6 @@ static void late_destructors_may_allocate(void **state)
     check_heap();
 }
 
-static void *live_briefly(void *nothing)
-{
-    void *volatile objects[10];
-    for (size_t i = 0; i < COUNT(objects); i++)
-        objects[i] = malloc(1 + i * 300);
-    for (size_t i = 0; i < COUNT(objects); i++)
-        free(objects[i]);
-    return nothing;
-}
-
 static void threads_leave_nothing_behind(void **state)
 {
     (void)state;
@@ -320,18 +308,20 @@ static void use_without_block(size_t count, enum slm_thread_state state)
 
 static _Atomic unsigned ends;
 
+static char rounds[PTHREAD_DESTRUCTOR_ITERATIONS]; /* the key's value says in which one its destructor runs */
+
 /* The library's destructor comes first in each round. It leaves a thread that has a block one round with it. */
 static void use_after_the_end(void *value)
 {
-    if (value == &inherited[0] && slm_tls.self) {
+    if (value == &rounds[0] && slm_tls.self) {
         require(slm_tls.state == SLM_THREAD_LIVE && slm_thread_exit_expected());
         free(malloc(100));
     } else {
         require(slm_tls.self == NULL && slm_thread_list_count() == 1);
         use_without_block(300, SLM_THREAD_GONE);
     }
-    if (value != &inherited[PTHREAD_DESTRUCTOR_ITERATIONS - 1])
-        pthread_setspecific(late_key, (char **)value + 1);
+    if (value != &rounds[PTHREAD_DESTRUCTOR_ITERATIONS - 1])
+        pthread_setspecific(late_key, (char *)value + 1);
     add_relaxed(&ends, 1);
 }
 
@@ -339,7 +329,7 @@ static void *end_with_late_use(void *allocates)
 {
     if (allocates)
         free(malloc(100));
-    pthread_setspecific(late_key, inherited);
+    pthread_setspecific(late_key, rounds);
     return NULL;
 }
 
@@ -448,130 +438,6 @@ static void what_is_freed_without_a_block_goes_back(void **state)
     assert_child_silent(free_and_go_on);
 }
 
-static void live_on(void)
-{
-    require(slm_thread_list_count() == 1);
-    require(slm_tls.state == SLM_THREAD_LIVE && slm_tls.self);
-    for (size_t i = 0; i < COUNT(inherited); i++) {
-        require(inherited[i][0] == (char)i);
-        free(inherited[i]);
-    }
-    on_threads(4, live_briefly);
-    for (size_t i = 0; i < COUNT(inherited); i++)
-        require((inherited[i] = malloc(i * 100)) != NULL);
-    require(slm_thread_list_count() == 1);
-    check_heap();
-    require(in_child(check_heap).status == 0);
-}
-
-static _Atomic bool enough;
-
-static void *allocate_all_the_time(void *nothing)
-{
-    void *volatile object;
-    while (!load_relaxed(&enough))
-        for (size_t n = 0; n < 100000; n += 777) {
-            object = malloc(n);
-            free(object);
-        }
-    return nothing;
-}
-
-/* What other threads are in the middle of must not matter. */
-static void children_of_a_busy_process_live_on(void **state)
-{
-    (void)state;
-    pthread_t busy[2];
-    for (size_t i = 0; i < COUNT(inherited); i++) {
-        inherited[i] = malloc(1 + i * 100);
-        inherited[i][0] = (char)i;
-    }
-    for (size_t i = 0; i < COUNT(busy); i++)
-        assert_int_equal(pthread_create(&busy[i], NULL, allocate_all_the_time, NULL), 0);
-    for (unsigned long i = 0; i < scaled(30); i++) {
-        const struct outcome outcome = in_child(live_on);
-        if (outcome.status != 0)
-            fail_msg("fork %lu: status %d, signal %d: %s", i, outcome.status, outcome.signal, outcome.said);
-    }
-    store_relaxed(&enough, true);
-    for (size_t i = 0; i < COUNT(busy); i++)
-        pthread_join(busy[i], NULL);
-    for (size_t i = 0; i < COUNT(inherited); i++)
-        free(inherited[i]);
-}
-
-enum { HERE = 1 }; /* no child's number */
-
-static volatile sig_atomic_t forked; /* the child's number in the parent, HERE in the child itself; -1: refused */
-
-static void fork_in_handler(int signal_number)
-{
-    (void)signal_number;
-    const int kept = errno;
-    forked = _Fork();
-    if (forked == 0) {
-        signal(SIGALRM, SIG_DFL);
-        alarm(CHILD_SECONDS);
-        forked = HERE;
-    }
-    errno = kept;
-}
-
-static void allocate_and_free(unsigned turns)
-{
-    static uint64_t seed;
-    void *objects[32] = {NULL};
-    for (unsigned i = 0; i < turns; i++) {
-        void **object = &objects[random_below(&seed, COUNT(objects))];
-        free(*object);
-        *object = malloc(random_below(&seed, i % 2 ? 200000 : 20000));
-        require(*object != NULL);
-    }
-    for (size_t i = 0; i < COUNT(objects); i++)
-        free(objects[i]);
-}
-
-/* The timer's signal comes somewhere in malloc or free; the child returns from the handler and goes on there. */
-static int fork_in_the_middle(long microseconds)
-{
-    const struct itimerval soon = {.it_value = {0, microseconds}};
-    int how = 0;
-    forked = 0;
-    setitimer(ITIMER_REAL, &soon, NULL);
-    while (forked == 0)
-        allocate_and_free(20);
-    if (forked == HERE) {
-        allocate_and_free(1000);
-        _exit(0);
-    }
-    require(waitpid(forked, &how, 0) == forked);
-    return how;
-}
-
-static void a_handler_may_fork_in_the_middle_of_malloc(void **state)
-{
-    (void)state;
-    pthread_t busy[2];
-    int how = 0;
-    store_relaxed(&enough, false);
-    signal(SIGALRM, fork_in_handler);
-    fflush(NULL);
-    sigset_t alarms;
-    sigemptyset(&alarms);
-    sigaddset(&alarms, SIGALRM);
-    pthread_sigmask(SIG_BLOCK, &alarms, NULL); /* the signal is for this thread, not for the busy ones */
-    for (size_t i = 0; i < COUNT(busy); i++)
-        assert_int_equal(pthread_create(&busy[i], NULL, allocate_all_the_time, NULL), 0);
-    pthread_sigmask(SIG_UNBLOCK, &alarms, NULL);
-    for (unsigned long i = 0; i < scaled(60) && how == 0; i++)
-        how = fork_in_the_middle(50 + (long)(i * 37 % 2000));
-    store_relaxed(&enough, true);
-    for (size_t i = 0; i < COUNT(busy); i++)
-        pthread_join(busy[i], NULL);
-    signal(SIGALRM, SIG_DFL);
-    assert_int_equal(how, 0); /* SIGALRM, 14: it hung */
-}
-
 static void *look_at_node(void *nothing)
 {
     free(malloc(1));
@@ -609,8 +475,6 @@ int main(void)
         cmocka_unit_test(a_thread_from_elsewhere_does_without_a_key),
         cmocka_unit_test(a_thread_from_elsewhere_ends_as_well),
         cmocka_unit_test(what_is_freed_without_a_block_goes_back),
-        cmocka_unit_test(children_of_a_busy_process_live_on),
-        cmocka_unit_test(a_handler_may_fork_in_the_middle_of_malloc),
         cmocka_unit_test(threads_allocate_on_their_node),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);

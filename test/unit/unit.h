@@ -196,6 +196,17 @@ static inline void on_threads(unsigned count, void *(*run)(void *number))
         require(pthread_join(threads[i], NULL) == 0);
 }
 
+/* For on_threads: a short life. */
+static inline void *live_briefly(void *nothing)
+{
+    void *volatile objects[10];
+    for (size_t i = 0; i < COUNT(objects); i++)
+        objects[i] = malloc(1 + i * 300);
+    for (size_t i = 0; i < COUNT(objects); i++)
+        free(objects[i]);
+    return nothing;
+}
+
 static inline bool all_zero(const void *memory, size_t size)
 {
     const char *bytes = memory;
