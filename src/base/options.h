@@ -19,8 +19,8 @@
            "The most bytes of free objects that a depot keeps in full magazines.")                                   \
     NUMBER(EVERY, purge_delay_ms, 500, 0, 3600000, "500",                                                            \
            "Freed pages that nobody needed for this many milliseconds go back to the kernel.")                       \
-    NUMBER(EVERY, dirty_bytes, 32 << 20, 0, 1ull << 40, "32M",                                                       \
-           "Freed pages above this or a quarter of the heap go back at once.")                                       \
+    NUMBER(EVERY, dirty_bytes, 4 << 20, 0, 1ull << 40, "32M",                                                        \
+           "When use falls by more than this and half of what is left, freed pages go back at once.")                \
     NUMBER(EVERY, deferred_max_delay_ms, 100, 10, 3600000, "100",                                                    \
            "Retired objects wait no longer than this in a magazine that does not fill up.")                          \
     NUMBER(EVERY, deferred_max_bytes, 0, 0, 1ull << 40, "256M",                                                      \

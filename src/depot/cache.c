@@ -45,8 +45,8 @@ static void set_bounds(struct slm_cache *cache)
     }
     store_relaxed(&cache->most_rounds, most);
     store_relaxed(&cache->start_rounds, start);
-    store_relaxed(&cache->depot_rounds, cache->fixed_magazines != 0 ? (uint64_t)cache->fixed_magazines * most
-                                                                    : slm_options.depot_bytes / size);
+    const uint64_t magazines = load_relaxed(&cache->fixed_magazines);
+    store_relaxed(&cache->depot_rounds, magazines != 0 ? magazines * most : slm_options.depot_bytes / size);
 }
 
 static const char *name_in_messages(const struct slm_cache *cache)
@@ -103,7 +103,7 @@ void slm_cache_tune_all(void)
 void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines)
 {
     store_relaxed(&cache->fixed_rounds, rounds);
-    cache->fixed_magazines = magazines;
+    store_relaxed(&cache->fixed_magazines, magazines);
     set_bounds(cache);
     atomic_fetch_add_explicit(&cache->tuned, 1, memory_order_release); /* pairs with heed_tuning */
 }

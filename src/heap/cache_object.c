@@ -15,6 +15,7 @@
 #include "os/topology.h"
 #include "process/give_back.h"
 #include "process/lifecycle.h"
+#include "process/worker.h"
 #include "thread/gather.h"
 
 /* Looks for free objects at the limit. While calls of other threads are under way that may have some, a look takes a
@@ -74,7 +75,7 @@ static size_t take_from_node(struct slm_cache *cache, unsigned node, void **out,
     }
     *out = full->rounds[--full->count];
     if (full->count > 0)
-        slm_magazine_put(cache, node, &full, load_relaxed(&cache->depot_rounds));
+        slm_magazine_put(cache, node, &full, slm_cache_stock_rounds(cache));
     slm_magazine_free(full);
     return 1;
 }
@@ -286,4 +287,5 @@ void slm_cache_object_free_bulk(struct slab_cache *named, size_t n, void *const 
             free_one(cache, objects[done], call);
     }
     finish(cache);
+    slm_worker_note_slabs();
 }

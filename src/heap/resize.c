@@ -82,7 +82,7 @@ static void *resize_large(void *pointer, size_t n)
     if (resized == pointer && n <= SLM_SMALL_MAX) /* no memory for a small copy: give back the rest */
         slm_large_resize(large, n);
     if (resized) {
-        slm_worker_note_freed_if_scarce(); /* the pages that a smaller one no longer needs */
+        slm_worker_note_slabs(); /* the pages that a smaller one no longer needs */
         errno = kept;
     }
     return resized;

@@ -192,7 +192,7 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
         free_small(slot_word, pointer, call);
     else
         free_large(pointer, call);
-    slm_worker_note_freed_if_scarce();
+    slm_worker_note_slabs();
 }
 
 /* An object that may be free in another thread cannot be looked for, and stays as it is. */

@@ -8,6 +8,8 @@
 /* Holes split mappings, and the kernel allows 65,530 of these: only some long spans are unmapped. */
 enum { unmap_least = 16, unmapped_most = 2048 };
 
+_Atomic uint64_t slm_purged_bytes[SLM_PURGE_REASONS];
+
 /* Up to `most` bytes of the oldest dirty span, unlisted: its upper end if it is longer. NULL if there is none. Where
  * addresses are scarce, all of the span: a short hole is of no use for another large one. */
 static struct slm_span *take_oldest(struct slm_free_spans *area, uint64_t most)
@@ -84,7 +86,7 @@ static bool give_back_and_list(struct slm_free_spans *area, struct slm_span *spa
 /* Purge up to that many bytes, a span at a time, but leave `keep` dirty: other threads may be purging too. A span
  * with pages that the program has locked is the youngest from then on. Under mlockall there are no others: what a
  * free purges at once gives up at the first. */
-static size_t purge_area(struct slm_free_spans *area, uint64_t bytes, uint64_t keep)
+static size_t purge_area(struct slm_free_spans *area, uint64_t bytes, uint64_t keep, enum slm_purge_reason reason)
 {
     size_t given = 0;
     unsigned refusals = 0;
@@ -105,11 +107,12 @@ static size_t purge_area(struct slm_free_spans *area, uint64_t bytes, uint64_t k
         add_relaxed(&area->purges, 1);
         add_relaxed(&area->purged_bytes, size);
     }
+    add_relaxed(&slm_purged_bytes[reason], given);
     return given;
 }
 
 /* What is kept is shared among the areas in proportion to their dirty bytes. */
-size_t slm_span_purge(uint64_t keep_bytes)
+size_t slm_span_purge(uint64_t keep_bytes, enum slm_purge_reason reason)
 {
     const uint64_t granules = slm_max(slm_span_dirty_bytes() / SLM_GRANULE, 1);
     size_t given = 0;
@@ -117,7 +120,7 @@ size_t slm_span_purge(uint64_t keep_bytes)
         const uint64_t dirty = load_relaxed(&slm_free_spans[i].free_bytes[SLM_SPAN_DIRTY]);
         const uint64_t keep = keep_bytes / granules * (dirty / SLM_GRANULE);
         if (dirty > keep)
-            given += purge_area(&slm_free_spans[i], dirty - keep, keep);
+            given += purge_area(&slm_free_spans[i], dirty - keep, keep, reason);
     }
     return given;
 }
@@ -144,10 +147,10 @@ static size_t unmap_clean(struct slm_free_spans *area)
     }
 }
 
-size_t slm_span_unmap_free(void)
+size_t slm_span_unmap_free(enum slm_purge_reason reason)
 {
     slm_span_set_scarce(true);
-    size_t given = slm_span_purge(0);
+    size_t given = slm_span_purge(0, reason);
     for (unsigned i = 0; i < slm_area_count(); i++)
         given += unmap_clean(&slm_free_spans[i]);
     return given;
@@ -164,7 +167,7 @@ size_t slm_span_purge_surplus(void)
         const uint64_t surplus = area->dirty_low;
         area->dirty_low = load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) - surplus;
         slm_lock_release(&area->lock);
-        given += purge_area(area, surplus, 0);
+        given += purge_area(area, surplus, 0, SLM_PURGE_IDLE);
     }
     return given;
 }

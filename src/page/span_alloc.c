@@ -2,6 +2,7 @@
 #include "page/span_alloc.h"
 
 #include "base/errno.h"
+#include "page/demand.h"
 #include "page/free_spans.h"
 #include "page/reservation.h"
 
@@ -133,6 +134,8 @@ struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment
             span = alloc_from(&slm_free_spans[next_best(area, i)], granules, alignment);
     if (!span)
         errno = ENOMEM;
+    else
+        slm_demand_rise(slm_span_bytes(span));
     return span;
 }
 
@@ -161,12 +164,15 @@ static void free_part(struct slm_free_spans *area, struct slm_span *span)
 
 void slm_span_free(struct slm_span *span)
 {
+    slm_demand_drop(slm_span_bytes(span));
     (unlikely(span->moved) ? free_moved : free_part)(slm_free_spans_of(span), span);
 }
 
 void slm_span_trim(struct slm_span *span, size_t granules)
 {
-    free_part(slm_free_spans_of(span), slm_span_split(span, granules));
+    struct slm_span *rest = slm_span_split(span, granules);
+    slm_demand_drop(slm_span_bytes(rest));
+    free_part(slm_free_spans_of(span), rest);
 }
 
 static bool extend_locked(struct slm_free_spans *area, struct slm_span *span, size_t granules, bool *clean)
@@ -197,9 +203,12 @@ bool slm_span_extend(struct slm_span *span, size_t granules, bool *clean)
 {
     struct slm_free_spans *area = slm_free_spans_of(span);
     slm_keep_errno();
+    const size_t before = slm_span_bytes(span);
     slm_free_spans_lock(area);
     const bool done = extend_locked(area, span, granules, clean);
     slm_free_spans_note_dirty_low(area);
     slm_lock_release(&area->lock);
+    if (done)
+        slm_demand_rise(slm_span_bytes(span) - before);
     return done;
 }

@@ -12,7 +12,7 @@
 enum { probe_bytes = 64 << 20 };
 
 /* `wait`: for the cache mutex; allocations do not. Returns the bytes purged. */
-static size_t purge(bool wait)
+static size_t purge(bool wait, enum slm_purge_reason reason)
 {
     if (!slm_process_started())
         return 0;
@@ -25,7 +25,7 @@ static size_t purge(bool wait)
     }
     slm_epoch_poll();
     slm_defer_queue_ripen_all();
-    return slm_reclaim_all(wait);
+    return slm_reclaim_all(wait, reason);
 }
 
 /* Other threads keep their magazines; the caller's own, the depots' and all dirty spans can help. */
@@ -34,8 +34,8 @@ bool slm_give_back_for(size_t n)
     const uint64_t heap_bytes = slm_reservation_heap_bytes();
     if (!slm_process_started() || n / 4 > heap_bytes + probe_bytes) /* all that there is would not help */
         return false;
-    slm_span_unmap_free();
-    purge(false);
+    slm_span_unmap_free(SLM_PURGE_LIMIT);
+    purge(false, SLM_PURGE_LIMIT);
     return true;
 }
 
@@ -43,5 +43,5 @@ size_t slm_give_back_all(void)
 {
     slm_pending_slabs_poll();
     slm_pending_slabs_release(NULL);
-    return purge(true);
+    return purge(true, SLM_PURGE_TRIM);
 }

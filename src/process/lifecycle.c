@@ -275,7 +275,7 @@ static slm_cold void thread_exit(void *any)
     slm_thread_list_remove(thread); /* from here on no other thread looks at it */
     slm_reserve_empty(thread, true);
     slm_thread_block_free(thread);
-    slm_worker_note_freed_if_scarce();
+    slm_worker_note_slabs();
     slm_worker_thread_gone(seen);
     signal_fence();
     store_release(&tls->busy, 0);

@@ -1,31 +1,24 @@
 /* What goes back, and when; see reclaim.h.
  *
  * Depots keep their working set: magazines that were not missed for an interval are surplus (Bonwick and Adams).
- * Spans that stayed dirty for `purge_delay_ms` are purged. When a large object is freed, dirty memory beyond
- * `dirty_bytes` or a quarter of the heap, whichever is more, is purged at once. Where address space is scarce, the
- * bound is a sixteenth of the heap and holds for all memory that becomes free: the program's own mappings and
- * threads' stacks cannot wait for a delay. */
+ * Spans that stayed dirty for `purge_delay_ms` are purged, and when use falls, what is dirty beyond a share of what is
+ * left, unless falls repeat: then four delays must pass. Where address space is scarce, the bound is a sixteenth of
+ * the heap and holds for all memory that becomes free: the program's own mappings and threads' stacks cannot wait for
+ * a delay. */
 #include "process/reclaim.h"
 
 #include "base/options.h"
 #include "depot/cache_name.h"
 #include "depot/pending_slabs.h"
+#include "os/sys.h"
+#include "page/demand.h"
 #include "page/free_spans.h"
-#include "page/purge.h"
 #include "page/reservation.h"
 #include "percpu/percpu.h"
 #include "slab/large.h"
 #include "thread/ownership.h"
 
-enum { scarce_dirty_least = 4 << 20 };
-
-static uint64_t dirty_limit(void)
-{
-    const uint64_t heap_bytes = slm_reservation_heap_bytes();
-    if (slm_span_scarce())
-        return slm_min(slm_options.dirty_bytes, slm_max(scarce_dirty_least, heap_bytes / 16));
-    return slm_max(slm_options.dirty_bytes, heap_bytes / 4);
-}
+enum { scarce_dirty_least = 4 << 20, alone_least = 1 << 20, repeating_delays = 4 };
 
 struct trimming {
     bool all, found;
@@ -58,8 +51,34 @@ static bool trim_depots(bool all, bool wait)
 
 void slm_reclaim_excess(void)
 {
-    if (slm_span_dirty_bytes() > dirty_limit())
-        slm_span_purge(dirty_limit() / 2);
+    const uint64_t most = slm_max(scarce_dirty_least, slm_reservation_heap_bytes() / 16);
+    if (slm_span_scarce() && slm_span_dirty_bytes() > most)
+        slm_span_purge(most / 2, SLM_PURGE_BOUND);
+}
+
+void slm_reclaim_fallen(bool helped)
+{
+    const uint64_t now = slm_sys_now_ms();
+    if (!helped && !slm_demand_repeats(now, false))
+        trim_depots(true, false);
+    const uint64_t keep = slm_demand_keep(now, helped);
+    if (slm_span_dirty_bytes() > keep)
+        slm_span_purge(keep, SLM_PURGE_BOUND);
+}
+
+/* Below the least a process is small whatever it keeps, and threads that come and go pay nothing. */
+slm_cold void slm_reclaim_alone(void)
+{
+    uint64_t keep = 0;
+    if (slm_demand_used() + slm_span_dirty_bytes() < alone_least)
+        return;
+    const uint64_t now = slm_sys_now_ms();
+    if (slm_demand_repeats(now, false))
+        keep = slm_demand_keep(now, false);
+    else
+        trim_depots(true, true);
+    if (slm_span_dirty_bytes() > keep)
+        slm_span_purge(keep, SLM_PURGE_IDLE);
 }
 
 bool slm_reclaim_due(uint64_t now_ms)
@@ -72,18 +91,19 @@ bool slm_reclaim_due(uint64_t now_ms)
         done |= trim_depots(false, false);
         done |= slm_percpu_trim(false);
     }
-    if (slm_span_dirty_bytes() > 0 && slm_reclaim_claim(&purge_due, now_ms, slm_options.purge_delay_ms))
+    const uint64_t delay_ms =
+        slm_options.purge_delay_ms * (slm_demand_repeats(now_ms, true) ? repeating_delays : 1);
+    if (slm_span_dirty_bytes() > 0 && slm_reclaim_claim(&purge_due, now_ms, delay_ms))
         done |= slm_span_purge_surplus() > 0;
-    if (slm_span_scarce())
-        slm_reclaim_excess();
+    slm_reclaim_excess();
     return done;
 }
 
-size_t slm_reclaim_all(bool wait)
+size_t slm_reclaim_all(bool wait, enum slm_purge_reason reason)
 {
     if (load_relaxed(&slm_large_pending))
         slm_large_free_pending();
     trim_depots(true, wait);
     slm_percpu_trim(true);
-    return slm_span_scarce() ? slm_span_unmap_free() : slm_span_purge(0);
+    return slm_span_scarce() ? slm_span_unmap_free(reason) : slm_span_purge(0, reason);
 }

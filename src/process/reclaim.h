@@ -2,16 +2,24 @@
  * process/worker.h has which thread sees to it. */
 #pragma once
 
-#include "base/atomic.h"
+#include "page/purge.h"
 
 /* Release what has become due; true if anything was done. */
 bool slm_reclaim_due(uint64_t now_ms);
 
-/* Purge at once if too much is dirty. */
+/* Where address space is scarce: purge at once if too much is dirty. */
 void slm_reclaim_excess(void);
 
+/* Use has fallen (page/demand.h): purge at once what will not be wanted again. `helped`: a worker looks after the
+ * rest. No lock is held. */
+void slm_reclaim_fallen(bool helped);
+
+/* The process is back to one thread, which may never call again: release everything except that thread's magazines,
+ * and what threads that come and go take again and again. */
+void slm_reclaim_alone(void);
+
 /* Release everything except the calling thread's own magazines; bytes purged. `wait`: for the cache mutex. */
-size_t slm_reclaim_all(bool wait);
+size_t slm_reclaim_all(bool wait, enum slm_purge_reason reason);
 
 /* True for one caller when `due` has come; the next time is `interval` from now. */
 slm_inline bool slm_reclaim_claim(_Atomic uint64_t *due, uint64_t now, uint64_t interval)

@@ -25,6 +25,7 @@
 #include "depot/pending_slabs.h"
 #include "os/background.h"
 #include "os/sys.h"
+#include "page/demand.h"
 #include "page/free_spans.h"
 #include "process/reclaim.h"
 #include "sync/epoch.h"
@@ -35,6 +36,9 @@ enum {
     alone_ms = 10,
     attempts_most = 20,
     worker_stack = 512 << 10,
+    fruitless_most = 2,
+    fruitless_ms = 1000,
+    worth_bytes = 8 << 20,
     starts_most = 8,
     starts_interval_ms = 20
 };
@@ -88,15 +92,25 @@ void slm_worker_note_deferred(void)
         call_worker(); /* pairs with fall_asleep */
 }
 
+static bool is_helped(void)
+{
+    return load_relaxed(&worker) > WORKER_STARTING;
+}
+
 void slm_worker_note_freed(void)
 {
-    note_activity();
+    if (is_helped())
+        note_activity();
+    else if (slm_span_dirty_bytes() > 0)
+        slm_reclaim_due(slm_sys_now_ms());
+    if (unlikely(load_relaxed(&slm_demand_fell)))
+        slm_reclaim_fallen(is_helped());
     slm_reclaim_excess();
 }
 
-void slm_worker_note_freed_if_scarce(void)
+void slm_worker_note_slabs(void)
 {
-    if (unlikely(slm_span_scarce()))
+    if (unlikely(slm_span_scarce() || load_relaxed(&slm_demand_fell)))
         slm_worker_note_freed();
 }
 
@@ -137,11 +151,11 @@ void slm_worker_tick(struct slm_thread *thread)
             slm_thread_adapt(thread);
         thread->adapted_ms = (uint32_t)now;
     }
-    if (load_relaxed(&worker) <= WORKER_STARTING) {
+    if (is_helped()) {
+        note_activity();
+    } else {
         slm_reclaim_due(now);
         slm_worker_do_deferred(thread, false);
-    } else {
-        note_activity();
     }
 }
 
@@ -251,6 +265,9 @@ static slm_cold bool look_whether_needed(void)
     return needed;
 }
 
+static _Atomic uint32_t fruitless; /* lives of workers, one after the other, in which nothing was given back */
+static _Atomic uint64_t ended_ms;  /* the last of them */
+
 /* Until the worker is alone with one thread. Memory that a thread leaves is due after two intervals at most: in the
  * first one it was still in use. */
 static slm_cold void work_while_needed(void)
@@ -265,6 +282,8 @@ static slm_cold void work_while_needed(void)
         const bool done = slm_reclaim_due(now), waits = load_relaxed(&deferred);
         if (done || passed || waits)
             busy_ms = now;
+        if (done || waits)
+            store_relaxed(&fruitless, 0);
         if (now - busy_ms < quiet_ms) {
             slm_sys_wait(&worker, WORKER_RUNNING, waits ? (unsigned)slm_min(pass_interval_ms(), idle_ms) : idle_ms);
         } else {
@@ -300,26 +319,34 @@ static slm_cold void *work(void *nothing)
     atomic_store(&waiting, &nobody);
     store_release(&worker, WORKER_RUNNING);
     slm_sys_wake(&worker);
+    add_relaxed(&fruitless, 1); /* until it has done something */
     do
         work_while_needed();
     while (!leave());
+    store_relaxed(&ended_ms, slm_sys_now_ms());
     return nothing;
 }
 
 /* -- beginning and end ------------------------------------------------------------------------------------------- */
 
-/* Where threads come and go at once, the worker would come and go with each: few of them get one. But a program that
- * retires objects always has its worker. */
-static slm_cold bool starts_too_often(void)
+/* Where threads come and go at once, the worker would come and go with each. So in a small heap two lives in which it
+ * had nothing to do are enough for a second, and in a large one few threads get one. But a program that retires
+ * objects always has its worker. */
+static slm_cold bool is_worth_it(void)
 {
     static _Atomic uint64_t since_ms;
     static _Atomic uint32_t starts;
     const uint64_t now = slm_sys_now_ms();
+    if (load_relaxed(&ever_deferred))
+        return true;
+    if (load_relaxed(&fruitless) >= fruitless_most && now - load_relaxed(&ended_ms) < fruitless_ms &&
+        slm_demand_used() < worth_bytes)
+        return false;
     if (now - load_relaxed(&since_ms) >= starts_interval_ms) {
         store_relaxed(&since_ms, now);
         store_relaxed(&starts, 0);
     }
-    return add_relaxed(&starts, 1) >= starts_most && !load_relaxed(&ever_deferred);
+    return add_relaxed(&starts, 1) < starts_most;
 }
 
 static _Atomic(const struct slm_tls *) starter; /* the thread that creates the worker */
@@ -345,7 +372,7 @@ static slm_cold void start(void)
 {
     uint32_t state = WORKER_LEAVING; /* then it stays */
     if (!slm_options.worker || atomic_compare_exchange_strong(&worker, &state, WORKER_RUNNING) ||
-        state != WORKER_NONE || starts_too_often() ||
+        state != WORKER_NONE || !is_worth_it() ||
         !atomic_compare_exchange_strong(&worker, &state, WORKER_STARTING))
         return;
     create_worker();
@@ -418,6 +445,8 @@ slm_cold void slm_worker_thread_gone(bool was_seen)
     if (was_seen)
         atomic_fetch_sub(&living, 1);
     end_if_alone();
+    if (!are_several())
+        slm_reclaim_alone();
 }
 
 slm_cold void slm_worker_fork_child(void)

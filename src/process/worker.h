@@ -9,12 +9,12 @@
 /* On a thread's slow path, now and then: do what has become due, or tell the worker that threads are active. */
 void slm_worker_tick(struct slm_thread *thread);
 
-/* After a large object, ripe objects or per-CPU memory were freed: purge at once when too much is dirty. */
+/* After a large object, ripe objects or per-CPU memory were freed: purge what a fall of use leaves. No lock is held. */
 void slm_worker_note_freed(void);
 
-/* After slabs may have become free, or part of a large object has: the same where address space is scarce. Elsewhere
- * their RAM stays until the working set is known. */
-void slm_worker_note_freed_if_scarce(void);
+/* After slabs may have become free, or part of a large object has: the same if use has fallen, or address space is
+ * scarce. */
+void slm_worker_note_slabs(void);
 
 /* After an object was retired, or a function given to slab_epoch_call: it is due within deferred_max_delay_ms. */
 void slm_worker_note_deferred(void);

@@ -112,7 +112,7 @@ unsigned slm_take_rounds(struct slm_thread *self, struct slm_take_rounds *rounds
 unsigned slm_gather_from_threads(struct slm_cache *cache, enum slm_take_how how, uint64_t *gathered)
 {
     struct slm_take_rounds rounds = {.cache = cache, .how = how};
-    const uint64_t limit_rounds = how == SLM_TAKE_TO_STOCK ? load_relaxed(&cache->depot_rounds) : 0;
+    const uint64_t limit_rounds = how == SLM_TAKE_TO_STOCK ? slm_cache_stock_rounds(cache) : 0;
     slm_limit_carry(cache->shape.limit);
     struct slm_thread *self = slm_thread_hide();
     const unsigned missed = slm_take_rounds(self, &rounds);

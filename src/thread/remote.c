@@ -26,7 +26,7 @@ void slm_remote_push(struct slm_thread *thread, struct slm_cache *cache, void *o
     const uint32_t before = magazine ? magazine->capacity : 0, most = most_rounds(cache);
     if (!magazine || magazine->count >= slm_min(before, most)) {
         if (magazine) /* it is on the slot meanwhile: a call that has met the limit sees it */
-            slm_magazine_hand_on(cache, magazine, load_relaxed(&cache->depot_rounds));
+            slm_magazine_hand_on(cache, magazine, slm_cache_stock_rounds(cache));
         magazine = slm_magazine_make((uint32_t)slm_min(slm_max(before * 2, first_rounds), most));
         slm_slot_use(&slm_retired_half(thread)->used, cache->id);
         slm_shared_store(&slm_retired_slot_of(thread, cache->id)->remote, magazine);

@@ -94,7 +94,7 @@ static struct slm_magazine *decant(const struct slm_slot *slot, struct slm_cache
     memcpy(to->rounds, from->rounds + from->count - n, n * sizeof(void *));
     to->count = n;
     from->count -= n;
-    slm_magazine_hand_on(cache, from, load_relaxed(&cache->depot_rounds));
+    slm_magazine_hand_on(cache, from, slm_cache_stock_rounds(cache));
     return to;
 }
 
@@ -148,7 +148,7 @@ static void hand_on(struct slm_cache *cache, struct slm_magazine *magazine, enum
     if (!magazine)
         return;
     const bool to_slabs = whereto == SLM_TO_SLABS || magazine->count <= SLM_MAGAZINE_SMALL;
-    slm_magazine_hand_on(cache, magazine, to_slabs ? 0 : load_relaxed(&cache->depot_rounds));
+    slm_magazine_hand_on(cache, magazine, to_slabs ? 0 : slm_cache_stock_rounds(cache));
 }
 
 /* Hand on what a slot holds, and the cache's remote magazine. */
@@ -249,7 +249,7 @@ static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
         slm_count(&thread->drains, 1);
     }
     if (empty && empty->count > 0)
-        slm_magazine_put(cache, load_relaxed(&thread->node), &empty, load_relaxed(&cache->depot_rounds));
+        slm_magazine_put(cache, load_relaxed(&thread->node), &empty, slm_cache_stock_rounds(cache));
     slot->previous = full;
     empty = magazine_fit(empty, load_relaxed(&slot->target));
     if (!empty)
