@@ -1,0 +1,99 @@
+/* Use, falls, repetition; see demand.h. */
+#include "page/demand.h"
+
+#include "base/bits.h"
+#include "base/options.h"
+
+enum { stock_shift_most = 3, stock_full_log2 = 26 };
+
+/* The most that an alternation keeps in a process that may not call again. */
+static const uint64_t kept_most = (uint64_t)128 << 20;
+
+static _Atomic uint64_t used, highest; /* the latter forgets as many bytes as are taken */
+static _Atomic uint64_t taken;         /* since the latest of the falls below began */
+static _Atomic uint64_t falls_ms[3];   /* when falls began between which much was taken, the latest first */
+static _Atomic uint64_t lows[3];       /* how low use was at the end of each */
+static _Atomic uint64_t wanted;        /* what was taken before the latest */
+
+_Atomic bool slm_demand_fell;
+_Atomic uint8_t slm_demand_stock_shift = stock_shift_most;
+
+/* By the power of two: 0 from 64 MiB on. */
+static void set_stock_shift(uint64_t bytes)
+{
+    const unsigned log2 = slm_log2((size_t)slm_min(slm_max(bytes, 1), SIZE_MAX));
+    const unsigned shift = log2 >= stock_full_log2 ? 0 : slm_min(stock_full_log2 - log2, stock_shift_most);
+    if (load_relaxed(&slm_demand_stock_shift) != shift)
+        store_relaxed(&slm_demand_stock_shift, (uint8_t)shift);
+}
+
+uint64_t slm_demand_used(void)
+{
+    return load_relaxed(&used);
+}
+
+void slm_demand_rise(size_t bytes)
+{
+    const uint64_t now = add_relaxed(&used, bytes) + bytes;
+    add_relaxed(&taken, bytes);
+    const uint64_t before = load_relaxed(&highest);
+    store_relaxed(&highest, before > now + bytes ? before - bytes : now);
+    set_stock_shift(now);
+}
+
+static bool is_fall(uint64_t now, uint64_t before)
+{
+    return now < before && before - now > slm_max(slm_options.dirty_bytes, now / 2);
+}
+
+void slm_demand_drop(size_t bytes)
+{
+    const uint64_t now = sub_relaxed(&used, bytes) - bytes;
+    set_stock_shift(now);
+    if (is_fall(now, load_relaxed(&highest)))
+        store_relaxed(&slm_demand_fell, true);
+}
+
+bool slm_demand_repeats(uint64_t now_ms, bool helped)
+{
+    const uint64_t span_ms = helped ? 3 * slm_options.purge_delay_ms : slm_options.purge_delay_ms;
+    const uint64_t latest = load_relaxed(&falls_ms[0]), before = load_relaxed(&falls_ms[helped ? 1 : 2]);
+    if (before == 0 || latest - before >= span_ms || now_ms - latest >= span_ms)
+        return false;
+    for (unsigned i = 1; i < (helped ? 2 : 3); i++)
+        if (load_relaxed(&used) + slm_options.dirty_bytes < load_relaxed(&lows[i]))
+            return false;
+    return true;
+}
+
+/* A tear-down is several falls, between which little is taken: they are one. */
+static void note_fall(uint64_t now_ms, uint64_t bytes, uint64_t low)
+{
+    const uint64_t took = load_relaxed(&taken);
+    if (took < bytes / 2) {
+        store_relaxed(&lows[0], low);
+        return;
+    }
+    store_relaxed(&taken, 0);
+    store_relaxed(&wanted, took);
+    for (unsigned i = 2; i > 0; i--) {
+        store_relaxed(&falls_ms[i], load_relaxed(&falls_ms[i - 1]));
+        store_relaxed(&lows[i], load_relaxed(&lows[i - 1]));
+    }
+    store_relaxed(&falls_ms[0], now_ms);
+    store_relaxed(&lows[0], low);
+}
+
+uint64_t slm_demand_keep(uint64_t now_ms, bool helped)
+{
+    const uint64_t now = load_relaxed(&used), before = load_relaxed(&highest);
+    store_relaxed(&slm_demand_fell, false);
+    if (is_fall(now, before)) {
+        store_relaxed(&highest, now);
+        note_fall(now_ms, before - now, now);
+    }
+    const uint64_t least = slm_max(slm_options.dirty_bytes / 2, now / 8);
+    if (!slm_demand_repeats(now_ms, helped))
+        return least;
+    return helped ? UINT64_MAX : slm_max(least, slm_min(load_relaxed(&wanted), kept_most));
+}

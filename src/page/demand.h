@@ -1,0 +1,30 @@
+/* How many bytes of spans are in use, how far that has fallen, and whether what has fallen free will soon be wanted.
+ *
+ * A *fall*: use is lower than it was before, by more than `dirty_bytes` and half of what is left, and little was
+ * taken meanwhile: each byte taken makes up for two freed. So blocks that replace each other at random are no fall,
+ * and a tear-down is several. Nobody may call the library after a tear-down: what it has freed goes back within it.
+ * But a load that rises again takes at once what has just fallen. The two differ by what came before: falls that
+ * repeat, as low as before and with most of it taken in between, are work.
+ *
+ * The figures lag by a call where threads race; nothing but what is kept depends on them. Any thread, no lock. */
+#pragma once
+
+#include "base/atomic.h"
+
+void slm_demand_rise(size_t bytes);
+void slm_demand_drop(size_t bytes);
+
+uint64_t slm_demand_used(void);
+
+/* A fall has not been looked at yet. Slow paths look once they hold no lock. */
+extern slm_hidden _Atomic bool slm_demand_fell;
+
+/* Do falls repeat, which went as low as use is now? Where a worker will look again (`helped`) two within three purge
+ * delays tell that, else it takes three within one. */
+bool slm_demand_repeats(uint64_t now_ms, bool helped);
+
+/* After a fall: how many bytes may stay dirty. UINT64_MAX: the worker will see to it. */
+uint64_t slm_demand_keep(uint64_t now_ms, bool helped);
+
+/* A depot's stock is bounded by a share of what is in use: its bound in a large heap is halved so many times. */
+extern slm_hidden _Atomic uint8_t slm_demand_stock_shift;
