@@ -576,6 +576,9 @@ typedef struct slab_stats {
     uint64_t percpu_mapped_bytes;          /* addresses mapped for all copies together */
     uint64_t percpu_metadata_bytes;        /* the part of metadata_bytes that is theirs */
     uint64_t remote_frees;                 /* of small objects of another node than the freeing thread's */
+    uint64_t purged_idle_bytes;            /* the parts of purged_bytes: nobody needed it; use had fallen, or addresses
+                                              were scarce; a cgroup stalled; the program asked; a call had none left */
+    uint64_t purged_bound_bytes, purged_pressure_bytes, purged_trim_bytes, purged_limit_bytes;
 } slab_stats;
 
 /* Fill the first size_of_out bytes of a slab_stats: pass sizeof *out, so that a program keeps working with a library

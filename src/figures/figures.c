@@ -5,6 +5,7 @@
 #include "os/sys.h"
 #include "os/topology.h"
 #include "page/free_spans.h"
+#include "page/purge.h"
 #include "page/reservation.h"
 #include "percpu/percpu.h"
 #include "slab/large.h"
@@ -53,7 +54,12 @@ struct sums {
     PROCESS(percpu_bytes, (percpu.units * SLM_PERCPU_UNIT))                                                          \
     PROCESS(percpu_mapped_bytes, percpu.mapped_bytes)                                                                \
     PROCESS(percpu_metadata_bytes, percpu.metadata_bytes)                                                            \
-    NODE(remote_frees, sums.remote_frees)
+    NODE(remote_frees, sums.remote_frees)                                                                            \
+    PROCESS(purged_idle_bytes, load_relaxed(&slm_purged_bytes[SLM_PURGE_IDLE]))                                      \
+    PROCESS(purged_bound_bytes, load_relaxed(&slm_purged_bytes[SLM_PURGE_BOUND]))                                    \
+    PROCESS(purged_pressure_bytes, load_relaxed(&slm_purged_bytes[SLM_PURGE_PRESSURE]))                              \
+    PROCESS(purged_trim_bytes, load_relaxed(&slm_purged_bytes[SLM_PURGE_TRIM]))                                      \
+    PROCESS(purged_limit_bytes, load_relaxed(&slm_purged_bytes[SLM_PURGE_LIMIT]))
 
 #define WORD(struct_name, name) (offsetof(struct struct_name, name) / sizeof(uint64_t))
 #define PROCESS_ROW(name, value) {WORD(slab_stats, name), SLM_FIGURE_OF_PROCESS, #name},

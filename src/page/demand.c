@@ -12,7 +12,7 @@ static const uint64_t kept_most = (uint64_t)128 << 20;
 static _Atomic uint64_t used, highest; /* the latter forgets as many bytes as are taken */
 static _Atomic uint64_t taken;         /* since the latest of the falls below began */
 static _Atomic uint64_t falls_ms[3];   /* when falls began between which much was taken, the latest first */
-static _Atomic uint64_t lows[3];       /* how low use was at the end of each */
+static _Atomic uint64_t lows[3];       /* the lowest use from each to the next */
 static _Atomic uint64_t wanted;        /* what was taken before the latest */
 
 _Atomic bool slm_demand_fell;
@@ -50,17 +50,19 @@ void slm_demand_drop(size_t bytes)
 {
     const uint64_t now = sub_relaxed(&used, bytes) - bytes;
     set_stock_shift(now);
+    if (now < load_relaxed(&lows[0]))
+        store_relaxed(&lows[0], now);
     if (is_fall(now, load_relaxed(&highest)))
         store_relaxed(&slm_demand_fell, true);
 }
 
-bool slm_demand_repeats(uint64_t now_ms, bool helped)
+bool slm_demand_repeats(uint64_t now_ms, bool last)
 {
-    const uint64_t span_ms = helped ? 3 * slm_options.purge_delay_ms : slm_options.purge_delay_ms;
-    const uint64_t latest = load_relaxed(&falls_ms[0]), before = load_relaxed(&falls_ms[helped ? 1 : 2]);
+    const uint64_t span_ms = slm_options.purge_delay_ms * (last ? 1 : 3);
+    const uint64_t latest = load_relaxed(&falls_ms[0]), before = load_relaxed(&falls_ms[last ? 2 : 1]);
     if (before == 0 || latest - before >= span_ms || now_ms - latest >= span_ms)
         return false;
-    for (unsigned i = 1; i < (helped ? 2 : 3); i++)
+    for (unsigned i = 1; i < (last ? 3 : 2); i++)
         if (load_relaxed(&used) + slm_options.dirty_bytes < load_relaxed(&lows[i]))
             return false;
     return true;
@@ -70,10 +72,8 @@ bool slm_demand_repeats(uint64_t now_ms, bool helped)
 static void note_fall(uint64_t now_ms, uint64_t bytes, uint64_t low)
 {
     const uint64_t took = load_relaxed(&taken);
-    if (took < bytes / 2) {
-        store_relaxed(&lows[0], low);
+    if (took < bytes / 2)
         return;
-    }
     store_relaxed(&taken, 0);
     store_relaxed(&wanted, took);
     for (unsigned i = 2; i > 0; i--) {
@@ -84,16 +84,18 @@ static void note_fall(uint64_t now_ms, uint64_t bytes, uint64_t low)
     store_relaxed(&lows[0], low);
 }
 
-uint64_t slm_demand_keep(uint64_t now_ms, bool helped)
+void slm_demand_look(uint64_t now_ms)
 {
     const uint64_t now = load_relaxed(&used), before = load_relaxed(&highest);
     store_relaxed(&slm_demand_fell, false);
-    if (is_fall(now, before)) {
-        store_relaxed(&highest, now);
-        note_fall(now_ms, before - now, now);
-    }
-    const uint64_t least = slm_max(slm_options.dirty_bytes / 2, now / 8);
-    if (!slm_demand_repeats(now_ms, helped))
-        return least;
-    return helped ? UINT64_MAX : slm_max(least, slm_min(load_relaxed(&wanted), kept_most));
+    if (!is_fall(now, before))
+        return;
+    store_relaxed(&highest, now);
+    note_fall(now_ms, before - now, now);
+}
+
+uint64_t slm_demand_keep(uint64_t now_ms)
+{
+    const uint64_t least = slm_max(slm_options.dirty_bytes / 2, load_relaxed(&used) / 8);
+    return slm_demand_repeats(now_ms, true) ? slm_max(least, slm_min(load_relaxed(&wanted), kept_most)) : least;
 }

@@ -19,12 +19,15 @@ uint64_t slm_demand_used(void);
 /* A fall has not been looked at yet. Slow paths look once they hold no lock. */
 extern slm_hidden _Atomic bool slm_demand_fell;
 
-/* Do falls repeat, which went as low as use is now? Where a worker will look again (`helped`) two within three purge
- * delays tell that, else it takes three within one. */
-bool slm_demand_repeats(uint64_t now_ms, bool helped);
+/* Look at a fall. */
+void slm_demand_look(uint64_t now_ms);
 
-/* After a fall: how many bytes may stay dirty. UINT64_MAX: the worker will see to it. */
-uint64_t slm_demand_keep(uint64_t now_ms, bool helped);
+/* Do falls repeat, which went as low as use is now? Two within three purge delays tell that to who will look again.
+ * For who may not (`last`) it takes three within one. */
+bool slm_demand_repeats(uint64_t now_ms, bool last);
+
+/* How many bytes may stay dirty where nobody may look again. */
+uint64_t slm_demand_keep(uint64_t now_ms);
 
 /* A depot's stock is bounded by a share of what is in use: its bound in a large heap is halved so many times. */
 extern slm_hidden _Atomic uint8_t slm_demand_stock_shift;

@@ -44,7 +44,7 @@ static void restart_area(struct slm_free_spans *area)
         store_relaxed(&area->free_bytes[state], 0);
     }
     slm_list_init(&area->ages);
-    area->dirty_low = 0;
+    area->dirty_low = area->dirty_low_before = 0;
     area->generation = slm_fork_generation;
     area->mapped = slm_max(area->mapped, area->frontier);
 }

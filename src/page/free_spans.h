@@ -30,7 +30,8 @@ struct slm_free_spans {
     struct slm_bins bins[SLM_SPAN_STATES];
     uint32_t spans[SLM_SPAN_STATES]; /* in the bins */
     struct slm_list ages;            /* dirty spans, oldest first */
-    uint64_t dirty_low;              /* the least bytes that were dirty since the last slm_span_purge_surplus */
+    uint64_t dirty_low;        /* the least bytes that were dirty since the last slm_span_purge_surplus */
+    uint64_t dirty_low_before; /* and from the call before to that one; what was purged is taken off both */
     _Atomic uint64_t free_bytes[SLM_SPAN_STATES];
     _Atomic uint64_t lost_bytes, purges, purged_bytes;
 } slm_cacheline;

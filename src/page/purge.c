@@ -156,7 +156,7 @@ size_t slm_span_unmap_free(enum slm_purge_reason reason)
     return given;
 }
 
-size_t slm_span_purge_surplus(void)
+size_t slm_span_purge_surplus(bool patient)
 {
     size_t given = 0;
     for (unsigned i = 0; i < slm_area_count(); i++) {
@@ -164,7 +164,8 @@ size_t slm_span_purge_surplus(void)
         if (load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) == 0)
             continue;
         slm_free_spans_lock(area);
-        const uint64_t surplus = area->dirty_low;
+        const uint64_t low = area->dirty_low, surplus = patient ? slm_min(low, area->dirty_low_before) : low;
+        area->dirty_low_before = low - surplus;
         area->dirty_low = load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) - surplus;
         slm_lock_release(&area->lock);
         given += purge_area(area, surplus, 0, SLM_PURGE_IDLE);

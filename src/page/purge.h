@@ -6,15 +6,23 @@
 #include "base/atomic.h"
 
 /* Why memory goes back: nobody has needed it for `purge_delay_ms`; use has fallen, or addresses are scarce, and more
- * is dirty than may be; the program calls for it; or there is no memory for a call. */
-enum slm_purge_reason { SLM_PURGE_IDLE, SLM_PURGE_BOUND, SLM_PURGE_TRIM, SLM_PURGE_LIMIT, SLM_PURGE_REASONS };
+ * is dirty than may be; a cgroup stalls; the program calls for it; or there is no memory for a call. */
+enum slm_purge_reason {
+    SLM_PURGE_IDLE,
+    SLM_PURGE_BOUND,
+    SLM_PURGE_PRESSURE,
+    SLM_PURGE_TRIM,
+    SLM_PURGE_LIMIT,
+    SLM_PURGE_REASONS
+};
 extern slm_hidden _Atomic uint64_t slm_purged_bytes[SLM_PURGE_REASONS];
 
 /* Purge dirty spans, oldest first, until at most `keep_bytes` are dirty. Returns the bytes given back. */
 size_t slm_span_purge(uint64_t keep_bytes, enum slm_purge_reason reason);
 
-/* Purge the surplus: as many bytes as have stayed dirty, so unneeded, since the last call. */
-size_t slm_span_purge_surplus(void);
+/* Purge the surplus: as many bytes as have stayed dirty, so unneeded, since the last call; `patient`: since the one
+ * before. */
+size_t slm_span_purge_surplus(bool patient);
 
 /* From now on address space is scarce: unmap free spans. Returns the bytes given back. */
 size_t slm_span_unmap_free(enum slm_purge_reason reason);

@@ -59,9 +59,12 @@ void slm_reclaim_excess(void)
 void slm_reclaim_fallen(bool helped)
 {
     const uint64_t now = slm_sys_now_ms();
-    if (!helped && !slm_demand_repeats(now, false))
+    slm_demand_look(now);
+    if (helped)
+        return;
+    if (!slm_demand_repeats(now, true))
         trim_depots(true, false);
-    const uint64_t keep = slm_demand_keep(now, helped);
+    const uint64_t keep = slm_demand_keep(now);
     if (slm_span_dirty_bytes() > keep)
         slm_span_purge(keep, SLM_PURGE_BOUND);
 }
@@ -73,15 +76,15 @@ slm_cold void slm_reclaim_alone(void)
     if (slm_demand_used() + slm_span_dirty_bytes() < alone_least)
         return;
     const uint64_t now = slm_sys_now_ms();
-    if (slm_demand_repeats(now, false))
-        keep = slm_demand_keep(now, false);
+    if (slm_demand_repeats(now, true))
+        keep = slm_demand_keep(now);
     else
-        trim_depots(true, true);
+        trim_depots(true, false);
     if (slm_span_dirty_bytes() > keep)
         slm_span_purge(keep, SLM_PURGE_IDLE);
 }
 
-bool slm_reclaim_due(uint64_t now_ms)
+bool slm_reclaim_due(uint64_t now_ms, bool helped)
 {
     static _Atomic uint64_t purge_due, trim_due;
     bool done = false;
@@ -91,10 +94,9 @@ bool slm_reclaim_due(uint64_t now_ms)
         done |= trim_depots(false, false);
         done |= slm_percpu_trim(false);
     }
-    const uint64_t delay_ms =
-        slm_options.purge_delay_ms * (slm_demand_repeats(now_ms, true) ? repeating_delays : 1);
+    const uint64_t delay_ms = slm_options.purge_delay_ms * (slm_demand_repeats(now_ms, false) ? repeating_delays : 1);
     if (slm_span_dirty_bytes() > 0 && slm_reclaim_claim(&purge_due, now_ms, delay_ms))
-        done |= slm_span_purge_surplus() > 0;
+        done |= slm_span_purge_surplus(helped) > 0;
     slm_reclaim_excess();
     return done;
 }

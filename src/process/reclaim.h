@@ -4,14 +4,14 @@
 
 #include "page/purge.h"
 
-/* Release what has become due; true if anything was done. */
-bool slm_reclaim_due(uint64_t now_ms);
+/* Release what has become due; true if anything was done. `helped`: by the worker, which will look again. */
+bool slm_reclaim_due(uint64_t now_ms, bool helped);
 
 /* Where address space is scarce: purge at once if too much is dirty. */
 void slm_reclaim_excess(void);
 
-/* Use has fallen (page/demand.h): purge at once what will not be wanted again. `helped`: a worker looks after the
- * rest. No lock is held. */
+/* Use has fallen (page/demand.h): purge at once what will not be wanted again, unless there is a worker to wait and
+ * see (`helped`). No lock is held. */
 void slm_reclaim_fallen(bool helped);
 
 /* The process is back to one thread, which may never call again: release everything except that thread's magazines,

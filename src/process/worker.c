@@ -102,7 +102,7 @@ void slm_worker_note_freed(void)
     if (is_helped())
         note_activity();
     else if (slm_span_dirty_bytes() > 0)
-        slm_reclaim_due(slm_sys_now_ms());
+        slm_reclaim_due(slm_sys_now_ms(), false);
     if (unlikely(load_relaxed(&slm_demand_fell)))
         slm_reclaim_fallen(is_helped());
     slm_reclaim_excess();
@@ -154,7 +154,7 @@ void slm_worker_tick(struct slm_thread *thread)
     if (is_helped()) {
         note_activity();
     } else {
-        slm_reclaim_due(now);
+        slm_reclaim_due(now, false);
         slm_worker_do_deferred(thread, false);
     }
 }
@@ -279,7 +279,7 @@ static slm_cold void work_while_needed(void)
         const uint64_t now = slm_sys_now_ms();
         const bool passed = atomic_exchange(&active, false);
         do_deferred(false);
-        const bool done = slm_reclaim_due(now), waits = load_relaxed(&deferred);
+        const bool done = slm_reclaim_due(now, true), waits = load_relaxed(&deferred);
         if (done || passed || waits)
             busy_ms = now;
         if (done || waits)
@@ -372,8 +372,7 @@ static slm_cold void start(void)
 {
     uint32_t state = WORKER_LEAVING; /* then it stays */
     if (!slm_options.worker || atomic_compare_exchange_strong(&worker, &state, WORKER_RUNNING) ||
-        state != WORKER_NONE || !is_worth_it() ||
-        !atomic_compare_exchange_strong(&worker, &state, WORKER_STARTING))
+        state != WORKER_NONE || !is_worth_it() || !atomic_compare_exchange_strong(&worker, &state, WORKER_STARTING))
         return;
     create_worker();
     for (unsigned wait = 0; wait < 100 && load_acquire(&worker) == WORKER_STARTING; wait++)

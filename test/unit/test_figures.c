@@ -70,6 +70,7 @@ static void purges_are_counted(void **state)
     char *object = malloc(8 * MIB);
     memset(object, 1, 8 * MIB);
     const struct slab_stats before = gather();
+    slm_options.dirty_bytes = 1024 * MIB; /* it does not go at once */
     free(object);
     assert_int_equal(gather().dirty_bytes, before.dirty_bytes + 8 * MIB);
     const size_t given = slm_give_back_all();
@@ -78,6 +79,10 @@ static void purges_are_counted(void **state)
     assert_int_equal(after.purged_bytes - before.purged_bytes, given);
     assert_true(after.purges > before.purges);
     assert_int_equal(after.dirty_bytes, 0);
+    assert_int_equal(after.purged_trim_bytes - before.purged_trim_bytes, given);
+    assert_int_equal(after.purged_bytes, after.purged_idle_bytes + after.purged_bound_bytes +
+                                             after.purged_pressure_bytes + after.purged_trim_bytes +
+                                             after.purged_limit_bytes);
 }
 
 static void the_rest_is_filled_in(void **state)

@@ -83,9 +83,9 @@ static void what_is_clean_reads_as_zero(void **state)
         memset(object, 0x5a, MIB);
         give(object);
         if (turn % 8 == 0)
-            slm_span_purge(0);
+            slm_span_purge(0, SLM_PURGE_TRIM);
     }
-    slm_span_purge(0);
+    slm_span_purge(0, SLM_PURGE_TRIM);
     char *object = slm_large_alloc(MIB, 1, node, &clean);
     assert_true(clean);
     give(object);
@@ -196,7 +196,7 @@ static void growing_takes_what_is_free_behind(void **state)
 static char *take_with_neighbour(size_t n, char **neighbour)
 {
     char *object = take(n + 64 * KIB, SLM_GRANULE);
-    slm_span_purge(0);
+    slm_span_purge(0, SLM_PURGE_TRIM);
     assert_ptr_equal(slm_large_resize(slm_large_of(object), n), object);
     *neighbour = take(64 * KIB, 1);
     assert_ptr_equal(*neighbour, object + n);
@@ -220,7 +220,7 @@ static void large_ones_move_without_a_copy(void **state)
     assert_int_equal(large_live_bytes(), live + MIB);
     assert_true(all_zero(object, 8 * MIB)); /* fresh memory lies there now */
     give(moved);
-    slm_span_purge(0);
+    slm_span_purge(0, SLM_PURGE_TRIM);
     assert_true(all_zero(moved, 9 * MIB));
     slm_span_check(node);
     give(neighbour);
@@ -258,7 +258,7 @@ static void moved_objects_are_moved_again(void **state)
     give(object);
     for (size_t i = 0; i < COUNT(blocks); i++)
         give(blocks[i]);
-    slm_span_purge(0);
+    slm_span_purge(0, SLM_PURGE_TRIM);
     slm_span_check(node);
 }
 
@@ -293,7 +293,7 @@ static void mappings_stay_few(void **state)
         give(objects[i]);
         give(neighbours[i]);
     }
-    slm_span_purge(0);
+    slm_span_purge(0, SLM_PURGE_TRIM);
     assert_true(count_mappings() < 100);
     assert_true(mappings < 1000);
 }
@@ -417,7 +417,7 @@ static void a_moved_one_is_retired_too(void **state)
     slm_large_free_retired(slm_large_of(moved));
     assert_int_equal(large_live_bytes(), live - 8 * MIB);
     give(neighbour);
-    slm_span_purge(0);
+    slm_span_purge(0, SLM_PURGE_TRIM);
     slm_span_check(node);
 }
 

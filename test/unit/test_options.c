@@ -50,7 +50,7 @@ static void defaults_are_those_that_the_help_shows(void **state)
     assert_int_equal(slm_options.thread_bytes, 1048576);
     assert_int_equal(slm_options.depot_bytes, 2097152);
     assert_int_equal(slm_options.purge_delay_ms, 500);
-    assert_int_equal(slm_options.dirty_bytes, 33554432);
+    assert_int_equal(slm_options.dirty_bytes, 4194304);
     assert_int_equal(slm_options.worker, 1);
     assert_int_equal(slm_options.stats, 0);
     assert_int_equal(slm_options.help, 0);

@@ -56,7 +56,7 @@ static void take_row(const size_t *granules, struct slm_span **row)
     size_t all = 0;
     for (size_t i = 0; granules[i]; i++)
         all += granules[i];
-    slm_span_purge(0);
+    slm_span_purge(0, SLM_PURGE_TRIM);
     row[0] = take(all);
     for (size_t i = 0; granules[i + 1]; i++) {
         slm_span_trim(row[i], granules[i]);
@@ -203,7 +203,7 @@ static void what_is_clean_when_extended_reads_as_zero(void **state)
     take_row(sizes, row);
     fill(row[1]);
     slm_span_free(row[1]);
-    slm_span_purge(0);
+    slm_span_purge(0, SLM_PURGE_TRIM);
     assert_true(slm_span_extend(row[0], 9, &clean));
     assert_true(clean);
     assert_true(all_zero(slm_span_start(row[0]) + 4 * SLM_GRANULE, 5 * SLM_GRANULE));
@@ -250,7 +250,7 @@ static void only_purged_memory_is_clean(void **state)
     assert_ptr_equal(again, row[0]);
     assert_int_equal(again->state, SLM_SPAN_DIRTY);
     slm_span_free(again);
-    assert_int_equal(slm_span_purge(0), 16 * SLM_GRANULE);
+    assert_int_equal(slm_span_purge(0, SLM_PURGE_TRIM), 16 * SLM_GRANULE);
     assert_int_equal(slm_span_dirty_bytes(), 0);
     assert_true(all_zero(slm_span_start(row[0]), 16 * SLM_GRANULE));
     slm_span_check(node);
@@ -272,11 +272,11 @@ static void locked_memory_stays_dirty(void **state)
         skip();
     }
     slm_span_free(row[0]);
-    assert_int_equal(slm_span_purge(0), 0); /* hangs if it insists */
+    assert_int_equal(slm_span_purge(0, SLM_PURGE_TRIM), 0); /* hangs if it insists */
     assert_int_equal(slm_span_dirty_bytes(), SLM_GRANULE);
     assert_int_equal(*start, MARK);
     munlock(start, SLM_GRANULE);
-    assert_int_equal(slm_span_purge(0), SLM_GRANULE);
+    assert_int_equal(slm_span_purge(0, SLM_PURGE_TRIM), SLM_GRANULE);
     slm_span_free(row[1]);
 }
 
@@ -293,10 +293,10 @@ static void locked_memory_does_not_keep_other_memory(void **state)
     const bool locked = mlock(start, slm_page_size) == 0;
     for (size_t i = 0; i < 7; i += 2)
         slm_span_free(row[i]);
-    const size_t given = slm_span_purge(0);
+    const size_t given = slm_span_purge(0, SLM_PURGE_TRIM);
     munlock(start, slm_page_size);
     assert_true(!locked || given == 3 * SLM_GRANULE);
-    assert_int_equal(slm_span_purge(0), locked ? SLM_GRANULE : 0);
+    assert_int_equal(slm_span_purge(0, SLM_PURGE_TRIM), locked ? SLM_GRANULE : 0);
     for (size_t i = 1; i < 7; i += 2)
         slm_span_free(row[i]);
 }
@@ -333,11 +333,11 @@ static void purging_keeps_what_it_may(void **state)
     take_row(sizes, row);
     fill(row[0]);
     slm_span_free(row[0]);
-    const size_t given = slm_span_purge(24 * SLM_GRANULE);
+    const size_t given = slm_span_purge(24 * SLM_GRANULE, SLM_PURGE_TRIM);
     assert_int_equal(slm_span_dirty_bytes(), 64 * SLM_GRANULE - given);
     assert_true(slm_span_dirty_bytes() <= 24 * SLM_GRANULE);
     assert_int_equal(given, 40 * SLM_GRANULE);
-    assert_int_equal(slm_span_purge(24 * SLM_GRANULE), 0);
+    assert_int_equal(slm_span_purge(24 * SLM_GRANULE, SLM_PURGE_TRIM), 0);
     slm_span_check(node);
     slm_span_free(row[1]);
 }
@@ -345,7 +345,7 @@ static void purging_keeps_what_it_may(void **state)
 /* Two free spans, the older one first; purging leaves `keep` granules in them. */
 static void purge_and_look(struct slm_span **row, size_t keep)
 {
-    slm_span_purge(keep * SLM_GRANULE);
+    slm_span_purge(keep * SLM_GRANULE, SLM_PURGE_TRIM);
     size_t older = 0, younger = 0;
     for (size_t granule = 0; granule < 8; granule++) {
         older += slm_span_start(row[0])[granule * SLM_GRANULE] == MARK;
@@ -378,15 +378,15 @@ static void surplus_is_what_nobody_needed(void **state)
     static const size_t sizes[] = {16, 1, 8, 1, 0};
     struct slm_span *row[4];
     take_row(sizes, row);
-    slm_span_purge_surplus();
+    slm_span_purge_surplus(false);
     slm_span_free(row[0]);
-    assert_int_equal(slm_span_purge_surplus(), 0); /* it has just come */
+    assert_int_equal(slm_span_purge_surplus(false), 0); /* it has just come */
     slm_span_free(row[2]);
-    assert_int_equal(slm_span_purge_surplus(), 16 * SLM_GRANULE); /* and was there all the time */
+    assert_int_equal(slm_span_purge_surplus(false), 16 * SLM_GRANULE); /* and was there all the time */
     struct slm_span *used = take(8);
     slm_span_free(used);
-    assert_int_equal(slm_span_purge_surplus(), 0); /* somebody needed it */
-    assert_int_equal(slm_span_purge_surplus(), 8 * SLM_GRANULE);
+    assert_int_equal(slm_span_purge_surplus(false), 0); /* somebody needed it */
+    assert_int_equal(slm_span_purge_surplus(false), 8 * SLM_GRANULE);
     assert_int_equal(slm_span_dirty_bytes(), 0);
     slm_span_free(row[1]);
     slm_span_free(row[3]);
@@ -398,13 +398,13 @@ static void a_purge_in_between_makes_no_surplus(void **state)
     static const size_t sizes[] = {16, 1, 8, 1, 0};
     struct slm_span *row[4];
     take_row(sizes, row);
-    slm_span_purge_surplus();
+    slm_span_purge_surplus(false);
     slm_span_free(row[0]);
-    assert_int_equal(slm_span_purge_surplus(), 0);
-    assert_int_equal(slm_span_purge(0), 16 * SLM_GRANULE);
+    assert_int_equal(slm_span_purge_surplus(false), 0);
+    assert_int_equal(slm_span_purge(0, SLM_PURGE_TRIM), 16 * SLM_GRANULE);
     slm_span_free(row[2]);
-    assert_int_equal(slm_span_purge_surplus(), 0); /* it was not there at the last call */
-    slm_span_purge(0);
+    assert_int_equal(slm_span_purge_surplus(false), 0); /* it was not there at the last call */
+    slm_span_purge(0, SLM_PURGE_TRIM);
     slm_span_free(row[1]);
     slm_span_free(row[3]);
 }
@@ -422,7 +422,7 @@ static void figures_follow(void **state)
     after = sum_figures();
     assert_int_equal(after.dirty_bytes, 16 * SLM_GRANULE);
     assert_int_equal(after.purged_bytes, before.purged_bytes);
-    slm_span_purge(0);
+    slm_span_purge(0, SLM_PURGE_TRIM);
     after = sum_figures();
     assert_int_equal(after.dirty_bytes, 0);
     assert_int_equal(after.purged_bytes, before.purged_bytes + 16 * SLM_GRANULE);
@@ -506,7 +506,7 @@ static void step_over_a_stranger(void)
     for (size_t i = 0; i < COUNT(spans); i++)
         slm_span_free(spans[i]);
     slm_span_check(node);
-    slm_span_purge(0);
+    slm_span_purge(0, SLM_PURGE_TRIM);
     require(stranger[0] == MARK);
 }
 

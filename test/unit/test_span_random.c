@@ -98,9 +98,9 @@ static void step(struct model *model)
     struct slot *slot = &model->slots[random_below(&model->seed, SLOTS)];
     const size_t dice = random_below(&model->seed, 100);
     if (dice == 0)
-        slm_span_purge(random_below(&model->seed, 64) * SLM_GRANULE);
+        slm_span_purge(random_below(&model->seed, 64) * SLM_GRANULE, SLM_PURGE_TRIM);
     else if (dice == 1)
-        slm_span_purge_surplus();
+        slm_span_purge_surplus(false);
     else if (!slot->span)
         fill_slot(model, slot);
     else if (dice < 25)
@@ -145,7 +145,7 @@ static void operations_keep_the_invariants(void **state)
 static void everything_joins_in_the_end(void **state)
 {
     (void)state;
-    slm_span_purge(0);
+    slm_span_purge(0, SLM_PURGE_TRIM);
     const uint64_t heap = slm_reservation_heap_bytes();
     struct slm_span *most = slm_span_alloc(node, heap / 2 / SLM_GRANULE, 1);
     assert_non_null(most);

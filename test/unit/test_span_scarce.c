@@ -32,7 +32,7 @@ static struct slm_span *take(size_t granules)
 /* Three spans side by side, of which the middle one is free and unmapped. */
 static void make_hole(struct slm_span **before, struct slm_span **hole, struct slm_span **behind)
 {
-    slm_span_unmap_free();
+    slm_span_unmap_free(SLM_PURGE_TRIM);
     require(slm_span_scarce() && slm_span_dirty_bytes() == 0);
     const size_t granules = slm_reservation_heap_bytes() / SLM_GRANULE + 64; /* longer than any hole */
     *before = take(granules);
@@ -41,9 +41,9 @@ static void make_hole(struct slm_span **before, struct slm_span **hole, struct s
     *behind = take(4);
     require(slm_span_granule(*hole) == slm_span_granule(*before) + 4);
     require(slm_span_granule(*behind) == slm_span_granule(*hole) + 16);
-    slm_span_unmap_free();
+    slm_span_unmap_free(SLM_PURGE_TRIM);
     slm_span_free(*hole);
-    slm_span_purge(0);
+    slm_span_purge(0, SLM_PURGE_TRIM);
     slm_span_check(node);
 }
 
@@ -55,12 +55,12 @@ static bool is_mapped(const struct slm_span *span)
 static void purge_where_scarce(void)
 {
     struct slm_span *span = take(64);
-    slm_span_purge(0);
+    slm_span_purge(0, SLM_PURGE_TRIM);
     slm_span_set_scarce(true);
     require(slm_span_scarce());
     const uint64_t heap = slm_reservation_heap_bytes();
     slm_span_free(span);
-    require(slm_span_purge(0) == 64 * SLM_GRANULE);
+    require(slm_span_purge(0, SLM_PURGE_TRIM) == 64 * SLM_GRANULE);
     require(slm_reservation_heap_bytes() == heap - 64 * SLM_GRANULE);
     require(slm_span_dirty_bytes() == 0 && !is_mapped(span));
     slm_span_check(node);
@@ -125,7 +125,7 @@ static void put_a_stranger_into_a_hole(void)
     slm_span_check(node);
     for (size_t at = 0; at < SLM_GRANULE; at++)
         require(stranger[at] == 1);
-    slm_span_unmap_free();
+    slm_span_unmap_free(SLM_PURGE_TRIM);
     slm_span_check(node);
     require(stranger[0] == 1);
 }
@@ -139,7 +139,7 @@ static void strangers_in_holes_are_left_alone(void **state)
 /* The next spans that are taken lie side by side, as long as there are no more than `granules` in them. */
 static void make_room(size_t granules)
 {
-    slm_span_unmap_free();
+    slm_span_unmap_free(SLM_PURGE_TRIM);
     struct slm_span *span =
         take(slm_reservation_heap_bytes() / SLM_GRANULE + granules + 4); /* longer than any hole */
     slm_span_trim(span, 4);
@@ -157,7 +157,7 @@ static void purge_piece_by_piece(void)
     for (size_t odd = 0; odd < 2; odd++)
         for (size_t i = odd; i < COUNT(pieces); i += 2) {
             slm_span_free(pieces[i]);
-            slm_span_purge(0);
+            slm_span_purge(0, SLM_PURGE_TRIM);
             slm_span_check(node);
         }
     require(slm_reservation_heap_bytes() <= heap - COUNT(pieces) * SLM_GRANULE);
@@ -181,11 +181,11 @@ static void make_a_hole_between_clean_spans(void)
     take(1);
     for (size_t i = 0; i < COUNT(spans); i += 2) {
         slm_span_free(spans[i]);
-        slm_span_purge(0);
+        slm_span_purge(0, SLM_PURGE_TRIM);
         require(is_mapped(spans[i]));
     }
     slm_span_free(spans[1]);
-    slm_span_purge(0);
+    slm_span_purge(0, SLM_PURGE_TRIM);
     for (size_t i = 0; i < COUNT(spans); i++)
         require(!is_mapped(spans[i]));
     slm_span_check(node);
@@ -208,12 +208,12 @@ static void fill_and_free_in_turns(void)
         for (size_t i = 0; i < COUNT(spans); i++)
             slm_span_free(spans[(i * 7 + turn) % COUNT(spans)]);
         if (turn % 3 == 0)
-            slm_span_unmap_free();
+            slm_span_unmap_free(SLM_PURGE_TRIM);
         else
-            slm_span_purge(turn % 2 * 40 * SLM_GRANULE);
+            slm_span_purge(turn % 2 * 40 * SLM_GRANULE, SLM_PURGE_TRIM);
         slm_span_check(node);
     }
-    slm_span_unmap_free();
+    slm_span_unmap_free(SLM_PURGE_TRIM);
     require(slm_reservation_heap_bytes() < 4 * MIB); /* what the process itself uses */
 }
 
