@@ -166,16 +166,18 @@ static int read_node_rows(const char *name, struct node_row *rows)
 static void rows_of_nodes(const char *argument)
 {
     (void)argument;
-    static void *objects[NODES_MAX * (NODES_MAX + 1) / 2 * 100];
+    static void *objects[NODES_MAX * (NODES_MAX + 1) / 2 * 100], *kept[NODES_MAX];
     struct node_row rows[NODES_MAX];
     const int nodes = count_nodes();
     size_t count = 0;
     slab_cache *cache = make_own("rows", 1000);
     require(read_node_rows("rows", rows) == 0);
-    for (int node = 0; node < nodes; node++)
+    for (int node = 0; node < nodes; node++) {
+        kept[node] = take_cached(cache, node);
         for (int i = 0; i < (node + 1) * 100; i++)
             objects[count++] = take_cached(cache, node);
-    for (unsigned round = 0; round < 2; round++) { /* all live; then most of them free, in magazines and stock */
+    }
+    for (unsigned round = 0; round < 2; round++) { /* all live; then one on each node */
         const slab_cache_stats stats = figures(cache);
         uint64_t out = 0, total = 0, slabs = 0, rounds = 0;
         require(read_node_rows("rows", rows) == (nodes == 1 ? 0 : nodes));
@@ -188,9 +190,9 @@ static void rows_of_nodes(const char *argument)
         }
         require(nodes == 1 || (total == stats.total_objects && slabs == stats.slabs && rounds == stats.depot_rounds));
         require(nodes == 1 || out == stats.active_objects + stats.magazine_rounds);
-        give_all(cache, objects + 50, round == 0 ? count - 50 : 0);
+        give_all(cache, objects, round == 0 ? count : 0);
     }
-    give_all(cache, objects, 50);
+    give_all(cache, kept, (size_t)nodes);
     drop(cache);
 }
 
