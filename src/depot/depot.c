@@ -21,6 +21,11 @@
  *
  * Slabs whose objects have a destructor or keep their type become pending on release (depot/pending_slabs.h).
  *
+ * Sweeping. A slab that is at least half free, and has as many free objects as at the last sweep, is held while its
+ * free pages are purged. `span.swept` is that count, with a bit above it once they are. Swept slabs are at the end of
+ * their bucket: refills prefer others, and the next sweep looks no further. Most pages of a slab that was never half
+ * in use are untouched: it is left alone.
+ *
  * Growing. A slab is made outside the lock: it may take system calls, and the new slab is its maker's alone until it
  * is put back. Bench builds can hold the lock meanwhile (grow=locked), to show what that costs: the Linux slab
  * allocator did so before its lock-less refill. The ranks allow it, as only locks of spans and metadata are taken.
@@ -36,7 +41,9 @@
 #include "depot/pending_slabs.h"
 #include "page/metadata.h"
 
-enum { slabs_at_once = 8 };
+enum { slabs_at_once = 8, sparse_bucket = SLM_DEPOT_BUCKETS / 2, sweep_rounds_most = 64, sweep_looks_most = 64 };
+
+#define SWEPT ((uint32_t)1 << 31)
 
 /* Everything but the lock, which a late look at a destroyed cache's depot may hold. */
 void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
@@ -154,7 +161,12 @@ static void list_slab(struct slm_depot *depot, struct slm_slab *slab, int32_t fr
         slm_list_init(&depot->buckets[bucket]);
         depot->occupied |= 1u << bucket;
     }
-    slm_list_insert_after(&depot->buckets[bucket], &slab->span.link);
+    if (bucket < sparse_bucket)
+        slab->span.swept = 0;
+    if (slab->span.swept == ((uint32_t)free | SWEPT))
+        slm_list_insert_before(&depot->buckets[bucket], &slab->span.link);
+    else
+        slm_list_insert_after(&depot->buckets[bucket], &slab->span.link);
     slab->bucket = (uint8_t)bucket;
     if (free == slab->objects)
         depot->vacant = slab;
@@ -183,10 +195,12 @@ static bool file_slab(struct slm_depot *depot, struct slm_slab *slab)
         store_relaxed(&slab->owner, NULL);
         return true;
     }
-    if (free > 0)
+    if (free > 0) {
         list_slab(depot, slab, free);
-    else
+    } else {
+        slab->span.swept = 0;
         set_where(slab, SLM_SLAB_OUT);
+    }
     return false;
 }
 
@@ -243,6 +257,32 @@ static unsigned hold_slabs(struct slm_depot *depot, struct slm_slab **slabs, uns
         struct slm_slab *slab = slm_container(bucket->next, struct slm_slab, span.link);
         unlist_slab(depot, slab, SLM_SLAB_HELD);
         objects += (unsigned)load_relaxed(&slab->free);
+        slabs[number++] = slab;
+    }
+    slm_lock_release(&depot->lock);
+    return number;
+}
+
+/* Hold slabs of a bucket that are due to be swept, and note the count of others. */
+static unsigned hold_sparse(struct slm_depot *depot, unsigned bucket, bool all, struct slm_slab **slabs)
+{
+    unsigned number = 0, looks = 0;
+    lock_depot(depot);
+    struct slm_list *first = &depot->buckets[bucket];
+    struct slm_list *at = depot->occupied >> bucket & 1 ? first->next : first, *next;
+    for (; at != first && number < slabs_at_once && looks < sweep_looks_most; at = next, looks++) {
+        struct slm_slab *slab = slm_container(at, struct slm_slab, span.link);
+        const uint32_t free = (uint32_t)load_relaxed(&slab->free), before = slab->span.swept;
+        next = at->next;
+        if (before == (free | SWEPT))
+            break;
+        if (before == SLM_SLAB_FRESH)
+            continue;
+        slab->span.swept = free;
+        if ((before != free && !all) || slab == depot->vacant)
+            continue;
+        slab->span.swept |= SWEPT;
+        unlist_slab(depot, slab, SLM_SLAB_HELD);
         slabs[number++] = slab;
     }
     slm_lock_release(&depot->lock);
@@ -468,6 +508,25 @@ static struct slm_slab *take_vacant(struct slm_depot *depot, bool all, bool *wai
     *waiting = depot->vacant_seen = depot->vacant != NULL;
     slm_lock_release(&depot->lock);
     return found;
+}
+
+size_t slm_depot_sweep(struct slm_depot *depot, bool all)
+{
+    struct slm_slab *slabs[slabs_at_once];
+    size_t purged = 0;
+    if (depot->shape->hooks) /* what its constructor has made stays */
+        return 0;
+    for (unsigned bucket = sparse_bucket; bucket < SLM_DEPOT_BUCKETS; bucket++) {
+        unsigned number = slabs_at_once;
+        for (unsigned i = 0; (all || i < sweep_rounds_most) && number == slabs_at_once; i++) {
+            number = hold_sparse(depot, bucket, all, slabs);
+            for (unsigned j = 0; j < number; j++)
+                purged += slm_slab_purge_pages(slabs[j]);
+            if (number > 0)
+                put_slabs(depot, slabs, number, 0);
+        }
+    }
+    return purged;
 }
 
 slm_unordered bool slm_depot_keeps_vacant(const struct slm_depot *depot)

@@ -101,6 +101,9 @@ bool slm_depot_is_constructing(const struct slm_depot *depot);
 bool slm_depot_give_nolock(void *object, const char *call);
 void slm_depot_relink_pending(void);
 
+/* Purge free pages inside sparse slabs whose count has not changed since the last call, or of `all`; the bytes. */
+size_t slm_depot_sweep(struct slm_depot *depot, bool all);
+
 /* Does the depot keep a vacant slab? A figure. */
 bool slm_depot_keeps_vacant(const struct slm_depot *depot);
 

@@ -10,6 +10,13 @@ enum { unmap_least = 16, unmapped_most = 2048 };
 
 _Atomic uint64_t slm_purged_bytes[SLM_PURGE_REASONS];
 
+void slm_purge_count(unsigned area, size_t bytes, enum slm_purge_reason reason)
+{
+    add_relaxed(&slm_free_spans[area].purges, 1);
+    add_relaxed(&slm_free_spans[area].purged_bytes, bytes);
+    add_relaxed(&slm_purged_bytes[reason], bytes);
+}
+
 /* Up to `most` bytes of the oldest dirty span, unlisted: its upper end if it is longer. NULL if there is none. Where
  * addresses are scarce, all of the span: a short hole is of no use for another large one. */
 static struct slm_span *take_oldest(struct slm_free_spans *area, uint64_t most)
@@ -104,10 +111,8 @@ static size_t purge_area(struct slm_free_spans *area, uint64_t bytes, uint64_t k
             continue;
         }
         given += size;
-        add_relaxed(&area->purges, 1);
-        add_relaxed(&area->purged_bytes, size);
+        slm_purge_count((unsigned)(area - slm_free_spans), size, reason);
     }
-    add_relaxed(&slm_purged_bytes[reason], given);
     return given;
 }
 

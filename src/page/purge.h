@@ -17,6 +17,9 @@ enum slm_purge_reason {
 };
 extern slm_hidden _Atomic uint64_t slm_purged_bytes[SLM_PURGE_REASONS];
 
+/* Count what was purged in an area. */
+void slm_purge_count(unsigned area, size_t bytes, enum slm_purge_reason reason);
+
 /* Purge dirty spans, oldest first, until at most `keep_bytes` are dirty. Returns the bytes given back. */
 size_t slm_span_purge(uint64_t keep_bytes, enum slm_purge_reason reason);
 

@@ -31,7 +31,10 @@ struct slm_span {
     _Atomic uint8_t kind;
     uint8_t state;       /* enum slm_span_state: while in use CLEAN or DIRTY, what it was when it was taken */
     bool moved;          /* in use: mremap has moved a separate mapping here, or away from here */
-    uint32_t generation; /* free: the area's when it was listed */
+    union {
+        uint32_t generation; /* free: the area's when it was listed */
+        uint32_t swept;      /* slab, its depot's: see depot/depot.c */
+    };
 };
 
 slm_inline size_t slm_span_granule(const struct slm_span *span)

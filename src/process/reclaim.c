@@ -22,31 +22,41 @@ enum { scarce_dirty_least = 4 << 20, alone_least = 1 << 20, repeating_delays = 4
 
 struct trimming {
     bool all, found;
+    enum slm_purge_reason reason;
+    size_t purged;
 };
 
-static void trim_cache(struct slm_cache *cache, void *context)
+static void trim_depot(struct slm_depot *depot, struct trimming *trimming)
 {
-    struct trimming *trimming = context;
-    slm_for_each_depot (depot, cache)
-        if (slm_depot_slabs(depot) > 0 || load_relaxed(&depot->stock_rounds) > 0) /* perhaps of another's slabs */
-            trimming->found |= slm_depot_trim(depot, trimming->all);
+    trimming->found |= slm_depot_trim(depot, trimming->all);
+    const size_t bytes = slm_depot_sweep(depot, trimming->all);
+    if (bytes > 0)
+        slm_purge_count(slm_area_for_slabs(depot->node), bytes, trimming->reason);
+    trimming->purged += bytes;
 }
 
-/* True if there was anything to trim, or if the mutex is held and the caller does not `wait`: the next look will. */
-static bool trim_depots(bool all, bool wait)
+static void trim_cache(struct slm_cache *cache, void *trimming)
 {
-    struct trimming trimming = {all, false};
+    slm_for_each_depot (depot, cache)
+        if (slm_depot_slabs(depot) > 0 || load_relaxed(&depot->stock_rounds) > 0) /* perhaps of another's slabs */
+            trim_depot(depot, trimming);
+}
+
+/* False: it should be tried again, as the mutex is held and the caller does not `wait`. */
+static bool trim_depots(struct trimming *trimming, bool wait)
+{
     if (load_relaxed(&slm_depot_pending))
         slm_depot_relink_pending();
     if (wait)
         slm_cache_lock();
     else if (!slm_cache_try_lock())
-        return true;
-    slm_cache_each(trim_cache, &trimming);
+        return false;
+    slm_cache_each(trim_cache, trimming);
     if (slm_cache_name_some_leave())
         slm_cache_name_sweep(slm_take_recalled());
     slm_cache_unlock();
-    return slm_pending_slabs_poll() || trimming.found;
+    trimming->found |= slm_pending_slabs_poll() || trimming->purged > 0;
+    return true;
 }
 
 void slm_reclaim_excess(void)
@@ -62,8 +72,9 @@ void slm_reclaim_fallen(bool helped)
     slm_demand_look(now);
     if (helped)
         return;
+    struct trimming trimming = {.all = true, .reason = SLM_PURGE_BOUND};
     if (!slm_demand_repeats(now, true))
-        trim_depots(true, false);
+        trim_depots(&trimming, false);
     const uint64_t keep = slm_demand_keep(now);
     if (slm_span_dirty_bytes() > keep)
         slm_span_purge(keep, SLM_PURGE_BOUND);
@@ -72,6 +83,7 @@ void slm_reclaim_fallen(bool helped)
 /* Below the least a process is small whatever it keeps, and threads that come and go pay nothing. */
 slm_cold void slm_reclaim_alone(void)
 {
+    struct trimming trimming = {.all = true, .reason = SLM_PURGE_IDLE};
     uint64_t keep = 0;
     if (slm_demand_used() + slm_span_dirty_bytes() < alone_least)
         return;
@@ -79,7 +91,7 @@ slm_cold void slm_reclaim_alone(void)
     if (slm_demand_repeats(now, true))
         keep = slm_demand_keep(now);
     else
-        trim_depots(true, false);
+        trim_depots(&trimming, false);
     if (slm_span_dirty_bytes() > keep)
         slm_span_purge(keep, SLM_PURGE_IDLE);
 }
@@ -87,11 +99,12 @@ slm_cold void slm_reclaim_alone(void)
 bool slm_reclaim_due(uint64_t now_ms, bool helped)
 {
     static _Atomic uint64_t purge_due, trim_due;
+    struct trimming trimming = {.all = false, .reason = SLM_PURGE_IDLE};
     bool done = false;
     if (load_relaxed(&slm_large_pending))
         slm_large_free_pending();
     if (slm_reclaim_claim(&trim_due, now_ms, SLM_RECLAIM_INTERVAL_MS)) {
-        done |= trim_depots(false, false);
+        done |= !trim_depots(&trimming, false) || trimming.found;
         done |= slm_percpu_trim(false);
     }
     const uint64_t delay_ms = slm_options.purge_delay_ms * (slm_demand_repeats(now_ms, false) ? repeating_delays : 1);
@@ -105,7 +118,8 @@ size_t slm_reclaim_all(bool wait, enum slm_purge_reason reason)
 {
     if (load_relaxed(&slm_large_pending))
         slm_large_free_pending();
-    trim_depots(true, wait);
+    struct trimming trimming = {.all = true, .reason = reason};
+    trim_depots(&trimming, wait);
     slm_percpu_trim(true);
-    return slm_span_scarce() ? slm_span_unmap_free(reason) : slm_span_purge(0, reason);
+    return trimming.purged + (slm_span_scarce() ? slm_span_unmap_free(reason) : slm_span_purge(0, reason));
 }

@@ -5,6 +5,7 @@
 
 #include "base/hook.h"
 #include "base/panic.h"
+#include "os/vm.h"
 #include "page/metadata.h"
 #include "page/page_map.h"
 #include "page/span_alloc.h"
@@ -72,6 +73,7 @@ struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node
     slab->objects = shape->objects;
     slab->reciprocal = (((uint64_t)1 << 40) + shape->object_size - 1) / shape->object_size;
     slab->where = SLM_SLAB_HELD;
+    slab->span.swept = SLM_SLAB_FRESH;
     store_relaxed(&slab->free, shape->objects);
     if (!make_bits(slab)) {
         slm_span_free(&slab->span);
@@ -110,6 +112,12 @@ bool slm_slab_has(const struct slm_slab *slab, const void *object)
     return load_relaxed(&slab->bits[index / 64]) >> index % 64 & 1;
 }
 
+/* Acquire: pairs with set_bits, as the object is going to be written or purged. */
+static bool is_free(const struct slm_slab *slab, uint32_t index)
+{
+    return load_acquire(&slab->bits[index / 64]) >> index % 64 & 1;
+}
+
 static unsigned count_bits(const struct slm_slab *slab)
 {
     unsigned set = 0;
@@ -125,6 +133,26 @@ void slm_slab_release(struct slm_slab *slab)
         slm_metadata_free((void *)slab->bits, words_of(slab) * sizeof(uint64_t));
     mark(slab, false, 0);
     slm_span_free(&slab->span);
+}
+
+/* Between the objects `first` and `end`, which are free. */
+static size_t purge_between(const struct slm_slab *slab, size_t first, size_t end)
+{
+    const size_t from = slm_align_up(first * slab->object_size, slm_page_size);
+    const size_t to = end * slab->object_size & ~(slm_page_size - 1);
+    return from < to && slm_vm_purge(slm_slab_start(slab) + from, to - from) ? to - from : 0;
+}
+
+size_t slm_slab_purge_pages(struct slm_slab *slab)
+{
+    size_t purged = 0, first = 0;
+    for (uint32_t i = 0; i <= slab->objects; i++) {
+        if (i < slab->objects && is_free(slab, i))
+            continue;
+        purged += purge_between(slab, first, i);
+        first = i + 1;
+    }
+    return purged;
 }
 
 unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
@@ -148,12 +176,6 @@ unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
     }
     slm_assert(taken == n);
     return taken;
-}
-
-/* Acquire: pairs with set_bits, as the object is going to be written. */
-static bool is_free(const struct slm_slab *slab, uint32_t index)
-{
-    return load_acquire(&slab->bits[index / 64]) >> index % 64 & 1;
 }
 
 /* The rest of a slab of one granule begins at a multiple of the object size: hot paths take it for an object, too. It

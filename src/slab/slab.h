@@ -20,6 +20,8 @@ enum { SLM_SLAB_WORDS = 6 }; /* of bits inside the descriptor: 384 objects */
 
 enum slm_slab_where { SLM_SLAB_OUT, SLM_SLAB_HELD, SLM_SLAB_LISTED };
 
+#define SLM_SLAB_FRESH UINT32_MAX /* span.swept of a slab that was never half in use */
+
 struct slm_slab_shape;
 
 /* In place of its bits, in a slab that waits to be released (depot/pending_slabs.h). */
@@ -111,6 +113,10 @@ bool slm_slab_has(const struct slm_slab *slab, const void *object);
 
 /* Stop the process unless all bits of a slab are set, and counted, that no other thread knows any more. */
 void slm_slab_check_vacant(const struct slm_slab *slab);
+
+/* Purge the whole pages of a slab on which no object is out of it; returns their bytes. Keys are lost with them, but
+ * not the rest's. The caller holds the slab; objects may come back. */
+size_t slm_slab_purge_pages(struct slm_slab *slab);
 
 /* Give a vacant slab's memory back to the spans. No other thread knows it any more. */
 void slm_slab_release(struct slm_slab *slab);

@@ -53,3 +53,5 @@ static void fill(void **rounds, unsigned n)
         got += now;
     }
 }
+
+#define depot_test(name) cmocka_unit_test_setup_teardown(name, fresh_depot, all_has_gone)

@@ -399,8 +399,6 @@ static void no_memory_is_an_answer(void **state)
     assert_child_silent(fill_all);
 }
 
-#define depot_test(name) cmocka_unit_test_setup_teardown(name, fresh_depot, all_has_gone)
-
 static struct slm_slab *overwritten;
 
 static void trim_after_bit_is_lost(void)

@@ -231,8 +231,6 @@ static void threads_give_without_locks(void **state)
 }
 
 #define built_test(name) cmocka_unit_test_setup_teardown(name, fresh_built, all_has_gone)
-#define depot_test(name) cmocka_unit_test_setup_teardown(name, fresh_depot, all_has_gone)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {

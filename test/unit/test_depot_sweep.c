@@ -1,0 +1,143 @@
+/* src/depot/depot.h, slm_depot_sweep: free pages inside sparse slabs go back, and nothing else. Each test has a depot
+ * of its own, of objects of 1024 bytes, 64 to a slab. */
+#include "checks.h"
+#include "one_depot.h"
+
+#include <sys/mman.h>
+
+#include "os/vm.h"
+
+enum { SLABS = 40, PAGES = SLM_GRANULE / 4096 };
+
+static void *rounds[SLABS * A_SLAB];
+
+static unsigned count_resident(const void *slab)
+{
+    unsigned char resident[PAGES] = {0};
+    unsigned count = 0;
+    require(mincore((void *)(uintptr_t)slab, SLM_GRANULE, resident) == 0);
+    for (unsigned i = 0; i < PAGES; i++)
+        count += resident[i] & 1;
+    return count;
+}
+
+/* Fill slabs, and give back all but each nth object. Those that stay come first in `rounds`; returns how many. */
+static unsigned thin_out(unsigned nth)
+{
+    unsigned kept = 0;
+    fill(rounds, COUNT(rounds));
+    for (size_t i = 0; i < COUNT(rounds); i++)
+        memset(rounds[i], 0x5a, SIZE);
+    for (size_t i = 0; i < COUNT(rounds); i++) {
+        void *round = rounds[i];
+        if (slm_slab_index(slm_slab_of(round), round) % nth == 0)
+            rounds[kept++] = round;
+        else
+            slm_depot_give(&round, 1, "free");
+    }
+    return kept;
+}
+
+static void require_contents(unsigned kept)
+{
+    for (unsigned i = 0; i < kept; i++)
+        for (unsigned at = 0; at < SIZE; at++)
+            require(((const char *)rounds[i])[at] == 0x5a);
+}
+
+static void sparse_slabs_lose_free_pages(void **state)
+{
+    (void)state;
+    if (slm_page_size != 4096)
+        skip();
+    const unsigned kept = thin_out(32); /* two objects to a slab, each on a page of its own */
+    assert_int_equal(kept, 2 * SLABS);
+    assert_int_equal(slm_depot_sweep(&depot, false), 0); /* it sees the count for the first time */
+    assert_int_equal(slm_depot_sweep(&depot, false), SLABS * (PAGES - 2) * 4096);
+    assert_int_equal(slm_depot_sweep(&depot, false), 0);
+    assert_int_equal(slm_depot_sweep(&depot, true), 0);
+    require_contents(kept);
+    for (unsigned i = 0; i < kept; i += 2)
+        assert_int_equal(count_resident(slm_slab_start(slm_slab_of(rounds[i]))), 2);
+    check_depot(&depot);
+    fill(rounds + kept, COUNT(rounds) - kept); /* what was purged is handed out again */
+    assert_int_equal(slabs(), SLABS);
+    for (size_t i = kept; i < COUNT(rounds); i++)
+        memset(rounds[i], 0xa5, SIZE);
+    require_contents(kept);
+    slm_depot_give(rounds, COUNT(rounds), "free");
+    check_depot(&depot);
+}
+
+static void all_go_at_once_when_asked(void **state)
+{
+    (void)state;
+    if (slm_page_size != 4096)
+        skip();
+    const unsigned kept = thin_out(32);
+    assert_int_equal(slm_depot_sweep(&depot, true), SLABS * (PAGES - 2) * 4096);
+    require_contents(kept);
+    slm_depot_give(rounds, kept, "free");
+}
+
+static void a_count_that_changes_puts_it_off(void **state)
+{
+    (void)state;
+    const unsigned kept = thin_out(32);
+    unsigned left = kept;
+    for (; left > 0; left--) {
+        slm_depot_sweep(&depot, false);
+        if (left <= SLABS)
+            break;
+        slm_depot_give(&rounds[left - 1], 1, "free");
+    }
+    require_contents(left);
+    slm_depot_give(rounds, left, "free");
+    check_depot(&depot);
+}
+
+static void dense_and_fresh_slabs_stay(void **state)
+{
+    (void)state;
+    const unsigned kept = thin_out(2); /* a live object on each page */
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(slm_depot_sweep(&depot, false), 0);
+    require_contents(kept);
+    slm_depot_give(rounds, kept, "free");
+    slm_depot_trim(&depot, true);
+    fill(rounds, 3); /* of a slab that has never had more */
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(slm_depot_sweep(&depot, i == 2), 0);
+    slm_depot_give(rounds, 3, "free");
+}
+
+static void nothing(void *object, void *context)
+{
+    (void)object, (void)context;
+}
+
+static void constructed_objects_stay(void **state)
+{
+    (void)state;
+    static struct slm_object_hooks hooks = {.constructor = nothing, .cache_name = "made"};
+    static struct slm_slab_shape made = {.object_size = SIZE, .hooks = &hooks};
+    static struct slm_depot other;
+    slm_slab_shape_fill(&made);
+    slm_depot_init(&other, &made, "made", 0);
+    assert_true(slm_depot_grow(&other));
+    assert_int_equal(slm_depot_fill(&other, rounds, A_SLAB), A_SLAB);
+    slm_depot_give(rounds + 1, A_SLAB - 1, "free");
+    assert_int_equal(slm_depot_sweep(&other, true), 0);
+    slm_depot_give(rounds, 1, "free");
+    slm_depot_trim(&other, true);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        depot_test(sparse_slabs_lose_free_pages),     depot_test(all_go_at_once_when_asked),
+        depot_test(a_count_that_changes_puts_it_off), depot_test(dense_and_fresh_slabs_stay),
+        depot_test(constructed_objects_stay),
+    };
+    return cmocka_run_group_tests(tests, begin, NULL);
+}
