@@ -6,6 +6,7 @@
 #include "base/errno.h"
 #include "heap/alloc.h"
 #include "heap/free.h"
+#include "page/free_spans.h"
 #include "process/worker.h"
 #include "slab/large.h"
 #include "thread/freed.h"
@@ -14,7 +15,7 @@ static slm_slow void *zeroed_large(size_t n)
 {
     bool clean;
     void *object = slm_alloc_large_slow(n, 1, -1, &clean);
-    return object && !clean ? memset(object, 0, slm_large_usable_for(n)) : object;
+    return object && !clean ? slm_large_clear(object) : object;
 }
 
 /* What the thread's magazines of the table's sizes do not have. */
@@ -64,6 +65,8 @@ static void *resize_by_copy(void *pointer, size_t old, size_t n)
     }
     memcpy(moved, pointer, slm_min(old, n));
     slm_free(pointer);
+    if (n > SLM_SMALL_MAX)
+        slm_large_of(moved)->grown = n > old;
     return moved;
 }
 
@@ -88,6 +91,14 @@ static void *resize_large(void *pointer, size_t n)
     return resized;
 }
 
+/* What grows to just over its size is likely to grow in small steps: it skips classes. */
+static size_t with_headroom(size_t old, size_t n)
+{
+    if (n <= old || n - old > old / 16 || slm_span_scarce())
+        return n;
+    return n + (n / 4);
+}
+
 /* A small object stays where it is while at least half of it is used. */
 void *slm_resize(void *pointer, size_t n)
 {
@@ -103,5 +114,5 @@ void *slm_resize(void *pointer, size_t n)
     const size_t size = slm_page_map_size(slot_word);
     if (n <= size && (n > size / 2 || size <= 64))
         return pointer;
-    return resize_by_copy(pointer, size, n);
+    return resize_by_copy(pointer, size, with_headroom(size, n));
 }

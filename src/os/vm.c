@@ -13,12 +13,17 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include "base/atomic.h"
 #include "base/bits.h"
 #include "base/call.h"
 #include "os/sys.h"
 
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE 0x100000
+#endif
+
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
 #endif
 
 #define TIB ((uintptr_t)1 << 40)
@@ -132,9 +137,19 @@ void slm_vm_read_only(void *address, size_t size)
         slm_call(SYS_mprotect, first, end - first, PROT_READ);
 }
 
+static _Atomic bool locked;
+
 bool slm_vm_purge(void *address, size_t size)
 {
-    return slm_call(SYS_madvise, address, size, MADV_DONTNEED) == 0;
+    if (likely(slm_call(SYS_madvise, address, size, MADV_DONTNEED) == 0))
+        return true;
+    store_relaxed(&locked, true);
+    return slm_call(SYS_madvise, address, size, MADV_DONTNEED_LOCKED) == 0;
+}
+
+bool slm_vm_locked(void)
+{
+    return load_relaxed(&locked);
 }
 
 bool slm_vm_bind(void *address, size_t size, unsigned node)
@@ -160,11 +175,18 @@ void *slm_vm_page_wiped_on_fork(void)
 /* Where the program has split the range (mprotect, mlock), Linux before 6.17 refuses. A newer one moves mapping by
  * mapping, and stops at one that cannot be moved (sealed, or under userfaultfd). What has been moved by then goes
  * back. mremap itself says what is mapped: sandboxes allow it. */
-bool slm_vm_move(void *from, void *to, size_t size)
+slm_for_few bool slm_vm_move(void *from, void *to, size_t size, size_t to_size)
 {
-    if (likely(move(from, size, size, to)))
-        return true;
     size_t gone = 0;
+    if (likely(move(from, size, to_size, to)))
+        return true;
+    if (to_size > size) { /* several mappings cannot become longer on the way */
+        slm_call(SYS_munmap, to, to_size);
+        if (!slm_vm_map(to, to_size, false))
+            return false;
+        if (move(from, size, size, to))
+            return true;
+    }
     while (gone < size && slm_call(SYS_mremap, (char *)from + gone, slm_page_size, slm_page_size, 0) == -EFAULT)
         gone += slm_page_size;
     if (gone > 0)

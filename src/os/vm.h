@@ -37,8 +37,12 @@ bool slm_vm_is_mapped(const void *address);
 /* Make the whole pages of a range read-only. */
 void slm_vm_read_only(void *address, size_t size);
 
-/* Give the RAM back and keep the addresses. True: the pages read as zero now; false: as before (if locked, say). */
+/* Give the RAM back and keep the addresses. True: the pages read as zero now, and are locked when they are touched if
+ * they were; false: as before (locked pages before Linux 5.18, say). */
 bool slm_vm_purge(void *address, size_t size);
+
+/* Has a purge met locked memory? Then new memory may be locked, too, and resident as soon as it is mapped. */
+bool slm_vm_locked(void);
 
 /* Bind a range to a node, preferred from then on, and move there the pages that are resident already (under mlockall
  * all are). `node` is the machine's number, whatever a control group allows. False: the kernel refuses. */
@@ -47,6 +51,7 @@ bool slm_vm_bind(void *address, size_t size, unsigned node);
 /* A page that reads as zero in every child of a fork; NULL where the kernel has none (before Linux 4.14). */
 void *slm_vm_page_wiped_on_fork(void);
 
-/* Move the pages of one mapped range to another of the same size, without a copy, and unmap the old addresses. False:
- * the kernel refuses; the old range is as it was, the new one may have been unmapped. */
-bool slm_vm_move(void *from, void *to, size_t size);
+/* Move the pages of one mapped range to another, which may be longer (the rest then reads as zero), without a copy,
+ * and unmap the old addresses. False: the kernel refuses; the old range is as it was, the new one may have been
+ * unmapped. errno may change. */
+bool slm_vm_move(void *from, void *to, size_t size, size_t to_size);

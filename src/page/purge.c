@@ -55,7 +55,10 @@ static uint8_t give_back(const struct slm_span *span, bool unmap)
         return SLM_SPAN_UNMAPPED;
     if (span->state == SLM_SPAN_CLEAN)
         return SLM_SPAN_CLEAN;
-    return slm_vm_purge(start, bytes) ? SLM_SPAN_CLEAN : SLM_SPAN_DIRTY;
+    if (likely(slm_vm_purge(start, bytes)))
+        return SLM_SPAN_CLEAN;
+    /* Locked, and the kernel is older than Linux 5.18. */
+    return span->granules >= unmap_least && slm_reservation_unmap(start, bytes) ? SLM_SPAN_UNMAPPED : SLM_SPAN_DIRTY;
 }
 
 /* A clean span that may be unmapped now that `span` has been listed: `span` itself, if joining has made it long

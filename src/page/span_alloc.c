@@ -2,6 +2,7 @@
 #include "page/span_alloc.h"
 
 #include "base/errno.h"
+#include "os/vm.h"
 #include "page/demand.h"
 #include "page/free_spans.h"
 #include "page/reservation.h"
@@ -9,10 +10,10 @@
 enum { lead_least = 16, lead_most = 1024 };
 
 /* Map at least `granules` more after what is mapped. If the kernel grants it, an eighth of the area's used size is
- * mapped ahead, but little where addresses are scarce. */
+ * mapped ahead, but little where addresses are scarce, or what is mapped is locked. */
 static bool map_ahead(struct slm_free_spans *area, size_t granules)
 {
-    const size_t used = slm_span_scarce() ? 0 : area->mapped - area->first;
+    const size_t used = slm_span_scarce() || slm_vm_locked() ? 0 : area->mapped - area->first;
     size_t want = slm_max(granules, slm_min(slm_max(used / 8, lead_least), lead_most));
     for (size_t skip = lead_least; area->mapped + granules <= area->end; skip *= 2) {
         want = slm_min(want, area->end - area->mapped);
@@ -157,29 +158,34 @@ static void free_moved(struct slm_free_spans *area, struct slm_span *span)
 static void free_part(struct slm_free_spans *area, struct slm_span *span)
 {
     slm_free_spans_lock(area);
-    span->state = SLM_SPAN_DIRTY;
     slm_free_spans_join(area, span);
     slm_lock_release(&area->lock);
 }
 
 void slm_span_free(struct slm_span *span)
 {
+    span->state = SLM_SPAN_DIRTY;
     slm_demand_drop(slm_span_bytes(span));
     (unlikely(span->moved) ? free_moved : free_part)(slm_free_spans_of(span), span);
 }
 
-void slm_span_trim(struct slm_span *span, size_t granules)
+void slm_span_trim(struct slm_span *span, size_t granules, uint8_t state)
 {
     struct slm_span *rest = slm_span_split(span, granules);
+    rest->state = state;
     slm_demand_drop(slm_span_bytes(rest));
-    free_part(slm_free_spans_of(span), rest);
+    (unlikely(span->moved) ? free_moved : free_part)(slm_free_spans_of(span), rest);
 }
 
-static bool extend_locked(struct slm_free_spans *area, struct slm_span *span, size_t granules, bool *clean)
+/* `most` as far as that costs no memory: clean. */
+static bool extend_locked(struct slm_free_spans *area, struct slm_span *span, size_t granules, size_t most,
+                          bool *clean)
 {
-    const size_t behind = slm_span_granule(span) + span->granules, more = granules - span->granules;
+    const size_t behind = slm_span_granule(span) + span->granules;
+    size_t more = granules - span->granules;
     struct slm_span *next = slm_descriptor(behind);
     if (behind == area->frontier) {
+        more = slm_max(more, slm_min(most - span->granules, area->end - behind));
         if (area->mapped - behind < more && !map_ahead(area, more))
             return false;
         if (area->frontier != behind || area->mapped - behind < more) /* a foreign mapping lies in between */
@@ -189,23 +195,26 @@ static bool extend_locked(struct slm_free_spans *area, struct slm_span *span, si
         if (behind > area->frontier || load_relaxed(&next->kind) != SLM_SPAN_FREE ||
             next->generation != area->generation || next->granules < more)
             return false;
+        if (next->state != SLM_SPAN_DIRTY)
+            more = slm_min(most - span->granules, next->granules);
         slm_free_spans_unlist(area, next);
         if (next->state == SLM_SPAN_UNMAPPED && !map_again(area, next, more))
             return false;
         next = cut(area, next, more, 1);
     }
     *clean = next->state == SLM_SPAN_CLEAN;
-    span->granules = (uint32_t)granules;
+    span->granules += (uint32_t)more;
     return true;
 }
 
-bool slm_span_extend(struct slm_span *span, size_t granules, bool *clean)
+bool slm_span_extend(struct slm_span *span, size_t granules, size_t most, bool *clean)
 {
     struct slm_free_spans *area = slm_free_spans_of(span);
     slm_keep_errno();
     const size_t before = slm_span_bytes(span);
     slm_free_spans_lock(area);
-    const bool done = extend_locked(area, span, granules, clean);
+    const bool done = extend_locked(area, span, granules, most, clean) ||
+                      (most > granules && extend_locked(area, span, granules, granules, clean));
     slm_free_spans_note_dirty_low(area);
     slm_lock_release(&area->lock);
     if (done)

@@ -7,9 +7,11 @@
  * another if there is no memory; its kind is NONE, and its state says whether its memory is zero. NULL and ENOMEM. */
 struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment);
 
-/* Free a span; the caller has set the kind of all its granules to NONE. Or free all but its first granules. */
+/* Free a span; the caller has set the kind of all its granules to NONE. Or free all but its first granules, which
+ * are dirty or clean. */
 void slm_span_free(struct slm_span *span);
-void slm_span_trim(struct slm_span *span, size_t granules);
+void slm_span_trim(struct slm_span *span, size_t granules, uint8_t state);
 
-/* Make it longer in place, out of the free memory after it; false if there is none. *clean: the new part is zero. */
-bool slm_span_extend(struct slm_span *span, size_t granules, bool *clean);
+/* Make it longer in place, out of the free memory after it, up to `most` granules if that is clean; false if there is
+ * not enough for `granules`. *clean: the new part is zero. */
+bool slm_span_extend(struct slm_span *span, size_t granules, size_t most, bool *clean);

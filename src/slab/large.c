@@ -2,19 +2,38 @@
 #include "slab/large.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "os/vm.h"
+#include "page/free_spans.h"
 #include "page/reservation.h"
 #include "page/span_alloc.h"
 
-/* From this size on moving page tables is cheaper than copying. A moved object has its own mapping, and one more
- * after each further move. So their number is limited, and only huge ones move again. */
+/* From this size on moving page tables is cheaper than copying, even into memory that is resident already; from the
+ * smaller one where a copy would fault its pages in. A moved object is a mapping of its own, with its headroom. So
+ * their number is limited. */
 #define MOVE_BYTES ((size_t)1 << 20)
-#define MOVE_AGAIN_BYTES ((size_t)32 << 20)
-enum { moved_most = 200 };
+#define MOVE_TO_CLEAN_BYTES ((size_t)128 << 10)
+enum { moved_most = 1000 };
 
+/* Where growing objects are freed soon, what they copy from and to is resident when the next ones come, but what they
+ * move is not. So for each that is freed the next few copy. */
+#define COPY_BYTES ((size_t)8 << 20)
+enum { copies_for_freed = 8, copies_due_most = 64 };
+
+/* As much again, and at most this. It is addresses: its pages come as they are touched. Where it lies in memory that
+ * is resident already, it is a quarter. */
+static const size_t headroom_most = ((size_t)64 << 20) / SLM_GRANULE;
+
+/* calloc on dirty memory from this size on gives it back to the kernel: where less than a sixth of the pages is
+ * written, new ones cost less than clearing all. Where an object has been freed of which more was written, the next
+ * ones of its size, in powers of two, are cleared. */
+#define PURGE_BYTES ((size_t)256 << 10)
+enum { clears_for_written = 64 };
+
+static _Atomic uint8_t clears_due[64];
 static _Atomic uint64_t made, live_bytes[SLM_AREAS_MAX];
-static _Atomic uint32_t live_moved;
+static _Atomic uint32_t live_moved, copies_due;
 
 static size_t granules_for(size_t n)
 {
@@ -27,22 +46,44 @@ static void count_live(const struct slm_large *large, uint64_t bytes)
     add_relaxed(&live_bytes[slm_area_of_granule(slm_span_granule(&large->span))], bytes);
 }
 
+static struct slm_large *make(size_t n, size_t granules, size_t align_granules, unsigned area)
+{
+    struct slm_large *large = (struct slm_large *)slm_span_alloc(area, granules, align_granules);
+    if (!large)
+        return NULL;
+    large->usable = slm_large_usable_for(n);
+    large->grown = large->was_moved = large->purged = false;
+    large->rest_clean = large->span.state == SLM_SPAN_CLEAN;
+    add_relaxed(&made, 1);
+    count_live(large, large->usable);
+    store_relaxed(&large->span.kind, SLM_SPAN_LARGE);
+    return large;
+}
+
 void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean)
 {
     if (n > (size_t)PTRDIFF_MAX || alignment > SLM_GRANULES_MAX << SLM_GRANULE_SHIFT) {
         errno = ENOMEM;
         return NULL;
     }
-    const size_t align_granules = slm_max(alignment >> SLM_GRANULE_SHIFT, 1);
-    struct slm_large *large = (struct slm_large *)slm_span_alloc(area, granules_for(n), align_granules);
+    struct slm_large *large = make(n, granules_for(n), slm_max(alignment >> SLM_GRANULE_SHIFT, 1), area);
     if (!large)
         return NULL;
-    *clean = large->span.state == SLM_SPAN_CLEAN;
-    large->usable = slm_large_usable_for(n);
-    add_relaxed(&made, 1);
-    count_live(large, large->usable);
-    store_relaxed(&large->span.kind, SLM_SPAN_LARGE);
+    *clean = large->rest_clean;
     return slm_span_start(&large->span);
+}
+
+slm_for_few void *slm_large_clear(void *object)
+{
+    struct slm_large *large = slm_large_of(object);
+    _Atomic uint8_t *due = &clears_due[slm_log2(large->usable)];
+    const uint8_t clears = load_relaxed(due);
+    large->purged = large->usable >= PURGE_BYTES && clears == 0 && slm_vm_purge(object, large->usable);
+    if (large->purged)
+        return object;
+    if (clears > 0)
+        store_relaxed(due, clears - 1);
+    return memset(object, 0, large->usable);
 }
 
 struct slm_large *slm_large_of(const void *pointer)
@@ -62,10 +103,42 @@ static bool win(struct slm_large *large, uint8_t becomes)
     return atomic_compare_exchange_strong(&large->span.kind, &kind, becomes);
 }
 
+/* Free the headroom. */
+static void give_back_rest(struct slm_large *large)
+{
+    const size_t granules = granules_for(large->usable);
+    if (large->span.granules > granules)
+        slm_span_trim(&large->span, granules, large->rest_clean ? SLM_SPAN_CLEAN : SLM_SPAN_DIRTY);
+}
+
+/* Was enough of it written that clearing would have been cheaper? Of eight pages two are not all zero. */
+static slm_unordered slm_for_few __attribute__((noinline)) void judge_purge(struct slm_large *large)
+{
+    unsigned written = 0;
+    for (size_t i = 0; i < 8; i++) {
+        const size_t at = (2 * i + 1) * large->usable / 16 & ~(slm_page_size - 1);
+        const uint64_t *page = (const uint64_t *)(const void *)(slm_span_start(&large->span) + at);
+        size_t word = 0;
+        while (word < slm_page_size / sizeof *page && page[word] == 0)
+            word++;
+        written += word < slm_page_size / sizeof *page;
+    }
+    _Atomic uint8_t *due = &clears_due[slm_log2(large->usable)];
+    if (written >= 2)
+        store_relaxed(due, (uint8_t)slm_min(load_relaxed(due) + clears_for_written, UINT8_MAX));
+}
+
 static void give_back(struct slm_large *large)
 {
+    if (unlikely(large->purged))
+        judge_purge(large);
+    const uint32_t copies = load_relaxed(&copies_due);
+    if (large->was_moved && copies < copies_due_most)
+        store_relaxed(&copies_due, copies + copies_for_freed);
     if (large->span.moved)
         sub_relaxed(&live_moved, 1);
+    else
+        give_back_rest(large);
     slm_span_free(&large->span);
 }
 
@@ -114,12 +187,6 @@ void slm_large_free_pending(void)
     }
 }
 
-static bool may_move(const struct slm_large *large)
-{
-    return large->span.moved ? large->usable >= MOVE_AGAIN_BYTES
-                             : large->usable >= MOVE_BYTES && load_relaxed(&live_moved) < moved_most;
-}
-
 /* From now on the object's mapping is separate from its neighbours'. */
 static void mark_moved(struct slm_large *large)
 {
@@ -128,37 +195,112 @@ static void mark_moved(struct slm_large *large)
     large->span.moved = true;
 }
 
-/* Within its area, so that added pages are bound if its pages are. */
-static void *move_pages(struct slm_large *large, size_t n)
+static slm_for_few bool moves_pages(const struct slm_large *large, const struct slm_large *to)
 {
-    bool clean;
-    const size_t old_bytes = large->usable;
-    char *to = slm_large_alloc(n, SLM_GRANULE, slm_area_of_granule(slm_span_granule(&large->span)), &clean);
-    if (!to)
-        return NULL;
-    struct slm_large *moved = slm_large_of(to);
-    mark_moved(moved); /* in any case: a move that fails may have unmapped it */
-    if (!slm_vm_move(slm_span_start(&large->span), to, old_bytes)) {
-        slm_large_free(moved);
-        return NULL;
-    }
-    mark_moved(large); /* nothing is mapped there any more */
-    slm_large_free(large);
-    return to;
+    const uint32_t copies = load_relaxed(&copies_due);
+    if (large->usable < (to->rest_clean ? MOVE_TO_CLEAN_BYTES : MOVE_BYTES) ||
+        (!large->span.moved && load_relaxed(&live_moved) >= moved_most))
+        return false;
+    if (large->usable >= COPY_BYTES || copies == 0)
+        return true;
+    store_relaxed(&copies_due, copies - 1);
+    return false;
 }
 
-void *slm_large_resize(struct slm_large *large, size_t n)
+/* False: `to` may have been unmapped. */
+static slm_for_few bool move_pages(struct slm_large *large, struct slm_large *to)
 {
-    const size_t granules = granules_for(n);
-    bool clean;
-    if (granules < large->span.granules)
-        slm_span_trim(&large->span, granules);
-    if (granules <= large->span.granules || slm_span_extend(&large->span, granules, &clean)) {
-        count_live(large, slm_large_usable_for(n) - large->usable);
-        large->usable = slm_large_usable_for(n);
-        return slm_span_start(&large->span);
+    mark_moved(to);
+    to->rest_clean = true;
+    if (!slm_vm_move(slm_span_start(&large->span), slm_span_start(&to->span), large->usable,
+                     slm_span_bytes(&to->span)))
+        return false;
+    mark_moved(large); /* nothing is mapped there any more */
+    return true;
+}
+
+static slm_for_few void copy(struct slm_large *large, struct slm_large *to)
+{
+    const size_t granules = granules_for(to->usable), most = granules + granules / 4;
+    if (!to->rest_clean && to->span.granules > most)
+        slm_span_trim(&to->span, most, SLM_SPAN_DIRTY);
+    memcpy(slm_span_start(&to->span), slm_span_start(&large->span), large->usable);
+}
+
+/* Where new memory is locked it is resident from the start: the first purge gives it back, and finds that out. */
+static slm_for_few void empty_headroom(struct slm_large *large, size_t granules)
+{
+    const size_t used = granules << SLM_GRANULE_SHIFT, all = slm_span_bytes(&large->span);
+    if (large->rest_clean && all - used >= MOVE_BYTES)
+        slm_vm_purge(slm_span_start(&large->span) + used, all - used);
+}
+
+/* To a longer span, within its area, so that added pages are bound if its pages are. */
+static slm_for_few __attribute__((noinline)) void *move(struct slm_large *large, size_t n, size_t headroom)
+{
+    const unsigned area = slm_area_of_granule(slm_span_granule(&large->span));
+    struct slm_large *to = make(n, granules_for(n) + headroom, 1, area);
+    if (!to && headroom > 0)
+        to = make(n, granules_for(n), 1, area);
+    if (!to)
+        return NULL;
+    to->grown = to->was_moved = true;
+    if (!moves_pages(large, to)) {
+        copy(large, to);
+    } else if (!move_pages(large, to)) {
+        slm_large_free(to);
+        return NULL;
     }
-    return may_move(large) ? move_pages(large, n) : NULL;
+    large->was_moved = large->purged = false; /* it has not been freed by the program */
+    slm_large_free(large);
+    empty_headroom(to, granules_for(n));
+    return slm_span_start(&to->span);
+}
+
+/* What grows for the second time in a row will go on growing. */
+static slm_for_few size_t headroom_for(const struct slm_large *large, size_t granules)
+{
+    return large->grown && !slm_span_scarce() && !slm_vm_locked() ? slm_min(granules, headroom_most) : 0;
+}
+
+static slm_for_few __attribute__((noinline)) void shrink(struct slm_large *large, size_t granules)
+{
+    if (!large->span.moved)
+        give_back_rest(large);
+    large->grown = false;
+    if (granules < large->span.granules)
+        slm_span_trim(&large->span, granules, SLM_SPAN_DIRTY);
+}
+
+/* In place, into its headroom and the free memory behind it. A moved object rather moves again, and so stays a
+ * single mapping. */
+static slm_for_few bool grow(struct slm_large *large, size_t granules, size_t headroom)
+{
+    bool clean;
+    if (granules > large->span.granules) {
+        if ((large->span.moved && headroom > 0) ||
+            !slm_span_extend(&large->span, granules, granules + headroom, &clean))
+            return false;
+        large->rest_clean = clean;
+        empty_headroom(large, granules);
+    }
+    large->grown = true;
+    return true;
+}
+
+slm_for_few void *slm_large_resize(struct slm_large *large, size_t n)
+{
+    const size_t granules = granules_for(n), usable = slm_large_usable_for(n);
+    if (usable < large->usable) {
+        shrink(large, granules);
+    } else if (usable > large->usable) {
+        const size_t headroom = headroom_for(large, granules);
+        if (!grow(large, granules, headroom))
+            return move(large, n, headroom);
+    }
+    count_live(large, usable - large->usable);
+    large->usable = usable;
+    return slm_span_start(&large->span);
 }
 
 uint64_t slm_large_area_bytes(unsigned area)

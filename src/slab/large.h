@@ -9,6 +9,10 @@ struct slm_large {
     void *no_owner; /* where a slab has its owner: a late look at a released slab must not find a depot here */
     size_t usable;  /* what the owner may write: its request rounded up to pages */
     struct slm_large *next; /* freed without a lock, and not yet given back; or retired, on a queue */
+    bool grown;             /* the last change of its size was a growth */
+    bool was_moved;         /* to grow */
+    bool purged;            /* by slm_large_clear */
+    bool rest_clean;        /* the granules behind `usable`, its headroom, read as zero: nobody has touched them */
 };
 
 static_assert(sizeof(struct slm_large) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
@@ -21,6 +25,9 @@ slm_inline size_t slm_large_usable_for(size_t n)
 
 /* n bytes on a multiple of `alignment`, a power of two, from an area. *clean: they are zero. NULL and ENOMEM. */
 void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean);
+
+/* Zero all usable bytes of a dirty object, new or not in use. Returns it. */
+void *slm_large_clear(void *object);
 
 /* The large object that starts here, retired or not; NULL if none does. */
 struct slm_large *slm_large_of(const void *pointer);
@@ -43,7 +50,8 @@ bool slm_large_free_nolock(struct slm_large *large);
 void slm_large_free_pending(void);
 extern slm_hidden struct slm_large *_Atomic slm_large_pending;
 
-/* Change the size in place, or by moving pages. The new address; NULL: not possible, and the object is as it was. */
+/* Change the size in place, else move the object. What grows twice in a row gets headroom, addresses behind it into
+ * which it grows in place. The new address; NULL: no memory, and the object is as it was. */
 void *slm_large_resize(struct slm_large *large, size_t n);
 
 /* Usable bytes of the large objects in an area, and how many were ever made. */

@@ -91,13 +91,49 @@ static void test_calloc_is_zero_across_sizes(void **state)
         free(blocks[i].ptr);
 }
 
-int main(void)
+/* Tables of which little is written take little memory, also where dirty memory was. (glibc clears it.) */
+static void role_sparse_tables(const char *argument)
 {
+    enum { TABLES = 100 };
+    char *tables[TABLES];
+    (void)argument;
+    do_without_huge_pages();
+    for (unsigned i = 0; i < TABLES; i++)
+        tables[i] = memset(malloc(MIB), 7, MIB);
+    for (unsigned i = 0; i < TABLES; i++)
+        free(tables[i]);
+    for (size_t i = 0; i < TABLES; i++) {
+        tables[i] = calloc(1, MIB);
+        require(tables[i] != NULL);
+        tables[i][i * 10000] = 1;
+    }
+    malloc_trim(0);
+    require(on_glibc() || rss_kib() < 8 * KIB);
+    for (size_t i = 0; i < TABLES; i++) {
+        require(tables[i][i * 10000] == 1);
+        tables[i][i * 10000] = 0;
+        require(all_zero(tables[i], MIB));
+        free(tables[i]);
+    }
+}
+
+static void test_sparse_tables_take_little_memory(void **state)
+{
+    (void)state;
+    assert_role_succeeds("sparse-tables", NULL);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct role roles[] = {{"sparse-tables", role_sparse_tables}};
+    if (argc > 1)
+        return play_role(roles, COUNT(roles), argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_calloc_is_zero_after_dirt),
         cmocka_unit_test(test_calloc_is_zero_to_the_usable_size),
         cmocka_unit_test(test_calloc_is_zero_where_blocks_were_cut_off),
         cmocka_unit_test(test_calloc_is_zero_across_sizes),
+        cmocka_unit_test(test_sparse_tables_take_little_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -324,15 +324,31 @@ static void check_calloc_is_zero(void)
         }
 }
 
+/* What is freed goes back though it is locked. */
+static void check_locked_memory_goes_back(void)
+{
+    char *blocks[20];
+    malloc_trim(0);
+    size_t before = rss_kib();
+    for (unsigned i = 0; i < COUNT(blocks); i++)
+        blocks[i] = memset(malloc(2 * MIB), 1, 2 * MIB);
+    for (unsigned i = 0; i < COUNT(blocks); i++)
+        free(blocks[i]);
+    malloc_trim(0);
+    require(rss_kib() < before + 4 * KIB);
+}
+
 static void role_lock_everything(const char *flags)
 {
     watchdog("mlockall takes for ever");
     churn(1, 2000);
     require(mlockall(atoi(flags)) == 0);
     require(rss_kib() < 200 * KIB);
+    check_locked_memory_goes_back();
     check_calloc_is_zero();
     exercise();
     require(rss_kib() < 400 * KIB);
+    check_locked_memory_goes_back();
     require(munlockall() == 0);
     check_calloc_is_zero();
 }

@@ -7,6 +7,7 @@
 #include "common.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 /* -- contents ---------------------------------------------------------------------------------------------------- */
 
@@ -250,6 +251,76 @@ static void role_huge_threads(const char *argument)
         require(pthread_join(threads[i], NULL) == 0);
 }
 
+static long page_faults(void)
+{
+    struct rusage usage;
+    require(getrusage(RUSAGE_SELF, &usage) == 0);
+    return usage.ru_minflt;
+}
+
+/* Vectors of numbers that grow in turn, by one number each time. All that they touch is little more than what they
+ * have in the end. (glibc does the same.) */
+static void role_vectors_in_turn(const char *argument)
+{
+    enum { MOST = 8, NUMBERS = 3200000 };
+    const size_t count = (size_t)atoi(argument), each = NUMBERS / count, pages = NUMBERS * sizeof(size_t) / 4096;
+    size_t *vectors[MOST] = {NULL};
+    do_without_huge_pages();
+    const long before = page_faults();
+    for (size_t n = 1; n <= each; n++)
+        for (size_t i = 0; i < count; i++) {
+            vectors[i] = realloc(vectors[i], n * sizeof(size_t));
+            require(vectors[i] != NULL && is_aligned(vectors[i], NATURAL_ALIGNMENT));
+            vectors[i][n - 1] = n * count + i;
+        }
+    require((size_t)(page_faults() - before) < pages + pages / 8 + 300);
+    require(status_number("VmHWM:") < pages * 4 + 8 * KIB);
+    for (size_t i = 0; i < count; i++) {
+        for (size_t n = 1; n <= each; n++)
+            require(vectors[i][n - 1] == n * count + i);
+        vectors[i] = realloc(vectors[i], each * sizeof(size_t) / 2);
+        require(vectors[i] != NULL && vectors[i][each / 2 - 1] == each / 2 * count + i);
+    }
+    malloc_trim(0);
+    require(rss_kib() < pages * 2 + 8 * KIB);
+    for (size_t i = 0; i < count; i++)
+        free(vectors[i]);
+}
+
+static void test_vectors_that_grow_in_turn(void **state)
+{
+    (void)state;
+    assert_role_succeeds("vectors-in-turn", &(struct launch){.argument = "1"});
+    assert_role_succeeds("vectors-in-turn", &(struct launch){.argument = "2"});
+    assert_role_succeeds("vectors-in-turn", &(struct launch){.argument = "8"});
+}
+
+/* All that malloc_usable_size grants is the owner's, at every size on the way, and nobody else's. */
+static void test_growing_blocks_stay_apart(void **state)
+{
+    (void)state;
+    char *blocks[8] = {NULL};
+    size_t sizes[COUNT(blocks)] = {0};
+    while (sizes[0] < MIB)
+        for (size_t i = 0; i < COUNT(blocks); i++) {
+            const size_t n = sizes[i] + 1 + sizes[i] / 20, probe = sizes[i] < 100 ? sizes[i] : 100;
+            blocks[i] = realloc(blocks[i], n);
+            assert_true(blocks[i] != NULL && is_aligned(blocks[i], NATURAL_ALIGNMENT));
+            for (size_t at = 0; at < probe; at++) {
+                assert_int_equal(blocks[i][at], (char)(i + 1));
+                assert_int_equal(blocks[i][sizes[i] - 1 - at], (char)(i + 1));
+            }
+            sizes[i] = malloc_usable_size(blocks[i]);
+            assert_true(sizes[i] >= n);
+            memset(blocks[i], (int)i + 1, sizes[i]);
+        }
+    for (size_t i = 0; i < COUNT(blocks); i++) {
+        for (size_t at = 0; at < sizes[i]; at += 509)
+            assert_int_equal(blocks[i][at], (char)(i + 1));
+        free(blocks[i]);
+    }
+}
+
 static void test_huge_blocks_grow_without_a_copy(void **state)
 {
     (void)state;
@@ -301,7 +372,8 @@ int main(int argc, char **argv)
 {
     static const struct role roles[] = {{"huge-growth", role_huge_growth},
                                         {"steady-growth", role_steady_growth},
-                                        {"huge-threads", role_huge_threads}};
+                                        {"huge-threads", role_huge_threads},
+                                        {"vectors-in-turn", role_vectors_in_turn}};
     if (argc > 1)
         return play_role(roles, COUNT(roles), argc, argv);
     const struct CMUnitTest tests[] = {
@@ -312,6 +384,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_reallocarray_multiplies),
         cmocka_unit_test(test_a_failing_realloc_leaves_the_block),
         cmocka_unit_test(test_zero_frees_and_returns_null),
+        cmocka_unit_test(test_growing_blocks_stay_apart),
+        cmocka_unit_test(test_vectors_that_grow_in_turn),
         cmocka_unit_test(test_huge_blocks_grow_without_a_copy),
         cmocka_unit_test(test_huge_blocks_move_without_a_copy),
         cmocka_unit_test(test_steady_growth_is_no_copy),

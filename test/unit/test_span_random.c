@@ -76,7 +76,7 @@ static void extend_slot(struct model *model, struct slot *slot)
 {
     const size_t before = slot->span->granules, wanted = before + random_length(model);
     bool clean;
-    if (!slm_span_extend(slot->span, wanted, &clean)) {
+    if (!slm_span_extend(slot->span, wanted, wanted, &clean)) {
         require(slot->span->granules == before);
         return;
     }
@@ -106,7 +106,7 @@ static void step(struct model *model)
     else if (dice < 25)
         extend_slot(model, slot);
     else if (dice < 45 && slot->span->granules > 1)
-        slm_span_trim(slot->span, 1 + random_below(&model->seed, slot->span->granules - 1));
+        slm_span_trim(slot->span, 1 + random_below(&model->seed, slot->span->granules - 1), SLM_SPAN_DIRTY);
     else
         empty_slot(slot);
 }
@@ -240,7 +240,7 @@ static void fork_in_the_middle(void)
 static void change(void)
 {
     struct slm_span *span = slm_span_alloc(node, 3, 1);
-    slm_span_trim(span, 1);
+    slm_span_trim(span, 1, SLM_SPAN_DIRTY);
     slm_span_free(span);
 }
 

@@ -36,7 +36,7 @@ static void make_hole(struct slm_span **before, struct slm_span **hole, struct s
     require(slm_span_scarce() && slm_span_dirty_bytes() == 0);
     const size_t granules = slm_reservation_heap_bytes() / SLM_GRANULE + 64; /* longer than any hole */
     *before = take(granules);
-    slm_span_trim(*before, 4);
+    slm_span_trim(*before, 4, SLM_SPAN_DIRTY);
     *hole = take(16);
     *behind = take(4);
     require(slm_span_granule(*hole) == slm_span_granule(*before) + 4);
@@ -94,11 +94,11 @@ static void extend_into_a_hole(void)
     struct slm_span *before, *hole, *behind;
     bool clean = false;
     make_hole(&before, &hole, &behind);
-    require(slm_span_extend(before, 6, &clean) && clean && before->granules == 6);
+    require(slm_span_extend(before, 6, 6, &clean) && clean && before->granules == 6);
     require(all_zero(slm_span_start(before) + 4 * SLM_GRANULE, 2 * SLM_GRANULE));
     slm_span_check(node);
-    require(slm_span_extend(before, 20, &clean));
-    require(!slm_span_extend(before, 21, &clean));
+    require(slm_span_extend(before, 20, 20, &clean));
+    require(!slm_span_extend(before, 21, 21, &clean));
     slm_span_check(node);
     require(slm_span_start(before)[4 * SLM_GRANULE - 1] == MARK && slm_span_start(behind)[0] == MARK);
 }
@@ -119,7 +119,7 @@ static void put_a_stranger_into_a_hole(void)
         mmap(where, SLM_GRANULE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     require(stranger == where);
     memset(stranger, 1, SLM_GRANULE);
-    require(!slm_span_extend(before, 20, &clean) && before->granules == 4);
+    require(!slm_span_extend(before, 20, 20, &clean) && before->granules == 4);
     for (unsigned i = 0; i < 40; i++)
         take(3);
     slm_span_check(node);
@@ -142,7 +142,7 @@ static void make_room(size_t granules)
     slm_span_unmap_free(SLM_PURGE_TRIM);
     struct slm_span *span =
         take(slm_reservation_heap_bytes() / SLM_GRANULE + granules + 4); /* longer than any hole */
-    slm_span_trim(span, 4);
+    slm_span_trim(span, 4, SLM_SPAN_DIRTY);
 }
 
 /* A granule at a time: too short for a hole of their own until they have joined. */

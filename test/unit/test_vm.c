@@ -98,7 +98,8 @@ static void purged_pages_read_as_zero(void **state)
     munmap(pages, bytes_of(PAGES));
 }
 
-static void locked_pages_stay_as_they_are(void **state)
+/* Since Linux 5.18; before, they stay as they are. */
+static void locked_pages_are_purged(void **state)
 {
     (void)state;
     char *pages = some_pages();
@@ -108,10 +109,12 @@ static void locked_pages_stay_as_they_are(void **state)
         print_message("no page may be locked\n");
         skip();
     }
+    assert_false(slm_vm_locked());
     errno = EDOM;
-    assert_false(slm_vm_purge(pages, bytes_of(1)));
+    const bool purged = slm_vm_purge(pages, bytes_of(PAGES));
     assert_int_equal(errno, EDOM);
-    assert_int_equal(pages[0], 0x5a);
+    assert_true(slm_vm_locked());
+    assert_true(purged ? all_zero(pages, bytes_of(PAGES)) : pages[0] == 0x5a);
     munmap(pages, bytes_of(PAGES));
 }
 
@@ -123,13 +126,37 @@ static void pages_move_without_a_copy(void **state)
     memset(pages, 0x5a, half);
     memset(to, 0x33, half);
     errno = EDOM;
-    assert_true(slm_vm_move(pages, to, half));
+    assert_true(slm_vm_move(pages, to, half, half));
     assert_int_equal(errno, EDOM);
     for (size_t i = 0; i < half; i++)
         assert_int_equal(to[i], 0x5a);
     assert_true(slm_vm_map(pages, half, false)); /* nothing is there any more */
     assert_true(all_zero(pages, half));
     munmap(pages, bytes_of(PAGES));
+}
+
+/* Also where what is moved is several mappings, which the kernel does not make longer. */
+static void pages_move_to_a_longer_range(void **state)
+{
+    (void)state;
+    for (unsigned split = 0; split < 2; split++) {
+        const size_t quarter = bytes_of(PAGES / 4);
+        char *pages = some_pages(), *to = pages + bytes_of(PAGES / 2);
+        memset(pages, 0x5a, quarter);
+        memset(to, 0x33, 2 * quarter);
+        if (split && mprotect(pages, bytes_of(1), PROT_READ) != 0)
+            continue;
+        if (slm_vm_move(pages, to, quarter, 2 * quarter)) {
+            for (size_t i = 0; i < quarter; i++)
+                assert_int_equal(to[i], 0x5a);
+            assert_true(all_zero(to + quarter, quarter));
+            to[2 * quarter - 1] = 1;
+        } else {
+            assert_int_equal(split, 1); /* before Linux 6.17 */
+            assert_int_equal(pages[quarter - 1], 0x5a);
+        }
+        munmap(pages, bytes_of(PAGES));
+    }
 }
 
 /* A part of the range cannot be moved: nothing is. */
@@ -147,7 +174,7 @@ static void what_cannot_all_be_moved_stays(void **state)
             skip();
         }
         errno = EDOM;
-        assert_false(slm_vm_move(pages, to, half));
+        assert_false(slm_vm_move(pages, to, half, half));
         assert_int_equal(errno, EDOM);
         for (size_t i = 0; i < half; i++)
             assert_int_equal(pages[i], 0x5a);
@@ -427,8 +454,9 @@ int main(void)
         cmocka_unit_test(other_mappings_are_never_overwritten),
         cmocka_unit_test(a_held_window_is_filled),
         cmocka_unit_test(purged_pages_read_as_zero),
-        cmocka_unit_test(locked_pages_stay_as_they_are),
+        cmocka_unit_test(locked_pages_are_purged),
         cmocka_unit_test(pages_move_without_a_copy),
+        cmocka_unit_test(pages_move_to_a_longer_range),
         cmocka_unit_test(what_cannot_all_be_moved_stays),
         cmocka_unit_test(unmapped_pages_can_be_mapped_again),
         cmocka_unit_test(a_held_window_stays_held),

@@ -1,0 +1,241 @@
+/* src/slab/large.h: objects that grow, and their headroom; clearing. */
+#include "spans.h"
+#include "unit.h"
+
+#include <sys/mman.h>
+
+#include "base/bits.h"
+#include "os/topology.h"
+#include "os/vm.h"
+#include "page/free_spans.h"
+#include "page/purge.h"
+#include "page/reservation.h"
+#include "slab/large.h"
+
+static unsigned node;
+
+static int begin(void **state)
+{
+    node = slm_nodes - 1;
+    return start_library(state);
+}
+
+/* Bytes that are free nowhere. */
+static size_t more_than_free(void)
+{
+    return slm_reservation_heap_bytes() + SLM_GRANULE;
+}
+
+static char *take(size_t n, size_t alignment)
+{
+    bool clean;
+    char *object = slm_large_alloc(n, alignment, node, &clean);
+    require(object != NULL);
+    require((uintptr_t)object % alignment == 0);
+    if (clean)
+        require(all_zero(object, n));
+    return object;
+}
+
+static void give(char *object)
+{
+    require(slm_large_free(slm_large_of(object)) > 0);
+}
+
+/* A byte that follows from where it is. */
+static void fill(char *object, size_t from, size_t to)
+{
+    for (size_t at = from; at < to; at++)
+        object[at] = (char)(at >> 3 ^ at >> 13);
+}
+
+static void check(const char *object, size_t from, size_t to)
+{
+    for (size_t at = from; at < to; at++)
+        require(object[at] == (char)(at >> 3 ^ at >> 13));
+}
+
+/* The next one lives directly behind it: what is cut off is the only dirty memory, and that is used first. */
+static char *take_with_neighbour(size_t n, char **neighbour)
+{
+    char *object = take(n + 64 * KIB, SLM_GRANULE);
+    slm_span_purge(0, SLM_PURGE_TRIM);
+    assert_ptr_equal(slm_large_resize(slm_large_of(object), n), object);
+    *neighbour = take(64 * KIB, 1);
+    assert_ptr_equal(*neighbour, object + n);
+    fill(*neighbour, 0, 64 * KIB);
+    return object;
+}
+
+static char *grow(char *object, size_t n)
+{
+    const size_t old = slm_large_of(object)->usable;
+    char *grown = slm_large_resize(slm_large_of(object), n);
+    require(grown != NULL && slm_large_of(grown)->usable == slm_align_up(n, slm_page_size));
+    check(grown, 0, 5000);
+    check(grown, old - 5000, old);
+    fill(grown, old, slm_large_of(grown)->usable);
+    return grown;
+}
+
+static size_t granules_of(const char *object)
+{
+    return slm_large_of(object)->span.granules;
+}
+
+/* Whether it is copied, or its pages are moved. */
+static void what_grows_twice_gets_headroom(void **state)
+{
+    (void)state;
+    for (size_t n = 128 * KIB; n <= 2 * MIB; n *= 4) {
+        char *neighbours[3], *object = take_with_neighbour(n, &neighbours[0]);
+        fill(object, 0, n);
+        object = grow(object, n + 64 * KIB);
+        assert_int_equal(granules_of(object), (n + 64 * KIB) / SLM_GRANULE);
+        neighbours[1] = take(64 * KIB, 1);
+        object = grow(object, 2 * n);
+        const size_t all = granules_of(object) * SLM_GRANULE;
+        assert_in_range(all, 2 * n + n / 4, 4 * n);
+        neighbours[2] = take(64 * KIB, 1);
+        char *const stays = object;
+        for (size_t more = 2 * n; more <= all; more += SLM_GRANULE / 2)
+            assert_ptr_equal(object = grow(object, more), stays);
+        slm_span_check(node);
+        give(object);
+        for (size_t i = 0; i < COUNT(neighbours); i++)
+            give(neighbours[i]);
+        slm_span_check(node);
+    }
+}
+
+static void what_shrinks_loses_its_headroom(void **state)
+{
+    (void)state;
+    char *object = take(MIB, 1);
+    fill(object, 0, MIB);
+    object = grow(object, 2 * MIB);
+    object = grow(object, 3 * MIB);
+    assert_true(granules_of(object) > 3 * MIB / SLM_GRANULE);
+    assert_ptr_equal(slm_large_resize(slm_large_of(object), 3 * MIB - 1), object); /* the same pages */
+    assert_true(granules_of(object) > 3 * MIB / SLM_GRANULE);
+    assert_ptr_equal(slm_large_resize(slm_large_of(object), 3 * MIB - slm_page_size), object);
+    assert_int_equal(granules_of(object), 3 * MIB / SLM_GRANULE);
+    check(object, 0, 3 * MIB - slm_page_size);
+    slm_span_check(node);
+    object = grow(object, 4 * MIB); /* once */
+    assert_int_equal(granules_of(object), 4 * MIB / SLM_GRANULE);
+    give(object);
+    slm_span_check(node);
+}
+
+/* Nobody has touched it: it is neither dirty when the object is freed, nor cleared for the next one. */
+static void headroom_stays_clean(void **state)
+{
+    (void)state;
+    slm_span_purge(0, SLM_PURGE_TRIM);
+    char *object = take(more_than_free(), 1); /* at the frontier */
+    const size_t n = slm_large_of(object)->usable;
+    require(slm_large_resize(slm_large_of(object), n + MIB) == object);
+    require(slm_large_resize(slm_large_of(object), n + 2 * MIB) == object);
+    require(granules_of(object) > (n + 3 * MIB) / SLM_GRANULE);
+    give(object);
+    assert_in_range(slm_span_dirty_bytes(), n + 2 * MIB, n + 2 * MIB + SLM_GRANULE);
+    slm_span_check(node);
+}
+
+static void without_addresses_there_is_no_headroom(void **state)
+{
+    (void)state;
+    const bool scarce = slm_span_scarce();
+    slm_span_set_scarce(true);
+    char *object = take(MIB, 1);
+    fill(object, 0, MIB);
+    for (size_t n = 2 * MIB; n < 9 * MIB; n += MIB) {
+        object = grow(object, n);
+        assert_int_equal(granules_of(object), n / SLM_GRANULE);
+    }
+    give(object);
+    slm_span_set_scarce(scarce);
+    slm_span_check(node);
+}
+
+/* Objects that are freed soon after they have grown leave memory to the next ones: the kernel is not asked again. */
+static void what_grows_and_is_freed_is_copied(void **state)
+{
+    (void)state;
+    for (unsigned round = 0; round < 20; round++) {
+        char *objects[4];
+        for (size_t i = 0; i < COUNT(objects); i++)
+            fill(objects[i] = take(64 * KIB, 1), 0, 64 * KIB);
+        for (size_t n = 128 * KIB; n <= 640 * KIB; n += 64 * KIB)
+            for (size_t i = 0; i < COUNT(objects); i++) {
+                objects[i] = grow(objects[i], n);
+                assert_false(round >= 10 && slm_large_of(objects[i])->span.moved);
+            }
+        for (size_t i = 0; i < COUNT(objects); i++)
+            give(objects[i]);
+        slm_span_check(node);
+    }
+}
+
+static size_t resident_pages(char *object, size_t n)
+{
+    static unsigned char pages[4096];
+    size_t count = 0;
+    require(n / slm_page_size <= sizeof pages && mincore(object, n, pages) == 0);
+    for (size_t i = 0; i < n / slm_page_size; i++)
+        count += pages[i] & 1;
+    return count;
+}
+
+static char *take_dirty(size_t n)
+{
+    char *object = take(n, 1);
+    memset(object, 0x5a, n);
+    give(object);
+    bool clean;
+    char *again = slm_large_alloc(n, 1, node, &clean);
+    require(again == object && !clean);
+    return again;
+}
+
+/* Where the last ones of the size were written, they are cleared; else they go back. */
+static void large_ones_are_cleared_by_a_purge(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 100 };
+    for (size_t n = 128 * KIB; n <= 2 * MIB; n *= 2) {
+        unsigned purged = 0;
+        for (unsigned i = 0; i < ROUNDS; i++) {
+            char *object = take_dirty(n);
+            assert_ptr_equal(slm_large_clear(object), object);
+            purged += resident_pages(object, n) == 0;
+            assert_true(all_zero(object, n));
+            object[n / 2] = 1;
+            give(object);
+        }
+        assert_int_equal(purged, n < 256 * KIB ? 0 : ROUNDS);
+        for (unsigned i = purged = 0; i < ROUNDS; i++) {
+            char *object = take_dirty(n);
+            slm_large_clear(object);
+            purged += resident_pages(object, n) == 0;
+            assert_true(all_zero(object, n));
+            memset(object, 1, n);
+            give(object);
+        }
+        assert_in_range(purged, 0, ROUNDS / 20);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_grows_twice_gets_headroom),
+        cmocka_unit_test(what_shrinks_loses_its_headroom),
+        cmocka_unit_test(headroom_stays_clean),
+        cmocka_unit_test(without_addresses_there_is_no_headroom),
+        cmocka_unit_test(what_grows_and_is_freed_is_copied),
+        cmocka_unit_test(large_ones_are_cleared_by_a_purge),
+    };
+    return cmocka_run_group_tests(tests, begin, NULL);
+}
