@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 #if defined(__x86_64__)
@@ -27,6 +28,18 @@ __attribute__((noreturn, format(printf, 1, 2))) static inline void bench_die(con
     va_list arguments;
     va_start(arguments, format);
     fputs("bench: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+    exit(1);
+}
+
+/* For what this machine cannot do: the runner shows the reason and goes on. */
+__attribute__((noreturn, format(printf, 1, 2))) static inline void bench_skip(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fputs("skip: ", stderr);
     vfprintf(stderr, format, arguments);
     fputc('\n', stderr);
     va_end(arguments);
@@ -184,6 +197,14 @@ static inline long bench_anonymous_kib(void)
 static inline long bench_peak_rss_kib(void)
 {
     return bench_proc_kib("/proc/self/status", "VmHWM");
+}
+
+/* Page faults of the process so far that needed no disk: what was given back and is taken again shows in them. */
+static inline long bench_faults(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_minflt;
 }
 
 static inline void bench_figure(const char *name, double value, const char *unit)
