@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 
-from . import percpu, programs
+from . import memory, percpu, programs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEBIAN = pathlib.Path("/usr/lib") / f"{platform.machine()}-linux-gnu"
@@ -41,18 +41,19 @@ class Allocator:
 
 def variants(compared, build):
     """{kind: allocators} that are measured beside those compared, in the workloads that name the kind."""
-    builds, caches, deferred, epochs, locks, percpu = [], [], [], [], [], []
+    builds, caches, deferred, epochs, keep, locks, percpu = [], [], [], [], [], [], []
     if any(one.name == OURS for one in compared):
         builds = [Allocator(f"{OURS} grow=locked", programs.variant(build, "bench"), version_of_ours(),
                             "grow=locked")]
         caches = [our_caches(build)]
         deferred = our_deferred(build)
         epochs = [our_epochs(build)]
+        keep = [Allocator(memory.KEEP, str(build / "libslabmalloc.so"), version_of_ours(), memory.KEEP_OPTIONS)]
         locks = [our_locks(build)]
         percpu = our_percpu(build)
     return {"builds": builds, "caches": caches, "pools": [*caches, *pools_of_others()], "deferred": deferred,
-            "epochs": epochs, "sections": [*epochs, userspace_rcu(build)], "locks": locks, "percpu": percpu[:1],
-            "percpu_ways": percpu}
+            "epochs": epochs, "keep": keep, "sections": [*epochs, userspace_rcu(build)], "locks": locks,
+            "percpu": percpu[:1], "percpu_ways": percpu}
 
 
 def our_caches(build):

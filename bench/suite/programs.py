@@ -133,26 +133,6 @@ def measure_cold_table(build, allocator):
     return join(parts, {name: figure for part in parts for name, figure in part.figures.items()})
 
 
-def measure_fixed_cost(build, allocator):
-    parts = {mix: measure(build, allocator, ["fixed_cost", mix]) for mix in ("even", "server")}
-    return join(parts.values(), {f"{mix}_{name}": figure for mix, part in parts.items()
-                                 for name, figure in part.figures.items()})
-
-
-def measure_parked(build, allocator):
-    """What a thread costs that used ten sizes once, beyond one that never allocated."""
-    busy = measure(build, allocator, ["parked"])
-    threads = busy.figures["threads"][0]
-    idle = measure(build, allocator, ["parked", int(threads), "idle"])
-    a_thread = {name: ((busy.figures[name][0] - idle.figures[name][0]) / threads, "KiB")
-                for name in ("rss", "anonymous")}
-    return join([busy, idle], {
-        "rss_a_parked_thread": a_thread["rss"],
-        "anonymous_a_parked_thread": a_thread["anonymous"],
-        "rss_a_thread_that_never_allocated": (idle.figures["rss"][0] / threads, "KiB"),
-    })
-
-
 def variant(build, name):
     """The library as test/variants makes it: "bench" counts and times its locks, "checked" simulates machines."""
     return str(build / "test" / "variants" / name / "libslabmalloc.so")

@@ -32,6 +32,7 @@ KNOWN = {  # colour on white, colour on black, marker
     "tcmalloc": ("#008562", "#35d0a4", "D"),
     "mimalloc": ("#b34d8e", "#ea9cca", "v"),
     "slabmalloc grow=locked": ("#3f9fdc", "#a9d8f8", "P"),
+    "slabmalloc keep": ("#3f9fdc", "#a9d8f8", "P"),
 }
 OTHERS = (("#a37200", "#f0c030", "X"), ("#6a51a3", "#b8a5ec", "h"), ("#7a5230", "#d0a37c", "p"),
           ("#1b9aaa", "#7fe0ea", "*"), ("#4d7c0f", "#b6e05a", "<"), ("#a3002c", "#ff8095", ">"))
@@ -311,7 +312,7 @@ def series_plots(summary, workload, looks):
             yield plot_latency(f"{workload}: {name}", ordered, units[1], looks)
         elif ordered:
             shown = name.upper() if name == "rss" else name
-            yield plot_over_time(f"{workload}: {shown}", ordered, live, units, looks)
+            yield plot_over_time(f"{workload}: {shown}", ordered, live if name == "rss" else None, units, looks)
 
 
 def family_plots(summary, workloads, looks):

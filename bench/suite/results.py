@@ -23,6 +23,15 @@ def cpu_quota():
     return None if most == "max" else round(int(most) / int(period), 2)
 
 
+def memory_mib():
+    """What this machine has, or a container may use of it."""
+    total = int(re.search(r"^MemTotal:\s*(\d+)", pathlib.Path("/proc/meminfo").read_text(), re.M)[1]) // 1024
+    try:
+        return min(total, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()) >> 20)
+    except (OSError, ValueError):
+        return total
+
+
 def system_name():
     try:
         return platform.freedesktop_os_release().get("PRETTY_NAME", "")
@@ -33,12 +42,11 @@ def system_name():
 def machine():
     """What one has to know of this machine to judge the figures."""
     cpu = re.search(r"^model name\s*: (.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
-    memory = re.search(r"^MemTotal:\s*(\d+)", pathlib.Path("/proc/meminfo").read_text(), re.M)
     return {
         "cpu": cpu[1] if cpu else platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),
         "cpu_quota": cpu_quota(),
-        "memory_mib": int(memory[1]) // 1024,
+        "memory_mib": memory_mib(),
         "kernel": platform.release(),
         "system": system_name(),
         "load_at_start": os.getloadavg()[0],

@@ -8,6 +8,7 @@ import time
 
 from . import programs
 from .measurement import RunFailed, Skipped, TimedOut
+from .results import memory_mib
 from .workloads import Context
 
 
@@ -31,8 +32,13 @@ def make_plan(workloads, allocators, variants, effort):
 def repetitions_of(workload, effort):
     if workload.once:
         return 1
-    is_long = workload.together or workload.group == "servers"
+    is_long = workload.together or workload.rarely or workload.group == "servers"
     return min(effort.repetitions, effort.repetitions_long) if is_long else effort.repetitions
+
+
+def at_once(workload, count):
+    """How many processes of a workload may run at the same time: three quarters of the memory are theirs."""
+    return max(1, min(count, int(memory_mib() * 0.75 / workload.mib))) if workload.mib else count
 
 
 class Progress:
@@ -97,7 +103,7 @@ class Runner:
         if len(allocators) == 1:  # in this thread, so that an interrupt reaches what runs
             self.measure_and_add(repetition, workload, allocators[0])
             return
-        with concurrent.futures.ThreadPoolExecutor(len(allocators)) as pool:
+        with concurrent.futures.ThreadPoolExecutor(at_once(workload, len(allocators))) as pool:
             try:
                 list(pool.map(lambda allocator: self.measure_and_add(repetition, workload, allocator), allocators))
             except KeyboardInterrupt:
@@ -121,6 +127,8 @@ class Runner:
             self.results.add(*key, repetition, failed=f"{type(error).__name__}: {error}".splitlines()[0])
 
     def measure(self, workload, allocator):
+        if workload.mib > memory_mib():
+            raise Skipped(f"it takes {workload.mib} MiB of memory")
         with tempfile.TemporaryDirectory(prefix="slabmalloc-bench-", ignore_cleanup_errors=True) as name:
             folder = pathlib.Path(name)
             folder.chmod(0o755)  # a server drops its rights before it looks for its files

@@ -8,12 +8,12 @@ import pathlib
 import shutil
 import sys
 
-from . import epochs, numa, percpu, results
+from . import epochs, memory, numa, percpu, results
 from .summary import (BASE, EQUAL, group_means, is_more_better, not_first, overall_means, repetitions_lost, summarise)
 
 OURS = "slabmalloc"
-PROMISES = {"epochs": ("deferred free", epochs.promises), "percpu": ("per-CPU memory", percpu.promises),
-            "numa": ("several nodes", numa.promises)}  # by group
+PROMISES = {"memory": ("memory", memory.promises), "epochs": ("deferred free", epochs.promises),
+            "percpu": ("per-CPU memory", percpu.promises), "numa": ("several nodes", numa.promises)}  # by group
 WIDTH_OF_FILES = 160  # where the output is no terminal
 KINDS = ("time", "memory")
 SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)

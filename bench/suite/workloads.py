@@ -8,7 +8,7 @@ import functools
 import json
 import typing
 
-from . import epochs, instructions, locks, numa, percpu, programs, servers
+from . import epochs, instructions, locks, memory, numa, percpu, programs, servers
 from .measurement import RunFailed, Skipped
 
 GROUPS = ("micro", "caches", "epochs", "percpu", "kernel table", "threads", "memory", "latency", "locks", "numa",
@@ -20,13 +20,16 @@ class Effort:
     """How much a run takes on: repetitions, and seconds of one measurement."""
     name: str
     repetitions: int
-    repetitions_long: int  # of servers, and of workloads that run on all allocators at once
+    repetitions_long: int  # of servers, of workloads that run on all allocators at once, and of the rarely run
     micro_s: float
     thread_counts: tuple
     thread_s: float
     producer_objects: int
     latency_s: float
-    day_s: int
+    day_s: int  # and of a load that rises and falls
+    back_percent: int
+    parked_threads: int
+    demand: dict  # replacements, by the load
     table_rounds: int
     epochs_s: float
     epochs_sizes: tuple
@@ -35,10 +38,12 @@ class Effort:
 
 
 QUICK = Effort("quick", repetitions=7, repetitions_long=1, micro_s=0.02, thread_counts=(2, 8, 64), thread_s=0.1,
-               producer_objects=600_000, latency_s=0.3, day_s=12, table_rounds=11, epochs_s=0.15,
-               epochs_sizes=(128,), percpu_rounds=15, numa_s=3)
+               producer_objects=600_000, latency_s=0.3, day_s=12, back_percent=100, parked_threads=500,
+               demand={"large": 100, "churn": 200_000}, table_rounds=11, epochs_s=0.15, epochs_sizes=(128,),
+               percpu_rounds=15, numa_s=3)
 FULL = Effort("full", repetitions=5, repetitions_long=3, micro_s=0.1, thread_counts=(2, 4, 8, 16, 32, 64),
-              thread_s=0.3, producer_objects=1_000_000, latency_s=2, day_s=60, table_rounds=21, epochs_s=0.3,
+              thread_s=0.3, producer_objects=1_000_000, latency_s=2, day_s=60, back_percent=100, parked_threads=2000,
+              demand={"large": 500, "churn": 1_000_000}, table_rounds=21, epochs_s=0.3,
               epochs_sizes=(32, 128, 1024), percpu_rounds=51, numa_s=5)
 
 
@@ -58,6 +63,8 @@ class Workload:
     measure: typing.Callable  # (Context, Allocator) -> Measurement; raises RunFailed or Skipped
     same_work: bool = False  # the CPU seconds of its processes compare
     together: bool = False  # sleeps most of the time: runs on all allocators at the same moment
+    rarely: bool = False  # a few repetitions are enough: it is long, or hardly varies
+    mib: int = 0  # that a process of it has at its peak, where so many of them at a time may be too many
     once: bool = False  # repeats to the digit, or takes a machine of its own
     variants: str = ""  # also measured on allocators.variants of that kind, which do not compete
     variants_alone: bool = False  # and on nobody else
@@ -206,17 +213,41 @@ def threads():
                        same_work=True, least_effort=least)
 
 
-def memory():
+def memory_group():
     yield Workload("fragmentation", "memory", "fill, free half at random, refill in other sizes; RSS over live bytes",
                    functools.partial(measure_program, ["fragmentation"]), same_work=True)
     yield Workload("give_back", "memory", "RSS at 0, 1, 2, 4, 8 s after a peak, while the process is idle",
                    functools.partial(measure_program, ["give_back"]), together=True)
     yield Workload("day", "memory", "a day of a server in a minute: load that rises and falls",
                    functools.partial(measure_program, ["day", lambda e: e.day_s]), together=True, same_work=True)
+    yield Workload("rise_fall", "memory", "a load that rises and falls every second; the area under the curve of RSS",
+                   functools.partial(measure_program, ["rise_fall", lambda e: e.day_s]), together=True,
+                   same_work=True, variants="keep")
+    yield Workload("rise_fall_slow", "memory", "the same, four times in the whole run",
+                   functools.partial(measure_program, ["rise_fall", lambda e: e.day_s, lambda e: max(1, e.day_s // 4)]),
+                   together=True, same_work=True, least_effort="full")
+    for name, (about, mib) in memory.SLEEPING.items():
+        yield Workload(name, "memory", about, functools.partial(
+            measure_program, ["back", name, lambda e: e.back_percent]), together=True, mib=mib)
+    yield Workload("python_pool", "memory", "a Python program whose four threads have parsed JSON and wait for more; "
+                   "all of its objects from malloc", memory.measure_python_pool, together=True)
+    for name, about in memory.AT_ONCE.items():
+        yield Workload(name, "memory", about, functools.partial(
+            measure_program, ["back", name, lambda e: e.back_percent]), same_work=True, rarely=True,
+                       least_effort="full" if name == "lives" else "quick")
+    yield Workload("core", "memory", "300 MiB made, all but 20 freed: what a core file would hold",
+                   memory.measure_core, rarely=True)
     yield Workload("parked", "memory", "what a parked thread holds that used ten sizes once",
-                   lambda context, one: programs.measure_parked(context.build, one))
+                   lambda context, one: memory.measure_parked(context.build, one))
+    yield Workload("parked_cycled", "memory", "what parked threads hold that cycled through 64 objects each: 2,000 "
+                   "in a full run, 500 in a quick one", lambda context, one: memory.measure_parked(context.build, one,
+                                                                          context.effort.parked_threads, "cycled"),
+                   together=True, mib=2000)
     yield Workload("fixed_cost", "memory", "a process that makes and frees 1,000 objects of 30 sizes",
-                   lambda context, one: programs.measure_fixed_cost(context.build, one))
+                   lambda context, one: memory.measure_fixed_cost(context.build, one))
+    for name, about in memory.DEMAND.items():
+        yield Workload(memory.demand_name(name), "memory", about, functools.partial(memory.measure_demand, name),
+                       same_work=True, rarely=True, variants="keep")
 
 
 def latency():
@@ -268,6 +299,6 @@ def counting():
 
 def all_of_them():
     """{name: Workload}, in the order in which they are run and printed."""
-    found = [*micro(), *caches(), *freeing_behind_readers(), *per_cpu_memory(), *tables(), *threads(), *memory(),
+    found = [*micro(), *caches(), *freeing_behind_readers(), *per_cpu_memory(), *tables(), *threads(), *memory_group(),
              *latency(), *held_locks(), *several_nodes(), *serving(), *counting()]
     return {workload.name: workload for workload in found}

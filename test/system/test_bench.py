@@ -1,4 +1,5 @@
 """tools/bench: who takes turns with whom, what a run leaves behind, and what it does when something fails."""
+import concurrent.futures
 import dataclasses
 import json
 import os
@@ -14,7 +15,8 @@ import pytest
 from conftest import BUILD, ROOT, need
 
 sys.path.insert(0, str(ROOT / "bench"))
-from suite import allocators, measurement, programs, results, runner, workloads  # noqa: E402
+from suite import (allocators, measurement, memory, programs, results, runner, summary,  # noqa: E402
+                   workloads)
 
 GLIBC = allocators.Allocator("glibc")
 BROKEN_MALLOC = "#include <stdlib.h>\nvoid *malloc(size_t bytes) { (void)bytes; abort(); }\n"
@@ -61,6 +63,16 @@ def test_workloads_that_sleep_run_on_all_allocators_at_once():
     assert plan_of(a_workload("w", together=True)) == [(0, "w", "abc"), (1, "w", "bca")]
 
 
+def test_as_many_run_at_once_as_the_machine_has_memory_for(monkeypatch):
+    monkeypatch.setattr(runner, "memory_mib", lambda: 4096)
+    assert [runner.at_once(a_workload("w", mib=mib), 5) for mib in (0, 100, 1000, 5000)] == [5, 5, 3, 1]
+
+
+def test_what_is_rarely_run_has_fewer_repetitions():
+    assert plan_of(a_workload("w", rarely=True)) == [
+        (0, "w", "a"), (0, "w", "b"), (0, "w", "c"), (1, "w", "b"), (1, "w", "c"), (1, "w", "a")]
+
+
 def test_what_repeats_to_the_digit_runs_once_and_variants_join_where_they_mean_something():
     assert plan_of(a_workload("w", once=True, variants="some")) == [(0, "w", "a"), (0, "w", "b"), (0, "w", "c"),
                                                                     (0, "w", "x")]
@@ -104,6 +116,12 @@ def test_what_goes_wrong_is_a_row_with_its_reason(error, failed, skipped, tmp_pa
     assert (row["failed"], row["skipped"]) == (failed, skipped)
 
 
+def test_what_takes_more_memory_than_there_is_does_not_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "memory_mib", lambda: 1000)
+    row, = rows_of_run(a_workload("w", mib=1100), tmp_path)
+    assert row["skipped"] == "it takes 1100 MiB of memory"
+
+
 def test_what_does_not_end_in_time_is_not_tried_again(tmp_path):
     hanging = raising(measurement.TimedOut("not done after 300 s"))
     first, second = rows_of_run(hanging, tmp_path, repetitions=2)
@@ -126,6 +144,30 @@ def test_a_run_leaves_a_table_results_and_a_page(tmp_path):
     assert all(row["figures"] and row["peak_rss_mib"] > 0 and row["cpu_s"] > 0 for row in rows), rows
     assert "Average=" in done.stdout and "births_2" in done.stdout
     assert (tmp_path / "report.html").read_text().lstrip().lower().startswith("<!doctype html>")
+
+
+TINY = dataclasses.replace(workloads.QUICK, repetitions=1, repetitions_long=1, day_s=2, back_percent=5,
+                           parked_threads=20, demand={"large": 5, "churn": 1000}, table_rounds=2)
+
+
+def test_every_workload_of_memory_runs_and_has_the_figures_that_were_promised(tmp_path):
+    """All at the same time: most of them sleep."""
+    ours = allocators.known(BUILD)["slabmalloc"]
+    chosen = [one for one in workloads.all_of_them().values() if one.group == "memory"]
+    found = results.Results("command", [ours], chosen)
+    plan = runner.make_plan(chosen, [ours], allocators.variants([ours], BUILD), TINY)
+    one = runner.Runner(found, BUILD, TINY, tmp_path)
+    with concurrent.futures.ThreadPoolExecutor(len(chosen)) as pool:
+        list(pool.map(lambda step: one.run_step(*step), plan))
+    runs = found.report["runs"]
+    assert {run["workload"] for run in runs} == {workload.name for workload in chosen}
+    no_run = {run["workload"]: run["failed"] or run["skipped"] for run in runs if not run.get("figures")}
+    assert all(re.search("too busy|RLIMIT_MEMLOCK", reason) for reason in no_run.values()), no_run
+    measured = {(row.workload, row.figure) for row in summary.summarise(found.report).rows}
+    goals = {(goal.workload, goal.figure) for goals in memory.GOALS.values() for goal in goals}
+    assert not {goal for goal in goals - measured if goal[0] not in {"idle_postgres", *no_run}}
+    beside = {run["workload"] for run in runs if run["allocator"] == memory.KEEP}
+    assert beside == {goal.workload for goals in memory.GOALS.values() for goal in goals if goal.beside == memory.KEEP}
 
 
 def test_an_allocator_that_fails_is_a_row_that_says_so(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "bench"))
-from suite import compare, summary, table  # noqa: E402
+from suite import compare, goals, memory, summary, table  # noqa: E402
 
 ABOUT = "one sentence"
 
@@ -204,6 +204,41 @@ def test_on_several_nodes_only_ours_has_promised_anything():
     assert [line.split() for line in promised.splitlines()[:2]] == [
         "at most 5.00: % of a node's fresh objects that lie on another, pinned 0.50".split(),
         "at most 5.00: % of a node's fresh objects that lie on another, moved 6.00 (more)".split()]
+
+
+def make_memory(workload, figure, unit, values):
+    return make_report({name: [{"figures": {figure: [value, unit]}}] for name, value in values.items()},
+                       group="memory", workload=workload)
+
+
+def test_memory_is_set_against_its_goals_and_ours_against_itself_with_purging_off():
+    report = join_reports(make_memory("pool", "rss_5s", "MiB", {"glibc": 9, "slabmalloc": 11}),
+                          make_memory("forks", "rss_last", "MiB", {"glibc": 50, "slabmalloc": 45}),
+                          make_memory("day", "mean_rss", "MiB", {"glibc": 40, "slabmalloc": 44}),
+                          make_memory("rise_fall", "faults", "faults/round",
+                                      {"glibc": 1, "slabmalloc": 300, memory.KEEP: 200}))
+    text = shown(report)
+    assert re.search(r"at most 10\.0: 1 GB made by .* 9\.00? +11\.0 \(more\)\n", text), text
+    assert re.search(r"at most 1\.00: a chain of 40 forks .* 1\.00 +0\.90\n", text)
+    assert re.search(r"at most 1\.00: the same: mean RSS in times the least of the others' +0\.91 +1\.10 \(more\)\n", text)
+    assert re.search(r"at most 1\.20: a load that rises .* off +1\.50 \(more\)\n", text)
+
+
+def test_the_table_of_goals_replaces_the_one_in_a_file(tmp_path):
+    report = make_memory("pool", "rss_5s", "MiB", {"glibc": 8.5, "slabmalloc": 11})
+    (tmp_path / "results.json").write_text(json.dumps(report))
+    (tmp_path / "manual.md").write_text(f"before\n{goals.BEGIN}\n\n| old |\n{goals.END}\nafter\n")
+    goals.main([tmp_path, tmp_path / "manual.md"])
+    text = (tmp_path / "manual.md").read_text()
+    assert text.startswith(f"before\n{goals.BEGIN}\n\n| case | goal | glibc | slabmalloc |\n")
+    assert text.endswith(f"RSS after 5 s [MiB] | 10 | **8.50** | 11.0 |\n\n{goals.END}\nafter\n")
+    with pytest.raises(ValueError, match="no lines"):
+        goals.replace("none", "")
+
+
+def test_the_readme_has_a_place_for_the_table_of_goals():
+    text = (ROOT / "README.md").read_text()
+    assert goals.replace(text, "rows") != text
 
 
 def test_markdown_marks_the_best():
