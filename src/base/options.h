@@ -20,7 +20,7 @@
     NUMBER(EVERY, purge_delay_ms, 500, 0, 3600000, "500",                                                            \
            "Freed pages that nobody needed for this many milliseconds go back to the kernel.")                       \
     NUMBER(EVERY, dirty_bytes, 4 << 20, 0, 1ull << 40, "32M",                                                        \
-           "When use falls by more than this and half of what is left, freed pages go back at once.")                \
+           "When use falls by more than this and a quarter of what is left, freed pages go back at once.")           \
     NUMBER(EVERY, deferred_max_delay_ms, 100, 10, 3600000, "100",                                                    \
            "Retired objects wait no longer than this in a magazine that does not fill up.")                          \
     NUMBER(EVERY, deferred_max_bytes, 0, 0, 1ull << 40, "256M",                                                      \

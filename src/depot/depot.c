@@ -21,8 +21,8 @@
  *
  * Slabs whose objects have a destructor or keep their type become pending on release (depot/pending_slabs.h).
  *
- * Sweeping. A slab that is at least half free, and has as many free objects as at the last sweep, is held while its
- * free pages are purged. `span.swept` is that count, with a bit above it once they are. Swept slabs are at the end of
+ * Sweeping. A slab that is at least half free, and of which nothing was taken or given back since the last sweep, is
+ * held while its free pages are purged. `span.swept` is its count then, with a bit above it once they are. Swept slabs are at the end of
  * their bucket: refills prefer others, and the next sweep looks no further. Most pages of a slab that was never half
  * in use are untouched: it is left alone.
  *
@@ -256,6 +256,8 @@ static unsigned hold_slabs(struct slm_depot *depot, struct slm_slab **slabs, uns
         struct slm_list *bucket = &depot->buckets[__builtin_ctz(depot->occupied)];
         struct slm_slab *slab = slm_container(bucket->next, struct slm_slab, span.link);
         unlist_slab(depot, slab, SLM_SLAB_HELD);
+        if (slab->span.swept != SLM_SLAB_FRESH)
+            slab->span.swept = 0;
         objects += (unsigned)load_relaxed(&slab->free);
         slabs[number++] = slab;
     }

@@ -43,7 +43,7 @@ void slm_demand_rise(size_t bytes)
 
 static bool is_fall(uint64_t now, uint64_t before)
 {
-    return now < before && before - now > slm_max(slm_options.dirty_bytes, now / 2);
+    return now < before && before - now > slm_max(slm_options.dirty_bytes, now / 4);
 }
 
 void slm_demand_drop(size_t bytes)
@@ -58,7 +58,7 @@ void slm_demand_drop(size_t bytes)
 
 bool slm_demand_repeats(uint64_t now_ms, bool last)
 {
-    const uint64_t span_ms = slm_options.purge_delay_ms * (last ? 1 : 3);
+    const uint64_t span_ms = slm_options.purge_delay_ms * (last ? 2 : 3);
     const uint64_t latest = load_relaxed(&falls_ms[0]), before = load_relaxed(&falls_ms[last ? 2 : 1]);
     if (before == 0 || latest - before >= span_ms || now_ms - latest >= span_ms)
         return false;

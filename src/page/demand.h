@@ -1,6 +1,6 @@
 /* How many bytes of spans are in use, how far that has fallen, and whether what has fallen free will soon be wanted.
  *
- * A *fall*: use is lower than it was before, by more than `dirty_bytes` and half of what is left, and little was
+ * A *fall*: use is lower than it was before, by more than `dirty_bytes` and a quarter of what is left, and little was
  * taken meanwhile: each byte taken makes up for two freed. So blocks that replace each other at random are no fall,
  * and a tear-down is several. Nobody may call the library after a tear-down: what it has freed goes back within it.
  * But a load that rises again takes at once what has just fallen. The two differ by what came before: falls that
@@ -23,7 +23,7 @@ extern slm_hidden _Atomic bool slm_demand_fell;
 void slm_demand_look(uint64_t now_ms);
 
 /* Do falls repeat, which went as low as use is now? Two within three purge delays tell that to who will look again.
- * For who may not (`last`) it takes three within one. */
+ * For who may not (`last`) it takes three within two. */
 bool slm_demand_repeats(uint64_t now_ms, bool last);
 
 /* How many bytes may stay dirty where nobody may look again. */

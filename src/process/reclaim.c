@@ -18,7 +18,7 @@
 #include "slab/large.h"
 #include "thread/ownership.h"
 
-enum { scarce_dirty_least = 4 << 20, alone_least = 1 << 20, repeating_delays = 4 };
+enum { scarce_dirty_least = 4 << 20, repeating_delays = 4 };
 
 struct trimming {
     bool all, found;
@@ -80,12 +80,12 @@ void slm_reclaim_fallen(bool helped)
         slm_span_purge(keep, SLM_PURGE_BOUND);
 }
 
-/* Below the least a process is small whatever it keeps, and threads that come and go pay nothing. */
+/* A small process is small whatever it keeps, and threads that come and go pay nothing in it. */
 slm_cold void slm_reclaim_alone(void)
 {
     struct trimming trimming = {.all = true, .reason = SLM_PURGE_IDLE};
     uint64_t keep = 0;
-    if (slm_demand_used() + slm_span_dirty_bytes() < alone_least)
+    if (slm_demand_used() + slm_span_dirty_bytes() < slm_options.dirty_bytes)
         return;
     const uint64_t now = slm_sys_now_ms();
     if (slm_demand_repeats(now, true))

@@ -49,7 +49,7 @@ static void find_falls(void)
     require(swing(6, START_MS));
     for (unsigned i = 0; i < 100; i++) /* from here on a hundred stay */
         slm_demand_rise(MIB);
-    require(!swing(40, START_MS)); /* less than half of them */
+    require(!swing(20, START_MS)); /* less than a quarter of them */
     require(swing(60, START_MS));
 }
 
@@ -77,9 +77,9 @@ static void repeat_falls(void)
     require(swing(40, START_MS + 20));
     require(slm_demand_repeats(START_MS + 20, false) && slm_demand_repeats(START_MS + 20, true));
     require(slm_demand_keep(START_MS + 20) == 40 * MIB);
-    require(!slm_demand_repeats(START_MS + 20 + DELAY_MS, true) &&
-            slm_demand_repeats(START_MS + 20 + DELAY_MS, false));
-    require(slm_demand_keep(START_MS + 20 + DELAY_MS) <= 4 * MIB);
+    require(!slm_demand_repeats(START_MS + 20 + 2 * DELAY_MS, true));
+    require(slm_demand_repeats(START_MS + 20 + 2 * DELAY_MS, false));
+    require(slm_demand_keep(START_MS + 20 + 2 * DELAY_MS) <= 4 * MIB);
     require(!slm_demand_repeats(START_MS + 20 + 3 * DELAY_MS, false));
 }
 
