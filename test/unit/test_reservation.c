@@ -133,16 +133,16 @@ enum { GROWERS = 2, GROWN = 200, SECTION = 2048 };
 static pthread_barrier_t both;
 static _Atomic bool slowly;
 
-bool __real_slm_vm_map(void *address, size_t size, bool reserved);
-bool __wrap_slm_vm_map(void *address, size_t size, bool reserved);
+bool __real_slm_vm_map(void *address, size_t size, unsigned how);
+bool __wrap_slm_vm_map(void *address, size_t size, unsigned how);
 
 /* The library's calls come here. One that takes its time gives other threads the time to come to the same. */
-bool __wrap_slm_vm_map(void *address, size_t size, bool reserved)
+bool __wrap_slm_vm_map(void *address, size_t size, unsigned how)
 {
     const struct timespec time = {0, 20000};
     if (load_relaxed(&slowly))
         nanosleep(&time, NULL);
-    return __real_slm_vm_map(address, size, reserved);
+    return __real_slm_vm_map(address, size, how);
 }
 
 /* A section each time, the same in both areas. Whoever finds that the other has just mapped its part of the page map
@@ -208,6 +208,45 @@ static void metadata_are_zeroed_and_apart(void **state)
         for (size_t at = 0; at < (i + 1) * SLM_GRANULE; at++)
             assert_int_equal(pieces[i][at], i + 1);
     assert_int_equal(slm_reservation_metadata_bytes() - before, 10 * SLM_GRANULE);
+}
+
+/* Pieces of the same node for several threads at once. */
+static void *take_metadata(void *number)
+{
+    char *pieces[64];
+    for (size_t i = 0; i < COUNT(pieces); i++) {
+        pieces[i] = slm_reservation_metadata(0, (1 + i % 3) * SLM_GRANULE);
+        require(pieces[i] && all_zero(pieces[i], (1 + i % 3) * SLM_GRANULE));
+        memset(pieces[i], 1 + (int)(uintptr_t)number, (1 + i % 3) * SLM_GRANULE);
+    }
+    for (size_t i = 0; i < COUNT(pieces); i++)
+        for (size_t at = 0; at < (1 + i % 3) * SLM_GRANULE; at += 512)
+            require(pieces[i][at] == 1 + (char)(uintptr_t)number);
+    return NULL;
+}
+
+static void take_metadata_at_once(void)
+{
+    on_threads(8, take_metadata);
+}
+
+/* However often it is refused, the node's part is not used up by that. */
+static void ask_often_without_memory(void)
+{
+    const struct rlimit none = {1, RLIM_INFINITY}, all = {RLIM_INFINITY, RLIM_INFINITY};
+    char *before = slm_reservation_metadata(0, SLM_GRANULE);
+    setrlimit(RLIMIT_AS, &none);
+    for (unsigned i = 0; i < 1000; i++)
+        require(!slm_reservation_metadata(0, MIB) && errno == ENOMEM);
+    setrlimit(RLIMIT_AS, &all);
+    require(slm_reservation_metadata(0, MIB) == before + SLM_GRANULE);
+}
+
+static void metadata_are_for_any_thread(void **state)
+{
+    (void)state;
+    assert_child_silent(take_metadata_at_once);
+    assert_child_silent(ask_often_without_memory);
 }
 
 /* Has the kernel been told so of the mapping that begins there? */
@@ -295,6 +334,7 @@ int main(void)
         cmocka_unit_test(areas_that_grow_at_once_lose_nothing),
         cmocka_unit_test(metadata_lie_in_their_node_s_part),
         cmocka_unit_test(metadata_are_zeroed_and_apart),
+        cmocka_unit_test(metadata_are_for_any_thread),
         cmocka_unit_test(per_cpu_memory_is_mapped_and_goes_back),
         cmocka_unit_test(what_is_in_per_cpu_memory_s_way_stays),
         cmocka_unit_test(a_start_that_fails_says_so),
