@@ -243,8 +243,8 @@ static struct slm_span *free_behind(struct slm_free_spans *area, const struct sl
     return next;
 }
 
-/* Map memory behind the span, whose free neighbour is `next`, if that is the way to so much more, or to the least. While
- * the kernel works on it others may take the neighbour. */
+/* Map memory behind the span, whose free neighbour is `next`, if that is the way to so much more, or to the least.
+ * While the kernel works on it others may take the neighbour. */
 static slm_cold void map_behind(struct slm_free_spans *area, const struct slm_span *span, struct slm_span *next,
                                 size_t least, size_t more)
 {

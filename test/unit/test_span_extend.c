@@ -367,8 +367,23 @@ static void grow_past_the_tail(void)
     struct slm_span *span = span_with_tail();
     bool clean = false;
     const size_t more = tail_granules() + 10;
-    require(slm_span_extend(span, 4 + more, &clean) && clean && span->granules == 4 + more);
+    require(slm_span_extend(span, 4 + more, 4 + more, &clean) && clean && span->granules == 4 + more);
     require(all_zero(slm_span_start(span) + 4 * SLM_GRANULE, more * SLM_GRANULE));
+    slm_span_check(node);
+}
+
+/* As much as it may become, where that is to be had. */
+static void grow_with_headroom(void)
+{
+    struct slm_span *span = span_with_tail();
+    bool clean = false;
+    const size_t tail = tail_granules();
+    require(slm_span_extend(span, 5, 4 + tail + 20, &clean) && clean && span->granules == 4 + tail + 20);
+    const size_t now = span->granules, rest = tail_granules();
+    mapping = refuse;
+    require(slm_span_extend(span, now + 1, now + rest + 20, &clean) && clean && span->granules > now);
+    require(span->granules <= now + slm_max(rest, 1) && lost_granules() == 0);
+    mapping = NULL;
     slm_span_check(node);
 }
 
@@ -385,7 +400,7 @@ static void grow_into_what_another_takes(void)
     const size_t tail = tail_granules();
     mapping = take_the_tail;
     errno = EDOM;
-    require(!slm_span_extend(span, 4 + tail + 10, &clean) && errno == EDOM && span->granules == 4);
+    require(!slm_span_extend(span, 4 + tail + 10, 4 + tail + 10, &clean) && errno == EDOM && span->granules == 4);
     require(tail_granules() >= tail + 9 && lost_granules() == 0); /* it is there for others */
     slm_span_check(node);
 }
@@ -395,10 +410,11 @@ static void grow_against(int error)
     struct slm_span *span = span_with_tail();
     bool clean;
     mapping = error == EEXIST ? find_a_stranger : refuse;
-    require(!slm_span_extend(span, 4 + tail_granules() + 10, &clean) && span->granules == 4);
+    require(!slm_span_extend(span, 4 + tail_granules() + 10, 4 + tail_granules() + 10, &clean) &&
+            span->granules == 4);
     mapping = NULL;
     slm_span_check(node);
-    require(slm_span_extend(span, 4 + 10, &clean) && clean);
+    require(slm_span_extend(span, 4 + 10, 4 + 10, &clean) && clean);
 }
 
 static void grow_against_a_stranger(void)
@@ -415,6 +431,7 @@ static void spans_grow_at_the_frontier(void **state)
 {
     (void)state;
     assert_child_silent(grow_past_the_tail);
+    assert_child_silent(grow_with_headroom);
     assert_child_silent(grow_into_what_another_takes);
     assert_child_silent(grow_against_a_stranger);
     assert_child_silent(grow_without_memory);
