@@ -1,7 +1,11 @@
 /* src/page/reservation.h: mapping the range's parts, and its limit. */
 #include "unit.h"
 
+#include <linux/mempolicy.h>
+#include <sysexits.h>
+
 #include "os/topology.h"
+#include "os/vm.h"
 #include "page/page_map.h"
 #include "page/reservation.h"
 
@@ -176,6 +180,60 @@ static void areas_that_grow_at_once_lose_nothing(void **state)
     assert_child_silent(grow_at_once);
 }
 
+enum { BINDERS = 4, BOUND = 150 };
+
+static unsigned bound_area;
+
+/* Does memory there come from node 0 first? */
+static bool prefers_node_0(const void *address)
+{
+    int mode = -1;
+    unsigned long nodes[16] = {0};
+    require(syscall(SYS_get_mempolicy, &mode, nodes, sizeof nodes * 8, address, MPOL_F_ADDR) == 0);
+    return (mode & ~MPOL_MODE_FLAGS) == MPOL_PREFERRED && nodes[0] == 1;
+}
+
+static void *grow_bound(void *number)
+{
+    const size_t start = slm_granule_of(slm_area_start(bound_area)) + far + (uintptr_t)number;
+    for (size_t turn = 0; turn < BOUND; turn++) {
+        const size_t first = start + turn * BINDERS;
+        require(slm_reservation_extend(first, 1));
+        require(prefers_node_0(slm_granule_address(first)));
+        memset(slm_granule_address(first), 1, SLM_GRANULE);
+    }
+    return NULL;
+}
+
+/* By several threads, which share its anchor. On a simulated machine nobody else uses the last area. */
+static void bind_and_grow(void)
+{
+    char *anchor = slm_area_start(bound_area);
+    require(slm_vm_map(anchor, 2 * slm_page_size, 0));
+    if (!slm_vm_bind(anchor, 2 * slm_page_size, 0))
+        _exit(EX_UNAVAILABLE);
+    slm_range.bound[bound_area] = true;
+    on_threads(BINDERS, grow_bound);
+    require(prefers_node_0(anchor) && prefers_node_0(anchor + slm_page_size));
+}
+
+static void a_bound_area_grows_like_its_anchor(void **state)
+{
+    (void)state;
+    bound_area = slm_area_count() - 1;
+    if (bound_area == 0 || slm_vm_is_mapped(slm_area_start(bound_area)) || slm_range.reserved) {
+        print_message("for machines with several nodes\n");
+        skip();
+    }
+    const struct outcome outcome = in_child(bind_and_grow);
+    if (outcome.status == EX_UNAVAILABLE) {
+        print_message("this kernel has no policies\n");
+        skip();
+    }
+    assert_string_equal(outcome.said, "");
+    assert_int_equal(outcome.status, 0);
+}
+
 /* -- metadata ---------------------------------------------------------------------------------------------------- */
 
 static void metadata_lie_in_their_node_s_part(void **state)
@@ -332,6 +390,7 @@ int main(void)
         cmocka_unit_test(no_memory_is_an_answer),
         cmocka_unit_test(areas_grow_by_themselves),
         cmocka_unit_test(areas_that_grow_at_once_lose_nothing),
+        cmocka_unit_test(a_bound_area_grows_like_its_anchor),
         cmocka_unit_test(metadata_lie_in_their_node_s_part),
         cmocka_unit_test(metadata_are_zeroed_and_apart),
         cmocka_unit_test(metadata_are_for_any_thread),
