@@ -14,6 +14,8 @@
 
 enum { lead_least = 16, lead_most = 1024 };
 
+enum { LOOK_AGAIN = -1 }; /* beside 0 and the kernel's errno */
+
 /* How many granules are mapped ahead, if the kernel grants them: an eighth of the area's used size, but few where
  * addresses are scarce, or what is mapped is locked; none while other threads are mapping, or each of many would map
  * its own. */
@@ -79,7 +81,7 @@ static slm_seldom void put_back(struct slm_free_spans *area, size_t first, size_
 }
 
 /* Move the frontier and map what is between, if it has descriptors: no thread takes addresses that it could not list
- * as a span. If it has none, only these are mapped. Returns 0, EAGAIN after that, or the kernel's errno. */
+ * as a span. If it has none, only these are mapped, and the caller looks again. */
 static slm_cold int advance(struct slm_free_spans *area, size_t count, size_t skip)
 {
     const size_t first = area->frontier;
@@ -91,7 +93,7 @@ static slm_cold int advance(struct slm_free_spans *area, size_t count, size_t sk
         return error;
     }
     slm_lock_release(&area->lock);
-    const int error = slm_reservation_describe(first, count, true) ? EAGAIN : errno;
+    const int error = slm_reservation_describe(first, count, true) ? LOOK_AGAIN : errno;
     slm_free_spans_lock(area);
     if (error == EEXIST)
         put_back(area, first, 0, skip);
@@ -119,9 +121,9 @@ static slm_cold bool extend(struct slm_free_spans *area, size_t granules)
             return true;
         if (error == EEXIST)
             skip *= 2;
-        else if (error != EAGAIN && count == least)
+        else if (error != LOOK_AGAIN && count == least)
             return false;
-        else if (error != EAGAIN)
+        else if (error != LOOK_AGAIN)
             lead = count / 8; /* no memory for so much ahead */
     }
 }
