@@ -17,8 +17,7 @@ enum { lead_least = 16, lead_most = 1024 };
 enum { LOOK_AGAIN = -1 }; /* beside 0 and the kernel's errno */
 
 /* How many granules are mapped ahead, if the kernel grants them: an eighth of the area's used size, but few where
- * addresses are scarce, or what is mapped is locked; none while other threads are mapping, or each of many would map
- * its own. */
+ * addresses are scarce, or what is mapped is locked, or other threads are mapping: each of many would have its own. */
 static slm_cold size_t lead_of(struct slm_free_spans *area)
 {
     const size_t used = slm_span_scarce() || slm_vm_locked() ? 0 : area->frontier - area->first;
@@ -27,7 +26,7 @@ static slm_cold size_t lead_of(struct slm_free_spans *area)
         add_relaxed(&area->lost_bytes, (uint64_t)area->mapping << SLM_GRANULE_SHIFT);
         area->mapping = 0;
     }
-    return area->mapping > 0 ? 0 : slm_min(slm_max(used / 8, lead_least), lead_most);
+    return area->mapping > 0 ? lead_least : slm_min(slm_max(used / 8, lead_least), lead_most);
 }
 
 static slm_cold void list(struct slm_free_spans *area, size_t first, size_t count, enum slm_span_state state)
