@@ -16,8 +16,8 @@ enum { lead_least = 16, lead_most = 1024 };
 
 enum { LOOK_AGAIN = -1 }; /* beside 0 and the kernel's errno */
 
-/* How many granules are mapped ahead, if the kernel grants them: an eighth of the area's used size, but few where
- * addresses are scarce, or what is mapped is locked, or other threads are mapping: each of many would have its own. */
+/* How many granules are mapped ahead, if the kernel grants them: an eighth of the area's used size. Few where
+ * addresses are scarce, or what is mapped is locked, or others are mapping: each of many would have its own. */
 static slm_cold size_t lead_of(struct slm_free_spans *area)
 {
     const size_t used = slm_span_scarce() || slm_vm_locked() ? 0 : area->frontier - area->first;
