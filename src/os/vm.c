@@ -8,6 +8,7 @@
  * reservation is mapped after all. */
 #include "os/vm.h"
 
+#include <link.h>
 #include <linux/mempolicy.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
@@ -30,6 +31,8 @@
 
 slm_once size_t slm_page_size = 4096;
 
+static slm_once bool stacks_have_small_pages; /* memory that is mapped with MAP_STACK: since Linux 6.7 */
+
 /* Returns the address, or -errno. */
 static long map(void *address, size_t size, int access, int how)
 {
@@ -41,9 +44,28 @@ static bool move(void *from, size_t from_size, size_t to_size, void *to)
     return slm_call(SYS_mremap, from, from_size, to_size, MREMAP_MAYMOVE | MREMAP_FIXED, to) >= 0;
 }
 
-/* x86 has pages of one size. */
-void slm_vm_start(void)
+/* The kernel's version, as LINUX_VERSION_CODE has it, from a note in the vDSO: no system call. 0: there is none. */
+static slm_cold uint32_t kernel_version(void)
 {
+    const char *vdso = (const char *)getauxval(AT_SYSINFO_EHDR);
+    if (!vdso)
+        return 0;
+    const ElfW(Ehdr) *header = (const void *)vdso;
+    const ElfW(Phdr) *part = (const void *)(vdso + header->e_phoff), *end = part + header->e_phnum;
+    while (part < end && part->p_type != PT_NOTE)
+        part++;
+    const struct {
+        uint32_t name_bytes, bytes, type, name[2], version;
+    } *note = (const void *)(vdso + part->p_offset); /* the first one */
+    return part < end && note->type == 0 && note->name[0] == (uint32_t)('L' | 'i' << 8 | 'n' << 16 | 'u' << 24)
+               ? note->version
+               : 0;
+}
+
+/* x86 has pages of one size. */
+slm_cold void slm_vm_start(void)
+{
+    stacks_have_small_pages = kernel_version() >= (6 << 16 | 7 << 8);
 #ifndef __x86_64__
     const size_t size = getauxval(AT_PAGESZ);
     if (size > 0)
@@ -74,7 +96,7 @@ void *slm_vm_pick_range(size_t size, unsigned attempt)
 #endif
 }
 
-void *slm_vm_reserve_range(size_t size)
+slm_seldom void *slm_vm_reserve_range(size_t size)
 {
     const size_t unit = (size_t)2 << 20;
     const long got = map(NULL, size + unit, PROT_NONE, MAP_NORESERVE);
@@ -84,11 +106,22 @@ void *slm_vm_reserve_range(size_t size)
     return (void *)slm_align_up((uintptr_t)got, unit);
 }
 
-bool slm_vm_map(void *address, size_t size, bool reserved)
+/* Fails where there are no others: fine. */
+static void ask_for_small_pages(void *address, size_t size)
 {
-    long got = map(address, size, PROT_READ | PROT_WRITE, reserved ? MAP_FIXED : MAP_FIXED_NOREPLACE);
-    if (got == (long)address)
+    slm_call(SYS_madvise, address, size, MADV_NOHUGEPAGE);
+}
+
+slm_cold bool slm_vm_map(void *address, size_t size, unsigned how)
+{
+    const bool small = how & SLM_VM_SMALL_PAGES;
+    const int flags = (how & SLM_VM_RESERVED ? MAP_FIXED : MAP_FIXED_NOREPLACE) | (small ? MAP_STACK : 0);
+    long got = map(address, size, PROT_READ | PROT_WRITE, flags);
+    if (got == (long)address) {
+        if (small && !stacks_have_small_pages)
+            ask_for_small_pages(address, size);
         return true;
+    }
     if (got >= 0) { /* before Linux 4.17 the flag is a mere hint */
         slm_call(SYS_munmap, got, size);
         got = -EEXIST;
@@ -99,31 +132,30 @@ bool slm_vm_map(void *address, size_t size, bool reserved)
 
 /* The addresses are claimed first, so that no foreign mapping is replaced. The model's second page is moved there: it
  * keeps its policy, and becomes longer on the way. The first page then grows by a new second one. */
-bool slm_vm_map_as(void *model, void *address, size_t size)
+slm_seldom bool slm_vm_map_as(void *model, void *address, size_t size, unsigned how)
 {
     char *second = (char *)model + slm_page_size;
-    if (!slm_vm_map(address, size, false))
+    if (!slm_vm_map(address, size, 0))
         return false;
     const bool moved = move(second, slm_page_size, size, address);
     if (moved)
         slm_call(SYS_mremap, model, slm_page_size, 2 * slm_page_size, 0);
     else
         slm_call(SYS_munmap, address, size); /* part of it may be gone */
-    return moved || slm_vm_map(address, size, false);
+    if (!moved)
+        return slm_vm_map(address, size, how);
+    if (how & SLM_VM_SMALL_PAGES)
+        ask_for_small_pages(address, size);
+    return true;
 }
 
-bool slm_vm_unmap(void *address, size_t size, bool reserved)
+slm_cold bool slm_vm_unmap(void *address, size_t size, bool reserved)
 {
     return (reserved ? map(address, size, PROT_NONE, MAP_NORESERVE | MAP_FIXED)
                      : slm_call(SYS_munmap, address, size)) >= 0;
 }
 
-void slm_vm_small_pages(void *address, size_t size)
-{
-    slm_call(SYS_madvise, address, size, MADV_NOHUGEPAGE); /* fails where there are none: fine */
-}
-
-bool slm_vm_is_mapped(const void *address)
+slm_cold bool slm_vm_is_mapped(const void *address)
 {
     unsigned char resident;
     return slm_call(SYS_mincore, (uintptr_t)address & ~(slm_page_size - 1), (size_t)1, &resident) != -ENOMEM;
@@ -182,7 +214,7 @@ slm_for_few bool slm_vm_move(void *from, void *to, size_t size, size_t to_size)
         return true;
     if (to_size > size) { /* several mappings cannot become longer on the way */
         slm_call(SYS_munmap, to, to_size);
-        if (!slm_vm_map(to, to_size, false))
+        if (!slm_vm_map(to, to_size, 0))
             return false;
         if (move(from, size, size, to))
             return true;

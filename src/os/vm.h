@@ -18,18 +18,22 @@ void *slm_vm_pick_range(size_t size, unsigned attempt);
 /* Such addresses held by an inaccessible mapping; NULL if the kernel grants none of that size. */
 void *slm_vm_reserve_range(size_t size);
 
-/* Zeroed, readable and writable memory at exactly this address, which is either free or (`reserved`) inside a range
- * from slm_vm_reserve_range. False with the kernel's errno, EEXIST where another mapping is in the way. */
-bool slm_vm_map(void *address, size_t size, bool reserved);
+/* How memory is mapped. */
+enum {
+    SLM_VM_RESERVED = 1,    /* inside a range from slm_vm_reserve_range */
+    SLM_VM_SMALL_PAGES = 2, /* of the ordinary size: with huge ones a small heap's first write would cost 2 MiB */
+};
 
-/* As slm_vm_map outside a reserved range, with the memory policy of the two pages at `model`, never touched. */
-bool slm_vm_map_as(void *model, void *address, size_t size);
+/* Zeroed, readable and writable memory at exactly this address, which is free or reserved. False with the kernel's
+ * errno, EEXIST where another mapping is in the way. One system call, from Linux 6.7 on with small pages too. */
+bool slm_vm_map(void *address, size_t size, unsigned how);
+
+/* As slm_vm_map outside a reserved range, with the memory policy of the two pages at `model`, never touched. One
+ * thread at a time for each model. */
+bool slm_vm_map_as(void *model, void *address, size_t size, unsigned how);
 
 /* Undo slm_vm_map. False when the kernel refuses (its limit of mappings). */
 bool slm_vm_unmap(void *address, size_t size, bool reserved);
-
-/* Ask for pages of the ordinary size: with huge ones a small heap's first write would cost 2 MiB. */
-void slm_vm_small_pages(void *address, size_t size);
 
 /* False: nothing is mapped at this address. */
 bool slm_vm_is_mapped(const void *address);

@@ -17,7 +17,7 @@ bool slm_span_scarce(void)
     return load_relaxed(&scarce);
 }
 
-void slm_span_start_areas(void)
+slm_cold void slm_span_start_areas(void)
 {
     for (unsigned number = 0; number < slm_area_count(); number++) {
         struct slm_free_spans *area = &slm_free_spans[number];
@@ -26,16 +26,16 @@ void slm_span_start_areas(void)
         if (area->started)
             continue;
         area->lock.rank = SLM_RANK_SPANS;
-        area->first = start + slm_reservation_bind(number); /* past the anchor of a bound area */
-        area->frontier = area->mapped = area->first;
-        area->generation = slm_fork_generation;
+        area->first = start + (slm_range.node_mask > 0 && slm_reservation_bind(number)); /* past its anchor */
+        area->frontier = area->first;
+        area->generation = area->mapping_generation = slm_fork_generation;
         slm_list_init(&area->ages);
         area->started = true;
     }
 }
 
 /* The holder is lost in a fork: the lists may be torn. */
-static void restart_area(struct slm_free_spans *area)
+static __attribute__((noinline)) slm_seldom void restart_area(struct slm_free_spans *area)
 {
     for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
         add_relaxed(&area->lost_bytes, load_relaxed(&area->free_bytes[state]));
@@ -46,7 +46,6 @@ static void restart_area(struct slm_free_spans *area)
     slm_list_init(&area->ages);
     area->dirty_low = area->dirty_low_before = 0;
     area->generation = slm_fork_generation;
-    area->mapped = slm_max(area->mapped, area->frontier);
 }
 
 void slm_free_spans_lock(struct slm_free_spans *area)
@@ -125,17 +124,6 @@ struct slm_span *slm_free_spans_join(struct slm_free_spans *area, struct slm_spa
     }
     slm_free_spans_list(area, span);
     return span;
-}
-
-void slm_free_spans_give_up_ahead(struct slm_free_spans *area)
-{
-    if (area->mapped == area->frontier)
-        return;
-    struct slm_span *span = slm_descriptor(area->frontier);
-    span->granules = (uint32_t)(area->mapped - area->frontier);
-    span->state = SLM_SPAN_CLEAN;
-    area->frontier = area->mapped;
-    slm_free_spans_join(area, span);
 }
 
 uint64_t slm_span_dirty_bytes(void)

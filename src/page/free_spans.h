@@ -1,13 +1,12 @@
 /* The free spans of each area, and the frontier, above which nothing was ever in use. Free spans wait in bins by
- * length (page/bins.h), the states apart.
+ * length (page/bins.h), the states apart. Dirty spans are also in a queue by age, from which they are given back to
+ * the kernel (page/purge.h).
  *
- *     | used and free spans ...            | mapped ahead | nothing mapped yet ...
- *                                          ^ frontier     ^ mapped
- *
- * Dirty spans are also in a queue by age, from which they are given back to the kernel (page/purge.h).
+ * No system call is made under an area's lock. What the kernel works on, a span that is being purged or addresses
+ * that are being mapped, is in no list meanwhile: it is its thread's alone.
  *
  * After a fork in which the lock was held, the area restarts from its frontier. Free spans of older generations are
- * in no list, are not joined, and are counted as lost. */
+ * in no list, are not joined, and are counted as lost; so is what other threads were mapping. */
 #pragma once
 
 #include "page/bins.h"
@@ -26,12 +25,14 @@ struct slm_free_spans {
     struct slm_lock lock;
     bool started;
     uint32_t generation; /* of the lists */
-    size_t first, frontier, mapped, end;
+    size_t first, frontier, end;
+    size_t mapping;              /* granules that threads are mapping at the moment */
+    uint32_t mapping_generation; /* in which they do */
     struct slm_bins bins[SLM_SPAN_STATES];
     uint32_t spans[SLM_SPAN_STATES]; /* in the bins */
     struct slm_list ages;            /* dirty spans, oldest first */
-    uint64_t dirty_low;        /* the least bytes that were dirty since the last slm_span_purge_surplus */
-    uint64_t dirty_low_before; /* and from the call before to that one; what was purged is taken off both */
+    uint64_t dirty_low;              /* the least bytes that were dirty since the last slm_span_purge_surplus */
+    uint64_t dirty_low_before;       /* and from the call before to that one; what was purged is taken off both */
     _Atomic uint64_t free_bytes[SLM_SPAN_STATES];
     _Atomic uint64_t lost_bytes, purges, purged_bytes;
 } slm_cacheline;
@@ -61,9 +62,6 @@ struct slm_span *slm_free_spans_after(struct slm_free_spans *area, const struct 
 
 /* Join an unlisted free span with its free neighbours of the same state, and list the result, which is returned. */
 struct slm_span *slm_free_spans_join(struct slm_free_spans *area, struct slm_span *span);
-
-/* Turn memory that is mapped ahead, but was never part of a span, into a clean free span. */
-void slm_free_spans_give_up_ahead(struct slm_free_spans *area);
 
 /* To be called after dirty memory has been taken into use. */
 slm_inline void slm_free_spans_note_dirty_low(struct slm_free_spans *area)

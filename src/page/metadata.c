@@ -43,17 +43,10 @@ static struct pool *lock_pool(unsigned node)
     return pool;
 }
 
-static void *bump(struct rest *rest, unsigned node, size_t bytes)
+static void *bump(struct rest *rest, size_t bytes)
 {
-    if ((size_t)(rest->end - rest->next) < bytes) {
-        const size_t chunk_bytes = slm_max(bytes, CHUNK);
-        char *chunk = slm_reservation_metadata(node, chunk_bytes);
-        if (!chunk)
-            return NULL;
-        if (chunk != rest->end) /* else it directly follows the one before */
-            rest->next = chunk;
-        rest->end = chunk + chunk_bytes;
-    }
+    if ((size_t)(rest->end - rest->next) < bytes)
+        return NULL;
     void *piece = rest->next;
     rest->next += bytes;
     return piece;
@@ -70,6 +63,26 @@ static struct piece **free_list(struct pool *pool, size_t bytes)
     return &pool->free[bytes < PAGED ? bytes / UNIT : PAGED / UNIT + bytes / PAGED];
 }
 
+/* A piece of a new chunk, mapped without the lock. Of two rests that do not adjoin, the shorter one is lost. */
+static slm_cold void *piece_of_chunk(unsigned node, size_t bytes)
+{
+    const size_t chunk_bytes = slm_max(bytes, CHUNK);
+    char *chunk = slm_reservation_metadata(node, chunk_bytes);
+    if (!chunk)
+        return NULL;
+    struct pool *pool = lock_pool(node);
+    struct rest *rest = bytes < PAGED ? &pool->small : &pool->paged;
+    void *piece = chunk;
+    if (chunk == rest->end) {
+        rest->end += chunk_bytes;
+        piece = bump(rest, bytes);
+    } else if (chunk_bytes - bytes >= (size_t)(rest->end - rest->next)) {
+        *rest = (struct rest){chunk + bytes, chunk + chunk_bytes};
+    }
+    slm_lock_release(&pool->lock);
+    return piece;
+}
+
 void *slm_metadata_alloc(size_t bytes)
 {
     bytes = rounded(bytes);
@@ -80,9 +93,9 @@ void *slm_metadata_alloc(size_t bytes)
     if (piece)
         *list = piece->next;
     else
-        piece = bump(bytes < PAGED ? &pool->small : &pool->paged, node, bytes);
+        piece = bump(bytes < PAGED ? &pool->small : &pool->paged, bytes);
     slm_lock_release(&pool->lock);
-    return piece;
+    return piece ? piece : piece_of_chunk(node, bytes);
 }
 
 void slm_metadata_free(void *pointer, size_t bytes)

@@ -1,4 +1,4 @@
-/* Giving back; see purge.h. Meanwhile a span is in no list, so that no system call is made under an area's lock. */
+/* Giving back; see purge.h. */
 #include "page/purge.h"
 
 #include "os/vm.h"
@@ -143,7 +143,6 @@ static size_t unmap_clean(struct slm_free_spans *area)
     size_t given = 0;
     for (;;) {
         slm_free_spans_lock(area);
-        slm_free_spans_give_up_ahead(area);
         struct slm_span *span = slm_bins_foreach(&area->bins[SLM_SPAN_CLEAN], look_for_unmappable, area);
         if (span)
             slm_free_spans_unlist(area, span);

@@ -13,8 +13,10 @@
 #define METADATA_BYTES (SLM_GRANULE / 128)
 #define PERCPU_BYTES (SLM_GRANULE / 8)
 
+/* Held while bookkeeping is mapped, once in so much heap: whoever waits for it needs what is being mapped. */
 static struct slm_lock covering = {.rank = SLM_RANK_METADATA};
-static size_t metadata_used[SLM_NODES_MAX];                                 /* bytes of each node's part */
+static struct slm_lock anchors = {.rank = SLM_RANK_METADATA}; /* held while memory is made like an anchor */
+static _Atomic size_t metadata_used[SLM_NODES_MAX];           /* bytes of each node's part */
 static _Atomic uint64_t map_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64]; /* sections, a bit each */
 static _Atomic uint64_t descriptors_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64];
 static _Atomic uint64_t bookkeeping_bytes, area_bytes[SLM_AREAS_MAX];
@@ -22,17 +24,15 @@ static _Atomic uint64_t bookkeeping_bytes, area_bytes[SLM_AREAS_MAX];
 /* Above this size of an area's heap the system's policy decides the page size. */
 static const size_t small_pages_granules = ((size_t)256 << 20) / SLM_GRANULE;
 
-static bool map_small_pages(void *address, size_t size)
+static slm_cold bool map(void *address, size_t size, bool small_pages)
 {
-    const bool done = slm_vm_map(address, size, slm_range.reserved);
-    if (done)
-        slm_vm_small_pages(address, size);
-    return done;
+    return slm_vm_map(address, size,
+                      (slm_range.reserved ? SLM_VM_RESERVED : 0) | (small_pages ? SLM_VM_SMALL_PAGES : 0));
 }
 
-static bool map_bookkeeping(void *address, size_t size)
+static slm_cold bool map_bookkeeping(void *address, size_t size)
 {
-    const bool done = map_small_pages(address, size);
+    const bool done = map(address, size, true);
     if (done)
         add_relaxed(&bookkeeping_bytes, size);
     return done;
@@ -44,7 +44,8 @@ static size_t range_bytes(size_t granules)
     return (size_t)-SLM_SIZES_OFFSET + granules * each;
 }
 
-/* Set the range's parts. The page of sizes is mapped first: that shows that the range is usable. */
+/* Set the range's parts. The sizes are mapped first, which shows that the range is usable, and with them what follows
+ * them: the first section of the page map. */
 static bool try_range(char *start, size_t granules)
 {
     if (!start)
@@ -55,7 +56,9 @@ static bool try_range(char *start, size_t granules)
     slm_range.heap = slm_range.metadata + granules * METADATA_BYTES - SLM_SIZES_OFFSET;
     slm_range.percpu = slm_range.heap + granules * SLM_GRANULE;
     slm_range.percpu_bytes = granules * PERCPU_BYTES;
-    return map_bookkeeping(slm_range.heap + SLM_SIZES_OFFSET, SLM_SIZES_BYTES);
+    map_covered[0] =
+        map_bookkeeping(slm_range.heap + SLM_SIZES_OFFSET, SLM_SIZES_BYTES + slm_range.section * sizeof(uint16_t));
+    return map_covered[0];
 }
 
 static bool find_range(void)
@@ -83,19 +86,9 @@ slm_cold bool slm_reservation_start(void)
     return false;
 }
 
-/* Map a part of the bookkeeping unless that is done; false with EEXIST if a foreign mapping lies there. Takes a lock,
- * as areas that grow at the same time cover the same maps. */
-static bool cover(_Atomic uint64_t *done, size_t number, void *address, size_t bytes)
+static bool is_covered(const _Atomic uint64_t *done, size_t number)
 {
-    const uint64_t bit = (uint64_t)1 << number % 64;
-    if (load_acquire(&done[number / 64]) & bit)
-        return true;
-    slm_lock_acquire(&covering);
-    const bool covered = (load_relaxed(&done[number / 64]) & bit) != 0 || map_bookkeeping(address, bytes);
-    if (covered)
-        atomic_fetch_or_explicit(&done[number / 64], bit, memory_order_release);
-    slm_lock_release(&covering);
-    return covered;
+    return load_acquire(&done[number / 64]) >> number % 64 & 1; /* pairs with the release below */
 }
 
 static size_t section_of(size_t granule)
@@ -103,12 +96,44 @@ static size_t section_of(size_t granule)
     return granule / slm_range.section;
 }
 
-/* A section of one area's part of the map. */
-static bool cover_map(unsigned area, size_t number)
+/* How many sections begin below that granule. */
+static size_t sections_below(size_t granule)
+{
+    return section_of(granule + slm_range.section - 1);
+}
+
+/* Map the bookkeeping of sections from `number` to `end`, of which the first one's is at `address`, where that is not
+ * done: each run by one call. False with EEXIST if a foreign mapping lies there. Takes a lock, as areas that grow at
+ * the same time cover the same maps. */
+static slm_cold bool cover(_Atomic uint64_t *done, size_t number, size_t end, char *address, size_t bytes)
+{
+    bool covered = true;
+    if (number >= end)
+        return true;
+    slm_lock_acquire(&covering);
+    while (number < end && covered) {
+        size_t run = 0;
+        while (number + run < end && !is_covered(done, number + run))
+            run++;
+        covered = run == 0 || map_bookkeeping(address, run * bytes);
+        for (const size_t next = number + slm_max(run, 1); covered && number < next; number++, address += bytes)
+            atomic_fetch_or_explicit(&done[number / 64], (uint64_t)1 << number % 64, memory_order_release);
+    }
+    slm_lock_release(&covering);
+    return covered;
+}
+
+/* Sections of the maps of the areas from `area` on. */
+static slm_cold bool cover_maps(unsigned area, size_t number, size_t end)
 {
     const size_t bytes = slm_range.section * sizeof(uint16_t);
-    const size_t before = section_of((size_t)area << slm_range.area_shift);
-    return cover(map_covered, before + number, slm_area_start(area) + SLM_MAP_OFFSET + number * bytes, bytes);
+    for (; area < slm_area_count(); area++) {
+        const size_t before = section_of((size_t)area << slm_range.area_shift);
+        if (!cover(map_covered, before + number, before + end, slm_area_start(area) + SLM_MAP_OFFSET + number * bytes,
+                   bytes))
+            return false;
+    }
+    return true;
 }
 
 static slm_cold void cut(unsigned nodes)
@@ -123,10 +148,8 @@ slm_cold void slm_reservation_cut(void)
     cut(slm_nodes);
     if (((size_t)1 << slm_range.area_shift) < 2 * slm_max(slm_range.section, SLM_AREA_TAIL))
         cut(slm_nodes = 1);
-    for (size_t number = 0; number * slm_range.section < slm_heap_limit;
-         number++) /* the areas that there were not before */
-        for (unsigned area = 1; area < slm_area_count(); area++)
-            cover_map(area, number);
+    if (slm_nodes > 1) /* of the areas that there were not before */
+        cover_maps(1, 0, sections_below(slm_heap_limit));
 }
 
 static void raise_limit(size_t limit)
@@ -137,46 +160,57 @@ static void raise_limit(size_t limit)
         ;
 }
 
-/* Cover the maps of all areas up to here, so that stepping over a foreign mapping leaves no hole below the limit. */
-static bool cover_maps(size_t limit)
+/* The page maps of all areas are covered up to here: stepping over a foreign mapping leaves no hole below the
+ * limit of the heap. */
+slm_cold bool slm_reservation_describe(size_t first, size_t count, bool map_them)
 {
-    const size_t first = section_of(__atomic_load_n(&slm_heap_limit, __ATOMIC_RELAXED));
-    for (size_t number = first; number * slm_range.section < limit; number++)
-        for (unsigned area = 0; area < slm_area_count(); area++)
-            if (!cover_map(area, number))
-                return false;
-    return true;
+    const size_t inside = slm_granule_in_area(first), bytes = slm_range.section * SLM_DESCRIPTOR_BYTES;
+    const size_t behind = first + count - (inside + count == (size_t)1 << slm_range.area_shift);
+    const size_t begin = section_of(first - (inside > 0)), end = section_of(behind) + 1;
+    size_t number = begin;
+    while (number < end && is_covered(descriptors_covered, number))
+        number++;
+    if (!map_them)
+        return number == end;
+    const size_t covered = sections_below(__atomic_load_n(&slm_heap_limit, __ATOMIC_RELAXED));
+    return cover(descriptors_covered, number, end, slm_range.descriptors + number * bytes, bytes) &&
+           cover_maps(0, covered, sections_below(inside + count));
 }
 
 /* Memory of a bound area is made like its anchor: programs may have locked or protected the memory before it. */
+static slm_seldom bool map_bound(unsigned area, void *address, size_t bytes, bool small_pages)
+{
+    slm_lock_acquire(&anchors);
+    const bool done = slm_vm_map_as(slm_area_start(area), address, bytes, small_pages ? SLM_VM_SMALL_PAGES : 0);
+    slm_lock_release(&anchors);
+    return done;
+}
+
+/* By address, not by size, memory has small pages: what is mapped again joins its neighbours. */
+static bool map_heap(size_t first, size_t bytes)
+{
+    const unsigned area = slm_area_of_granule(first);
+    const bool small_pages = slm_granule_in_area(first) < small_pages_granules;
+    char *address = slm_granule_address(first);
+    return slm_range.bound[area] ? map_bound(area, address, bytes, small_pages) : map(address, bytes, small_pages);
+}
+
 slm_cold bool slm_reservation_extend(size_t first, size_t count)
 {
-    const size_t inside = slm_granule_in_area(first), bytes = count << SLM_GRANULE_SHIFT;
-    const size_t section_bytes = slm_range.section * SLM_DESCRIPTOR_BYTES;
-    const unsigned area = slm_area_of_granule(first);
-    char *address = slm_granule_address(first);
-    size_t number = section_of(first - (inside > 0)); /* joining looks at the neighbour */
-    for (; number <= section_of(first + count - 1); number++)
-        if (!cover(descriptors_covered, number, slm_range.descriptors + number * section_bytes, section_bytes))
-            return false;
-    if (!cover_maps(inside + count))
+    const size_t bytes = count << SLM_GRANULE_SHIFT;
+    if (!slm_reservation_describe(first, count, true) || !map_heap(first, bytes))
         return false;
-    if (slm_range.bound[area] ? !slm_vm_map_as(slm_area_start(area), address, bytes)
-                              : !slm_vm_map(address, bytes, slm_range.reserved))
-        return false;
-    add_relaxed(&area_bytes[area], bytes);
-    if (inside < small_pages_granules) /* by address: what is mapped again joins its neighbours */
-        slm_vm_small_pages(address, bytes);
-    raise_limit(inside + count);
+    add_relaxed(&area_bytes[slm_area_of_granule(first)], bytes);
+    raise_limit(slm_granule_in_area(first) + count);
     return true;
 }
 
-slm_cold bool slm_reservation_bind(unsigned area)
+slm_seldom bool slm_reservation_bind(unsigned area)
 {
     char *anchor = slm_area_start(area);
     const unsigned node = slm_node_of_area(area);
     if (slm_range.reserved || area > slm_range.node_mask || !slm_topology_binds() || !slm_topology_is_online(node) ||
-        !slm_vm_map(anchor, 2 * slm_page_size, false))
+        !slm_vm_map(anchor, 2 * slm_page_size, 0))
         return false;
     slm_range.bound[area] = slm_vm_bind(anchor, 2 * slm_page_size, node);
     if (!slm_range.bound[area]) /* the node has no memory, or none for us */
@@ -187,10 +221,10 @@ slm_cold bool slm_reservation_bind(unsigned area)
 bool slm_reservation_described(size_t granule)
 {
     const size_t number = section_of(granule);
-    return slm_granule_valid(granule) && (load_acquire(&descriptors_covered[number / 64]) >> number % 64 & 1);
+    return slm_granule_valid(granule) && is_covered(descriptors_covered, number);
 }
 
-bool slm_reservation_unmap(void *address, size_t bytes)
+slm_cold bool slm_reservation_unmap(void *address, size_t bytes)
 {
     const size_t granule = slm_granule_of(address);
     if (!slm_vm_unmap(address, bytes, slm_range.reserved))
@@ -200,19 +234,22 @@ bool slm_reservation_unmap(void *address, size_t bytes)
     return true;
 }
 
-void *slm_reservation_metadata(unsigned node, size_t bytes)
+/* Threads that come at once pick addresses one after the other. What cannot be mapped is for the next one, even if
+ * others have picked more: that is in its way, and is stepped over. */
+slm_cold void *slm_reservation_metadata(unsigned node, size_t bytes)
 {
     char *part = slm_range.metadata + node * slm_range.metadata_part;
     for (unsigned attempt = 0; attempt < 64; attempt++) {
-        const size_t at = metadata_used[node];
-        if (slm_range.metadata_part - at < bytes)
-            break;
-        metadata_used[node] = at + bytes; /* first: what a fork interrupts here is lost to the child */
-        signal_fence();
-        if (map_bookkeeping(part + at, bytes))
+        size_t at = atomic_fetch_add_explicit(&metadata_used[node], bytes, memory_order_relaxed);
+        const bool fits = at < slm_range.metadata_part && slm_range.metadata_part - at >= bytes;
+        if (fits && map_bookkeeping(part + at, bytes))
             return part + at;
-        if (errno != EEXIST) {
-            metadata_used[node] = at;
+        if (!fits || errno != EEXIST) {
+            size_t now = at + bytes;
+            while (!atomic_compare_exchange_weak_explicit(&metadata_used[node], &now, at, memory_order_relaxed,
+                                                          memory_order_relaxed) &&
+                   now > at && !slm_range.reserved)
+                ;
             break;
         }
     }
@@ -227,8 +264,7 @@ unsigned slm_reservation_metadata_node(const void *address)
 
 bool slm_reservation_percpu_map(void *address, size_t bytes)
 {
-    return map_small_pages(address,
-                           bytes); /* a huge page would lie on one node, with copies of several nodes' CPUs */
+    return map(address, bytes, true); /* a huge page would lie on one node, with copies of several nodes' CPUs */
 }
 
 uint64_t slm_reservation_area_bytes(unsigned area)

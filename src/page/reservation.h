@@ -21,8 +21,12 @@ void slm_reservation_cut(void);
  * the anchor's. */
 bool slm_reservation_bind(unsigned area);
 
-/* Map `count` granules from `first` on, and their descriptors and map. False with errno: EEXIST, a foreign mapping
- * lies there; ENOMEM. The caller holds the lock of the area. */
+/* Have all these granules descriptors, and those on both sides, at which joining looks? `map_them`: map those that
+ * are missing, and the page map; false with errno as below. */
+bool slm_reservation_describe(size_t first, size_t count, bool map_them);
+
+/* Map `count` granules from `first` on, which are the caller's alone, and all that describes them. False with errno:
+ * EEXIST, a foreign mapping lies there; ENOMEM. Holds no lock that others could do without. */
 bool slm_reservation_extend(size_t first, size_t count);
 
 /* Give addresses of the heap or of per-CPU memory back to the kernel; false if it refuses (its limit of mappings). */
@@ -32,7 +36,7 @@ bool slm_reservation_unmap(void *address, size_t bytes);
 bool slm_reservation_described(size_t granule);
 
 /* Zeroed memory for the allocator itself, a multiple of 64 KiB, from that node's part, never given back; NULL and
- * ENOMEM. One thread at a time for each node. And the node in whose part an address lies. */
+ * ENOMEM. And the node in whose part an address lies. */
 void *slm_reservation_metadata(unsigned node, size_t bytes);
 unsigned slm_reservation_metadata_node(const void *address);
 

@@ -1,4 +1,9 @@
-/* Taking spans and freeing them; see span_alloc.h. */
+/* Taking spans and freeing them; see span_alloc.h.
+ *
+ * New memory comes in two steps. Under the area's lock a thread picks addresses: an unmapped span, which it unlists,
+ * or those from the frontier on, which moves. Without the lock it maps them, and then lists them as a clean span. So
+ * all others go on meanwhile; they may be mapping too. A thread that is lost in a fork between the steps has
+ * addresses that nobody else will try. */
 #include "page/span_alloc.h"
 
 #include "base/errno.h"
@@ -9,79 +14,134 @@
 
 enum { lead_least = 16, lead_most = 1024 };
 
-/* Map at least `granules` more after what is mapped. If the kernel grants it, an eighth of the area's used size is
- * mapped ahead, but little where addresses are scarce, or what is mapped is locked. */
-static bool map_ahead(struct slm_free_spans *area, size_t granules)
+enum { LOOK_AGAIN = -1 }; /* beside 0 and the kernel's errno */
+
+/* How many granules are mapped ahead, if the kernel grants them: an eighth of the area's used size. Few where
+ * addresses are scarce, or what is mapped is locked, or others are mapping: each of many would have its own. */
+static slm_cold size_t lead_of(struct slm_free_spans *area)
 {
-    const size_t used = slm_span_scarce() || slm_vm_locked() ? 0 : area->mapped - area->first;
-    size_t want = slm_max(granules, slm_min(slm_max(used / 8, lead_least), lead_most));
-    for (size_t skip = lead_least; area->mapped + granules <= area->end; skip *= 2) {
-        want = slm_min(want, area->end - area->mapped);
-        if (slm_reservation_extend(area->mapped, want)) {
-            area->mapped += want;
-            return true;
-        }
-        if (errno != EEXIST && want == granules)
-            return false;
-        if (errno != EEXIST) { /* no memory for so much ahead: try less */
-            want = slm_max(granules, want / 8);
-            continue;
-        }
-        slm_free_spans_give_up_ahead(area);
-        area->frontier = area->mapped + skip; /* a foreign mapping lies there */
-        signal_fence(); /* a child forked between the stores finds the frontier ahead: restart_area mends that */
-        area->mapped = area->frontier;
+    const size_t used = slm_span_scarce() || slm_vm_locked() ? 0 : area->frontier - area->first;
+    if (area->mapping_generation != slm_fork_generation) {
+        area->mapping_generation = slm_fork_generation;
+        add_relaxed(&area->lost_bytes, (uint64_t)area->mapping << SLM_GRANULE_SHIFT);
+        area->mapping = 0;
     }
-    errno = ENOMEM;
-    return false;
+    return area->mapping > 0 ? lead_least : slm_min(slm_max(used / 8, lead_least), lead_most);
 }
 
-static struct slm_span *take_frontier(struct slm_free_spans *area, size_t granules)
+static slm_cold void list(struct slm_free_spans *area, size_t first, size_t count, enum slm_span_state state)
 {
-    const size_t ahead = area->mapped - area->frontier;
-    if (ahead < granules && !map_ahead(area, granules - ahead))
-        return NULL;
-    if (area->mapped - area->frontier < granules) /* it had to skip a foreign mapping */
-        return take_frontier(area, granules);
-    struct slm_span *span = slm_descriptor(area->frontier);
-    area->frontier += granules;
-    span->granules = (uint32_t)granules;
-    span->state = SLM_SPAN_CLEAN;
-    store_relaxed(&span->kind, SLM_SPAN_NONE);
-    return span;
+    struct slm_span *span = slm_descriptor(first);
+    span->granules = (uint32_t)count;
+    span->state = (uint8_t)state;
+    slm_free_spans_join(area, span);
 }
 
-/* Map an unlisted span's addresses again: what is needed, and a little more. False: there is no memory, and the span
- * is listed again; or a foreign mapping lies there now, and the span is lost. */
-static bool map_again(struct slm_free_spans *area, struct slm_span *span, size_t granules)
+/* Map addresses that are this thread's alone, without the lock, and list them. Returns 0 or the kernel's errno. */
+static slm_cold int map_and_list(struct slm_free_spans *area, size_t first, size_t count)
+{
+    area->mapping += count;
+    slm_lock_release(&area->lock);
+    const int error = slm_reservation_extend(first, count) ? 0 : errno;
+    slm_free_spans_lock(area);
+    area->mapping -= slm_min(count, area->mapping); /* a handler may have forked */
+    if (error == 0)
+        list(area, first, count, SLM_SPAN_CLEAN);
+    return error;
+}
+
+/* Map a listed span's addresses again: what is needed, and a little more. False: there is no memory, and the span is
+ * listed as before; or a foreign mapping lies there now, and the span is lost. */
+static slm_cold bool map_again(struct slm_free_spans *area, struct slm_span *span, size_t granules)
 {
     const size_t want = slm_min(span->granules, slm_max(granules, lead_least));
+    slm_free_spans_unlist(area, span);
     if (span->granules > want)
         slm_free_spans_list(area, slm_span_split(span, want));
-    if (slm_reservation_extend(slm_span_granule(span), want)) {
-        span->state = SLM_SPAN_CLEAN;
-        return true;
-    }
-    if (errno != EEXIST)
-        slm_free_spans_join(area, span);
-    else
+    const int error = map_and_list(area, slm_span_granule(span), want);
+    if (error == EEXIST)
         add_relaxed(&area->lost_bytes, slm_span_bytes(span));
-    return false;
+    else if (error != 0)
+        slm_free_spans_join(area, span);
+    return error == 0;
 }
 
-/* A listed span that is long enough, unlisted and mapped. Dirty ones come first: their RAM is resident. */
-static struct slm_span *take_listed(struct slm_free_spans *area, size_t granules)
+/* Addresses that could not be mapped: they are above the frontier again, unless that has moved on. Then they are a
+ * span for later, or lost if a foreign mapping lies there. */
+static slm_seldom void put_back(struct slm_free_spans *area, size_t first, size_t count, size_t skip)
 {
-    slm_always_read static const uint8_t order[] = {SLM_SPAN_DIRTY, SLM_SPAN_CLEAN, SLM_SPAN_UNMAPPED};
-    for (unsigned i = 0; i < sizeof order; i++) {
-        struct slm_span *span = slm_bins_find(&area->bins[order[i]], granules);
-        if (!span)
-            continue;
-        slm_free_spans_unlist(area, span);
-        if (span->state != SLM_SPAN_UNMAPPED || map_again(area, span, granules))
-            return span;
+    if (area->frontier == first + count) {
+        area->frontier = first + slm_min(skip, area->end - first);
+    } else if (skip > 0) {
+        add_relaxed(&area->lost_bytes, (uint64_t)count << SLM_GRANULE_SHIFT);
+    } else {
+        list(area, first, count, SLM_SPAN_UNMAPPED);
     }
-    return NULL;
+}
+
+/* Move the frontier and map what is between, if it has descriptors: no thread takes addresses that it could not list
+ * as a span. If it has none, only these are mapped, and the caller looks again. */
+static slm_cold int advance(struct slm_free_spans *area, size_t count, size_t skip)
+{
+    const size_t first = area->frontier;
+    if (slm_reservation_describe(first, count, false)) {
+        area->frontier = first + count;
+        const int error = map_and_list(area, first, count);
+        if (error != 0)
+            put_back(area, first, count, error == EEXIST ? skip : 0);
+        return error;
+    }
+    slm_lock_release(&area->lock);
+    const int error = slm_reservation_describe(first, count, true) ? LOOK_AGAIN : errno;
+    slm_free_spans_lock(area);
+    if (error == EEXIST)
+        put_back(area, first, 0, skip);
+    return error;
+}
+
+/* Map memory at the frontier: as much as, with the clean span that ends there, makes `granules`. What is mapped is
+ * listed, and true returned. A foreign mapping is stepped over, in steps that become longer. */
+static slm_cold bool extend(struct slm_free_spans *area, size_t granules)
+{
+    size_t lead = lead_of(area), skip = lead_least;
+    for (;;) {
+        const size_t first = area->frontier, left = area->end - first;
+        const struct slm_span *tail = NULL;
+        if (left > 0 && slm_reservation_describe(first, 1, false))
+            tail = slm_free_spans_before(area, slm_descriptor(first), SLM_SPAN_CLEAN);
+        const size_t has = tail ? tail->granules : 0;
+        if (has >= granules) /* others have listed it meanwhile */
+            return true;
+        const size_t least = granules - has, count = slm_min(slm_max(least, lead), left);
+        if (left < least)
+            return false;
+        const int error = advance(area, count, skip);
+        if (error == 0)
+            return true;
+        if (error == EEXIST)
+            skip *= 2;
+        else if (error != LOOK_AGAIN && count == least)
+            return false;
+        else if (error != LOOK_AGAIN)
+            lead = count / 8; /* no memory for so much ahead */
+    }
+}
+
+/* A span that is long enough, unlisted and mapped. Dirty ones come first: their RAM is resident. */
+static struct slm_span *take(struct slm_free_spans *area, size_t granules)
+{
+    for (;;) {
+        struct slm_span *span = slm_bins_find(&area->bins[SLM_SPAN_DIRTY], granules);
+        if (!span)
+            span = slm_bins_find(&area->bins[SLM_SPAN_CLEAN], granules);
+        if (span) {
+            slm_free_spans_unlist(area, span);
+            return span;
+        }
+        span = slm_bins_find(&area->bins[SLM_SPAN_UNMAPPED], granules);
+        if (!(span && map_again(area, span, granules)) && !extend(area, granules))
+            return NULL;
+    }
 }
 
 /* Cut an unlisted span down to that many granules, starting on a multiple of `alignment`. */
@@ -102,9 +162,7 @@ static struct slm_span *cut(struct slm_free_spans *area, struct slm_span *span, 
 static struct slm_span *alloc_from(struct slm_free_spans *area, size_t granules, size_t alignment)
 {
     slm_free_spans_lock(area);
-    struct slm_span *span = take_listed(area, granules + alignment - 1);
-    if (!span)
-        span = take_frontier(area, granules + alignment - 1);
+    struct slm_span *span = take(area, granules + alignment - 1);
     if (span) {
         span = cut(area, span, granules, alignment);
         span->moved = false;
@@ -141,7 +199,7 @@ struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment
 }
 
 /* The separate mapping is replaced by new memory, which is one mapping with its neighbours again. */
-static void free_moved(struct slm_free_spans *area, struct slm_span *span)
+static slm_cold void free_moved(struct slm_free_spans *area, struct slm_span *span)
 {
     const bool unmapped = slm_reservation_unmap(slm_span_start(span), slm_span_bytes(span));
     const bool renewed =
@@ -177,31 +235,42 @@ void slm_span_trim(struct slm_span *span, size_t granules, uint8_t state)
     (unlikely(span->moved) ? free_moved : free_part)(slm_free_spans_of(span), rest);
 }
 
-/* `most` as far as that costs no memory: clean. */
-static bool extend_locked(struct slm_free_spans *area, struct slm_span *span, size_t granules, size_t most,
-                          bool *clean)
+/* The free span behind this one; NULL if there is none. */
+static struct slm_span *free_behind(struct slm_free_spans *area, const struct slm_span *span)
 {
-    const size_t behind = slm_span_granule(span) + span->granules;
-    size_t more = granules - span->granules;
-    struct slm_span *next = slm_descriptor(behind);
-    if (behind == area->frontier) {
-        more = slm_max(more, slm_min(most - span->granules, area->end - behind));
-        if (area->mapped - behind < more && !map_ahead(area, more))
-            return false;
-        if (area->frontier != behind || area->mapped - behind < more) /* a foreign mapping lies in between */
-            return false;
-        next = take_frontier(area, more);
-    } else {
-        if (behind > area->frontier || load_relaxed(&next->kind) != SLM_SPAN_FREE ||
-            next->generation != area->generation || next->granules < more)
-            return false;
-        if (next->state != SLM_SPAN_DIRTY)
-            more = slm_min(most - span->granules, next->granules);
-        slm_free_spans_unlist(area, next);
-        if (next->state == SLM_SPAN_UNMAPPED && !map_again(area, next, more))
-            return false;
-        next = cut(area, next, more, 1);
+    struct slm_span *next = NULL;
+    for (unsigned state = 0; state < SLM_SPAN_STATES && !next; state++)
+        next = slm_free_spans_after(area, span, state);
+    return next;
+}
+
+/* Map memory behind the span, whose free neighbour is `next`, if that is the way to so much more, or to the least.
+ * While the kernel works on it others may take the neighbour. */
+static slm_cold void map_behind(struct slm_free_spans *area, const struct slm_span *span, struct slm_span *next,
+                                size_t least, size_t more)
+{
+    const size_t has = next ? next->granules : 0;
+    if (next && next->state == SLM_SPAN_UNMAPPED) {
+        if (has >= least)
+            map_again(area, next, slm_min(has, more));
+    } else if (slm_span_granule(span) + span->granules + has == area->frontier && has < more &&
+               (!next || next->state == SLM_SPAN_CLEAN)) {
+        extend(area, more);
     }
+}
+
+/* `most` as far as that costs no memory: clean. */
+static bool grow(struct slm_free_spans *area, struct slm_span *span, size_t granules, size_t most, bool *clean)
+{
+    const size_t least = granules - span->granules;
+    size_t more = most - span->granules;
+    map_behind(area, span, free_behind(area, span), least, more);
+    struct slm_span *next = free_behind(area, span);
+    if (!next || next->state == SLM_SPAN_UNMAPPED || next->granules < least)
+        return false;
+    more = next->state == SLM_SPAN_CLEAN ? slm_min(more, next->granules) : least;
+    slm_free_spans_unlist(area, next);
+    next = cut(area, next, more, 1);
     *clean = next->state == SLM_SPAN_CLEAN;
     span->granules += (uint32_t)more;
     return true;
@@ -213,8 +282,8 @@ bool slm_span_extend(struct slm_span *span, size_t granules, size_t most, bool *
     slm_keep_errno();
     const size_t before = slm_span_bytes(span);
     slm_free_spans_lock(area);
-    const bool done = extend_locked(area, span, granules, most, clean) ||
-                      (most > granules && extend_locked(area, span, granules, granules, clean));
+    const bool done =
+        grow(area, span, granules, most, clean) || (most > granules && grow(area, span, granules, granules, clean));
     slm_free_spans_note_dirty_low(area);
     slm_lock_release(&area->lock);
     if (done)

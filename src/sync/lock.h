@@ -24,7 +24,7 @@ enum slm_rank {
     SLM_RANK_PENDING_SLABS, /* vacant slabs that wait */
     SLM_RANK_SPANS,         /* an area's free spans and frontier */
     SLM_RANK_PERCPU,        /* blocks of per-CPU memory */
-    SLM_RANK_METADATA,      /* free lists of the allocator's own memory */
+    SLM_RANK_METADATA,      /* free lists of the allocator's own memory; bookkeeping; anchors */
     SLM_RANK_READERS,       /* the list of epochs' readers; a handler may take it under all others */
     SLM_RANKS,
 };

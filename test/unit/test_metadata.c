@@ -146,6 +146,83 @@ static void threads_do_not_share_pieces(void **state)
     on_threads(THREADS, work);
 }
 
+/* -- chunks ------------------------------------------------------------------------------------------------------ */
+
+void *__real_slm_reservation_metadata(unsigned node, size_t bytes);
+void *__wrap_slm_reservation_metadata(unsigned node, size_t bytes);
+
+static void (*mapping)(size_t bytes); /* called while the next chunk is being mapped */
+
+void *__wrap_slm_reservation_metadata(unsigned node, size_t bytes)
+{
+    void (*const now)(size_t) = mapping;
+    mapping = NULL;
+    if (now)
+        now(bytes);
+    return __real_slm_reservation_metadata(node, bytes);
+}
+
+enum { NESTED = 4 };
+
+static struct piece inside[NESTED];
+static size_t inside_size;
+static unsigned nested;
+
+/* As other threads would, which find that there is no chunk, either. */
+static void take_inside(size_t bytes)
+{
+    (void)bytes;
+    if (nested == NESTED)
+        return;
+    mapping = take_inside;
+    const unsigned number = nested++;
+    take(&inside[number], inside_size, (unsigned char)number);
+}
+
+static void take_while_a_chunk_is_mapped(void)
+{
+    static const size_t sizes[] = {64, 192, 4096, 100 * KIB, 256 * KIB, SLM_METADATA_MAX};
+    static struct piece pieces[20000];
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        size_t n = 0;
+        inside_size = sizes[i];
+        nested = 0;
+        mapping = take_inside;
+        while (nested == 0 || n < 16) {
+            take(&pieces[n], sizes[i], (unsigned char)n);
+            n++;
+        }
+        mapping = NULL;
+        for (unsigned number = 0; number < nested; number++)
+            give(&inside[number]);
+        while (n > 0)
+            give(&pieces[--n]);
+    }
+}
+
+static void no_lock_is_held_in_the_kernel(void **state)
+{
+    (void)state;
+    assert_child_silent(take_while_a_chunk_is_mapped);
+}
+
+/* Neither of one size nor of two by turns is much more mapped than is used. */
+static void chunks_are_used_up(void **state)
+{
+    (void)state;
+    static struct piece pieces[2000];
+    const uint64_t before = slm_reservation_metadata_bytes();
+    uint64_t used = 0;
+    for (size_t i = 0; i < COUNT(pieces); i++) {
+        const size_t size = i % 2 ? 3000 : 5 * 4096;
+        take(&pieces[i], size, (unsigned char)i);
+        used += slm_align_up(size, i % 2 ? 64 : 4096);
+    }
+    assert_true(slm_reservation_metadata_bytes() - before <= used + used / 8 + MIB);
+    for (size_t i = 0; i < COUNT(pieces); i++)
+        give(&pieces[i]);
+}
+
 static _Atomic bool enough;
 
 static void *take_and_give(void *nothing)
@@ -197,6 +274,7 @@ int main(void)
         cmocka_unit_test(pieces_of_all_sizes_are_apart),  cmocka_unit_test(what_was_freed_is_used_again),
         cmocka_unit_test(a_piece_goes_back_to_its_node),  cmocka_unit_test(what_others_free_is_used_again),
         cmocka_unit_test(it_lies_outside_the_heap),       cmocka_unit_test(threads_do_not_share_pieces),
+        cmocka_unit_test(no_lock_is_held_in_the_kernel),  cmocka_unit_test(chunks_are_used_up),
         cmocka_unit_test(a_child_may_find_the_lock_held), cmocka_unit_test(no_memory_is_an_answer),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);

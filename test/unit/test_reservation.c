@@ -1,7 +1,11 @@
 /* src/page/reservation.h: mapping the range's parts, and its limit. */
 #include "unit.h"
 
+#include <linux/mempolicy.h>
+#include <sysexits.h>
+
 #include "os/topology.h"
+#include "os/vm.h"
 #include "page/page_map.h"
 #include "page/reservation.h"
 
@@ -133,16 +137,16 @@ enum { GROWERS = 2, GROWN = 200, SECTION = 2048 };
 static pthread_barrier_t both;
 static _Atomic bool slowly;
 
-bool __real_slm_vm_map(void *address, size_t size, bool reserved);
-bool __wrap_slm_vm_map(void *address, size_t size, bool reserved);
+bool __real_slm_vm_map(void *address, size_t size, unsigned how);
+bool __wrap_slm_vm_map(void *address, size_t size, unsigned how);
 
 /* The library's calls come here. One that takes its time gives other threads the time to come to the same. */
-bool __wrap_slm_vm_map(void *address, size_t size, bool reserved)
+bool __wrap_slm_vm_map(void *address, size_t size, unsigned how)
 {
     const struct timespec time = {0, 20000};
     if (load_relaxed(&slowly))
         nanosleep(&time, NULL);
-    return __real_slm_vm_map(address, size, reserved);
+    return __real_slm_vm_map(address, size, how);
 }
 
 /* A section each time, the same in both areas. Whoever finds that the other has just mapped its part of the page map
@@ -174,6 +178,60 @@ static void areas_that_grow_at_once_lose_nothing(void **state)
         skip();
     }
     assert_child_silent(grow_at_once);
+}
+
+enum { BINDERS = 4, BOUND = 150 };
+
+static unsigned bound_area;
+
+/* Does memory there come from node 0 first? */
+static bool prefers_node_0(const void *address)
+{
+    int mode = -1;
+    unsigned long nodes[16] = {0};
+    require(syscall(SYS_get_mempolicy, &mode, nodes, sizeof nodes * 8, address, MPOL_F_ADDR) == 0);
+    return (mode & ~MPOL_MODE_FLAGS) == MPOL_PREFERRED && nodes[0] == 1;
+}
+
+static void *grow_bound(void *number)
+{
+    const size_t start = slm_granule_of(slm_area_start(bound_area)) + far + (uintptr_t)number;
+    for (size_t turn = 0; turn < BOUND; turn++) {
+        const size_t first = start + turn * BINDERS;
+        require(slm_reservation_extend(first, 1));
+        require(prefers_node_0(slm_granule_address(first)));
+        memset(slm_granule_address(first), 1, SLM_GRANULE);
+    }
+    return NULL;
+}
+
+/* By several threads, which share its anchor. On a simulated machine nobody else uses the last area. */
+static void bind_and_grow(void)
+{
+    char *anchor = slm_area_start(bound_area);
+    require(slm_vm_map(anchor, 2 * slm_page_size, 0));
+    if (!slm_vm_bind(anchor, 2 * slm_page_size, 0))
+        _exit(EX_UNAVAILABLE);
+    slm_range.bound[bound_area] = true;
+    on_threads(BINDERS, grow_bound);
+    require(prefers_node_0(anchor) && prefers_node_0(anchor + slm_page_size));
+}
+
+static void a_bound_area_grows_like_its_anchor(void **state)
+{
+    (void)state;
+    bound_area = slm_area_count() - 1;
+    if (bound_area == 0 || slm_vm_is_mapped(slm_area_start(bound_area)) || slm_range.reserved) {
+        print_message("for machines with several nodes\n");
+        skip();
+    }
+    const struct outcome outcome = in_child(bind_and_grow);
+    if (outcome.status == EX_UNAVAILABLE) {
+        print_message("this kernel has no policies\n");
+        skip();
+    }
+    assert_string_equal(outcome.said, "");
+    assert_int_equal(outcome.status, 0);
 }
 
 /* -- metadata ---------------------------------------------------------------------------------------------------- */
@@ -208,6 +266,45 @@ static void metadata_are_zeroed_and_apart(void **state)
         for (size_t at = 0; at < (i + 1) * SLM_GRANULE; at++)
             assert_int_equal(pieces[i][at], i + 1);
     assert_int_equal(slm_reservation_metadata_bytes() - before, 10 * SLM_GRANULE);
+}
+
+/* Pieces of the same node for several threads at once. */
+static void *take_metadata(void *number)
+{
+    char *pieces[64];
+    for (size_t i = 0; i < COUNT(pieces); i++) {
+        pieces[i] = slm_reservation_metadata(0, (1 + i % 3) * SLM_GRANULE);
+        require(pieces[i] && all_zero(pieces[i], (1 + i % 3) * SLM_GRANULE));
+        memset(pieces[i], 1 + (int)(uintptr_t)number, (1 + i % 3) * SLM_GRANULE);
+    }
+    for (size_t i = 0; i < COUNT(pieces); i++)
+        for (size_t at = 0; at < (1 + i % 3) * SLM_GRANULE; at += 512)
+            require(pieces[i][at] == 1 + (char)(uintptr_t)number);
+    return NULL;
+}
+
+static void take_metadata_at_once(void)
+{
+    on_threads(8, take_metadata);
+}
+
+/* However often it is refused, the node's part is not used up by that. */
+static void ask_often_without_memory(void)
+{
+    const struct rlimit none = {1, RLIM_INFINITY}, all = {RLIM_INFINITY, RLIM_INFINITY};
+    char *before = slm_reservation_metadata(0, SLM_GRANULE);
+    setrlimit(RLIMIT_AS, &none);
+    for (unsigned i = 0; i < 1000; i++)
+        require(!slm_reservation_metadata(0, MIB) && errno == ENOMEM);
+    setrlimit(RLIMIT_AS, &all);
+    require(slm_reservation_metadata(0, MIB) == before + SLM_GRANULE);
+}
+
+static void metadata_are_for_any_thread(void **state)
+{
+    (void)state;
+    assert_child_silent(take_metadata_at_once);
+    assert_child_silent(ask_often_without_memory);
 }
 
 /* Has the kernel been told so of the mapping that begins there? */
@@ -293,8 +390,10 @@ int main(void)
         cmocka_unit_test(no_memory_is_an_answer),
         cmocka_unit_test(areas_grow_by_themselves),
         cmocka_unit_test(areas_that_grow_at_once_lose_nothing),
+        cmocka_unit_test(a_bound_area_grows_like_its_anchor),
         cmocka_unit_test(metadata_lie_in_their_node_s_part),
         cmocka_unit_test(metadata_are_zeroed_and_apart),
+        cmocka_unit_test(metadata_are_for_any_thread),
         cmocka_unit_test(per_cpu_memory_is_mapped_and_goes_back),
         cmocka_unit_test(what_is_in_per_cpu_memory_s_way_stays),
         cmocka_unit_test(a_start_that_fails_says_so),

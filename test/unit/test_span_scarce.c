@@ -29,6 +29,12 @@ static struct slm_span *take(size_t granules)
     return span;
 }
 
+static bool all_marked(const struct slm_span *span)
+{
+    const char *start = slm_span_start(span);
+    return *start == MARK && memcmp(start, start + 1, slm_span_bytes(span) - 1) == 0;
+}
+
 /* Three spans side by side, of which the middle one is free and unmapped. */
 static void make_hole(struct slm_span **before, struct slm_span **hole, struct slm_span **behind)
 {
@@ -223,6 +229,39 @@ static void everything_goes_in_the_end(void **state)
     assert_child_silent(fill_and_free_in_turns);
 }
 
+/* Spans go to the kernel and come back, each on several threads at once. */
+static void *fill_and_free(void *number)
+{
+    struct slm_span *spans[20];
+    uint64_t seed = 10 + (uintptr_t)number;
+    for (unsigned turn = 0; turn < scaled(20); turn++) {
+        for (size_t i = 0; i < COUNT(spans); i++)
+            spans[i] = take(1 + random_below(&seed, 40));
+        for (size_t i = 0; i < COUNT(spans); i++) {
+            require(all_marked(spans[i]));
+            slm_span_free(spans[i]);
+        }
+        if ((turn + (uintptr_t)number) % 2)
+            slm_span_unmap_free(SLM_PURGE_IDLE);
+        slm_span_check(node);
+    }
+    return NULL;
+}
+
+static void fill_and_free_on_threads(void)
+{
+    slm_span_set_scarce(true);
+    on_threads(4, fill_and_free);
+    slm_span_unmap_free(SLM_PURGE_IDLE);
+    require(slm_reservation_heap_bytes() < 4 * MIB && sum_figures().lost_bytes == 0);
+}
+
+static void threads_unmap_and_map_at_once(void **state)
+{
+    (void)state;
+    assert_child_silent(fill_and_free_on_threads);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -233,6 +272,7 @@ int main(void)
         cmocka_unit_test(pieces_are_unmapped_once_they_are_long),
         cmocka_unit_test(clean_spans_beside_a_new_hole_go_too),
         cmocka_unit_test(everything_goes_in_the_end),
+        cmocka_unit_test(threads_unmap_and_map_at_once),
     };
     return cmocka_run_group_tests(tests, begin, NULL);
 }

@@ -2,6 +2,7 @@
 #include "unit.h"
 
 #include <linux/mempolicy.h>
+#include <sys/utsname.h>
 
 #include "os/vm.h"
 
@@ -19,7 +20,7 @@ static char *some_pages(void)
 {
     for (unsigned attempt = 0; attempt < 8; attempt++) {
         char *window = slm_vm_pick_range(window_bytes, attempt);
-        if (window && slm_vm_map(window, bytes_of(PAGES), false))
+        if (window && slm_vm_map(window, bytes_of(PAGES), 0))
             return window;
     }
     fail_msg("no window");
@@ -61,7 +62,7 @@ static void other_mappings_are_never_overwritten(void **state)
     char *pages = some_pages();
     memset(pages, 0x5a, bytes_of(PAGES));
     errno = 0;
-    assert_false(slm_vm_map(pages + bytes_of(PAGES - 1), bytes_of(2), false));
+    assert_false(slm_vm_map(pages + bytes_of(PAGES - 1), bytes_of(2), 0));
     assert_int_equal(errno, EEXIST);
     assert_int_equal(pages[bytes_of(PAGES) - 1], 0x5a);
     munmap(pages, bytes_of(PAGES));
@@ -75,8 +76,8 @@ static void a_held_window_is_filled(void **state)
     assert_int_equal(errno, EDOM);
     assert_non_null(window);
     assert_int_equal((uintptr_t)window % (2 * MIB), 0);
-    assert_true(slm_vm_map(window, bytes_of(PAGES), true));
-    assert_true(slm_vm_map(window + 64 * MIB - bytes_of(PAGES), bytes_of(PAGES), true));
+    assert_true(slm_vm_map(window, bytes_of(PAGES), SLM_VM_RESERVED));
+    assert_true(slm_vm_map(window + 64 * MIB - bytes_of(PAGES), bytes_of(PAGES), SLM_VM_RESERVED));
     assert_true(all_zero(window, bytes_of(PAGES)));
     memset(window, 1, bytes_of(PAGES));
     munmap(window, 64 * MIB);
@@ -130,7 +131,7 @@ static void pages_move_without_a_copy(void **state)
     assert_int_equal(errno, EDOM);
     for (size_t i = 0; i < half; i++)
         assert_int_equal(to[i], 0x5a);
-    assert_true(slm_vm_map(pages, half, false)); /* nothing is there any more */
+    assert_true(slm_vm_map(pages, half, 0)); /* nothing is there any more */
     assert_true(all_zero(pages, half));
     munmap(pages, bytes_of(PAGES));
 }
@@ -189,7 +190,7 @@ static void unmapped_pages_can_be_mapped_again(void **state)
     errno = EDOM;
     assert_true(slm_vm_unmap(pages + bytes_of(1), bytes_of(2), false));
     assert_int_equal(errno, EDOM);
-    assert_true(slm_vm_map(pages + bytes_of(1), bytes_of(2), false));
+    assert_true(slm_vm_map(pages + bytes_of(1), bytes_of(2), 0));
     assert_true(all_zero(pages + bytes_of(1), bytes_of(2)));
     assert_int_equal(pages[0], 0x5a);
     assert_int_equal(pages[bytes_of(3)], 0x5a);
@@ -200,11 +201,11 @@ static void a_held_window_stays_held(void **state)
 {
     (void)state;
     char *window = slm_vm_reserve_range(64 * MIB);
-    assert_true(slm_vm_map(window, bytes_of(PAGES), true));
+    assert_true(slm_vm_map(window, bytes_of(PAGES), SLM_VM_RESERVED));
     memset(window, 0x5a, bytes_of(PAGES));
     assert_true(slm_vm_unmap(window, bytes_of(PAGES), true));
-    assert_false(slm_vm_map(window, bytes_of(PAGES), false)); /* nobody else gets it */
-    assert_true(slm_vm_map(window, bytes_of(PAGES), true));
+    assert_false(slm_vm_map(window, bytes_of(PAGES), 0)); /* nobody else gets it */
+    assert_true(slm_vm_map(window, bytes_of(PAGES), SLM_VM_RESERVED));
     assert_true(all_zero(window, bytes_of(PAGES)));
     munmap(window, 64 * MIB);
 }
@@ -258,7 +259,6 @@ static void advice_is_harmless(void **state)
     char *pages = some_pages();
     memset(pages, 0x5a, bytes_of(PAGES));
     errno = EDOM;
-    slm_vm_small_pages(pages, bytes_of(PAGES));
     for (unsigned node = 0; node < 2048; node += node < 2 ? 1 : 511)
         slm_vm_bind(pages, bytes_of(PAGES), node);
     assert_int_equal(errno, EDOM);
@@ -266,12 +266,63 @@ static void advice_is_harmless(void **state)
     munmap(pages, bytes_of(PAGES));
 }
 
+/* Has the mapping that begins there small pages? */
+static bool has_small_pages(const char *address)
+{
+    char line[256];
+    unsigned long start, end;
+    bool inside = false, has = false;
+    FILE *file = fopen("/proc/self/smaps", "r");
+    require(file);
+    while (fgets(line, sizeof line, file))
+        if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+            inside = start <= (uintptr_t)address && (uintptr_t)address < end;
+        else if (inside && strncmp(line, "VmFlags:", 8) == 0)
+            has = strstr(line, " nh");
+    fclose(file);
+    return has;
+}
+
+static void map_small_pages(void)
+{
+    char *pages = some_pages();
+    require(!has_small_pages(pages));
+    munmap(pages, bytes_of(PAGES));
+    require(slm_vm_map(pages, bytes_of(PAGES), SLM_VM_SMALL_PAGES) && has_small_pages(pages));
+    require(slm_vm_map(pages + bytes_of(PAGES), bytes_of(1), 0) && !has_small_pages(pages + bytes_of(PAGES)));
+    char *window = slm_vm_reserve_range(64 * MIB);
+    require(slm_vm_map(window, bytes_of(1), SLM_VM_RESERVED | SLM_VM_SMALL_PAGES) && has_small_pages(window));
+}
+
+/* By mmap alone, if the kernel can do that. */
+static void map_small_pages_without_madvise(void)
+{
+    refuse_call(SYS_madvise, EPERM, 0);
+    map_small_pages();
+}
+
+static void small_pages_cost_one_call(void **state)
+{
+    (void)state;
+    struct utsname kernel;
+    unsigned major = 0, minor = 0;
+    if (access("/sys/kernel/mm/transparent_hugepage", F_OK) != 0) {
+        print_message("this kernel has no others\n");
+        skip();
+    }
+    assert_child_silent(map_small_pages);
+    assert_int_equal(uname(&kernel), 0);
+    assert_int_equal(sscanf(kernel.release, "%u.%u", &major, &minor), 2);
+    if (major > 6 || (major == 6 && minor >= 7))
+        assert_child_silent(map_small_pages_without_madvise);
+}
+
 static void ask_for_too_much(void)
 {
     char *window = slm_vm_pick_range(window_bytes, 0);
     forbid_memory();
     errno = 0;
-    require(!slm_vm_map(window, bytes_of(PAGES), false) && errno == ENOMEM);
+    require(!slm_vm_map(window, bytes_of(PAGES), 0) && errno == ENOMEM);
     errno = EDOM;
     require(!slm_vm_reserve_range(window_bytes) && errno == EDOM);
 }
@@ -330,7 +381,7 @@ static void new_memory_is_made_like_a_model(void **state)
     for (size_t i = 0; i < COUNT(sizes); i++) {
         const size_t bytes = bytes_of(sizes[i]);
         errno = EDOM;
-        assert_true(slm_vm_map_as(model, pages, bytes));
+        assert_true(slm_vm_map_as(model, pages, bytes, 0));
         assert_int_equal(errno, EDOM);
         assert_true(all_zero(pages, bytes));
         memset(pages, 0x5a, bytes);
@@ -345,16 +396,16 @@ static void what_is_in_the_model_s_way_stays(void **state)
 {
     (void)state;
     char *pages, *model = some_model(&pages);
-    assert_true(slm_vm_map(pages + bytes_of(2), bytes_of(1), false));
+    assert_true(slm_vm_map(pages + bytes_of(2), bytes_of(1), 0));
     memset(pages + bytes_of(2), 0x33, bytes_of(1));
     errno = 0;
-    assert_false(slm_vm_map_as(model, pages, bytes_of(PAGES)));
+    assert_false(slm_vm_map_as(model, pages, bytes_of(PAGES), 0));
     assert_int_equal(errno, EEXIST);
     assert_false(slm_vm_is_mapped(pages) || slm_vm_is_mapped(pages + bytes_of(3)));
     for (size_t i = 0; i < bytes_of(1); i++)
         assert_int_equal(pages[bytes_of(2) + i], 0x33);
     assert_model(model);
-    assert_true(slm_vm_map_as(model, pages, bytes_of(2))); /* and it goes on in front */
+    assert_true(slm_vm_map_as(model, pages, bytes_of(2), 0)); /* and it goes on in front */
     munmap(model, bytes_of(BETWEEN + PAGES));
 }
 
@@ -378,14 +429,14 @@ static void new_memory_has_the_model_s_policy(void **state)
     }
     assert_true(prefers_node_0(model));
     for (unsigned i = 0; i < 10; i++) {
-        assert_true(slm_vm_map_as(model, pages + bytes_of(i * 3), bytes_of(3)));
+        assert_true(slm_vm_map_as(model, pages + bytes_of(i * 3), bytes_of(3), 0));
         memset(pages + bytes_of(i * 3), 1, bytes_of(3)); /* resident or not */
     }
     for (unsigned i = 0; i < 30; i++)
         assert_true(prefers_node_0(pages + bytes_of(i)));
     assert_true(prefers_node_0(model));
     assert_true(prefers_node_0(model + bytes_of(1)));
-    assert_true(slm_vm_map(pages + bytes_of(40), bytes_of(1), false));
+    assert_true(slm_vm_map(pages + bytes_of(40), bytes_of(1), 0));
     assert_false(prefers_node_0(pages + bytes_of(40))); /* what is not made like it */
     munmap(model, bytes_of(BETWEEN + 41));
 }
@@ -409,7 +460,7 @@ static void adjoining_memory_is_one_mapping(void **state)
     slm_vm_bind(model, bytes_of(MODEL), 0); /* with a policy, where the kernel has any */
     const unsigned before = mappings();
     for (unsigned i = 0; i < 50; i++) {
-        assert_true(slm_vm_map_as(model, pages + bytes_of(i * 3), bytes_of(3)));
+        assert_true(slm_vm_map_as(model, pages + bytes_of(i * 3), bytes_of(3), 0));
         memset(pages + bytes_of(i * 3), 1, bytes_of(3));
     }
     assert_true(mappings() <= before + 3);
@@ -423,7 +474,7 @@ static void map_without_mremap(void)
 {
     refuse_call(SYS_mremap, EPERM, 0);
     errno = EDOM;
-    require(slm_vm_map_as(model_of_child, pages_of_child, bytes_of(5)) && errno == EDOM);
+    require(slm_vm_map_as(model_of_child, pages_of_child, bytes_of(5), 0) && errno == EDOM);
     require(all_zero(pages_of_child, bytes_of(5)));
     memset(pages_of_child, 1, bytes_of(5));
 }
@@ -432,7 +483,7 @@ static void map_without_memory(void)
 {
     forbid_memory();
     errno = 0;
-    require(!slm_vm_map_as(model_of_child, pages_of_child, bytes_of(5)) && errno == ENOMEM);
+    require(!slm_vm_map_as(model_of_child, pages_of_child, bytes_of(5), 0) && errno == ENOMEM);
     require(!slm_vm_is_mapped(pages_of_child) && slm_vm_is_mapped(model_of_child + bytes_of(1)));
 }
 
@@ -463,6 +514,7 @@ int main(void)
         cmocka_unit_test(a_page_is_wiped_in_children),
         cmocka_unit_test(limits_are_seen),
         cmocka_unit_test(advice_is_harmless),
+        cmocka_unit_test(small_pages_cost_one_call),
         cmocka_unit_test(the_kernel_may_refuse),
         cmocka_unit_test(new_memory_is_made_like_a_model),
         cmocka_unit_test(what_is_in_the_model_s_way_stays),
