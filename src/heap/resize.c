@@ -70,7 +70,7 @@ static void *resize_by_copy(void *pointer, size_t old, size_t n)
     return moved;
 }
 
-static void *resize_large(void *pointer, size_t n)
+static slm_for_few __attribute__((noinline)) void *resize_large(void *pointer, size_t n)
 {
     struct slm_large *large = slm_large_of(pointer);
     if (!large || slm_large_is_retired(large))

@@ -73,12 +73,15 @@ slm_cold void slm_vm_start(void)
 #endif
 }
 
+slm_once uint64_t slm_vm_address_limit = UINT64_MAX;
+
 bool slm_vm_addresses_limited(void)
 {
     struct {
         uint64_t soft, hard;
     } limit = {UINT64_MAX, UINT64_MAX}; /* the kernel's layout, whatever libc's rlim_t is */
     slm_call(SYS_prlimit64, 0, RLIMIT_AS, NULL, &limit);
+    slm_vm_address_limit = limit.soft;
     return limit.soft != UINT64_MAX;
 }
 
@@ -173,10 +176,11 @@ static _Atomic bool locked;
 
 bool slm_vm_purge(void *address, size_t size)
 {
-    if (likely(slm_call(SYS_madvise, address, size, MADV_DONTNEED) == 0))
+    if (likely(!load_relaxed(&locked)) && likely(slm_call(SYS_madvise, address, size, MADV_DONTNEED) == 0))
         return true;
     store_relaxed(&locked, true);
-    return slm_call(SYS_madvise, address, size, MADV_DONTNEED_LOCKED) == 0;
+    return slm_call(SYS_madvise, address, size, MADV_DONTNEED_LOCKED) == 0 ||
+           slm_call(SYS_madvise, address, size, MADV_DONTNEED) == 0; /* before Linux 5.18, and not locked */
 }
 
 bool slm_vm_locked(void)

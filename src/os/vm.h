@@ -8,8 +8,9 @@ extern slm_hidden size_t slm_page_size; /* of the running kernel; set by slm_vm_
 
 void slm_vm_start(void);
 
-/* True if RLIMIT_AS is finite. */
+/* True if RLIMIT_AS is finite; and what it was at the last call. */
 bool slm_vm_addresses_limited(void);
+extern slm_hidden uint64_t slm_vm_address_limit;
 
 /* Addresses for `size` bytes that nothing else is likely to use, on a multiple of 2 MiB; nothing is mapped. NULL
  * where the address space has no room. The choice is random, and new for each attempt. */

@@ -234,6 +234,15 @@ slm_cold bool slm_reservation_unmap(void *address, size_t bytes)
     return true;
 }
 
+slm_seldom bool slm_reservation_map_again(void *address, size_t bytes)
+{
+    const size_t granule = slm_granule_of(address);
+    if (!map(address, bytes, slm_granule_in_area(granule) < small_pages_granules))
+        return false;
+    add_relaxed(&area_bytes[slm_area_of_granule(granule)], bytes);
+    return true;
+}
+
 /* Threads that come at once pick addresses one after the other. What cannot be mapped is for the next one, even if
  * others have picked more: that is in its way, and is stepped over. */
 slm_cold void *slm_reservation_metadata(unsigned node, size_t bytes)

@@ -32,6 +32,9 @@ bool slm_reservation_extend(size_t first, size_t count);
 /* Give addresses of the heap or of per-CPU memory back to the kernel; false if it refuses (its limit of mappings). */
 bool slm_reservation_unmap(void *address, size_t bytes);
 
+/* Map pages of the heap that slm_reservation_unmap has given back, parts of granules; false with errno as above. */
+bool slm_reservation_map_again(void *address, size_t bytes);
+
 /* Is the granule valid, and its descriptor mapped? */
 bool slm_reservation_described(size_t granule);
 

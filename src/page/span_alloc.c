@@ -199,7 +199,7 @@ struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment
 }
 
 /* The separate mapping is replaced by new memory, which is one mapping with its neighbours again. */
-static slm_cold void free_moved(struct slm_free_spans *area, struct slm_span *span)
+static slm_for_few __attribute__((noinline)) void free_moved(struct slm_free_spans *area, struct slm_span *span)
 {
     const bool unmapped = slm_reservation_unmap(slm_span_start(span), slm_span_bytes(span));
     const bool renewed =
@@ -227,7 +227,18 @@ void slm_span_free(struct slm_span *span)
     (unlikely(span->moved) ? free_moved : free_part)(slm_free_spans_of(span), span);
 }
 
-void slm_span_trim(struct slm_span *span, size_t granules, uint8_t state)
+slm_seldom void slm_span_free_unmapped(struct slm_span *span, bool lost)
+{
+    struct slm_free_spans *area = slm_free_spans_of(span);
+    span->state = SLM_SPAN_UNMAPPED;
+    slm_demand_drop(slm_span_bytes(span));
+    if (lost)
+        add_relaxed(&area->lost_bytes, slm_span_bytes(span));
+    else
+        free_part(area, span);
+}
+
+slm_for_few void slm_span_trim(struct slm_span *span, size_t granules, uint8_t state)
 {
     struct slm_span *rest = slm_span_split(span, granules);
     rest->state = state;
@@ -236,7 +247,7 @@ void slm_span_trim(struct slm_span *span, size_t granules, uint8_t state)
 }
 
 /* The free span behind this one; NULL if there is none. */
-static struct slm_span *free_behind(struct slm_free_spans *area, const struct slm_span *span)
+static slm_for_few struct slm_span *free_behind(struct slm_free_spans *area, const struct slm_span *span)
 {
     struct slm_span *next = NULL;
     for (unsigned state = 0; state < SLM_SPAN_STATES && !next; state++)
@@ -246,8 +257,8 @@ static struct slm_span *free_behind(struct slm_free_spans *area, const struct sl
 
 /* Map memory behind the span, whose free neighbour is `next`, if that is the way to so much more, or to the least.
  * While the kernel works on it others may take the neighbour. */
-static slm_cold void map_behind(struct slm_free_spans *area, const struct slm_span *span, struct slm_span *next,
-                                size_t least, size_t more)
+static slm_for_few void map_behind(struct slm_free_spans *area, const struct slm_span *span, struct slm_span *next,
+                                   size_t least, size_t more)
 {
     const size_t has = next ? next->granules : 0;
     if (next && next->state == SLM_SPAN_UNMAPPED) {
@@ -260,7 +271,8 @@ static slm_cold void map_behind(struct slm_free_spans *area, const struct slm_sp
 }
 
 /* `most` as far as that costs no memory: clean. */
-static bool grow(struct slm_free_spans *area, struct slm_span *span, size_t granules, size_t most, bool *clean)
+static slm_for_few bool grow(struct slm_free_spans *area, struct slm_span *span, size_t granules, size_t most,
+                             bool *clean)
 {
     const size_t least = granules - span->granules;
     size_t more = most - span->granules;
@@ -276,7 +288,7 @@ static bool grow(struct slm_free_spans *area, struct slm_span *span, size_t gran
     return true;
 }
 
-bool slm_span_extend(struct slm_span *span, size_t granules, size_t most, bool *clean)
+slm_for_few bool slm_span_extend(struct slm_span *span, size_t granules, size_t most, bool *clean)
 {
     struct slm_free_spans *area = slm_free_spans_of(span);
     slm_keep_errno();

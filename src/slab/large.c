@@ -31,6 +31,13 @@ static const size_t headroom_most = ((size_t)64 << 20) / SLM_GRANULE;
 #define PURGE_BYTES ((size_t)256 << 10)
 enum { clears_for_written = 64 };
 
+/* Where addresses are scarce and the heap takes a quarter of them (or this much, if the limit is not known), an
+ * object's unused pages are unmapped, if they are so many. Each such hole is one mapping more. */
+#define TAIL_BYTES ((size_t)16 << 10)
+enum { tails_most = 32000 };
+static const uint64_t tails_heap_bytes = (uint64_t)256 << 20;
+
+static _Atomic uint32_t tails;
 static _Atomic uint8_t clears_due[64];
 static _Atomic uint64_t made, live_bytes[SLM_AREAS_MAX];
 static _Atomic uint32_t live_moved, copies_due;
@@ -52,12 +59,43 @@ static struct slm_large *make(size_t n, size_t granules, size_t align_granules, 
     if (!large)
         return NULL;
     large->usable = slm_large_usable_for(n);
-    large->grown = large->was_moved = large->purged = false;
+    large->grown = large->was_moved = large->purged = large->tail_unmapped = false;
     large->rest_clean = large->span.state == SLM_SPAN_CLEAN;
     add_relaxed(&made, 1);
     count_live(large, large->usable);
     store_relaxed(&large->span.kind, SLM_SPAN_LARGE);
     return large;
+}
+
+static char *tail_of(const struct slm_large *large)
+{
+    return slm_span_start(&large->span) + large->usable;
+}
+
+static size_t tail_bytes(const struct slm_large *large)
+{
+    return slm_span_bytes(&large->span) - large->usable;
+}
+
+static slm_seldom __attribute__((noinline)) void unmap_tail(struct slm_large *large)
+{
+    const uint64_t limit = slm_vm_address_limit;
+    if (tail_bytes(large) < TAIL_BYTES ||
+        slm_reservation_heap_bytes() < (limit == UINT64_MAX ? tails_heap_bytes : limit / 4) ||
+        load_relaxed(&tails) >= tails_most || !slm_reservation_unmap(tail_of(large), tail_bytes(large)))
+        return;
+    large->tail_unmapped = true;
+    add_relaxed(&tails, 1);
+}
+
+/* Before its size changes, or it is freed. False: there is no memory, or (EEXIST) a foreign mapping. */
+static slm_seldom __attribute__((noinline)) bool map_tail(struct slm_large *large)
+{
+    if (!slm_reservation_map_again(tail_of(large), tail_bytes(large)))
+        return false;
+    large->tail_unmapped = false;
+    sub_relaxed(&tails, 1);
+    return true;
 }
 
 void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean)
@@ -70,6 +108,8 @@ void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean)
     if (!large)
         return NULL;
     *clean = large->rest_clean;
+    if (unlikely(slm_span_scarce()))
+        unmap_tail(large);
     return slm_span_start(&large->span);
 }
 
@@ -128,6 +168,15 @@ static slm_unordered slm_for_few __attribute__((noinline)) void judge_purge(stru
         store_relaxed(due, (uint8_t)slm_min(load_relaxed(due) + clears_for_written, UINT8_MAX));
 }
 
+/* The rest of an object whose tail cannot be mapped. */
+static slm_seldom __attribute__((noinline)) void give_back_addresses(struct slm_large *large)
+{
+    const bool foreign = errno == EEXIST;
+    sub_relaxed(&tails, 1);
+    slm_span_free_unmapped(&large->span,
+                           !slm_reservation_unmap(slm_span_start(&large->span), large->usable) || foreign);
+}
+
 static void give_back(struct slm_large *large)
 {
     if (unlikely(large->purged))
@@ -135,6 +184,10 @@ static void give_back(struct slm_large *large)
     const uint32_t copies = load_relaxed(&copies_due);
     if (large->was_moved && copies < copies_due_most)
         store_relaxed(&copies_due, copies + copies_for_freed);
+    if (unlikely(large->tail_unmapped) && !map_tail(large)) {
+        give_back_addresses(large);
+        return;
+    }
     if (large->span.moved)
         sub_relaxed(&live_moved, 1);
     else
@@ -291,6 +344,8 @@ static slm_for_few bool grow(struct slm_large *large, size_t granules, size_t he
 slm_for_few void *slm_large_resize(struct slm_large *large, size_t n)
 {
     const size_t granules = granules_for(n), usable = slm_large_usable_for(n);
+    if (unlikely(large->tail_unmapped) && usable != large->usable && !map_tail(large))
+        return NULL;
     if (usable < large->usable) {
         shrink(large, granules);
     } else if (usable > large->usable) {

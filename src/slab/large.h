@@ -12,6 +12,7 @@ struct slm_large {
     bool grown;             /* the last change of its size was a growth */
     bool was_moved;         /* to grow */
     bool purged;            /* by slm_large_clear */
+    bool tail_unmapped;     /* the pages behind `usable` in its last granule */
     bool rest_clean;        /* the granules behind `usable`, its headroom, read as zero: nobody has touched them */
 };
 

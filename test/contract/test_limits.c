@@ -140,6 +140,22 @@ static void test_full_half_free_again_and_again(void **state)
                          &(struct launch){.prepare = limit_address_space, .context = &quarter_of_a_gib});
 }
 
+/* Blocks whose sizes are no powers of two do not waste addresses. */
+static void role_odd_sizes(const char *argument)
+{
+    (void)argument;
+    static const size_t sizes[] = {100000, 40000, 70000, 150000};
+    for (size_t i = 0; i < COUNT(sizes); i++)
+        fill_in_rounds(sizes[i], 2, 420 * MIB);
+    churn(1, 5000);
+}
+
+static void test_odd_sizes_waste_no_addresses(void **state)
+{
+    (void)state;
+    assert_role_succeeds("odd-sizes", &(struct launch){.prepare = limit_address_space, .context = &half_a_gib});
+}
+
 /* Where nothing is left, each call says so in its own way, and nothing else changes. */
 static void role_exhausted(const char *argument)
 {
@@ -531,6 +547,7 @@ int main(int argc, char **argv)
 {
     static const struct role roles[] = {
         {"many-rounds", role_many_rounds},
+        {"odd-sizes", role_odd_sizes},
         {"exhausted", role_exhausted},
         {"space-comes-back", role_space_comes_back},
         {"threads-in-little-space", role_threads_in_little_space},
@@ -546,6 +563,7 @@ int main(int argc, char **argv)
         return play_role(roles, COUNT(roles), argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_full_half_free_again_and_again),
+        cmocka_unit_test(test_odd_sizes_waste_no_addresses),
         cmocka_unit_test(test_every_call_when_nothing_is_left),
         cmocka_unit_test(test_address_space_comes_back),
         cmocka_unit_test(test_threads_in_200_mb),

@@ -227,6 +227,110 @@ static void large_ones_are_cleared_by_a_purge(void **state)
     }
 }
 
+/* -- where addresses are scarce, pages that an object does not use are unmapped ---------------------------------- */
+
+enum { TAILED = 100000 };
+
+static bool is_mapped(const char *page)
+{
+    return msync((void *)(uintptr_t)page, slm_page_size, MS_ASYNC) == 0;
+}
+
+static char *tail_of(char *object)
+{
+    return object + slm_large_of(object)->usable;
+}
+
+static char *take_tailed(void)
+{
+    char *object = take(TAILED, 1);
+    require(!is_mapped(tail_of(object)) && is_mapped(tail_of(object) - slm_page_size));
+    fill(object, 0, slm_large_of(object)->usable);
+    return object;
+}
+
+static void become_scarce(void)
+{
+    char *much = take(300 * MIB, 1), *whole = take(TAILED, 1);
+    require(is_mapped(tail_of(whole)));
+    slm_span_set_scarce(true);
+    require(is_mapped(tail_of(take(SLM_GRANULE, 1)) - slm_page_size)); /* it has none */
+    require(much != NULL);
+    give(whole);
+}
+
+static void live_without_tails(void)
+{
+    become_scarce();
+    const uint64_t heap = slm_reservation_heap_bytes();
+    char *objects[6], *tails[COUNT(objects)];
+    for (size_t i = 0; i < COUNT(objects); i++)
+        tails[i] = tail_of(objects[i] = take_tailed());
+    require(slm_reservation_heap_bytes() < heap + COUNT(objects) * 2 * SLM_GRANULE);
+    give(objects[0]);
+    require(slm_large_free_nolock(slm_large_of(objects[1])));
+    slm_large_free_pending();
+    require(slm_large_retire(slm_large_of(objects[2])));
+    slm_large_free_retired(slm_large_of(objects[2]));
+    for (size_t n = TAILED; n > 40000; n -= 10000) { /* into the first granule */
+        require(slm_large_resize(slm_large_of(objects[3]), n) == objects[3]);
+        check(objects[3], 0, n);
+    }
+    require(slm_large_resize(slm_large_of(objects[4]), 2 * SLM_GRANULE) == objects[4]);
+    check(objects[4], 0, TAILED);
+    memset(objects[4], 1, 2 * SLM_GRANULE);
+    require(slm_large_resize(slm_large_of(objects[5]), TAILED + 1) == objects[5]); /* the same pages */
+    require(!is_mapped(tails[5]));
+    for (size_t i = 3; i < COUNT(objects); i++)
+        give(objects[i]);
+    for (size_t i = 0; i < COUNT(objects); i++)
+        require(is_mapped(tails[i]));
+    slm_span_check(node);
+    char *again = take(2 * SLM_GRANULE, 1);
+    memset(again, 1, 2 * SLM_GRANULE);
+    give(again);
+}
+
+static void give_tails_without_memory(void)
+{
+    become_scarce();
+    char *object = take_tailed(), *other = take_tailed(), *tail = tail_of(object);
+    forbid_memory();
+    require(!slm_large_resize(slm_large_of(other), 2 * SLM_GRANULE)); /* it stays as it was */
+    check(other, 0, TAILED);
+    give(object);
+    require(!is_mapped(object) && !is_mapped(tail));
+    slm_span_check(node);
+}
+
+static void give_a_tail_that_is_foreign(void)
+{
+    become_scarce();
+    char *object = take_tailed(), *tail = tail_of(object);
+    require(mmap(tail, slm_page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+            tail);
+    *tail = 42;
+    give(object);
+    require(*tail == 42);
+    slm_span_check(node);
+    for (unsigned i = 0; i < 100; i++)
+        memset(take(TAILED, 1), 1, TAILED);
+    require(*tail == 42);
+    slm_span_check(node);
+}
+
+static void tails_are_unmapped_where_addresses_are_scarce(void **state)
+{
+    (void)state;
+    if (slm_range.reserved) {
+        print_message("the range is reserved: nothing is unmapped\n");
+        skip();
+    }
+    assert_child_silent(live_without_tails);
+    assert_child_silent(give_tails_without_memory);
+    assert_child_silent(give_a_tail_that_is_foreign);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -236,6 +340,7 @@ int main(void)
         cmocka_unit_test(without_addresses_there_is_no_headroom),
         cmocka_unit_test(what_grows_and_is_freed_is_copied),
         cmocka_unit_test(large_ones_are_cleared_by_a_purge),
+        cmocka_unit_test(tails_are_unmapped_where_addresses_are_scarce),
     };
     return cmocka_run_group_tests(tests, begin, NULL);
 }
