@@ -174,13 +174,24 @@ void slm_vm_read_only(void *address, size_t size)
 
 static _Atomic bool locked;
 
+static bool purge(char *address, size_t size, int how)
+{
+    return slm_call(SYS_madvise, address, size, how) == 0;
+}
+
+/* Programs may lock a page here and there; under mlockall both ends are locked. */
+static slm_seldom __attribute__((noinline)) bool purge_locked(char *address, size_t size)
+{
+    if (!purge(address, slm_page_size, MADV_DONTNEED) &&
+        !purge(address + size - slm_page_size, slm_page_size, MADV_DONTNEED))
+        store_relaxed(&locked, true);
+    return purge(address, size, MADV_DONTNEED_LOCKED);
+}
+
 bool slm_vm_purge(void *address, size_t size)
 {
-    if (likely(!load_relaxed(&locked)) && likely(slm_call(SYS_madvise, address, size, MADV_DONTNEED) == 0))
-        return true;
-    store_relaxed(&locked, true);
-    return slm_call(SYS_madvise, address, size, MADV_DONTNEED_LOCKED) == 0 ||
-           slm_call(SYS_madvise, address, size, MADV_DONTNEED) == 0; /* before Linux 5.18, and not locked */
+    return (unlikely(load_relaxed(&locked)) && purge(address, size, MADV_DONTNEED_LOCKED)) ||
+           likely(purge(address, size, MADV_DONTNEED)) || purge_locked(address, size);
 }
 
 bool slm_vm_locked(void)

@@ -43,10 +43,10 @@ bool slm_vm_is_mapped(const void *address);
 void slm_vm_read_only(void *address, size_t size);
 
 /* Give the RAM back and keep the addresses. True: the pages read as zero now, and are locked when they are touched if
- * they were; false: as before (locked pages before Linux 5.18, say). */
+ * they were; false: not all do (before Linux 5.18 locked ones). */
 bool slm_vm_purge(void *address, size_t size);
 
-/* Has a purge met locked memory? Then new memory may be locked, too, and resident as soon as it is mapped. */
+/* Has a purge met memory that was all locked? Then new memory may be, too, and resident as soon as it is mapped. */
 bool slm_vm_locked(void);
 
 /* Bind a range to a node, preferred from then on, and move there the pages that are resident already (under mlockall

@@ -202,8 +202,8 @@ struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment
 static slm_for_few __attribute__((noinline)) void free_moved(struct slm_free_spans *area, struct slm_span *span)
 {
     const bool unmapped = slm_reservation_unmap(slm_span_start(span), slm_span_bytes(span));
-    const bool renewed =
-        unmapped && !slm_span_scarce() && slm_reservation_extend(slm_span_granule(span), span->granules);
+    const bool renewed = unmapped && !slm_span_scarce() && !slm_vm_locked() &&
+                         slm_reservation_extend(slm_span_granule(span), span->granules);
     slm_free_spans_lock(area);
     span->state = renewed ? SLM_SPAN_CLEAN : SLM_SPAN_UNMAPPED;
     if (unmapped)

@@ -284,7 +284,7 @@ static slm_for_few void copy(struct slm_large *large, struct slm_large *to)
 static slm_for_few void empty_headroom(struct slm_large *large, size_t granules)
 {
     const size_t used = granules << SLM_GRANULE_SHIFT, all = slm_span_bytes(&large->span);
-    if (large->rest_clean && all - used >= MOVE_BYTES)
+    if (large->rest_clean && all - used >= MOVE_TO_CLEAN_BYTES)
         slm_vm_purge(slm_span_start(&large->span) + used, all - used);
 }
 

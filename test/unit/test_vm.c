@@ -99,23 +99,29 @@ static void purged_pages_read_as_zero(void **state)
     munmap(pages, bytes_of(PAGES));
 }
 
-/* Since Linux 5.18; before, they stay as they are. */
+/* Since Linux 5.18; before, they stay as they are. That all pages are locked is remembered. */
 static void locked_pages_are_purged(void **state)
 {
     (void)state;
     char *pages = some_pages();
-    memset(pages, 0x5a, bytes_of(PAGES));
-    if (mlock(pages, bytes_of(1)) != 0) {
-        munmap(pages, bytes_of(PAGES));
-        print_message("no page may be locked\n");
-        skip();
+    for (unsigned count = 1; count <= PAGES; count += PAGES - 1) {
+        memset(pages, 0x5a, bytes_of(PAGES));
+        if (mlock(pages, bytes_of(count)) != 0) {
+            munmap(pages, bytes_of(PAGES));
+            print_message("no page may be locked\n");
+            skip();
+        }
+        assert_false(slm_vm_locked());
+        errno = EDOM;
+        const bool purged = slm_vm_purge(pages, bytes_of(PAGES));
+        assert_int_equal(errno, EDOM);
+        assert_true(purged ? all_zero(pages, bytes_of(PAGES)) : pages[0] == 0x5a);
+        assert_int_equal(slm_vm_locked(), count == PAGES);
     }
-    assert_false(slm_vm_locked());
-    errno = EDOM;
-    const bool purged = slm_vm_purge(pages, bytes_of(PAGES));
-    assert_int_equal(errno, EDOM);
-    assert_true(slm_vm_locked());
-    assert_true(purged ? all_zero(pages, bytes_of(PAGES)) : pages[0] == 0x5a);
+    munlock(pages, bytes_of(PAGES));
+    memset(pages, 0x5a, bytes_of(PAGES));
+    assert_true(slm_vm_purge(pages, bytes_of(PAGES)));
+    assert_true(all_zero(pages, bytes_of(PAGES)));
     munmap(pages, bytes_of(PAGES));
 }
 
