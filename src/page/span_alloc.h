@@ -12,8 +12,8 @@ struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment
 void slm_span_free(struct slm_span *span);
 void slm_span_trim(struct slm_span *span, size_t granules, uint8_t state);
 
-/* Free a span whose memory has been unmapped; `lost`: not all of it, or a foreign mapping is there, and nobody can use
- * it again. */
+/* Free a span whose memory has been unmapped; `lost`: not all of it, or a foreign mapping is there, and nobody can
+ * use it again. */
 void slm_span_free_unmapped(struct slm_span *span, bool lost);
 
 /* Make it longer in place, out of the free memory after it, up to `most` granules if that is clean; false if there is

@@ -80,7 +80,7 @@ static size_t tail_bytes(const struct slm_large *large)
 static slm_seldom __attribute__((noinline)) void unmap_tail(struct slm_large *large)
 {
     const uint64_t limit = slm_vm_address_limit;
-    if (tail_bytes(large) < TAIL_BYTES ||
+    if (slm_range.reserved || tail_bytes(large) < TAIL_BYTES ||
         slm_reservation_heap_bytes() < (limit == UINT64_MAX ? tails_heap_bytes : limit / 4) ||
         load_relaxed(&tails) >= tails_most || !slm_reservation_unmap(tail_of(large), tail_bytes(large)))
         return;
