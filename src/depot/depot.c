@@ -199,6 +199,7 @@ static bool file_slab(struct slm_depot *depot, struct slm_slab *slab)
         list_slab(depot, slab, free);
     } else {
         slab->span.swept = 0;
+        slm_slab_all_out(slab, depot->shape);
         set_where(slab, SLM_SLAB_OUT);
     }
     return false;

@@ -261,7 +261,7 @@ slm_inline bool is_near(const struct slm_cache *cache, const void *object)
     const uintptr_t key = slm_tls.key;
     const size_t granule = slm_key_granule(key, object);
     return likely(slm_area_granule_valid(granule)) &&
-           slm_page_map(slm_key_area(key))[granule] == cache->shape.map_word;
+           slm_page_map_word(slm_key_area(key), granule) == cache->shape.map_word;
 }
 
 /* The leading objects that slm_thread_push_run can tell to be live ones of the cache's. Returns how many. */

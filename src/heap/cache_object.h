@@ -53,7 +53,7 @@ slm_inline void slm_cache_object_free(struct slab_cache *named, void *object)
     const uintptr_t key = slm_tls.key;
     const size_t granule = slm_key_granule(key, object);
     if (likely(slm_area_granule_valid(granule))) {
-        const size_t slot_word = slm_page_map(slm_key_area(key))[granule];
+        const size_t slot_word = slm_page_map_word(slm_key_area(key), granule);
         if (likely(slot_word == named->free_slot_word) && likely(slm_push_keyed(slot_word, key, object)))
             return;
     }

@@ -34,7 +34,7 @@ slm_inline void slm_defer(void *pointer, struct slm_epoch_head *head)
         slm_defer_slow(pointer, head);
         return;
     }
-    const size_t slot_word = slm_page_map(slm_key_area(key))[granule];
+    const size_t slot_word = slm_page_map_word(slm_key_area(key), granule);
     const uint64_t factor = slm_slot_at(slm_hot(), slot_word)->start_factor; /* see open_slot (deferred/retire.c) */
     if (unlikely(!slm_looks_live(pointer, factor, key)) || unlikely(!slm_defer_push(slot_word, pointer)))
         slm_defer_slow(pointer, head);

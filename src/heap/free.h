@@ -30,7 +30,7 @@ slm_inline void slm_free_as(void *pointer, const char *call)
     const uintptr_t key = slm_tls.key;
     const size_t granule = slm_key_granule(key, pointer);
     if (unlikely(!slm_area_granule_valid(granule)) ||
-        unlikely(!slm_push_keyed(slm_page_map(slm_key_area(key))[granule], key, pointer)))
+        unlikely(!slm_push_keyed(slm_page_map_word(slm_key_area(key), granule), key, pointer)))
         slm_free_slow(pointer, call);
 }
 
@@ -46,7 +46,7 @@ slm_inline size_t slm_usable(const void *pointer)
     const size_t granule = slm_granule_of(pointer);
     if (unlikely(!slm_area_granule_valid(granule)))
         return slm_usable_slow(pointer);
-    size_t slot_word = slm_page_map(slm_range.heap)[granule];
+    size_t slot_word = slm_page_map_word(slm_range.heap, granule);
     slm_hide_value(slot_word);
     const uint64_t factor = slm_page_map_start_factor(slot_word);
     if (unlikely(!slm_looks_live(pointer, factor, slm_key_of_area(slm_range.heap))))

@@ -13,7 +13,7 @@ slm_inline bool slm_push_up_to(void *pointer, size_t last)
     const size_t granule = slm_key_granule(key, pointer);
     if (unlikely(!slm_area_granule_valid(granule)))
         return false;
-    size_t slot_word = slm_page_map(slm_key_area(key))[granule];
+    size_t slot_word = slm_page_map_word(slm_key_area(key), granule);
     if (unlikely(!slm_page_map_is_for(slot_word, last)))
         return false;
     slm_hide_value(slot_word);

@@ -164,7 +164,7 @@ static bool push_by_slab(void *object)
     if (!cache || !slm_slab_is_object(slab, object) || !slm_area_granule_valid(slm_key_granule(slm_tls.key, object)))
         return false;
     const bool keyed = cache->shape.keyed;
-    if (keyed && slm_key_is_set(object, slm_tls.key))
+    if (keyed && (slm_key_is_set(object, slm_tls.key) || slm_slab_has(slab, object)))
         return false;
     struct slm_thread *thread = slm_hot();
     struct slm_slot *slot = slm_slot_at(thread, cache->shape.slot_word);

@@ -36,7 +36,7 @@ void slm_page_map_set(size_t first, size_t count, unsigned slot_word)
     uint16_t *map = (uint16_t *)(slm_area_start(slm_area_of_granule(first)) + SLM_MAP_OFFSET);
     const size_t inside = slm_granule_in_area(first);
     for (size_t granule = inside; granule < inside + count; granule++)
-        map[granule] = (uint16_t)slot_word;
+        __atomic_store_n(&map[granule], (uint16_t)slot_word, __ATOMIC_RELAXED);
 }
 
 size_t slm_page_map_slot_word(const void *pointer)
@@ -44,5 +44,5 @@ size_t slm_page_map_slot_word(const void *pointer)
     const size_t granule = slm_granule_of(pointer);
     if (unlikely(!slm_granule_valid(granule)))
         return 0;
-    return slm_page_map(slm_area_start(slm_area_of_granule(granule)))[slm_granule_in_area(granule)];
+    return slm_page_map_word(slm_area_start(slm_area_of_granule(granule)), slm_granule_in_area(granule));
 }

@@ -9,10 +9,18 @@
 
 #include "page/area.h"
 
-/* An area's part of the map, from the area's start. */
-slm_inline const uint16_t *slm_page_map(const char *area)
+/* A slab's entries may change while others free its objects (slm_slab_purge_pages): either value is right for them. A
+ * plain access folds into x86's operands. */
+#ifdef __SANITIZE_THREAD__
+#define slm_map_load(pointer) __atomic_load_n((pointer), __ATOMIC_RELAXED)
+#else
+#define slm_map_load(pointer) (*(pointer))
+#endif
+
+/* The entry of an area's granule, counted from the area's start. */
+slm_inline uint16_t slm_page_map_word(const char *area, size_t granule)
 {
-    return (const uint16_t *)(area + SLM_MAP_OFFSET);
+    return slm_map_load((const uint16_t *)(area + SLM_MAP_OFFSET) + granule);
 }
 
 /* The object size of a slot word's cache; 0 for slot word 0. */

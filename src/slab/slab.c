@@ -135,12 +135,21 @@ void slm_slab_release(struct slm_slab *slab)
     slm_span_free(&slab->span);
 }
 
+void slm_slab_all_out(struct slm_slab *slab, const struct slm_slab_shape *shape)
+{
+    if (unlikely(slm_page_map_slot_word(slm_slab_start(slab)) != shape->map_word))
+        slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, shape->map_word);
+}
+
 /* Between the objects `first` and `end`, which are free. */
-static size_t purge_between(const struct slm_slab *slab, size_t first, size_t end)
+static size_t purge_between(struct slm_slab *slab, size_t first, size_t end)
 {
     const size_t from = slm_align_up(first * slab->object_size, slm_page_size);
     const size_t to = end * slab->object_size & ~(slm_page_size - 1);
-    return from < to && slm_vm_purge(slm_slab_start(slab) + from, to - from) ? to - from : 0;
+    if (from >= to)
+        return 0;
+    slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, 0);
+    return slm_vm_purge(slm_slab_start(slab) + from, to - from) ? to - from : 0;
 }
 
 size_t slm_slab_purge_pages(struct slm_slab *slab)

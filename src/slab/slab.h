@@ -114,9 +114,11 @@ bool slm_slab_has(const struct slm_slab *slab, const void *object);
 /* Stop the process unless all bits of a slab are set, and counted, that no other thread knows any more. */
 void slm_slab_check_vacant(const struct slm_slab *slab);
 
-/* Purge the whole pages of a slab on which no object is out of it; returns their bytes. Keys are lost with them, but
- * not the rest's. The caller holds the slab; objects may come back. */
+/* Purge the whole pages of a slab on which no object is out of it; returns their bytes. Free objects' keys are lost
+ * with them. So hot paths must not free the slab's objects (its word in the page map is 0) until all are out. The
+ * caller holds the slab; objects may come back. */
 size_t slm_slab_purge_pages(struct slm_slab *slab);
+void slm_slab_all_out(struct slm_slab *slab, const struct slm_slab_shape *shape);
 
 /* Give a vacant slab's memory back to the spans. No other thread knows it any more. */
 void slm_slab_release(struct slm_slab *slab);

@@ -116,8 +116,8 @@ static _Noreturn slm_slow void refuse(const struct slm_slab *slab, const void *p
 static bool is_suspect(struct slm_thread *self, const struct slm_cache *cache, const struct slm_slab *slab,
                        const void *object)
 {
-    if (cache->shape.keyed)
-        return slm_key_is_set(object, slm_key_of(object));
+    if (cache->shape.keyed) /* a free one without a key: its page was purged since */
+        return slm_key_is_set(object, slm_key_of(object)) || slm_slab_has(slab, object);
     return self ? slm_freed_seems_free(slab, slm_slot_of(self, cache->id), object) : slm_slab_has(slab, object);
 }
 
@@ -141,7 +141,8 @@ slm_seldom bool slm_freed_check_nolock(const struct slm_slab *slab, const void *
     bool found = false;
     if (!slm_slab_is_object(slab, object))
         refuse(slab, object, call, "not the start of an object");
-    if (!cache || (cache->shape.keyed && likely(!slm_key_is_set(object, slm_key_of(object)))))
+    if (!cache || (cache->shape.keyed && likely(!slm_key_is_set(object, slm_key_of(object))) &&
+                   likely(!slm_slab_has(slab, object))))
         return false;
     if (self && cache->shape.keyed)
         found = is_in_thread(self, cache, object);

@@ -26,7 +26,7 @@ slm_inline size_t slm_map_word_at(const void *pointer)
 {
     const uintptr_t key = slm_tls.key;
     const size_t granule = slm_key_granule(key, pointer);
-    return likely(slm_area_granule_valid(granule)) ? slm_page_map(slm_key_area(key))[granule]
+    return likely(slm_area_granule_valid(granule)) ? slm_page_map_word(slm_key_area(key), granule)
                                                    : slm_page_map_slot_word(pointer);
 }
 

@@ -89,7 +89,7 @@ static void granules_are_given_and_taken(void **state)
         assert_int_equal(slm_page_map_slot_word(start + at), 42);
     assert_int_equal(slm_page_map_slot_word(start + 4 * SLM_GRANULE - 1), 42);
     assert_int_equal(slm_page_map_slot_word(start + 4 * SLM_GRANULE), 0);
-    assert_int_equal(slm_page_map(slm_range.heap)[first + 2], 42);
+    assert_int_equal(slm_page_map_word(slm_range.heap, first + 2), 42);
     slm_page_map_set(first + 1, 3, 0);
     assert_int_equal(slm_page_map_slot_word(start + SLM_GRANULE), 0);
     slm_span_free(span);

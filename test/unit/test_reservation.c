@@ -120,7 +120,7 @@ static void extend_far_in_each_area(void)
         for (unsigned other = 0; other < slm_area_count(); other++) {
             const size_t same = slm_granule_of(slm_area_start(other)) + far;
             require(slm_granule_valid(same) && slm_granule_valid(same + 3) && !slm_granule_valid(same + 4));
-            require(all_zero(slm_page_map(slm_area_start(other)) + far, 4 * sizeof(uint16_t)));
+            require(all_zero(slm_area_start(other) + SLM_MAP_OFFSET + far * sizeof(uint16_t), 4 * sizeof(uint16_t)));
             require(slm_reservation_described(same) == (other >= area));
         }
     }
