@@ -56,10 +56,11 @@ static slm_seldom void fork_child(void)
     slm_defer_queue_fork_child();
 }
 
-/* The list's lock keeps takers out. Whoever forks meanwhile has a child that starts with an empty list. */
+/* The list's lock keeps takers out. A handler may fork meanwhile: the list of its child starts empty. */
 slm_seldom bool slm_process_bury(unsigned slots)
 {
     slm_thread_list_lock();
+    const uint32_t generation = slm_fork_generation;
     struct slm_thread *orphan = slm_thread_list_orphan();
     if (!orphan) {
         slm_thread_list_unlock();
@@ -77,9 +78,12 @@ slm_seldom bool slm_process_bury(unsigned slots)
     slm_retire_empty_slots(orphan);
     slm_reserve_empty(orphan, true);
     slm_figures_thread_ends(orphan);
-    slm_thread_list_unlink(orphan);
+    const bool listed = slm_fork_generation == generation;
+    if (listed)
+        slm_thread_list_unlink(orphan);
     slm_thread_list_unlock();
-    slm_thread_block_free(orphan);
+    if (listed)
+        slm_thread_block_free(orphan);
     if (load_relaxed(&slm_defer_queue_objects) > 0)
         slm_worker_note_deferred();
     return true;
