@@ -66,6 +66,7 @@ slm_seldom bool slm_process_bury(unsigned slots)
         slm_thread_list_unlock();
         return false;
     }
+    slm_thread_look_if_gone(orphan);
     slm_for_each_slot (cache_id, &orphan->used) {
         if (load_relaxed(&slm_slot_of(orphan, cache_id)->target) == 0)
             continue;

@@ -40,18 +40,21 @@ static bool is_gone(struct slm_thread *thread)
 
 void slm_thread_look_if_gone(struct slm_thread *thread)
 {
-    if (thread->tls != &slm_gone_tls && is_gone(thread)) {
-        thread->tls = &slm_gone_tls;
+    if (thread->tls == &slm_gone_tls || (slm_thread_tls(thread) != &slm_gone_tls && !is_gone(thread)))
+        return;
+    thread->tls = &slm_gone_tls;
+    slm_slots_mend(thread);
+    if (load_relaxed(&slm_orphans) == 0)
         store_relaxed(&slm_orphans, 1);
-    }
 }
 
 static void catch_one(struct slm_thread *thread, void *context)
 {
     struct catching *catching = context;
     const struct slm_take *take = catching->take;
-    thread->was = NULL;
-    if (thread->tls == &slm_tls || !take->wants(thread, take->context))
+    if (thread->was)
+        thread->was = NULL;
+    if (slm_thread_tls(thread) == &slm_tls || !take->wants(thread, take->context))
         return;
     slm_thread_look_if_gone(thread);
     if (thread->tls == &slm_gone_tls || exchange_hot(thread->tls, thread, slm_taken))
@@ -104,6 +107,8 @@ unsigned slm_take_from_all(const struct slm_take *take)
 
 static void recall(struct slm_thread *thread, void *context)
 {
+    if (slm_thread_tls(thread) == &slm_gone_tls)
+        return;
     slm_thread_look_if_gone(thread);
     if (thread->tls == &slm_tls)
         store_relaxed(&thread->recalled, *(const uint32_t *)context);
@@ -124,7 +129,7 @@ uint32_t slm_take_recall(void)
 static void find_least(struct slm_thread *thread, void *least)
 {
     const uint32_t recalled = load_acquire(&thread->recalled); /* pairs with slm_thread_attend */
-    if (thread->tls != &slm_gone_tls && recalled < *(uint32_t *)least)
+    if (slm_thread_tls(thread) != &slm_gone_tls && recalled < *(uint32_t *)least)
         *(uint32_t *)least = recalled;
 }
 

@@ -132,7 +132,7 @@ static void give_all(struct slm_reserve *reserve)
 
 bool slm_reserve_knows(struct slm_thread *thread, const struct slm_cache *cache)
 {
-    return load_relaxed(&thread->tls->wanted) == cache || slm_reserve_find(thread, cache) != NULL;
+    return load_relaxed(&slm_thread_tls(thread)->wanted) == cache || slm_reserve_find(thread, cache) != NULL;
 }
 
 void slm_reserve_forget(struct slm_thread *thread, struct slm_cache *cache)

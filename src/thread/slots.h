@@ -132,6 +132,12 @@ extern slm_hidden __thread struct slm_tls slm_tls;
 /* In the place of the TLS of a thread that is gone. The TLS itself may be unmapped, or another thread's. */
 extern slm_hidden struct slm_tls slm_gone_tls;
 
+/* Whose a listed block is: an orphan's own TLS is not to be touched (thread/thread_list.h). */
+slm_inline struct slm_tls *slm_thread_tls(const struct slm_thread *thread)
+{
+    return likely(thread->generation == slm_fork_generation) ? thread->tls : &slm_gone_tls;
+}
+
 /* The owner is about to change the cache's slot and its remote magazine, or (SLM_AT_RETIRED) retired magazines. What
  * it did before is done. The fences pair with a fork: see thread/thread_list.h. */
 enum { SLM_AT_RETIRED = SLM_SLOTS };

@@ -17,7 +17,6 @@ static _Atomic unsigned covered = SLM_NAMED_FIRST + 1; /* named caches have the 
 static struct slm_list lost = {&lost, &lost};
 
 _Atomic uint32_t slm_orphans;
-static bool orphans_are_new; /* nobody has locked the list since the fork */
 
 /* A handler may fork in the middle. Its child has other lists, and the walk would not come to this one's end. */
 static void each_in(const struct slm_list *head, void (*visit)(struct slm_thread *thread, void *context),
@@ -31,26 +30,6 @@ static void each_in(const struct slm_list *head, void (*visit)(struct slm_thread
 _Atomic uint32_t slm_thread_list_born;
 _Atomic uint32_t slm_thread_recalls;
 
-static void adopt(struct slm_thread *thread, void *nothing)
-{
-    (void)nothing;
-    if (thread->generation == slm_fork_generation || thread->tls == &slm_gone_tls)
-        return;
-    thread->tls = &slm_gone_tls;
-    slm_slots_mend(thread);
-}
-
-/* If its holder is lost in a fork the list has started empty. The first one to have it in a child sees to all orphans,
- * as nobody else may touch the TLS that their blocks name. */
-static void lock_list(void)
-{
-    slm_lock_acquire(&lock);
-    if (unlikely(orphans_are_new)) {
-        each_in(&threads, adopt, NULL);
-        orphans_are_new = false;
-    }
-}
-
 static void be_counted(struct slm_thread *thread)
 {
     thread->generation = slm_fork_generation;
@@ -60,7 +39,7 @@ static void be_counted(struct slm_thread *thread)
 
 void slm_thread_list_add(struct slm_thread *thread)
 {
-    lock_list();
+    slm_lock_acquire(&lock); /* held by a thread that a fork has lost: the list has started empty then */
     if (thread->generation != 0)
         slm_list_init(&lost); /* it has come back */
     thread->ordinal = add_relaxed(&slm_thread_list_born, 1);
@@ -70,23 +49,29 @@ void slm_thread_list_add(struct slm_thread *thread)
     slm_lock_release(&lock);
 }
 
-/* One that was lost may have been cleared meanwhile. */
 static void cover(struct slm_thread *thread, void *end)
 {
-    if (thread->tls && thread->tls != &slm_gone_tls)
+    if (slm_thread_tls(thread) != &slm_gone_tls)
+        slm_slots_cover(thread, *(const unsigned *)end);
+}
+
+/* It may have been cleared meanwhile. */
+static void cover_lost(struct slm_thread *thread, void *end)
+{
+    if (thread->tls)
         slm_slots_cover(thread, *(const unsigned *)end);
 }
 
 /* A fork may catch it at any point: `covered` comes last, so that its child begins anew. */
 void slm_thread_list_cover(unsigned cache_id)
 {
-    lock_list();
+    slm_lock_acquire(&lock);
     const unsigned before = load_relaxed(&covered);
     if (cache_id + 1 >= before) {
         unsigned end = (unsigned)slm_min(slm_align_up(cache_id + 2, SLM_GROUP_SLOTS), SLM_SLOTS);
         slm_slots_cover_idle(before, end);
         each_in(&threads, cover, &end);
-        each_in(&lost, cover, &end);
+        each_in(&lost, cover_lost, &end);
         store_release(&covered, end); /* pairs with the fork */
     }
     slm_lock_release(&lock);
@@ -94,7 +79,7 @@ void slm_thread_list_cover(unsigned cache_id)
 
 void slm_thread_list_remove(struct slm_thread *thread)
 {
-    lock_list();
+    slm_lock_acquire(&lock);
     if (thread->generation != slm_fork_generation) { /* a fork has dropped it: only who forked can come here */
         slm_list_init(&lost);
     } else {
@@ -111,7 +96,7 @@ unsigned slm_thread_list_count(void)
 
 void slm_thread_list_lock(void)
 {
-    lock_list();
+    slm_lock_acquire(&lock);
 }
 
 void slm_thread_list_unlock(void)
@@ -150,7 +135,6 @@ static slm_seldom void start_empty(void)
 slm_seldom void slm_thread_list_fork_child(struct slm_thread *self)
 {
     if (load_relaxed(&lock.word) == 0 && self) {
-        orphans_are_new = true;
         store_relaxed(&slm_orphans, burial_ticks);
         store_relaxed(&count, 0);
         if (self->generation != 0) /* else it was caught before it was linked, and goes on there */
@@ -166,7 +150,7 @@ slm_seldom struct slm_thread *slm_thread_list_orphan(void)
 {
     for (struct slm_list *at = threads.next; at != &threads; at = at->next) {
         struct slm_thread *thread = slm_container(at, struct slm_thread, link);
-        if (thread->tls == &slm_gone_tls)
+        if (slm_thread_tls(thread) == &slm_gone_tls)
             return thread;
     }
     store_relaxed(&slm_orphans, 0);

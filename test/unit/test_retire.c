@@ -459,9 +459,8 @@ static void bury_orphans(void)
 static void forget_what_was_torn(void)
 {
     other.tls->self->at_work = SLM_AT_RETIRED + 1;
-    require(in_magazines() == 3);
     bury_all();
-    require(on_queues() == 0);
+    require(in_magazines() == 3 && on_queues() == 0);
 }
 
 static void a_child_has_what_other_threads_retired(void **state)

@@ -48,7 +48,7 @@ static bool has_cursors(const struct slm_slot *slot)
 /* Orphans of a fork get no cursors any more. */
 static void see_block(struct slm_thread *thread, void *seen)
 {
-    if (thread->tls == &slm_gone_tls)
+    if (slm_thread_tls(thread) == &slm_gone_tls)
         return;
     for (unsigned id = 0; id < SLM_CACHE_IDS; id++)
         if (slm_cache_of(id))
