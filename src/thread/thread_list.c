@@ -135,7 +135,8 @@ static slm_seldom void start_empty(void)
 slm_seldom void slm_thread_list_fork_child(struct slm_thread *self)
 {
     if (load_relaxed(&lock.word) == 0 && self) {
-        store_relaxed(&slm_orphans, burial_ticks);
+        if (threads.next != &self->link || threads.prev != &self->link)
+            store_relaxed(&slm_orphans, burial_ticks);
         store_relaxed(&count, 0);
         if (self->generation != 0) /* else it was caught before it was linked, and goes on there */
             be_counted(self);
