@@ -57,8 +57,8 @@ void slm_thread_list_unlock(void);
 /* In the child of a fork, on its one thread; `self`: its block, NULL if it has none. */
 void slm_thread_list_fork_child(struct slm_thread *self);
 
-/* Above 0: there may be orphans, and their burial should begin so many ticks from now, less one; a child that is about
- * to exec should not begin it. */
+/* Above 0: there may be orphans, and their burial should begin so many ticks from now, less one; a child that is
+ * about to exec should not begin it. */
 extern slm_hidden _Atomic uint32_t slm_orphans;
 
 /* An orphan, or the block of a thread that was found gone; NULL: there is none. Under the lock. */
