@@ -115,7 +115,7 @@ static void add_thread(struct slm_thread *thread, void *context)
     }
     if (!here)
         return;
-    sums->threads += !thread->helper;
+    sums->threads += !thread->helper && slm_thread_tls(thread) != &slm_gone_tls;
     sums->refills += load_relaxed(&thread->refills);
     sums->drains += load_relaxed(&thread->drains);
     sums->taken += load_relaxed(&thread->objects_taken);

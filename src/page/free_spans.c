@@ -34,11 +34,24 @@ slm_cold void slm_span_start_areas(void)
     }
 }
 
-/* The holder is lost in a fork: the lists may be torn. */
+/* What is marked as a free span is one, in a list or not: see slm_free_spans_list. */
+static slm_seldom void find_free_spans(struct slm_free_spans *area)
+{
+    for (size_t granule = area->first; granule < area->frontier; granule++) {
+        struct slm_span *span = slm_reservation_described(granule) ? slm_descriptor(granule) : NULL;
+        if (!span || load_relaxed(&span->kind) != SLM_SPAN_FREE)
+            continue;
+        granule += span->granules - 1;
+        slm_free_spans_join(area, span);
+    }
+}
+
+/* The holder is lost in a fork: the lists may be torn. What it had in its hands is lost. */
 static __attribute__((noinline)) slm_seldom void restart_area(struct slm_free_spans *area)
 {
+    uint64_t bytes = 0;
     for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
-        add_relaxed(&area->lost_bytes, load_relaxed(&area->free_bytes[state]));
+        bytes += load_relaxed(&area->free_bytes[state]);
         area->bins[state].occupied = 0;
         area->spans[state] = 0;
         store_relaxed(&area->free_bytes[state], 0);
@@ -46,6 +59,10 @@ static __attribute__((noinline)) slm_seldom void restart_area(struct slm_free_sp
     slm_list_init(&area->ages);
     area->dirty_low = area->dirty_low_before = 0;
     area->generation = slm_fork_generation;
+    find_free_spans(area);
+    for (unsigned state = 0; state < SLM_SPAN_STATES; state++)
+        bytes -= slm_min(bytes, load_relaxed(&area->free_bytes[state]));
+    add_relaxed(&area->lost_bytes, bytes);
 }
 
 void slm_free_spans_lock(struct slm_free_spans *area)
@@ -72,6 +89,7 @@ void slm_free_spans_list(struct slm_free_spans *area, struct slm_span *span)
     last->back = span->granules - 1;
     last->generation = area->generation;
     store_relaxed(&last->kind, SLM_SPAN_FREE_END);
+    signal_fence();                            /* pairs with find_free_spans, in the child of a fork */
     store_relaxed(&span->kind, SLM_SPAN_FREE); /* last: with one granule both are the same */
 }
 
@@ -84,6 +102,7 @@ void slm_free_spans_unlist(struct slm_free_spans *area, struct slm_span *span)
     sub_relaxed(&area->free_bytes[span->state], slm_span_bytes(span));
     store_relaxed(&last_descriptor(span)->kind, SLM_SPAN_NONE);
     store_relaxed(&span->kind, SLM_SPAN_NONE);
+    signal_fence(); /* as above */
 }
 
 static struct slm_span *joinable(struct slm_free_spans *area, size_t granule, unsigned state)

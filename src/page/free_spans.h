@@ -5,8 +5,9 @@
  * No system call is made under an area's lock. What the kernel works on, a span that is being purged or addresses
  * that are being mapped, is in no list meanwhile: it is its thread's alone.
  *
- * After a fork in which the lock was held, the area restarts from its frontier. Free spans of older generations are
- * in no list, are not joined, and are counted as lost; so is what other threads were mapping. */
+ * After a fork in which the lock was held, free spans are looked for in the descriptors, and listed anew: a child
+ * sees all that a thread has stored up to some point (thread/thread_list.h). What that thread had unlisted is counted
+ * as lost; so is what others were mapping. A span of an older generation is in no list yet. */
 #pragma once
 
 #include "page/bins.h"

@@ -1,7 +1,8 @@
 /* Pieces cut from chunks, and lists of free ones; see metadata.h. Each node has a pool for the threads that run there
  * at the moment, so that they do not all wait for one lock, and their metadata is local. A piece returns to the pool
  * that it came from: otherwise magazines made on one node and freed on another would fill one pool and drain the
- * other forever. After a fork in the middle of a call the lists start empty: their pieces are lost. */
+ * other forever. After a fork in the middle of a call the newest chunk's rest is lost; the lists, which change by one
+ * store each, are whole (thread/thread_list.h). */
 #include "page/metadata.h"
 
 #include <string.h>
@@ -36,10 +37,8 @@ slm_cold void slm_metadata_start(void)
 static struct pool *lock_pool(unsigned node)
 {
     struct pool *pool = &pools[node];
-    if (unlikely(slm_lock_acquire(&pool->lock))) {
-        memset(pool->free, 0, sizeof pool->free);
+    if (unlikely(slm_lock_acquire(&pool->lock)))
         pool->small = pool->paged = (struct rest){NULL, NULL};
-    }
     return pool;
 }
 
@@ -105,6 +104,7 @@ void slm_metadata_free(void *pointer, size_t bytes)
     struct pool *pool = lock_pool(slm_reservation_metadata_node(pointer));
     struct piece **list = free_list(pool, bytes);
     piece->next = *list;
+    signal_fence(); /* before it is in the list: pairs with the fork */
     *list = piece;
     slm_lock_release(&pool->lock);
 }

@@ -1,6 +1,8 @@
 /* Giving everything back; see give_back.h. */
 #include "process/give_back.h"
 
+#include <limits.h>
+
 #include "deferred/retire.h"
 #include "depot/pending_slabs.h"
 #include "page/purge.h"
@@ -23,6 +25,8 @@ static size_t purge(bool wait, enum slm_purge_reason reason)
         slm_reserve_empty(thread, false);
         slm_thread_leave(thread);
     }
+    while (load_relaxed(&slm_orphans) > 0)
+        slm_process_bury(UINT_MAX);
     slm_epoch_poll();
     slm_defer_queue_ripen_all();
     return slm_reclaim_all(wait, reason);

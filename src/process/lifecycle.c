@@ -1,8 +1,12 @@
 /* Start, birth, exit, fork; see lifecycle.h.
  *
- * A child of fork drops the other threads from the list (sync/fork.h and sync/lock.h explain the rest). This may run
- * in a signal handler that forked in the middle of a slow path. A handler that allocates in the child and then
- * returns into that slow path may meet lists that it has restarted: it should exec or _exit. */
+ * In a child of fork the other threads' blocks are orphans (thread/thread_list.h; sync/fork.h and sync/lock.h explain
+ * the rest). This may run in a signal handler that forked in the middle of a slow path. A handler that allocates in
+ * the child and then returns into that slow path may meet lists that it has restarted: it should exec or _exit.
+ *
+ * Orphans are buried at leisure: a child that execs at once touches none of them. A thread that is born takes over
+ * what two of them hold, whole, before it needs memory of its own: so generations of forks do not grow. Ticks do the
+ * same by a few slots each, and so does giving everything back. */
 #include "process/lifecycle.h"
 
 #include <limits.h>
@@ -28,7 +32,7 @@
 #include "thread/gather.h"
 #include "thread/thread_list.h"
 
-enum { direct_passes_most = 64 };
+enum { direct_passes_most = 64, slots_a_tick = 8, orphans_a_birth = 2 };
 
 enum process_state { PROCESS_NEW, PROCESS_STARTED, PROCESS_FAILED };
 
@@ -44,15 +48,46 @@ static void thread_exit(void *any);
 static slm_seldom void fork_child(void)
 {
     slm_lock_rank_forget();
-    slm_gather_fork_child();
     slm_take_fork_child();
     slm_cache_fork_child();
-    slm_thread_list_fork_child();
+    slm_thread_list_fork_child(slm_tls.self);
     slm_worker_fork_child();
     slm_epoch_fork_child();
     slm_defer_queue_fork_child();
-    if (slm_tls.self)
-        slm_thread_list_add(slm_tls.self);
+}
+
+/* The list's lock keeps takers out. A handler may fork meanwhile: the list of its child starts empty. */
+slm_seldom bool slm_process_bury(unsigned slots)
+{
+    slm_thread_list_lock();
+    const uint32_t generation = slm_fork_generation;
+    struct slm_thread *orphan = slm_thread_list_orphan();
+    if (!orphan) {
+        slm_thread_list_unlock();
+        return false;
+    }
+    slm_thread_look_if_gone(orphan);
+    slm_for_each_slot (cache_id, &orphan->used) {
+        if (load_relaxed(&slm_slot_of(orphan, cache_id)->target) == 0)
+            continue;
+        if (slots-- == 0) {
+            slm_thread_list_unlock();
+            return true;
+        }
+        slm_thread_empty_slot(orphan, cache_id, SLM_TO_DEPOT);
+    }
+    slm_retire_empty_slots(orphan);
+    slm_reserve_empty(orphan, true);
+    slm_figures_thread_ends(orphan);
+    const bool listed = slm_fork_generation == generation;
+    if (listed)
+        slm_thread_list_unlink(orphan);
+    slm_thread_list_unlock();
+    if (listed)
+        slm_thread_block_free(orphan);
+    if (load_relaxed(&slm_defer_queue_objects) > 0)
+        slm_worker_note_deferred();
+    return true;
 }
 
 /* Under the start lock. It must not allocate, and does not depend on libc's own start. */
@@ -149,6 +184,8 @@ static __attribute__((noinline)) slm_seldom bool arm_late(struct slm_tls *tls)
 
 static struct slm_thread *birth(struct slm_tls *tls)
 {
+    for (unsigned i = 0; i < orphans_a_birth && unlikely(load_relaxed(&slm_orphans) > 0); i++)
+        slm_process_bury(UINT_MAX);
     struct slm_thread *thread = slm_thread_block_make();
     if (!thread)
         return NULL;
@@ -215,6 +252,11 @@ slm_slow void slm_thread_tick(struct slm_thread *thread)
 {
     if (thread->generation != slm_fork_generation) /* see fork_child */
         slm_thread_list_add(thread);
+    const uint32_t orphans = load_relaxed(&slm_orphans);
+    if (unlikely(orphans > 1))
+        store_relaxed(&slm_orphans, orphans - 1);
+    else if (unlikely(orphans > 0))
+        slm_process_bury(slots_a_tick);
     slm_worker_tick(thread);
 }
 

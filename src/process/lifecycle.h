@@ -29,6 +29,10 @@ void slm_thread_tick(struct slm_thread *thread);
 /* On machines with several nodes: notice that the thread runs on another one. */
 void slm_thread_look_where(struct slm_thread *thread);
 
+/* Take over what an orphan (thread/thread_list.h) holds: into the depots, at most so many slots of it. When it has
+ * none left its block is freed. False: there is none. */
+bool slm_process_bury(unsigned slots);
+
 /* Do what signal handlers and other threads have asked of the calling thread; see enum slm_attention. */
 void slm_thread_attend(void);
 
@@ -52,6 +56,7 @@ slm_inline void slm_thread_leave(struct slm_thread *thread)
 {
     if (unlikely(++thread->passes % SLM_PASSES_A_TICK == 0 && thread->passes >= SLM_PASSES_BEFORE_TICKS))
         slm_thread_tick(thread);
+    slm_thread_worked(thread);
     if (slm_checked)
         slm_thread_check(thread);
     slm_thread_unclaim(thread);

@@ -32,7 +32,8 @@ static bool push_shows(void)
 static void take_loaded(struct slm_thread *thread, struct slm_slot *slot, struct slm_take_rounds *rounds)
 {
     const bool marked = rounds->cache->shape.limit != NULL;
-    bool left = !marked || load_acquire(&thread->tls->popping); /* pairs with slm_pop_marked; before the top */
+    bool left = (!marked && thread->tls != &slm_gone_tls) ||
+                load_acquire(&thread->tls->popping); /* pairs with slm_pop_marked; before the top */
     void **const top = slm_shared_load(&slot->top);
     left = left || !push_shows();
     const uint32_t count = (uint32_t)(top - slot->bottom) - (left && top > slot->bottom);
@@ -102,8 +103,10 @@ unsigned slm_take_rounds(struct slm_thread *self, struct slm_take_rounds *rounds
                                   .context = rounds,
                                   .always = rounds->how == SLM_TAKE_TO_STOCK,
                                   .insist = rounds->how >= SLM_TAKE_INSISTING};
-    if (self && has_rounds(self, rounds))
+    if (self && has_rounds(self, rounds)) {
+        slm_thread_works(self, rounds->cache->id); /* the list's lock says so of other threads' slots */
         take_slot(self, rounds);
+    }
     return slm_take_from_all(&take);
 }
 
@@ -166,48 +169,4 @@ enum slm_look slm_gather_for_limit(struct slm_cache *cache)
     if (busy)
         return SLM_LOOK_BUSY;
     return moves(cache) != before ? SLM_LOOK_MOVED : SLM_LOOK_NONE;
-}
-
-/* -- fork -------------------------------------------------------------------------------------------------------- */
-
-/* Retired objects in magazines that are not full. Those of a thread that was taken may be on the queue already. */
-static void lose_retired(struct slm_thread *thread)
-{
-    if (slm_shared_load(&thread->tls->hot) == slm_taken)
-        return;
-    slm_for_each_slot (cache_id, &slm_retired_half(thread)->used) {
-        const struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
-        struct slm_cache *cache = cache_id < SLM_NAMED_FIRST ? NULL : slm_cache_of(cache_id);
-        for (void **round = slot->bottom; cache && round < slot->top; round++)
-            slm_depot_lose(slm_cache_depot(cache, slm_magazine_home(*round)), 1);
-    }
-}
-
-/* A thread in a slow path may have been caught in the middle of anything: what it held stays counted. */
-static void lose(struct slm_thread *thread, void *nothing)
-{
-    (void)nothing;
-    slm_thread_look_if_gone(thread);
-    if (thread->tls == &slm_tls || load_relaxed(&thread->tls->busy))
-        return;
-    const unsigned own = load_relaxed(&thread->node);
-    slm_for_each_slot (cache_id, &thread->used) {
-        struct slm_cache *cache = cache_id < SLM_NAMED_FIRST ? NULL : slm_cache_of(cache_id);
-        if (!cache || load_relaxed(&slm_slot_of(thread, cache_id)->target) == 0)
-            continue;
-        for (unsigned node = 0; node < slm_nodes; node++) {
-            const uint64_t local = node == own ? slm_thread_rounds(thread, cache_id) : 0;
-            const uint64_t rounds = local + slm_remote_rounds(thread, cache_id, node, node + 1);
-            if (rounds > 0)
-                slm_depot_lose(slm_cache_depot(cache, node), rounds);
-        }
-    }
-    lose_retired(thread);
-    slm_reserve_lose(thread);
-}
-
-void slm_gather_fork_child(void)
-{
-    if (slm_thread_list_is_whole())
-        slm_thread_list_each_in_child(lose, NULL);
 }

@@ -40,7 +40,3 @@ enum slm_look {
 
 /* An allocation has met the limit: gather the free objects that others hold. */
 enum slm_look slm_gather_for_limit(struct slm_cache *cache);
-
-/* In the child of a fork, before slm_thread_list_fork_child: what other threads held of named caches is lost, and no
- * longer counted. */
-void slm_gather_fork_child(void);

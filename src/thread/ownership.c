@@ -14,9 +14,6 @@ static bool exchange_hot(struct slm_tls *tls, struct slm_thread *expected, struc
     return __atomic_compare_exchange_n(&tls->hot, &expected, wanted, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
-/* The stand-in. The TLS of a thread that is gone may be unmapped; if not, it is as the thread left it. */
-static struct slm_tls gone;
-
 struct catching {
     const struct slm_take *take;
     unsigned missed;
@@ -43,19 +40,24 @@ static bool is_gone(struct slm_thread *thread)
 
 void slm_thread_look_if_gone(struct slm_thread *thread)
 {
-    if (thread->tls != &gone && is_gone(thread))
-        thread->tls = &gone;
+    if (thread->tls == &slm_gone_tls || (slm_thread_tls(thread) != &slm_gone_tls && !is_gone(thread)))
+        return;
+    thread->tls = &slm_gone_tls;
+    slm_slots_mend(thread);
+    if (load_relaxed(&slm_orphans) == 0)
+        store_relaxed(&slm_orphans, 1);
 }
 
 static void catch_one(struct slm_thread *thread, void *context)
 {
     struct catching *catching = context;
     const struct slm_take *take = catching->take;
-    thread->was = NULL;
-    if (thread->tls == &slm_tls || !take->wants(thread, take->context))
+    if (thread->was)
+        thread->was = NULL;
+    if (slm_thread_tls(thread) == &slm_tls || !take->wants(thread, take->context))
         return;
     slm_thread_look_if_gone(thread);
-    if (thread->tls == &gone || exchange_hot(thread->tls, thread, slm_taken))
+    if (thread->tls == &slm_gone_tls || exchange_hot(thread->tls, thread, slm_taken))
         thread->was = thread;
     else if (exchange_hot(thread->tls, slm_detour, slm_taken))
         thread->was = slm_detour;
@@ -67,7 +69,7 @@ static void catch_one(struct slm_thread *thread, void *context)
 /* The barrier has been issued, or has failed: is the block ours? Loads busy, then hot. */
 static bool is_caught(const struct slm_tls *tls, bool failed)
 {
-    if (tls == &gone)
+    if (tls == &slm_gone_tls)
         return true;
     return !failed && !load_acquire(&tls->busy) && /* pairs with slm_thread_unclaim */
            __atomic_load_n(&tls->hot, __ATOMIC_ACQUIRE) == slm_taken;
@@ -84,7 +86,7 @@ static void work(struct slm_thread *thread, void *context)
     } else {
         miss(thread, catching);
     }
-    if (thread->tls != &gone)
+    if (thread->tls != &slm_gone_tls)
         exchange_hot(thread->tls, slm_taken, thread->was); /* release: the owner sees what was done */
 }
 
@@ -105,6 +107,8 @@ unsigned slm_take_from_all(const struct slm_take *take)
 
 static void recall(struct slm_thread *thread, void *context)
 {
+    if (slm_thread_tls(thread) == &slm_gone_tls)
+        return;
     slm_thread_look_if_gone(thread);
     if (thread->tls == &slm_tls)
         store_relaxed(&thread->recalled, *(const uint32_t *)context);
@@ -125,7 +129,7 @@ uint32_t slm_take_recall(void)
 static void find_least(struct slm_thread *thread, void *least)
 {
     const uint32_t recalled = load_acquire(&thread->recalled); /* pairs with slm_thread_attend */
-    if (thread->tls != &gone && recalled < *(uint32_t *)least)
+    if (slm_thread_tls(thread) != &slm_gone_tls && recalled < *(uint32_t *)least)
         *(uint32_t *)least = recalled;
 }
 
@@ -187,6 +191,7 @@ struct slm_thread *slm_thread_hide(void)
 void slm_thread_unhide(struct slm_thread *thread)
 {
     if (thread) {
+        slm_thread_worked(thread);
         thread->passes += SLM_PASSES_HIDDEN;
         slm_thread_unclaim(thread);
     } else

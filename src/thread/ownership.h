@@ -105,6 +105,7 @@ void slm_take_pause(void);
 /* In the child of a fork, on its one thread: the taker does not exist. */
 void slm_take_fork_child(void);
 
-/* The thread may have gone without being unlinked, by a bare exit(2), or out of a signal handler that came into its
- * slow path. Then `thread->tls` is a stand-in from here on. */
+/* The thread may be lost in a fork, or have gone without being unlinked, by a bare exit(2), or out of a signal
+ * handler that came into its slow path. Then `thread->tls` is a stand-in from here on, and what it was at work on is
+ * forgotten. Under the lock of the list. */
 void slm_thread_look_if_gone(struct slm_thread *thread);

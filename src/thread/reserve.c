@@ -132,7 +132,7 @@ static void give_all(struct slm_reserve *reserve)
 
 bool slm_reserve_knows(struct slm_thread *thread, const struct slm_cache *cache)
 {
-    return load_relaxed(&thread->tls->wanted) == cache || slm_reserve_find(thread, cache) != NULL;
+    return load_relaxed(&slm_thread_tls(thread)->wanted) == cache || slm_reserve_find(thread, cache) != NULL;
 }
 
 void slm_reserve_forget(struct slm_thread *thread, struct slm_cache *cache)
@@ -151,7 +151,7 @@ void slm_reserve_empty(struct slm_thread *thread, bool end)
     struct slm_reserve *reserve = load_relaxed(&thread->reserves), *next;
     if (end)
         store_relaxed(&thread->reserves, NULL);
-    store_relaxed(&slm_tls.wanted, NULL); /* its cache may be destroyed by now */
+    store_relaxed(&thread->tls->wanted, NULL); /* its cache may be destroyed by now */
     for (; reserve; reserve = next) {
         next = reserve->next;
         give_all(reserve);
@@ -159,18 +159,6 @@ void slm_reserve_empty(struct slm_thread *thread, bool end)
             slm_metadata_free(reserve, sizeof *reserve);
         else
             store_release(&reserve->cache, NULL);
-    }
-}
-
-void slm_reserve_lose(struct slm_thread *thread)
-{
-    for (struct slm_reserve *reserve = load_relaxed(&thread->reserves); reserve; reserve = reserve->next) {
-        struct slm_cache *cache = load_relaxed(&reserve->cache);
-        const uint32_t count = cache ? load_relaxed(&reserve->count) : 0;
-        if (count > 0) {
-            slm_limit_recharge(cache->shape.limit, count); /* which losing them returns */
-            slm_depot_lose(slm_cache_depot(cache, load_relaxed(&thread->node)), count);
-        }
     }
 }
 

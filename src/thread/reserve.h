@@ -33,11 +33,9 @@ void slm_reserve_forget(struct slm_thread *thread, struct slm_cache *cache);
 /* Does the thread have a stack of the cache, or has a handler asked for one? */
 bool slm_reserve_knows(struct slm_thread *thread, const struct slm_cache *cache);
 
-/* The owner, at a recall or its end: put all rounds into their slabs, and at the end free the stacks. */
+/* The owner, at a recall or its end, or whoever buries an orphan: put all rounds into their slabs, and at the end
+ * free the stacks. */
 void slm_reserve_empty(struct slm_thread *thread, bool end);
-
-/* In the child of a fork: a thread's reserve is lost, and no longer counted. */
-void slm_reserve_lose(struct slm_thread *thread);
 
 /* The cache's stack; NULL: the thread has none. */
 struct slm_reserve *slm_reserve_find(struct slm_thread *thread, const struct slm_cache *cache);

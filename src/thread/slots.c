@@ -17,6 +17,7 @@ slm_always_read void *const slm_no_rounds[1] = {NULL};
 #define NO_AREA ((uintptr_t)0x5bd1e995u << (sizeof(uintptr_t) * 8 - 32))
 
 __thread struct slm_tls slm_tls = {.hot = slm_nothing, .key = NO_AREA};
+struct slm_tls slm_gone_tls;
 
 void slm_slots_cover_idle(unsigned first, unsigned end)
 {
@@ -67,6 +68,28 @@ static void clear_slots(void *half, const struct slm_slot_groups *used)
         end = (unsigned)slm_min(i + SLM_GROUP_SLOTS, SLM_SLOTS);
         memset(&slots[i], 0, (end - i) * sizeof *slots);
     }
+}
+
+static slm_seldom void forget_slot(struct slm_thread *thread, unsigned cache_id)
+{
+    struct slm_slot *slot = slm_slot_of(thread, cache_id);
+    memset(slot, 0, sizeof *slot);
+    slm_slot_clear_cursors(slot);
+    slm_retired_slot_of(thread, cache_id)->remote = NULL;
+}
+
+static slm_seldom void forget_retired(struct slm_thread *thread)
+{
+    slm_for_each_slot (cache_id, &slm_retired_half(thread)->used)
+        memset(slm_retired_slot_of(thread, cache_id), 0, offsetof(struct slm_retired_slot, remote));
+}
+
+slm_seldom void slm_slots_mend(struct slm_thread *thread)
+{
+    if (thread->at_work == SLM_AT_RETIRED + 1)
+        forget_retired(thread);
+    else if (thread->at_work != 0)
+        forget_slot(thread, thread->at_work - 1);
 }
 
 /* Blocks are cleared when they are freed, but metadata uses the first word; new ones are clear. */

@@ -28,7 +28,10 @@
  *
  * The owner alone writes its block, a taker apart. Hot paths write a slot's `top`. All else is written between
  * slm_thread_enter and slm_thread_leave (process/lifecycle.h), which keep out a signal handler that interrupts the
- * owner, and a taker. ThreadSanitizer does not know membarrier(2): in its build the hot paths acquire and release. */
+ * owner, and a taker. ThreadSanitizer does not know membarrier(2): in its build the hot paths acquire and release.
+ *
+ * Before it changes more than a slot's top, the owner notes in the block where it is at work (slm_thread_works): if
+ * that moment is the last one that a child of fork sees of the thread, all the rest of the block is whole. */
 #pragma once
 
 #include "depot/magazines.h"
@@ -63,6 +66,7 @@ struct slm_thread {
     struct slm_thread *was;                 /* what `hot` was before a taker changed it; see thread/ownership.h */
     size_t target_bytes;   /* sum over slots of target times object size, twice: what the pairs may hold */
     uint32_t passes;       /* of slow paths, each of which changes it before its end: see thread/freed.c */
+    uint32_t at_work;      /* see slm_thread_works */
     uint32_t ordinal;      /* how many were born before it: deals threads out to simulated nodes */
     uint32_t generation;   /* of the process when it was linked into the list of threads */
     uint32_t adapted_ms;   /* when slm_thread_adapt last ran, cut to 32 bits */
@@ -124,6 +128,32 @@ struct slm_tls {
 };
 
 extern slm_hidden __thread struct slm_tls slm_tls;
+
+/* In the place of the TLS of a thread that is gone. The TLS itself may be unmapped, or another thread's. */
+extern slm_hidden struct slm_tls slm_gone_tls;
+
+/* Whose a listed block is: an orphan's own TLS is not to be touched (thread/thread_list.h). */
+slm_inline struct slm_tls *slm_thread_tls(const struct slm_thread *thread)
+{
+    return likely(thread->generation == slm_fork_generation) ? thread->tls : &slm_gone_tls;
+}
+
+/* The owner is about to change the cache's slot and its remote magazine, or (SLM_AT_RETIRED) retired magazines. What
+ * it did before is done. The fences pair with a fork: see thread/thread_list.h. */
+enum { SLM_AT_RETIRED = SLM_SLOTS };
+slm_inline void slm_thread_works(struct slm_thread *thread, unsigned cache_id)
+{
+    signal_fence();
+    thread->at_work = cache_id + 1;
+    signal_fence();
+}
+
+/* It is done with all, at the end of its slow path. */
+slm_inline void slm_thread_worked(struct slm_thread *thread)
+{
+    signal_fence();
+    thread->at_work = 0;
+}
 
 /* The end and the start of no rounds: NULL, as the end of a loaded magazine's. */
 extern slm_hidden void *const slm_no_rounds[1];
@@ -230,6 +260,9 @@ void slm_slots_cover_idle(unsigned first, unsigned end);
 
 /* Give slots cursors in a thread's block, from where it has them up to `end`. */
 void slm_slots_cover(struct slm_thread *thread, unsigned end);
+
+/* A fork has lost the block's thread: what it was at work on is forgotten. */
+void slm_slots_mend(struct slm_thread *thread);
 
 /* A cleared block without magazines; NULL: there is no memory. */
 struct slm_thread *slm_thread_block_make(void);

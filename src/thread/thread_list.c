@@ -1,17 +1,22 @@
 /* Live threads; see thread_list.h. */
 #include "thread/thread_list.h"
 
-enum { helpers_most = 8 }; /* the library's own threads, which are not counted */
+enum {
+    helpers_most = 8, /* the library's own threads, which are not counted */
+    burial_ticks = 3,
+};
 
 static struct slm_lock lock = {.rank = SLM_RANK_THREADS};
 static struct slm_list threads = {&threads, &threads};
 static _Atomic uint32_t count;
 static _Atomic unsigned covered = SLM_NAMED_FIRST + 1; /* named caches have the slots below; written under the lock */
 
-/* After a fork, linked by `next`: the blocks that were in the list. One is that of the thread that forked, which
- * may go on for long before it is in a slow path and links itself again. Which one is not known: all get cursors
- * until then. */
+/* After a fork whose child had to start with an empty list, linked by `next`: the blocks that were in it. One may be
+ * that of the thread that forked, which may go on for long before it is in a slow path and links itself again. Which
+ * one is not known: all get cursors until then. */
 static struct slm_list lost = {&lost, &lost};
+
+_Atomic uint32_t slm_orphans;
 
 /* A handler may fork in the middle. Its child has other lists, and the walk would not come to this one's end. */
 static void each_in(const struct slm_list *head, void (*visit)(struct slm_thread *thread, void *context),
@@ -25,22 +30,33 @@ static void each_in(const struct slm_list *head, void (*visit)(struct slm_thread
 _Atomic uint32_t slm_thread_list_born;
 _Atomic uint32_t slm_thread_recalls;
 
+static void be_counted(struct slm_thread *thread)
+{
+    thread->generation = slm_fork_generation;
+    store_relaxed(&thread->recalled, load_relaxed(&slm_thread_recalls));
+    add_relaxed(&count, !thread->tls->helper);
+}
+
 void slm_thread_list_add(struct slm_thread *thread)
 {
     slm_lock_acquire(&lock); /* held by a thread that a fork has lost: the list has started empty then */
     if (thread->generation != 0)
         slm_list_init(&lost); /* it has come back */
     thread->ordinal = add_relaxed(&slm_thread_list_born, 1);
-    thread->generation = slm_fork_generation;
-    store_relaxed(&thread->recalled, load_relaxed(&slm_thread_recalls));
     slm_slots_cover(thread, load_relaxed(&covered));
     slm_list_insert_before(&threads, &thread->link);
-    add_relaxed(&count, !thread->tls->helper);
+    be_counted(thread);
     slm_lock_release(&lock);
 }
 
-/* One that was lost may have been cleared meanwhile. */
 static void cover(struct slm_thread *thread, void *end)
+{
+    if (slm_thread_tls(thread) != &slm_gone_tls)
+        slm_slots_cover(thread, *(const unsigned *)end);
+}
+
+/* It may have been cleared meanwhile. */
+static void cover_lost(struct slm_thread *thread, void *end)
 {
     if (thread->tls)
         slm_slots_cover(thread, *(const unsigned *)end);
@@ -55,7 +71,7 @@ void slm_thread_list_cover(unsigned cache_id)
         unsigned end = (unsigned)slm_min(slm_align_up(cache_id + 2, SLM_GROUP_SLOTS), SLM_SLOTS);
         slm_slots_cover_idle(before, end);
         each_in(&threads, cover, &end);
-        each_in(&lost, cover, &end);
+        each_in(&lost, cover_lost, &end);
         store_release(&covered, end); /* pairs with the fork */
     }
     slm_lock_release(&lock);
@@ -100,37 +116,51 @@ void slm_thread_list_foreach(void (*visit)(struct slm_thread *thread, void *cont
     slm_thread_list_unlock();
 }
 
-bool slm_thread_list_is_whole(void)
+/* A list that is not whole may lead in a circle, or to a block that was cleared. */
+static slm_seldom void start_empty(void)
 {
-    return load_relaxed(&lock.word) == 0;
-}
-
-/* A fork copies page by page, while other threads go on: the list may lead from an older block to a newer one, and so
- * in a circle, or to one that was cleared. So no more are visited than there were. */
-static uint32_t most_in_child(void)
-{
-    return load_relaxed(&count) + helpers_most;
-}
-
-slm_seldom void slm_thread_list_each_in_child(void (*visit)(struct slm_thread *thread, void *context), void *context)
-{
-    uint32_t most = most_in_child();
-    for (struct slm_list *at = threads.next; at && at != &threads && most > 0; at = at->next, most--) {
-        struct slm_thread *thread = slm_container(at, struct slm_thread, link);
-        if (thread->tls)
-            visit(thread, context);
-    }
-}
-
-slm_seldom void slm_thread_list_fork_child(void)
-{
+    uint32_t most = load_relaxed(&count) + helpers_most;
     struct slm_list *last = &threads;
-    for (uint32_t most = most_in_child(); last->next && last->next != &threads && most > 0; most--)
+    for (; last->next && last->next != &threads && most > 0; most--)
         last = last->next;
     if (last != &threads) {
         last->next = lost.next;
         lost.next = threads.next;
     }
     slm_list_init(&threads);
+    store_relaxed(&slm_orphans, 0);
     store_relaxed(&count, 0);
+}
+
+slm_seldom void slm_thread_list_fork_child(struct slm_thread *self)
+{
+    if (load_relaxed(&lock.word) == 0 && self) {
+        if (threads.next != &self->link || threads.prev != &self->link)
+            store_relaxed(&slm_orphans, burial_ticks);
+        store_relaxed(&count, 0);
+        if (self->generation != 0) /* else it was caught before it was linked, and goes on there */
+            be_counted(self);
+        return;
+    }
+    start_empty();
+    if (self)
+        slm_thread_list_add(self);
+}
+
+slm_seldom struct slm_thread *slm_thread_list_orphan(void)
+{
+    for (struct slm_list *at = threads.next; at != &threads; at = at->next) {
+        struct slm_thread *thread = slm_container(at, struct slm_thread, link);
+        if (slm_thread_tls(thread) == &slm_gone_tls)
+            return thread;
+    }
+    store_relaxed(&slm_orphans, 0);
+    return NULL;
+}
+
+/* One that is gone without a fork was counted. */
+slm_seldom void slm_thread_list_unlink(struct slm_thread *orphan)
+{
+    slm_list_remove(&orphan->link);
+    sub_relaxed(&count, orphan->generation == slm_fork_generation && !orphan->helper);
 }

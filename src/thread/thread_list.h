@@ -1,7 +1,31 @@
 /* The list of live threads' blocks. A block is linked at its thread's birth and unlinked at its exit, both under the
- * lock, so a block is valid while the lock is held. In the child of a fork the list starts empty; the one thread that
- * is left links itself again in its next slow path: its block's generation is older than the process's. Until then it
- * may use caches that other threads of the child make, so its slots still get cursors. */
+ * lock, so a block is valid while the lock is held.
+ *
+ * Orphans. In the child of a fork the other threads' blocks stay in the list, although nobody works on them any more.
+ * They are orphans: what they hold is free, and can be taken as from a thread that is gone (thread/ownership.h).
+ * slm_process_bury takes it all, slot by slot, and frees the block.
+ *
+ * Argument. What a child sees of its parent is a cut through all its threads at once, although the kernel copies page
+ * by page while they go on. It makes each page read-only, for all threads, before the child shares it. A thread that
+ * then writes to it waits until the whole fork is over, as page faults wait for the lock that fork holds on the
+ * address space. So of each thread the child sees every store up to a certain one, and none after it; and what a
+ * thread has read from another one, and acted upon, the child sees as well. (What was in a processor's table of
+ * translations, and so is written after all, is written to the shared page.) This does not hold for pages that an
+ * I/O is pinned to, which are copied at once; our own never are, only objects, whose contents do not matter.
+ *
+ *   - If the list's lock is free in the cut, no taker, birth or exit was under way: the list is whole. Else it starts
+ *     empty, and all blocks in it are lost.
+ *   - A thread between slow paths has at most one pop or push under way. Each moves `top` by one store: before it a
+ *     popped round is still free, a pushed one not yet; after it the reverse. Nobody else has heard of it: so what
+ *     lies below `top` is free, and belongs to the orphan.
+ *   - A thread in a slow path has noted where it is at work, in the block itself and before it changed anything
+ *     (slm_thread_works). All other slots are whole. That one is forgotten; so are the retired ones if it was there.
+ *   - Rounds of a reserve come and go by one store each, the count.
+ *
+ * The child's own thread must not be taken for an orphan. It is known where it notices the fork itself, as nearly
+ * always. If another thread of the child does (sync/fork.h), the list starts empty, too. The one that forked links
+ * itself again in its next slow path: its block's generation is older than the process's. Until then it may use
+ * caches that others make, so its slots still get cursors. */
 #pragma once
 
 #include "thread/slots.h"
@@ -30,9 +54,13 @@ void slm_thread_list_lock(void);
 void slm_thread_list_each(void (*visit)(struct slm_thread *thread, void *context), void *context);
 void slm_thread_list_unlock(void);
 
-/* In the child of a fork: was no thread changing the list? Then: no thread is left, until slm_thread_list_add. */
-bool slm_thread_list_is_whole(void);
-void slm_thread_list_fork_child(void);
+/* In the child of a fork, on its one thread; `self`: its block, NULL if it has none. */
+void slm_thread_list_fork_child(struct slm_thread *self);
 
-/* Before that: call `visit` for each of the parent's, nearly always all. */
-void slm_thread_list_each_in_child(void (*visit)(struct slm_thread *thread, void *context), void *context);
+/* Above 0: there may be orphans, and their burial should begin so many ticks from now, less one; a child that is
+ * about to exec should not begin it. */
+extern slm_hidden _Atomic uint32_t slm_orphans;
+
+/* An orphan, or the block of a thread that was found gone; NULL: there is none. Under the lock. */
+struct slm_thread *slm_thread_list_orphan(void);
+void slm_thread_list_unlink(struct slm_thread *orphan);

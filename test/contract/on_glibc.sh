@@ -19,7 +19,7 @@ $cxx $flags -shared -fPIC "$here/plugin_cxx.cc" -o "$build/libplugin_cxx.so"
 own=-DOWN=OWN_ALL
 failed=
 for name in ${*:-test_api test_calloc test_realloc test_info test_cxx test_sized test_own_new \
-    test_threads test_thread_births test_worker test_start test_dlopen test_own_malloc test_fork test_limits \
+    test_threads test_thread_births test_worker test_start test_dlopen test_own_malloc test_fork test_fork_memory test_limits \
     test_sandbox test_hooks}; do
     if [ -f "$here/$name.cc" ]; then
         $cxx $flags "$here/$name.cc" -o "$build/$name" $libraries

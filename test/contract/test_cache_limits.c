@@ -310,7 +310,7 @@ static void count_in_child(slab_cache *cache, void **objects, size_t count)
     require(waitpid(child, &status, 0) == child && status == 0);
 }
 
-/* What threads hold that the child does not have is lost, and does not count. There is no worker, as a fork may catch
+/* What threads hold that the child does not have is the child's to take. There is no worker, as a fork may catch
  * it while it has something in its hands. */
 static void a_child_has_the_whole_limit(const char *argument)
 {

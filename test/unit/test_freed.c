@@ -121,6 +121,7 @@ static void seek_in_thread_that_is_gone(void)
     imitate(object);
     struct slm_thread *self = slm_thread_hide();
     slm_thread_push(block, cache->id, object);
+    slm_thread_worked(block);
     slm_thread_unhide(self);
     munmap(page, 4096);
     announce("test", object, slm_double_free);

@@ -469,6 +469,7 @@ static void a_thread_that_is_gone_is_taken_from(void **state)
     struct slm_thread *self = slm_thread_hide();
     void *object = slm_thread_pop(block, cache->id);
     slm_thread_push(block, cache->id, object);
+    slm_thread_worked(block);
     slm_thread_unhide(self);
     const uint64_t rounds = slm_thread_rounds(block, cache->id) + rounds_of(&helper);
     munmap(page, 4096);

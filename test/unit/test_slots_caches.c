@@ -45,8 +45,11 @@ static bool has_cursors(const struct slm_slot *slot)
                   : is_clear(slot);
 }
 
+/* Orphans of a fork get no cursors any more. */
 static void see_block(struct slm_thread *thread, void *seen)
 {
+    if (slm_thread_tls(thread) == &slm_gone_tls)
+        return;
     for (unsigned id = 0; id < SLM_CACHE_IDS; id++)
         if (slm_cache_of(id))
             require(has_cursors(slm_slot_of(thread, id)));

@@ -99,7 +99,8 @@ static void threads_link_and_unlink_together(void **state)
     assert_int_equal(look().count, 1);
 }
 
-static void be_alone(void)
+/* Its list was locked by nobody that it has. */
+static void look_alone(void)
 {
     require(slm_thread_list_count() == 1);
     require(look().count == 1 && look().mask == 0);
@@ -108,15 +109,50 @@ static void be_alone(void)
     slm_thread_list_add(blocks[1]); /* again */
     require(slm_thread_list_count() == 2 && look().mask == 2);
     slm_thread_list_remove(blocks[1]);
+    require(load_relaxed(&slm_orphans) == 0);
 }
 
-static void a_child_has_one_thread(void **state)
+static void be_alone_with_orphans(void)
+{
+    require(slm_thread_list_count() == 1 && load_relaxed(&slm_orphans) > 1);
+    require(look().count == 4 && look().mask == 7);
+    slm_thread_list_lock();
+    for (size_t i = 0; i < COUNT(blocks); i++) {
+        require(slm_thread_tls(blocks[i]) == &slm_gone_tls && blocks[i]->tls == &slm_tls); /* it is not touched */
+        require(slm_thread_list_orphan() == blocks[i]);
+        slm_thread_list_unlink(blocks[i]);
+    }
+    require(slm_thread_list_orphan() == NULL && load_relaxed(&slm_orphans) == 0);
+    slm_thread_list_unlock();
+    require(slm_thread_list_count() == 1 && look().count == 1);
+}
+
+static void be_parent_of_a_child_with_orphans(void)
+{
+    require(slm_thread_list_count() == 1);
+    require(in_child(be_alone_with_orphans).status == 0);
+    require(look().mask == 7);
+    require(in_child(be_alone_with_orphans).status == 0);
+}
+
+static void fork_under_the_lock(void)
+{
+    slm_thread_list_lock();
+    const struct outcome outcome = in_child(look_alone);
+    slm_thread_list_unlock();
+    dprintf(STDERR_FILENO, "%s", outcome.said);
+    require(outcome.status == 0);
+}
+
+static void a_child_has_one_thread_and_orphans(void **state)
 {
     (void)state;
     make_blocks();
     for (size_t i = 0; i < COUNT(blocks); i++)
         slm_thread_list_add(blocks[i]);
-    assert_child_silent(be_alone);
+    assert_child_silent(be_alone_with_orphans);
+    assert_child_silent(be_parent_of_a_child_with_orphans);
+    assert_child_silent(fork_under_the_lock);
     assert_int_equal(look().mask, 7);
     for (size_t i = 0; i < COUNT(blocks); i++)
         slm_thread_list_remove(blocks[i]);
@@ -206,27 +242,25 @@ static void slots_in_use_are_left_alone(void **state)
     assert_child_silent(cover_around_slots_in_use);
 }
 
-/* blocks[0] and [1] were in the list before the fork. They may be those of the thread that forked, until
- * that comes. */
+/* blocks[0] and [1] were in the list before the fork. */
 static void cover_in_child(void)
 {
-    require(look().mask == 0);
+    require(look().mask == 3);
     slm_thread_list_cover(300);
     require(is_idle_covered(320) && is_covered(slm_tls.self, 320));
     for (size_t i = 0; i < 2; i++)
-        require(is_covered(blocks[i], SLM_NAMED_FIRST + 1)); /* it was this thread that forked */
+        require(is_covered(blocks[i], SLM_NAMED_FIRST + 1)); /* orphans */
     slm_thread_list_add(blocks[2]);
-    require(is_covered(blocks[2], 320) && look().mask == 4);
+    require(is_covered(blocks[2], 320) && look().mask == 7);
 }
 
+/* They may be those of the thread that forked, until that comes. */
 static void cover_before_the_fork_is_noticed(void)
 {
-    slm_thread_list_add(blocks[0]);
-    slm_thread_list_add(blocks[1]);
-    slm_thread_list_fork_child(); /* as if there were another fork, and another thread noticed it */
+    slm_thread_list_fork_child(NULL); /* as if there were another fork, and another thread noticed it */
     require(look().count == 0);
     slm_thread_list_cover(300);
-    slm_thread_list_fork_child(); /* and forked in its turn */
+    slm_thread_list_fork_child(NULL); /* and forked in its turn */
     slm_thread_list_cover(400);
     for (size_t i = 0; i < 2; i++)
         require(is_covered(blocks[i], 448));
@@ -239,41 +273,30 @@ static void cover_before_the_fork_is_noticed(void)
     require(is_covered(blocks[0], 640) && is_covered(blocks[1], 512) && look().mask == 5);
 }
 
-static void note_visit(struct slm_thread *thread, void *visits)
-{
-    require(thread == blocks[0] || thread == blocks[1] || thread->tls == &slm_tls);
-    ++*(unsigned *)visits;
-}
-
-/* Page by page: the first block is as it was before it was linked again behind the second one. */
 static void find_a_circle(void)
 {
-    unsigned visits = 0;
     slm_thread_list_add(blocks[0]);
     slm_thread_list_add(blocks[1]);
     blocks[0]->link.next = &blocks[1]->link;
     blocks[1]->link.next = &blocks[0]->link;
-    slm_thread_list_each_in_child(note_visit, &visits);
-    require(visits >= 2 && visits < 100);
-    slm_thread_list_fork_child();
+    slm_thread_list_fork_child(NULL);
+    require(look().count == 0);
     slm_thread_list_cover(300);
     require(is_covered(blocks[0], 320) && is_covered(blocks[1], 320));
 }
 
 static void find_a_cleared_block(void)
 {
-    unsigned visits = 0;
     slm_thread_list_add(blocks[0]);
     slm_thread_list_add(blocks[1]);
     memset(blocks[1], 0, sizeof *blocks[1]);
-    slm_thread_list_each_in_child(note_visit, &visits);
-    require(visits >= 1 && visits < 100);
-    slm_thread_list_fork_child();
+    slm_thread_list_fork_child(NULL);
+    require(look().count == 0);
     slm_thread_list_cover(300);
     require(is_covered(blocks[0], 320));
 }
 
-static void a_list_that_was_copied_while_it_changed_has_an_end(void **state)
+static void a_list_that_is_not_whole_has_an_end(void **state)
 {
     (void)state;
     make_blocks();
@@ -348,10 +371,10 @@ int main(void)
         cmocka_unit_test(blocks_come_and_go),
         cmocka_unit_test(births_are_numbered),
         cmocka_unit_test(threads_link_and_unlink_together),
-        cmocka_unit_test(a_child_has_one_thread),
+        cmocka_unit_test(a_child_has_one_thread_and_orphans),
         cmocka_unit_test(caches_slots_are_covered_by_groups),
         cmocka_unit_test(slots_in_use_are_left_alone),
-        cmocka_unit_test(a_list_that_was_copied_while_it_changed_has_an_end),
+        cmocka_unit_test(a_list_that_is_not_whole_has_an_end),
         cmocka_unit_test(blocks_that_a_fork_dropped_are_covered_until_it_is_noticed),
         cmocka_unit_test(threads_that_come_meanwhile_are_covered),
     };
