@@ -576,9 +576,12 @@ typedef struct slab_stats {
     uint64_t percpu_mapped_bytes;          /* addresses mapped for all copies together */
     uint64_t percpu_metadata_bytes;        /* the part of metadata_bytes that is theirs */
     uint64_t remote_frees;                 /* of small objects of another node than the freeing thread's */
-    uint64_t purged_idle_bytes;            /* the parts of purged_bytes: nobody needed it; use had fallen, or addresses
-                                              were scarce; a cgroup stalled; the program asked; a call had none left */
+    uint64_t purged_idle_bytes; /* the parts of purged_bytes: nobody needed it; use had fallen, or addresses
+                                              were scarce; a cgroup stalled; the program asked; a limit was near */
     uint64_t purged_bound_bytes, purged_pressure_bytes, purged_trim_bytes, purged_limit_bytes;
+    uint64_t charged_bytes;                 /* of the library's memory, what may be resident: this is limited */
+    uint64_t limit_bytes, soft_limit_bytes; /* in force at the moment; 0: none */
+    uint64_t limit_refusals;                /* calls left without memory under a limit */
 } slab_stats;
 
 /* Fill the first size_of_out bytes of a slab_stats: pass sizeof *out, so that a program keeps working with a library

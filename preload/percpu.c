@@ -7,6 +7,8 @@
 
 #include "base/errno.h"
 #include "base/panic.h"
+#include "page/charge.h"
+#include "process/give_back.h"
 #include "process/lifecycle.h"
 #include "process/worker.h"
 #include "percpu/here.h"
@@ -24,10 +26,26 @@ static _Noreturn slm_seldom void refuse(slab_percpu object, const char *call)
 
 static_assert(SLAB_PERCPU_SHIFT == SLM_PERCPU_PIECE_SHIFT, "the distance between copies");
 
+/* A block of all copies is needed. */
+static __attribute__((noinline)) slm_seldom slab_percpu alloc_again(size_t size, size_t align)
+{
+    const size_t bytes = (size_t)slm_percpu_cpus() << SLM_PERCPU_PIECE_SHIFT;
+    slab_percpu object = slm_give_back_for(bytes) ? slm_percpu_alloc(size, align) : NULL;
+    if (!object)
+        errno = slm_charge_refused();
+    return object;
+}
+
+static slab_percpu alloc(size_t size, size_t align)
+{
+    slab_percpu object = slm_percpu_alloc(size, align);
+    return likely(object || errno != ENOMEM) ? object : alloc_again(size, align);
+}
+
 slm_public slab_percpu slab_percpu_alloc(size_t size, size_t align)
 {
     if (slm_process_started())
-        return slm_errno_if(NULL, slm_percpu_alloc(size, align));
+        return slm_errno_if(NULL, alloc(size, align));
     errno = ENOMEM;
     return NULL;
 }

@@ -21,6 +21,11 @@
            "Freed pages that nobody needed for this many milliseconds go back to the kernel.")                       \
     NUMBER(EVERY, dirty_bytes, 4 << 20, 0, 1ull << 40, "32M",                                                        \
            "When use falls by more than this and a quarter of what is left, freed pages go back at once.")           \
+    NUMBER(EVERY, limit_bytes, 0, 0, 1ull << 43, "1G",                                                               \
+           "The most memory that the library has from the kernel; malloc returns NULL beyond; 0: no limit.")         \
+    NUMBER(EVERY, soft_limit_bytes, 0, 0, 1ull << 43, "800M",                                                        \
+           "Above this much memory whatever is free goes back at once; 0: no such limit.")                           \
+    TEXT(EVERY, limit, 16, "cgroup", "cgroup takes the limits from the process's control group, as they change.")    \
     NUMBER(EVERY, deferred_max_delay_ms, 100, 10, 3600000, "100",                                                    \
            "Retired objects wait no longer than this in a magazine that does not fill up.")                          \
     NUMBER(EVERY, deferred_max_bytes, 0, 0, 1ull << 40, "256M",                                                      \

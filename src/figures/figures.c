@@ -4,6 +4,7 @@
 #include "deferred/retire.h"
 #include "os/sys.h"
 #include "os/topology.h"
+#include "page/charge.h"
 #include "page/free_spans.h"
 #include "page/purge.h"
 #include "page/reservation.h"
@@ -59,7 +60,11 @@ struct sums {
     PROCESS(purged_bound_bytes, load_relaxed(&slm_purged_bytes[SLM_PURGE_BOUND]))                                    \
     PROCESS(purged_pressure_bytes, load_relaxed(&slm_purged_bytes[SLM_PURGE_PRESSURE]))                              \
     PROCESS(purged_trim_bytes, load_relaxed(&slm_purged_bytes[SLM_PURGE_TRIM]))                                      \
-    PROCESS(purged_limit_bytes, load_relaxed(&slm_purged_bytes[SLM_PURGE_LIMIT]))
+    PROCESS(purged_limit_bytes, load_relaxed(&slm_purged_bytes[SLM_PURGE_LIMIT]))                                    \
+    PROCESS(charged_bytes, load_relaxed(&slm_charge.bytes))                                                          \
+    PROCESS(limit_bytes, limit_or_0(&slm_charge.limit))                                                              \
+    PROCESS(soft_limit_bytes, limit_or_0(&slm_charge.soft))                                                          \
+    PROCESS(limit_refusals, load_relaxed(&slm_charge.refusals))
 
 #define WORD(struct_name, name) (offsetof(struct struct_name, name) / sizeof(uint64_t))
 #define PROCESS_ROW(name, value) {WORD(slab_stats, name), SLM_FIGURE_OF_PROCESS, #name},
@@ -150,6 +155,11 @@ static void add_gone(struct sums *sums)
         sums->depots.made += slm_cache_gone[node].made;
         sums->depots.released += slm_cache_gone[node].released;
     }
+}
+
+static slm_seldom uint64_t limit_or_0(const _Atomic uint64_t *limit)
+{
+    return load_relaxed(limit) == UINT64_MAX ? 0 : load_relaxed(limit);
 }
 
 static slm_seldom struct sums sum_nodes(unsigned first, unsigned end)

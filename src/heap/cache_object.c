@@ -13,6 +13,7 @@
 #include "heap/alloc.h"
 #include "heap/free.h"
 #include "os/topology.h"
+#include "page/charge.h"
 #include "process/give_back.h"
 #include "process/lifecycle.h"
 #include "process/worker.h"
@@ -104,6 +105,8 @@ static bool overcome(struct slm_cache *cache, size_t n, struct attempts *at)
                 return false;
         }
         again = at->reclaims++ == 0 && slm_give_back_for(n * cache->shape.object_size);
+        if (!again)
+            slm_charge_refused();
     }
     errno = ENOMEM;
     return again;

@@ -6,7 +6,9 @@
 #include "base/errno.h"
 #include "heap/alloc.h"
 #include "heap/free.h"
+#include "page/charge.h"
 #include "page/free_spans.h"
+#include "process/give_back.h"
 #include "process/worker.h"
 #include "slab/large.h"
 #include "thread/freed.h"
@@ -70,6 +72,14 @@ static void *resize_by_copy(void *pointer, size_t old, size_t n)
     return moved;
 }
 
+/* Where there is no room for a copy below the limit, there may be for the growth. */
+static __attribute__((noinline)) slm_seldom void *grow_below_limit(struct slm_large *large, size_t n)
+{
+    return slm_charge_has_limit() && n <= (size_t)PTRDIFF_MAX && slm_give_back_for(n - large->usable)
+               ? slm_large_resize(large, n)
+               : NULL;
+}
+
 static slm_for_few __attribute__((noinline)) void *resize_large(void *pointer, size_t n)
 {
     struct slm_large *large = slm_large_of(pointer);
@@ -82,6 +92,8 @@ static slm_for_few __attribute__((noinline)) void *resize_large(void *pointer, s
         resized = slm_large_resize(large, n);
     if (!resized)
         resized = resize_by_copy(pointer, large->usable, n);
+    if (unlikely(!resized))
+        resized = grow_below_limit(large, n);
     if (resized == pointer && n <= SLM_SMALL_MAX) /* no memory for a small copy: give back the rest */
         slm_large_resize(large, n);
     if (resized) {

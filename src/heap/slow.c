@@ -7,6 +7,7 @@
 #include "base/panic.h"
 #include "depot/pending_slabs.h"
 #include "os/topology.h"
+#include "page/charge.h"
 #include "page/reservation.h"
 #include "percpu/percpu.h"
 #include "process/give_back.h"
@@ -71,7 +72,7 @@ slm_slow void *slm_alloc_slow(size_t n)
     void *object = alloc_class(class);
     if (unlikely(!object) && slm_give_back_for(n))
         object = alloc_class(class);
-    errno = object ? kept : ENOMEM;
+    errno = likely(object != NULL) ? kept : slm_charge_refused();
     return slm_alloc_check(object, n);
 }
 
@@ -89,7 +90,7 @@ slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *
         if (unlikely(!object) && slm_give_back_for(n))
             object = slm_large_alloc(n, alignment, area, clean);
     }
-    errno = object ? kept : ENOMEM;
+    errno = likely(object != NULL) ? kept : slm_charge_refused();
     return object;
 }
 

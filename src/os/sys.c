@@ -147,6 +147,32 @@ bool slm_sys_read_file(const char *path, char *text, size_t size)
     return length > 0;
 }
 
+slm_seldom bool slm_sys_each_line(const char *path, slm_line_reader *reader, void *context)
+{
+    char text[2048], *from;
+    size_t held = 0;
+    bool whole = true; /* the line that is held has its beginning */
+    const long file = slm_call(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return false;
+    for (long got; (got = slm_call(SYS_read, file, text + held, sizeof text - held)) > 0;
+         held -= (size_t)(from - text)) {
+        from = text;
+        held += (size_t)got;
+        for (char *end; (end = memchr(from, '\n', (size_t)(text + held - from))); from = end + 1) {
+            *end = 0;
+            if (whole)
+                reader(from, context);
+            whole = true;
+        }
+        whole = whole && !(from == text && held == sizeof text);
+        from = whole ? from : text + held;
+        memmove(text, from, (size_t)(text + held - from));
+    }
+    slm_call(SYS_close, file);
+    return true;
+}
+
 /* The kernel's table of open files is as long as the highest descriptor, so that stays below 1024. Where a process
  * may have only few files, all of them are left to the program. */
 slm_seldom int slm_sys_duplicate(int descriptor)

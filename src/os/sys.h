@@ -49,8 +49,13 @@ bool slm_sys_is_main_thread(void);
 /* Does the path lie in the kernel's own sysfs, and not on something mounted over it (in a container)? */
 bool slm_sys_is_sysfs(const char *path);
 
-/* Read a small file into `text`, ended by a 0; false if it cannot be read. For the start alone: it opens files. */
+/* Read a small file into `text`, ended by a 0; false if it cannot be read. For the start, and where an
+ * option says so: it opens files. */
 bool slm_sys_read_file(const char *path, char *text, size_t size);
+
+/* Call `reader` for each line of a file, without its end; lines over 2 KiB are left out. False: it cannot be read. */
+typedef void slm_line_reader(char *line, void *context);
+bool slm_sys_each_line(const char *path, slm_line_reader *reader, void *context);
 
 /* A duplicate of a descriptor, closed by exec, so high that programs do not miss its number; negative: there is none
  * to spare. */

@@ -7,12 +7,14 @@
 
 #include <string.h>
 
+#include "page/charge.h"
 #include "page/reservation.h"
 #include "sync/lock.h"
 
 #define UNIT ((size_t)64)
 #define PAGED ((size_t)4096) /* from this size on pieces lie apart from small ones */
 #define CHUNK (4 * SLM_GRANULE)
+#define CHARGED_MOST (SLM_GRANULE / 2) /* a thread's block is longer: of its 1 MiB only little is touched */
 
 struct piece {
     struct piece *next;
@@ -48,6 +50,7 @@ static void *bump(struct rest *rest, size_t bytes)
         return NULL;
     void *piece = rest->next;
     rest->next += bytes;
+    slm_charge_add(slm_min(bytes, CHARGED_MOST));
     return piece;
 }
 

@@ -2,6 +2,7 @@
 #include "page/purge.h"
 
 #include "os/vm.h"
+#include "page/charge.h"
 #include "page/free_spans.h"
 #include "page/reservation.h"
 
@@ -84,6 +85,8 @@ static bool give_back_and_list(struct slm_free_spans *area, struct slm_span *spa
         const uint8_t before = span->state, after = give_back(span, unmap);
         const bool refused = unmap && after != SLM_SPAN_UNMAPPED; /* the limit of mappings: do not retry at once */
         given |= after != before;
+        if (before == SLM_SPAN_DIRTY && after != SLM_SPAN_DIRTY)
+            slm_charge_sub(slm_span_bytes(span));
         slm_free_spans_lock(area);
         span->state = after;
         span = slm_free_spans_join(area, span);

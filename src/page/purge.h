@@ -6,7 +6,7 @@
 #include "base/atomic.h"
 
 /* Why memory goes back: nobody has needed it for `purge_delay_ms`; use has fallen, or addresses are scarce, and more
- * is dirty than may be; a cgroup stalls; the program calls for it; or there is no memory for a call. */
+ * is dirty than may be; a cgroup stalls; the program calls for it; or a limit is near, or there is no memory. */
 enum slm_purge_reason {
     SLM_PURGE_IDLE,
     SLM_PURGE_BOUND,

@@ -5,6 +5,7 @@
 
 #include "base/panic.h"
 #include "os/vm.h"
+#include "page/charge.h"
 #include "sync/lock.h"
 
 #define SECTION_LEAST ((size_t)2048) /* with pages of 4 KiB */
@@ -116,6 +117,8 @@ static slm_cold bool cover(_Atomic uint64_t *done, size_t number, size_t end, ch
         while (number + run < end && !is_covered(done, number + run))
             run++;
         covered = run == 0 || map_bookkeeping(address, run * bytes);
+        if (covered)
+            slm_charge_add(run * bytes);
         for (const size_t next = number + slm_max(run, 1); covered && number < next; number++, address += bytes)
             atomic_fetch_or_explicit(&done[number / 64], (uint64_t)1 << number % 64, memory_order_release);
     }
@@ -229,8 +232,10 @@ slm_cold bool slm_reservation_unmap(void *address, size_t bytes)
     const size_t granule = slm_granule_of(address);
     if (!slm_vm_unmap(address, bytes, slm_range.reserved))
         return false;
-    if (granule < slm_range.granules) /* above lies per-CPU memory, which is not counted here */
+    if (granule < slm_range.granules)
         sub_relaxed(&area_bytes[slm_area_of_granule(granule)], bytes);
+    else /* per-CPU memory */
+        slm_charge_sub(bytes);
     return true;
 }
 
@@ -271,9 +276,15 @@ unsigned slm_reservation_metadata_node(const void *address)
     return (unsigned)((size_t)((const char *)address - slm_range.metadata) / slm_range.metadata_part);
 }
 
-bool slm_reservation_percpu_map(void *address, size_t bytes)
+/* A huge page would lie on one node, with copies of several nodes' CPUs. */
+slm_seldom bool slm_reservation_percpu_map(void *address, size_t bytes)
 {
-    return map(address, bytes, true); /* a huge page would lie on one node, with copies of several nodes' CPUs */
+    const bool fits = slm_charge_take(bytes), done = fits && map(address, bytes, true);
+    if (fits && !done)
+        slm_charge_sub(bytes);
+    if (!fits)
+        errno = ENOMEM;
+    return done;
 }
 
 uint64_t slm_reservation_area_bytes(unsigned area)

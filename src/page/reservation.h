@@ -43,7 +43,8 @@ bool slm_reservation_described(size_t granule);
 void *slm_reservation_metadata(unsigned node, size_t bytes);
 unsigned slm_reservation_metadata_node(const void *address);
 
-/* Map a piece of the per-CPU memory, in small pages that read as zero; false with errno as slm_reservation_extend. */
+/* Map a piece of the per-CPU memory, in small pages that read as zero, and charge it; false with errno as
+ * slm_reservation_extend. Unmapping it takes that back. */
 bool slm_reservation_percpu_map(void *address, size_t bytes);
 
 /* Bytes mapped at the moment: of an area, of all areas, and of metadata and bookkeeping. */

@@ -8,6 +8,7 @@
 
 #include "base/errno.h"
 #include "os/vm.h"
+#include "page/charge.h"
 #include "page/demand.h"
 #include "page/free_spans.h"
 #include "page/reservation.h"
@@ -184,6 +185,17 @@ static unsigned next_best(unsigned area, unsigned attempt)
                             : (kind ^ nodes) + slm_node_of_area(node + attempt - nodes);
 }
 
+/* The limit leaves no room for a clean span behind its first granules. */
+static __attribute__((noinline)) slm_seldom void return_rest(struct slm_span *span, size_t granules)
+{
+    struct slm_free_spans *area = slm_free_spans_of(span);
+    struct slm_span *rest = granules > 0 ? slm_span_split(span, granules) : span;
+    slm_free_spans_lock(area);
+    rest->state = SLM_SPAN_CLEAN;
+    slm_free_spans_join(area, rest);
+    slm_lock_release(&area->lock);
+}
+
 struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment)
 {
     struct slm_span *span = NULL;
@@ -191,6 +203,8 @@ struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment
     if (!__builtin_add_overflow(granules, alignment - 1, &take) && take <= SLM_GRANULES_MAX)
         for (unsigned i = 0; i < slm_area_count() && !span; i++) /* another node's memory is better than none */
             span = alloc_from(&slm_free_spans[next_best(area, i)], granules, alignment);
+    if (span && span->state == SLM_SPAN_CLEAN && unlikely(!slm_charge_take(slm_span_bytes(span))))
+        return_rest(span, 0), span = NULL;
     if (!span)
         errno = ENOMEM;
     else
@@ -206,6 +220,8 @@ static slm_for_few __attribute__((noinline)) void free_moved(struct slm_free_spa
                          slm_reservation_extend(slm_span_granule(span), span->granules);
     slm_free_spans_lock(area);
     span->state = renewed ? SLM_SPAN_CLEAN : SLM_SPAN_UNMAPPED;
+    if (unmapped)
+        slm_charge_sub(slm_span_bytes(span));
     if (unmapped)
         slm_free_spans_join(area, span);
     else /* the limit of mappings: the span stays unused */
@@ -294,10 +310,12 @@ slm_for_few bool slm_span_extend(struct slm_span *span, size_t granules, size_t 
     slm_keep_errno();
     const size_t before = slm_span_bytes(span);
     slm_free_spans_lock(area);
-    const bool done =
+    bool done =
         grow(area, span, granules, most, clean) || (most > granules && grow(area, span, granules, granules, clean));
     slm_free_spans_note_dirty_low(area);
     slm_lock_release(&area->lock);
+    if (done && *clean && unlikely(!slm_charge_take(slm_span_bytes(span) - before)))
+        return_rest(span, before >> SLM_GRANULE_SHIFT), done = false;
     if (done)
         slm_demand_rise(slm_span_bytes(span) - before);
     return done;

@@ -5,13 +5,17 @@
 
 #include "deferred/retire.h"
 #include "depot/pending_slabs.h"
+#include "page/charge.h"
+#include "page/free_spans.h"
 #include "page/purge.h"
 #include "page/reservation.h"
+#include "os/sys.h"
 #include "process/lifecycle.h"
+#include "process/limits.h"
 #include "process/reclaim.h"
 #include "sync/epoch.h"
 
-enum { probe_bytes = 64 << 20 };
+enum { probe_bytes = 64 << 20, probe_ms = 1000 };
 
 /* `wait`: for the cache mutex; allocations do not. Returns the bytes purged. */
 static size_t purge(bool wait, enum slm_purge_reason reason)
@@ -32,12 +36,39 @@ static size_t purge(bool wait, enum slm_purge_reason reason)
     return slm_reclaim_all(wait, reason);
 }
 
-/* Other threads keep their magazines; the caller's own, the depots' and all dirty spans can help. */
-bool slm_give_back_for(size_t n)
+/* It is the limit that refuses, not the kernel. Nothing need go back if it has risen. */
+static slm_seldom bool give_back_below_limit(size_t n)
 {
-    const uint64_t heap_bytes = slm_reservation_heap_bytes();
-    if (!slm_process_started() || n / 4 > heap_bytes + probe_bytes) /* all that there is would not help */
+    if (slm_limits_make_room(n))
+        return true;
+    if (n > load_relaxed(&slm_charge.limit))
         return false;
+    purge(false, SLM_PURGE_LIMIT);
+    return true;
+}
+
+/* Programs ask for more than there can be, to find out how much there is, or on bad input. Nobody is to pay much for
+ * that: it gives all back once a second, and address space is not scarce because of it. */
+static slm_seldom bool give_back_for_probe(void)
+{
+    static _Atomic uint64_t due_ms;
+    if (!slm_reclaim_claim(&due_ms, slm_sys_now_ms(), probe_ms))
+        return false;
+    slm_span_unmap_free(SLM_PURGE_LIMIT);
+    purge(false, SLM_PURGE_LIMIT);
+    slm_span_set_scarce(false);
+    return true;
+}
+
+/* Other threads keep their magazines; the caller's own, the depots' and all dirty spans can help. */
+slm_seldom bool slm_give_back_for(size_t n)
+{
+    if (!slm_process_started() || n > SLM_GRANULES_MAX << SLM_GRANULE_SHIFT)
+        return false;
+    if (slm_charge_exceeds(&slm_charge.stop, n + SLM_LIMITS_SLAB_MOST))
+        return give_back_below_limit(n);
+    if (n / 4 > slm_reservation_heap_bytes() + probe_bytes && !slm_span_scarce())
+        return give_back_for_probe();
     slm_span_unmap_free(SLM_PURGE_LIMIT);
     purge(false, SLM_PURGE_LIMIT);
     return true;

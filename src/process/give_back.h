@@ -6,6 +6,6 @@
 /* Release everything that is free, the calling thread's magazines included. Returns the bytes purged. */
 size_t slm_give_back_all(void);
 
-/* The kernel has no memory: release what is free, if that can help with n bytes. True: try once more. errno
- * may change. */
+/* The kernel has no memory, or the limit is met: release what is free, if that can help with n bytes. True: try once
+ * more. errno may change. */
 bool slm_give_back_for(size_t n);

@@ -17,6 +17,7 @@
 #include "base/panic.h"
 #include "figures/figures.h"
 #include "figures/report.h"
+#include "process/limits.h"
 #include "process/reclaim.h"
 #include "process/worker.h"
 #include "os/background.h"
@@ -385,6 +386,8 @@ __attribute__((constructor(101))) static void start_library(void)
     slm_reservation_cut();
     slm_span_start_areas();
     slm_cache_tune_all();
+    if (unlikely(slm_options.limit_bytes | slm_options.soft_limit_bytes | (uint64_t)slm_options.limit[0]))
+        slm_limits_start();
     seal();
 }
 

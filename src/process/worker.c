@@ -25,8 +25,10 @@
 #include "depot/pending_slabs.h"
 #include "os/background.h"
 #include "os/sys.h"
+#include "page/charge.h"
 #include "page/demand.h"
 #include "page/free_spans.h"
+#include "process/limits.h"
 #include "process/reclaim.h"
 #include "sync/epoch.h"
 #include "thread/ownership.h"
@@ -97,20 +99,28 @@ static bool is_helped(void)
     return load_relaxed(&worker) > WORKER_STARTING;
 }
 
+static bool reclaim_due(uint64_t now, bool helped)
+{
+    const bool limited = unlikely(slm_limits_watched) && slm_limits_tick(now);
+    return slm_reclaim_due(now, helped) | limited;
+}
+
 void slm_worker_note_freed(void)
 {
     if (is_helped())
         note_activity();
     else if (slm_span_dirty_bytes() > 0)
-        slm_reclaim_due(slm_sys_now_ms(), false);
+        reclaim_due(slm_sys_now_ms(), false);
     if (unlikely(load_relaxed(&slm_demand_fell)))
         slm_reclaim_fallen(is_helped());
     slm_reclaim_excess();
+    if (unlikely(slm_charge_is_near()))
+        slm_limits_purge();
 }
 
 void slm_worker_note_slabs(void)
 {
-    if (unlikely(slm_span_scarce() || load_relaxed(&slm_demand_fell)))
+    if (unlikely(slm_span_scarce() || load_relaxed(&slm_demand_fell) || slm_charge_is_near()))
         slm_worker_note_freed();
 }
 
@@ -154,7 +164,7 @@ void slm_worker_tick(struct slm_thread *thread)
     if (is_helped()) {
         note_activity();
     } else {
-        slm_reclaim_due(now, false);
+        reclaim_due(now, false);
         slm_worker_do_deferred(thread, false);
     }
 }
@@ -272,14 +282,15 @@ static _Atomic uint64_t ended_ms;  /* the last of them */
  * first one it was still in use. */
 static slm_cold void work_while_needed(void)
 {
-    const unsigned idle_ms = (unsigned)slm_options.purge_delay_ms / 4 + 10;
+    const unsigned pass_ms = (unsigned)slm_options.purge_delay_ms / 4 + 10;
+    const unsigned idle_ms = likely(!slm_limits_watched) ? pass_ms : (unsigned)slm_min(pass_ms, SLM_LIMITS_LOOK_MS);
     const uint64_t quiet_ms = 2 * (SLM_RECLAIM_INTERVAL_MS + slm_options.purge_delay_ms);
     uint64_t busy_ms = slm_sys_now_ms();
     while (look_whether_needed()) {
         const uint64_t now = slm_sys_now_ms();
         const bool passed = atomic_exchange(&active, false);
         do_deferred(false);
-        const bool done = slm_reclaim_due(now, true), waits = load_relaxed(&deferred);
+        const bool done = reclaim_due(now, true), waits = load_relaxed(&deferred);
         if (done || passed || waits)
             busy_ms = now;
         if (done || waits)

@@ -12,8 +12,8 @@ void slm_worker_tick(struct slm_thread *thread);
 /* After a large object, ripe objects or per-CPU memory were freed: purge what a fall of use leaves. No lock is held. */
 void slm_worker_note_freed(void);
 
-/* After slabs may have become free, or part of a large object has: the same if use has fallen, or address space is
- * scarce. */
+/* After slabs may have become free, or part of a large object has: the same if use has fallen, address space is
+ * scarce, or a limit near. */
 void slm_worker_note_slabs(void);
 
 /* After an object was retired, or a function given to slab_epoch_call: it is due within deferred_max_delay_ms. */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "os/vm.h"
+#include "page/charge.h"
 #include "page/free_spans.h"
 #include "page/reservation.h"
 #include "page/span_alloc.h"
@@ -53,6 +54,12 @@ static void count_live(const struct slm_large *large, uint64_t bytes)
     add_relaxed(&live_bytes[slm_area_of_granule(slm_span_granule(&large->span))], bytes);
 }
 
+/* Headroom that nobody has written to is not charged. */
+static size_t uncharged(const struct slm_large *large)
+{
+    return large->rest_clean ? (large->span.granules - granules_for(large->usable)) << SLM_GRANULE_SHIFT : 0;
+}
+
 static struct slm_large *make(size_t n, size_t granules, size_t align_granules, unsigned area)
 {
     struct slm_large *large = (struct slm_large *)slm_span_alloc(area, granules, align_granules);
@@ -61,6 +68,7 @@ static struct slm_large *make(size_t n, size_t granules, size_t align_granules, 
     large->usable = slm_large_usable_for(n);
     large->grown = large->was_moved = large->purged = large->tail_unmapped = false;
     large->rest_clean = large->span.state == SLM_SPAN_CLEAN;
+    slm_charge_sub(uncharged(large));
     add_relaxed(&made, 1);
     count_live(large, large->usable);
     store_relaxed(&large->span.kind, SLM_SPAN_LARGE);
@@ -172,9 +180,11 @@ static slm_unordered slm_for_few __attribute__((noinline)) void judge_purge(stru
 static slm_seldom __attribute__((noinline)) void give_back_addresses(struct slm_large *large)
 {
     const bool foreign = errno == EEXIST;
+    const bool unmapped = slm_reservation_unmap(slm_span_start(&large->span), large->usable);
     sub_relaxed(&tails, 1);
-    slm_span_free_unmapped(&large->span,
-                           !slm_reservation_unmap(slm_span_start(&large->span), large->usable) || foreign);
+    if (unmapped)
+        slm_charge_sub(slm_span_bytes(&large->span));
+    slm_span_free_unmapped(&large->span, !unmapped || foreign);
 }
 
 static void give_back(struct slm_large *large)
@@ -188,10 +198,12 @@ static void give_back(struct slm_large *large)
         give_back_addresses(large);
         return;
     }
-    if (large->span.moved)
+    if (large->span.moved) {
         sub_relaxed(&live_moved, 1);
-    else
+        slm_charge_add(uncharged(large)); /* all of it is unmapped, and no longer charged */
+    } else {
         give_back_rest(large);
+    }
     slm_span_free(&large->span);
 }
 
@@ -254,7 +266,7 @@ static slm_for_few bool moves_pages(const struct slm_large *large, const struct 
     if (large->usable < (to->rest_clean ? MOVE_TO_CLEAN_BYTES : MOVE_BYTES) ||
         (!large->span.moved && load_relaxed(&live_moved) >= moved_most))
         return false;
-    if (large->usable >= COPY_BYTES || copies == 0)
+    if (large->usable >= COPY_BYTES || copies == 0 || slm_charge_is_near())
         return true;
     store_relaxed(&copies_due, copies - 1);
     return false;
@@ -264,7 +276,9 @@ static slm_for_few bool moves_pages(const struct slm_large *large, const struct 
 static slm_for_few bool move_pages(struct slm_large *large, struct slm_large *to)
 {
     mark_moved(to);
+    slm_charge_add(uncharged(to));
     to->rest_clean = true;
+    slm_charge_sub(uncharged(to));
     if (!slm_vm_move(slm_span_start(&large->span), slm_span_start(&to->span), large->usable,
                      slm_span_bytes(&to->span)))
         return false;
@@ -288,37 +302,46 @@ static slm_for_few void empty_headroom(struct slm_large *large, size_t granules)
         slm_vm_purge(slm_span_start(&large->span) + used, all - used);
 }
 
-/* To a longer span, within its area, so that added pages are bound if its pages are. */
+/* To a longer span, within its area, so that added pages are bound if its pages are. Pages that move are there once,
+ * and charged once: where the object is to be. */
 static slm_for_few __attribute__((noinline)) void *move(struct slm_large *large, size_t n, size_t headroom)
 {
     const unsigned area = slm_area_of_granule(slm_span_granule(&large->span));
+    const size_t charged = slm_span_bytes(&large->span) - uncharged(large);
+    slm_charge_sub(charged);
     struct slm_large *to = make(n, granules_for(n) + headroom, 1, area);
     if (!to && headroom > 0)
         to = make(n, granules_for(n), 1, area);
-    if (!to)
+    const bool moves = to && moves_pages(large, to), copies = to && !moves && slm_charge_take(charged);
+    const bool done = moves ? move_pages(large, to) : copies;
+    if (copies)
+        copy(large, to);
+    else
+        slm_charge_add(charged);
+    if (!done && to)
+        slm_large_free(to);
+    if (!done)
         return NULL;
     to->grown = to->was_moved = true;
-    if (!moves_pages(large, to)) {
-        copy(large, to);
-    } else if (!move_pages(large, to)) {
-        slm_large_free(to);
-        return NULL;
-    }
     large->was_moved = large->purged = false; /* it has not been freed by the program */
     slm_large_free(large);
     empty_headroom(to, granules_for(n));
     return slm_span_start(&to->span);
 }
 
-/* What grows for the second time in a row will go on growing. */
+/* What grows for the second time in a row will go on growing. Near the limit it stays where it is if it can. */
 static slm_for_few size_t headroom_for(const struct slm_large *large, size_t granules)
 {
-    return large->grown && !slm_span_scarce() && !slm_vm_locked() ? slm_min(granules, headroom_most) : 0;
+    return large->grown && !slm_span_scarce() && !slm_vm_locked() && !slm_charge_is_near()
+               ? slm_min(granules, headroom_most)
+               : 0;
 }
 
 static slm_for_few __attribute__((noinline)) void shrink(struct slm_large *large, size_t granules)
 {
-    if (!large->span.moved)
+    if (large->span.moved)
+        slm_charge_add(uncharged(large)); /* as in give_back */
+    else
         give_back_rest(large);
     large->grown = false;
     if (granules < large->span.granules)
@@ -330,11 +353,19 @@ static slm_for_few __attribute__((noinline)) void shrink(struct slm_large *large
 static slm_for_few bool grow(struct slm_large *large, size_t granules, size_t headroom)
 {
     bool clean;
+    const size_t more = (granules - granules_for(large->usable)) << SLM_GRANULE_SHIFT;
+    const size_t taken = slm_min(more, uncharged(large));
+    if (taken > 0 && !slm_charge_take(taken))
+        return false;
     if (granules > large->span.granules) {
         if ((large->span.moved && headroom > 0) ||
-            !slm_span_extend(&large->span, granules, granules + headroom, &clean))
+            !slm_span_extend(&large->span, granules, granules + headroom, &clean)) {
+            slm_charge_sub(taken);
             return false;
+        }
         large->rest_clean = clean;
+        if (clean)
+            slm_charge_sub((large->span.granules - granules) << SLM_GRANULE_SHIFT);
         empty_headroom(large, granules);
     }
     large->grown = true;

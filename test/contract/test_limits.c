@@ -323,6 +323,31 @@ static void test_limits_that_fall_later(void **state)
     assert_role_succeeds("limit-falls", &(struct launch){.argument = "data"});
 }
 
+/* What is free serves a request that is many times as large. */
+static void role_large_behind_small(const char *argument)
+{
+    const size_t more = 800 * MIB, size = strtoul(argument, NULL, 10);
+    struct link *list = NULL;
+    fill(&list, size, 64 * MIB / size);
+    empty(&list, size);
+    set_limit(RLIMIT_AS, status_number("VmSize:") * KIB + more);
+    void *large = malloc(more + 20 * MIB);
+    require(large != NULL);
+    free(large);
+    require(malloc(opaque_size(more * 1000)) == NULL && errno == ENOMEM);
+    churn(1, 2000);
+}
+
+static void test_large_behind_small(void **state)
+{
+    (void)state;
+    skip_on_glibc("what is freed goes back at once, or not at all");
+    assert_role_succeeds("large-behind-small", &(struct launch){.argument = "100"});
+    assert_role_succeeds("large-behind-small", &(struct launch){.argument = "5000"});
+    assert_role_succeeds("large-behind-small", &(struct launch){.argument = "100000"});
+    assert_role_succeeds("large-behind-small", &(struct launch){.argument = "5000000"});
+}
+
 /* -- locked memory ----------------------------------------------------------------------------------------------- */
 
 /* MADV_DONTNEED fails on locked pages: calloc must not take them for cleared. */
@@ -553,6 +578,7 @@ int main(int argc, char **argv)
         {"threads-in-little-space", role_threads_in_little_space},
         {"little-data", role_little_data},
         {"limit-falls", role_limit_falls},
+        {"large-behind-small", role_large_behind_small},
         {"lock-everything", role_lock_everything},
         {"lock-a-little", role_lock_a_little},
         {"noop", role_noop},
@@ -569,6 +595,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_threads_in_200_mb),
         cmocka_unit_test(test_rlimit_data),
         cmocka_unit_test(test_limits_that_fall_later),
+        cmocka_unit_test(test_large_behind_small),
         cmocka_unit_test(test_mlockall_as_root),
         cmocka_unit_test(test_mlockall_of_an_unprivileged_user),
         cmocka_unit_test(test_free_keeps_errno_at_the_limit_of_mappings),
