@@ -8,6 +8,7 @@
 #include "process/lifecycle.h"
 #include "process/reclaim.h"
 #include "sync/epoch.h"
+#include "thread/park.h"
 
 enum { probe_bytes = 64 << 20 };
 
@@ -43,5 +44,7 @@ size_t slm_give_back_all(void)
 {
     slm_pending_slabs_poll();
     slm_pending_slabs_release(NULL);
+    if (slm_process_started())
+        slm_park_all();
     return purge(true, SLM_PURGE_TRIM);
 }

@@ -162,6 +162,7 @@ static struct slm_thread *birth(struct slm_tls *tls)
     if (load_relaxed(&tls->wanted))
         store_relaxed(&thread->attention, SLM_ATTEND_RESERVE);
     arm(tls);
+    slm_worker_note_active(); /* it may be still soon, and hold much */
     return thread; /* hot follows in slm_thread_leave */
 }
 
@@ -215,7 +216,10 @@ slm_slow void slm_thread_tick(struct slm_thread *thread)
 {
     if (thread->generation != slm_fork_generation) /* see fork_child */
         slm_thread_list_add(thread);
-    slm_worker_tick(thread);
+    if (thread->passes < SLM_PASSES_BEFORE_TICKS)
+        slm_worker_note_active();
+    else
+        slm_worker_tick(thread);
 }
 
 /* At the end of a slow path, outside of it: a constructor may have to run. */

@@ -50,7 +50,7 @@ static_assert(SLM_PASSES_HIDDEN % SLM_PASSES_A_TICK == 0, "hidden ones leave tic
 
 slm_inline void slm_thread_leave(struct slm_thread *thread)
 {
-    if (unlikely(++thread->passes % SLM_PASSES_A_TICK == 0 && thread->passes >= SLM_PASSES_BEFORE_TICKS))
+    if (unlikely(++thread->passes % SLM_PASSES_A_TICK == 0))
         slm_thread_tick(thread);
     if (slm_checked)
         slm_thread_check(thread);
