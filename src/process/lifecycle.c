@@ -163,7 +163,7 @@ static struct slm_thread *birth(struct slm_tls *tls)
         store_relaxed(&thread->attention, SLM_ATTEND_RESERVE);
     arm(tls);
     slm_worker_note_active(); /* it may be still soon, and hold much */
-    return thread; /* hot follows in slm_thread_leave */
+    return thread;            /* hot follows in slm_thread_leave */
 }
 
 /* May this thread, which is not live, come to life now? What is surplus goes back at its passes if it may not. */

@@ -19,8 +19,8 @@
  * A block is 1 MiB of addresses. A thread touches what it uses: the first 4 KiB of a half, and of the first half also
  * a page for each 85 named caches that exist.
  *
- * `hot` is what the hot paths use. It points at the block, or 0, 8, 16 or 24 bytes into an idle block, where each word
- * of a slot is the address of slm_no_rounds, so that the hot paths fall into their slow halves:
+ * `hot` is what the hot paths use. It points at the block, or 0, 8, 16 or 24 bytes into an idle block, where each
+ * word of a slot is the address of slm_no_rounds, so that the hot paths fall into their slow halves:
  *
  *     slm_nothing   before the first use, after the end, and while the owner works on the block in a slow path
  *     slm_taken     another thread works on the block (thread/ownership.h)

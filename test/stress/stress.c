@@ -10,8 +10,8 @@
  *   +-----------------+    +----+----+----+----+----+    +-----------------+
  *
  * Objects change threads by swapping one with an exchange slot, so much is freed by another thread than allocated it.
- * Now and then a worker rests, so that an allocator can take back what it holds; the main thread trims all the time. A
- * worker lives for some thousands of operations, leaves its objects to the slots or frees them, some in a
+ * Now and then a worker rests, so that an allocator can take back what it holds; the main thread trims all the time.
+ * A worker lives for some thousands of operations, leaves its objects to the slots or frees them, some in a
  * destructor of its thread-local storage, starts its successor and ends.
  *
  * All random numbers follow from the seed. With one thread a run repeats exactly; with more the interleaving does
