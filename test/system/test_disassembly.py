@@ -135,7 +135,7 @@ def pops(texts):
     return found
 
 
-@pytest.mark.parametrize("name", ["malloc", "calloc", "slm_alloc_medium", "slab_cache_alloc"])
+@pytest.mark.parametrize("name", ["malloc", "slm_alloc_medium", "slab_cache_alloc"])
 def test_a_pop_moves_the_top_and_then_loads_its_round(code, name):
     """In between another thread may have exchanged the round (src/thread/park.h)."""
     steps, _ = follow(code, name)
