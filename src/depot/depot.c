@@ -39,6 +39,7 @@
 
 #include "base/panic.h"
 #include "depot/pending_slabs.h"
+#include "os/vm.h"
 #include "page/metadata.h"
 
 enum { slabs_at_once = 8, sparse_bucket = SLM_DEPOT_BUCKETS / 2, sweep_rounds_most = 64, sweep_looks_most = 64 };
@@ -362,6 +363,36 @@ unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n)
     }
     const unsigned got = take(depot, rounds, charged);
     slm_limit_return(limit, charged - got);
+    return got;
+}
+
+/* A new slab, held. Memory that others have used costs a system call. */
+static slm_seldom struct slm_slab *grow_clean(struct slm_depot *depot)
+{
+    struct slm_slab *slab = grow(depot);
+    if (slab && slab->span.state == SLM_SPAN_DIRTY)
+        slm_vm_purge(slm_slab_start(slab), slm_span_bytes(&slab->span));
+    return slab;
+}
+
+/* It is held as long as it is kept apart. */
+slm_seldom unsigned slm_depot_fill_clean(struct slm_depot *depot, struct slm_slab **aside, void **rounds, unsigned n)
+{
+    unsigned got = 0;
+    struct slm_slab *slab = *aside;
+    while (got < n && (slab || (slab = grow_clean(depot)))) {
+        got += slm_slab_take(slab, n - got, rounds + got);
+        if (got < n) {
+            put_slabs(depot, &slab, 1, 0);
+            slab = NULL;
+        }
+    }
+    add_relaxed(&depot->objects_out, got);
+    if (n == 0 && slab && load_acquire(&slab->free) == slab->objects) { /* pairs with slm_slab_count */
+        put_slabs(depot, &slab, 1, 0);
+        slab = NULL;
+    }
+    *aside = slab;
     return got;
 }
 

@@ -35,6 +35,11 @@ slm_seldom void slm_background_forbid(void)
     store_relaxed(&forbidden, true);
 }
 
+slm_seldom bool slm_background_forbidden(void)
+{
+    return load_relaxed(&forbidden);
+}
+
 slm_cold void slm_background_start(void)
 {
     struct attributes now = {0};
@@ -62,7 +67,7 @@ slm_cold void slm_background_enter(void)
 {
     struct attributes wanted = background, now = {.policy = wanted.policy};
     const struct sched_param none = {0};
-    if (load_relaxed(&forbidden))
+    if (slm_background_forbidden())
         return;
     slm_call(SYS_prctl, PR_SET_NAME, "slabmalloc", 0, 0, 0);
     const bool filtered = slm_call(SYS_prctl, PR_GET_SECCOMP, 0, 0, 0, 0) != 0;

@@ -11,6 +11,9 @@ void slm_background_start(void);
 /* A sandbox is near: slm_background_enter makes no system call any more. */
 void slm_background_forbid(void);
 
+/* So what the library does by itself makes no calls but those of every allocation. */
+bool slm_background_forbidden(void);
+
 /* The calling thread gets its name, and enters the background. What the kernel refuses stays as inherited; under a
  * seccomp filter so does what the creator has from the process. */
 void slm_background_enter(void);

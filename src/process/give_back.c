@@ -14,6 +14,7 @@
 #include "process/limits.h"
 #include "process/reclaim.h"
 #include "sync/epoch.h"
+#include "thread/park.h"
 
 enum { probe_bytes = 64 << 20, probe_ms = 1000 };
 
@@ -78,5 +79,7 @@ size_t slm_give_back_all(void)
 {
     slm_pending_slabs_poll();
     slm_pending_slabs_release(NULL);
+    if (slm_process_started())
+        slm_park_all();
     return purge(true, SLM_PURGE_TRIM);
 }

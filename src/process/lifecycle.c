@@ -200,7 +200,8 @@ static struct slm_thread *birth(struct slm_tls *tls)
     if (load_relaxed(&tls->wanted))
         store_relaxed(&thread->attention, SLM_ATTEND_RESERVE);
     arm(tls);
-    return thread; /* hot follows in slm_thread_leave */
+    slm_worker_note_active(); /* it may be still soon, and hold much */
+    return thread;            /* hot follows in slm_thread_leave */
 }
 
 /* May this thread, which is not live, come to life now? What is surplus goes back at its passes if it may not. */
@@ -258,7 +259,10 @@ slm_slow void slm_thread_tick(struct slm_thread *thread)
         store_relaxed(&slm_orphans, orphans - 1);
     else if (unlikely(orphans > 0))
         slm_process_bury(slots_a_tick);
-    slm_worker_tick(thread);
+    if (thread->passes < SLM_PASSES_BEFORE_TICKS)
+        slm_worker_note_active();
+    else
+        slm_worker_tick(thread);
 }
 
 /* At the end of a slow path, outside of it: a constructor may have to run. */

@@ -54,7 +54,7 @@ static_assert(SLM_PASSES_HIDDEN % SLM_PASSES_A_TICK == 0, "hidden ones leave tic
 
 slm_inline void slm_thread_leave(struct slm_thread *thread)
 {
-    if (unlikely(++thread->passes % SLM_PASSES_A_TICK == 0 && thread->passes >= SLM_PASSES_BEFORE_TICKS))
+    if (unlikely(++thread->passes % SLM_PASSES_A_TICK == 0))
         slm_thread_tick(thread);
     slm_thread_worked(thread);
     if (slm_checked)

@@ -31,7 +31,7 @@
 #include "process/limits.h"
 #include "process/reclaim.h"
 #include "sync/epoch.h"
-#include "thread/ownership.h"
+#include "thread/park.h"
 
 enum {
     pass_least_ms = 2,
@@ -75,7 +75,7 @@ static void call_worker(void)
 }
 
 /* Memory has become free, or may have. A thread that finds the flag set leaves the worker to the one that set it. */
-static void note_activity(void)
+void slm_worker_note_active(void)
 {
     if (load_relaxed(&active))
         return;
@@ -108,7 +108,7 @@ static bool reclaim_due(uint64_t now, bool helped)
 void slm_worker_note_freed(void)
 {
     if (is_helped())
-        note_activity();
+        slm_worker_note_active();
     else if (slm_span_dirty_bytes() > 0)
         reclaim_due(slm_sys_now_ms(), false);
     if (unlikely(load_relaxed(&slm_demand_fell)))
@@ -162,9 +162,10 @@ void slm_worker_tick(struct slm_thread *thread)
         thread->adapted_ms = (uint32_t)now;
     }
     if (is_helped()) {
-        note_activity();
+        slm_worker_note_active();
     } else {
         reclaim_due(now, false);
+        slm_park_pass(now);
         slm_worker_do_deferred(thread, false);
     }
 }
@@ -234,8 +235,8 @@ static bool is_needed(void)
 }
 
 /* Sleep until woken. The exchange and slm_worker_thread_gone's fence order "asleep, then look at the threads" against
- * "one thread less, then look whether it sleeps": one of both sees the other. So do the exchange and note_activity's
- * store, "asleep, then look for activity" against "active, then look whether it sleeps". */
+ * "one thread less, then look whether it sleeps": one of both sees the other. So do the exchange and the store of
+ * slm_worker_note_active, "asleep, then look for activity" against "active, then look whether it sleeps". */
 static slm_cold void fall_asleep(void)
 {
     atomic_exchange(&worker, WORKER_ASLEEP);
@@ -290,8 +291,8 @@ static slm_cold void work_while_needed(void)
         const uint64_t now = slm_sys_now_ms();
         const bool passed = atomic_exchange(&active, false);
         do_deferred(false);
-        const bool done = reclaim_due(now, true), waits = load_relaxed(&deferred);
-        if (done || passed || waits)
+        const bool done = reclaim_due(now, true), parks = slm_park_pass(now), waits = load_relaxed(&deferred);
+        if (done || passed || parks || waits)
             busy_ms = now;
         if (done || waits)
             store_relaxed(&fruitless, 0);

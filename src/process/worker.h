@@ -9,6 +9,9 @@
 /* On a thread's slow path, now and then: do what has become due, or tell the worker that threads are active. */
 void slm_worker_tick(struct slm_thread *thread);
 
+/* The same of a thread that has not passed many slow paths: the worker looks around for a while. */
+void slm_worker_note_active(void);
+
 /* After a large object, ripe objects or per-CPU memory were freed: purge what a fall of use leaves. No lock is held. */
 void slm_worker_note_freed(void);
 

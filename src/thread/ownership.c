@@ -1,6 +1,7 @@
 /* Catching threads, waiting for a taker; see ownership.h. */
 #include "thread/ownership.h"
 
+#include "depot/depot.h"
 #include "os/sys.h"
 #include "os/vm.h"
 
@@ -16,6 +17,7 @@ static bool exchange_hot(struct slm_tls *tls, struct slm_thread *expected, struc
 
 struct catching {
     const struct slm_take *take;
+    void (*more)(struct slm_thread *thread, void *context); /* what is done at the moment */
     unsigned missed;
     bool any, failed;
 };
@@ -61,9 +63,18 @@ static void catch_one(struct slm_thread *thread, void *context)
         thread->was = thread;
     else if (exchange_hot(thread->tls, slm_detour, slm_taken))
         thread->was = slm_detour;
+    else if (exchange_hot(thread->tls, slm_parked, slm_taken))
+        thread->was = slm_parked;
     else
         miss(thread, catching); /* it is in a slow path */
     catching->any |= thread->was != NULL;
+}
+
+/* The block is no longer ours. */
+static void let_go(struct slm_thread *thread)
+{
+    if (thread->tls != &slm_gone_tls)
+        exchange_hot(thread->tls, slm_taken, thread->was); /* release: the owner sees what was done */
 }
 
 /* The barrier has been issued, or has failed: is the block ours? Loads busy, then hot. */
@@ -78,16 +89,42 @@ static bool is_caught(const struct slm_tls *tls, bool failed)
 static void work(struct slm_thread *thread, void *context)
 {
     struct catching *catching = context;
+    const struct slm_take *take = catching->take;
     if (!thread->was)
         return;
-    if (is_caught(thread->tls, catching->failed)) {
-        catching->take->work(thread, catching->take->context);
+    const bool caught = is_caught(thread->tls, catching->failed);
+    if (caught) {
+        take->work(thread, take->context);
         atomic_fetch_and(&thread->attention, (uint8_t)~SLM_ATTEND_PAUSE); /* it need not pause any more */
     } else {
         miss(thread, catching);
     }
-    if (thread->tls != &slm_gone_tls)
-        exchange_hot(thread->tls, slm_taken, thread->was); /* release: the owner sees what was done */
+    if (caught && take->more)
+        return;
+    let_go(thread);
+    thread->was = NULL;
+}
+
+static slm_seldom void work_more(struct slm_thread *thread, void *context)
+{
+    const struct catching *catching = context;
+    if (thread->was)
+        catching->more(thread, catching->take->context);
+}
+
+static slm_seldom void end_more(struct slm_thread *thread, void *nothing)
+{
+    (void)nothing;
+    if (thread->was)
+        let_go(thread);
+}
+
+/* All that were caught stay so. */
+static __attribute__((noinline)) slm_seldom void do_more(struct catching *catching)
+{
+    for (unsigned i = 0; (catching->more = catching->take->more[i]) && slm_sys_membarrier(); i++)
+        slm_thread_list_each(work_more, catching);
+    slm_thread_list_each(end_more, NULL);
 }
 
 unsigned slm_take_from_all(const struct slm_take *take)
@@ -98,6 +135,8 @@ unsigned slm_take_from_all(const struct slm_take *take)
     if (catching.any || take->always)
         catching.failed = !slm_sys_membarrier();
     slm_thread_list_each(work, &catching);
+    if (catching.any && take->more)
+        do_more(&catching);
     slm_thread_list_unlock();
     add_relaxed(&turn, 1);
     if (atomic_load(&sleepers) > 0) /* pairs with slm_take_wait */
@@ -150,8 +189,37 @@ static void sleep_on_turn(uint32_t now, bool while_taken, unsigned ms)
     atomic_fetch_sub(&sleepers, 1);
 }
 
+/* The rounds that stand in for others go home: their pages, which may never have been touched, stay so. The misses to
+ * come are no reason for larger magazines. */
+static void give_stand_ins(struct slm_thread *thread)
+{
+    slm_for_each_slot (cache_id, &thread->used) {
+        struct slm_slot *slot = slm_slot_of(thread, cache_id);
+        slot->misses = 0;
+        if (cache_id < SLM_CLASSES && slot->top != slot->bottom)
+            slm_depot_give(slot->bottom++, 1, "free");
+    }
+}
+
+/* The owner is back. A claim, as slm_thread_claim makes it. */
+static __attribute__((noinline)) slm_seldom void unpark(struct slm_tls *tls)
+{
+    store_relaxed(&tls->busy, 1);
+    signal_fence();
+    if (__atomic_load_n(&tls->hot, __ATOMIC_ACQUIRE) != slm_parked) {
+        store_release(&tls->busy, 0);
+        return;
+    }
+    slm_shared_store(&tls->hot, slm_nothing);
+    signal_fence();
+    give_stand_ins(tls->self);
+    slm_thread_unclaim(tls->self);
+}
+
 slm_slow void slm_take_wait(void)
 {
+    if (slm_hot() == slm_parked)
+        unpark(&slm_tls);
     for (unsigned spin = 0; slm_hot() == slm_taken; spin++) {
         slm_fork_check();
         struct slm_thread *self = slm_tls.self;

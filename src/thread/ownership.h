@@ -46,7 +46,7 @@
 
 #include "thread/thread_list.h"
 
-/* The owner has found its block taken: wait until that is over. */
+/* The owner has found its block taken: wait until that is over. Or it has found it parked: it is not any more. */
 void slm_take_wait(void);
 
 /* The owner: keep handlers and takers out of the calling thread's block. */
@@ -55,7 +55,7 @@ slm_inline void slm_thread_claim(struct slm_tls *tls)
     for (;;) {
         store_relaxed(&tls->busy, 1);
         signal_fence(); /* pairs with the barrier of slm_take_from_all */
-        if (likely(__atomic_load_n(&tls->hot, __ATOMIC_ACQUIRE) != slm_taken)) /* sees what a taker has done */
+        if (likely(!slm_hot_stops(__atomic_load_n(&tls->hot, __ATOMIC_ACQUIRE)))) /* sees what a taker has done */
             break;
         store_release(&tls->busy, 0);
         slm_take_wait();
@@ -83,6 +83,8 @@ struct slm_take {
     bool (*wants)(struct slm_thread *thread, void *context);
     /* Works on a block that is taken; no lock of lower rank than a depot's, no waiting. */
     void (*work)(struct slm_thread *thread, void *context);
+    /* NULL, or further work on all of them, each after one more barrier; up to a NULL. None after one that fails. */
+    void (*const *more)(struct slm_thread *thread, void *context);
     void *context;
     bool always; /* issue the barrier even where no thread has anything */
     bool insist; /* ask missed threads to pause after their slow path, where another attempt finds them */

@@ -19,12 +19,13 @@
  * A block is 1 MiB of addresses. A thread touches what it uses: the first 4 KiB of a half, and of the first half also
  * a page for each 85 named caches that exist.
  *
- * `hot` is what the hot paths use. It points at the block, or 0, 8 or 16 bytes into an idle block, where each word of
- * a slot is the address of slm_no_rounds, so that the hot paths fall into their slow halves:
+ * `hot` is what the hot paths use. It points at the block, or 0, 8, 16 or 24 bytes into an idle block, where each
+ * word of a slot is the address of slm_no_rounds, so that the hot paths fall into their slow halves:
  *
  *     slm_nothing   before the first use, after the end, and while the owner works on the block in a slow path
  *     slm_taken     another thread works on the block (thread/ownership.h)
  *     slm_detour    nobody does: a signal handler sends the owner through a slow path (thread/reserve.h)
+ *     slm_parked    nobody does: the owner was still for long, and its rounds were taken (thread/park.h)
  *
  * The owner alone writes its block, a taker apart. Hot paths write a slot's `top`. All else is written between
  * slm_thread_enter and slm_thread_leave (process/lifecycle.h), which keep out a signal handler that interrupts the
@@ -73,10 +74,12 @@ struct slm_thread {
     _Atomic unsigned node; /* whose depots this thread uses: looked up at each pass by the owner */
     uint32_t cpu;          /* see slm_topology_node_again */
     uint32_t covered;      /* slots below this number have cursors */
+    uint32_t seen;         /* `passes` when thread/park.c last looked */
     struct slm_slot_groups used;
     _Atomic uint32_t recalled;                       /* the count of recalls that it has attended to */
     _Atomic uint8_t attention;                       /* enum slm_attention */
     bool helper;                                     /* the library's own */
+    uint8_t still;                                   /* how long `passes` has not changed: see thread/park.c */
     _Atomic(struct slm_reserve *) reserves;          /* see thread/reserve.h */
     _Atomic uint64_t refills, drains, objects_taken; /* written by the owner alone */
     _Atomic uint64_t remote_frees;                   /* since it came to its node */
@@ -164,6 +167,13 @@ extern slm_hidden char slm_idle_block[];
 #define slm_nothing ((struct slm_thread *)(void *)slm_idle_block)
 #define slm_taken ((struct slm_thread *)(void *)(slm_idle_block + 8))
 #define slm_detour ((struct slm_thread *)(void *)(slm_idle_block + 16))
+#define slm_parked ((struct slm_thread *)(void *)(slm_idle_block + 24))
+
+/* Must a slow path stop before the block? It is taken, or parked; a block's address has no such bit. */
+slm_inline bool slm_hot_stops(const struct slm_thread *hot)
+{
+    return ((uintptr_t)hot & 8) != 0;
+}
 
 /* For what the owner reads and a taker writes, or the reverse: plain accesses, which fold into x86's operands. */
 #ifdef __SANITIZE_THREAD__
@@ -223,11 +233,13 @@ slm_inline struct slm_retired_slot *slm_retired_slot_at(struct slm_thread *threa
 }
 
 /* The second halves of a hot pop and push: `top` is that of a slot that is not empty, or not full. A popped round
- * stays readable above the new top: only the owner pushes. */
+ * stays readable above the new top: only the owner pushes. It is loaded after the top has moved: another thread may
+ * have exchanged it until then (thread/park.h). */
 slm_inline void *slm_slot_pop(struct slm_slot *slot, void **top)
 {
     slm_slot_move(slot, top, -1);
-    return top[-1];
+    signal_fence();
+    return slm_shared_load(&top[-1]);
 }
 
 slm_inline void slm_slot_push(struct slm_slot *slot, void **top, void *object)

@@ -23,6 +23,12 @@
  *     issues a second membarrier once it has read top.
  *  6. Only who holds an object writes its key (src/slab/key.h): a push sets it first of all, a pop clears it last of
  *     all. So by 2 and 5 what the taker takes has its key, and no store of the owner's to it is still on its way.
+ *  7. EXCHANGE (src/thread/park.h): the round R at top - 1 is taken as well. A round N of the depot takes its place, and
+ *     after a second membarrier, at P2, the taker reads top again. A pop stores top, and then loads its round. If top is
+ *     no less than before, a pop under way does both after P2, and gets N: R is the taker's. If it is less, nobody can
+ *     tell which of the two the pop has got, and neither is used again. On a weak machine one more membarrier comes
+ *     before the exchange, for 5's reason: a push's store of its round could come over N. A round that has come later
+ *     than that stays.
  *
  * What the model has: one owner and one taker, each for ever; more owners would share nothing but the depot, and
  * takers come one at a time. The owner's stores wait in a store buffer (x86: first in, first out; WEAK: in any order,
@@ -32,8 +38,9 @@
  * instruction, so a store buffer would only make it slower. The depot stands for wherever any thread could get a
  * round from. A magazine is full by its top, not by the word there, which the owner alone writes. A signal handler
  * comes between any two steps of the owner with a dry nolock call, and with a malloc or free while busy is set. Left
- * out are previous magazines, which only slow paths touch (see 3), threads that come and go, and the destruction of a
- * cache, which nobody may be using.
+ * out are the dry call with EXCHANGE, as a parked thread is like a dry one, previous magazines, which only slow paths
+ * touch (see 3), threads that come and go, and the destruction of a cache, which nobody may be using. With WEAK
+ * EXCHANGE there are but two rounds, to keep the search short.
  *
  * What is checked: a round has one holder (the asserts in pop_round and take), what is taken has its key, and keeps
  * it (in take), none is lost (count_rounds), taker and slow path are never both on the block (`inside`, `taking`), a
@@ -41,7 +48,7 @@
  * unless a pop is under way at P or begins after it (`popping`, `popped`), and the owner gets on: nothing goes on for
  * ever but takes and its operations. (Takes without end can starve it: it does not queue.)
  *
- * WEAK, LIMITED, and both together also must pass. What must fail:
+ * WEAK, LIMITED, EXCHANGE, and WEAK with either also must pass. What must fail:
  *     NO_MEMBARRIER     no membarrier
  *     TAKE_TOP          leaves no round behind
  *     HOT_KEPT          an owner's second pop uses the hot that it loaded for the first
@@ -64,9 +71,16 @@
  *     TOP_FIRST         it reads the mark after top: so on a weak machine the load of the mark must acquire
  *   with WEAK LIMITED:
  *     NO_RELEASE_MARK   the owner's store that clears the mark does not release
- *     ONE_MEMBARRIER    the taker does not issue a second membarrier */
+ *     ONE_MEMBARRIER    the taker does not issue a second membarrier
+ *   with EXCHANGE:
+ *     NO_BARRIER_AFTER  none comes between the exchange and the second look at top
+ *     FALLEN_TOO        the round is taken even if top has become less
+ *     ROUND_FIRST       a pop loads its round before it stores top
+ *   with WEAK EXCHANGE:
+ *     ONE_MEMBARRIER    none comes before the exchange
+ *     ANY_TOP           a round is exchanged that has come after the first look at top */
 
-#ifdef SMALL
+#if defined(SMALL) || (defined(WEAK) && defined(EXCHANGE))
 #define ROUNDS 2
 #else
 #define ROUNDS 3 /* and as many slots */
@@ -108,6 +122,9 @@ byte memory[LIVE + ROUNDS];
 byte held;        /* rounds that the owner's program has */
 byte depot = ALL; /* in the depot */
 byte list;        /* on the taker's list */
+#ifdef EXCHANGE
+byte lost;        /* of which the owner may have some */
+#endif
 bool inside;      /* a slow path of the owner is on the block */
 bool taking;      /* the taker is */
 #ifdef LIMITED
@@ -193,6 +210,7 @@ end:
 }
 
 /* A nolock call that finds its reserve dry, in a signal handler: a locked compare-exchange. */
+#ifndef EXCHANGE /* a parked thread is as one that is dry, and the search shorter */
 active proctype handler()
 {
 end:
@@ -203,6 +221,7 @@ end:
     }
     od
 }
+#endif
 
 /* -- the owner --------------------------------------------------------------------------------------------------- */
 
@@ -245,8 +264,12 @@ inline pop_from_block()
         store(MARK, LEFT);
 #endif
         if
+#ifndef ROUND_FIRST
         :: store(TOP, top - 1); pop_round()
+#endif
+#if !defined(EXCHANGE) || defined(ROUND_FIRST)
         :: pop_round(); store(TOP, top - 1)
+#endif
         fi;
         store(LIVE_OF(round), 1);
         round = 0
@@ -378,6 +401,9 @@ inline count_rounds()
             n++
         :: else -> break
         od;
+#ifdef EXCHANGE
+        round = round | lost;
+#endif
         assert(round == ALL);
         round = 0;
         n = 0
@@ -518,8 +544,51 @@ inline take()
     assert(popped || bottom == top);
     left = false;
 #endif
+#if defined(EXCHANGE) && !defined(ANY_TOP)
+    none = (bottom == top);
+#endif
     top = 0
 }
+
+#ifdef EXCHANGE
+/* `bottom` is the place of the top round. `none`: there was none. */
+inline exchange()
+{
+#if defined(WEAK) && !defined(ONE_MEMBARRIER)
+    membarrier();
+#endif
+    if
+    :: !none && memory[TOP] > bottom && depot != 0 ->
+        d_step {
+            stand_in = LOWEST(depot);
+            depot = depot & ~stand_in
+        }
+        round = memory[SLOT + bottom];
+        memory[SLOT + bottom] = stand_in;
+#ifndef NO_BARRIER_AFTER
+        membarrier();
+#endif
+        d_step {
+            if
+#ifndef FALLEN_TOO
+            :: memory[TOP] <= bottom -> lost = lost | round | stand_in
+            :: else ->
+#else
+            :: true ->
+#endif
+                assert(round != 0 && (round & (held | depot | list)) == 0);
+                assert(memory[LIVE_OF(round)] == 0);
+                assert(where[0] != LIVE_OF(round) && where[1] != LIVE_OF(round) && where[2] != LIVE_OF(round));
+                list = list | round
+            fi;
+            round = 0;
+            stand_in = 0
+        }
+    :: else
+    fi;
+    none = false
+}
+#endif
 
 /* From now on the rounds are anyone's. */
 inline raise_bottom()
@@ -566,6 +635,10 @@ active proctype taker()
 #ifdef LIMITED
     bool left;
 #endif
+#ifdef EXCHANGE
+    byte stand_in;
+    bool none;
+#endif
 
     do
     :: break
@@ -602,6 +675,10 @@ progress:
         fi;
 #endif
         take();
+#ifdef EXCHANGE
+        exchange();
+        was = DRY;
+#endif
         finish();
 next:
         was = 0

@@ -10,6 +10,7 @@
  *   +-----------------+    +----+----+----+----+----+    +-----------------+
  *
  * Objects change threads by swapping one with an exchange slot, so much is freed by another thread than allocated it.
+ * Now and then a worker rests, so that an allocator can take back what it holds; the main thread trims all the time.
  * A worker lives for some thousands of operations, leaves its objects to the slots or frees them, some in a
  * destructor of its thread-local storage, starts its successor and ends.
  *
@@ -314,6 +315,13 @@ static void burst(struct worker *worker)
     }
 }
 
+/* As long as an allocator may need to find that a thread does nothing. */
+static void rest(struct worker *worker)
+{
+    doing("resting");
+    sleep_for((double)draw_between(&worker->random, 1, 200) / 1e3);
+}
+
 static void start_worker(unsigned place);
 
 /* Runs when the thread's storage goes: the allocator may have said goodbye to the thread already. */
@@ -342,6 +350,8 @@ static void *work(void *argument)
     for (; done < life && !atomic_load_explicit(&stopping, memory_order_relaxed); done++) {
         if (once_in(&worker->random, 4000))
             burst(worker);
+        else if (once_in(&worker->random, 20000))
+            rest(worker);
         else
             operate(worker);
     }
@@ -445,9 +455,13 @@ int main(int count, char **words)
     pthread_key_create(&late_key, end_worker);
     for (unsigned i = 0; i < options.threads; i++)
         start_worker(i + 2);
-    doing("working");
-    while (!is_over(end, what_is_missing))
+    for (unsigned looks = 1; !is_over(end, what_is_missing); looks++) {
+        doing("working");
         sleep_for(2e-3);
+        doing("malloc_trim");
+        if (looks % 16 == 0)
+            malloc_trim(0);
+    }
     doing("waiting for the threads to end");
     atomic_store(&stopping, true);
     wait_for_all();

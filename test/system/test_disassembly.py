@@ -123,6 +123,32 @@ def test_hot_path_is_a_leaf(code, name):
     assert length <= MOST_INSTRUCTIONS, f"{name} has {length} instructions"
 
 
+def pops(texts):
+    """For each load of a round, whether the top has moved before."""
+    found, moved = [], False
+    for text in texts:
+        if re.match(r"addq\s+\$0xf+8,", text):
+            moved = True
+        elif re.match(r"mov\s+-0x8\(%r", text):
+            found.append(moved)
+            moved = False
+    return found
+
+
+@pytest.mark.parametrize("name", ["malloc", "slm_alloc_medium", "slab_cache_alloc"])
+def test_a_pop_moves_the_top_and_then_loads_its_round(code, name):
+    """In between another thread may have exchanged the round (src/thread/park.h)."""
+    steps, _ = follow(code, name)
+    found = pops(code.text[address] for address in sorted(steps))
+    assert found and all(found)
+
+
+def test_a_round_that_is_loaded_first_is_seen():
+    move, load = "addq   $0xfffffffffffffff8,(%rdx,%rax,8)", "mov    -0x8(%rcx),%rax"
+    assert pops([move, load, "ret", move, load]) == [True, True]
+    assert pops([load, move]) == [False] and pops([move, load, load]) == [True, False]
+
+
 # -- the check itself: it must see what it forbids ------------------------------------------------------------------
 
 OTHERS = """
