@@ -26,7 +26,10 @@ slm_public slm_for_few void slab_free(void *ptr)
 
 slm_public void *slab_alloc_nolock(size_t size)
 {
-    void *object = size <= SLM_SMALL_MAX ? slm_reserve_pop(&slm_class_caches[slm_class_of_size(size)]) : NULL;
+    struct slm_cache *cache = NULL;
+    if (size <= SLM_SMALL_MAX)
+        cache = slm_class_cache_nolock(slm_class_of_size(size));
+    void *object = cache ? slm_reserve_pop(cache) : NULL;
     if (object)
         slm_key_clear(object);
     return object;

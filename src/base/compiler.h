@@ -25,6 +25,9 @@
 /* Read-only data that every process reads. It is placed with what the loader writes to, so that the nine pages of
  * messages and unwinding tables stay out of memory until one is needed. */
 #define slm_always_read __attribute__((section(".data.rel.ro.slm")))
+/* A variable of which most processes use little or nothing. It lies behind all others (preload/sections.ld), so that
+ * these share few pages. */
+#define slm_sparse __attribute__((section(".bss.slm_sparse")))
 /* What is written at start and then only read lies together in one section, which is sealed at the end of the start
  * (process/lifecycle.c): a later write ends the process. */
 #define slm_once __attribute__((section("slm_once")))

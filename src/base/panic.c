@@ -30,7 +30,7 @@ static struct {
 static struct {
     unsigned mapped_bytes;
     char text[sizeof((struct slm_line *)0)->text + 1];
-} abort_message;
+} abort_message slm_sparse;
 
 static void *_Atomic *glibc_abort_message slm_once; /* NULL: this libc has none, or it was not found */
 

@@ -52,6 +52,13 @@ slm_inline unsigned slm_class_of_size(size_t n)
     return n > 256 ? slm_class_above_256(n) : n == 0 ? 0 : (unsigned)((n - 1) / 16);
 }
 
+/* The size that may stand in for a class's, as long as that is young (heap/slow.c): the next power of two up to 2048.
+ * It divides a page, so its objects are aligned as those of the class. */
+slm_inline uint32_t slm_class_larger(uint32_t size)
+{
+    return size <= 32 || size > 2048 ? size : 2u << slm_log2(size - 1);
+}
+
 /* The size to request so that objects of n bytes (at most PTRDIFF_MAX), cut from a slab's start, are aligned to
  * `align` (a power of two): n rounded up to a multiple of it. The size of its class is a multiple too: sizes are
  * multiples of the step that leads to them, a power of two. If `align` divides the step, it divides the size; else

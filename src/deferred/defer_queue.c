@@ -41,7 +41,7 @@ static struct queue {
     uint64_t newest; /* stamp */
     struct segment segments[SEGMENTS];
     struct chain ripe[KINDS];
-} slm_cacheline queues[SLM_NODES_MAX];
+} slm_cacheline queues[SLM_NODES_MAX] slm_sparse;
 
 _Atomic uint64_t slm_defer_queue_objects, slm_defer_queue_bytes;
 _Atomic uint64_t slm_defer_queue_waits, slm_defer_queue_excesses, slm_defer_queue_unfreed;
@@ -58,14 +58,13 @@ static __thread bool calling;
 
 /* For copies when there is no memory, which a barrier would wait for. It is free again when its rounds have
  * been freed. */
-static _Alignas(struct slm_magazine) char last_magazine[512];
+static slm_sparse _Alignas(struct slm_magazine) char last_magazine[512];
 static _Atomic bool last_magazine_out;
 
 slm_cold void slm_defer_queue_start(void)
 {
-    if (slm_checked || slm_bench) /* other builds have no ranks */
-        for (unsigned node = 0; node < SLM_NODES_MAX; node++)
-            queues[node].lock.rank = SLM_RANK_DEFER_QUEUE;
+    for (unsigned node = 0; node < SLM_NODES_MAX; node++)
+        queues[node].lock.rank = SLM_RANK_DEFER_QUEUE;
 }
 
 /* -- chains ------------------------------------------------------------------------------------------------------ */

@@ -35,7 +35,7 @@ struct slm_epoch_head {
     };
 };
 
-/* Once, at start. */
+/* Once, at start, in builds that use ranks. */
 void slm_defer_queue_start(void);
 
 /* Put on the queue what readers that enter a section from now on cannot reach. It is counted until it is freed. Any

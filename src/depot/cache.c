@@ -11,12 +11,14 @@
 /* A thread holds two magazines, and several threads share a limit. */
 enum { start_bytes = 8192, start_rounds_most = 5, most_rounds_least = 2, magazines_a_limit = 16 };
 
-struct slm_cache slm_class_caches[SLM_CLASSES];
-struct slm_cache *_Atomic slm_caches[SLM_CACHE_IDS];
-struct slm_depot_counts slm_cache_gone[SLM_NODES_MAX];
+static __attribute__((section(".bss.slm_class_records"))) struct slm_cache class_records[SLM_CLASSES];
+static struct slm_lock making = {.rank = SLM_RANK_CLASSES};
+struct slm_cache *_Atomic slm_class_caches[SLM_CLASSES];
+slm_sparse struct slm_cache *_Atomic slm_caches[SLM_CACHE_IDS];
+slm_sparse struct slm_depot_counts slm_cache_gone[SLM_NODES_MAX];
 
 static struct slm_lock mutex = {.rank = SLM_RANK_CACHES};
-static struct slm_list caches = {&caches, &caches};
+static struct slm_list caches = {&caches, &caches}; /* named ones */
 
 void slm_cache_name_class(char *name, unsigned class)
 {
@@ -54,18 +56,50 @@ static const char *name_in_messages(const struct slm_cache *cache)
     return slm_cache_is_class(cache) ? NULL : slm_cache_own(cache)->name;
 }
 
-slm_cold void slm_cache_add(struct slm_cache *cache)
+static slm_cold void fill(struct slm_cache *cache)
 {
     cache->shape.slot_word = (uint16_t)slm_slot_word_of(cache->id);
     slm_slab_shape_fill(&cache->shape);
-    slm_page_map_set_size(cache->shape.slot_word, cache->shape.object_size);
     slm_for_each_depot (depot, cache) /* a reused cache has several already */
         slm_depot_init(depot, &cache->shape, name_in_messages(cache), depot->node);
     set_bounds(cache);
     cache->generation = slm_fork_generation;
+}
+
+static unsigned classes_made(void)
+{
+    unsigned made = 0;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        made += load_relaxed(&slm_class_caches[class]) != NULL;
+    return made;
+}
+
+/* A fork may catch it at any point: the record is in use from the last step on. */
+slm_cold struct slm_cache *slm_class_cache_make(unsigned class, bool wait)
+{
+    if (wait)
+        slm_lock_acquire(&making);
+    else if (!slm_lock_try(&making))
+        return NULL;
+    struct slm_cache *cache = load_relaxed(&slm_class_caches[class]);
+    if (!cache) {
+        cache = &class_records[classes_made()];
+        memset(cache, 0, sizeof *cache);
+        cache->id = class;
+        cache->shape.object_size = slm_class_size[class];
+        fill(cache);
+        store_release(&slm_class_caches[class], cache); /* pairs with slm_class_cache */
+    }
+    slm_lock_release(&making);
+    return cache;
+}
+
+slm_seldom void slm_cache_add(struct slm_cache *cache)
+{
+    fill(cache);
+    slm_page_map_set_size(cache->shape.slot_word, cache->shape.object_size);
     slm_list_insert_before(&caches, &cache->link);
-    if (!slm_cache_is_class(cache))
-        store_release(&slm_caches[cache->id], cache); /* pairs with the thread that gets its first object */
+    store_release(&slm_caches[cache->id], cache); /* pairs with the thread that gets its first object */
 }
 
 void slm_depot_add_counts(const struct slm_depot *depot, struct slm_depot_counts *sums)
@@ -84,20 +118,10 @@ void slm_cache_remove(struct slm_cache *cache)
     store_relaxed(&slm_caches[cache->id], NULL);
 }
 
-slm_cold void slm_cache_start(void)
+slm_cold void slm_cache_tune_all(void)
 {
-    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
-        struct slm_cache *cache = &slm_class_caches[class];
-        cache->id = class;
-        cache->shape.object_size = slm_class_size[class];
-        slm_cache_add(cache);
-    }
-}
-
-void slm_cache_tune_all(void)
-{
-    for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        set_bounds(&slm_class_caches[class]);
+    for (unsigned i = classes_made(); i-- > 0;)
+        set_bounds(&class_records[i]);
 }
 
 void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines)
@@ -108,7 +132,7 @@ void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines
     atomic_fetch_add_explicit(&cache->tuned, 1, memory_order_release); /* pairs with heed_tuning */
 }
 
-static _Atomic(struct slm_depot *) *other_depots(struct slm_cache *cache)
+static slm_for_few _Atomic(struct slm_depot *) *other_depots(struct slm_cache *cache)
 {
     _Atomic(struct slm_depot *) *others = load_acquire(&cache->others); /* pairs with the exchange below */
     if (others)
@@ -124,7 +148,7 @@ static _Atomic(struct slm_depot *) *other_depots(struct slm_cache *cache)
     return others;
 }
 
-struct slm_depot *slm_cache_depot_other(struct slm_cache *cache, unsigned node)
+slm_for_few struct slm_depot *slm_cache_depot_other(struct slm_cache *cache, unsigned node)
 {
     _Atomic(struct slm_depot *) *others = other_depots(cache);
     if (!others)
@@ -185,6 +209,11 @@ void slm_cache_unlock(void)
 
 void slm_cache_each(void (*visit)(struct slm_cache *cache, void *context), void *context)
 {
+    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
+        struct slm_cache *cache = load_acquire(&slm_class_caches[class]);
+        if (cache)
+            visit(cache, context);
+    }
     for (struct slm_list *at = caches.next; at != &caches; at = at->next)
         visit(slm_container(at, struct slm_cache, link), context);
 }

@@ -35,8 +35,7 @@ struct slm_cache {
     struct slm_depot first; /* node 0 */
 };
 
-/* What named caches have besides, behind their struct slm_cache. A process has all size classes from its start on:
- * what they do without takes two pages less. */
+/* What named caches have besides, behind their struct slm_cache. */
 struct slm_cache_own {
     struct slm_limit limit;        /* shape.limit, if it has one */
     struct slm_object_hooks hooks; /* shape.hooks, if it has any */
@@ -48,13 +47,32 @@ slm_inline struct slm_cache_own *slm_cache_own(const struct slm_cache *cache)
     return (struct slm_cache_own *)(uintptr_t)(cache + 1);
 }
 
-extern slm_hidden struct slm_cache slm_class_caches[SLM_CLASSES];
+/* The size classes' caches, each made when it is first asked for: most processes use a third of them, which lie side
+ * by side. NULL: it has not been made. */
+extern slm_hidden struct slm_cache *_Atomic slm_class_caches[SLM_CLASSES];
 extern slm_hidden struct slm_cache *_Atomic slm_caches[SLM_CACHE_IDS]; /* named ones, by id */
+
+/* Make a class's cache unless that is done. NULL, only if it may not `wait`: a thread is at it, perhaps this one. */
+struct slm_cache *slm_class_cache_make(unsigned class, bool wait);
+
+/* Acquire: pairs with slm_class_cache_make. */
+slm_inline struct slm_cache *slm_class_cache(unsigned class)
+{
+    struct slm_cache *cache = load_acquire(&slm_class_caches[class]);
+    return likely(cache != NULL) ? cache : slm_class_cache_make(class, true);
+}
+
+/* In a signal handler, perhaps, which may have interrupted the making: then NULL. */
+slm_inline struct slm_cache *slm_class_cache_nolock(unsigned class)
+{
+    struct slm_cache *cache = load_acquire(&slm_class_caches[class]);
+    return likely(cache != NULL) ? cache : slm_class_cache_make(class, false);
+}
 
 /* NULL: no cache has that id. */
 slm_inline struct slm_cache *slm_cache_of(unsigned id)
 {
-    return id < SLM_CLASSES ? &slm_class_caches[id] : load_relaxed(&slm_caches[id]);
+    return id < SLM_CLASSES ? slm_class_cache(id) : load_relaxed(&slm_caches[id]);
 }
 
 slm_inline bool slm_cache_is_class(const struct slm_cache *cache)
@@ -80,9 +98,6 @@ slm_inline struct slm_cache *slm_cache_of_object(const void *pointer)
     return slm_cache_of_slab(slm_slab_of(pointer));
 }
 
-/* Name and cut the size classes; once, before the first allocation. */
-void slm_cache_start(void);
-
 /* The name of a size class; `name` has SLM_CACHE_NAME_BYTES, all 0. */
 void slm_cache_name_class(char *name, unsigned class);
 
@@ -100,7 +115,7 @@ struct slm_depot_counts {
 extern slm_hidden struct slm_depot_counts slm_cache_gone[SLM_NODES_MAX];
 void slm_depot_add_counts(const struct slm_depot *depot, struct slm_depot_counts *sums);
 
-/* Compute the classes' bounds again, once the options have been read. */
+/* Compute the classes' bounds again, once the options have been read; of those that are made. */
 void slm_cache_tune_all(void);
 
 /* Rounds of a magazine and magazines of a depot from now on, 0: automatic. Under the cache mutex. */
@@ -140,5 +155,6 @@ void slm_cache_lock(void);
 bool slm_cache_try_lock(void);
 void slm_cache_unlock(void);
 
-/* Call `visit` for each cache in the order of creation, under the cache mutex; it must not create or destroy any. */
+/* Call `visit` for each cache: size classes that are made, then the others in the order of creation, under the cache
+ * mutex; it must not create or destroy any. */
 void slm_cache_each(void (*visit)(struct slm_cache *cache, void *context), void *context);

@@ -14,8 +14,9 @@ static struct slm_list names = {&names, &names};
 static struct slm_list class_names = {&class_names, &class_names}; /* made when a visitor first asks */
 static struct slm_list aside = {&aside, &aside};
 static unsigned aside_count;
-static struct slm_cache *merging[buckets], *leaving, *unused; /* linked by `next` */
-static uint32_t lowest_free = SLM_NAMED_FIRST;                /* every id below is taken */
+static slm_sparse struct slm_cache *merging[buckets];
+static struct slm_cache *leaving, *unused;     /* linked by `next`, as those above */
+static uint32_t lowest_free = SLM_NAMED_FIRST; /* every id below is taken */
 
 static struct slab_cache *name_at(struct slm_list *link)
 {
@@ -258,7 +259,7 @@ static void name_classes(void)
     for (struct slab_cache *named; class < SLM_CLASSES && (named = slm_metadata_alloc(sizeof *named)); class ++) {
         memset(named, 0, sizeof *named);
         slm_cache_name_class(named->name, class);
-        lead_to(named, &slm_class_caches[class], false);
+        lead_to(named, slm_class_cache(class), false);
         slm_list_insert_before(&class_names, &named->link);
     }
 }

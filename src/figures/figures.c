@@ -81,7 +81,8 @@ struct of_nodes {
 static_assert(sizeof(struct of_nodes) == sizeof(struct slab_node_stats), "a row for each field");
 
 /* The counts of threads that have ended. Remote frees are by node, and include those of threads that have left it. */
-static _Atomic uint64_t gone_refills, gone_drains, gone_taken, gone_remote[SLM_NODES_MAX];
+static _Atomic uint64_t gone_refills, gone_drains, gone_taken;
+static slm_sparse _Atomic uint64_t gone_remote[SLM_NODES_MAX];
 
 void slm_figures_count_remote(unsigned node)
 {
@@ -132,7 +133,7 @@ static void add_thread(struct slm_thread *thread, void *context)
 static void add_cache(struct slm_cache *cache, void *context)
 {
     struct sums *sums = context;
-    sums->caches++;
+    sums->caches += !slm_cache_is_class(cache);
     slm_for_each_depot (depot, cache) {
         if (!has(sums, depot->node))
             continue;
@@ -164,7 +165,7 @@ static slm_seldom uint64_t limit_or_0(const _Atomic uint64_t *limit)
 
 static slm_seldom struct sums sum_nodes(unsigned first, unsigned end)
 {
-    struct sums sums = {.first = first, .end = end};
+    struct sums sums = {.first = first, .end = end, .caches = SLM_CLASSES};
     slm_fork_check();
     slm_cache_lock();
     add_gone(&sums);

@@ -33,7 +33,10 @@ static slm_seldom void print_class(unsigned class, FILE *out)
 {
     const unsigned size = slm_class_size[class], from = class == 0 ? 1 : slm_class_size[class - 1] + 1u;
     uint64_t rounds = 0, slabs = 0;
-    slm_for_each_depot (depot, &slm_class_caches[class]) {
+    struct slm_cache *cache = load_acquire(&slm_class_caches[class]); /* pairs with slm_class_cache_make */
+    if (!cache)
+        return;
+    slm_for_each_depot (depot, cache) {
         rounds += load_relaxed(&depot->stock_rounds);
         slabs += load_relaxed(&depot->slabs_made);
     }

@@ -196,7 +196,7 @@ void *slm_alloc_node(size_t n, int node)
             return object;
         slm_free(object);
     }
-    return take(&slm_class_caches[slm_class_of_size(n)], node, 1, &object) ? slm_alloc_check(object, n) : NULL;
+    return take(slm_class_cache(slm_class_of_size(n)), node, 1, &object) ? slm_alloc_check(object, n) : NULL;
 }
 
 /* In a signal handler, perhaps: the reserve and atomic operations only. */

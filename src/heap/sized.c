@@ -25,12 +25,12 @@ static slm_seldom struct object object_at(const void *pointer, const char *call)
     return (struct object){cache, cache ? cache->shape.object_size : 0};
 }
 
-/* The slot word of the class that a request gets; 0: a span of its own. As slm_aligned_alloc has it. */
-static size_t slot_word_for(size_t n, size_t alignment)
+/* The class that a request gets, or SLM_CLASSES: a span of its own. As slm_aligned_alloc has it. */
+static unsigned class_for(size_t n, size_t alignment)
 {
     const size_t rounded = slm_size_of_aligned(n, alignment);
     const bool small = n <= SLM_SMALL_MAX && rounded <= SLM_SMALL_MAX;
-    return small ? slm_slot_word_of(slm_class_of_size(rounded)) : 0;
+    return small ? slm_class_of_size(rounded) : SLM_CLASSES;
 }
 
 static bool is_aligned(const void *pointer, size_t alignment)
@@ -40,7 +40,7 @@ static bool is_aligned(const void *pointer, size_t alignment)
 
 /* What slm_sized_exactly leaves. */
 static __attribute__((noinline)) slm_seldom bool is_exact(const void *pointer, size_t n, size_t alignment,
-                                                          size_t slot_word, const char *call)
+                                                          unsigned class, const char *call)
 {
     const struct object object = object_at(pointer, call);
     if (object.usable == 0 || slm_options.check_sizes == 0)
@@ -48,16 +48,20 @@ static __attribute__((noinline)) slm_seldom bool is_exact(const void *pointer, s
     if (!is_aligned(pointer, alignment))
         return false;
     if (!object.cache)
-        return slot_word == 0 && object.usable == slm_large_usable_for(n);
-    return slm_cache_is_class(object.cache) ? object.cache->shape.slot_word == slot_word : n <= object.usable;
+        return class == SLM_CLASSES && object.usable == slm_large_usable_for(n);
+    if (!slm_cache_is_class(object.cache))
+        return n <= object.usable;
+    return object.cache->id == class;
 }
 
 /* Every full magazine leads to here. */
 slm_cold bool slm_sized_exactly(const void *pointer, size_t n, size_t alignment, const char *call)
 {
-    const size_t slot_word = slot_word_for(n, alignment);
-    return (likely(slot_word != 0) && likely(slm_map_word_at(pointer) == slot_word)) ||
-           is_exact(pointer, n, alignment, slot_word, call);
+    const unsigned class = class_for(n, alignment);
+    if (likely(class != SLM_CLASSES) &&
+        (likely(slm_map_word_at(pointer) == slm_slot_word_of(class)) || slm_take_back_lent(pointer, class)))
+        return true;
+    return is_exact(pointer, n, alignment, class, call);
 }
 
 slm_seldom bool slm_sized_within(const void *pointer, size_t n, size_t alignment, const char *call)

@@ -45,15 +45,57 @@ void *slm_alloc_direct(struct slm_cache *cache)
     return object;
 }
 
+/* A class takes a page at least, and most programs have one or two objects of most sizes. So a class's first objects
+ * are lent by the class of the next power of two, as long as they waste little. Which these were is remembered for
+ * frees that tell a size: bits of their addresses. */
+enum { lent_most = 8, lent_waste = 1024, lent_classes = 40 };
+static _Atomic uint8_t lent_count[lent_classes];
+static _Atomic uint32_t lent[lent_classes][lent_most];
+
+static uint32_t lent_bits(const void *object)
+{
+    return (uint32_t)((uintptr_t)object >> 4);
+}
+
+/* The class that lends one, or the class itself; *place: where to remember it. */
+static unsigned lender(unsigned class, _Atomic uint32_t **place)
+{
+    if (class >= lent_classes || likely(load_relaxed(&lent_count[class]) >= lent_most))
+        return class;
+    const uint32_t size = slm_class_size[class], larger = slm_class_larger(size);
+    const unsigned most = size == larger ? 0 : (unsigned)slm_min(lent_waste / (larger - size), lent_most);
+    const unsigned n = atomic_fetch_add(&lent_count[class], 1);
+    if (n >= most) {
+        store_relaxed(&lent_count[class], lent_most);
+        return class;
+    }
+    *place = &lent[class][n];
+    return slm_class_of_size(larger);
+}
+
+bool slm_take_back_lent(const void *object, unsigned class)
+{
+    for (unsigned n = 0; class < lent_classes && n < lent_most; n++) {
+        uint32_t bits = lent_bits(object);
+        if (atomic_compare_exchange_strong(&lent[class][n], &bits, 0))
+            return true;
+    }
+    return false;
+}
+
 static void *alloc_class(unsigned class)
 {
+    _Atomic uint32_t *place = NULL;
+    class = lender(class, &place);
     struct slm_thread *thread = slm_thread_enter(true);
-    void *object =
-        likely(thread != NULL) ? slm_thread_pop(thread, class) : slm_alloc_direct(&slm_class_caches[class]);
+    void *object = likely(thread != NULL) ? slm_thread_pop(thread, class) : slm_alloc_direct(slm_class_cache(class));
     if (likely(thread != NULL))
         slm_thread_leave(thread);
-    if (likely(object != NULL))
-        slm_key_clear(object);
+    if (unlikely(!object))
+        return NULL;
+    slm_key_clear(object);
+    if (unlikely(place != NULL))
+        store_relaxed(place, lent_bits(object));
     return object;
 }
 

@@ -11,6 +11,9 @@ slm_slow void *slm_alloc_slow(size_t n);
 /* Over SLM_TABLE_MAX bytes: a size class up to SLM_SMALL_MAX, else a span. */
 void *slm_alloc_medium(size_t n);
 
+/* Was the object, which is of a larger class, lent to a request of that class? Not a second time. */
+bool slm_take_back_lent(const void *object, unsigned class);
+
 /* What a magazine of n's class had, or NULL. If it reaches beyond its granule, then a hot free has taken what lies
  * behind a slab's last object for one more: that ends the process. */
 slm_slow void *slm_alloc_check_slow(void *object);

@@ -3,7 +3,8 @@
 
 #include "page/reservation.h"
 
-struct slm_free_spans slm_free_spans[SLM_AREAS_MAX];
+struct slm_free_spans slm_free_spans_first;
+slm_sparse struct slm_free_spans slm_free_spans_others[SLM_AREAS_MAX - 1];
 
 static _Atomic bool scarce; /* address space */
 
@@ -20,7 +21,7 @@ bool slm_span_scarce(void)
 slm_cold void slm_span_start_areas(void)
 {
     for (unsigned number = 0; number < slm_area_count(); number++) {
-        struct slm_free_spans *area = &slm_free_spans[number];
+        struct slm_free_spans *area = slm_free_spans_in(number);
         const size_t start = (size_t)number << slm_range.area_shift;
         area->end = start + slm_area_granules();
         if (area->started)
@@ -149,13 +150,13 @@ uint64_t slm_span_dirty_bytes(void)
 {
     uint64_t bytes = 0;
     for (unsigned i = 0; i < slm_area_count(); i++)
-        bytes += load_relaxed(&slm_free_spans[i].free_bytes[SLM_SPAN_DIRTY]);
+        bytes += load_relaxed(&slm_free_spans_in(i)->free_bytes[SLM_SPAN_DIRTY]);
     return bytes;
 }
 
 void slm_span_add_figures(unsigned number, struct slm_span_figures *sums)
 {
-    struct slm_free_spans *area = &slm_free_spans[number];
+    struct slm_free_spans *area = slm_free_spans_in(number);
     sums->dirty_bytes += load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]);
     sums->lost_bytes += load_relaxed(&area->lost_bytes);
     sums->purges += load_relaxed(&area->purges);

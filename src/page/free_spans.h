@@ -36,13 +36,20 @@ struct slm_free_spans {
     uint64_t dirty_low_before;       /* and from the call before to that one; what was purged is taken off both */
     _Atomic uint64_t free_bytes[SLM_SPAN_STATES];
     _Atomic uint64_t lost_bytes, purges, purged_bytes;
+    _Atomic uint64_t large_bytes; /* of large objects in use: see slab/large.c */
 } slm_cacheline;
 
-extern slm_hidden struct slm_free_spans slm_free_spans[SLM_AREAS_MAX];
+/* Most machines have one area: it lies apart from the others, among what every process uses. */
+extern slm_hidden struct slm_free_spans slm_free_spans_first, slm_free_spans_others[SLM_AREAS_MAX - 1];
+
+slm_inline struct slm_free_spans *slm_free_spans_in(unsigned area)
+{
+    return likely(area == 0) ? &slm_free_spans_first : &slm_free_spans_others[area - 1];
+}
 
 slm_inline struct slm_free_spans *slm_free_spans_of(const struct slm_span *span)
 {
-    return &slm_free_spans[slm_area_of_granule(slm_span_granule(span))];
+    return slm_free_spans_in(slm_area_of_granule(slm_span_granule(span)));
 }
 
 slm_inline struct slm_free_span *slm_free_span_of(struct slm_span *span)

@@ -24,21 +24,30 @@ struct rest { /* of the newest chunk */
     char *next, *end;
 };
 
-static struct pool {
+struct pool {
     struct slm_lock lock;
     struct rest small, paged;
     struct piece *free[PAGED / UNIT + SLM_METADATA_MAX / PAGED + 1]; /* the small sizes, then the paged ones */
-} slm_cacheline pools[SLM_NODES_MAX];
+} slm_cacheline;
+
+/* The first node's is among what every process uses. */
+static struct pool first_pool;
+static slm_sparse struct pool other_pools[SLM_NODES_MAX - 1];
+
+static struct pool *pool_of(unsigned node)
+{
+    return node == 0 ? &first_pool : &other_pools[node - 1];
+}
 
 slm_cold void slm_metadata_start(void)
 {
     for (unsigned node = 0; (slm_checked || slm_bench) && node < SLM_NODES_MAX; node++) /* which use ranks */
-        pools[node].lock.rank = SLM_RANK_METADATA;
+        pool_of(node)->lock.rank = SLM_RANK_METADATA;
 }
 
 static struct pool *lock_pool(unsigned node)
 {
-    struct pool *pool = &pools[node];
+    struct pool *pool = pool_of(node);
     if (unlikely(slm_lock_acquire(&pool->lock)))
         pool->small = pool->paged = (struct rest){NULL, NULL};
     return pool;

@@ -13,8 +13,8 @@ _Atomic uint64_t slm_purged_bytes[SLM_PURGE_REASONS];
 
 void slm_purge_count(unsigned area, size_t bytes, enum slm_purge_reason reason)
 {
-    add_relaxed(&slm_free_spans[area].purges, 1);
-    add_relaxed(&slm_free_spans[area].purged_bytes, bytes);
+    add_relaxed(&slm_free_spans_in(area)->purges, 1);
+    add_relaxed(&slm_free_spans_in(area)->purged_bytes, bytes);
     add_relaxed(&slm_purged_bytes[reason], bytes);
 }
 
@@ -117,7 +117,7 @@ static size_t purge_area(struct slm_free_spans *area, uint64_t bytes, uint64_t k
             continue;
         }
         given += size;
-        slm_purge_count((unsigned)(area - slm_free_spans), size, reason);
+        slm_purge_count(slm_area_of_granule(area->first), size, reason);
     }
     return given;
 }
@@ -128,10 +128,10 @@ size_t slm_span_purge(uint64_t keep_bytes, enum slm_purge_reason reason)
     const uint64_t granules = slm_max(slm_span_dirty_bytes() / SLM_GRANULE, 1);
     size_t given = 0;
     for (unsigned i = 0; i < slm_area_count(); i++) {
-        const uint64_t dirty = load_relaxed(&slm_free_spans[i].free_bytes[SLM_SPAN_DIRTY]);
+        const uint64_t dirty = load_relaxed(&slm_free_spans_in(i)->free_bytes[SLM_SPAN_DIRTY]);
         const uint64_t keep = keep_bytes / granules * (dirty / SLM_GRANULE);
         if (dirty > keep)
-            given += purge_area(&slm_free_spans[i], dirty - keep, keep, reason);
+            given += purge_area(slm_free_spans_in(i), dirty - keep, keep, reason);
     }
     return given;
 }
@@ -162,7 +162,7 @@ size_t slm_span_unmap_free(enum slm_purge_reason reason)
     slm_span_set_scarce(true);
     size_t given = slm_span_purge(0, reason);
     for (unsigned i = 0; i < slm_area_count(); i++)
-        given += unmap_clean(&slm_free_spans[i]);
+        given += unmap_clean(slm_free_spans_in(i));
     return given;
 }
 
@@ -170,7 +170,7 @@ size_t slm_span_purge_surplus(bool patient)
 {
     size_t given = 0;
     for (unsigned i = 0; i < slm_area_count(); i++) {
-        struct slm_free_spans *area = &slm_free_spans[i];
+        struct slm_free_spans *area = slm_free_spans_in(i);
         if (load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) == 0)
             continue;
         slm_free_spans_lock(area);

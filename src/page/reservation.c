@@ -17,10 +17,29 @@
 /* Held while bookkeeping is mapped, once in so much heap: whoever waits for it needs what is being mapped. */
 static struct slm_lock covering = {.rank = SLM_RANK_METADATA};
 static struct slm_lock anchors = {.rank = SLM_RANK_METADATA}; /* held while memory is made like an anchor */
-static _Atomic size_t metadata_used[SLM_NODES_MAX];           /* bytes of each node's part */
-static _Atomic uint64_t map_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64]; /* sections, a bit each */
-static _Atomic uint64_t descriptors_covered[SLM_GRANULES_MAX / SECTION_LEAST / 64];
-static _Atomic uint64_t bookkeeping_bytes, area_bytes[SLM_AREAS_MAX];
+static _Atomic uint64_t bookkeeping_bytes;
+
+/* Of the area and of the node with that number. Most machines have one, which is apart from the others. */
+static struct used {
+    _Atomic uint64_t area_bytes;
+    _Atomic size_t metadata; /* bytes of the node's part */
+} used_first;
+static slm_sparse struct used used_others[SLM_AREAS_MAX - 1];
+
+static struct used *used_in(unsigned area)
+{
+    return area == 0 ? &used_first : &used_others[area - 1];
+}
+
+/* Sections that are mapped, a bit each: of the map, of descriptors. The first word of each is apart, too. */
+enum { MAP, DESCRIPTORS };
+static _Atomic uint64_t covered_first[2];
+static slm_sparse _Atomic uint64_t covered_rest[2][SLM_GRANULES_MAX / SECTION_LEAST / 64];
+
+static _Atomic uint64_t *covered_word(unsigned what, size_t number)
+{
+    return number < 64 ? &covered_first[what] : &covered_rest[what][number / 64];
+}
 
 /* Above this size of an area's heap the system's policy decides the page size. */
 static const size_t small_pages_granules = ((size_t)256 << 20) / SLM_GRANULE;
@@ -57,9 +76,9 @@ static bool try_range(char *start, size_t granules)
     slm_range.heap = slm_range.metadata + granules * METADATA_BYTES - SLM_SIZES_OFFSET;
     slm_range.percpu = slm_range.heap + granules * SLM_GRANULE;
     slm_range.percpu_bytes = granules * PERCPU_BYTES;
-    map_covered[0] =
+    covered_first[MAP] =
         map_bookkeeping(slm_range.heap + SLM_SIZES_OFFSET, SLM_SIZES_BYTES + slm_range.section * sizeof(uint16_t));
-    return map_covered[0];
+    return covered_first[MAP];
 }
 
 static bool find_range(void)
@@ -87,9 +106,9 @@ slm_cold bool slm_reservation_start(void)
     return false;
 }
 
-static bool is_covered(const _Atomic uint64_t *done, size_t number)
+static bool is_covered(unsigned what, size_t number)
 {
-    return load_acquire(&done[number / 64]) >> number % 64 & 1; /* pairs with the release below */
+    return load_acquire(covered_word(what, number)) >> number % 64 & 1; /* pairs with the release below */
 }
 
 static size_t section_of(size_t granule)
@@ -106,7 +125,7 @@ static size_t sections_below(size_t granule)
 /* Map the bookkeeping of sections from `number` to `end`, of which the first one's is at `address`, where that is not
  * done: each run by one call. False with EEXIST if a foreign mapping lies there. Takes a lock, as areas that grow at
  * the same time cover the same maps. */
-static slm_cold bool cover(_Atomic uint64_t *done, size_t number, size_t end, char *address, size_t bytes)
+static slm_cold bool cover(unsigned what, size_t number, size_t end, char *address, size_t bytes)
 {
     bool covered = true;
     if (number >= end)
@@ -114,13 +133,13 @@ static slm_cold bool cover(_Atomic uint64_t *done, size_t number, size_t end, ch
     slm_lock_acquire(&covering);
     while (number < end && covered) {
         size_t run = 0;
-        while (number + run < end && !is_covered(done, number + run))
+        while (number + run < end && !is_covered(what, number + run))
             run++;
         covered = run == 0 || map_bookkeeping(address, run * bytes);
         if (covered)
             slm_charge_add(run * bytes);
         for (const size_t next = number + slm_max(run, 1); covered && number < next; number++, address += bytes)
-            atomic_fetch_or_explicit(&done[number / 64], (uint64_t)1 << number % 64, memory_order_release);
+            atomic_fetch_or_explicit(covered_word(what, number), (uint64_t)1 << number % 64, memory_order_release);
     }
     slm_lock_release(&covering);
     return covered;
@@ -132,8 +151,7 @@ static slm_cold bool cover_maps(unsigned area, size_t number, size_t end)
     const size_t bytes = slm_range.section * sizeof(uint16_t);
     for (; area < slm_area_count(); area++) {
         const size_t before = section_of((size_t)area << slm_range.area_shift);
-        if (!cover(map_covered, before + number, before + end, slm_area_start(area) + SLM_MAP_OFFSET + number * bytes,
-                   bytes))
+        if (!cover(MAP, before + number, before + end, slm_area_start(area) + SLM_MAP_OFFSET + number * bytes, bytes))
             return false;
     }
     return true;
@@ -171,12 +189,12 @@ slm_cold bool slm_reservation_describe(size_t first, size_t count, bool map_them
     const size_t behind = first + count - (inside + count == (size_t)1 << slm_range.area_shift);
     const size_t begin = section_of(first - (inside > 0)), end = section_of(behind) + 1;
     size_t number = begin;
-    while (number < end && is_covered(descriptors_covered, number))
+    while (number < end && is_covered(DESCRIPTORS, number))
         number++;
     if (!map_them)
         return number == end;
     const size_t covered = sections_below(__atomic_load_n(&slm_heap_limit, __ATOMIC_RELAXED));
-    return cover(descriptors_covered, number, end, slm_range.descriptors + number * bytes, bytes) &&
+    return cover(DESCRIPTORS, number, end, slm_range.descriptors + number * bytes, bytes) &&
            cover_maps(0, covered, sections_below(inside + count));
 }
 
@@ -203,7 +221,7 @@ slm_cold bool slm_reservation_extend(size_t first, size_t count)
     const size_t bytes = count << SLM_GRANULE_SHIFT;
     if (!slm_reservation_describe(first, count, true) || !map_heap(first, bytes))
         return false;
-    add_relaxed(&area_bytes[slm_area_of_granule(first)], bytes);
+    add_relaxed(&used_in(slm_area_of_granule(first))->area_bytes, bytes);
     raise_limit(slm_granule_in_area(first) + count);
     return true;
 }
@@ -224,7 +242,7 @@ slm_seldom bool slm_reservation_bind(unsigned area)
 bool slm_reservation_described(size_t granule)
 {
     const size_t number = section_of(granule);
-    return slm_granule_valid(granule) && is_covered(descriptors_covered, number);
+    return slm_granule_valid(granule) && is_covered(DESCRIPTORS, number);
 }
 
 slm_cold bool slm_reservation_unmap(void *address, size_t bytes)
@@ -233,7 +251,7 @@ slm_cold bool slm_reservation_unmap(void *address, size_t bytes)
     if (!slm_vm_unmap(address, bytes, slm_range.reserved))
         return false;
     if (granule < slm_range.granules)
-        sub_relaxed(&area_bytes[slm_area_of_granule(granule)], bytes);
+        sub_relaxed(&used_in(slm_area_of_granule(granule))->area_bytes, bytes);
     else /* per-CPU memory */
         slm_charge_sub(bytes);
     return true;
@@ -244,7 +262,7 @@ slm_seldom bool slm_reservation_map_again(void *address, size_t bytes)
     const size_t granule = slm_granule_of(address);
     if (!map(address, bytes, slm_granule_in_area(granule) < small_pages_granules))
         return false;
-    add_relaxed(&area_bytes[slm_area_of_granule(granule)], bytes);
+    add_relaxed(&used_in(slm_area_of_granule(granule))->area_bytes, bytes);
     return true;
 }
 
@@ -254,13 +272,13 @@ slm_cold void *slm_reservation_metadata(unsigned node, size_t bytes)
 {
     char *part = slm_range.metadata + node * slm_range.metadata_part;
     for (unsigned attempt = 0; attempt < 64; attempt++) {
-        size_t at = atomic_fetch_add_explicit(&metadata_used[node], bytes, memory_order_relaxed);
+        size_t at = atomic_fetch_add_explicit(&used_in(node)->metadata, bytes, memory_order_relaxed);
         const bool fits = at < slm_range.metadata_part && slm_range.metadata_part - at >= bytes;
         if (fits && map_bookkeeping(part + at, bytes))
             return part + at;
         if (!fits || errno != EEXIST) {
             size_t now = at + bytes;
-            while (!atomic_compare_exchange_weak_explicit(&metadata_used[node], &now, at, memory_order_relaxed,
+            while (!atomic_compare_exchange_weak_explicit(&used_in(node)->metadata, &now, at, memory_order_relaxed,
                                                           memory_order_relaxed) &&
                    now > at && !slm_range.reserved)
                 ;
@@ -289,7 +307,7 @@ slm_seldom bool slm_reservation_percpu_map(void *address, size_t bytes)
 
 uint64_t slm_reservation_area_bytes(unsigned area)
 {
-    return load_relaxed(&area_bytes[area]);
+    return load_relaxed(&used_in(area)->area_bytes);
 }
 
 uint64_t slm_reservation_heap_bytes(void)

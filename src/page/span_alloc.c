@@ -202,7 +202,7 @@ struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment
     size_t take;
     if (!__builtin_add_overflow(granules, alignment - 1, &take) && take <= SLM_GRANULES_MAX)
         for (unsigned i = 0; i < slm_area_count() && !span; i++) /* another node's memory is better than none */
-            span = alloc_from(&slm_free_spans[next_best(area, i)], granules, alignment);
+            span = alloc_from(slm_free_spans_in(next_best(area, i)), granules, alignment);
     if (span && span->state == SLM_SPAN_CLEAN && unlikely(!slm_charge_take(slm_span_bytes(span))))
         return_rest(span, 0), span = NULL;
     if (!span)

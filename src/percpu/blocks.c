@@ -18,12 +18,12 @@ enum { IN_VAIN_MOST = 64 };  /* maps searched in vain before only classes that s
 
 static_assert(sizeof(struct slm_percpu_block) == 32, "a row, as percpu/blocks.h says");
 
-static struct slm_percpu_block *tables[TABLES]; /* of ROWS rows each, made in order */
-static unsigned blocks_end;                     /* above the last block that was ever mapped */
+static slm_sparse struct slm_percpu_block *tables[TABLES]; /* of ROWS rows each, made in order */
+static unsigned blocks_end;                                /* above the last block that was ever mapped */
 static unsigned pieces_a_block, blocks_most;
 static unsigned runs_bound, runs_a_block; /* runs of consecutive CPUs of one node */
 static bool binds;
-static uint8_t cpu_nodes[SLM_CPUS_MAX]; /* on machines that bind */
+static slm_sparse uint8_t cpu_nodes[SLM_CPUS_MAX]; /* on machines that bind */
 
 static struct slm_percpu_block *row(unsigned number)
 {

@@ -25,8 +25,8 @@
 enum { SIZE_MOST = SLM_PERCPU_PIECE / 2 };
 
 static struct slm_lock lock = {.rank = SLM_RANK_PERCPU};
-static _Atomic unsigned cpus; /* 0: not started yet; set under the lock, read by threads that have an object */
-static bool vacant_seen;      /* the last slm_percpu_trim found a vacant block, and none has become vacant since */
+_Atomic unsigned slm_percpu_found;
+static bool vacant_seen; /* the last slm_percpu_trim found a vacant block, and none has become vacant since */
 
 static void take_lock(void)
 {
@@ -42,24 +42,24 @@ static slm_seldom void start(void)
         return;
     const bool by_cpu = slm_here_start(found, slm_options.percpu_cid);
     if (slm_percpu_blocks_start(found, by_cpu))
-        store_release(&cpus, found); /* pairs with slm_percpu_cpus */
+        store_release(&slm_percpu_found, found); /* pairs with slm_percpu_cpus */
 }
 
 unsigned slm_percpu_cpus(void)
 {
-    const unsigned found = load_acquire(&cpus);
+    const unsigned found = load_acquire(&slm_percpu_found);
     if (likely(found != 0))
         return found;
     take_lock();
-    if (load_relaxed(&cpus) == 0)
+    if (load_relaxed(&slm_percpu_found) == 0)
         start();
     slm_lock_release(&lock);
-    return load_relaxed(&cpus);
+    return load_relaxed(&slm_percpu_found);
 }
 
 static void zero_copies(slab_percpu object, size_t bytes)
 {
-    const unsigned copies = bytes > 0 ? load_relaxed(&cpus) : 0;
+    const unsigned copies = bytes > 0 ? load_relaxed(&slm_percpu_found) : 0;
     for (unsigned cpu = 0; cpu < copies; cpu++) {
         char *copy = slm_here_copy_of(object, cpu);
         const uint32_t *word = (const uint32_t *)copy, *end = word + bytes / SLM_PERCPU_UNIT;
@@ -144,11 +144,9 @@ bool slm_percpu_owns(const void *address)
     return (uintptr_t)address - (uintptr_t)slm_range.percpu < slm_range.percpu_bytes;
 }
 
-bool slm_percpu_trim(bool all)
+bool slm_percpu_trim_started(bool all)
 {
     struct slm_percpu_place vacant;
-    if (load_relaxed(&cpus) == 0) /* no block was ever made */
-        return false;
     if (!all && slm_lock_is_held(&lock)) /* it can wait */
         return true;
     take_lock();

@@ -102,8 +102,8 @@ static slm_seldom enum process_state start_process(void)
     slm_span_set_scarce(slm_vm_addresses_limited());
     slm_page_map_start();
     slm_slots_start();
-    slm_defer_queue_start();
-    slm_cache_start();
+    if (slm_checked || slm_bench) /* which use ranks */
+        slm_defer_queue_start();
     slm_fork_start(fork_child);
     if (slm_sys_is_main_thread())
         main_tls = &slm_tls;

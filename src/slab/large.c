@@ -40,7 +40,7 @@ static const uint64_t tails_heap_bytes = (uint64_t)256 << 20;
 
 static _Atomic uint32_t tails;
 static _Atomic uint8_t clears_due[64];
-static _Atomic uint64_t made, live_bytes[SLM_AREAS_MAX];
+static _Atomic uint64_t made;
 static _Atomic uint32_t live_moved, copies_due;
 
 static size_t granules_for(size_t n)
@@ -51,7 +51,7 @@ static size_t granules_for(size_t n)
 /* Modulo 2^64: down as well as up. */
 static void count_live(const struct slm_large *large, uint64_t bytes)
 {
-    add_relaxed(&live_bytes[slm_area_of_granule(slm_span_granule(&large->span))], bytes);
+    add_relaxed(&slm_free_spans_of(&large->span)->large_bytes, bytes);
 }
 
 /* Headroom that nobody has written to is not charged. */
@@ -391,7 +391,7 @@ slm_for_few void *slm_large_resize(struct slm_large *large, size_t n)
 
 uint64_t slm_large_area_bytes(unsigned area)
 {
-    return load_relaxed(&live_bytes[area]);
+    return load_relaxed(&slm_free_spans_in(area)->large_bytes);
 }
 
 uint64_t slm_large_made(void)

@@ -26,6 +26,7 @@ enum slm_rank {
     SLM_RANK_PERCPU,        /* blocks of per-CPU memory */
     SLM_RANK_METADATA,      /* free lists of the allocator's own memory; bookkeeping; anchors */
     SLM_RANK_READERS,       /* the list of epochs' readers; a handler may take it under all others */
+    SLM_RANK_CLASSES,       /* the making of size classes' caches; as above */
     SLM_RANKS,
 };
 

@@ -93,9 +93,10 @@ static slm_seldom void make_stand_ins(struct parking *parking)
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
         const uint32_t n = (uint32_t)slm_min(parking->wanted[class], batch_most);
         struct slm_magazine *magazine = n > 0 && !slm_span_scarce() ? slm_magazine_make(n) : NULL;
-        struct slm_depot *depot = slm_cache_depot(&slm_class_caches[class], parking->node);
-        if (magazine)
+        if (magazine) {
+            struct slm_depot *depot = slm_cache_depot(slm_class_cache(class), parking->node);
             magazine->count = slm_depot_fill_clean(depot, &aside[parking->node][class], magazine->rounds, n);
+        }
         parking->stand_ins[class] = magazine;
     }
 }
@@ -115,7 +116,7 @@ static __attribute__((noinline)) slm_seldom void give_vacant(void)
         for (unsigned class = 0; class < SLM_CLASSES; class ++) {
             struct slm_slab **slab = &aside[node][class];
             if (*slab)
-                slm_depot_fill_clean(slm_cache_depot(&slm_class_caches[class], node), slab, NULL, 0);
+                slm_depot_fill_clean(slm_cache_depot(slm_class_cache(class), node), slab, NULL, 0);
             any_aside |= *slab != NULL;
         }
     }

@@ -20,7 +20,7 @@ static uint32_t most_rounds(const struct slm_cache *cache)
     return (uint32_t)slm_min(slm_max(bytes / cache->shape.object_size, 1), load_relaxed(&cache->most_rounds));
 }
 
-void slm_remote_push(struct slm_thread *thread, struct slm_cache *cache, void *object)
+slm_for_few void slm_remote_push(struct slm_thread *thread, struct slm_cache *cache, void *object)
 {
     struct slm_magazine *magazine = slm_remote_of(thread, cache->id);
     const uint32_t before = magazine ? magazine->capacity : 0, most = most_rounds(cache);

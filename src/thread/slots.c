@@ -9,7 +9,8 @@
 enum { page_bytes = 4096 };
 
 /* A page more than a block, for the addresses a few bytes in. */
-__attribute__((aligned(page_bytes))) char slm_idle_block[SLM_BLOCK_BYTES + page_bytes];
+__attribute__((aligned(page_bytes),
+               section(".bss.slm_idle_block"))) char slm_idle_block[SLM_BLOCK_BYTES + page_bytes];
 
 slm_always_read void *const slm_no_rounds[1] = {NULL};
 

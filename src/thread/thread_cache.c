@@ -306,7 +306,7 @@ void slm_thread_push(struct slm_thread *thread, unsigned cache_id, void *object)
 }
 
 /* Rounds off the top of the loaded magazine, for the program. */
-static size_t pop_some(struct slm_slot *slot, bool keyed, size_t n, void **out)
+static slm_for_few size_t pop_some(struct slm_slot *slot, bool keyed, size_t n, void **out)
 {
     n = slm_min(n, slm_slot_rounds(slot));
     if (n == 0)
@@ -322,7 +322,7 @@ static size_t pop_some(struct slm_slot *slot, bool keyed, size_t n, void **out)
 
 /* Neither magazine has that many to move, or room for them. Let them hold up to four times as many, so that
  * most of the time one does; a multiple, so that what is moved seldom straddles two. */
-static void grow_for_bulk(struct slm_thread *thread, struct slm_slot *slot, unsigned cache_id, size_t n)
+static slm_for_few void grow_for_bulk(struct slm_thread *thread, struct slm_slot *slot, unsigned cache_id, size_t n)
 {
     const struct slm_cache *cache = slm_cache_of(cache_id);
     const size_t most = slm_min(n * 4, load_relaxed(&cache->most_rounds));
@@ -330,7 +330,7 @@ static void grow_for_bulk(struct slm_thread *thread, struct slm_slot *slot, unsi
         raise_target(thread, slot, cache, (uint32_t)(most < n ? most : most / n * n));
 }
 
-size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache_id, size_t n, void **out)
+slm_for_few size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache_id, size_t n, void **out)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
     slm_thread_works(thread, cache_id);
@@ -394,7 +394,7 @@ static size_t push_leading(void **top, void *const *objects, size_t n, uint64_t 
     return done;
 }
 
-size_t slm_thread_push_run(struct slm_thread *thread, unsigned cache_id, size_t n, void *const *objects)
+slm_for_few size_t slm_thread_push_run(struct slm_thread *thread, unsigned cache_id, size_t n, void *const *objects)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
     slm_thread_works(thread, cache_id);

@@ -47,7 +47,7 @@ static inline bool check_free_span(struct slm_span *span, void *context)
 /* Walk an area and stop the process where an invariant does not hold. */
 static inline void slm_span_check(unsigned number)
 {
-    struct slm_free_spans *area = &slm_free_spans[number];
+    struct slm_free_spans *area = slm_free_spans_in(number);
     slm_free_spans_lock(area);
     for (unsigned state = 0; state < SLM_SPAN_STATES; state++) {
         struct walk walk = {.area = area, .state = state};

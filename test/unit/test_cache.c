@@ -11,7 +11,7 @@ static void every_class_is_a_cache(void **state)
 {
     (void)state;
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
-        const struct slm_cache *cache = &slm_class_caches[class];
+        const struct slm_cache *cache = slm_class_cache(class);
         char name[SLM_CACHE_NAME_BYTES] = {0};
         slm_cache_name_class(name, class);
         assert_string_equal(name, text("size-%u", slm_class_size[class]));
@@ -29,7 +29,7 @@ static void magazines_have_bounds(void **state)
 {
     (void)state;
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
-        const struct slm_cache *cache = &slm_class_caches[class];
+        const struct slm_cache *cache = slm_class_cache(class);
         assert_in_range(cache->start_rounds, 1, cache->most_rounds);
         assert_in_range(cache->most_rounds, 2, SLM_MAGAZINE_ROUNDS_MAX);
         if (cache->most_rounds > 2)
@@ -41,14 +41,14 @@ static void tune(void)
 {
     slm_options.magazine_bytes = 16 << 20;
     slm_cache_tune_all();
-    require(slm_class_caches[0].most_rounds == SLM_MAGAZINE_ROUNDS_MAX);
-    require(slm_class_caches[SLM_CLASSES - 1].most_rounds == SLM_MAGAZINE_ROUNDS_MAX);
+    require(slm_class_cache(0)->most_rounds == SLM_MAGAZINE_ROUNDS_MAX);
+    require(slm_class_cache(SLM_CLASSES - 1)->most_rounds == SLM_MAGAZINE_ROUNDS_MAX);
     slm_options.magazine_bytes = 1024;
     slm_cache_tune_all();
-    require(slm_class_caches[0].most_rounds == 64);
-    require(slm_class_caches[SLM_CLASSES - 1].most_rounds >= 1);
+    require(slm_class_cache(0)->most_rounds == 64);
+    require(slm_class_cache(SLM_CLASSES - 1)->most_rounds >= 1);
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        require(slm_class_caches[class].start_rounds <= slm_class_caches[class].most_rounds);
+        require(slm_class_cache(class)->start_rounds <= slm_class_cache(class)->most_rounds);
 }
 
 static void bounds_follow_the_options(void **state)
@@ -60,7 +60,7 @@ static void bounds_follow_the_options(void **state)
 static void a_cache_is_tuned_alone(void **state)
 {
     (void)state;
-    struct slm_cache *cache = &slm_class_caches[10], *other = &slm_class_caches[11];
+    struct slm_cache *cache = slm_class_cache(10), *other = slm_class_cache(11);
     const uint32_t start = cache->start_rounds, most = cache->most_rounds, tuned = cache->tuned;
     const uint64_t stock = cache->depot_rounds;
     const uint32_t other_most = other->most_rounds;
@@ -93,7 +93,7 @@ static void an_object_s_cache_is_found(void **state)
     (void)state;
     char on_stack;
     void *small = malloc(100), *large = malloc(1000000);
-    assert_ptr_equal(slm_cache_of_object(small), &slm_class_caches[slm_class_of_size(100)]);
+    assert_ptr_equal(slm_cache_of_object(small), slm_class_cache(slm_class_of_size(100)));
     assert_null(slm_cache_of_object(large));
     assert_null(slm_cache_of_object(&on_stack));
     assert_null(slm_cache_of_object(NULL));
@@ -104,7 +104,7 @@ static void an_object_s_cache_is_found(void **state)
 static void slabs_are_counted_over_all_nodes(void **state)
 {
     (void)state;
-    struct slm_cache *cache = &slm_class_caches[SLM_CLASSES - 2];
+    struct slm_cache *cache = slm_class_cache(SLM_CLASSES - 2);
     void *objects[SLM_NODES_MAX];
     const uint64_t before = slm_cache_slabs(cache);
     for (unsigned node = 0; node < slm_nodes; node++)
@@ -136,14 +136,14 @@ static void housekeeping_goes_without_the_mutex(void **state)
 static void the_first_node_s_depot_is_there(void **state)
 {
     (void)state;
-    assert_ptr_equal(slm_cache_depot(&slm_class_caches[3], 0), &slm_class_caches[3].first);
-    assert_ptr_equal(slm_cache_depot_made(&slm_class_caches[3], 0), &slm_class_caches[3].first);
+    assert_ptr_equal(slm_cache_depot(slm_class_cache(3), 0), &slm_class_cache(3)->first);
+    assert_ptr_equal(slm_cache_depot_made(slm_class_cache(3), 0), &slm_class_cache(3)->first);
 }
 
 static void other_depots_are_made_on_first_use(void **state)
 {
     (void)state;
-    struct slm_cache *cache = &slm_class_caches[30];
+    struct slm_cache *cache = slm_class_cache(30);
     for (unsigned node = 1; node < SLM_NODES_MAX; node += 31) {
         assert_null(slm_cache_depot_made(cache, node));
         struct slm_depot *depot = slm_cache_depot(cache, node);
@@ -163,7 +163,7 @@ static struct slm_depot *made[8];
 
 static void *make_depot(void *number)
 {
-    made[(uintptr_t)number] = slm_cache_depot(&slm_class_caches[31], 5);
+    made[(uintptr_t)number] = slm_cache_depot(slm_class_cache(31), 5);
     return NULL;
 }
 
@@ -183,8 +183,8 @@ static void ask_without_memory(void)
             ;
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
         for (unsigned node = 0; node < SLM_NODES_MAX; node++)
-            require(slm_cache_depot(&slm_class_caches[class], node) != NULL);
-    require(slm_cache_depot(&slm_class_caches[1], 63) == &slm_class_caches[1].first);
+            require(slm_cache_depot(slm_class_cache(class), node) != NULL);
+    require(slm_cache_depot(slm_class_cache(1), 63) == &slm_class_cache(1)->first);
 }
 
 static void without_memory_the_first_one_serves(void **state)
@@ -198,7 +198,7 @@ static unsigned seen;
 static void see(struct slm_cache *cache, void *context)
 {
     assert_ptr_equal(context, &seen);
-    assert_ptr_equal(cache, &slm_class_caches[seen]);
+    assert_ptr_equal(cache, slm_class_cache(seen));
     seen++;
 }
 

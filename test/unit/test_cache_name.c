@@ -422,7 +422,7 @@ static struct slab_cache *behind_classes(void)
         at = next_of(at);
         assert_non_null(at);
         assert_string_equal(at->name, text("size-%u", slm_class_size[class]));
-        assert_ptr_equal(cache_of(at), &slm_class_caches[class]);
+        assert_ptr_equal(cache_of(at), slm_class_cache(class));
         assert_null(cache_of(at)->first_name);
     }
     return at;

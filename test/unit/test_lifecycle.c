@@ -82,7 +82,7 @@ static void leaving_attends_to_what_is_asked(void **state)
 {
     (void)state;
     struct slm_thread *self = slm_tls.self;
-    struct slm_cache *cache = &slm_class_caches[30];
+    struct slm_cache *cache = slm_class_cache(30);
     struct slm_thread *thread = slm_thread_enter(true);
     slm_thread_push(thread, 30, slm_thread_pop(thread, 30));
     attend_to(SLM_ATTEND_RECALL);
@@ -215,7 +215,7 @@ static uint64_t stock_and_out(unsigned class, uint64_t *stock)
 {
     uint64_t out = *stock = 0;
     for (unsigned node = 0; node < slm_nodes; node++) {
-        struct slm_depot *depot = slm_cache_depot_made(&slm_class_caches[class], node);
+        struct slm_depot *depot = slm_cache_depot_made(slm_class_cache(class), node);
         out += depot ? load_relaxed(&depot->objects_out) : 0;
         *stock += depot ? load_relaxed(&depot->stock_rounds) : 0;
     }

@@ -101,7 +101,7 @@ static void objects_are_found(void **state)
     for (size_t n = 0; n <= SLM_SMALL_MAX; n += 57) {
         char *object = malloc(n);
         const size_t slot_word = slm_page_map_slot_word(object);
-        assert_int_equal(slot_word, slm_class_caches[slm_class_of_size(n)].shape.map_word);
+        assert_int_equal(slot_word, slm_class_cache(slm_class_of_size(n))->shape.map_word);
         free(object);
     }
     char *large = malloc(SLM_SMALL_MAX + 1);

@@ -47,7 +47,7 @@ static int begin_group(void **state)
 {
     const int started = start_library(state);
     slm_options.purge_delay_ms = INTERVAL_MS;
-    cache = &slm_class_caches[slm_class_of_size(SIZE)];
+    cache = slm_class_cache(slm_class_of_size(SIZE));
     return started;
 }
 

@@ -395,7 +395,7 @@ static void all_can_go(void **state)
     const size_t given = slm_reclaim_all(true, SLM_PURGE_TRIM);
     assert_true(given >= 5000 * 1500 / 2);
     assert_int_equal(slm_span_dirty_bytes(), 0);
-    const struct slm_depot *depot = &slm_class_caches[slm_class_of_size(1500)].first;
+    const struct slm_depot *depot = &slm_class_cache(slm_class_of_size(1500))->first;
     assert_int_equal(load_relaxed(&depot->slabs_made), load_relaxed(&depot->slabs_released));
     assert_int_equal(slm_reclaim_all(true, SLM_PURGE_TRIM), 0);
     check_heap();

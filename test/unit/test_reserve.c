@@ -99,9 +99,9 @@ static void the_first_call_finds_nothing_and_asks(void **state)
     assert_int_equal(rounds(), FULL);
     assert_int_equal(errno, EDOM);
     free(object);
-    assert_null(slm_reserve_pop(&slm_class_caches[20]));
+    assert_null(slm_reserve_pop(slm_class_cache(20)));
     free(malloc(1)); /* whatever it was */
-    assert_int_equal(slm_reserve_rounds(self, &slm_class_caches[20]), FULL);
+    assert_int_equal(slm_reserve_rounds(self, slm_class_cache(20)), FULL);
 }
 
 static void a_handful_is_handed_out(void **state)

@@ -322,7 +322,7 @@ static void pop_rest_from_previous(void)
 static void put_rest_into_stock(void)
 {
     struct slm_magazine *magazine = slm_magazine_make(SLM_MAGAZINE_ROUNDS_MAX);
-    struct slm_cache *cache = &slm_class_caches[slm_class_of_size(size)];
+    struct slm_cache *cache = slm_class_cache(slm_class_of_size(size));
     struct slm_depot *depot = slm_cache_depot(cache, slm_node_of(rest));
     require(magazine != NULL);
     alloc_many();

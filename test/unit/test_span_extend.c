@@ -22,7 +22,7 @@ static int begin(void **state)
 {
     const int done = start_library(state);
     node = slm_nodes - 1;
-    area = &slm_free_spans[node];
+    area = slm_free_spans_in(node);
     return done;
 }
 

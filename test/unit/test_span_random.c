@@ -193,7 +193,7 @@ static void go_on_in_child(void)
     check_model(&kept);
     end_model(&kept);
     slm_span_check(node);
-    _exit(slm_free_spans[node].generation == slm_fork_generation ? FOUND_HELD : 0);
+    _exit(slm_free_spans_in(node)->generation == slm_fork_generation ? FOUND_HELD : 0);
 }
 
 static void a_child_may_find_the_lock_held(void **state)

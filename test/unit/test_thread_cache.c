@@ -25,8 +25,8 @@ static void trim_all(void)
 {
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
         for (unsigned node = 0; node < slm_nodes; node++)
-            if (slm_cache_depot_made(&slm_class_caches[class], node))
-                slm_depot_trim(slm_cache_depot_made(&slm_class_caches[class], node), true);
+            if (slm_cache_depot_made(slm_class_cache(class), node))
+                slm_depot_trim(slm_cache_depot_made(slm_class_cache(class), node), true);
 }
 
 static int fresh_block(void **state)
@@ -93,7 +93,7 @@ static uint64_t objects_out(unsigned class)
 {
     uint64_t out = 0;
     for (unsigned node = 0; node < slm_nodes; node++) {
-        const struct slm_depot *depot = slm_cache_depot_made(&slm_class_caches[class], node);
+        const struct slm_depot *depot = slm_cache_depot_made(slm_class_cache(class), node);
         out += depot ? load_relaxed(&depot->objects_out) : 0;
     }
     return out;
@@ -101,7 +101,7 @@ static uint64_t objects_out(unsigned class)
 
 static uint64_t in_stock(unsigned class)
 {
-    return load_relaxed(&slm_class_caches[class].first.stock_rounds);
+    return load_relaxed(&slm_class_cache(class)->first.stock_rounds);
 }
 
 /* As a hot path finds it: it can neither pop nor push. */
@@ -169,16 +169,16 @@ static void the_first_trip_is_short(void **state)
     (void)state;
     const uint64_t out = objects_out(usual);
     give_to(thread, usual, take_from(thread, usual));
-    assert_int_equal(thread->slots[usual + 1].target, slm_class_caches[usual].start_rounds);
-    assert_int_equal(slm_thread_rounds(thread, usual), slm_class_caches[usual].start_rounds);
-    assert_int_equal(objects_out(usual), out + slm_class_caches[usual].start_rounds);
+    assert_int_equal(thread->slots[usual + 1].target, slm_class_cache(usual)->start_rounds);
+    assert_int_equal(slm_thread_rounds(thread, usual), slm_class_cache(usual)->start_rounds);
+    assert_int_equal(objects_out(usual), out + slm_class_cache(usual)->start_rounds);
 }
 
 static void a_first_free_makes_a_magazine(void **state)
 {
     (void)state;
     void *object;
-    assert_int_equal(slm_depot_fill(&slm_class_caches[usual].first, &object, 1), 1);
+    assert_int_equal(slm_depot_fill(&slm_class_cache(usual)->first, &object, 1), 1);
     give_to(thread, usual, object);
     assert_int_equal(slm_thread_rounds(thread, usual), 1);
     assert_ptr_equal(take_from(thread, usual), object);
@@ -195,9 +195,9 @@ static void magazines_grow_with_misses(void **state)
         *(unsigned *)objects[n] = n;
         assert_true(thread->slots[usual + 1].target >= target);
         target = thread->slots[usual + 1].target;
-        assert_true(target <= slm_class_caches[usual].most_rounds);
+        assert_true(target <= slm_class_cache(usual)->most_rounds);
     }
-    assert_int_equal(target, slm_class_caches[usual].most_rounds);
+    assert_int_equal(target, slm_class_cache(usual)->most_rounds);
     assert_true(load_relaxed(&thread->refills) < 120);
     give_many(usual, MANY / 4);
 }
@@ -225,7 +225,7 @@ static void bytes_are_bounded(void **state)
     (void)state;
     size_t first_touch = 0;
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        first_touch += 2ul * slm_class_caches[class].start_rounds * slm_class_size[class];
+        first_touch += 2ul * slm_class_cache(class)->start_rounds * slm_class_size[class];
     for (unsigned turn = 0; turn < 3; turn++)
         for (unsigned class = 0; class < SLM_CLASSES; class ++) {
             const unsigned n = class < 20 ? 2000 : 200;
@@ -234,7 +234,7 @@ static void bytes_are_bounded(void **state)
             size_t bytes = 0;
             for (unsigned each = 0; each < SLM_CLASSES; each++) {
                 const size_t rounds = slm_thread_rounds(thread, each);
-                assert_true(rounds <= 2 * slm_class_caches[each].most_rounds);
+                assert_true(rounds <= 2 * slm_class_cache(each)->most_rounds);
                 bytes += rounds * slm_class_size[each];
             }
             assert_true(thread->target_bytes <= slm_options.thread_bytes + first_touch);
@@ -263,14 +263,14 @@ static void full_magazines_reach_other_threads(void **state)
         give_to(other, usual, objects[i]);
     slm_thread_empty(other, SLM_TO_SLABS);
     slm_thread_block_free(other);
-    slm_depot_trim(&slm_class_caches[usual].first, true);
+    slm_depot_trim(&slm_class_cache(usual)->first, true);
     assert_int_equal(objects_out(usual), before);
 }
 
 static void emptying_home_brings_all_to_the_slabs(void **state)
 {
     (void)state;
-    slm_depot_trim(&slm_class_caches[usual].first, true);
+    slm_depot_trim(&slm_class_cache(usual)->first, true);
     const uint64_t out = objects_out(usual);
     take_many(usual, 40);
     give_many(usual, 40);
@@ -285,7 +285,7 @@ static void emptying_home_brings_all_to_the_slabs(void **state)
 static void idle_classes_shrink(void **state)
 {
     (void)state;
-    const uint32_t start = slm_class_caches[usual].start_rounds;
+    const uint32_t start = slm_class_cache(usual)->start_rounds;
     take_many(usual, MANY / 4);
     give_many(usual, MANY / 4);
     const uint32_t grown = thread->slots[usual + 1].target;
@@ -407,7 +407,7 @@ static void mix_nodes(struct slm_thread *first, struct slm_thread *second)
 /* Every round in a depot's stock lies in memory of its node. */
 static void assert_stock_at_home(unsigned node)
 {
-    const struct slm_depot *depot = slm_cache_depot_made(&slm_class_caches[usual], node);
+    const struct slm_depot *depot = slm_cache_depot_made(slm_class_cache(usual), node);
     assert_non_null(depot);
     assert_true(load_relaxed(&depot->stock_rounds) > 0);
     for (const struct slm_magazine *full = depot->full; full; full = full->next)
@@ -433,8 +433,8 @@ static void rounds_go_home(void **state)
     slm_thread_block_free(other);
     for (unsigned node = 0; node < 2; node++) {
         assert_stock_at_home(node);
-        slm_depot_trim(slm_cache_depot_made(&slm_class_caches[usual], node), true);
-        check_depot(slm_cache_depot_made(&slm_class_caches[usual], node));
+        slm_depot_trim(slm_cache_depot_made(slm_class_cache(usual), node), true);
+        check_depot(slm_cache_depot_made(slm_class_cache(usual), node));
         slm_span_check(node);
     }
     assert_int_equal(objects_out(usual), before);

@@ -132,8 +132,8 @@ void __real_slm_report_write(void);
 void __wrap_slm_report_write(void);
 void __wrap_slm_report_write(void)
 {
-    static const char *const names[SLM_RANKS] = {"start",   "caches", "threads", "depot",    "ring",
-                                                 "retired", "spans",  "percpu",  "metadata", "readers"};
+    static const char *const names[SLM_RANKS] = {"start", "caches", "threads",  "depot",   "ring",   "retired",
+                                                 "spans", "percpu", "metadata", "readers", "classes"};
     __real_slm_report_write();
     if (!slm_options.stats)
         return;
