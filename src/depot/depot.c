@@ -22,9 +22,9 @@
  * Slabs whose objects have a destructor or keep their type become pending on release (depot/pending_slabs.h).
  *
  * Sweeping. A slab that is at least half free, and of which nothing was taken or given back since the last sweep, is
- * held while its free pages are purged. `span.swept` is its count then, with a bit above it once they are. Swept slabs are at the end of
- * their bucket: refills prefer others, and the next sweep looks no further. Most pages of a slab that was never half
- * in use are untouched: it is left alone.
+ * held while its free pages are purged. `span.swept` is its count then, with a bit above it once they are. Swept
+ * slabs are at the end of their bucket: refills prefer others, and the next sweep looks no further. Most pages of a
+ * slab that was never half in use are untouched: it is left alone.
  *
  * Growing. A slab is made outside the lock: it may take system calls, and the new slab is its maker's alone until it
  * is put back. Bench builds can hold the lock meanwhile (grow=locked), to show what that costs: the Linux slab

@@ -50,7 +50,8 @@ static _Noreturn slm_slow void refuse(const struct slm_cache *cache, const void 
 slm_inline bool is_start(const struct slm_cache *cache, const void *round, const char *area, uint64_t factor)
 {
     const size_t granule = slm_area_granule(area, round);
-    return likely(slm_area_granule_valid(granule)) && likely(slm_page_map_word(area, granule) == cache->shape.map_word) &&
+    return likely(slm_area_granule_valid(granule)) &&
+           likely(slm_page_map_word(area, granule) == cache->shape.map_word) &&
            likely(factor * (uint16_t)(uintptr_t)round < factor);
 }
 

@@ -23,8 +23,8 @@ void slm_purge_count(unsigned area, size_t bytes, enum slm_purge_reason reason);
 /* Purge dirty spans, oldest first, until at most `keep_bytes` are dirty. Returns the bytes given back. */
 size_t slm_span_purge(uint64_t keep_bytes, enum slm_purge_reason reason);
 
-/* Purge the surplus: as many bytes as have stayed dirty, so unneeded, since the last call; `patient`: since the one
- * before. */
+/* Purge the surplus: as many bytes as have stayed dirty, so unneeded, since the last call; `patient`: since the call
+ * before that one. */
 size_t slm_span_purge_surplus(bool patient);
 
 /* From now on address space is scarce: unmap free spans. Returns the bytes given back. */

@@ -16,8 +16,8 @@ unsigned slm_percpu_cpus(void);
 /* Does the address lie in per-CPU memory? It may be an object's or a copy's. */
 bool slm_percpu_owns(const void *address);
 
-/* How many CPUs there are; 0: per-CPU memory has not started. Set under its lock, read by threads that have an
- * object. */
+/* How many CPUs there are; 0: per-CPU memory has not started. Set under its lock, and read by threads that have one
+ * of its objects. */
 extern slm_hidden _Atomic unsigned slm_percpu_found;
 
 /* Give vacant blocks back: without `all` only one, if it was vacant at the last call already. True: there was one. */

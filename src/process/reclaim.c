@@ -1,10 +1,10 @@
 /* What goes back, and when; see reclaim.h.
  *
- * Depots keep their working set: magazines that were not missed for an interval are surplus (Bonwick and Adams).
- * Spans that stayed dirty for `purge_delay_ms` are purged, and when use falls, what is dirty beyond a share of what is
- * left, unless falls repeat: then four delays must pass. Where address space is scarce, the bound is a sixteenth of
- * the heap and holds for all memory that becomes free: the program's own mappings and threads' stacks cannot wait for
- * a delay. */
+ * Depots keep their working set: magazines that were not missed for an interval are surplus (Bonwick and Adams). So
+ * are spans that stayed dirty for `purge_delay_ms`, and four times as long where falls of use repeat. Where nobody
+ * may look again a fall leaves little more dirty than a share of what is in use. Where address space is scarce, the
+ * bound is a sixteenth of the heap and holds for all memory that becomes free: the program's own mappings and
+ * threads' stacks cannot wait for a delay. */
 #include "process/reclaim.h"
 
 #include "base/options.h"

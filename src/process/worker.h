@@ -12,7 +12,8 @@ void slm_worker_tick(struct slm_thread *thread);
 /* The same of a thread that has not passed many slow paths: the worker looks around for a while. */
 void slm_worker_note_active(void);
 
-/* After a large object, ripe objects or per-CPU memory were freed: purge what a fall of use leaves. No lock is held. */
+/* After a large object, ripe objects or per-CPU memory were freed: purge what a fall of use leaves. The caller holds
+ * no lock. */
 void slm_worker_note_freed(void);
 
 /* After slabs may have become free, or part of a large object has: the same if use has fallen, address space is

@@ -1,5 +1,5 @@
-/* src/page/demand.h: what counts as use, what as a fall, and when falls repeat. Each test has a process of its own, as
- * the figures are the process's. */
+/* src/page/demand.h: what counts as use, what as a fall, and when falls repeat. Each test has a process of its own,
+ * as the figures are the process's. */
 #include "unit.h"
 
 #include "base/options.h"
