@@ -26,7 +26,7 @@ static __attribute__((noinline)) void *zeroed_slow(size_t n)
     if (n > SLM_SMALL_MAX)
         return zeroed_large(n);
     void *object = n > SLM_TABLE_MAX ? slm_alloc_medium(n) : slm_alloc_slow(n);
-    return likely(object != NULL) ? memset(object, 0, slm_page_map_size(slm_page_map_slot_word(object))) : NULL;
+    return likely(object != NULL) ? memset(object, 0, slm_cache_of_object(object)->shape.object_size) : NULL;
 }
 
 /* All that malloc_usable_size grants is zero: programs grow into it. */

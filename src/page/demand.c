@@ -3,6 +3,7 @@
 
 #include "base/bits.h"
 #include "base/options.h"
+#include "os/vm.h"
 
 enum { stock_shift_most = 3, stock_full_log2 = 26 };
 
@@ -41,9 +42,15 @@ void slm_demand_rise(size_t bytes)
     set_stock_shift(now);
 }
 
+/* Under mlockall memory is dear: none is kept dirty beside the shares. */
+static uint64_t dirty_bytes(void)
+{
+    return unlikely(slm_vm_locked()) ? 0 : slm_options.dirty_bytes;
+}
+
 static bool is_fall(uint64_t now, uint64_t before)
 {
-    return now < before && before - now > slm_max(slm_options.dirty_bytes, now / 4);
+    return now < before && before - now > slm_max(dirty_bytes(), now / 4);
 }
 
 void slm_demand_drop(size_t bytes)
@@ -96,6 +103,6 @@ void slm_demand_look(uint64_t now_ms)
 
 uint64_t slm_demand_keep(uint64_t now_ms)
 {
-    const uint64_t least = slm_max(slm_options.dirty_bytes / 2, load_relaxed(&used) / 8);
+    const uint64_t least = slm_max(dirty_bytes() / 2, load_relaxed(&used) / 8);
     return slm_demand_repeats(now_ms, true) ? slm_max(least, slm_min(load_relaxed(&wanted), kept_most)) : least;
 }

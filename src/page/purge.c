@@ -1,6 +1,8 @@
 /* Giving back; see purge.h. */
 #include "page/purge.h"
 
+#include <limits.h>
+
 #include "os/vm.h"
 #include "page/charge.h"
 #include "page/free_spans.h"
@@ -122,6 +124,33 @@ static size_t purge_area(struct slm_free_spans *area, uint64_t bytes, uint64_t k
     return given;
 }
 
+static bool is_any(struct slm_span *span, void *nothing)
+{
+    (void)span, (void)nothing;
+    return true;
+}
+
+/* Where all that is mapped is locked, what nobody has used is resident, too. */
+static slm_seldom size_t purge_unused(enum slm_purge_reason reason)
+{
+    static _Atomic bool done;
+    size_t given = 0;
+    for (unsigned i = atomic_exchange(&done, true) ? UINT_MAX : 0; i < slm_area_count(); i++) {
+        struct slm_free_spans *area = slm_free_spans_in(i);
+        struct slm_span *span;
+        slm_free_spans_lock(area);
+        while ((span = slm_bins_foreach(&area->bins[SLM_SPAN_CLEAN], is_any, NULL))) {
+            slm_free_spans_unlist(area, span);
+            span->state = SLM_SPAN_DIRTY;
+            slm_charge_add(slm_span_bytes(span));
+            slm_free_spans_join(area, span);
+        }
+        slm_lock_release(&area->lock);
+        given += purge_area(area, UINT64_MAX, 0, reason);
+    }
+    return given;
+}
+
 /* What is kept is shared among the areas in proportion to their dirty bytes. */
 size_t slm_span_purge(uint64_t keep_bytes, enum slm_purge_reason reason)
 {
@@ -133,7 +162,7 @@ size_t slm_span_purge(uint64_t keep_bytes, enum slm_purge_reason reason)
         if (dirty > keep)
             given += purge_area(slm_free_spans_in(i), dirty - keep, keep, reason);
     }
-    return given;
+    return given + (unlikely(slm_vm_locked()) ? purge_unused(reason) : 0);
 }
 
 static bool look_for_unmappable(struct slm_span *span, void *area)

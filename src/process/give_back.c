@@ -32,6 +32,7 @@ static size_t purge(bool wait, enum slm_purge_reason reason)
     }
     while (load_relaxed(&slm_orphans) > 0)
         slm_process_bury(UINT_MAX);
+    slm_park_all(wait);
     slm_epoch_poll();
     slm_defer_queue_ripen_all();
     return slm_reclaim_all(wait, reason);
@@ -61,7 +62,7 @@ static slm_seldom bool give_back_for_probe(void)
     return true;
 }
 
-/* Other threads keep their magazines; the caller's own, the depots' and all dirty spans can help. */
+/* All threads' magazines, the depots' stock and all dirty spans can help. */
 slm_seldom bool slm_give_back_for(size_t n)
 {
     if (!slm_process_started() || n > SLM_GRANULES_MAX << SLM_GRANULE_SHIFT)
@@ -79,7 +80,5 @@ size_t slm_give_back_all(void)
 {
     slm_pending_slabs_poll();
     slm_pending_slabs_release(NULL);
-    if (slm_process_started())
-        slm_park_all();
     return purge(true, SLM_PURGE_TRIM);
 }

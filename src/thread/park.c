@@ -264,12 +264,15 @@ bool slm_park_pass(uint64_t now_ms)
     return changed;
 }
 
-slm_seldom void slm_park_all(void)
+slm_seldom void slm_park_all(bool wait)
 {
     struct slm_thread *self = slm_thread_hide();
-    slm_cache_lock();
-    pass(true);
-    slm_cache_unlock();
+    if (wait)
+        slm_cache_lock();
+    if (wait || slm_cache_try_lock()) {
+        pass(true);
+        slm_cache_unlock();
+    }
     slm_thread_unhide(self);
 }
 

@@ -158,7 +158,7 @@ static void a_parked_thread_is_passed_over(void **state)
     void *const top = top_round();
     for (unsigned i = 0; i < 8; i++)
         assert_false(look());
-    slm_park_all();
+    slm_park_all(true);
     assert_int_equal(load_relaxed(&slm_sys_membarriers), barriers);
     assert_ptr_equal(top_round(), top);
 }
@@ -169,7 +169,7 @@ static void who_stands_in_a_slow_path_is_met_later(void **state)
     const uint64_t rounds = slm_thread_rounds(helper.tls->self, cache->id);
     tell(&helper, enter_slow_path, NULL);
     park();
-    slm_park_all();
+    slm_park_all(true);
     assert_ptr_equal(helper.tls->hot, slm_nothing);
     assert_int_equal(slm_thread_rounds(helper.tls->self, cache->id), rounds);
     const uint64_t barriers = load_relaxed(&slm_sys_membarriers);
@@ -201,7 +201,7 @@ static void trimming_takes_from_all(void **state)
 {
     (void)state;
     const uint64_t barriers = load_relaxed(&slm_sys_membarriers);
-    slm_park_all();
+    slm_park_all(true);
     assert_true(is_parked(&helper));
     assert_int_equal(slm_thread_rounds(helper.tls->self, cache->id), 1);
     assert_int_equal(load_relaxed(&slm_sys_membarriers), barriers + BARRIERS);
@@ -287,7 +287,7 @@ static void fork_and_use(void *nothing)
         live_quietly(NULL);
         require(is_at_rest_in_block(&helper)); /* the slab of its stand-ins is like any other from here on */
         const uint64_t slabs = slm_depot_slabs(&cache->first);
-        slm_park_all();
+        slm_park_all(true);
         require(slm_depot_slabs(&cache->first) == slabs);
         check_heap();
         hoard(NULL);
@@ -296,7 +296,7 @@ static void fork_and_use(void *nothing)
         for (size_t i = 0; i < COUNT(others); i++) {
             start_live_helper(&others[i]);
             tell(&others[i], hoard, NULL);
-            slm_park_all();
+            slm_park_all(true);
             require(is_parked(&others[i]));
             hoard(NULL);
             check_heap();
@@ -471,13 +471,13 @@ static void pop_between(void)
     void *const before = top_round();
     tell(&helper, begin_hot, NULL);
     between = have_top_moved;
-    slm_park_all();
+    slm_park_all(true);
     require(barriers_seen == BARRIERS && is_parked(&helper));
     void *const stand_in = under_way_top[-1];
     require(stand_in != before && !is_in_slab(before) && !is_in_slab(stand_in));
     require(slot_of(&helper)->top == slot_of(&helper)->bottom && live() == 2);
     tell(&helper, hoard, NULL);
-    slm_park_all();
+    slm_park_all(true);
     require(!is_in_slab(before) && !is_in_slab(stand_in) && live() == 2);
 }
 
@@ -507,7 +507,7 @@ static void push_between(void)
     void *const before = top_round();
     tell(&helper, begin_hot, NULL);
     between = have_it_pushed;
-    slm_park_all();
+    slm_park_all(true);
     require(is_parked(&helper) && is_in_slab(before) && top_round() == pushed);
     require(slm_slot_rounds(slot_of(&helper)) == 2 && live() == 0);
     tell(&helper, hoard, NULL);
@@ -526,14 +526,14 @@ static void barrier_fails(void)
     begin_alone();
     void *const before = top_round();
     last_result = -EINVAL;
-    slm_park_all();
+    slm_park_all(true);
     require(barriers_seen == BARRIERS && !is_in_slab(before) && live() == 1);
     require(slm_thread_rounds(helper.tls->self, cache->id) == 1);
     tell(&helper, hoard, NULL);
     require(!is_in_slab(before));
     while (look())
         ;
-    slm_park_all();
+    slm_park_all(true);
     require(is_at_rest_in_block(&helper)); /* it is over */
 }
 
@@ -551,7 +551,7 @@ static void park_without_barriers(void)
     require(begin_test(&state) == 0);
     store_relaxed(&slm_sys_has_membarrier, false);
     const uint64_t rounds = slm_thread_rounds(helper.tls->self, cache->id);
-    slm_park_all();
+    slm_park_all(true);
     for (unsigned i = 0; i < 8; i++)
         look();
     require(is_at_rest_in_block(&helper) && slm_thread_rounds(helper.tls->self, cache->id) == rounds);
@@ -570,7 +570,7 @@ static void park_in_sandbox(void)
     require(begin_test(&state) == 0);
     const uint64_t barriers = load_relaxed(&slm_sys_membarriers);
     require(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-    slm_park_all();
+    slm_park_all(true);
     for (unsigned i = 0; i < 8; i++)
         look();
     require(is_at_rest_in_block(&helper) && load_relaxed(&slm_sys_membarriers) == barriers);
@@ -590,7 +590,7 @@ static void park_without_memory(void)
     void *const top = top_round();
     forbid_memory();
     slm_span_set_scarce(true);
-    slm_park_all();
+    slm_park_all(true);
     require(is_parked(&helper) && top_round() == top && live() == 0);
     require(slm_thread_rounds(helper.tls->self, cache->id) == 1);
     void *object;
@@ -617,7 +617,7 @@ static void a_thread_that_is_gone_is_parked(void **state)
     slm_thread_unhide(self);
     assert_true(slm_thread_rounds(block, cache->id) > 1);
     munmap(page, 4096);
-    slm_park_all();
+    slm_park_all(true);
     assert_int_equal(slm_thread_rounds(block, cache->id), 1);
     self = slm_thread_hide();
     slm_slot_of(block, cache->id)->bottom = slm_slot_of(block, cache->id)->top;
