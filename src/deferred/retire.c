@@ -75,7 +75,7 @@ bool slm_retire_push(struct slm_thread *thread, size_t slot_word, void *object)
 {
     const unsigned cache_id = slm_cache_id_of((unsigned)slot_word);
     struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
-    slm_thread_works(thread, SLM_AT_RETIRED);
+    slm_thread_works(thread, slm_retired_half(thread));
     const size_t rounds = (size_t)(slot->top - slot->bottom);
     if (rounds == 0) /* the slot may be another cache's by now, or the cache tuned */
         slot->target = (uint32_t)slm_min(slot->target, most_rounds(cache_id));
@@ -93,7 +93,7 @@ bool slm_retire_push(struct slm_thread *thread, size_t slot_word, void *object)
 
 void slm_retire_empty_slots(struct slm_thread *thread)
 {
-    slm_thread_works(thread, SLM_AT_RETIRED);
+    slm_thread_works(thread, slm_retired_half(thread));
     slm_for_each_slot (cache_id, &slm_retired_half(thread)->used)
         put_away(thread, cache_id);
 }
@@ -167,7 +167,7 @@ unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
     };
     const struct slm_take take = {.wants = wants, .work = take_thread, .context = &passing, .insist = all};
     if (self) {
-        slm_thread_works(self, SLM_AT_RETIRED);
+        slm_thread_works(self, slm_retired_half(self));
         take_thread(self, &passing);
     }
     const uint64_t barriers = load_relaxed(&slm_sys_membarriers);

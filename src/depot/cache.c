@@ -47,7 +47,8 @@ static void set_bounds(struct slm_cache *cache)
     }
     store_relaxed(&cache->most_rounds, most);
     store_relaxed(&cache->start_rounds, start);
-    const uint64_t magazines = load_relaxed(&cache->fixed_magazines);
+    const uint64_t magazines = cache->fixed_magazines;
+    store_relaxed(&cache->stock_shift_mask, magazines != 0 ? 0 : UINT8_MAX);
     store_relaxed(&cache->depot_rounds, magazines != 0 ? magazines * most : slm_options.depot_bytes / size);
 }
 
@@ -127,7 +128,7 @@ slm_cold void slm_cache_tune_all(void)
 void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines)
 {
     store_relaxed(&cache->fixed_rounds, rounds);
-    store_relaxed(&cache->fixed_magazines, magazines);
+    cache->fixed_magazines = magazines;
     set_bounds(cache);
     atomic_fetch_add_explicit(&cache->tuned, 1, memory_order_release); /* pairs with heed_tuning */
 }

@@ -22,7 +22,8 @@ struct slm_cache {
     _Atomic uint32_t tuned;                        /* how often it was tuned; threads compare */
     _Atomic uint32_t start_rounds, most_rounds;    /* of a thread's magazines */
     _Atomic uint32_t fixed_rounds;                 /* as the program asked; 0: automatic */
-    _Atomic uint32_t fixed_magazines;              /* as the program asked; 0: automatic */
+    uint32_t fixed_magazines;                      /* as the program asked; 0: automatic */
+    _Atomic uint8_t stock_shift_mask;              /* 0 where the program has fixed them, else all bits */
     _Atomic uint64_t depot_rounds;                 /* the most that a depot keeps */
     _Atomic(_Atomic(struct slm_depot *) *) others; /* depots of the nodes from 1 on, made on first use */
     struct slab_cache *first_name;                 /* the oldest; NULL: the cache is leaving */
@@ -124,8 +125,8 @@ void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines
 /* The most rounds that a depot keeps now: where the program has not fixed them, fewer in a small heap. */
 slm_inline uint64_t slm_cache_stock_rounds(const struct slm_cache *cache)
 {
-    const uint64_t most = load_relaxed(&cache->depot_rounds);
-    return load_relaxed(&cache->fixed_magazines) != 0 ? most : most >> load_relaxed(&slm_demand_stock_shift);
+    return load_relaxed(&cache->depot_rounds) >>
+           (load_relaxed(&slm_demand_stock_shift) & load_relaxed(&cache->stock_shift_mask));
 }
 
 /* The node's depot, made if it is not there; node 0's where there is no memory for another. */

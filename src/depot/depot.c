@@ -22,7 +22,7 @@
  * Slabs whose objects have a destructor or keep their type become pending on release (depot/pending_slabs.h).
  *
  * Sweeping. A slab that is at least half free, and of which nothing was taken or given back since the last sweep, is
- * held while its free pages are purged. `span.swept` is its count then, with a bit above it once they are. Swept
+ * held while its free pages are purged. `span.swept` has its count then. Swept
  * slabs are at the end of their bucket: refills prefer others, and the next sweep looks no further. Most pages of a
  * slab that was never half in use are untouched: it is left alone.
  *
@@ -43,8 +43,6 @@
 #include "page/metadata.h"
 
 enum { slabs_at_once = 8, sparse_bucket = SLM_DEPOT_BUCKETS / 2, sweep_rounds_most = 64, sweep_looks_most = 64 };
-
-#define SWEPT ((uint32_t)1 << 31)
 
 /* Everything but the lock, which a late look at a destroyed cache's depot may hold. */
 void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
@@ -155,6 +153,11 @@ static void set_where(struct slm_slab *slab, enum slm_slab_where where)
     slab->where_generation = slm_fork_generation;
 }
 
+static bool is_swept(const struct slm_slab *slab, uint32_t free)
+{
+    return slab->span.swept == (free | SLM_SLAB_SWEPT | SLM_SLAB_KEYLESS);
+}
+
 static void list_slab(struct slm_depot *depot, struct slm_slab *slab, int32_t free)
 {
     const unsigned bucket = bucket_of(free, slab->objects);
@@ -163,8 +166,8 @@ static void list_slab(struct slm_depot *depot, struct slm_slab *slab, int32_t fr
         depot->occupied |= 1u << bucket;
     }
     if (bucket < sparse_bucket)
-        slab->span.swept = 0;
-    if (slab->span.swept == ((uint32_t)free | SWEPT))
+        slab->span.swept &= SLM_SLAB_KEYLESS;
+    if (is_swept(slab, (uint32_t)free))
         slm_list_insert_before(&depot->buckets[bucket], &slab->span.link);
     else
         slm_list_insert_after(&depot->buckets[bucket], &slab->span.link);
@@ -199,8 +202,9 @@ static bool file_slab(struct slm_depot *depot, struct slm_slab *slab)
     if (free > 0) {
         list_slab(depot, slab, free);
     } else {
+        if (unlikely(slab->span.swept & SLM_SLAB_KEYLESS))
+            slm_slab_all_out(slab, depot->shape);
         slab->span.swept = 0;
-        slm_slab_all_out(slab, depot->shape);
         set_where(slab, SLM_SLAB_OUT);
     }
     return false;
@@ -258,8 +262,7 @@ static unsigned hold_slabs(struct slm_depot *depot, struct slm_slab **slabs, uns
         struct slm_list *bucket = &depot->buckets[__builtin_ctz(depot->occupied)];
         struct slm_slab *slab = slm_container(bucket->next, struct slm_slab, span.link);
         unlist_slab(depot, slab, SLM_SLAB_HELD);
-        if (slab->span.swept != SLM_SLAB_FRESH)
-            slab->span.swept = 0;
+        slab->span.swept &= SLM_SLAB_FRESH | SLM_SLAB_KEYLESS;
         objects += (unsigned)load_relaxed(&slab->free);
         slabs[number++] = slab;
     }
@@ -278,14 +281,14 @@ static unsigned hold_sparse(struct slm_depot *depot, unsigned bucket, bool all, 
         struct slm_slab *slab = slm_container(at, struct slm_slab, span.link);
         const uint32_t free = (uint32_t)load_relaxed(&slab->free), before = slab->span.swept;
         next = at->next;
-        if (before == (free | SWEPT))
+        if (is_swept(slab, free))
             break;
-        if (before == SLM_SLAB_FRESH)
+        if (before & SLM_SLAB_FRESH)
             continue;
-        slab->span.swept = free;
-        if ((before != free && !all) || slab == depot->vacant)
+        slab->span.swept = free | (before & SLM_SLAB_KEYLESS);
+        if (((before & ~SLM_SLAB_KEYLESS) != free && !all) || slab == depot->vacant)
             continue;
-        slab->span.swept |= SWEPT;
+        slab->span.swept |= SLM_SLAB_SWEPT | SLM_SLAB_KEYLESS;
         unlist_slab(depot, slab, SLM_SLAB_HELD);
         slabs[number++] = slab;
     }

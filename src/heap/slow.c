@@ -60,8 +60,6 @@ static uint32_t lent_bits(const void *object)
 /* The class that lends one, or the class itself; *place: where to remember it. */
 static unsigned lender(unsigned class, _Atomic uint32_t **place)
 {
-    if (class >= lent_classes || likely(load_relaxed(&lent_count[class]) >= lent_most))
-        return class;
     const uint32_t size = slm_class_size[class], larger = slm_class_larger(size);
     const unsigned most = size == larger ? 0 : (unsigned)slm_min(lent_waste / (larger - size), lent_most);
     const unsigned n = atomic_fetch_add(&lent_count[class], 1);
@@ -83,20 +81,30 @@ bool slm_take_back_lent(const void *object, unsigned class)
     return false;
 }
 
-static void *alloc_class(unsigned class)
+static void *take_from_class(unsigned class)
 {
-    _Atomic uint32_t *place = NULL;
-    class = lender(class, &place);
     struct slm_thread *thread = slm_thread_enter(true);
     void *object = likely(thread != NULL) ? slm_thread_pop(thread, class) : slm_alloc_direct(slm_class_cache(class));
     if (likely(thread != NULL))
         slm_thread_leave(thread);
-    if (unlikely(!object))
-        return NULL;
-    slm_key_clear(object);
-    if (unlikely(place != NULL))
+    if (likely(object != NULL))
+        slm_key_clear(object);
+    return object;
+}
+
+static __attribute__((noinline)) void *alloc_young_class(unsigned class)
+{
+    _Atomic uint32_t *place = NULL;
+    void *object = take_from_class(lender(class, &place));
+    if (object && place)
         store_relaxed(place, lent_bits(object));
     return object;
+}
+
+static void *alloc_class(unsigned class)
+{
+    const bool young = class < lent_classes && load_relaxed(&lent_count[class]) < lent_most;
+    return unlikely(young) ? alloc_young_class(class) : take_from_class(class);
 }
 
 slm_slow void *slm_alloc_check_slow(void *object)
@@ -198,10 +206,8 @@ static void free_small(size_t slot_word, void *object, const char *call)
 }
 
 /* As the hot path does it, for objects that it leaves alone. Their caches are found by their slabs. */
-static bool push_by_slab(void *object)
+static __attribute__((noinline)) bool push_by_slab(void *object)
 {
-    if (slm_map_word_at(object) != 0)
-        return false;
     const struct slm_slab *slab = slm_slab_of(object);
     const struct slm_cache *cache = slm_cache_of_slab(slab);
     if (!cache || !slm_slab_is_object(slab, object) || !slm_area_granule_valid(slm_key_granule(slm_tls.key, object)))
@@ -224,7 +230,7 @@ static bool push_by_slab(void *object)
 
 slm_slow void slm_free_slow(void *pointer, const char *call)
 {
-    if (push_by_slab(pointer))
+    if (unlikely(slm_map_word_at(pointer) == 0) && push_by_slab(pointer))
         return;
     slm_keep_errno();
     if (!pointer)

@@ -24,19 +24,19 @@ static_assert(sizeof(struct slm_free_span) <= SLM_DESCRIPTOR_BYTES, "a descripto
 
 struct slm_free_spans {
     struct slm_lock lock;
-    bool started;
-    uint32_t generation; /* of the lists */
     size_t first, frontier, end;
-    size_t mapping;              /* granules that threads are mapping at the moment */
-    uint32_t mapping_generation; /* in which they do */
+    size_t mapping; /* granules that threads are mapping at the moment */
     struct slm_bins bins[SLM_SPAN_STATES];
-    uint32_t spans[SLM_SPAN_STATES]; /* in the bins */
-    struct slm_list ages;            /* dirty spans, oldest first */
-    uint64_t dirty_low;              /* the least bytes that were dirty since the last slm_span_purge_surplus */
-    uint64_t dirty_low_before;       /* and from the call before to that one; what was purged is taken off both */
+    struct slm_list ages;      /* dirty spans, oldest first */
+    uint64_t dirty_low;        /* the least bytes that were dirty since the last slm_span_purge_surplus */
+    uint64_t dirty_low_before; /* and from the call before to that one; what was purged is taken off both */
     _Atomic uint64_t free_bytes[SLM_SPAN_STATES];
     _Atomic uint64_t lost_bytes, purges, purged_bytes;
-    _Atomic uint64_t large_bytes; /* of large objects in use: see slab/large.c */
+    _Atomic uint64_t large_bytes;    /* of large objects in use: see slab/large.c */
+    uint32_t spans[SLM_SPAN_STATES]; /* in the bins */
+    uint32_t generation;             /* of the lists */
+    uint32_t mapping_generation;     /* in which threads are mapping */
+    bool started;
 } slm_cacheline;
 
 /* Most machines have one area: it lies apart from the others, among what every process uses. */

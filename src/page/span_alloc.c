@@ -236,10 +236,20 @@ static void free_part(struct slm_free_spans *area, struct slm_span *span)
     slm_lock_release(&area->lock);
 }
 
+_Atomic bool slm_span_look_due;
+
+/* Nothing can have become dirty that a slow path should see but by this. */
+static void note_drop(size_t bytes)
+{
+    slm_demand_drop(bytes);
+    if (unlikely(load_relaxed(&slm_demand_fell) || slm_span_scarce() || slm_charge_is_near()))
+        store_relaxed(&slm_span_look_due, true);
+}
+
 void slm_span_free(struct slm_span *span)
 {
     span->state = SLM_SPAN_DIRTY;
-    slm_demand_drop(slm_span_bytes(span));
+    note_drop(slm_span_bytes(span));
     (unlikely(span->moved) ? free_moved : free_part)(slm_free_spans_of(span), span);
 }
 
@@ -247,7 +257,7 @@ slm_seldom void slm_span_free_unmapped(struct slm_span *span, bool lost)
 {
     struct slm_free_spans *area = slm_free_spans_of(span);
     span->state = SLM_SPAN_UNMAPPED;
-    slm_demand_drop(slm_span_bytes(span));
+    note_drop(slm_span_bytes(span));
     if (lost)
         add_relaxed(&area->lost_bytes, slm_span_bytes(span));
     else
@@ -258,7 +268,7 @@ slm_for_few void slm_span_trim(struct slm_span *span, size_t granules, uint8_t s
 {
     struct slm_span *rest = slm_span_split(span, granules);
     rest->state = state;
-    slm_demand_drop(slm_span_bytes(rest));
+    note_drop(slm_span_bytes(rest));
     (unlikely(span->moved) ? free_moved : free_part)(slm_free_spans_of(span), rest);
 }
 

@@ -118,10 +118,10 @@ void slm_worker_note_freed(void)
         slm_limits_purge();
 }
 
-void slm_worker_note_slabs(void)
+void slm_worker_look_at_spans(void)
 {
-    if (unlikely(slm_span_scarce() || load_relaxed(&slm_demand_fell) || slm_charge_is_near()))
-        slm_worker_note_freed();
+    store_relaxed(&slm_span_look_due, false);
+    slm_worker_note_freed();
 }
 
 /* -- what there is to do ----------------------------------------------------------------------------------------- */

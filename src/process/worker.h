@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include "page/span_alloc.h"
 #include "thread/thread_cache.h"
 
 /* On a thread's slow path, now and then: do what has become due, or tell the worker that threads are active. */
@@ -18,7 +19,12 @@ void slm_worker_note_freed(void);
 
 /* After slabs may have become free, or part of a large object has: the same if use has fallen, address space is
  * scarce, or a limit near. */
-void slm_worker_note_slabs(void);
+void slm_worker_look_at_spans(void);
+slm_inline void slm_worker_note_slabs(void)
+{
+    if (unlikely(load_relaxed(&slm_span_look_due)))
+        slm_worker_look_at_spans();
+}
 
 /* After an object was retired, or a function given to slab_epoch_call: it is due within deferred_max_delay_ms. */
 void slm_worker_note_deferred(void);

@@ -137,8 +137,7 @@ void slm_slab_release(struct slm_slab *slab)
 
 void slm_slab_all_out(struct slm_slab *slab, const struct slm_slab_shape *shape)
 {
-    if (unlikely(slm_page_map_slot_word(slm_slab_start(slab)) != shape->map_word))
-        slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, shape->map_word);
+    slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, shape->map_word);
 }
 
 /* Between the objects `first` and `end`, which are free. */

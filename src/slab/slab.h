@@ -20,7 +20,10 @@ enum { SLM_SLAB_WORDS = 6 }; /* of bits inside the descriptor: 384 objects */
 
 enum slm_slab_where { SLM_SLAB_OUT, SLM_SLAB_HELD, SLM_SLAB_LISTED };
 
-#define SLM_SLAB_FRESH UINT32_MAX /* span.swept of a slab that was never half in use */
+/* span.swept: a count of free objects, with one of these. */
+#define SLM_SLAB_FRESH ((uint32_t)1 << 31)   /* it was never half in use */
+#define SLM_SLAB_SWEPT ((uint32_t)1 << 30)   /* its free pages were purged when it had that count */
+#define SLM_SLAB_KEYLESS ((uint32_t)1 << 29) /* some free objects may have lost their keys */
 
 struct slm_slab_shape;
 

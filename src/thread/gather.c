@@ -104,7 +104,8 @@ unsigned slm_take_rounds(struct slm_thread *self, struct slm_take_rounds *rounds
                                   .always = rounds->how == SLM_TAKE_TO_STOCK,
                                   .insist = rounds->how >= SLM_TAKE_INSISTING};
     if (self && has_rounds(self, rounds)) {
-        slm_thread_works(self, rounds->cache->id); /* the list's lock says so of other threads' slots */
+        slm_thread_works(self,
+                         slm_slot_of(self, rounds->cache->id)); /* the list's lock says so of other threads' slots */
         take_slot(self, rounds);
     }
     return slm_take_from_all(&take);

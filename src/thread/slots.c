@@ -87,10 +87,11 @@ static slm_seldom void forget_retired(struct slm_thread *thread)
 
 slm_seldom void slm_slots_mend(struct slm_thread *thread)
 {
-    if (thread->at_work == SLM_AT_RETIRED + 1)
+    const struct slm_slot *slot = thread->at_work;
+    if (thread->at_work == slm_retired_half(thread))
         forget_retired(thread);
-    else if (thread->at_work != 0)
-        forget_slot(thread, thread->at_work - 1);
+    else if (slot)
+        forget_slot(thread, (unsigned)(slot - thread->slots) - 1);
 }
 
 /* Blocks are cleared when they are freed, but metadata uses the first word; new ones are clear. */

@@ -65,9 +65,9 @@ struct slm_thread {
     struct slm_list link;                   /* of live threads: guarded by the lock of the list */
     struct slm_tls *tls;                    /* its own, or a stand-in when the thread has gone without an exit */
     struct slm_thread *was;                 /* what `hot` was before a taker changed it; see thread/ownership.h */
+    const void *at_work;                    /* see slm_thread_works */
     size_t target_bytes;   /* sum over slots of target times object size, twice: what the pairs may hold */
     uint32_t passes;       /* of slow paths, each of which changes it before its end: see thread/freed.c */
-    uint32_t at_work;      /* see slm_thread_works */
     uint32_t ordinal;      /* how many were born before it: deals threads out to simulated nodes */
     uint32_t generation;   /* of the process when it was linked into the list of threads */
     uint32_t adapted_ms;   /* when slm_thread_adapt last ran, cut to 32 bits */
@@ -141,13 +141,12 @@ slm_inline struct slm_tls *slm_thread_tls(const struct slm_thread *thread)
     return likely(thread->generation == slm_fork_generation) ? thread->tls : &slm_gone_tls;
 }
 
-/* The owner is about to change the cache's slot and its remote magazine, or (SLM_AT_RETIRED) retired magazines. What
- * it did before is done. The fences pair with a fork: see thread/thread_list.h. */
-enum { SLM_AT_RETIRED = SLM_SLOTS };
-slm_inline void slm_thread_works(struct slm_thread *thread, unsigned cache_id)
+/* The owner is about to change a slot and its cache's remote magazine, or, at the block's second half, retired
+ * magazines. What it did before is done. The fences pair with a fork: see thread/thread_list.h. */
+slm_inline void slm_thread_works(struct slm_thread *thread, const void *at)
 {
     signal_fence();
-    thread->at_work = cache_id + 1;
+    thread->at_work = at;
     signal_fence();
 }
 
@@ -155,7 +154,7 @@ slm_inline void slm_thread_works(struct slm_thread *thread, unsigned cache_id)
 slm_inline void slm_thread_worked(struct slm_thread *thread)
 {
     signal_fence();
-    thread->at_work = 0;
+    thread->at_work = NULL;
 }
 
 /* The end and the start of no rounds: NULL, as the end of a loaded magazine's. */

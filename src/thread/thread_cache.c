@@ -209,7 +209,7 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
     const unsigned node = load_relaxed(&thread->node);
     if (unlikely(!keeps_magazines(cache)))
         return take_one(slm_cache_depot(cache, node));
-    slm_thread_works(thread, cache_id);
+    slm_thread_works(thread, slot);
     slm_slot_use(&thread->used, cache_id);
     heed_tuning(thread, slot, cache);
     if (slot->previous && slot->previous->count > 0) {
@@ -242,7 +242,7 @@ static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
     struct slm_slot *slot = slm_slot_of(thread, cache->id);
     if (unlikely(!keeps_magazines(cache)))
         return false;
-    slm_thread_works(thread, cache->id);
+    slm_thread_works(thread, slot);
     slm_slot_use(&thread->used, cache->id);
     heed_tuning(thread, slot, cache);
     struct slm_magazine *full = unload(slot), *empty = slot->previous;
@@ -280,7 +280,7 @@ static slm_slow void free_remote_slow(struct slm_thread *thread, unsigned cache_
         slm_depot_give(&object, 1, "free");
         return;
     }
-    slm_thread_works(thread, cache_id);
+    slm_thread_works(thread, slot);
     slm_slot_use(&thread->used, cache_id);
     heed_tuning(thread, slot, cache);
     if (load_relaxed(&slot->target) == 0)
@@ -333,7 +333,7 @@ static slm_for_few void grow_for_bulk(struct slm_thread *thread, struct slm_slot
 slm_for_few size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache_id, size_t n, void **out)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    slm_thread_works(thread, cache_id);
+    slm_thread_works(thread, slot);
     if (slm_slot_rounds(slot) < n) {
         if (slot->previous && slot->previous->count >= n)
             exchange(slot);
@@ -397,7 +397,7 @@ static size_t push_leading(void **top, void *const *objects, size_t n, uint64_t 
 slm_for_few size_t slm_thread_push_run(struct slm_thread *thread, unsigned cache_id, size_t n, void *const *objects)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    slm_thread_works(thread, cache_id);
+    slm_thread_works(thread, slot);
     if (slm_slot_room(slot) < n) {
         const struct slm_magazine *previous = slot->previous;
         if (previous && previous->count + n <= slm_min(previous->capacity, load_relaxed(&slot->target)))
@@ -416,7 +416,7 @@ slm_for_few size_t slm_thread_push_run(struct slm_thread *thread, unsigned cache
 void slm_thread_empty_slot(struct slm_thread *thread, unsigned cache_id, enum slm_whereto whereto)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    slm_thread_works(thread, cache_id);
+    slm_thread_works(thread, slot);
     if (load_relaxed(&slot->target) != 0)
         empty_slot(thread, slot, slm_cache_of(cache_id), whereto);
 }
@@ -433,7 +433,7 @@ void slm_thread_adapt(struct slm_thread *thread)
         struct slm_cache *cache = slm_cache_of(cache_id);
         struct slm_slot *slot = slm_slot_of(thread, cache_id);
         const uint32_t target = load_relaxed(&slot->target), misses = slot->misses;
-        slm_thread_works(thread, cache_id);
+        slm_thread_works(thread, slot);
         slot->misses = 0;
         if (target == 0)
             continue; /* and perhaps no cache */
@@ -451,7 +451,7 @@ slm_slow void slm_thread_move(struct slm_thread *thread, unsigned node)
 {
     slm_for_each_slot (cache_id, &thread->used) {
         struct slm_slot *slot = slm_slot_of(thread, cache_id);
-        slm_thread_works(thread, cache_id);
+        slm_thread_works(thread, slot);
         if (load_relaxed(&slot->target) != 0)
             hand_on_all(thread, slot, slm_cache_of(cache_id), SLM_TO_DEPOT);
     }

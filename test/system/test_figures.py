@@ -21,7 +21,7 @@ from tools.python.processes import all_asleep, family, smaps_mib, wait_until
 
 sys.path.insert(0, str(ROOT / "bench"))
 import idle_postgres  # noqa: E402
-from suite import allocators, instructions, programs  # noqa: E402
+from suite import allocators, instructions, memory, programs  # noqa: E402
 from suite.measurement import Skipped  # noqa: E402
 
 RUNS = 3  # where the loader puts libraries moves a resident set by some tens of KiB
@@ -169,7 +169,7 @@ def fixed_costs():
     rows = []
     for place in range(PLACES):
         with libraries_at(place):
-            rows.append([measure(programs.measure_fixed_cost, allocator) for allocator in (GLIBC, SLABMALLOC)])
+            rows.append([measure(memory.measure_fixed_cost, allocator) for allocator in (GLIBC, SLABMALLOC)])
     return [{name: statistics.mean(row[i][name] for row in rows) for name in rows[0][i]} for i in range(2)]
 
 
@@ -199,7 +199,7 @@ def test_ordinary_programs_do_not_have_in_memory_what_few_call(command):
 
 
 def test_parked_thread_costs_at_most_32_kib():
-    ours = medians(programs.measure_parked, SLABMALLOC)
+    ours = medians(memory.measure_parked, SLABMALLOC)
     assert ours["rss_a_parked_thread"] <= 32, ours
 
 

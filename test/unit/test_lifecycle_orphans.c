@@ -73,7 +73,7 @@ static unsigned slots_in_use(struct slm_thread *thread)
 static void bury_slot_by_slot(void)
 {
     struct slm_thread *orphan = other.tls->self;
-    require(orphan->at_work == 0 && slm_thread_list_count() == 1);
+    require(!orphan->at_work && slm_thread_list_count() == 1);
     require(held(first) > 0 && held(second) > 0);
     for (unsigned left = slots_in_use(orphan); left > 0; left--) {
         require(slots_in_use(orphan) == left && load_relaxed(&slm_orphans) > 0);
@@ -99,7 +99,7 @@ static void find_it_at_work(void)
     const uint64_t before = slm_thread_rounds(orphan, cache_of(first)->id);
     require(before > 0);
     slm_slot_of(orphan, cache_of(first)->id)->top = (void **)64;
-    orphan->at_work = cache_of(first)->id + 1;
+    orphan->at_work = slm_slot_of(orphan, cache_of(first)->id);
     require(slm_process_bury(ALL) && !slm_process_bury(ALL));
     require(lost(first) == before && lost(second) == 0);
     check_heap();

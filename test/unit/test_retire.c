@@ -458,7 +458,7 @@ static void bury_orphans(void)
 /* It was caught while it was putting them on the queue, or opening a slot: they may be there. */
 static void forget_what_was_torn(void)
 {
-    other.tls->self->at_work = SLM_AT_RETIRED + 1;
+    other.tls->self->at_work = slm_retired_half(other.tls->self);
     bury_all();
     require(in_magazines() == 3 && on_queues() == 0);
 }
