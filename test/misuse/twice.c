@@ -232,14 +232,16 @@ static void add_caches(void)
                 "twice-cache-%s-%zu-%s", object, sizes[i], call);
 }
 
-/* An object of another node's, which waits in a remote magazine, or has gone home. */
+/* An object of another node's, which waits in a remote magazine, or has gone home. A call without a lock does not see
+ * it in the stock of a depot there. */
 static void add_remote(void)
 {
     static const char *const calls[] = {"free", "nolock", "bulk_middle", "realloc_zero", "deferred", NULL};
     static const char *const whos[] = {"same", "other", "exited", NULL};
     FOR_EACH_WORD(call, calls)
     FOR_EACH_WORD(who, whos)
-    for (unsigned after = 0; after <= 200 && !(is_nolock(call) && strcmp(who, "same") != 0); after += 100)
+    for (unsigned after = 0; after <= 200 && !(is_nolock(call) && (after > 0 || strcmp(who, "same") != 0));
+         after += 100)
         add_row((struct misuse_case){.commit = free_twice,
                                      .first = "free",
                                      .call = call,
