@@ -62,13 +62,14 @@ static slm_cold uint32_t kernel_version(void)
                : 0;
 }
 
-/* x86 has pages of one size. */
+/* x86 has pages of one size. Another thread may have been faster, and what was found be read-only by now. */
 slm_cold void slm_vm_start(void)
 {
-    stacks_have_small_pages = kernel_version() >= (6 << 16 | 7 << 8);
+    if (!stacks_have_small_pages && kernel_version() >= (6 << 16 | 7 << 8))
+        stacks_have_small_pages = true;
 #ifndef __x86_64__
     const size_t size = getauxval(AT_PAGESZ);
-    if (size > 0)
+    if (size > 0 && size != slm_page_size)
         slm_page_size = size;
 #endif
 }

@@ -6,6 +6,7 @@
 
 extern slm_hidden size_t slm_page_size; /* of the running kernel; set by slm_vm_start */
 
+/* No lock is held, as it asks libc. Threads may come at once, and a thread again. */
 void slm_vm_start(void);
 
 /* True if RLIMIT_AS is finite; and what it was at the last call. */

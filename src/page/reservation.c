@@ -96,7 +96,6 @@ static bool find_range(void)
 
 slm_cold bool slm_reservation_start(void)
 {
-    slm_vm_start();
     slm_range.section = slm_max(slm_page_size / sizeof(uint16_t), SECTION_LEAST);
     if (find_range()) {
         slm_reservation_cut();

@@ -117,7 +117,8 @@ bool slm_process_started(void)
         slm_fork_check();
         return state == PROCESS_STARTED;
     }
-    pthread_key_t key; /* made without the lock: whoever has hooked the call may allocate in it */
+    pthread_key_t key; /* without the lock: whoever has hooked a call of libc's may allocate in it */
+    slm_vm_start();
     const bool made = pthread_key_create(&key, thread_exit) == 0;
     slm_lock_acquire(&start_lock);
     state = load_relaxed(&process_state);
