@@ -5,16 +5,17 @@
 #include "base/options.h"
 #include "os/vm.h"
 
-enum { stock_shift_most = 3, stock_full_log2 = 26 };
+enum { stock_shift_most = 3, stock_full_log2 = 26, falls_known = 8 };
 
 /* The most that an alternation keeps in a process that may not call again. */
 static const uint64_t kept_most = (uint64_t)128 << 20;
 
 static _Atomic uint64_t used, highest; /* the latter forgets as many bytes as are taken */
 static _Atomic uint64_t taken;         /* since the latest of the falls below began */
-static _Atomic uint64_t falls_ms[3];   /* when falls began between which much was taken, the latest first */
-static _Atomic uint64_t lows[3];       /* the lowest use from each to the next */
-static _Atomic uint64_t wanted;        /* what was taken before the latest */
+
+/* Of the latest falls between which much was taken, the last first: when they began, and the lowest and the highest use
+ * from each to the next. */
+static _Atomic uint64_t falls_ms[falls_known], lows[falls_known], peaks[falls_known];
 
 _Atomic bool slm_demand_fell;
 _Atomic uint8_t slm_demand_stock_shift = stock_shift_most;
@@ -39,6 +40,8 @@ void slm_demand_rise(size_t bytes)
     add_relaxed(&taken, bytes);
     const uint64_t before = load_relaxed(&highest);
     store_relaxed(&highest, before > now + bytes ? before - bytes : now);
+    if (now > load_relaxed(&peaks[0]))
+        store_relaxed(&peaks[0], now);
     set_stock_shift(now);
 }
 
@@ -82,13 +85,14 @@ static void note_fall(uint64_t now_ms, uint64_t bytes, uint64_t low)
     if (took < bytes / 2)
         return;
     store_relaxed(&taken, 0);
-    store_relaxed(&wanted, took);
-    for (unsigned i = 2; i > 0; i--) {
+    for (unsigned i = falls_known - 1; i > 0; i--) {
         store_relaxed(&falls_ms[i], load_relaxed(&falls_ms[i - 1]));
         store_relaxed(&lows[i], load_relaxed(&lows[i - 1]));
+        store_relaxed(&peaks[i], load_relaxed(&peaks[i - 1]));
     }
     store_relaxed(&falls_ms[0], now_ms);
     store_relaxed(&lows[0], low);
+    store_relaxed(&peaks[0], low);
 }
 
 void slm_demand_look(uint64_t now_ms)
@@ -101,8 +105,12 @@ void slm_demand_look(uint64_t now_ms)
     note_fall(now_ms, before - now, now);
 }
 
+/* As much as would bring use to its highest of late. */
 uint64_t slm_demand_keep(uint64_t now_ms)
 {
-    const uint64_t least = slm_max(dirty_bytes() / 2, load_relaxed(&used) / 8);
-    return slm_demand_repeats(now_ms, true) ? slm_max(least, slm_min(load_relaxed(&wanted), kept_most)) : least;
+    const uint64_t now = load_relaxed(&used), least = slm_max(dirty_bytes() / 2, now / 8);
+    uint64_t highest_use = now;
+    for (unsigned i = 0; i < falls_known && now_ms - load_relaxed(&falls_ms[i]) < 2 * slm_options.purge_delay_ms; i++)
+        highest_use = slm_max(highest_use, load_relaxed(&peaks[i]));
+    return slm_demand_repeats(now_ms, true) ? slm_max(least, slm_min(highest_use - now, kept_most)) : least;
 }
