@@ -13,8 +13,8 @@ static const uint64_t kept_most = (uint64_t)128 << 20;
 static _Atomic uint64_t used, highest; /* the latter forgets as many bytes as are taken */
 static _Atomic uint64_t taken;         /* since the latest of the falls below began */
 
-/* Of the latest falls between which much was taken, the last first: when they began, and the lowest and the highest use
- * from each to the next. */
+/* Of the latest falls between which much was taken, the last first: when they began, and the lowest and the highest
+ * use from each to the next. */
 static _Atomic uint64_t falls_ms[falls_known], lows[falls_known], peaks[falls_known];
 
 _Atomic bool slm_demand_fell;
