@@ -20,7 +20,7 @@
     NUMBER(EVERY, purge_delay_ms, 500, 0, 3600000, "500",                                                            \
            "Freed pages that nobody needed for this many milliseconds go back to the kernel.")                       \
     NUMBER(EVERY, dirty_bytes, 4 << 20, 0, 1ull << 40, "32M",                                                        \
-           "When use falls by more than this and a quarter of what is left, freed pages go back at once.")           \
+           "When use falls by more than this and a quarter to a half of what is left, freed pages go back at once.") \
     NUMBER(EVERY, limit_bytes, 0, 0, 1ull << 43, "1G",                                                               \
            "The most memory that the library has from the kernel; malloc returns NULL beyond; 0: no limit.")         \
     NUMBER(EVERY, soft_limit_bytes, 0, 0, 1ull << 43, "800M",                                                        \

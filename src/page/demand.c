@@ -5,7 +5,7 @@
 #include "base/options.h"
 #include "os/vm.h"
 
-enum { stock_shift_most = 3, stock_full_log2 = 26, falls_known = 8 };
+enum { stock_shift_most = 3, stock_full_log2 = 26, falls_known = 8, chance_bytes = 8 << 20 };
 
 /* The most that an alternation keeps in a process that may not call again. */
 static const uint64_t kept_most = (uint64_t)128 << 20;
@@ -51,9 +51,11 @@ static uint64_t dirty_bytes(void)
     return unlikely(slm_vm_locked()) ? 0 : slm_options.dirty_bytes;
 }
 
+/* Large blocks that replace each other, a few at a time, come to a quarter of a large heap by chance. */
 static bool is_fall(uint64_t now, uint64_t before)
 {
-    return now < before && before - now > slm_max(dirty_bytes(), now / 4);
+    const uint64_t share = slm_max(now / 4, now / 2 - slm_min(now / 2, chance_bytes));
+    return now < before && before - now > slm_max(dirty_bytes(), share);
 }
 
 void slm_demand_drop(size_t bytes)
@@ -72,8 +74,9 @@ bool slm_demand_repeats(uint64_t now_ms, bool last)
     const uint64_t latest = load_relaxed(&falls_ms[0]), before = load_relaxed(&falls_ms[last ? 2 : 1]);
     if (before == 0 || latest - before >= span_ms || now_ms - latest >= span_ms)
         return false;
+    const uint64_t now = load_relaxed(&used), as_low = now + slm_max(slm_options.dirty_bytes, now / 4);
     for (unsigned i = 1; i < (last ? 3 : 2); i++)
-        if (load_relaxed(&used) + slm_options.dirty_bytes < load_relaxed(&lows[i]))
+        if (as_low < load_relaxed(&lows[i]))
             return false;
     return true;
 }

@@ -1,6 +1,6 @@
 /* How many bytes of spans are in use, how far that has fallen, and whether what has fallen free will soon be wanted.
  *
- * A *fall*: use is lower than it was before, by more than `dirty_bytes` and a quarter of what is left, and little was
+ * A *fall*: use is lower than it was before, by more than `dirty_bytes` and a share of what is left, and little was
  * taken meanwhile: each byte taken makes up for two freed. So blocks that replace each other at random are no fall,
  * and a tear-down is several. Nobody may call the library after a tear-down: what it has freed goes back within it.
  * But a load that rises again takes at once what has just fallen. The two differ by what came before: falls that

@@ -49,7 +49,7 @@ static void find_falls(void)
     require(swing(6, START_MS));
     for (unsigned i = 0; i < 100; i++) /* from here on a hundred stay */
         slm_demand_rise(MIB);
-    require(!swing(20, START_MS)); /* less than a quarter of them */
+    require(!swing(20, START_MS)); /* less than a share of them */
     require(swing(60, START_MS));
 }
 

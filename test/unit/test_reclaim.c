@@ -284,7 +284,7 @@ static void tear_down(size_t size)
     for (size_t i = 0; i < count; i++) {
         free(objects[i]);
         const size_t used = slm_demand_used();
-        require(slm_span_dirty_bytes() <= 6 * MIB || slm_span_dirty_bytes() <= used / 4 + used / 8 + 2 * MIB);
+        require(slm_span_dirty_bytes() <= 6 * MIB || slm_span_dirty_bytes() <= used / 2 + used / 8 + 2 * MIB);
     }
     require(slm_demand_used() - before <= 8 * MIB); /* a depot's stock, a thread's magazines */
 }
