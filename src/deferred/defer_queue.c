@@ -291,9 +291,10 @@ struct freer {
 
 static struct freer begin_freeing(void)
 {
-    const struct freer freer = {load_relaxed(&phase) % 2, slm_fork_generation};
-    atomic_fetch_add(&freers[freer.which], 1); /* pairs with slm_defer_queue_await_freers: before the queue's lock */
-    return freer;
+    const unsigned which = load_relaxed(&phase) % 2;
+    atomic_fetch_add(&freers[which], 1); /* pairs with slm_defer_queue_await_freers: before the queue's lock */
+    signal_fence();                      /* a child forked before this has no such count, or it is lowered */
+    return (struct freer){which, slm_fork_generation};
 }
 
 /* In a child of a fork what was taken before is not counted any more. Release: a thread that finds no object waiting,

@@ -41,6 +41,7 @@ enum {
     fruitless_most = 2,
     fruitless_ms = 1000,
     worth_bytes = 8 << 20,
+    last_steps_ms = 50,
     starts_most = 8,
     starts_interval_ms = 20
 };
@@ -434,8 +435,9 @@ slm_seldom bool slm_worker_thread_failed(void)
     if (load_relaxed(&starter) == &slm_tls)
         return false;
     atomic_fetch_sub(&living, 1);
-    if (!end_if_alone())
+    if (!end_if_alone() && slm_sys_now_ms() - load_relaxed(&ended_ms) >= last_steps_ms)
         return false;
+    slm_sys_sleep_ms(1); /* the kernel counts a thread that has been joined until its last steps are done */
     atomic_fetch_add(&living, 1);
     return true;
 }
