@@ -5,7 +5,7 @@
 #include "base/options.h"
 #include "os/vm.h"
 
-enum { stock_shift_most = 3, stock_full_log2 = 26, falls_known = 8, chance_bytes = 8 << 20 };
+enum { stock_shift_most = 1, stock_full_log2 = 26, falls_known = 8, chance_bytes = 8 << 20 };
 
 /* The most that an alternation keeps in a process that may not call again. */
 static const uint64_t kept_most = (uint64_t)128 << 20;

@@ -108,7 +108,7 @@ static void bound_stocks(void)
 {
     static const struct {
         unsigned mib, shift;
-    } rows[] = {{0, 3}, {15, 3}, {17, 2}, {40, 1}, {64, 0}, {1000, 0}, {63, 1}, {1, 3}};
+    } rows[] = {{0, 1}, {15, 1}, {40, 1}, {64, 0}, {1000, 0}, {63, 1}, {1, 1}};
     uint64_t used = slm_demand_used() / MIB;
     for (unsigned i = 0; i < COUNT(rows); i++) {
         for (; used < rows[i].mib; used++)
