@@ -17,7 +17,6 @@ static _Atomic uint64_t taken;         /* since the latest of the falls below be
  * use from each to the next. */
 static _Atomic uint64_t falls_ms[falls_known], lows[falls_known], peaks[falls_known];
 
-_Atomic bool slm_demand_fell;
 _Atomic uint8_t slm_demand_stock_shift = stock_shift_most;
 
 /* By the power of two: 0 from 64 MiB on. */
@@ -64,8 +63,11 @@ void slm_demand_drop(size_t bytes)
     set_stock_shift(now);
     if (now < load_relaxed(&lows[0]))
         store_relaxed(&lows[0], now);
-    if (is_fall(now, load_relaxed(&highest)))
-        store_relaxed(&slm_demand_fell, true);
+}
+
+bool slm_demand_fell(void)
+{
+    return is_fall(load_relaxed(&used), load_relaxed(&highest));
 }
 
 bool slm_demand_repeats(uint64_t now_ms, bool last)
@@ -101,7 +103,6 @@ static void note_fall(uint64_t now_ms, uint64_t bytes, uint64_t low)
 void slm_demand_look(uint64_t now_ms)
 {
     const uint64_t now = load_relaxed(&used), before = load_relaxed(&highest);
-    store_relaxed(&slm_demand_fell, false);
     if (!is_fall(now, before))
         return;
     store_relaxed(&highest, now);

@@ -17,7 +17,7 @@ void slm_demand_drop(size_t bytes);
 uint64_t slm_demand_used(void);
 
 /* A fall has not been looked at yet. Slow paths look once they hold no lock. */
-extern slm_hidden _Atomic bool slm_demand_fell;
+bool slm_demand_fell(void);
 
 /* Look at a fall. */
 void slm_demand_look(uint64_t now_ms);

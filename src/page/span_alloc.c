@@ -220,12 +220,12 @@ static slm_for_few __attribute__((noinline)) void free_moved(struct slm_free_spa
                          slm_reservation_extend(slm_span_granule(span), span->granules);
     slm_free_spans_lock(area);
     span->state = renewed ? SLM_SPAN_CLEAN : SLM_SPAN_UNMAPPED;
-    if (unmapped)
+    if (unmapped) {
         slm_charge_sub(slm_span_bytes(span));
-    if (unmapped)
         slm_free_spans_join(area, span);
-    else /* the limit of mappings: the span stays unused */
+    } else { /* the limit of mappings: the span stays unused */
         add_relaxed(&area->lost_bytes, slm_span_bytes(span));
+    }
     slm_lock_release(&area->lock);
 }
 
@@ -242,7 +242,7 @@ _Atomic bool slm_span_look_due;
 static void note_drop(size_t bytes)
 {
     slm_demand_drop(bytes);
-    if (unlikely(load_relaxed(&slm_demand_fell) || slm_span_scarce() || slm_charge_is_near()))
+    if (unlikely(slm_demand_fell() || slm_span_scarce() || slm_charge_is_near()))
         store_relaxed(&slm_span_look_due, true);
 }
 

@@ -112,7 +112,7 @@ void slm_worker_note_freed(void)
         slm_worker_note_active();
     else if (slm_span_dirty_bytes() > 0)
         reclaim_due(slm_sys_now_ms(), false);
-    if (unlikely(load_relaxed(&slm_demand_fell)))
+    if (unlikely(slm_demand_fell()))
         slm_reclaim_fallen(is_helped());
     slm_reclaim_excess();
     if (unlikely(slm_charge_is_near()))

@@ -10,7 +10,7 @@ enum { DELAY_MS = 500, START_MS = 1000000 };
 
 static bool fell(void)
 {
-    return atomic_load(&slm_demand_fell);
+    return slm_demand_fell();
 }
 
 /* Use rises and falls again in steps of 1 MiB. True: it was found to fall. */
