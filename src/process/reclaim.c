@@ -66,34 +66,31 @@ void slm_reclaim_excess(void)
         slm_span_purge(most / 2, SLM_PURGE_BOUND);
 }
 
+/* Nobody may look again: what will not be wanted goes, `all` of it or down to a share of what is in use. */
+static void leave(uint64_t now_ms, bool all, enum slm_purge_reason reason)
+{
+    struct trimming trimming = {.all = true, .reason = reason};
+    const bool repeats = slm_demand_repeats(now_ms, true);
+    if (!repeats)
+        trim_depots(&trimming, false);
+    const uint64_t keep = all && !repeats ? 0 : slm_demand_keep(now_ms);
+    if (slm_span_dirty_bytes() > keep)
+        slm_span_purge(keep, reason);
+}
+
 void slm_reclaim_fallen(bool helped)
 {
     const uint64_t now = slm_sys_now_ms();
     slm_demand_look(now);
-    if (helped)
-        return;
-    struct trimming trimming = {.all = true, .reason = SLM_PURGE_BOUND};
-    if (!slm_demand_repeats(now, true))
-        trim_depots(&trimming, false);
-    const uint64_t keep = slm_demand_keep(now);
-    if (slm_span_dirty_bytes() > keep)
-        slm_span_purge(keep, SLM_PURGE_BOUND);
+    if (!helped)
+        leave(now, false, SLM_PURGE_BOUND);
 }
 
 /* A small process is small whatever it keeps, and threads that come and go pay nothing in it. */
 slm_cold void slm_reclaim_alone(void)
 {
-    struct trimming trimming = {.all = true, .reason = SLM_PURGE_IDLE};
-    uint64_t keep = 0;
-    if (slm_demand_used() + slm_span_dirty_bytes() < slm_options.dirty_bytes)
-        return;
-    const uint64_t now = slm_sys_now_ms();
-    if (slm_demand_repeats(now, true))
-        keep = slm_demand_keep(now);
-    else
-        trim_depots(&trimming, false);
-    if (slm_span_dirty_bytes() > keep)
-        slm_span_purge(keep, SLM_PURGE_IDLE);
+    if (slm_demand_used() + slm_span_dirty_bytes() >= slm_options.dirty_bytes)
+        leave(slm_sys_now_ms(), true, SLM_PURGE_IDLE);
 }
 
 bool slm_reclaim_due(uint64_t now_ms, bool helped)
