@@ -1,57 +1,10 @@
 /* src/slab/large.h: objects with a span of their own. */
-#include "spans.h"
-#include "unit.h"
+#include "large.h"
 
 #include "base/bits.h"
-#include "os/topology.h"
 #include "os/vm.h"
 #include "page/free_spans.h"
 #include "page/purge.h"
-#include "page/reservation.h"
-#include "slab/large.h"
-
-static unsigned node;
-
-static int begin(void **state)
-{
-    node = slm_nodes - 1;
-    return start_library(state);
-}
-
-/* Bytes that are free nowhere. */
-static size_t more_than_free(void)
-{
-    return slm_reservation_heap_bytes() + SLM_GRANULE;
-}
-
-static char *take(size_t n, size_t alignment)
-{
-    bool clean;
-    char *object = slm_large_alloc(n, alignment, node, &clean);
-    require(object != NULL);
-    require((uintptr_t)object % alignment == 0);
-    if (clean)
-        require(all_zero(object, n));
-    return object;
-}
-
-static void give(char *object)
-{
-    require(slm_large_free(slm_large_of(object)) > 0);
-}
-
-/* A byte that follows from where it is. */
-static void fill(char *object, size_t from, size_t to)
-{
-    for (size_t at = from; at < to; at++)
-        object[at] = (char)(at >> 3 ^ at >> 13);
-}
-
-static void check(const char *object, size_t n)
-{
-    for (size_t at = 0; at < n; at++)
-        require(object[at] == (char)(at >> 3 ^ at >> 13));
-}
 
 static void all_sizes_are_usable_to_their_page_s_end(void **state)
 {
@@ -171,7 +124,7 @@ static void shrinking_stays_in_place(void **state)
         assert_ptr_equal(slm_large_resize(slm_large_of(object), n), object);
         assert_int_equal(slm_large_of(object)->usable, slm_align_up(n, slm_page_size));
         assert_int_equal(slm_large_of(object)->span.granules, (n + SLM_GRANULE - 1) / SLM_GRANULE);
-        check(object, n);
+        check(object, 0, n);
         slm_span_check(node);
     }
     give(object);
@@ -191,7 +144,7 @@ static void growing_takes_what_is_free_behind(void **state)
     fill(object, 0, MIB);
     for (size_t n = MIB; n <= 5 * MIB; n += MIB / 2 + 5000) {
         assert_ptr_equal(slm_large_resize(slm_large_of(object), n), object);
-        check(object, MIB);
+        check(object, 0, MIB);
         memset(object + MIB, 1, n - MIB);
     }
     give(object);
@@ -219,8 +172,8 @@ static void large_ones_move_without_a_copy(void **state)
     char *moved = slm_large_resize(slm_large_of(object), 9 * MIB);
     assert_non_null(moved);
     assert_ptr_not_equal(moved, object);
-    check(moved, 8 * MIB);
-    check(neighbour, 64 * KIB);
+    check(moved, 0, 8 * MIB);
+    check(neighbour, 0, 64 * KIB);
     memset(moved + 8 * MIB, 1, MIB);
     assert_null(slm_large_of(object));
     assert_int_equal(large_live_bytes(), live + MIB);
@@ -242,10 +195,10 @@ static void moved_objects_are_moved_again(void **state)
         char *moved = slm_large_resize(slm_large_of(object), (i + 2) * MIB);
         require(moved != NULL);
         object = moved;
-        check(object, MIB);
+        check(object, 0, MIB);
         slm_span_check(node);
     }
-    check(object, MIB);
+    check(object, 0, MIB);
     give(object);
     for (size_t i = 0; i < COUNT(blocks); i++)
         give(blocks[i]);
@@ -304,7 +257,7 @@ static void what_cannot_be_is_enomem(void **state)
         assert_int_equal(errno, ENOMEM);
     }
     assert_null(slm_large_resize(slm_large_of(object), PTRDIFF_MAX));
-    check(object, 100000);
+    check(object, 0, 100000);
     give(object);
     slm_span_check(node);
 }
@@ -388,7 +341,7 @@ static void a_retired_one_lives_on(void **state)
     char *other = take(3 * MIB, 1);
     assert_ptr_not_equal(other, object);
     give(other);
-    check(object, 3 * MIB); /* not a byte was written */
+    check(object, 0, 3 * MIB); /* not a byte was written */
     const uint64_t dirty = slm_span_dirty_bytes();
     slm_large_free_retired(large);
     assert_null(slm_large_of(object));
@@ -446,9 +399,9 @@ static void resize_without_memory(void)
     const size_t too_much = more_than_free() + MIB;
     forbid_memory();
     require(!slm_large_resize(slm_large_of(object), too_much));
-    check(object, 4 * MIB);
+    check(object, 0, 4 * MIB);
     require(slm_large_resize(slm_large_of(object), MIB) == object);
-    check(object, MIB);
+    check(object, 0, MIB);
     slm_span_check(node);
 }
 

@@ -6,6 +6,7 @@
 
 #include "os/sys.h"
 #include "taking.h"
+#include "under_way.h"
 
 static struct helper helper;
 
@@ -127,31 +128,6 @@ static void reserves_go_too(void **state)
 
 /* -- threads in the middle of a hot operation -------------------------------------------------------------------- */
 
-static struct slm_slot *under_way_slot;
-static void **under_way_top;
-static void *under_way_round;
-
-/* The first half: what a hot path has loaded. */
-static void begin_hot(void *nothing)
-{
-    (void)nothing;
-    under_way_slot = slm_slot_at(slm_hot(), cache->shape.slot_word);
-    under_way_top = slm_shared_load(&under_way_slot->top);
-    require(under_way_top != under_way_slot->bottom && *under_way_top != NULL);
-}
-
-static void end_pop(void *nothing)
-{
-    (void)nothing;
-    under_way_round = slm_slot_pop(under_way_slot, under_way_top);
-}
-
-static void end_push(void *nothing)
-{
-    (void)nothing;
-    slm_slot_push(under_way_slot, under_way_top, under_way_round);
-}
-
 static void free_round(void *round)
 {
     slm_cache_object_free(name, round);
@@ -169,7 +145,7 @@ static void a_pop_under_way_ends_with_nothing(void **state)
     (void)state;
     void *five[5];
     tell(&helper, pop_five, five);
-    tell(&helper, begin_hot, NULL);
+    tell(&helper, begin_hot, cache);
     assert_int_equal(take(false, false), 0);
     assert_true(taken_count() > 1);
     tell(&helper, end_pop, NULL);
@@ -188,10 +164,10 @@ static void a_push_under_way_ends_above(void **state)
     void *five[5];
     tell(&helper, pop_five, five);
     under_way_round = five[4];
-    tell(&helper, begin_hot, NULL);
+    tell(&helper, begin_hot, cache);
     void *const below = round_of(&helper, 0);
     assert_int_equal(take(false, false), 0);
-    tell(&helper, end_push, NULL);
+    tell(&helper, end_push, under_way_round);
     assert_int_equal(slm_slot_rounds(slot_of(&helper)), 2);
     assert_ptr_equal(round_of(&helper, 0), under_way_round);
     assert_ptr_equal(round_of(&helper, 1), below);

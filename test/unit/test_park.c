@@ -2,6 +2,7 @@
  * the middle of a pop, and between the two barriers. */
 #include "caches.h"
 #include "heap_check.h"
+#include "under_way.h"
 
 #include <linux/membarrier.h>
 #include <ucontext.h>
@@ -324,29 +325,6 @@ static void a_parked_thread_forks(void **state)
 
 /* -- threads in the middle of a hot operation -------------------------------------------------------------------- */
 
-static struct slm_slot *under_way_slot;
-static void **under_way_top;
-static void *under_way_round;
-
-static void begin_hot(void *nothing)
-{
-    (void)nothing;
-    under_way_slot = slm_slot_at(slm_hot(), cache->shape.slot_word);
-    under_way_top = slm_shared_load(&under_way_slot->top);
-    require(under_way_top != under_way_slot->bottom && *under_way_top != NULL);
-}
-
-static void end_pop(void *nothing)
-{
-    (void)nothing;
-    under_way_round = slm_slot_pop(under_way_slot, under_way_top);
-}
-
-static void end_push(void *object)
-{
-    slm_slot_push(under_way_slot, under_way_top, object);
-}
-
 static void pop_one(void *object)
 {
     *(void **)object = slm_alloc(SIZE);
@@ -363,7 +341,7 @@ static void a_pop_under_way_gets_the_stand_in(void **state)
     void *object;
     tell(&helper, pop_one, &object); /* room above */
     void *const before = top_round();
-    tell(&helper, begin_hot, NULL);
+    tell(&helper, begin_hot, cache);
     park();
     assert_true(is_parked(&helper));
     assert_true(is_in_slab(before));
@@ -384,7 +362,7 @@ static void a_push_under_way_ends_above_the_stand_in(void **state)
     void *object;
     tell(&helper, pop_one, &object);
     void *const before = top_round();
-    tell(&helper, begin_hot, NULL);
+    tell(&helper, begin_hot, cache);
     park();
     assert_true(is_in_slab(before));
     void *const stand_in = top_round();
@@ -470,7 +448,7 @@ static void pop_between(void)
 {
     begin_alone();
     void *const before = top_round();
-    tell(&helper, begin_hot, NULL);
+    tell(&helper, begin_hot, cache);
     between = have_top_moved;
     slm_park_all(true);
     require(barriers_seen == BARRIERS && is_parked(&helper));
@@ -506,7 +484,7 @@ static void push_between(void)
     begin_alone();
     tell(&helper, pop_one, &pushed);
     void *const before = top_round();
-    tell(&helper, begin_hot, NULL);
+    tell(&helper, begin_hot, cache);
     between = have_it_pushed;
     slm_park_all(true);
     require(is_parked(&helper) && is_in_slab(before) && top_round() == pushed);
