@@ -23,15 +23,19 @@
 #include <x86intrin.h>
 #endif
 
+__attribute__((noreturn)) static inline void bench_end(const char *begin, const char *format, va_list arguments)
+{
+    fputs(begin, stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    exit(1);
+}
+
 __attribute__((noreturn, format(printf, 1, 2))) static inline void bench_die(const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    fputs("bench: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    va_end(arguments);
-    exit(1);
+    bench_end("bench: ", format, arguments);
 }
 
 /* For what this machine cannot do: the runner shows the reason and goes on. */
@@ -39,11 +43,7 @@ __attribute__((noreturn, format(printf, 1, 2))) static inline void bench_skip(co
 {
     va_list arguments;
     va_start(arguments, format);
-    fputs("skip: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    va_end(arguments);
-    exit(1);
+    bench_end("skip: ", format, arguments);
 }
 
 /* Memory for the bench's own tables. */
