@@ -33,7 +33,7 @@ struct slm_span {
     bool moved;    /* in use: mremap has moved a separate mapping here, or away from here */
     union {
         uint32_t generation; /* free: the area's when it was listed */
-        uint32_t swept;      /* slab, its depot's: see depot/depot.c */
+        uint32_t swept;      /* slab, its depot's: see depot/sweep.c */
     };
 };
 

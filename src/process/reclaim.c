@@ -10,6 +10,7 @@
 #include "base/options.h"
 #include "depot/cache_name.h"
 #include "depot/pending_slabs.h"
+#include "depot/sweep.h"
 #include "os/sys.h"
 #include "page/demand.h"
 #include "page/free_spans.h"

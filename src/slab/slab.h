@@ -6,7 +6,7 @@
  *
  * A bit is 1 while its object is free *in the slab*; objects in magazines count as taken. Bits and the count of free
  * objects are atomic, so that objects come back without a lock. The fields marked "owner's" are guarded by the lock
- * of the depot that owns the slab; depot/depot.c says which thread may take when.
+ * of the depot that owns the slab; depot/partial.c says which thread may take when.
  *
  * The count. Taking lowers `free` before it clears bits; giving sets bits before it raises `free`. So the count never
  * exceeds the bits that are set. `free == objects` means that every bit is set and no thread is at work: the slab is
@@ -49,7 +49,7 @@ struct slm_slab {
         _Atomic uint64_t inside[SLM_SLAB_WORDS];
         struct slm_slab_wait wait;
     };
-    _Atomic(struct slm_slab *) pending; /* in the list of those to be relinked: outlives the slab; see depot.c */
+    _Atomic(struct slm_slab *) pending; /* in the list of those to be relinked: outlives the slab; see partial.c */
 };
 
 static_assert(sizeof(struct slm_slab) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");

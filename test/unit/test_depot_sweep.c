@@ -1,6 +1,7 @@
-/* src/depot/depot.h, slm_depot_sweep: free pages inside sparse slabs go back, and nothing else. Each test has a depot
+/* src/depot/sweep.h: free pages inside sparse slabs go back, and nothing else. Each test has a depot
  * of its own, of objects of 1024 bytes, 64 to a slab. */
 #include "checks.h"
+#include "depot/sweep.h"
 #include "one_depot.h"
 
 #include <sys/mman.h>

@@ -1,0 +1,241 @@
+/* Partial slabs; see partial.h.
+ *
+ * Taking from a slab. A slab is out (no free objects, in no list), listed (partial, in a bucket), or held: one thread
+ * has taken it out of its bucket, or has just made it, and alone takes objects from it. `where` changes under the
+ * depot's lock only. Giving needs no lock: bits, then the count (slab.h). A thread that sees the count leave 0, reach
+ * the total, or change its bucket asks for relinking under the lock, which looks again at everything:
+ *
+ *   held           the holder will look at the count when it brings the slab back, under the same lock
+ *   free == all    vacant: the first is kept, listed; others are unlinked, their owner cleared, and released to the
+ *                  spans after unlocking
+ *   else           into the bucket of its count
+ *
+ * When a giving thread has the lock, the slab may have been released and its memory recut, even for this same depot.
+ * `owner` tells: it is set by the maker before any other thread knows the slab, and cleared under the lock of the
+ * depot that it names. So under our lock `owner == depot` is stable, and then `where` and the count can be relied on,
+ * whatever happened to the slab in between. Descriptors are never unmapped.
+ *
+ * Giving without a lock (slm_partial_pend) leaves the relinking to others: the slab goes onto a stack of pending
+ * ones by a compare-exchange, and the next thread that fills a magazine takes the whole stack and relinks. The link
+ * outlives the slab: one that has been released or recut meanwhile is relinked to no effect.
+ *
+ * Slabs whose objects have a destructor or keep their type become pending on release (depot/pending_slabs.h).
+ *
+ * Fork. A child that finds the lock held by a thread that it does not have empties the lists. A slab that is marked
+ * as listed in an older generation of the lists, or held in an older generation of the process, is out. */
+#include "depot/partial.h"
+
+#include <string.h>
+
+#include "depot/pending_slabs.h"
+
+/* Everything but the lock, which a late look at a destroyed cache's depot may hold. */
+void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
+                    unsigned node)
+{
+    memset((char *)depot + sizeof depot->lock, 0, sizeof *depot - sizeof depot->lock);
+    depot->locks_before = load_relaxed(&depot->lock.acquired);
+    depot->contended_before = load_relaxed(&depot->lock.contended);
+    if (depot->lock.rank != SLM_RANK_DEPOT) /* it may be read meanwhile */
+        depot->lock.rank = SLM_RANK_DEPOT;
+    depot->generation = slm_fork_generation;
+    depot->shape = shape;
+    depot->cache_name = cache_name;
+    depot->node = node;
+}
+
+void slm_depot_lose(struct slm_depot *depot, uint64_t n)
+{
+    sub_relaxed(&depot->objects_out, n);
+    slm_limit_return(depot->shape->limit, n);
+}
+
+static void restart(struct slm_depot *depot)
+{
+    slm_depot_lose(depot, load_relaxed(&depot->stock_rounds));
+    store_relaxed(&depot->stock_rounds, 0);
+    depot->full = depot->empty = NULL;
+    depot->full_count = depot->full_low = depot->occupied = 0;
+    depot->vacant = NULL;
+    depot->generation = slm_fork_generation;
+}
+
+void slm_depot_lock(struct slm_depot *depot)
+{
+    if (unlikely(slm_lock_acquire(&depot->lock)))
+        restart(depot);
+}
+
+static unsigned bucket_of(int32_t free, unsigned objects)
+{
+    return free <= 0 ? 0 : (unsigned)slm_min((unsigned)free * SLM_DEPOT_BUCKETS / objects, SLM_DEPOT_BUCKETS - 1);
+}
+
+void slm_partial_set(struct slm_slab *slab, enum slm_slab_where where)
+{
+    slab->where = (uint8_t)where;
+    slab->where_generation = slm_fork_generation;
+}
+
+static void list_slab(struct slm_depot *depot, struct slm_slab *slab, int32_t free)
+{
+    const unsigned bucket = bucket_of(free, slab->objects);
+    if (!(depot->occupied >> bucket & 1)) {
+        slm_list_init(&depot->buckets[bucket]);
+        depot->occupied |= 1u << bucket;
+    }
+    if (bucket < SLM_DEPOT_SPARSE)
+        slab->span.swept &= SLM_SLAB_KEYLESS;
+    if (slm_partial_is_swept(slab, (uint32_t)free))
+        slm_list_insert_before(&depot->buckets[bucket], &slab->span.link);
+    else
+        slm_list_insert_after(&depot->buckets[bucket], &slab->span.link);
+    slab->bucket = (uint8_t)bucket;
+    if (free == slab->objects)
+        depot->vacant = slab;
+    slm_partial_set(slab, SLM_SLAB_LISTED);
+}
+
+void slm_partial_unlist(struct slm_depot *depot, struct slm_slab *slab, enum slm_slab_where where)
+{
+    slm_list_remove(&slab->span.link);
+    if (slm_list_empty(&depot->buckets[slab->bucket]))
+        depot->occupied &= ~(1u << slab->bucket);
+    if (depot->vacant == slab) {
+        depot->vacant = NULL;
+        depot->vacant_seen = false;
+    }
+    slm_partial_set(slab, where);
+}
+
+/* Under the lock: put a slab that is neither held nor listed where its count says. True: it is vacant, and the caller
+ * alone releases it, after unlocking. */
+static bool file_slab(struct slm_depot *depot, struct slm_slab *slab)
+{
+    const int32_t free = load_acquire(&slab->free); /* pairs with slm_slab_count */
+    if (free == slab->objects && depot->vacant) {
+        slm_partial_set(slab, SLM_SLAB_OUT);
+        store_relaxed(&slab->owner, NULL);
+        return true;
+    }
+    if (free > 0) {
+        list_slab(depot, slab, free);
+    } else {
+        if (unlikely(slab->span.swept & SLM_SLAB_KEYLESS))
+            slm_slab_all_out(slab, depot->shape);
+        slab->span.swept = 0;
+        slm_partial_set(slab, SLM_SLAB_OUT);
+    }
+    return false;
+}
+
+void slm_partial_release(struct slm_depot *depot, struct slm_slab *slab)
+{
+    const struct slm_object_hooks *hooks = depot->shape->hooks;
+    slm_slab_check_vacant(slab);
+    if (hooks && (hooks->destructor || hooks->typesafe)) {
+        slm_pending_slabs_add(slab, depot->shape, &depot->slabs_released);
+    } else {
+        slm_slab_release(slab);
+        atomic_fetch_add_explicit(&depot->slabs_released, 1, memory_order_release); /* pairs with slm_depot_slabs */
+    }
+}
+
+void slm_partial_relink(struct slm_depot *depot, struct slm_slab *slab)
+{
+    bool vacant = false;
+    slm_depot_lock(depot);
+    const bool ours = load_acquire(&slab->owner) == depot; /* pairs with the release in grow() */
+    if (ours && !(slab->where == SLM_SLAB_HELD && slab->where_generation == slm_fork_generation)) {
+        if (slab->where == SLM_SLAB_LISTED && slab->where_generation >= depot->generation)
+            slm_partial_unlist(depot, slab, SLM_SLAB_OUT);
+        vacant = file_slab(depot, slab);
+    }
+    slm_lock_release(&depot->lock);
+    if (vacant)
+        slm_partial_release(depot, slab);
+}
+
+void slm_partial_put(struct slm_depot *depot, struct slm_slab *const *slabs, unsigned number, unsigned taken)
+{
+    bool vacant[SLM_PARTIAL_MOST];
+    slm_depot_lock(depot);
+    for (unsigned i = 0; i < number; i++)
+        vacant[i] = file_slab(depot, slabs[i]);
+    slm_count(&depot->fills, taken > 0);
+    slm_count(&depot->rounds_taken, taken);
+    slm_lock_release(&depot->lock);
+    for (unsigned i = 0; i < number; i++)
+        if (vacant[i])
+            slm_partial_release(depot, slabs[i]);
+}
+
+unsigned slm_partial_hold(struct slm_depot *depot, struct slm_slab **slabs, unsigned n)
+{
+    unsigned number = 0, objects = 0;
+    slm_depot_lock(depot);
+    while (depot->occupied != 0 && number < SLM_PARTIAL_MOST && objects < n) {
+        struct slm_list *bucket = &depot->buckets[__builtin_ctz(depot->occupied)];
+        struct slm_slab *slab = slm_container(bucket->next, struct slm_slab, span.link);
+        slm_partial_unlist(depot, slab, SLM_SLAB_HELD);
+        slab->span.swept &= SLM_SLAB_FRESH | SLM_SLAB_KEYLESS;
+        objects += (unsigned)load_relaxed(&slab->free);
+        slabs[number++] = slab;
+    }
+    slm_lock_release(&depot->lock);
+    return number;
+}
+
+bool slm_partial_count(struct slm_slab *slab, unsigned given)
+{
+    const unsigned objects = slab->objects; /* read first: once it is counted another thread may release the slab */
+    const int32_t before = slm_slab_count(slab, given), after = before + (int32_t)given;
+    return before == 0 || after == (int32_t)objects || bucket_of(before, objects) != bucket_of(after, objects);
+}
+
+struct slm_slab *_Atomic slm_depot_pending;
+
+/* The end of the stack; a slab whose link is NULL is not in it. */
+static struct slm_slab last_pending;
+
+/* A thread that finds the slab on the stack already has counted before: the thread that takes it off clears the link,
+ * and then looks at the count. Both sides are sequentially consistent, so that one sees the other. */
+void slm_partial_pend(struct slm_slab *slab)
+{
+    struct slm_slab *none = NULL, *first = load_relaxed(&slm_depot_pending);
+    slm_fence(); /* pairs with the exchange in slm_depot_relink_pending */
+    if (!atomic_compare_exchange_strong(&slab->pending, &none, &last_pending))
+        return;
+    do
+        store_relaxed(&slab->pending, first ? first : &last_pending);
+    while (!atomic_compare_exchange_weak(&slm_depot_pending, &first, slab));
+}
+
+void slm_depot_relink_pending(void)
+{
+    struct slm_slab *slab = atomic_exchange(&slm_depot_pending, NULL), *next;
+    for (; slab && slab != &last_pending; slab = next) {
+        next = atomic_exchange(&slab->pending, NULL); /* before the look at the count: see pend */
+        struct slm_depot *depot = load_relaxed(&slab->owner);
+        if (depot)
+            slm_partial_relink(depot, slab);
+    }
+}
+
+struct slm_slab *slm_partial_take_vacant(struct slm_depot *depot, bool all, bool *waiting)
+{
+    slm_depot_lock(depot);
+    struct slm_slab *found = all || depot->vacant_seen ? depot->vacant : NULL;
+    if (found) {
+        slm_partial_unlist(depot, found, SLM_SLAB_OUT);
+        store_relaxed(&found->owner, NULL);
+    }
+    *waiting = depot->vacant_seen = depot->vacant != NULL;
+    slm_lock_release(&depot->lock);
+    return found;
+}
+
+slm_unordered bool slm_depot_keeps_vacant(const struct slm_depot *depot)
+{
+    return depot->vacant != NULL;
+}

@@ -1,0 +1,110 @@
+/* A depot's partial slabs: which there are, in what order they are used, and who may take from one. The fullest is
+ * used first, so that sparse ones can become vacant.
+ *
+ * A slab is out, held or listed; partial.c has the argument. Whoever holds slabs puts them back. */
+#pragma once
+
+#include "base/magazine.h"
+#include "depot/limit.h"
+#include "slab/slab.h"
+#include "sync/lock.h"
+
+enum {
+    SLM_DEPOT_BUCKETS = 8,
+    SLM_DEPOT_SPARSE = SLM_DEPOT_BUCKETS / 2, /* from this bucket on slabs are at least half free */
+};
+
+/* What an exchange of magazines touches lies in the first two cache lines. */
+struct slm_depot {
+    struct slm_lock lock;
+    uint32_t full_count, full_low; /* magazines, and their least since the last trim: that many were surplus */
+    struct slm_magazine *full, *empty;
+    _Atomic uint64_t stock_rounds;
+    uint32_t generation; /* of the lists: what is marked as listed in an older one is in no list */
+    uint32_t occupied;   /* one bit for each bucket; a bucket whose bit is clear is not initialised */
+    _Atomic uint64_t exchanges, gets, rounds_got, rounds_put; /* of magazines; written under the lock */
+    _Atomic uint64_t fills, rounds_taken;                     /* from slabs; written under the lock */
+    const struct slm_slab_shape *shape;
+    const char *cache_name;                     /* in messages; NULL: malloc's objects are named by their size */
+    struct slm_slab *vacant;                    /* a listed one, kept to spare making slabs over and over */
+    struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
+    unsigned node;
+    bool vacant_seen;             /* at the last trim */
+    _Atomic uint64_t objects_out; /* of slabs: live, or in magazines */
+    _Atomic uint64_t slabs_made, slabs_released;
+    _Atomic uint64_t drains_home;            /* magazines whose rounds went to their slabs */
+    uint64_t locks_before, contended_before; /* of the lock, when the depot was made another cache's */
+} slm_cacheline;
+
+/* Raise a figure that one thread at a time writes, and others read. */
+slm_inline void slm_count(_Atomic uint64_t *figure, uint64_t n)
+{
+    store_relaxed(figure, load_relaxed(figure) + n);
+}
+
+/* How often its lock was taken, and found held, since it was last initialised. */
+slm_inline uint64_t slm_depot_locks(const struct slm_depot *depot)
+{
+    return load_relaxed(&depot->lock.acquired) - depot->locks_before;
+}
+
+slm_inline uint64_t slm_depot_contended(const struct slm_depot *depot)
+{
+    return load_relaxed(&depot->lock.contended) - depot->contended_before;
+}
+
+/* How many slabs there are. Read in this order, or a thread that is stopped between the two loads may count fewer
+ * than none: a released slab was made before. Acquire: pairs with their release. */
+slm_inline uint64_t slm_depot_slabs(const struct slm_depot *depot)
+{
+    const uint64_t released = load_acquire(&depot->slabs_released);
+    return load_relaxed(&depot->slabs_made) - released;
+}
+
+/* Slabs that slm_partial_pend has left to be relinked. */
+extern slm_hidden struct slm_slab *_Atomic slm_depot_pending;
+
+void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
+                    unsigned node);
+
+/* In the child of a fork: n objects were in magazines of threads that it does not have. They stay out of their slabs,
+ * but are no longer counted. */
+void slm_depot_lose(struct slm_depot *depot, uint64_t n);
+
+/* Take the lock. Lists that a lost thread had under it are empty then. */
+void slm_depot_lock(struct slm_depot *depot);
+
+/* Under the lock: take a slab out of its list. */
+void slm_partial_unlist(struct slm_depot *depot, struct slm_slab *slab, enum slm_slab_where where);
+void slm_partial_set(struct slm_slab *slab, enum slm_slab_where where);
+
+/* Hold partial slabs, the fullest first, until there are n objects in them, or SLM_PARTIAL_MOST; returns how many. */
+enum { SLM_PARTIAL_MOST = 8 };
+unsigned slm_partial_hold(struct slm_depot *depot, struct slm_slab **slabs, unsigned n);
+
+/* Put held slabs back, after `taken` objects were taken from them. */
+void slm_partial_put(struct slm_depot *depot, struct slm_slab *const *slabs, unsigned number, unsigned taken);
+
+/* Raise the count of a slab by the objects given back. True: it may have to be relinked. */
+bool slm_partial_count(struct slm_slab *slab, unsigned given);
+void slm_partial_relink(struct slm_depot *depot, struct slm_slab *slab);
+
+/* Leave it to the next caller of slm_depot_relink_pending. No lock is taken, also in signal handlers. */
+void slm_partial_pend(struct slm_slab *slab);
+void slm_depot_relink_pending(void);
+
+/* Has the slab been swept since it had another count? See depot/sweep.h. */
+slm_inline bool slm_partial_is_swept(const struct slm_slab *slab, uint32_t free)
+{
+    return slab->span.swept == (free | SLM_SLAB_SWEPT | SLM_SLAB_KEYLESS);
+}
+
+/* The vacant slab that is kept, if it was not needed between two trims, or `all`; NULL: none. *waiting: there is one,
+ * which has to wait for the next trim. */
+struct slm_slab *slm_partial_take_vacant(struct slm_depot *depot, bool all, bool *waiting);
+
+/* Does the depot keep a vacant slab? A figure. */
+bool slm_depot_keeps_vacant(const struct slm_depot *depot);
+
+/* Release a vacant slab that is unlisted and has no owner. */
+void slm_partial_release(struct slm_depot *depot, struct slm_slab *slab);

@@ -1,0 +1,54 @@
+/* Sweeping; see sweep.h.
+ *
+ * A slab that is at least half free, and of which nothing was taken or given back since the last sweep, is held while
+ * its free pages are purged. `span.swept` has its count then. Swept slabs are at the end of their bucket: refills
+ * prefer others, and the next sweep looks no further. Most pages of a slab that was never half in use are untouched:
+ * it is left alone. */
+#include "depot/sweep.h"
+
+enum { sweep_rounds_most = 64, sweep_looks_most = 64 };
+
+/* Hold slabs of a bucket that are due to be swept, and note the count of others. */
+static unsigned hold_sparse(struct slm_depot *depot, unsigned bucket, bool all, struct slm_slab **slabs)
+{
+    unsigned number = 0, looks = 0;
+    slm_depot_lock(depot);
+    struct slm_list *first = &depot->buckets[bucket];
+    struct slm_list *at = depot->occupied >> bucket & 1 ? first->next : first, *next;
+    for (; at != first && number < SLM_PARTIAL_MOST && looks < sweep_looks_most; at = next, looks++) {
+        struct slm_slab *slab = slm_container(at, struct slm_slab, span.link);
+        const uint32_t free = (uint32_t)load_relaxed(&slab->free), before = slab->span.swept;
+        next = at->next;
+        if (slm_partial_is_swept(slab, free))
+            break;
+        if (before & SLM_SLAB_FRESH)
+            continue;
+        slab->span.swept = free | (before & SLM_SLAB_KEYLESS);
+        if (((before & ~SLM_SLAB_KEYLESS) != free && !all) || slab == depot->vacant)
+            continue;
+        slab->span.swept |= SLM_SLAB_SWEPT | SLM_SLAB_KEYLESS;
+        slm_partial_unlist(depot, slab, SLM_SLAB_HELD);
+        slabs[number++] = slab;
+    }
+    slm_lock_release(&depot->lock);
+    return number;
+}
+
+size_t slm_depot_sweep(struct slm_depot *depot, bool all)
+{
+    struct slm_slab *slabs[SLM_PARTIAL_MOST];
+    size_t purged = 0;
+    if (depot->shape->hooks) /* what its constructor has made stays */
+        return 0;
+    for (unsigned bucket = SLM_DEPOT_SPARSE; bucket < SLM_DEPOT_BUCKETS; bucket++) {
+        unsigned number = SLM_PARTIAL_MOST;
+        for (unsigned i = 0; (all || i < sweep_rounds_most) && number == SLM_PARTIAL_MOST; i++) {
+            number = hold_sparse(depot, bucket, all, slabs);
+            for (unsigned j = 0; j < number; j++)
+                purged += slm_slab_purge_pages(slabs[j]);
+            if (number > 0)
+                slm_partial_put(depot, slabs, number, 0);
+        }
+    }
+    return purged;
+}
