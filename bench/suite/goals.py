@@ -1,4 +1,4 @@
-"""README's table of memory that goes back, from a run: python3 -m suite.goals RESULTS FILE.
+"""README's table of memory, from a run: python3 -m suite.goals RESULTS FILE.
 
 It replaces what stands in the file between the lines BEGIN and END. A row is a goal of the library's (suite/memory.py),
 a column an allocator; bold is what meets the goal.
@@ -16,7 +16,8 @@ END = "<!-- end of memory -->"
 
 def markdown(report):
     summary = summarise(report)
-    found = dict(memory.promises(summary)).get(memory.GOES_BACK, [])
+    found = dict(memory.promises(summary))
+    found = [promise for title in (memory.GOES_BACK, memory.IN_PIECES) for promise in found.get(title, [])]
     names = list(report["allocators"])
     lines = [["case", "goal", *names], ["---"] * (2 + len(names))]
     for promise in found:

@@ -93,7 +93,15 @@ def of_demand(load, about):
 
 
 GOES_BACK = "memory that goes back"
+IN_PIECES = "memory in pieces"
 GOALS = {
+    IN_PIECES: [
+        Goal("fragmentation", "worst_refill", 1.8,
+             "64 MiB, half freed at random, refilled in other sizes, five times: RSS in times the live bytes"),
+        Goal("redis_values", "rss_over_live", 1.55,
+             "redis, values that change their size, half deleted, refilled: RSS in times the live bytes"),
+        Goal("give_back", "rss_2s", 60, "256 MiB by 4 threads, 96 % freed at random: RSS after 2 s [MiB]"),
+    ],
     GOES_BACK: [
         Goal("pool", "rss_5s", 10, "1 GB made by one thread, freed by another, both joined: RSS after 5 s [MiB]"),
         Goal("large_idle", "rss_3s", 8, "100 objects of 10 MiB freed by the only thread: after 3 s [MiB]"),

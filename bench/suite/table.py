@@ -8,7 +8,7 @@ import pathlib
 import shutil
 import sys
 
-from . import epochs, memory, numa, percpu, results
+from . import epochs, memory, numa, peaks, percpu, results
 from .summary import (BASE, EQUAL, group_means, is_more_better, not_first, overall_means, repetitions_lost, summarise)
 
 OURS = "slabmalloc"
@@ -256,6 +256,7 @@ def show(report, stream, subject=OURS, width=None):
         print_promises(about, promises(summary), width, stream)
     print_problems(summary, stream)
     print_means(summary, width, stream)
+    peaks.print_peaks(summary, subject, stream)
     print_not_first(summary, subject, stream)
 
 

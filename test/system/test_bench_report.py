@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "bench"))
-from suite import compare, goals, memory, summary, table  # noqa: E402
+from suite import compare, goals, memory, peaks, summary, table  # noqa: E402
 
 ABOUT = "one sentence"
 
@@ -222,6 +222,24 @@ def test_memory_is_set_against_its_goals_and_ours_against_itself_with_purging_of
     assert re.search(r"at most 1\.00: a chain of 40 forks .* 1\.00 +0\.90\n", text)
     assert re.search(r"at most 1\.00: the same: mean RSS in times the least of the others' +0\.91 +1\.10 \(more\)\n", text)
     assert re.search(r"at most 1\.20: a load that rises .* off +1\.50 \(more\)\n", text)
+
+
+def make_peaks(workload, values, group="micro"):
+    return make_report({name: [{"figures": {}, "peak_rss_mib": value}] for name, value in values.items()},
+                       group=group, workload=workload)
+
+
+def test_peaks_are_told_in_times_the_least_the_worst_first():
+    report = join_reports(make_peaks("pair", {"glibc": 10, "slabmalloc": 20, "mimalloc": 40}),
+                          make_peaks("redis", {"glibc": 30, "slabmalloc": 15, "mimalloc": 15}, group="servers"),
+                          make_peaks("numa_2x2", {"glibc": 1, "slabmalloc": 90, "mimalloc": 1}, group="numa"))
+    stream = io.StringIO()
+    peaks.print_peaks(summary.summarise(report), "slabmalloc", stream)
+    assert stream.getvalue().endswith("glibc 1.41  slabmalloc 1.41  mimalloc 2.00\n"
+                                      "slabmalloc's, the worst first; ! more than 1.10\n"
+                                      "! 2.00  pair: 20.0 MiB, glibc 10.0\n"
+                                      "  1.00  redis: 15.0 MiB\n")
+    assert stream.getvalue() in shown(report)
 
 
 def test_the_table_of_goals_replaces_the_one_in_a_file(tmp_path):
