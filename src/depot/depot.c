@@ -295,3 +295,16 @@ bool slm_depot_trim(struct slm_depot *depot, bool all)
         slm_partial_release(depot, vacant);
     return stocked || vacant || waiting;
 }
+
+slm_seldom void slm_depot_trim_idle(struct slm_depot *depot)
+{
+    if (load_relaxed(&depot->stock_rounds) == 0)
+        return;
+    slm_depot_lock(depot);
+    const uint64_t gets = load_relaxed(&depot->gets);
+    const bool idle = gets == depot->gets_before;
+    depot->gets_before = gets;
+    slm_lock_release(&depot->lock);
+    if (idle)
+        slm_depot_trim(depot, true);
+}

@@ -47,3 +47,6 @@ bool slm_depot_give_nolock(void *object, const char *call);
  * magazines back to metadata, and a vacant slab that was there at the last trim too (or any) to the spans. True if
  * there was anything to trim. */
 bool slm_depot_trim(struct slm_depot *depot, bool all);
+
+/* All of that, unless a magazine of the stock was wanted since the last call. */
+void slm_depot_trim_idle(struct slm_depot *depot);

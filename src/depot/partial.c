@@ -85,7 +85,7 @@ static void list_slab(struct slm_depot *depot, struct slm_slab *slab, int32_t fr
         depot->occupied |= 1u << bucket;
     }
     if (bucket < SLM_DEPOT_SPARSE)
-        slab->span.swept &= SLM_SLAB_KEYLESS;
+        slab->span.swept &= ~SLM_SLAB_FRESH;
     if (slm_partial_is_swept(slab, (uint32_t)free))
         slm_list_insert_before(&depot->buckets[bucket], &slab->span.link);
     else

@@ -122,6 +122,7 @@ slm_slow void *slm_alloc_slow(size_t n)
     void *object = alloc_class(class);
     if (unlikely(!object) && slm_give_back_for(n))
         object = alloc_class(class);
+    slm_worker_note_slabs();
     errno = likely(object != NULL) ? kept : slm_charge_refused();
     return slm_alloc_check(object, n);
 }
@@ -139,6 +140,7 @@ slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *
         object = slm_large_alloc(n, alignment, area, clean);
         if (unlikely(!object) && slm_give_back_for(n))
             object = slm_large_alloc(n, alignment, area, clean);
+        slm_worker_note_slabs();
     }
     errno = likely(object != NULL) ? kept : slm_charge_refused();
     return object;

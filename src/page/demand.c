@@ -44,6 +44,26 @@ void slm_demand_rise(size_t bytes)
     set_stock_shift(now);
 }
 
+static _Atomic uint64_t grown; /* since the last look */
+static const uint64_t growth_least = (uint64_t)1 << 20;
+enum { growth_share = 32 };
+
+bool slm_demand_grown(void)
+{
+    return load_relaxed(&grown) >= slm_max(growth_least, load_relaxed(&used) / growth_share);
+}
+
+bool slm_demand_grow(size_t bytes)
+{
+    add_relaxed(&grown, bytes);
+    return slm_demand_grown();
+}
+
+slm_seldom uint64_t slm_demand_take_growth(void)
+{
+    return slm_demand_grown() ? atomic_exchange(&grown, 0) : 0;
+}
+
 /* Under mlockall memory is dear: none is kept dirty beside the shares. */
 static uint64_t dirty_bytes(void)
 {

@@ -165,12 +165,12 @@ size_t slm_span_purge(uint64_t keep_bytes, enum slm_purge_reason reason)
     return given + (unlikely(slm_vm_locked()) ? purge_unused(reason) : 0);
 }
 
-static bool look_for_unmappable(struct slm_span *span, void *area)
+static slm_seldom bool look_for_unmappable(struct slm_span *span, void *area)
 {
     return may_unmap(area, span);
 }
 
-static size_t unmap_clean(struct slm_free_spans *area)
+static slm_seldom size_t unmap_clean(struct slm_free_spans *area)
 {
     size_t given = 0;
     for (;;) {
@@ -186,7 +186,7 @@ static size_t unmap_clean(struct slm_free_spans *area)
     }
 }
 
-size_t slm_span_unmap_free(enum slm_purge_reason reason)
+slm_seldom size_t slm_span_unmap_free(enum slm_purge_reason reason)
 {
     slm_span_set_scarce(true);
     size_t given = slm_span_purge(0, reason);

@@ -6,13 +6,15 @@
 #include "base/atomic.h"
 
 /* Why memory goes back: nobody has needed it for `purge_delay_ms`; use has fallen, or addresses are scarce, and more
- * is dirty than may be; a cgroup stalls; the program calls for it; or a limit is near, or there is no memory. */
+ * is dirty than may be; a cgroup stalls; the program calls for it; a limit is near, or there is no memory; or others
+ * take new memory. */
 enum slm_purge_reason {
     SLM_PURGE_IDLE,
     SLM_PURGE_BOUND,
     SLM_PURGE_PRESSURE,
     SLM_PURGE_TRIM,
     SLM_PURGE_LIMIT,
+    SLM_PURGE_GROWTH,
     SLM_PURGE_REASONS
 };
 extern slm_hidden _Atomic uint64_t slm_purged_bytes[SLM_PURGE_REASONS];

@@ -196,6 +196,15 @@ static __attribute__((noinline)) slm_seldom void return_rest(struct slm_span *sp
     slm_lock_release(&area->lock);
 }
 
+_Atomic bool slm_span_look_due;
+
+static void note_rise(size_t bytes, bool clean)
+{
+    slm_demand_rise(bytes);
+    if (clean && unlikely(slm_demand_grow(bytes)))
+        store_relaxed(&slm_span_look_due, true);
+}
+
 struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment)
 {
     struct slm_span *span = NULL;
@@ -208,7 +217,7 @@ struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment
     if (!span)
         errno = ENOMEM;
     else
-        slm_demand_rise(slm_span_bytes(span));
+        note_rise(slm_span_bytes(span), span->state == SLM_SPAN_CLEAN);
     return span;
 }
 
@@ -235,8 +244,6 @@ static void free_part(struct slm_free_spans *area, struct slm_span *span)
     slm_free_spans_join(area, span);
     slm_lock_release(&area->lock);
 }
-
-_Atomic bool slm_span_look_due;
 
 /* Nothing can have become dirty that a slow path should see but by this. */
 static void note_drop(size_t bytes)
@@ -327,6 +334,6 @@ slm_for_few bool slm_span_extend(struct slm_span *span, size_t granules, size_t 
     if (done && *clean && unlikely(!slm_charge_take(slm_span_bytes(span) - before)))
         return_rest(span, before >> SLM_GRANULE_SHIFT), done = false;
     if (done)
-        slm_demand_rise(slm_span_bytes(span) - before);
+        note_rise(slm_span_bytes(span) - before, *clean);
     return done;
 }

@@ -87,6 +87,68 @@ void slm_reclaim_fallen(bool helped)
         leave(now, false, SLM_PURGE_BOUND);
 }
 
+struct growth {
+    uint64_t in_slabs, in_stock; /* bytes of free objects */
+    size_t most, purged;
+    unsigned bucket;
+};
+
+/* No class is ever unmade: this takes no mutex. */
+static slm_seldom void each_class_depot(void (*visit)(struct slm_depot *depot, struct growth *growth),
+                                        struct growth *growth)
+{
+    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
+        struct slm_cache *cache = load_acquire(&slm_class_caches[class]); /* pairs with slm_class_cache_make */
+        if (cache)
+            slm_for_each_depot (depot, cache)
+                visit(depot, growth);
+    }
+}
+
+static slm_for_few void add_free(struct slm_depot *depot, struct growth *growth)
+{
+    const uint64_t out = load_relaxed(&depot->objects_out), all = slm_depot_slabs(depot) * depot->shape->objects;
+    growth->in_slabs += (all - slm_min(all, out)) * depot->shape->object_size;
+    growth->in_stock += load_relaxed(&depot->stock_rounds) * depot->shape->object_size;
+}
+
+static slm_for_few void trim_idle(struct slm_depot *depot, struct growth *growth)
+{
+    (void)growth;
+    slm_depot_trim_idle(depot);
+}
+
+static slm_for_few void sweep_bucket(struct slm_depot *depot, struct growth *growth)
+{
+    if (growth->purged >= growth->most)
+        return;
+    const size_t bytes = slm_depot_sweep_bucket(depot, growth->bucket, growth->most - growth->purged);
+    if (bytes > 0)
+        slm_purge_count(slm_area_for_slabs(depot->node), bytes, SLM_PURGE_GROWTH);
+    growth->purged += bytes;
+}
+
+/* What a look leaves in slabs is among live objects. Only what has become free since then is worth another one: so a
+ * program that just grows, whatever it has free, pays next to nothing. */
+slm_seldom void slm_reclaim_grown(void)
+{
+    static _Atomic uint64_t left;
+    const uint64_t grown = slm_demand_take_growth();
+    struct growth now = {.most = (size_t)(grown + grown / 2)}, after = {0};
+    each_class_depot(add_free, &now);
+    if (now.in_slabs < load_relaxed(&left))
+        store_relaxed(&left, now.in_slabs);
+    if (grown == 0 || now.in_slabs + now.in_stock - slm_min(load_relaxed(&left), now.in_slabs) < grown / 4)
+        return;
+    if (load_relaxed(&slm_depot_pending))
+        slm_depot_relink_pending();
+    each_class_depot(trim_idle, NULL);
+    for (now.bucket = SLM_DEPOT_BUCKETS; now.bucket-- > 0;) /* the sparsest slabs first */
+        each_class_depot(sweep_bucket, &now);
+    each_class_depot(add_free, &after);
+    store_relaxed(&left, now.purged < now.most ? after.in_slabs : 0);
+}
+
 /* A small process is small whatever it keeps, and threads that come and go pay nothing in it. */
 slm_cold void slm_reclaim_alone(void)
 {

@@ -18,7 +18,7 @@ void slm_worker_note_active(void);
 void slm_worker_note_freed(void);
 
 /* After slabs may have become free, or part of a large object has: the same if use has fallen, address space is
- * scarce, or a limit near. */
+ * scarce, or a limit near. And after spans may have been taken: make up for new memory. */
 void slm_worker_look_at_spans(void);
 slm_inline void slm_worker_note_slabs(void)
 {

@@ -141,7 +141,7 @@ void slm_slab_all_out(struct slm_slab *slab, const struct slm_slab_shape *shape)
 }
 
 /* Between the objects `first` and `end`, which are free. */
-static size_t purge_between(struct slm_slab *slab, size_t first, size_t end)
+static slm_for_few size_t purge_between(struct slm_slab *slab, size_t first, size_t end)
 {
     const size_t from = slm_align_up(first * slab->object_size, slm_page_size);
     const size_t to = end * slab->object_size & ~(slm_page_size - 1);
@@ -151,7 +151,7 @@ static size_t purge_between(struct slm_slab *slab, size_t first, size_t end)
     return slm_vm_purge(slm_slab_start(slab) + from, to - from) ? to - from : 0;
 }
 
-size_t slm_slab_purge_pages(struct slm_slab *slab)
+slm_for_few size_t slm_slab_purge_pages(struct slm_slab *slab)
 {
     size_t purged = 0, first = 0;
     for (uint32_t i = 0; i <= slab->objects; i++) {

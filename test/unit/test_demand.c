@@ -119,6 +119,18 @@ static void bound_stocks(void)
     }
 }
 
+static void grow(void)
+{
+    unsigned steps = 1;
+    while (!slm_demand_grow(SLM_GRANULE))
+        require(steps++ < 2 * MIB / SLM_GRANULE);
+    require(slm_demand_grown() &&
+            slm_demand_take_growth() >= steps * (uint64_t)SLM_GRANULE); /* or more, by the start */
+    require(!slm_demand_grown() && slm_demand_take_growth() == 0);
+    slm_demand_rise(640 * MIB); /* a share of what is in use */
+    require(!slm_demand_grow(19 * MIB) && slm_demand_grow(2 * MIB));
+}
+
 #define IN_A_CHILD(name, body)                                                                                       \
     static void name(void **state)                                                                                   \
     {                                                                                                                \
@@ -133,6 +145,7 @@ IN_A_CHILD(falls_between_which_much_is_taken_repeat, repeat_falls)
 IN_A_CHILD(a_lower_fall_is_no_repetition, fall_lower)
 IN_A_CHILD(seldom_falls_do_not_repeat, fall_seldom)
 IN_A_CHILD(stocks_are_bounded_by_use, bound_stocks)
+IN_A_CHILD(growth_is_seen_once_it_is_a_share_of_use, grow)
 
 int main(void)
 {
@@ -144,6 +157,7 @@ int main(void)
         cmocka_unit_test(a_lower_fall_is_no_repetition),
         cmocka_unit_test(seldom_falls_do_not_repeat),
         cmocka_unit_test(stocks_are_bounded_by_use),
+        cmocka_unit_test(growth_is_seen_once_it_is_a_share_of_use),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
 }

@@ -112,6 +112,50 @@ static void dense_and_fresh_slabs_stay(void **state)
     slm_depot_give(rounds, 3, "free");
 }
 
+static void a_bucket_is_swept_as_far_as_asked(void **state)
+{
+    (void)state;
+    if (slm_page_size != 4096)
+        skip();
+    const unsigned kept = thin_out(32);
+    const size_t all = SLABS * (PAGES - 2) * 4096,
+                 first = slm_depot_sweep_bucket(&depot, SLM_DEPOT_BUCKETS - 1, 100000);
+    assert_in_range(first, 100000, 100000 + SLM_GRANULE);
+    assert_int_equal(slm_depot_sweep_bucket(&depot, SLM_DEPOT_SPARSE, SIZE_MAX), 0);
+    assert_int_equal(slm_depot_sweep_bucket(&depot, SLM_DEPOT_BUCKETS - 1, SIZE_MAX), all - first);
+    assert_int_equal(slm_depot_sweep_bucket(&depot, SLM_DEPOT_BUCKETS - 1, SIZE_MAX), 0);
+    require_contents(kept);
+    slm_depot_give(rounds, kept, "free");
+}
+
+/* A quarter of a slab is free. */
+static size_t sweep_dense(struct slm_depot *of, unsigned objects)
+{
+    for (unsigned got = 0; got < objects;)
+        got += slm_depot_fill(of, rounds + got, objects - got);
+    slm_depot_give(rounds + objects / 2, objects / 4, "free");
+    size_t purged = 0;
+    for (unsigned bucket = 0; bucket < SLM_DEPOT_BUCKETS; bucket++)
+        purged += slm_depot_sweep_bucket(of, bucket, SIZE_MAX);
+    slm_depot_give(rounds, objects / 2, "free");
+    slm_depot_give(rounds + objects / 2 + objects / 4, objects / 4, "free");
+    return purged;
+}
+
+static void dense_slabs_are_swept_if_their_objects_have_pages(void **state)
+{
+    (void)state;
+    if (slm_page_size != 4096)
+        skip();
+    static struct slm_slab_shape pages = {.object_size = 4096};
+    static struct slm_depot other;
+    slm_slab_shape_fill(&pages);
+    slm_depot_init(&other, &pages, "pages", 0);
+    assert_int_equal(sweep_dense(&other, PAGES), PAGES / 4 * 4096);
+    slm_depot_trim(&other, true);
+    assert_int_equal(sweep_dense(&depot, A_SLAB), 0);
+}
+
 static void nothing(void *object, void *context)
 {
     (void)object, (void)context;
@@ -136,9 +180,13 @@ static void constructed_objects_stay(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        depot_test(sparse_slabs_lose_free_pages),     depot_test(all_go_at_once_when_asked),
-        depot_test(a_count_that_changes_puts_it_off), depot_test(dense_and_fresh_slabs_stay),
+        depot_test(sparse_slabs_lose_free_pages),
+        depot_test(all_go_at_once_when_asked),
+        depot_test(a_count_that_changes_puts_it_off),
+        depot_test(dense_and_fresh_slabs_stay),
         depot_test(constructed_objects_stay),
+        depot_test(a_bucket_is_swept_as_far_as_asked),
+        depot_test(dense_slabs_are_swept_if_their_objects_have_pages),
     };
     return cmocka_run_group_tests(tests, begin, NULL);
 }

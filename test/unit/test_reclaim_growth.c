@@ -1,0 +1,146 @@
+/* src/process/reclaim.h: while one class takes new memory, others' free pages go. Each test has a process of its
+ * own, in which nothing becomes due. */
+#include "unit.h"
+#include "worker.h"
+
+#include "base/options.h"
+#include "depot/cache.h"
+#include "os/vm.h"
+#include "page/demand.h"
+#include "page/purge.h"
+
+enum { SMALL = 1000, LARGER = 3000, A_SLAB = SLM_GRANULE / 1024, MANY = 32 * MIB / 1024 };
+
+static unsigned char *objects[MANY];
+
+static int begin(void **state)
+{
+    const int started = start_library(state);
+    slm_options.purge_delay_ms = FAR_OFF_MS;
+    slm_options.dirty_bytes = UINT64_MAX / 2;
+    return started;
+}
+
+static uint64_t purged(void)
+{
+    return load_relaxed(&slm_purged_bytes[SLM_PURGE_GROWTH]);
+}
+
+static void make_each(unsigned n, size_t size)
+{
+    for (unsigned i = 0; i < n; i++) {
+        require((objects[i] = malloc(size)) != NULL);
+        memset(objects[i], (int)(i % 251), size);
+    }
+}
+
+/* All but each nth, which is then checked to be as it was. */
+static void free_but_each(unsigned nth)
+{
+    for (unsigned i = 0; i < MANY; i++)
+        if (i % nth != 0)
+            free(objects[i]);
+}
+
+static void require_each(unsigned nth)
+{
+    for (unsigned i = 0; i < MANY; i += nth)
+        for (unsigned at = 0; at < SMALL; at++)
+            require(objects[i][at] == i % 251);
+}
+
+static void grow(size_t bytes)
+{
+    for (size_t made = 0; made < bytes; made += LARGER) {
+        void *object = malloc(LARGER);
+        require(object != NULL);
+        memset(object, 1, LARGER);
+    }
+}
+
+static void grow_past_sparse_slabs(void)
+{
+    make_each(MANY, SMALL);
+    free_but_each(A_SLAB);
+    require(purged() == 0);
+    grow(8 * MIB);
+    require(purged() >= 4 * MIB && purged() <= 16 * MIB);
+    require_each(A_SLAB);
+    const uint64_t before = purged();
+    grow(64 * MIB);
+    require(purged() - before >= 8 * MIB && purged() <= 32 * MIB);
+    require_each(A_SLAB);
+}
+
+static void grow_large(unsigned mib)
+{
+    for (unsigned i = 0; i < mib; i++)
+        require(malloc(MIB) != NULL);
+}
+
+static void grow_by_large_objects(void)
+{
+    make_each(MANY, SMALL);
+    free_but_each(A_SLAB);
+    grow_large(8);
+    require(purged() >= 4 * MIB);
+    require_each(A_SLAB);
+}
+
+static uint64_t locks(size_t size)
+{
+    return slm_depot_locks(&slm_class_cache(slm_class_of_size(size))->first);
+}
+
+/* Of each page a piece is alive: one look finds that out. */
+static void grow_past_dense_slabs(void)
+{
+    make_each(MANY, SMALL);
+    free_but_each(2);
+    grow_large(8);
+    const uint64_t before = locks(SMALL);
+    grow_large(64);
+    require(locks(SMALL) - before < 20); /* of ticks; 16 looks or more would take five each */
+    require_each(2);
+}
+
+static void replace_at_random(void)
+{
+    static const uint16_t sizes[] = {64, 600, 1000, 1500, 2000, 4000};
+    unsigned random = 1;
+    make_each(MANY / 4, SMALL);
+    for (unsigned i = 0; i < 400000; i++) {
+        if (i == 200000)
+            store_relaxed(&slm_purged_bytes[SLM_PURGE_GROWTH], 0);
+        random = random * 1103515245 + 12345;
+        const unsigned which = random / 65536 % (MANY / 4);
+        free(objects[which]);
+        require((objects[which] = malloc(sizes[which % 6])) != NULL);
+    }
+    require(purged() == 0);
+}
+
+#define IN_A_CHILD(name, body)                                                                                       \
+    static void name(void **state)                                                                                   \
+    {                                                                                                                \
+        (void)state;                                                                                                 \
+        if (slm_page_size != 4096)                                                                                   \
+            skip();                                                                                                  \
+        assert_child_silent(body);                                                                                   \
+    }
+
+IN_A_CHILD(sparse_slabs_make_up_for_new_ones, grow_past_sparse_slabs)
+IN_A_CHILD(and_for_large_objects, grow_by_large_objects)
+IN_A_CHILD(what_a_look_has_left_is_not_looked_at_again, grow_past_dense_slabs)
+IN_A_CHILD(objects_that_replace_each_other_purge_nothing, replace_at_random)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sparse_slabs_make_up_for_new_ones),
+        cmocka_unit_test(and_for_large_objects),
+        cmocka_unit_test(what_a_look_has_left_is_not_looked_at_again),
+        cmocka_unit_test(objects_that_replace_each_other_purge_nothing),
+    };
+    return cmocka_run_group_tests(tests, begin, NULL);
+}
