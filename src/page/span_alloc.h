@@ -16,8 +16,8 @@ void slm_span_trim(struct slm_span *span, size_t granules, uint8_t state);
  * use it again. */
 void slm_span_free_unmapped(struct slm_span *span, bool lost);
 
-/* Since this was last cleared something was freed, and use has fallen, addresses are scarce or a limit near; or use has
- * grown by clean memory (page/demand.h). */
+/* Since this was last cleared something was freed, and use has fallen, addresses are scarce or a limit near; or use
+ * has grown by clean memory (page/demand.h). */
 extern slm_hidden _Atomic bool slm_span_look_due;
 
 /* Make it longer in place, out of the free memory after it, up to `most` granules if that is clean; false if there is
