@@ -582,7 +582,7 @@ typedef struct slab_stats {
     uint64_t charged_bytes;                 /* of the library's memory, what may be resident: this is limited */
     uint64_t limit_bytes, soft_limit_bytes; /* in force at the moment; 0: none */
     uint64_t limit_refusals;                /* calls left without memory under a limit */
-    uint64_t purged_growth_bytes;           /* a part of purged_bytes: free pages among live objects, while others took
+    uint64_t purged_growth_bytes;           /* a part of purged_bytes: what is free in pieces, while others took
                                                new memory */
 } slab_stats;
 
