@@ -58,6 +58,24 @@ struct slm_span *slm_bins_find(const struct slm_bins *bins, size_t granules)
     return bins->occupied >> first & 1 ? best_of_bin(&bins->bin[first], granules, SIZE_MAX) : NULL;
 }
 
+slm_for_few struct slm_span *slm_bins_find_longest(const struct slm_bins *bins, size_t least,
+                                                   bool (*visit)(struct slm_span *span, void *context), void *context)
+{
+    const unsigned last = bin_of(least);
+    size_t look_at = look_at_most;
+    for (uint64_t left = bins->occupied >> last << last; left != 0; left &= ~((uint64_t)1 << slm_log2(left))) {
+        const struct slm_list *bin = &bins->bin[slm_log2(left)];
+        for (struct slm_list *at = bin->next; at != bin; at = at->next) {
+            struct slm_span *span = slm_container(at, struct slm_span, link);
+            if (look_at-- == 0)
+                return NULL;
+            if (span->granules >= least && visit(span, context))
+                return span;
+        }
+    }
+    return NULL;
+}
+
 struct slm_span *slm_bins_foreach(const struct slm_bins *bins, bool (*visit)(struct slm_span *span, void *context),
                                   void *context)
 {

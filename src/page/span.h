@@ -29,7 +29,7 @@ struct slm_span {
     uint32_t granules;
     uint32_t back; /* distance to the first granule, in granules */
     _Atomic uint8_t kind;
-    uint8_t state; /* enum slm_span_state: while in use CLEAN or DIRTY, what it was when it was taken */
+    uint8_t state; /* enum slm_span_state: while in use: DIRTY if any of it was when it was taken, else CLEAN */
     bool moved;    /* in use: mremap has moved a separate mapping here, or away from here */
     union {
         uint32_t generation; /* free: the area's when it was listed */

@@ -128,11 +128,70 @@ static slm_cold bool extend(struct slm_free_spans *area, size_t granules)
     }
 }
 
-/* A span that is long enough, unlisted and mapped. Dirty ones come first: their RAM is resident. */
-static struct slm_span *take(struct slm_free_spans *area, size_t granules)
+struct wanted {
+    struct slm_free_spans *area;
+    size_t granules;
+};
+
+static slm_for_few bool suffices_with_clean(struct slm_span *span, void *context)
+{
+    const struct wanted *wanted = context;
+    const struct slm_span *before = slm_free_spans_before(wanted->area, span, SLM_SPAN_CLEAN);
+    const struct slm_span *behind = slm_free_spans_after(wanted->area, span, SLM_SPAN_CLEAN);
+    return span->granules + (before ? before->granules : 0) + (behind ? behind->granules : 0) >= wanted->granules;
+}
+
+/* Make an unlisted span longer by the clean one behind it, then by the one before it. */
+static slm_for_few struct slm_span *lengthen(struct slm_free_spans *area, struct slm_span *span, size_t granules)
+{
+    struct slm_span *behind = slm_free_spans_after(area, span, SLM_SPAN_CLEAN);
+    if (behind) {
+        const size_t more = slm_min(granules - span->granules, behind->granules);
+        slm_free_spans_unlist(area, behind);
+        if (behind->granules > more)
+            slm_free_spans_list(area, slm_span_split(behind, more));
+        span->granules += (uint32_t)more;
+    }
+    const size_t more = granules - span->granules;
+    if (more == 0)
+        return span;
+    struct slm_span *before = slm_free_spans_before(area, span, SLM_SPAN_CLEAN), *end = before;
+    slm_free_spans_unlist(area, before);
+    if (before->granules > more) {
+        end = slm_span_split(before, before->granules - more);
+        slm_free_spans_list(area, before);
+    }
+    end->granules += span->granules;
+    end->state = span->state;
+    return end;
+}
+
+/* No dirty span is long enough. One that has half the length, or more, may be with the clean memory beside it: less is
+ * touched for the first time than in a clean span, and less stays dirty. *clean: so many granules of it. */
+static slm_for_few __attribute__((noinline)) struct slm_span *take_with_clean(struct slm_free_spans *area,
+                                                                              size_t granules, size_t *clean)
+{
+    struct wanted wanted = {area, granules};
+    struct slm_span *span =
+        slm_bins_find_longest(&area->bins[SLM_SPAN_DIRTY], (granules + 1) / 2, suffices_with_clean, &wanted);
+    if (!span)
+        return NULL;
+    slm_free_spans_unlist(area, span);
+    *clean = granules - span->granules;
+    return lengthen(area, span, granules);
+}
+
+/* A span that is long enough, unlisted and mapped. Dirty ones come first: their RAM is resident. *clean: if `exact`,
+ * how much of a dirty one is clean all the same. */
+static struct slm_span *take(struct slm_free_spans *area, size_t granules, bool exact, size_t *clean)
 {
     for (;;) {
         struct slm_span *span = slm_bins_find(&area->bins[SLM_SPAN_DIRTY], granules);
+        if (!span && granules > 1 && exact) {
+            span = take_with_clean(area, granules, clean);
+            if (span)
+                return span;
+        }
         if (!span)
             span = slm_bins_find(&area->bins[SLM_SPAN_CLEAN], granules);
         if (span) {
@@ -160,13 +219,15 @@ static struct slm_span *cut(struct slm_free_spans *area, struct slm_span *span, 
     return span;
 }
 
-static struct slm_span *alloc_from(struct slm_free_spans *area, size_t granules, size_t alignment)
+static struct slm_span *alloc_from(struct slm_free_spans *area, size_t granules, size_t alignment, size_t *clean)
 {
     slm_free_spans_lock(area);
-    struct slm_span *span = take(area, granules + alignment - 1);
+    struct slm_span *span = take(area, granules + alignment - 1, alignment == 1, clean);
     if (span) {
         span = cut(area, span, granules, alignment);
         span->moved = false;
+        if (span->state == SLM_SPAN_CLEAN)
+            *clean = granules;
     }
     slm_free_spans_note_dirty_low(area);
     slm_lock_release(&area->lock);
@@ -196,28 +257,42 @@ static __attribute__((noinline)) slm_seldom void return_rest(struct slm_span *sp
     slm_lock_release(&area->lock);
 }
 
+/* The same, of a dirty span that is clean in part: what is dirty is charged, and so all of it is. */
+static __attribute__((noinline)) slm_seldom void return_all(struct slm_span *span, size_t clean)
+{
+    struct slm_free_spans *area = slm_free_spans_of(span);
+    if (span->state == SLM_SPAN_CLEAN) {
+        return_rest(span, 0);
+        return;
+    }
+    slm_charge_add(clean << SLM_GRANULE_SHIFT);
+    slm_free_spans_lock(area);
+    slm_free_spans_join(area, span);
+    slm_lock_release(&area->lock);
+}
+
 _Atomic bool slm_span_look_due;
 
-static void note_rise(size_t bytes, bool clean)
+static void note_rise(size_t bytes, size_t clean)
 {
     slm_demand_rise(bytes);
-    if (clean && unlikely(slm_demand_grow(bytes)))
+    if (clean > 0 && unlikely(slm_demand_grow(clean)))
         store_relaxed(&slm_span_look_due, true);
 }
 
 struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment)
 {
     struct slm_span *span = NULL;
-    size_t take;
+    size_t take, clean = 0; /* granules of those taken */
     if (!__builtin_add_overflow(granules, alignment - 1, &take) && take <= SLM_GRANULES_MAX)
         for (unsigned i = 0; i < slm_area_count() && !span; i++) /* another node's memory is better than none */
-            span = alloc_from(slm_free_spans_in(next_best(area, i)), granules, alignment);
-    if (span && span->state == SLM_SPAN_CLEAN && unlikely(!slm_charge_take(slm_span_bytes(span))))
-        return_rest(span, 0), span = NULL;
+            span = alloc_from(slm_free_spans_in(next_best(area, i)), granules, alignment, &clean);
+    if (span && clean > 0 && unlikely(!slm_charge_take(clean << SLM_GRANULE_SHIFT)))
+        return_all(span, clean), span = NULL;
     if (!span)
         errno = ENOMEM;
     else
-        note_rise(slm_span_bytes(span), span->state == SLM_SPAN_CLEAN);
+        note_rise(slm_span_bytes(span), clean << SLM_GRANULE_SHIFT);
     return span;
 }
 
@@ -334,6 +409,6 @@ slm_for_few bool slm_span_extend(struct slm_span *span, size_t granules, size_t 
     if (done && *clean && unlikely(!slm_charge_take(slm_span_bytes(span) - before)))
         return_rest(span, before >> SLM_GRANULE_SHIFT), done = false;
     if (done)
-        note_rise(slm_span_bytes(span) - before, *clean);
+        note_rise(slm_span_bytes(span) - before, *clean ? slm_span_bytes(span) - before : 0);
     return done;
 }

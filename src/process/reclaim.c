@@ -19,7 +19,7 @@
 #include "slab/large.h"
 #include "thread/ownership.h"
 
-enum { scarce_dirty_least = 4 << 20, repeating_delays = 4 };
+enum { scarce_dirty_least = 4 << 20, repeating_delays = 4, growth_dirty_share = 6 };
 
 struct trimming {
     bool all, found;
@@ -128,6 +128,15 @@ static slm_for_few void sweep_bucket(struct slm_depot *depot, struct growth *gro
     growth->purged += bytes;
 }
 
+/* Dirty spans that are too short for what is wanted make up for the clean ones taken instead, oldest first. What is left
+ * serves the next ones. */
+static slm_for_few size_t purge_short(uint64_t grown)
+{
+    const uint64_t dirty = slm_span_dirty_bytes(), most = slm_demand_used() / growth_dirty_share;
+    const uint64_t keep = slm_max(most, dirty - slm_min(dirty, grown));
+    return dirty > keep ? slm_span_purge(keep, SLM_PURGE_GROWTH) : 0;
+}
+
 /* What a look leaves in slabs is among live objects. Only what has become free since then is worth another one: so a
  * program that just grows, whatever it has free, pays next to nothing. */
 slm_seldom void slm_reclaim_grown(void)
@@ -135,6 +144,7 @@ slm_seldom void slm_reclaim_grown(void)
     static _Atomic uint64_t left;
     const uint64_t grown = slm_demand_take_growth();
     struct growth now = {.most = (size_t)(grown + grown / 2)}, after = {0};
+    now.most -= slm_min(now.most, purge_short(grown));
     each_class_depot(add_free, &now);
     if (now.in_slabs < load_relaxed(&left))
         store_relaxed(&left, now.in_slabs);

@@ -7,6 +7,7 @@
 #include "depot/cache.h"
 #include "os/vm.h"
 #include "page/demand.h"
+#include "page/free_spans.h"
 #include "page/purge.h"
 
 enum { SMALL = 1000, LARGER = 3000, A_SLAB = SLM_GRANULE / 1024, MANY = 32 * MIB / 1024 };
@@ -120,6 +121,35 @@ static void replace_at_random(void)
     require(purged() == 0);
 }
 
+/* Every second of 64 is free, and too short for what is wanted. */
+static void grow_past_short_spans(void)
+{
+    enum { NUMBER = 64 };
+    make_each(NUMBER, MIB);
+    for (unsigned i = 0; i < NUMBER; i += 2)
+        free(objects[i]);
+    const uint64_t dirty = slm_span_dirty_bytes();
+    require(purged() == 0 && dirty >= 30 * MIB);
+    for (unsigned mib = 0; mib < 30; mib += 2)
+        require(malloc(2 * MIB) != NULL);
+    require(purged() >= 16 * MIB && slm_span_dirty_bytes() <= dirty - purged());
+    require(slm_span_dirty_bytes() >= 4 * MIB); /* a share is left for what fits */
+}
+
+static void replace_large(void)
+{
+    enum { NUMBER = 64 };
+    make_each(NUMBER, MIB);
+    unsigned random = 1;
+    for (unsigned i = 0; i < 10000; i++) {
+        random = random * 1103515245 + 12345;
+        const unsigned which = random / 65536 % NUMBER;
+        free(objects[which]);
+        require((objects[which] = malloc(MIB)) != NULL);
+    }
+    require(purged() == 0);
+}
+
 #define IN_A_CHILD(name, body)                                                                                       \
     static void name(void **state)                                                                                   \
     {                                                                                                                \
@@ -133,6 +163,8 @@ IN_A_CHILD(sparse_slabs_make_up_for_new_ones, grow_past_sparse_slabs)
 IN_A_CHILD(and_for_large_objects, grow_by_large_objects)
 IN_A_CHILD(what_a_look_has_left_is_not_looked_at_again, grow_past_dense_slabs)
 IN_A_CHILD(objects_that_replace_each_other_purge_nothing, replace_at_random)
+IN_A_CHILD(spans_that_are_too_short_make_up_for_longer_ones, grow_past_short_spans)
+IN_A_CHILD(and_large_ones_that_replace_each_other, replace_large)
 
 int main(void)
 {
@@ -141,6 +173,8 @@ int main(void)
         cmocka_unit_test(and_for_large_objects),
         cmocka_unit_test(what_a_look_has_left_is_not_looked_at_again),
         cmocka_unit_test(objects_that_replace_each_other_purge_nothing),
+        cmocka_unit_test(spans_that_are_too_short_make_up_for_longer_ones),
+        cmocka_unit_test(and_large_ones_that_replace_each_other),
     };
     return cmocka_run_group_tests(tests, begin, NULL);
 }

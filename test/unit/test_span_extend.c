@@ -65,7 +65,7 @@ static void fill(void)
 
 static void mark(struct slm_span *span)
 {
-    require(span && all_zero(slm_span_start(span), slm_span_bytes(span)));
+    require(span && (span->state == SLM_SPAN_DIRTY || all_zero(slm_span_start(span), slm_span_bytes(span))));
     memset(slm_span_start(span), MARK, slm_span_bytes(span));
 }
 
