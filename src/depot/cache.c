@@ -9,7 +9,14 @@
 #include "page/page_map.h"
 
 /* A thread holds two magazines, and several threads share a limit. */
-enum { start_bytes = 8192, start_rounds_most = 5, most_rounds_least = 2, magazines_a_limit = 16 };
+enum {
+    start_bytes = 8192,
+    start_rounds_most = 5,
+    most_rounds_least = 2,
+    magazines_a_limit = 16,
+    stock_start_bytes = 4096,
+    stock_growth = 4
+};
 
 static __attribute__((section(".bss.slm_class_records"))) struct slm_cache class_records[SLM_CLASSES];
 static struct slm_lock making = {.rank = SLM_RANK_CLASSES};
@@ -31,6 +38,15 @@ void slm_cache_name_class(char *name, unsigned class)
     memcpy(name + 5, digits + at, sizeof digits - at);
 }
 
+/* Within bounds. */
+static void set_stock(struct slm_cache *cache, uint64_t rounds)
+{
+    const unsigned shift = load_relaxed(&cache->learns) ? load_relaxed(&slm_demand_stock_shift) : 0;
+    const uint64_t most = slm_min(load_relaxed(&cache->depot_rounds) >> shift, UINT32_MAX);
+    const uint64_t least = slm_max(stock_start_bytes / cache->shape.object_size, 1);
+    store_relaxed(&cache->stock_rounds, (uint32_t)slm_min(slm_max(rounds, least), most));
+}
+
 /* Bounds that the program has not fixed: few rounds at first, up to as many bytes as the options allow. */
 static void set_bounds(struct slm_cache *cache)
 {
@@ -48,8 +64,22 @@ static void set_bounds(struct slm_cache *cache)
     store_relaxed(&cache->most_rounds, most);
     store_relaxed(&cache->start_rounds, start);
     const uint64_t magazines = cache->fixed_magazines;
-    store_relaxed(&cache->stock_shift_mask, magazines != 0 ? 0 : UINT8_MAX);
+    store_relaxed(&cache->learns, magazines == 0);
     store_relaxed(&cache->depot_rounds, magazines != 0 ? magazines * most : slm_options.depot_bytes / size);
+    set_stock(cache, magazines != 0 ? UINT32_MAX : 0);
+}
+
+void slm_cache_widen_stock(struct slm_cache *cache)
+{
+    store_relaxed(&cache->sent_home, false);
+    if (load_relaxed(&cache->learns))
+        set_stock(cache, load_relaxed(&cache->stock_rounds) * (uint64_t)stock_growth);
+}
+
+void slm_cache_narrow_stock(struct slm_cache *cache)
+{
+    if (load_relaxed(&cache->learns))
+        set_stock(cache, load_relaxed(&cache->stock_rounds) / 2);
 }
 
 static const char *name_in_messages(const struct slm_cache *cache)

@@ -23,8 +23,10 @@ struct slm_cache {
     _Atomic uint32_t start_rounds, most_rounds;    /* of a thread's magazines */
     _Atomic uint32_t fixed_rounds;                 /* as the program asked; 0: automatic */
     uint32_t fixed_magazines;                      /* as the program asked; 0: automatic */
-    _Atomic uint8_t stock_shift_mask;              /* 0 where the program has fixed them, else all bits */
-    _Atomic uint64_t depot_rounds;                 /* the most that a depot keeps */
+    _Atomic bool learns;                           /* how many rounds pay in a stock: the program has not fixed it */
+    _Atomic bool sent_home;                        /* rounds for which a stock had no room; none was missed yet */
+    _Atomic uint32_t stock_rounds;                 /* the most that a depot keeps: see slm_cache_stock_rounds */
+    _Atomic uint64_t depot_rounds;                 /* the most that it ever keeps */
     _Atomic(_Atomic(struct slm_depot *) *) others; /* depots of the nodes from 1 on, made on first use */
     struct slab_cache *first_name;                 /* the oldest; NULL: the cache is leaving */
     uint32_t names;                                /* how many it has */
@@ -122,12 +124,32 @@ void slm_cache_tune_all(void);
 /* Rounds of a magazine and magazines of a depot from now on, 0: automatic. Under the cache mutex. */
 void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines);
 
-/* The most rounds that a depot keeps now: where the program has not fixed them, fewer in a small heap. */
+/* The most rounds that a depot keeps now. A phase of a program frees the objects of a size and goes on with others:
+ * what a stock keeps then is lost to these. So there is little room until rounds are missed that have gone home, to
+ * their slabs, for lack of it. Each time there is four times as much, up to `depot_rounds` (fewer in a small heap).
+ * A surplus halves it again. Where the program has fixed it, it stays. */
 slm_inline uint64_t slm_cache_stock_rounds(const struct slm_cache *cache)
 {
-    return load_relaxed(&cache->depot_rounds) >>
-           (load_relaxed(&slm_demand_stock_shift) & load_relaxed(&cache->stock_shift_mask));
+    return load_relaxed(&cache->stock_rounds);
 }
+
+/* Rounds have gone home for lack of room. */
+slm_inline void slm_cache_note_sent_home(struct slm_cache *cache)
+{
+    if (!load_relaxed(&cache->sent_home))
+        store_relaxed(&cache->sent_home, true);
+}
+
+/* Rounds were taken from slabs, as there was no stock. */
+void slm_cache_widen_stock(struct slm_cache *cache);
+slm_inline void slm_cache_note_taken(struct slm_cache *cache)
+{
+    if (unlikely(load_relaxed(&cache->sent_home)))
+        slm_cache_widen_stock(cache);
+}
+
+/* A stock had a surplus. */
+void slm_cache_narrow_stock(struct slm_cache *cache);
 
 /* The node's depot, made if it is not there; node 0's where there is no memory for another. */
 struct slm_depot *slm_cache_depot_other(struct slm_cache *cache, unsigned node);

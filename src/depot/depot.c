@@ -86,6 +86,8 @@ static struct slm_slab *grow(struct slm_depot *depot)
     if (!slab)
         return NULL;
     slm_partial_set(slab, SLM_SLAB_HELD);
+    if (load_relaxed(&depot->slabs_released) > 0 && !load_relaxed(&depot->missed_vacant))
+        store_relaxed(&depot->missed_vacant, true);
     add_relaxed(&depot->slabs_made, 1);
     store_release(&slab->owner, depot); /* pairs with slm_partial_relink(), which sees then that it is held */
     return slab;

@@ -101,6 +101,8 @@ void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazin
         slm_magazine_check(cache, *magazine, node, call_of(*magazine));
     if (limit_rounds > 0 && slm_depot_put(depot, magazine, limit_rounds))
         return;
+    if (limit_rounds > 0)
+        slm_cache_note_sent_home(cache);
     put_into_slabs(cache, node, (*magazine)->rounds, (*magazine)->count, call_of(*magazine));
     (*magazine)->count = 0;
 }

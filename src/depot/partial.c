@@ -6,8 +6,8 @@
  * the total, or change its bucket asks for relinking under the lock, which looks again at everything:
  *
  *   held           the holder will look at the count when it brings the slab back, under the same lock
- *   free == all    vacant: the first is kept, listed; others are unlinked, their owner cleared, and released to the
- *                  spans after unlocking
+ *   free == all    vacant: one may be kept, listed (may_keep); others are unlinked, their owner cleared, and released
+ *                  to the spans after unlocking
  *   else           into the bucket of its count
  *
  * When a giving thread has the lock, the slab may have been released and its memory recut, even for this same depot.
@@ -108,12 +108,19 @@ void slm_partial_unlist(struct slm_depot *depot, struct slm_slab *slab, enum slm
     slm_partial_set(slab, where);
 }
 
+/* One vacant slab is kept. Where a class has made none since it first released one it will hardly need it: most of
+ * malloc's sizes are wanted in one phase of a program only. */
+static bool may_keep(const struct slm_depot *depot)
+{
+    return !depot->vacant && (depot->cache_name || load_relaxed(&depot->missed_vacant));
+}
+
 /* Under the lock: put a slab that is neither held nor listed where its count says. True: it is vacant, and the caller
  * alone releases it, after unlocking. */
 static bool file_slab(struct slm_depot *depot, struct slm_slab *slab)
 {
     const int32_t free = load_acquire(&slab->free); /* pairs with slm_slab_count */
-    if (free == slab->objects && depot->vacant) {
+    if (free == slab->objects && !may_keep(depot)) {
         slm_partial_set(slab, SLM_SLAB_OUT);
         store_relaxed(&slab->owner, NULL);
         return true;
@@ -227,6 +234,7 @@ struct slm_slab *slm_partial_take_vacant(struct slm_depot *depot, bool all, bool
     slm_depot_lock(depot);
     struct slm_slab *found = all || depot->vacant_seen ? depot->vacant : NULL;
     if (found) {
+        store_relaxed(&depot->missed_vacant, false);
         slm_partial_unlist(depot, found, SLM_SLAB_OUT);
         store_relaxed(&found->owner, NULL);
     }

@@ -31,6 +31,7 @@ struct slm_depot {
     struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
     unsigned node;
     bool vacant_seen;             /* at the last trim */
+    _Atomic bool missed_vacant;   /* a slab was made after a vacant one had been released: see may_keep */
     _Atomic uint64_t objects_out; /* of slabs: live, or in magazines */
     _Atomic uint64_t slabs_made, slabs_released;
     _Atomic uint64_t drains_home;            /* magazines whose rounds went to their slabs */

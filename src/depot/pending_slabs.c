@@ -29,7 +29,7 @@ static uint64_t bytes_of(const struct slm_slab *slab)
 }
 
 /* Take off the oldest that may be released in a call about this shape. */
-static struct slm_slab *get_due(const struct slm_slab_shape *shape)
+static slm_for_few struct slm_slab *get_due(const struct slm_slab_shape *shape)
 {
     struct slm_slab *found = NULL;
     lock_lists();
@@ -46,7 +46,8 @@ static struct slm_slab *get_due(const struct slm_slab_shape *shape)
     return found;
 }
 
-void slm_pending_slabs_add(struct slm_slab *slab, const struct slm_slab_shape *shape, _Atomic uint64_t *released)
+slm_for_few void slm_pending_slabs_add(struct slm_slab *slab, const struct slm_slab_shape *shape,
+                                       _Atomic uint64_t *released)
 {
     const bool waits = shape->hooks->typesafe;
     slab->wait = (struct slm_slab_wait){shape, released, waits ? slm_epoch_stamp() : 0};
@@ -58,10 +59,8 @@ void slm_pending_slabs_add(struct slm_slab *slab, const struct slm_slab_shape *s
     slm_lock_release(&lock);
 }
 
-bool slm_pending_slabs_poll(void)
+static slm_for_few __attribute__((noinline)) bool poll(void)
 {
-    if (likely(load_relaxed(&waiting_count) == 0))
-        return false;
     slm_epoch_poll();
     lock_lists();
     while (!slm_list_empty(&waiting)) {
@@ -79,12 +78,17 @@ bool slm_pending_slabs_poll(void)
     return some;
 }
 
+bool slm_pending_slabs_poll(void)
+{
+    return unlikely(load_relaxed(&waiting_count) > 0) && poll();
+}
+
 bool slm_pending_slabs_is_releasing(void)
 {
     return releasing;
 }
 
-void slm_pending_slabs_release(const struct slm_slab_shape *shape)
+slm_for_few void slm_pending_slabs_release(const struct slm_slab_shape *shape)
 {
     struct slm_slab *slab;
     if (load_relaxed(&slm_pending_slabs_due) == 0 || releasing)

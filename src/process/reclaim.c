@@ -27,9 +27,12 @@ struct trimming {
     size_t purged;
 };
 
-static void trim_depot(struct slm_depot *depot, struct trimming *trimming)
+static void trim_depot(struct slm_cache *cache, struct slm_depot *depot, struct trimming *trimming)
 {
+    const uint64_t stock = load_relaxed(&depot->stock_rounds);
     trimming->found |= slm_depot_trim(depot, trimming->all);
+    if (load_relaxed(&depot->stock_rounds) < stock)
+        slm_cache_narrow_stock(cache);
     const size_t bytes = slm_depot_sweep(depot, trimming->all);
     if (bytes > 0)
         slm_purge_count(slm_area_for_slabs(depot->node), bytes, trimming->reason);
@@ -40,7 +43,7 @@ static void trim_cache(struct slm_cache *cache, void *trimming)
 {
     slm_for_each_depot (depot, cache)
         if (slm_depot_slabs(depot) > 0 || load_relaxed(&depot->stock_rounds) > 0) /* perhaps of another's slabs */
-            trim_depot(depot, trimming);
+            trim_depot(cache, depot, trimming);
 }
 
 /* False: it should be tried again, as the mutex is held and the caller does not `wait`. */

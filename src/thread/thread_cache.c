@@ -139,6 +139,7 @@ static struct slm_magazine *fetch(struct slm_depot *depot, const struct slm_slot
         return fitting ? decant(slot, cache, full, fitting) : full;
     }
     empty->count = slm_depot_fill(depot, empty->rounds, (unsigned)slm_min(target, empty->capacity));
+    slm_cache_note_taken(cache);
     return empty->count > 0 ? empty : NULL;
 }
 

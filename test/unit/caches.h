@@ -14,12 +14,20 @@
 
 static const struct slab_cache_attr plain_attr;
 
+/* As if it had learned that stocks pay: tests look for rounds there. */
+static inline void widen_stock(struct slm_cache *cache)
+{
+    store_relaxed(&cache->stock_rounds, (uint32_t)slm_min(load_relaxed(&cache->depot_rounds), UINT32_MAX));
+}
+
 static inline struct slab_cache *named(const char *name, size_t size, const struct slab_cache_attr *attr)
 {
     slm_cache_lock();
     struct slab_cache *made = slm_cache_name_create(name, size, attr ? attr : &plain_attr);
-    if (made)
+    if (made) {
         slm_thread_list_cover(load_relaxed(&made->cache)->id);
+        widen_stock(load_relaxed(&made->cache));
+    }
     slm_cache_unlock();
     return made;
 }

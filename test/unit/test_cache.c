@@ -88,6 +88,42 @@ static void a_cache_is_tuned_alone(void **state)
     assert_int_equal(cache->tuned, tuned + 5);
 }
 
+/* Room in a stock: little, until what has gone home for lack of it is missed. */
+static void stocks_learn_how_much_to_keep(void **state)
+{
+    (void)state;
+    struct slm_cache *cache = slm_class_cache(12);
+    slm_cache_tune(cache, 0, 0);
+    const uint64_t least = slm_cache_stock_rounds(cache), most = load_relaxed(&cache->depot_rounds);
+    assert_in_range(least, 1, 8192 / cache->shape.object_size);
+    slm_cache_note_taken(cache); /* nothing has gone home */
+    assert_int_equal(slm_cache_stock_rounds(cache), least);
+    unsigned misses = 0;
+    for (uint64_t before = 0, now = least; now != before; misses++) {
+        before = now;
+        slm_cache_note_sent_home(cache);
+        slm_cache_note_sent_home(cache); /* once or often */
+        assert_int_equal(slm_cache_stock_rounds(cache), before);
+        slm_cache_note_taken(cache);
+        slm_cache_note_taken(cache); /* it was missed once */
+        now = slm_cache_stock_rounds(cache);
+        assert_in_range(now, before, before * 4);
+    }
+    assert_in_range(misses, 3, 8);
+    assert_in_range(slm_cache_stock_rounds(cache), most / 2, most);
+    slm_cache_narrow_stock(cache);
+    assert_in_range(slm_cache_stock_rounds(cache), most / 4, most / 2);
+    for (unsigned i = 0; i < 64; i++)
+        slm_cache_narrow_stock(cache);
+    assert_int_equal(slm_cache_stock_rounds(cache), least);
+    slm_cache_tune(cache, 0, 5); /* fixed */
+    slm_cache_note_sent_home(cache);
+    slm_cache_note_taken(cache);
+    slm_cache_narrow_stock(cache);
+    assert_int_equal(slm_cache_stock_rounds(cache), load_relaxed(&cache->depot_rounds));
+    slm_cache_tune(cache, 0, 0);
+}
+
 static void an_object_s_cache_is_found(void **state)
 {
     (void)state;
@@ -221,6 +257,7 @@ int main(void)
         cmocka_unit_test(magazines_have_bounds),
         cmocka_unit_test(bounds_follow_the_options),
         cmocka_unit_test(a_cache_is_tuned_alone),
+        cmocka_unit_test(stocks_learn_how_much_to_keep),
         cmocka_unit_test(an_object_s_cache_is_found),
         cmocka_unit_test(slabs_are_counted_over_all_nodes),
         cmocka_unit_test(housekeeping_goes_without_the_mutex),

@@ -172,6 +172,29 @@ static void one_vacant_slab_is_kept(void **state)
     assert_int_equal(load_relaxed(&depot.slabs_made), made);
 }
 
+/* Of malloc's objects: most sizes are wanted in one phase of a program only. */
+static void a_class_keeps_a_vacant_slab_when_it_has_missed_one(void **state)
+{
+    (void)state;
+    void *rounds[2 * A_SLAB];
+    slm_depot_init(&depot, &shape, NULL, slm_nodes - 1);
+    fill(rounds, A_SLAB);
+    slm_depot_give(rounds, A_SLAB, "free");
+    assert_int_equal(slabs(), 0);
+    fill(rounds, 2 * A_SLAB);
+    slm_depot_give(rounds, 2 * A_SLAB, "free");
+    assert_int_equal(slabs(), 1);
+    fill(rounds, A_SLAB);
+    slm_depot_give(rounds, A_SLAB, "free");
+    assert_int_equal(slabs(), 1);
+    slm_depot_trim(&depot, false);
+    slm_depot_trim(&depot, false); /* nobody wanted it in between */
+    assert_int_equal(slabs(), 0);
+    fill(rounds, A_SLAB);
+    slm_depot_give(rounds, A_SLAB, "free");
+    assert_int_equal(slabs(), 1);
+}
+
 static void a_vacant_slab_goes_when_nobody_needed_it(void **state)
 {
     (void)state;
@@ -432,6 +455,7 @@ int main(void)
         depot_test(the_fullest_slab_goes_first),
         depot_test(slabs_change_places_as_they_empty),
         depot_test(one_vacant_slab_is_kept),
+        depot_test(a_class_keeps_a_vacant_slab_when_it_has_missed_one),
         depot_test(a_vacant_slab_goes_when_nobody_needed_it),
         depot_test(trimming_all_leaves_nothing),
         depot_test(trimming_keeps_what_was_missed),
