@@ -61,8 +61,10 @@ static void add_slab(struct census *census, struct slm_slab *slab)
     const size_t free = (size_t)slm_max(load_relaxed(&slab->free), 0);
     row->free += free;
     add_span(row, &slab->span, slm_span_bytes(&slab->span));
-    if (row == &census->named)
-        census->live_named += (slab->objects - slm_min(free, slab->objects)) * slab->object_size;
+    if (row == &census->named) {
+        census->named_objects += slab->objects - slm_min(free, slab->objects);
+        census->named_bytes += (slab->objects - slm_min(free, slab->objects)) * slab->object_size;
+    }
     if (slab->bits != slab->inside)
         census->bits += slm_align_up((slab->objects + 63u) / 64 * sizeof(uint64_t), 64);
 }

@@ -65,7 +65,7 @@ struct census {
     struct census_row classes[CENSUS_CLASSES];
     struct census_row named; /* caches that the program has made, all together */
     struct census_row large, spans;
-    uint64_t live_named;                       /* bytes of named caches' objects that are out */
+    uint64_t named_bytes, named_objects;       /* that are out of slabs */
     uint64_t descriptors, map, sizes, pieces;  /* resident: the library's own */
     uint64_t bits, magazines, blocks, threads; /* of the pieces */
 };

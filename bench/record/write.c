@@ -109,9 +109,16 @@ static void write_moment(int file, const char *name, const struct moment *moment
     const struct {
         const char *name;
         uint64_t bytes;
-    } own[] = {{"descriptors", census->descriptors}, {"map", census->map},        {"sizes", census->sizes},
-               {"pieces", census->pieces},           {"bits", census->bits},      {"magazines", census->magazines},
-               {"blocks", census->blocks},           {"threads", census->threads}};
+    } own[] = {{"descriptors", census->descriptors},
+               {"map", census->map},
+               {"sizes", census->sizes},
+               {"pieces", census->pieces},
+               {"bits", census->bits},
+               {"magazines", census->magazines},
+               {"blocks", census->blocks},
+               {"threads", census->threads},
+               {"named", census->named_bytes},
+               {"named_objects", census->named_objects}};
     for (unsigned i = 0; i < sizeof own / sizeof *own; i++)
         dprintf(file, "%s,resident,%s,%lu\n", name, own[i].name, own[i].bytes);
 }
