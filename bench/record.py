@@ -1,20 +1,25 @@
 #!/usr/bin/python3
 """Records which sizes real programs ask malloc for, into bench/data/sizes/NAME.csv: bench/record.py NAME...
 
-Each program runs under a bounded load with librecord_sizes.so in front (bench/record_sizes.c); its clients do not.
-What all of its processes asked for, at their start and under the load, is added up. So that a file is some hundred
-lines long, sizes that are seldom asked for share a row, a class of 1/32 of a power of two with its mean; and the rows
-that make up 99.99 % of the calls are kept.
+Each program runs on glibc's malloc under a bounded load, with librecord.so in front (bench/record/); its clients do
+not. What all of its processes asked for, at their start and under the load, is added up. What was alive when most
+bytes were is that of one process, in which they were most. So that a file is some hundred lines long, sizes that are
+seldom asked for share a row, a class of 1/32 of a power of two with its mean; and the rows that make up 99.99 % of the
+calls, or of the bytes alive, are kept.
 
-`--library PATH` names another librecord_sizes.so than that of the folder `build`. Without a name, all are recorded.
+`--library PATH` names another librecord.so than that of the folder `build`. Without a name, all are recorded; a program
+that is not installed is left out.
 """
 import argparse
 import collections
 import contextlib
 import datetime
+import json
+import os
 import pathlib
 import platform
 import random
+import re
 import shlex
 import shutil
 import subprocess
@@ -28,8 +33,8 @@ from tools.python import servers  # noqa: E402 (the path comes first)
 from tools.python.processes import Failure, plain_env, run  # noqa: E402
 
 SIZES = ROOT / "bench" / "data" / "sizes"
-KEPT = 0.9999  # of the calls
-SELDOM = 0.0005  # of the calls
+KEPT = 0.9999  # of the calls, and of the bytes alive
+SELDOM = 0.0005  # likewise
 CLASSES_A_DOUBLING = 32
 SEED = 20_261_121
 PROGRAM_WITHIN_S = 120
@@ -40,8 +45,8 @@ class Recording:
 
     def __init__(self, library, folder):
         self.folder, self.prefix, self.commands, self.port = folder, folder / "counted", [], 0
-        preload = shutil.copy(library, folder / "librecord_sizes.so")  # where servers with fewer rights reach it
-        self.env = plain_env(LD_PRELOAD=preload, RECORD_SIZES=str(self.prefix))
+        preload = shutil.copy(library, folder / "librecord.so")  # where servers with fewer rights reach it
+        self.env = plain_env(LD_PRELOAD=preload, RECORD=str(self.prefix))
 
     def note(self, words):
         """Remember a command for the file's head, without what differs from run to run."""
@@ -72,17 +77,22 @@ class Recording:
         return list(self.folder.glob(self.prefix.name + ".*.csv"))
 
     def counts(self, program):
-        """Calls by size, over all processes of the program (not of shells and drivers that started it)."""
-        calls = collections.Counter()
+        """Calls by size, over all processes of the program (not of shells and drivers that started it); and what was
+        alive in one of them."""
+        calls, live, most = collections.Counter(), collections.Counter(), -1
         for file in self.files():
-            head, *rows = file.read_text().splitlines()
-            if head.startswith(f"# {program}:"):
-                for row in rows:
-                    size, count = row.split(",")
-                    calls[int(size)] += int(count)
+            head, *lines = file.read_text().splitlines()
+            found = re.match(r"# (.*): \d+ calls, (\d+) bytes alive at most$", head)
+            if found[1] != program:
+                continue
+            rows = [[int(word) for word in line.split(",")[1:]] for line in lines if line.startswith("row,")]
+            for size, count, _ in rows:
+                calls[size] += count
+            if int(found[2]) > most:
+                most, live = int(found[2]), collections.Counter({size: alive for size, _, alive in rows if alive})
         if not calls:
             raise Failure(f"no process of {program} has counted anything")
-        return calls
+        return calls, live
 
 
 # -- what is run ----------------------------------------------------------------------------------------------------
@@ -208,6 +218,184 @@ def perl(recording):
     recording.program("perl", recording.folder / "words.pl")
 
 
+NODE_SCRIPT = """
+const texts = [], count = new Map();
+let seed = 1;
+const chance = (n) => (seed = (seed * 48271) % 2147483647) % n;
+for (let i = 0; i < 40000; i++) texts.push(JSON.stringify({id: i, name: 'name' + chance(5000), list: [chance(9), i]}));
+for (const text of texts) { const o = JSON.parse(text); count.set(o.name, (count.get(o.name) || 0) + 1); }
+const zlib = require('zlib'), crypto = require('crypto');
+for (let i = 0; i < 300; i++) {
+    const packed = zlib.deflateSync(texts.slice(i, i + 200).join());
+    crypto.createHash('sha256').update(zlib.inflateSync(packed)).digest('hex');
+    texts.slice(i, i + 50).join().match(/name(\\d+)/g).map(Buffer.from);
+}
+console.log(count.size);
+"""
+
+
+def node(recording):
+    """40,000 JSON texts made and read; 300 times 200 of them packed, unpacked, hashed and searched."""
+    (recording.folder / "run.js").write_text(NODE_SCRIPT)
+    recording.program("node", recording.folder / "run.js")
+
+
+RUBY_SCRIPT = """
+srand(1)
+texts = Array.new(40000) { |i| Array.new(1 + rand(20)) { "word#{rand(5000)}" }.join(' ') + " #{i}" }
+count = Hash.new(0)
+lines = Hash.new { |hash, key| hash[key] = [] }
+texts.each_with_index { |text, i| text.split.each { |word| count[word.to_sym] += 1 }; lines[text.size] << i }
+changed = texts.map { |text| text.gsub(/word(\\d+)/) { "<#{$1}>" } }
+Item = Struct.new(:name, :values)
+items = texts.first(20000).map { |text| Item.new(text[0, 12].upcase, text.scan(/\\d+/).map(&:to_i)) }
+puts changed.sort.last, count.size, items.sum { |item| item.values.sum }
+"""
+
+
+def ruby(recording):
+    """40,000 lines of words made, split, counted in hashes, changed by regular expressions, and made structs."""
+    (recording.folder / "words.rb").write_text(RUBY_SCRIPT)
+    recording.program("ruby", recording.folder / "words.rb")
+
+
+def git(recording):
+    """A history of 60 commits over 400 files made by fast-import; log with patches, blame, repack, grep, status."""
+    chance, stream = random.Random(SEED), []
+    for number in range(60):
+        stream.append(f"commit refs/heads/main\ncommitter A <a@b> {1_600_000_000 + number * 3600} +0000\ndata 4\nwork\n")
+        for file in range(400) if number == 0 else chance.sample(range(400), 20):
+            text = "".join(f"line {line} {chance.randrange(50)}\n" for line in range(chance.randrange(10, 300)))
+            stream.append(f"M 100644 inline dir{file % 20}/file{file}.txt\ndata {len(text)}\n{text}\n")
+    (recording.folder / "stream").write_text("".join(stream))
+    for words in (["init", "-q", "-b", "main", "."], ["fast-import", "--quiet"], ["checkout", "-q", "main"],
+                  ["log", "-p", "--stat"], ["blame", "dir7/file7.txt"], ["repack", "-adfq", "--window=50"],
+                  ["grep", "-c", "line 1"], ["status"]):
+        recording.program("git", *words, stdin=recording.folder / "stream")
+
+
+LUA_SCRIPT = """
+math.randomseed(1)
+local texts, count, tree = {}, {}, {}
+for i = 1, 60000 do
+    local words = {}
+    for w = 1, math.random(12) do words[w] = 'word' .. math.random(5000) end
+    texts[i] = table.concat(words, ' ')
+    tree[i] = {name = words[1], next = tree[math.random(i)], at = {i, i * 2}}
+end
+for _, text in ipairs(texts) do
+    for word in text:gmatch('%w+') do count[word] = (count[word] or 0) + 1 end
+end
+local made = {}
+for i, text in ipairs(texts) do made[i] = function() return text:gsub('word(%d+)', '<%1>') end end
+for i = 1, #made, 3 do texts[i] = made[i]() end
+table.sort(texts)
+print(#texts, texts[1])
+"""
+
+
+def lua(recording):
+    """60,000 lines of words made, counted, changed by patterns and sorted; tables and closures."""
+    (recording.folder / "words.lua").write_text(LUA_SCRIPT)
+    recording.program("lua5.4", recording.folder / "words.lua")
+
+
+PHP_SCRIPT = """<?php
+mt_srand(1);
+class Item { public $name; public $values = []; public ?Item $next = null; }
+$texts = $count = $items = [];
+for ($i = 0; $i < 40000; $i++) {
+    $words = [];
+    for ($w = mt_rand(1, 12); $w > 0; $w--) { $words[] = 'word' . mt_rand(0, 5000); }
+    $texts[] = implode(' ', $words);
+    $item = new Item; $item->name = $words[0]; $item->values = $words; $items[] = $item;
+}
+foreach ($texts as $text) { foreach (explode(' ', $text) as $word) { $count[$word] = ($count[$word] ?? 0) + 1; } }
+arsort($count);
+$changed = preg_replace('/word(\\d+)/', '<$1>', $texts);
+for ($i = 0; $i < 200; $i++) { json_decode(json_encode(array_slice($items, $i * 10, 100)), true); }
+sort($changed); echo count($changed), strlen(serialize($items)), "\\n";
+"""
+
+
+def php(recording):
+    """With USE_ZEND_ALLOC=0: 40,000 lines of words made, counted, changed and sorted; objects, JSON, serialized."""
+    (recording.folder / "words.php").write_text(PHP_SCRIPT)
+    recording.env["USE_ZEND_ALLOC"] = "0"
+    recording.program("php", "-n", recording.folder / "words.php")
+
+
+GAWK_SCRIPT = """
+BEGIN {
+    srand(1)
+    for (i = 0; i < 60000; i++) {
+        line = ""
+        for (n = int(rand() * 12) + 1; n > 0; n--) line = line "word" int(rand() * 5000) " "
+        lines[i] = line
+        count[split(line, words, " ")]++
+        for (w in words) seen[words[w]] = seen[words[w]] " " i
+    }
+    for (i in lines) { gsub(/word/, "<", lines[i]); total += length(lines[i]) }
+    n = asort(seen); print n, total
+}
+"""
+
+
+def gawk(recording):
+    """60,000 lines of words made, split, kept in arrays, changed by regular expressions and sorted."""
+    (recording.folder / "words.awk").write_text(GAWK_SCRIPT)
+    recording.program("gawk", "-f", recording.folder / "words.awk")
+
+
+def jq(recording):
+    """A document of 30,000 objects read, selected, grouped, changed and written."""
+    chance = random.Random(SEED)
+    (recording.folder / "items.json").write_text(json.dumps([
+        {"id": i, "name": f"name{chance.randrange(3000)}", "tags": [f"t{chance.randrange(50)}" for _ in range(i % 7)],
+         "at": {"x": chance.random(), "y": chance.randrange(10**6)}} for i in range(30_000)]))
+    recording.program("jq", "group_by(.name) | map({name: .[0].name, n: length, tags: map(.tags[]) | unique, "
+                      "far: map(.at.x) | add})", "items.json")
+
+
+def protoc(recording):
+    """400 messages of 25 fields read, and written as C++, Java and Python."""
+    kinds = "int32 string bool double bytes uint64".split()
+    text = 'syntax = "proto3";\npackage load;\n' + "".join(
+        f"message Kind{m} {{\n" + "".join(f"  {kinds[f % 6]} field_{m}_{f} = {f + 1};\n" for f in range(24)) +
+        f"  repeated Kind{m // 2} others = 25;\n}}\n" for m in range(400))
+    (recording.folder / "load.proto").write_text(text)
+    recording.program("protoc", "--cpp_out=.", "--java_out=.", "--python_out=.", "load.proto")
+
+
+R_SCRIPT = """
+set.seed(1)
+n <- 60000
+data <- data.frame(key = sample(sprintf("key%d", 1:3000), n, TRUE), x = rnorm(n), y = runif(n))
+means <- aggregate(cbind(x, y) ~ key, data, mean)
+fit <- lm(y ~ x + I(x^2), data)
+words <- strsplit(paste(data$key, data$key, format(data$x)), " ")
+text <- vapply(words, function(w) sub("key([0-9]+)", "<\\\\1>", w[1]), "")
+tab <- sort(table(text), decreasing = TRUE)
+l <- lapply(1:20000, function(i) list(id = i, name = text[i], parts = words[[i]]))
+m <- matrix(rnorm(160000), 400); s <- solve(m)
+cat(length(tab), nrow(means), coef(fit), sum(s), length(l), "\\n")
+"""
+
+
+def r(recording):
+    """A frame of 60,000 rows grouped, fitted, split into words; lists; a matrix of 400 x 400 inverted."""
+    (recording.folder / "run.R").write_text(R_SCRIPT)
+    recording.program("R", "--vanilla", "--no-echo", "-f", recording.folder / "run.R")
+
+
+def clang(recording):
+    """clang -O2 -g compiles two thousand small functions."""
+    text = "".join(f"int f{i}(int *a, int n) {{ int s = {i}; for (int j = 0; j < n; j++) s += a[j] * {i % 7}; "
+                   f"return s > {i} ? s : {f'f{i - 1}(a, n - 1)' if i else 'n'}; }}\n" for i in range(2000))
+    (recording.folder / "functions.c").write_text(text)
+    recording.program("clang", "-O2", "-g", "-c", "functions.c")
+
+
 # what is run, and the program that is recorded: its process's name, or its path where the two differ
 PROGRAMS = {
     "redis": (redis, "redis-server"),
@@ -219,6 +407,16 @@ PROGRAMS = {
     "cc1plus": (cc1plus, "cc1plus"),
     "sqlite": (sqlite, "sqlite3"),
     "perl": (perl, "perl"),
+    "node": (node, "node"),
+    "ruby": (ruby, "ruby"),
+    "git": (git, "git"),
+    "lua": (lua, "lua5.4"),
+    "php": (php, "php"),
+    "gawk": (gawk, "gawk"),
+    "jq": (jq, "jq"),
+    "protoc": (protoc, "protoc"),
+    "r": (r, "R"),
+    "clang": (clang, "clang"),
 }
 
 
@@ -230,53 +428,64 @@ def output_of(*words):
 
 def package_of(program):
     """The Debian package of a program (cc1plus only its compiler finds), with its version."""
-    path = shutil.which(program) or output_of("g++", f"-print-prog-name={program}")
+    path = os.path.realpath(shutil.which(program) or output_of("g++", f"-print-prog-name={program}"))
     package = output_of("dpkg-query", "-S", path).split(":")[0]
     return f"{package} {output_of('dpkg-query', '-W', '-f', '${Version}', package)}"
 
 
-def with_classes(calls):
+def bytes_in(live):
+    return sum(size * alive for size, alive in live.items())
+
+
+def with_classes(calls, live):
     """The seldom sizes put together in classes; a class's size is its mean."""
-    rows, classes = collections.Counter(), collections.defaultdict(collections.Counter)
+    rows, classes = {}, collections.defaultdict(dict)
+    often, much = SELDOM * calls.total(), SELDOM * bytes_in(live)
     for size, count in calls.items():
-        if count >= SELDOM * calls.total():
-            rows[size] = count
+        if count >= often or size * live[size] >= max(much, 1):
+            rows[size] = count, live[size]
         else:
             doubling = size.bit_length()
-            classes[doubling, size * CLASSES_A_DOUBLING * 2 >> doubling][size] = count
+            classes[doubling, size * CLASSES_A_DOUBLING * 2 >> doubling][size] = count, live[size]
     for members in classes.values():
-        mean = sum(size * count for size, count in members.items()) / members.total()
-        rows[round(mean)] += members.total()
+        count, alive = (sum(column) for column in zip(*members.values()))
+        mean = round(sum(size * times for size, (times, _) in members.items()) / count)
+        there = rows.get(mean, (0, 0))
+        rows[mean] = there[0] + count, there[1] + alive
     return rows
 
 
-def most_frequent(rows):
-    """The rows that make up KEPT of the calls."""
-    kept, enough = collections.Counter(), KEPT * rows.total()
-    for size, count in rows.most_common():
-        if kept.total() >= enough:
+def weightiest(rows, weight_of):
+    """The rows that make up KEPT of the weight."""
+    weights = {size: weight_of(size, *row) for size, row in rows.items()}
+    left = KEPT * sum(weights.values())
+    for size in sorted(weights, key=weights.get, reverse=True):
+        if left <= 0:
             break
-        kept[size] = count
-    return kept
+        left -= weights[size]
+        yield size
 
 
 def write(name, run_it, program, recording):
-    calls = recording.counts(pathlib.Path(program).name)
-    kept = most_frequent(with_classes(calls))
+    calls, live = recording.counts(pathlib.Path(program).name[:63])
+    rows = with_classes(calls, live)
+    kept = {*weightiest(rows, lambda _, count, alive: count), *weightiest(rows, lambda size, _, alive: size * alive)}
+    share = sum(rows[size][0] for size in kept) / calls.total()
     head = [
-        f"Sizes that a program asked malloc for: bytes,count. Recorded by: bench/record.py {name}",
+        f"Sizes that a program asked malloc for: bytes,calls,live. Recorded by: bench/record.py {name}",
         run_it.__doc__.strip(),
         f"{package_of(program)}; {platform.freedesktop_os_release()['PRETTY_NAME']}, {datetime.date.today()}",
         *(f"  {command}" for command in recording.commands),
-        f"{calls.total()} calls of {len(calls)} sizes. Sizes with under {SELDOM:.2%} of the calls stand in classes "
-        f"of 1/{CLASSES_A_DOUBLING} of",
-        "a power of two, above 64 KiB of 1/8, with their mean; the most frequent rows are kept, with "
-        f"{kept.total() / calls.total():.3%} of the calls.",
+        f"{calls.total()} calls of {len(calls)} sizes. Sizes with under {SELDOM:.2%} of the calls and of what was alive "
+        f"stand in classes of 1/{CLASSES_A_DOUBLING}",
+        f"of a power of two, above 64 KiB of 1/8, with their mean; rows with {share:.3%} of the calls are kept.",
+        f"When most was alive, in one process, that were {live.total()} objects of {bytes_in(live)} bytes.",
     ]
-    lines = [f"# {line}" for line in head] + [f"{size},{kept[size]}" for size in sorted(kept)]
+    lines = [f"# {line}" for line in head] + [f"{size},{rows[size][0]},{rows[size][1]}" for size in sorted(kept)]
     (SIZES / f"{name}.csv").write_text("\n".join(lines) + "\n")
-    mean = sum(size * count for size, count in kept.items()) / kept.total()
-    print(f"{name}: {calls.total()} calls of {len(calls)} sizes, {len(kept)} rows, mean {mean:.0f} bytes", flush=True)
+    mean = bytes_in({size: rows[size][0] for size in kept}) / sum(rows[size][0] for size in kept)
+    print(f"{name}: {calls.total()} calls of {len(calls)} sizes, {len(kept)} rows, mean {mean:.0f} bytes, alive "
+          f"{bytes_in(live) / 2**20:.1f} MiB in {live.total()} objects", flush=True)
 
 
 def record(name, library):
@@ -291,7 +500,7 @@ def record(name, library):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(PROGRAMS))
-    parser.add_argument("--library", default=ROOT / "build" / "bench" / "librecord_sizes.so", type=pathlib.Path)
+    parser.add_argument("--library", default=ROOT / "build" / "bench" / "record" / "librecord.so", type=pathlib.Path)
     chosen = parser.parse_args()
     unknown = [name for name in chosen.names if name not in PROGRAMS]
     if unknown:
@@ -301,6 +510,10 @@ def main():
     SIZES.mkdir(parents=True, exist_ok=True)
     for name in chosen.names or PROGRAMS:
         try:
+            program = PROGRAMS[name][1]
+            if not (program == "cc1plus" or shutil.which(program)):
+                print(f"{name}: left out, {program} is not installed", flush=True)
+                continue
             record(name, chosen.library)
         except (Failure, OSError, subprocess.CalledProcessError) as failure:
             sys.exit(f"record.py: {name}: {failure}")

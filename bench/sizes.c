@@ -26,8 +26,8 @@ static unsigned read_rows(const char *path, struct row *rows, uint64_t *sum)
             continue;
         const uint64_t bytes = strtoull(line, &comma, 10);
         const uint64_t times = *comma == ',' ? strtoull(comma + 1, &end, 10) : 0;
-        if (comma == line || times == 0 || *end != '\n' || count == MAX_ROWS)
-            bench_die("%s: not \"bytes,count\": %.*s", path, (int)strcspn(line, "\n"), line);
+        if (comma == line || times == 0 || *end != ',' || count == MAX_ROWS)
+            bench_die("%s: not \"bytes,calls,live\": %.*s", path, (int)strcspn(line, "\n"), line);
         if (bytes > SIZES_LARGEST)
             continue;
         rows[count++] = (struct row){bytes > 0 ? (uint32_t)bytes : 1, times};

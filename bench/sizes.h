@@ -1,8 +1,9 @@
 /* Sizes as real programs ask for them, drawn from a recorded histogram.
  *
- * bench/data/sizes/NAME.csv says how often a program asked for how many bytes: "bytes,count" a line, after lines of
- * comment that start with '#'. bench/record.py makes these files. A histogram knows nothing of the order of the
- * calls or of how long an object lives; those a bench adds itself. So sizes above SIZES_LARGEST are left out of the
+ * bench/data/sizes/NAME.csv says how often a program asked for how many bytes, and how many such objects it had when
+ * most bytes were alive: "bytes,calls,live" a line, after lines of comment that start with '#'. bench/record.py makes
+ * these files. Drawn is by the calls. A histogram knows nothing of their order or of how long an object lives; those
+ * a bench adds itself. So sizes above SIZES_LARGEST are left out of the
  * draws: a database's 2 MiB for one sort are free again at once, and with the lives of other objects would be all
  * that counts.
  *
