@@ -82,7 +82,7 @@ static void purges_are_counted(void **state)
     assert_int_equal(after.purged_trim_bytes - before.purged_trim_bytes, given);
     assert_int_equal(after.purged_bytes, after.purged_idle_bytes + after.purged_bound_bytes +
                                              after.purged_pressure_bytes + after.purged_trim_bytes +
-                                             after.purged_limit_bytes);
+                                             after.purged_limit_bytes + after.purged_growth_bytes);
 }
 
 static void the_rest_is_filled_in(void **state)
