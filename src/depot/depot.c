@@ -13,6 +13,8 @@
 #include "os/vm.h"
 #include "page/metadata.h"
 
+enum { still_looks = 2 };
+
 bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **magazine)
 {
     slm_depot_lock(depot);
@@ -254,6 +256,19 @@ bool slm_depot_give_nolock(void *object, const char *call)
     return true;
 }
 
+bool slm_depot_is_still(struct slm_depot *depot, bool next)
+{
+    const uint64_t moves = load_relaxed(&depot->exchanges) + load_relaxed(&depot->fills);
+    const uint64_t out = load_relaxed(&depot->objects_out) + load_relaxed(&depot->taken_back);
+    const bool same = moves == depot->seen_moves && out == depot->seen_out;
+    if (next) {
+        depot->still = same ? (uint8_t)slm_min(depot->still + 1u, still_looks) : 0;
+        depot->seen_moves = moves;
+        depot->seen_out = out;
+    }
+    return same && depot->still == still_looks;
+}
+
 /* Take the surplus magazines off the stock; under the lock only pointers move. */
 static struct slm_magazine *take_surplus(struct slm_depot *depot, bool all, struct slm_magazine **empties)
 {
@@ -285,6 +300,7 @@ bool slm_depot_trim(struct slm_depot *depot, bool all)
     for (; full; full = next) {
         next = full->next;
         slm_depot_give(full->rounds, full->count, "trim");
+        add_relaxed(&depot->taken_back, full->count);
         slm_metadata_free(full, slm_magazine_bytes(full->capacity));
     }
     slm_limit_carried(depot->shape->limit);

@@ -43,6 +43,10 @@ bool slm_depot_is_constructing(const struct slm_depot *depot);
  * The slab may be left pending (depot/partial.h). */
 bool slm_depot_give_nolock(void *object, const char *call);
 
+/* Has nothing come or gone between the last three looks, nor since? `next`: this is the last of them. What comes to
+ * slabs out of the stock and of parked threads does not count. Under the cache mutex. */
+bool slm_depot_is_still(struct slm_depot *depot, bool next);
+
 /* Give the rounds of surplus magazines (those not needed since the last trim, or all) back to their slabs, all empty
  * magazines back to metadata, and a vacant slab that was there at the last trim too (or any) to the spans. True if
  * there was anything to trim. */

@@ -30,8 +30,11 @@ struct slm_depot {
     struct slm_slab *vacant;                    /* a listed one, kept to spare making slabs over and over */
     struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
     unsigned node;
-    bool vacant_seen;             /* at the last trim */
-    _Atomic bool missed_vacant;   /* a slab was made after a vacant one had been released: see may_keep */
+    bool vacant_seen;           /* at the last trim */
+    _Atomic bool missed_vacant; /* a slab was made after a vacant one had been released: see may_keep */
+    uint8_t still;              /* looks that have found the same as the one before, which was: */
+    uint64_t seen_moves, seen_out;
+    _Atomic uint64_t taken_back;  /* objects that came to slabs out of the stock and of parked threads */
     _Atomic uint64_t objects_out; /* of slabs: live, or in magazines */
     _Atomic uint64_t slabs_made, slabs_released;
     _Atomic uint64_t drains_home;            /* magazines whose rounds went to their slabs */

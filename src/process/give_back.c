@@ -19,7 +19,7 @@
 enum { probe_bytes = 64 << 20, probe_ms = 1000 };
 
 /* `wait`: for the cache mutex; allocations do not. Returns the bytes purged. */
-static size_t purge(bool wait, enum slm_purge_reason reason)
+static slm_seldom size_t purge(bool wait, enum slm_purge_reason reason)
 {
     if (!slm_process_started())
         return 0;
@@ -76,7 +76,7 @@ slm_seldom bool slm_give_back_for(size_t n)
     return true;
 }
 
-size_t slm_give_back_all(void)
+slm_seldom size_t slm_give_back_all(void)
 {
     slm_pending_slabs_poll();
     slm_pending_slabs_release(NULL);

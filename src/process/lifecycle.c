@@ -214,7 +214,7 @@ static bool may_be_born(struct slm_tls *tls, bool is_alloc)
     const bool often = ++tls->direct_passes % direct_passes_most == 0;
     if (tls->state == SLM_THREAD_GONE) {
         if (often)
-            slm_reclaim_due(slm_sys_now_ms(), false);
+            slm_reclaim_due(slm_sys_now_ms(), false, false);
         return false;
     }
     return is_alloc || asked || often;

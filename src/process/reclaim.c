@@ -1,10 +1,11 @@
 /* What goes back, and when; see reclaim.h.
  *
  * Depots keep their working set: magazines that were not missed for an interval are surplus (Bonwick and Adams). So
- * are spans that stayed dirty for `purge_delay_ms`, and four times as long where falls of use repeat. Where nobody
- * may look again a fall leaves little more dirty than a share of what is in use. Where address space is scarce, the
- * bound is a sixteenth of the heap and holds for all memory that becomes free: the program's own mappings and
- * threads' stacks cannot wait for a delay. */
+ * are spans that stayed dirty for `purge_delay_ms`, and four times as long where falls of use repeat. A depot that is
+ * still for two delays keeps nothing, and the slabs that it makes vacant do not wait as dirty spans again. Where
+ * nobody may look again a fall leaves little more dirty than a share of what is in use. Where address space is
+ * scarce, the bound is a sixteenth of the heap and holds for all memory that becomes free: the program's own mappings
+ * and threads' stacks cannot wait for a delay. */
 #include "process/reclaim.h"
 
 #include "base/options.h"
@@ -19,31 +20,37 @@
 #include "slab/large.h"
 #include "thread/ownership.h"
 
-enum { scarce_dirty_least = 4 << 20, repeating_delays = 4, growth_dirty_share = 6 };
+enum { scarce_dirty_least = 4 << 20, repeating_delays = 4, look_least_ms = 20, growth_dirty_share = 6 };
 
 struct trimming {
-    bool all, found;
+    bool all, surplus; /* else only of depots that are still */
+    bool look;         /* a next one, whether they are */
+    bool found;
     enum slm_purge_reason reason;
     size_t purged;
 };
 
-static void trim_depot(struct slm_cache *cache, struct slm_depot *depot, struct trimming *trimming)
+static void trim_depot(struct slm_cache *cache, struct slm_depot *depot, bool all, struct trimming *trimming)
 {
     const uint64_t stock = load_relaxed(&depot->stock_rounds);
-    trimming->found |= slm_depot_trim(depot, trimming->all);
+    trimming->found |= slm_depot_trim(depot, all);
     if (load_relaxed(&depot->stock_rounds) < stock)
         slm_cache_narrow_stock(cache);
-    const size_t bytes = slm_depot_sweep(depot, trimming->all);
+    const size_t bytes = slm_depot_sweep(depot, all);
     if (bytes > 0)
         slm_purge_count(slm_area_for_slabs(depot->node), bytes, trimming->reason);
     trimming->purged += bytes;
 }
 
-static void trim_cache(struct slm_cache *cache, void *trimming)
+static void trim_cache(struct slm_cache *cache, void *context)
 {
-    slm_for_each_depot (depot, cache)
-        if (slm_depot_slabs(depot) > 0 || load_relaxed(&depot->stock_rounds) > 0) /* perhaps of another's slabs */
-            trim_depot(cache, depot, trimming);
+    struct trimming *trimming = context;
+    slm_for_each_depot (depot, cache) {
+        const bool all = slm_depot_is_still(depot, trimming->look) || trimming->all;
+        if ((all || trimming->surplus) &&
+            (slm_depot_slabs(depot) > 0 || load_relaxed(&depot->stock_rounds) > 0)) /* perhaps of another's slabs */
+            trim_depot(cache, depot, all, trimming);
+    }
 }
 
 /* False: it should be tried again, as the mutex is held and the caller does not `wait`. */
@@ -169,25 +176,37 @@ slm_cold void slm_reclaim_alone(void)
         leave(slm_sys_now_ms(), true, SLM_PURGE_IDLE);
 }
 
-bool slm_reclaim_due(uint64_t now_ms, bool helped)
+/* Slabs that nobody has needed for two delays do not wait again. */
+static bool trim_surplus(struct trimming *trimming, uint64_t delay_ms)
 {
-    static _Atomic uint64_t purge_due, trim_due;
-    struct trimming trimming = {.all = false, .reason = SLM_PURGE_IDLE};
+    const uint64_t dirty_bytes = slm_span_dirty_bytes();
+    const bool done = !trim_depots(trimming, false) || trimming->found;
+    if (slm_span_dirty_bytes() > dirty_bytes && (!trimming->surplus || 2 * delay_ms <= SLM_RECLAIM_INTERVAL_MS))
+        slm_span_purge(dirty_bytes, SLM_PURGE_IDLE);
+    return done;
+}
+
+bool slm_reclaim_due(uint64_t now_ms, bool helped, bool parked)
+{
+    static _Atomic uint64_t purge_due, trim_due, look_due;
+    const uint64_t delay_ms = slm_options.purge_delay_ms * (slm_demand_repeats(now_ms, false) ? repeating_delays : 1);
+    struct trimming trimming = {.reason = SLM_PURGE_IDLE};
     bool done = false;
     if (load_relaxed(&slm_large_pending))
         slm_large_free_pending();
-    if (slm_reclaim_claim(&trim_due, now_ms, SLM_RECLAIM_INTERVAL_MS)) {
-        done |= !trim_depots(&trimming, false) || trimming.found;
+    trimming.surplus = slm_reclaim_claim(&trim_due, now_ms, SLM_RECLAIM_INTERVAL_MS);
+    trimming.look = slm_reclaim_claim(&look_due, now_ms, slm_max(delay_ms, look_least_ms));
+    if (trimming.surplus || trimming.look || parked)
+        done = trim_surplus(&trimming, delay_ms);
+    if (trimming.surplus)
         done |= slm_percpu_trim(false);
-    }
-    const uint64_t delay_ms = slm_options.purge_delay_ms * (slm_demand_repeats(now_ms, false) ? repeating_delays : 1);
     if (slm_span_dirty_bytes() > 0 && slm_reclaim_claim(&purge_due, now_ms, delay_ms))
         done |= slm_span_purge_surplus(helped) > 0;
     slm_reclaim_excess();
     return done;
 }
 
-size_t slm_reclaim_all(bool wait, enum slm_purge_reason reason)
+slm_seldom size_t slm_reclaim_all(bool wait, enum slm_purge_reason reason)
 {
     if (load_relaxed(&slm_large_pending))
         slm_large_free_pending();

@@ -4,8 +4,9 @@
 
 #include "page/purge.h"
 
-/* Release what has become due; true if anything was done. `helped`: by the worker, which will look again. */
-bool slm_reclaim_due(uint64_t now_ms, bool helped);
+/* Release what has become due; true if anything was done. `helped`: by the worker, which will look again.
+ * `parked`: threads may have been, just now. */
+bool slm_reclaim_due(uint64_t now_ms, bool helped, bool parked);
 
 /* Where address space is scarce: purge at once if too much is dirty. */
 void slm_reclaim_excess(void);

@@ -100,10 +100,10 @@ static bool is_helped(void)
     return load_relaxed(&worker) > WORKER_STARTING;
 }
 
-static bool reclaim_due(uint64_t now, bool helped)
+static bool reclaim_due(uint64_t now, bool helped, bool parked)
 {
     const bool limited = unlikely(slm_limits_watched) && slm_limits_tick(now);
-    return slm_reclaim_due(now, helped) | limited;
+    return slm_reclaim_due(now, helped, parked) | limited;
 }
 
 void slm_worker_note_freed(void)
@@ -111,7 +111,7 @@ void slm_worker_note_freed(void)
     if (is_helped())
         slm_worker_note_active();
     else if (slm_span_dirty_bytes() > 0)
-        reclaim_due(slm_sys_now_ms(), false);
+        reclaim_due(slm_sys_now_ms(), false, false);
     if (unlikely(slm_demand_fell()))
         slm_reclaim_fallen(is_helped());
     slm_reclaim_excess();
@@ -167,8 +167,7 @@ void slm_worker_tick(struct slm_thread *thread)
     if (is_helped()) {
         slm_worker_note_active();
     } else {
-        reclaim_due(now, false);
-        slm_park_pass(now);
+        reclaim_due(now, false, slm_park_pass(now));
         slm_worker_do_deferred(thread, false);
     }
 }
@@ -294,7 +293,7 @@ static slm_cold void work_while_needed(void)
         const uint64_t now = slm_sys_now_ms();
         const bool passed = atomic_exchange(&active, false);
         do_deferred(false);
-        const bool done = reclaim_due(now, true), parks = slm_park_pass(now), waits = load_relaxed(&deferred);
+        const bool parks = slm_park_pass(now), done = reclaim_due(now, true, parks), waits = load_relaxed(&deferred);
         if (done || passed || parks || waits)
             busy_ms = now;
         if (done || waits)

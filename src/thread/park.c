@@ -101,11 +101,13 @@ static slm_seldom void make_stand_ins(struct parking *parking)
     }
 }
 
-static slm_seldom void give_magazine(struct slm_magazine *magazine)
+static slm_seldom unsigned give_magazine(struct slm_magazine *magazine)
 {
+    const unsigned n = magazine ? magazine->count : 0;
     if (magazine)
-        slm_depot_give(magazine->rounds, magazine->count, "free");
+        slm_depot_give(magazine->rounds, n, "free");
     slm_magazine_free(magazine);
+    return n;
 }
 
 /* Slabs that are kept apart, and of which nothing is out. */
@@ -129,20 +131,22 @@ static __attribute__((noinline)) slm_seldom void give_vacant(void)
 static slm_seldom void take_slot(struct slm_thread *thread, unsigned cache_id)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
-    struct slm_limit *limit = slm_cache_of(cache_id)->shape.limit;
+    struct slm_cache *cache = slm_cache_of(cache_id);
+    struct slm_depot *depot = slm_cache_depot(cache, load_relaxed(&thread->node));
     struct slm_magazine *previous = slot->previous;
     void **const top = slm_shared_load(&slot->top), **const bottom = slot->bottom;
-    slm_limit_carry(limit);
+    slm_limit_carry(cache->shape.limit);
     slot->previous = NULL;
-    give_magazine(previous);
+    add_relaxed(&depot->taken_back, give_magazine(previous));
     give_magazine(slm_remote_take(thread, cache_id));
     if (slot->loaded) /* from here on the round that was exchanged; itself: one may be */
         slot->loaded->next = top > bottom ? slot->loaded : NULL;
     if (top > bottom + 1) {
         slm_shared_store(&slot->bottom, top - 1);
         slm_depot_give(bottom, (unsigned)(top - 1 - bottom), "free");
+        add_relaxed(&depot->taken_back, (unsigned)(top - 1 - bottom));
     }
-    slm_limit_carried(limit);
+    slm_limit_carried(cache->shape.limit);
 }
 
 static slm_seldom void take(struct slm_thread *thread, void *context)

@@ -250,6 +250,39 @@ static void trimming_keeps_what_was_missed(void **state)
     assert_int_equal(load_relaxed(&depot.stock_rounds), 0);
 }
 
+static void await_stillness(void)
+{
+    assert_false(slm_depot_is_still(&depot, true));
+    assert_false(slm_depot_is_still(&depot, true));
+    assert_false(slm_depot_is_still(&depot, false)); /* no look */
+    assert_true(slm_depot_is_still(&depot, true));
+    assert_true(slm_depot_is_still(&depot, true));
+    assert_true(slm_depot_is_still(&depot, false));
+}
+
+static void a_depot_is_still_when_nothing_comes_or_goes(void **state)
+{
+    (void)state;
+    void *objects[2];
+    struct slm_magazine *magazine = magazine_of(CAPACITY), *other = NULL;
+    await_stillness();
+    fill(objects, COUNT(objects));
+    await_stillness();
+    slm_depot_give(objects, 1, "free");
+    assert_false(slm_depot_is_still(&depot, false));
+    await_stillness();
+    assert_true(slm_depot_put(&depot, &magazine, 1000));
+    await_stillness();
+    assert_true(slm_depot_get(&depot, &other));
+    assert_true(slm_depot_put(&depot, &other, 1000));
+    await_stillness();
+    slm_depot_give(objects + 1, 1, "free");
+    await_stillness();
+    slm_depot_trim(&depot, true);
+    assert_int_equal(load_relaxed(&depot.objects_out), 0);
+    assert_true(slm_depot_is_still(&depot, false)); /* the program has done nothing */
+}
+
 static void objects_go_home_whatever_depot_gives(void **state)
 {
     (void)state;
@@ -459,6 +492,7 @@ int main(void)
         depot_test(a_vacant_slab_goes_when_nobody_needed_it),
         depot_test(trimming_all_leaves_nothing),
         depot_test(trimming_keeps_what_was_missed),
+        depot_test(a_depot_is_still_when_nothing_comes_or_goes),
         depot_test(objects_go_home_whatever_depot_gives),
         depot_test(misuse_ends_the_process),
         depot_test(objects_of_released_slabs_end_the_process),

@@ -131,6 +131,21 @@ static void a_still_thread_is_parked_at_the_fifth_look(void **state)
     assert_int_equal(live(), 0);
 }
 
+/* Its rounds come to a depot that the program leaves alone. */
+static void parking_does_not_stir_a_depot(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 3; i++)
+        slm_depot_is_still(&cache->first, true);
+    const uint64_t out = cache_out(cache);
+    park();
+    assert_true(is_parked(&helper));
+    assert_true(cache_out(cache) < out);
+    assert_true(slm_depot_is_still(&cache->first, false));
+    tell(&helper, hoard, NULL);
+    assert_false(slm_depot_is_still(&cache->first, false));
+}
+
 static void looks_come_at_intervals(void **state)
 {
     (void)state;
@@ -645,6 +660,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
 #define ROW(test) cmocka_unit_test_setup_teardown(test, begin_test, end_test)
         ROW(a_still_thread_is_parked_at_the_fifth_look),
+        ROW(parking_does_not_stir_a_depot),
         ROW(looks_come_at_intervals),
         ROW(a_thread_in_slow_paths_is_left_alone),
         ROW(a_parked_thread_is_passed_over),

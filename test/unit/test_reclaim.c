@@ -10,6 +10,7 @@
 #include "process/lifecycle.h"
 #include "process/reclaim.h"
 #include "process/worker.h"
+#include "os/sys.h"
 #include "os/topology.h"
 #include "page/demand.h"
 #include "page/free_spans.h"
@@ -401,6 +402,39 @@ static void all_can_go(void **state)
     check_heap();
 }
 
+/* Objects of a slab each but one, and a stock. */
+static void be_still(void)
+{
+    enum { SIZE = 512, MANY = 20000, PER_SLAB = 128, WINDOW_MS = 100 };
+    static void *objects[MANY];
+    put_purging_off();
+    for (size_t i = 0; i < MANY; i++)
+        memset(objects[i] = malloc(SIZE), 1, SIZE);
+    for (size_t i = 0; i < MANY; i++)
+        if (i % PER_SLAB != 0)
+            free(objects[i]);
+    struct slm_thread *thread = slm_thread_enter(true);
+    slm_thread_empty(thread, SLM_TO_DEPOT);
+    const struct slm_depot *depot = &slm_class_cache(slm_class_of_size(SIZE))->first;
+    require(load_relaxed(&depot->stock_rounds) > 0);
+    slm_options.purge_delay_ms = WINDOW_MS;
+    const uint64_t now = slm_sys_now_ms() + 8 * (uint64_t)FAR_OFF_MS,
+                   before = load_relaxed(&slm_purged_bytes[SLM_PURGE_IDLE]);
+    for (unsigned i = 0; i < 2; i++)
+        slm_reclaim_due(now + i * WINDOW_MS, true, false);
+    require(load_relaxed(&slm_purged_bytes[SLM_PURGE_IDLE]) == before && load_relaxed(&depot->stock_rounds) > 0);
+    slm_reclaim_due(now + 2 * WINDOW_MS, true, false);
+    require(load_relaxed(&slm_purged_bytes[SLM_PURGE_IDLE]) - before > MANY * SIZE / 4 * 3);
+    require(load_relaxed(&depot->stock_rounds) == 0);
+    slm_thread_leave(thread);
+}
+
+static void what_is_still_goes_after_two_delays(void **state)
+{
+    (void)state;
+    assert_child_silent(be_still);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -423,6 +457,7 @@ int main(void)
         cmocka_unit_test(a_child_has_a_worker_of_its_own),
         cmocka_unit_test(scarce_addresses_go_at_once),
         cmocka_unit_test(all_can_go),
+        cmocka_unit_test(what_is_still_goes_after_two_delays),
     };
     return cmocka_run_group_tests(tests, begin, NULL);
 }
