@@ -187,11 +187,11 @@ static struct slm_span *take(struct slm_free_spans *area, size_t granules, bool 
 {
     for (;;) {
         struct slm_span *span = slm_bins_find(&area->bins[SLM_SPAN_DIRTY], granules);
-        if (!span && granules > 1 && exact) {
+        if (!span && exact && granules > 1 &&
+            load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) >= granules * SLM_GRANULE / 2)
             span = take_with_clean(area, granules, clean);
-            if (span)
-                return span;
-        }
+        if (*clean > 0)
+            return span;
         if (!span)
             span = slm_bins_find(&area->bins[SLM_SPAN_CLEAN], granules);
         if (span) {
