@@ -166,8 +166,8 @@ static slm_for_few struct slm_span *lengthen(struct slm_free_spans *area, struct
     return end;
 }
 
-/* No dirty span is long enough. One that has half the length, or more, may be with the clean memory beside it: less is
- * touched for the first time than in a clean span, and less stays dirty. *clean: so many granules of it. */
+/* No dirty span is long enough. One of half the length or more may be, with the clean memory beside it: less is touched
+ * for the first time than in a clean span, and less stays dirty. *clean: so many granules of it. */
 static slm_for_few __attribute__((noinline)) struct slm_span *take_with_clean(struct slm_free_spans *area,
                                                                               size_t granules, size_t *clean)
 {
@@ -187,11 +187,11 @@ static struct slm_span *take(struct slm_free_spans *area, size_t granules, bool 
 {
     for (;;) {
         struct slm_span *span = slm_bins_find(&area->bins[SLM_SPAN_DIRTY], granules);
-        if (!span && granules > 1 && exact) {
+        if (!span && exact && granules > 1 &&
+            load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) >= granules * SLM_GRANULE / 2)
             span = take_with_clean(area, granules, clean);
-            if (span)
-                return span;
-        }
+        if (*clean > 0)
+            return span;
         if (!span)
             span = slm_bins_find(&area->bins[SLM_SPAN_CLEAN], granules);
         if (span) {

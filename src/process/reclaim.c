@@ -138,8 +138,8 @@ static slm_for_few void sweep_bucket(struct slm_depot *depot, struct growth *gro
     growth->purged += bytes;
 }
 
-/* Dirty spans that are too short for what is wanted make up for the clean ones taken instead, oldest first. What is left
- * serves the next ones. */
+/* Dirty spans that are too short for what is wanted make up for the clean ones taken instead, oldest first. A share of
+ * what is in use stays. */
 static slm_for_few size_t purge_short(uint64_t grown)
 {
     const uint64_t dirty = slm_span_dirty_bytes(), most = slm_demand_used() / growth_dirty_share;

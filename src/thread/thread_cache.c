@@ -124,8 +124,9 @@ static bool fits_despite_target(const struct slm_magazine *full, uint32_t target
            (full->count <= target * 2 + 3 || full->count * (size_t)cache->shape.object_size <= small_enough_bytes);
 }
 
-/* Rounds in place of an empty magazine: a whole one from the stock, else objects from slabs. NULL: there are none,
- * and `empty` is still empty. */
+/* Rounds in place of an empty magazine, or of none: a whole one from the stock, else objects from slabs. An array is
+ * made for those only: the stock would collect it. The result has no rounds if there are none, and is NULL if there is
+ * no memory for an array. */
 static struct slm_magazine *fetch(struct slm_depot *depot, const struct slm_slot *slot, struct slm_cache *cache,
                                   struct slm_magazine *empty)
 {
@@ -138,9 +139,11 @@ static struct slm_magazine *fetch(struct slm_depot *depot, const struct slm_slot
         struct slm_magazine *fitting = slm_magazine_make(target);
         return fitting ? decant(slot, cache, full, fitting) : full;
     }
-    empty->count = slm_depot_fill(depot, empty->rounds, (unsigned)slm_min(target, empty->capacity));
+    empty = magazine_fit(empty, target);
+    if (empty)
+        empty->count = slm_depot_fill(depot, empty->rounds, (unsigned)slm_min(target, empty->capacity));
     slm_cache_note_taken(cache);
-    return empty->count > 0 ? empty : NULL;
+    return empty;
 }
 
 /* To the stock, or to slabs: where small ones always go. */
@@ -219,13 +222,12 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
     }
     grow_on_miss(thread, slot, cache);
     slm_count(&thread->refills, 1);
-    struct slm_magazine *empty = magazine_fit(unload(slot), load_relaxed(&slot->target));
-    if (!empty)
-        return take_one(slm_cache_depot(cache, node));
-    struct slm_magazine *full = fetch(slm_cache_depot(cache, node), slot, cache, empty);
-    const uint32_t taken = full ? full->count : 0;
-    load(slot, full ? full : empty);
+    struct slm_magazine *full = fetch(slm_cache_depot(cache, node), slot, cache, unload(slot));
     if (!full)
+        return take_one(slm_cache_depot(cache, node));
+    const uint32_t taken = full->count;
+    load(slot, full);
+    if (taken == 0)
         return NULL;
     slm_count(&thread->objects_taken, taken);
     return slm_slot_pop(slot, slot->top);

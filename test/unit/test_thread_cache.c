@@ -455,6 +455,24 @@ static void a_thread_takes_from_its_node(void **state)
 
 #define block_test(name) cmocka_unit_test_setup_teardown(name, fresh_block, end_block)
 
+/* A stock of small magazines, from when the thread might hold little, empties into a thread that may hold much. */
+static void the_stock_collects_no_arrays(void **state)
+{
+    (void)state;
+    const unsigned class = slm_class_of_size(48), many = 4000;
+    const uint64_t thread_bytes = slm_options.thread_bytes;
+    slm_options.thread_bytes = 2 * 13 * 48;
+    take_many(class, many);
+    give_many(class, many);
+    slm_options.thread_bytes = thread_bytes;
+    take_many(class, many);
+    size_t rounds = 0;
+    for (const struct slm_magazine *at = slm_class_cache(class)->first.empty; at; at = at->next)
+        rounds += at->capacity;
+    assert_in_range(rounds, 1, many + SLM_MAGAZINE_ROUNDS_MAX);
+    give_many(class, many);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -476,6 +494,7 @@ int main(void)
         block_test(the_checker_sees_torn_cursors),
         block_test(rounds_go_home),
         block_test(a_thread_takes_from_its_node),
+        block_test(the_stock_collects_no_arrays),
     };
     return cmocka_run_group_tests(tests, begin, NULL);
 }
