@@ -64,7 +64,8 @@ struct sums {
     PROCESS(charged_bytes, load_relaxed(&slm_charge.bytes))                                                          \
     PROCESS(limit_bytes, limit_or_0(&slm_charge.limit))                                                              \
     PROCESS(soft_limit_bytes, limit_or_0(&slm_charge.soft))                                                          \
-    PROCESS(limit_refusals, load_relaxed(&slm_charge.refusals))
+    PROCESS(limit_refusals, load_relaxed(&slm_charge.refusals))                                                      \
+    PROCESS(metadata_charged_bytes, load_relaxed(&slm_charge.metadata))
 
 #define WORD(struct_name, name) (offsetof(struct struct_name, name) / sizeof(uint64_t))
 #define PROCESS_ROW(name, value) {WORD(slab_stats, name), SLM_FIGURE_OF_PROCESS, #name},
