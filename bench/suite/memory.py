@@ -130,6 +130,9 @@ GOALS = {
         Goal("rise_fall", "faults", 1.2,
              "a load that rises and falls every second: page faults in times those with purging off", KEEP),
     ],
+    "small objects": [
+        Goal("small_objects", "beyond_objects", 0.8, "256 MiB of 64-byte objects of four threads: resident beyond [%]"),
+    ],
     "small processes": [
         Goal("idle_postgres", "anonymous", 1, "PostgreSQL, 20 idle connections: anonymous memory in times glibc's",
              "glibc"),

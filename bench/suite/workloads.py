@@ -245,6 +245,9 @@ def memory_group():
                    together=True, mib=2000)
     yield Workload("fixed_cost", "memory", "a process that makes and frees 1,000 objects of 30 sizes",
                    lambda context, one: memory.measure_fixed_cost(context.build, one))
+    yield Workload("small_objects", "memory", "256 MiB of 64-byte objects of four threads: what is resident beyond them",
+                   functools.partial(measure_program, ["small_objects", lambda e: 256 * e.back_percent // 100]),
+                   same_work=True, rarely=True, mib=400)
     for name, about in memory.DEMAND.items():
         yield Workload(memory.demand_name(name), "memory", about, functools.partial(memory.measure_demand, name),
                        same_work=True, rarely=True, variants="keep")

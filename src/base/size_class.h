@@ -1,13 +1,13 @@
 /* Size classes: every 16 bytes up to 256, then eight for each doubling, up to 32 KiB. So above 128 bytes rounding
- * loses at most an eighth.
+ * loses at most an eighth. Three more are where programs ask for very many objects (docs/bench.md): *
  *
- *     16 32 48 ... 256 | 288 320 352 ... 512 | 576 640 ... 1024 | ... | 18432 20480 ... 32768
+ *     16 32 48 ... 256 | 272* 288 320 ... 384 400* 416 ... 512 | 576 608* 640 ... 1024 | ... | 18432 20480 ... 32768
  *
  * A cache has an id; a size class's is its class, named caches (depot/cache.h) have higher ones. An id has a slot
  * word: where the cache's slot begins in a thread's block (thread/slots.h), counted in words of eight bytes, so that
  * x86's addressing scales it for free. The tables that the hot paths read hold slot words.
  *
- *     slot     0    | 1 ... 72     | 73 ... 85             | 86 ... 10921
+ *     slot     0    | 1 ... 75     | 76 ... 85             | 86 ... 10921
  *              none | size classes | the thread's own part | named caches
  *
  * Slot 0 belongs to no cache: its magazine is always both empty and full. The page map has its word, 0, for
@@ -17,7 +17,8 @@
 #include "base/bits.h"
 
 enum {
-    SLM_CLASSES = 72,
+    SLM_CLASSES = 75,
+    SLM_CLASSES_IN_TABLE = 35,     /* of requests that the table has */
     SLM_SMALL_MAX = 32768,         /* larger requests get spans of their own */
     SLM_TABLE_MAX = 1024,          /* up to here one load finds the slot word */
     SLM_SLOT_WORDS = 6,            /* of a slot */
@@ -39,17 +40,17 @@ slm_inline unsigned slm_slot_word_of(unsigned cache_id)
     return (cache_id + 1) * SLM_SLOT_WORDS;
 }
 
-/* The class of a request of n bytes, n above 256 and at most SLM_SMALL_MAX. */
-slm_inline unsigned slm_class_above_256(size_t n)
+/* The class of a request of n bytes, n above SLM_TABLE_MAX and at most SLM_SMALL_MAX. */
+slm_inline unsigned slm_class_above_table(size_t n)
 {
-    const unsigned doubling = slm_log2(n - 1); /* 8 for 257 to 512 */
-    return 16 + (doubling - 8) * 8 + (unsigned)((n - 1) >> (doubling - 3)) - 8;
+    const unsigned doubling = slm_log2(n - 1); /* 10 for 1025 to 2048 */
+    return SLM_CLASSES_IN_TABLE + (doubling - 10) * 8 + (unsigned)((n - 1) >> (doubling - 3)) - 8;
 }
 
 /* The class of a request of n bytes, n at most SLM_SMALL_MAX; 0 bytes count as 1. */
 slm_inline unsigned slm_class_of_size(size_t n)
 {
-    return n > 256 ? slm_class_above_256(n) : n == 0 ? 0 : (unsigned)((n - 1) / 16);
+    return n > SLM_TABLE_MAX ? slm_class_above_table(n) : slm_cache_id_of(slm_size_slot_word[n]);
 }
 
 /* The size that may stand in for a class's, as long as that is young (heap/slow.c): the next power of two up to 2048.
@@ -61,8 +62,9 @@ slm_inline uint32_t slm_class_larger(uint32_t size)
 
 /* The size to request so that objects of n bytes (at most PTRDIFF_MAX), cut from a slab's start, are aligned to
  * `align` (a power of two): n rounded up to a multiple of it. The size of its class is a multiple too: sizes are
- * multiples of the step that leads to them, a power of two. If `align` divides the step, it divides the size; else
- * the step divides `align`, and the rounded n is a size itself. */
+ * multiples of the step that leads to them, a power of two. (The three more are half a step, and the next size is the
+ * end of it.) If `align` divides the step, it divides the size; else the step divides `align`, and the rounded n is a
+ * size itself. */
 slm_inline size_t slm_size_of_aligned(size_t n, size_t align)
 {
     return slm_align_up(slm_max(n, 1), align);

@@ -17,7 +17,7 @@ enum { SLM_FIGURES = sizeof(struct slab_stats) / sizeof(uint64_t), SLM_FIGURE_OF
 
 struct slm_figure {
     uint8_t word, node_word;
-    char name[22]; /* no pointer, so that the table lies with the messages, which only reports read */
+    char name[23]; /* no pointer, so that the table lies with the messages, which only reports read */
 };
 extern slm_hidden const struct slm_figure slm_figures[SLM_FIGURES];
 

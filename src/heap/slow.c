@@ -48,7 +48,7 @@ void *slm_alloc_direct(struct slm_cache *cache)
 /* A class takes a page at least, and most programs have one or two objects of most sizes. So a class's first objects
  * are lent by the class of the next power of two, as long as they waste little. Which these were is remembered for
  * frees that tell a size: bits of their addresses. */
-enum { lent_most = 8, lent_waste = 1024, lent_classes = 40 };
+enum { lent_most = 8, lent_waste = 1024, lent_classes = SLM_CLASSES_IN_TABLE + 8 };
 static _Atomic uint8_t lent_count[lent_classes];
 static _Atomic uint32_t lent[lent_classes][lent_most];
 
@@ -164,7 +164,7 @@ slm_hot_path void *slm_alloc_medium(size_t n)
 {
     if (unlikely(n > SLM_SMALL_MAX))
         return slm_alloc_large_slow(n, 1, -1, NULL);
-    size_t slot_word = slm_slot_word_of(slm_class_above_256(n));
+    size_t slot_word = slm_slot_word_of(slm_class_above_table(n));
     slm_hide_value(slot_word);
     void *object = slm_pop_keyed(slot_word);
     if (unlikely(!object))

@@ -14,6 +14,7 @@
 
 struct slm_charge {
     _Atomic uint64_t bytes;
+    _Atomic uint64_t metadata;    /* the part of it that is pieces of metadata, and maps */
     _Atomic uint64_t stop;        /* at most the limit: here it is looked at again, if it may have changed */
     _Atomic uint64_t limit, soft; /* in force; set by process/limits.c */
     _Atomic uint64_t near;        /* from here on no memory is kept dirty */
@@ -25,6 +26,12 @@ extern slm_hidden struct slm_charge slm_charge;
 slm_inline void slm_charge_add(uint64_t bytes)
 {
     add_relaxed(&slm_charge.bytes, bytes);
+}
+
+slm_inline void slm_charge_metadata(uint64_t bytes)
+{
+    add_relaxed(&slm_charge.metadata, bytes);
+    slm_charge_add(bytes);
 }
 
 slm_inline void slm_charge_sub(uint64_t bytes)

@@ -59,7 +59,7 @@ static void *bump(struct rest *rest, size_t bytes)
         return NULL;
     void *piece = rest->next;
     rest->next += bytes;
-    slm_charge_add(slm_min(bytes, CHARGED_MOST));
+    slm_charge_metadata(slm_min(bytes, CHARGED_MOST));
     return piece;
 }
 

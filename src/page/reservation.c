@@ -136,7 +136,7 @@ static slm_cold bool cover(unsigned what, size_t number, size_t end, char *addre
             run++;
         covered = run == 0 || map_bookkeeping(address, run * bytes);
         if (covered)
-            slm_charge_add(run * bytes);
+            slm_charge_metadata(run * bytes);
         for (const size_t next = number + slm_max(run, 1); covered && number < next; number++, address += bytes)
             atomic_fetch_or_explicit(covered_word(what, number), (uint64_t)1 << number % 64, memory_order_release);
     }

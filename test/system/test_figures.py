@@ -203,6 +203,21 @@ def test_parked_thread_costs_at_most_32_kib():
     assert ours["rss_a_parked_thread"] <= 32, ours
 
 
+def test_small_objects_cost_at_most_0_8_percent_beside_themselves():
+    """Bits, descriptors, maps, magazines, and the threads' stacks."""
+    found = measure(functools.partial(programs.measure, argv=["small_objects"]), SLABMALLOC)
+    assert 0 < found["beyond_objects"] <= 0.8, found
+
+
+def test_metadata_is_counted_and_at_most_0_8_percent_of_small_objects():
+    environment = {"PATH": "/usr/bin:/bin", "LD_PRELOAD": str(LIBRARY), "SLABMALLOC_OPTIONS": "stats=1"}
+    told = subprocess.run([BUILD / "bench" / "small_objects"], env=environment, check=True, timeout=HANG_S,
+                          capture_output=True, encoding="utf-8").stderr
+    live, counted = (int(re.search(rf": {name} (\d+)$", told, re.M)[1])
+                     for name in ("live_bytes", "metadata_charged_bytes"))
+    assert live >= 256 << 20 and live / 512 < counted <= 0.008 * live, (live, counted)
+
+
 def idle_postgres_mib(allocator):
     """Anonymous memory of a server with idle connections: in each of its processes, and what it is altogether, as
     bench/idle_postgres.py has it; when no process has anything left to do."""

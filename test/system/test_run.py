@@ -91,7 +91,9 @@ def test_help_installs_nothing(tree, name):
     ("bench", ["--repetitions", "0"]), ("bench", ["--repetitions", "few"]), ("bench", ["--quick", "--full"]),
     ("bench", ["--allocators", "nosuch"]), ("bench", ["--allocators", "mine=/nonexistent.so"]),
     ("bench", ["--write-table"]), ("bench", ["extra"]), ("bench", ["--out", "/proc/nowhere"]), ("test", ["--only"]),
-    ("numa-vm", ["--nodes", "0"]), ("demo.py", []), ("demo.py", ["/nonexistent.so"]), ("install-packages", []),
+    ("numa-vm", ["--nodes", "0"]), ("demo.py", []), ("demo.py", ["/nonexistent.so"]), ("waste", []), ("waste", ["--sizes"]),
+    ("waste", ["--sizes", "nosuch"]), ("waste", ["--classes", "16", "true"]), ("waste", ["--sizes", "redis", "true"]),
+    ("install-packages", []),
     ("install-packages", ["two words"])])
 def test_a_mistake_is_one_line_and_installs_nothing(tree, name, words):
     done = run_script(tree, name, *words)

@@ -54,7 +54,7 @@ static inline _Noreturn void give_up(const char *file, int line, const char *wha
  * are not freed, as they stay known. */
 static inline void age_classes(void)
 {
-    for (unsigned class = 0; class < 40; class ++) {
+    for (unsigned class = 0; class < SLM_CLASSES_IN_TABLE + 8; class ++) {
         const size_t size = slm_class_size[class], waste = slm_class_larger((uint32_t)size) - size;
         for (size_t n = waste == 0 ? 0 : 1024 / waste < 8 ? 1024 / waste : 8; n > 0; n--) {
             char *volatile object = malloc(size);
