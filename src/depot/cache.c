@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/options.h"
+#include "depot/join.h"
 #include "os/topology.h"
 #include "page/metadata.h"
 #include "page/page_map.h"
@@ -97,6 +98,27 @@ static slm_cold void fill(struct slm_cache *cache)
     cache->generation = slm_fork_generation;
 }
 
+static __attribute__((noinline)) slm_seldom struct slm_cache *of_joined(const struct slm_depot *depot,
+                                                                        const struct slm_slab *slab,
+                                                                        const void *pointer)
+{
+    const unsigned pieces = slm_joined_pieces(slab, pointer);
+    return pieces == 1 ? slm_cache_of_depot(depot) : load_acquire(&slm_class_caches[slm_joined_class(slab, pieces)]);
+}
+
+struct slm_cache *slm_cache_of_slab(const struct slm_slab *slab, const void *pointer)
+{
+    const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
+    if (!depot)
+        return NULL;
+    return likely(!slm_slab_joins(slab)) ? slm_cache_of_depot(depot) : of_joined(depot, slab, pointer);
+}
+
+struct slm_cache *slm_cache_of_object(const void *pointer)
+{
+    return slm_cache_of_slab(slm_slab_of(pointer), pointer);
+}
+
 static unsigned classes_made(void)
 {
     unsigned made = 0;
@@ -119,6 +141,7 @@ slm_cold struct slm_cache *slm_class_cache_make(unsigned class, bool wait)
         cache->id = class;
         cache->shape.object_size = slm_class_size[class];
         fill(cache);
+        slm_join_register(&cache->first, class);
         store_release(&slm_class_caches[class], cache); /* pairs with slm_class_cache */
     }
     slm_lock_release(&making);
@@ -192,8 +215,11 @@ slm_for_few struct slm_depot *slm_cache_depot_other(struct slm_cache *cache, uns
         return &cache->first;
     memset(made, 0, sizeof *made);
     slm_depot_init(made, &cache->shape, name_in_messages(cache), node);
-    if (atomic_compare_exchange_strong(&others[node], &depot, made))
+    if (atomic_compare_exchange_strong(&others[node], &depot, made)) {
+        if (slm_cache_is_class(cache))
+            slm_join_register(made, cache->id);
         return made;
+    }
     slm_metadata_free(made, sizeof *made);
     return depot;
 }

@@ -88,18 +88,11 @@ slm_inline struct slm_cache *slm_cache_of_depot(const struct slm_depot *depot)
     return slm_container(depot->shape, struct slm_cache, shape);
 }
 
-/* The cache that the slab (NULL: none) is of; NULL: there is none. */
-slm_inline struct slm_cache *slm_cache_of_slab(const struct slm_slab *slab)
-{
-    const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
-    return depot ? slm_cache_of_depot(depot) : NULL;
-}
+/* The cache of the object that the pointer lies in, in that slab (NULL: none). NULL: there is none. */
+struct slm_cache *slm_cache_of_slab(const struct slm_slab *slab, const void *pointer);
 
-/* The cache of the small object at the pointer; NULL: there is none. */
-slm_inline struct slm_cache *slm_cache_of_object(const void *pointer)
-{
-    return slm_cache_of_slab(slm_slab_of(pointer));
-}
+/* The cache of the small object that the pointer lies in; NULL: there is none. */
+struct slm_cache *slm_cache_of_object(const void *pointer);
 
 /* The name of a size class; `name` has SLM_CACHE_NAME_BYTES, all 0. */
 void slm_cache_name_class(char *name, unsigned class);

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/panic.h"
+#include "depot/join.h"
 #include "depot/pending_slabs.h"
 #include "os/vm.h"
 #include "page/metadata.h"
@@ -118,7 +119,7 @@ static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
         errno = EAGAIN;
         return 0;
     }
-    if (number == 0) {
+    if (number == 0 && (got = slm_join_take(depot, rounds, n)) == 0) {
         if (!(slabs[0] = grow(depot)))
             return 0;
         number = 1;
@@ -129,7 +130,8 @@ static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
             slm_slab_set_keys(slabs[i], rounds + got, taken);
         got += taken;
     }
-    add_relaxed(&depot->objects_out, got);
+    if (number > 0)
+        add_relaxed(&depot->objects_out, got);
     slm_partial_put(depot, slabs, number, got);
     if (got > 1)
         reverse(rounds, rounds + got - 1);
@@ -232,6 +234,10 @@ void slm_depot_give(void *const *rounds, unsigned n, const char *call)
         struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
         if (!depot)
             not_ours(rounds[i], call);
+        if (unlikely(slm_slab_joins(slab) != NULL)) {
+            slm_join_give(slab, depot, rounds[i++], call, false);
+            continue;
+        }
         const unsigned given = slm_slab_give(slab, rounds + i, n - i, call, depot->cache_name);
         slm_limit_return(depot->shape->limit, given);
         /* release: pairs with the cache's destruction, which looks whether anything is out */
@@ -248,6 +254,10 @@ bool slm_depot_give_nolock(void *object, const char *call)
     struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
     if (!depot)
         return false;
+    if (unlikely(slm_slab_joins(slab) != NULL)) {
+        slm_join_give(slab, depot, object, call, true);
+        return true;
+    }
     slm_slab_give(slab, &object, 1, call, depot->cache_name);
     slm_limit_return(depot->shape->limit, 1);
     atomic_fetch_sub_explicit(&depot->objects_out, 1, memory_order_release); /* as in slm_depot_give */

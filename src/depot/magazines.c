@@ -60,7 +60,7 @@ slm_inline bool is_start(const struct slm_cache *cache, const void *round, const
 static void check_with_slab(const struct slm_cache *cache, const void *round, const char *call)
 {
     const struct slm_slab *slab = slm_slab_of(round);
-    if (unlikely(slm_cache_of_slab(slab) != cache) || unlikely(!slm_slab_is_object(slab, round)))
+    if (unlikely(slm_cache_of_slab(slab, round) != cache) || unlikely(!slm_slab_is_object(slab, round)))
         refuse(cache, round, call, "not the start of an object");
     if (unlikely(slm_slab_has(slab, round)))
         refuse(cache, round, call, "double free of an object");

@@ -28,6 +28,7 @@
 #include <string.h>
 
 #include "depot/pending_slabs.h"
+#include "slab/joined.h"
 
 /* Everything but the lock, which a late look at a destroyed cache's depot may hold. */
 void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
@@ -115,6 +116,15 @@ static bool may_keep(const struct slm_depot *depot)
     return !depot->vacant && (depot->cache_name || load_relaxed(&depot->missed_vacant));
 }
 
+/* No free object is without a key now. Returns what `swept` becomes: hot paths cannot free joined objects. */
+static __attribute__((noinline)) slm_seldom uint32_t all_out(const struct slm_depot *depot, struct slm_slab *slab)
+{
+    if (slm_joined_any(slab))
+        return SLM_SLAB_KEYLESS;
+    slm_slab_all_out(slab, depot->shape);
+    return 0;
+}
+
 /* Under the lock: put a slab that is neither held nor listed where its count says. True: it is vacant, and the caller
  * alone releases it, after unlocking. */
 static bool file_slab(struct slm_depot *depot, struct slm_slab *slab)
@@ -128,9 +138,7 @@ static bool file_slab(struct slm_depot *depot, struct slm_slab *slab)
     if (free > 0) {
         list_slab(depot, slab, free);
     } else {
-        if (unlikely(slab->span.swept & SLM_SLAB_KEYLESS))
-            slm_slab_all_out(slab, depot->shape);
-        slab->span.swept = 0;
+        slab->span.swept = unlikely(slab->span.swept & SLM_SLAB_KEYLESS) ? all_out(depot, slab) : 0;
         slm_partial_set(slab, SLM_SLAB_OUT);
     }
     return false;
@@ -157,6 +165,8 @@ void slm_partial_relink(struct slm_depot *depot, struct slm_slab *slab)
         if (slab->where == SLM_SLAB_LISTED && slab->where_generation >= depot->generation)
             slm_partial_unlist(depot, slab, SLM_SLAB_OUT);
         vacant = file_slab(depot, slab);
+        slab->span.short_runs = UINT8_MAX;
+        slm_count(&depot->relinked, 1);
     }
     slm_lock_release(&depot->lock);
     if (vacant)
@@ -191,6 +201,48 @@ unsigned slm_partial_hold(struct slm_depot *depot, struct slm_slab **slabs, unsi
     }
     slm_lock_release(&depot->lock);
     return number;
+}
+
+/* A look for sparse slabs whose longest run is not known to be as short as that. */
+enum { sparse_looks_most = 256 };
+struct sparse {
+    struct slm_slab **slabs;
+    unsigned number, most, short_runs, looks;
+};
+
+/* Under the lock. Those that are swept are at the end of their bucket. */
+static slm_seldom void look_for_sparse(struct slm_depot *depot, struct sparse *sparse, bool swept)
+{
+    for (unsigned bucket = SLM_DEPOT_BUCKETS; bucket-- > SLM_DEPOT_SPARSE / 2;) {
+        struct slm_list *first = &depot->buckets[bucket];
+        struct slm_list *at = !(depot->occupied >> bucket & 1) ? first : swept ? first->prev : first->next;
+        for (; at != first && sparse->number < sparse->most && sparse->looks > 0; at = swept ? at->prev : at->next) {
+            struct slm_slab *slab = slm_container(at, struct slm_slab, span.link);
+            if (((slab->span.swept & SLM_SLAB_SWEPT) != 0) != swept)
+                break;
+            sparse->looks--;
+            if (!(slab->span.swept & SLM_SLAB_FRESH) && slab != depot->vacant &&
+                slab->span.short_runs > sparse->short_runs)
+                sparse->slabs[sparse->number++] = slab;
+        }
+    }
+}
+
+slm_seldom unsigned slm_partial_hold_sparse(struct slm_depot *depot, struct slm_slab **slabs, unsigned n,
+                                            unsigned short_runs)
+{
+    struct sparse sparse = {.slabs = slabs, .most = n, .short_runs = short_runs, .looks = sparse_looks_most};
+    slm_depot_lock(depot);
+    look_for_sparse(depot, &sparse, false);
+    look_for_sparse(depot, &sparse, true);
+    if (sparse.looks == sparse_looks_most - 1) /* there is only one */
+        sparse.number = 0;
+    for (unsigned i = 0; i < sparse.number; i++) {
+        slm_partial_unlist(depot, slabs[i], SLM_SLAB_HELD);
+        slabs[i]->span.swept &= SLM_SLAB_KEYLESS;
+    }
+    slm_lock_release(&depot->lock);
+    return sparse.number;
 }
 
 bool slm_partial_count(struct slm_slab *slab, unsigned given)

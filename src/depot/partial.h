@@ -37,6 +37,10 @@ struct slm_depot {
     _Atomic uint64_t taken_back;  /* objects that came to slabs out of the stock and of parked threads */
     _Atomic uint64_t objects_out; /* of slabs: live, or in magazines */
     _Atomic uint64_t slabs_made, slabs_released;
+    _Atomic uint64_t joined_out;             /* of objects_out: joined ones, in slabs of others: see depot/join.h */
+    _Atomic uint64_t lent;                   /* pieces of such, in its own slabs */
+    _Atomic uint64_t relinked;               /* how often slabs were, as objects came back; written under the lock */
+    _Atomic uint64_t join_due, join_step;    /* see depot/join.c */
     _Atomic uint64_t drains_home;            /* magazines whose rounds went to their slabs */
     uint64_t locks_before, contended_before; /* of the lock, when the depot was made another cache's */
 } slm_cacheline;
@@ -66,6 +70,12 @@ slm_inline uint64_t slm_depot_slabs(const struct slm_depot *depot)
     return load_relaxed(&depot->slabs_made) - released;
 }
 
+/* How many objects of its slabs are not free there. (Joined ones are of others' slabs.) */
+slm_inline uint64_t slm_depot_taken(const struct slm_depot *depot)
+{
+    return load_relaxed(&depot->objects_out) - load_relaxed(&depot->joined_out) + load_relaxed(&depot->lent);
+}
+
 /* Slabs that slm_partial_pend has left to be relinked. */
 extern slm_hidden struct slm_slab *_Atomic slm_depot_pending;
 
@@ -86,6 +96,10 @@ void slm_partial_set(struct slm_slab *slab, enum slm_slab_where where);
 /* Hold partial slabs, the fullest first, until there are n objects in them, or SLM_PARTIAL_MOST; returns how many. */
 enum { SLM_PARTIAL_MOST = 8 };
 unsigned slm_partial_hold(struct slm_depot *depot, struct slm_slab **slabs, unsigned n);
+
+/* Hold up to n slabs that are at least a quarter free, were once fuller, and have short_runs (depot/join.c) above that:
+ * the emptiest first, but swept ones last. None if there is only one, as where objects merely come and go. */
+unsigned slm_partial_hold_sparse(struct slm_depot *depot, struct slm_slab **slabs, unsigned n, unsigned short_runs);
 
 /* Put held slabs back, after `taken` objects were taken from them. */
 void slm_partial_put(struct slm_depot *depot, struct slm_slab *const *slabs, unsigned number, unsigned taken);

@@ -56,7 +56,7 @@ slm_seldom size_t slm_depot_sweep_bucket(struct slm_depot *depot, unsigned bucke
     const bool whole_pages = depot->shape->object_size >= dense_size;
     const uint64_t all = slm_depot_slabs(depot) * depot->shape->objects;
     const bool worth = !depot->shape->hooks && (bucket >= SLM_DEPOT_SPARSE || whole_pages);
-    return worth && all > load_relaxed(&depot->objects_out) ? sweep(depot, bucket, true, most) : 0;
+    return worth && all > slm_depot_taken(depot) ? sweep(depot, bucket, true, most) : 0;
 }
 
 size_t slm_depot_sweep(struct slm_depot *depot, bool all)

@@ -34,6 +34,7 @@ static void add_depot(struct slm_depot *depot, struct row *row)
     const uint64_t out = load_relaxed(&depot->objects_out);
     stats->active_objects += out; /* less those in stock and in magazines, in the end */
     stats->slabs += slm_depot_slabs(depot);
+    stats->total_objects += load_relaxed(&depot->joined_out) - load_relaxed(&depot->lent);
     stats->depot_rounds += load_relaxed(&depot->stock_rounds);
     stats->allocations += load_relaxed(&depot->rounds_got) + taken;
     stats->frees += load_relaxed(&depot->rounds_put) + (taken > out ? taken - out : 0);
@@ -54,7 +55,7 @@ static void gather(const struct slab_cache *named, struct slm_cache *cache, stru
     slm_for_each_depot (depot, cache)
         add_depot(depot, row);
     stats->magazine_rounds = slm_reserve_held_by_all(cache);
-    stats->total_objects = stats->slabs * cache->shape.objects;
+    stats->total_objects += stats->slabs * cache->shape.objects;
     stats->active_objects -= slm_min(stats->active_objects, stats->magazine_rounds + stats->depot_rounds);
     stats->limit_bytes = cache->shape.limit ? cache->shape.limit->bytes : 0;
 }
@@ -142,7 +143,7 @@ static slm_seldom void print_nodes(const struct slab_cache *named, const struct 
         if (stats->slabs > 0)
             fprintf(out, "# node %u %-17s %6lu %6lu %6lu %6lu\n", node, all->name,
                     stats->active_objects - slm_min(stats->active_objects, stats->depot_rounds),
-                    stats->slabs * all->objects_per_slab, stats->slabs, stats->depot_rounds);
+                    stats->total_objects + stats->slabs * all->objects_per_slab, stats->slabs, stats->depot_rounds);
     }
 }
 

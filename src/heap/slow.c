@@ -148,10 +148,9 @@ slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *
 
 _Noreturn slm_slow void slm_refuse(const void *pointer, const char *call)
 {
-    struct slm_slab *slab = slm_slab_of(pointer);
-    const struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
-    if (depot)
-        slm_panic(call, pointer, "not the start of an object", depot->cache_name, slab->object_size);
+    const struct slm_cache *cache = slm_cache_of_object(pointer);
+    if (cache)
+        slm_panic(call, pointer, "not the start of an object", cache->first.cache_name, cache->shape.object_size);
     if (slm_reservation_described(slm_granule_of(pointer)))
         slm_panic(call, pointer, "no object, or one that is free already", NULL, 0);
     const char *what =
@@ -211,7 +210,7 @@ static void free_small(size_t slot_word, void *object, const char *call)
 static __attribute__((noinline)) bool push_by_slab(void *object)
 {
     const struct slm_slab *slab = slm_slab_of(object);
-    const struct slm_cache *cache = slm_cache_of_slab(slab);
+    const struct slm_cache *cache = slm_cache_of_slab(slab, object);
     if (!cache || !slm_slab_is_object(slab, object) || !slm_area_granule_valid(slm_key_granule(slm_tls.key, object)))
         return false;
     const bool keyed = cache->shape.keyed;

@@ -117,7 +117,8 @@ static slm_seldom void each_class_depot(void (*visit)(struct slm_depot *depot, s
 
 static slm_for_few void add_free(struct slm_depot *depot, struct growth *growth)
 {
-    const uint64_t out = load_relaxed(&depot->objects_out), all = slm_depot_slabs(depot) * depot->shape->objects;
+    const uint64_t all = slm_depot_slabs(depot) * depot->shape->objects;
+    const uint64_t out = slm_depot_taken(depot);
     growth->in_slabs += (all - slm_min(all, out)) * depot->shape->object_size;
     growth->in_stock += load_relaxed(&depot->stock_rounds) * depot->shape->object_size;
 }

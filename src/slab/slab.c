@@ -34,14 +34,9 @@ void slm_slab_shape_fill(struct slm_slab_shape *shape)
     shape->map_word = shape->keyed && size <= SLM_SMALL_MAX && guarded ? shape->slot_word : 0;
 }
 
-static unsigned words_of(const struct slm_slab *slab)
-{
-    return (slab->objects + 63u) / 64;
-}
-
 static bool make_bits(struct slm_slab *slab)
 {
-    const unsigned words = words_of(slab);
+    const unsigned words = slm_slab_words(slab);
     slab->bits = words > SLM_SLAB_WORDS ? slm_metadata_alloc(words * sizeof(uint64_t)) : slab->inside;
     if (!slab->bits)
         return false;
@@ -75,6 +70,8 @@ struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node
     slab->where = SLM_SLAB_HELD;
     slab->span.swept = SLM_SLAB_FRESH;
     store_relaxed(&slab->free, shape->objects);
+    store_relaxed(&slab->joined, NULL);
+    slab->span.short_runs = UINT8_MAX;
     if (!make_bits(slab)) {
         slm_span_free(&slab->span);
         errno = ENOMEM;
@@ -106,13 +103,27 @@ void slm_slab_each_object(struct slm_slab *slab, const struct slm_object_hooks *
     slm_hook_run(&calls.hook);
 }
 
+/* Where it is one unless it is a piece of a joined object. */
+static bool is_piece(const struct slm_slab *slab, uint32_t index, const void *pointer)
+{
+    return index < slab->objects && slm_slab_start(slab) + (size_t)index * slab->object_size == (const char *)pointer;
+}
+
+bool slm_slab_is_object(const struct slm_slab *slab, const void *pointer)
+{
+    const _Atomic uint64_t *joined = slm_slab_joins(slab);
+    const uint32_t index = slm_slab_index(slab, pointer);
+    return is_piece(slab, index, pointer) &&
+           (likely(!joined) || !(load_relaxed(&joined[index / 64]) >> index % 64 & 1));
+}
+
 bool slm_slab_has(const struct slm_slab *slab, const void *object)
 {
     const uint32_t index = slm_slab_index(slab, object);
     return load_relaxed(&slab->bits[index / 64]) >> index % 64 & 1;
 }
 
-/* Acquire: pairs with set_bits, as the object is going to be written or purged. */
+/* Acquire: pairs with slm_slab_set_bits, as the object is going to be written or purged. */
 static bool is_free(const struct slm_slab *slab, uint32_t index)
 {
     return load_acquire(&slab->bits[index / 64]) >> index % 64 & 1;
@@ -121,21 +132,33 @@ static bool is_free(const struct slm_slab *slab, uint32_t index)
 static unsigned count_bits(const struct slm_slab *slab)
 {
     unsigned set = 0;
-    for (unsigned word = 0; word < words_of(slab); word++)
+    for (unsigned word = 0; word < slm_slab_words(slab); word++)
         set += (unsigned)__builtin_popcountll(load_relaxed(&slab->bits[word]));
     return set;
+}
+
+static void free_bits(struct slm_slab *slab, _Atomic uint64_t *bits)
+{
+    const unsigned words = slm_slab_words(slab);
+    if (bits && bits != slab->inside && bits != slab->inside + words)
+        slm_metadata_free((void *)bits, words * sizeof(uint64_t));
 }
 
 void slm_slab_release(struct slm_slab *slab)
 {
     slm_assert(load_relaxed(&slab->free) == slab->objects);
-    if (slab->bits != slab->inside)
-        slm_metadata_free((void *)slab->bits, words_of(slab) * sizeof(uint64_t));
+    free_bits(slab, slab->bits);
+    free_bits(slab, load_relaxed(&slab->joined));
     mark(slab, false, 0);
     slm_span_free(&slab->span);
 }
 
-void slm_slab_all_out(struct slm_slab *slab, const struct slm_slab_shape *shape)
+slm_for_few void slm_slab_hide(struct slm_slab *slab)
+{
+    slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, 0);
+}
+
+slm_for_few void slm_slab_all_out(struct slm_slab *slab, const struct slm_slab_shape *shape)
 {
     slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, shape->map_word);
 }
@@ -147,7 +170,7 @@ static slm_for_few size_t purge_between(struct slm_slab *slab, size_t first, siz
     const size_t to = end * slab->object_size & ~(slm_page_size - 1);
     if (from >= to)
         return 0;
-    slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, 0);
+    slm_slab_hide(slab);
     return slm_vm_purge(slm_slab_start(slab) + from, to - from) ? to - from : 0;
 }
 
@@ -169,7 +192,7 @@ unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
     n = there <= 0 ? 0 : (unsigned)slm_min(n, (size_t)there);
     sub_relaxed(&slab->free, (int32_t)n); /* first: see "The count" */
     char *const start = slm_slab_start(slab);
-    const unsigned words = words_of(slab);
+    const unsigned words = slm_slab_words(slab);
     unsigned taken = 0;
     for (unsigned word = 0; taken < n && word < words; word++) {
         uint64_t bits = load_relaxed(&slab->bits[word]), mine = 0;
@@ -207,7 +230,7 @@ void slm_slab_set_keys(struct slm_slab *slab, void *const *rounds, unsigned n)
         slm_key_set(rounds[i], key);
 }
 
-static void set_bits(struct slm_slab *slab, uint32_t word, uint64_t bits, const char *call, const char *cache)
+void slm_slab_set_bits(struct slm_slab *slab, uint32_t word, uint64_t bits, const char *call, const char *cache)
 {
     if (bits == 0)
         return;
@@ -229,18 +252,18 @@ unsigned slm_slab_give(struct slm_slab *slab, void *const *rounds, unsigned n, c
     uint64_t bits = 0;
     unsigned given = 0;
     for (; given < n && (size_t)((char *)rounds[given] - start) < bytes; given++) {
-        if (!slm_slab_is_object(slab, rounds[given]))
-            slm_panic(call, rounds[given], "not the start of an object", cache, slab->object_size);
         const uint32_t index = slm_slab_index(slab, rounds[given]);
+        if (!is_piece(slab, index, rounds[given]))
+            slm_panic(call, rounds[given], "not the start of an object", cache, slab->object_size);
         const uint64_t bit = (uint64_t)1 << index % 64;
         if (index / 64 != word || (bits & bit)) {
-            set_bits(slab, word, bits, call, cache);
+            slm_slab_set_bits(slab, word, bits, call, cache);
             word = index / 64;
             bits = 0;
         }
         bits |= bit;
     }
-    set_bits(slab, word, bits, call, cache);
+    slm_slab_set_bits(slab, word, bits, call, cache);
     return given;
 }
 

@@ -16,14 +16,14 @@
 #include "base/atomic.h"
 #include "page/span.h"
 
-enum { SLM_SLAB_WORDS = 6 }; /* of bits inside the descriptor: 384 objects */
+enum { SLM_SLAB_WORDS = 5 }; /* of bits inside the descriptor: 320 objects */
 
 enum slm_slab_where { SLM_SLAB_OUT, SLM_SLAB_HELD, SLM_SLAB_LISTED };
 
 /* span.swept: a count of free objects, with one of these. */
 #define SLM_SLAB_FRESH ((uint32_t)1 << 31)   /* it was never half in use */
 #define SLM_SLAB_SWEPT ((uint32_t)1 << 30)   /* its free pages were purged when it had that count */
-#define SLM_SLAB_KEYLESS ((uint32_t)1 << 29) /* some free objects may have lost their keys */
+#define SLM_SLAB_KEYLESS ((uint32_t)1 << 29) /* hidden: free objects may lack keys, or objects be joined */
 
 struct slm_slab_shape;
 
@@ -44,7 +44,8 @@ struct slm_slab {
     uint16_t objects;
     uint8_t where;  /* owner's: in no list, held by a thread that takes from it, or in a list of partial slabs */
     uint8_t bucket; /* owner's: which list */
-    uint32_t where_generation; /* owner's: the process's count of forks when `where` was set */
+    uint32_t where_generation;          /* owner's: the process's count of forks when `where` was set */
+    _Atomic(_Atomic uint64_t *) joined; /* bits, too; NULL until there are joined objects: see slab/joined.h */
     union {
         _Atomic uint64_t inside[SLM_SLAB_WORDS];
         struct slm_slab_wait wait;
@@ -101,6 +102,9 @@ void slm_slab_set_keys(struct slm_slab *slab, void *const *rounds, unsigned n);
  * thread, no lock. The caller then raises the count with slm_slab_count. */
 unsigned slm_slab_give(struct slm_slab *slab, void *const *rounds, unsigned n, const char *call, const char *cache);
 
+/* Set bits of one word, with what slm_slab_give does about a second free. */
+void slm_slab_set_bits(struct slm_slab *slab, uint32_t word, uint64_t bits, const char *call, const char *cache);
+
 /* Raise the count by n; returns what it was before. From here on another thread may release the slab. */
 slm_inline int32_t slm_slab_count(struct slm_slab *slab, unsigned n)
 {
@@ -121,6 +125,9 @@ void slm_slab_check_vacant(const struct slm_slab *slab);
  * with them. So hot paths must not free the slab's objects (its word in the page map is 0) until all are out. The
  * caller holds the slab; objects may come back. */
 size_t slm_slab_purge_pages(struct slm_slab *slab);
+
+/* Hot paths must not free the slab's objects from now on; the holder says so. Or they may again: all are out. */
+void slm_slab_hide(struct slm_slab *slab);
 void slm_slab_all_out(struct slm_slab *slab, const struct slm_slab_shape *shape);
 
 /* Give a vacant slab's memory back to the spans. No other thread knows it any more. */
@@ -140,11 +147,19 @@ slm_inline uint32_t slm_slab_index(const struct slm_slab *slab, const void *poin
     return (uint32_t)(((uint64_t)((const char *)pointer - slm_slab_start(slab)) * slab->reciprocal) >> 40);
 }
 
-/* True if the pointer is an object's first byte. */
-slm_inline bool slm_slab_is_object(const struct slm_slab *slab, const void *pointer)
+/* The joined bits; NULL: it has never had joined objects. Acquire: pairs with start() in slab/joined.c. */
+slm_inline const _Atomic uint64_t *slm_slab_joins(const struct slm_slab *slab)
 {
-    const uint32_t index = slm_slab_index(slab, pointer);
-    return index < slab->objects && slm_slab_start(slab) + (size_t)index * slab->object_size == (const char *)pointer;
+    return load_acquire(&slab->joined);
+}
+
+/* True if the pointer is an object's first byte, not that of a joined object's inner piece. */
+bool slm_slab_is_object(const struct slm_slab *slab, const void *pointer);
+
+/* Words of bits. */
+slm_inline unsigned slm_slab_words(const struct slm_slab *slab)
+{
+    return (slab->objects + 63u) / 64;
 }
 
 /* Stop the process if the slab's count exceeds its bits. No thread takes from it meanwhile; objects may come back. */

@@ -108,8 +108,9 @@ static slm_slow bool is_free(const struct slm_cache *cache, const struct slm_sla
 static _Noreturn slm_slow void refuse(const struct slm_slab *slab, const void *pointer, const char *call,
                                       const char *what)
 {
-    const struct slm_depot *depot = load_relaxed(&slab->owner);
-    slm_panic(call, pointer, what, depot ? depot->cache_name : NULL, slab->object_size);
+    const struct slm_cache *cache = slm_cache_of_slab(slab, pointer);
+    slm_panic(call, pointer, what, cache ? cache->first.cache_name : NULL,
+              cache ? cache->shape.object_size : slab->object_size);
 }
 
 /* Is there a reason to look? `self`: the calling thread's block; NULL: it is not to be looked into. */
@@ -124,7 +125,7 @@ static bool is_suspect(struct slm_thread *self, const struct slm_cache *cache, c
 slm_cold struct slm_cache *slm_freed_check(const void *pointer, const char *call, const char *what)
 {
     const struct slm_slab *slab = slm_slab_of(pointer);
-    struct slm_cache *cache = slm_cache_of_slab(slab);
+    struct slm_cache *cache = slm_cache_of_slab(slab, pointer);
     if (!cache)
         return NULL;
     if (unlikely(!slm_slab_is_object(slab, pointer)))
@@ -136,7 +137,7 @@ slm_cold struct slm_cache *slm_freed_check(const void *pointer, const char *call
 
 slm_seldom bool slm_freed_check_nolock(const struct slm_slab *slab, const void *object, const char *call)
 {
-    const struct slm_cache *cache = slm_cache_of_slab(slab);
+    const struct slm_cache *cache = slm_cache_of_slab(slab, object);
     struct slm_thread *self = load_relaxed(&slm_tls.busy) ? NULL : slm_tls.self;
     bool found = false;
     if (!slm_slab_is_object(slab, object))

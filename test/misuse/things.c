@@ -47,8 +47,48 @@ static int last_node(void)
     return (int)stats.nodes - 1;
 }
 
+/* Slabs of pieces, of which every eighth stays. What the rest is joined to lies in the same 64 KiB. */
+enum { PIECE_SLABS = 16, SLAB = 0x10000, PIECES_MOST = SLAB / 16 * PIECE_SLABS };
+
+static uintptr_t piece_slabs[PIECES_MOST];
+static unsigned piece_count;
+
+static void make_pieces(size_t piece)
+{
+    static void *pieces[PIECES_MOST];
+    const unsigned all = (unsigned)(SLAB / piece * PIECE_SLABS);
+    for (unsigned i = 0; i < all; i++)
+        pieces[i] = hidden(malloc(piece));
+    for (unsigned i = 0; i < all; i++) {
+        if ((uintptr_t)pieces[i] % SLAB / piece % 8 == 0)
+            piece_slabs[piece_count++] = (uintptr_t)pieces[i] / SLAB;
+        else
+            free(pieces[i]);
+    }
+    malloc_trim(0);
+}
+
+static bool is_joined(const void *object)
+{
+    for (unsigned i = 0; i < piece_count; i++)
+        if (piece_slabs[i] == (uintptr_t)object / SLAB)
+            return true;
+    return false;
+}
+
+/* What is not joined stays live. The last ones need not be. */
+static void *alloc_joined(size_t size)
+{
+    void *object = NULL;
+    for (unsigned i = 0; i < 64 && (i == 0 || !is_joined(object)); i++)
+        object = malloc(size);
+    return object;
+}
+
 void *thing_alloc(const struct thing *thing)
 {
+    if (piece_count > 0)
+        return hidden(alloc_joined(thing->size));
     void *object = thing->cache ? slab_cache_alloc(thing->cache)
                    : node >= 0  ? slab_alloc_node(thing->size, node)
                                 : malloc(thing->size);
@@ -61,9 +101,11 @@ void thing_make(struct thing *thing, const struct misuse_case *row)
     unsigned made = 0;
     const bool remote = row->object && strcmp(row->object, "remote") == 0;
     node = remote ? last_node() : -1;
-    thing->cache = row->object && !remote ? make_cache(row) : NULL;
+    thing->cache = row->object && !remote && !row->piece ? make_cache(row) : NULL;
     thing->size = row->size;
     thing->given = 0;
+    if (row->piece)
+        make_pieces(row->piece);
     while (others_count < row->after / 2)
         others[others_count++] = thing_alloc(thing);
     for (; made < before; made++)
@@ -73,7 +115,7 @@ void thing_make(struct thing *thing, const struct misuse_case *row)
         thing->neighbours[made] = thing_alloc(thing);
     while (others_count < row->after)
         others[others_count++] = thing_alloc(thing);
-    if (!thing->object || !thing->neighbours[all - 1]) {
+    if (!thing->object || !thing->neighbours[all - 1] || (row->piece && !is_joined(thing->object))) {
         fprintf(stderr, "%s: no such object\n", row->name);
         exit(EXIT_FAILURE);
     }

@@ -21,6 +21,7 @@ enum { THING_OTHERS_MOST = 4000 };
  *
  *     NULL                  malloc's
  *     remote                malloc's, on the machine's last node
+ *     joined                malloc's, made of what objects of row->piece bytes have left
  *     cache                 a named cache's, which shares with no other
  *     merged                a named cache's, which shares with its like
  *     zero, accounted, limited, line    named caches with that attribute; line: on cache lines of their own

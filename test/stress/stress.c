@@ -39,6 +39,8 @@ enum {
     LONGEST_LIFE = 60000,
     MAX_ALIGNMENT_BITS = 16,
     LEAST_LIVES = 2, /* that have ended */
+    RANGES = 11,     /* from 16 bytes to 32 KiB */
+    OPERATIONS_A_RANGE = 20000,
 };
 
 /* Names that other allocators do not have: the program can be preloaded with these. */
@@ -81,7 +83,8 @@ static struct {
 
 /* -- sizes --------------------------------------------------------------------------------------------- */
 
-/* Sizes as servers ask for them: six in seven at most 64 bytes, a tail to 32 KiB, rarely more. */
+/* Sizes as servers ask for them: six in seven at most 64 bytes, a tail to 32 KiB, rarely more. One in four is of a range
+ * that all have in common and that moves on, so that what one range has left serves the next. */
 static size_t draw_size(uint64_t *random)
 {
     static const struct {
@@ -91,6 +94,11 @@ static size_t draw_size(uint64_t *random)
         {20, 0, 0},       {3000, 1, 16},     {3200, 17, 32},    {2300, 33, 64},      {700, 65, 256},
         {500, 257, 1024}, {200, 1025, 4096}, {69, 4097, 32768}, {10, 32769, 262144}, {1, 262145, 4 << 20},
     };
+    if (once_in(random, 4)) {
+        size_t low = (size_t)16 << atomic_load(&operations) / OPERATIONS_A_RANGE % RANGES;
+        size_t size = draw_between(random, low, low * 2);
+        return size < options.largest ? size : options.largest;
+    }
     unsigned ticket = draw(random) % 10000;
     for (size_t i = 0; i < COUNT(histogram); i++) {
         if (ticket < histogram[i].share) {

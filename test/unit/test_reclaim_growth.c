@@ -10,7 +10,7 @@
 #include "page/free_spans.h"
 #include "page/purge.h"
 
-enum { SMALL = 1000, LARGER = 3000, A_SLAB = SLM_GRANULE / 1024, MANY = 32 * MIB / 1024 };
+enum { SMALL = 1000, OTHER = 900, A_SLAB = SLM_GRANULE / 1024, MANY = 32 * MIB / 1024 };
 
 static unsigned char *objects[MANY];
 
@@ -52,10 +52,10 @@ static void require_each(unsigned nth)
 
 static void grow(size_t bytes)
 {
-    for (size_t made = 0; made < bytes; made += LARGER) {
-        void *object = malloc(LARGER);
+    for (size_t made = 0; made < bytes; made += OTHER) {
+        void *object = malloc(OTHER);
         require(object != NULL);
-        memset(object, 1, LARGER);
+        memset(object, 1, OTHER);
     }
 }
 

@@ -1,0 +1,145 @@
+/* Joining; see join.h.
+ *
+ * Who lends. Smaller classes of which so many objects, 64 at most, are less than a class step too long; the largest
+ * first, as that takes the fewest pieces. Their slabs are held a few at a time, as by a refill, by one depot's lock at
+ * a time. The emptiest have the longest runs. What was looked at in vain keeps that in mind until enough objects have
+ * come back to relink it: span.short_runs is a length of run that it did not have (taken as if the alignment asked for
+ * were a longer run), so that a search goes on where the last one stopped.
+ *
+ * When. A search in vain is not repeated until slabs of those that lend have been relinked, twice as often each time:
+ * what only grows does not search, and what has little free seldom does. */
+#include "depot/join.h"
+
+#include "os/topology.h"
+
+enum { slabs_most = 4, turns_most = 16, step_most = 64 };
+
+/* Most machines have one node: its depots lie where others write, too. */
+static struct slm_depot *_Atomic first_node[SLM_CLASSES];
+static slm_sparse struct slm_depot *_Atomic other_nodes[SLM_NODES_MAX][SLM_CLASSES];
+
+static struct slm_depot *_Atomic *place_of(unsigned node, unsigned class)
+{
+    return node == 0 ? &first_node[class] : &other_nodes[node][class];
+}
+
+slm_seldom void slm_join_register(struct slm_depot *depot, unsigned class)
+{
+    store_release(place_of(depot->node, class), depot); /* pairs with depot_of */
+}
+
+static slm_seldom struct slm_depot *depot_of(unsigned node, unsigned class)
+{
+    return load_acquire(place_of(node, class)); /* pairs with slm_join_register */
+}
+
+/* The first size that would be another class's. */
+static slm_seldom size_t end_of(unsigned class)
+{
+    return class + 1 < SLM_CLASSES ? slm_class_size[class + 1] : SLM_SMALL_MAX + SLM_SMALL_MAX / 8;
+}
+
+/* How long a run of free objects has what is wanted, wherever it begins. */
+static slm_seldom uint8_t run_for(size_t piece, unsigned pieces, size_t alignment)
+{
+    return (uint8_t)slm_min(pieces - 1 + slm_max(alignment / (piece & -piece), 1), UINT8_MAX);
+}
+
+/* From held slabs. */
+static slm_seldom unsigned take_from(struct slm_slab *const *slabs, unsigned number, unsigned pieces,
+                                     size_t alignment, unsigned n, void **rounds)
+{
+    unsigned taken = 0;
+    for (unsigned i = 0; i < number && taken < n; i++) {
+        const unsigned got = slm_joined_take(slabs[i], pieces, alignment, n - taken, rounds + taken);
+        slabs[i]->span.swept |= got > 0 ? SLM_SLAB_KEYLESS : 0;
+        taken += got;
+        if (taken < n)
+            slabs[i]->span.short_runs = run_for(slabs[i]->object_size, pieces, alignment);
+    }
+    return taken;
+}
+
+static slm_seldom unsigned borrow(struct slm_depot *lender, unsigned pieces, size_t alignment, unsigned n,
+                                  void **rounds)
+{
+    struct slm_slab *slabs[SLM_PARTIAL_MOST];
+    const unsigned run = run_for(lender->shape->object_size, pieces, alignment);
+    unsigned taken = 0;
+    for (unsigned turn = 0; turn < turns_most && taken < n; turn++) {
+        const unsigned number = slm_partial_hold_sparse(lender, slabs, slabs_most, run);
+        if (number == 0)
+            break;
+        taken += take_from(slabs, number, pieces, alignment, n - taken, rounds + taken);
+        slm_partial_put(lender, slabs, number, 0);
+    }
+    add_relaxed(&lender->lent, (uint64_t)taken * pieces);
+    return taken;
+}
+
+/* Does the class lend to that one? Waste is less than the step to the next class. */
+static slm_seldom unsigned pieces_of(unsigned lender, unsigned class)
+{
+    const size_t piece = slm_class_size[lender], pieces = (slm_class_size[class] + piece - 1) / piece;
+    return pieces <= SLM_JOINED_MOST && pieces * piece < end_of(class) ? (unsigned)pieces : 0;
+}
+
+static slm_seldom unsigned search(const struct slm_depot *depot, unsigned class, void **rounds, unsigned n)
+{
+    const size_t size = slm_class_size[class];
+    unsigned taken = 0;
+    for (unsigned lender = class; lender-- > 0 && taken < n;) {
+        const unsigned pieces = pieces_of(lender, class);
+        struct slm_depot *of = pieces > 0 ? depot_of(depot->node, lender) : NULL;
+        if (of)
+            taken += borrow(of, pieces, size & -size, n - taken, rounds + taken);
+    }
+    return taken;
+}
+
+/* How often slabs of those that lend have been relinked. */
+static slm_seldom uint64_t count_relinked(const struct slm_depot *depot, unsigned class)
+{
+    uint64_t relinked = 0;
+    for (unsigned lender = class; lender-- > 0;) {
+        struct slm_depot *of = pieces_of(lender, class) > 0 ? depot_of(depot->node, lender) : NULL;
+        relinked += of ? load_relaxed(&of->relinked) : 0;
+    }
+    return relinked;
+}
+
+slm_seldom unsigned slm_join_take(struct slm_depot *depot, void **rounds, unsigned n)
+{
+    const unsigned class = slm_cache_id_of(depot->shape->slot_word);
+    if (class >= SLM_CLASSES || depot_of(depot->node, class) != depot)
+        return 0;
+    const uint64_t relinked = count_relinked(depot, class), step = load_relaxed(&depot->join_step);
+    if (relinked < load_relaxed(&depot->join_due))
+        return 0;
+    const unsigned taken = search(depot, class, rounds, n);
+    store_relaxed(&depot->join_step, taken > 0 ? 0 : slm_min(step * 2 + 1, step_most));
+    store_relaxed(&depot->join_due, taken > 0 ? 0 : relinked + 1 + step);
+    add_relaxed(&depot->objects_out, taken);
+    add_relaxed(&depot->joined_out, taken);
+    return taken;
+}
+
+slm_seldom void slm_join_give(struct slm_slab *slab, struct slm_depot *depot, void *object, const char *call,
+                              bool pend)
+{
+    const unsigned pieces = slm_joined_give(slab, object, call, depot->cache_name);
+    if (pieces > 1) {
+        struct slm_depot *of = depot_of(depot->node, slm_joined_class(slab, pieces));
+        sub_relaxed(&of->objects_out, 1);
+        sub_relaxed(&of->joined_out, 1);
+        sub_relaxed(&depot->lent, pieces);
+    } else {
+        sub_relaxed(&depot->objects_out, 1);
+    }
+    if (!slm_partial_count(slab, pieces))
+        return;
+    if (pend)
+        slm_partial_pend(slab);
+    else
+        slm_partial_relink(depot, slab);
+}
