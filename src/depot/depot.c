@@ -324,14 +324,14 @@ bool slm_depot_trim(struct slm_depot *depot, bool all)
     return stocked || vacant || waiting;
 }
 
-slm_seldom void slm_depot_trim_idle(struct slm_depot *depot)
+void slm_depot_trim_idle(struct slm_depot *depot)
 {
-    if (load_relaxed(&depot->stock_rounds) == 0)
+    if (load_relaxed(&depot->stock_rounds) == 0 && !depot->vacant)
         return;
     slm_depot_lock(depot);
-    const uint64_t gets = load_relaxed(&depot->gets);
-    const bool idle = gets == depot->gets_before;
-    depot->gets_before = gets;
+    const uint64_t moves = load_relaxed(&depot->gets) + load_relaxed(&depot->fills);
+    const bool idle = moves == depot->moves_before;
+    depot->moves_before = moves;
     slm_lock_release(&depot->lock);
     if (idle)
         slm_depot_trim(depot, true);

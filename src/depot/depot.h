@@ -52,5 +52,5 @@ bool slm_depot_is_still(struct slm_depot *depot, bool next);
  * there was anything to trim. */
 bool slm_depot_trim(struct slm_depot *depot, bool all);
 
-/* All of that, unless a magazine of the stock was wanted since the last call. */
+/* All of that, unless a magazine of the stock or objects of slabs were wanted since the last call. */
 void slm_depot_trim_idle(struct slm_depot *depot);

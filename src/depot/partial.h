@@ -24,7 +24,7 @@ struct slm_depot {
     uint32_t occupied;   /* one bit for each bucket; a bucket whose bit is clear is not initialised */
     _Atomic uint64_t exchanges, gets, rounds_got, rounds_put; /* of magazines; written under the lock */
     _Atomic uint64_t fills, rounds_taken;                     /* from slabs; written under the lock */
-    uint64_t gets_before;                                     /* at the last slm_depot_trim_idle */
+    uint64_t moves_before;                                    /* at the last slm_depot_trim_idle */
     const struct slm_slab_shape *shape;
     const char *cache_name;                     /* in messages; NULL: malloc's objects are named by their size */
     struct slm_slab *vacant;                    /* a listed one, kept to spare making slabs over and over */

@@ -45,12 +45,13 @@ void slm_demand_rise(size_t bytes)
 }
 
 static _Atomic uint64_t grown; /* since the last look */
-static const uint64_t growth_least = (uint64_t)1 << 20;
+static const uint64_t growth_least = (uint64_t)256 << 10, growth_from = (uint64_t)2 << 20;
 enum { growth_share = 32 };
 
 bool slm_demand_grown(void)
 {
-    return load_relaxed(&grown) >= slm_max(growth_least, load_relaxed(&used) / growth_share);
+    const uint64_t now = load_relaxed(&used);
+    return now >= growth_from && load_relaxed(&grown) >= slm_max(growth_least, now / growth_share);
 }
 
 bool slm_demand_grow(size_t bytes)
@@ -59,7 +60,7 @@ bool slm_demand_grow(size_t bytes)
     return slm_demand_grown();
 }
 
-slm_seldom uint64_t slm_demand_take_growth(void)
+uint64_t slm_demand_take_growth(void)
 {
     return slm_demand_grown() ? atomic_exchange(&grown, 0) : 0;
 }

@@ -242,7 +242,7 @@ slm_slow struct slm_thread *slm_thread_enter_slow(bool is_alloc)
     return thread;
 }
 
-slm_slow void slm_thread_look_where(struct slm_thread *thread)
+slm_seldom void slm_thread_look_where(struct slm_thread *thread)
 {
     const unsigned node = slm_topology_node_again(thread->ordinal, &thread->cpu, load_relaxed(&thread->node));
     if (likely(node == load_relaxed(&thread->node)))

@@ -19,8 +19,15 @@
 #include "percpu/percpu.h"
 #include "slab/large.h"
 #include "thread/ownership.h"
+#include "thread/thread_cache.h"
 
-enum { scarce_dirty_least = 4 << 20, repeating_delays = 4, look_least_ms = 20, growth_dirty_share = 6 };
+enum {
+    scarce_dirty_least = 4 << 20,
+    repeating_delays = 4,
+    look_least_ms = 20,
+    growth_dirty_share = 6,
+    sweep_least = 4 << 20
+};
 
 struct trimming {
     bool all, surplus; /* else only of depots that are still */
@@ -98,14 +105,13 @@ void slm_reclaim_fallen(bool helped)
 }
 
 struct growth {
-    uint64_t in_slabs, in_stock; /* bytes of free objects */
+    uint64_t in_slabs; /* bytes of free objects */
     size_t most, purged;
     unsigned bucket;
 };
 
 /* No class is ever unmade: this takes no mutex. */
-static slm_seldom void each_class_depot(void (*visit)(struct slm_depot *depot, struct growth *growth),
-                                        struct growth *growth)
+static void each_class_depot(void (*visit)(struct slm_depot *depot, struct growth *growth), struct growth *growth)
 {
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
         struct slm_cache *cache = load_acquire(&slm_class_caches[class]); /* pairs with slm_class_cache_make */
@@ -115,15 +121,14 @@ static slm_seldom void each_class_depot(void (*visit)(struct slm_depot *depot, s
     }
 }
 
-static slm_for_few void add_free(struct slm_depot *depot, struct growth *growth)
+static void add_free(struct slm_depot *depot, struct growth *growth)
 {
     const uint64_t all = slm_depot_slabs(depot) * depot->shape->objects;
     const uint64_t out = slm_depot_taken(depot);
     growth->in_slabs += (all - slm_min(all, out)) * depot->shape->object_size;
-    growth->in_stock += load_relaxed(&depot->stock_rounds) * depot->shape->object_size;
 }
 
-static slm_for_few void trim_idle(struct slm_depot *depot, struct growth *growth)
+static void trim_idle(struct slm_depot *depot, struct growth *growth)
 {
     (void)growth;
     slm_depot_trim_idle(depot);
@@ -141,33 +146,52 @@ static slm_for_few void sweep_bucket(struct slm_depot *depot, struct growth *gro
 
 /* Dirty spans that are too short for what is wanted make up for the clean ones taken instead, oldest first. A share of
  * what is in use stays. */
-static slm_for_few size_t purge_short(uint64_t grown)
+static slm_for_few __attribute__((noinline)) size_t purge_short(uint64_t grown, uint64_t most)
 {
-    const uint64_t dirty = slm_span_dirty_bytes(), most = slm_demand_used() / growth_dirty_share;
-    const uint64_t keep = slm_max(most, dirty - slm_min(dirty, grown));
+    const uint64_t dirty = slm_span_dirty_bytes(), keep = slm_max(most, dirty - slm_min(dirty, grown));
     return dirty > keep ? slm_span_purge(keep, SLM_PURGE_GROWTH) : 0;
 }
 
-/* What a look leaves in slabs is among live objects. Only what has become free since then is worth another one: so a
- * program that just grows, whatever it has free, pays next to nothing. */
-slm_seldom void slm_reclaim_grown(void)
+static _Atomic uint64_t left, unswept;
+
+static slm_seldom void sweep_classes(struct growth *now)
 {
-    static _Atomic uint64_t left;
-    const uint64_t grown = slm_demand_take_growth();
-    struct growth now = {.most = (size_t)(grown + grown / 2)}, after = {0};
-    now.most -= slm_min(now.most, purge_short(grown));
+    struct growth after = {0};
+    if (load_relaxed(&slm_depot_pending))
+        slm_depot_relink_pending();
+    for (now->bucket = SLM_DEPOT_BUCKETS; now->bucket-- > 0;) /* the sparsest slabs first */
+        each_class_depot(sweep_bucket, now);
+    each_class_depot(add_free, &after);
+    store_relaxed(&left, now->purged < now->most ? after.in_slabs : 0);
+}
+
+/* What a sweep leaves in slabs is among live objects. Only what has become free since then is worth another one: so a
+ * program that just grows, whatever it has free, pays next to nothing. */
+static void sweep_for(uint64_t grown)
+{
+    struct growth now = {.most = (size_t)(grown + grown / 2)};
     each_class_depot(add_free, &now);
     if (now.in_slabs < load_relaxed(&left))
         store_relaxed(&left, now.in_slabs);
-    if (grown == 0 || now.in_slabs + now.in_stock - slm_min(load_relaxed(&left), now.in_slabs) < grown / 4)
+    if (now.in_slabs - load_relaxed(&left) >= grown / 4)
+        sweep_classes(&now);
+}
+
+/* Sweeping comes last, and seldom: frees into swept slabs are slow. */
+void slm_reclaim_grown(void)
+{
+    const uint64_t grown = slm_demand_take_growth(), most = slm_demand_used() / growth_dirty_share;
+    if (grown == 0)
         return;
-    if (load_relaxed(&slm_depot_pending))
-        slm_depot_relink_pending();
+    const size_t purged = slm_span_dirty_bytes() > most ? purge_short(grown, most) : 0;
+    struct slm_thread *self = slm_thread_hide();
+    if (self)
+        slm_thread_cool(self);
+    slm_thread_unhide(self);
     each_class_depot(trim_idle, NULL);
-    for (now.bucket = SLM_DEPOT_BUCKETS; now.bucket-- > 0;) /* the sparsest slabs first */
-        each_class_depot(sweep_bucket, &now);
-    each_class_depot(add_free, &after);
-    store_relaxed(&left, now.purged < now.most ? after.in_slabs : 0);
+    const uint64_t more = grown - slm_min(grown, purged);
+    if (add_relaxed(&unswept, more) + more >= sweep_least)
+        sweep_for(atomic_exchange(&unswept, 0));
 }
 
 /* A small process is small whatever it keeps, and threads that come and go pay nothing in it. */

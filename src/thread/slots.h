@@ -42,9 +42,12 @@ struct slm_slot {
     uint64_t start_factor;                  /* of the cache, while a target is set: see page/page_map.h */
     struct slm_magazine *loaded, *previous; /* NULL until the cache is first missed */
     _Atomic uint16_t target; /* rounds that a magazine should hold; 0: the slot is not in use, and has no rounds */
-    uint16_t misses;         /* trips to the depot since the last look */
+    uint16_t misses;         /* trips to the depot since the last slm_thread_adapt; or SLM_SLOT_STILL */
     uint32_t tuned;          /* the cache's count of tunings when the target was set */
 };
+
+/* A bit of the misses: there was none since slm_thread_cool. */
+#define SLM_SLOT_STILL ((uint16_t)1 << 15)
 
 static_assert(sizeof(struct slm_slot) == SLM_SLOT_WORDS * 8, "a slot's words");
 

@@ -81,7 +81,7 @@ static void grow_on_miss(struct slm_thread *thread, struct slm_slot *slot, const
     const uint32_t target = load_relaxed(&slot->target);
     if (target == 0)
         raise_target(thread, slot, cache, load_relaxed(&cache->start_rounds));
-    else if (++slot->misses % 2 == 0)
+    else if ((slot->misses = (uint16_t)((slot->misses & ~SLM_SLOT_STILL) + 1)) % 2 == 0)
         raise_target(thread, slot, cache,
                      (uint32_t)slm_min(target < 5 ? 5 : target * 2 + 3, load_relaxed(&cache->most_rounds)));
 }
@@ -274,7 +274,8 @@ void slm_thread_drain(struct slm_thread *thread, unsigned cache_id, void *object
 }
 
 /* The slot is in use from here on, so that a walk over the slots finds the remote rounds. */
-static slm_slow void free_remote_slow(struct slm_thread *thread, unsigned cache_id, void *object)
+static slm_seldom __attribute__((noinline)) void free_remote_slow(struct slm_thread *thread, unsigned cache_id,
+                                                                  void *object)
 {
     struct slm_cache *cache = slm_cache_of(cache_id);
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
@@ -430,12 +431,22 @@ void slm_thread_empty(struct slm_thread *thread, enum slm_whereto whereto)
         slm_thread_empty_slot(thread, cache_id, whereto);
 }
 
+/* Nobody has missed what it holds: it starts with half. */
+static void cool_slot(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache,
+                      enum slm_whereto whereto)
+{
+    const uint32_t target = load_relaxed(&slot->target);
+    hand_on_all(thread, slot, cache, whereto);
+    if (target > load_relaxed(&cache->start_rounds))
+        set_target(thread, slot, cache, target / 2);
+}
+
 void slm_thread_adapt(struct slm_thread *thread)
 {
     slm_for_each_slot (cache_id, &thread->used) {
         struct slm_cache *cache = slm_cache_of(cache_id);
         struct slm_slot *slot = slm_slot_of(thread, cache_id);
-        const uint32_t target = load_relaxed(&slot->target), misses = slot->misses;
+        const uint32_t target = load_relaxed(&slot->target), misses = slot->misses & ~SLM_SLOT_STILL;
         slm_thread_works(thread, slot);
         slot->misses = 0;
         if (target == 0)
@@ -445,12 +456,24 @@ void slm_thread_adapt(struct slm_thread *thread)
         slm_remote_take(thread, cache_id);
         if (misses > 0 || load_relaxed(&cache->fixed_rounds) != 0 || target <= load_relaxed(&cache->start_rounds))
             continue;
-        hand_on_all(thread, slot, cache, SLM_TO_DEPOT);
-        set_target(thread, slot, cache, target / 2);
+        cool_slot(thread, slot, cache, SLM_TO_DEPOT);
     }
 }
 
-slm_slow void slm_thread_move(struct slm_thread *thread, unsigned node)
+void slm_thread_cool(struct slm_thread *thread)
+{
+    slm_for_each_slot (cache_id, &thread->used) {
+        struct slm_slot *slot = slm_slot_of(thread, cache_id);
+        if (cache_id >= SLM_CLASSES)
+            break;
+        slm_thread_works(thread, slot);
+        if ((slot->misses & SLM_SLOT_STILL) && load_relaxed(&slot->target) != 0)
+            hand_on_all(thread, slot, slm_cache_of(cache_id), SLM_TO_SLABS);
+        slot->misses |= SLM_SLOT_STILL;
+    }
+}
+
+slm_seldom void slm_thread_move(struct slm_thread *thread, unsigned node)
 {
     slm_for_each_slot (cache_id, &thread->used) {
         struct slm_slot *slot = slm_slot_of(thread, cache_id);

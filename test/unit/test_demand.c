@@ -122,6 +122,8 @@ static void bound_stocks(void)
 static void grow(void)
 {
     unsigned steps = 1;
+    require(!slm_demand_grow(SLM_GRANULE)); /* in a small process it is not worth a look */
+    slm_demand_rise(2 * MIB);
     while (!slm_demand_grow(SLM_GRANULE))
         require(steps++ < 2 * MIB / SLM_GRANULE);
     require(slm_demand_grown() &&

@@ -195,6 +195,35 @@ static void a_class_keeps_a_vacant_slab_when_it_has_missed_one(void **state)
     assert_int_equal(slabs(), 1);
 }
 
+/* Stock, and a vacant slab, that nothing was taken from between two looks. */
+static void what_is_idle_goes_when_memory_grows(void **state)
+{
+    (void)state;
+    void *rounds[2 * A_SLAB];
+    fill(rounds, 2 * A_SLAB);
+    slm_depot_give(rounds, 2 * A_SLAB, "free");
+    slm_depot_trim_idle(&depot);
+    assert_int_equal(slabs(), 1);
+    fill(rounds, 1);
+    slm_depot_give(rounds, 1, "free");
+    slm_depot_trim_idle(&depot);
+    assert_int_equal(slabs(), 1);
+    slm_depot_trim_idle(&depot);
+    assert_int_equal(slabs(), 0);
+    slm_depot_trim_idle(&depot); /* there is nothing */
+    struct slm_magazine *slot = magazine_of(20);
+    assert_true(slm_depot_put(&depot, &slot, 1000));
+    slm_depot_trim_idle(&depot);
+    assert_int_equal(load_relaxed(&depot.stock_rounds), 20);
+    assert_true(slm_depot_get(&depot, &slot));
+    assert_true(slm_depot_put(&depot, &slot, 1000));
+    slm_depot_trim_idle(&depot);
+    assert_int_equal(load_relaxed(&depot.stock_rounds), 20);
+    slm_depot_trim_idle(&depot);
+    assert_int_equal(load_relaxed(&depot.stock_rounds), 0);
+    assert_int_equal(load_relaxed(&depot.objects_out), 0);
+}
+
 static void a_vacant_slab_goes_when_nobody_needed_it(void **state)
 {
     (void)state;
@@ -489,6 +518,7 @@ int main(void)
         depot_test(slabs_change_places_as_they_empty),
         depot_test(one_vacant_slab_is_kept),
         depot_test(a_class_keeps_a_vacant_slab_when_it_has_missed_one),
+        depot_test(what_is_idle_goes_when_memory_grows),
         depot_test(a_vacant_slab_goes_when_nobody_needed_it),
         depot_test(trimming_all_leaves_nothing),
         depot_test(trimming_keeps_what_was_missed),

@@ -287,7 +287,7 @@ static void tear_down(size_t size)
         const size_t used = slm_demand_used();
         require(slm_span_dirty_bytes() <= 6 * MIB || slm_span_dirty_bytes() <= used / 2 + used / 8 + 2 * MIB);
     }
-    require(slm_demand_used() - before <= 8 * MIB); /* a depot's stock, a thread's magazines */
+    require(slm_demand_used() <= before + 8 * MIB); /* a depot's stock, a thread's magazines */
 }
 
 static void tear_down_large(void)

@@ -307,6 +307,33 @@ static void idle_classes_shrink(void **state)
     give_many(usual, 1000);
 }
 
+/* Those that have not missed a round since the last call. */
+static void still_classes_hold_nothing_when_memory_grows(void **state)
+{
+    (void)state;
+    take_many(usual, 1000);
+    give_many(usual, 1000);
+    slm_thread_cool(thread);
+    const size_t rounds = slm_thread_rounds(thread, usual);
+    const uint32_t target = thread->slots[usual + 1].target;
+    assert_true(rounds > 0);
+    take_many(usual, 1000);
+    give_many(usual, 1000);
+    slm_thread_cool(thread);
+    assert_true(slm_thread_rounds(thread, usual) > 0);
+    const uint64_t out = objects_out(usual), stock = in_stock(usual);
+    slm_thread_cool(thread);
+    slm_thread_check(thread);
+    assert_int_equal(slm_thread_rounds(thread, usual), 0);
+    assert_int_equal(in_stock(usual), stock);
+    assert_true(objects_out(usual) < out);
+    assert_in_range(thread->slots[usual + 1].target, target, UINT16_MAX);
+    take_many(usual, 1000); /* and it goes on */
+    give_many(usual, 1000);
+    slm_thread_adapt(thread); /* a cooled class is no more idle than others */
+    assert_in_range(thread->slots[usual + 1].target, target, UINT16_MAX);
+}
+
 static void trips_are_counted(void **state)
 {
     (void)state;
@@ -488,6 +515,7 @@ int main(void)
         block_test(full_magazines_reach_other_threads),
         block_test(emptying_home_brings_all_to_the_slabs),
         block_test(idle_classes_shrink),
+        block_test(still_classes_hold_nothing_when_memory_grows),
         block_test(trips_are_counted),
         block_test(random_work_keeps_the_pairs_right),
         block_test(no_memory_is_an_answer),
