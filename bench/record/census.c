@@ -54,9 +54,10 @@ static void add_span(struct census_row *row, const struct slm_span *span, size_t
 
 static void add_slab(struct census *census, struct slm_slab *slab)
 {
-    const struct slm_cache *cache = slm_cache_of_slab(slab);
-    if (!cache)
+    const struct slm_depot *owner = load_relaxed(&slab->owner);
+    if (!owner)
         return;
+    const struct slm_cache *cache = slm_cache_of_depot(owner);
     struct census_row *row = slm_cache_is_class(cache) ? &census->classes[cache->id] : &census->named;
     const size_t free = (size_t)slm_max(load_relaxed(&slab->free), 0);
     row->free += free;
@@ -65,8 +66,8 @@ static void add_slab(struct census *census, struct slm_slab *slab)
         census->named_objects += slab->objects - slm_min(free, slab->objects);
         census->named_bytes += (slab->objects - slm_min(free, slab->objects)) * slab->object_size;
     }
-    if (slab->bits != slab->inside)
-        census->bits += slm_align_up((slab->objects + 63u) / 64 * sizeof(uint64_t), 64);
+    const size_t bits = slm_align_up((slab->objects + 63u) / 64 * sizeof(uint64_t), 64);
+    census->bits += (slab->bits != slab->inside ? bits : 0) + (load_relaxed(&slab->joined) ? bits : 0);
 }
 
 /* The granules of a span, whose kind says what they are. Spans change while this reads them: a length is not trusted
