@@ -506,7 +506,7 @@ def main():
     if unknown:
         sys.exit(f"record.py: unknown: {', '.join(unknown)}; there are {', '.join(PROGRAMS)}")
     if not chosen.library.is_file():
-        sys.exit(f"record.py: no {chosen.library}; build it, or name it with --library")
+        sys.exit(f"record.py: no {chosen.library}; build it (`ninja recorder`), or name it with --library")
     SIZES.mkdir(parents=True, exist_ok=True)
     for name in chosen.names or PROGRAMS:
         try:

@@ -2,11 +2,9 @@
 #include "sizes.h"
 #include "bench.h"
 
-#include <dirent.h>
 #include <limits.h>
-#include <sys/syscall.h>
 
-enum { MAX_TEXT = 1 << 18, MAX_ROWS = 1 << 14, MAX_NAMES = 64 };
+enum { MAX_TEXT = 1 << 18, MAX_ROWS = 1 << 14 };
 
 struct row {
     uint32_t bytes;
@@ -70,38 +68,4 @@ void sizes_load(const char *name, struct sizes *sizes)
     }
     sizes->mean = (double)total / SIZES_DRAWS;
     shuffle(sizes->draws);
-}
-
-/* Put a name into its place among those already there. */
-static void insert(const char **names, unsigned count, const char *name)
-{
-    unsigned at = count;
-    for (; at > 0 && strcmp(names[at - 1], name) > 0; at--)
-        names[at] = names[at - 1];
-    names[at] = name;
-}
-
-/* By the system call, since opendir gets its buffer from malloc. */
-const char *const *sizes_names(unsigned *count)
-{
-    static const char *names[MAX_NAMES];
-    static char entries[MAX_TEXT] __attribute__((aligned(8)));
-    const int folder = open(BENCH_DATA "/sizes", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    const long length = folder < 0 ? -1 : syscall(SYS_getdents64, folder, entries, sizeof entries);
-    if (length < 0)
-        bench_die("cannot list %s/sizes", BENCH_DATA);
-    close(folder);
-    *count = 0;
-    for (long at = 0; at < length;) {
-        struct dirent64 *entry = (struct dirent64 *)(entries + at);
-        char *suffix = strrchr(entry->d_name, '.');
-        at += entry->d_reclen;
-        if (suffix == NULL || strcmp(suffix, ".csv") != 0)
-            continue;
-        if (*count == MAX_NAMES)
-            bench_die("over %d histograms", MAX_NAMES);
-        *suffix = '\0';
-        insert(names, (*count)++, entry->d_name);
-    }
-    return names;
 }

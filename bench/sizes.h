@@ -35,7 +35,4 @@ static inline size_t sizes_draw(const struct sizes *sizes, uint64_t i)
     return sizes->draws[i % SIZES_DRAWS];
 }
 
-/* The names of all histograms, `*count` of them, sorted, in static memory. */
-const char *const *sizes_names(unsigned *count);
-
 #endif

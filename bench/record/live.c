@@ -121,8 +121,8 @@ static uint64_t count(const struct entry *entry, uint64_t sign)
     return atomic_fetch_add_explicit(&record_live.asked_bytes, change, memory_order_relaxed) + change;
 }
 
-/* An object that is there already with as many bytes was told by a call inside this one: of malloc by operator new. If
- * with others, its free went past the recorder. */
+/* An object that is there already with as many bytes was told by a call inside this one: of malloc by operator new.
+ * If with others, its free went past the recorder. */
 void record_made(void *object, size_t asked, size_t given)
 {
     const struct entry made = {object, asked, given};

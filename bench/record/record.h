@@ -5,8 +5,8 @@
  *     write.c    counts calls, keeps the moment of the largest sum, and writes all at the end of the process
  *     census.c   linked into the library itself: what of its memory is resident, and for what
  *
- * Locks and counters are shared by all threads: this is for counting, never for timing. No memory of the recorder's is
- * malloc's. */
+ * Locks and counters are shared by all threads: this is for counting, never for timing. None of the recorder's memory
+ * is malloc's. */
 #ifndef RECORD_H
 #define RECORD_H
 
@@ -18,7 +18,7 @@
 
 enum { RECORD_SMALL = 32768 }; /* what is given that is larger is not told by its size */
 
-/* -- calls.c tells live.c ---------------------------------------------------------------------------------------- */
+/* -- calls.c tells live.c ------------------------------------------------------------------------------------- */
 
 /* An object has been made, or made anew by realloc: so many bytes were asked for, and malloc_usable_size given. */
 void record_made(void *object, size_t asked, size_t given);
@@ -26,7 +26,7 @@ void record_made(void *object, size_t asked, size_t given);
 /* It is about to go. Returns what was asked for it, and *given; *given is 0 if it is not known. */
 size_t record_gone(void *object, size_t *given);
 
-/* -- live.c ------------------------------------------------------------------------------------------------------- */
+/* -- live.c --------------------------------------------------------------------------------------------------- */
 
 /* Sizes up to 64 KiB have a row each; above, eight to each power of two. */
 enum {
@@ -46,12 +46,12 @@ extern _Atomic uint64_t record_row_calls[RECORD_ROWS], record_row_bytes[RECORD_R
 
 void record_live_start(void);
 
-/* -- write.c ------------------------------------------------------------------------------------------------------ */
+/* -- write.c -------------------------------------------------------------------------------------------------- */
 
 /* So many bytes are alive: is that the most? */
 void record_look(uint64_t asked_bytes);
 
-/* -- census.c ----------------------------------------------------------------------------------------------------- */
+/* -- census.c ------------------------------------------------------------------------------------------------- */
 
 enum { CENSUS_CLASSES = 75 };
 

@@ -4,12 +4,12 @@
  *
  *     # PROGRAM: N calls, M bytes alive at most
  *     row,ASKED,CALLS,LIVE                                  calls since the start; alive when most was
- *     MOMENT,given,GIVEN,OBJECTS,ASKED                      MOMENT is `peak` or `end`; above 32 KiB GIVEN is their sum
+ *     MOMENT,given,GIVEN,OBJECTS,ASKED                      MOMENT: `peak` or `end`; above 32 KiB GIVEN is the sum
  *     MOMENT,NAME,SIZE,SLABS,MAPPED,RESIDENT,FREE,ROUNDS    with a census: NAME is class, named, large or spans
  *     MOMENT,resident,NAME,BYTES                            the library's own
  *
- * Sizes above 64 KiB are told by the mean of their row. A forked child starts with what is alive, and no calls. What a
- * process has recorded before it runs another program by exec is not told. */
+ * Sizes above 64 KiB are told by the mean of their row. A forked child starts with what is alive, and no calls. What
+ * a process has recorded before it runs another program by exec is not told. */
 #include "record.h"
 
 #include <errno.h>

@@ -32,7 +32,7 @@ def rows_of(program, *options):
 def build_program(folder, text, name="program.c"):
     compiler, = need("g++" if name.endswith(".cc") else "gcc")
     (folder / name).write_text(text)
-    subprocess.run([compiler, "-O1", "-fno-builtin", "-pthread", "-o", folder / "program", folder / name], check=True)
+    subprocess.run([compiler, "-O0", "-fno-builtin", "-pthread", "-o", folder / "program", folder / name], check=True)
     return folder / "program"
 
 
@@ -129,7 +129,7 @@ int main()
 def test_objects_of_operator_new_count_once_and_go(tmp_path):
     found, rows = rows_of(build_program(tmp_path, CXX, "program.cc"))
     assert 2000 - LENT <= rows["112"]["objects"] <= 2002 and rows["large"]["objects"] >= 2  # the vector, 500 Wide
-    assert rows["192"]["objects"] <= 1 and rows["832"]["objects"] <= 1
+    assert all(rows[name]["objects"] <= 1 for name in ("192", "384", "832") if name in rows)
     assert 5000 <= found["calls"] <= 5200
 
 
