@@ -248,6 +248,9 @@ def memory_group():
     yield Workload("small_objects", "memory", "256 MiB of 64-byte objects of four threads: what is resident beyond them",
                    functools.partial(measure_program, ["small_objects", lambda e: 256 * e.back_percent // 100]),
                    same_work=True, rarely=True, mib=400)
+    yield Workload("huge_pages", "memory", "pointers followed at random through 2 GiB of small objects: CPU time of a "
+                   "step", functools.partial(measure_program, ["huge_pages"]), same_work=True, rarely=True, mib=2400,
+                   least_effort="full")
     for name, about in memory.DEMAND.items():
         yield Workload(memory.demand_name(name), "memory", about, functools.partial(memory.measure_demand, name),
                        same_work=True, rarely=True, variants="keep")

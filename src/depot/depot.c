@@ -11,7 +11,7 @@
 #include "base/panic.h"
 #include "depot/join.h"
 #include "depot/pending_slabs.h"
-#include "os/vm.h"
+#include "page/huge.h"
 #include "page/metadata.h"
 
 enum { still_looks = 2 };
@@ -158,7 +158,7 @@ static slm_seldom struct slm_slab *grow_clean(struct slm_depot *depot)
 {
     struct slm_slab *slab = grow(depot);
     if (slab && slab->span.state == SLM_SPAN_DIRTY)
-        slm_vm_purge(slm_slab_start(slab), slm_span_bytes(&slab->span));
+        slm_huge_purge(slm_slab_start(slab), slm_span_bytes(&slab->span));
     return slab;
 }
 

@@ -27,6 +27,14 @@
 #define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
 #endif
 
+#ifndef MADV_COLD
+#define MADV_COLD 20 /* Linux 5.4 */
+#endif
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
+
 #define TIB ((uintptr_t)1 << 40)
 
 slm_once size_t slm_page_size = 4096;
@@ -111,7 +119,7 @@ slm_seldom void *slm_vm_reserve_range(size_t size)
 }
 
 /* Fails where there are no others: fine. */
-static void ask_for_small_pages(void *address, size_t size)
+void slm_vm_keep_small(void *address, size_t size)
 {
     slm_call(SYS_madvise, address, size, MADV_NOHUGEPAGE);
 }
@@ -123,7 +131,7 @@ slm_cold bool slm_vm_map(void *address, size_t size, unsigned how)
     long got = map(address, size, PROT_READ | PROT_WRITE, flags);
     if (got == (long)address) {
         if (small && !stacks_have_small_pages)
-            ask_for_small_pages(address, size);
+            slm_vm_keep_small(address, size);
         return true;
     }
     if (got >= 0) { /* before Linux 4.17 the flag is a mere hint */
@@ -149,7 +157,7 @@ slm_seldom bool slm_vm_map_as(void *model, void *address, size_t size, unsigned 
     if (!moved)
         return slm_vm_map(address, size, how);
     if (how & SLM_VM_SMALL_PAGES)
-        ask_for_small_pages(address, size);
+        slm_vm_keep_small(address, size);
     return true;
 }
 
@@ -240,4 +248,45 @@ slm_for_few bool slm_vm_move(void *from, void *to, size_t size, size_t to_size)
     if (gone > 0)
         move(to, gone, gone, from);
     return false;
+}
+
+slm_seldom unsigned slm_vm_resident(const void *address)
+{
+    unsigned char pages[SLM_VM_HUGE_PAGE / 4096] = {0};
+    unsigned count = 0;
+    if (slm_call(SYS_mincore, address, SLM_VM_HUGE_PAGE, pages) != 0) /* not all is mapped */
+        return 0;
+    for (size_t i = 0; i < sizeof pages; i++)
+        count += pages[i] & 1;
+    return count;
+}
+
+/* The first write makes all of it resident, or a small page. */
+slm_seldom bool slm_vm_has_huge_pages(void)
+{
+    const long got = slm_page_size == 4096 ? map(NULL, 2 * SLM_VM_HUGE_PAGE, PROT_READ | PROT_WRITE, 0) : -ENOMEM;
+    if (got < 0)
+        return false;
+    char *range = (char *)slm_align_up((uintptr_t)got, SLM_VM_HUGE_PAGE);
+    slm_call(SYS_madvise, range, SLM_VM_HUGE_PAGE, MADV_HUGEPAGE);
+    *(volatile char *)range = 1;
+    const bool huge = slm_vm_resident(range) == SLM_VM_HUGE_PAGE / 4096;
+    slm_call(SYS_munmap, got, 2 * SLM_VM_HUGE_PAGE);
+    return huge;
+}
+
+slm_seldom bool slm_vm_make_huge(void *address)
+{
+    slm_call(SYS_madvise, address, SLM_VM_HUGE_PAGE, MADV_HUGEPAGE);
+    const long got = slm_call(SYS_madvise, address, SLM_VM_HUGE_PAGE, MADV_COLLAPSE);
+    if (got == 0 || got == -EINVAL)
+        return true;
+    slm_vm_keep_small(address, SLM_VM_HUGE_PAGE);
+    return false;
+}
+
+/* Whatever is done to a part of a huge page splits it, and this does no more. */
+slm_seldom void slm_vm_split(void *address)
+{
+    slm_call(SYS_madvise, address, slm_page_size, MADV_COLD);
 }

@@ -61,3 +61,23 @@ void *slm_vm_page_wiped_on_fork(void);
  * and unmap the old addresses. False: the kernel refuses; the old range is as it was, the new one may have been
  * unmapped. errno may change. */
 bool slm_vm_move(void *from, void *to, size_t size, size_t to_size);
+
+/* Huge pages, where ordinary ones have 4 KiB. */
+#define SLM_VM_HUGE_PAGE ((size_t)2 << 20)
+
+/* Does the kernel make them for this process, at the moment? A range of other addresses is mapped to see. */
+bool slm_vm_has_huge_pages(void);
+
+/* How many pages are resident of those where one huge page could lie. */
+unsigned slm_vm_resident(const void *address);
+
+/* Have a huge page there, with what the small ones hold; before Linux 6.1 the kernel is asked to see to it some time.
+ * False: there is none, and the kernel makes none by itself. */
+bool slm_vm_make_huge(void *address);
+
+/* From now on the kernel makes no huge pages there; those that there are stay. */
+void slm_vm_keep_small(void *address, size_t size);
+
+/* Split the huge page that the address lies in, so that a purge of a part of it frees RAM at once, not only when the
+ * kernel runs out of it. */
+void slm_vm_split(void *address);

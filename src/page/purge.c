@@ -6,6 +6,7 @@
 #include "os/vm.h"
 #include "page/charge.h"
 #include "page/free_spans.h"
+#include "page/huge.h"
 #include "page/reservation.h"
 
 /* Holes split mappings, and the kernel allows 65,530 of these: only some long spans are unmapped. */
@@ -49,19 +50,23 @@ static bool may_unmap(struct slm_free_spans *area, const struct slm_span *span)
            slm_free_spans_after(area, span, SLM_SPAN_UNMAPPED);
 }
 
+static __attribute__((noinline)) slm_seldom bool unmap_span(const struct slm_span *span)
+{
+    slm_huge_break(slm_span_start(span), slm_span_bytes(span));
+    return slm_reservation_unmap(slm_span_start(span), slm_span_bytes(span));
+}
+
 /* Give an unlisted span's memory back as far as the kernel takes it. The state that it is in then. */
 static uint8_t give_back(const struct slm_span *span, bool unmap)
 {
-    char *start = slm_span_start(span);
-    const size_t bytes = slm_span_bytes(span);
-    if (unmap && slm_reservation_unmap(start, bytes))
+    if (unlikely(unmap) && unmap_span(span))
         return SLM_SPAN_UNMAPPED;
     if (span->state == SLM_SPAN_CLEAN)
         return SLM_SPAN_CLEAN;
-    if (likely(slm_vm_purge(start, bytes)))
+    if (likely(slm_huge_purge(slm_span_start(span), slm_span_bytes(span))))
         return SLM_SPAN_CLEAN;
     /* Locked, and the kernel is older than Linux 5.18. */
-    return span->granules >= unmap_least && slm_reservation_unmap(start, bytes) ? SLM_SPAN_UNMAPPED : SLM_SPAN_DIRTY;
+    return span->granules >= unmap_least && unmap_span(span) ? SLM_SPAN_UNMAPPED : SLM_SPAN_DIRTY;
 }
 
 /* A clean span that may be unmapped now that `span` has been listed: `span` itself, if joining has made it long

@@ -41,18 +41,15 @@ static _Atomic uint64_t *covered_word(unsigned what, size_t number)
     return number < 64 ? &covered_first[what] : &covered_rest[what][number / 64];
 }
 
-/* Above this size of an area's heap the system's policy decides the page size. */
-static const size_t small_pages_granules = ((size_t)256 << 20) / SLM_GRANULE;
-
-static slm_cold bool map(void *address, size_t size, bool small_pages)
+/* All has small pages: see page/huge.h. */
+static slm_cold bool map(void *address, size_t size)
 {
-    return slm_vm_map(address, size,
-                      (slm_range.reserved ? SLM_VM_RESERVED : 0) | (small_pages ? SLM_VM_SMALL_PAGES : 0));
+    return slm_vm_map(address, size, (slm_range.reserved ? SLM_VM_RESERVED : 0) | SLM_VM_SMALL_PAGES);
 }
 
 static slm_cold bool map_bookkeeping(void *address, size_t size)
 {
-    const bool done = map(address, size, true);
+    const bool done = map(address, size);
     if (done)
         add_relaxed(&bookkeeping_bytes, size);
     return done;
@@ -198,21 +195,19 @@ slm_cold bool slm_reservation_describe(size_t first, size_t count, bool map_them
 }
 
 /* Memory of a bound area is made like its anchor: programs may have locked or protected the memory before it. */
-static slm_seldom bool map_bound(unsigned area, void *address, size_t bytes, bool small_pages)
+static slm_seldom bool map_bound(unsigned area, void *address, size_t bytes)
 {
     slm_lock_acquire(&anchors);
-    const bool done = slm_vm_map_as(slm_area_start(area), address, bytes, small_pages ? SLM_VM_SMALL_PAGES : 0);
+    const bool done = slm_vm_map_as(slm_area_start(area), address, bytes, SLM_VM_SMALL_PAGES);
     slm_lock_release(&anchors);
     return done;
 }
 
-/* By address, not by size, memory has small pages: what is mapped again joins its neighbours. */
 static bool map_heap(size_t first, size_t bytes)
 {
     const unsigned area = slm_area_of_granule(first);
-    const bool small_pages = slm_granule_in_area(first) < small_pages_granules;
     char *address = slm_granule_address(first);
-    return slm_range.bound[area] ? map_bound(area, address, bytes, small_pages) : map(address, bytes, small_pages);
+    return slm_range.bound[area] ? map_bound(area, address, bytes) : map(address, bytes);
 }
 
 slm_cold bool slm_reservation_extend(size_t first, size_t count)
@@ -259,7 +254,7 @@ slm_cold bool slm_reservation_unmap(void *address, size_t bytes)
 slm_seldom bool slm_reservation_map_again(void *address, size_t bytes)
 {
     const size_t granule = slm_granule_of(address);
-    if (!map(address, bytes, slm_granule_in_area(granule) < small_pages_granules))
+    if (!map(address, bytes))
         return false;
     add_relaxed(&used_in(slm_area_of_granule(granule))->area_bytes, bytes);
     return true;
@@ -296,7 +291,7 @@ unsigned slm_reservation_metadata_node(const void *address)
 /* A huge page would lie on one node, with copies of several nodes' CPUs. */
 slm_seldom bool slm_reservation_percpu_map(void *address, size_t bytes)
 {
-    const bool fits = slm_charge_take(bytes), done = fits && map(address, bytes, true);
+    const bool fits = slm_charge_take(bytes), done = fits && map(address, bytes);
     if (fits && !done)
         slm_charge_sub(bytes);
     if (!fits)

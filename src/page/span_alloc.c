@@ -11,6 +11,7 @@
 #include "page/charge.h"
 #include "page/demand.h"
 #include "page/free_spans.h"
+#include "page/huge.h"
 #include "page/reservation.h"
 
 enum { lead_least = 16, lead_most = 1024 };
@@ -299,6 +300,7 @@ struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment
 /* The separate mapping is replaced by new memory, which is one mapping with its neighbours again. */
 static slm_for_few __attribute__((noinline)) void free_moved(struct slm_free_spans *area, struct slm_span *span)
 {
+    slm_huge_break(slm_span_start(span), slm_span_bytes(span));
     const bool unmapped = slm_reservation_unmap(slm_span_start(span), slm_span_bytes(span));
     const bool renewed = unmapped && !slm_span_scarce() && !slm_vm_locked() &&
                          slm_reservation_extend(slm_span_granule(span), span->granules);

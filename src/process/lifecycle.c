@@ -25,6 +25,7 @@
 #include "os/topology.h"
 #include "os/vm.h"
 #include "page/free_spans.h"
+#include "page/huge.h"
 #include "page/metadata.h"
 #include "deferred/retire.h"
 #include "page/reservation.h"
@@ -393,6 +394,8 @@ __attribute__((constructor(101))) static void start_library(void)
     slm_cache_tune_all();
     if (unlikely(slm_options.limit_bytes | slm_options.soft_limit_bytes | (uint64_t)slm_options.limit[0]))
         slm_limits_start();
+    if (unlikely(slm_options.thp[0]))
+        slm_huge_start();
     seal();
 }
 

@@ -15,6 +15,7 @@
 #include "os/sys.h"
 #include "page/demand.h"
 #include "page/free_spans.h"
+#include "page/huge.h"
 #include "page/reservation.h"
 #include "percpu/percpu.h"
 #include "slab/large.h"
@@ -224,7 +225,7 @@ bool slm_reclaim_due(uint64_t now_ms, bool helped, bool parked)
     if (trimming.surplus || trimming.look || parked)
         done = trim_surplus(&trimming, delay_ms);
     if (trimming.surplus)
-        done |= slm_percpu_trim(false);
+        done |= slm_percpu_trim(false) | slm_huge_pass(now_ms, helped);
     if (slm_span_dirty_bytes() > 0 && slm_reclaim_claim(&purge_due, now_ms, delay_ms))
         done |= slm_span_purge_surplus(helped) > 0;
     slm_reclaim_excess();

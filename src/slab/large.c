@@ -7,6 +7,7 @@
 #include "os/vm.h"
 #include "page/charge.h"
 #include "page/free_spans.h"
+#include "page/huge.h"
 #include "page/reservation.h"
 #include "page/span_alloc.h"
 
@@ -126,7 +127,7 @@ slm_for_few void *slm_large_clear(void *object)
     struct slm_large *large = slm_large_of(object);
     _Atomic uint8_t *due = &clears_due[slm_log2(large->usable)];
     const uint8_t clears = load_relaxed(due);
-    large->purged = large->usable >= PURGE_BYTES && clears == 0 && slm_vm_purge(object, large->usable);
+    large->purged = large->usable >= PURGE_BYTES && clears == 0 && slm_huge_purge(object, large->usable);
     if (large->purged)
         return object;
     if (clears > 0)
@@ -279,6 +280,8 @@ static slm_for_few bool move_pages(struct slm_large *large, struct slm_large *to
     slm_charge_add(uncharged(to));
     to->rest_clean = true;
     slm_charge_sub(uncharged(to));
+    slm_huge_break(slm_span_start(&large->span), large->usable);
+    slm_huge_break(slm_span_start(&to->span), slm_span_bytes(&to->span));
     if (!slm_vm_move(slm_span_start(&large->span), slm_span_start(&to->span), large->usable,
                      slm_span_bytes(&to->span)))
         return false;
@@ -299,7 +302,7 @@ static slm_for_few void empty_headroom(struct slm_large *large, size_t granules)
 {
     const size_t used = granules << SLM_GRANULE_SHIFT, all = slm_span_bytes(&large->span);
     if (large->rest_clean && all - used >= MOVE_TO_CLEAN_BYTES)
-        slm_vm_purge(slm_span_start(&large->span) + used, all - used);
+        slm_huge_purge(slm_span_start(&large->span) + used, all - used);
 }
 
 /* To a longer span, within its area, so that added pages are bound if its pages are. Pages that move are there once,

@@ -6,6 +6,7 @@
 #include "base/hook.h"
 #include "base/panic.h"
 #include "os/vm.h"
+#include "page/huge.h"
 #include "page/metadata.h"
 #include "page/page_map.h"
 #include "page/span_alloc.h"
@@ -171,7 +172,7 @@ static slm_for_few size_t purge_between(struct slm_slab *slab, size_t first, siz
     if (from >= to)
         return 0;
     slm_slab_hide(slab);
-    return slm_vm_purge(slm_slab_start(slab) + from, to - from) ? to - from : 0;
+    return slm_huge_purge(slm_slab_start(slab) + from, to - from) ? to - from : 0;
 }
 
 slm_for_few size_t slm_slab_purge_pages(struct slm_slab *slab)

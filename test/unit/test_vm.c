@@ -323,6 +323,37 @@ static void small_pages_cost_one_call(void **state)
         assert_child_silent(map_small_pages_without_madvise);
 }
 
+/* Whether there are huge pages, and what is in them, before and after. */
+static void make_and_split(void)
+{
+    char *window = slm_vm_pick_range(8 * MIB, 0), *range = window + 2 * MIB;
+    require(slm_vm_map(window, 8 * MIB, SLM_VM_SMALL_PAGES) && slm_vm_resident(range) == 0);
+    for (size_t at = 0; at < 6 * MIB; at += 4096)
+        window[at] = (char)(at / 4096 % 100 + 1);
+    require(slm_vm_resident(range) == 512 && slm_vm_resident(range + 3 * MIB) == 256);
+    if (!slm_vm_has_huge_pages())
+        return;
+    require(has_small_pages(range) && slm_vm_make_huge(range) && !has_small_pages(range));
+    slm_vm_keep_small(range, SLM_VM_HUGE_PAGE);
+    require(has_small_pages(range));
+    slm_vm_split(range + MIB);
+    require(slm_vm_purge(range + MIB, 4096) && slm_vm_resident(range) == 511 && range[MIB] == 0);
+    for (size_t at = 0; at < 6 * MIB; at += 4096)
+        require(window[at] == (char)(at / 4096 % 100 + 1) || window + at == range + MIB);
+    prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+    require(!slm_vm_has_huge_pages());
+}
+
+static void huge_pages_are_made_and_split(void **state)
+{
+    (void)state;
+    if (slm_page_size != 4096) {
+        print_message("huge pages have another size here\n");
+        skip();
+    }
+    assert_child_silent(make_and_split);
+}
+
 static void ask_for_too_much(void)
 {
     char *window = slm_vm_pick_range(window_bytes, 0);
@@ -521,6 +552,7 @@ int main(void)
         cmocka_unit_test(limits_are_seen),
         cmocka_unit_test(advice_is_harmless),
         cmocka_unit_test(small_pages_cost_one_call),
+        cmocka_unit_test(huge_pages_are_made_and_split),
         cmocka_unit_test(the_kernel_may_refuse),
         cmocka_unit_test(new_memory_is_made_like_a_model),
         cmocka_unit_test(what_is_in_the_model_s_way_stays),
