@@ -583,6 +583,7 @@ typedef struct slab_stats {
     uint64_t limit_bytes, soft_limit_bytes; /* in force at the moment; 0: none */
     uint64_t limit_refusals;                /* calls left without memory under a limit */
     uint64_t purged_growth_bytes;           /* of purged_bytes: free among live objects while others grew */
+    uint64_t touched_again_bytes;           /* pages among live objects that were purged and then handed out */
 } slab_stats;
 
 /* Fill the first size_of_out bytes of a slab_stats: pass sizeof *out, so that a program keeps working with a library

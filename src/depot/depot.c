@@ -105,6 +105,24 @@ static bool constructs(const struct slm_depot *depot)
     return depot->shape->hooks && depot->shape->hooks->constructor;
 }
 
+/* Only objects on resident pages. */
+slm_inline unsigned take_from(struct slm_depot *depot, struct slm_slab *slab, unsigned n, void **rounds)
+{
+    const bool purged = unlikely(slab->span.some_purged);
+    const unsigned taken = purged ? slm_pages_take(slab, n, rounds) : slm_slab_take(slab, n, rounds);
+    if (depot->shape->keyed)
+        slm_slab_set_keys(slab, rounds, taken);
+    return taken;
+}
+
+/* One purged page, or those of one object, is enough: the others stay as they are for now. */
+static slm_for_few __attribute__((noinline)) unsigned touch(struct slm_depot *depot, struct slm_slab *slab,
+                                                            unsigned n, void **rounds)
+{
+    slm_pages_touch(slab, depot->shape);
+    return take_from(depot, slab, n, rounds);
+}
+
 /* As slm_depot_fill, of objects that are charged. */
 static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
 {
@@ -119,12 +137,10 @@ static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
             return 0;
         number = 1;
     }
-    for (unsigned i = 0; i < number; i++) {
-        const unsigned taken = slm_slab_take(slabs[i], n - got, rounds + got);
-        if (depot->shape->keyed)
-            slm_slab_set_keys(slabs[i], rounds + got, taken);
-        got += taken;
-    }
+    for (unsigned i = 0; i < number; i++)
+        got += take_from(depot, slabs[i], n - got, rounds + got);
+    if (unlikely(got == 0)) /* they have only purged pages */
+        got = touch(depot, slabs[0], n, rounds);
     add_relaxed(&depot->objects_out, got);
     slm_partial_put(depot, slabs, number, got);
     if (got > 1)

@@ -85,7 +85,7 @@ static void list_slab(struct slm_depot *depot, struct slm_slab *slab, int32_t fr
         depot->occupied |= 1u << bucket;
     }
     if (bucket < SLM_DEPOT_SPARSE)
-        slab->span.swept &= ~SLM_SLAB_FRESH;
+        slab->span.swept &= (uint16_t)~SLM_SLAB_FRESH;
     if (slm_partial_is_swept(slab, (uint32_t)free))
         slm_list_insert_before(&depot->buckets[bucket], &slab->span.link);
     else
@@ -121,8 +121,8 @@ static bool file_slab(struct slm_depot *depot, struct slm_slab *slab)
     if (free > 0) {
         list_slab(depot, slab, free);
     } else {
-        if (unlikely(slab->span.swept & SLM_SLAB_KEYLESS))
-            slm_slab_all_out(slab, depot->shape);
+        if (unlikely(slab->span.some_purged))
+            slm_pages_all_out(slab, depot->shape);
         slab->span.swept = 0;
         slm_partial_set(slab, SLM_SLAB_OUT);
     }
@@ -178,7 +178,7 @@ unsigned slm_partial_hold(struct slm_depot *depot, struct slm_slab **slabs, unsi
         struct slm_list *bucket = &depot->buckets[__builtin_ctz(depot->occupied)];
         struct slm_slab *slab = slm_container(bucket->next, struct slm_slab, span.link);
         slm_partial_unlist(depot, slab, SLM_SLAB_HELD);
-        slab->span.swept &= SLM_SLAB_FRESH | SLM_SLAB_KEYLESS;
+        slab->span.swept &= SLM_SLAB_FRESH;
         objects += (unsigned)load_relaxed(&slab->free);
         slabs[number++] = slab;
     }

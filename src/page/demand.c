@@ -48,20 +48,19 @@ static _Atomic uint64_t grown; /* since the last look */
 static const uint64_t growth_least = (uint64_t)1 << 20;
 enum { growth_share = 32 };
 
-bool slm_demand_grown(void)
+static uint64_t growth_due(void)
 {
-    return load_relaxed(&grown) >= slm_max(growth_least, load_relaxed(&used) / growth_share);
+    return slm_max(growth_least, load_relaxed(&used) / growth_share);
 }
 
 bool slm_demand_grow(size_t bytes)
 {
-    add_relaxed(&grown, bytes);
-    return slm_demand_grown();
+    return add_relaxed(&grown, bytes) + bytes >= growth_due();
 }
 
 slm_seldom uint64_t slm_demand_take_growth(void)
 {
-    return slm_demand_grown() ? atomic_exchange(&grown, 0) : 0;
+    return load_relaxed(&grown) >= growth_due() ? atomic_exchange(&grown, 0) : 0;
 }
 
 /* Under mlockall memory is dear: none is kept dirty beside the shares. */

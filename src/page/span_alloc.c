@@ -198,11 +198,17 @@ static __attribute__((noinline)) slm_seldom void return_rest(struct slm_span *sp
 
 _Atomic bool slm_span_look_due;
 
+void slm_span_note_growth(size_t bytes)
+{
+    if (unlikely(slm_demand_grow(bytes)))
+        store_relaxed(&slm_span_look_due, true);
+}
+
 static void note_rise(size_t bytes, bool clean)
 {
     slm_demand_rise(bytes);
-    if (clean && unlikely(slm_demand_grow(bytes)))
-        store_relaxed(&slm_span_look_due, true);
+    if (clean)
+        slm_span_note_growth(bytes);
 }
 
 struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment)

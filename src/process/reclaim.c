@@ -134,11 +134,13 @@ slm_seldom void slm_reclaim_grown(void)
 {
     static _Atomic uint64_t left;
     const uint64_t grown = slm_demand_take_growth();
-    struct growth now = {.most = (size_t)(grown + grown / 2)}, after = {0};
+    if (grown == 0)
+        return;
+    struct growth now = {.most = (size_t)grown * 2}, after = {0};
     each_class_depot(add_free, &now);
     if (now.in_slabs < load_relaxed(&left))
         store_relaxed(&left, now.in_slabs);
-    if (grown == 0 || now.in_slabs + now.in_stock - slm_min(load_relaxed(&left), now.in_slabs) < grown / 4)
+    if (now.in_slabs + now.in_stock - slm_min(load_relaxed(&left), now.in_slabs) < grown / 4)
         return;
     if (load_relaxed(&slm_depot_pending))
         slm_depot_relink_pending();
