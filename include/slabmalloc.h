@@ -583,8 +583,8 @@ typedef struct slab_stats {
     uint64_t limit_bytes, soft_limit_bytes; /* in force at the moment; 0: none */
     uint64_t limit_refusals;                /* calls left without memory under a limit */
     uint64_t purged_growth_bytes;           /* of purged_bytes: what was free in pieces while others grew */
-    uint64_t metadata_charged_bytes;        /* the part of charged_bytes that is the library's own: slabs' descriptors
-                                               and bits, the page map, magazines, threads' blocks */
+    uint64_t metadata_charged_bytes;        /* of charged_bytes: descriptors, bits, page map, magazines, blocks */
+    uint64_t touched_again_bytes;           /* pages among live objects that were purged and then handed out */
 } slab_stats;
 
 /* Fill the first size_of_out bytes of a slab_stats: pass sizeof *out, so that a program keeps working with a library

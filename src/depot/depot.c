@@ -110,28 +110,36 @@ static bool constructs(const struct slm_depot *depot)
     return depot->shape->hooks && depot->shape->hooks->constructor;
 }
 
+/* Only objects on resident pages. */
+slm_inline unsigned take_from(struct slm_depot *depot, struct slm_slab *slab, unsigned n, void **rounds)
+{
+    const bool purged = unlikely(slab->span.some_purged);
+    const unsigned taken = purged ? slm_pages_take(slab, n, rounds) : slm_slab_take(slab, n, rounds);
+    if (depot->shape->keyed)
+        slm_slab_set_keys(slab, rounds, taken);
+    return taken;
+}
+
 /* As slm_depot_fill, of objects that are charged. */
 static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
 {
     struct slm_slab *slabs[SLM_PARTIAL_MOST];
-    unsigned number = slm_partial_hold(depot, slabs, n), got = 0;
+    unsigned number = slm_partial_hold(depot, slabs, n), got = 0, joined = 0;
     if (number == 0 && constructs(depot)) {
         errno = EAGAIN;
         return 0;
     }
-    if (number == 0 && (got = slm_join_take(depot, rounds, n)) == 0) {
-        if (!(slabs[0] = grow(depot)))
+    for (unsigned i = 0; i < number; i++)
+        got += take_from(depot, slabs[i], n - got, rounds + got);
+    if (unlikely(got == 0) && (joined = slm_join_take(depot, rounds, n)) == 0) {
+        if (number > 0)
+            slm_pages_touch(slabs[0], depot->shape); /* what is free lies on purged pages */
+        else if (!(slabs[number++] = grow(depot)))
             return 0;
-        number = 1;
+        got = take_from(depot, slabs[0], n, rounds);
     }
-    for (unsigned i = 0; i < number; i++) {
-        const unsigned taken = slm_slab_take(slabs[i], n - got, rounds + got);
-        if (depot->shape->keyed)
-            slm_slab_set_keys(slabs[i], rounds + got, taken);
-        got += taken;
-    }
-    if (number > 0)
-        add_relaxed(&depot->objects_out, got);
+    add_relaxed(&depot->objects_out, got);
+    got += joined;
     slm_partial_put(depot, slabs, number, got);
     if (got > 1)
         reverse(rounds, rounds + got - 1);

@@ -52,7 +52,7 @@ static slm_seldom unsigned take_from(struct slm_slab *const *slabs, unsigned num
     unsigned taken = 0;
     for (unsigned i = 0; i < number && taken < n; i++) {
         const unsigned got = slm_joined_take(slabs[i], pieces, alignment, n - taken, rounds + taken);
-        slabs[i]->span.swept |= got > 0 ? SLM_SLAB_KEYLESS : 0;
+        slabs[i]->span.some_joined |= got > 0;
         taken += got;
         if (taken < n)
             slabs[i]->span.short_runs = run_for(slabs[i]->object_size, pieces, alignment);

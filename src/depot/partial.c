@@ -86,7 +86,7 @@ static void list_slab(struct slm_depot *depot, struct slm_slab *slab, int32_t fr
         depot->occupied |= 1u << bucket;
     }
     if (bucket < SLM_DEPOT_SPARSE)
-        slab->span.swept &= ~SLM_SLAB_FRESH;
+        slab->span.swept &= (uint16_t)~SLM_SLAB_FRESH;
     if (slm_partial_is_swept(slab, (uint32_t)free))
         slm_list_insert_before(&depot->buckets[bucket], &slab->span.link);
     else
@@ -116,13 +116,11 @@ static bool may_keep(const struct slm_depot *depot)
     return !depot->vacant && (depot->cache_name || load_relaxed(&depot->missed_vacant));
 }
 
-/* No free object is without a key now. Returns what `swept` becomes: hot paths cannot free joined objects. */
-static __attribute__((noinline)) slm_seldom uint32_t all_out(const struct slm_depot *depot, struct slm_slab *slab)
+/* All joined objects have come back, and left keys: hot paths may free what is left. */
+static __attribute__((noinline)) slm_seldom void end_joined(const struct slm_depot *depot, struct slm_slab *slab)
 {
-    if (slm_joined_any(slab))
-        return SLM_SLAB_KEYLESS;
-    slm_slab_all_out(slab, depot->shape);
-    return 0;
+    slab->span.some_joined = slm_joined_any(slab);
+    slm_slab_show(slab, depot->shape);
 }
 
 /* Under the lock: put a slab that is neither held nor listed where its count says. True: it is vacant, and the caller
@@ -135,10 +133,14 @@ static bool file_slab(struct slm_depot *depot, struct slm_slab *slab)
         store_relaxed(&slab->owner, NULL);
         return true;
     }
+    if (unlikely(slab->span.some_joined))
+        end_joined(depot, slab);
     if (free > 0) {
         list_slab(depot, slab, free);
     } else {
-        slab->span.swept = unlikely(slab->span.swept & SLM_SLAB_KEYLESS) ? all_out(depot, slab) : 0;
+        if (unlikely(slab->span.some_purged))
+            slm_pages_all_out(slab, depot->shape);
+        slab->span.swept = 0;
         slm_partial_set(slab, SLM_SLAB_OUT);
     }
     return false;
@@ -195,7 +197,7 @@ unsigned slm_partial_hold(struct slm_depot *depot, struct slm_slab **slabs, unsi
         struct slm_list *bucket = &depot->buckets[__builtin_ctz(depot->occupied)];
         struct slm_slab *slab = slm_container(bucket->next, struct slm_slab, span.link);
         slm_partial_unlist(depot, slab, SLM_SLAB_HELD);
-        slab->span.swept &= SLM_SLAB_FRESH | SLM_SLAB_KEYLESS;
+        slab->span.swept &= SLM_SLAB_FRESH;
         objects += (unsigned)load_relaxed(&slab->free);
         slabs[number++] = slab;
     }
@@ -239,7 +241,7 @@ slm_seldom unsigned slm_partial_hold_sparse(struct slm_depot *depot, struct slm_
         sparse.number = 0;
     for (unsigned i = 0; i < sparse.number; i++) {
         slm_partial_unlist(depot, slabs[i], SLM_SLAB_HELD);
-        slabs[i]->span.swept &= SLM_SLAB_KEYLESS;
+        slabs[i]->span.swept = 0;
     }
     slm_lock_release(&depot->lock);
     return sparse.number;

@@ -6,7 +6,7 @@
 
 #include "base/magazine.h"
 #include "depot/limit.h"
-#include "slab/slab.h"
+#include "slab/pages.h"
 #include "sync/lock.h"
 
 enum {
@@ -115,7 +115,7 @@ void slm_depot_relink_pending(void);
 /* Has the slab been swept since it had another count? See depot/sweep.h. */
 slm_inline bool slm_partial_is_swept(const struct slm_slab *slab, uint32_t free)
 {
-    return slab->span.swept == (free | SLM_SLAB_SWEPT | SLM_SLAB_KEYLESS);
+    return slab->span.swept == (free | SLM_SLAB_SWEPT);
 }
 
 /* The vacant slab that is kept, if it was not needed between two trims, or `all`; NULL: none. *waiting: there is one,

@@ -24,10 +24,10 @@ static unsigned hold_sparse(struct slm_depot *depot, unsigned bucket, bool all, 
             break;
         if (before & SLM_SLAB_FRESH)
             continue;
-        slab->span.swept = free | (before & SLM_SLAB_KEYLESS);
-        if (((before & ~SLM_SLAB_KEYLESS) != free && !all) || slab == depot->vacant)
+        slab->span.swept = (uint16_t)free;
+        if ((before != free && !all) || slab == depot->vacant)
             continue;
-        slab->span.swept |= SLM_SLAB_SWEPT | SLM_SLAB_KEYLESS;
+        slab->span.swept |= SLM_SLAB_SWEPT;
         slm_partial_unlist(depot, slab, SLM_SLAB_HELD);
         bytes += (size_t)free * slab->object_size;
         slabs[number++] = slab;
@@ -44,7 +44,7 @@ static size_t sweep(struct slm_depot *depot, unsigned bucket, bool all, size_t m
     for (unsigned i = 0; (all || i < sweep_rounds_most) && number > 0 && purged < most; i++) {
         number = hold_sparse(depot, bucket, all, most - purged, slabs);
         for (unsigned j = 0; j < number; j++)
-            purged += slm_slab_purge_pages(slabs[j]);
+            purged += slm_pages_purge(slabs[j]);
         if (number > 0)
             slm_partial_put(depot, slabs, number, 0);
     }

@@ -10,6 +10,7 @@
 #include "page/reservation.h"
 #include "percpu/percpu.h"
 #include "slab/large.h"
+#include "slab/pages.h"
 #include "sync/epoch.h"
 #include "thread/reserve.h"
 
@@ -66,7 +67,8 @@ struct sums {
     PROCESS(soft_limit_bytes, limit_or_0(&slm_charge.soft))                                                          \
     PROCESS(limit_refusals, load_relaxed(&slm_charge.refusals))                                                      \
     PROCESS(purged_growth_bytes, load_relaxed(&slm_purged_bytes[SLM_PURGE_GROWTH]))                                  \
-    PROCESS(metadata_charged_bytes, load_relaxed(&slm_charge.metadata))
+    PROCESS(metadata_charged_bytes, load_relaxed(&slm_charge.metadata))                                              \
+    PROCESS(touched_again_bytes, load_relaxed(&slm_pages_touched_bytes))
 
 #define WORD(struct_name, name) (offsetof(struct struct_name, name) / sizeof(uint64_t))
 #define PROCESS_ROW(name, value) {WORD(slab_stats, name), SLM_FIGURE_OF_PROCESS, #name},

@@ -48,21 +48,20 @@ static _Atomic uint64_t grown; /* since the last look */
 static const uint64_t growth_least = (uint64_t)256 << 10, growth_from = (uint64_t)2 << 20;
 enum { growth_share = 32 };
 
-bool slm_demand_grown(void)
+static uint64_t growth_due(void)
 {
     const uint64_t now = load_relaxed(&used);
-    return now >= growth_from && load_relaxed(&grown) >= slm_max(growth_least, now / growth_share);
+    return now < growth_from ? UINT64_MAX : slm_max(growth_least, now / growth_share);
 }
 
 bool slm_demand_grow(size_t bytes)
 {
-    add_relaxed(&grown, bytes);
-    return slm_demand_grown();
+    return add_relaxed(&grown, bytes) + bytes >= growth_due();
 }
 
 uint64_t slm_demand_take_growth(void)
 {
-    return slm_demand_grown() ? atomic_exchange(&grown, 0) : 0;
+    return load_relaxed(&grown) >= growth_due() ? atomic_exchange(&grown, 0) : 0;
 }
 
 /* Under mlockall memory is dear: none is kept dirty beside the shares. */

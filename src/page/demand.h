@@ -6,8 +6,8 @@
  * But a load that rises again takes at once what has just fallen. The two differ by what came before: falls that
  * repeat, as low as before and with most of it taken in between, are work.
  *
- * *Growth*: memory was taken that was clean, so that the resident set grows. Once that comes to a share of what is in
- * use, a look is due at what others hold free and could do without.
+ * *Growth*: memory was taken that was clean, or a page of a slab that had been purged, so that the resident set
+ * grows. Once that comes to a share of what is in use, a look is due at what others hold free and could do without.
  *
  * The figures lag by a call where threads race; nothing but what is kept depends on them. Any thread, no lock. */
 #pragma once
@@ -21,7 +21,6 @@ uint64_t slm_demand_used(void);
 
 /* So many bytes of those taken were clean. True: a look at growth is due. */
 bool slm_demand_grow(size_t bytes);
-bool slm_demand_grown(void);
 
 /* Begin a look: how much has grown since the last one; 0: none is due, or another thread was first. */
 uint64_t slm_demand_take_growth(void);

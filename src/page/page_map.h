@@ -9,7 +9,7 @@
 
 #include "page/area.h"
 
-/* A slab's entries may change while others free its objects (slm_slab_purge_pages): either value is right for them. A
+/* A slab's entries may change while others free its objects (slm_slab_hide): either value is right for them. A
  * plain access folds into x86's operands. */
 #ifdef __SANITIZE_THREAD__
 #define slm_map_load(pointer) __atomic_load_n((pointer), __ATOMIC_RELAXED)

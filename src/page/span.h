@@ -29,12 +29,17 @@ struct slm_span {
     uint32_t granules;
     uint32_t back; /* distance to the first granule, in granules */
     _Atomic uint8_t kind;
-    uint8_t state;      /* enum slm_span_state: while in use: DIRTY if any of it was when it was taken, else CLEAN */
-    bool moved;         /* in use: mremap has moved a separate mapping here, or away from here */
-    uint8_t short_runs; /* slab, its depot's: see depot/join.c */
+    uint8_t state;        /* enum slm_span_state: in use: DIRTY if any of it was when it was taken, else CLEAN */
+    bool moved : 1;       /* in use: mremap has moved a separate mapping here, or away from here */
+    bool some_purged : 1; /* slab: it has purged pages */
+    bool some_joined : 1; /* slab: it has joined objects, or had some when it was last filed */
+    uint8_t short_runs;   /* slab, its depot's: see depot/join.c */
     union {
         uint32_t generation; /* free: the area's when it was listed */
-        uint32_t swept;      /* slab, its depot's: see depot/sweep.c */
+        struct {
+            uint16_t swept;  /* slab, its depot's: see depot/sweep.c */
+            uint16_t purged; /* each granule of a slab: which pages are, see slab/pages.h */
+        };
     };
 };
 

@@ -274,11 +274,17 @@ static __attribute__((noinline)) slm_seldom void return_all(struct slm_span *spa
 
 _Atomic bool slm_span_look_due;
 
+void slm_span_note_growth(size_t bytes)
+{
+    if (unlikely(slm_demand_grow(bytes)))
+        store_relaxed(&slm_span_look_due, true);
+}
+
 static void note_rise(size_t bytes, size_t clean)
 {
     slm_demand_rise(bytes);
-    if (clean > 0 && unlikely(slm_demand_grow(clean)))
-        store_relaxed(&slm_span_look_due, true);
+    if (clean > 0)
+        slm_span_note_growth(clean);
 }
 
 struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment)

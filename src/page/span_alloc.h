@@ -20,6 +20,9 @@ void slm_span_free_unmapped(struct slm_span *span, bool lost);
  * has grown by clean memory (page/demand.h). */
 extern slm_hidden _Atomic bool slm_span_look_due;
 
+/* So many bytes will become resident that were clean, in a span or in a part of one. */
+void slm_span_note_growth(size_t bytes);
+
 /* Make it longer in place, out of the free memory after it, up to `most` granules if that is clean; false if there is
  * not enough for `granules`. *clean: the new part is zero. */
 bool slm_span_extend(struct slm_span *span, size_t granules, size_t most, bool *clean);

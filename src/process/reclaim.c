@@ -170,7 +170,7 @@ static slm_seldom void sweep_classes(struct growth *now)
  * program that just grows, whatever it has free, pays next to nothing. */
 static void sweep_for(uint64_t grown)
 {
-    struct growth now = {.most = (size_t)(grown + grown / 2)};
+    struct growth now = {.most = (size_t)grown * 2};
     each_class_depot(add_free, &now);
     if (now.in_slabs < load_relaxed(&left))
         store_relaxed(&left, now.in_slabs);

@@ -15,7 +15,7 @@ void slm_reclaim_excess(void);
  * see (`helped`). No lock is held. */
 void slm_reclaim_fallen(bool helped);
 
-/* Use has grown by new memory: free pages inside sparse slabs make up for it. No lock is held. */
+/* If use has grown by new memory, free pages inside sparse slabs make up for it. No lock is held. */
 void slm_reclaim_grown(void);
 
 /* The process is back to one thread, which may never call again: release everything except that thread's magazines,

@@ -122,8 +122,7 @@ void slm_worker_note_freed(void)
 void slm_worker_look_at_spans(void)
 {
     store_relaxed(&slm_span_look_due, false);
-    if (slm_demand_grown())
-        slm_reclaim_grown();
+    slm_reclaim_grown();
     slm_worker_note_freed();
 }
 

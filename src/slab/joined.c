@@ -4,6 +4,7 @@
 #include "base/panic.h"
 #include "page/metadata.h"
 #include "slab/key.h"
+#include "slab/pages.h"
 
 /* Room for the bits, once and for all. */
 static slm_seldom bool start(struct slm_slab *slab)
@@ -76,7 +77,8 @@ slm_seldom unsigned slm_joined_take(struct slm_slab *slab, unsigned pieces, size
     unsigned taken = 0;
     n = there <= 0 ? 0 : (unsigned)slm_min(n, (unsigned)there / pieces);
     for (unsigned word = 0; taken < n && word < slm_slab_words(slab); word++) {
-        const uint64_t starts = starts_of(load_relaxed(&slab->bits[word]), pieces) & allowed;
+        const uint64_t bits = load_relaxed(&slab->bits[word]) & slm_pages_resident(slab, word);
+        const uint64_t starts = starts_of(bits, pieces) & allowed;
         if (starts == 0)
             continue;
         if (!start(slab))

@@ -54,6 +54,7 @@ static void mark(struct slm_slab *slab, bool slab_now, unsigned slot_word)
     for (uint32_t i = 0; i < slab->span.granules; i++) {
         struct slm_span *granule = slm_descriptor(first + i);
         granule->back = i;
+        granule->purged = 0;
         store_relaxed(&granule->kind, !slab_now ? SLM_SPAN_NONE : i == 0 ? SLM_SPAN_SLAB : SLM_SPAN_SLAB_INSIDE);
     }
     slm_page_map_set(first, slab->span.granules, slot_word);
@@ -70,6 +71,7 @@ struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node
     slab->reciprocal = (((uint64_t)1 << 40) + shape->object_size - 1) / shape->object_size;
     slab->where = SLM_SLAB_HELD;
     slab->span.swept = SLM_SLAB_FRESH;
+    slab->span.some_purged = slab->span.some_joined = false;
     store_relaxed(&slab->free, shape->objects);
     store_relaxed(&slab->joined, NULL);
     slab->span.short_runs = UINT8_MAX;
@@ -159,32 +161,10 @@ slm_for_few void slm_slab_hide(struct slm_slab *slab)
     slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, 0);
 }
 
-slm_for_few void slm_slab_all_out(struct slm_slab *slab, const struct slm_slab_shape *shape)
+slm_for_few void slm_slab_show(struct slm_slab *slab, const struct slm_slab_shape *shape)
 {
-    slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, shape->map_word);
-}
-
-/* Between the objects `first` and `end`, which are free. */
-static slm_for_few size_t purge_between(struct slm_slab *slab, size_t first, size_t end)
-{
-    const size_t from = slm_align_up(first * slab->object_size, slm_page_size);
-    const size_t to = end * slab->object_size & ~(slm_page_size - 1);
-    if (from >= to)
-        return 0;
-    slm_slab_hide(slab);
-    return slm_huge_purge(slm_slab_start(slab) + from, to - from) ? to - from : 0;
-}
-
-slm_for_few size_t slm_slab_purge_pages(struct slm_slab *slab)
-{
-    size_t purged = 0, first = 0;
-    for (uint32_t i = 0; i <= slab->objects; i++) {
-        if (i < slab->objects && is_free(slab, i))
-            continue;
-        purged += purge_between(slab, first, i);
-        first = i + 1;
-    }
-    return purged;
+    if (!slab->span.some_purged && !slab->span.some_joined)
+        slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, shape->map_word);
 }
 
 unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
@@ -225,7 +205,8 @@ void slm_slab_set_keys(struct slm_slab *slab, void *const *rounds, unsigned n)
     const char *const page_end = (char *)(((uintptr_t)rounds[0] | (page_bytes - 1)) + 1);
     const uint32_t next = slm_slab_index(slab, rounds[n - 1]) + 1;
     char *const behind = slm_slab_start(slab) + (size_t)next * slab->object_size;
-    if (next < slab->objects ? behind < page_end && is_free(slab, next) : rest_is_keyed(slab))
+    const bool keyed_there = behind + sizeof key < page_end; /* the next page may be purged */
+    if (next < slab->objects ? keyed_there && is_free(slab, next) : rest_is_keyed(slab))
         slm_key_set(behind, key);
     for (unsigned i = 0; i < n && (char *)rounds[i] < page_end; i++)
         slm_key_set(rounds[i], key);

@@ -21,9 +21,8 @@ enum { SLM_SLAB_WORDS = 5 }; /* of bits inside the descriptor: 320 objects */
 enum slm_slab_where { SLM_SLAB_OUT, SLM_SLAB_HELD, SLM_SLAB_LISTED };
 
 /* span.swept: a count of free objects, with one of these. */
-#define SLM_SLAB_FRESH ((uint32_t)1 << 31)   /* it was never half in use */
-#define SLM_SLAB_SWEPT ((uint32_t)1 << 30)   /* its free pages were purged when it had that count */
-#define SLM_SLAB_KEYLESS ((uint32_t)1 << 29) /* hidden: free objects may lack keys, or objects be joined */
+#define SLM_SLAB_FRESH ((uint16_t)1 << 15) /* it was never half in use */
+#define SLM_SLAB_SWEPT ((uint16_t)1 << 14) /* its free pages were purged when it had that count */
 
 struct slm_slab_shape;
 
@@ -121,14 +120,10 @@ bool slm_slab_has(const struct slm_slab *slab, const void *object);
 /* Stop the process unless all bits of a slab are set, and counted, that no other thread knows any more. */
 void slm_slab_check_vacant(const struct slm_slab *slab);
 
-/* Purge the whole pages of a slab on which no object is out of it; returns their bytes. Free objects' keys are lost
- * with them. So hot paths must not free the slab's objects (its word in the page map is 0) until all are out. The
- * caller holds the slab; objects may come back. */
-size_t slm_slab_purge_pages(struct slm_slab *slab);
-
-/* Hot paths must not free the slab's objects from now on; the holder says so. Or they may again: all are out. */
+/* Hot paths must not free the slab's objects from now on, nor take their size; the holder says so. Or they may again,
+ * once it has neither purged pages nor joined objects. */
 void slm_slab_hide(struct slm_slab *slab);
-void slm_slab_all_out(struct slm_slab *slab, const struct slm_slab_shape *shape);
+void slm_slab_show(struct slm_slab *slab, const struct slm_slab_shape *shape);
 
 /* Give a vacant slab's memory back to the spans. No other thread knows it any more. */
 void slm_slab_release(struct slm_slab *slab);

@@ -9,6 +9,7 @@ static inline void check_listed(struct slm_depot *depot, unsigned bucket, struct
     if (load_relaxed(&slab->owner) != depot || slab->where != SLM_SLAB_LISTED || slab->bucket != bucket)
         slm_panic("check", slm_slab_start(slab), "a listed slab that is not marked so", depot->cache_name, 0);
     slm_slab_check(slab);
+    slm_pages_check(slab);
 }
 
 static inline void check_depot(struct slm_depot *depot)
