@@ -184,6 +184,7 @@ static void unlock_in_child(void)
             record_row_calls[i] = record_row_bytes[i] = 0;
     }
     unlock_all();
+    record_look_again();
 }
 
 void record_live_start(void)

@@ -51,6 +51,9 @@ void record_live_start(void);
 /* So many bytes are alive: is that the most? */
 void record_look(uint64_t asked_bytes);
 
+/* In the child of a fork, which may have lost a thread that was at it. */
+void record_look_again(void);
+
 /* -- census.c ------------------------------------------------------------------------------------------------- */
 
 enum { CENSUS_CLASSES = 75 };

@@ -60,6 +60,12 @@ void record_look(uint64_t asked_bytes)
     atomic_flag_clear(&looking);
 }
 
+void record_look_again(void)
+{
+    atomic_store(&look_from, LEAST_STEP);
+    atomic_flag_clear(&looking);
+}
+
 __attribute__((constructor)) static void start(void)
 {
     const char *wanted = getenv("RECORD");

@@ -60,8 +60,13 @@ class Row:
         return percent(self.given - self.asked, self.given)
 
     @property
+    def idle(self):
+        """Resident and not given. Where a program has not touched all that it was given it may be less than is known."""
+        return max(0, self.resident - self.given)
+
+    @property
     def external(self):
-        return percent(self.resident - self.given, self.resident)
+        return percent(self.idle, self.resident)
 
     def cells(self):
         return [self.name, self.objects, self.asked, self.given, self.internal, self.resident, self.external,
@@ -69,6 +74,15 @@ class Row:
 
 
 HEAD = ["class", "objects", "asked", "given", "internal %", "resident", "external %", "in magazines"]
+
+
+@dataclasses.dataclass
+class Sum(Row):
+    parts: list = dataclasses.field(default_factory=list, repr=False)
+
+    @property
+    def idle(self):
+        return sum(row.idle for row in self.parts)
 
 
 @dataclasses.dataclass
@@ -80,10 +94,11 @@ class Moment:
 
     def sum(self):
         columns = ("objects", "asked", "given", "resident", "rounds")
-        return Row("sum", *(sum(getattr(row, column) for row in self.rows) for column in columns))
+        return Sum("sum", *(sum(getattr(row, column) for row in self.rows) for column in columns), self.rows)
 
     def as_json(self):
-        return {"classes": [{**dataclasses.asdict(row), "internal_percent": row.internal,
+        columns = [field.name for field in dataclasses.fields(Row)]
+        return {"classes": [{**{column: getattr(row, column) for column in columns}, "internal_percent": row.internal,
                              "external_percent": row.external} for row in [*self.rows, self.sum()]],
                 "free_spans_resident": self.spans, "own": self.own,
                 "own_percent": percent(sum(self.own.values()), self.heap())}
@@ -151,8 +166,8 @@ def run_program(argv, build):
             status = 130
         found = [read_process(file) for file in pathlib.Path(folder).glob("record.*.csv")]
     if not found:
-        raise Mistake(f"{argv[0]}: no process has told anything: it was ended by a signal or _exit(), is linked "
-                      f"statically, or runs set-user-ID (status {status})")
+        raise Mistake(f"{argv[0]}: no process has told anything: it was ended by a signal or _exit(), cleared its "
+                      f"environment, is linked statically, or runs set-user-ID (status {status})")
     return sorted(found, key=lambda process: -process["most"]), status if status >= 0 else 128 - status
 
 
