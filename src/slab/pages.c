@@ -69,7 +69,8 @@ static slm_for_few void return_to_hot_paths(struct slm_slab *slab, const struct 
 static slm_for_few size_t purge_between(struct slm_slab *slab, size_t first, size_t end)
 {
     size_t from = slm_align_up(first * slab->object_size, slm_page_size) / slm_page_size;
-    size_t to = end * slab->object_size / slm_page_size, purged = 0;
+    const size_t rest = end == slab->objects ? slm_page_size - 1 : 0; /* whose key comes back with the last one */
+    size_t to = (end * slab->object_size + rest) / slm_page_size, purged = 0;
     while (from < to && slm_pages_is_purged(slab, from))
         from++;
     while (from < to && slm_pages_is_purged(slab, to - 1))

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "os/vm.h"
+#include "slab/key.h"
 
 enum { SLABS = 40, PAGES = SLM_GRANULE / 4096 };
 
@@ -79,6 +80,37 @@ static void all_go_at_once_when_asked(void **state)
     assert_int_equal(slm_depot_sweep(&depot, true), SLABS * (PAGES - 2) * 4096);
     require_contents(kept);
     slm_depot_give(rounds, kept, "free");
+}
+
+/* Too small for an object. */
+static void the_rest_goes_with_the_last_object(void **state)
+{
+    (void)state;
+    enum { ODD = 48, MANY = SLM_GRANULE / ODD };
+    static struct slm_slab_shape odd = {.object_size = ODD};
+    static struct slm_depot other;
+    if (slm_page_size != 4096)
+        skip();
+    slm_slab_shape_fill(&odd);
+    slm_depot_init(&other, &odd, "odd", 0);
+    for (unsigned got = 0; got < MANY;)
+        got += slm_depot_fill(&other, rounds + got, MANY - got);
+    char *const slab = slm_slab_start(slm_slab_of(rounds[0])), *const rest = slab + MANY * ODD;
+    const uintptr_t key = slm_key_of(slab);
+    assert_true(slm_key_is_set(rest, key));
+    for (size_t i = 0; i < MANY; i++) {
+        memset(rounds[i], 0x5a, ODD);
+        if (rounds[i] != slab)
+            slm_depot_give(&rounds[i], 1, "free");
+    }
+    assert_int_equal(slm_depot_sweep(&other, true), (PAGES - 1) * 4096);
+    assert_int_equal(count_resident(slab), 1);
+    for (unsigned got = 0; got < MANY - 1;)
+        got += slm_depot_fill(&other, rounds + got, MANY - 1 - got);
+    assert_true(slm_key_is_set(rest, key));
+    slm_depot_give(rounds, MANY - 1, "free");
+    slm_depot_give((void *[]){slab}, 1, "free");
+    slm_depot_trim(&other, true);
 }
 
 static void a_count_that_changes_puts_it_off(void **state)
@@ -180,13 +212,10 @@ static void constructed_objects_stay(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        depot_test(sparse_slabs_lose_free_pages),
-        depot_test(all_go_at_once_when_asked),
-        depot_test(a_count_that_changes_puts_it_off),
-        depot_test(dense_and_fresh_slabs_stay),
-        depot_test(constructed_objects_stay),
-        depot_test(a_bucket_is_swept_as_far_as_asked),
-        depot_test(dense_slabs_are_swept_if_their_objects_have_pages),
+        depot_test(sparse_slabs_lose_free_pages),      depot_test(all_go_at_once_when_asked),
+        depot_test(a_count_that_changes_puts_it_off),  depot_test(dense_and_fresh_slabs_stay),
+        depot_test(constructed_objects_stay),          depot_test(the_rest_goes_with_the_last_object),
+        depot_test(a_bucket_is_swept_as_far_as_asked), depot_test(dense_slabs_are_swept_if_their_objects_have_pages),
     };
     return cmocka_run_group_tests(tests, begin, NULL);
 }
