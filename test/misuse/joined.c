@@ -15,11 +15,13 @@ static bool is_late(const struct misuse_case *row)
     return row->section && (thing_call(row->first ? row->first : row->call)->flags & RETIRES);
 }
 
-/* In its slab it is no longer joined, and has a piece's size. A thread's few free objects go there when it ends. */
+/* In its slab it is no longer joined, and has a piece's size. A thread's few free objects go there when it ends. A full
+ * magazine of large ones has one, for which a stock has room. */
 static bool is_in_slab(const struct misuse_case *row)
 {
     const bool ended = row->who && strcmp(row->who, "exited") == 0;
-    return row->trimmed || (ended && row->after == 0) || (row->first && strcmp(row->first, "nolock") == 0);
+    return row->trimmed || (ended && (row->after == 0 || row->size <= 1024)) ||
+           (row->first && strcmp(row->first, "nolock") == 0);
 }
 
 static void commit(const struct misuse_case *row, struct thing *thing)
@@ -58,7 +60,7 @@ static void add_freed(size_t size, size_t piece)
                                   .call = call->word,
                                   .object = "joined",
                                   .who = whos[turn++ % 6],
-                                  .after = turn / 6 % 2 * (size > 1024 ? 20 : 200),
+                                  .after = turn / 6 % 2 * 2,
                                   .size = size,
                                   .piece = piece,
                                   .options = "worker=0"};

@@ -91,6 +91,12 @@ static void double_free_stock(const struct misuse_case *row)
 {
     (void)row;
     pthread_t thread;
+    for (unsigned cycle = 0; cycle < 8; cycle++) { /* a stock has room once it has been missed */
+        for (unsigned i = 0; i < STOCKED; i++)
+            stocked[i] = hidden(malloc(64));
+        for (unsigned i = 0; i < STOCKED; i++)
+            free(stocked[i]);
+    }
     for (unsigned i = 0; i < STOCKED; i++)
         stocked[i] = malloc(64);
     announce_of_size("trim", stocked[TWICE], "double free of an object", 64);

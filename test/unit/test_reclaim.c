@@ -413,9 +413,11 @@ static void be_still(void)
     for (size_t i = 0; i < MANY; i++)
         if (i % PER_SLAB != 0)
             free(objects[i]);
+    struct slm_cache *cache = slm_class_cache(slm_class_of_size(SIZE));
+    store_relaxed(&cache->stock_rounds, MANY); /* as if stocks had been missed */
     struct slm_thread *thread = slm_thread_enter(true);
     slm_thread_empty(thread, SLM_TO_DEPOT);
-    const struct slm_depot *depot = &slm_class_cache(slm_class_of_size(SIZE))->first;
+    const struct slm_depot *depot = &cache->first;
     slm_options.purge_delay_ms = WINDOW_MS;
     const uint64_t now = slm_sys_now_ms() + 8 * (uint64_t)FAR_OFF_MS,
                    before = load_relaxed(&slm_purged_bytes[SLM_PURGE_IDLE]);
