@@ -45,12 +45,14 @@ void slm_demand_rise(size_t bytes)
 }
 
 static _Atomic uint64_t grown; /* since the last look */
-static const uint64_t growth_least = (uint64_t)1 << 20;
+static const uint64_t growth_least = (uint64_t)1 << 20, growing_least = (uint64_t)8 << 20;
 enum { growth_share = 32 };
 
+/* What a small heap could give back is less than the code for that takes. */
 bool slm_demand_grown(void)
 {
-    return load_relaxed(&grown) >= slm_max(growth_least, load_relaxed(&used) / growth_share);
+    const uint64_t now = load_relaxed(&used);
+    return now >= growing_least && load_relaxed(&grown) >= slm_max(growth_least, now / growth_share);
 }
 
 bool slm_demand_grow(size_t bytes)

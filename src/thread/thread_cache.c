@@ -274,7 +274,7 @@ void slm_thread_drain(struct slm_thread *thread, unsigned cache_id, void *object
 }
 
 /* The slot is in use from here on, so that a walk over the slots finds the remote rounds. */
-static slm_slow void free_remote_slow(struct slm_thread *thread, unsigned cache_id, void *object)
+static slm_for_few __attribute__((noinline)) void free_remote_slow(struct slm_thread *thread, unsigned cache_id, void *object)
 {
     struct slm_cache *cache = slm_cache_of(cache_id);
     struct slm_slot *slot = slm_slot_of(thread, cache_id);
@@ -450,7 +450,7 @@ void slm_thread_adapt(struct slm_thread *thread)
     }
 }
 
-slm_slow void slm_thread_move(struct slm_thread *thread, unsigned node)
+slm_seldom void slm_thread_move(struct slm_thread *thread, unsigned node)
 {
     slm_for_each_slot (cache_id, &thread->used) {
         struct slm_slot *slot = slm_slot_of(thread, cache_id);

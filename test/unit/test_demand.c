@@ -121,11 +121,13 @@ static void bound_stocks(void)
 
 static void grow(void)
 {
+    require(!slm_demand_grow(2 * MIB)); /* a small heap has nothing that is worth the look */
+    slm_demand_rise(8 * MIB);
+    require(slm_demand_grown() && slm_demand_take_growth() >= 2 * MIB); /* or more, by the start */
     unsigned steps = 1;
     while (!slm_demand_grow(SLM_GRANULE))
         require(steps++ < 2 * MIB / SLM_GRANULE);
-    require(slm_demand_grown() &&
-            slm_demand_take_growth() >= steps * (uint64_t)SLM_GRANULE); /* or more, by the start */
+    require(slm_demand_grown() && slm_demand_take_growth() == steps * (uint64_t)SLM_GRANULE);
     require(!slm_demand_grown() && slm_demand_take_growth() == 0);
     slm_demand_rise(640 * MIB); /* a share of what is in use */
     require(!slm_demand_grow(19 * MIB) && slm_demand_grow(2 * MIB));
