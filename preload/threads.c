@@ -66,8 +66,9 @@ static slm_cold int create(pthread_t *thread, const pthread_attr_t *attributes, 
                            void *argument)
 {
     static _Atomic(__typeof__(pthread_create) *) libc_create;
+    slm_always_read static const char name[] = "pthread_create";
     if (!load_relaxed(&libc_create)) /* a constructor before ours may be the first */
-        store_relaxed(&libc_create, (__typeof__(pthread_create) *)(uintptr_t)dlsym(RTLD_NEXT, "pthread_create"));
+        store_relaxed(&libc_create, (__typeof__(pthread_create) *)(uintptr_t)dlsym(RTLD_NEXT, name));
     slm_process_started();
     struct task *task = make_task();
     if (!task)

@@ -408,7 +408,7 @@ bool slm_defer_queue_is_calling(void)
     return calling;
 }
 
-uint64_t slm_defer_queue_functions_waiting(void)
+slm_often uint64_t slm_defer_queue_functions_waiting(void)
 {
     return load_relaxed(&functions.put) - load_relaxed(&functions.called);
 }

@@ -91,7 +91,7 @@ bool slm_retire_push(struct slm_thread *thread, size_t slot_word, void *object)
     return true;
 }
 
-void slm_retire_empty_slots(struct slm_thread *thread)
+slm_often void slm_retire_empty_slots(struct slm_thread *thread)
 {
     slm_thread_works(thread, slm_retired_half(thread));
     slm_for_each_slot (cache_id, &slm_retired_half(thread)->used)

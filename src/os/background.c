@@ -35,7 +35,7 @@ slm_seldom void slm_background_forbid(void)
     store_relaxed(&forbidden, true);
 }
 
-slm_seldom bool slm_background_forbidden(void)
+bool slm_background_forbidden(void)
 {
     return load_relaxed(&forbidden);
 }
@@ -67,9 +67,10 @@ slm_seldom void slm_background_enter(void)
 {
     struct attributes wanted = background, now = {.policy = wanted.policy};
     const struct sched_param none = {0};
+    slm_always_read static const char name[] = "slabmalloc";
     if (slm_background_forbidden())
         return;
-    slm_call(SYS_prctl, PR_SET_NAME, "slabmalloc", 0, 0, 0);
+    slm_call(SYS_prctl, PR_SET_NAME, name, 0, 0, 0);
     const bool filtered = slm_call(SYS_prctl, PR_GET_SECCOMP, 0, 0, 0, 0) != 0;
     if (filtered)
         slm_call(SYS_sched_getattr, 0, &now, sizeof now, 0);

@@ -54,7 +54,7 @@ static slm_cold int map_and_list(struct slm_free_spans *area, size_t first, size
 
 /* Map a listed span's addresses again: what is needed, and a little more. False: there is no memory, and the span is
  * listed as before; or a foreign mapping lies there now, and the span is lost. */
-static slm_cold bool map_again(struct slm_free_spans *area, struct slm_span *span, size_t granules)
+static slm_seldom bool map_again(struct slm_free_spans *area, struct slm_span *span, size_t granules)
 {
     const size_t want = slm_min(span->granules, slm_max(granules, lead_least));
     slm_free_spans_unlist(area, span);

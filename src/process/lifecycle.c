@@ -311,7 +311,8 @@ static slm_cold void thread_exit(void *any)
         slm_thread_claim(tls);
     slm_shared_store(&tls->self, NULL); /* busy by now, so takers pass it */
     tls->state = SLM_THREAD_GONE;
-    slm_epoch_thread_exit(); /* not before: a handler that enters a section from here on does not register */
+    if (unlikely(slm_epoch_known())) /* not before: a handler that enters a section from here on does not register */
+        slm_epoch_thread_exit();
     const bool seen = tls->came || tls == main_tls;
     if (!thread) { /* it is not busy */
         slm_worker_thread_gone(seen);

@@ -243,7 +243,7 @@ slm_slow void slm_take_pause(void)
     }
 }
 
-struct slm_thread *slm_thread_hide(void)
+slm_often struct slm_thread *slm_thread_hide(void)
 {
     struct slm_tls *tls = &slm_tls;
     slm_fork_check();
@@ -256,7 +256,7 @@ struct slm_thread *slm_thread_hide(void)
     return NULL;
 }
 
-void slm_thread_unhide(struct slm_thread *thread)
+slm_often void slm_thread_unhide(struct slm_thread *thread)
 {
     if (thread) {
         slm_thread_worked(thread);

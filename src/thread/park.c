@@ -67,7 +67,7 @@ static __attribute__((noinline)) slm_seldom slm_unordered bool count_wanted(stru
     return any;
 }
 
-static slm_seldom slm_unordered void look(struct slm_thread *thread, void *context)
+static slm_cold slm_often slm_unordered void look(struct slm_thread *thread, void *context)
 {
     struct parking *parking = context;
     if (thread->tls == &slm_tls || !may_choose(thread, parking) || parking->chosen == batch_most)
@@ -90,6 +90,7 @@ static slm_seldom slm_unordered void look(struct slm_thread *thread, void *conte
 static slm_seldom void make_stand_ins(struct parking *parking)
 {
     any_aside = true;
+    aside_generation = slm_fork_generation;
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
         const uint32_t n = (uint32_t)slm_min(parking->wanted[class], batch_most);
         struct slm_magazine *magazine = n > 0 && !slm_span_scarce() ? slm_magazine_make(n) : NULL;
@@ -224,18 +225,17 @@ static __attribute__((noinline)) slm_seldom void forget_aside(void)
 {
     memset(aside, 0, slm_nodes * sizeof aside[0]);
     any_aside = false;
-    aside_generation = slm_fork_generation;
 }
 
 /* -- passes ------------------------------------------------------------------------------------------------------ */
 
 /* Under the cache mutex. */
-static __attribute__((noinline)) slm_seldom bool pass(bool all)
+static __attribute__((noinline)) slm_cold slm_often bool pass(bool all)
 {
     struct parking parking = {.all = all, .first = true};
     if (slm_background_forbidden() || !load_relaxed(&slm_sys_has_membarrier))
         return false;
-    if (aside_generation != slm_fork_generation)
+    if (any_aside && aside_generation != slm_fork_generation)
         forget_aside();
     slm_thread_list_foreach(look, &parking);
     parking.first = false;

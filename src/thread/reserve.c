@@ -146,7 +146,7 @@ void slm_reserve_forget(struct slm_thread *thread, struct slm_cache *cache)
     }
 }
 
-void slm_reserve_empty(struct slm_thread *thread, bool end)
+slm_often void slm_reserve_empty(struct slm_thread *thread, bool end)
 {
     struct slm_reserve *reserve = load_relaxed(&thread->reserves), *next;
     if (end)
