@@ -101,21 +101,18 @@ slm_seldom bool slm_joined_any(const struct slm_slab *slab)
     return false;
 }
 
-/* The bits of the joined object, or of the other one, that has this one. */
-static slm_seldom uint64_t run_of(const struct slm_slab *slab, uint32_t index)
-{
-    const _Atomic uint64_t *joined = slm_slab_joins(slab);
-    const unsigned bit = index % 64;
-    const uint64_t inner = joined ? load_relaxed(&joined[index / 64]) & ~(uint64_t)1 : 0;
-    const unsigned first = bit - (unsigned)__builtin_clzll(~(inner << (63 - bit)));
-    const uint64_t behind = first == 63 ? 0 : inner >> (first + 1);
-    return run_at(first, 1 + (unsigned)__builtin_ctzll(~behind));
-}
-
 slm_seldom unsigned slm_joined_pieces(const struct slm_slab *slab, const void *pointer)
 {
+    const _Atomic uint64_t *joined = slm_slab_joins(slab);
     const uint32_t index = slm_slab_index(slab, pointer);
-    return index < slab->objects ? (unsigned)__builtin_popcountll(run_of(slab, index)) : 1;
+    if (!joined || index >= slab->objects)
+        return 1;
+    const uint64_t inner = load_relaxed(&joined[index / 64]);
+    unsigned first = index % 64;
+    const unsigned behind = (unsigned)__builtin_ctzll(~(inner >> first >> 1));
+    while (first > 0 && unlikely(inner >> first & 1))
+        first--;
+    return index % 64 - first + 1 + behind;
 }
 
 slm_seldom unsigned slm_joined_give(struct slm_slab *slab, void *object, const char *call, const char *cache)
