@@ -2,9 +2,9 @@
  *
  * Threads make populations of one size after the other, and free most of each at random, so that slabs are sparse
  * while objects of other sizes take new memory. The main thread gives everything back again and again, which takes
- * from all threads and purges free pages everywhere, interrupts the threads by a signal whose handler allocates and
- * frees, and with --forks forks children that do the same in small. Every byte of every object is checked before it is
- * freed. It ends once pages have been purged for growth and by demand, and handed out anew. */
+ * from all threads and purges free pages everywhere. It interrupts the threads by a signal whose handler allocates
+ * and frees, and with --forks forks children that do the same in small. Every byte of an object is checked before it
+ * is freed. It ends once pages have been purged for growth and by demand, and handed out anew. */
 #include <errno.h>
 #include <signal.h>
 #include <slabmalloc.h>

@@ -1,5 +1,6 @@
-/* src/slab/pages.h under a storm: threads take from a depot and give back, with a signal handler that gives without a
- * lock, while another one sweeps, and holds what is marked against what is resident. Children of forks do it alone. */
+/* src/slab/pages.h under a storm: threads take from a depot and give back, with a signal handler that gives without
+ * a lock, while another one sweeps, and holds what is marked against what is resident. Children of forks do so with
+ * no other thread. */
 #include "checks.h"
 #include "depot/sweep.h"
 #include "one_depot.h"
