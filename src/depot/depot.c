@@ -334,7 +334,7 @@ bool slm_depot_trim(struct slm_depot *depot, bool all)
 
 void slm_depot_trim_idle(struct slm_depot *depot)
 {
-    if (load_relaxed(&depot->stock_rounds) == 0 && !depot->vacant)
+    if (load_relaxed(&depot->stock_rounds) == 0 && !slm_depot_keeps_vacant(depot))
         return;
     slm_depot_lock(depot);
     const uint64_t moves = load_relaxed(&depot->gets) + load_relaxed(&depot->fills);

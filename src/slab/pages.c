@@ -65,28 +65,32 @@ static slm_for_few void return_to_hot_paths(struct slm_slab *slab, const struct 
     slm_slab_show(slab, shape);
 }
 
-/* Between the objects `first` and `end`, which are free: one call, also over pages that are purged already. */
-static slm_for_few size_t purge_between(struct slm_slab *slab, size_t first, size_t end)
+/* Pages that are not purged yet; returns their bytes. What is locked stays, with its keys. */
+static slm_for_few size_t purge_pages(struct slm_slab *slab, size_t from, size_t to)
 {
-    size_t from = slm_align_up(first * slab->object_size, slm_page_size) / slm_page_size;
-    const size_t rest = end == slab->objects ? slm_page_size - 1 : 0; /* whose key comes back with the last one */
-    size_t to = (end * slab->object_size + rest) / slm_page_size, purged = 0;
-    while (from < to && slm_pages_is_purged(slab, from))
-        from++;
-    while (from < to && slm_pages_is_purged(slab, to - 1))
-        to--;
-    if (from >= to)
-        return 0;
     leave_hot_paths(slab);
-    for (size_t page = from; page < to; page++) {
-        purged += !slm_pages_is_purged(slab, page);
+    for (size_t page = from; page < to; page++)
         set_purged(slab, page, true);
-    }
     if (slm_huge_purge(slm_slab_start(slab) + from * slm_page_size, (to - from) * slm_page_size))
-        return purged * slm_page_size;
-    for (size_t page = from; page < to; page++) /* locked: they stay, with their keys */
+        return (to - from) * slm_page_size;
+    for (size_t page = from; page < to; page++)
         set_purged(slab, page, false);
     return 0;
+}
+
+/* Between the objects `first` and `end`, which are free. */
+static slm_for_few size_t purge_between(struct slm_slab *slab, size_t first, size_t end)
+{
+    const size_t rest = end == slab->objects ? slm_page_size - 1 : 0; /* whose key comes back with the last one */
+    const size_t last = (end * slab->object_size + rest) / slm_page_size;
+    size_t purged = 0;
+    for (size_t from = slm_align_up(first * slab->object_size, slm_page_size) / slm_page_size, to; from < last;
+         from = to + 1) {
+        for (to = from; to < last && !slm_pages_is_purged(slab, to); to++)
+            ;
+        purged += from < to ? purge_pages(slab, from, to) : 0;
+    }
+    return purged;
 }
 
 slm_for_few size_t slm_pages_purge(struct slm_slab *slab)

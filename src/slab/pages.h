@@ -11,7 +11,10 @@
  *
  * Only who holds the slab (depot/partial.c) calls these, but for the check; objects may come back meanwhile. A fork
  * may catch it at any point: the word goes first and comes last, and a bit is set before the page goes, and cleared
- * once its objects have keys. What is lost then is a bit of a page that is resident. */
+ * once its objects have keys. What is lost then is a bit of a page that is resident.
+ *
+ * Tests hold the bits against mincore. It does not tell what is purged from what is swapped out, and in a child of a
+ * fork they do not ask: there a page may be marked that another thread was about to purge. */
 #pragma once
 
 #include "os/vm.h"
