@@ -66,7 +66,7 @@ bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **magazine, uint
     return room;
 }
 
-bool slm_depot_stock_has(struct slm_depot *depot, const void *object)
+slm_for_few bool slm_depot_stock_has(struct slm_depot *depot, const void *object)
 {
     bool found = false;
     slm_depot_lock(depot);
@@ -205,7 +205,7 @@ bool slm_depot_is_constructing(const struct slm_depot *depot)
     return false;
 }
 
-bool slm_depot_grow(struct slm_depot *depot)
+slm_for_few bool slm_depot_grow(struct slm_depot *depot)
 {
     static _Atomic bool warned;
     if (slm_depot_is_constructing(depot)) {
@@ -256,7 +256,7 @@ void slm_depot_give(void *const *rounds, unsigned n, const char *call)
     }
 }
 
-bool slm_depot_give_nolock(void *object, const char *call)
+slm_for_few bool slm_depot_give_nolock(void *object, const char *call)
 {
     struct slm_slab *slab = slm_slab_of(object);
     struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
