@@ -88,6 +88,8 @@ static struct slm_slab *grow(struct slm_depot *depot)
         slm_lock_release(&depot->lock);
     if (!slab)
         return NULL;
+    if (slab->span.state == SLM_SPAN_DIRTY && load_relaxed(&depot->slabs_made) == 0)
+        slm_huge_purge(slm_slab_start(slab), slm_span_bytes(&slab->span)); /* most sizes need few of its pages */
     slm_partial_set(slab, SLM_SLAB_HELD);
     if (load_relaxed(&depot->slabs_released) > 0 && !load_relaxed(&depot->missed_vacant))
         store_relaxed(&depot->missed_vacant, true);

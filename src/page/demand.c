@@ -38,7 +38,7 @@ static _Atomic uint64_t most; /* that was ever in use */
 /* The last large block that raised it, and how far, until one is freed. */
 static _Atomic uint64_t raiser, raised;
 static _Atomic uint64_t replaced; /* freed in exchange for a larger one, and not looked at */
-static const uint64_t replaced_least = (uint64_t)1 << 20;
+static const uint64_t replaced_least = (uint64_t)128 << 10;
 
 static void rise_to_most(uint64_t now, size_t bytes)
 {

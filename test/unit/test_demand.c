@@ -115,7 +115,7 @@ static void exchange(size_t less, size_t more, size_t expected)
 /* Buffers that double, each freed when the next has been taken. */
 static void replace_by_larger(void)
 {
-    exchange(MIB / 2, MIB, 0); /* too small */
+    exchange(SLM_GRANULE, MIB, 0); /* too small */
     for (size_t size = MIB; size < 64 * MIB; size *= 2)
         exchange(size, 2 * size, size);
     slm_demand_drop(64 * MIB); /* in exchange for nothing new */
@@ -125,9 +125,9 @@ static void replace_by_larger(void)
         exchange(size, 2 * size, 0);
         slm_demand_drop(2 * size);
     }
-    exchange(2 * MIB, 2 * MIB, 0); /* no larger */
+    exchange(2 * MIB, 2 * MIB, 0);     /* no larger */
     for (unsigned i = 0; i < 100; i++) /* small ones */
-        slm_demand_rise(SLM_GRANULE * 16 - 1);
+        slm_demand_rise(SLM_GRANULE);
     slm_demand_drop(MIB);
     require(slm_demand_take_replaced() == 0);
 }
