@@ -28,7 +28,7 @@ slm_sparse struct slm_depot_counts slm_cache_gone[SLM_NODES_MAX];
 static struct slm_lock mutex = {.rank = SLM_RANK_CACHES};
 static struct slm_list caches = {&caches, &caches}; /* named ones */
 
-void slm_cache_name_class(char *name, unsigned class)
+slm_seldom void slm_cache_name_class(char *name, unsigned class)
 {
     unsigned size = slm_class_size[class];
     char digits[8];

@@ -66,7 +66,7 @@ bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **magazine, uint
     return room;
 }
 
-bool slm_depot_stock_has(struct slm_depot *depot, const void *object)
+slm_for_few bool slm_depot_stock_has(struct slm_depot *depot, const void *object)
 {
     bool found = false;
     slm_depot_lock(depot);
@@ -88,6 +88,8 @@ static struct slm_slab *grow(struct slm_depot *depot)
         slm_lock_release(&depot->lock);
     if (!slab)
         return NULL;
+    if (slab->span.state == SLM_SPAN_DIRTY && load_relaxed(&depot->slabs_made) == 0)
+        slm_huge_purge(slm_slab_start(slab), slm_span_bytes(&slab->span)); /* most sizes need few of its pages */
     slm_partial_set(slab, SLM_SLAB_HELD);
     if (load_relaxed(&depot->slabs_released) > 0 && !load_relaxed(&depot->missed_vacant))
         store_relaxed(&depot->missed_vacant, true);
@@ -205,7 +207,7 @@ bool slm_depot_is_constructing(const struct slm_depot *depot)
     return false;
 }
 
-bool slm_depot_grow(struct slm_depot *depot)
+slm_for_few bool slm_depot_grow(struct slm_depot *depot)
 {
     static _Atomic bool warned;
     if (slm_depot_is_constructing(depot)) {
@@ -256,7 +258,7 @@ void slm_depot_give(void *const *rounds, unsigned n, const char *call)
     }
 }
 
-bool slm_depot_give_nolock(void *object, const char *call)
+slm_for_few bool slm_depot_give_nolock(void *object, const char *call)
 {
     struct slm_slab *slab = slm_slab_of(object);
     struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;

@@ -246,7 +246,7 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
 }
 
 /* An object that may be free in another thread cannot be looked for, and stays as it is. */
-static void free_small_nolock(const struct slm_slab *slab, void *object, const char *call)
+static slm_for_few void free_small_nolock(const struct slm_slab *slab, void *object, const char *call)
 {
     if (slm_freed_check_nolock(slab, object, call))
         return;
@@ -258,7 +258,7 @@ static void free_small_nolock(const struct slm_slab *slab, void *object, const c
     slm_direct_count(object);
 }
 
-void slm_free_nolock(void *pointer)
+slm_for_few void slm_free_nolock(void *pointer)
 {
     const char *call = "slab_free_nolock";
     const struct slm_slab *slab = pointer ? slm_slab_of(pointer) : NULL;

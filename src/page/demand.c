@@ -33,6 +33,33 @@ uint64_t slm_demand_used(void)
     return load_relaxed(&used);
 }
 
+static _Atomic uint64_t most; /* that was ever in use */
+
+/* The last large block that raised it, and how far, until one is freed. */
+static _Atomic uint64_t raiser, raised;
+static _Atomic uint64_t replaced; /* freed in exchange for a larger one, and not looked at */
+static const uint64_t replaced_least = (uint64_t)128 << 10;
+
+static void rise_to_most(uint64_t now, size_t bytes)
+{
+    if (bytes >= replaced_least) {
+        store_relaxed(&raiser, bytes);
+        store_relaxed(&raised, slm_min(now - load_relaxed(&most), bytes));
+    }
+    store_relaxed(&most, now);
+}
+
+static void drop_in_exchange(size_t bytes)
+{
+    if (bytes >= replaced_least && load_relaxed(&raiser) != 0 && atomic_exchange(&raiser, 0) > bytes)
+        add_relaxed(&replaced, slm_min(load_relaxed(&raised), bytes));
+}
+
+uint64_t slm_demand_take_replaced(void)
+{
+    return unlikely(load_relaxed(&replaced) != 0) ? atomic_exchange(&replaced, 0) : 0;
+}
+
 void slm_demand_rise(size_t bytes)
 {
     const uint64_t now = add_relaxed(&used, bytes) + bytes;
@@ -41,6 +68,8 @@ void slm_demand_rise(size_t bytes)
     store_relaxed(&highest, before > now + bytes ? before - bytes : now);
     if (now > load_relaxed(&peaks[0]))
         store_relaxed(&peaks[0], now);
+    if (now > load_relaxed(&most))
+        rise_to_most(now, bytes);
     set_stock_shift(now);
 }
 
@@ -83,6 +112,7 @@ void slm_demand_drop(size_t bytes)
     set_stock_shift(now);
     if (now < load_relaxed(&lows[0]))
         store_relaxed(&lows[0], now);
+    drop_in_exchange(bytes);
 }
 
 bool slm_demand_fell(void)

@@ -178,6 +178,11 @@ static void sweep_for(uint64_t grown)
         sweep_classes(&now);
 }
 
+slm_for_few void slm_reclaim_replaced(uint64_t bytes)
+{
+    purge_short(bytes, 0);
+}
+
 /* Sweeping comes last, and seldom: frees into swept slabs are slow. */
 void slm_reclaim_grown(void)
 {

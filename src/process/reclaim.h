@@ -15,6 +15,9 @@ void slm_reclaim_excess(void);
  * see (`helped`). No lock is held. */
 void slm_reclaim_fallen(bool helped);
 
+/* So much was freed in exchange for more (page/demand.h): as much goes of what is dirty. No lock is held. */
+void slm_reclaim_replaced(uint64_t bytes);
+
 /* If use has grown by new memory, free pages inside sparse slabs make up for it. No lock is held. */
 void slm_reclaim_grown(void);
 

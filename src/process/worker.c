@@ -112,6 +112,9 @@ void slm_worker_note_freed(void)
         slm_worker_note_active();
     else if (slm_span_dirty_bytes() > 0)
         reclaim_due(slm_sys_now_ms(), false, false);
+    const uint64_t replaced = slm_demand_take_replaced();
+    if (unlikely(replaced > 0))
+        slm_reclaim_replaced(replaced);
     if (unlikely(slm_demand_fell()))
         slm_reclaim_fallen(is_helped());
     slm_reclaim_excess();
@@ -414,7 +417,7 @@ static slm_cold bool await_end(void)
 }
 
 /* True: there was one, and it is gone. */
-static slm_cold bool end_if_alone(void)
+static slm_seldom bool end_if_alone(void)
 {
     slm_fence(); /* pairs with fall_asleep */
     return !are_several() && load_relaxed(&worker) != WORKER_NONE && await_end();

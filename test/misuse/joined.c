@@ -15,8 +15,8 @@ static bool is_late(const struct misuse_case *row)
     return row->section && (thing_call(row->first ? row->first : row->call)->flags & RETIRES);
 }
 
-/* In its slab it is no longer joined, and has a piece's size. A thread's few free objects go there when it ends. A full
- * magazine of large ones has one, for which a stock has room. */
+/* In its slab it is no longer joined, and has a piece's size. A thread's few free objects go there when it ends. A
+ * full magazine of large ones has one, for which a stock has room. */
 static bool is_in_slab(const struct misuse_case *row)
 {
     const bool ended = row->who && strcmp(row->who, "exited") == 0;

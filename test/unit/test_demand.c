@@ -104,6 +104,34 @@ static void fall_seldom(void)
     }
 }
 
+static void exchange(size_t less, size_t more, size_t expected)
+{
+    slm_demand_rise(more);
+    require(slm_demand_take_replaced() == 0);
+    slm_demand_drop(less);
+    require(slm_demand_take_replaced() == expected);
+}
+
+/* Buffers that double, each freed when the next has been taken. */
+static void replace_by_larger(void)
+{
+    exchange(SLM_GRANULE, MIB, 0); /* too small */
+    for (size_t size = MIB; size < 64 * MIB; size *= 2)
+        exchange(size, 2 * size, size);
+    slm_demand_drop(64 * MIB); /* in exchange for nothing new */
+    require(slm_demand_take_replaced() == 0);
+    for (size_t size = MIB; size < 64 * MIB; size *= 2) { /* as before: it rises no higher */
+        slm_demand_rise(size);
+        exchange(size, 2 * size, 0);
+        slm_demand_drop(2 * size);
+    }
+    exchange(2 * MIB, 2 * MIB, 0);     /* no larger */
+    for (unsigned i = 0; i < 100; i++) /* small ones */
+        slm_demand_rise(SLM_GRANULE);
+    slm_demand_drop(MIB);
+    require(slm_demand_take_replaced() == 0);
+}
+
 static void bound_stocks(void)
 {
     static const struct {
@@ -146,6 +174,7 @@ IN_A_CHILD(falls_between_which_much_is_taken_repeat, repeat_falls)
 IN_A_CHILD(a_lower_fall_is_no_repetition, fall_lower)
 IN_A_CHILD(seldom_falls_do_not_repeat, fall_seldom)
 IN_A_CHILD(stocks_are_bounded_by_use, bound_stocks)
+IN_A_CHILD(a_block_is_replaced_by_a_larger_one_that_rises_higher, replace_by_larger)
 IN_A_CHILD(growth_is_seen_once_it_is_a_share_of_use, grow)
 
 int main(void)
@@ -158,6 +187,7 @@ int main(void)
         cmocka_unit_test(a_lower_fall_is_no_repetition),
         cmocka_unit_test(seldom_falls_do_not_repeat),
         cmocka_unit_test(stocks_are_bounded_by_use),
+        cmocka_unit_test(a_block_is_replaced_by_a_larger_one_that_rises_higher),
         cmocka_unit_test(growth_is_seen_once_it_is_a_share_of_use),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);

@@ -113,6 +113,32 @@ static void the_rest_goes_with_the_last_object(void **state)
     slm_depot_trim(&other, true);
 }
 
+/* On memory that others have left, too. */
+static void the_first_slab_has_only_pages_in_use(void **state)
+{
+    (void)state;
+    if (slm_page_size != 4096)
+        skip();
+    slm_depot_give(rounds, thin_out(32), "free");
+    slm_depot_trim(&depot, true);
+    assert_true(slm_span_dirty_bytes() >= SLABS * SLM_GRANULE);
+    static struct slm_depot first;
+    slm_depot_init(&first, &shape, "first", slm_nodes - 1);
+    assert_int_equal(slm_depot_fill(&first, rounds, 1), 1);
+    struct slm_slab *slab = slm_slab_of(rounds[0]);
+    memset(rounds[0], 1, SIZE);
+    assert_int_equal(slab->span.state, SLM_SPAN_DIRTY); /* when it was taken */
+    assert_int_equal(count_resident(slm_slab_start(slab)), 1);
+    for (unsigned got = 1; got < A_SLAB + 1;)
+        got += slm_depot_fill(&first, rounds + got, A_SLAB + 1 - got);
+    const struct slm_slab *second = NULL;
+    for (unsigned i = 0; i <= A_SLAB && !second; i++)
+        second = slm_slab_of(rounds[i]) != slab ? slm_slab_of(rounds[i]) : NULL;
+    assert_int_equal(count_resident(slm_slab_start(second)), PAGES); /* more of it will be used */
+    slm_depot_give(rounds, A_SLAB + 1, "free");
+    slm_depot_trim(&first, true);
+}
+
 static void a_count_that_changes_puts_it_off(void **state)
 {
     (void)state;
@@ -212,10 +238,15 @@ static void constructed_objects_stay(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        depot_test(sparse_slabs_lose_free_pages),      depot_test(all_go_at_once_when_asked),
-        depot_test(a_count_that_changes_puts_it_off),  depot_test(dense_and_fresh_slabs_stay),
-        depot_test(constructed_objects_stay),          depot_test(the_rest_goes_with_the_last_object),
-        depot_test(a_bucket_is_swept_as_far_as_asked), depot_test(dense_slabs_are_swept_if_their_objects_have_pages),
+        depot_test(the_first_slab_has_only_pages_in_use),
+        depot_test(sparse_slabs_lose_free_pages),
+        depot_test(all_go_at_once_when_asked),
+        depot_test(a_count_that_changes_puts_it_off),
+        depot_test(dense_and_fresh_slabs_stay),
+        depot_test(constructed_objects_stay),
+        depot_test(the_rest_goes_with_the_last_object),
+        depot_test(a_bucket_is_swept_as_far_as_asked),
+        depot_test(dense_slabs_are_swept_if_their_objects_have_pages),
     };
     return cmocka_run_group_tests(tests, begin, NULL);
 }

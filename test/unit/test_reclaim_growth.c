@@ -88,6 +88,52 @@ static void grow_by_large_objects(void)
     require_each(A_SLAB);
 }
 
+/* A string that grows by copies, as std::string does: what it leaves is not there while the next one is written. */
+static void grow_by_copies(void)
+{
+    char *string = malloc(MIB);
+    require(string != NULL);
+    memset(string, 1, MIB);
+    for (size_t size = MIB; size < 64 * MIB; size *= 2) {
+        char *longer = malloc(2 * size);
+        require(longer != NULL);
+        memcpy(longer, string, size);
+        free(string);
+        require(slm_span_dirty_bytes() < 2 * MIB);
+        memset(longer + size, 1, size);
+        string = longer;
+    }
+    require(purged() >= 60 * MIB);
+    const uint64_t before = purged();
+    for (unsigned turn = 0; turn < 8; turn++) { /* work that comes again keeps its memory */
+        free(string);
+        require((string = malloc(64 * MIB)) != NULL);
+    }
+    require(purged() == before);
+}
+
+/* A thousand strings, each made anew with five bytes more: all pass through all sizes. What the smaller ones had is
+ * there for the larger. */
+static void grow_in_lockstep(void)
+{
+    enum { STRINGS = 1000, STEPS = 300, STEP = 5 };
+    const uint64_t before = slm_demand_used();
+    for (size_t size = STEP; size <= STEPS * STEP; size += STEP)
+        for (unsigned i = 0; i < STRINGS; i++) {
+            unsigned char *longer = malloc(size);
+            require(longer != NULL);
+            if (size > STEP)
+                memcpy(longer, objects[i], size - STEP);
+            memset(longer + size - STEP, (int)(i % 251), STEP);
+            free(objects[i]);
+            objects[i] = longer;
+        }
+    for (unsigned i = 0; i < STRINGS; i++)
+        for (unsigned at = 0; at < STEPS * STEP; at++)
+            require(objects[i][at] == i % 251);
+    require(slm_demand_used() + slm_span_dirty_bytes() - before <= 4 * (uint64_t)STRINGS * STEPS * STEP);
+}
+
 static uint64_t locks(size_t size)
 {
     return slm_depot_locks(&slm_class_cache(slm_class_of_size(size))->first);
@@ -161,6 +207,8 @@ static void replace_large(void)
 
 IN_A_CHILD(sparse_slabs_make_up_for_new_ones, grow_past_sparse_slabs)
 IN_A_CHILD(and_for_large_objects, grow_by_large_objects)
+IN_A_CHILD(what_a_larger_block_replaces_goes, grow_by_copies)
+IN_A_CHILD(strings_that_grow_in_lockstep_use_what_they_left, grow_in_lockstep)
 IN_A_CHILD(what_a_look_has_left_is_not_looked_at_again, grow_past_dense_slabs)
 IN_A_CHILD(objects_that_replace_each_other_purge_nothing, replace_at_random)
 IN_A_CHILD(spans_that_are_too_short_make_up_for_longer_ones, grow_past_short_spans)
@@ -171,6 +219,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sparse_slabs_make_up_for_new_ones),
         cmocka_unit_test(and_for_large_objects),
+        cmocka_unit_test(what_a_larger_block_replaces_goes),
+        cmocka_unit_test(strings_that_grow_in_lockstep_use_what_they_left),
         cmocka_unit_test(what_a_look_has_left_is_not_looked_at_again),
         cmocka_unit_test(objects_that_replace_each_other_purge_nothing),
         cmocka_unit_test(spans_that_are_too_short_make_up_for_longer_ones),
