@@ -60,7 +60,7 @@ void slm_line_number(struct slm_line *line, uint64_t number)
     add_digits(line, number, 10);
 }
 
-void slm_line_add(struct slm_line *line, const char *format, ...)
+slm_seldom void slm_line_add(struct slm_line *line, const char *format, ...)
 {
     va_list values;
     va_start(values, format);

@@ -258,7 +258,7 @@ static void free_small_nolock(const struct slm_slab *slab, void *object, const c
     slm_direct_count(object);
 }
 
-void slm_free_nolock(void *pointer)
+slm_for_few void slm_free_nolock(void *pointer)
 {
     const char *call = "slab_free_nolock";
     const struct slm_slab *slab = pointer ? slm_slab_of(pointer) : NULL;
