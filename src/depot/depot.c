@@ -121,7 +121,7 @@ slm_inline unsigned take_from(struct slm_depot *depot, struct slm_slab *slab, un
     return taken;
 }
 
-static const uint64_t join_from = (uint64_t)2 << 20;
+static const uint64_t join_from = (uint64_t)4 << 20;
 
 /* As slm_depot_fill, of objects that are charged. */
 static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
