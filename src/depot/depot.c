@@ -11,6 +11,7 @@
 #include "base/panic.h"
 #include "depot/join.h"
 #include "depot/pending_slabs.h"
+#include "page/demand.h"
 #include "page/huge.h"
 #include "page/metadata.h"
 
@@ -122,6 +123,8 @@ slm_inline unsigned take_from(struct slm_depot *depot, struct slm_slab *slab, un
     return taken;
 }
 
+static const uint64_t join_from = (uint64_t)4 << 20;
+
 /* As slm_depot_fill, of objects that are charged. */
 static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
 {
@@ -133,7 +136,9 @@ static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
     }
     for (unsigned i = 0; i < number; i++)
         got += take_from(depot, slabs[i], n - got, rounds + got);
-    if (unlikely(got == 0) && (joined = slm_join_take(depot, rounds, n)) == 0) {
+    if (unlikely(got == 0) && slm_demand_used() >= join_from) /* less has less than the code takes */
+        joined = slm_join_take(depot, rounds, n);
+    if (unlikely(got == 0) && joined == 0) {
         if (number > 0)
             slm_pages_touch(slabs[0], depot->shape); /* what is free lies on purged pages */
         else if (!(slabs[number++] = grow(depot)))

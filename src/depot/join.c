@@ -23,7 +23,7 @@ static struct slm_depot *_Atomic *place_of(unsigned node, unsigned class)
     return node == 0 ? &first_node[class] : &other_nodes[node][class];
 }
 
-slm_seldom void slm_join_register(struct slm_depot *depot, unsigned class)
+slm_cold slm_often void slm_join_register(struct slm_depot *depot, unsigned class)
 {
     store_release(place_of(depot->node, class), depot); /* pairs with depot_of */
 }

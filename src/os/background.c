@@ -63,7 +63,7 @@ static slm_cold void use_all_cpus(void)
 
 /* Under a filter that knows no such calls they may end the process. But if the creator is scheduled in another way
  * than the process was, the program makes them itself. */
-slm_seldom void slm_background_enter(void)
+slm_cold void slm_background_enter(void)
 {
     struct attributes wanted = background, now = {.policy = wanted.policy};
     const struct sched_param none = {0};

@@ -16,6 +16,9 @@
 
 enum { lead_least = 16, lead_most = 1024 };
 
+/* What could be saved of fewer dirty bytes is hardly more than the code for it. */
+static const size_t lengthen_from = (size_t)256 << 10;
+
 enum { LOOK_AGAIN = -1 }; /* beside 0 and the kernel's errno */
 
 /* How many granules are mapped ahead, if the kernel grants them: an eighth of the area's used size. Few where
@@ -189,7 +192,7 @@ static struct slm_span *take(struct slm_free_spans *area, size_t granules, bool 
     for (;;) {
         struct slm_span *span = slm_bins_find(&area->bins[SLM_SPAN_DIRTY], granules);
         if (!span && exact && granules > 1 &&
-            load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) >= granules * SLM_GRANULE / 2)
+            load_relaxed(&area->free_bytes[SLM_SPAN_DIRTY]) >= slm_max(granules * SLM_GRANULE / 2, lengthen_from))
             span = take_with_clean(area, granules, clean);
         if (*clean > 0)
             return span;

@@ -268,7 +268,7 @@ slm_slow void slm_thread_tick(struct slm_thread *thread)
 }
 
 /* At the end of a slow path, outside of it: a constructor may have to run. */
-slm_slow void slm_thread_attend(void)
+slm_seldom __attribute__((noinline)) void slm_thread_attend(void)
 {
     struct slm_thread *thread;
     if (atomic_fetch_and(&slm_tls.self->attention, (uint8_t)~SLM_ATTEND_PAUSE) & SLM_ATTEND_PAUSE)

@@ -190,10 +190,12 @@ void slm_reclaim_grown(void)
     if (grown == 0)
         return;
     const size_t purged = slm_span_dirty_bytes() > most ? purge_short(grown, most) : 0;
-    struct slm_thread *self = slm_thread_hide();
-    if (self)
-        slm_thread_cool(self);
-    slm_thread_unhide(self);
+    if (!load_relaxed(&slm_tls.busy)) { /* else in a handler, whose thread is in a slow path */
+        struct slm_thread *self = slm_thread_hide();
+        if (self)
+            slm_thread_cool(self);
+        slm_thread_unhide(self);
+    }
     each_class_depot(trim_idle, NULL);
     const uint64_t more = grown - slm_min(grown, purged);
     if (add_relaxed(&unswept, more) + more >= sweep_least)
@@ -230,7 +232,7 @@ bool slm_reclaim_due(uint64_t now_ms, bool helped, bool parked)
     if (trimming.surplus || trimming.look || parked)
         done = trim_surplus(&trimming, delay_ms);
     if (trimming.surplus)
-        done |= slm_percpu_trim(false) | slm_huge_pass(now_ms, helped);
+        done |= slm_percpu_trim(false) | (slm_demand_used() >= slm_huge_least && slm_huge_pass(now_ms, helped));
     if (slm_span_dirty_bytes() > 0 && slm_reclaim_claim(&purge_due, now_ms, delay_ms))
         done |= slm_span_purge_surplus(helped) > 0;
     slm_reclaim_excess();

@@ -63,7 +63,7 @@ static void cover_lost(struct slm_thread *thread, void *end)
 }
 
 /* A fork may catch it at any point: `covered` comes last, so that its child begins anew. */
-void slm_thread_list_cover(unsigned cache_id)
+slm_for_few void slm_thread_list_cover(unsigned cache_id)
 {
     slm_lock_acquire(&lock);
     const unsigned before = load_relaxed(&covered);

@@ -183,11 +183,26 @@ def test_fixed_cost_over_glibc(fixed_costs, mix, live_rss, freed_anonymous):
     assert over["freed_rss"] <= 300, over
 
 
-SHOW_THEMSELVES = [["cat"], ["sed", ""], ["perl", "-pe", "1"],
-                   ["python3", "-S", "-c", "import sys; print(open(sys.argv[1]).read())"]]
+SHOW = "import sys; print(open(sys.argv[1]).read())"
+SHOW_IN_A_THREAD = f"""
+import _thread
+done = _thread.allocate_lock()
+def show():
+    {SHOW}
+for work in list, show:  # a thread that ends, and one that looks
+    def run():
+        work()
+        done.release()
+    done.acquire()
+    _thread.start_new_thread(run, ())
+    done.acquire()
+    done.release()
+"""
+SHOW_THEMSELVES = {"cat": ["cat"], "sed": ["sed", ""], "perl": ["perl", "-pe", "1"],
+                   "python3": ["python3", "-S", "-c", SHOW], "a thread": ["python3", "-S", "-c", SHOW_IN_A_THREAD]}
 
 
-@pytest.mark.parametrize("command", SHOW_THEMSELVES, ids=lambda command: command[0])
+@pytest.mark.parametrize("command", SHOW_THEMSELVES.values(), ids=SHOW_THEMSELVES)
 def test_ordinary_programs_do_not_have_in_memory_what_few_call(command):
     """The second mapping of code (preload/sections.ld). One call into it brings in sixteen pages."""
     (program,) = need(command[0])
