@@ -27,7 +27,7 @@
            "Above this much memory whatever is free goes back at once; 0: no such limit.")                           \
     TEXT(EVERY, limit, 16, "cgroup", "cgroup takes the limits from the process's control group, as they change.")    \
     TEXT(EVERY, thp, 8, "off",                                                                                       \
-         "auto, on or off: dense memory gets huge pages when a GiB is in use, or at once, or never; none: auto.")    \
+         "auto, on or off: dense memory has huge pages from 256 MiB in use on, or at once, or never; none: auto.")   \
     NUMBER(EVERY, deferred_max_delay_ms, 100, 10, 3600000, "100",                                                    \
            "Retired objects wait no longer than this in a magazine that does not fill up.")                          \
     NUMBER(EVERY, deferred_max_bytes, 0, 0, 1ull << 40, "256M",                                                      \

@@ -268,16 +268,21 @@ slm_seldom bool slm_vm_has_huge_pages(void)
     if (got < 0)
         return false;
     char *range = (char *)slm_align_up((uintptr_t)got, SLM_VM_HUGE_PAGE);
-    slm_call(SYS_madvise, range, SLM_VM_HUGE_PAGE, MADV_HUGEPAGE);
+    slm_vm_expect_huge(range, SLM_VM_HUGE_PAGE);
     *(volatile char *)range = 1;
     const bool huge = slm_vm_resident(range) == SLM_VM_HUGE_PAGE / 4096;
     slm_call(SYS_munmap, got, 2 * SLM_VM_HUGE_PAGE);
     return huge;
 }
 
+slm_seldom void slm_vm_expect_huge(void *address, size_t size)
+{
+    slm_call(SYS_madvise, address, size, MADV_HUGEPAGE);
+}
+
 slm_seldom bool slm_vm_make_huge(void *address)
 {
-    slm_call(SYS_madvise, address, SLM_VM_HUGE_PAGE, MADV_HUGEPAGE);
+    slm_vm_expect_huge(address, SLM_VM_HUGE_PAGE);
     const long got = slm_call(SYS_madvise, address, SLM_VM_HUGE_PAGE, MADV_COLLAPSE);
     if (got == 0 || got == -EINVAL)
         return true;

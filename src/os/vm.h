@@ -71,6 +71,9 @@ bool slm_vm_has_huge_pages(void);
 /* How many pages are resident of those where one huge page could lie. */
 unsigned slm_vm_resident(const void *address);
 
+/* From now on the kernel may make huge pages there. */
+void slm_vm_expect_huge(void *address, size_t size);
+
 /* Have a huge page there, with what the small ones hold; before Linux 6.1 the kernel is asked to see to it some time.
  * False: there is none, and the kernel makes none by itself. */
 bool slm_vm_make_huge(void *address);

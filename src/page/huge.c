@@ -1,7 +1,8 @@
 /* Making ranges huge, and small again; see huge.h.
  *
- * Each area has a table with a byte, its age, for each range, made when the first look is due.
+ * Each area has a table with a byte, its age, for each range, made when it is first needed.
  *
+ *     0 --new memory of a large heap--> HUGE
  *     0 --dense at a look--> 1 --> ... --> RIPE --> MAKING --> HUGE
  *     HUGE or MAKING --before a purge--> BROKEN --a look--> ... --> HEALED --> 0
  *
@@ -16,6 +17,7 @@
 #include "base/options.h"
 #include "base/panic.h"
 #include "os/background.h"
+#include "os/sys.h"
 #include "os/vm.h"
 #include "page/demand.h"
 #include "page/free_spans.h"
@@ -30,11 +32,12 @@ enum {
     without_worker = 16, /* times fewer in a pass of the program's own */
     runs_most = 4096,    /* of huge ranges side by side; the kernel allows 65,530 mappings */
     rest_ms = 60000,     /* after the kernel has had no huge page */
+    ask_again_ms = 1000,
 };
 
 #define RANGES (4 * SLM_GRANULE) /* of an area: its first 512 GiB */
 
-slm_once uint64_t slm_huge_least = (uint64_t)1 << 30;
+slm_once uint64_t slm_huge_least = (uint64_t)256 << 20;
 _Atomic bool slm_huge_any;
 
 static slm_sparse _Atomic(_Atomic uint8_t *) tables[SLM_AREAS_MAX];
@@ -106,7 +109,7 @@ static slm_seldom bool breaks(_Atomic uint8_t *age)
     return load_relaxed(age) >= MAKING && atomic_exchange(age, BROKEN) >= MAKING; /* pairs with make */
 }
 
-slm_seldom void slm_huge_break_slow(void *address, size_t bytes)
+slm_seldom void slm_huge_break_slow(void *address, size_t bytes, bool unused)
 {
     const unsigned area = slm_area_of_granule(slm_granule_of(address));
     _Atomic uint8_t *table = load_acquire(&tables[area]); /* pairs with table_of */
@@ -114,7 +117,8 @@ slm_seldom void slm_huge_break_slow(void *address, size_t bytes)
     const size_t behind = table ? slm_min(range_of(area, end - 1) + 1, RANGES) : 0;
     for (size_t number = range_of(area, address); number < behind; number++) {
         size_t count = 0;
-        while (number + count < behind && breaks(&table[number + count]))
+        while (number + count < behind && !(unused && slm_vm_resident(range_start(area, number + count)) > 0) &&
+               breaks(&table[number + count]))
             count++;
         if (count > 0)
             keep_small(area, number, count, address, end);
@@ -128,15 +132,71 @@ bool slm_huge_purge(void *address, size_t bytes)
     return slm_vm_purge(address, bytes);
 }
 
-/* -- looking ----------------------------------------------------------------------------------------------------- */
+/* -- whether there may be any ------------------------------------------------------------------------------------ */
 
-static slm_sparse _Atomic uint64_t due_ms; /* of the next pass, after a failure */
+static slm_sparse _Atomic uint64_t due_ms; /* of the next attempt, after a failure */
 
-static slm_seldom void rest(struct looking *looking)
+static slm_seldom void rest(uint64_t now_ms)
 {
-    store_relaxed(&due_ms, looking->now_ms + rest_ms);
-    looking->makes = 0;
+    store_relaxed(&due_ms, now_ms + rest_ms);
 }
+
+/* Not in a child of the process that was the first to ask. */
+static slm_seldom bool is_first_process(void)
+{
+    static slm_sparse _Atomic uint32_t generation;
+    uint32_t none = 0;
+    atomic_compare_exchange_strong(&generation, &none, slm_fork_generation);
+    return load_relaxed(&generation) == slm_fork_generation;
+}
+
+static slm_seldom bool may_be_huge(uint64_t now_ms)
+{
+    return slm_demand_used() >= slm_huge_least && now_ms >= load_relaxed(&due_ms) && slm_page_size == 4096 &&
+           !slm_background_forbidden() && !slm_span_scarce() && !slm_vm_locked() && is_first_process();
+}
+
+/* NULL: there is no memory for it. */
+static slm_seldom _Atomic uint8_t *table_of(unsigned area)
+{
+    _Atomic uint8_t *table = load_acquire(&tables[area]), *other = NULL; /* pairs with the exchange */
+    if (!table && (table = slm_reservation_metadata(slm_node_of_area(area), RANGES)) &&
+        !atomic_compare_exchange_strong(&tables[area], &other, table))
+        table = other; /* another thread was faster; a quarter of a mebibyte of addresses is lost */
+    return table;
+}
+
+/* -- new memory -------------------------------------------------------------------------------------------------- */
+
+/* The kernel is asked once a second. */
+slm_seldom void slm_huge_expect(size_t first, size_t count)
+{
+    static slm_sparse _Atomic uint64_t ask_ms;
+    slm_keep_errno();
+    const unsigned area = slm_area_of_granule(first);
+    const char *end = (char *)slm_granule_address(first) + (count << SLM_GRANULE_SHIFT);
+    const size_t behind = slm_min(range_of(area, end), RANGES);
+    const size_t number = range_of(area, (char *)slm_granule_address(first) + SLM_VM_HUGE_PAGE - 1);
+    const uint64_t now_ms = slm_sys_now_ms(), asked_ms = load_relaxed(&ask_ms);
+    if (number >= behind || !may_be_huge(now_ms) || load_relaxed(&runs) >= runs_most)
+        return;
+    if (now_ms >= asked_ms && !slm_vm_has_huge_pages()) {
+        rest(now_ms);
+        return;
+    }
+    if (now_ms >= asked_ms)
+        store_relaxed(&ask_ms, now_ms + ask_again_ms);
+    _Atomic uint8_t *table = table_of(area);
+    if (!table)
+        return;
+    store_relaxed(&slm_huge_any, true);
+    add_relaxed(&runs, runs_more(table, number, behind));
+    for (size_t i = number; i < behind; i++)
+        store_relaxed(&table[i], HUGE);
+    slm_vm_expect_huge(range_start(area, number), (behind - number) * SLM_VM_HUGE_PAGE);
+}
+
+/* -- looking ----------------------------------------------------------------------------------------------------- */
 
 /* The kernel is asked once a pass whether it has huge pages at all. */
 static slm_seldom void make(struct looking *looking, unsigned area, _Atomic uint8_t *table, size_t number)
@@ -146,7 +206,8 @@ static slm_seldom void make(struct looking *looking, unsigned area, _Atomic uint
     if (looking->makes == 0 || (more > 0 && load_relaxed(&runs) >= runs_most))
         return;
     if (!looking->asked && !slm_vm_has_huge_pages()) {
-        rest(looking);
+        looking->makes = 0;
+        rest(looking->now_ms);
         return;
     }
     looking->asked = looking->again = true;
@@ -159,8 +220,10 @@ static slm_seldom void make(struct looking *looking, unsigned area, _Atomic uint
         slm_vm_keep_small(range_start(area, number), SLM_VM_HUGE_PAGE);
     else if (!made)
         sub_relaxed(&runs, more);
-    if (!made)
-        rest(looking);
+    if (!made) {
+        looking->makes = 0;
+        rest(looking->now_ms);
+    }
 }
 
 static slm_seldom void look(struct looking *looking, unsigned area, _Atomic uint8_t *table, size_t number)
@@ -183,15 +246,6 @@ static slm_seldom void look(struct looking *looking, unsigned area, _Atomic uint
     }
 }
 
-/* NULL: there is no memory for it. */
-static slm_seldom _Atomic uint8_t *table_of(unsigned area)
-{
-    _Atomic uint8_t *table = load_relaxed(&tables[area]);
-    if (!table && (table = slm_reservation_metadata(slm_node_of_area(area), RANGES)))
-        store_release(&tables[area], table); /* pairs with slm_huge_break_slow */
-    return table;
-}
-
 static slm_seldom void look_at_area(struct looking *looking, unsigned number)
 {
     struct slm_free_spans *area = slm_free_spans_in(number);
@@ -209,28 +263,18 @@ static slm_seldom void look_at_area(struct looking *looking, unsigned number)
     next_looks[number] = (uint32_t)next;
 }
 
-/* Not in a child of the process that made the first table. Of the one thread that looks. */
-static slm_seldom bool is_first_process(void)
-{
-    static slm_sparse uint32_t generation;
-    generation = generation == 0 ? slm_fork_generation : generation;
-    return generation == slm_fork_generation;
-}
-
 slm_seldom bool slm_huge_pass(uint64_t now_ms, bool helped)
 {
     static slm_sparse _Atomic bool looks;
     struct looking looking = {now_ms, looks_most, makes_most, false, false};
-    if (slm_demand_used() < slm_huge_least || now_ms < load_relaxed(&due_ms) || slm_background_forbidden() ||
-        slm_span_scarce() || slm_vm_locked() || slm_page_size != 4096 ||
-        atomic_exchange(&looks, true)) /* acquire: pairs with the release below */
+    if (!may_be_huge(now_ms) || atomic_exchange(&looks, true)) /* acquire: pairs with the release below */
         return false;
     slm_keep_errno();
     if (!helped) {
         looking.looks /= without_worker;
         looking.makes /= without_worker;
     }
-    for (unsigned area = 0; is_first_process() && area < slm_area_count(); area++)
+    for (unsigned area = 0; area < slm_area_count(); area++)
         look_at_area(&looking, area);
     store_release(&looks, false);
     return looking.again;

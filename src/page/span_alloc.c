@@ -14,7 +14,7 @@
 #include "page/huge.h"
 #include "page/reservation.h"
 
-enum { lead_least = 16, lead_most = 1024 };
+enum { lead_least = 16, lead_most = 1024, for_slabs_most = 8 };
 
 /* What could be saved of fewer dirty bytes is hardly more than the code for it. */
 static const size_t lengthen_from = (size_t)256 << 10;
@@ -43,11 +43,13 @@ static slm_cold void list(struct slm_free_spans *area, size_t first, size_t coun
 }
 
 /* Map addresses that are this thread's alone, without the lock, and list them. Returns 0 or the kernel's errno. */
-static slm_cold int map_and_list(struct slm_free_spans *area, size_t first, size_t count)
+static slm_cold int map_and_list(struct slm_free_spans *area, size_t first, size_t count, bool for_slabs)
 {
     area->mapping += count;
     slm_lock_release(&area->lock);
     const int error = slm_reservation_extend(first, count) ? 0 : errno;
+    if (for_slabs && error == 0 && unlikely(slm_demand_used() >= slm_huge_least))
+        slm_huge_expect(first, count);
     slm_free_spans_lock(area);
     area->mapping -= slm_min(count, area->mapping); /* a handler may have forked */
     if (error == 0)
@@ -63,7 +65,7 @@ static slm_seldom bool map_again(struct slm_free_spans *area, struct slm_span *s
     slm_free_spans_unlist(area, span);
     if (span->granules > want)
         slm_free_spans_list(area, slm_span_split(span, want));
-    const int error = map_and_list(area, slm_span_granule(span), want);
+    const int error = map_and_list(area, slm_span_granule(span), want, false);
     if (error == EEXIST)
         add_relaxed(&area->lost_bytes, slm_span_bytes(span));
     else if (error != 0)
@@ -86,12 +88,12 @@ static slm_seldom void put_back(struct slm_free_spans *area, size_t first, size_
 
 /* Move the frontier and map what is between, if it has descriptors: no thread takes addresses that it could not list
  * as a span. If it has none, only these are mapped, and the caller looks again. */
-static slm_cold int advance(struct slm_free_spans *area, size_t count, size_t skip)
+static slm_cold int advance(struct slm_free_spans *area, size_t count, size_t skip, bool for_slabs)
 {
     const size_t first = area->frontier;
     if (slm_reservation_describe(first, count, false)) {
         area->frontier = first + count;
-        const int error = map_and_list(area, first, count);
+        const int error = map_and_list(area, first, count, for_slabs);
         if (error != 0)
             put_back(area, first, count, error == EEXIST ? skip : 0);
         return error;
@@ -120,7 +122,7 @@ static slm_cold bool extend(struct slm_free_spans *area, size_t granules)
         const size_t least = granules - has, count = slm_min(slm_max(least, lead), left);
         if (left < least)
             return false;
-        const int error = advance(area, count, skip);
+        const int error = advance(area, count, skip, granules <= for_slabs_most);
         if (error == 0)
             return true;
         if (error == EEXIST)

@@ -70,6 +70,8 @@ static struct slm_large *make(size_t n, size_t granules, size_t align_granules, 
     large->grown = large->was_moved = large->purged = large->tail_unmapped = false;
     large->rest_clean = large->span.state == SLM_SPAN_CLEAN;
     slm_charge_sub(uncharged(large));
+    if (large->rest_clean)
+        slm_huge_break_unused(slm_span_start(&large->span), slm_span_bytes(&large->span));
     add_relaxed(&made, 1);
     count_live(large, large->usable);
     store_relaxed(&large->span.kind, SLM_SPAN_LARGE);

@@ -3,6 +3,7 @@
 #include "unit.h"
 
 #include "base/bits.h"
+#include "os/sys.h"
 #include "os/vm.h"
 #include "page/huge.h"
 #include "page/purge.h"
@@ -11,7 +12,7 @@
 
 enum { GRANULES = 512, RIPE_PASSES = 4, BROKEN_PASSES = 70, SECOND_MS = 1000 };
 
-static uint64_t now_ms = 1000;
+static uint64_t now_ms;
 
 /* The sums of a row of smaps over the mappings that lie in these pages or reach into them, in KiB. */
 static size_t kib_of(const char *row, const char *from, size_t bytes)
@@ -29,6 +30,28 @@ static size_t kib_of(const char *row, const char *from, size_t bytes)
             kib += strtoul(line + strlen(row), NULL, 10);
     fclose(file);
     return kib;
+}
+
+/* Has the kernel been told so of the mapping that the address lies in? */
+static bool has_flag(const char *address, const char *flag)
+{
+    char line[256];
+    unsigned long start, end;
+    bool inside = false, has = false;
+    FILE *file = fopen("/proc/self/smaps", "r");
+    require(file);
+    while (fgets(line, sizeof line, file))
+        if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+            inside = start <= (uintptr_t)address && (uintptr_t)address < end;
+        else if (inside && strncmp(line, "VmFlags:", 8) == 0)
+            has = strstr(line, flag);
+    fclose(file);
+    return has;
+}
+
+static char *range_of(char *address)
+{
+    return (char *)((uintptr_t)address & ~(SLM_VM_HUGE_PAGE - 1));
 }
 
 static size_t huge_kib(struct slm_span *span)
@@ -82,6 +105,7 @@ static void set(const char *thp)
 {
     strcpy(slm_options.thp, thp);
     slm_huge_start();
+    now_ms = slm_sys_now_ms();
 }
 
 /* Whole ranges in the span. */
@@ -212,7 +236,7 @@ static void use_little(void)
     set("auto");
     struct slm_span *span = take_filled();
     require(!passes(2 * RIPE_PASSES) && huge_kib(span) == 0);
-    slm_huge_least = slm_span_bytes(span); /* else it would take 1 GiB here */
+    slm_huge_least = slm_span_bytes(span); /* else it would take more here */
     passes(RIPE_PASSES);
     require(huge_kib(span) > 0 || !slm_vm_has_huge_pages());
 }
@@ -236,6 +260,53 @@ static void the_option_says_when(void **state)
     assert_child_silent(use_none);
     const struct outcome outcome = in_child(say_nonsense);
     assert_string_equal(outcome.said, "slabmalloc: option thp is none of auto, on and off; auto: never\n");
+}
+
+/* The span lies in new memory, mapped for one granule of many; the first write makes 2 MiB resident. */
+static struct slm_span *take_new(void)
+{
+    struct slm_span *span;
+    do
+        require((span = slm_span_alloc(0, 1, 1)));
+    while ((uintptr_t)slm_span_start(span) % SLM_VM_HUGE_PAGE != 0 || span->state != SLM_SPAN_CLEAN ||
+           slm_vm_resident(slm_span_start(span)) > 0 || !has_flag(slm_span_start(span), " hg"));
+    return span;
+}
+
+static void grow(void)
+{
+    set("on");
+    fill(take(4 * GRANULES)); /* so that the lead is long */
+    struct slm_span *span = take_new();
+    slm_span_start(span)[0] = 1;
+    require(slm_vm_resident(slm_span_start(span)) == 512);
+    slm_span_start(span)[SLM_GRANULE - 1] = 1;
+    char *start = slm_span_start(span);
+    slm_span_free(span);
+    slm_span_purge(0, SLM_PURGE_TRIM);
+    require(slm_vm_resident(start) <= 512 - 16 && has_flag(start, " nh"));
+}
+
+/* Large objects have none of that, unless they begin where one is. */
+static void grow_by_large_objects(void)
+{
+    set("on");
+    fill(take(4 * GRANULES));
+    take_new();
+    char *object;
+    do
+        require((object = malloc(100 * KIB)));
+    while ((uintptr_t)object % SLM_VM_HUGE_PAGE > MIB || slm_vm_resident(range_of(object)) > 0);
+    *object = 1;
+    require(slm_vm_resident(range_of(object)) == 1);
+}
+
+static void new_memory_of_slabs_is_huge(void **state)
+{
+    (void)state;
+    skip_without_huge_pages();
+    assert_child_silent(grow);
+    assert_child_silent(grow_by_large_objects);
 }
 
 /* Its memory is its parent's. */
@@ -290,6 +361,7 @@ int main(void)
         cmocka_unit_test(what_is_given_back_is_small_again),
         cmocka_unit_test(free_spans_have_no_huge_pages),
         cmocka_unit_test(the_option_says_when),
+        cmocka_unit_test(new_memory_of_slabs_is_huge),
         cmocka_unit_test(children_make_none),
         cmocka_unit_test(it_rests_where_there_are_none),
     };
