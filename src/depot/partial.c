@@ -166,7 +166,7 @@ void slm_partial_relink(struct slm_depot *depot, struct slm_slab *slab)
             slm_partial_unlist(depot, slab, SLM_SLAB_OUT);
         vacant = file_slab(depot, slab);
         slab->span.short_runs = UINT8_MAX;
-        slm_count(&depot->relinked, 1);
+        store_relaxed(&depot->relinked, load_relaxed(&depot->relinked) + 1);
     }
     slm_lock_release(&depot->lock);
     if (vacant)

@@ -1,5 +1,5 @@
-/* Joined objects: malloc's, made of adjacent ones that a smaller class has free. All that is seen of others is seen of
- * these. */
+/* Joined objects: malloc's, made of adjacent ones that a smaller class has free. All that is seen of others is
+ * seen of these. */
 #include "rows.h"
 #include "scene.h"
 
@@ -45,8 +45,8 @@ static bool takes_it(const struct thing_call *call)
     return !(call->flags & (TAKES_CACHE | GIVES_TWICE));
 }
 
-/* Each call, of an object that is free, wherever that is: who has freed it, and whether it has come to its slab, changes
- * from call to call. */
+/* Each call, of an object that is free, wherever that is: who has freed it, and whether it has come to its slab,
+ * changes from call to call. */
 static void add_freed(size_t size, size_t piece)
 {
     static const char *const whos[] = {"same", "other", "fresh", "living", "exited", "child"};
