@@ -19,7 +19,7 @@ static bool is_late(const struct misuse_case *row)
 static bool is_in_slab(const struct misuse_case *row)
 {
     const bool ended = row->who && strcmp(row->who, "exited") == 0;
-    return row->trimmed || (ended && row->after == 0) || (row->first && strcmp(row->first, "nolock") == 0);
+    return row->trimmed || ended || (row->first && strcmp(row->first, "nolock") == 0);
 }
 
 static void commit(const struct misuse_case *row, struct thing *thing)
@@ -58,16 +58,14 @@ static void add_freed(size_t size, size_t piece)
                                   .call = call->word,
                                   .object = "joined",
                                   .who = whos[turn++ % 6],
-                                  .after = turn / 6 % 2 * (size > 1024 ? 20 : 200),
                                   .size = size,
                                   .piece = piece,
                                   .options = "worker=0"};
         if (!takes_it(call))
             continue;
         if (strcmp(call->word, "nolock") == 0) /* it does not look at what others hold, or a depot */
-            row.who = NULL, row.after = 0;
+            row.who = NULL;
         add_row(row, "joined-freed-%zu-%s", size, call->word);
-        row.after = 0;
         row.trimmed = true;
         add_row(row, "joined-freed-%zu-%s-slab", size, call->word);
     }
