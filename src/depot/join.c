@@ -45,18 +45,16 @@ static slm_seldom uint8_t run_for(size_t piece, unsigned pieces, size_t alignmen
     return (uint8_t)slm_min(pieces - 1 + slm_max(alignment / (piece & -piece), 1), UINT8_MAX);
 }
 
-/* From held slabs. */
-static slm_seldom unsigned take_from(struct slm_slab *const *slabs, unsigned number, unsigned pieces,
-                                     size_t alignment, unsigned n, void **rounds)
+/* From a held slab. If it was swept before it still is: no page has become free. */
+static slm_seldom unsigned take_from_slab(struct slm_slab *slab, unsigned pieces, size_t alignment, unsigned n,
+                                          void **rounds)
 {
-    unsigned taken = 0;
-    for (unsigned i = 0; i < number && taken < n; i++) {
-        const unsigned got = slm_joined_take(slabs[i], pieces, alignment, n - taken, rounds + taken);
-        slabs[i]->span.swept |= got > 0 ? SLM_SLAB_KEYLESS : 0;
-        taken += got;
-        if (taken < n)
-            slabs[i]->span.short_runs = run_for(slabs[i]->object_size, pieces, alignment);
-    }
+    const uint32_t swept = slm_partial_is_swept(slab, (uint32_t)load_relaxed(&slab->free)) ? slab->span.swept : 0;
+    const unsigned taken = slm_joined_take(slab, pieces, alignment, n, rounds);
+    if (taken > 0)
+        slab->span.swept = swept ? swept - taken * pieces : SLM_SLAB_KEYLESS;
+    if (taken < n)
+        slab->span.short_runs = run_for(slab->object_size, pieces, alignment);
     return taken;
 }
 
@@ -70,7 +68,8 @@ static slm_seldom unsigned borrow(struct slm_depot *lender, unsigned pieces, siz
         const unsigned number = slm_partial_hold_sparse(lender, slabs, slabs_most, run);
         if (number == 0)
             break;
-        taken += take_from(slabs, number, pieces, alignment, n - taken, rounds + taken);
+        for (unsigned i = 0; i < number && taken < n; i++)
+            taken += take_from_slab(slabs[i], pieces, alignment, n - taken, rounds + taken);
         slm_partial_put(lender, slabs, number, 0);
     }
     add_relaxed(&lender->lent, (uint64_t)taken * pieces);

@@ -237,10 +237,8 @@ slm_seldom unsigned slm_partial_hold_sparse(struct slm_depot *depot, struct slm_
     look_for_sparse(depot, &sparse, true);
     if (sparse.looks == sparse_looks_most - 1) /* there is only one */
         sparse.number = 0;
-    for (unsigned i = 0; i < sparse.number; i++) {
+    for (unsigned i = 0; i < sparse.number; i++)
         slm_partial_unlist(depot, slabs[i], SLM_SLAB_HELD);
-        slabs[i]->span.swept &= SLM_SLAB_KEYLESS;
-    }
     slm_lock_release(&depot->lock);
     return sparse.number;
 }
