@@ -68,7 +68,8 @@ static void add_slab(struct census *census, struct slm_slab *slab)
     }
     const _Atomic uint64_t *joined = slm_slab_joins(slab);
     const bool apart = joined && joined != slab->inside + slm_slab_words(slab);
-    census->bits += ((slab->bits != slab->inside) + apart) * slm_align_up(slm_slab_words(slab) * sizeof(uint64_t), 64);
+    census->bits +=
+        ((slab->bits != slab->inside) + apart) * slm_align_up(slm_slab_words(slab) * sizeof(uint64_t), 64);
 }
 
 /* The granules of a span, whose kind says what they are. Spans change while this reads them: a length is not trusted

@@ -1,13 +1,13 @@
 /* Joining; see join.h.
  *
  * Who lends. Smaller classes of which so many objects, 64 at most, are less than a class step too long; the largest
- * first, as that takes the fewest pieces. Their slabs are held a few at a time, as by a refill, by one depot's lock at
- * a time. The emptiest have the longest runs. What was looked at in vain keeps that in mind until enough objects have
- * come back to relink it: span.short_runs is a length of run that it did not have (taken as if the alignment asked for
- * were a longer run), so that a search goes on where the last one stopped.
+ * first, as that takes the fewest pieces. Their slabs are held a few at a time, as by a refill, by one depot's lock
+ * at a time. The emptiest have the longest runs. What was looked at in vain keeps that in mind until enough objects
+ * have come back to relink it: span.short_runs is a length of run that it did not have (taken as if the alignment
+ * asked for were a longer run), so that a search goes on where the last one stopped.
  *
- * When. A search in vain is not repeated until slabs of those that lend have been relinked, twice as often each time:
- * what only grows does not search, and what has little free seldom does. */
+ * When. A search in vain is not repeated until slabs of those that lend have been relinked, twice as often each
+ * time: what only grows does not search, and what has little free seldom does. */
 #include "depot/join.h"
 
 #include "os/topology.h"
@@ -45,18 +45,18 @@ static slm_seldom uint8_t run_for(size_t piece, unsigned pieces, size_t alignmen
     return (uint8_t)slm_min(pieces - 1 + slm_max(alignment / (piece & -piece), 1), UINT8_MAX);
 }
 
-/* From held slabs. */
-static slm_seldom unsigned take_from(struct slm_slab *const *slabs, unsigned number, unsigned pieces,
-                                     size_t alignment, unsigned n, void **rounds)
+/* From a held slab. If it was swept before it still is: no page has become free. */
+static slm_seldom unsigned take_from_slab(struct slm_slab *slab, unsigned pieces, size_t alignment, unsigned n,
+                                          void **rounds)
 {
-    unsigned taken = 0;
-    for (unsigned i = 0; i < number && taken < n; i++) {
-        const unsigned got = slm_joined_take(slabs[i], pieces, alignment, n - taken, rounds + taken);
-        slabs[i]->span.some_joined |= got > 0;
-        taken += got;
-        if (taken < n)
-            slabs[i]->span.short_runs = run_for(slabs[i]->object_size, pieces, alignment);
+    const bool swept = slm_partial_is_swept(slab, (uint32_t)load_relaxed(&slab->free));
+    const unsigned taken = slm_joined_take(slab, pieces, alignment, n, rounds);
+    if (taken > 0) {
+        slab->span.some_joined = true;
+        slab->span.swept = swept ? (uint16_t)(slab->span.swept - taken * pieces) : 0;
     }
+    if (taken < n)
+        slab->span.short_runs = run_for(slab->object_size, pieces, alignment);
     return taken;
 }
 
@@ -70,25 +70,33 @@ static slm_seldom unsigned borrow(struct slm_depot *lender, unsigned pieces, siz
         const unsigned number = slm_partial_hold_sparse(lender, slabs, slabs_most, run);
         if (number == 0)
             break;
-        taken += take_from(slabs, number, pieces, alignment, n - taken, rounds + taken);
+        for (unsigned i = 0; i < number && taken < n; i++)
+            taken += take_from_slab(slabs[i], pieces, alignment, n - taken, rounds + taken);
         slm_partial_put(lender, slabs, number, 0);
     }
     add_relaxed(&lender->lent, (uint64_t)taken * pieces);
     return taken;
 }
 
-/* Does the class lend to that one? Waste is less than the step to the next class. */
+/* The smallest class of which 64 have the size. */
+static slm_seldom unsigned first_lender(unsigned class)
+{
+    return slm_class_of_size(slm_class_size[class] / SLM_JOINED_MOST);
+}
+
+/* Does it lend? Waste is less than the step to the next class. */
 static slm_seldom unsigned pieces_of(unsigned lender, unsigned class)
 {
-    const size_t piece = slm_class_size[lender], pieces = (slm_class_size[class] + piece - 1) / piece;
-    return pieces <= SLM_JOINED_MOST && pieces * piece < end_of(class) ? (unsigned)pieces : 0;
+    const uint32_t piece = slm_class_size[lender], pieces = (slm_class_size[class] + piece - 1) / piece;
+    return (size_t)pieces * piece < end_of(class) ? pieces : 0;
 }
 
 static slm_seldom unsigned search(const struct slm_depot *depot, unsigned class, void **rounds, unsigned n)
 {
     const size_t size = slm_class_size[class];
+    const unsigned first = first_lender(class);
     unsigned taken = 0;
-    for (unsigned lender = class; lender-- > 0 && taken < n;) {
+    for (unsigned lender = class; lender-- > first && taken < n;) {
         const unsigned pieces = pieces_of(lender, class);
         struct slm_depot *of = pieces > 0 ? depot_of(depot->node, lender) : NULL;
         if (of)
@@ -98,10 +106,11 @@ static slm_seldom unsigned search(const struct slm_depot *depot, unsigned class,
 }
 
 /* How often slabs of those that lend have been relinked. */
-static slm_seldom uint64_t count_relinked(const struct slm_depot *depot, unsigned class)
+static slm_seldom uint32_t count_relinked(const struct slm_depot *depot, unsigned class)
 {
-    uint64_t relinked = 0;
-    for (unsigned lender = class; lender-- > 0;) {
+    const unsigned first = first_lender(class);
+    uint32_t relinked = 0;
+    for (unsigned lender = class; lender-- > first;) {
         struct slm_depot *of = pieces_of(lender, class) > 0 ? depot_of(depot->node, lender) : NULL;
         relinked += of ? load_relaxed(&of->relinked) : 0;
     }
@@ -113,12 +122,12 @@ slm_seldom unsigned slm_join_take(struct slm_depot *depot, void **rounds, unsign
     const unsigned class = slm_cache_id_of(depot->shape->slot_word);
     if (class >= SLM_CLASSES || depot_of(depot->node, class) != depot)
         return 0;
-    const uint64_t relinked = count_relinked(depot, class), step = load_relaxed(&depot->join_step);
-    if (relinked < load_relaxed(&depot->join_due))
+    const uint32_t relinked = count_relinked(depot, class), step = load_relaxed(&depot->join_step);
+    if ((int32_t)(relinked - load_relaxed(&depot->join_due)) < 0)
         return 0;
     const unsigned taken = search(depot, class, rounds, n);
-    store_relaxed(&depot->join_step, taken > 0 ? 0 : slm_min(step * 2 + 1, step_most));
-    store_relaxed(&depot->join_due, taken > 0 ? 0 : relinked + 1 + step);
+    store_relaxed(&depot->join_step, taken > 0 ? 0 : (uint32_t)slm_min(step * 2 + 1, step_most));
+    store_relaxed(&depot->join_due, taken > 0 ? relinked : relinked + 1 + step);
     add_relaxed(&depot->objects_out, taken);
     add_relaxed(&depot->joined_out, taken);
     return taken;

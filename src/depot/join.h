@@ -3,8 +3,8 @@
  * another, and no object carries a header.
  *
  * A joined object is an object of its class in all but where it lies. It counts as out of its class's depot
- * (joined_out), and its pieces as lent by the slab's; all lies on one node. In a magazine it is a round as others are;
- * it comes apart when it goes home. Named caches neither lend nor borrow. */
+ * (joined_out), and its pieces as lent by the slab's; all lies on one node. In a magazine it is a round as others
+ * are; it comes apart when it goes home. Named caches neither lend nor borrow. */
 #pragma once
 
 #include "depot/partial.h"

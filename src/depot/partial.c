@@ -168,7 +168,7 @@ void slm_partial_relink(struct slm_depot *depot, struct slm_slab *slab)
             slm_partial_unlist(depot, slab, SLM_SLAB_OUT);
         vacant = file_slab(depot, slab);
         slab->span.short_runs = UINT8_MAX;
-        slm_count(&depot->relinked, 1);
+        store_relaxed(&depot->relinked, load_relaxed(&depot->relinked) + 1);
     }
     slm_lock_release(&depot->lock);
     if (vacant)
@@ -239,10 +239,8 @@ slm_seldom unsigned slm_partial_hold_sparse(struct slm_depot *depot, struct slm_
     look_for_sparse(depot, &sparse, true);
     if (sparse.looks == sparse_looks_most - 1) /* there is only one */
         sparse.number = 0;
-    for (unsigned i = 0; i < sparse.number; i++) {
+    for (unsigned i = 0; i < sparse.number; i++)
         slm_partial_unlist(depot, slabs[i], SLM_SLAB_HELD);
-        slabs[i]->span.swept = 0;
-    }
     slm_lock_release(&depot->lock);
     return sparse.number;
 }

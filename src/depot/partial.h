@@ -39,8 +39,8 @@ struct slm_depot {
     _Atomic uint64_t slabs_made, slabs_released;
     _Atomic uint64_t joined_out;             /* of objects_out: joined ones, in slabs of others: see depot/join.h */
     _Atomic uint64_t lent;                   /* pieces of such, in its own slabs */
-    _Atomic uint64_t relinked;               /* how often slabs were, as objects came back; written under the lock */
-    _Atomic uint64_t join_due, join_step;    /* see depot/join.c */
+    _Atomic uint32_t relinked;               /* how often slabs were, as objects came back; written under the lock */
+    _Atomic uint32_t join_due, join_step;    /* see depot/join.c */
     _Atomic uint64_t drains_home;            /* magazines whose rounds went to their slabs */
     uint64_t locks_before, contended_before; /* of the lock, when the depot was made another cache's */
 } slm_cacheline;
@@ -97,8 +97,8 @@ void slm_partial_set(struct slm_slab *slab, enum slm_slab_where where);
 enum { SLM_PARTIAL_MOST = 8 };
 unsigned slm_partial_hold(struct slm_depot *depot, struct slm_slab **slabs, unsigned n);
 
-/* Hold up to n slabs that are at least a quarter free, were once fuller, and have short_runs (depot/join.c) above that:
- * the emptiest first, but swept ones last. None if there is only one, as where objects merely come and go. */
+/* Hold up to n slabs that are at least a quarter free, were once fuller, and have short_runs (depot/join.c) above
+ * that: the emptiest first, but swept ones last. None if there is only one, as where objects merely come and go. */
 unsigned slm_partial_hold_sparse(struct slm_depot *depot, struct slm_slab **slabs, unsigned n, unsigned short_runs);
 
 /* Put held slabs back, after `taken` objects were taken from them. */

@@ -101,6 +101,12 @@ slm_seldom bool slm_joined_any(const struct slm_slab *slab)
     return false;
 }
 
+/* The pieces of an object from the one at that bit on. */
+static unsigned pieces_from(uint64_t inner, unsigned bit)
+{
+    return 1 + (unsigned)__builtin_ctzll(~(inner >> bit >> 1));
+}
+
 slm_seldom unsigned slm_joined_pieces(const struct slm_slab *slab, const void *pointer)
 {
     const _Atomic uint64_t *joined = slm_slab_joins(slab);
@@ -109,23 +115,30 @@ slm_seldom unsigned slm_joined_pieces(const struct slm_slab *slab, const void *p
         return 1;
     const uint64_t inner = load_relaxed(&joined[index / 64]);
     unsigned first = index % 64;
-    const unsigned behind = (unsigned)__builtin_ctzll(~(inner >> first >> 1));
     while (first > 0 && unlikely(inner >> first & 1))
         first--;
-    return index % 64 - first + 1 + behind;
+    return pieces_from(inner, first);
+}
+
+/* The pieces get their keys as if each had been freed, and are no longer one. */
+static slm_seldom void come_apart(struct slm_slab *slab, char *object, uint32_t index, unsigned pieces)
+{
+    const uint64_t run = run_at(index % 64, pieces);
+    for (unsigned i = 1; i < pieces; i++)
+        slm_key_set(object + (size_t)i * slab->object_size, slm_key_of(object));
+    /* before the bits are set, by release: pairs with take_word */
+    atomic_fetch_and_explicit(&slab->joined[index / 64], ~(run & (run - 1)), memory_order_relaxed);
 }
 
 slm_seldom unsigned slm_joined_give(struct slm_slab *slab, void *object, const char *call, const char *cache)
 {
-    const unsigned pieces = slm_joined_pieces(slab, object);
     const uint32_t index = slm_slab_index(slab, object);
-    const uint64_t run = run_at(index % 64, pieces);
     if (!slm_slab_is_object(slab, object))
-        slm_panic(call, object, "not the start of an object", cache, slm_joined_size(slab, pieces));
-    for (unsigned i = 1; i < pieces; i++)
-        slm_key_set((char *)object + (size_t)i * slab->object_size, slm_key_of(object));
-    if (pieces > 1) /* before the bits are set, by release: pairs with take_word */
-        atomic_fetch_and_explicit(&slab->joined[index / 64], ~(run & (run - 1)), memory_order_relaxed);
-    slm_slab_set_bits(slab, index / 64, run, call, cache);
+        slm_panic(call, object, "not the start of an object", cache,
+                  slm_joined_size(slab, slm_joined_pieces(slab, object)));
+    const unsigned pieces = pieces_from(load_relaxed(&slab->joined[index / 64]), index % 64);
+    if (pieces > 1)
+        come_apart(slab, object, index, pieces);
+    slm_slab_set_bits(slab, index / 64, run_at(index % 64, pieces), call, cache);
     return pieces;
 }

@@ -5,15 +5,15 @@
  *     joined   0 0 1 1 0 0 0 0     objects 1, 2 and 3 are one
  *
  * A joined object's class is the largest whose size its pieces have together. It lies in one word of bits, so that
- * each step takes one atomic operation, and begins where the alignment of its class's size allows. What hot paths know
- * about objects is not true of it: the slab's word in the page map is 0 from before the first one is handed out until
- * none is left (slm_slab_hide).
+ * each step takes one atomic operation, and begins where the alignment of its class's size allows. What hot paths
+ * know about objects is not true of it: the slab's word in the page map is 0 from before the first one is handed out
+ * until none is left (slm_slab_hide).
  *
- * The slab's bits and count mean what they do in slab.h, with as many objects as there are pieces. The holder sets the
- * joined bits once it has cleared the bits; who gives the object back clears them before it sets the bits, so that the
- * next holder, who acquires the bits, finds them clear. Between the two nobody changes the joined bits of live pieces:
- * whoever has a pointer to the object sees them as they were when it was handed out. A late look at a slab that has
- * gone is harmless, as one at its bits is: metadata stays mapped. */
+ * The slab's bits and count mean what they do in slab.h, with as many objects as there are pieces. The holder sets
+ * the joined bits once it has cleared the bits; who gives the object back clears them before it sets the bits, so
+ * that the next holder, who acquires the bits, finds them clear. Between the two nobody changes the joined bits of
+ * live pieces: whoever has a pointer to the object sees them as they were when it was handed out. A late look at a
+ * slab that has gone is harmless, as one at its bits is: metadata stays mapped. */
 #pragma once
 
 #include "base/size_class.h"
@@ -22,8 +22,8 @@
 enum { SLM_JOINED_MOST = 64 }; /* pieces: a word's */
 
 /* The holder takes up to n joined objects of so many pieces, lowest address first, which begin at multiples of
- * `alignment`, a power of two. Returns how many; 0 also if there is no memory for the bits. If there are any, the slab
- * is hidden from hot paths now. They have their keys. */
+ * `alignment`, a power of two. Returns how many; 0 also if there is no memory for the bits. If there are any, the
+ * slab is hidden from hot paths now. They have their keys. */
 unsigned slm_joined_take(struct slm_slab *slab, unsigned pieces, size_t alignment, unsigned n, void **rounds);
 
 /* Does the slab have joined objects now? Under the lock of its depot, while nobody holds it. */
@@ -32,8 +32,8 @@ bool slm_joined_any(const struct slm_slab *slab);
 /* The pieces of the live object that the pointer lies in. */
 unsigned slm_joined_pieces(const struct slm_slab *slab, const void *object);
 
-/* As slm_slab_give, of one object, joined or not; returns its pieces, by which the caller then raises the count. Each
- * gets a key. */
+/* As slm_slab_give, of one object, joined or not, of a slab that has had joined ones; returns its pieces, by which
+ * the caller then raises the count. Each gets a key. */
 unsigned slm_joined_give(struct slm_slab *slab, void *object, const char *call, const char *cache);
 
 /* The class of an object of two pieces or more. */

@@ -1,8 +1,9 @@
-/* Programs whose sizes change: a range of sizes is made, a half freed, and the room filled with another range, again and
- * again. What an allocator makes of the holes must not show.
+/* Programs whose sizes change: a range of sizes is made, a half freed, and the room filled with another range, again
+ * and again. What an allocator makes of the holes must not show.
  *
- * Written in: malloc(3) (the contents of an object are the program's alone, from any thread, in a child too; realloc
- * keeps them, calloc's are zero; the alignment asked for), malloc_usable_size(3), and in slabmalloc.h for the figures. */
+ * Written in: malloc(3) (the contents of an object are the program's alone, from any thread, in a child too;
+ * realloc keeps them, calloc's are zero; the alignment asked for), malloc_usable_size(3), and in slabmalloc.h for
+ * the figures. */
 #include "common.h"
 
 #include <slabmalloc.h>
@@ -122,7 +123,7 @@ static void begin(struct crowd *crowd, unsigned seed)
     *crowd = (struct crowd){.seed = seed, .random = seed};
 }
 
-/* -- one thread --------------------------------------------------------------------------------------------------- */
+/* -- one thread -------------------------------------------------------------------------------------------------- */
 
 static struct crowd crowds[4];
 
@@ -137,7 +138,7 @@ static void test_contents_are_the_programs(void **state)
     drop_all(&crowds[0]);
 }
 
-/* -- figures ------------------------------------------------------------------------------------------------------ */
+/* -- figures ----------------------------------------------------------------------------------------------------- */
 
 static uint64_t live_bytes(void)
 {
@@ -187,7 +188,7 @@ static void test_figures_count_objects_by_their_size(void **state)
     assert_true(live_bytes() == before);
 }
 
-/* -- threads and children ----------------------------------------------------------------------------------------- */
+/* -- threads and children ---------------------------------------------------------------------------------------- */
 
 static pthread_barrier_t turn;
 

@@ -1,5 +1,5 @@
-/* Joined objects: malloc's, made of adjacent ones that a smaller class has free. All that is seen of others is seen of
- * these. */
+/* Joined objects: malloc's, made of adjacent ones that a smaller class has free. All that is seen of others is
+ * seen of these. */
 #include "rows.h"
 #include "scene.h"
 
@@ -15,13 +15,11 @@ static bool is_late(const struct misuse_case *row)
     return row->section && (thing_call(row->first ? row->first : row->call)->flags & RETIRES);
 }
 
-/* In its slab it is no longer joined, and has a piece's size. A thread's few free objects go there when it ends. A
- * full magazine of large ones has one, for which a stock has room. */
+/* In its slab it is no longer joined, and has a piece's size. A thread's few free objects go there when it ends. */
 static bool is_in_slab(const struct misuse_case *row)
 {
     const bool ended = row->who && strcmp(row->who, "exited") == 0;
-    return row->trimmed || (ended && (row->after == 0 || row->size <= 1024)) ||
-           (row->first && strcmp(row->first, "nolock") == 0);
+    return row->trimmed || ended || (row->first && strcmp(row->first, "nolock") == 0);
 }
 
 static void commit(const struct misuse_case *row, struct thing *thing)
@@ -47,8 +45,8 @@ static bool takes_it(const struct thing_call *call)
     return !(call->flags & (TAKES_CACHE | GIVES_TWICE));
 }
 
-/* Each call, of an object that is free, wherever that is: who has freed it, and whether it has come to its slab, changes
- * from call to call. */
+/* Each call, of an object that is free, wherever that is: who has freed it, and whether it has come to its slab,
+ * changes from call to call. */
 static void add_freed(size_t size, size_t piece)
 {
     static const char *const whos[] = {"same", "other", "fresh", "living", "exited", "child"};
@@ -60,16 +58,14 @@ static void add_freed(size_t size, size_t piece)
                                   .call = call->word,
                                   .object = "joined",
                                   .who = whos[turn++ % 6],
-                                  .after = turn / 6 % 2 * 2,
                                   .size = size,
                                   .piece = piece,
                                   .options = "worker=0"};
         if (!takes_it(call))
             continue;
         if (strcmp(call->word, "nolock") == 0) /* it does not look at what others hold, or a depot */
-            row.who = NULL, row.after = 0;
+            row.who = NULL;
         add_row(row, "joined-freed-%zu-%s", size, call->word);
-        row.after = 0;
         row.trimmed = true;
         add_row(row, "joined-freed-%zu-%s-slab", size, call->word);
     }

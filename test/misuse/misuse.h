@@ -25,7 +25,7 @@ struct misuse_case {
     const char *object; /* what the object is */
     const char *first;  /* the call that has freed it before */
     const char *who;    /* who has, and who commits the misuse */
-    size_t piece;       /* of which it is made, if it is a joined one; a power of two */
+    size_t piece;       /* of which it is made, if it is a joined one */
     unsigned rounds;    /* of its cache's magazines; 0: as many as the library likes */
     unsigned after;     /* so many others are freed in between */
     bool trimmed;       /* and free objects go to their slabs */

@@ -251,6 +251,21 @@ static void add_remote(void)
                 "sized-remote-%s", call->word);
 }
 
+/* A joined object has the size of its class, whatever its pieces have together. */
+static void add_joined(void)
+{
+    static const char *const kinds[] = {"more", "less", NULL};
+    for (const struct call *call = calls; call < calls + CALLS; call++)
+        FOR_EACH_WORD(kind, kinds)
+        {
+            struct misuse_case row = {.commit = give_wrong, .call = call->word, .kind = kind, .object = "joined"};
+            row.size = 1152; /* six of 192 */
+            row.piece = 192;
+            if (call->exact || strcmp(kind, "more") == 0)
+                add_row(row, "sized-joined-%s-%s", call->word, kind);
+        }
+}
+
 static void add_resized(void)
 {
     for (const struct call *call = calls; call < calls + CALLS; call++)
@@ -305,6 +320,7 @@ void add_rows_of_sized(void)
     add_classes();
     add_caches();
     add_remote();
+    add_joined();
     add_resized();
     add_alignments();
     add_pointers();

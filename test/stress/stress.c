@@ -83,8 +83,8 @@ static struct {
 
 /* -- sizes --------------------------------------------------------------------------------------------- */
 
-/* Sizes as servers ask for them: six in seven at most 64 bytes, a tail to 32 KiB, rarely more. One in four is of a range
- * that all have in common and that moves on, so that what one range has left serves the next. */
+/* Sizes as servers ask for them: six in seven at most 64 bytes, a tail to 32 KiB, rarely more. One in four is of a
+ * range that all have in common and that moves on, so that what one range has left serves the next. */
 static size_t draw_size(uint64_t *random)
 {
     static const struct {
