@@ -168,7 +168,7 @@ static slm_seldom _Atomic uint8_t *table_of(unsigned area)
 
 /* -- new memory -------------------------------------------------------------------------------------------------- */
 
-/* The kernel is asked once a second. */
+/* Not in areas that are for large objects alone. The kernel is asked once a second. */
 slm_seldom void slm_huge_expect(size_t first, size_t count)
 {
     static slm_sparse _Atomic uint64_t ask_ms;
@@ -178,7 +178,7 @@ slm_seldom void slm_huge_expect(size_t first, size_t count)
     const size_t behind = slm_min(range_of(area, end), RANGES);
     const size_t number = range_of(area, (char *)slm_granule_address(first) + SLM_VM_HUGE_PAGE - 1);
     const uint64_t now_ms = slm_sys_now_ms(), asked_ms = load_relaxed(&ask_ms);
-    if (number >= behind || !may_be_huge(now_ms) || load_relaxed(&runs) >= runs_most)
+    if (area > slm_range.node_mask || number >= behind || !may_be_huge(now_ms) || load_relaxed(&runs) >= runs_most)
         return;
     if (now_ms >= asked_ms && !slm_vm_has_huge_pages()) {
         rest(now_ms);
