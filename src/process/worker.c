@@ -417,7 +417,7 @@ static slm_cold bool await_end(void)
 }
 
 /* True: there was one, and it is gone. */
-static slm_seldom bool end_if_alone(void)
+static slm_cold bool end_if_alone(void)
 {
     slm_fence(); /* pairs with fall_asleep */
     return !are_several() && load_relaxed(&worker) != WORKER_NONE && await_end();
