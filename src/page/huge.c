@@ -33,6 +33,7 @@ enum {
     runs_most = 4096,    /* of huge ranges side by side; the kernel allows 65,530 mappings */
     rest_ms = 60000,     /* after the kernel has had no huge page */
     ask_again_ms = 1000,
+    large_share = 16, /* of what is in use */
 };
 
 #define RANGES (4 * SLM_GRANULE) /* of an area: its first 512 GiB */
@@ -168,7 +169,15 @@ static slm_seldom _Atomic uint8_t *table_of(unsigned area)
 
 /* -- new memory -------------------------------------------------------------------------------------------------- */
 
-/* Not in areas that are for large objects alone. The kernel is asked once a second. */
+/* Large objects leave the ends of their spans unused: where many lie among the slabs each range would have some. In
+ * areas of their own there are no slabs. */
+static slm_seldom bool is_for_slabs(unsigned area)
+{
+    const uint64_t large_bytes = load_relaxed(&slm_free_spans_in(area)->large_bytes);
+    return area <= slm_range.node_mask && large_bytes <= slm_demand_used() / large_share;
+}
+
+/* The kernel is asked once a second. */
 slm_seldom void slm_huge_expect(size_t first, size_t count)
 {
     static slm_sparse _Atomic uint64_t ask_ms;
@@ -178,7 +187,7 @@ slm_seldom void slm_huge_expect(size_t first, size_t count)
     const size_t behind = slm_min(range_of(area, end), RANGES);
     const size_t number = range_of(area, (char *)slm_granule_address(first) + SLM_VM_HUGE_PAGE - 1);
     const uint64_t now_ms = slm_sys_now_ms(), asked_ms = load_relaxed(&ask_ms);
-    if (area > slm_range.node_mask || number >= behind || !may_be_huge(now_ms) || load_relaxed(&runs) >= runs_most)
+    if (!is_for_slabs(area) || number >= behind || !may_be_huge(now_ms) || load_relaxed(&runs) >= runs_most)
         return;
     if (now_ms >= asked_ms && !slm_vm_has_huge_pages()) {
         rest(now_ms);

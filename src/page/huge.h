@@ -1,9 +1,9 @@
 /* Huge pages for memory that is dense and stays so. Whatever is mapped has small pages, but for what a large heap
  * grows by for the sake of slabs: that is filled from one end to the other, and has huge pages from its first write
- * on. Large objects may not write all of theirs, and have none there. In a large heap the ranges of 2 MiB are looked
- * at, about once a second: where nearly all pages were resident at several looks, so many a second are made huge, by
- * the worker if there is one. Before a part of such a range is given back, its huge page is split, and it has small
- * pages for a minute at least: the kernel would fill what is missing.
+ * on. Large objects may not write all of theirs, and have none there; nor has a heap with many of them. In a large
+ * heap the ranges of 2 MiB are looked at, about once a second: where nearly all pages were resident at several looks,
+ * so many a second are made huge, by the worker if there is one. Before a part of such a range is given back, its
+ * huge page is split, and it has small pages for a minute at least: the kernel would fill what is missing.
  *
  * So the heap has next to no page more than it would have without huge pages, whatever the system's policy is. Ranges
  * whose neighbours are different are mappings of their own: there are not too many of them.
