@@ -172,8 +172,8 @@ static slm_for_few struct slm_span *lengthen(struct slm_free_spans *area, struct
     return end;
 }
 
-/* No dirty span is long enough. One of half the length or more may be, with the clean memory beside it: less is touched
- * for the first time than in a clean span, and less stays dirty. *clean: so many granules of it. */
+/* No dirty span is long enough. One of half the length or more may be, with the clean memory beside it: less is
+ * touched for the first time than in a clean span, and less stays dirty. *clean: so many granules of it. */
 static slm_for_few __attribute__((noinline)) struct slm_span *take_with_clean(struct slm_free_spans *area,
                                                                               size_t granules, size_t *clean)
 {

@@ -145,8 +145,8 @@ static slm_for_few void sweep_bucket(struct slm_depot *depot, struct growth *gro
     growth->purged += bytes;
 }
 
-/* Dirty spans that are too short for what is wanted make up for the clean ones taken instead, oldest first. A share of
- * what is in use stays. */
+/* Dirty spans that are too short for what is wanted make up for the clean ones taken instead, oldest first. A share
+ * of what is in use stays. */
 static slm_for_few __attribute__((noinline)) size_t purge_short(uint64_t grown, uint64_t most)
 {
     const uint64_t dirty = slm_span_dirty_bytes(), keep = slm_max(most, dirty - slm_min(dirty, grown));

@@ -125,8 +125,8 @@ static bool fits_despite_target(const struct slm_magazine *full, uint32_t target
 }
 
 /* Rounds in place of an empty magazine, or of none: a whole one from the stock, else objects from slabs. An array is
- * made for those only: the stock would collect it. The result has no rounds if there are none, and is NULL if there is
- * no memory for an array. */
+ * made for those only: the stock would collect it. The result has no rounds if there are none, and is NULL if there
+ * is no memory for an array. */
 static struct slm_magazine *fetch(struct slm_depot *depot, const struct slm_slot *slot, struct slm_cache *cache,
                                   struct slm_magazine *empty)
 {

@@ -38,8 +38,8 @@ void slm_thread_empty(struct slm_thread *thread, enum slm_whereto whereto);
 /* Halve the magazines of caches that have not been missed since the last look. */
 void slm_thread_adapt(struct slm_thread *thread);
 
-/* Memory is short of what others could do without: classes that have not missed a round since the last call put theirs
- * into their slabs. */
+/* Memory is short of what others could do without: classes that have not missed a round since the last call put
+ * theirs into their slabs. */
 void slm_thread_cool(struct slm_thread *thread);
 
 /* The thread runs on another node from now on: what it holds goes to the depots of the nodes where it lies. */
