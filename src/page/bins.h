@@ -19,8 +19,8 @@ void slm_bins_remove(struct slm_bins *bins, struct slm_span *span);
  * spans at high addresses stay free and can be purged. NULL if there is none. */
 struct slm_span *slm_bins_find(const struct slm_bins *bins, size_t granules);
 
-/* The longest span, of at least `least` granules, for which `visit` returns true and that a bounded search finds; or
- * NULL. */
+/* The longest span that a bounded search finds and for which `visit` returns true; it has `least` granules or more.
+ * NULL if there is none. */
 struct slm_span *slm_bins_find_longest(const struct slm_bins *bins, size_t least,
                                        bool (*visit)(struct slm_span *span, void *context), void *context);
 
