@@ -238,6 +238,7 @@ static void role_fork(const char *nothing)
 {
     pthread_t threads[2];
     (void)nothing;
+    opaque(malloc(8 * MIB));
     begin(&crowds[0], 20);
     for (unsigned i = 0; i < COUNT(threads); i++) {
         begin(&crowds[i + 1], i + 21);
@@ -274,6 +275,7 @@ int main(int argc, char **argv)
     };
     if (argc > 1)
         return play_role(roles, COUNT(roles), argc, argv);
+    opaque(malloc(8 * MIB)); /* a process of a few megabytes takes no pains */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_contents_are_the_programs),
         cmocka_unit_test(test_figures_count_objects_by_their_size),

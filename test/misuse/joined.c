@@ -8,7 +8,7 @@ static const char double_free[] = "double free of an object", use[] = "use of a 
 
 static const struct {
     size_t size, piece;
-} kinds[] = {{48, 16}, {512, 256}, {1024, 256}, {8192, 2048}};
+} kinds[] = {{48, 16}, {512, 256}, {1024, 256}, {2048, 512}};
 
 static bool is_late(const struct misuse_case *row)
 {

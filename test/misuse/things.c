@@ -47,8 +47,9 @@ static int last_node(void)
     return (int)stats.nodes - 1;
 }
 
-/* Slabs of pieces, of which every eighth stays. What the rest is joined to lies in the same 64 KiB. */
-enum { PIECE_SLABS = 16, SLAB = 0x10000, PIECES_MOST = SLAB / 16 * PIECE_SLABS };
+/* Slabs of pieces, of which every eighth stays. What the rest is joined to lies in the same 64 KiB. Only where
+ * megabytes are in use does malloc join anything. */
+enum { IN_USE = 8 << 20, PIECE_SLABS = 16, SLAB = 0x10000, PIECES_MOST = SLAB / 16 * PIECE_SLABS };
 
 static uintptr_t piece_slabs[PIECES_MOST];
 static unsigned piece_count;
@@ -57,6 +58,8 @@ static void make_pieces(size_t piece)
 {
     static void *pieces[PIECES_MOST];
     const unsigned all = (unsigned)(SLAB / piece * PIECE_SLABS);
+    char *volatile ballast = malloc(IN_USE);
+    (void)ballast;
     for (unsigned i = 0; i < all; i++)
         pieces[i] = hidden(malloc(piece));
     for (unsigned i = 0; i < all; i++) {

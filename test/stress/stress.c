@@ -456,6 +456,7 @@ int main(int count, char **words)
            options.seconds);
     fflush(stdout);
     begin_work(program.name, options.seed);
+    void *volatile ballast = malloc(8 << 20); /* what it is worth only in a larger heap is done here, too */
     start_work(1, 0);
     const double end = now_in_seconds() + options.seconds;
     for (unsigned i = 0; i < SLOTS; i++)
@@ -474,6 +475,7 @@ int main(int count, char **words)
     atomic_store(&stopping, true);
     wait_for_all();
     release_slots();
+    free(ballast);
     printf("stress: %" PRIu64 " operations by %" PRIu64 " threads, no byte wrong (seed %" PRIu64 ")\n",
            atomic_load(&operations), atomic_load(&workers_born), options.seed);
     print_allocator();

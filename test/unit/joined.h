@@ -6,9 +6,30 @@
 #include <malloc.h>
 
 #include "depot/cache.h"
+#include "process/lifecycle.h"
 #include "slab/joined.h"
+#include "thread/thread_cache.h"
 
 enum { LENDER_SLABS = 8, LENDER_MOST = SLM_GRANULE / 16 * LENDER_SLABS };
+
+/* In a small process nothing is joined. */
+static inline void use_megabytes(void)
+{
+    static char *volatile ballast;
+    if (!ballast)
+        require((ballast = malloc(8 * MIB)) != NULL);
+}
+
+/* What is free of a class goes to its slabs, and no page to the kernel. */
+static inline void all_to_slabs(size_t size)
+{
+    struct slm_thread *thread = slm_thread_enter(true);
+    require(thread != NULL);
+    slm_thread_empty(thread, SLM_TO_SLABS);
+    slm_thread_leave(thread);
+    slm_for_each_depot (depot, slm_class_cache(slm_class_of_size(size)))
+        slm_depot_trim(depot, true);
+}
 
 /* Slabs of a class in which every eighth object, by its place, is live, and all others are free. */
 struct lender {
@@ -20,6 +41,7 @@ static inline void lender_make(struct lender *lender, size_t size)
 {
     static void *objects[LENDER_MOST];
     const unsigned all = (unsigned)(SLM_GRANULE / size * LENDER_SLABS);
+    use_megabytes();
     lender->count = 0;
     for (unsigned i = 0; i < all; i++)
         require((objects[i] = malloc(size)) && memset(objects[i], 0x11, size));
@@ -29,7 +51,7 @@ static inline void lender_make(struct lender *lender, size_t size)
         else
             free(objects[i]);
     }
-    malloc_trim(0); /* what is free goes to its slab */
+    all_to_slabs(size);
 }
 
 static inline void lender_free(struct lender *lender)

@@ -119,6 +119,7 @@ static void growth_alone_joins_nothing(void **state)
 {
     (void)state;
     static void *many[5000];
+    use_megabytes();
     for (unsigned i = 0; i < COUNT(many); i++) {
         many[i] = malloc(64 + i % 900);
         require(!is_joined(many[i]));
@@ -160,6 +161,26 @@ static void named_caches_neither_lend_nor_borrow(void **state)
     assert_int_equal(slab_cache_destroy(named), 0);
 }
 
+/* What it would take of the library's code costs more than it saves. */
+static void a_small_process_joins_nothing(void)
+{
+    static void *pieces[4 * SLM_GRANULE / 256];
+    for (unsigned i = 0; i < COUNT(pieces); i++)
+        pieces[i] = malloc(256);
+    for (unsigned i = 0; i < COUNT(pieces); i++)
+        if (i % 8 != 0)
+            free(pieces[i]);
+    malloc_trim(0);
+    for (unsigned i = 0; i < MANY; i++)
+        require(!is_joined(malloc(1024)));
+}
+
+static void small_processes_do_without(void **state)
+{
+    (void)state;
+    assert_child_silent(a_small_process_joins_nothing);
+}
+
 /* What a signal handler gives back goes home with all its pieces. */
 static void all_of_it_goes_home_without_a_lock(void **state)
 {
@@ -179,6 +200,7 @@ static void all_of_it_goes_home_without_a_lock(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(small_processes_do_without),
         cmocka_unit_test(growth_alone_joins_nothing),
         cmocka_unit_test(they_are_objects_of_their_class),
         cmocka_unit_test(both_classes_are_counted),
