@@ -23,8 +23,6 @@ struct slm_cache {
     _Atomic uint32_t start_rounds, most_rounds;    /* of a thread's magazines */
     _Atomic uint32_t fixed_rounds;                 /* as the program asked; 0: automatic */
     uint32_t fixed_magazines;                      /* as the program asked; 0: automatic */
-    _Atomic bool learns;                           /* how many rounds pay in a stock: the program has not fixed it */
-    _Atomic bool sent_home;                        /* rounds for which a stock had no room; none was missed yet */
     _Atomic uint32_t stock_rounds;                 /* the most that a depot keeps: see slm_cache_stock_rounds */
     _Atomic uint64_t depot_rounds;                 /* the most that it ever keeps */
     _Atomic(_Atomic(struct slm_depot *) *) others; /* depots of the nodes from 1 on, made on first use */
@@ -33,6 +31,8 @@ struct slm_cache {
     uint32_t align;
     bool merges;            /* with others of its size and alignment */
     bool attended;          /* while it leaves: slab_cache_destroy still works on it */
+    _Atomic bool learns;    /* how many rounds pay in a stock: the program has not fixed it */
+    _Atomic bool sent_home; /* rounds for which a stock had no room; none was missed yet */
     uint32_t recall;        /* while it leaves: the recall that all threads must have attended to before it goes */
     struct slm_cache *next; /* in its bucket of caches that merge, among those that leave, or among those unused */
     struct slm_depot first; /* node 0 */
