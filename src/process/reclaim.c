@@ -231,8 +231,10 @@ bool slm_reclaim_due(uint64_t now_ms, bool helped, bool parked)
     trimming.look = slm_reclaim_claim(&look_due, now_ms, slm_max(delay_ms, look_least_ms));
     if (trimming.surplus || trimming.look || parked)
         done = trim_surplus(&trimming, delay_ms);
-    if (trimming.surplus)
-        done |= slm_percpu_trim(false) | (slm_demand_used() >= slm_huge_least && slm_huge_pass(now_ms, helped));
+    if (trimming.surplus) {
+        done |= slm_percpu_trim(false);
+        done |= slm_demand_used() >= slm_huge_least && slm_huge_pass(now_ms, helped);
+    }
     if (slm_span_dirty_bytes() > 0 && slm_reclaim_claim(&purge_due, now_ms, delay_ms))
         done |= slm_span_purge_surplus(helped) > 0;
     slm_reclaim_excess();

@@ -76,7 +76,7 @@ static void percpu_free_copy(const struct misuse_case *row)
 static void percpu_null(const struct misuse_case *row)
 {
     static slab_percpu_node node;
-    void *pointer = is_kind(row, "field") ? (char *)NULL + 4000 : NULL;
+    void *pointer = is_kind(row, "field") ? (void *)4000 : NULL;
     slab_percpu object = hidden(pointer);
     if (!is_kind(row, "first"))
         slab_percpu_alloc(8, 8);
