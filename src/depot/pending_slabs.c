@@ -63,9 +63,10 @@ static slm_for_few __attribute__((noinline)) bool poll(void)
 {
     slm_epoch_poll();
     lock_lists();
+    const bool nobody_reads = slm_epoch_nobody_reads(); /* of what is in the list: as for slm_epoch_stamp */
     while (!slm_list_empty(&waiting)) {
         struct slm_slab *slab = slm_container(waiting.next, struct slm_slab, span.link);
-        if (!slm_epoch_passed(slab->wait.stamp))
+        if (!nobody_reads && !slm_epoch_passed(slab->wait.stamp))
             break;
         sub_relaxed(&slm_epoch_waiting_bytes, bytes_of(slab));
         slm_list_remove(&slab->span.link);

@@ -139,6 +139,25 @@ static void where_nobody_reads_they_wait_for_a_look_alone(void **state)
     assert_child_silent(without_readers_time_has_passed);
 }
 
+static void their_own_reader_has_left(void)
+{
+    life.typesafe = true;
+    enter();
+    make_pending(2);
+    require(slm_pending_slabs_poll() && load_relaxed(&slm_pending_slabs_due) == 0);
+    leave();
+    require(slm_epoch_nobody_reads() && !slm_pending_slabs_poll());
+    require(load_relaxed(&slm_pending_slabs_due) == 2);
+    slm_pending_slabs_release(NULL);
+    require(released() == 2);
+}
+
+static void what_became_vacant_in_a_section_goes_at_a_look_after_it(void **state)
+{
+    (void)state;
+    assert_child_silent(their_own_reader_has_left);
+}
+
 static _Atomic int stage; /* of the reader */
 
 static void reach(int next)
@@ -399,7 +418,8 @@ static void children_inherit_what_waits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        pending_test(where_nobody_reads_they_wait_for_a_look_alone), /* before there is a reader */
+        pending_test(where_nobody_reads_they_wait_for_a_look_alone),           /* before there is a reader */
+        pending_test(what_became_vacant_in_a_section_goes_at_a_look_after_it), /* before there is a reader */
         pending_test(a_destructor_alone_is_due_at_once),
         pending_test(the_oldest_goes_first),
         pending_test(a_vacant_slab_is_kept_as_it_is),
