@@ -6,13 +6,14 @@
  * have come back to relink it: span.short_runs is a length of run that it did not have (taken as if the alignment
  * asked for were a longer run), so that a search goes on where the last one stopped.
  *
- * When. A search in vain is not repeated until slabs of those that lend have been relinked, twice as often each
- * time: what only grows does not search, and what has little free seldom does. */
+ * When. A search in vain is not repeated until slabs of smaller classes have been relinked, twice as often each
+ * time, which is looked at before every fifth slab. So what only grows does not search, and what has little free
+ * seldom does. */
 #include "depot/join.h"
 
 #include "os/topology.h"
 
-enum { slabs_most = 4, turns_most = 16, step_most = 64 };
+enum { slabs_most = 4, turns_most = 16, step_most = 64, skip_most = 4 };
 
 /* Most machines have one node: its depots lie where others write, too. */
 static struct slm_depot *_Atomic first_node[SLM_CLASSES];
@@ -105,13 +106,14 @@ static slm_seldom unsigned search(const struct slm_depot *depot, unsigned class,
     return taken;
 }
 
-/* How often slabs of those that lend have been relinked. */
+/* How often slabs of smaller classes have been relinked, whether these lend or not: a division for each would cost as
+ * much as a search. */
 static slm_seldom uint32_t count_relinked(const struct slm_depot *depot, unsigned class)
 {
     const unsigned first = first_lender(class);
     uint32_t relinked = 0;
     for (unsigned lender = class; lender-- > first;) {
-        struct slm_depot *of = pieces_of(lender, class) > 0 ? depot_of(depot->node, lender) : NULL;
+        const struct slm_depot *of = depot_of(depot->node, lender);
         relinked += of ? load_relaxed(&of->relinked) : 0;
     }
     return relinked;
@@ -122,11 +124,16 @@ slm_seldom unsigned slm_join_take(struct slm_depot *depot, void **rounds, unsign
     const unsigned class = slm_cache_id_of(depot->shape->slot_word);
     if (class >= SLM_CLASSES || depot_of(depot->node, class) != depot)
         return 0;
-    const uint32_t relinked = count_relinked(depot, class), step = load_relaxed(&depot->join_step);
+    const unsigned skip = load_relaxed(&depot->join_skip), step = load_relaxed(&depot->join_step);
+    store_relaxed(&depot->join_skip, (uint16_t)(skip > 0 ? skip - 1 : skip_most));
+    if (skip > 0)
+        return 0;
+    const uint32_t relinked = count_relinked(depot, class);
     if ((int32_t)(relinked - load_relaxed(&depot->join_due)) < 0)
         return 0;
     const unsigned taken = search(depot, class, rounds, n);
-    store_relaxed(&depot->join_step, taken > 0 ? 0 : (uint32_t)slm_min(step * 2 + 1, step_most));
+    store_relaxed(&depot->join_step, (uint16_t)(taken > 0 ? 0 : slm_min(step * 2 + 1, step_most)));
+    store_relaxed(&depot->join_skip, (uint16_t)(taken > 0 ? 0 : skip_most));
     store_relaxed(&depot->join_due, taken > 0 ? relinked : relinked + 1 + step);
     add_relaxed(&depot->objects_out, taken);
     add_relaxed(&depot->joined_out, taken);

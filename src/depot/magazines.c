@@ -88,10 +88,11 @@ void slm_magazine_check(const struct slm_cache *cache, const struct slm_magazine
 
 /* A magazine of objects that have no key is always checked: nobody has seen a second free yet. Of keyed ones each
  * push was checked, and only a write after the free can have hidden a second one. So that they cost next to nothing,
- * one in 256 is checked. */
+ * one in 256 is checked, of those that go to the stock and of those for which it has no room. */
 static bool is_to_be_checked(const struct slm_cache *cache, const struct slm_depot *depot)
 {
-    return unlikely(!cache->shape.keyed) || unlikely(load_relaxed(&depot->exchanges) % 256 == 0);
+    const uint64_t magazines = load_relaxed(&depot->exchanges) + load_relaxed(&depot->drains_home);
+    return unlikely(!cache->shape.keyed) || unlikely(magazines % 256 == 0);
 }
 
 void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazine **magazine, uint64_t limit_rounds)

@@ -37,10 +37,11 @@ struct slm_depot {
     _Atomic uint64_t taken_back;  /* objects that came to slabs out of the stock and of parked threads */
     _Atomic uint64_t objects_out; /* of slabs: live, or in magazines */
     _Atomic uint64_t slabs_made, slabs_released;
-    _Atomic uint64_t joined_out;             /* of objects_out: joined ones, in slabs of others: see depot/join.h */
-    _Atomic uint64_t lent;                   /* pieces of such, in its own slabs */
-    _Atomic uint32_t relinked;               /* how often slabs were, as objects came back; written under the lock */
-    _Atomic uint32_t join_due, join_step;    /* see depot/join.c */
+    _Atomic uint64_t joined_out; /* of objects_out: joined ones, in slabs of others: see depot/join.h */
+    _Atomic uint64_t lent;       /* pieces of such, in its own slabs */
+    _Atomic uint32_t relinked;   /* how often slabs were, as objects came back; written under the lock */
+    _Atomic uint32_t join_due;   /* see depot/join.c */
+    _Atomic uint16_t join_step, join_skip;
     _Atomic uint64_t drains_home;            /* magazines whose rounds went to their slabs */
     uint64_t locks_before, contended_before; /* of the lock, when the depot was made another cache's */
 } slm_cacheline;

@@ -285,11 +285,16 @@ void slm_span_note_growth(size_t bytes)
         store_relaxed(&slm_span_look_due, true);
 }
 
+_Atomic uint64_t slm_span_unfit_bytes;
+
 static void note_rise(size_t bytes, size_t clean)
 {
     slm_demand_rise(bytes);
-    if (clean > 0)
-        slm_span_note_growth(clean);
+    if (clean == 0)
+        return;
+    if (slm_span_dirty_bytes() >= clean)
+        add_relaxed(&slm_span_unfit_bytes, clean);
+    slm_span_note_growth(clean);
 }
 
 struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment)

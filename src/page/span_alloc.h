@@ -20,6 +20,9 @@ void slm_span_free_unmapped(struct slm_span *span, bool lost);
  * has grown by clean memory (page/demand.h). */
 extern slm_hidden _Atomic bool slm_span_look_due;
 
+/* So much clean memory was taken since this was last cleared, though as much was dirty, in spans too short. */
+extern slm_hidden _Atomic uint64_t slm_span_unfit_bytes;
+
 /* So many bytes will become resident that were clean, in a span or in a part of one. */
 void slm_span_note_growth(size_t bytes);
 

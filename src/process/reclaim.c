@@ -17,6 +17,7 @@
 #include "page/free_spans.h"
 #include "page/huge.h"
 #include "page/reservation.h"
+#include "page/span_alloc.h"
 #include "percpu/percpu.h"
 #include "slab/large.h"
 #include "thread/ownership.h"
@@ -145,11 +146,10 @@ static slm_for_few void sweep_bucket(struct slm_depot *depot, struct growth *gro
     growth->purged += bytes;
 }
 
-/* Dirty spans that are too short for what is wanted make up for the clean ones taken instead, oldest first. A share
- * of what is in use stays. */
-static slm_for_few __attribute__((noinline)) size_t purge_short(uint64_t grown, uint64_t most)
+/* Dirty spans make up for so many bytes taken elsewhere, oldest first. `most`: so many stay. */
+static slm_for_few __attribute__((noinline)) size_t purge_in_exchange(uint64_t bytes, uint64_t most)
 {
-    const uint64_t dirty = slm_span_dirty_bytes(), keep = slm_max(most, dirty - slm_min(dirty, grown));
+    const uint64_t dirty = slm_span_dirty_bytes(), keep = slm_max(most, dirty - slm_min(dirty, bytes));
     return dirty > keep ? slm_span_purge(keep, SLM_PURGE_GROWTH) : 0;
 }
 
@@ -180,7 +180,7 @@ static void sweep_for(uint64_t grown)
 
 slm_for_few void slm_reclaim_replaced(uint64_t bytes)
 {
-    purge_short(bytes, 0);
+    purge_in_exchange(bytes, 0);
 }
 
 /* Sweeping comes last, and seldom: frees into swept slabs are slow. */
@@ -189,7 +189,8 @@ void slm_reclaim_grown(void)
     const uint64_t grown = slm_demand_take_growth(), most = slm_demand_used() / growth_dirty_share;
     if (grown == 0)
         return;
-    const size_t purged = slm_span_dirty_bytes() > most ? purge_short(grown, most) : 0;
+    const uint64_t unfit = atomic_exchange(&slm_span_unfit_bytes, 0);
+    const size_t purged = unfit > 0 && slm_span_dirty_bytes() > most ? purge_in_exchange(unfit, most) : 0;
     if (!load_relaxed(&slm_tls.busy)) { /* else in a handler, whose thread is in a slow path */
         struct slm_thread *self = slm_thread_hide();
         if (self)
