@@ -127,8 +127,9 @@ bool slm_demand_repeats(uint64_t now_ms, bool last)
     if (before == 0 || latest - before >= span_ms || now_ms - latest >= span_ms)
         return false;
     const uint64_t now = load_relaxed(&used), as_low = now + slm_max(slm_options.dirty_bytes, now / 4);
-    for (unsigned i = 1; i < (last ? 3 : 2); i++)
-        if (as_low < load_relaxed(&lows[i]))
+    for (unsigned i = 1; i < (last ? 3 : 2);
+         i++) /* give or take an eighth of the peak: threads seldom rest together */
+        if (as_low + load_relaxed(&peaks[i]) / 8 < load_relaxed(&lows[i]))
             return false;
     return true;
 }
