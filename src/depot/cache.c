@@ -5,6 +5,7 @@
 
 #include "base/options.h"
 #include "depot/join.h"
+#include "depot/shards.h"
 #include "os/topology.h"
 #include "page/metadata.h"
 #include "page/page_map.h"
@@ -234,7 +235,7 @@ struct slm_depot *slm_cache_depot_made(struct slm_cache *cache, unsigned node)
 
 struct slm_depot *slm_cache_depot_after(struct slm_cache *cache, const struct slm_depot *depot)
 {
-    struct slm_depot *next = NULL;
+    struct slm_depot *next = slm_depot_shard_after(depot);
     for (unsigned node = depot->node + 1; node < slm_nodes && !next; node++)
         next = slm_cache_depot_made(cache, node);
     return next;

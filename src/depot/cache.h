@@ -154,7 +154,7 @@ slm_inline struct slm_depot *slm_cache_depot(struct slm_cache *cache, unsigned n
 /* The node's depot if it has been made, else NULL. */
 struct slm_depot *slm_cache_depot_made(struct slm_cache *cache, unsigned node);
 
-/* For each depot of the cache that has been made, in the order of nodes (depot->node). */
+/* For each shard of each depot of the cache that has been made, in the order of nodes (depot->node). */
 #define slm_for_each_depot(depot, cache)                                                                             \
     for (struct slm_depot *depot = &(cache)->first; /* NOLINT(bugprone-macro-parentheses): a name */                 \
          (depot); (depot) = slm_cache_depot_after((cache), (depot)))

@@ -11,14 +11,18 @@
 #include "base/panic.h"
 #include "depot/join.h"
 #include "depot/pending_slabs.h"
+#include "depot/shards.h"
 #include "page/demand.h"
 #include "page/huge.h"
 #include "page/metadata.h"
 
 enum { still_looks = 2 };
 
-bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **magazine)
+/* From one shard. */
+static bool get(struct slm_depot *depot, struct slm_magazine **magazine)
 {
+    if (load_relaxed(&depot->stock_rounds) == 0)
+        return false;
     slm_depot_lock(depot);
     struct slm_magazine *full = depot->full;
     if (full) {
@@ -39,6 +43,37 @@ bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **magazine)
     return full != NULL;
 }
 
+/* Another shard's stock, if it is half full: threads of one CPU free what those of another allocate. */
+static slm_for_few __attribute__((noinline)) bool get_surplus(struct slm_depot *depot, struct slm_magazine **magazine)
+{
+    const uint64_t half = load_relaxed(&load_relaxed(&depot->shards)->share) / 2;
+    struct slm_depot *other = depot;
+    while ((other = slm_depot_other_shard(depot, other)))
+        if (load_relaxed(&other->stock_rounds) >= half && get(other, magazine))
+            return true;
+    return false;
+}
+
+/* What is left when a shard has no partial slabs. */
+static slm_for_few __attribute__((noinline)) bool get_any(struct slm_depot *depot, struct slm_magazine **magazine)
+{
+    struct slm_depot *other = depot;
+    while ((other = slm_depot_other_shard(depot, other)))
+        if (get(other, magazine))
+            return true;
+    return false;
+}
+
+bool slm_depot_get(struct slm_depot *home, struct slm_magazine **magazine)
+{
+    struct slm_depot *depot = slm_depot_here(home);
+    if (get(depot, magazine))
+        return true;
+    if (likely(!load_relaxed(&depot->shards)))
+        return false;
+    return get_surplus(depot, magazine) || (!slm_partial_any(depot) && get_any(depot, magazine));
+}
+
 slm_seldom uint64_t slm_depot_moves(struct slm_depot *depot)
 {
     slm_depot_lock(depot);
@@ -47,8 +82,11 @@ slm_seldom uint64_t slm_depot_moves(struct slm_depot *depot)
     return moves;
 }
 
-bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **magazine, uint64_t limit_rounds)
+bool slm_depot_put(struct slm_depot *home, struct slm_magazine **magazine, uint64_t limit_rounds)
 {
+    struct slm_depot *depot = slm_depot_here(home);
+    if (load_relaxed(&depot->shards))
+        limit_rounds = slm_depot_share(depot, limit_rounds);
     slm_depot_lock(depot);
     const bool room = load_relaxed(&depot->stock_rounds) + (*magazine)->count <= limit_rounds;
     if (room) {
@@ -123,6 +161,16 @@ slm_inline unsigned take_from(struct slm_depot *depot, struct slm_slab *slab, un
     return taken;
 }
 
+/* Partial slabs of other shards. */
+static slm_for_few __attribute__((noinline)) unsigned take_over(struct slm_depot *depot, struct slm_slab **slabs,
+                                                                unsigned n)
+{
+    unsigned number = 0;
+    for (struct slm_depot *other = depot; number == 0 && (other = slm_depot_other_shard(depot, other));)
+        number = slm_partial_any(other) ? slm_partial_take_over(depot, other, slabs, n) : 0;
+    return number;
+}
+
 static const uint64_t join_from = (uint64_t)4 << 20;
 
 /* As slm_depot_fill, of objects that are charged. */
@@ -130,6 +178,8 @@ static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
 {
     struct slm_slab *slabs[SLM_PARTIAL_MOST];
     unsigned number = slm_partial_hold(depot, slabs, n), got = 0, joined = 0;
+    if (unlikely(number == 0) && load_relaxed(&depot->shards))
+        number = take_over(depot, slabs, n);
     if (number == 0 && constructs(depot)) {
         errno = EAGAIN;
         return 0;
@@ -153,8 +203,9 @@ static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
     return got;
 }
 
-unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n)
+unsigned slm_depot_fill(struct slm_depot *home, void **rounds, unsigned n)
 {
+    struct slm_depot *depot = slm_depot_here(home);
     struct slm_limit *limit = depot->shape->limit;
     if (unlikely(load_relaxed(&slm_depot_pending)))
         slm_depot_relink_pending();
@@ -212,8 +263,9 @@ bool slm_depot_is_constructing(const struct slm_depot *depot)
     return false;
 }
 
-slm_for_few bool slm_depot_grow(struct slm_depot *depot)
+slm_for_few bool slm_depot_grow(struct slm_depot *home)
 {
+    struct slm_depot *depot = slm_depot_here(home);
     static _Atomic bool warned;
     if (slm_depot_is_constructing(depot)) {
         if (!atomic_exchange(&warned, true))
@@ -258,7 +310,7 @@ void slm_depot_give(void *const *rounds, unsigned n, const char *call)
         /* release: pairs with the cache's destruction, which looks whether anything is out */
         atomic_fetch_sub_explicit(&depot->objects_out, given, memory_order_release);
         if (slm_partial_count(slab, given))
-            slm_partial_relink(depot, slab);
+            slm_partial_relink(slab);
         i += given;
     }
 }
@@ -283,7 +335,7 @@ slm_for_few bool slm_depot_give_nolock(void *object, const char *call)
 
 bool slm_depot_is_still(struct slm_depot *depot, bool next)
 {
-    const uint64_t moves = load_relaxed(&depot->exchanges) + load_relaxed(&depot->fills);
+    const uint32_t moves = (uint32_t)(load_relaxed(&depot->exchanges) + load_relaxed(&depot->fills));
     const uint64_t out = load_relaxed(&depot->objects_out) + load_relaxed(&depot->taken_back);
     const bool same = moves == depot->seen_moves && out == depot->seen_out;
     if (next) {
@@ -344,7 +396,7 @@ void slm_depot_trim_idle(struct slm_depot *depot)
     if (load_relaxed(&depot->stock_rounds) == 0 && !slm_depot_keeps_vacant(depot))
         return;
     slm_depot_lock(depot);
-    const uint64_t moves = load_relaxed(&depot->gets) + load_relaxed(&depot->fills);
+    const uint32_t moves = (uint32_t)(load_relaxed(&depot->gets) + load_relaxed(&depot->fills));
     const bool idle = moves == depot->moves_before;
     depot->moves_before = moves;
     slm_lock_release(&depot->lock);

@@ -11,6 +11,7 @@
  * seldom does. */
 #include "depot/join.h"
 
+#include "depot/shards.h"
 #include "os/topology.h"
 
 enum { slabs_most = 4, turns_most = 16, step_most = 64, skip_most = 4 };
@@ -100,7 +101,7 @@ static slm_seldom unsigned search(const struct slm_depot *depot, unsigned class,
     for (unsigned lender = class; lender-- > first && taken < n;) {
         const unsigned pieces = pieces_of(lender, class);
         struct slm_depot *of = pieces > 0 ? depot_of(depot->node, lender) : NULL;
-        if (of)
+        for (; of && taken < n; of = slm_depot_shard_after(of))
             taken += borrow(of, pieces, size & -size, n - taken, rounds + taken);
     }
     return taken;
@@ -113,8 +114,8 @@ static slm_seldom uint32_t count_relinked(const struct slm_depot *depot, unsigne
     const unsigned first = first_lender(class);
     uint32_t relinked = 0;
     for (unsigned lender = class; lender-- > first;) {
-        const struct slm_depot *of = depot_of(depot->node, lender);
-        relinked += of ? load_relaxed(&of->relinked) : 0;
+        for (const struct slm_depot *of = depot_of(depot->node, lender); of; of = slm_depot_shard_after(of))
+            relinked += load_relaxed(&of->relinked);
     }
     return relinked;
 }
@@ -122,7 +123,7 @@ static slm_seldom uint32_t count_relinked(const struct slm_depot *depot, unsigne
 slm_seldom unsigned slm_join_take(struct slm_depot *depot, void **rounds, unsigned n)
 {
     const unsigned class = slm_cache_id_of(depot->shape->slot_word);
-    if (class >= SLM_CLASSES || depot_of(depot->node, class) != depot)
+    if (class >= SLM_CLASSES || depot_of(depot->node, class) != slm_depot_home(depot))
         return 0;
     const unsigned skip = load_relaxed(&depot->join_skip), step = load_relaxed(&depot->join_step);
     store_relaxed(&depot->join_skip, (uint16_t)(skip > 0 ? skip - 1 : skip_most));
@@ -157,5 +158,5 @@ slm_seldom void slm_join_give(struct slm_slab *slab, struct slm_depot *depot, vo
     if (pend)
         slm_partial_pend(slab);
     else
-        slm_partial_relink(depot, slab);
+        slm_partial_relink(slab);
 }

@@ -15,6 +15,10 @@
  * depot that it names. So under our lock `owner == depot` is stable, and then `where` and the count can be relied on,
  * whatever happened to the slab in between. Descriptors are never unmapped.
  *
+ * A shard that takes a listed slab over changes its owner, under the lock of the one that it is taken from, and holds
+ * it. So a giving thread whose lock turns out to be another's tries again with the owner that it finds then, until
+ * the lock is the owner's or there is none.
+ *
  * Giving without a lock (slm_partial_pend) leaves the relinking to others: the slab goes onto a stack of pending
  * ones by a compare-exchange, and the next thread that fills a magazine takes the whole stack and relinks. The link
  * outlives the slab: one that has been released or recut meanwhile is relinked to no effect.
@@ -34,7 +38,11 @@
 void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
                     unsigned node)
 {
+    struct slm_shards *shards = load_relaxed(&depot->shards);
+    const uint8_t shard = depot->shard;
     memset((char *)depot + sizeof depot->lock, 0, sizeof *depot - sizeof depot->lock);
+    store_relaxed(&depot->shards, shards);
+    depot->shard = shard;
     depot->locks_before = load_relaxed(&depot->lock.acquired);
     depot->contended_before = load_relaxed(&depot->lock.contended);
     if (depot->lock.rank != SLM_RANK_DEPOT) /* it may be read meanwhile */
@@ -158,7 +166,8 @@ void slm_partial_release(struct slm_depot *depot, struct slm_slab *slab)
     }
 }
 
-void slm_partial_relink(struct slm_depot *depot, struct slm_slab *slab)
+/* False: it is not the depot's. */
+static bool relink(struct slm_depot *depot, struct slm_slab *slab)
 {
     bool vacant = false;
     slm_depot_lock(depot);
@@ -173,6 +182,15 @@ void slm_partial_relink(struct slm_depot *depot, struct slm_slab *slab)
     slm_lock_release(&depot->lock);
     if (vacant)
         slm_partial_release(depot, slab);
+    return ours;
+}
+
+void slm_partial_relink(struct slm_slab *slab)
+{
+    struct slm_depot *depot;
+    do
+        depot = load_acquire(&slab->owner); /* pairs with slm_partial_take_over */
+    while (depot && !relink(depot, slab));
 }
 
 void slm_partial_put(struct slm_depot *depot, struct slm_slab *const *slabs, unsigned number, unsigned taken)
@@ -203,6 +221,29 @@ unsigned slm_partial_hold(struct slm_depot *depot, struct slm_slab **slabs, unsi
     }
     slm_lock_release(&depot->lock);
     return number;
+}
+
+slm_for_few unsigned slm_partial_take_over(struct slm_depot *depot, struct slm_depot *other, struct slm_slab **slabs,
+                                           unsigned n)
+{
+    unsigned number = 0, objects = 0;
+    slm_depot_lock(other);
+    while (other->occupied != 0 && number < SLM_PARTIAL_MOST && objects < n) {
+        struct slm_list *bucket = &other->buckets[slm_log2(other->occupied)];
+        struct slm_slab *slab = slm_container(bucket->next, struct slm_slab, span.link);
+        slm_partial_unlist(other, slab, SLM_SLAB_HELD);
+        store_release(&slab->owner, depot); /* pairs with slm_partial_relink, which sees then that it is held */
+        slab->span.swept &= SLM_SLAB_FRESH;
+        objects += (unsigned)load_relaxed(&slab->free);
+        slabs[number++] = slab;
+    }
+    slm_lock_release(&other->lock);
+    return number;
+}
+
+slm_unordered bool slm_partial_any(const struct slm_depot *depot)
+{
+    return depot->occupied != 0;
 }
 
 /* A look for sparse slabs whose longest run is not known to be as short as that. */
@@ -275,9 +316,7 @@ void slm_depot_relink_pending(void)
     struct slm_slab *slab = atomic_exchange(&slm_depot_pending, NULL), *next;
     for (; slab && slab != &last_pending; slab = next) {
         next = atomic_exchange(&slab->pending, NULL); /* before the look at the count: see pend */
-        struct slm_depot *depot = load_relaxed(&slab->owner);
-        if (depot)
-            slm_partial_relink(depot, slab);
+        slm_partial_relink(slab);
     }
 }
 

@@ -14,6 +14,8 @@ enum {
     SLM_DEPOT_SPARSE = SLM_DEPOT_BUCKETS / 2, /* from this bucket on slabs are at least half free */
 };
 
+struct slm_shards;
+
 /* What an exchange of magazines touches lies in the first two cache lines. */
 struct slm_depot {
     struct slm_lock lock;
@@ -24,7 +26,9 @@ struct slm_depot {
     uint32_t occupied;   /* one bit for each bucket; a bucket whose bit is clear is not initialised */
     _Atomic uint64_t exchanges, gets, rounds_got, rounds_put; /* of magazines; written under the lock */
     _Atomic uint64_t fills, rounds_taken;                     /* from slabs; written under the lock */
-    uint64_t moves_before;                                    /* at the last slm_depot_trim_idle */
+    uint32_t moves_before;                                    /* at the last slm_depot_trim_idle */
+    uint32_t seen_moves;                                      /* as `still` */
+    _Atomic(struct slm_shards *) shards;                      /* NULL: it is the only one; see depot/shards.h */
     const struct slm_slab_shape *shape;
     const char *cache_name;                     /* in messages; NULL: malloc's objects are named by their size */
     struct slm_slab *vacant;                    /* a listed one, kept to spare making slabs over and over */
@@ -32,8 +36,9 @@ struct slm_depot {
     unsigned node;
     bool vacant_seen;           /* at the last trim */
     _Atomic bool missed_vacant; /* a slab was made after a vacant one had been released: see may_keep */
-    uint8_t still;              /* looks that have found the same as the one before, which was: */
-    uint64_t seen_moves, seen_out;
+    uint8_t still;              /* looks that have found the same as the one before, which was seen_moves and: */
+    uint8_t shard;              /* which it is */
+    uint64_t seen_out;
     _Atomic uint64_t taken_back;  /* objects that came to slabs out of the stock and of parked threads */
     _Atomic uint64_t objects_out; /* of slabs: live, or in magazines */
     _Atomic uint64_t slabs_made, slabs_released;
@@ -42,9 +47,13 @@ struct slm_depot {
     _Atomic uint32_t relinked;   /* how often slabs were, as objects came back; written under the lock */
     _Atomic uint32_t join_due;   /* see depot/join.c */
     _Atomic uint16_t join_step, join_skip;
+    _Atomic uint32_t meetings;               /* see depot/shards.c */
     _Atomic uint64_t drains_home;            /* magazines whose rounds went to their slabs */
     uint64_t locks_before, contended_before; /* of the lock, when the depot was made another cache's */
 } slm_cacheline;
+
+/* The size class records of a process lie side by side. */
+static_assert(sizeof(struct slm_depot) == 384, "six lines");
 
 /* Raise a figure that one thread at a time writes, and others read. */
 slm_inline void slm_count(_Atomic uint64_t *figure, uint64_t n)
@@ -80,6 +89,7 @@ slm_inline uint64_t slm_depot_taken(const struct slm_depot *depot)
 /* Slabs that slm_partial_pend has left to be relinked. */
 extern slm_hidden struct slm_slab *_Atomic slm_depot_pending;
 
+/* It keeps its shards, and stays the shard that it is. */
 void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape, const char *cache_name,
                     unsigned node);
 
@@ -98,6 +108,12 @@ void slm_partial_set(struct slm_slab *slab, enum slm_slab_where where);
 enum { SLM_PARTIAL_MOST = 8 };
 unsigned slm_partial_hold(struct slm_depot *depot, struct slm_slab **slabs, unsigned n);
 
+/* The same of another shard's slabs, which become the depot's: the emptiest first, as they last longest. */
+unsigned slm_partial_take_over(struct slm_depot *depot, struct slm_depot *other, struct slm_slab **slabs, unsigned n);
+
+/* Has it partial slabs? A figure. */
+bool slm_partial_any(const struct slm_depot *depot);
+
 /* Hold up to n slabs that are at least a quarter free, were once fuller, and have short_runs (depot/join.c) above
  * that: the emptiest first, but swept ones last. None if there is only one, as where objects merely come and go. */
 unsigned slm_partial_hold_sparse(struct slm_depot *depot, struct slm_slab **slabs, unsigned n, unsigned short_runs);
@@ -105,9 +121,9 @@ unsigned slm_partial_hold_sparse(struct slm_depot *depot, struct slm_slab **slab
 /* Put held slabs back, after `taken` objects were taken from them. */
 void slm_partial_put(struct slm_depot *depot, struct slm_slab *const *slabs, unsigned number, unsigned taken);
 
-/* Raise the count of a slab by the objects given back. True: it may have to be relinked. */
+/* Raise the count of a slab by the objects given back. True: it may have to be relinked, by whatever owns it then. */
 bool slm_partial_count(struct slm_slab *slab, unsigned given);
-void slm_partial_relink(struct slm_depot *depot, struct slm_slab *slab);
+void slm_partial_relink(struct slm_slab *slab);
 
 /* Leave it to the next caller of slm_depot_relink_pending. No lock is taken, also in signal handlers. */
 void slm_partial_pend(struct slm_slab *slab);

@@ -54,9 +54,8 @@ static size_t sweep(struct slm_depot *depot, unsigned bucket, bool all, size_t m
 slm_seldom size_t slm_depot_sweep_bucket(struct slm_depot *depot, unsigned bucket, size_t most)
 {
     const bool whole_pages = depot->shape->object_size >= dense_size;
-    const uint64_t all = slm_depot_slabs(depot) * depot->shape->objects;
     const bool worth = !depot->shape->hooks && (bucket >= SLM_DEPOT_SPARSE || whole_pages);
-    return worth && all > slm_depot_taken(depot) ? sweep(depot, bucket, true, most) : 0;
+    return worth && slm_partial_any(depot) ? sweep(depot, bucket, true, most) : 0;
 }
 
 size_t slm_depot_sweep(struct slm_depot *depot, bool all)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/cancel.h"
+#include "depot/shards.h"
 #include "os/topology.h"
 #include "os/vm.h"
 #include "thread/reserve.h"
@@ -22,6 +23,7 @@ static int invalid(void)
 struct row {
     struct slab_cache_stats stats;
     uint64_t vacant; /* slabs that are kept without a live object */
+    uint64_t taken;  /* objects that were taken from slabs */
     uint64_t magazines;
     unsigned rounds, first_rounds;
     char alias[64]; /* the name that it is an alias of, or empty */
@@ -37,7 +39,8 @@ static void add_depot(struct slm_depot *depot, struct row *row)
     stats->total_objects += load_relaxed(&depot->joined_out) - load_relaxed(&depot->lent);
     stats->depot_rounds += load_relaxed(&depot->stock_rounds);
     stats->allocations += load_relaxed(&depot->rounds_got) + taken;
-    stats->frees += load_relaxed(&depot->rounds_put) + (taken > out ? taken - out : 0);
+    stats->frees += load_relaxed(&depot->rounds_put);
+    row->taken += taken;
     stats->refills += gets + load_relaxed(&depot->fills);
     stats->drains += load_relaxed(&depot->exchanges) - gets + load_relaxed(&depot->drains_home);
     row->vacant += slm_depot_keeps_vacant(depot);
@@ -54,6 +57,7 @@ static void gather(const struct slab_cache *named, struct slm_cache *cache, stru
     memcpy(stats->name, named->name, sizeof stats->name);
     slm_for_each_depot (depot, cache)
         add_depot(depot, row);
+    stats->frees += row->taken > stats->active_objects ? row->taken - stats->active_objects : 0;
     stats->magazine_rounds = slm_reserve_held_by_all(cache);
     stats->total_objects += stats->slabs * cache->shape.objects;
     stats->active_objects -= slm_min(stats->active_objects, stats->magazine_rounds + stats->depot_rounds);
@@ -136,8 +140,8 @@ static slm_seldom void print_nodes(const struct slab_cache *named, const struct 
         const struct slab_cache_stats *stats = &row.stats;
         slm_cache_lock();
         struct slm_cache *cache = load_relaxed(&named->cache);
-        struct slm_depot *depot = cache ? slm_cache_depot_made(cache, node) : NULL;
-        if (depot)
+        for (struct slm_depot *depot = cache ? slm_cache_depot_made(cache, node) : NULL; depot;
+             depot = slm_depot_shard_after(depot))
             add_depot(depot, &row);
         slm_cache_unlock();
         if (stats->slabs > 0)

@@ -5,6 +5,7 @@
 #include <linux/mempolicy.h>
 #include <string.h>
 
+#include "base/atomic.h"
 #include "base/bits.h"
 #include "base/call.h"
 #include "base/panic.h"
@@ -22,6 +23,7 @@ enum { getcpu_is_cheap = 0, calls_a_look = 32 };
 
 static slm_once bool users_policy; /* numactl, or another parent, has set a memory policy for this process */
 static slm_once uint8_t online[SLM_NODES_MAX];
+static _Atomic ptrdiff_t here_field;  /* of the record's fields the one that tells; 0: none */
 static slm_once struct slm_rseq rseq; /* where the kernel tells a thread its CPU and node; 0: nowhere */
 
 /* The number of the highest bit that is set; -1: none is. */
@@ -110,6 +112,21 @@ unsigned slm_topology_node_again(uintptr_t thread, uint32_t *cpu, unsigned node)
     if (here >= 0)
         *cpu = at + 1;
     return node < slm_nodes ? node : 0;
+}
+
+slm_seldom void slm_topology_find_here(void)
+{
+    struct slm_rseq found = {0};
+    if (slm_rseq_find(&found))
+        store_relaxed(&here_field, found.cid != 0 ? found.cid : found.cpu);
+}
+
+/* A thread that is not registered has a negative CPU. */
+unsigned slm_topology_here(uintptr_t thread)
+{
+    const ptrdiff_t field = load_relaxed(&here_field);
+    const int32_t at = field != 0 ? slm_rseq_read(field) : -1;
+    return at >= 0 ? (unsigned)at : (unsigned)(thread * 0x9e3779b97f4a7c15u >> 32);
 }
 
 /* A /sys that is not the kernel's own (in a container) is not trusted, nor is one with fewer CPUs than this thread

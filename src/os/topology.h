@@ -22,6 +22,12 @@ slm_inline unsigned slm_topology_node(uintptr_t thread)
     return slm_topology_node_again(thread, &cpu, 0);
 }
 
+/* What tells the CPUs apart that the process uses: the concurrency id, else the CPU's number, which migrating threads
+ * change between any two instructions; `thread` where the C library has not registered restartable sequences, and
+ * before slm_topology_find_here. */
+unsigned slm_topology_here(uintptr_t thread);
+void slm_topology_find_here(void);
+
 /* One more than the highest CPU that this machine may ever have, at most SLM_CPUS_MAX; 0: unknown. Opens a file. */
 unsigned slm_topology_cpus(void);
 

@@ -54,6 +54,9 @@ static void trim_depot(struct slm_cache *cache, struct slm_depot *depot, bool al
 static void trim_cache(struct slm_cache *cache, void *context)
 {
     struct trimming *trimming = context;
+    for (struct slm_depot *depot = &cache->first; trimming->all && depot; depot = slm_cache_depot_after(cache, depot))
+        trimming->found |=
+            load_relaxed(&depot->shards) && slm_depot_trim(depot, true); /* see slm_gather_from_depots */
     slm_for_each_depot (depot, cache) {
         const bool all = slm_depot_is_still(depot, trimming->look) || trimming->all;
         if ((all || trimming->surplus) &&
@@ -107,7 +110,7 @@ void slm_reclaim_fallen(bool helped)
 }
 
 struct growth {
-    uint64_t in_slabs; /* bytes of free objects */
+    int64_t in_slabs; /* bytes of free objects */
     size_t most, purged;
     unsigned bucket;
 };
@@ -126,8 +129,15 @@ static void each_class_depot(void (*visit)(struct slm_depot *depot, struct growt
 static void add_free(struct slm_depot *depot, struct growth *growth)
 {
     const uint64_t all = slm_depot_slabs(depot) * depot->shape->objects;
-    const uint64_t out = slm_depot_taken(depot);
-    growth->in_slabs += (all - slm_min(all, out)) * depot->shape->object_size;
+    growth->in_slabs += (int64_t)((all - slm_depot_taken(depot)) * depot->shape->object_size);
+}
+
+/* Of a single shard it may be less than none. */
+static uint64_t free_in_slabs(void)
+{
+    struct growth sum = {0};
+    each_class_depot(add_free, &sum);
+    return sum.in_slabs > 0 ? (uint64_t)sum.in_slabs : 0;
 }
 
 static void trim_idle(struct slm_depot *depot, struct growth *growth)
@@ -157,13 +167,11 @@ static _Atomic uint64_t left, unswept;
 
 static slm_seldom void sweep_classes(struct growth *now)
 {
-    struct growth after = {0};
     if (load_relaxed(&slm_depot_pending))
         slm_depot_relink_pending();
     for (now->bucket = SLM_DEPOT_BUCKETS; now->bucket-- > 0;) /* the sparsest slabs first */
         each_class_depot(sweep_bucket, now);
-    each_class_depot(add_free, &after);
-    store_relaxed(&left, now->purged < now->most ? after.in_slabs : 0);
+    store_relaxed(&left, now->purged < now->most ? free_in_slabs() : 0);
 }
 
 /* What a sweep leaves in slabs is among live objects. Only what has become free since then is worth another one: so a
@@ -171,10 +179,10 @@ static slm_seldom void sweep_classes(struct growth *now)
 static void sweep_for(uint64_t grown)
 {
     struct growth now = {.most = (size_t)grown * 2};
-    each_class_depot(add_free, &now);
-    if (now.in_slabs < load_relaxed(&left))
-        store_relaxed(&left, now.in_slabs);
-    if (now.in_slabs - load_relaxed(&left) >= grown / 4)
+    const uint64_t in_slabs = free_in_slabs();
+    if (in_slabs < load_relaxed(&left))
+        store_relaxed(&left, in_slabs);
+    if (in_slabs - load_relaxed(&left) >= grown / 4)
         sweep_classes(&now);
 }
 

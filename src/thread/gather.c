@@ -134,8 +134,9 @@ unsigned slm_gather_from_threads(struct slm_cache *cache, enum slm_take_how how,
 void slm_gather_from_depots(struct slm_cache *cache)
 {
     slm_depot_relink_pending();
-    slm_for_each_depot (depot, cache)
-        slm_depot_trim(depot, true);
+    for (unsigned turn = 0; turn < 2; turn++) /* what one shard has in stock makes another's slabs vacant */
+        slm_for_each_depot (depot, cache)
+            slm_depot_trim(depot, true);
 }
 
 /* How often objects have come to threads or into the stock. The locks order it with what the look finds: who has just

@@ -56,10 +56,8 @@ static inline bool is_dismantled(const struct slm_slot *slot)
 static inline uint64_t cache_out(struct slm_cache *cache)
 {
     uint64_t out = 0;
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        const struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        out += depot ? load_relaxed(&depot->objects_out) : 0;
-    }
+    slm_for_each_depot (depot, cache)
+        out += load_relaxed(&depot->objects_out);
     return out;
 }
 
@@ -67,10 +65,8 @@ static inline uint64_t cache_out(struct slm_cache *cache)
 static inline uint64_t cache_stock(struct slm_cache *cache)
 {
     uint64_t stock = 0;
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        const struct slm_depot *depot = slm_cache_depot_made(cache, node);
-        stock += depot ? load_relaxed(&depot->stock_rounds) : 0;
-    }
+    slm_for_each_depot (depot, cache)
+        stock += load_relaxed(&depot->stock_rounds);
     return stock;
 }
 

@@ -87,6 +87,8 @@ static inline uint64_t stock_at_home(struct slm_cache *cache, unsigned node)
 /* Of one node's slabs: live, or in magazines. */
 static inline uint64_t node_out(struct slm_cache *cache, unsigned node)
 {
-    const struct slm_depot *depot = slm_cache_depot_made(cache, node);
-    return depot ? load_relaxed(&depot->objects_out) : 0;
+    uint64_t out = 0;
+    slm_for_each_depot (depot, cache)
+        out += depot->node == node ? load_relaxed(&depot->objects_out) : 0;
+    return out;
 }

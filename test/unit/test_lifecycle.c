@@ -214,10 +214,9 @@ static void a_thread_that_frees_much_is_born_too(void **state)
 static uint64_t stock_and_out(unsigned class, uint64_t *stock)
 {
     uint64_t out = *stock = 0;
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        struct slm_depot *depot = slm_cache_depot_made(slm_class_cache(class), node);
-        out += depot ? load_relaxed(&depot->objects_out) : 0;
-        *stock += depot ? load_relaxed(&depot->stock_rounds) : 0;
+    slm_for_each_depot (depot, slm_class_cache(class)) {
+        out += load_relaxed(&depot->objects_out);
+        *stock += load_relaxed(&depot->stock_rounds);
     }
     return out;
 }

@@ -75,20 +75,34 @@ static void check_slab(const struct slm_slab *slab, bool resident_too)
 }
 
 /* Under the lock nobody takes from what is listed, nor purges it. */
-static unsigned check_marks(bool resident_too)
+static unsigned check_marks_of(struct slm_depot *shard, bool resident_too)
 {
     unsigned marked = 0;
-    slm_depot_lock(&depot);
+    slm_depot_lock(shard);
     for (unsigned bucket = 0; bucket < SLM_DEPOT_BUCKETS; bucket++) {
-        const struct slm_list *head = &depot.buckets[bucket];
-        for (struct slm_list *at = head->next; depot.occupied >> bucket & 1 && at != head; at = at->next) {
+        const struct slm_list *head = &shard->buckets[bucket];
+        for (struct slm_list *at = head->next; shard->occupied >> bucket & 1 && at != head; at = at->next) {
             const struct slm_slab *slab = slm_container(at, struct slm_slab, span.link);
             check_slab(slab, resident_too);
             marked += slab->span.some_purged;
         }
     }
-    slm_lock_release(&depot.lock);
+    slm_lock_release(&shard->lock);
     return marked;
+}
+
+static unsigned check_marks(bool resident_too)
+{
+    unsigned marked = 0;
+    for (struct slm_depot *at = &depot; at; at = slm_depot_shard_after(at))
+        marked += check_marks_of(at, resident_too);
+    return marked;
+}
+
+static void sweep(void)
+{
+    for (struct slm_depot *at = &depot; at; at = slm_depot_shard_after(at))
+        slm_depot_sweep(at, true);
 }
 
 /* Here a page may be marked that another thread was about to purge. */
@@ -97,7 +111,7 @@ static void live_in_child(void)
     uint64_t seed = 99;
     check_marks(false);
     take_and_give(&seed, 20);
-    slm_depot_sweep(&depot, true);
+    sweep();
     check_marks(false);
     slm_depot_relink_pending();
 }
@@ -106,7 +120,7 @@ static void sweep_meanwhile(void)
 {
     unsigned marked = 0;
     for (unsigned round = 0, forks = 0; load_relaxed(&working) > 0 || marked == 0; round++) {
-        slm_depot_sweep(&depot, true);
+        sweep();
         marked += check_marks(true);
         if (round % 64 == 0 && forks < FORKS && forks++ < FORKS)
             assert_child_silent(live_in_child);
@@ -136,7 +150,7 @@ static void marks_hold_in_a_storm(void **state)
     store_relaxed(&working, TAKERS);
     on_threads(TAKERS + 1, work);
     slm_depot_relink_pending();
-    assert_int_equal(load_relaxed(&depot.objects_out), 0);
+    assert_int_equal(objects_out(), 0);
     check_depot(&depot);
 }
 

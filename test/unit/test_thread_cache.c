@@ -24,9 +24,8 @@ static int begin(void **state)
 static void trim_all(void)
 {
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        for (unsigned node = 0; node < slm_nodes; node++)
-            if (slm_cache_depot_made(slm_class_cache(class), node))
-                slm_depot_trim(slm_cache_depot_made(slm_class_cache(class), node), true);
+        slm_for_each_depot (depot, slm_class_cache(class))
+            slm_depot_trim(depot, true);
 }
 
 static int fresh_block(void **state)
@@ -92,10 +91,8 @@ static void give_many(unsigned class, unsigned n)
 static uint64_t objects_out(unsigned class)
 {
     uint64_t out = 0;
-    for (unsigned node = 0; node < slm_nodes; node++) {
-        const struct slm_depot *depot = slm_cache_depot_made(slm_class_cache(class), node);
-        out += depot ? load_relaxed(&depot->objects_out) : 0;
-    }
+    slm_for_each_depot (depot, slm_class_cache(class))
+        out += load_relaxed(&depot->objects_out);
     return out;
 }
 
