@@ -101,7 +101,7 @@ static void add_area(struct census *census, unsigned area)
     const size_t end = first + slm_min(slm_heap_limit, slm_area_granules());
     for (size_t granule = first; granule < end;)
         granule += slm_reservation_described(granule) ? add_granule(census, granule, end) : 1;
-    census->map += resident(slm_area_start(area) + SLM_MAP_OFFSET, slm_heap_limit * sizeof(uint16_t));
+    census->map += resident(slm_area_start(area) + SLM_MAP_OFFSET, slm_heap_limit * sizeof(uint32_t));
     census->descriptors += resident(slm_descriptor(first), slm_heap_limit * SLM_DESCRIPTOR_BYTES);
 }
 

@@ -1,7 +1,7 @@
 /* The tables of size classes, as constants: read-only data, shared by all processes. */
 #include "base/size_class.h"
 
-/* The slot word for n bytes, n up to 1024, as a constant expression. */
+/* The slot offset for n bytes, n up to 1024, as a constant expression. */
 #define STEPS(n, above, id, step) ((id) + ((n)-1 - (above)) / (step))
 #define CLASS(n)                                                                                                     \
     ((n) == 0     ? 0                                                                                                \
@@ -13,14 +13,14 @@
      : (n) <= 576 ? 26                                                                                               \
      : (n) <= 608 ? 27                                                                                               \
                   : STEPS(n, 576, 28, 64))
-#define WORD(n) ((CLASS(n) + 1) * SLM_SLOT_WORDS)
-#define WORDS4(n) WORD(n), WORD((n) + 1), WORD((n) + 2), WORD((n) + 3)
-#define WORDS16(n) WORDS4(n), WORDS4((n) + 4), WORDS4((n) + 8), WORDS4((n) + 12)
-#define WORDS64(n) WORDS16(n), WORDS16((n) + 16), WORDS16((n) + 32), WORDS16((n) + 48)
-#define WORDS256(n) WORDS64(n), WORDS64((n) + 64), WORDS64((n) + 128), WORDS64((n) + 192)
+#define OFFSET(n) ((CLASS(n) + 1) * SLM_SLOT_SIZE)
+#define OFFSETS4(n) OFFSET(n), OFFSET((n) + 1), OFFSET((n) + 2), OFFSET((n) + 3)
+#define OFFSETS16(n) OFFSETS4(n), OFFSETS4((n) + 4), OFFSETS4((n) + 8), OFFSETS4((n) + 12)
+#define OFFSETS64(n) OFFSETS16(n), OFFSETS16((n) + 16), OFFSETS16((n) + 32), OFFSETS16((n) + 48)
+#define OFFSETS256(n) OFFSETS64(n), OFFSETS64((n) + 64), OFFSETS64((n) + 128), OFFSETS64((n) + 192)
 
-slm_always_read const uint16_t slm_size_slot_word[SLM_TABLE_MAX + 1] = {
-    WORDS256(0), WORDS256(256), WORDS256(512), WORDS256(768), WORD(1024),
+slm_always_read const uint16_t slm_size_slot_offset[SLM_TABLE_MAX + 1] = {
+    OFFSETS256(0), OFFSETS256(256), OFFSETS256(512), OFFSETS256(768), OFFSET(1024),
 };
 
 slm_always_read const uint16_t slm_class_size[SLM_CLASSES] = {

@@ -3,14 +3,14 @@
  *
  *     16 32 48 ... 256 | 272* 288 320 ... 384 400* 416 ... 512 | 576 608* 640 ... 1024 | ... | 18432 20480 ... 32768
  *
- * A cache has an id; a size class's is its class, named caches (depot/cache.h) have higher ones. An id has a slot
- * word: where the cache's slot begins in a thread's block (thread/slots.h), counted in words of eight bytes, so that
- * x86's addressing scales it for free. The tables that the hot paths read hold slot words.
+ * A cache has an id; a size class's is its class, named caches (depot/cache.h) have higher ones. An id has a
+ * slot offset: where the cache's slot begins in a thread's block (thread/slots.h), in bytes. The tables that the hot
+ * paths read hold slot offsets.
  *
  *     slot     0    | 1 ... 75     | 76 ... 85             | 86 ... 10921
  *              none | size classes | the thread's own part | named caches
  *
- * Slot 0 belongs to no cache: its magazine is always both empty and full. The page map has its word, 0, for
+ * Slot 0 belongs to no cache: its magazine is always both empty and full. The page map has its offset, 0, for
  * everything that is not a small object, so that each call there takes the slow path. */
 #pragma once
 
@@ -20,24 +20,24 @@ enum {
     SLM_CLASSES = 75,
     SLM_CLASSES_IN_TABLE = 35,     /* of requests that the table has */
     SLM_SMALL_MAX = 32768,         /* larger requests get spans of their own */
-    SLM_TABLE_MAX = 1024,          /* up to here one load finds the slot word */
-    SLM_SLOT_WORDS = 6,            /* of a slot */
-    SLM_SLOTS = 10922,             /* 512 KiB of them, so that 16 bits hold a slot word */
+    SLM_TABLE_MAX = 1024,          /* up to here one load finds the slot offset */
+    SLM_SLOT_SIZE = 48,            /* bytes */
+    SLM_SLOTS = 10922,             /* 512 KiB of them */
     SLM_CACHE_IDS = SLM_SLOTS - 1, /* ids are less */
     SLM_NAMED_FIRST = 85,          /* the lowest id of a named cache */
 };
 
-extern slm_hidden const uint16_t slm_size_slot_word[SLM_TABLE_MAX + 1];
+extern slm_hidden const uint16_t slm_size_slot_offset[SLM_TABLE_MAX + 1];
 extern slm_hidden const uint16_t slm_class_size[SLM_CLASSES]; /* in bytes */
 
-slm_inline unsigned slm_cache_id_of(size_t slot_word)
+slm_inline unsigned slm_cache_id_of(size_t slot_offset)
 {
-    return (unsigned)slot_word / SLM_SLOT_WORDS - 1;
+    return (unsigned)slot_offset / SLM_SLOT_SIZE - 1;
 }
 
-slm_inline unsigned slm_slot_word_of(unsigned cache_id)
+slm_inline unsigned slm_slot_offset_of(unsigned cache_id)
 {
-    return (cache_id + 1) * SLM_SLOT_WORDS;
+    return (cache_id + 1) * SLM_SLOT_SIZE;
 }
 
 /* The class of a request of n bytes, n above SLM_TABLE_MAX and at most SLM_SMALL_MAX. */
@@ -50,7 +50,7 @@ slm_inline unsigned slm_class_above_table(size_t n)
 /* The class of a request of n bytes, n at most SLM_SMALL_MAX; 0 bytes count as 1. */
 slm_inline unsigned slm_class_of_size(size_t n)
 {
-    return n > SLM_TABLE_MAX ? slm_class_above_table(n) : slm_cache_id_of(slm_size_slot_word[n]);
+    return n > SLM_TABLE_MAX ? slm_class_above_table(n) : slm_cache_id_of(slm_size_slot_offset[n]);
 }
 
 /* The size that may stand in for a class's, as long as that is young (heap/slow.c): the next power of two up to 2048.

@@ -71,9 +71,9 @@ static bool open_next(struct slm_thread *thread, unsigned cache_id)
     return true;
 }
 
-bool slm_retire_push(struct slm_thread *thread, size_t slot_word, void *object)
+bool slm_retire_push(struct slm_thread *thread, size_t slot_offset, void *object)
 {
-    const unsigned cache_id = slm_cache_id_of((unsigned)slot_word);
+    const unsigned cache_id = slm_cache_id_of((unsigned)slot_offset);
     struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
     slm_thread_works(thread, slm_retired_half(thread));
     const size_t rounds = (size_t)(slot->top - slot->bottom);
@@ -188,6 +188,6 @@ slm_seldom slm_unordered void slm_retire_count(struct slm_thread *thread, struct
         const struct slm_retired_slot *slot = slm_retired_slot_of(thread, cache_id);
         const size_t n = slm_min((size_t)(slot->top - slot->bottom), SLM_MAGAZINE_ROUNDS_MAX);
         sums->objects += n;
-        sums->bytes += n * slm_page_map_size(slm_slot_word_of(cache_id));
+        sums->bytes += n * slm_page_map_size(slm_slot_offset_of(cache_id));
     }
 }

@@ -25,7 +25,7 @@
 #include "thread/ownership.h"
 
 /* The owner, in a slow path: retire a small object. False: there is no memory for a magazine. */
-bool slm_retire_push(struct slm_thread *thread, size_t slot_word, void *object);
+bool slm_retire_push(struct slm_thread *thread, size_t slot_offset, void *object);
 
 /* The owner, in a slow path or at its end: put on the queue what its slots hold. Needs no memory. */
 void slm_retire_empty_slots(struct slm_thread *thread);

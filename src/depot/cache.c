@@ -91,7 +91,7 @@ static const char *name_in_messages(const struct slm_cache *cache)
 
 static slm_cold void fill(struct slm_cache *cache)
 {
-    cache->shape.slot_word = (uint16_t)slm_slot_word_of(cache->id);
+    cache->shape.slot_offset = slm_slot_offset_of(cache->id);
     slm_slab_shape_fill(&cache->shape);
     slm_for_each_depot (depot, cache) /* a reused cache has several already */
         slm_depot_init(depot, &cache->shape, name_in_messages(cache), depot->node);
@@ -152,7 +152,7 @@ slm_cold struct slm_cache *slm_class_cache_make(unsigned class, bool wait)
 slm_seldom void slm_cache_add(struct slm_cache *cache)
 {
     fill(cache);
-    slm_page_map_set_size(cache->shape.slot_word, cache->shape.object_size);
+    slm_page_map_set_size(cache->shape.slot_offset, cache->shape.object_size);
     slm_list_insert_before(&caches, &cache->link);
     store_release(&slm_caches[cache->id], cache); /* pairs with the thread that gets its first object */
 }

@@ -2,7 +2,7 @@
  * (depot/cache_name.h). The cache mutex guards their list, and their making, tuning, shrinking and destruction. No
  * allocation takes it.
  *
- * A cache has an id, and so a slot in every thread's block (thread/slots.h). The page map has the slot word for
+ * A cache has an id, and so a slot in every thread's block (thread/slots.h). The page map has the slot offset for
  * the cache's objects. A destroyed cache's memory is reused only for caches: a late look at one of its depots
  * is harmless. */
 #pragma once

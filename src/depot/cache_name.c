@@ -153,9 +153,9 @@ static void lead_to(struct slab_cache *named, struct slm_cache *cache, bool zero
     named->zero = zero;
     const bool marked = cache->shape.limit || !cache->shape.keyed;
     named->keyed = cache->shape.keyed;
-    named->alloc_slot_word = zero || marked ? 0 : cache->shape.slot_word;
-    named->marked_slot_word = !zero && marked ? cache->shape.slot_word : 0;
-    named->free_slot_word = cache->shape.map_word;
+    named->alloc_slot_offset = zero || marked ? 0 : cache->shape.slot_offset;
+    named->marked_slot_offset = !zero && marked ? cache->shape.slot_offset : 0;
+    named->free_slot_offset = slm_slab_map_offset(&cache->shape);
     store_release(&named->cache, cache);
 }
 
@@ -203,9 +203,9 @@ slm_seldom void slm_cache_name_drop(struct slab_cache *named)
     if (cache->first_name == named)
         cache->first_name = cache->names > 1 ? next_name_of(named, cache) : NULL;
     cache->names--;
-    named->alloc_slot_word = named->marked_slot_word = 0;
+    named->alloc_slot_offset = named->marked_slot_offset = 0;
     named->zero = false;
-    named->free_slot_word = SLM_SLOT_WORD_NEVER;
+    named->free_slot_offset = SLM_SLOT_OFFSET_NEVER;
     store_relaxed(&named->cache, NULL);
     if (named->pins == 0)
         put_aside(named);

@@ -4,7 +4,7 @@
  *     slab_cache "conn"  --.
  *     slab_cache "peer"  ----> slm_cache (size 192, two names) --> depots --> slabs
  *
- * Everything here is guarded by the cache mutex, which callers hold; allocations read a name's slot words without it.
+ * Everything here is guarded by the cache mutex, which callers hold; allocations read a name's slot offsets without it.
  *
  * Destroyed names are kept aside. Beyond 256 of them the oldest is reused, so that the use of a destroyed
  * one is seen. */
@@ -14,13 +14,13 @@
 
 #include "depot/cache.h"
 
-/* No object has this slot word: comparing with it sends every free into its slow half. */
-enum { SLM_SLOT_WORD_NEVER = 0xffff };
+/* No object has this slot offset: comparing with it sends every free into its slow half. */
+enum { SLM_SLOT_OFFSET_NEVER = 1 << 20 };
 
 struct slab_cache {
-    uint32_t alloc_slot_word;          /* for allocations; 0: they take the slow path */
-    uint32_t marked_slot_word;         /* for marked pops, where there is a limit or no key; 0: none */
-    uint32_t free_slot_word;           /* the page map's, for frees; SLM_SLOT_WORD_NEVER: they take the slow path */
+    uint32_t alloc_slot_offset;        /* for allocations; 0: they take the slow path */
+    uint32_t marked_slot_offset;       /* for marked pops, where there is a limit or no key; 0: none */
+    uint32_t free_slot_offset;         /* the page map's, for frees; SLM_SLOT_OFFSET_NEVER: they take the slow path */
     bool keyed;                        /* as its objects */
     _Atomic(struct slm_cache *) cache; /* NULL: destroyed */
     struct slm_list link;              /* in the order of creation, or of destruction */

@@ -122,7 +122,7 @@ static slm_seldom uint32_t count_relinked(const struct slm_depot *depot, unsigne
 
 slm_seldom unsigned slm_join_take(struct slm_depot *depot, void **rounds, unsigned n)
 {
-    const unsigned class = slm_cache_id_of(depot->shape->slot_word);
+    const unsigned class = slm_cache_id_of(depot->shape->slot_offset);
     if (class >= SLM_CLASSES || depot_of(depot->node, class) != slm_depot_home(depot))
         return 0;
     const unsigned skip = load_relaxed(&depot->join_skip), step = load_relaxed(&depot->join_step);

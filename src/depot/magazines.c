@@ -52,7 +52,7 @@ slm_inline bool is_start(const struct slm_cache *cache, const void *round, const
 {
     const size_t granule = slm_area_granule(area, round);
     return likely(slm_area_granule_valid(granule)) &&
-           likely(slm_page_map_word(area, granule) == cache->shape.map_word) &&
+           likely(slm_page_map_offset(area, granule) == slm_slab_map_offset(&cache->shape)) &&
            likely(factor * (uint16_t)(uintptr_t)round < factor);
 }
 
@@ -71,7 +71,8 @@ static void check_with_slab(const struct slm_cache *cache, const void *round, co
 void slm_magazine_check(const struct slm_cache *cache, const struct slm_magazine *magazine, unsigned node,
                         const char *call)
 {
-    const uint64_t factor = slm_page_map_start_factor(cache->shape.map_word); /* 0: no round is known by it */
+    const uint64_t factor =
+        slm_page_map_start_factor(slm_slab_map_offset(&cache->shape)); /* 0: no round is known by it */
     const char *const area = slm_area_start(slm_area_for_slabs(node));
     uint64_t seen[4096 / 64] = {0};
     for (uint32_t i = 0; i < magazine->count; i++) {

@@ -156,7 +156,8 @@ void *slm_cache_object_alloc_slow(struct slab_cache *named)
     if (!named) /* the hot path has read it */
         __builtin_unreachable();
     struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_alloc");
-    if (named->zero && slm_pop_marked(cache->shape.slot_word, &object)) /* the cache's magazine, which others share */
+    const uint32_t slot_offset = cache->shape.slot_offset;
+    if (named->zero && slm_pop_marked(slot_offset, &object)) /* the cache's magazine, which others share */
         return memset(object, 0, cache->shape.object_size);
     return take(cache, -1, 1, &object) ? zero(named, cache, object) : NULL;
 }
@@ -264,7 +265,7 @@ slm_inline bool is_near(const struct slm_cache *cache, const void *object)
     const uintptr_t key = slm_tls.key;
     const size_t granule = slm_key_granule(key, object);
     return likely(slm_area_granule_valid(granule)) &&
-           slm_page_map_word(slm_key_area(key), granule) == cache->shape.map_word;
+           slm_page_map_offset(slm_key_area(key), granule) == slm_slab_map_offset(&cache->shape);
 }
 
 /* The leading objects that slm_thread_push_run can tell to be live ones of the cache's. Returns how many. */
@@ -285,7 +286,7 @@ void slm_cache_object_free_bulk(struct slab_cache *named, size_t n, void *const 
     const char *call = "slab_cache_free_bulk";
     struct slm_cache *cache = slm_cache_name_cache(named, call);
     for (size_t done = 0; done < n; done++) {
-        done += cache->shape.map_word != 0 ? free_run(cache, n - done, objects + done) : 0;
+        done += cache->shape.mapped ? free_run(cache, n - done, objects + done) : 0;
         if (done < n)
             free_one(cache, objects[done], call);
     }

@@ -15,18 +15,15 @@ void slm_cache_object_free_slow(struct slab_cache *named, void *object);
 /* A marked pop, for limited caches; false: the magazine is empty. The mark tells takers that a pop is under way.
  * Without it a taker would have to leave a free object to each thread, which might be in the middle of popping it,
  * and a call would be refused at the limit too early (thread/ownership.h). */
-slm_inline bool slm_pop_marked(size_t slot_word, void **round)
+slm_inline bool slm_pop_marked(size_t slot_offset, void **round)
 {
     store_relaxed(&slm_tls.popping, 1);
     signal_fence(); /* pairs with the barrier of slm_take_from_all */
-    struct slm_thread *thread = slm_hot();
-    void **top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
-    slm_hide_value(slot_word);
-    const bool any = top != slm_shared_load(&slm_slot_at(thread, slot_word)->bottom);
-    if (likely(any)) {
-        slm_hide_value(slot_word);
-        *round = slm_slot_pop(slm_slot_at(thread, slot_word), top);
-    }
+    struct slm_slot *slot = slm_hot_slot(slot_offset);
+    void **top = slm_shared_load(&slot->top);
+    const bool any = top != slm_shared_load(&slot->bottom);
+    if (likely(any))
+        *round = slm_slot_pop(slot, top);
     store_release(&slm_tls.popping, 0); /* pairs with take_loaded (thread/gather.c) */
     return any;
 }
@@ -35,7 +32,7 @@ slm_inline bool slm_pop_marked(size_t slot_word, void **round)
 slm_inline void *slm_cache_object_alloc_marked(struct slab_cache *named)
 {
     void *object;
-    if (unlikely(!slm_pop_marked(named->marked_slot_word, &object)))
+    if (unlikely(!slm_pop_marked(named->marked_slot_offset, &object)))
         return slm_cache_object_alloc_slow(named);
     if (named->keyed)
         slm_key_clear(object);
@@ -44,7 +41,7 @@ slm_inline void *slm_cache_object_alloc_marked(struct slab_cache *named)
 
 slm_inline void *slm_cache_object_alloc(struct slab_cache *named)
 {
-    void *object = slm_pop_keyed(named->alloc_slot_word);
+    void *object = slm_pop_keyed(named->alloc_slot_offset);
     return likely(object != NULL) ? object : slm_cache_object_alloc_marked(named);
 }
 
@@ -53,8 +50,8 @@ slm_inline void slm_cache_object_free(struct slab_cache *named, void *object)
     const uintptr_t key = slm_tls.key;
     const size_t granule = slm_key_granule(key, object);
     if (likely(slm_area_granule_valid(granule))) {
-        const size_t slot_word = slm_page_map_word(slm_key_area(key), granule);
-        if (likely(slot_word == named->free_slot_word) && likely(slm_push_keyed(slot_word, key, object)))
+        const size_t slot_offset = slm_page_map_offset(slm_key_area(key), granule);
+        if (likely(slot_offset == named->free_slot_offset) && likely(slm_push_keyed(slot_offset, key, object)))
             return;
     }
     slm_hide_value(named); /* else it is moved away and back, at an instruction */

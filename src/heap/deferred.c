@@ -90,11 +90,11 @@ static void defer_large(void *pointer)
 
 /* Into the thread's own magazine, if it has a block, and if there is membarrier(2), so that others can take objects
  * that age there; else into one of the queue's. */
-static void defer_small(void *pointer, size_t slot_word, struct slm_epoch_head *head)
+static void defer_small(void *pointer, size_t slot_offset, struct slm_epoch_head *head)
 {
     struct slm_thread *thread = slm_thread_enter(true);
     const bool own = thread && load_relaxed(&slm_sys_has_membarrier);
-    const bool done = own && slm_retire_push(thread, slot_word, pointer);
+    const bool done = own && slm_retire_push(thread, slot_offset, pointer);
     if (thread && !own)
         slm_retire_empty_slots(thread);
     if (thread)
@@ -107,18 +107,18 @@ static void defer_small(void *pointer, size_t slot_word, struct slm_epoch_head *
         free_without_memory(pointer);
 }
 
-static void defer_slowly(void *pointer, size_t slot_word, struct slm_epoch_head *head)
+static void defer_slowly(void *pointer, size_t slot_offset, struct slm_epoch_head *head)
 {
     slm_keep_errno();
     slm_fork_check();
     slm_epoch_begin_quiet();
-    if (slot_word != 0 && slm_epoch_nobody_reads()) {
+    if (slot_offset != 0 && slm_epoch_nobody_reads()) {
         slm_free(pointer);
     } else {
-        if (slot_word == 0)
+        if (slot_offset == 0)
             defer_large(pointer);
         else
-            defer_small(pointer, slot_word, head);
+            defer_small(pointer, slot_offset, head);
         slm_worker_note_deferred();
     }
     if (load_relaxed(&slm_defer_queue_objects) > 0)
@@ -129,12 +129,12 @@ slm_slow void slm_defer_slow(void *pointer, struct slm_epoch_head *head)
 {
     if (!pointer)
         return;
-    const size_t slot_word = slm_freed_check_word(pointer, call, slm_double_free);
-    if (slot_word != 0 && slm_defer_push(slot_word, pointer))
+    const size_t slot_offset = slm_freed_check_offset(pointer, call, slm_double_free);
+    if (slot_offset != 0 && slm_defer_push(slm_retired_slot_beside(slm_hot_slot(slot_offset)), pointer))
         return;
     if (unlikely(!slm_epoch_never_read()))
-        defer_slowly(pointer, slot_word, head);
-    else if (slot_word != 0)
+        defer_slowly(pointer, slot_offset, head);
+    else if (slot_offset != 0)
         slm_free(pointer);
     else
         slm_free_slow(pointer, call);

@@ -12,17 +12,14 @@
 void slm_defer_slow(void *pointer, struct slm_epoch_head *head);
 
 /* False: the magazine is full, or not open. */
-slm_inline bool slm_defer_push(size_t slot_word, void *pointer)
+slm_inline bool slm_defer_push(struct slm_retired_slot *slot, void *pointer)
 {
-    struct slm_thread *thread = slm_hot();
-    void **top = slm_shared_load(&slm_retired_slot_at(thread, slot_word)->top);
-    slm_hide_value(slot_word);
-    if (unlikely(top >= slm_shared_load(&slm_retired_slot_at(thread, slot_word)->limit)))
+    void **top = slm_shared_load(&slot->top);
+    if (unlikely(top >= slm_shared_load(&slot->limit)))
         return false;
-    slm_hide_value(slot_word);
     *top = pointer;
     /* pairs with take_slot (deferred/retire.c): who sees the new top sees the object, and that it is unreachable */
-    __atomic_store_n(&slm_retired_slot_at(thread, slot_word)->top, top + 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&slot->top, top + 1, __ATOMIC_RELEASE);
     return true;
 }
 
@@ -34,9 +31,11 @@ slm_inline void slm_defer(void *pointer, struct slm_epoch_head *head)
         slm_defer_slow(pointer, head);
         return;
     }
-    const size_t slot_word = slm_page_map_word(slm_key_area(key), granule);
-    const uint64_t factor = slm_slot_at(slm_hot(), slot_word)->start_factor; /* see open_slot (deferred/retire.c) */
-    if (unlikely(!slm_looks_live(pointer, factor, key)) || unlikely(!slm_defer_push(slot_word, pointer)))
+    const size_t slot_offset = slm_page_map_offset(slm_key_area(key), granule);
+    struct slm_slot *slot = slm_hot_slot(slot_offset);
+    const uint64_t factor = slot->start_factor; /* see open_slot (deferred/retire.c) */
+    if (unlikely(!slm_looks_live(pointer, factor, key)) ||
+        unlikely(!slm_defer_push(slm_retired_slot_beside(slot), pointer)))
         slm_defer_slow(pointer, head);
 }
 

@@ -36,10 +36,10 @@ void *slm_zeroed_alloc(size_t count, size_t size)
     if (unlikely(__builtin_mul_overflow(count, size, &n)))
         n = SIZE_MAX; /* too large in any case */
     if (likely(n <= SLM_TABLE_MAX)) {
-        const size_t slot_word = slm_size_slot_word[n];
-        void *object = slm_pop_keyed(slot_word);
+        const size_t slot_offset = slm_size_slot_offset[n];
+        void *object = slm_pop_keyed(slot_offset);
         if (likely(object != NULL))
-            return memset(object, 0, slm_page_map_size(slot_word));
+            return memset(object, 0, slm_page_map_size(slot_offset));
     }
     return zeroed_slow(n);
 }
@@ -120,10 +120,10 @@ void *slm_resize(void *pointer, size_t n)
         slm_free_slow(pointer, "realloc");
         return NULL;
     }
-    const size_t slot_word = slm_freed_check_word(pointer, "realloc", slm_use_after_free);
-    if (unlikely(slot_word == 0))
+    const size_t slot_offset = slm_freed_check_offset(pointer, "realloc", slm_use_after_free);
+    if (unlikely(slot_offset == 0))
         return resize_large(pointer, n);
-    const size_t size = slm_page_map_size(slot_word);
+    const size_t size = slm_page_map_size(slot_offset);
     if (n <= size && (n > size / 2 || size <= 64))
         return pointer;
     return resize_by_copy(pointer, size, with_headroom(size, n));

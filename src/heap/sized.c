@@ -59,15 +59,16 @@ slm_cold bool slm_sized_exactly(const void *pointer, size_t n, size_t alignment,
 {
     const unsigned class = class_for(n, alignment);
     if (likely(class != SLM_CLASSES) &&
-        (likely(slm_map_word_at(pointer) == slm_slot_word_of(class)) || slm_take_back_lent(pointer, class)))
+        (likely(slm_map_offset_at(pointer) == slm_slot_offset_of(class)) || slm_take_back_lent(pointer, class)))
         return true;
     return is_exact(pointer, n, alignment, class, call);
 }
 
 slm_seldom bool slm_sized_within(const void *pointer, size_t n, size_t alignment, const char *call)
 {
-    const size_t slot_word = slm_map_word_at(pointer);
-    if (likely(slot_word != 0) && likely(n <= slm_page_map_size(slot_word)) && likely(is_aligned(pointer, alignment)))
+    const size_t slot_offset = slm_map_offset_at(pointer);
+    if (likely(slot_offset != 0) && likely(n <= slm_page_map_size(slot_offset)) &&
+        likely(is_aligned(pointer, alignment)))
         return true;
     const struct object object = object_at(pointer, call);
     return object.usable == 0 || slm_options.check_sizes == 0 ||

@@ -13,11 +13,11 @@ slm_inline bool slm_push_up_to(void *pointer, size_t last)
     const size_t granule = slm_key_granule(key, pointer);
     if (unlikely(!slm_area_granule_valid(granule)))
         return false;
-    size_t slot_word = slm_page_map_word(slm_key_area(key), granule);
-    if (unlikely(!slm_page_map_is_for(slot_word, last)))
+    size_t slot_offset = slm_page_map_offset(slm_key_area(key), granule);
+    if (unlikely(!slm_page_map_is_for(slot_offset, last)))
         return false;
-    slm_hide_value(slot_word);
-    return likely(slm_push_keyed(slot_word, key, pointer));
+    slm_hide_value(slot_offset);
+    return likely(slm_push_keyed(slot_offset, key, pointer));
 }
 
 /* Requests for nothing wrap, and are slow. */

@@ -163,9 +163,9 @@ slm_hot_path void *slm_alloc_medium(size_t n)
 {
     if (unlikely(n > SLM_SMALL_MAX))
         return slm_alloc_large_slow(n, 1, -1, NULL);
-    size_t slot_word = slm_slot_word_of(slm_class_above_table(n));
-    slm_hide_value(slot_word);
-    void *object = slm_pop_keyed(slot_word);
+    size_t slot_offset = slm_slot_offset_of(slm_class_above_table(n));
+    slm_hide_value(slot_offset);
+    void *object = slm_pop_keyed(slot_offset);
     if (unlikely(!object))
         return slm_alloc_slow(n);
     return slm_alloc_check(object, n);
@@ -187,9 +187,9 @@ void slm_free_direct(void *object, const char *call)
     end_direct(before);
 }
 
-static void free_small(size_t slot_word, void *object, const char *call)
+static void free_small(size_t slot_offset, void *object, const char *call)
 {
-    const unsigned cache_id = slm_cache_id_of(slot_word);
+    const unsigned cache_id = slm_cache_id_of(slot_offset);
     if (slm_cache_of(cache_id)->shape.keyed)
         slm_key_set(object, slm_key_of(object));
     struct slm_thread *thread = slm_thread_enter(false);
@@ -217,7 +217,7 @@ static __attribute__((noinline)) bool push_by_slab(void *object)
     if (keyed && (slm_key_is_set(object, slm_tls.key) || slm_slab_has(slab, object)))
         return false;
     struct slm_thread *thread = slm_hot();
-    struct slm_slot *slot = slm_slot_at(thread, cache->shape.slot_word);
+    struct slm_slot *slot = slm_slot_at(thread, cache->shape.slot_offset);
     void **const top = slm_shared_load(&slot->top);
     if (*top == NULL)
         return false;
@@ -231,15 +231,15 @@ static __attribute__((noinline)) bool push_by_slab(void *object)
 
 slm_slow void slm_free_slow(void *pointer, const char *call)
 {
-    if (unlikely(slm_map_word_at(pointer) == 0) && push_by_slab(pointer))
+    if (unlikely(slm_map_offset_at(pointer) == 0) && push_by_slab(pointer))
         return;
     slm_keep_errno();
     if (!pointer)
         return;
     slm_fork_check();
-    const size_t slot_word = slm_freed_check_word(pointer, call, slm_double_free);
-    if (slot_word != 0)
-        free_small(slot_word, pointer, call);
+    const size_t slot_offset = slm_freed_check_offset(pointer, call, slm_double_free);
+    if (slot_offset != 0)
+        free_small(slot_offset, pointer, call);
     else
         free_large(pointer, call);
     slm_worker_note_slabs();

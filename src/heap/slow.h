@@ -44,16 +44,14 @@ void slm_free_direct(void *object, const char *call);
 /* End the process: `call` cannot be meant for this pointer. */
 _Noreturn void slm_refuse(const void *pointer, const char *call);
 
-/* An object from the magazine that begins at that slot word; NULL: it is empty. */
-slm_inline void *slm_pop_keyed(size_t slot_word)
+/* An object from the magazine that begins at that slot offset; NULL: it is empty. */
+slm_inline void *slm_pop_keyed(size_t slot_offset)
 {
-    struct slm_thread *thread = slm_hot();
-    void **top = slm_shared_load(&slm_slot_at(thread, slot_word)->top);
-    slm_hide_value(slot_word);
-    if (unlikely(top == slm_shared_load(&slm_slot_at(thread, slot_word)->bottom)))
+    struct slm_slot *slot = slm_hot_slot(slot_offset);
+    void **top = slm_shared_load(&slot->top);
+    if (unlikely(top == slm_shared_load(&slot->bottom)))
         return NULL;
-    slm_hide_value(slot_word);
-    void *object = slm_slot_pop(slm_slot_at(thread, slot_word), top);
+    void *object = slm_slot_pop(slot, top);
     slm_key_clear(object);
     return object;
 }

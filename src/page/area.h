@@ -3,7 +3,7 @@
  *     | descriptors | metadata | sizes | page map | heap: granule 0, granule 1, ...           | per-CPU memory |
  *     ^ slm_range.descriptors                     ^ slm_range.heap                            ^ slm_range.percpu
  *
- * A granule is 64 KiB of heap. Its index leads to its descriptor of 128 bytes (page/span.h) and to its entry of two
+ * A granule is 64 KiB of heap. Its index leads to its descriptor of 128 bytes (page/span.h) and to its entry of four
  * bytes in the page map (page/page_map.h). Metadata is the allocator's own memory (page/metadata.h).
  *
  * Areas. A machine with one NUMA node has one area, the whole heap. With several nodes (rounded up to a power of
@@ -29,8 +29,8 @@
 #define SLM_GRANULES_MAX ((size_t)1 << 27) /* 8 TiB */
 #define SLM_AREAS_MAX (2 * SLM_NODES_MAX)
 
-#define SLM_MAP_OFFSET (-(ptrdiff_t)(SLM_GRANULES_MAX * sizeof(uint16_t))) /* the page map, from an area's start */
-#define SLM_SIZES_BYTES (8 * SLM_GRANULE)                                  /* uint64_t by slot word, see page_map.h */
+#define SLM_MAP_OFFSET (-(ptrdiff_t)(SLM_GRANULES_MAX * sizeof(uint32_t))) /* the page map, from an area's start */
+#define SLM_SIZES_BYTES (8 * SLM_GRANULE)                                  /* words by slot offset, see page_map.h */
 #define SLM_SIZES_OFFSET (SLM_MAP_OFFSET - (ptrdiff_t)SLM_SIZES_BYTES)     /* the sizes, from the heap's */
 
 /* At the end of an area, the next one's part of the page map. */
@@ -43,7 +43,7 @@ struct slm_range {
     size_t granules;      /* of the heap */
     size_t metadata_part; /* bytes of a node's part */
     size_t percpu_bytes;
-    size_t section;            /* granules whose bookkeeping is mapped together: those of a page of the page map */
+    size_t section;            /* granules whose bookkeeping is mapped together: those of two pages of the page map */
     unsigned area_shift;       /* binary logarithm of an area's granules */
     unsigned node_mask;        /* nodes, rounded up to a power of two, less 1 */
     bool reserved;             /* an inaccessible mapping of ours holds the range's addresses */

@@ -74,7 +74,7 @@ static bool try_range(char *start, size_t granules)
     slm_range.percpu = slm_range.heap + granules * SLM_GRANULE;
     slm_range.percpu_bytes = granules * PERCPU_BYTES;
     covered_first[MAP] =
-        map_bookkeeping(slm_range.heap + SLM_SIZES_OFFSET, SLM_SIZES_BYTES + slm_range.section * sizeof(uint16_t));
+        map_bookkeeping(slm_range.heap + SLM_SIZES_OFFSET, SLM_SIZES_BYTES + slm_range.section * sizeof(uint32_t));
     return covered_first[MAP];
 }
 
@@ -93,7 +93,7 @@ static bool find_range(void)
 
 slm_cold bool slm_reservation_start(void)
 {
-    slm_range.section = slm_max(slm_page_size / sizeof(uint16_t), SECTION_LEAST);
+    slm_range.section = slm_max(2 * slm_page_size / sizeof(uint32_t), SECTION_LEAST);
     if (find_range()) {
         slm_reservation_cut();
         return true;
@@ -144,7 +144,7 @@ static slm_cold bool cover(unsigned what, size_t number, size_t end, char *addre
 /* Sections of the maps of the areas from `area` on. */
 static slm_cold bool cover_maps(unsigned area, size_t number, size_t end)
 {
-    const size_t bytes = slm_range.section * sizeof(uint16_t);
+    const size_t bytes = slm_range.section * sizeof(uint32_t);
     for (; area < slm_area_count(); area++) {
         const size_t before = section_of((size_t)area << slm_range.area_shift);
         if (!cover(MAP, before + number, before + end, slm_area_start(area) + SLM_MAP_OFFSET + number * bytes, bytes))

@@ -1,6 +1,6 @@
 /* Mapping the range's parts. Nothing is mapped before it is needed (see os/vm.c): the heap as spans ask for it, and
- * its bookkeeping a section at a time, as many granules as a page of the page map has entries for (128 MiB of heap
- * where pages are 4 KiB).
+ * its bookkeeping a section at a time, as many granules as two pages of the page map have entries for (128 MiB of
+ * heap where pages are 4 KiB).
  *
  * On a machine with several nodes slabs' memory is bound to its node, unless the user has set a policy. Two pages at
  * an area's start, its anchor, are bound when the process starts. Later mappings are made like them by mremap(2), a

@@ -30,9 +30,9 @@ void slm_slab_shape_fill(struct slm_slab_shape *shape)
     shape->granules = (uint16_t)granules;
     shape->objects = (uint16_t)(granules * SLM_GRANULE / shape->object_size);
     shape->keyed = !shape->hooks && size >= 2 * sizeof(void *);
-    const bool is_class = shape->slot_word <= slm_slot_word_of(SLM_CLASSES - 1);
+    const bool is_class = shape->slot_offset <= slm_slot_offset_of(SLM_CLASSES - 1);
     const bool guarded = is_class || SLM_GRANULE % size == 0 || shape->objects * size % page_bytes != 0;
-    shape->map_word = shape->keyed && size <= SLM_SMALL_MAX && guarded ? shape->slot_word : 0;
+    shape->mapped = shape->keyed && size <= SLM_SMALL_MAX && guarded;
 }
 
 static bool make_bits(struct slm_slab *slab)
@@ -48,7 +48,7 @@ static bool make_bits(struct slm_slab *slab)
     return true;
 }
 
-static void mark(struct slm_slab *slab, bool slab_now, unsigned slot_word)
+static void mark(struct slm_slab *slab, bool slab_now, unsigned slot_offset)
 {
     const size_t first = slm_span_granule(&slab->span);
     for (uint32_t i = 0; i < slab->span.granules; i++) {
@@ -57,7 +57,7 @@ static void mark(struct slm_slab *slab, bool slab_now, unsigned slot_word)
         granule->purged = 0;
         store_relaxed(&granule->kind, !slab_now ? SLM_SPAN_NONE : i == 0 ? SLM_SPAN_SLAB : SLM_SPAN_SLAB_INSIDE);
     }
-    slm_page_map_set(first, slab->span.granules, slot_word);
+    slm_page_map_set(first, slab->span.granules, slot_offset);
 }
 
 struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node)
@@ -80,7 +80,7 @@ struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node
         errno = ENOMEM;
         return NULL;
     }
-    mark(slab, true, shape->map_word);
+    mark(slab, true, slm_slab_map_offset(shape));
     return slab;
 }
 
@@ -164,7 +164,7 @@ slm_for_few void slm_slab_hide(struct slm_slab *slab)
 slm_for_few void slm_slab_show(struct slm_slab *slab, const struct slm_slab_shape *shape)
 {
     if (!slab->span.some_purged && !slab->span.some_joined)
-        slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, shape->map_word);
+        slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, slm_slab_map_offset(shape));
 }
 
 unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)

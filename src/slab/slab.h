@@ -66,23 +66,29 @@ struct slm_object_hooks {
 /* What a cache's slabs look like. */
 struct slm_slab_shape {
     uint32_t object_size; /* a multiple of 8 */
+    uint32_t slot_offset;
     uint16_t objects;
     uint16_t granules;
-    uint16_t slot_word;
-    uint16_t map_word;              /* what the page map has: slot_word, or 0 where hot paths must not free */
-    bool keyed;                     /* a free object has a key (slab/key.h) */
     uint16_t alignment;             /* of the slab, in granules; 0 is 1 */
+    bool keyed;                     /* a free object has a key (slab/key.h) */
+    bool mapped;                    /* hot paths may free: see slm_slab_map_offset */
     struct slm_object_hooks *hooks; /* NULL: nothing */
     struct slm_limit *limit;        /* NULL: none; see depot/limit.h */
 };
 
-/* Set what follows from `object_size`, `slot_word` and `hooks`: granules and objects (one granule up to
+/* Set what follows from `object_size`, `slot_offset` and `hooks`: granules and objects (one granule up to
  * SLM_SMALL_MAX; above, at least eight fit, or at most 1/8 is lost); whether objects are keyed, which they are not if
- * they have less than two words, or hooks that expect them as they were freed; and the word for the page map. That is
- * 0 where the hot path of free cannot do all: it sets the key, and knows an object by its offset in a granule. Where
- * the rest behind the last object can have no key (slm_slab_set_keys), only malloc's classes have a word: malloc sees
- * what is no object's start when it pops it (heap/slow.c). */
+ * they have less than two words, or hooks that expect them as they were freed; and whether they are in the page map.
+ * They are not where the hot path of free cannot do all: it sets the key, and knows an object by its offset in a
+ * granule. Where the rest behind the last object can have no key (slm_slab_set_keys), only malloc's classes are:
+ * malloc sees what is no object's start when it pops it (heap/slow.c). */
 void slm_slab_shape_fill(struct slm_slab_shape *shape);
+
+/* What the page map has for the shape's slabs. */
+slm_inline uint32_t slm_slab_map_offset(const struct slm_slab_shape *shape)
+{
+    return shape->mapped ? shape->slot_offset : 0;
+}
 
 /* A new slab on the node, held by the caller, unowned, all objects free and unconstructed; NULL and ENOMEM. */
 struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node);

@@ -22,12 +22,12 @@ extern const char slm_double_free[], slm_use_after_free[];
 struct slm_cache *slm_freed_check(const void *pointer, const char *call, const char *what);
 
 /* The page map's word for any pointer; objects of the thread's node are found soonest. */
-slm_inline size_t slm_map_word_at(const void *pointer)
+slm_inline size_t slm_map_offset_at(const void *pointer)
 {
     const uintptr_t key = slm_tls.key;
     const size_t granule = slm_key_granule(key, pointer);
-    return likely(slm_area_granule_valid(granule)) ? slm_page_map_word(slm_key_area(key), granule)
-                                                   : slm_page_map_slot_word(pointer);
+    return likely(slm_area_granule_valid(granule)) ? slm_page_map_offset(slm_key_area(key), granule)
+                                                   : slm_page_map_slot_offset(pointer);
 }
 
 /* Can be seen, without a look at its slab, that the pointer is a live object's? `factor`: of its cache, 0 if there is
@@ -37,15 +37,15 @@ slm_inline bool slm_looks_live(const void *pointer, uint64_t factor, uintptr_t k
     return likely(factor * (uint16_t)(uintptr_t)pointer < factor) && likely(!slm_key_is_set(pointer, key));
 }
 
-/* The slot word of the live object, or 0, where slm_freed_check gives its cache, or NULL. */
-slm_inline size_t slm_freed_check_word(const void *pointer, const char *call, const char *what)
+/* The slot offset of the live object, or 0, where slm_freed_check gives its cache, or NULL. */
+slm_inline size_t slm_freed_check_offset(const void *pointer, const char *call, const char *what)
 {
-    const size_t word = slm_map_word_at(pointer);
+    const size_t word = slm_map_offset_at(pointer);
     if (slm_looks_live(pointer, slm_page_map_start_factor(word), slm_key_of(pointer)) &&
         likely((uint16_t)(uintptr_t)pointer + slm_page_map_size(word) <= SLM_GRANULE))
         return word;
     const struct slm_cache *cache = slm_freed_check(pointer, call, what);
-    return cache ? cache->shape.slot_word : 0;
+    return cache ? cache->shape.slot_offset : 0;
 }
 
 /* The same, without a lock: what the calling thread has and slabs have is found, what others have is not. True:

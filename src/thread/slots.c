@@ -22,8 +22,8 @@ struct slm_tls slm_gone_tls;
 
 void slm_slots_cover_idle(unsigned first, unsigned end)
 {
-    for (size_t i = first * (size_t)SLM_SLOT_WORDS; i < end * (size_t)SLM_SLOT_WORDS; i++)
-        ((void *const **)(void *)slm_idle_block)[i] = slm_no_rounds;
+    for (size_t at = first * (size_t)SLM_SLOT_SIZE; at < end * (size_t)SLM_SLOT_SIZE; at += sizeof(void *))
+        *(void *const **)(void *)(slm_idle_block + at) = slm_no_rounds;
 }
 
 void slm_slots_start(void)
@@ -35,7 +35,7 @@ void slm_slots_start(void)
 void slm_slots_cover(struct slm_thread *thread, unsigned end)
 {
     for (; thread->covered < end; thread->covered++)
-        slm_slot_clear_cursors(slm_slot_at(thread, (size_t)thread->covered * SLM_SLOT_WORDS));
+        slm_slot_clear_cursors(slm_slot_at(thread, (size_t)thread->covered * SLM_SLOT_SIZE));
 }
 
 /* The first slot from number `slot` on whose group has one in use; SLM_SLOTS: none. */

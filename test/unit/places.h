@@ -194,6 +194,6 @@ static inline void for_each_place(void (*try)(void))
 static inline void assert_live(const void *object)
 {
     require(slm_freed_check(object, "test", slm_double_free) == cache);
-    require(slm_freed_check_word(object, "test", slm_double_free) == cache->shape.slot_word);
+    require(slm_freed_check_offset(object, "test", slm_double_free) == cache->shape.slot_offset);
     require(slm_freed_check_nolock(slm_slab_of(object), object, "test") == (cache->shape.keyed && has_key(object)));
 }

@@ -114,7 +114,7 @@ static inline void forget_own_magazines(void)
 {
     struct slm_thread *thread = slm_thread_enter(true);
     slm_retire_empty_slots(thread);
-    slm_retired_slot_at(thread, cache->shape.slot_word)->target = 0;
+    slm_retired_slot_at(thread, cache->shape.slot_offset)->target = 0;
     slm_thread_leave(thread);
 }
 

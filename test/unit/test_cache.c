@@ -16,7 +16,7 @@ static void every_class_is_a_cache(void **state)
         slm_cache_name_class(name, class);
         assert_string_equal(name, text("size-%u", slm_class_size[class]));
         assert_int_equal(cache->shape.object_size, slm_class_size[class]);
-        assert_int_equal(cache->shape.slot_word, slm_slot_word_of(class));
+        assert_int_equal(cache->shape.slot_offset, slm_slot_offset_of(class));
         assert_int_equal(cache->shape.granules, 1);
         assert_int_equal(cache->shape.objects, SLM_GRANULE / slm_class_size[class]);
         assert_ptr_equal(cache->first.shape, &cache->shape);

@@ -70,8 +70,8 @@ static void alike_caches_are_one(void **state)
     assert_ptr_equal(cache->first_name, first);
     assert_string_equal(slm_cache_own(cache)->name, "first");
     assert_true(zero->zero && !first->zero);
-    assert_int_equal(zero->alloc_slot_word, 0);
-    assert_int_equal(zero->free_slot_word, cache->shape.slot_word);
+    assert_int_equal(zero->alloc_slot_offset, 0);
+    assert_int_equal(zero->free_slot_offset, cache->shape.slot_offset);
     destroyed(first);
     assert_ptr_equal(cache->first_name, second); /* the oldest that is left */
     destroyed(aligned);
@@ -142,7 +142,7 @@ static void sizes_are_rounded_to_the_alignment(void **state)
             assert_int_equal(shape->alignment, cases[i].align / SLM_GRANULE);
         assert_true(shape->objects >= 1 &&
                     (size_t)shape->granules * SLM_GRANULE >= (size_t)shape->objects * shape->object_size);
-        assert_int_equal(slm_page_map_size(shape->slot_word), cases[i].rounded);
+        assert_int_equal(slm_page_map_size(shape->slot_offset), cases[i].rounded);
         destroyed(name);
     }
 }
@@ -200,10 +200,10 @@ static void a_number_s_place_is_its_objects(void **state)
     struct slab_cache *name = named("plain", 100, &apart);
     struct slm_cache *cache = cache_of(name);
     assert_true(cache->id >= SLM_NAMED_FIRST && cache->id < SLM_CACHE_IDS);
-    assert_int_equal(cache->shape.slot_word, slm_slot_word_of(cache->id));
-    assert_int_equal(name->alloc_slot_word, cache->shape.slot_word);
-    assert_int_equal(name->free_slot_word, cache->shape.slot_word);
-    assert_int_equal(name->marked_slot_word, 0);
+    assert_int_equal(cache->shape.slot_offset, slm_slot_offset_of(cache->id));
+    assert_int_equal(name->alloc_slot_offset, cache->shape.slot_offset);
+    assert_int_equal(name->free_slot_offset, cache->shape.slot_offset);
+    assert_int_equal(name->marked_slot_offset, 0);
     assert_ptr_equal(slm_cache_of(cache->id), cache);
     destroyed(name);
     assert_false(is_listed(cache));
@@ -216,14 +216,14 @@ static void slow_allocations_have_no_slot_in_their_name(void **state)
     const struct slab_cache_attr limits = {.limit_bytes = 1000}, zeroes = {.flags = SLAB_ZERO, .limit_bytes = 1000};
     struct slab_cache *counted = named("counted", 100, &accounted), *limited = named("limited", 100, &limits);
     struct slab_cache *zeroed = named("zeroed", 100, &zeroes);
-    assert_int_equal(counted->marked_slot_word, 0);
-    assert_int_equal(limited->marked_slot_word, cache_of(limited)->shape.slot_word);
-    assert_int_equal(zeroed->marked_slot_word, 0);
-    assert_int_equal(counted->alloc_slot_word, cache_of(counted)->shape.slot_word);
-    assert_int_equal(limited->alloc_slot_word, 0);
-    assert_int_equal(zeroed->alloc_slot_word, 0);
-    assert_int_equal(limited->free_slot_word, cache_of(limited)->shape.slot_word);
-    assert_int_equal(zeroed->free_slot_word, cache_of(zeroed)->shape.slot_word);
+    assert_int_equal(counted->marked_slot_offset, 0);
+    assert_int_equal(limited->marked_slot_offset, cache_of(limited)->shape.slot_offset);
+    assert_int_equal(zeroed->marked_slot_offset, 0);
+    assert_int_equal(counted->alloc_slot_offset, cache_of(counted)->shape.slot_offset);
+    assert_int_equal(limited->alloc_slot_offset, 0);
+    assert_int_equal(zeroed->alloc_slot_offset, 0);
+    assert_int_equal(limited->free_slot_offset, cache_of(limited)->shape.slot_offset);
+    assert_int_equal(zeroed->free_slot_offset, cache_of(zeroed)->shape.slot_offset);
     destroyed(counted);
     destroyed(limited);
     destroyed(zeroed);
@@ -280,8 +280,8 @@ static void a_destroyed_name_leads_nowhere(void **state)
     struct slab_cache *name = named("gone", 100, &accounted);
     destroyed(name);
     assert_null(load_relaxed(&name->cache));
-    assert_int_equal(name->alloc_slot_word, 0);
-    assert_int_equal(name->free_slot_word, SLM_SLOT_WORD_NEVER);
+    assert_int_equal(name->alloc_slot_offset, 0);
+    assert_int_equal(name->free_slot_offset, SLM_SLOT_OFFSET_NEVER);
     assert_string_equal(name->name, "gone"); /* for messages */
 }
 

@@ -118,7 +118,7 @@ static void slabs_are_charged(void **state)
 {
     (void)state;
     const uint64_t before = begin();
-    struct slm_slab_shape shape = {.object_size = 1024, .slot_word = 0};
+    struct slm_slab_shape shape = {.object_size = 1024, .slot_offset = 0};
     slm_slab_shape_fill(&shape);
     struct slm_slab *slab = slm_slab_make(&shape, 0);
     assert_non_null(slab);

@@ -16,7 +16,7 @@ static void seek_word(void)
 {
     void *object = put_there();
     announce("other test", object, slm_use_after_free);
-    slm_freed_check_word(object, "other test", slm_use_after_free);
+    slm_freed_check_offset(object, "other test", slm_use_after_free);
 }
 
 static void seek_twice(void)
@@ -148,7 +148,7 @@ static char *misused;
 static void check_misused(void)
 {
     announce("test", misused, "not the start of an object");
-    slm_freed_check_word(misused, "test", slm_use_after_free);
+    slm_freed_check_offset(misused, "test", slm_use_after_free);
 }
 
 static void check_misused_nolock(void)
@@ -222,10 +222,10 @@ static void live_objects_of_malloc_are_known(void **state)
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
         char *object = malloc(slm_class_size[class]);
         assert_ptr_equal(slm_freed_check(object, "test", slm_double_free), slm_class_cache(class));
-        assert_int_equal(slm_freed_check_word(object, "test", slm_double_free), slm_slot_word_of(class));
+        assert_int_equal(slm_freed_check_offset(object, "test", slm_double_free), slm_slot_offset_of(class));
         memset(object, 0xff, slm_class_size[class]);
         imitate(object);
-        assert_int_equal(slm_freed_check_word(object, "test", slm_double_free), slm_slot_word_of(class));
+        assert_int_equal(slm_freed_check_offset(object, "test", slm_double_free), slm_slot_offset_of(class));
         slm_key_clear(object);
         free(object);
     }
@@ -259,7 +259,7 @@ static void where_no_slab_is_there_is_no_cache(void **state)
     const void *const pointers[] = {NULL, (void *)8, (void *)UINTPTR_MAX, data, stack, large, large + SLM_GRANULE};
     for (size_t i = 0; i < COUNT(pointers); i++) {
         assert_null(slm_freed_check(pointers[i], "test", slm_double_free));
-        assert_int_equal(slm_freed_check_word(pointers[i], "test", slm_double_free), 0);
+        assert_int_equal(slm_freed_check_offset(pointers[i], "test", slm_double_free), 0);
     }
     free(large);
 }

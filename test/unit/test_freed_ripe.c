@@ -29,7 +29,7 @@ static char *misused;
 static void check_freed(void)
 {
     announce("test", misused, slm_double_free);
-    slm_freed_check_word(misused, "test", slm_double_free);
+    slm_freed_check_offset(misused, "test", slm_double_free);
 }
 
 static void check_own(void *object)

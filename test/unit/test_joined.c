@@ -12,11 +12,11 @@ static void *rounds[ALL];
 
 static struct slm_slab *make(uint32_t object_size)
 {
-    struct slm_slab_shape shape = {.object_size = object_size, .slot_word = 6};
+    struct slm_slab_shape shape = {.object_size = object_size, .slot_offset = 6};
     slm_slab_shape_fill(&shape);
     struct slm_slab *slab = slm_slab_make(&shape, slm_nodes - 1);
     assert_non_null(slab);
-    assert_int_equal(slm_page_map_slot_word(slm_slab_start(slab)), 6);
+    assert_int_equal(slm_page_map_slot_offset(slm_slab_start(slab)), 6);
     return slab;
 }
 
@@ -133,10 +133,10 @@ static void the_slab_is_hidden(void **state)
     (void)state;
     struct slm_slab *slab = make(8192);
     assert_int_equal(slm_joined_take(slab, 9, 16, 1, rounds), 0);
-    assert_int_equal(slm_page_map_slot_word(slm_slab_start(slab)), 6);
+    assert_int_equal(slm_page_map_slot_offset(slm_slab_start(slab)), 6);
     assert_null(slm_slab_joins(slab));
     assert_int_equal(slm_joined_take(slab, 2, 16, 1, rounds), 1);
-    assert_int_equal(slm_page_map_slot_word(slm_slab_start(slab)), 0);
+    assert_int_equal(slm_page_map_slot_offset(slm_slab_start(slab)), 0);
     give(slab, rounds[0], 2);
     slm_slab_release(slab);
 }

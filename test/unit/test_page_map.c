@@ -12,7 +12,7 @@ static void every_place_has_its_size(void **state)
     (void)state;
     assert_int_equal(slm_page_map_size(0), 0);
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        assert_int_equal(slm_page_map_size(slm_slot_word_of(class)), slm_class_size[class]);
+        assert_int_equal(slm_page_map_size(slm_slot_offset_of(class)), slm_class_size[class]);
 }
 
 static bool is_start(size_t offset, uint64_t factor)
@@ -24,7 +24,8 @@ static void every_place_has_its_factor(void **state)
 {
     (void)state;
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        assert_int_equal(slm_page_map_start_factor(slm_slot_word_of(class)), slm_start_factor(slm_class_size[class]));
+        assert_int_equal(slm_page_map_start_factor(slm_slot_offset_of(class)),
+                         slm_start_factor(slm_class_size[class]));
     assert_int_equal(slm_page_map_start_factor(0), 0);
 }
 
@@ -49,7 +50,7 @@ static void the_factor_tells_starts_exactly(void **state)
 }
 
 /* Where there is no cache nothing is a start, not even the first byte. */
-static void nothing_starts_at_slot_word_0(void **state)
+static void nothing_starts_at_slot_offset_0(void **state)
 {
     (void)state;
     for (size_t offset = 0; offset < SLM_GRANULE; offset++)
@@ -58,12 +59,12 @@ static void nothing_starts_at_slot_word_0(void **state)
 
 static void set_malloc_size(void)
 {
-    slm_page_map_set_size(slm_slot_word_of(3), 8);
+    slm_page_map_set_size(slm_slot_offset_of(3), 8);
 }
 
 static void set_named_size(void)
 {
-    slm_page_map_set_size(slm_slot_word_of(SLM_NAMED_FIRST), 8);
+    slm_page_map_set_size(slm_slot_offset_of(SLM_NAMED_FIRST), 8);
 }
 
 static void sizes_of_malloc_are_sealed(void **state)
@@ -84,14 +85,14 @@ static void granules_are_given_and_taken(void **state)
     const size_t first = slm_span_granule(span);
     char *start = slm_span_start(span);
     slm_page_map_set(first + 1, 3, 42);
-    assert_int_equal(slm_page_map_slot_word(start + SLM_GRANULE - 1), 0);
+    assert_int_equal(slm_page_map_slot_offset(start + SLM_GRANULE - 1), 0);
     for (size_t at = SLM_GRANULE; at < 4 * SLM_GRANULE; at += 4093)
-        assert_int_equal(slm_page_map_slot_word(start + at), 42);
-    assert_int_equal(slm_page_map_slot_word(start + 4 * SLM_GRANULE - 1), 42);
-    assert_int_equal(slm_page_map_slot_word(start + 4 * SLM_GRANULE), 0);
-    assert_int_equal(slm_page_map_word(slm_range.heap, first + 2), 42);
+        assert_int_equal(slm_page_map_slot_offset(start + at), 42);
+    assert_int_equal(slm_page_map_slot_offset(start + 4 * SLM_GRANULE - 1), 42);
+    assert_int_equal(slm_page_map_slot_offset(start + 4 * SLM_GRANULE), 0);
+    assert_int_equal(slm_page_map_offset(slm_range.heap, first + 2), 42);
     slm_page_map_set(first + 1, 3, 0);
-    assert_int_equal(slm_page_map_slot_word(start + SLM_GRANULE), 0);
+    assert_int_equal(slm_page_map_slot_offset(start + SLM_GRANULE), 0);
     slm_span_free(span);
 }
 
@@ -100,12 +101,12 @@ static void objects_are_found(void **state)
     (void)state;
     for (size_t n = 0; n <= SLM_SMALL_MAX; n += 57) {
         char *object = malloc(n);
-        const size_t slot_word = slm_page_map_slot_word(object);
-        assert_int_equal(slot_word, slm_class_cache(slm_class_of_size(n))->shape.map_word);
+        const size_t slot_offset = slm_page_map_slot_offset(object);
+        assert_int_equal(slot_offset, slm_slab_map_offset(&slm_class_cache(slm_class_of_size(n))->shape));
         free(object);
     }
     char *large = malloc(SLM_SMALL_MAX + 1);
-    assert_int_equal(slm_page_map_slot_word(large), 0);
+    assert_int_equal(slm_page_map_slot_offset(large), 0);
     free(large);
 }
 
@@ -125,7 +126,7 @@ static void foreign_pointers_have_no_place(void **state)
                                    heap | 1ul << 63,
                                    (uintptr_t)slm_granule_address(slm_heap_limit)};
     for (size_t i = 0; i < COUNT(elsewhere); i++)
-        assert_int_equal(slm_page_map_slot_word((void *)elsewhere[i]), 0);
+        assert_int_equal(slm_page_map_slot_offset((void *)elsewhere[i]), 0);
 }
 
 int main(void)
@@ -134,7 +135,7 @@ int main(void)
         cmocka_unit_test(every_place_has_its_size),
         cmocka_unit_test(every_place_has_its_factor),
         cmocka_unit_test(the_factor_tells_starts_exactly),
-        cmocka_unit_test(nothing_starts_at_slot_word_0),
+        cmocka_unit_test(nothing_starts_at_slot_offset_0),
         cmocka_unit_test(sizes_of_malloc_are_sealed),
         cmocka_unit_test(granules_are_given_and_taken),
         cmocka_unit_test(objects_are_found),

@@ -24,7 +24,7 @@ static unsigned draw(unsigned n)
 
 static void make(uint32_t size)
 {
-    shape = (struct slm_slab_shape){.object_size = size, .slot_word = (uint16_t)slm_slot_word_of(3)};
+    shape = (struct slm_slab_shape){.object_size = size, .slot_offset = slm_slot_offset_of(3)};
     slm_slab_shape_fill(&shape);
     assert_non_null(slab = slm_slab_make(&shape, slm_nodes - 1));
     out_count = 0;
@@ -92,7 +92,8 @@ static void check(bool all_were_used)
         require(!slm_slab_has(slab, object) || has_key(object));
     }
     require(slab->span.some_purged == (count_purged() > 0));
-    require(slm_page_map_slot_word(slm_slab_start(slab)) == (slab->span.some_purged ? 0 : shape.map_word));
+    require(slm_page_map_slot_offset(slm_slab_start(slab)) ==
+            (slab->span.some_purged ? 0 : slm_slab_map_offset(&shape)));
 }
 
 static void release(void)
@@ -174,11 +175,11 @@ static void with_the_last_purged_page_hot_paths_are_back(void **state)
         give(0);
     slm_pages_purge(slab);
     check(true);
-    assert_int_equal(slm_page_map_slot_word(slm_slab_start(slab)), 0);
+    assert_int_equal(slm_page_map_slot_offset(slm_slab_start(slab)), 0);
     while (slab->span.some_purged)
         slm_pages_touch(slab, &shape);
     check(true);
-    assert_int_equal(slm_page_map_slot_word(slm_slab_start(slab)), shape.map_word);
+    assert_int_equal(slm_page_map_slot_offset(slm_slab_start(slab)), slm_slab_map_offset(&shape));
     release();
 }
 

@@ -22,7 +22,7 @@ static void extend_far(void)
     memset(slm_granule_address(far), 1, 4 * SLM_GRANULE);
     require(all_zero(slm_descriptor(far - 1), 6 * SLM_DESCRIPTOR_BYTES)); /* the neighbours' can be read, too */
     memset(slm_descriptor(far), 1, 4 * SLM_DESCRIPTOR_BYTES);
-    const uint16_t *map = (const uint16_t *)(slm_range.heap + SLM_MAP_OFFSET);
+    const uint32_t *map = (const uint32_t *)(const void *)(slm_range.heap + SLM_MAP_OFFSET);
     require(all_zero(map + far, 4 * sizeof *map));
 }
 
@@ -120,7 +120,7 @@ static void extend_far_in_each_area(void)
         for (unsigned other = 0; other < slm_area_count(); other++) {
             const size_t same = slm_granule_of(slm_area_start(other)) + far;
             require(slm_granule_valid(same) && slm_granule_valid(same + 3) && !slm_granule_valid(same + 4));
-            require(all_zero(slm_area_start(other) + SLM_MAP_OFFSET + far * sizeof(uint16_t), 4 * sizeof(uint16_t)));
+            require(all_zero(slm_area_start(other) + SLM_MAP_OFFSET + far * sizeof(uint32_t), 4 * sizeof(uint32_t)));
             require(slm_reservation_described(same) == (other >= area));
         }
     }
@@ -158,7 +158,7 @@ static void *grow(void *area)
         const size_t first = start + (size_t)turn * SECTION;
         pthread_barrier_wait(&both);
         require(slm_reservation_extend(first, 1) && slm_reservation_described(first));
-        require(slm_page_map_slot_word(slm_granule_address(first)) == 0);
+        require(slm_page_map_slot_offset(slm_granule_address(first)) == 0);
     }
     return NULL;
 }

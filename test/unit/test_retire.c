@@ -23,7 +23,7 @@ static int end_test(void **state)
 
 static struct slm_retired_slot *slot_of(const struct helper *of)
 {
-    return slm_retired_slot_at(of ? of->tls->self : slm_tls.self, cache->shape.slot_word);
+    return slm_retired_slot_at(of ? of->tls->self : slm_tls.self, cache->shape.slot_offset);
 }
 
 static unsigned rounds_of(const struct helper *of)
@@ -39,7 +39,7 @@ static bool is_open(const struct helper *of)
 static bool push(void *object)
 {
     struct slm_thread *thread = slm_thread_enter(true);
-    const bool done = slm_retire_push(thread, slm_cache_of_object(object)->shape.slot_word, object);
+    const bool done = slm_retire_push(thread, slm_cache_of_object(object)->shape.slot_offset, object);
     slm_thread_leave(thread);
     return done;
 }
@@ -231,7 +231,7 @@ static void *under_way, **under_way_top;
 /* The first half of a push: what the hot path has loaded. */
 static void begin_push(void *object)
 {
-    struct slm_retired_slot *slot = slm_retired_slot_at(slm_hot(), cache->shape.slot_word);
+    struct slm_retired_slot *slot = slm_retired_slot_at(slm_hot(), cache->shape.slot_offset);
     under_way = object;
     under_way_top = slm_shared_load(&slot->top);
     require(under_way_top < slot->limit);

@@ -61,7 +61,7 @@ static void the_table_agrees_with_the_arithmetic(void **state)
 {
     (void)state;
     for (size_t n = 0; n <= SLM_TABLE_MAX; n++)
-        assert_int_equal(slm_size_slot_word[n], slm_slot_word_of(slm_class_of_size(n)));
+        assert_int_equal(slm_size_slot_offset[n], slm_slot_offset_of(slm_class_of_size(n)));
 }
 
 static void places_and_classes_turn_into_each_other(void **state)
@@ -69,10 +69,10 @@ static void places_and_classes_turn_into_each_other(void **state)
     (void)state;
     unsigned before = 0; /* which belongs to no class */
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
-        const unsigned slot_word = slm_slot_word_of(class);
-        assert_int_equal(slm_cache_id_of(slot_word), class);
-        assert_int_equal(slot_word, before + SLM_SLOT_WORDS);
-        before = slot_word;
+        const unsigned slot_offset = slm_slot_offset_of(class);
+        assert_int_equal(slm_cache_id_of(slot_offset), class);
+        assert_int_equal(slot_offset, before + SLM_SLOT_SIZE);
+        before = slot_offset;
     }
 }
 

@@ -13,9 +13,9 @@ enum { MOST_OBJECTS = 65536 / 8 };
 
 static void *rounds[MOST_OBJECTS];
 
-static struct slm_slab_shape shape_of(uint32_t object_size, unsigned slot_word)
+static struct slm_slab_shape shape_of(uint32_t object_size, unsigned slot_offset)
 {
-    struct slm_slab_shape shape = {.object_size = object_size, .slot_word = (uint16_t)slot_word};
+    struct slm_slab_shape shape = {.object_size = object_size, .slot_offset = slot_offset};
     slm_slab_shape_fill(&shape);
     return shape;
 }
@@ -82,13 +82,13 @@ static void objects_are_keyed_unless_they_are_small_or_have_hooks(void **state)
     (void)state;
     struct slm_object_hooks hooks = {.typesafe = true};
     for (uint32_t size = 8; size <= (1 << 20); size += size < SLM_SMALL_MAX ? 8 : 100000 / 8 * 8) {
-        struct slm_slab_shape shape = {.object_size = size, .slot_word = 7, .hooks = &hooks};
+        struct slm_slab_shape shape = {.object_size = size, .slot_offset = 7, .hooks = &hooks};
         slm_slab_shape_fill(&shape);
-        assert_true(!shape.keyed && shape.map_word == 0);
+        assert_true(!shape.keyed && !shape.mapped);
         shape.hooks = NULL;
         slm_slab_shape_fill(&shape);
         assert_true(shape.keyed == (size >= 16));
-        assert_true(shape.map_word == 0 || (shape.map_word == 7 && shape.keyed));
+        assert_true(!shape.mapped || (slm_slab_map_offset(&shape) == 7 && shape.keyed));
     }
 }
 
@@ -98,20 +98,20 @@ static void objects_are_keyed_unless_they_are_small_or_have_hooks(void **state)
 static void hot_paths_know_objects_by_their_offsets(void **state)
 {
     (void)state;
-    const unsigned named = slm_slot_word_of(SLM_NAMED_FIRST);
+    const unsigned named = slm_slot_offset_of(SLM_NAMED_FIRST);
     unsigned known = 0;
     for (uint32_t size = 16; size <= SLM_SMALL_MAX; size += 8) {
         const struct slm_slab_shape shape = shape_of(size, named);
         const uint64_t factor = slm_start_factor(size);
-        known += shape.map_word != 0;
-        assert_true(shape.map_word == (is_guarded(size) || SLM_GRANULE % size == 0 ? named : 0));
+        known += shape.mapped;
+        assert_true(shape.mapped == (is_guarded(size) || SLM_GRANULE % size == 0));
         for (size_t at = 0; at < (size_t)shape.objects * size; at += 8)
             require((factor * (uint16_t)at < factor) == (at % size == 0));
     }
     assert_true(known > 4000);
-    assert_int_equal(shape_of(SLM_SMALL_MAX + 8, named).map_word, 0);
+    assert_false(shape_of(SLM_SMALL_MAX + 8, named).mapped);
     for (unsigned class = 1; class < SLM_CLASSES; class ++)
-        assert_int_equal(shape_of(slm_class_size[class], slm_slot_word_of(class)).map_word, slm_slot_word_of(class));
+        assert_true(shape_of(slm_class_size[class], slm_slot_offset_of(class)).mapped);
 }
 
 /* What malloc pops: up to SLM_TABLE_MAX bytes no pointer to a rest can be among it; above, slm_alloc_medium sees that
@@ -182,9 +182,9 @@ static void shuffle(unsigned n, uint64_t seed)
     }
 }
 
-static void try_shape(uint32_t object_size, unsigned slot_word)
+static void try_shape(uint32_t object_size, unsigned slot_offset)
 {
-    const struct slm_slab_shape shape = shape_of(object_size, slot_word);
+    const struct slm_slab_shape shape = shape_of(object_size, slot_offset);
     struct slm_slab *slab = slm_slab_make(&shape, slm_nodes - 1);
     assert_non_null(slab);
     assert_int_equal(slab->objects, shape.objects);
@@ -192,7 +192,8 @@ static void try_shape(uint32_t object_size, unsigned slot_word)
     slm_slab_check(slab);
     take_whole_slab(slab);
     for (uint32_t i = 0; i < shape.granules; i++)
-        assert_int_equal(slm_page_map_slot_word(slm_slab_start(slab) + i * SLM_GRANULE), shape.map_word);
+        assert_int_equal(slm_page_map_slot_offset(slm_slab_start(slab) + i * SLM_GRANULE),
+                         slm_slab_map_offset(&shape));
     shuffle(shape.objects, object_size);
     give_all(slab, shape.objects);
     slm_slab_check(slab);
@@ -200,14 +201,14 @@ static void try_shape(uint32_t object_size, unsigned slot_word)
     char *start = slm_slab_start(slab);
     slm_slab_release(slab);
     assert_null(slm_slab_of(start));
-    assert_int_equal(slm_page_map_slot_word(start), 0);
+    assert_int_equal(slm_page_map_slot_offset(start), 0);
 }
 
 static void every_class_is_cut_and_mended(void **state)
 {
     (void)state;
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
-        try_shape(slm_class_size[class], slm_slot_word_of(class));
+        try_shape(slm_class_size[class], slm_slot_offset_of(class));
 }
 
 static void every_shape_is_cut_and_mended(void **state)

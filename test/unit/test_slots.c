@@ -9,7 +9,7 @@
 #include "os/topology.h"
 #include "thread/thread_cache.h"
 
-enum { PAGE = 4096, LAST = SLM_CACHE_IDS - 1, WORDS = SLM_SLOTS * SLM_SLOT_WORDS };
+enum { PAGE = 4096, LAST = SLM_CACHE_IDS - 1, BYTES = SLM_SLOTS * SLM_SLOT_SIZE };
 
 static struct slm_thread *block;
 
@@ -30,7 +30,7 @@ static int end_block(void **state)
 /* Zero, except that it may have cursors from an earlier life. */
 static bool is_unused(struct slm_thread *thread, unsigned number)
 {
-    const struct slm_slot *slot = slm_slot_at(thread, (size_t)number * SLM_SLOT_WORDS);
+    const struct slm_slot *slot = slm_slot_at(thread, (size_t)number * SLM_SLOT_SIZE);
     return all_zero(slot, sizeof *slot) || is_dismantled(slot);
 }
 
@@ -108,10 +108,10 @@ static void places_lead_to_numbers_and_back(void **state)
 {
     (void)state;
     for (unsigned number = 0; number < SLM_CACHE_IDS; number++) {
-        const unsigned slot_word = slm_slot_word_of(number);
-        assert_int_equal(slm_cache_id_of(slot_word), number);
-        assert_ptr_equal(slm_slot_at(block, slot_word), slm_slot_of(block, number));
-        assert_true(slot_word > 0 && slot_word < WORDS && slot_word <= UINT16_MAX);
+        const unsigned slot_offset = slm_slot_offset_of(number);
+        assert_int_equal(slm_cache_id_of(slot_offset), number);
+        assert_ptr_equal(slm_slot_at(block, slot_offset), slm_slot_of(block, number));
+        assert_true(slot_offset > 0 && slot_offset < BYTES);
     }
 }
 
@@ -122,7 +122,7 @@ static bool is_idle(unsigned number)
 {
     bool is = true;
     for (size_t i = 0; i < COUNT(idle); i++) {
-        const struct slm_slot *slot = slm_slot_at(idle[i], (size_t)number * SLM_SLOT_WORDS);
+        const struct slm_slot *slot = slm_slot_at(idle[i], (size_t)number * SLM_SLOT_SIZE);
         is = is && is_clear(slot) && slot->start_factor == (uintptr_t)slm_no_rounds;
     }
     return is;
@@ -169,8 +169,8 @@ static void retired_slots_are_closed_until_they_are_opened(void **state)
     (void)state;
     struct slm_thread *const all[] = {block, slm_nothing, slm_taken, slm_detour};
     for (size_t i = 0; i < COUNT(all); i++)
-        for (size_t slot_word = 0; slot_word < WORDS; slot_word += SLM_SLOT_WORDS)
-            assert_true(is_closed(slm_retired_slot_at(all[i], slot_word)));
+        for (size_t slot_offset = 0; slot_offset < BYTES; slot_offset += SLM_SLOT_SIZE)
+            assert_true(is_closed(slm_retired_slot_at(all[i], slot_offset)));
 }
 
 static void retired_slots_lie_at_the_same_places(void **state)
@@ -178,15 +178,15 @@ static void retired_slots_lie_at_the_same_places(void **state)
     (void)state;
     struct slm_retired_half *half = slm_retired_half(block);
     assert_ptr_equal(half, (char *)block + SLM_RETIRED_OFFSET);
-    for (size_t slot_word = 0; slot_word < WORDS; slot_word += SLM_SLOT_WORDS)
-        assert_ptr_equal(slm_retired_slot_at(block, slot_word),
-                         (char *)slm_slot_at(block, slot_word) + SLM_RETIRED_OFFSET);
+    for (size_t slot_offset = 0; slot_offset < BYTES; slot_offset += SLM_SLOT_SIZE)
+        assert_ptr_equal(slm_retired_slot_at(block, slot_offset),
+                         (char *)slm_slot_at(block, slot_offset) + SLM_RETIRED_OFFSET);
     assert_true((char *)slm_retired_slot_at(block, 0) >= (char *)(slm_slot_of(block, LAST) + 1));
     assert_true((char *)(slm_retired_slot_of(block, LAST) + 1) <= (char *)block + SLM_BLOCK_BYTES);
     /* its own part, where no place of a cache is */
-    assert_true((char *)(slm_retired_slot_at(block, slm_slot_word_of(SLM_CLASSES - 1)) + 1) <=
+    assert_true((char *)(slm_retired_slot_at(block, slm_slot_offset_of(SLM_CLASSES - 1)) + 1) <=
                 (char *)(half->slots + COUNT(half->slots)));
-    assert_true((char *)slm_retired_slot_at(block, slm_slot_word_of(SLM_NAMED_FIRST)) >= (char *)(half + 1));
+    assert_true((char *)slm_retired_slot_at(block, slm_slot_offset_of(SLM_NAMED_FIRST)) >= (char *)(half + 1));
 }
 
 /* heap/free.h, heap/alloc.h, heap/cache_object.h: with any of the three as `hot` they fall into their slow halves. */
@@ -199,11 +199,11 @@ static void use_idle_block(void)
     for (size_t i = 0; i < COUNT(idle); i++) {
         slm_tls.hot = idle[i];
         for (unsigned number = 0; number < SLM_SLOTS; number++) {
-            const size_t slot_word = (size_t)number * SLM_SLOT_WORDS;
+            const size_t slot_offset = (size_t)number * SLM_SLOT_SIZE;
             if (number > SLM_CLASSES && number <= SLM_NAMED_FIRST)
                 continue; /* no cache's */
-            require(!slm_push_keyed(slot_word, slm_tls.key, words));
-            require(!slm_pop_marked(slot_word, &round) && !round);
+            require(!slm_push_keyed(slot_offset, slm_tls.key, words));
+            require(!slm_pop_marked(slot_offset, &round) && !round);
         }
         slm_tls.hot = own;
     }
@@ -227,9 +227,9 @@ static void no_hot_path_writes_the_idle_block(void **state)
         for (size_t at = 0; at < SLM_GRANULE; at += 8) {
             slm_key_set(granule + at, slm_tls.key);
             slm_tls.hot = idle[i];
-            const bool keyed = slm_push_keyed(SLM_SLOT_WORDS, slm_tls.key, granule + at);
+            const bool keyed = slm_push_keyed(SLM_SLOT_SIZE, slm_tls.key, granule + at);
             slm_key_clear(granule + at);
-            const bool clear = slm_push_keyed(SLM_SLOT_WORDS, slm_tls.key, granule + at);
+            const bool clear = slm_push_keyed(SLM_SLOT_SIZE, slm_tls.key, granule + at);
             slm_tls.hot = own;
             assert_false(keyed || clear || slm_key_is_set(granule + at, slm_tls.key));
         }
@@ -312,7 +312,7 @@ static void a_block_costs_what_is_used_of_it(void **state)
     /* Its own part is in the first page of the half, as the size classes' slots are. */
     slm_slot_use(&slm_retired_half(block)->used, SLM_CLASSES - 1);
     assert_int_equal(used_pages(), 4);
-    slm_retired_slot_at(block, slm_slot_word_of(SLM_CLASSES - 1))->target = 1;
+    slm_retired_slot_at(block, slm_slot_offset_of(SLM_CLASSES - 1))->target = 1;
     assert_int_equal(used_pages(), 4);
     for (size_t i = 0; i < COUNT(blocks); i++)
         slm_thread_block_free(blocks[i]);

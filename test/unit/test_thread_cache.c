@@ -52,13 +52,13 @@ static int end_block(void **state)
 /* As the hot paths do it. */
 static void *take_from(struct slm_thread *from, unsigned class)
 {
-    struct slm_slot *loaded = slm_slot_at(from, slm_slot_word_of(class));
+    struct slm_slot *loaded = slm_slot_at(from, slm_slot_offset_of(class));
     return loaded->top != loaded->bottom ? slm_slot_pop(loaded, loaded->top) : slm_thread_refill(from, class);
 }
 
 static void give_to(struct slm_thread *to, unsigned class, void *object)
 {
-    struct slm_slot *loaded = slm_slot_at(to, slm_slot_word_of(class));
+    struct slm_slot *loaded = slm_slot_at(to, slm_slot_offset_of(class));
     if (slm_is_remote(to, object))
         slm_thread_free(to, class, object);
     else if (*loaded->top != NULL)
@@ -111,7 +111,7 @@ static void *look_before_birth(void *nothing)
 {
     require(slm_tls.state == SLM_THREAD_NONE && slm_tls.self == NULL);
     for (unsigned number = 0; number <= SLM_CLASSES; number++)
-        require(has_nothing(slm_slot_at(slm_tls.hot, (size_t)number * SLM_SLOT_WORDS)));
+        require(has_nothing(slm_slot_at(slm_tls.hot, (size_t)number * SLM_SLOT_SIZE)));
     return nothing;
 }
 
@@ -124,7 +124,7 @@ static void every_magazine_is_empty_and_full_at_first(void **state)
 static void write_idle_block(void)
 {
     slm_tls.hot = slm_nothing;
-    slm_slot_at(slm_tls.hot, SLM_SLOT_WORDS)->top = NULL;
+    slm_slot_at(slm_tls.hot, SLM_SLOT_SIZE)->top = NULL;
 }
 
 static void size_classes_slots_of_the_idle_block_are_read_only(void **state)
@@ -138,7 +138,7 @@ static void a_fresh_block_holds_nothing(void **state)
     (void)state;
     slm_thread_check(thread);
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
-        const struct slm_slot *loaded = slm_slot_at(thread, slm_slot_word_of(class));
+        const struct slm_slot *loaded = slm_slot_at(thread, slm_slot_offset_of(class));
         assert_true(has_nothing(loaded) && slm_slot_rounds(loaded) == 0 && slm_slot_room(loaded) == 0);
         assert_int_equal(slm_thread_rounds(thread, class), 0);
     }
@@ -403,14 +403,14 @@ static void tear_cursors(void)
 {
     void *object = take_from(thread, usual);
     give_to(thread, usual, object);
-    slm_slot_at(thread, slm_slot_word_of(usual))->top += 1000;
+    slm_slot_at(thread, slm_slot_offset_of(usual))->top += 1000;
     slm_thread_check(thread);
 }
 
 static void the_checker_sees_torn_cursors(void **state)
 {
     (void)state;
-    const void *loaded = slm_slot_at(thread, slm_slot_word_of(usual));
+    const void *loaded = slm_slot_at(thread, slm_slot_offset_of(usual));
     assert_child_aborts(tear_cursors, text("slabmalloc: check(" POINTER "): a magazine's cursors are out of order of "
                                            "896 bytes",
                                            pointer_of(loaded)));

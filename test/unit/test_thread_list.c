@@ -164,7 +164,7 @@ static void a_child_has_one_thread_and_orphans(void **state)
 static bool is_covered(struct slm_thread *block, unsigned end)
 {
     for (unsigned number = SLM_NAMED_FIRST + 1; number < end; number++)
-        if (!is_clear(slm_slot_at(block, (size_t)number * SLM_SLOT_WORDS)))
+        if (!is_clear(slm_slot_at(block, (size_t)number * SLM_SLOT_SIZE)))
             return false;
     return block->covered == end;
 }
@@ -176,7 +176,7 @@ static bool is_idle_covered(unsigned end)
     const char *rest = slm_idle_block + end * sizeof(struct slm_slot);
     for (size_t i = 0; i < COUNT(idle); i++)
         for (unsigned number = SLM_NAMED_FIRST + 1; number < end; number++)
-            if (!is_clear(slm_slot_at(idle[i], (size_t)number * SLM_SLOT_WORDS)))
+            if (!is_clear(slm_slot_at(idle[i], (size_t)number * SLM_SLOT_SIZE)))
                 return false;
     return all_zero(rest, (size_t)(slm_idle_block + SLM_BLOCK_BYTES - rest));
 }

@@ -13,7 +13,7 @@ static void *under_way_round;
 /* The first half: what a hot path has loaded. */
 static void begin_hot(void *used)
 {
-    under_way_slot = slm_slot_at(slm_hot(), ((const struct slm_cache *)used)->shape.slot_word);
+    under_way_slot = slm_slot_at(slm_hot(), ((const struct slm_cache *)used)->shape.slot_offset);
     under_way_top = slm_shared_load(&under_way_slot->top);
     require(under_way_top != under_way_slot->bottom && *under_way_top != NULL);
 }
