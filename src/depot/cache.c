@@ -40,13 +40,28 @@ slm_seldom void slm_cache_name_class(char *name, unsigned class)
     memcpy(name + 5, digits + at, sizeof digits - at);
 }
 
+/* What all stocks together may have where they learn: where nobody may look again, no more than this. */
+static const uint64_t unwatched_bytes = (uint64_t)64 << 20;
+static _Atomic uint64_t granted; /* bytes */
+
+static uint64_t bytes_to_grant(void)
+{
+    const uint64_t all = slm_options.depot_bytes, some = slm_min(all, unwatched_bytes);
+    const uint64_t most = load_relaxed(&slm_demand_watched) ? all : some, now = load_relaxed(&granted);
+    return most - slm_min(most, now);
+}
+
 /* Within bounds. */
 static void set_stock(struct slm_cache *cache, uint64_t rounds)
 {
-    const unsigned shift = load_relaxed(&cache->learns) ? load_relaxed(&slm_demand_stock_shift) : 0;
-    const uint64_t most = slm_min(load_relaxed(&cache->depot_rounds) >> shift, UINT32_MAX);
-    const uint64_t least = slm_max(stock_start_bytes / cache->shape.object_size, 1);
-    store_relaxed(&cache->stock_rounds, (uint32_t)slm_min(slm_max(rounds, least), most));
+    const size_t size = cache->shape.object_size;
+    const uint64_t before = load_relaxed(&cache->stock_rounds), room = before + bytes_to_grant() / size;
+    const uint64_t most = load_relaxed(&cache->learns) ? slm_min(load_relaxed(&cache->depot_rounds), room)
+                                                       : load_relaxed(&cache->depot_rounds);
+    const uint64_t least = slm_max(stock_start_bytes / size, 1);
+    const uint32_t wanted = (uint32_t)slm_min(slm_min(slm_max(rounds, least), most), UINT32_MAX);
+    const uint64_t had = atomic_exchange_explicit(&cache->stock_rounds, wanted, memory_order_relaxed);
+    add_relaxed(&granted, (wanted - had) * size);
 }
 
 /* Bounds that the program has not fixed: few rounds at first, up to as many bytes as the options allow. */
@@ -73,8 +88,9 @@ static void set_bounds(struct slm_cache *cache)
 
 void slm_cache_widen_stock(struct slm_cache *cache)
 {
-    store_relaxed(&cache->sent_home, false);
-    if (load_relaxed(&cache->learns))
+    const uint32_t ago_ms = (uint32_t)slm_sys_now_ms() - load_relaxed(&cache->sent_home_ms);
+    store_relaxed(&cache->sent_home_ms, 0);
+    if (load_relaxed(&cache->learns) && (int32_t)ago_ms <= (int32_t)slm_options.purge_delay_ms)
         set_stock(cache, load_relaxed(&cache->stock_rounds) * (uint64_t)stock_growth);
 }
 
@@ -82,6 +98,12 @@ void slm_cache_narrow_stock(struct slm_cache *cache)
 {
     if (load_relaxed(&cache->learns))
         set_stock(cache, load_relaxed(&cache->stock_rounds) / 2);
+}
+
+void slm_cache_forget_stock(struct slm_cache *cache)
+{
+    if (load_relaxed(&cache->learns))
+        set_stock(cache, 0);
 }
 
 static const char *name_in_messages(const struct slm_cache *cache)
@@ -168,6 +190,7 @@ void slm_depot_add_counts(const struct slm_depot *depot, struct slm_depot_counts
 void slm_cache_remove(struct slm_cache *cache)
 {
     slm_list_remove(&cache->link);
+    slm_cache_forget_stock(cache);
     slm_for_each_depot (depot, cache)
         slm_depot_add_counts(depot, &slm_cache_gone[depot->node]);
     store_relaxed(&slm_caches[cache->id], NULL);

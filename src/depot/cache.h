@@ -8,6 +8,7 @@
 #pragma once
 
 #include "depot/depot.h"
+#include "os/sys.h"
 #include "page/demand.h"
 
 struct slab_cache;
@@ -31,8 +32,8 @@ struct slm_cache {
     uint32_t align;
     bool merges;            /* with others of its size and alignment */
     bool attended;          /* while it leaves: slab_cache_destroy still works on it */
-    _Atomic bool learns;    /* how many rounds pay in a stock: the program has not fixed it */
-    _Atomic bool sent_home; /* rounds for which a stock had no room; none was missed yet */
+    _Atomic bool learns; /* how many rounds pay in a stock: the program has not fixed it */
+    _Atomic uint32_t sent_home_ms; /* when a stock had no room for rounds; 0: since then some were missed */
     uint32_t recall;        /* while it leaves: the recall that all threads must have attended to before it goes */
     struct slm_cache *next; /* in its bucket of caches that merge, among those that leave, or among those unused */
     struct slm_depot first; /* node 0 */
@@ -119,8 +120,8 @@ void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines
 
 /* The most rounds that a depot keeps now. A phase of a program frees the objects of a size and goes on with others:
  * what a stock keeps then is lost to these. So there is little room until rounds are missed that have gone home, to
- * their slabs, for lack of it. Each time there is four times as much, up to `depot_rounds` (fewer in a small heap).
- * A surplus halves it again. Where the program has fixed it, it stays. */
+ * their slabs, for lack of it, less than `purge_delay_ms` before. Each time there is four times as much, up to
+ * `depot_bytes` for all stocks together. A surplus halves it again. Where the program has fixed it, it stays. */
 slm_inline uint64_t slm_cache_stock_rounds(const struct slm_cache *cache)
 {
     return load_relaxed(&cache->stock_rounds);
@@ -129,20 +130,22 @@ slm_inline uint64_t slm_cache_stock_rounds(const struct slm_cache *cache)
 /* Rounds have gone home for lack of room. */
 slm_inline void slm_cache_note_sent_home(struct slm_cache *cache)
 {
-    if (!load_relaxed(&cache->sent_home))
-        store_relaxed(&cache->sent_home, true);
+    const uint32_t now_ms = (uint32_t)slm_sys_now_ms() | 1;
+    if (load_relaxed(&cache->sent_home_ms) != now_ms)
+        store_relaxed(&cache->sent_home_ms, now_ms);
 }
 
 /* Rounds were taken from slabs, as there was no stock. */
 void slm_cache_widen_stock(struct slm_cache *cache);
 slm_inline void slm_cache_note_taken(struct slm_cache *cache)
 {
-    if (unlikely(load_relaxed(&cache->sent_home)))
+    if (unlikely(load_relaxed(&cache->sent_home_ms) != 0))
         slm_cache_widen_stock(cache);
 }
 
-/* A stock had a surplus. */
+/* A stock had a surplus; or nothing enters or leaves it any more. */
 void slm_cache_narrow_stock(struct slm_cache *cache);
+void slm_cache_forget_stock(struct slm_cache *cache);
 
 /* The node's depot, made if it is not there; node 0's where there is no memory for another. */
 struct slm_depot *slm_cache_depot_other(struct slm_cache *cache, unsigned node);

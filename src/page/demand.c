@@ -5,10 +5,12 @@
 #include "base/options.h"
 #include "os/vm.h"
 
-enum { stock_shift_most = 1, stock_full_log2 = 26, falls_known = 8, chance_bytes = 8 << 20 };
+enum { falls_known = 8, chance_bytes = 8 << 20 };
 
 /* The most that an alternation keeps in a process that may not call again. */
 static const uint64_t kept_most = (uint64_t)128 << 20;
+
+_Atomic bool slm_demand_watched;
 
 static _Atomic uint64_t used, highest; /* the latter forgets as many bytes as are taken */
 static _Atomic uint64_t taken;         /* since the latest of the falls below began */
@@ -16,17 +18,6 @@ static _Atomic uint64_t taken;         /* since the latest of the falls below be
 /* Of the latest falls between which much was taken, the last first: when they began, and the lowest and the highest
  * use from each to the next. */
 static _Atomic uint64_t falls_ms[falls_known], lows[falls_known], peaks[falls_known];
-
-_Atomic uint8_t slm_demand_stock_shift = stock_shift_most;
-
-/* By the power of two: 0 from 64 MiB on. */
-static void set_stock_shift(uint64_t bytes)
-{
-    const unsigned log2 = slm_log2((size_t)slm_min(slm_max(bytes, 1), SIZE_MAX));
-    const unsigned shift = log2 >= stock_full_log2 ? 0 : slm_min(stock_full_log2 - log2, stock_shift_most);
-    if (load_relaxed(&slm_demand_stock_shift) != shift)
-        store_relaxed(&slm_demand_stock_shift, (uint8_t)shift);
-}
 
 uint64_t slm_demand_used(void)
 {
@@ -70,7 +61,6 @@ void slm_demand_rise(size_t bytes)
         store_relaxed(&peaks[0], now);
     if (now > load_relaxed(&most))
         rise_to_most(now, bytes);
-    set_stock_shift(now);
 }
 
 static _Atomic uint64_t grown; /* since the last look */
@@ -109,7 +99,6 @@ static bool is_fall(uint64_t now, uint64_t before)
 void slm_demand_drop(size_t bytes)
 {
     const uint64_t now = sub_relaxed(&used, bytes) - bytes;
-    set_stock_shift(now);
     if (now < load_relaxed(&lows[0]))
         store_relaxed(&lows[0], now);
     drop_in_exchange(bytes);

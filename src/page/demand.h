@@ -33,6 +33,9 @@ uint64_t slm_demand_take_replaced(void);
 /* A fall has not been looked at yet. Slow paths look once they hold no lock. */
 bool slm_demand_fell(void);
 
+/* Will somebody look whatever the program does? The worker sets it while it lives. */
+extern slm_hidden _Atomic bool slm_demand_watched;
+
 /* Look at a fall. */
 void slm_demand_look(uint64_t now_ms);
 
@@ -42,6 +45,3 @@ bool slm_demand_repeats(uint64_t now_ms, bool last);
 
 /* How many bytes may stay dirty where nobody may look again. */
 uint64_t slm_demand_keep(uint64_t now_ms);
-
-/* A depot's stock is bounded by a share of what is in use: its bound in a large heap is halved so many times. */
-extern slm_hidden _Atomic uint8_t slm_demand_stock_shift;

@@ -43,7 +43,9 @@ static void trim_depot(struct slm_cache *cache, struct slm_depot *depot, bool al
 {
     const uint64_t stock = load_relaxed(&depot->stock_rounds);
     trimming->found |= slm_depot_trim(depot, all);
-    if (load_relaxed(&depot->stock_rounds) < stock)
+    if (all)
+        slm_cache_forget_stock(cache);
+    else if (load_relaxed(&depot->stock_rounds) < stock)
         slm_cache_narrow_stock(cache);
     const size_t bytes = slm_depot_sweep(depot, all);
     if (bytes > 0)

@@ -333,12 +333,14 @@ static slm_cold void *work(void *nothing)
     slm_tls.helper = true;
     slm_background_enter();
     atomic_store(&waiting, &nobody);
+    store_relaxed(&slm_demand_watched, true);
     store_release(&worker, WORKER_RUNNING);
     slm_sys_wake(&worker);
     add_relaxed(&fruitless, 1); /* until it has done something */
     do
         work_while_needed();
     while (!leave());
+    store_relaxed(&slm_demand_watched, false);
     store_relaxed(&ended_ms, slm_sys_now_ms());
     return nothing;
 }
@@ -468,6 +470,7 @@ slm_cold void slm_worker_thread_gone(bool was_seen)
 slm_cold void slm_worker_fork_child(void)
 {
     store_relaxed(&worker, WORKER_NONE);
+    store_relaxed(&slm_demand_watched, false);
     store_relaxed(&waiting, NULL);
     store_relaxed(&starter, NULL);
     store_relaxed(&living, 1);

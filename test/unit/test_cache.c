@@ -88,18 +88,11 @@ static void a_cache_is_tuned_alone(void **state)
     assert_int_equal(cache->tuned, tuned + 5);
 }
 
-/* Room in a stock: little, until what has gone home for lack of it is missed. */
-static void stocks_learn_how_much_to_keep(void **state)
+/* As if rounds had gone home, and were missed at once, until that changes nothing; returns how often. */
+static unsigned widen(struct slm_cache *cache)
 {
-    (void)state;
-    struct slm_cache *cache = slm_class_cache(12);
-    slm_cache_tune(cache, 0, 0);
-    const uint64_t least = slm_cache_stock_rounds(cache), most = load_relaxed(&cache->depot_rounds);
-    assert_in_range(least, 1, 8192 / cache->shape.object_size);
-    slm_cache_note_taken(cache); /* nothing has gone home */
-    assert_int_equal(slm_cache_stock_rounds(cache), least);
     unsigned misses = 0;
-    for (uint64_t before = 0, now = least; now != before; misses++) {
+    for (uint64_t before = 0, now = slm_cache_stock_rounds(cache); now != before; misses++) {
         before = now;
         slm_cache_note_sent_home(cache);
         slm_cache_note_sent_home(cache); /* once or often */
@@ -109,10 +102,36 @@ static void stocks_learn_how_much_to_keep(void **state)
         now = slm_cache_stock_rounds(cache);
         assert_in_range(now, before, before * 4);
     }
-    assert_in_range(misses, 3, 8);
-    assert_in_range(slm_cache_stock_rounds(cache), most / 2, most);
+    return misses;
+}
+
+/* Room in a stock: little, until what has gone home for lack of it is missed. */
+static void stocks_learn_how_much_to_keep(void **state)
+{
+    (void)state;
+    struct slm_cache *cache = slm_class_cache(12), *other = slm_class_cache(30);
+    const size_t size = cache->shape.object_size;
+    slm_cache_tune(cache, 0, 0);
+    slm_cache_tune(other, 0, 0);
+    const uint64_t least = slm_cache_stock_rounds(cache), others_least = slm_cache_stock_rounds(other);
+    assert_in_range(least, 1, 8192 / size);
+    slm_cache_note_taken(cache); /* nothing has gone home */
+    assert_int_equal(slm_cache_stock_rounds(cache), least);
+    assert_in_range(widen(cache), 6, 12);
+    const uint64_t most = slm_cache_stock_rounds(cache);
+    assert_in_range(most * size, 32 << 20, 128 << 20); /* where nobody may look again */
+    widen(other);
+    assert_true(slm_cache_stock_rounds(other) <= others_least + 1); /* it is the bound of both */
+    store_relaxed(&slm_demand_watched, true);
+    widen(cache);
+    widen(other);
+    assert_true(slm_cache_stock_rounds(cache) * size > (size_t)256 << 20);
+    store_relaxed(&slm_demand_watched, false);
+    slm_cache_forget_stock(other);
+    assert_int_equal(slm_cache_stock_rounds(other), others_least);
+    const uint64_t wide = slm_cache_stock_rounds(cache);
     slm_cache_narrow_stock(cache);
-    assert_in_range(slm_cache_stock_rounds(cache), most / 4, most / 2);
+    assert_in_range(slm_cache_stock_rounds(cache), wide / 2 - 1, wide / 2);
     for (unsigned i = 0; i < 64; i++)
         slm_cache_narrow_stock(cache);
     assert_int_equal(slm_cache_stock_rounds(cache), least);
@@ -120,8 +139,23 @@ static void stocks_learn_how_much_to_keep(void **state)
     slm_cache_note_sent_home(cache);
     slm_cache_note_taken(cache);
     slm_cache_narrow_stock(cache);
+    slm_cache_forget_stock(cache);
     assert_int_equal(slm_cache_stock_rounds(cache), load_relaxed(&cache->depot_rounds));
     slm_cache_tune(cache, 0, 0);
+}
+
+/* What was missed long after it went home was not needed in the stock. */
+static void stocks_do_not_learn_from_late_misses(void **state)
+{
+    (void)state;
+    struct slm_cache *cache = slm_class_cache(12);
+    slm_cache_tune(cache, 0, 0);
+    const uint64_t least = slm_cache_stock_rounds(cache);
+    slm_cache_note_sent_home(cache);
+    store_relaxed(&cache->sent_home_ms,
+                  load_relaxed(&cache->sent_home_ms) - 2 * (uint32_t)slm_options.purge_delay_ms);
+    slm_cache_note_taken(cache);
+    assert_int_equal(slm_cache_stock_rounds(cache), least);
 }
 
 static void an_object_s_cache_is_found(void **state)
@@ -258,6 +292,7 @@ int main(void)
         cmocka_unit_test(bounds_follow_the_options),
         cmocka_unit_test(a_cache_is_tuned_alone),
         cmocka_unit_test(stocks_learn_how_much_to_keep),
+        cmocka_unit_test(stocks_do_not_learn_from_late_misses),
         cmocka_unit_test(an_object_s_cache_is_found),
         cmocka_unit_test(slabs_are_counted_over_all_nodes),
         cmocka_unit_test(housekeeping_goes_without_the_mutex),

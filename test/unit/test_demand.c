@@ -132,21 +132,6 @@ static void replace_by_larger(void)
     require(slm_demand_take_replaced() == 0);
 }
 
-static void bound_stocks(void)
-{
-    static const struct {
-        unsigned mib, shift;
-    } rows[] = {{0, 1}, {15, 1}, {40, 1}, {64, 0}, {1000, 0}, {63, 1}, {1, 1}};
-    uint64_t used = slm_demand_used() / MIB;
-    for (unsigned i = 0; i < COUNT(rows); i++) {
-        for (; used < rows[i].mib; used++)
-            slm_demand_rise(MIB);
-        for (; used > rows[i].mib; used--)
-            slm_demand_drop(MIB);
-        require(atomic_load(&slm_demand_stock_shift) == rows[i].shift);
-    }
-}
-
 static void grow(void)
 {
     unsigned steps = 1;
@@ -173,7 +158,6 @@ IN_A_CHILD(blocks_that_replace_each_other_are_none, replace_blocks)
 IN_A_CHILD(falls_between_which_much_is_taken_repeat, repeat_falls)
 IN_A_CHILD(a_lower_fall_is_no_repetition, fall_lower)
 IN_A_CHILD(seldom_falls_do_not_repeat, fall_seldom)
-IN_A_CHILD(stocks_are_bounded_by_use, bound_stocks)
 IN_A_CHILD(a_block_is_replaced_by_a_larger_one_that_rises_higher, replace_by_larger)
 IN_A_CHILD(growth_is_seen_once_it_is_a_share_of_use, grow)
 
@@ -186,7 +170,6 @@ int main(void)
         cmocka_unit_test(falls_between_which_much_is_taken_repeat),
         cmocka_unit_test(a_lower_fall_is_no_repetition),
         cmocka_unit_test(seldom_falls_do_not_repeat),
-        cmocka_unit_test(stocks_are_bounded_by_use),
         cmocka_unit_test(a_block_is_replaced_by_a_larger_one_that_rises_higher),
         cmocka_unit_test(growth_is_seen_once_it_is_a_share_of_use),
     };

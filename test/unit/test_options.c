@@ -48,7 +48,7 @@ static void defaults_are_those_that_the_help_shows(void **state)
     (void)state;
     assert_int_equal(slm_options.magazine_bytes, 65536);
     assert_int_equal(slm_options.thread_bytes, 1048576);
-    assert_int_equal(slm_options.depot_bytes, 2097152);
+    assert_int_equal(slm_options.depot_bytes, 1 << 30);
     assert_int_equal(slm_options.purge_delay_ms, 500);
     assert_int_equal(slm_options.dirty_bytes, 4194304);
     assert_int_equal(slm_options.worker, 1);
@@ -107,7 +107,7 @@ static void texts_are_set(void **state)
 
 #define WORKER " (0 to 1, as in 1); using 1\n"
 #define MAGAZINE " (256 to 16777216, as in 64K); using 65536\n"
-#define DEPOT " (0 to 1099511627776, as in 2M); using 2097152\n"
+#define DEPOT " (0 to 1099511627776, as in 64M); using 1073741824\n"
 #define FILE_OF_STATS " (up to 127 bytes, as in /tmp/figures); using none\n"
 #define TOPOLOGY " (up to 15 bytes, as in 2x2); using none\n"
 
