@@ -1,12 +1,12 @@
 /* Runs a command and writes what the kernel says of it: measure COMMAND [ARG...].
  *
  *   MEASURE_PRELOAD   the command's LD_PRELOAD; empty or not set: none
- *   MEASURE_OUTPUT    the file that gets one line "wall_s cpu_s peak_rss_kib" when the command has ended
+ *   MEASURE_OUTPUT    the file that gets one line "wall_s cpu_s peak_rss_kib page_faults" in the end
  *
- * CPU seconds are those of the command and of all its children that it waited for, peak RSS is that of the largest
- * one among them. Both come from wait4. The runner could ask getrusage itself, but ru_maxrss of a process remembers
- * the image that it had before exec: forked from Python, every small program would show Python's RSS. This program
- * is smaller than whatever it measures.
+ * CPU seconds and page faults (those that needed no disk) are those of the command and of all its children that it
+ * waited for, peak RSS is that of the largest one among them. All come from wait4. The runner could ask getrusage
+ * itself, but ru_maxrss of a process remembers the image that it had before exec: forked from Python, every small
+ * program would show Python's RSS. This program is smaller than whatever it measures.
  *
  * The exit status is the command's, or 128 + n where signal n killed it. The command has a process group of its own:
  * signals that ask to end are passed on to the group, what the command has left behind in it is killed, and when the
@@ -66,8 +66,8 @@ static void write_line(const char *path, double wall, const struct rusage *usage
     FILE *output = fopen(path, "we");
     if (output == NULL)
         bench_die("cannot write %s: %s", path, strerror(errno));
-    fprintf(output, "%.6f %.6f %ld\n", wall, seconds_of(usage->ru_utime) + seconds_of(usage->ru_stime),
-            usage->ru_maxrss);
+    fprintf(output, "%.6f %.6f %ld %ld\n", wall, seconds_of(usage->ru_utime) + seconds_of(usage->ru_stime),
+            usage->ru_maxrss, usage->ru_minflt);
     if (fclose(output) != 0)
         bench_die("cannot write %s: %s", path, strerror(errno));
 }

@@ -13,7 +13,7 @@ from tools.python import messages
 
 from . import results
 from .summary import EQUAL, ranked_rows, ratio, summarise
-from .table import show_figure, show_ratio
+from .words import show_figure, show_ratio
 
 Pair = collections.namedtuple("Pair", "workload figure winner loser first second verdict")
 

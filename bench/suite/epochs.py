@@ -4,9 +4,8 @@ A workload is a contender with so many writers and readers, on each allocator; i
 behind their names. So the allocators compete under the same contender, and deferred free is set against each of these
 over the allocator that is best for it.
 """
-import dataclasses
-
 from . import programs
+from .promises import Promise, medians_of
 from .summary import ratio
 
 OURS = "deferred"  # the workload of our ways, which are variants of the allocators
@@ -46,14 +45,6 @@ def measure(contender, threads, context, allocator):
 
 # -- what was promised ----------------------------------------------------------------------------------------------
 
-@dataclasses.dataclass
-class Promise:
-    """A bound, and where each of our ways stands; `about` says what of."""
-    about: str
-    most: float
-    values: dict  # by the name of the way
-
-
 def times(row, other, name):
     """{way: cost in times that of an allocator in another row}, from the repetitions that they share."""
     return {way: ratio(cell.values, other.cells[name].values, row.unit) for way, cell in row.measured.items()}
@@ -79,10 +70,6 @@ def promises_of(rows, threads, size):
         yield Promise(f"peak RSS over the live set [MiB]{beside}", MOST_MIB, medians_of(resident))
     if row(OURS, "membarriers"):
         yield Promise("calls of membarrier(2) a second", MOST_HZ, medians_of(row(OURS, "membarriers")))
-
-
-def medians_of(row):
-    return {way: cell.median for way, cell in row.measured.items()}
 
 
 def promises(summary):

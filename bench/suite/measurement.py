@@ -4,12 +4,14 @@ import dataclasses
 
 @dataclasses.dataclass
 class Measurement:
-    """Figures and series as docs/bench.md has them; CPU seconds and peak RSS are those of the process measured."""
+    """Figures and series as docs/bench.md has them; CPU seconds, peak RSS and the page faults that needed no disk are
+    those of the process measured."""
     figures: dict = dataclasses.field(default_factory=dict)  # name: (value, unit)
     series: dict = dataclasses.field(default_factory=dict)  # name: (x unit, y unit, [(x, y), ...])
     cpu_s: float | None = None
     wall_s: float | None = None
     peak_rss_mib: float | None = None
+    page_faults: int | None = None
 
 
 class RunFailed(Exception):

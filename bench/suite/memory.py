@@ -3,15 +3,10 @@
 `slabmalloc keep` is ours with purging off. It is a column of the loads that want again at once what they have freed:
 there purging must not show, and so it is told in times that column's.
 """
-import dataclasses
-
 from . import programs
-from .epochs import Promise, medians_of
-from .summary import ratio
+from .promises import OTHERS, Goal, of_goals
 
-OURS = "slabmalloc"
 KEEP = "slabmalloc keep"
-OTHERS = "others"
 KEEP_OPTIONS = "purge_delay_ms=3600000,dirty_bytes=1024G"
 SLEEPING = {  # cases of bench/back.c: about, and the MiB that a process of it takes
     "pool": ("1 GB made by one thread, freed by another, both joined; RSS until 5 s later", 1100),
@@ -77,15 +72,6 @@ def measure_parked(build, allocator, threads=200, how=""):
 
 # -- what was promised ----------------------------------------------------------------------------------------------
 
-@dataclasses.dataclass(frozen=True)
-class Goal:
-    workload: str
-    figure: str
-    most: float
-    about: str
-    beside: str = ""  # the bound is on the cost in times this allocator's, or that of the best of the OTHERS
-
-
 def of_demand(load, about):
     name = demand_name(load)
     return [Goal(name, "cpu_s", 1.1, f"{about}: CPU time in times that with purging off", KEEP),
@@ -140,36 +126,5 @@ GOALS = {
 }
 
 
-def values_of(goal, row):
-    """{allocator: what the goal is about}; of a cost in times that of ours with purging off, ours alone."""
-    if not goal.beside:
-        return {name: value for name, value in medians_of(row).items() if name != KEEP}
-    if goal.beside == OTHERS:
-        return to_best_of_others(row)
-    if goal.beside not in row.measured:
-        return {}
-    base = row.cells[goal.beside].values
-    names = [OURS] if goal.beside == KEEP else row.competing
-    return {name: ratio(row.cells[name].values, base, row.unit) for name in names if name in row.measured}
-
-
-def to_best_of_others(row):
-    """{allocator: what it costs in times the best of the others}: below 1 where it is the best itself."""
-    found = {}
-    for name, cell in row.competing.items():
-        times = [ratio(cell.values, other.values, row.unit) for one, other in row.competing.items() if one != name]
-        if times and None not in times:
-            found[name] = max(times)
-    return found
-
-
 def promises(summary):
-    """[(title, its promises)] of what the summary has."""
-    rows = {(row.workload, row.figure): row for row in summary.rows if row.measured}
-    found = []
-    for title, goals in GOALS.items():
-        of_one = [Promise(goal.about, goal.most, values_of(goal, rows[goal.workload, goal.figure]))
-                  for goal in goals if (goal.workload, goal.figure) in rows]
-        of_one = [promise for promise in of_one if promise.values]
-        found += [(title, of_one)] if of_one else []
-    return found
+    return of_goals(summary, GOALS)

@@ -10,8 +10,8 @@ import shlex
 import shutil
 
 from . import programs
-from .epochs import Promise, medians_of
 from .measurement import Measurement, RunFailed, Skipped
+from .promises import Promise, medians_of
 
 NUMA_VM = programs.ROOT / "tools" / "numa-vm"
 SIZES = programs.ROOT / "bench" / "data" / "sizes"

@@ -6,7 +6,7 @@ ways: restartable sequences by CPU number, by the kernel's concurrency number, a
 import dataclasses
 
 from . import programs
-from .epochs import Promise, medians_of
+from .promises import Promise, medians_of
 
 THREADS = (1, 2, 4)
 TOPOLOGIES = ("1x2", "1x64", "8x64")

@@ -108,8 +108,8 @@ def run_measured(build, allocator, argv, env=None, timeout_s=RUN_SECONDS):
         environment = clean_environment(**options, **(env or {}), MEASURE_PRELOAD=str(allocator.library),
                                         MEASURE_OUTPUT=file.name)
         output = run([build / "bench" / "measure", build / "bench" / argv[0], *argv[1:]], environment, timeout_s)
-        wall, cpu, peak_kib = map(float, file.read().split())
-    return output, Measurement(wall_s=wall, cpu_s=cpu, peak_rss_mib=peak_kib / 1024)
+        wall, cpu, peak_kib, faults = map(float, file.read().split())
+    return output, Measurement(wall_s=wall, cpu_s=cpu, peak_rss_mib=peak_kib / 1024, page_faults=int(faults))
 
 
 def measure(build, allocator, argv, env=None, timeout_s=RUN_SECONDS):
@@ -124,7 +124,8 @@ def measure(build, allocator, argv, env=None, timeout_s=RUN_SECONDS):
 def join(parts, figures):
     """Several runs as one measurement with these figures."""
     return Measurement(figures=figures, wall_s=sum(part.wall_s for part in parts),
-                       cpu_s=sum(part.cpu_s for part in parts), peak_rss_mib=max(part.peak_rss_mib for part in parts))
+                       cpu_s=sum(part.cpu_s for part in parts), peak_rss_mib=max(part.peak_rss_mib for part in parts),
+                       page_faults=sum(part.page_faults for part in parts))
 
 
 def measure_cold_table(build, allocator):

@@ -19,9 +19,10 @@ import matplotlib
 matplotlib.use("agg")  # no window; it measures text, and writes SVG all the same
 from matplotlib import pyplot, ticker  # noqa: E402 # pylint: disable=wrong-import-position
 
-from . import results, table  # noqa: E402
+from . import beside, results, speed, table  # noqa: E402
 from .summary import (EQUAL, count_first, group_means, is_more_better, not_first, overall_means, overall_order,
                       repetitions_lost, summarise)  # noqa: E402
+from .words import show_percent  # noqa: E402
 
 OURS = "slabmalloc"
 INK, GRID, FAINT = "#222222", "#dddddd", "#777777"  # light; the template has the dark ones
@@ -490,14 +491,31 @@ def kernel_lines(summary):
                         for by_size in columns.values()]) for size in table.SIZES]}
 
 
-def promise_lines(summary, group):
-    """What the group's subject was promised to cost, and what it does: tables, of some groups."""
-    subject, promises_of = table.PROMISES.get(group, ("", lambda _: []))
-    for title, promises in promises_of(summary):
+def promise_lines(subject, found):
+    """What was promised to be its cost, and what is: tables, of [(title, promises)]."""
+    for title, promises in found:
         names = list(dict.fromkeys(name for promise in promises for name in promise.values))
         yield {"subject": subject, "title": title, "names": names, "rows": [
             (promise.about, table.show_ratio(promise.most), [table.show_promised(promise, name) for name in names])
             for promise in promises]}
+
+
+def group_promises(summary, group):
+    """Some groups have promises."""
+    subject, promises_of = table.PROMISES.get(group, ("", lambda _: []))
+    return list(promise_lines(subject, promises_of(summary)))
+
+
+def comparison_lines(summary, subject):
+    """The subject beside the others, workload by workload: a table each."""
+    for one in table.COMPARISONS:
+        found = one.compare(summary, subject)
+        if found:
+            yield {"title": found.title, "means": beside.describe_means(found), "said": found.said.splitlines(),
+                   "most": table.show_ratio(found.most), "name": found.name, "lines": [
+                       {"name": line.name, "times": table.show_ratio(line.times), "spread": show_percent(line.spread),
+                        "about": line.about, "shade": "off" if line.times > found.most else "", "part": part}
+                       for whole in found.lines for part, line in ((False, whole), *((True, one) for one in whole.parts))]}
 
 
 def page_of(report, subject=OURS):
@@ -510,7 +528,7 @@ def page_of(report, subject=OURS):
         groups = [{"name": group, "id": f"group-{ordinal}", **html_table(summary, group),
                    "plots": inline_plots(group_plots(summary, group, looks), f"g{ordinal}p", looks),
                    "kernel": list(kernel_lines(summary)) if group == "kernel table" else [],
-                   "promised": list(promise_lines(summary, group))}
+                   "promised": group_promises(summary, group)}
                   for ordinal, group in enumerate(summary.groups)]
     behind = gaps(summary, subject)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
@@ -520,6 +538,7 @@ def page_of(report, subject=OURS):
         report=report, summary=summary, subject=subject, looks=list(looks.values()), overview=overview, groups=groups,
         started=datetime.datetime.fromisoformat(report["started"]).strftime("%d %B %Y, %H:%M %Z").lstrip("0"),
         machine=table.machine_line(report), verdicts=list(verdicts(summary, subject)), gaps=behind,
+        speed=list(promise_lines("speed", speed.promises(summary))), comparisons=list(comparison_lines(summary, subject)),
         worst=worst_of_workloads(behind), standings=list(standings(summary)), means=list(mean_lines(summary)),
         of_whom="best" if summary.has_winners else "least", equal=f"{100 * (EQUAL - 1):.0f} %", clipped=f"{CLIPPED:g}")
 

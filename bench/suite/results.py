@@ -77,6 +77,7 @@ class Results:
         if measurement:
             run |= {
                 "wall_s": measurement.wall_s, "cpu_s": measurement.cpu_s, "peak_rss_mib": measurement.peak_rss_mib,
+                "page_faults": measurement.page_faults,
                 "figures": {name: list(figure) for name, figure in measurement.figures.items()},
                 "series": {name: {"x_unit": x_unit, "y_unit": y_unit, "points": points}
                            for name, (x_unit, y_unit, points) in measurement.series.items()},

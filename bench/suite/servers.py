@@ -2,7 +2,7 @@
 
 WORKLOADS maps names to classes with `about`, `needs` and `measure(library, effort, folder)`. Every one does a fixed
 number of requests, so that CPU seconds compare; they are user and system time of all the server's processes during
-the load, children that have ended included. Clients run on glibc, in other processes, through the loopback; that the
+the load, children that have ended included, and so are page faults (those that needed no disk). Clients run on glibc, in other processes, through the loopback; that the
 server runs on the library is seen in the address space of each of its processes.
 
 Memory, in MiB, is VmRSS and VmHWM where a server is one process. Where it is many, it is the sum of their PSS, in
@@ -10,6 +10,7 @@ which a page that several share counts once, without shared memory (PostgreSQL's
 peak is then the highest of the samples. `final_rss` is what is left when the server has been idle for SETTLE_S after
 its load. p99 latencies are the clients'.
 """
+import dataclasses
 import itertools
 import pathlib
 import random
@@ -22,8 +23,8 @@ import tempfile
 import time
 
 from tools.python import servers
-from tools.python.processes import (Failure, cpu_seconds, family, is_mapped, maps, plain_env, run, smaps_mib,
-                                    status_mib)
+from tools.python.processes import (Failure, cpu_seconds, family, maps, page_faults, plain_env, run,
+                                    smaps_mib, status_mib)
 
 from .measurement import Measurement, RunFailed, Skipped
 
@@ -69,8 +70,25 @@ class Recorder:
         self.points.append((round(self.elapsed(), 3), round(now_mib, 2)))
         self.peak = max(self.peak, peak_mib)
 
-    def measurement(self, figures, cpu_s, wall_s):
-        return Measurement(figures, {"rss": ("s", "MiB", self.points)}, cpu_s, wall_s, self.peak)
+    def measurement(self, figures, spent, wall_s):
+        return Measurement(figures, {"rss": ("s", "MiB", self.points)}, spent.cpu_s, wall_s, self.peak, spent.faults)
+
+
+@dataclasses.dataclass
+class Spent:
+    """CPU seconds and page faults of processes so far, or of a time."""
+    cpu_s: float = 0.0
+    faults: int = 0
+
+    @classmethod
+    def by(cls, pids):
+        return cls(cpu_seconds(pids), page_faults(pids))
+
+    def __add__(self, other):
+        return Spent(self.cpu_s + other.cpu_s, self.faults + other.faults)
+
+    def __sub__(self, other):
+        return Spent(self.cpu_s - other.cpu_s, self.faults - other.faults)
 
 
 class Measured(Workload, servers.Server):
@@ -88,14 +106,14 @@ class Measured(Workload, servers.Server):
         folder.chmod(0o755)  # servers run as other users where one is root
         with cls(folder / "server", preload_for(cls.program, library, folder)) as server:
             server.recorder = Recorder()
-            cpu_before = cpu_seconds(family(server.process.pid))
+            before = Spent.by(family(server.process.pid))
             figures = server.load(cls.amount[effort])
             wall_s = server.recorder.elapsed()
             server.check_allocator()
             server.idle(SETTLE_S[effort])
-            cpu_s = cpu_seconds(family(server.process.pid)) - cpu_before  # what an allocator does later counts, too
+            spent = Spent.by(family(server.process.pid)) - before  # what an allocator does later counts, too
             figures["final_rss"] = (server.recorder.points[-1][1], "MiB")
-            return server.recorder.measurement(figures, cpu_s, wall_s)
+            return server.recorder.measurement(figures, spent, wall_s)
 
     def look(self, *_):
         super().look()
@@ -390,13 +408,15 @@ class Nginx(Measured, servers.Nginx):
 
 
 class Program(Workload):
-    """A program that is preloaded itself, run to its end."""
+    """A program that is preloaded itself, run to its end. Its page faults include some hundred of setpriv, which
+    starts it."""
     amount = {"quick": 0, "full": 0}
     environment = {}
 
     def __init__(self, library, folder):
-        self.folder, self.recorder, self.cpu_s, self.library = folder, Recorder(), 0.0, library
-        self.pid, self.born, self.proved = 0, 0.0, False
+        self.folder, self.recorder, self.library = folder, Recorder(), library
+        self.spent, self.spent_last = Spent(), Spent()
+        self.preload, self.program, self.born, self.proved = "", "", 0.0, False
 
     def do(self, amount):
         """Run the program, or several, and return figures."""
@@ -406,31 +426,35 @@ class Program(Workload):
     def work(cls, library, effort, folder):
         self = cls(library, folder)
         figures = self.do(cls.amount[effort])
-        return self.recorder.measurement(figures, self.cpu_s, self.recorder.elapsed())
+        return self.recorder.measurement(figures, self.spent, self.recorder.elapsed())
 
     def run(self, *argv, stdin="/dev/null"):
-        before, self.last_cpu_s = self.cpu_s, 0.0
-        preload = preload_for(argv[0], self.library, self.folder)
-        self.preload, self.born, self.proved = preload, time.monotonic(), False
-        env = plain_env(**self.environment, **({"LD_PRELOAD": preload} if preload else {}))
+        self.spent_last, self.proved, self.born = Spent(), False, time.monotonic()
+        self.preload = preload_for(argv[0], self.library, self.folder)
+        self.program = str(pathlib.Path(shutil.which(argv[0])).resolve())
+        env = plain_env(**self.environment, **({"LD_PRELOAD": self.preload} if self.preload else {}))
         output = run(argv, env=env, folder=self.folder, log=self.folder / "output", timeout_s=PROGRAM_WITHIN_S,
                      stdin=stdin, watch=self.look)
-        self.cpu_s = before + self.last_cpu_s
-        if preload and not self.proved:
-            raise Failure(f"{argv[0]} ended before {preload} was seen in its address space")
+        self.spent += self.spent_last
+        if self.preload and not self.proved:
+            raise Failure(f"{argv[0]} ended before {self.preload} was seen in its address space")
         return output
 
     def look(self, pid):
         """The last time is when it has ended, with its times and without its memory."""
-        self.last_cpu_s = cpu_seconds([pid])
+        self.spent_last = Spent.by([pid])
         now, peak = status_mib(pid, "VmRSS"), status_mib(pid, "VmHWM")
         self.recorder.peak = max(self.recorder.peak, peak)
         if now and self.recorder.due():
             self.recorder.add(now, peak)
-        if self.preload and not self.proved and time.monotonic() - self.born > MAPPED_AFTER_S and maps(pid):
-            if not is_mapped(self.preload, pid):
-                raise Failure(f"{self.preload} is not in the address space")
-            self.proved = True
+        if self.preload and not self.proved:
+            self.look_for_preload(maps(pid))
+
+    def look_for_preload(self, mappings):
+        """It begins as setpriv, and the loader takes a moment."""
+        self.proved = self.program in mappings and self.preload in mappings
+        if not self.proved and mappings and time.monotonic() - self.born > MAPPED_AFTER_S:
+            raise Failure(f"{self.preload} is not in the address space")
 
 
 class RocksDB(Program):
@@ -562,6 +586,32 @@ class Sqlite(Program):
         return {"throughput": (amount / self.recorder.elapsed(), "rows/s")}
 
 
+class Z3(Program):
+    """Started again and again: a program that makes a heap of tens of MB, works for a moment, and ends."""
+    about = "z3, which places twelve queens on a board, started anew each time"
+    needs = ("z3",)
+    amount = {"quick": 2, "full": 20}  # runs
+    queens = 12
+
+    def problem(self):
+        """In linear arithmetic: the row of each queen."""
+        yield "(set-logic QF_LIA)"
+        for one in range(self.queens):
+            yield f"(declare-const q{one} Int) (assert (and (<= 1 q{one}) (<= q{one} {self.queens})))"
+            for other in range(one):
+                apart = " ".join(f"(not (= (- q{one} q{other}) {rows}))" for rows in (0, one - other, other - one))
+                yield f"(assert (and {apart}))"
+        yield "(check-sat)"
+
+    def do(self, amount):
+        problem = self.folder / "queens.smt2"
+        problem.write_text("\n".join(self.problem()))
+        for _ in range(amount):
+            if self.run("z3", problem).strip() != "sat":
+                raise Failure("z3 has found no solution")
+        return {"time": (self.recorder.elapsed() / amount, "s")}
+
+
 WORKLOADS = {
     "redis": Redis,
     "redis_values": RedisValues,
@@ -573,4 +623,5 @@ WORKLOADS = {
     "cc1plus": Cc1plus,
     "python_json": PythonJson,
     "sqlite3": Sqlite,
+    "z3": Z3,
 }

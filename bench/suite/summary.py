@@ -1,8 +1,8 @@
 """What the runs of a results.json say: medians, spreads, ratios and ranks. Pure functions, for whatever shows them.
 
-A figure is what a bench program printed, the CPU seconds of a run (cpu_s, where all allocators do the same work) or
-its peak RSS (peak_rss_mib). More is better where a unit ends in "/s", less is better elsewhere; every ratio here is
-one of costs, so that a larger ratio is always worse.
+A figure is what a bench program printed, the CPU seconds or the page faults of a run (cpu_s and page_faults, where all
+allocators do the same work) or its peak RSS (peak_rss_mib). More is better where a unit ends in "/s", less is better
+elsewhere; every ratio here is one of costs, so that a larger ratio is always worse.
 
 Spread: how far the repetition that is furthest from the median lies from it, in percent of the median. With 3 to 7
 repetitions quartiles are guesses; this one hides no repetition.
@@ -154,14 +154,20 @@ def is_more_better(unit):
     return unit.endswith("/s")
 
 
+def pairs_of(values, others, unit):
+    """How many times the cost of the others, in each repetition that both have, or in the medians, if they share none;
+    sorted. The figures are above zero."""
+    shared = values.keys() & others.keys()
+    pairs = [(values[i], others[i]) for i in shared] or [(statistics.median(values.values()),
+                                                          statistics.median(others.values()))]
+    return sorted(other / value if is_more_better(unit) else value / other for value, other in pairs)
+
+
 def ratio(values, others, unit):
     """How many times the cost of the others, from values by repetition; None where the figures allow no ratio."""
     if min(values.values()) <= 0 or min(others.values()) <= 0:
         return None
-    shared = values.keys() & others.keys()
-    pairs = [(values[i], others[i]) for i in shared] or [(statistics.median(values.values()),
-                                                          statistics.median(others.values()))]
-    times = sorted(other / value if is_more_better(unit) else value / other for value, other in pairs)
+    times = pairs_of(values, others, unit)
     middle, upper = times[(len(times) - 1) // 2], times[len(times) // 2]
     return middle if middle == upper else math.sqrt(middle * upper)
 
@@ -225,6 +231,8 @@ def figures_of(run, workload):
         return found
     if workload["same_work"] and run.get("cpu_s") is not None:
         found["cpu_s"] = run["cpu_s"], "s"
+    if workload["same_work"] and run.get("page_faults") is not None:
+        found["page_faults"] = run["page_faults"], "faults"
     if run.get("peak_rss_mib") is not None:
         found["peak_rss_mib"] = run["peak_rss_mib"], "MiB"
     return found
@@ -257,7 +265,7 @@ def rows_of(report, name, names):
             row.cells[run["allocator"]].values[run["repetition"]] = value
     if not rows and runs:
         rows[""] = new_row("", "")
-    last = [rows.pop(figure) for figure in ("cpu_s", "peak_rss_mib") if figure in rows]
+    last = [rows.pop(figure) for figure in ("cpu_s", "page_faults", "peak_rss_mib") if figure in rows]
     return [*rows.values(), *last]
 
 

@@ -8,53 +8,18 @@ import pathlib
 import shutil
 import sys
 
-from . import epochs, memory, numa, peaks, percpu, results
+from . import beside, epochs, faults, memory, numa, peaks, percpu, ratios, results, speed
+from .speed import LINUX, TABLE_SIZES as SIZES
 from .summary import (BASE, EQUAL, group_means, is_more_better, not_first, overall_means, repetitions_lost, summarise)
+from .words import show_against, show_figure, show_number, show_ratio, show_spread
 
 OURS = "slabmalloc"
 PROMISES = {"memory": ("memory", memory.promises), "epochs": ("deferred free", epochs.promises),
             "percpu": ("per-CPU memory", percpu.promises), "numa": ("several nodes", numa.promises)}  # by group
 WIDTH_OF_FILES = 160  # where the output is no terminal
 KINDS = ("time", "memory")
-SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 TABLES = ("table", "cold_table")
-LINUX = {  # cycles of alloc and free by size: Linux's slab allocator, before and after its lock-less refill (2016)
-    "Linux before": ((365, 806), (452, 690), (736, 886), (1167, 985), (2088, 1125), (4115, 1184), (8451, 1748),
-                     (16024, 2048)),
-    "Linux after": ((344, 792), (347, 882), (390, 959), (393, 1067), (683, 1229), (1295, 1325), (2513, 1664),
-                    (4742, 2172)),
-}
-
-
-# -- numbers --------------------------------------------------------------------------------------------------------
-
-def show_number(value):
-    """Three digits, or all that stand before the point."""
-    return f"{value:.0f}" if value == 0 or abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
-
-
-def show_ratio(times):
-    if times is None:
-        return "-"
-    return f"{times:.2f}" if times < 9.995 else f"{times:.1f}" if times < 99.95 else f"{times:.0f}"
-
-
-def show_spread(cell):
-    return "once" if len(cell.values) == 1 else "" if cell.spread is None else f"±{cell.spread:.0f}%"
-
-
-def show_against(to_base):
-    """A cost in times glibc's, as text that says what is better: +2.00 is half of glibc's, -2.00 twice."""
-    if to_base is None:
-        return "-"
-    text = show_ratio(max(to_base, 1 / to_base))
-    return "=" if text == "1.00" else f"+{text}" if to_base < 1 else f"-{text}"
-
-
-def show_figure(row):
-    """A figure's name and unit."""
-    name = {"cpu_s": "CPU time", "peak_rss_mib": "peak RSS"}.get(row.figure, row.figure)
-    return f"{name} [{row.unit}]"
+COMPARISONS = (ratios, faults, peaks)  # of an allocator with the others, workload by workload
 
 
 # -- grids ----------------------------------------------------------------------------------------------------------
@@ -254,9 +219,11 @@ def show(report, stream, subject=OURS, width=None):
         print_kernel_table(summary, workload, width, stream)
     for about, promises in PROMISES.values():
         print_promises(about, promises(summary), width, stream)
+    print_promises("speed", speed.promises(summary), width, stream)
     print_problems(summary, stream)
     print_means(summary, width, stream)
-    peaks.print_peaks(summary, subject, stream)
+    for one in COMPARISONS:
+        beside.show(one.compare(summary, subject), stream)
     print_not_first(summary, subject, stream)
 
 

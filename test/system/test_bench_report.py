@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "bench"))
-from suite import compare, goals, memory, peaks, summary, table  # noqa: E402
+from suite import beside, compare, faults, goals, memory, peaks, ratios, speed, summary, table  # noqa: E402
 
 ABOUT = "one sentence"
 
@@ -103,9 +103,9 @@ def test_figures_of_zero_are_ranked_and_have_no_ratio():
     assert row.cells["slabmalloc"].to_best is None and row.cells["slabmalloc"].to_base is None
 
 
-def test_cpu_seconds_only_for_the_same_work():
-    run = {"cpu_s": 0.3, "peak_rss_mib": 14.2, "figures": {"redis": [21.5, "ns"]}}
-    for same_work, names in ((True, ["redis", "cpu_s", "peak_rss_mib"]), (False, ["redis", "peak_rss_mib"])):
+def test_cpu_seconds_and_page_faults_only_for_the_same_work():
+    run = {"cpu_s": 0.3, "page_faults": 900, "peak_rss_mib": 14.2, "figures": {"redis": [21.5, "ns"]}}
+    for same_work, names in ((True, ["redis", "cpu_s", "page_faults", "peak_rss_mib"]), (False, ["redis", "peak_rss_mib"])):
         rows = summary.summarise(make_report({"glibc": [run]}, same_work=same_work)).rows
         assert [row.figure for row in rows] == names
 
@@ -234,12 +234,104 @@ def test_peaks_are_told_in_times_the_least_the_worst_first():
                           make_peaks("redis", {"glibc": 30, "slabmalloc": 15, "mimalloc": 15}, group="servers"),
                           make_peaks("numa_2x2", {"glibc": 1, "slabmalloc": 90, "mimalloc": 1}, group="numa"))
     stream = io.StringIO()
-    peaks.print_peaks(summary.summarise(report), "slabmalloc", stream)
+    beside.show(peaks.compare(summary.summarise(report)), stream)
     assert stream.getvalue().endswith("glibc 1.41  slabmalloc 1.41  mimalloc 2.00\n"
                                       "slabmalloc's, the worst first; ! more than 1.10\n"
                                       "! 2.00  pair: 20.0 MiB, glibc 10.0\n"
                                       "  1.00  redis: 15.0 MiB\n")
     assert stream.getvalue() in shown(report)
+
+
+def test_a_workloads_time_is_told_beside_the_best_peer_of_it_and_over_the_best_peer_of_all():
+    """churn: in figures 2 and 0.5 times a's, 4 and 1 times b's; larson: 0.5 times a's, 0.125 times b's; redis:
+    CPU time alone counts, 0.5 times both."""
+    churn = {name: [{"figures": {"x": [x, "ns"], "y": [y, "Mops/s"], "x_max": [1 / x, "ns"], "room": [1 / x, "KiB"]}}] * 2
+             for name, x, y in (("a", 2, 1), ("b", 1, 2), ("slabmalloc", 4, 2))}
+    redis = {name: [{"cpu_s": cpu, "figures": {"p99": [p99, "ms"]}}] * 2
+             for name, cpu, p99 in (("a", 2, 5), ("b", 2, 10), ("slabmalloc", 1, 10))}
+    report = join_reports(make_report(churn),
+                          make_report({"a": [2, 2], "b": [8, 8], "slabmalloc": [1, 1]}, workload="larson"),
+                          make_report(redis, group="servers", workload="redis", same_work=True),
+                          make_report({"a": [1], "b": [1], "slabmalloc": [9]}, group="numa", workload="numa_2x2"))
+    stream = io.StringIO()
+    beside.show(ratios.compare(summary.summarise(report)), stream)
+    assert stream.getvalue().splitlines()[2:] == [
+        "a 0.63  b 0.50",
+        "in times a's, the best peer overall: 0.63; more than 1.05 on 1 of 3 workloads",
+        "in times the best peer's of each group: micro 0.71 (a), servers 0.50 (b)",
+        "slabmalloc's, the worst first; ! more than 1.05",
+        "! 2.00   ±0%  churn: geometric mean of 2 figures, b",
+        "    ! 4.00   ±0%  x: 4.00 ns, b 1.00",
+        "      1.00   ±0%  y: 2.00 Mops/s, b 2.00",
+        "  0.50   ±0%  larson: redis 1.00 ns, a 2.00",
+        "  0.50   ±0%  redis: CPU time 1.00 s, b 2.00",
+        "    ! 2.00   ±0%  p99: 10.0 ms, a 5.00"]
+    assert stream.getvalue() in shown(report)
+
+
+def test_the_spread_of_a_ratio_is_that_of_its_pairs():
+    report = make_report({"glibc": [10, 20, 40], "slabmalloc": [8, 10, 36]})
+    line, = ratios.compare(summary.summarise(report)).lines
+    assert (line.times, line.spread) == (pytest.approx(0.8), pytest.approx(37.5))
+
+
+def test_another_build_of_ours_is_no_peer_and_a_peer_of_few_workloads_is_not_the_best():
+    report = join_reports(make_report({"glibc": [10], "slabmalloc-old": [1], "slabmalloc": [5], "few": [1]}),
+                          *(make_report({"glibc": [10], "slabmalloc-old": [1], "slabmalloc": [5]}, workload=f"w{i}")
+                            for i in range(2)))
+    found = ratios.compare(summary.summarise(report))
+    assert found.means == {"glibc": (pytest.approx(0.5), 3), "few": (pytest.approx(5), 1)}
+    assert "in times glibc's, the best peer overall: 0.50" in found.said
+    assert "glibc 0.50  few 5.00 (1)" in shown(report)
+
+
+def test_page_faults_of_programs_are_told_in_times_glibcs():
+    def of(workload, group="servers", **values):
+        return make_report({name: [{"figures": {"p99": [1, "ms"]}, "page_faults": value}] for name, value in values.items()},
+                           group=group, workload=workload, same_work=True)
+    report = join_reports(of("z3", glibc=4000, slabmalloc=1000, mimalloc=400), of("day", "memory", glibc=1, slabmalloc=9),
+                          of("redis", glibc=900, slabmalloc=900, mimalloc=90))
+    text = shown(report)
+    _, told = text.split("== page faults over the programs of the suite, in times glibc's, geometric means\n")
+    assert told.splitlines()[:4] == ["glibc 1.00  slabmalloc 0.50  mimalloc 0.10",
+                                     "slabmalloc's, the worst first; ! more than 0.33",
+                                     "! 1.00  redis: 900 faults, glibc 900", "  0.25  z3: 1000 faults, glibc 4000"]
+    assert re.search(r"page faults \[faults\] +4000 .*1000 .*400 ", text)
+    assert re.search(r"at most 0\.33: page faults .* times glibc's +1\.00 \(more\) +0\.50 \(more\) +0\.10\n", text)
+    assert compare.show(report, report, io.StringIO()) is False
+
+
+def test_runs_of_a_suite_that_did_not_count_page_faults_are_read_and_compared():
+    runs = {name: [{"cpu_s": 0.1 * i, "page_faults": i, "figures": {}}]
+            for i, name in enumerate(("glibc", "slabmalloc"), 1)}
+    new = make_report(runs, group="servers", workload="z3", same_work=True)
+    old = json.loads(re.sub(r'"page_faults": \d+, ', "", json.dumps(new)))
+    stream = io.StringIO()
+    assert compare.show(old, new, stream) is False and "only in B: z3 page_faults [faults]" in stream.getvalue()
+    assert "page faults" not in shown(old)
+
+
+def test_speed_is_set_against_its_goals():
+    table_run = {f"{kind}_{size}": [size, "cycles"] for size in table.SIZES for kind in ("alloc", "free", "both")}
+    fast = {name: [size / 2, "cycles"] for name, (size, _) in table_run.items()}
+    report = join_reports(
+        make_report({"glibc": [{"figures": table_run}], "slabmalloc": [{"figures": fast}]}, group="kernel table",
+                    workload="table"),
+        make_report({"glibc": [{"figures": {"throughput": [10, "Mobjects/s"]}, "peak_rss_mib": 10}],
+                     "slabmalloc": [{"figures": {"throughput": [20, "Mobjects/s"]}, "peak_rss_mib": 9}]},
+                    group="threads", workload="many_to_one_16"),
+        make_report({"glibc": [{"cpu_s": 4}], "slabmalloc": [{"cpu_s": 3.6}]}, group="servers", workload="redis",
+                    same_work=True))
+    text = shown(report)
+    for pattern in (r"at most 57\.3: 32 bytes, alloc +32\.0 +16\.0", r"at most 132: 32 bytes, free +32\.0 +16\.0",
+                    r"at most 362: 4096 bytes, free +4096 \(more\) +2048 \(more\)",
+                    r"at most 1\.00: 4096 bytes, alloc and free +2\.00 \(more\) +0\.50",
+                    r"at most 0\.33: time an object +2\.00 \(more\) +0\.50 \(more\)",
+                    r"at most 1\.00: peak RSS +1\.11 \(more\) +0\.90",
+                    r"at most 0\.95: CPU time, geometric mean, in times glibc's +1\.00 \(more\) +0\.90",
+                    r"at most 0\.85: all workloads, geometric mean.* +1\.\d+ \(more\) +0\.6\d",
+                    r"at most 1\.05: the worst workload.* +0\.90"):
+        assert re.search(pattern, text), (pattern, text)
 
 
 def test_the_table_of_goals_replaces_the_one_in_a_file(tmp_path):

@@ -206,6 +206,11 @@ def cpu_seconds(pids):
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def page_faults(pids):
+    """Those that needed no disk, of processes and of the children that they have reaped."""
+    return sum(int(field) for pid in pids for field in stat_fields(pid)[7:9])  # minflt cminflt
+
+
 def status_mib(pid, field):
     """VmRSS or VmHWM (the peak of it) of a live process; 0 once it is about to go."""
     return _row_kib(read_of(pid, "status"), field) / 1024
