@@ -13,7 +13,7 @@
 #include <semaphore.h>
 
 static const struct workload *const workloads[] = {
-    &larson, &handoff, &ring, &births, &false_sharing_active, &false_sharing_passive};
+    &larson, &larson_small, &handoff, &ring, &exchange, &births, &false_sharing_active, &false_sharing_passive};
 
 unsigned lane_count;
 _Alignas(CACHE_LINES) atomic_bool stop_flag; /* alone on its lines: all threads read it all the time */

@@ -31,9 +31,9 @@ struct workload {
     void (*run)(struct lane *lane);
 };
 
-extern const struct workload larson, births;                              /* threads_lives.c */
+extern const struct workload larson, larson_small, births;                /* threads_lives.c */
 extern const struct workload false_sharing_active, false_sharing_passive; /* threads_lines.c */
-extern const struct workload handoff, ring;                               /* threads_queues.c */
+extern const struct workload handoff, ring, exchange;                     /* threads_queues.c */
 
 extern unsigned lane_count;
 extern atomic_bool stop_flag;

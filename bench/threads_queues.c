@@ -1,5 +1,5 @@
-/* Objects that change threads: `handoff` and `ring` of the program `threads`. Sizes are 16 bytes to 1 KiB, each
- * doubling as likely.
+/* Objects that change threads: `handoff`, `ring` and `exchange` of the program `threads`. Sizes are 16 bytes to
+ * 1 KiB, each doubling as likely; of `exchange` 8 to 16,000 bytes, each as likely.
  *
  * handoff: half of the threads make objects and write their first bytes; each has one consumer, which reads and frees
  * them. An operation is one object, made by one thread and freed by the other.
@@ -9,7 +9,11 @@
  * in its place. All are passed on to the successor. An operation is one such replacement, that is an object's whole
  * life: malloc, 2.5 hops on average, free.
  *
- * A queue is a ring of batches, filled and emptied in place. Whoever finds it full, or empty, sleeps until it is
+ * exchange: a thread replaces random objects of a table. After five hundred replacements it lays the table down and
+ * goes on with the one that lies there, which another thread has left, as a rule. An operation is a replacement; half
+ * of what it frees was made by another thread where there are two.
+ *
+ * A queue (of the first two) is a ring of batches, filled and emptied in place. Whoever finds it full, or empty, sleeps until it is
  * half full, and is then woken once for two thousand objects: with more threads than CPUs a wake-up for every batch
  * would be what is measured. */
 #include "threads.h"
@@ -174,3 +178,43 @@ static void bounce(struct lane *lane)
 }
 
 const struct workload ring = {"ring", 1, prepare_ring, bounce};
+
+enum { TABLE_OBJECTS = 500, EXCHANGE_AFTER = 500, EXCHANGE_SMALLEST = 8, EXCHANGE_LARGEST = 16000 };
+
+static _Atomic(void **) lying; /* the table that no thread has; who takes one sees what was done to it before */
+
+static void *make_exchanged(uint64_t *random)
+{
+    return make_object(EXCHANGE_SMALLEST + bench_random(random) % (EXCHANGE_LARGEST - EXCHANGE_SMALLEST + 1));
+}
+
+static void **make_table(uint64_t *random)
+{
+    void **objects = bench_pages(TABLE_OBJECTS * sizeof *objects);
+    for (unsigned i = 0; i < TABLE_OBJECTS; i++)
+        objects[i] = make_exchanged(random);
+    return objects;
+}
+
+static void prepare_exchange(struct lane *lane)
+{
+    if (lane->index == 0)
+        lying = make_table(&lane->random);
+    lane->state = make_table(&lane->random);
+}
+
+static void replace_and_exchange(struct lane *lane)
+{
+    void **objects = lane->state;
+    uint64_t done = 0, random = lane->random;
+    while (!stopped()) {
+        void **object = &objects[bench_random(&random) % TABLE_OBJECTS];
+        free(*object);
+        *object = make_exchanged(&random);
+        if (++done % EXCHANGE_AFTER == 0)
+            objects = atomic_exchange(&lying, objects);
+    }
+    lane->operations += done;
+}
+
+const struct workload exchange = {"exchange", 1, prepare_exchange, replace_and_exchange};

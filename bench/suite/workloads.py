@@ -25,6 +25,7 @@ class Effort:
     thread_counts: tuple
     thread_s: float
     producer_objects: int
+    birth_rounds: int
     latency_s: float
     day_s: int  # and of a load that rises and falls
     back_percent: int
@@ -37,13 +38,13 @@ class Effort:
     numa_s: float
 
 
-QUICK = Effort("quick", repetitions=7, repetitions_long=1, micro_s=0.02, thread_counts=(2, 8, 64), thread_s=0.1,
-               producer_objects=600_000, latency_s=0.3, day_s=12, back_percent=100, parked_threads=500,
+QUICK = Effort("quick", repetitions=6, repetitions_long=1, micro_s=0.02, thread_counts=(2, 8, 64), thread_s=0.1,
+               producer_objects=600_000, birth_rounds=300, latency_s=0.3, day_s=12, back_percent=100, parked_threads=500,
                demand={"large": 100, "churn": 200_000}, table_rounds=11, epochs_s=0.15, epochs_sizes=(128,),
                percpu_rounds=15, numa_s=3)
 FULL = Effort("full", repetitions=5, repetitions_long=3, micro_s=0.1, thread_counts=(2, 4, 8, 16, 32, 64),
-              thread_s=0.3, producer_objects=1_000_000, latency_s=2, day_s=60, back_percent=100, parked_threads=2000,
-              demand={"large": 500, "churn": 1_000_000}, table_rounds=21, epochs_s=0.3,
+              thread_s=0.3, producer_objects=1_000_000, birth_rounds=2_000, latency_s=2, day_s=60, back_percent=100,
+              parked_threads=2000, demand={"large": 500, "churn": 1_000_000}, table_rounds=21, epochs_s=0.3,
               epochs_sizes=(32, 128, 1024), percpu_rounds=51, numa_s=5)
 
 
@@ -127,12 +128,15 @@ def measure_caches(name, context, allocator):
 
 THREADS = {
     "larson": "Larson's server: threads hand their objects to their successors",
+    "larson_small": "the same with objects of 7 and 8 bytes, dealt out at random: lines are shared at first",
     "handoff": "pairs of a producer and a consumer",
     "ring": "objects bounced round a ring of threads",
     "births": "threads born and dying",
     "false_sharing_active": "a thread writes its own small object while others write theirs",
     "false_sharing_passive": "the same, after one thread made and handed out the first objects",
 }
+EXCHANGE_COUNTS = (2, 8)
+MANY_TO_ONE_COUNTS = (2, 8, 16, 64)  # of a quick run
 LATENCY = {1: "every call of a churn timed", 2: "every call of a churn timed, with a second thread at the same"}
 
 
@@ -203,14 +207,22 @@ def tables():
 
 
 def threads():
+    def of_threads(name, about, count, is_quick):
+        return Workload(f"{name}_{count}", "threads", f"{about}; {count} threads", functools.partial(
+            measure_program, ["threads", name, count, lambda e: e.thread_s]),
+                        least_effort="quick" if is_quick else "full")
+
     for count in FULL.thread_counts:
-        least = "quick" if count in QUICK.thread_counts else "full"
         for name, about in THREADS.items():
-            yield Workload(f"{name}_{count}", "threads", f"{about}; {count} threads", functools.partial(
-                measure_program, ["threads", name, count, lambda e: e.thread_s]), least_effort=least)
+            yield of_threads(name, about, count, count in QUICK.thread_counts)
         yield Workload(f"many_to_one_{count}", "threads", f"{count} producers and one thread that frees",
                        functools.partial(measure_program, ["producers", count, lambda e: e.producer_objects]),
-                       same_work=True, least_effort=least)
+                       same_work=True, least_effort="quick" if count in MANY_TO_ONE_COUNTS else "full")
+    for count in EXCHANGE_COUNTS:
+        yield of_threads("exchange", "random replacement of 8 to 16,000 bytes in tables that change hands", count,
+                         count == EXCHANGE_COUNTS[0])
+    yield Workload("births_once", "threads", "ten threads are born, allocate once and end, again and again",
+                   functools.partial(measure_program, ["births_once", lambda e: e.birth_rounds]), same_work=True)
 
 
 def memory_group():
