@@ -141,7 +141,7 @@ def test_a_run_leaves_a_table_results_and_a_page(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = results_in(tmp_path)["runs"]
     assert len(rows) == 2 * (3 + 2)  # the bench build with grow=locked joins in the table
-    assert all(row["figures"] and row["peak_rss_mib"] > 0 and row["cpu_s"] > 0 for row in rows), rows
+    assert all(row["figures"] and min(row["peak_rss_mib"], row["cpu_s"], row["page_faults"]) > 0 for row in rows), rows
     assert "Average=" in done.stdout and "births_2" in done.stdout
     assert (tmp_path / "report.html").read_text().lstrip().lower().startswith("<!doctype html>")
 
@@ -168,6 +168,39 @@ def test_every_workload_of_memory_runs_and_has_the_figures_that_were_promised(tm
     assert not {goal for goal in goals - measured if goal[0] not in {"redis_values", "idle_postgres", *no_run}}
     beside = {run["workload"] for run in runs if run["allocator"] == memory.KEEP}
     assert beside == {goal.workload for goals in memory.GOALS.values() for goal in goals if goal.beside == memory.KEEP}
+
+
+def test_every_workload_of_threads_runs_with_few_of_them(tmp_path):
+    ours = allocators.known(BUILD)["slabmalloc"]
+    effort = dataclasses.replace(TINY, thread_s=0.01, producer_objects=10_000, birth_rounds=3)
+    chosen = [one for one in workloads.all_of_them().values()
+              if one.group == "threads" and re.search("_(2|once)$", one.name)]
+    found = results.Results("command", [ours], chosen)
+    runner.Runner(found, BUILD, effort, tmp_path).run(list(runner.make_plan(chosen, [ours], {}, effort)))
+    runs = {run["workload"]: run for run in found.report["runs"]}
+    assert {"larson_2", "larson_small_2", "exchange_2", "many_to_one_2", "births_once"} <= set(runs)
+    assert all(run["skipped"] or run["figures"]["cpu"][0] > 0 for run in runs.values()), runs
+    assert {"cpu", "system", "switches"} == set(runs["births_once"]["figures"])
+
+
+def test_page_faults_are_those_of_the_whole_program():
+    """500 threads hold more pages than 50."""
+    few, many = (programs.measure(BUILD, GLIBC, ["parked", threads, ""]).page_faults for threads in (50, 500))
+    assert many > few + 450
+
+
+def test_a_programs_allocator_is_proved_once_the_loader_has_mapped_both(tmp_path, monkeypatch):
+    """Before, it is setpriv that runs on it."""
+    one = workloads.servers.Program("/lib/ours.so", tmp_path)
+    one.preload, one.program, one.born = "/lib/ours.so", "/bin/short", time.monotonic()
+    for mappings, proved in (("", False), ("/bin/setpriv /lib/ours.so", False), ("/bin/short", False),
+                             ("/bin/short /lib/ours.so", True)):
+        one.look_for_preload(mappings)
+        assert one.proved == proved
+    monkeypatch.setattr(workloads.servers, "MAPPED_AFTER_S", -1)
+    one.look_for_preload("")
+    with pytest.raises(workloads.servers.Failure, match="not in the address space"):
+        one.look_for_preload("/bin/short")
 
 
 def test_an_allocator_that_fails_is_a_row_that_says_so(tmp_path):
@@ -326,6 +359,7 @@ def test_a_server_is_measured_on_the_library(place, name, programs):
     server = workloads.servers.WORKLOADS[name]
     found = server.measure(str(BUILD / "libslabmalloc.so"), "quick", place)
     assert found.figures and found.cpu_s > 0 and found.peak_rss_mib > 1 and found.series["rss"][2]
+    assert found.page_faults > found.peak_rss_mib  # more than one a MiB, whatever the kernel gives at once
 
 
 def test_a_server_that_is_not_installed_is_a_skip_that_names_it(monkeypatch, tmp_path):
