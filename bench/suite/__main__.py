@@ -29,7 +29,7 @@ def print_and_write(measured, folder, command):
 def measure(given, command):
     effort = workloads.FULL if given.full else workloads.QUICK
     if given.repetitions:
-        effort = dataclasses.replace(effort, repetitions=given.repetitions)
+        effort = dataclasses.replace(effort, repetitions=given.repetitions, repetitions_servers=given.repetitions)
     build = given.build.resolve()
     folder = (given.out or build / "results").resolve()
     chosen = arguments.choose(given.only, effort, given.instructions)

@@ -16,7 +16,7 @@ def make_plan(workloads, allocators, variants, effort):
     """Steps in order: (repetition, workload, allocators of that step). Where a workload sleeps most of the time, the
     allocators of a step run at once. Who comes first changes with the repetition. `variants` are those of
     allocators.variants, by kind."""
-    for repetition in range(effort.repetitions):
+    for repetition in range(max(effort.repetitions, effort.repetitions_servers)):
         for workload in workloads:
             if repetition >= repetitions_of(workload, effort):
                 continue
@@ -32,7 +32,9 @@ def make_plan(workloads, allocators, variants, effort):
 def repetitions_of(workload, effort):
     if workload.once:
         return 1
-    is_long = workload.together or workload.rarely or workload.group == "servers"
+    if workload.group == "servers":
+        return effort.repetitions_servers
+    is_long = workload.together or workload.rarely
     return min(effort.repetitions, effort.repetitions_long) if is_long else effort.repetitions
 
 

@@ -20,7 +20,8 @@ class Effort:
     """How much a run takes on: repetitions, and seconds of one measurement."""
     name: str
     repetitions: int
-    repetitions_long: int  # of servers, of workloads that run on all allocators at once, and of the rarely run
+    repetitions_long: int  # at most, of workloads that run on all allocators at once, and of the rarely run
+    repetitions_servers: int
     micro_s: float
     thread_counts: tuple
     thread_s: float
@@ -38,13 +39,14 @@ class Effort:
     numa_s: float
 
 
-QUICK = Effort("quick", repetitions=6, repetitions_long=1, micro_s=0.02, thread_counts=(2, 8, 64), thread_s=0.1,
-               producer_objects=600_000, birth_rounds=300, latency_s=0.3, day_s=12, back_percent=100, parked_threads=500,
-               demand={"large": 100, "churn": 200_000}, table_rounds=11, epochs_s=0.15, epochs_sizes=(128,),
-               percpu_rounds=15, numa_s=3)
-FULL = Effort("full", repetitions=5, repetitions_long=3, micro_s=0.1, thread_counts=(2, 4, 8, 16, 32, 64),
-              thread_s=0.3, producer_objects=1_000_000, birth_rounds=2_000, latency_s=2, day_s=60, back_percent=100,
-              parked_threads=2000, demand={"large": 500, "churn": 1_000_000}, table_rounds=21, epochs_s=0.3,
+QUICK = Effort("quick", repetitions=4, repetitions_long=1, repetitions_servers=1, micro_s=0.02,
+               thread_counts=(2, 8, 64), thread_s=0.1, producer_objects=600_000, birth_rounds=300, latency_s=0.3,
+               day_s=12, back_percent=100, parked_threads=500, demand={"large": 100, "churn": 200_000},
+               table_rounds=11, epochs_s=0.15, epochs_sizes=(128,), percpu_rounds=15, numa_s=3)
+FULL = Effort("full", repetitions=5, repetitions_long=3, repetitions_servers=3, micro_s=0.1,
+              thread_counts=(2, 4, 8, 16, 32, 64), thread_s=0.3, producer_objects=1_000_000, birth_rounds=2_000,
+              latency_s=2, day_s=60, back_percent=100, parked_threads=2000,
+              demand={"large": 500, "churn": 1_000_000}, table_rounds=21, epochs_s=0.3,
               epochs_sizes=(32, 128, 1024), percpu_rounds=51, numa_s=5)
 
 

@@ -73,6 +73,12 @@ def test_what_is_rarely_run_has_fewer_repetitions():
         (0, "w", "a"), (0, "w", "b"), (0, "w", "c"), (1, "w", "b"), (1, "w", "c"), (1, "w", "a")]
 
 
+def test_servers_have_repetitions_of_their_own():
+    effort = dataclasses.replace(workloads.QUICK, repetitions=1, repetitions_long=1, repetitions_servers=2)
+    server = dataclasses.replace(a_workload("w"), group="servers")
+    assert [step[0] for step in runner.make_plan([server], [GLIBC], {}, effort)] == [0, 1]
+
+
 def test_what_repeats_to_the_digit_runs_once_and_variants_join_where_they_mean_something():
     assert plan_of(a_workload("w", once=True, variants="some")) == [(0, "w", "a"), (0, "w", "b"), (0, "w", "c"),
                                                                     (0, "w", "x")]
