@@ -105,7 +105,8 @@ def test_figures_of_zero_are_ranked_and_have_no_ratio():
 
 def test_cpu_seconds_and_page_faults_only_for_the_same_work():
     run = {"cpu_s": 0.3, "page_faults": 900, "peak_rss_mib": 14.2, "figures": {"redis": [21.5, "ns"]}}
-    for same_work, names in ((True, ["redis", "cpu_s", "page_faults", "peak_rss_mib"]), (False, ["redis", "peak_rss_mib"])):
+    for same_work, names in ((True, ["redis", "cpu_s", "page_faults", "peak_rss_mib"]),
+                             (False, ["redis", "peak_rss_mib"])):
         rows = summary.summarise(make_report({"glibc": [run]}, same_work=same_work)).rows
         assert [row.figure for row in rows] == names
 
@@ -245,7 +246,8 @@ def test_peaks_are_told_in_times_the_least_the_worst_first():
 def test_a_workloads_time_is_told_beside_the_best_peer_of_it_and_over_the_best_peer_of_all():
     """churn: in figures 2 and 0.5 times a's, 4 and 1 times b's; larson: 0.5 times a's, 0.125 times b's; redis:
     CPU time alone counts, 0.5 times both."""
-    churn = {name: [{"figures": {"x": [x, "ns"], "y": [y, "Mops/s"], "x_max": [1 / x, "ns"], "room": [1 / x, "KiB"]}}] * 2
+    churn = {name: [{"figures": {"x": [x, "ns"], "y": [y, "Mops/s"], "x_max": [1 / x, "ns"],
+                                 "room": [1 / x, "KiB"]}}] * 2
              for name, x, y in (("a", 2, 1), ("b", 1, 2), ("slabmalloc", 4, 2))}
     redis = {name: [{"cpu_s": cpu, "figures": {"p99": [p99, "ms"]}}] * 2
              for name, cpu, p99 in (("a", 2, 5), ("b", 2, 10), ("slabmalloc", 1, 10))}
@@ -287,9 +289,10 @@ def test_another_build_of_ours_is_no_peer_and_a_peer_of_few_workloads_is_not_the
 
 def test_page_faults_of_programs_are_told_in_times_glibcs():
     def of(workload, group="servers", **values):
-        return make_report({name: [{"figures": {"p99": [1, "ms"]}, "page_faults": value}] for name, value in values.items()},
-                           group=group, workload=workload, same_work=True)
-    report = join_reports(of("z3", glibc=4000, slabmalloc=1000, mimalloc=400), of("day", "memory", glibc=1, slabmalloc=9),
+        return make_report({name: [{"figures": {"p99": [1, "ms"]}, "page_faults": value}]
+                            for name, value in values.items()}, group=group, workload=workload, same_work=True)
+    report = join_reports(of("z3", glibc=4000, slabmalloc=1000, mimalloc=400),
+                          of("day", "memory", glibc=1, slabmalloc=9),
                           of("redis", glibc=900, slabmalloc=900, mimalloc=90))
     text = shown(report)
     _, told = text.split("== page faults over the programs of the suite, in times glibc's, geometric means\n")
@@ -545,6 +548,21 @@ def test_page_names_machine_command_and_group(page, full_report):
     for text in ("tools/bench --quick", "a CPU", "21 November 2026", *table.LINUX,
                  *(known["group"].capitalize() for known in full_report["workloads"].values())):
         assert text in page
+
+
+def test_page_has_the_subject_beside_the_others_workload_by_workload(report_module):
+    runs = {name: [{"cpu_s": i, "page_faults": 100 * i, "peak_rss_mib": 3 * i, "figures": {"p99": [i, "ms"]}}] * 2
+            for i, name in ((2, "glibc"), (1, ODD), (3, "slabmalloc"))}
+    page = report_module.page_of(make_report(runs, group="servers", workload="redis", same_work=True))
+    _, beside_others = page.split('<h2 id="beside">')
+    text = " ".join(re.sub(r"<[^>]*>", " ", beside_others[:beside_others.index("<h2")]).split())
+    odd = "odd &lt;i&gt;&amp;amp; name"
+    for told in (f"Time in times the best peer's of each workload; geometric means over the workloads, in times each "
+                 f"peer's glibc 1.50 {odd} 3.00 in times {odd}'s, the best peer overall: 3.00; more than 1.05 on 1 of "
+                 "1 workloads", f"redis 3.00 × ±0% CPU time 3.00 s, {odd} 1.00 p99 3.00 × ±0% 3.00 ms, {odd} 1.00",
+                 "redis 1.50 × ±0% 300 faults, glibc 200", f"redis 3.00 × ±0% 9.00 MiB, {odd} 3.00",
+                 "CPU time, geometric mean, in times glibc's 0.95 1.00 (more) 0.50 1.50 (more)"):
+        assert told in text.replace("&#39;", "'"), (told, text)
 
 
 def test_page_says_that_it_was_interrupted(report_module, page):
