@@ -1,11 +1,12 @@
 /* Threads that are born, allocate once, and end: births_once [ROUNDS].
  *
- * Ten threads are made, and joined when all have been made; each allocates an object, writes it, frees it and ends.
- * That is a round, and there are ROUNDS (2,000) of them. Between two rounds the process has one thread, as it had
- * before the first: what an allocator sets up for a process with several threads, or a thread, it sets up each time.
+ * Ten threads are made, and joined when all have been made; each allocates an object, writes it, frees it and
+ * ends. That is a round, and there are ROUNDS (2,000) of them. Between two rounds the process has one thread,
+ * as it had before the first: what an allocator sets up for a process with several threads, or a thread, it
+ * sets up each time.
  *
- * Figures are of a thread, from its birth to its end: `cpu`, user and system time of the process, `system`, the latter
- * alone, `switches`, from one thread of the machine to another. */
+ * Figures are of a thread, from its birth to its end: `cpu`, user and system time of the process, `system`, the
+ * latter alone, `switches`, from one thread of the machine to another. */
 #include "bench.h"
 
 #include <pthread.h>

@@ -7,9 +7,9 @@
  * its first bytes written.
  *
  * larson_small: the same with objects of 7 and 8 bytes, of which a cache line holds four and more. The main thread
- * deals them out at random, so that at first all threads write the same lines. Whether that stays so is the allocator's
- * doing: who makes the next object where one was freed goes on sharing its line. A thread lives for a hundred thousand
- * replacements, so that its birth hides nothing.
+ * deals them out at random, so that at first all threads write the same lines. Whether that stays so is the
+ * allocator's doing: who makes the next object where one was freed goes on sharing its line. A thread lives for a
+ * hundred thousand replacements, so that its birth hides nothing.
  *
  * births: a thread makes, writes and frees a few objects of ten sizes and ends, having created the next one. An
  * operation is one whole life: pthread_create, 200 objects, the end of the thread, and its being joined. Most of it

@@ -9,13 +9,13 @@
  * in its place. All are passed on to the successor. An operation is one such replacement, that is an object's whole
  * life: malloc, 2.5 hops on average, free.
  *
- * exchange: a thread replaces random objects of a table. After five hundred replacements it lays the table down and
- * goes on with the one that lies there, which another thread has left, as a rule. An operation is a replacement; half
- * of what it frees was made by another thread where there are two.
+ * exchange: a thread replaces random objects of a table. After five hundred replacements it lays the table down
+ * and goes on with the one that lies there, which another thread has left, as a rule. An operation is a
+ * replacement; half of what it frees was made by another thread where there are two.
  *
- * A queue (of the first two) is a ring of batches, filled and emptied in place. Whoever finds it full, or empty, sleeps until it is
- * half full, and is then woken once for two thousand objects: with more threads than CPUs a wake-up for every batch
- * would be what is measured. */
+ * A queue (of the first two) is a ring of batches, filled and emptied in place. Whoever finds it full, or
+ * empty, sleeps until it is half full, and is then woken once for two thousand objects: with more threads than
+ * CPUs a wake-up for every batch would be what is measured. */
 #include "threads.h"
 
 enum { BATCHES = 64, BATCH_OBJECTS = 64, SMALLEST = 16, DOUBLINGS = 6, MOST_HOPS = 4 };
