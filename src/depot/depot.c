@@ -16,7 +16,7 @@
 #include "page/huge.h"
 #include "page/metadata.h"
 
-enum { still_looks = 2 };
+enum { still_looks = 2, ahead = 4 };
 
 /* From one shard. */
 static bool get(struct slm_depot *depot, struct slm_magazine **magazine)
@@ -294,9 +294,21 @@ static _Noreturn slm_slow void not_ours(const void *pointer, const char *call)
               0);
 }
 
+/* A slab's descriptor, in which an object's bit is going to be set: both its lines. */
+slm_inline void expect(const void *object)
+{
+    const char *descriptor = slm_descriptor(slm_granule_of(object));
+    __builtin_prefetch(descriptor, 1);
+    __builtin_prefetch(descriptor + SLM_DESCRIPTOR_BYTES / 2, 1);
+}
+
 void slm_depot_give(void *const *rounds, unsigned n, const char *call)
 {
+    for (unsigned i = 0; i < n && i < ahead; i++)
+        expect(rounds[i]);
     for (unsigned i = 0; i < n;) {
+        if (i + ahead < n)
+            expect(rounds[i + ahead]);
         struct slm_slab *slab = slm_slab_of(rounds[i]);
         struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
         if (!depot)
