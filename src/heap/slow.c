@@ -13,6 +13,7 @@
 #include "process/give_back.h"
 #include "process/lifecycle.h"
 #include "process/worker.h"
+#include "slab/joined.h"
 #include "slab/large.h"
 #include "thread/freed.h"
 
@@ -207,9 +208,8 @@ static void free_small(size_t slot_offset, void *object, const char *call)
 }
 
 /* As the hot path does it, for objects that it leaves alone. Their caches are found by their slabs. */
-static __attribute__((noinline)) bool push_by_slab(void *object)
+static slm_for_few __attribute__((noinline)) bool push_by_slab(const struct slm_slab *slab, void *object)
 {
-    const struct slm_slab *slab = slm_slab_of(object);
     const struct slm_cache *cache = slm_cache_of_slab(slab, object);
     if (!cache || !slm_slab_is_object(slab, object) || !slm_area_granule_valid(slm_key_granule(slm_tls.key, object)))
         return false;
@@ -229,9 +229,10 @@ static __attribute__((noinline)) bool push_by_slab(void *object)
     return true;
 }
 
-slm_slow void slm_free_slow(void *pointer, const char *call)
+static __attribute__((noinline)) void free_unpushed(void *pointer, const char *call)
 {
-    if (unlikely(slm_map_offset_at(pointer) == 0) && push_by_slab(pointer))
+    const struct slm_slab *slab = unlikely(slm_map_offset_at(pointer) <= SLM_MAP_HIDDEN) ? slm_slab_of(pointer) : NULL;
+    if (slab && push_by_slab(slab, pointer))
         return;
     slm_keep_errno();
     if (!pointer)
@@ -243,6 +244,28 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
     else
         free_large(pointer, call);
     slm_worker_note_slabs();
+}
+
+/* As the hot path does it (heap/free.h), for most objects of hidden slabs: what is in use may be hidden for long.
+ * Purged pages have no keys: what lies there is free already. */
+slm_unordered slm_slow void slm_free_slow(void *pointer, const char *call)
+{
+    const uintptr_t key = slm_tls.key;
+    const size_t granule = slm_key_granule(key, pointer), offset = (uint16_t)(uintptr_t)pointer;
+    if (slm_area_granule_valid(granule) && slm_page_map_offset(slm_key_area(key), granule) == SLM_MAP_HIDDEN) {
+        const struct slm_slab *slab = slm_descriptor(slm_granule_of(pointer));
+        const struct slm_depot *depot = load_relaxed(&slab->owner);
+        struct slm_slot *slot = slm_slot_at(slm_hot(), depot ? slm_slab_map_offset(depot->shape) : 0);
+        void **const top = slm_shared_load(&slot->top);
+        if (likely(slot->start_factor * offset < (uintptr_t)*top) && likely(!slm_key_is_set(pointer, key)) &&
+            likely(!slm_pages_lacks_key(slab, offset)) &&
+            (!slab->span.some_joined || !slm_joined_near(slab, pointer))) {
+            slm_key_set(pointer, key);
+            slm_slot_push(slot, top, pointer);
+            return;
+        }
+    }
+    free_unpushed(pointer, call);
 }
 
 /* An object that may be free in another thread cannot be looked for, and stays as it is. */

@@ -109,7 +109,7 @@ static bool is_covered(unsigned what, size_t number)
 
 static size_t section_of(size_t granule)
 {
-    return granule / slm_range.section;
+    return granule >> slm_log2(slm_range.section); /* a power of two */
 }
 
 /* How many sections begin below that granule. */

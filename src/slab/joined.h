@@ -6,8 +6,8 @@
  *
  * A joined object's class is the largest whose size its pieces have together. It lies in one word of bits, so that
  * each step takes one atomic operation, and begins where the alignment of its class's size allows. What hot paths
- * know about objects is not true of it: the slab's word in the page map is 0 from before the first one is handed out
- * until none is left (slm_slab_hide).
+ * know about objects is not true of it: the slab is hidden from before the first one is handed out until none is left
+ * (slm_slab_hide).
  *
  * The slab's bits and count mean what they do in slab.h, with as many objects as there are pieces. The holder sets
  * the joined bits once it has cleared the bits; who gives the object back clears them before it sets the bits, so
@@ -48,4 +48,12 @@ slm_inline unsigned slm_joined_class(const struct slm_slab *slab, unsigned piece
 slm_inline uint32_t slm_joined_size(const struct slm_slab *slab, unsigned pieces)
 {
     return pieces > 1 ? slm_class_size[slm_joined_class(slab, pieces)] : slab->object_size;
+}
+
+/* Is the pointer to a piece of a joined object, or to no object's piece at all? */
+slm_inline bool slm_joined_near(const struct slm_slab *slab, const void *pointer)
+{
+    const _Atomic uint64_t *joined = slm_slab_joins(slab);
+    const uint32_t index = slm_slab_index(slab, pointer);
+    return !joined || index >= slab->objects || (load_relaxed(&joined[index / 64]) >> index % 64 & 3) != 0;
 }

@@ -6,7 +6,7 @@
  * magazine.) The 16 bits of a granule are in its descriptor; with pages of 64 KiB it is one.
  *
  * Keys. A free object whose second word lies on a purged page has lost its key (slab/key.h), so that hot paths must
- * not free the slab's objects: its word in the page map is 0. Before a page is handed out anew, its objects get
+ * not free the slab's objects: it is hidden (SLM_MAP_HIDDEN). Before a page is handed out anew, its objects get
  * their keys; with the last purged page the slab has its word again.
  *
  * Only who holds the slab (depot/partial.c) calls these, but for the check; objects may come back meanwhile. A fork
@@ -44,8 +44,16 @@ void slm_pages_check(const struct slm_slab *slab);
 
 slm_inline unsigned slm_pages_in_granule(void)
 {
-    return (unsigned)(SLM_GRANULE / slm_page_size);
+    return (unsigned)(SLM_GRANULE >> slm_log2(slm_page_size));
 }
 
 /* Is that page, counted from the slab's start, purged? */
 bool slm_pages_is_purged(const struct slm_slab *slab, size_t page);
+
+/* Does the second word of an object, which begins at that offset in the slab's first granule, lie on a purged page?
+ * True also if it lies in the next granule. */
+slm_inline bool slm_pages_lacks_key(const struct slm_slab *slab, size_t offset)
+{
+    const size_t page = (offset + sizeof(void *)) >> slm_log2(slm_page_size);
+    return page >= slm_pages_in_granule() || (slab->span.purged >> page & 1);
+}

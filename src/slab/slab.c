@@ -158,7 +158,8 @@ void slm_slab_release(struct slm_slab *slab)
 
 slm_for_few void slm_slab_hide(struct slm_slab *slab)
 {
-    slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, 0);
+    if (slm_page_map_slot_offset(slm_slab_start(slab)) != 0)
+        slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, SLM_MAP_HIDDEN);
 }
 
 slm_for_few void slm_slab_show(struct slm_slab *slab, const struct slm_slab_shape *shape)

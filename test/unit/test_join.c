@@ -40,7 +40,7 @@ static void they_are_objects_of_their_class(void **state)
             require(malloc_usable_size(objects[j]) == size);
             require(slm_cache_of_object(objects[j]) == slm_class_cache(slm_class_of_size(size)));
             require(slm_cache_of_object((char *)objects[j] + size - 1) == slm_cache_of_object(objects[j]));
-            require(slm_map_offset_at(objects[j]) == 0);
+            require(slm_map_offset_at(objects[j]) == SLM_MAP_HIDDEN);
         }
         for (unsigned j = 0; j < MANY; j++)
             for (size_t at = 0; at < size; at++)
@@ -98,7 +98,7 @@ static void a_slab_that_is_full_again_is_hot_again(void **state)
     unsigned made = 0;
     while (load_relaxed(&slab->free) > 0)
         again[made++] = malloc(512);
-    assert_int_equal(slm_map_offset_at(one), 0); /* it is still there */
+    assert_int_equal(slm_map_offset_at(one), SLM_MAP_HIDDEN); /* it is still there */
     assert_int_equal(malloc_usable_size(one), 1024);
     free(one);
     malloc_trim(0);

@@ -136,7 +136,7 @@ static void the_slab_is_hidden(void **state)
     assert_int_equal(slm_page_map_slot_offset(slm_slab_start(slab)), 6);
     assert_null(slm_slab_joins(slab));
     assert_int_equal(slm_joined_take(slab, 2, 16, 1, rounds), 1);
-    assert_int_equal(slm_page_map_slot_offset(slm_slab_start(slab)), 0);
+    assert_int_equal(slm_page_map_slot_offset(slm_slab_start(slab)), SLM_MAP_HIDDEN);
     give(slab, rounds[0], 2);
     slm_slab_release(slab);
 }
