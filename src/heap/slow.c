@@ -229,13 +229,11 @@ static __attribute__((noinline)) bool push_by_slab(void *object)
     return true;
 }
 
-slm_slow void slm_free_slow(void *pointer, const char *call)
+static __attribute__((noinline)) slm_slow void free_slow(void *pointer, const char *call)
 {
     if (unlikely(slm_map_offset_at(pointer) == 0) && push_by_slab(pointer))
         return;
     slm_keep_errno();
-    if (!pointer)
-        return;
     slm_fork_check();
     const size_t slot_offset = slm_freed_check_offset(pointer, call, slm_double_free);
     if (slot_offset != 0)
@@ -243,6 +241,13 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
     else
         free_large(pointer, call);
     slm_worker_note_slabs();
+}
+
+/* NULL is freed often: by C programs at their ends of scopes, by libc 18 times at each thread's end. */
+slm_slow void slm_free_slow(void *pointer, const char *call)
+{
+    if (pointer)
+        free_slow(pointer, call);
 }
 
 /* An object that may be free in another thread cannot be looked for, and stays as it is. */
