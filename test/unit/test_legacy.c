@@ -237,10 +237,10 @@ static void threads_leave_and_inherit_together(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(a_burial_does_not_stir_a_depot, begin_test), /* before there are shards */
         cmocka_unit_test_setup(the_next_thread_inherits, begin_test),
         cmocka_unit_test_setup(there_are_few, begin_test),
         cmocka_unit_test_setup(what_nobody_inherits_is_buried_at_the_second_look, begin_test),
-        cmocka_unit_test_setup(a_burial_does_not_stir_a_depot, begin_test),
         cmocka_unit_test_setup(all_go_by_malloc_trim, begin_test),
         cmocka_unit_test_setup(much_of_a_class_is_not_left, begin_test),
         cmocka_unit_test_setup(nothing_is_left_of_named_caches, begin_test),
