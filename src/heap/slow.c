@@ -229,14 +229,12 @@ static slm_for_few __attribute__((noinline)) bool push_by_slab(const struct slm_
     return true;
 }
 
-static __attribute__((noinline)) void free_unpushed(void *pointer, const char *call)
+static __attribute__((noinline)) slm_slow void free_unpushed(void *pointer, const char *call)
 {
     const struct slm_slab *slab = unlikely(slm_map_offset_at(pointer) <= SLM_MAP_HIDDEN) ? slm_slab_of(pointer) : NULL;
     if (slab && push_by_slab(slab, pointer))
         return;
     slm_keep_errno();
-    if (!pointer)
-        return;
     slm_fork_check();
     const size_t slot_offset = slm_freed_check_offset(pointer, call, slm_double_free);
     if (slot_offset != 0)
@@ -247,7 +245,8 @@ static __attribute__((noinline)) void free_unpushed(void *pointer, const char *c
 }
 
 /* As the hot path does it (heap/free.h), for most objects of hidden slabs: what is in use may be hidden for long.
- * Purged pages have no keys: what lies there is free already. */
+ * Purged pages have no keys: what lies there is free already. NULL is freed often: by C programs at their ends of
+ * scopes, by libc 18 times at each thread's end. */
 slm_unordered slm_slow void slm_free_slow(void *pointer, const char *call)
 {
     const uintptr_t key = slm_tls.key;
@@ -265,7 +264,8 @@ slm_unordered slm_slow void slm_free_slow(void *pointer, const char *call)
             return;
         }
     }
-    free_unpushed(pointer, call);
+    if (pointer)
+        free_unpushed(pointer, call);
 }
 
 /* An object that may be free in another thread cannot be looked for, and stays as it is. */

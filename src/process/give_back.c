@@ -10,6 +10,7 @@
 #include "page/purge.h"
 #include "page/reservation.h"
 #include "os/sys.h"
+#include "process/legacy.h"
 #include "process/lifecycle.h"
 #include "process/limits.h"
 #include "process/reclaim.h"
@@ -32,6 +33,7 @@ static slm_seldom size_t purge(bool wait, enum slm_purge_reason reason)
     }
     while (load_relaxed(&slm_orphans) > 0)
         slm_process_bury(UINT_MAX);
+    slm_legacy_bury(true);
     slm_park_all(wait);
     slm_epoch_poll();
     slm_defer_queue_ripen_all();

@@ -185,10 +185,8 @@ static __attribute__((noinline)) slm_seldom bool arm_late(struct slm_tls *tls)
     return tls->armed;
 }
 
-static struct slm_thread *birth(struct slm_tls *tls)
+static struct slm_thread *make_block(struct slm_tls *tls)
 {
-    for (unsigned i = 0; i < orphans_a_birth && unlikely(load_relaxed(&slm_orphans) > 0); i++)
-        slm_process_bury(UINT_MAX);
     struct slm_thread *thread = slm_thread_block_make();
     if (!thread)
         return NULL;
@@ -196,8 +194,19 @@ static struct slm_thread *birth(struct slm_tls *tls)
     thread->helper = tls->helper;
     slm_shared_store(&tls->self, thread); /* before it is linked into the list */
     slm_thread_list_add(thread);
-    store_relaxed(&thread->node, slm_topology_node_again(thread->ordinal, &thread->cpu, 0));
+    return thread;
+}
+
+static struct slm_thread *birth(struct slm_tls *tls)
+{
+    for (unsigned i = 0; i < orphans_a_birth && unlikely(load_relaxed(&slm_orphans) > 0); i++)
+        slm_process_bury(UINT_MAX);
+    struct slm_thread *thread = slm_thread_list_inherit(tls);
+    if (!thread && !(thread = make_block(tls)))
+        return NULL;
     tls->key = slm_key_of_area(slm_area_start(slm_area_for_slabs(load_relaxed(&thread->node))));
+    if (unlikely(slm_nodes > 1))
+        slm_thread_look_where(thread);
     tls->state = SLM_THREAD_LIVE;
     if (load_relaxed(&tls->wanted))
         store_relaxed(&thread->attention, SLM_ATTEND_RESERVE);
@@ -291,6 +300,23 @@ slm_seldom __attribute__((noinline)) void slm_thread_attend(void)
     }
 }
 
+static bool bequeath(struct slm_thread *thread)
+{
+    if (load_relaxed(&thread->reserves))
+        return false;
+    const size_t bytes = slm_thread_leave_behind(thread);
+    return slm_thread_list_bequeath(thread, bytes);
+}
+
+static void dissolve(struct slm_thread *thread)
+{
+    slm_thread_empty(thread, SLM_TO_DEPOT);
+    slm_figures_thread_ends(thread);
+    slm_thread_list_remove(thread); /* from here on no other thread looks at it */
+    slm_reserve_empty(thread, true);
+    slm_thread_block_free(thread);
+}
+
 /* The destructor of both keys. A thread that is sure to come here in the first round stays for a second one, as other
  * destructors may free much. What these allocate and free later on goes past the block. */
 static slm_cold void thread_exit(void *any)
@@ -320,11 +346,8 @@ static slm_cold void thread_exit(void *any)
     }
     slm_retire_empty_slots(thread);
     slm_reserve_empty(thread, false);
-    slm_thread_empty(thread, SLM_TO_DEPOT);
-    slm_figures_thread_ends(thread);
-    slm_thread_list_remove(thread); /* from here on no other thread looks at it */
-    slm_reserve_empty(thread, true);
-    slm_thread_block_free(thread);
+    if (!bequeath(thread))
+        dissolve(thread);
     slm_worker_note_slabs();
     slm_worker_thread_gone(seen);
     signal_fence();

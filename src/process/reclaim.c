@@ -19,6 +19,7 @@
 #include "page/reservation.h"
 #include "page/span_alloc.h"
 #include "percpu/percpu.h"
+#include "process/legacy.h"
 #include "slab/large.h"
 #include "thread/ownership.h"
 #include "thread/thread_cache.h"
@@ -96,8 +97,10 @@ static void leave(uint64_t now_ms, bool all, enum slm_purge_reason reason)
 {
     struct trimming trimming = {.all = true, .reason = reason};
     const bool repeats = slm_demand_repeats(now_ms, true);
-    if (!repeats)
+    if (!repeats) {
+        slm_legacy_bury(true);
         trim_depots(&trimming, false);
+    }
     const uint64_t keep = all && !repeats ? 0 : slm_demand_keep(now_ms);
     if (slm_span_dirty_bytes() > keep)
         slm_span_purge(keep, reason);
@@ -207,6 +210,7 @@ void slm_reclaim_grown(void)
             slm_thread_cool(self);
         slm_thread_unhide(self);
     }
+    slm_legacy_bury(false);
     each_class_depot(trim_idle, NULL);
     const uint64_t more = grown - slm_min(grown, purged);
     if (add_relaxed(&unswept, more) + more >= sweep_least)
@@ -240,6 +244,8 @@ bool slm_reclaim_due(uint64_t now_ms, bool helped, bool parked)
         slm_large_free_pending();
     trimming.surplus = slm_reclaim_claim(&trim_due, now_ms, SLM_RECLAIM_INTERVAL_MS);
     trimming.look = slm_reclaim_claim(&look_due, now_ms, slm_max(delay_ms, look_least_ms));
+    if (trimming.look)
+        slm_legacy_bury(false);
     if (trimming.surplus || trimming.look || parked)
         done = trim_surplus(&trimming, delay_ms);
     if (trimming.surplus) {

@@ -70,7 +70,7 @@ static __attribute__((noinline)) slm_seldom slm_unordered bool count_wanted(stru
 static slm_cold slm_often slm_unordered void look(struct slm_thread *thread, void *context)
 {
     struct parking *parking = context;
-    if (thread->tls == &slm_tls || !may_choose(thread, parking) || parking->chosen == batch_most)
+    if (thread->tls == &slm_tls || thread->legacy || !may_choose(thread, parking) || parking->chosen == batch_most)
         return;
     const unsigned node = load_relaxed(&thread->node);
     if (parking->chosen > 0 && node != parking->node)

@@ -41,6 +41,11 @@ void slm_slots_cover(struct slm_thread *thread, unsigned end)
 /* The first slot from number `slot` on whose group has one in use; SLM_SLOTS: none. */
 static unsigned next_slot(const struct slm_slot_groups *groups, unsigned slot)
 {
+    for (; slot < SLM_FIRST_SLOTS; slot = (slot / 64 + 1) * 64) {
+        const uint64_t rest = load_relaxed(&groups->first[slot / 64]) >> slot % 64;
+        if (rest != 0)
+            return slot + (unsigned)__builtin_ctzll(rest);
+    }
     while (slot < SLM_SLOTS) {
         const unsigned group = slot / SLM_GROUP_SLOTS;
         const uint64_t rest = load_relaxed(&groups->words[group / 64]) >> group % 64;
@@ -54,9 +59,9 @@ static unsigned next_slot(const struct slm_slot_groups *groups, unsigned slot)
 
 void slm_slot_use(struct slm_slot_groups *used, unsigned cache_id)
 {
-    const unsigned group = (cache_id + 1) / SLM_GROUP_SLOTS;
-    const uint64_t bit = (uint64_t)1 << group % 64;
-    _Atomic uint64_t *word = &used->words[group / 64];
+    const unsigned slot = cache_id + 1, number = slot < SLM_FIRST_SLOTS ? slot : slot / SLM_GROUP_SLOTS;
+    const uint64_t bit = (uint64_t)1 << number % 64;
+    _Atomic uint64_t *word = &(slot < SLM_FIRST_SLOTS ? used->first : used->words)[number / 64];
     if (unlikely(!(load_relaxed(word) & bit)))
         store_relaxed(word, load_relaxed(word) | bit);
 }
@@ -66,7 +71,7 @@ static void clear_slots(void *half, const struct slm_slot_groups *used)
 {
     struct slm_slot *slots = half;
     for (unsigned i = next_slot(used, 0), end; i < SLM_SLOTS; i = next_slot(used, end)) {
-        end = (unsigned)slm_min(i + SLM_GROUP_SLOTS, SLM_SLOTS);
+        end = i < SLM_FIRST_SLOTS ? i + 1 : (unsigned)slm_min(i + SLM_GROUP_SLOTS, SLM_SLOTS);
         memset(&slots[i], 0, (end - i) * sizeof *slots);
     }
 }

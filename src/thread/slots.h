@@ -57,11 +57,14 @@ enum slm_attention { SLM_ATTEND_RESERVE = 1, SLM_ATTEND_RECALL = 2, SLM_ATTEND_P
 struct slm_tls;
 struct slm_reserve;
 
-/* Slots in use are found by groups: one bit for each, set if any slot of it was ever used. */
+/* Slots in use are found by groups: one bit for each, set if any slot of it was ever used. The first slots, among
+ * them those of malloc's classes, have a bit each. */
 enum { SLM_GROUP_SLOTS = 64, SLM_SLOT_GROUPS = (SLM_SLOTS + SLM_GROUP_SLOTS - 1) / SLM_GROUP_SLOTS };
+enum { SLM_FIRST_SLOTS = 128 };
 struct slm_slot_groups {
-    _Atomic uint64_t words[(SLM_SLOT_GROUPS + 63) / 64];
+    _Atomic uint64_t first[SLM_FIRST_SLOTS / 64], words[(SLM_SLOT_GROUPS + 63) / 64];
 };
+static_assert(SLM_CLASSES + 0 < SLM_FIRST_SLOTS, "a bit for each class");
 
 struct slm_thread {
     struct slm_slot slots[SLM_CLASSES + 1]; /* by id + 1 */
@@ -70,6 +73,7 @@ struct slm_thread {
     struct slm_thread *was;                 /* what `hot` was before a taker changed it; see thread/ownership.h */
     const void *at_work;                    /* see slm_thread_works */
     size_t target_bytes;   /* sum over slots of target times object size, twice: what the pairs may hold */
+    size_t left_bytes;     /* a legacy's: see thread/thread_list.h */
     uint32_t passes;       /* of slow paths, each of which changes it before its end: see thread/freed.c */
     uint32_t ordinal;      /* how many were born before it: deals threads out to simulated nodes */
     uint32_t generation;   /* of the process when it was linked into the list of threads */
@@ -82,6 +86,7 @@ struct slm_thread {
     _Atomic uint32_t recalled;                       /* the count of recalls that it has attended to */
     _Atomic uint8_t attention;                       /* enum slm_attention */
     bool helper;                                     /* the library's own */
+    bool legacy;                                     /* its thread has ended: see thread/thread_list.h */
     uint8_t still;                                   /* how long `passes` has not changed: see thread/park.c */
     _Atomic(struct slm_reserve *) reserves;          /* see thread/reserve.h */
     _Atomic uint64_t refills, drains, objects_taken; /* written by the owner alone */

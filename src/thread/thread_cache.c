@@ -17,9 +17,20 @@
 #include "base/panic.h"
 #include "os/sys.h"
 #include "page/page_map.h"
+#include "thread/thread_list.h"
 
 /* A magazine of this size is accepted as it is, whatever the target. */
 enum { small_enough_bytes = 8192 };
+
+/* How much of a class a thread that ends leaves to the next one. Where many are alive, most of them wait, each with all
+ * that it has: so what is more comes from the depot, in whole magazines, and is not for one thread alone. */
+enum { left_behind_kib = 32 << 10, left_behind_most = 64 << 10 };
+
+static size_t left_behind(void)
+{
+    const size_t threads = slm_max(slm_thread_list_count(), 1u);
+    return slm_min(((size_t)left_behind_kib << 10) / (threads * threads), left_behind_most);
+}
 
 /* An empty array with room for the target: the given one if it has. Without memory, the given one, perhaps NULL. */
 static struct slm_magazine *magazine_fit(struct slm_magazine *magazine, uint32_t target)
@@ -429,6 +440,29 @@ void slm_thread_empty(struct slm_thread *thread, enum slm_whereto whereto)
 {
     slm_for_each_slot (cache_id, &thread->used)
         slm_thread_empty_slot(thread, cache_id, whereto);
+}
+
+size_t slm_thread_leave_behind(struct slm_thread *thread)
+{
+    const size_t most = left_behind();
+    size_t bytes = 0;
+    slm_for_each_slot (cache_id, &thread->used) {
+        struct slm_slot *slot = slm_slot_of(thread, cache_id);
+        struct slm_cache *cache = slm_cache_of(cache_id);
+        slm_thread_works(thread, slot);
+        if (load_relaxed(&slot->target) == 0)
+            continue; /* and perhaps no cache */
+        const size_t held = (size_t)slm_thread_rounds(thread, cache_id) * cache->shape.object_size;
+        if (cache_id >= SLM_CLASSES)
+            empty_slot(thread, slot, cache, SLM_TO_DEPOT);
+        else if (held > most)
+            empty_slot(thread, slot, cache, SLM_TO_DEPOT);
+        else
+            bytes += held;
+        slot->misses = 0;
+    }
+    slm_thread_worked(thread);
+    return bytes;
 }
 
 /* Nobody has missed what it holds: it starts with half. */

@@ -35,6 +35,10 @@ enum slm_whereto { SLM_TO_DEPOT, SLM_TO_SLABS };
 void slm_thread_empty_slot(struct slm_thread *thread, unsigned cache_id, enum slm_whereto whereto);
 void slm_thread_empty(struct slm_thread *thread, enum slm_whereto whereto);
 
+/* The thread ends, and leaves its block to another one: put back what is not for that, which is all of named caches,
+ * as they may be destroyed, and have limits, and much of a class. Returns the bytes that stay. */
+size_t slm_thread_leave_behind(struct slm_thread *thread);
+
 /* Halve the magazines of caches that have not been missed since the last look. */
 void slm_thread_adapt(struct slm_thread *thread);
 

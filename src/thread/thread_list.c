@@ -4,11 +4,15 @@
 enum {
     helpers_most = 8, /* the library's own threads, which are not counted */
     burial_ticks = 3,
+    legacies_most = 32,
+    legacies_bytes_most = 256 << 10, /* that they may hold */
 };
 
 static struct slm_lock lock = {.rank = SLM_RANK_THREADS};
 static struct slm_list threads = {&threads, &threads};
 static _Atomic uint32_t count;
+static _Atomic uint32_t legacies, legacies_low; /* written under the lock; and the least since the last look */
+static size_t legacies_bytes;
 static _Atomic unsigned covered = SLM_NAMED_FIRST + 1; /* named caches have the slots below; written under the lock */
 
 /* After a fork whose child had to start with an empty list, linked by `next`: the blocks that were in it. One may be
@@ -37,17 +41,112 @@ static void be_counted(struct slm_thread *thread)
     add_relaxed(&count, !thread->tls->helper);
 }
 
+static void link_in(struct slm_thread *thread)
+{
+    thread->ordinal = add_relaxed(&slm_thread_list_born, 1);
+    slm_slots_cover(thread, load_relaxed(&covered));
+    slm_list_insert_before(&threads, &thread->link);
+    be_counted(thread);
+}
+
 void slm_thread_list_add(struct slm_thread *thread)
 {
     slm_lock_acquire(&lock); /* held by a thread that a fork has lost: the list has started empty then */
     if (thread->generation != 0)
         slm_list_init(&lost); /* it has come back */
-    thread->ordinal = add_relaxed(&slm_thread_list_born, 1);
-    slm_slots_cover(thread, load_relaxed(&covered));
-    slm_list_insert_before(&threads, &thread->link);
-    be_counted(thread);
+    link_in(thread);
     slm_lock_release(&lock);
 }
+
+/* -- legacies ---------------------------------------------------------------------------------------------------- */
+
+bool slm_thread_list_bequeath(struct slm_thread *thread, size_t bytes)
+{
+    slm_lock_acquire(&lock);
+    const bool room = load_relaxed(&legacies) < legacies_most && legacies_bytes + bytes <= legacies_bytes_most &&
+                      thread->generation == slm_fork_generation;
+    if (room) {
+        slm_list_remove(&thread->link);
+        sub_relaxed(&count, !thread->tls->helper);
+        thread->tls = &slm_gone_tls;
+        thread->legacy = true;
+        slm_list_insert_before(threads.next, &thread->link);
+        legacies_bytes += bytes;
+        thread->left_bytes = bytes;
+        add_relaxed(&legacies, 1);
+    }
+    slm_lock_release(&lock);
+    return room;
+}
+
+/* Under the lock. */
+static void unlink_legacy(struct slm_thread *thread)
+{
+    slm_list_remove(&thread->link);
+    thread->legacy = false;
+    legacies_bytes -= thread->left_bytes;
+    const uint32_t left = sub_relaxed(&legacies, 1) - 1;
+    if (left < load_relaxed(&legacies_low))
+        store_relaxed(&legacies_low, left);
+}
+
+struct slm_thread *slm_thread_list_inherit(struct slm_tls *tls)
+{
+    struct slm_thread *thread = NULL;
+    if (load_relaxed(&legacies) == 0)
+        return NULL;
+    slm_lock_acquire(&lock);
+    if (load_relaxed(&legacies) > 0) {
+        thread = slm_container(threads.next, struct slm_thread, link);
+        unlink_legacy(thread);
+        thread->tls = tls;
+        thread->helper = tls->helper;
+        thread->still = 0;
+        store_relaxed(&thread->attention, 0);
+        slm_shared_store(&tls->self, thread);
+        link_in(thread);
+    }
+    slm_lock_release(&lock);
+    return thread;
+}
+
+unsigned slm_thread_list_legacies(void)
+{
+    return load_relaxed(&legacies);
+}
+
+slm_seldom unsigned slm_thread_list_surplus(void)
+{
+    slm_lock_acquire(&lock);
+    const unsigned low = load_relaxed(&legacies_low);
+    store_relaxed(&legacies_low, load_relaxed(&legacies));
+    slm_lock_release(&lock);
+    return low;
+}
+
+slm_seldom struct slm_thread *slm_thread_list_take_legacy(void)
+{
+    struct slm_thread *thread = NULL;
+    slm_lock_acquire(&lock);
+    struct slm_list *at = &threads;
+    for (uint32_t i = load_relaxed(&legacies); i > 0; i--)
+        at = at->next;
+    if (at != &threads) {
+        thread = slm_container(at, struct slm_thread, link);
+        unlink_legacy(thread);
+    }
+    slm_lock_release(&lock);
+    return thread;
+}
+
+static slm_seldom void forget_legacies(void)
+{
+    store_relaxed(&legacies, 0);
+    store_relaxed(&legacies_low, 0);
+    legacies_bytes = 0;
+}
+
+/* -- named caches, ends ------------------------------------------------------------------------------------------ */
 
 static void cover(struct slm_thread *thread, void *end)
 {
@@ -134,6 +233,7 @@ static slm_seldom void start_empty(void)
 
 slm_seldom void slm_thread_list_fork_child(struct slm_thread *self)
 {
+    forget_legacies();
     if (load_relaxed(&lock.word) == 0 && self) {
         if (threads.next != &self->link || threads.prev != &self->link)
             store_relaxed(&slm_orphans, burial_ticks);
@@ -151,7 +251,7 @@ slm_seldom struct slm_thread *slm_thread_list_orphan(void)
 {
     for (struct slm_list *at = threads.next; at != &threads; at = at->next) {
         struct slm_thread *thread = slm_container(at, struct slm_thread, link);
-        if (slm_thread_tls(thread) == &slm_gone_tls)
+        if (slm_thread_tls(thread) == &slm_gone_tls && !(thread->legacy && thread->generation == slm_fork_generation))
             return thread;
     }
     store_relaxed(&slm_orphans, 0);

@@ -22,6 +22,12 @@
  *     (slm_thread_works). All other slots are whole. That one is forgotten; so are the retired ones if it was there.
  *   - Rounds of a reserve come and go by one store each, the count.
  *
+ * Legacies. A thread that ends leaves its block, whole, to the next one that is born, which so has warm magazines of
+ * the sizes that its kind of threads asks for. Until then it is a legacy: it stays in the list, ahead of all live
+ * threads' blocks and the youngest first, and takers take from it as from an orphan. Block and magazines change hands
+ * under the lock: what the thread that ends wrote before it released it, and takers wrote meanwhile, the heir sees.
+ * There are few; those that nobody inherits are buried (process/legacy.h). In a child of fork they are orphans.
+ *
  * The child's own thread must not be taken for an orphan. It is known where it notices the fork itself, as nearly
  * always. If another thread of the child does (sync/fork.h), the list starts empty, too. The one that forked links
  * itself again in its next slow path: its block's generation is older than the process's. Until then it may use
@@ -31,6 +37,20 @@
 #include "thread/slots.h"
 
 void slm_thread_list_add(struct slm_thread *thread);
+
+/* The block of a thread that ends, which holds nothing but rounds of malloc's classes, becomes a legacy. False: there
+ * is no room for one more, or a fork has dropped it. */
+bool slm_thread_list_bequeath(struct slm_thread *thread, size_t bytes);
+
+/* The youngest legacy is the calling thread's block from now on; NULL: there is none. */
+struct slm_thread *slm_thread_list_inherit(struct slm_tls *tls);
+
+/* How many legacies there are, and how many of these nobody has needed since the last call of the second. */
+unsigned slm_thread_list_legacies(void);
+unsigned slm_thread_list_surplus(void);
+
+/* The oldest legacy, no longer in the list; NULL: there is none. */
+struct slm_thread *slm_thread_list_take_legacy(void);
 
 /* A named cache has got this id, and no object yet: all threads' slots of it get cursors, those of threads to come
  * when they are added. */

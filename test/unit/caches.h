@@ -7,6 +7,7 @@
 #include <semaphore.h>
 
 #include "depot/cache_name.h"
+#include "process/legacy.h"
 #include "process/lifecycle.h"
 #include "os/topology.h"
 #include "thread/gather.h"
@@ -152,10 +153,12 @@ static inline void start_live_helper(struct helper *helper)
     tell(helper, live_quietly, NULL);
 }
 
+/* Its block is not for the next one. */
 static inline void end_helper(struct helper *helper)
 {
     begin_task(helper, NULL, NULL);
     require(pthread_join(helper->thread, NULL) == 0);
+    slm_legacy_bury(true);
 }
 
 /* Two tasks: in between the thread stands in a slow path. */

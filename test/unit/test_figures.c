@@ -127,9 +127,14 @@ static void what_nodes_have_adds_up(void **state)
     assert_memory_equal(&sum, &expected, sizeof sum);
 }
 
+static pthread_barrier_t all_begun;
+
+/* None begins with what another one has left. */
 static void *take_and_give(void *nothing)
 {
     void *volatile objects[1000];
+    free(malloc(72));
+    pthread_barrier_wait(&all_begun);
     for (size_t i = 0; i < COUNT(objects); i++)
         objects[i] = malloc(72);
     for (size_t i = 0; i < COUNT(objects); i++)
@@ -142,6 +147,7 @@ static void threads_that_ended_stay_counted(void **state)
     (void)state;
     const struct slab_stats before = gather();
     const uint64_t taken = slm_figures_objects_taken();
+    assert_int_equal(pthread_barrier_init(&all_begun, NULL, 4), 0);
     on_threads(4, take_and_give);
     const struct slab_stats after = gather();
     assert_true(slm_figures_objects_taken() >= taken + 4000);

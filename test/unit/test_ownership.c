@@ -279,6 +279,7 @@ static unsigned take_and(void (*what)(void))
     const struct slm_take plan = {.wants = want_all, .work = work, .context = &worked};
     meanwhile = what;
     worked = 0;
+    slm_legacy_bury(true); /* else it is worked on, too */
     struct slm_thread *self = slm_thread_hide();
     const unsigned missed = slm_take_from_all(&plan);
     slm_thread_unhide(self);
