@@ -1,11 +1,13 @@
 /* Partial slabs; see partial.h.
  *
- * Taking from a slab. A slab is out (no free objects, in no list), listed (partial, in a bucket), or held: one thread
- * has taken it out of its bucket, or has just made it, and alone takes objects from it. `where` changes under the
- * depot's lock only. Giving needs no lock: bits, then the count (slab.h). A thread that sees the count leave 0, reach
- * the total, or change its bucket asks for relinking under the lock, which looks again at everything:
+ * Taking from a slab. A slab is out (no free objects, in no list), listed (partial, in a bucket), shared (in no list,
+ * and nobody takes from it), or held: one thread has taken it out of its bucket, or has just made it, and alone takes
+ * objects from it. `where` changes under the depot's lock only. Giving needs no lock: bits, then the count (slab.h). A
+ * thread that sees the count leave 0, reach the total, or change its bucket asks for relinking under the lock, which
+ * looks again at everything:
  *
  *   held           the holder will look at the count when it brings the slab back, under the same lock
+ *   shared         it stays so until few of its objects are out (slm_partial_share)
  *   free == all    vacant: one may be kept, listed (may_keep); others are unlinked, their owner cleared, and released
  *                  to the spans after unlocking
  *   else           into the bucket of its count
@@ -75,6 +77,8 @@ void slm_depot_lock(struct slm_depot *depot)
         restart(depot);
 }
 
+enum { shared_part = 16, shared_most = 32 };
+
 static unsigned bucket_of(int32_t free, unsigned objects)
 {
     return free <= 0 ? 0 : (unsigned)slm_min((unsigned)free * SLM_DEPOT_BUCKETS / objects, SLM_DEPOT_BUCKETS - 1);
@@ -82,7 +86,7 @@ static unsigned bucket_of(int32_t free, unsigned objects)
 
 void slm_partial_set(struct slm_slab *slab, enum slm_slab_where where)
 {
-    slab->where = (uint8_t)where;
+    store_relaxed(&slab->where, (uint8_t)where);
     slab->where_generation = slm_fork_generation;
 }
 
@@ -131,11 +135,25 @@ static __attribute__((noinline)) slm_seldom void end_joined(const struct slm_dep
     slm_slab_show(slab, depot->shape);
 }
 
+/* Few of the objects are out that were when threads began to share it. */
+static slm_for_few __attribute__((noinline)) bool end_shared(struct slm_depot *depot, struct slm_slab *slab,
+                                                             int32_t free)
+{
+    if (slab->objects - free > slab->bucket)
+        return false;
+    slm_partial_set(slab, SLM_SLAB_OUT);
+    slm_slab_show(slab, depot->shape);
+    depot->shares = false;
+    return true;
+}
+
 /* Under the lock: put a slab that is neither held nor listed where its count says. True: it is vacant, and the caller
  * alone releases it, after unlocking. */
 static bool file_slab(struct slm_depot *depot, struct slm_slab *slab)
 {
     const int32_t free = load_acquire(&slab->free); /* pairs with slm_slab_count */
+    if (unlikely(slm_partial_is_shared(slab)) && !end_shared(depot, slab, free))
+        return false;
     if (free == slab->objects && !may_keep(depot)) {
         slm_partial_set(slab, SLM_SLAB_OUT);
         store_relaxed(&slab->owner, NULL);
@@ -172,8 +190,8 @@ static bool relink(struct slm_depot *depot, struct slm_slab *slab)
     bool vacant = false;
     slm_depot_lock(depot);
     const bool ours = load_acquire(&slab->owner) == depot; /* pairs with the release in grow() */
-    if (ours && !(slab->where == SLM_SLAB_HELD && slab->where_generation == slm_fork_generation)) {
-        if (slab->where == SLM_SLAB_LISTED && slab->where_generation >= depot->generation)
+    if (ours && !(load_relaxed(&slab->where) == SLM_SLAB_HELD && slab->where_generation == slm_fork_generation)) {
+        if (load_relaxed(&slab->where) == SLM_SLAB_LISTED && slab->where_generation >= depot->generation)
             slm_partial_unlist(depot, slab, SLM_SLAB_OUT);
         vacant = file_slab(depot, slab);
         slab->span.short_runs = UINT8_MAX;
@@ -191,6 +209,35 @@ void slm_partial_relink(struct slm_slab *slab)
     do
         depot = load_acquire(&slab->owner); /* pairs with slm_partial_take_over */
     while (depot && !relink(depot, slab));
+}
+
+static bool may_share(const struct slm_depot *depot)
+{
+    return !depot->shares && depot->shared_before < shared_most && !depot->cache_name &&
+           depot->shape->object_size < SLM_LINE_BYTES;
+}
+
+/* Under the lock nobody takes a slab that is not held. */
+slm_for_few bool slm_partial_share(struct slm_slab *slab)
+{
+    struct slm_depot *depot = load_acquire(&slab->owner); /* pairs with slm_partial_take_over */
+    if (!depot)
+        return false;
+    slm_depot_lock(depot);
+    const unsigned where = load_relaxed(&slab->where);
+    const bool listed = where == SLM_SLAB_LISTED && slab->where_generation >= depot->generation;
+    if (load_relaxed(&slab->owner) == depot && (listed || where == SLM_SLAB_OUT) && may_share(depot) &&
+        !slab->span.some_purged && !slab->span.some_joined) {
+        if (listed)
+            slm_partial_unlist(depot, slab, SLM_SLAB_OUT);
+        slab->bucket = (uint8_t)slm_min((slab->objects - load_relaxed(&slab->free)) / shared_part, UINT8_MAX);
+        slm_partial_set(slab, SLM_SLAB_SHARED);
+        slm_slab_hide(slab);
+        depot->shares = true;
+        depot->shared_before++;
+    }
+    slm_lock_release(&depot->lock);
+    return slm_partial_is_shared(slab);
 }
 
 void slm_partial_put(struct slm_depot *depot, struct slm_slab *const *slabs, unsigned number, unsigned taken)

@@ -1,7 +1,7 @@
 /* A depot's partial slabs: which there are, in what order they are used, and who may take from one. The fullest is
  * used first, so that sparse ones can become vacant.
  *
- * A slab is out, held or listed; partial.c has the argument. Whoever holds slabs puts them back. */
+ * A slab is out, held, listed or shared; partial.c has the argument. Whoever holds slabs puts them back. */
 #pragma once
 
 #include "base/magazine.h"
@@ -34,7 +34,9 @@ struct slm_depot {
     struct slm_slab *vacant;                    /* a listed one, kept to spare making slabs over and over */
     struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
     unsigned node;
-    bool vacant_seen;           /* at the last trim */
+    bool vacant_seen : 1;       /* at the last trim */
+    bool shares : 1;            /* it has a slab that threads share: see slm_partial_share */
+    uint8_t shared_before : 6;  /* how often it had one */
     _Atomic bool missed_vacant; /* a slab was made after a vacant one had been released: see may_keep */
     uint8_t still;              /* looks that have found the same as the one before, which was seen_moves and: */
     uint8_t shard;              /* which it is */
@@ -124,6 +126,20 @@ void slm_partial_put(struct slm_depot *depot, struct slm_slab *const *slabs, uns
 /* Raise the count of a slab by the objects given back. True: it may have to be relinked, by whatever owns it then. */
 bool slm_partial_count(struct slm_slab *slab, unsigned given);
 void slm_partial_relink(struct slm_slab *slab);
+
+/* Where several objects lie in a cache line, threads that have neighbours wait for each other at each write, and go on
+ * doing so: what a thread frees it gets again. So a thread that is to free an object of malloc's that another one has
+ * made calls this first. The slab is shared from then on: nothing is taken from it, and hot paths do not free what
+ * lies in it (slm_slab_hide), so that all its objects come back to it, whoever frees them, and threads take theirs from
+ * slabs of their own. When a sixteenth of the objects is left it is as any other. A depot has one at a time, and not
+ * for ever new ones. True: the object has to go to its slab. */
+enum { SLM_LINE_BYTES = 64 };
+bool slm_partial_share(struct slm_slab *slab);
+
+slm_inline bool slm_partial_is_shared(const struct slm_slab *slab)
+{
+    return load_relaxed(&slab->where) == SLM_SLAB_SHARED;
+}
 
 /* Leave it to the next caller of slm_depot_relink_pending. No lock is taken, also in signal handlers. */
 void slm_partial_pend(struct slm_slab *slab);

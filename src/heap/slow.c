@@ -46,6 +46,8 @@ void *slm_alloc_direct(struct slm_cache *cache)
     return object;
 }
 
+enum { first_passes = 4, looks_apart = 16 };
+
 /* A class takes a page at least, and most programs have one or two objects of most sizes. So a class's first objects
  * are lent by the class of the next power of two, as long as they waste little. Which these were is remembered for
  * frees that tell a size: bits of their addresses. */
@@ -188,6 +190,39 @@ void slm_free_direct(void *object, const char *call)
     end_direct(before);
 }
 
+/* Is the object the first that the thread has to do with in its class, or, before it has a block, at all? Then another
+ * thread has made it, and perhaps others beside it for further threads. */
+static bool is_first(struct slm_thread *thread, size_t slot_offset)
+{
+    if (!thread)
+        return slm_tls.state == SLM_THREAD_NONE && slm_tls.direct_passes <= first_passes;
+    struct slm_slot *slot = slm_slot_at(thread, slot_offset);
+    if (likely(slot->start_factor != 0))
+        return false;
+    slot->start_factor = slm_page_map_start_factor(slot_offset);
+    return true;
+}
+
+/* Has it to go to its slab? See slm_partial_share. */
+static bool is_shared(struct slm_thread *thread, size_t slot_offset, const void *object)
+{
+    if (slm_page_map_size(slot_offset) >= SLM_LINE_BYTES)
+        return false;
+    const bool first = is_first(thread, slot_offset);
+    if (likely(!first) && likely(slm_map_offset_at(object) != 0))
+        return false;
+    struct slm_slab *slab = slm_slab_of(object);
+    return slm_partial_is_shared(slab) || (first && slm_partial_share(slab));
+}
+
+static slm_for_few void give_shared(void *object, const char *call)
+{
+    struct slm_slab *slab = slm_slab_of(object);
+    slm_depot_give(&object, 1, call);
+    if (load_relaxed(&slab->free) % looks_apart == 0)
+        slm_partial_relink(slab);
+}
+
 static void free_small(size_t slot_offset, void *object, const char *call)
 {
     const unsigned cache_id = slm_cache_id_of(slot_offset);
@@ -195,9 +230,13 @@ static void free_small(size_t slot_offset, void *object, const char *call)
         slm_key_set(object, slm_key_of(object));
     struct slm_thread *thread = slm_thread_enter(false);
     if (likely(thread != NULL)) {
-        slm_thread_free(thread, cache_id, object);
+        if (unlikely(is_shared(thread, slot_offset, object)))
+            give_shared(object, call);
+        else
+            slm_thread_free(thread, cache_id, object);
         slm_thread_leave(thread);
     } else {
+        (void)is_shared(NULL, slot_offset, object);
         slm_free_direct(object, call);
     }
     if (likely(load_relaxed(&slm_pending_slabs_due) == 0))
@@ -211,7 +250,8 @@ static void free_small(size_t slot_offset, void *object, const char *call)
 static slm_for_few __attribute__((noinline)) bool push_by_slab(const struct slm_slab *slab, void *object)
 {
     const struct slm_cache *cache = slm_cache_of_slab(slab, object);
-    if (!cache || !slm_slab_is_object(slab, object) || !slm_area_granule_valid(slm_key_granule(slm_tls.key, object)))
+    if (!cache || slm_partial_is_shared(slab) || !slm_slab_is_object(slab, object) ||
+        !slm_area_granule_valid(slm_key_granule(slm_tls.key, object)))
         return false;
     const bool keyed = cache->shape.keyed;
     if (keyed && (slm_key_is_set(object, slm_tls.key) || slm_slab_has(slab, object)))

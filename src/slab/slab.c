@@ -69,7 +69,7 @@ struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node
     slab->object_size = shape->object_size;
     slab->objects = shape->objects;
     slab->reciprocal = (((uint64_t)1 << 40) + shape->object_size - 1) / shape->object_size;
-    slab->where = SLM_SLAB_HELD;
+    store_relaxed(&slab->where, SLM_SLAB_HELD);
     slab->span.swept = SLM_SLAB_FRESH;
     slab->span.some_purged = slab->span.some_joined = false;
     store_relaxed(&slab->free, shape->objects);
@@ -164,7 +164,7 @@ slm_for_few void slm_slab_hide(struct slm_slab *slab)
 
 slm_for_few void slm_slab_show(struct slm_slab *slab, const struct slm_slab_shape *shape)
 {
-    if (!slab->span.some_purged && !slab->span.some_joined)
+    if (!slab->span.some_purged && !slab->span.some_joined && load_relaxed(&slab->where) != SLM_SLAB_SHARED)
         slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, slm_slab_map_offset(shape));
 }
 

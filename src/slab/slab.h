@@ -18,7 +18,7 @@
 
 enum { SLM_SLAB_WORDS = 5 }; /* of bits inside the descriptor: 320 objects */
 
-enum slm_slab_where { SLM_SLAB_OUT, SLM_SLAB_HELD, SLM_SLAB_LISTED };
+enum slm_slab_where { SLM_SLAB_OUT, SLM_SLAB_HELD, SLM_SLAB_LISTED, SLM_SLAB_SHARED };
 
 /* span.swept: a count of free objects, with one of these. */
 #define SLM_SLAB_FRESH ((uint16_t)1 << 15) /* it was never half in use */
@@ -41,8 +41,8 @@ struct slm_slab {
     _Atomic int32_t free;
     uint32_t object_size;
     uint16_t objects;
-    uint8_t where;  /* owner's: in no list, held by a thread that takes from it, or in a list of partial slabs */
-    uint8_t bucket; /* owner's: which list */
+    _Atomic uint8_t where;              /* owner's: enum slm_slab_where; see depot/partial.c */
+    uint8_t bucket;                     /* owner's: in which list; shared: with so many objects out it no longer is */
     uint32_t where_generation;          /* owner's: the process's count of forks when `where` was set */
     _Atomic(_Atomic uint64_t *) joined; /* bits, too; NULL until there are joined objects: see slab/joined.h */
     union {

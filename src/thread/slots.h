@@ -39,7 +39,7 @@
 
 struct slm_slot {
     void **top, **bottom;                   /* of the loaded magazine's rounds, or slm_no_rounds */
-    uint64_t start_factor;                  /* of the cache, while a target is set: see page/page_map.h */
+    uint64_t start_factor;                  /* of the cache: see page/page_map.h; 0: not used yet */
     struct slm_magazine *loaded, *previous; /* NULL until the cache is first missed */
     _Atomic uint16_t target; /* rounds that a magazine should hold; 0: the slot is not in use, and has no rounds */
     uint16_t misses;         /* trips to the depot since the last slm_thread_adapt; or SLM_SLOT_STILL */
