@@ -209,7 +209,7 @@ static bool is_shared(struct slm_thread *thread, size_t slot_offset, const void 
     if (slm_page_map_size(slot_offset) >= SLM_LINE_BYTES)
         return false;
     const bool first = is_first(thread, slot_offset);
-    if (likely(!first) && likely(slm_map_offset_at(object) != 0))
+    if (likely(!first) && likely(slm_map_offset_at(object) > SLM_MAP_HIDDEN))
         return false;
     struct slm_slab *slab = slm_slab_of(object);
     return slm_partial_is_shared(slab) || (first && slm_partial_share(slab));
@@ -297,7 +297,7 @@ slm_unordered slm_slow void slm_free_slow(void *pointer, const char *call)
         struct slm_slot *slot = slm_slot_at(slm_hot(), depot ? slm_slab_map_offset(depot->shape) : 0);
         void **const top = slm_shared_load(&slot->top);
         if (likely(slot->start_factor * offset < (uintptr_t)*top) && likely(!slm_key_is_set(pointer, key)) &&
-            likely(!slm_pages_lacks_key(slab, offset)) &&
+            likely(!slm_pages_lacks_key(slab, offset)) && likely(!slm_partial_is_shared(slab)) &&
             (!slab->span.some_joined || !slm_joined_near(slab, pointer))) {
             slm_key_set(pointer, key);
             slm_slot_push(slot, top, pointer);
