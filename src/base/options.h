@@ -15,8 +15,8 @@
            "The most bytes of objects that one magazine of a thread holds.")                                         \
     NUMBER(EVERY, thread_bytes, 1 << 20, 4 << 10, 1 << 30, "1M",                                                     \
            "The most bytes of objects that the magazines of one thread may hold.")                                   \
-    NUMBER(EVERY, depot_bytes, 1 << 30, 0, 1ull << 40, "64M",                                                         \
-           "The most bytes of free objects that all depots keep in full magazines.")                                   \
+    NUMBER(EVERY, depot_bytes, 1 << 30, 0, 1ull << 40, "64M",                                                        \
+           "The most bytes of free objects that all depots keep in full magazines.")                                 \
     NUMBER(EVERY, purge_delay_ms, 500, 0, 3600000, "500",                                                            \
            "Freed pages that nobody needed for this many milliseconds go back to the kernel.")                       \
     NUMBER(EVERY, dirty_bytes, 4 << 20, 0, 1ull << 40, "32M",                                                        \

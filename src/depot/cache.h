@@ -30,9 +30,9 @@ struct slm_cache {
     struct slab_cache *first_name;                 /* the oldest; NULL: the cache is leaving */
     uint32_t names;                                /* how many it has */
     uint32_t align;
-    bool merges;            /* with others of its size and alignment */
-    bool attended;          /* while it leaves: slab_cache_destroy still works on it */
-    _Atomic bool learns; /* how many rounds pay in a stock: the program has not fixed it */
+    bool merges;                   /* with others of its size and alignment */
+    bool attended;                 /* while it leaves: slab_cache_destroy still works on it */
+    _Atomic bool learns;           /* how many rounds pay in a stock: the program has not fixed it */
     _Atomic uint32_t sent_home_ms; /* when a stock had no room for rounds; 0: since then some were missed */
     uint32_t recall;        /* while it leaves: the recall that all threads must have attended to before it goes */
     struct slm_cache *next; /* in its bucket of caches that merge, among those that leave, or among those unused */
