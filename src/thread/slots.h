@@ -73,7 +73,8 @@ struct slm_thread {
     struct slm_thread *was;                 /* what `hot` was before a taker changed it; see thread/ownership.h */
     const void *at_work;                    /* see slm_thread_works */
     size_t target_bytes;   /* sum over slots of target times object size, twice: what the pairs may hold */
-    size_t left_bytes;     /* a legacy's: see thread/thread_list.h */
+    size_t left_bytes;     /* of a legacy, and the CPU where it was left: see thread/thread_list.h */
+    uint32_t left_on;
     uint32_t passes;       /* of slow paths, each of which changes it before its end: see thread/freed.c */
     uint32_t ordinal;      /* how many were born before it: deals threads out to simulated nodes */
     uint32_t generation;   /* of the process when it was linked into the list of threads */

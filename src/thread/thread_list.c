@@ -1,10 +1,13 @@
 /* Live threads; see thread_list.h. */
 #include "thread/thread_list.h"
 
+#include "os/topology.h"
+
 enum {
     helpers_most = 8, /* the library's own threads, which are not counted */
     burial_ticks = 3,
     legacies_most = 32,
+    legacies_looked_at = 4,
     legacies_bytes_most = 256 << 10, /* that they may hold */
 };
 
@@ -62,6 +65,11 @@ void slm_thread_list_add(struct slm_thread *thread)
 
 bool slm_thread_list_bequeath(struct slm_thread *thread, size_t bytes)
 {
+    static _Atomic bool found;
+    if (unlikely(!load_relaxed(&found))) {
+        slm_topology_find_here();
+        store_relaxed(&found, true);
+    }
     slm_lock_acquire(&lock);
     const bool room = load_relaxed(&legacies) < legacies_most && legacies_bytes + bytes <= legacies_bytes_most &&
                       thread->generation == slm_fork_generation;
@@ -73,6 +81,7 @@ bool slm_thread_list_bequeath(struct slm_thread *thread, size_t bytes)
         slm_list_insert_before(threads.next, &thread->link);
         legacies_bytes += bytes;
         thread->left_bytes = bytes;
+        thread->left_on = slm_topology_here(0);
         add_relaxed(&legacies, 1);
     }
     slm_lock_release(&lock);
@@ -90,6 +99,20 @@ static void unlink_legacy(struct slm_thread *thread)
         store_relaxed(&legacies_low, left);
 }
 
+/* Under the lock. One of this CPU, whose caches may have it, among the youngest, else the youngest. */
+static struct slm_thread *choose_legacy(void)
+{
+    struct slm_list *at = threads.next;
+    struct slm_thread *youngest = slm_container(at, struct slm_thread, link);
+    const unsigned here = slm_topology_here(0);
+    for (uint32_t i = 0; i < load_relaxed(&legacies) && i < legacies_looked_at; i++, at = at->next) {
+        struct slm_thread *thread = slm_container(at, struct slm_thread, link);
+        if (thread->left_on == here)
+            return thread;
+    }
+    return youngest;
+}
+
 struct slm_thread *slm_thread_list_inherit(struct slm_tls *tls)
 {
     struct slm_thread *thread = NULL;
@@ -97,7 +120,7 @@ struct slm_thread *slm_thread_list_inherit(struct slm_tls *tls)
         return NULL;
     slm_lock_acquire(&lock);
     if (load_relaxed(&legacies) > 0) {
-        thread = slm_container(threads.next, struct slm_thread, link);
+        thread = choose_legacy();
         unlink_legacy(thread);
         thread->tls = tls;
         thread->helper = tls->helper;

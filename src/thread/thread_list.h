@@ -42,7 +42,8 @@ void slm_thread_list_add(struct slm_thread *thread);
  * is no room for one more, or a fork has dropped it. */
 bool slm_thread_list_bequeath(struct slm_thread *thread, size_t bytes);
 
-/* The youngest legacy is the calling thread's block from now on; NULL: there is none. */
+/* A legacy is the calling thread's block from now on, if one of the youngest is one that was left on this CPU, then
+ * that; NULL: there is none. */
 struct slm_thread *slm_thread_list_inherit(struct slm_tls *tls);
 
 /* How many legacies there are, and how many of these nobody has needed since the last call of the second. */

@@ -3,6 +3,7 @@
 #include "unit.h"
 
 #include <malloc.h>
+#include <sched.h>
 
 #include "base/size_class.h"
 #include "caches.h"
@@ -153,6 +154,32 @@ static void much_of_a_class_is_not_left(void **state)
     slm_thread_block_free(legacy);
 }
 
+/* Of two, the older one was left on this CPU. */
+static void who_ended_on_this_cpu_comes_first(void **state)
+{
+    (void)state;
+    cpu_set_t before, one;
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    assert_int_equal(pthread_barrier_init(&all_alive, NULL, 2), 0);
+    on_threads(2, use_at_once);
+    assert_int_equal(slm_thread_list_legacies(), 2);
+    struct slm_thread *const older = slm_thread_list_take_legacy(), *const youngest = slm_thread_list_take_legacy();
+    const uint32_t here = older->left_on;
+    assert_int_equal(youngest->left_on, here);
+    older->tls = youngest->tls = &slm_tls;
+    slm_thread_list_add(older);
+    slm_thread_list_add(youngest);
+    assert_true(slm_thread_list_bequeath(older, 0) && slm_thread_list_bequeath(youngest, 0));
+    youngest->left_on = here + 1;
+    older->left_on = here;
+    on_threads(1, use);
+    assert_ptr_equal(block, older);
+    assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
+}
+
 static struct slab_cache *name;
 
 static void *use_named(void *nothing)
@@ -243,6 +270,7 @@ int main(void)
         cmocka_unit_test_setup(what_nobody_inherits_is_buried_at_the_second_look, begin_test),
         cmocka_unit_test_setup(all_go_by_malloc_trim, begin_test),
         cmocka_unit_test_setup(much_of_a_class_is_not_left, begin_test),
+        cmocka_unit_test_setup(who_ended_on_this_cpu_comes_first, begin_test),
         cmocka_unit_test_setup(nothing_is_left_of_named_caches, begin_test),
         cmocka_unit_test_setup(heirs_can_use_caches_made_meanwhile, begin_test),
         cmocka_unit_test_setup(in_a_child_it_is_an_orphan, begin_test),
