@@ -13,6 +13,7 @@
 #include "depot/pending_slabs.h"
 #include "depot/shards.h"
 #include "page/demand.h"
+#include "page/free_spans.h"
 #include "page/huge.h"
 #include "page/metadata.h"
 
@@ -171,7 +172,13 @@ static slm_for_few __attribute__((noinline)) unsigned take_over(struct slm_depot
     return number;
 }
 
-static const uint64_t join_from = (uint64_t)4 << 20;
+static const uint64_t join_from = (uint64_t)4 << 20; /* less has less than the code takes */
+
+/* Where there is dirty memory for a slab nothing is won. */
+static bool may_join(const struct slm_depot *depot)
+{
+    return slm_demand_used() >= join_from && slm_span_dirty_bytes() < depot->shape->granules * SLM_GRANULE;
+}
 
 /* As slm_depot_fill, of objects that are charged. */
 static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
@@ -186,7 +193,7 @@ static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
     }
     for (unsigned i = 0; i < number; i++)
         got += take_from(depot, slabs[i], n - got, rounds + got);
-    if (unlikely(got == 0) && slm_demand_used() >= join_from) /* less has less than the code takes */
+    if (unlikely(got == 0) && may_join(depot))
         joined = slm_join_take(depot, rounds, n);
     if (unlikely(got == 0) && joined == 0) {
         if (number > 0)
@@ -197,6 +204,7 @@ static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
     }
     add_relaxed(&depot->objects_out, got);
     got += joined;
+    slm_depot_note_out(depot);
     slm_partial_put(depot, slabs, number, got);
     if (got > 1)
         reverse(rounds, rounds + got - 1);
@@ -304,13 +312,14 @@ slm_inline void expect(const void *object)
 
 void slm_depot_give(void *const *rounds, unsigned n, const char *call)
 {
+    struct slm_depot *depot = NULL;
     for (unsigned i = 0; i < n && i < ahead; i++)
         expect(rounds[i]);
     for (unsigned i = 0; i < n;) {
         if (i + ahead < n)
             expect(rounds[i + ahead]);
         struct slm_slab *slab = slm_slab_of(rounds[i]);
-        struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
+        depot = slab ? load_relaxed(&slab->owner) : NULL;
         if (!depot)
             not_ours(rounds[i], call);
         if (unlikely(slm_slab_joins(slab) != NULL)) {
@@ -325,6 +334,8 @@ void slm_depot_give(void *const *rounds, unsigned n, const char *call)
             slm_partial_relink(slab);
         i += given;
     }
+    if (likely(depot != NULL))
+        slm_depot_note_out(depot);
 }
 
 slm_for_few bool slm_depot_give_nolock(void *object, const char *call)

@@ -102,7 +102,7 @@ static slm_seldom unsigned search(const struct slm_depot *depot, unsigned class,
         const unsigned pieces = pieces_of(lender, class);
         struct slm_depot *of = pieces > 0 ? depot_of(depot->node, lender) : NULL;
         for (; of && taken < n; of = slm_depot_shard_after(of))
-            taken += borrow(of, pieces, size & -size, n - taken, rounds + taken);
+            taken += slm_depot_falls(of) ? borrow(of, pieces, size & -size, n - taken, rounds + taken) : 0;
     }
     return taken;
 }
@@ -126,15 +126,15 @@ slm_seldom unsigned slm_join_take(struct slm_depot *depot, void **rounds, unsign
     if (class >= SLM_CLASSES || depot_of(depot->node, class) != slm_depot_home(depot))
         return 0;
     const unsigned skip = load_relaxed(&depot->join_skip), step = load_relaxed(&depot->join_step);
-    store_relaxed(&depot->join_skip, (uint16_t)(skip > 0 ? skip - 1 : skip_most));
+    store_relaxed(&depot->join_skip, (uint8_t)(skip > 0 ? skip - 1 : skip_most));
     if (skip > 0)
         return 0;
     const uint32_t relinked = count_relinked(depot, class);
     if ((int32_t)(relinked - load_relaxed(&depot->join_due)) < 0)
         return 0;
     const unsigned taken = search(depot, class, rounds, n);
-    store_relaxed(&depot->join_step, (uint16_t)(taken > 0 ? 0 : slm_min(step * 2 + 1, step_most)));
-    store_relaxed(&depot->join_skip, (uint16_t)(taken > 0 ? 0 : skip_most));
+    store_relaxed(&depot->join_step, (uint8_t)(taken > 0 ? 0 : slm_min(step * 2 + 1, step_most)));
+    store_relaxed(&depot->join_skip, (uint8_t)(taken > 0 ? 0 : skip_most));
     store_relaxed(&depot->join_due, taken > 0 ? relinked : relinked + 1 + step);
     add_relaxed(&depot->objects_out, taken);
     add_relaxed(&depot->joined_out, taken);

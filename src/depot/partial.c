@@ -52,7 +52,7 @@ void slm_depot_init(struct slm_depot *depot, const struct slm_slab_shape *shape,
     depot->generation = slm_fork_generation;
     depot->shape = shape;
     depot->cache_name = cache_name;
-    depot->node = node;
+    depot->node = (uint16_t)node;
 }
 
 void slm_depot_lose(struct slm_depot *depot, uint64_t n)
@@ -60,6 +60,19 @@ void slm_depot_lose(struct slm_depot *depot, uint64_t n)
     sub_relaxed(&depot->objects_out, n);
     slm_limit_return(depot->shape->limit, n);
 }
+
+void slm_depot_note_out(struct slm_depot *depot)
+{
+    const int32_t out = (int32_t)slm_min(load_relaxed(&depot->objects_out), INT32_MAX / 4);
+    const int32_t step = (int32_t)slm_max((size_t)out / 8, depot->shape->objects / 4u);
+    const int32_t turn = load_relaxed(&depot->turn), fall = out > step ? out - step : 0, rise = -(out + step + 1);
+    if (turn >= 0 ? out <= turn : turn < rise)
+        store_relaxed(&depot->turn, rise);
+    else if (turn >= 0 ? turn < fall : out >= -turn)
+        store_relaxed(&depot->turn, fall);
+}
+
+static const uint32_t worked_least = 1024, worked_objects = 2;
 
 static void restart(struct slm_depot *depot)
 {
@@ -238,6 +251,32 @@ slm_for_few bool slm_partial_share(struct slm_slab *slab)
     }
     slm_lock_release(&depot->lock);
     return slm_partial_is_shared(slab);
+}
+
+/* Under the lock, and so it is the depot's still: should it be held to be shown again? */
+static slm_for_few bool has_worked(const struct slm_depot *depot, struct slm_slab *slab, uint32_t frees)
+{
+    const uint32_t worked = load_relaxed(&slab->span.worked) + frees;
+    store_relaxed(&slab->span.worked, worked);
+    return worked >= worked_least + worked_objects * slab->objects && slab->span.some_purged &&
+           slab->where == SLM_SLAB_LISTED && slab->where_generation >= depot->generation;
+}
+
+slm_for_few void slm_partial_note_worked(struct slm_slab *slab, uint32_t frees)
+{
+    struct slm_depot *depot = load_acquire(&slab->owner); /* pairs with slm_partial_take_over */
+    if (!depot)
+        return;
+    slm_depot_lock(depot);
+    const bool worked = load_relaxed(&slab->owner) == depot && has_worked(depot, slab, frees);
+    if (worked)
+        slm_partial_unlist(depot, slab, SLM_SLAB_HELD);
+    slm_lock_release(&depot->lock);
+    if (!worked)
+        return;
+    slm_pages_touch_all(slab, depot->shape);
+    slab->span.swept = 0;
+    slm_partial_put(depot, &slab, 1, 0);
 }
 
 void slm_partial_put(struct slm_depot *depot, struct slm_slab *const *slabs, unsigned number, unsigned taken)

@@ -33,10 +33,10 @@ struct slm_depot {
     const char *cache_name;                     /* in messages; NULL: malloc's objects are named by their size */
     struct slm_slab *vacant;                    /* a listed one, kept to spare making slabs over and over */
     struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
-    unsigned node;
-    bool vacant_seen : 1;       /* at the last trim */
-    bool shares : 1;            /* it has a slab that threads share: see slm_partial_share */
-    uint8_t shared_before : 6;  /* how often it had one */
+    _Atomic int32_t turn;                       /* see slm_depot_note_out */
+    bool vacant_seen : 1;                       /* at the last trim */
+    bool shares : 1;                            /* it has a slab that threads share: see slm_partial_share */
+    uint8_t shared_before : 6;                  /* how often it had one */
     _Atomic bool missed_vacant; /* a slab was made after a vacant one had been released: see may_keep */
     uint8_t still;              /* looks that have found the same as the one before, which was seen_moves and: */
     uint8_t shard;              /* which it is */
@@ -48,7 +48,8 @@ struct slm_depot {
     _Atomic uint64_t lent;       /* pieces of such, in its own slabs */
     _Atomic uint32_t relinked;   /* how often slabs were, as objects came back; written under the lock */
     _Atomic uint32_t join_due;   /* see depot/join.c */
-    _Atomic uint16_t join_step, join_skip;
+    _Atomic uint8_t join_step, join_skip;
+    uint16_t node;
     _Atomic uint32_t meetings;               /* see depot/shards.c */
     _Atomic uint64_t drains_home;            /* magazines whose rounds went to their slabs */
     uint64_t locks_before, contended_before; /* of the lock, when the depot was made another cache's */
@@ -87,6 +88,17 @@ slm_inline uint64_t slm_depot_taken(const struct slm_depot *depot)
 {
     return load_relaxed(&depot->objects_out) - load_relaxed(&depot->joined_out) + load_relaxed(&depot->lent);
 }
+
+/* Use falls once an eighth of what was out is back, and at least a quarter of a slab; it rises again once as much more
+ * is out than at the lowest. The turn is where that will be: below it if use rises, else above its negative. A class
+ * whose use rises will take what it has free: it lends nothing, and its pages are not purged for others' growth, as
+ * frees into such slabs are slower. A figure: threads that race may lose a change. */
+slm_inline bool slm_depot_falls(const struct slm_depot *depot)
+{
+    return load_relaxed(&depot->turn) < 0;
+}
+
+void slm_depot_note_out(struct slm_depot *depot);
 
 /* Slabs that slm_partial_pend has left to be relinked. */
 extern slm_hidden struct slm_slab *_Atomic slm_depot_pending;
@@ -140,6 +152,10 @@ slm_inline bool slm_partial_is_shared(const struct slm_slab *slab)
 {
     return load_relaxed(&slab->where) == SLM_SLAB_SHARED;
 }
+
+/* Objects of a hidden slab, of one granule, were freed, about so many since the last call. Where that has come to a
+ * few times as many as it has, it is in use, and gets the pages again that keep it hidden. */
+void slm_partial_note_worked(struct slm_slab *slab, uint32_t frees);
 
 /* Leave it to the next caller of slm_depot_relink_pending. No lock is taken, also in signal handlers. */
 void slm_partial_pend(struct slm_slab *slab);

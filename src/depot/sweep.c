@@ -55,7 +55,7 @@ slm_seldom size_t slm_depot_sweep_bucket(struct slm_depot *depot, unsigned bucke
 {
     const bool whole_pages = depot->shape->object_size >= dense_size;
     const bool worth = !depot->shape->hooks && (bucket >= SLM_DEPOT_SPARSE || whole_pages);
-    return worth && slm_partial_any(depot) ? sweep(depot, bucket, true, most) : 0;
+    return worth && slm_depot_falls(depot) && slm_partial_any(depot) ? sweep(depot, bucket, true, most) : 0;
 }
 
 size_t slm_depot_sweep(struct slm_depot *depot, bool all)

@@ -271,7 +271,8 @@ static slm_for_few __attribute__((noinline)) bool push_by_slab(const struct slm_
 
 static __attribute__((noinline)) slm_slow void free_unpushed(void *pointer, const char *call)
 {
-    const struct slm_slab *slab = unlikely(slm_map_offset_at(pointer) <= SLM_MAP_HIDDEN) ? slm_slab_of(pointer) : NULL;
+    const struct slm_slab *slab =
+        unlikely(slm_map_offset_at(pointer) <= SLM_MAP_HIDDEN) ? slm_slab_of(pointer) : NULL;
     if (slab && push_by_slab(slab, pointer))
         return;
     slm_keep_errno();
@@ -284,6 +285,20 @@ static __attribute__((noinline)) slm_slow void free_unpushed(void *pointer, cons
     slm_worker_note_slabs();
 }
 
+enum { hidden_sample = 32 };
+
+/* An object of a hidden slab was pushed, one of so many. */
+static slm_for_few __attribute__((noinline)) void note_worked(struct slm_slab *slab)
+{
+    slm_keep_errno();
+    slm_fork_check();
+    struct slm_thread *thread = slm_thread_enter(false);
+    if (!thread)
+        return;
+    slm_partial_note_worked(slab, hidden_sample);
+    slm_thread_leave(thread);
+}
+
 /* As the hot path does it (heap/free.h), for most objects of hidden slabs: what is in use may be hidden for long.
  * Purged pages have no keys: what lies there is free already. NULL is freed often: by C programs at their ends of
  * scopes, by libc 18 times at each thread's end. */
@@ -292,15 +307,18 @@ slm_unordered slm_slow void slm_free_slow(void *pointer, const char *call)
     const uintptr_t key = slm_tls.key;
     const size_t granule = slm_key_granule(key, pointer), offset = (uint16_t)(uintptr_t)pointer;
     if (slm_area_granule_valid(granule) && slm_page_map_offset(slm_key_area(key), granule) == SLM_MAP_HIDDEN) {
-        const struct slm_slab *slab = slm_descriptor(slm_granule_of(pointer));
+        struct slm_slab *slab = slm_descriptor(slm_granule_of(pointer));
         const struct slm_depot *depot = load_relaxed(&slab->owner);
-        struct slm_slot *slot = slm_slot_at(slm_hot(), depot ? slm_slab_map_offset(depot->shape) : 0);
+        struct slm_thread *thread = slm_hot();
+        struct slm_slot *slot = slm_slot_at(thread, depot ? slm_slab_map_offset(depot->shape) : 0);
         void **const top = slm_shared_load(&slot->top);
         if (likely(slot->start_factor * offset < (uintptr_t)*top) && likely(!slm_key_is_set(pointer, key)) &&
             likely(!slm_pages_lacks_key(slab, offset)) && likely(!slm_partial_is_shared(slab)) &&
             (!slab->span.some_joined || !slm_joined_near(slab, pointer))) {
             slm_key_set(pointer, key);
             slm_slot_push(slot, top, pointer);
+            if (unlikely(++thread->hidden_frees % hidden_sample == 0))
+                note_worked(slab);
             return;
         }
     }

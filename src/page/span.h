@@ -27,7 +27,10 @@ enum slm_span_state { SLM_SPAN_CLEAN, SLM_SPAN_DIRTY, SLM_SPAN_UNMAPPED, SLM_SPA
 struct slm_span {
     struct slm_list link; /* free: of a bin; slab: of a depot's partial slabs */
     uint32_t granules;
-    uint32_t back; /* distance to the first granule, in granules */
+    union {
+        uint32_t back;           /* distance to the first granule, in granules */
+        _Atomic uint32_t worked; /* a slab of one granule, while it is hidden: see depot/partial.h */
+    };
     _Atomic uint8_t kind;
     uint8_t state;        /* enum slm_span_state: in use: DIRTY if any of it was when it was taken, else CLEAN */
     bool moved : 1;       /* in use: mremap has moved a separate mapping here, or away from here */

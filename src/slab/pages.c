@@ -54,8 +54,10 @@ static bool is_free(const struct slm_slab *slab, unsigned index)
 
 static slm_for_few void leave_hot_paths(struct slm_slab *slab)
 {
-    if (!slab->span.some_purged)
+    if (!slab->span.some_purged) {
         slm_slab_hide(slab);
+        store_relaxed(&slab->span.worked, 0);
+    }
     slab->span.some_purged = true;
 }
 
@@ -196,6 +198,12 @@ slm_for_few void slm_pages_touch(struct slm_slab *slab, const struct slm_slab_sh
     }
     if (first_purged(slab) == pages_of(slab))
         return_to_hot_paths(slab, shape);
+}
+
+slm_for_few void slm_pages_touch_all(struct slm_slab *slab, const struct slm_slab_shape *shape)
+{
+    while (slab->span.some_purged)
+        slm_pages_touch(slab, shape);
 }
 
 slm_for_few void slm_pages_all_out(struct slm_slab *slab, const struct slm_slab_shape *shape)

@@ -35,6 +35,9 @@ uint64_t slm_pages_resident(const struct slm_slab *slab, unsigned word);
 /* The pages of the first object that touches a purged one are purged no longer, and can be taken from. */
 void slm_pages_touch(struct slm_slab *slab, const struct slm_slab_shape *shape);
 
+/* The same of all purged pages. */
+void slm_pages_touch_all(struct slm_slab *slab, const struct slm_slab_shape *shape);
+
 /* All objects are out: after a fork in which another thread held the slab a bit may be left. */
 void slm_pages_all_out(struct slm_slab *slab, const struct slm_slab_shape *shape);
 

@@ -89,6 +89,7 @@ struct slm_thread {
     bool helper;                                     /* the library's own */
     bool legacy;                                     /* its thread has ended: see thread/thread_list.h */
     uint8_t still;                                   /* how long `passes` has not changed: see thread/park.c */
+    uint8_t hidden_frees;                            /* modulo 256: see slm_free_slow */
     _Atomic(struct slm_reserve *) reserves;          /* see thread/reserve.h */
     _Atomic uint64_t refills, drains, objects_taken; /* written by the owner alone */
     _Atomic uint64_t remote_frees;                   /* since it came to its node */

@@ -71,6 +71,49 @@ static void sparse_slabs_lose_free_pages(void **state)
     check_depot(&depot);
 }
 
+/* Frees that hot paths leave alone are noted; a slab that has many of them is shown to hot paths again. */
+static void a_slab_in_use_has_its_pages_again(void **state)
+{
+    (void)state;
+    if (slm_page_size != 4096)
+        skip();
+    const unsigned kept = thin_out(32);
+    slm_depot_sweep(&depot, true);
+    struct slm_slab *slab = slm_slab_of(rounds[0]);
+    slm_partial_note_worked(slab, 32);
+    assert_true(slab->span.some_purged);
+    slm_partial_note_worked(slab, 1 << 16);
+    assert_false(slab->span.some_purged);
+    assert_int_equal(count_resident(slm_slab_start(slab)), PAGES);
+    assert_int_equal(slm_depot_sweep(&depot, false), 0);
+    require_contents(kept);
+    check_depot(&depot);
+    slm_depot_give(rounds, kept, "free");
+    check_depot(&depot);
+}
+
+/* For others' growth only such classes pay as have objects back. */
+static void a_bucket_is_swept_only_where_use_has_fallen(void **state)
+{
+    (void)state;
+    if (slm_page_size != 4096)
+        skip();
+    const unsigned kept = thin_out(16), more = COUNT(rounds) / 4;
+    assert_true(slm_depot_falls(&depot));
+    fill(rounds + kept, more);
+    assert_false(slm_depot_falls(&depot));
+    for (unsigned bucket = 0; bucket < SLM_DEPOT_BUCKETS; bucket++)
+        assert_int_equal(slm_depot_sweep_bucket(&depot, bucket, SIZE_MAX), 0);
+    slm_depot_give(rounds + kept, more, "free");
+    assert_true(slm_depot_falls(&depot));
+    size_t purged = 0;
+    for (unsigned bucket = 0; bucket < SLM_DEPOT_BUCKETS; bucket++)
+        purged += slm_depot_sweep_bucket(&depot, bucket, SIZE_MAX);
+    assert_true(purged > 0);
+    slm_depot_give(rounds, kept, "free");
+    check_depot(&depot);
+}
+
 static void all_go_at_once_when_asked(void **state)
 {
     (void)state;
@@ -240,6 +283,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         depot_test(the_first_slab_has_only_pages_in_use),
         depot_test(sparse_slabs_lose_free_pages),
+        depot_test(a_slab_in_use_has_its_pages_again),
+        depot_test(a_bucket_is_swept_only_where_use_has_fallen),
         depot_test(all_go_at_once_when_asked),
         depot_test(a_count_that_changes_puts_it_off),
         depot_test(dense_and_fresh_slabs_stay),

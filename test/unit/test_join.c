@@ -114,6 +114,26 @@ static void a_slab_that_is_full_again_is_hot_again(void **state)
     malloc_trim(0);
 }
 
+/* A class that is about to use what it has free keeps it. */
+static void who_takes_does_not_lend(void **state)
+{
+    (void)state;
+    static void *again[LENDER_MOST];
+    lender_make(&lender, 256);
+    assert_true(slm_depot_falls(depot_of(256)));
+    unsigned taken = 0;
+    while (slm_depot_falls(depot_of(256)))
+        again[taken++] = malloc(256);
+    for (unsigned i = 0; i < 40; i++)
+        require((objects[i] = malloc(1024)) && !is_joined(objects[i]));
+    for (unsigned i = 0; i < 40; i++)
+        free(objects[i]);
+    while (taken > 0)
+        free(again[--taken]);
+    lender_free(&lender);
+    malloc_trim(0);
+}
+
 /* Neither a class that only grows, nor one whose neighbours have a little free here and there, searches. */
 static void growth_alone_joins_nothing(void **state)
 {
@@ -201,6 +221,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_processes_do_without),
+        cmocka_unit_test(who_takes_does_not_lend),
         cmocka_unit_test(growth_alone_joins_nothing),
         cmocka_unit_test(they_are_objects_of_their_class),
         cmocka_unit_test(both_classes_are_counted),
