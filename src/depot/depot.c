@@ -319,7 +319,7 @@ void slm_depot_give(void *const *rounds, unsigned n, const char *call)
         if (i + ahead < n)
             expect(rounds[i + ahead]);
         struct slm_slab *slab = slm_slab_of(rounds[i]);
-        depot = slab ? load_relaxed(&slab->owner) : NULL;
+        depot = slab ? load_acquire(&slab->owner) : NULL; /* pairs with slm_partial_take_over */
         if (!depot)
             not_ours(rounds[i], call);
         if (unlikely(slm_slab_joins(slab) != NULL)) {
@@ -341,7 +341,7 @@ void slm_depot_give(void *const *rounds, unsigned n, const char *call)
 slm_for_few bool slm_depot_give_nolock(void *object, const char *call)
 {
     struct slm_slab *slab = slm_slab_of(object);
-    struct slm_depot *depot = slab ? load_relaxed(&slab->owner) : NULL;
+    struct slm_depot *depot = slab ? load_acquire(&slab->owner) : NULL; /* as in slm_depot_give */
     if (!depot)
         return false;
     if (unlikely(slm_slab_joins(slab) != NULL)) {

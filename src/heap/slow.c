@@ -308,7 +308,7 @@ slm_unordered slm_slow void slm_free_slow(void *pointer, const char *call)
     const size_t granule = slm_key_granule(key, pointer), offset = (uint16_t)(uintptr_t)pointer;
     if (slm_area_granule_valid(granule) && slm_page_map_offset(slm_key_area(key), granule) == SLM_MAP_HIDDEN) {
         struct slm_slab *slab = slm_descriptor(slm_granule_of(pointer));
-        const struct slm_depot *depot = load_relaxed(&slab->owner);
+        const struct slm_depot *depot = load_acquire(&slab->owner); /* as in slm_depot_give */
         struct slm_thread *thread = slm_hot();
         struct slm_slot *slot = slm_slot_at(thread, depot ? slm_slab_map_offset(depot->shape) : 0);
         void **const top = slm_shared_load(&slot->top);
@@ -331,7 +331,7 @@ static slm_for_few void free_small_nolock(const struct slm_slab *slab, void *obj
 {
     if (slm_freed_check_nolock(slab, object, call))
         return;
-    const struct slm_depot *depot = load_relaxed(&slab->owner);
+    const struct slm_depot *depot = load_acquire(&slab->owner); /* as in slm_depot_give */
     if (depot && depot->shape->keyed)
         slm_key_set(object, slm_key_of(object));
     if (!slm_depot_give_nolock(object, call))
