@@ -173,22 +173,23 @@ unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds)
     const int32_t there = load_acquire(&slab->free); /* pairs with slm_slab_count: so many bits can be seen */
     n = there <= 0 ? 0 : (unsigned)slm_min(n, (size_t)there);
     sub_relaxed(&slab->free, (int32_t)n); /* first: see "The count" */
-    char *const start = slm_slab_start(slab);
+    const size_t size = slab->object_size;
     const unsigned words = slm_slab_words(slab);
-    unsigned taken = 0;
-    for (unsigned word = 0; taken < n && word < words; word++) {
-        uint64_t bits = load_relaxed(&slab->bits[word]), mine = 0;
-        while (bits != 0 && taken < n) {
-            const unsigned bit = (unsigned)__builtin_ctzll(bits);
-            rounds[taken++] = start + (size_t)(word * 64 + bit) * slab->object_size;
-            mine |= (uint64_t)1 << bit;
-            bits &= bits - 1;
+    void **next = rounds, **const end = rounds + n;
+    for (unsigned word = 0; next != end && word < words; word++) {
+        const uint64_t all = load_relaxed(&slab->bits[word]);
+        char *const first = slm_slab_start(slab) + word * 64 * size;
+        uint64_t bits = all;
+        for (; bits != 0; bits &= bits - 1) {
+            if (next == end)
+                break;
+            *next++ = first + (size_t)__builtin_ctzll(bits) * size;
         }
-        if (mine != 0) /* acquire: pairs with the release in slm_slab_give, so the last owner's writes are done */
-            atomic_fetch_and_explicit(&slab->bits[word], ~mine, memory_order_acquire);
+        if (bits != all) /* acquire: pairs with the release in slm_slab_give, so the last owner's writes are done */
+            atomic_fetch_and_explicit(&slab->bits[word], ~(all ^ bits), memory_order_acquire);
     }
-    slm_assert(taken == n);
-    return taken;
+    slm_assert(next == end);
+    return (unsigned)(next - rounds);
 }
 
 /* The rest of a slab of one granule begins at a multiple of the object size: hot paths take it for an object, too. It
