@@ -1,5 +1,5 @@
-/* src/process/legacy.h, and what src/thread/thread_list.h says of legacies: a thread that ends leaves its block, with the
- * magazines of malloc's classes, to the next one. */
+/* src/process/legacy.h, and what src/thread/thread_list.h says of legacies: a thread that ends leaves its block, with
+ * the magazines of malloc's classes, to the next one. */
 #include "unit.h"
 
 #include <malloc.h>
