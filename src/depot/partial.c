@@ -258,8 +258,8 @@ static slm_for_few bool has_worked(const struct slm_depot *depot, struct slm_sla
 {
     const uint32_t worked = load_relaxed(&slab->span.worked) + frees;
     store_relaxed(&slab->span.worked, worked);
-    return worked >= worked_least + worked_objects * slab->objects && slab->span.some_purged &&
-           slab->where == SLM_SLAB_LISTED && slab->where_generation >= depot->generation;
+    return worked >= worked_least + worked_objects * slab->objects && load_relaxed(&slab->where) == SLM_SLAB_LISTED &&
+           slab->where_generation >= depot->generation && slab->span.some_purged; /* a holder's, if it is held */
 }
 
 slm_for_few void slm_partial_note_worked(struct slm_slab *slab, uint32_t frees)

@@ -299,10 +299,17 @@ static slm_for_few __attribute__((noinline)) void note_worked(struct slm_slab *s
     slm_thread_leave(thread);
 }
 
+/* Of a hidden slab's live object, without any order: may it be pushed as any other? */
+slm_unordered static inline bool has_own_key(const struct slm_slab *slab, void *pointer, size_t offset)
+{
+    return likely(!slm_pages_lacks_key(slab, offset)) && likely(!slm_partial_is_shared(slab)) &&
+           (!slab->span.some_joined || !slm_joined_near(slab, pointer));
+}
+
 /* As the hot path does it (heap/free.h), for most objects of hidden slabs: what is in use may be hidden for long.
  * Purged pages have no keys: what lies there is free already. NULL is freed often: by C programs at their ends of
  * scopes, by libc 18 times at each thread's end. */
-slm_unordered slm_slow void slm_free_slow(void *pointer, const char *call)
+slm_slow void slm_free_slow(void *pointer, const char *call)
 {
     const uintptr_t key = slm_tls.key;
     const size_t granule = slm_key_granule(key, pointer), offset = (uint16_t)(uintptr_t)pointer;
@@ -313,8 +320,7 @@ slm_unordered slm_slow void slm_free_slow(void *pointer, const char *call)
         struct slm_slot *slot = slm_slot_at(thread, depot ? slm_slab_map_offset(depot->shape) : 0);
         void **const top = slm_shared_load(&slot->top);
         if (likely(slot->start_factor * offset < (uintptr_t)*top) && likely(!slm_key_is_set(pointer, key)) &&
-            likely(!slm_pages_lacks_key(slab, offset)) && likely(!slm_partial_is_shared(slab)) &&
-            (!slab->span.some_joined || !slm_joined_near(slab, pointer))) {
+            likely(has_own_key(slab, pointer, offset))) {
             slm_key_set(pointer, key);
             slm_slot_push(slot, top, pointer);
             if (unlikely(++thread->hidden_frees % hidden_sample == 0))
