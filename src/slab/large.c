@@ -41,7 +41,6 @@ static const uint64_t tails_heap_bytes = (uint64_t)256 << 20;
 
 static _Atomic uint32_t tails;
 static _Atomic uint8_t clears_due[64];
-static _Atomic uint64_t made;
 static _Atomic uint32_t live_moved, copies_due;
 
 static size_t granules_for(size_t n)
@@ -72,10 +71,20 @@ static struct slm_large *make(size_t n, size_t granules, size_t align_granules, 
     slm_charge_sub(uncharged(large));
     if (large->rest_clean)
         slm_huge_break_unused(slm_span_start(&large->span), slm_span_bytes(&large->span));
-    add_relaxed(&made, 1);
     count_live(large, large->usable);
     store_relaxed(&large->span.kind, SLM_SPAN_LARGE);
     return large;
+}
+
+/* It was counted as live all the time. */
+void slm_large_reuse(struct slm_large *large, size_t usable)
+{
+    if (usable != large->usable)
+        count_live(large, usable - large->usable);
+    large->usable = usable;
+    large->grown = large->rest_clean = false;
+    large->span.state = SLM_SPAN_DIRTY;
+    store_relaxed(&large->span.kind, SLM_SPAN_LARGE);
 }
 
 static char *tail_of(const struct slm_large *large)
@@ -140,7 +149,7 @@ slm_for_few void *slm_large_clear(void *object)
 struct slm_large *slm_large_of(const void *pointer)
 {
     const size_t granule = slm_granule_of(pointer);
-    if (!slm_reservation_described(granule) || ((uintptr_t)pointer & (SLM_GRANULE - 1)) != 0)
+    if (((uintptr_t)pointer & (SLM_GRANULE - 1)) != 0 || !slm_reservation_described(granule))
         return NULL;
     struct slm_span *span = slm_descriptor(granule);
     const unsigned kind = load_relaxed(&span->kind);
@@ -215,7 +224,7 @@ bool slm_large_retire(struct slm_large *large)
     return win(large, SLM_SPAN_RETIRED);
 }
 
-void slm_large_free_retired(struct slm_large *large)
+void slm_large_release(struct slm_large *large)
 {
     store_relaxed(&large->span.kind, SLM_SPAN_NONE);
     count_live(large, -(uint64_t)large->usable);
@@ -227,7 +236,7 @@ size_t slm_large_free(struct slm_large *large)
     const size_t bytes = large->usable;
     if (!win(large, SLM_SPAN_NONE))
         return 0;
-    slm_large_free_retired(large);
+    slm_large_release(large);
     return bytes;
 }
 
@@ -397,9 +406,4 @@ slm_for_few void *slm_large_resize(struct slm_large *large, size_t n)
 uint64_t slm_large_area_bytes(unsigned area)
 {
     return load_relaxed(&slm_free_spans_in(area)->large_bytes);
-}
-
-uint64_t slm_large_made(void)
-{
-    return load_relaxed(&made);
 }

@@ -230,7 +230,7 @@ static void live_without_tails(void)
     require(slm_large_free_nolock(slm_large_of(objects[1])));
     slm_large_free_pending();
     require(slm_large_retire(slm_large_of(objects[2])));
-    slm_large_free_retired(slm_large_of(objects[2]));
+    slm_large_release(slm_large_of(objects[2]));
     for (size_t n = TAILED; n > 40000; n -= 10000) { /* into the first granule */
         require(slm_large_resize(slm_large_of(objects[3]), n) == objects[3]);
         check(objects[3], 0, n);
