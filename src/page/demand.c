@@ -71,11 +71,22 @@ uint64_t slm_demand_take_replaced(void)
     return unlikely(slm_demand_is_replaced()) ? atomic_exchange(&replaced, 0) : 0;
 }
 
+/* `now`: what is in use. */
+static void forget(uint64_t now, size_t bytes)
+{
+    const uint64_t before = load_relaxed(&highest);
+    store_relaxed(&highest, before > now + bytes ? before - bytes : now);
+}
+
+void slm_demand_retake(size_t bytes)
+{
+    forget(slm_demand_used(), bytes);
+}
+
 void slm_demand_rise(size_t bytes)
 {
     const uint64_t now = difference(add_relaxed(&taken, bytes) + bytes, load_relaxed(&dropped));
-    const uint64_t before = load_relaxed(&highest);
-    store_relaxed(&highest, before > now + bytes ? before - bytes : now);
+    forget(now, bytes);
     if (now > load_relaxed(&peaks[0]))
         store_relaxed(&peaks[0], now);
     if (now > load_relaxed(&most))

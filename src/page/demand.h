@@ -17,6 +17,9 @@
 void slm_demand_rise(size_t bytes);
 void slm_demand_drop(size_t bytes);
 
+/* So many bytes were freed and taken again that stayed in use meanwhile (slab/kept.h): no fall. */
+void slm_demand_retake(size_t bytes);
+
 uint64_t slm_demand_used(void);
 
 /* So many bytes of those taken were clean. True: a look at growth is due. */

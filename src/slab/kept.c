@@ -4,7 +4,7 @@
 #include "page/charge.h"
 #include "page/demand.h"
 
-enum { puts_a_free = 64 };
+enum { puts_a_free = 64, told_granules = 8 };
 
 /* What a thread may keep: a MiB, but a sixteenth of what is in use at most, or a 64th if that is more. */
 static uint64_t most_bytes(void)
@@ -53,6 +53,16 @@ static struct slm_large *take(struct slm_kept *kept, struct slm_large *_Atomic *
     return large;
 }
 
+/* Threads share what this writes: seldom. */
+static void note_retaken(struct slm_kept *kept, uint32_t granules)
+{
+    kept->retaken += granules;
+    if (kept->retaken < told_granules)
+        return;
+    slm_demand_retake((size_t)kept->retaken << SLM_GRANULE_SHIFT);
+    kept->retaken = 0;
+}
+
 void *slm_kept_take(struct slm_kept *kept, size_t n, unsigned area)
 {
     const size_t usable = slm_large_usable_for(n), granules = (usable + SLM_GRANULE - 1) >> SLM_GRANULE_SHIFT;
@@ -67,6 +77,7 @@ void *slm_kept_take(struct slm_kept *kept, size_t n, unsigned area)
         return NULL;
     }
     slm_large_reuse(large, usable);
+    note_retaken(kept, large->span.granules);
     return slm_span_start(&large->span);
 }
 
