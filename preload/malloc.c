@@ -45,14 +45,25 @@ slm_public size_t malloc_usable_size(void *pointer)
     return slm_usable(pointer);
 }
 
-slm_public int posix_memalign(void **out, size_t alignment, size_t n)
+static __attribute__((noinline)) int memalign_slow(void **out, size_t alignment, size_t n)
 {
-    if (!slm_is_power_of_two(alignment) || alignment % sizeof(void *) != 0)
-        return EINVAL;
     slm_keep_errno();
     void *object = slm_aligned_alloc(alignment, n);
     if (!object)
         return ENOMEM;
+    *out = object;
+    return 0;
+}
+
+/* What a magazine has needs nothing of the rest: errno stays. */
+slm_public int posix_memalign(void **out, size_t alignment, size_t n)
+{
+    if (unlikely(alignment == 0 || (alignment & ((alignment - 1) | (sizeof(void *) - 1))) != 0))
+        return EINVAL;
+    const size_t rounded = n <= SLM_TABLE_MAX ? slm_size_of_aligned(n, alignment) : SIZE_MAX;
+    void *object = likely(rounded <= SLM_TABLE_MAX) ? slm_pop_keyed(slm_size_slot_offset[rounded]) : NULL;
+    if (unlikely(!object))
+        return memalign_slow(out, alignment, n);
     *out = object;
     return 0;
 }

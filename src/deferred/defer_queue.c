@@ -351,7 +351,7 @@ static void free_thing(enum kind kind, void *thing)
 {
     struct slm_magazine *magazine = thing;
     if (kind == LARGE) {
-        slm_large_free_retired(thing);
+        slm_large_release(thing);
     } else if (kind == HEADS) {
         void *object = ((struct slm_epoch_head *)thing)->object; /* in which the head lies */
         give_mixed(&object, 1);

@@ -19,7 +19,7 @@ struct sums {
     unsigned first, end;
     uint64_t threads, refills, drains, taken, remote_frees, caches;
     uint64_t out_bytes, cached_bytes; /* of small objects: out of slabs; of these, in magazines and stock */
-    uint64_t large_bytes;
+    uint64_t large_bytes, kept_bytes; /* of large objects; of these, kept by threads */
     struct slm_retired_sums retired;
     struct slm_depot_counts depots;
     struct slm_span_figures spans;
@@ -28,8 +28,9 @@ struct sums {
 /* The one table: NODE(name, value) is a figure of the process and of each node, PROCESS(name, value) of the process
  * alone. A figure is a field in the header, a row here, and the code that counts. */
 #define FIGURES(PROCESS, NODE)                                                                                       \
-    NODE(live_bytes, sums.out_bytes - slm_min(sums.out_bytes, sums.cached_bytes) + sums.large_bytes)                 \
-    NODE(cached_bytes, sums.cached_bytes)                                                                            \
+    NODE(live_bytes, sums.out_bytes - slm_min(sums.out_bytes, sums.cached_bytes) + sums.large_bytes -                \
+                         slm_min(sums.large_bytes, sums.kept_bytes))                                                 \
+    NODE(cached_bytes, sums.cached_bytes + sums.kept_bytes)                                                          \
     NODE(dirty_bytes, sums.spans.dirty_bytes)                                                                        \
     NODE(purged_bytes, sums.spans.purged_bytes)                                                                      \
     NODE(reserved_bytes, sums.spans.mapped_bytes)                                                                    \
@@ -93,6 +94,11 @@ void slm_figures_count_remote(unsigned node)
     add_relaxed(&gone_remote[node], 1);
 }
 
+void slm_figures_count_direct(void)
+{
+    add_relaxed(&gone_taken, 1);
+}
+
 void slm_figures_thread_moves(struct slm_thread *thread)
 {
     add_relaxed(&gone_remote[load_relaxed(&thread->node)], load_relaxed(&thread->remote_frees));
@@ -116,6 +122,7 @@ static void add_thread(struct slm_thread *thread, void *context)
 {
     struct sums *sums = context;
     const bool here = has(sums, load_relaxed(&thread->node));
+    sums->kept_bytes += slm_kept_bytes(&thread->kept, sums->first, sums->end);
     slm_for_each_slot (n, &thread->used) {
         const struct slm_cache *cache = slm_cache_of(n);
         const uint64_t local = here ? slm_thread_rounds(thread, n) : 0;
@@ -205,5 +212,5 @@ slm_seldom bool slm_figures_gather_node(int node, struct slab_node_stats *out)
 
 slm_seldom uint64_t slm_figures_objects_taken(void)
 {
-    return sum_nodes(0, slm_nodes).taken + slm_large_made();
+    return sum_nodes(0, slm_nodes).taken;
 }

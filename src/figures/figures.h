@@ -29,5 +29,8 @@ uint64_t slm_figures_objects_taken(void);
 void slm_figures_thread_ends(struct slm_thread *thread);
 void slm_figures_thread_moves(struct slm_thread *thread);
 
+/* A thread without a block has taken a large object. */
+void slm_figures_count_direct(void);
+
 /* A thread without a block has freed a remote object on that node; signal handlers too. */
 void slm_figures_count_remote(unsigned node);

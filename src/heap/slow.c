@@ -6,6 +6,7 @@
 #include "base/errno.h"
 #include "base/panic.h"
 #include "depot/pending_slabs.h"
+#include "figures/figures.h"
 #include "os/topology.h"
 #include "page/charge.h"
 #include "page/reservation.h"
@@ -130,12 +131,59 @@ slm_slow void *slm_alloc_slow(size_t n)
     return slm_alloc_check(object, n);
 }
 
+/* May the thread keep large objects at the moment? Then its block is claimed. */
+static struct slm_thread *enter_kept(void)
+{
+    struct slm_tls *tls = &slm_tls;
+    if (unlikely(load_relaxed(&tls->busy) || tls->state != SLM_THREAD_LIVE))
+        return NULL;
+    slm_thread_claim(tls);
+    return tls->self;
+}
+
+static void *take_kept(size_t n, size_t alignment, int node)
+{
+    struct slm_thread *self = alignment <= SLM_GRANULE && node < 0 ? enter_kept() : NULL;
+    if (!self)
+        return NULL;
+    void *object = slm_kept_take(&self->kept, n, slm_area_for_large(load_relaxed(&self->node)));
+    slm_thread_unclaim(self);
+    return object;
+}
+
+static bool keep(struct slm_large *large)
+{
+    struct slm_thread *self = enter_kept();
+    if (!self)
+        return false;
+    const bool kept = slm_kept_put(&self->kept, large), first = self->kept.puts == 1;
+    slm_thread_unclaim(self);
+    if (unlikely(first))
+        slm_worker_note_kept();
+    return kept;
+}
+
+/* A handler that comes in between may be left out. */
+static void count_taken(void)
+{
+    struct slm_thread *self = slm_tls.self;
+    if (likely(self != NULL))
+        slm_count(&self->objects_taken, 1);
+    else
+        slm_figures_count_direct();
+}
+
 slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *clean)
 {
-    const int kept = errno;
     bool unknown;
-    void *object = NULL;
     clean = clean ? clean : &unknown;
+    void *object = likely(n <= (size_t)PTRDIFF_MAX) ? take_kept(n, alignment, node) : NULL;
+    if (object) {
+        count_taken();
+        *clean = false;
+        return object;
+    }
+    const int kept = errno;
     if (likely(n <= (size_t)PTRDIFF_MAX) && slm_process_started()) {
         if (unlikely(load_relaxed(&slm_large_pending) != NULL))
             slm_large_free_pending();
@@ -144,6 +192,7 @@ slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *
         if (unlikely(!object) && slm_give_back_for(n))
             object = slm_large_alloc(n, alignment, area, clean);
         slm_worker_note_slabs();
+        count_taken();
     }
     errno = likely(object != NULL) ? kept : slm_charge_refused();
     return object;
@@ -174,12 +223,17 @@ slm_hot_path void *slm_alloc_medium(size_t n)
     return slm_alloc_check(object, n);
 }
 
-static void free_large(void *pointer, const char *call)
+static void free_large(struct slm_large *large, void *pointer, const char *call)
 {
-    struct slm_large *large = slm_large_of(pointer);
-    if (!large || !slm_large_free(large))
+    if (keep(large))
+        return;
+    slm_keep_errno();
+    slm_fork_check();
+    const size_t bytes = slm_large_free(large);
+    if (bytes == 0)
         slm_refuse(pointer, call);
-    slm_worker_note_freed();
+    slm_worker_note_large(bytes);
+    slm_worker_note_slabs();
 }
 
 void slm_free_direct(void *object, const char *call)
@@ -271,17 +325,22 @@ static slm_for_few __attribute__((noinline)) bool push_by_slab(const struct slm_
 
 static __attribute__((noinline)) slm_slow void free_unpushed(void *pointer, const char *call)
 {
-    const struct slm_slab *slab =
-        unlikely(slm_map_offset_at(pointer) <= SLM_MAP_HIDDEN) ? slm_slab_of(pointer) : NULL;
-    if (slab && push_by_slab(slab, pointer))
-        return;
+    if (unlikely(slm_map_offset_at(pointer) <= SLM_MAP_HIDDEN)) {
+        struct slm_large *large = slm_large_of(pointer);
+        if (large) {
+            free_large(large, pointer, call);
+            return;
+        }
+        const struct slm_slab *slab = slm_slab_of(pointer);
+        if (slab && push_by_slab(slab, pointer))
+            return;
+    }
     slm_keep_errno();
     slm_fork_check();
     const size_t slot_offset = slm_freed_check_offset(pointer, call, slm_double_free);
-    if (slot_offset != 0)
-        free_small(slot_offset, pointer, call);
-    else
-        free_large(pointer, call);
+    if (slot_offset == 0)
+        slm_refuse(pointer, call);
+    free_small(slot_offset, pointer, call);
     slm_worker_note_slabs();
 }
 

@@ -12,16 +12,26 @@ static const uint64_t kept_most = (uint64_t)128 << 20;
 
 _Atomic bool slm_demand_watched;
 
-static _Atomic uint64_t used, highest; /* the latter forgets as many bytes as are taken */
-static _Atomic uint64_t taken;         /* since the latest of the falls below began */
+/* Bytes taken and freed since the start: the difference is what is in use. */
+static _Atomic uint64_t taken, dropped;
+
+static _Atomic uint64_t highest;       /* use; it forgets as many bytes as are taken */
+static _Atomic uint64_t taken_at_fall; /* when the latest of the falls below began */
 
 /* Of the latest falls between which much was taken, the last first: when they began, and the lowest and the highest
  * use from each to the next. */
 static _Atomic uint64_t falls_ms[falls_known], lows[falls_known], peaks[falls_known];
 
+/* Where threads race a drop may be seen before its rise. */
+static uint64_t difference(uint64_t all_taken, uint64_t all_dropped)
+{
+    return (int64_t)(all_taken - all_dropped) > 0 ? all_taken - all_dropped : 0;
+}
+
 uint64_t slm_demand_used(void)
 {
-    return load_relaxed(&used);
+    const uint64_t before = load_relaxed(&dropped);
+    return difference(load_relaxed(&taken), before);
 }
 
 static _Atomic uint64_t most; /* that was ever in use */
@@ -46,17 +56,37 @@ static void drop_in_exchange(size_t bytes)
         add_relaxed(&replaced, slm_min(load_relaxed(&raised), bytes));
 }
 
+bool slm_demand_replaces(size_t bytes)
+{
+    return bytes >= replaced_least && load_relaxed(&raiser) > bytes;
+}
+
+bool slm_demand_is_replaced(void)
+{
+    return load_relaxed(&replaced) != 0;
+}
+
 uint64_t slm_demand_take_replaced(void)
 {
-    return unlikely(load_relaxed(&replaced) != 0) ? atomic_exchange(&replaced, 0) : 0;
+    return unlikely(slm_demand_is_replaced()) ? atomic_exchange(&replaced, 0) : 0;
+}
+
+/* `now`: what is in use. */
+static void forget(uint64_t now, size_t bytes)
+{
+    const uint64_t before = load_relaxed(&highest);
+    store_relaxed(&highest, before > now + bytes ? before - bytes : now);
+}
+
+void slm_demand_retake(size_t bytes)
+{
+    forget(slm_demand_used(), bytes);
 }
 
 void slm_demand_rise(size_t bytes)
 {
-    const uint64_t now = add_relaxed(&used, bytes) + bytes;
-    add_relaxed(&taken, bytes);
-    const uint64_t before = load_relaxed(&highest);
-    store_relaxed(&highest, before > now + bytes ? before - bytes : now);
+    const uint64_t now = difference(add_relaxed(&taken, bytes) + bytes, load_relaxed(&dropped));
+    forget(now, bytes);
     if (now > load_relaxed(&peaks[0]))
         store_relaxed(&peaks[0], now);
     if (now > load_relaxed(&most))
@@ -69,7 +99,7 @@ enum { growth_share = 32 };
 
 static uint64_t growth_due(void)
 {
-    const uint64_t now = load_relaxed(&used);
+    const uint64_t now = slm_demand_used();
     return now < growth_from ? UINT64_MAX : slm_max(growth_least, now / growth_share);
 }
 
@@ -92,13 +122,14 @@ static uint64_t dirty_bytes(void)
 /* Large blocks that replace each other, a few at a time, come to a quarter of a large heap by chance. */
 static bool is_fall(uint64_t now, uint64_t before)
 {
-    const uint64_t share = slm_max(now / 4, now / 2 - slm_min(now / 2, chance_bytes));
-    return now < before && before - now > slm_max(dirty_bytes(), share);
+    if (likely(now >= before || before - now <= now / 4))
+        return false;
+    return before - now > slm_max(dirty_bytes(), now / 2 - slm_min(now / 2, chance_bytes));
 }
 
 void slm_demand_drop(size_t bytes)
 {
-    const uint64_t now = sub_relaxed(&used, bytes) - bytes;
+    const uint64_t now = difference(load_relaxed(&taken), add_relaxed(&dropped, bytes) + bytes);
     if (now < load_relaxed(&lows[0]))
         store_relaxed(&lows[0], now);
     drop_in_exchange(bytes);
@@ -106,7 +137,7 @@ void slm_demand_drop(size_t bytes)
 
 bool slm_demand_fell(void)
 {
-    return is_fall(load_relaxed(&used), load_relaxed(&highest));
+    return is_fall(slm_demand_used(), load_relaxed(&highest));
 }
 
 bool slm_demand_repeats(uint64_t now_ms, bool last)
@@ -115,7 +146,7 @@ bool slm_demand_repeats(uint64_t now_ms, bool last)
     const uint64_t latest = load_relaxed(&falls_ms[0]), before = load_relaxed(&falls_ms[last ? 2 : 1]);
     if (before == 0 || latest - before >= span_ms || now_ms - latest >= span_ms)
         return false;
-    const uint64_t now = load_relaxed(&used), as_low = now + slm_max(slm_options.dirty_bytes, now / 4);
+    const uint64_t now = slm_demand_used(), as_low = now + slm_max(slm_options.dirty_bytes, now / 4);
     for (unsigned i = 1; i < (last ? 3 : 2);
          i++) /* give or take an eighth of the peak: threads seldom rest together */
         if (as_low + load_relaxed(&peaks[i]) / 8 < load_relaxed(&lows[i]))
@@ -126,10 +157,10 @@ bool slm_demand_repeats(uint64_t now_ms, bool last)
 /* A tear-down is several falls, between which little is taken: they are one. */
 static void note_fall(uint64_t now_ms, uint64_t bytes, uint64_t low)
 {
-    const uint64_t took = load_relaxed(&taken);
-    if (took < bytes / 2)
+    const uint64_t all_taken = load_relaxed(&taken);
+    if (all_taken - load_relaxed(&taken_at_fall) < bytes / 2)
         return;
-    store_relaxed(&taken, 0);
+    store_relaxed(&taken_at_fall, all_taken);
     for (unsigned i = falls_known - 1; i > 0; i--) {
         store_relaxed(&falls_ms[i], load_relaxed(&falls_ms[i - 1]));
         store_relaxed(&lows[i], load_relaxed(&lows[i - 1]));
@@ -142,7 +173,7 @@ static void note_fall(uint64_t now_ms, uint64_t bytes, uint64_t low)
 
 void slm_demand_look(uint64_t now_ms)
 {
-    const uint64_t now = load_relaxed(&used), before = load_relaxed(&highest);
+    const uint64_t now = slm_demand_used(), before = load_relaxed(&highest);
     if (!is_fall(now, before))
         return;
     store_relaxed(&highest, now);
@@ -152,7 +183,7 @@ void slm_demand_look(uint64_t now_ms)
 /* As much as would bring use to its highest of late. */
 uint64_t slm_demand_keep(uint64_t now_ms)
 {
-    const uint64_t now = load_relaxed(&used), least = slm_max(dirty_bytes() / 2, now / 8);
+    const uint64_t now = slm_demand_used(), least = slm_max(dirty_bytes() / 2, now / 8);
     uint64_t highest_use = now;
     for (unsigned i = 0; i < falls_known && now_ms - load_relaxed(&falls_ms[i]) < 2 * slm_options.purge_delay_ms; i++)
         highest_use = slm_max(highest_use, load_relaxed(&peaks[i]));

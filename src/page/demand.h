@@ -17,6 +17,9 @@
 void slm_demand_rise(size_t bytes);
 void slm_demand_drop(size_t bytes);
 
+/* So many bytes were freed and taken again that stayed in use meanwhile (slab/kept.h): no fall. */
+void slm_demand_retake(size_t bytes);
+
 uint64_t slm_demand_used(void);
 
 /* So many bytes of those taken were clean. True: a look at growth is due. */
@@ -25,10 +28,17 @@ bool slm_demand_grow(size_t bytes);
 /* Begin a look: how much has grown since the last one; 0: none is due, or another thread was first. */
 uint64_t slm_demand_take_growth(void);
 
+/* Is there anything for this to take? */
+bool slm_demand_is_replaced(void);
+
 /* Bytes of large blocks freed since the last call right after a larger one was taken, with which use rose to its
  * highest ever: a buffer has moved to grow. Nobody will take what it leaves, and the larger one is still to be
  * written. A cycle of the same blocks rises no higher. */
 uint64_t slm_demand_take_replaced(void);
+
+/* Has a larger block than this, which is about to be freed, raised use to its highest ever just before? See
+ * slm_demand_take_replaced. */
+bool slm_demand_replaces(size_t bytes);
 
 /* A fall has not been looked at yet. Slow paths look once they hold no lock. */
 bool slm_demand_fell(void);

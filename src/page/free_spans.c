@@ -6,16 +6,11 @@
 struct slm_free_spans slm_free_spans_first;
 slm_sparse struct slm_free_spans slm_free_spans_others[SLM_AREAS_MAX - 1];
 
-static _Atomic bool scarce; /* address space */
+_Atomic bool slm_span_is_scarce;
 
 void slm_span_set_scarce(bool is_scarce)
 {
-    store_relaxed(&scarce, is_scarce);
-}
-
-bool slm_span_scarce(void)
-{
-    return load_relaxed(&scarce);
+    store_relaxed(&slm_span_is_scarce, is_scarce);
 }
 
 slm_cold void slm_span_start_areas(void)
@@ -77,13 +72,20 @@ static struct slm_span *last_descriptor(struct slm_span *span)
     return slm_descriptor(slm_span_granule(span) + span->granules - 1);
 }
 
+/* Others only read it. */
+static void count(struct slm_free_spans *area, const struct slm_span *span, uint64_t bytes)
+{
+    _Atomic uint64_t *free = &area->free_bytes[span->state];
+    store_relaxed(free, load_relaxed(free) + bytes);
+}
+
 void slm_free_spans_list(struct slm_free_spans *area, struct slm_span *span)
 {
     slm_bins_add(&area->bins[span->state], span);
     area->spans[span->state]++;
     if (span->state == SLM_SPAN_DIRTY)
         slm_list_insert_before(&area->ages, &slm_free_span_of(span)->age);
-    add_relaxed(&area->free_bytes[span->state], slm_span_bytes(span));
+    count(area, span, slm_span_bytes(span));
     span->generation = area->generation;
     span->back = 0;
     struct slm_span *last = last_descriptor(span);
@@ -100,7 +102,7 @@ void slm_free_spans_unlist(struct slm_free_spans *area, struct slm_span *span)
     area->spans[span->state]--;
     if (span->state == SLM_SPAN_DIRTY)
         slm_list_remove(&slm_free_span_of(span)->age);
-    sub_relaxed(&area->free_bytes[span->state], slm_span_bytes(span));
+    count(area, span, -(uint64_t)slm_span_bytes(span));
     store_relaxed(&last_descriptor(span)->kind, SLM_SPAN_NONE);
     store_relaxed(&span->kind, SLM_SPAN_NONE);
     signal_fence(); /* as above */

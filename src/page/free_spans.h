@@ -86,7 +86,11 @@ void slm_span_start_areas(void);
 
 /* Address space is scarce where RLIMIT_AS is finite, and once the kernel has refused a mapping. */
 void slm_span_set_scarce(bool is_scarce);
-bool slm_span_scarce(void);
+extern slm_hidden _Atomic bool slm_span_is_scarce;
+slm_inline bool slm_span_scarce(void)
+{
+    return load_relaxed(&slm_span_is_scarce);
+}
 
 /* Dirty bytes of all areas; takes no lock. */
 uint64_t slm_span_dirty_bytes(void);

@@ -20,6 +20,7 @@ enum slm_span_kind {
     SLM_SPAN_SLAB_INSIDE,
     SLM_SPAN_LARGE,
     SLM_SPAN_RETIRED, /* a large object that waits for a grace period */
+    SLM_SPAN_KEPT,    /* one that is free, and kept for the next call: see slab/kept.h */
 };
 
 enum slm_span_state { SLM_SPAN_CLEAN, SLM_SPAN_DIRTY, SLM_SPAN_UNMAPPED, SLM_SPAN_STATES };

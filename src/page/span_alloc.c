@@ -342,7 +342,7 @@ static void free_part(struct slm_free_spans *area, struct slm_span *span)
 static void note_drop(size_t bytes)
 {
     slm_demand_drop(bytes);
-    if (unlikely(slm_demand_fell() || slm_span_scarce() || slm_charge_is_near()))
+    if (unlikely(slm_demand_fell() || slm_demand_is_replaced() || slm_span_scarce() || slm_charge_is_near()))
         store_relaxed(&slm_span_look_due, true);
 }
 

@@ -80,6 +80,7 @@ slm_seldom bool slm_process_bury(unsigned slots)
     }
     slm_retire_empty_slots(orphan);
     slm_reserve_empty(orphan, true);
+    slm_kept_release(&orphan->kept);
     slm_figures_thread_ends(orphan);
     const bool listed = slm_fork_generation == generation;
     if (listed)
@@ -346,6 +347,7 @@ static slm_cold void thread_exit(void *any)
     }
     slm_retire_empty_slots(thread);
     slm_reserve_empty(thread, false);
+    slm_kept_release(&thread->kept);
     if (!bequeath(thread))
         dissolve(thread);
     slm_worker_note_slabs();

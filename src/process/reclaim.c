@@ -92,11 +92,28 @@ void slm_reclaim_excess(void)
         slm_span_purge(most / 2, SLM_PURGE_BOUND);
 }
 
+/* Call that on the calling thread's block, if it has one and it is free. */
+static void with_own_block(void (*work)(struct slm_thread *self))
+{
+    if (load_relaxed(&slm_tls.busy)) /* in a handler, whose thread is in a slow path */
+        return;
+    struct slm_thread *self = slm_thread_hide();
+    if (self)
+        work(self);
+    slm_thread_unhide(self);
+}
+
+static void release_kept(struct slm_thread *self)
+{
+    slm_kept_release(&self->kept);
+}
+
 /* Nobody may look again: what will not be wanted goes, `all` of it or down to a share of what is in use. */
 static void leave(uint64_t now_ms, bool all, enum slm_purge_reason reason)
 {
     struct trimming trimming = {.all = true, .reason = reason};
     const bool repeats = slm_demand_repeats(now_ms, true);
+    with_own_block(release_kept);
     if (!repeats) {
         slm_legacy_bury(true);
         trim_depots(&trimming, false);
@@ -204,12 +221,7 @@ void slm_reclaim_grown(void)
         return;
     const uint64_t unfit = atomic_exchange(&slm_span_unfit_bytes, 0);
     const size_t purged = unfit > 0 && slm_span_dirty_bytes() > most ? purge_in_exchange(unfit, most) : 0;
-    if (!load_relaxed(&slm_tls.busy)) { /* else in a handler, whose thread is in a slow path */
-        struct slm_thread *self = slm_thread_hide();
-        if (self)
-            slm_thread_cool(self);
-        slm_thread_unhide(self);
-    }
+    with_own_block(slm_thread_cool);
     slm_legacy_bury(false);
     each_class_depot(trim_idle, NULL);
     const uint64_t more = grown - slm_min(grown, purged);

@@ -42,6 +42,7 @@ enum {
     fruitless_ms = 1000,
     worth_bytes = 8 << 20,
     last_steps_ms = 50,
+    look_bytes = 1 << 20,
     starts_most = 8,
     starts_interval_ms = 20
 };
@@ -120,6 +121,22 @@ void slm_worker_note_freed(void)
     slm_reclaim_excess();
     if (unlikely(slm_charge_is_near()))
         slm_limits_purge();
+}
+
+void slm_worker_note_kept(void)
+{
+    if (is_helped())
+        slm_worker_note_active();
+}
+
+void slm_worker_note_large(size_t bytes)
+{
+    slm_worker_note_kept();
+    static _Atomic uint64_t unseen; /* lags where threads race */
+    const uint64_t sum = load_relaxed(&unseen) + bytes;
+    store_relaxed(&unseen, sum < look_bytes ? sum : 0);
+    if (sum >= look_bytes)
+        slm_worker_note_freed();
 }
 
 void slm_worker_look_at_spans(void)

@@ -17,6 +17,13 @@ void slm_worker_note_active(void);
  * no lock. */
 void slm_worker_note_freed(void);
 
+/* The thread has begun to keep large objects (slab/kept.h): the worker should look around for a while. */
+void slm_worker_note_kept(void);
+
+/* The same after a large object of so many bytes, if there were many since the last look. Others are seen to by
+ * slm_worker_note_slabs. */
+void slm_worker_note_large(size_t bytes);
+
 /* After slabs may have become free, or part of a large object has: the same if use has fallen, address space is
  * scarce, or a limit near. And after spans may have been taken: make up for new memory. */
 void slm_worker_look_at_spans(void);

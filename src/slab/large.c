@@ -29,9 +29,10 @@ static const size_t headroom_most = ((size_t)64 << 20) / SLM_GRANULE;
 
 /* calloc on dirty memory from this size on gives it back to the kernel: where less than a sixth of the pages is
  * written, new ones cost less than clearing all. Where an object has been freed of which more was written, the next
- * ones of its size, in powers of two, are cleared. */
+ * ones of its size, in powers of two, are cleared. Then one is purged again, to see, and the others are cleared until
+ * it is freed: of a population that is written all the others would be purged meanwhile. */
 #define PURGE_BYTES ((size_t)256 << 10)
-enum { clears_for_written = 64 };
+enum { clears_for_written = 256 };
 
 /* Where addresses are scarce and the heap takes a quarter of them (or this much, if the limit is not known), an
  * object's unused pages are unmapped, if they are so many. Each such hole is one mapping more. */
@@ -40,8 +41,8 @@ enum { tails_most = 32000 };
 static const uint64_t tails_heap_bytes = (uint64_t)256 << 20;
 
 static _Atomic uint32_t tails;
-static _Atomic uint8_t clears_due[64];
-static _Atomic uint64_t made;
+static _Atomic uint16_t clears_due[64];
+static _Atomic bool written_last[64]; /* what the last one that was purged and freed has shown */
 static _Atomic uint32_t live_moved, copies_due;
 
 static size_t granules_for(size_t n)
@@ -72,10 +73,20 @@ static struct slm_large *make(size_t n, size_t granules, size_t align_granules, 
     slm_charge_sub(uncharged(large));
     if (large->rest_clean)
         slm_huge_break_unused(slm_span_start(&large->span), slm_span_bytes(&large->span));
-    add_relaxed(&made, 1);
     count_live(large, large->usable);
     store_relaxed(&large->span.kind, SLM_SPAN_LARGE);
     return large;
+}
+
+/* It was counted as live all the time. */
+void slm_large_reuse(struct slm_large *large, size_t usable)
+{
+    if (usable != large->usable)
+        count_live(large, usable - large->usable);
+    large->usable = usable;
+    large->grown = large->rest_clean = false;
+    large->span.state = SLM_SPAN_DIRTY;
+    store_relaxed(&large->span.kind, SLM_SPAN_LARGE);
 }
 
 static char *tail_of(const struct slm_large *large)
@@ -127,20 +138,20 @@ void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean)
 slm_for_few void *slm_large_clear(void *object)
 {
     struct slm_large *large = slm_large_of(object);
-    _Atomic uint8_t *due = &clears_due[slm_log2(large->usable)];
-    const uint8_t clears = load_relaxed(due);
-    large->purged = large->usable >= PURGE_BYTES && clears == 0 && slm_huge_purge(object, large->usable);
-    if (large->purged)
-        return object;
+    const unsigned doubling = slm_log2(large->usable);
+    const uint16_t clears = load_relaxed(&clears_due[doubling]);
     if (clears > 0)
-        store_relaxed(due, clears - 1);
-    return memset(object, 0, large->usable);
+        store_relaxed(&clears_due[doubling], clears - 1);
+    else if (load_relaxed(&written_last[doubling]))
+        store_relaxed(&clears_due[doubling], clears_for_written);
+    large->purged = large->usable >= PURGE_BYTES && clears == 0 && slm_huge_purge(object, large->usable);
+    return large->purged ? object : memset(object, 0, large->usable);
 }
 
 struct slm_large *slm_large_of(const void *pointer)
 {
     const size_t granule = slm_granule_of(pointer);
-    if (!slm_reservation_described(granule) || ((uintptr_t)pointer & (SLM_GRANULE - 1)) != 0)
+    if (((uintptr_t)pointer & (SLM_GRANULE - 1)) != 0 || !slm_reservation_described(granule))
         return NULL;
     struct slm_span *span = slm_descriptor(granule);
     const unsigned kind = load_relaxed(&span->kind);
@@ -174,9 +185,9 @@ static slm_unordered slm_for_few __attribute__((noinline)) void judge_purge(stru
             word++;
         written += word < slm_page_size / sizeof *page;
     }
-    _Atomic uint8_t *due = &clears_due[slm_log2(large->usable)];
-    if (written >= 2)
-        store_relaxed(due, (uint8_t)slm_min(load_relaxed(due) + clears_for_written, UINT8_MAX));
+    const unsigned doubling = slm_log2(large->usable);
+    store_relaxed(&written_last[doubling], written >= 2);
+    store_relaxed(&clears_due[doubling], written >= 2 ? clears_for_written : 0);
 }
 
 /* The rest of an object whose tail cannot be mapped. */
@@ -215,7 +226,7 @@ bool slm_large_retire(struct slm_large *large)
     return win(large, SLM_SPAN_RETIRED);
 }
 
-void slm_large_free_retired(struct slm_large *large)
+void slm_large_release(struct slm_large *large)
 {
     store_relaxed(&large->span.kind, SLM_SPAN_NONE);
     count_live(large, -(uint64_t)large->usable);
@@ -227,7 +238,7 @@ size_t slm_large_free(struct slm_large *large)
     const size_t bytes = large->usable;
     if (!win(large, SLM_SPAN_NONE))
         return 0;
-    slm_large_free_retired(large);
+    slm_large_release(large);
     return bytes;
 }
 
@@ -397,9 +408,4 @@ slm_for_few void *slm_large_resize(struct slm_large *large, size_t n)
 uint64_t slm_large_area_bytes(unsigned area)
 {
     return load_relaxed(&slm_free_spans_in(area)->large_bytes);
-}
-
-uint64_t slm_large_made(void)
-{
-    return load_relaxed(&made);
 }

@@ -33,9 +33,14 @@ void *slm_large_clear(void *object);
 /* The large object that starts here, retired or not; NULL if none does. */
 struct slm_large *slm_large_of(const void *pointer);
 
-/* Retire it: it can no longer be freed. False: a double free. And free it after its grace period. */
+/* Retire it: it can no longer be freed. False: a double free. */
 bool slm_large_retire(struct slm_large *large);
-void slm_large_free_retired(struct slm_large *large);
+
+/* Make one live again that was kept: so long, and dirty. */
+void slm_large_reuse(struct slm_large *large, size_t usable);
+
+/* Give back one that was retired, or kept, and is the caller's alone. */
+void slm_large_release(struct slm_large *large);
 
 slm_inline bool slm_large_is_retired(const struct slm_large *large)
 {
@@ -55,6 +60,5 @@ extern slm_hidden struct slm_large *_Atomic slm_large_pending;
  * which it grows in place. The new address; NULL: no memory, and the object is as it was. */
 void *slm_large_resize(struct slm_large *large, size_t n);
 
-/* Usable bytes of the large objects in an area, and how many were ever made. */
+/* Usable bytes of the large objects in an area, with those that are kept. */
 uint64_t slm_large_area_bytes(unsigned area);
-uint64_t slm_large_made(void);

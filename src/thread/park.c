@@ -64,7 +64,7 @@ static __attribute__((noinline)) slm_seldom slm_unordered bool count_wanted(stru
         any |= (top && (cache_id < SLM_CLASSES || slot->top - slot->bottom > 1)) || previous ||
                slm_remote_of(thread, cache_id);
     }
-    return any;
+    return any || slm_kept_bytes(&thread->kept, 0, slm_nodes) > 0;
 }
 
 static slm_cold slm_often slm_unordered void look(struct slm_thread *thread, void *context)
@@ -162,6 +162,7 @@ static slm_seldom void take(struct slm_thread *thread, void *context)
     slm_for_each_slot (cache_id, &thread->used)
         if (load_acquire(&slm_slot_of(thread, cache_id)->target) != 0) /* pairs with set_target: the cache exists */
             take_slot(thread, cache_id);
+    slm_kept_release(&thread->kept);
     thread->was = slm_parked;
     thread->still = PARKED;
 }

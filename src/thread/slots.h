@@ -36,6 +36,7 @@
 #pragma once
 
 #include "depot/magazines.h"
+#include "slab/kept.h"
 
 struct slm_slot {
     void **top, **bottom;                   /* of the loaded magazine's rounds, or slm_no_rounds */
@@ -91,6 +92,7 @@ struct slm_thread {
     uint8_t still;                                   /* how long `passes` has not changed: see thread/park.c */
     uint8_t hidden_frees;                            /* modulo 256: see slm_free_slow */
     _Atomic(struct slm_reserve *) reserves;          /* see thread/reserve.h */
+    struct slm_kept kept;                            /* see slab/kept.h */
     _Atomic uint64_t refills, drains, objects_taken; /* written by the owner alone */
     _Atomic uint64_t remote_frees;                   /* since it came to its node */
 };

@@ -440,6 +440,7 @@ void slm_thread_empty(struct slm_thread *thread, enum slm_whereto whereto)
 {
     slm_for_each_slot (cache_id, &thread->used)
         slm_thread_empty_slot(thread, cache_id, whereto);
+    slm_kept_release(&thread->kept);
 }
 
 size_t slm_thread_leave_behind(struct slm_thread *thread)
@@ -492,6 +493,7 @@ void slm_thread_adapt(struct slm_thread *thread)
             continue;
         cool_slot(thread, slot, cache, SLM_TO_DEPOT);
     }
+    slm_kept_release(&thread->kept);
 }
 
 void slm_thread_cool(struct slm_thread *thread)
@@ -505,6 +507,7 @@ void slm_thread_cool(struct slm_thread *thread)
             hand_on_all(thread, slot, slm_cache_of(cache_id), SLM_TO_SLABS);
         slot->misses |= SLM_SLOT_STILL;
     }
+    slm_kept_release(&thread->kept);
 }
 
 slm_seldom void slm_thread_move(struct slm_thread *thread, unsigned node)

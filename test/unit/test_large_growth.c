@@ -186,6 +186,32 @@ static void large_ones_are_cleared_by_a_purge(void **state)
     }
 }
 
+/* Of a population that is written one is purged now and then, to see, not all that come before it is freed. */
+static void a_written_population_is_cleared(void **state)
+{
+    (void)state;
+    enum { NUMBER = 16, ROUNDS = 300 };
+    const size_t n = 4 * MIB; /* no other test's */
+    char *objects[NUMBER] = {NULL};
+    unsigned purged = 0;
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        char **object = &objects[i % NUMBER];
+        if (*object)
+            give(*object);
+        bool clean;
+        assert_non_null(*object = slm_large_alloc(n, 1, node, &clean));
+        if (clean)
+            memset(*object, 1, n);
+        slm_large_clear(*object);
+        purged += resident_pages(*object, n) == 0;
+        for (size_t at = 0; at < n; at += slm_page_size)
+            (*object)[at] = 1;
+    }
+    assert_in_range(purged, 1, NUMBER + 2);
+    for (unsigned i = 0; i < NUMBER; i++)
+        give(objects[i]);
+}
+
 /* -- where addresses are scarce, pages that an object does not use are unmapped ---------------------------------- */
 
 enum { TAILED = 100000 };
@@ -230,7 +256,7 @@ static void live_without_tails(void)
     require(slm_large_free_nolock(slm_large_of(objects[1])));
     slm_large_free_pending();
     require(slm_large_retire(slm_large_of(objects[2])));
-    slm_large_free_retired(slm_large_of(objects[2]));
+    slm_large_release(slm_large_of(objects[2]));
     for (size_t n = TAILED; n > 40000; n -= 10000) { /* into the first granule */
         require(slm_large_resize(slm_large_of(objects[3]), n) == objects[3]);
         check(objects[3], 0, n);
@@ -299,6 +325,7 @@ int main(void)
         cmocka_unit_test(without_addresses_there_is_no_headroom),
         cmocka_unit_test(what_grows_and_is_freed_is_copied),
         cmocka_unit_test(large_ones_are_cleared_by_a_purge),
+        cmocka_unit_test(a_written_population_is_cleared),
         cmocka_unit_test(tails_are_unmapped_where_addresses_are_scarce),
     };
     return cmocka_run_group_tests(tests, begin, NULL);
