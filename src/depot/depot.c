@@ -16,6 +16,7 @@
 #include "page/free_spans.h"
 #include "page/huge.h"
 #include "page/metadata.h"
+#include "slab/fresh.h"
 
 enum { still_looks = 2, ahead = 4 };
 
@@ -130,6 +131,7 @@ static struct slm_slab *grow(struct slm_depot *depot)
         return NULL;
     if (slab->span.state == SLM_SPAN_DIRTY && load_relaxed(&depot->slabs_made) == 0)
         slm_huge_purge(slm_slab_start(slab), slm_span_bytes(&slab->span)); /* most sizes need few of its pages */
+    slm_fresh_start(slab, load_relaxed(&depot->slabs_made));
     slm_partial_set(slab, SLM_SLAB_HELD);
     if (load_relaxed(&depot->slabs_released) > 0 && !load_relaxed(&depot->missed_vacant))
         store_relaxed(&depot->missed_vacant, true);
@@ -155,8 +157,8 @@ static bool constructs(const struct slm_depot *depot)
 /* Only objects on resident pages. */
 slm_inline unsigned take_from(struct slm_depot *depot, struct slm_slab *slab, unsigned n, void **rounds)
 {
-    const bool purged = unlikely(slab->span.some_purged);
-    const unsigned taken = purged ? slm_pages_take(slab, n, rounds) : slm_slab_take(slab, n, rounds);
+    const bool by_page = unlikely(slm_pages_differ(slab));
+    const unsigned taken = by_page ? slm_pages_take(slab, n, rounds) : slm_slab_take(slab, n, rounds);
     if (depot->shape->keyed)
         slm_slab_set_keys(slab, rounds, taken);
     return taken;

@@ -35,6 +35,10 @@
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
 #define TIB ((uintptr_t)1 << 40)
 
 slm_once size_t slm_page_size = 4096;
@@ -206,6 +210,12 @@ bool slm_vm_purge(void *address, size_t size)
 bool slm_vm_locked(void)
 {
     return load_relaxed(&locked);
+}
+
+slm_for_few bool slm_vm_populate(void *address, size_t size)
+{
+    const long got = slm_call(SYS_madvise, address, size, MADV_POPULATE_WRITE);
+    return got != -EINVAL && got != -EPERM && got != -ENOSYS;
 }
 
 bool slm_vm_bind(void *address, size_t size, unsigned node)

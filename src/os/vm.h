@@ -47,6 +47,10 @@ void slm_vm_read_only(void *address, size_t size);
  * they were; false: not all do (before Linux 5.18 locked ones). */
 bool slm_vm_purge(void *address, size_t size);
 
+/* Make pages resident that nobody has written to, as a write to each would. False: the kernel, or a sandbox, knows no
+ * such call. Without memory the pages are as they were. */
+bool slm_vm_populate(void *address, size_t size);
+
 /* Has a purge met memory that was all locked? Then new memory may be, too, and resident as soon as it is mapped. */
 bool slm_vm_locked(void);
 

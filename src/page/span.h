@@ -33,10 +33,12 @@ struct slm_span {
         _Atomic uint32_t worked; /* a slab of one granule, while it is hidden: see depot/partial.h */
     };
     _Atomic uint8_t kind;
-    uint8_t state;        /* enum slm_span_state: in use: DIRTY if any of it was when it was taken, else CLEAN */
+    uint8_t state : 2;    /* enum slm_span_state: in use: DIRTY if any of it was when it was taken, else CLEAN */
+    uint8_t ahead : 6;    /* slab: pages that were populated, see slab/fresh.h */
     bool moved : 1;       /* in use: mremap has moved a separate mapping here, or away from here */
     bool some_purged : 1; /* slab: it has purged pages */
     bool some_joined : 1; /* slab: it has joined objects, or had some when it was last filed */
+    uint8_t fresh : 5;    /* slab: see slab/fresh.h */
     uint8_t short_runs;   /* slab, its depot's: see depot/join.c */
     union {
         uint32_t generation; /* free: the area's when it was listed */

@@ -4,6 +4,7 @@
 #include "base/panic.h"
 #include "page/huge.h"
 #include "page/span_alloc.h"
+#include "slab/fresh.h"
 #include "slab/key.h"
 
 _Atomic uint64_t slm_pages_touched_bytes;
@@ -98,6 +99,7 @@ static slm_for_few size_t purge_between(struct slm_slab *slab, size_t first, siz
 slm_for_few size_t slm_pages_purge(struct slm_slab *slab)
 {
     size_t purged = 0, first = 0;
+    slm_fresh_end(slab);
     for (unsigned i = 0; i <= slab->objects; i++) {
         if (i < slab->objects && is_free(slab, i))
             continue;
@@ -132,6 +134,8 @@ static slm_for_few unsigned take_between(struct slm_slab *slab, unsigned first, 
 
 slm_for_few unsigned slm_pages_take(struct slm_slab *slab, unsigned n, void **rounds)
 {
+    if (!slab->span.some_purged)
+        return slm_fresh_take(slab, n, rounds);
     const int32_t there = load_acquire(&slab->free); /* pairs with slm_slab_count: so many bits can be seen */
     n = there <= 0 ? 0 : (unsigned)slm_min(n, (size_t)there);
     sub_relaxed(&slab->free, (int32_t)n); /* first: see "The count" in slab.h */

@@ -26,7 +26,13 @@ extern slm_hidden _Atomic uint64_t slm_pages_touched_bytes;
 /* Purge the whole pages of a slab on which no object is out of it; returns the bytes of those that were not. */
 size_t slm_pages_purge(struct slm_slab *slab);
 
-/* As slm_slab_take, but only objects that lie on no purged page: perhaps none. */
+/* Are some purged, or fresh (slab/fresh.h)? */
+slm_inline bool slm_pages_differ(const struct slm_slab *slab)
+{
+    return slab->span.some_purged || slab->span.fresh;
+}
+
+/* As slm_slab_take, but only objects that lie on no purged page: perhaps none. Fresh pages are populated. */
 unsigned slm_pages_take(struct slm_slab *slab, unsigned n, void **rounds);
 
 /* Of the objects whose bits are in a word, those that lie on no purged page. */

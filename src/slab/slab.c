@@ -9,6 +9,7 @@
 #include "page/huge.h"
 #include "page/metadata.h"
 #include "page/page_map.h"
+#include "page/populate.h"
 #include "page/span_alloc.h"
 #include "slab/key.h"
 
@@ -72,6 +73,7 @@ struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node
     store_relaxed(&slab->where, SLM_SLAB_HELD);
     slab->span.swept = SLM_SLAB_FRESH;
     slab->span.some_purged = slab->span.some_joined = false;
+    slab->span.fresh = slab->span.ahead = 0;
     store_relaxed(&slab->free, shape->objects);
     store_relaxed(&slab->joined, NULL);
     slab->span.short_runs = UINT8_MAX;
@@ -150,6 +152,8 @@ static void free_bits(struct slm_slab *slab, _Atomic uint64_t *bits)
 void slm_slab_release(struct slm_slab *slab)
 {
     slm_assert(load_relaxed(&slab->free) == slab->objects);
+    if (unlikely(slab->span.ahead))
+        sub_relaxed(&slm_populate_ahead_bytes, slab->span.ahead * slm_page_size);
     free_bits(slab, slab->bits);
     free_bits(slab, load_relaxed(&slab->joined));
     mark(slab, false, 0);

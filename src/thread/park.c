@@ -8,6 +8,7 @@
 #include "os/background.h"
 #include "os/sys.h"
 #include "page/free_spans.h"
+#include "page/populate.h"
 #include "page/purge.h"
 #include "thread/remote.h"
 
@@ -291,10 +292,11 @@ slm_seldom void slm_park_forbid(void)
 {
     slm_background_forbid();
     for (unsigned i = 0; i < attempts_most; i++) {
-        if (slm_cache_try_lock()) {
+        const bool passes = !slm_cache_try_lock();
+        if (!passes)
             slm_cache_unlock();
+        if (!passes && !slm_populate_busy())
             return;
-        }
         slm_sys_sleep_ms(1);
     }
 }
