@@ -72,7 +72,7 @@ static void double_free_drain(const struct misuse_case *row)
     }
 }
 
-enum { STOCKED = 1000, TWICE = STOCKED - 9 /* far enough from both ends of its magazine */ };
+enum { STOCKED = 1000, TWICE = STOCKED / 3 /* in a magazine that is full */ };
 
 static void *stocked[STOCKED];
 

@@ -500,7 +500,8 @@ static int by_address(const void *one, const void *other)
     return (a > b) - (a < b);
 }
 
-/* It must not look into another thread's magazine, where it would find it. */
+/* It must not look into another thread's magazine, where it would find it. (Of smaller sizes the object would be in its
+ * slab: see slm_partial_share.) */
 static void a_second_free_without_a_lock_may_do_nothing(void **state)
 {
     (void)state;
@@ -508,7 +509,7 @@ static void a_second_free_without_a_lock_may_do_nothing(void **state)
     pthread_barrier_init(&freed, NULL, 2);
     pthread_barrier_init(&tried, NULL, 2);
     for (size_t i = 0; i < COUNT(elsewhere); i++)
-        elsewhere[i] = slm_alloc(48);
+        elsewhere[i] = slm_alloc(80);
     pthread_create(&thread, NULL, free_elsewhere, NULL);
     pthread_barrier_wait(&freed);
     for (size_t i = 0; i < COUNT(elsewhere); i++)
@@ -516,7 +517,7 @@ static void a_second_free_without_a_lock_may_do_nothing(void **state)
     pthread_barrier_wait(&tried);
     pthread_join(thread, NULL);
     for (size_t i = 0; i < COUNT(all); i++)
-        all[i] = slm_alloc(48);
+        all[i] = slm_alloc(80);
     qsort(all, COUNT(all), sizeof *all, by_address);
     for (size_t i = 1; i < COUNT(all); i++)
         assert_ptr_not_equal(all[i - 1], all[i]);
