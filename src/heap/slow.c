@@ -9,6 +9,7 @@
 #include "figures/figures.h"
 #include "os/topology.h"
 #include "page/charge.h"
+#include "page/demand.h"
 #include "page/reservation.h"
 #include "percpu/percpu.h"
 #include "process/give_back.h"
@@ -143,17 +144,18 @@ static struct slm_thread *enter_kept(void)
 
 static void *take_kept(size_t n, size_t alignment, int node)
 {
-    struct slm_thread *self = alignment <= SLM_GRANULE && node < 0 ? enter_kept() : NULL;
-    if (!self)
+    struct slm_thread *self = slm_tls.self;
+    if (!self || load_relaxed(&self->kept.granules) == 0 || alignment > SLM_GRANULE || node >= 0 || !enter_kept())
         return NULL;
     void *object = slm_kept_take(&self->kept, n, slm_area_for_large(load_relaxed(&self->node)));
     slm_thread_unclaim(self);
     return object;
 }
 
+/* Small processes keep none. */
 static bool keep(struct slm_large *large)
 {
-    struct slm_thread *self = enter_kept();
+    struct slm_thread *self = slm_demand_used() >= 16 * SLM_GRANULE ? enter_kept() : NULL;
     if (!self)
         return false;
     const bool kept = slm_kept_put(&self->kept, large), first = self->kept.puts == 1;

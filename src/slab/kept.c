@@ -25,12 +25,12 @@ static bool may_be_kept(struct slm_kept *kept, const struct slm_large *large)
     const size_t bytes = slm_span_bytes(&large->span);
     return load_relaxed(&large->span.kind) == SLM_SPAN_LARGE && bytes - large->usable < SLM_GRANULE &&
            !(large->span.moved || large->was_moved || large->purged || large->tail_unmapped) &&
-           bytes + ((uint64_t)kept->granules << SLM_GRANULE_SHIFT) <= most_bytes() && !slm_demand_replaces(bytes) &&
-           !slm_charge_is_near() && ++kept->puts % puts_a_free != 0;
+           bytes + ((uint64_t)load_relaxed(&kept->granules) << SLM_GRANULE_SHIFT) <= most_bytes() &&
+           !slm_demand_replaces(bytes) && !slm_charge_is_near() && ++kept->puts % puts_a_free != 0;
 }
 
 /* A child of fork that comes between two stores has lost the object. */
-bool slm_kept_put(struct slm_kept *kept, struct slm_large *large)
+slm_for_few bool slm_kept_put(struct slm_kept *kept, struct slm_large *large)
 {
     if (large->span.granules > SLM_KEPT_GRANULES_MOST)
         return false;
@@ -40,7 +40,7 @@ bool slm_kept_put(struct slm_kept *kept, struct slm_large *large)
     store_relaxed(&large->span.kind, SLM_SPAN_KEPT);
     signal_fence();
     store_relaxed(place, large);
-    kept->granules += large->span.granules;
+    store_relaxed(&kept->granules, load_relaxed(&kept->granules) + large->span.granules);
     return true;
 }
 
@@ -48,7 +48,7 @@ static struct slm_large *take(struct slm_kept *kept, struct slm_large *_Atomic *
 {
     struct slm_large *large = load_relaxed(place);
     store_relaxed(place, NULL);
-    kept->granules -= large->span.granules;
+    store_relaxed(&kept->granules, load_relaxed(&kept->granules) - large->span.granules);
     signal_fence();
     return large;
 }
@@ -63,7 +63,7 @@ static void note_retaken(struct slm_kept *kept, uint32_t granules)
     kept->retaken = 0;
 }
 
-void *slm_kept_take(struct slm_kept *kept, size_t n, unsigned area)
+slm_for_few void *slm_kept_take(struct slm_kept *kept, size_t n, unsigned area)
 {
     const size_t usable = slm_large_usable_for(n), granules = (usable + SLM_GRANULE - 1) >> SLM_GRANULE_SHIFT;
     if (granules > SLM_KEPT_GRANULES_MOST)
@@ -83,10 +83,12 @@ void *slm_kept_take(struct slm_kept *kept, size_t n, unsigned area)
 
 slm_cold void slm_kept_release(struct slm_kept *kept)
 {
+    kept->puts = 0;
+    if (load_relaxed(&kept->granules) == 0)
+        return;
     for (unsigned i = 0; i < SLM_KEPT; i++)
         if (load_relaxed(&kept->objects[i]))
             slm_large_release(take(kept, &kept->objects[i]));
-    kept->puts = 0;
 }
 
 slm_seldom slm_unordered uint64_t slm_kept_bytes(const struct slm_kept *kept, unsigned first, unsigned end)

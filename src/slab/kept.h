@@ -20,7 +20,7 @@ enum { SLM_KEPT = 6, SLM_KEPT_GRANULES_MOST = 16 };
 
 struct slm_kept {
     struct slm_large *_Atomic objects[SLM_KEPT]; /* others read them for figures */
-    uint32_t granules;                           /* of all of them */
+    _Atomic uint32_t granules;                   /* of all of them; the owner reads it outside of a claim, too */
     uint32_t puts;                               /* since they were last released */
     uint32_t retaken;                            /* granules that page/demand.h has not been told of */
 };
