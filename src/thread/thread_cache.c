@@ -443,7 +443,7 @@ void slm_thread_empty(struct slm_thread *thread, enum slm_whereto whereto)
     slm_kept_release(&thread->kept);
 }
 
-size_t slm_thread_leave_behind(struct slm_thread *thread)
+slm_for_few size_t slm_thread_leave_behind(struct slm_thread *thread)
 {
     const size_t most = left_behind();
     size_t bytes = 0;
