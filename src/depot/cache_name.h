@@ -1,13 +1,15 @@
-/* The names of caches, which programs create. A name (struct slab_cache, the handle that programs hold) leads to its
- * cache. Names of the same size and alignment share one, unless something keeps them apart, as in Linux's SLUB.
+/* The names of caches, which programs create. A name (struct slab_cache, the handle that programs hold) leads
+ * to its cache. Names of the same size and alignment share one, unless something keeps them apart, as in
+ * Linux's SLUB.
  *
  *     slab_cache "conn"  --.
  *     slab_cache "peer"  ----> slm_cache (size 192, two names) --> depots --> slabs
  *
- * Everything here is guarded by the cache mutex, which callers hold; allocations read a name's slot offsets without it.
+ * Everything here is guarded by the cache mutex, which callers hold; allocations read a name's slot offsets
+ * without it.
  *
- * Destroyed names are kept aside. Beyond 256 of them the oldest is reused, so that the use of a destroyed
- * one is seen. */
+ * Destroyed names are kept aside. Beyond 256 of them the oldest is reused, so that the use of a destroyed one
+ * is seen. */
 #pragma once
 
 #include <slabmalloc.h>

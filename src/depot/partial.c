@@ -1,10 +1,10 @@
 /* Partial slabs; see partial.h.
  *
- * Taking from a slab. A slab is out (no free objects, in no list), listed (partial, in a bucket), shared (in no list,
- * and nobody takes from it), or held: one thread has taken it out of its bucket, or has just made it, and alone takes
- * objects from it. `where` changes under the depot's lock only. Giving needs no lock: bits, then the count (slab.h). A
- * thread that sees the count leave 0, reach the total, or change its bucket asks for relinking under the lock, which
- * looks again at everything:
+ * Taking from a slab. A slab is out (no free objects, in no list), listed (partial, in a bucket), shared (in no
+ * list, and nobody takes from it), or held: one thread has taken it out of its bucket, or has just made it, and
+ * alone takes objects from it. `where` changes under the depot's lock only. Giving needs no lock: bits, then the
+ * count (slab.h). A thread that sees the count leave 0, reach the total, or change its bucket asks for relinking
+ * under the lock, which looks again at everything:
  *
  *   held           the holder will look at the count when it brings the slab back, under the same lock
  *   shared         it stays so until few of its objects are out (slm_partial_share)
@@ -12,23 +12,23 @@
  *                  to the spans after unlocking
  *   else           into the bucket of its count
  *
- * When a giving thread has the lock, the slab may have been released and its memory recut, even for this same depot.
- * `owner` tells: it is set by the maker before any other thread knows the slab, and cleared under the lock of the
- * depot that it names. So under our lock `owner == depot` is stable, and then `where` and the count can be relied on,
- * whatever happened to the slab in between. Descriptors are never unmapped.
+ * When a giving thread has the lock, the slab may have been released and its memory recut, even for this same
+ * depot. `owner` tells: it is set by the maker before any other thread knows the slab, and cleared under the lock
+ * of the depot that it names. So under our lock `owner == depot` is stable, and then `where` and the count can be
+ * relied on, whatever happened to the slab in between. Descriptors are never unmapped.
  *
- * A shard that takes a listed slab over changes its owner, under the lock of the one that it is taken from, and holds
- * it. So a giving thread whose lock turns out to be another's tries again with the owner that it finds then, until
- * the lock is the owner's or there is none.
+ * A shard that takes a listed slab over changes its owner, under the lock of the one that it is taken from, and
+ * holds it. So a giving thread whose lock turns out to be another's tries again with the owner that it finds then,
+ * until the lock is the owner's or there is none.
  *
  * Giving without a lock (slm_partial_pend) leaves the relinking to others: the slab goes onto a stack of pending
- * ones by a compare-exchange, and the next thread that fills a magazine takes the whole stack and relinks. The link
- * outlives the slab: one that has been released or recut meanwhile is relinked to no effect.
+ * ones by a compare-exchange, and the next thread that fills a magazine takes the whole stack and relinks. The
+ * link outlives the slab: one that has been released or recut meanwhile is relinked to no effect.
  *
  * Slabs whose objects have a destructor or keep their type become pending on release (depot/pending_slabs.h).
  *
- * Fork. A child that finds the lock held by a thread that it does not have empties the lists. A slab that is marked
- * as listed in an older generation of the lists, or held in an older generation of the process, is out. */
+ * Fork. A child that finds the lock held by a thread that it does not have empties the lists. A slab that is
+ * marked as listed in an older generation of the lists, or held in an older generation of the process, is out. */
 #include "depot/partial.h"
 
 #include <string.h>

@@ -89,10 +89,10 @@ slm_inline uint64_t slm_depot_taken(const struct slm_depot *depot)
     return load_relaxed(&depot->objects_out) - load_relaxed(&depot->joined_out) + load_relaxed(&depot->lent);
 }
 
-/* Use falls once an eighth of what was out is back, and at least a quarter of a slab; it rises again once as much more
- * is out than at the lowest. The turn is where that will be: below it if use rises, else above its negative. A class
- * whose use rises will take what it has free: it lends nothing, and its pages are not purged for others' growth, as
- * frees into such slabs are slower. A figure: threads that race may lose a change. */
+/* Use falls once an eighth of what was out is back, and at least a quarter of a slab; it rises again once as much
+ * more is out than at the lowest. The turn is where that will be: below it if use rises, else above its negative.
+ * A class whose use rises will take what it has free: it lends nothing, and its pages are not purged for others'
+ * growth, as frees into such slabs are slower. A figure: threads that race may lose a change. */
 slm_inline bool slm_depot_falls(const struct slm_depot *depot)
 {
     return load_relaxed(&depot->turn) < 0;
@@ -139,12 +139,12 @@ void slm_partial_put(struct slm_depot *depot, struct slm_slab *const *slabs, uns
 bool slm_partial_count(struct slm_slab *slab, unsigned given);
 void slm_partial_relink(struct slm_slab *slab);
 
-/* Where several objects lie in a cache line, threads that have neighbours wait for each other at each write, and go on
- * doing so: what a thread frees it gets again. So a thread that is to free an object of malloc's that another one has
- * made calls this first. The slab is shared from then on: nothing is taken from it, and hot paths do not free what
- * lies in it (slm_slab_hide), so that all its objects come back to it, whoever frees them, and threads take theirs from
- * slabs of their own. When a sixteenth of the objects is left it is as any other. A depot has one at a time, and not
- * for ever new ones. True: the object has to go to its slab. */
+/* Where several objects lie in a cache line, threads that have neighbours wait for each other at each write, and
+ * go on doing so: what a thread frees it gets again. So a thread that is to free an object of malloc's that
+ * another one has made calls this first. The slab is shared from then on: nothing is taken from it, and hot paths
+ * do not free what lies in it (slm_slab_hide), so that all its objects come back to it, whoever frees them, and
+ * threads take theirs from slabs of their own. When a sixteenth of the objects is left it is as any other. A depot
+ * has one at a time, and not for ever new ones. True: the object has to go to its slab. */
 enum { SLM_LINE_BYTES = 64 };
 bool slm_partial_share(struct slm_slab *slab);
 

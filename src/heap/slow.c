@@ -246,8 +246,8 @@ void slm_free_direct(void *object, const char *call)
     end_direct(before);
 }
 
-/* Is the object the first that the thread has to do with in its class, or, before it has a block, at all? Then another
- * thread has made it, and perhaps others beside it for further threads. */
+/* Is the object the first that the thread has to do with in its class, or, before it has a block, at all? Then
+ * another thread has made it, and perhaps others beside it for further threads. */
 static bool is_first(struct slm_thread *thread, size_t slot_offset)
 {
     if (!thread)

@@ -36,8 +36,8 @@ bool slm_demand_is_replaced(void);
  * written. A cycle of the same blocks rises no higher. */
 uint64_t slm_demand_take_replaced(void);
 
-/* Has a larger block than this, which is about to be freed, raised use to its highest ever just before? See
- * slm_demand_take_replaced. */
+/* Has a larger block than this, which is about to be freed, raised use to its highest ever just before?
+ * See slm_demand_take_replaced. */
 bool slm_demand_replaces(size_t bytes);
 
 /* A fall has not been looked at yet. Slow paths look once they hold no lock. */

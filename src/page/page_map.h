@@ -1,11 +1,12 @@
-/* The page map: for each granule of the heap the slot offset of the cache whose objects it has (base/size_class.h), or
- * 0 if hot paths must leave what lies there to their slow halves: large objects, and those small ones of which
- * slab/slab.h says so. SLM_MAP_HIDDEN means the same for a while: the slot that would begin there is as full, as
- * empty and as foreign as slot 0. Whatever hands an object to a thread orders its entry before.
+/* The page map: for each granule of the heap the slot offset of the cache whose objects it has
+ * (base/size_class.h), or 0 if hot paths must leave what lies there to their slow halves: large objects, and
+ * those small ones of which slab/slab.h says so. SLM_MAP_HIDDEN means the same for a while: the slot that would
+ * begin there is as full, as empty and as foreign as slot 0. Whatever hands an object to a thread orders its
+ * entry before.
  *
  * Next to the map is a table by slot offset, in which each cache has two words: the factor that tells whether a
- * pointer is the start of an object, and the object size. Size classes have two more, for the requests that they are
- * for: the next smaller class's size, and the difference between the two. */
+ * pointer is the start of an object, and the object size. Size classes have two more, for the requests that they
+ * are for: the next smaller class's size, and the difference between the two. */
 #pragma once
 
 #include "page/area.h"

@@ -20,8 +20,8 @@ void slm_worker_note_freed(void);
 /* The thread has begun to keep large objects (slab/kept.h): the worker should look around for a while. */
 void slm_worker_note_kept(void);
 
-/* The same after a large object of so many bytes, if there were many since the last look. Others are seen to by
- * slm_worker_note_slabs. */
+/* The same after a large object of so many bytes, if there were many since the last look. Others are seen to
+ * by slm_worker_note_slabs. */
 void slm_worker_note_large(size_t bytes);
 
 /* After slabs may have become free, or part of a large object has: the same if use has fallen, address space is

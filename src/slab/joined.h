@@ -1,13 +1,14 @@
-/* Joined objects: adjacent ones of a slab, handed out together as one of a larger class. The slab's geometry stays; a
- * second bitmap says which objects are inner pieces, that is, belong to the same joined object as the one before.
+/* Joined objects: adjacent ones of a slab, handed out together as one of a larger class. The slab's geometry
+ * stays; a second bitmap says which objects are inner pieces, that is, belong to the same joined object as the
+ * one before.
  *
  *     bits     1 0 0 0 1 0 0 1     1: free in the slab
  *     joined   0 0 1 1 0 0 0 0     objects 1, 2 and 3 are one
  *
  * A joined object's class is the largest whose size its pieces have together. It lies in one word of bits, so that
  * each step takes one atomic operation, and begins where the alignment of its class's size allows. What hot paths
- * know about objects is not true of it: the slab is hidden from before the first one is handed out until none is left
- * (slm_slab_hide).
+ * know about objects is not true of it: the slab is hidden from before the first one is handed out until none is
+ * left (slm_slab_hide).
  *
  * The slab's bits and count mean what they do in slab.h, with as many objects as there are pieces. The holder sets
  * the joined bits once it has cleared the bits; who gives the object back clears them before it sets the bits, so

@@ -1,5 +1,5 @@
-/* A thread's block, and the slots in it. A slot holds a thread's magazines of one cache, a loaded and a previous one:
- * Bonwick's pair, so that a thread at the boundary does not go to the depot at each turn.
+/* A thread's block, and the slots in it. A slot holds a thread's magazines of one cache, a loaded and a previous
+ * one: Bonwick's pair, so that a thread at the boundary does not go to the depot at each turn.
  *
  *     slm_tls.hot -> | none | size-16 | size-32 | ... | the thread's own part | named caches ... |
  *                               |
@@ -7,17 +7,17 @@
  *                        |    |
  *     loaded magazine:   header | rounds ........    .... capacity
  *
- * A pop takes *--top unless top is bottom; a push stores *top++ unless *top is NULL (base/magazine.h). A slot without
- * rounds, as the first one always is, has both cursors at slm_no_rounds, and so is both empty and full. A push reads
- * what top points at before it knows more, so each slot whose word the page map may have needs cursors. Named caches'
- * slots get them when the cache is made (slm_thread_list_cover).
+ * A pop takes *--top unless top is bottom; a push stores *top++ unless *top is NULL (base/magazine.h). A slot
+ * without rounds, as the first one always is, has both cursors at slm_no_rounds, and so is both empty and full. A
+ * push reads what top points at before it knows more, so each slot whose word the page map may have needs cursors.
+ * Named caches' slots get them when the cache is made (slm_thread_list_cover).
  *
- * The block's second half, at SLM_RETIRED_OFFSET, has a retired slot at each slot offset: the magazine for the thread's
- * retired objects of that cache (deferred/retire.h), and the cache's remote magazine (thread/remote.h). Nothing is
- * popped from a retired magazine: a push stores *top++ if top is below limit.
+ * The block's second half, at SLM_RETIRED_OFFSET, has a retired slot at each slot offset: the magazine for the
+ * thread's retired objects of that cache (deferred/retire.h), and the cache's remote magazine (thread/remote.h).
+ * Nothing is popped from a retired magazine: a push stores *top++ if top is below limit.
  *
- * A block is 1 MiB of addresses. A thread touches what it uses: the first 4 KiB of a half, and of the first half also
- * a page for each 85 named caches that exist.
+ * A block is 1 MiB of addresses. A thread touches what it uses: the first 4 KiB of a half, and of the first half
+ * also a page for each 85 named caches that exist.
  *
  * `hot` is what the hot paths use. It points at the block, or 0, 8, 16 or 24 bytes into an idle block, where each
  * word of a slot is the address of slm_no_rounds, so that the hot paths fall into their slow halves:
@@ -31,8 +31,8 @@
  * slm_thread_enter and slm_thread_leave (process/lifecycle.h), which keep out a signal handler that interrupts the
  * owner, and a taker. ThreadSanitizer does not know membarrier(2): in its build the hot paths acquire and release.
  *
- * Before it changes more than a slot's top, the owner notes in the block where it is at work (slm_thread_works): if
- * that moment is the last one that a child of fork sees of the thread, all the rest of the block is whole. */
+ * Before it changes more than a slot's top, the owner notes in the block where it is at work (slm_thread_works):
+ * if that moment is the last one that a child of fork sees of the thread, all the rest of the block is whole. */
 #pragma once
 
 #include "depot/magazines.h"
@@ -73,8 +73,8 @@ struct slm_thread {
     struct slm_tls *tls;                    /* its own, or a stand-in when the thread has gone without an exit */
     struct slm_thread *was;                 /* what `hot` was before a taker changed it; see thread/ownership.h */
     const void *at_work;                    /* see slm_thread_works */
-    size_t target_bytes;   /* sum over slots of target times object size, twice: what the pairs may hold */
-    size_t left_bytes;     /* of a legacy, and the CPU where it was left: see thread/thread_list.h */
+    size_t target_bytes; /* sum over slots of target times object size, twice: what the pairs may hold */
+    size_t left_bytes;   /* of a legacy, and the CPU where it was left: see thread/thread_list.h */
     uint32_t left_on;
     uint32_t passes;       /* of slow paths, each of which changes it before its end: see thread/freed.c */
     uint32_t ordinal;      /* how many were born before it: deals threads out to simulated nodes */
@@ -197,9 +197,9 @@ slm_inline bool slm_hot_stops(const struct slm_thread *hot)
 #define slm_shared_store(pointer, value) (*(pointer) = (value))
 #endif
 
-/* Every hot operation loads it once (slm_hot_slot is such a load, too), again each time: a compiler that kept it over
- * two of them would let the second work on a block that has been taken meanwhile. What is loaded through it depends on
- * it: that orders it on arm64. */
+/* Every hot operation loads it once (slm_hot_slot is such a load, too), again each time: a compiler that kept it
+ * over two of them would let the second work on a block that has been taken meanwhile. What is loaded through it
+ * depends on it: that orders it on arm64. */
 slm_inline struct slm_thread *slm_hot(void)
 {
     return __atomic_load_n(&slm_tls.hot, slm_hot_order);
@@ -210,9 +210,9 @@ slm_inline struct slm_slot *slm_slot_at(struct slm_thread *thread, size_t slot_o
     return (struct slm_slot *)(void *)((char *)thread + slot_offset);
 }
 
-/* The slot in the block that `hot` leads to. On x86 by one instruction, which compilers do not choose for an atomic
- * load. Its address has no index: some processors (Intel's from 2019 on) then take a `top` that was just stored from a
- * register, not from memory, at a quarter of the time. */
+/* The slot in the block that `hot` leads to. On x86 by one instruction, which compilers do not choose for an
+ * atomic load. Its address has no index: some processors (Intel's from 2019 on) then take a `top` that was just
+ * stored from a register, not from memory, at a quarter of the time. */
 slm_inline struct slm_slot *slm_hot_slot(size_t slot_offset)
 {
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
@@ -273,9 +273,9 @@ slm_inline void *slm_slot_pop(struct slm_slot *slot, void **top)
     return slm_shared_load(&top[-1]);
 }
 
-/* After a pop of the round below `top`: fetch the object that the next but one takes, to write it. A program touches
- * what it gets at once, and the processor's own prefetching follows loads, not stores. Of the last two rounds it reads
- * the magazine's head instead. */
+/* After a pop of the round below `top`: fetch the object that the next but one takes, to write it. A program
+ * touches what it gets at once, and the processor's own prefetching follows loads, not stores. Of the last two
+ * rounds it reads the magazine's head instead. */
 slm_inline void slm_slot_prefetch(void **top)
 {
     __builtin_prefetch(slm_shared_load(&top[-3]), 1, 3);

@@ -22,8 +22,8 @@
 /* A magazine of this size is accepted as it is, whatever the target. */
 enum { small_enough_bytes = 8192 };
 
-/* How much of a class a thread that ends leaves to the next one. Where many are alive, most of them wait, each with all
- * that it has: so what is more comes from the depot, in whole magazines, and is not for one thread alone. */
+/* How much of a class a thread that ends leaves to the next one. Where many are alive, most of them wait, each
+ * with all that it has: so what is more comes from the depot, in whole magazines, and is not for one thread alone. */
 enum { left_behind_kib = 32 << 10, left_behind_most = 64 << 10 };
 
 static size_t left_behind(void)

@@ -500,8 +500,8 @@ static int by_address(const void *one, const void *other)
     return (a > b) - (a < b);
 }
 
-/* It must not look into another thread's magazine, where it would find it. (Of smaller sizes the object would be in its
- * slab: see slm_partial_share.) */
+/* It must not look into another thread's magazine, where it would find it. (Of smaller sizes the object would be
+ * in its slab: see slm_partial_share.) */
 static void a_second_free_without_a_lock_may_do_nothing(void **state)
 {
     (void)state;
