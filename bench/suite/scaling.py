@@ -25,6 +25,7 @@ FAR_S = 152e-9, 202e-9  # one of a neighbouring node, and of one that is two hop
 HOPS_FROM = 8  # nodes from which on most are two hops away
 SLICE_S = 3e-3  # that a busy system lets a thread run before the next one's turn
 HOST_CPUS = 2  # of the machine that emulates others
+SHARDS = 16  # of a depot, at most: one for each CPU that uses it (src/depot/shards.h)
 MOST = 0.01  # the utilisation that no lock should exceed
 MACHINES = ((64, 2), (128, 4), (256, 8), (512, 1), (512, 2), (512, 4), (512, 8), (512, 16))  # CPUs and nodes
 ONE_CONSUMER = {"many_to_one"}  # one thread is the limit: however many CPUs, no more than two have work
@@ -32,30 +33,28 @@ ONE_CONSUMER = {"many_to_one"}  # one thread is the limit: however many CPUs, no
 
 @dataclasses.dataclass(frozen=True)
 class Rank:
-    """Who shares a lock of it: the CPUs of a node, of the process, so many CPUs of a node, or (1) nobody, as it is the
-    clock that says how often it is taken, however many CPUs there are. And how many cache lines come from whoever held
-    it before: the lock's own, and what is read or written under it. A remedy divides the trips."""
+    """Who shares a lock of it: the CPUs of a node, those of a node that share a shard, all of the process, or (1)
+    nobody, as it is the clock that says how often it is taken, however many CPUs there are. And how many cache lines
+    come from whoever held it before: the lock's own, and what is read or written under it. A remedy divides the
+    trips."""
     shared_by: str | int
     lines: int
     fewer: float = 1
 
 
 RANKS = {
-    "start": Rank(1, 1), "caches": Rank(1, 3), "threads": Rank("process", 3), "depot": Rank("node", 5),
+    "start": Rank(1, 1), "caches": Rank(1, 3), "threads": Rank("process", 3), "depot": Rank("shard", 3),
     "ring": Rank("node", 4), "retired": Rank("process", 3), "spans": Rank("node", 6), "percpu": Rank(1, 3),
-    "metadata": Rank("process", 3), "readers": Rank(1, 3),
+    "metadata": Rank("node", 3), "readers": Rank(1, 3),
 }
 WITH_BIRTHS = {"larson", "births"}  # elsewhere the list of threads is the worker's, who looks through it by the clock
 REMEDIES = (
-    ("metadata", "as it is", RANKS["metadata"]),
-    ("metadata", "a pool a node", Rank("node", 3)),
+    ("metadata", "a pool a process", Rank("process", 3)),
+    ("metadata", "as it is: a pool a node", RANKS["metadata"]),
     ("metadata", "a pool a node, 16 arrays a trip", Rank("node", 3, 16)),
-    ("metadata", "a pool a node, 256 arrays a trip", Rank("node", 3, 256)),
-    ("depot", "as it is", RANKS["depot"]),
-    ("depot", "what a trip touches in two lines", Rank("node", 3)),
-    ("depot", "and a depot for 8 CPUs", Rank(8, 3)),
-    ("depot", "and magazines 4 times as large", Rank(8, 3, 4)),
-    ("depot", "and 16 times", Rank(8, 3, 16)),
+    ("depot", "one for a node", Rank("node", 3)),
+    ("depot", "as it is: shards, at most 16", RANKS["depot"]),
+    ("depot", "and magazines 4 times as large", Rank("shard", 3, 4)),
 )
 
 
@@ -114,6 +113,8 @@ def predict_contended(machine, run, rank, base):
     if not lock or not trips:
         return 0.0
     busy, others = running_of(machine, run)
+    if RANKS[rank].shared_by == "shard":
+        others /= min(machine["cpus"] // machine["nodes"], SHARDS)
     share = base["locks"][rank]["hottest"] / base["locks"][rank]["acquired"]
     hold_s = lock["hold_ns"] * 1e-9 + EXCHANGE_S
     think_s = max(run["wall_s"] * busy / (run["objects"] * trips / 1e6 * share) - hold_s, 0)
@@ -125,7 +126,7 @@ def predict_contended(machine, run, rank, base):
 def sharers_of(workload, name, rank, cpus, nodes):
     if rank.shared_by == 1 or (name == "threads" and workload not in WITH_BIRTHS):
         return 1
-    sharers = {"node": cpus // nodes, "process": cpus}.get(rank.shared_by, rank.shared_by)
+    sharers = {"node": cpus // nodes, "process": cpus, "shard": max(cpus // nodes // SHARDS, 1)}[rank.shared_by]
     return min(sharers, 2) if workload in ONE_CONSUMER else sharers
 
 
@@ -144,7 +145,9 @@ def predict_utilisation(run, name, rank, cpus, nodes):
     sharers = sharers_of(run["workload"], name, rank, cpus, nodes)
     here_s = lock["hold_ns"] * 1e-9 + EXCHANGE_S
     hold_s = here_s + rank.lines * transfer_s(rank, nodes) * (1 - 1 / sharers)
-    think_s = max(run["cpu_s"] / lock["hottest"] * rank.fewer - here_s, 0)
+    busiest = lock["hottest"] if RANKS[name].shared_by == rank.shared_by else lock["hottest"] * HOST_CPUS
+    took_s = run["cpu_s"] / (HOST_CPUS if RANKS[name].shared_by == "shard" else 1)  # by those who shared the busiest
+    think_s = max(took_s / busiest * rank.fewer - here_s, 0)
     return utilisations(sharers, think_s, hold_s)[-1]
 
 

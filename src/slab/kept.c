@@ -1,6 +1,7 @@
 /* Keeping large objects; see kept.h. */
 #include "slab/kept.h"
 
+#include "base/panic.h"
 #include "page/charge.h"
 #include "page/demand.h"
 
@@ -44,9 +45,12 @@ slm_for_few bool slm_kept_put(struct slm_kept *kept, struct slm_large *large)
     return true;
 }
 
+/* Another thread may have freed it at the same moment, and then taken it. */
 static struct slm_large *take(struct slm_kept *kept, struct slm_large *_Atomic *place)
 {
     struct slm_large *large = load_relaxed(place);
+    if (unlikely(load_relaxed(&large->span.kind) != SLM_SPAN_KEPT))
+        slm_panic("free", slm_span_start(&large->span), "double free of an object", NULL, large->usable);
     store_relaxed(place, NULL);
     store_relaxed(&kept->granules, load_relaxed(&kept->granules) - large->span.granules);
     signal_fence();

@@ -7,8 +7,8 @@
  *                              `--release--> a free span
  *
  * They lie in the thread's block, and are its owner's between a claim and its end, or a taker's
- * (thread/ownership.h). Two threads that free one object at the same moment may both succeed; later a second free
- * is seen.
+ * (thread/ownership.h). Two threads that free one object at the same moment may both succeed, which is seen late;
+ * later a second free is seen at once.
  *
  * A kept object is charged, and in use for page/demand.h. Those of a thread are a small share of what is in use.
  * They go when nobody has missed them for an interval, when the thread is still, at its end, and whenever memory

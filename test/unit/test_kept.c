@@ -196,6 +196,25 @@ static void a_child_of_fork_has_it(void **state)
     assert_int_equal(kept(), SLM_GRANULE);
 }
 
+static char *freed_twice;
+
+/* As if two threads had freed it at the same moment. */
+static void take_what_another_has_taken(void)
+{
+    struct slm_kept other = slm_tls.self->kept;
+    require(malloc(SLM_GRANULE) == freed_twice);
+    slm_kept_take(&other, SLM_GRANULE, slm_area_of_granule(slm_granule_of(freed_twice)));
+}
+
+static void what_two_threads_have_freed_is_seen_late(void **state)
+{
+    (void)state;
+    free(freed_twice = malloc(SLM_GRANULE));
+    const struct outcome outcome = in_child(take_what_another_has_taken);
+    assert_int_equal(outcome.signal, SIGABRT);
+    assert_non_null(strstr(outcome.said, "double free of an object of 65536 bytes"));
+}
+
 #define TEST(function) cmocka_unit_test_setup(function, nothing_is_kept)
 
 int main(void)
@@ -211,6 +230,7 @@ int main(void)
         TEST(it_goes_when_memory_is_given_back),
         TEST(it_goes_at_the_threads_end),
         TEST(a_child_of_fork_has_it),
+        TEST(what_two_threads_have_freed_is_seen_late),
     };
     return cmocka_run_group_tests(tests, begin, NULL);
 }
