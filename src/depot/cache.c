@@ -82,7 +82,8 @@ static void set_bounds(struct slm_cache *cache)
     store_relaxed(&cache->start_rounds, start);
     const uint64_t magazines = cache->fixed_magazines;
     store_relaxed(&cache->learns, magazines == 0);
-    store_relaxed(&cache->depot_rounds, magazines != 0 ? magazines * most : slm_options.depot_bytes / size);
+    const uint64_t stock = magazines != 0 ? magazines * most : slm_options.depot_bytes / size;
+    store_relaxed(&cache->depot_rounds, (uint32_t)slm_min(stock, UINT32_MAX));
     set_stock(cache, magazines != 0 ? UINT32_MAX : 0);
 }
 

@@ -19,13 +19,14 @@ struct slm_cache {
     struct slm_list link; /* guarded by the cache mutex, as is all that is neither atomic nor fixed when it is made */
     struct slm_slab_shape shape;
     uint32_t id;
-    uint32_t generation;                           /* of the process, when it was made */
-    _Atomic uint32_t tuned;                        /* how often it was tuned; threads compare */
-    _Atomic uint32_t start_rounds, most_rounds;    /* of a thread's magazines */
-    _Atomic uint32_t fixed_rounds;                 /* as the program asked; 0: automatic */
-    uint32_t fixed_magazines;                      /* as the program asked; 0: automatic */
-    _Atomic uint32_t stock_rounds;                 /* the most that a depot keeps: see slm_cache_stock_rounds */
-    _Atomic uint64_t depot_rounds;                 /* the most that it ever keeps */
+    uint32_t generation;                        /* of the process, when it was made */
+    _Atomic uint32_t tuned;                     /* how often it was tuned; threads compare */
+    _Atomic uint32_t start_rounds, most_rounds; /* of a thread's magazines */
+    _Atomic uint32_t fixed_rounds;              /* as the program asked; 0: automatic */
+    uint32_t fixed_magazines;                   /* as the program asked; 0: automatic */
+    _Atomic uint32_t stock_rounds;              /* the most that a depot keeps: see slm_cache_stock_rounds */
+    _Atomic uint32_t depot_rounds;              /* the most that it ever keeps */
+    uint32_t recall;                            /* while it leaves: what all threads must have attended to before */
     _Atomic(_Atomic(struct slm_depot *) *) others; /* depots of the nodes from 1 on, made on first use */
     struct slab_cache *first_name;                 /* the oldest; NULL: the cache is leaving */
     uint32_t names;                                /* how many it has */
@@ -34,10 +35,11 @@ struct slm_cache {
     bool attended;                 /* while it leaves: slab_cache_destroy still works on it */
     _Atomic bool learns;           /* how many rounds pay in a stock: the program has not fixed it */
     _Atomic uint32_t sent_home_ms; /* when a stock had no room for rounds; 0: since then some were missed */
-    uint32_t recall;        /* while it leaves: the recall that all threads must have attended to before it goes */
     struct slm_cache *next; /* in its bucket of caches that merge, among those that leave, or among those unused */
     struct slm_depot first; /* node 0 */
 };
+
+static_assert(sizeof(struct slm_cache) == 512, "eight lines: most processes have records of thirty classes");
 
 /* What named caches have besides, behind their struct slm_cache. */
 struct slm_cache_own {
@@ -162,6 +164,12 @@ struct slm_depot *slm_cache_depot_made(struct slm_cache *cache, unsigned node);
     for (struct slm_depot *depot = &(cache)->first; /* NOLINT(bugprone-macro-parentheses): a name */                 \
          (depot); (depot) = slm_cache_depot_after((cache), (depot)))
 struct slm_depot *slm_cache_depot_after(struct slm_cache *cache, const struct slm_depot *depot);
+
+/* Has the depot of its first node shards, or are there several nodes? */
+slm_inline bool slm_cache_has_shards(const struct slm_cache *cache)
+{
+    return load_relaxed(&cache->first.shards) || load_relaxed(&cache->others);
+}
 
 /* How many slabs there are, with those that slow paths hold. Acquire: pairs with their release. */
 uint64_t slm_cache_slabs(struct slm_cache *cache);

@@ -111,7 +111,7 @@ void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazin
 }
 
 /* Move the rounds of the node to the end; returns how many others there are. */
-static uint32_t part(void **rounds, uint32_t n, unsigned node)
+static slm_for_few __attribute__((noinline)) uint32_t part(void **rounds, uint32_t n, unsigned node)
 {
     uint32_t others = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -131,8 +131,9 @@ static uint64_t limit_for(uint32_t rounds, uint64_t limit_rounds)
 }
 
 /* The rounds from `first` on. */
-static void send(struct slm_cache *cache, unsigned node, const struct slm_magazine *magazine, uint32_t first,
-                 uint64_t limit_rounds)
+static slm_for_few __attribute__((noinline)) void send(struct slm_cache *cache, unsigned node,
+                                                       const struct slm_magazine *magazine, uint32_t first,
+                                                       uint64_t limit_rounds)
 {
     void *const *rounds = magazine->rounds + first;
     const uint32_t n = magazine->count - first;

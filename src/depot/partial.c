@@ -231,7 +231,7 @@ static bool may_share(const struct slm_depot *depot)
 }
 
 /* Under the lock nobody takes a slab that is not held. */
-slm_for_few bool slm_partial_share(struct slm_slab *slab)
+slm_cold bool slm_partial_share(struct slm_slab *slab)
 {
     struct slm_depot *depot = load_acquire(&slab->owner); /* pairs with slm_partial_take_over */
     if (!depot)

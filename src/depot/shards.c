@@ -8,7 +8,7 @@
 
 /* How often another thread than the last one comes before a depot is worth shards. While it has none, `meetings` is
  * that count and some bits by which the last thread is known. */
-enum { meetings_most = 32, count_bits = 8 };
+enum { meetings_most = 250, count_bits = 8 };
 
 static __thread char here; /* its address stands for the thread */
 

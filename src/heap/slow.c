@@ -259,19 +259,22 @@ static bool is_first(struct slm_thread *thread, size_t slot_offset)
     return true;
 }
 
+static __attribute__((noinline)) bool share(const void *object, bool first)
+{
+    struct slm_slab *slab = slm_slab_of(object);
+    return slm_partial_is_shared(slab) || (first && slm_partial_share(slab));
+}
+
 /* Has it to go to its slab? See slm_partial_share. */
 static bool is_shared(struct slm_thread *thread, size_t slot_offset, const void *object)
 {
     if (slm_page_map_size(slot_offset) >= SLM_LINE_BYTES)
         return false;
     const bool first = is_first(thread, slot_offset);
-    if (likely(!first) && likely(slm_map_offset_at(object) > SLM_MAP_HIDDEN))
-        return false;
-    struct slm_slab *slab = slm_slab_of(object);
-    return slm_partial_is_shared(slab) || (first && slm_partial_share(slab));
+    return (unlikely(first) || unlikely(slm_map_offset_at(object) <= SLM_MAP_HIDDEN)) && share(object, first);
 }
 
-static slm_for_few void give_shared(void *object, const char *call)
+static void give_shared(void *object, const char *call)
 {
     struct slm_slab *slab = slm_slab_of(object);
     slm_depot_give(&object, 1, call);
@@ -303,7 +306,7 @@ static void free_small(size_t slot_offset, void *object, const char *call)
 }
 
 /* As the hot path does it, for objects that it leaves alone. Their caches are found by their slabs. */
-static slm_for_few __attribute__((noinline)) bool push_by_slab(const struct slm_slab *slab, void *object)
+static __attribute__((noinline)) bool push_by_slab(const struct slm_slab *slab, void *object)
 {
     const struct slm_cache *cache = slm_cache_of_slab(slab, object);
     if (!cache || slm_partial_is_shared(slab) || !slm_slab_is_object(slab, object) ||
@@ -368,27 +371,33 @@ slm_unordered static inline bool has_own_key(const struct slm_slab *slab, void *
 }
 
 /* As the hot path does it (heap/free.h), for most objects of hidden slabs: what is in use may be hidden for long.
- * Purged pages have no keys: what lies there is free already. NULL is freed often: by C programs at their ends of
- * scopes, by libc 18 times at each thread's end. */
+ * Purged pages have no keys: what lies there is free already. */
+static __attribute__((noinline)) bool push_hidden(void *pointer, uintptr_t key)
+{
+    const size_t offset = (uint16_t)(uintptr_t)pointer;
+    struct slm_slab *slab = slm_descriptor(slm_granule_of(pointer));
+    const struct slm_depot *depot = load_acquire(&slab->owner); /* as in slm_depot_give */
+    struct slm_thread *thread = slm_hot();
+    struct slm_slot *slot = slm_slot_at(thread, depot ? slm_slab_map_offset(depot->shape) : 0);
+    void **const top = slm_shared_load(&slot->top);
+    if (unlikely(slot->start_factor * offset >= (uintptr_t)*top) || unlikely(slm_key_is_set(pointer, key)) ||
+        unlikely(!has_own_key(slab, pointer, offset)))
+        return false;
+    slm_key_set(pointer, key);
+    slm_slot_push(slot, top, pointer);
+    if (unlikely(++thread->hidden_frees % hidden_sample == 0))
+        note_worked(slab);
+    return true;
+}
+
+/* NULL is freed often: by C programs at their ends of scopes, by libc 18 times at each thread's end. */
 slm_slow void slm_free_slow(void *pointer, const char *call)
 {
     const uintptr_t key = slm_tls.key;
-    const size_t granule = slm_key_granule(key, pointer), offset = (uint16_t)(uintptr_t)pointer;
-    if (slm_area_granule_valid(granule) && slm_page_map_offset(slm_key_area(key), granule) == SLM_MAP_HIDDEN) {
-        struct slm_slab *slab = slm_descriptor(slm_granule_of(pointer));
-        const struct slm_depot *depot = load_acquire(&slab->owner); /* as in slm_depot_give */
-        struct slm_thread *thread = slm_hot();
-        struct slm_slot *slot = slm_slot_at(thread, depot ? slm_slab_map_offset(depot->shape) : 0);
-        void **const top = slm_shared_load(&slot->top);
-        if (likely(slot->start_factor * offset < (uintptr_t)*top) && likely(!slm_key_is_set(pointer, key)) &&
-            likely(has_own_key(slab, pointer, offset))) {
-            slm_key_set(pointer, key);
-            slm_slot_push(slot, top, pointer);
-            if (unlikely(++thread->hidden_frees % hidden_sample == 0))
-                note_worked(slab);
-            return;
-        }
-    }
+    const size_t granule = slm_key_granule(key, pointer);
+    if (slm_area_granule_valid(granule) && slm_page_map_offset(slm_key_area(key), granule) == SLM_MAP_HIDDEN &&
+        push_hidden(pointer, key))
+        return;
     if (pointer)
         free_unpushed(pointer, call);
 }

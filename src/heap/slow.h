@@ -52,7 +52,6 @@ slm_inline void *slm_pop_keyed(size_t slot_offset)
     if (unlikely(top == slm_shared_load(&slot->bottom)))
         return NULL;
     void *object = slm_slot_pop(slot, top);
-    slm_slot_prefetch(top);
     slm_key_clear(object);
     return object;
 }

@@ -21,7 +21,7 @@ static_assert(offsetof(struct rseq, cpu_id) == CPU_OFFSET && offsetof(struct rse
 
 /* The kernel accepts no record shorter than 32 bytes, and fills in the fields that it supports: node and concurrency
  * id are there, if the kernel has them (6.3), whatever size the C library states in __rseq_size. */
-slm_seldom bool slm_rseq_find(struct slm_rseq *rseq)
+slm_cold bool slm_rseq_find(struct slm_rseq *rseq)
 {
 #ifdef HAS_SEQUENCES
     if (&__rseq_offset && &__rseq_size && __rseq_size != 0) {

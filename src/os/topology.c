@@ -114,7 +114,7 @@ unsigned slm_topology_node_again(uintptr_t thread, uint32_t *cpu, unsigned node)
     return node < slm_nodes ? node : 0;
 }
 
-slm_seldom void slm_topology_find_here(void)
+slm_cold void slm_topology_find_here(void)
 {
     struct slm_rseq found = {0};
     if (slm_rseq_find(&found))

@@ -21,6 +21,7 @@
 #include "percpu/percpu.h"
 #include "process/legacy.h"
 #include "slab/large.h"
+#include "thread/gather.h"
 #include "thread/ownership.h"
 #include "thread/thread_cache.h"
 
@@ -57,9 +58,8 @@ static void trim_depot(struct slm_cache *cache, struct slm_depot *depot, bool al
 static void trim_cache(struct slm_cache *cache, void *context)
 {
     struct trimming *trimming = context;
-    for (struct slm_depot *depot = &cache->first; trimming->all && depot; depot = slm_cache_depot_after(cache, depot))
-        trimming->found |=
-            load_relaxed(&depot->shards) && slm_depot_trim(depot, true); /* see slm_gather_from_depots */
+    if (trimming->all && slm_cache_has_shards(cache))
+        slm_gather_from_depots(cache);
     slm_for_each_depot (depot, cache) {
         const bool all = slm_depot_is_still(depot, trimming->look) || trimming->all;
         if ((all || trimming->surplus) &&

@@ -31,7 +31,7 @@ static bool may_be_kept(struct slm_kept *kept, const struct slm_large *large)
 }
 
 /* A child of fork that comes between two stores has lost the object. */
-slm_for_few bool slm_kept_put(struct slm_kept *kept, struct slm_large *large)
+bool slm_kept_put(struct slm_kept *kept, struct slm_large *large)
 {
     if (large->span.granules > SLM_KEPT_GRANULES_MOST)
         return false;
@@ -67,7 +67,7 @@ static void note_retaken(struct slm_kept *kept, uint32_t granules)
     kept->retaken = 0;
 }
 
-slm_for_few void *slm_kept_take(struct slm_kept *kept, size_t n, unsigned area)
+void *slm_kept_take(struct slm_kept *kept, size_t n, unsigned area)
 {
     const size_t usable = slm_large_usable_for(n), granules = (usable + SLM_GRANULE - 1) >> SLM_GRANULE_SHIFT;
     if (granules > SLM_KEPT_GRANULES_MOST)

@@ -79,7 +79,7 @@ static struct slm_large *make(size_t n, size_t granules, size_t align_granules, 
 }
 
 /* It was counted as live all the time. */
-slm_for_few void slm_large_reuse(struct slm_large *large, size_t usable)
+void slm_large_reuse(struct slm_large *large, size_t usable)
 {
     if (usable != large->usable)
         count_live(large, usable - large->usable);

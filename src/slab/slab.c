@@ -160,7 +160,7 @@ void slm_slab_release(struct slm_slab *slab)
     slm_span_free(&slab->span);
 }
 
-slm_for_few void slm_slab_hide(struct slm_slab *slab)
+slm_cold void slm_slab_hide(struct slm_slab *slab)
 {
     if (slm_page_map_slot_offset(slm_slab_start(slab)) != 0)
         slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, SLM_MAP_HIDDEN);

@@ -128,12 +128,6 @@ static __attribute__((noinline)) slm_seldom void give_vacant(void)
 
 /* -- taking ------------------------------------------------------------------------------------------------------ */
 
-/* The owner's pops may prefetch what lies there. */
-static slm_seldom void set_next(const struct slm_slot *slot, void *next)
-{
-    slm_shared_store(&slot->loaded->next, next); /* pairs with slm_slot_prefetch */
-}
-
 /* All but the top round. They leave the slot before they come to their slabs: a child of a fork in between finds them
  * in neither, but never in both. */
 static slm_seldom void take_slot(struct slm_thread *thread, unsigned cache_id)
@@ -148,7 +142,7 @@ static slm_seldom void take_slot(struct slm_thread *thread, unsigned cache_id)
     add_relaxed(&depot->taken_back, give_magazine(previous));
     give_magazine(slm_remote_take(thread, cache_id));
     if (slot->loaded) /* from here on the round that was exchanged; itself: one may be */
-        set_next(slot, top > bottom ? slot->loaded : NULL);
+        slot->loaded->next = top > bottom ? slot->loaded : NULL;
     if (top > bottom + 1) {
         slm_shared_store(&slot->bottom, top - 1);
         slm_depot_give(bottom, (unsigned)(top - 1 - bottom), "free");
@@ -179,10 +173,10 @@ static slm_seldom void exchange(struct slm_thread *thread, void *context)
         void **const bottom = slot->bottom;
         if (!slot->loaded || !slot->loaded->next)
             continue;
-        set_next(slot, NULL);
+        slot->loaded->next = NULL;
         if (!stand_ins || stand_ins->count == 0 || slm_shared_load(&slot->top) <= bottom)
             continue;
-        set_next(slot, *bottom);
+        slot->loaded->next = *bottom;
         slm_shared_store(bottom, stand_ins->rounds[--stand_ins->count]);
     }
 }

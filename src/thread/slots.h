@@ -273,14 +273,6 @@ slm_inline void *slm_slot_pop(struct slm_slot *slot, void **top)
     return slm_shared_load(&top[-1]);
 }
 
-/* After a pop of the round below `top`: fetch the object that the next but one takes, to write it. A program
- * touches what it gets at once, and the processor's own prefetching follows loads, not stores. Of the last two
- * rounds it reads the magazine's head instead. */
-slm_inline void slm_slot_prefetch(void **top)
-{
-    __builtin_prefetch(slm_shared_load(&top[-3]), 1, 3);
-}
-
 slm_inline void slm_slot_push(struct slm_slot *slot, void **top, void *object)
 {
     *top = object;

@@ -109,15 +109,14 @@ static struct slm_magazine *decant(const struct slm_slot *slot, struct slm_cache
     return to;
 }
 
-/* Retired objects have waited for a grace period while others, megabytes at times, were used in their place. The
- * thread that gets one will write it: their first two lines are prefetched now, all at once, and the processor
- * fetches further ones by itself. */
+/* The thread that gets a magazine will write its objects, one after the other: their first lines are prefetched now,
+ * all at once, as the processor's own prefetching follows loads, not stores. Retired objects have waited for a grace
+ * period while others, megabytes at times, were used in their place: of those two lines are, and the processor fetches
+ * further ones by itself. */
 static void warm_up(struct slm_magazine *magazine, size_t object_size)
 {
-    if (likely(magazine->cache_id == SLM_NOT_RETIRED))
-        return;
+    const size_t second = magazine->cache_id != SLM_NOT_RETIRED && object_size > 64 ? 64 : 0;
     magazine->cache_id = SLM_NOT_RETIRED;
-    const size_t second = object_size > 64 ? 64 : 0;
     for (void **round = magazine->rounds + magazine->count; round-- > magazine->rounds;) {
         __builtin_prefetch(*round, 1, 2);
         __builtin_prefetch((const char *)*round + second, 1, 2);
@@ -443,7 +442,7 @@ void slm_thread_empty(struct slm_thread *thread, enum slm_whereto whereto)
     slm_kept_release(&thread->kept);
 }
 
-slm_for_few size_t slm_thread_leave_behind(struct slm_thread *thread)
+slm_cold size_t slm_thread_leave_behind(struct slm_thread *thread)
 {
     const size_t most = left_behind();
     size_t bytes = 0;
@@ -454,9 +453,7 @@ slm_for_few size_t slm_thread_leave_behind(struct slm_thread *thread)
         if (load_relaxed(&slot->target) == 0)
             continue; /* and perhaps no cache */
         const size_t held = (size_t)slm_thread_rounds(thread, cache_id) * cache->shape.object_size;
-        if (cache_id >= SLM_CLASSES)
-            empty_slot(thread, slot, cache, SLM_TO_DEPOT);
-        else if (held > most)
+        if (cache_id >= SLM_CLASSES || held > most)
             empty_slot(thread, slot, cache, SLM_TO_DEPOT);
         else
             bytes += held;

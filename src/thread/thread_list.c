@@ -63,7 +63,7 @@ void slm_thread_list_add(struct slm_thread *thread)
 
 /* -- legacies ---------------------------------------------------------------------------------------------------- */
 
-slm_for_few bool slm_thread_list_bequeath(struct slm_thread *thread, size_t bytes)
+slm_cold bool slm_thread_list_bequeath(struct slm_thread *thread, size_t bytes)
 {
     static _Atomic bool found;
     if (unlikely(!load_relaxed(&found))) {
@@ -89,7 +89,7 @@ slm_for_few bool slm_thread_list_bequeath(struct slm_thread *thread, size_t byte
 }
 
 /* Under the lock. */
-static slm_for_few void unlink_legacy(struct slm_thread *thread)
+static void unlink_legacy(struct slm_thread *thread)
 {
     slm_list_remove(&thread->link);
     thread->legacy = false;
@@ -113,7 +113,7 @@ static struct slm_thread *choose_legacy(void)
     return youngest;
 }
 
-slm_for_few struct slm_thread *slm_thread_list_inherit(struct slm_tls *tls)
+slm_cold struct slm_thread *slm_thread_list_inherit(struct slm_tls *tls)
 {
     struct slm_thread *thread = NULL;
     if (load_relaxed(&legacies) == 0)
