@@ -21,7 +21,7 @@
 enum { still_looks = 2, ahead = 4 };
 
 /* From one shard. */
-static bool get(struct slm_depot *depot, struct slm_magazine **magazine)
+slm_inline bool get(struct slm_depot *depot, struct slm_magazine **magazine)
 {
     if (load_relaxed(&depot->stock_rounds) == 0)
         return false;
@@ -84,9 +84,8 @@ slm_seldom uint64_t slm_depot_moves(struct slm_depot *depot)
     return moves;
 }
 
-bool slm_depot_put(struct slm_depot *home, struct slm_magazine **magazine, uint64_t limit_rounds)
+bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **magazine, uint64_t limit_rounds)
 {
-    struct slm_depot *depot = slm_depot_here(home);
     if (load_relaxed(&depot->shards))
         limit_rounds = slm_depot_share(depot, limit_rounds);
     slm_depot_lock(depot);

@@ -13,7 +13,8 @@ bool slm_depot_stock_has(struct slm_depot *depot, const void *object);
 /* Exchange an empty magazine (or NULL) for one with rounds. False: the stock is empty, and *magazine is unchanged. */
 bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **magazine);
 
-/* Exchange a magazine with rounds for an empty one (or NULL). False: the stock would exceed `limit_rounds`, and
+/* Exchange a magazine with rounds for an empty one (or NULL). `depot`: the calling thread's shard (depot/shards.h), as
+ * nowhere else here. False: the stock would exceed `limit_rounds`, or its share of it where there are several, and
  * *magazine is unchanged. */
 bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **magazine, uint64_t limit_rounds);
 

@@ -99,8 +99,8 @@ static bool is_to_be_checked(const struct slm_cache *cache, const struct slm_dep
 
 void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazine **magazine, uint64_t limit_rounds)
 {
-    struct slm_depot *depot = slm_cache_depot(cache, node);
-    if (limit_rounds > 0 && is_to_be_checked(cache, slm_depot_here(depot)))
+    struct slm_depot *depot = slm_depot_here(slm_cache_depot(cache, node));
+    if (limit_rounds > 0 && is_to_be_checked(cache, depot))
         slm_magazine_check(cache, *magazine, node, call_of(*magazine));
     if (limit_rounds > 0 && slm_depot_put(depot, magazine, limit_rounds))
         return;

@@ -8,14 +8,9 @@
 
 /* How often another thread than the last one comes before a depot is worth shards. While it has none, `meetings` is
  * that count and some bits by which the last thread is known. */
-enum { meetings_most = 250, count_bits = 8 };
+enum { meetings_most = 250 };
 
-static __thread char here; /* its address stands for the thread */
-
-static uint32_t bits_of(uintptr_t thread)
-{
-    return (uint32_t)(thread >> 4) << count_bits;
-}
+__thread char slm_shards_thread;
 
 static slm_for_few __attribute__((noinline)) struct slm_shards *start(struct slm_depot *home)
 {
@@ -35,13 +30,14 @@ static slm_for_few __attribute__((noinline)) struct slm_shards *start(struct slm
 }
 
 /* NULL: the depot is the only shard. */
-static struct slm_shards *shards_of(struct slm_depot *home, uintptr_t thread)
+static struct slm_shards *shards_of(struct slm_depot *home)
 {
     struct slm_shards *shards = load_acquire(&home->shards); /* pairs with start() */
-    const uint32_t meetings = load_relaxed(&home->meetings), count = meetings & ((1u << count_bits) - 1);
-    if (shards || likely(meetings - count == bits_of(thread)))
+    if (shards)
         return shards;
-    store_relaxed(&home->meetings, bits_of(thread) + count + 1);
+    const uint32_t count = (load_relaxed(&home->meetings) & ((1u << SLM_MEETINGS_BITS) - 1)) + 1;
+    const uint32_t bits = (uint32_t)((uintptr_t)&slm_shards_thread >> 4) << SLM_MEETINGS_BITS;
+    store_relaxed(&home->meetings, bits + count % (1u << SLM_MEETINGS_BITS));
     return unlikely(count >= meetings_most) ? start(home) : NULL;
 }
 
@@ -65,12 +61,12 @@ static slm_for_few __attribute__((noinline)) struct slm_depot *make(struct slm_d
     return none;
 }
 
-struct slm_depot *slm_depot_here(struct slm_depot *home)
+struct slm_depot *slm_depot_here_slow(struct slm_depot *home)
 {
-    struct slm_shards *shards = shards_of(home, (uintptr_t)&here);
+    struct slm_shards *shards = shards_of(home);
     if (!shards)
         return home;
-    const unsigned at = slm_topology_here((uintptr_t)&here) % SLM_SHARDS_MOST;
+    const unsigned at = slm_topology_here((uintptr_t)&slm_shards_thread) % SLM_SHARDS_MOST;
     struct slm_depot *depot = load_acquire(&shards->at[at]); /* pairs with make() */
     return likely(depot != NULL) ? depot : make(home, shards, at);
 }

@@ -22,8 +22,19 @@ struct slm_shards {
     _Atomic uint32_t made;
 };
 
+/* Its address stands for the thread: `meetings` has some of its bits, above a count of SLM_MEETINGS_BITS. */
+extern slm_hidden __thread char slm_shards_thread;
+enum { SLM_MEETINGS_BITS = 8 };
+
 /* The calling thread's shard of a node's depot; that itself while it is the only one, or without memory for more. */
-struct slm_depot *slm_depot_here(struct slm_depot *home);
+struct slm_depot *slm_depot_here_slow(struct slm_depot *home);
+slm_inline struct slm_depot *slm_depot_here(struct slm_depot *home)
+{
+    const uint32_t bits = (uint32_t)((uintptr_t)&slm_shards_thread >> 4);
+    const bool alone =
+        load_relaxed(&home->meetings) >> SLM_MEETINGS_BITS == bits << SLM_MEETINGS_BITS >> SLM_MEETINGS_BITS;
+    return likely(alone) && likely(!load_relaxed(&home->shards)) ? home : slm_depot_here_slow(home);
+}
 
 /* The shard behind this one, in the order in which a walk over all of the node's begins at its depot; NULL: none. */
 struct slm_depot *slm_depot_shard_after(const struct slm_depot *depot);

@@ -328,6 +328,18 @@ static __attribute__((noinline)) bool push_by_slab(const struct slm_slab *slab, 
     return true;
 }
 
+/* What is no large object, unless it is refused. */
+static __attribute__((noinline)) slm_slow void free_checked(void *pointer, const char *call)
+{
+    slm_keep_errno();
+    slm_fork_check();
+    const size_t slot_offset = slm_freed_check_offset(pointer, call, slm_double_free);
+    if (slot_offset == 0)
+        slm_refuse(pointer, call);
+    free_small(slot_offset, pointer, call);
+    slm_worker_note_slabs();
+}
+
 static __attribute__((noinline)) slm_slow void free_unpushed(void *pointer, const char *call)
 {
     if (unlikely(slm_map_offset_at(pointer) <= SLM_MAP_HIDDEN)) {
@@ -340,13 +352,7 @@ static __attribute__((noinline)) slm_slow void free_unpushed(void *pointer, cons
         if (slab && push_by_slab(slab, pointer))
             return;
     }
-    slm_keep_errno();
-    slm_fork_check();
-    const size_t slot_offset = slm_freed_check_offset(pointer, call, slm_double_free);
-    if (slot_offset == 0)
-        slm_refuse(pointer, call);
-    free_small(slot_offset, pointer, call);
-    slm_worker_note_slabs();
+    free_checked(pointer, call);
 }
 
 enum { hidden_sample = 32 };
@@ -395,10 +401,10 @@ slm_slow void slm_free_slow(void *pointer, const char *call)
 {
     const uintptr_t key = slm_tls.key;
     const size_t granule = slm_key_granule(key, pointer);
-    if (slm_area_granule_valid(granule) && slm_page_map_offset(slm_key_area(key), granule) == SLM_MAP_HIDDEN &&
-        push_hidden(pointer, key))
-        return;
-    if (pointer)
+    const size_t offset = slm_area_granule_valid(granule) ? slm_page_map_offset(slm_key_area(key), granule) : 0;
+    if (likely(offset > SLM_MAP_HIDDEN))
+        free_checked(pointer, call);
+    else if (pointer && !(offset == SLM_MAP_HIDDEN && push_hidden(pointer, key)))
         free_unpushed(pointer, call);
 }
 

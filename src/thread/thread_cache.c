@@ -109,14 +109,15 @@ static struct slm_magazine *decant(const struct slm_slot *slot, struct slm_cache
     return to;
 }
 
-/* The thread that gets a magazine will write its objects, one after the other: their first lines are prefetched now,
- * all at once, as the processor's own prefetching follows loads, not stores. Retired objects have waited for a grace
- * period while others, megabytes at times, were used in their place: of those two lines are, and the processor fetches
- * further ones by itself. */
+/* Retired objects have waited for a grace period while others, megabytes at times, were used in their place. The
+ * thread that gets one will write it: their first two lines are prefetched now, all at once, and the processor
+ * fetches further ones by itself. */
 static void warm_up(struct slm_magazine *magazine, size_t object_size)
 {
-    const size_t second = magazine->cache_id != SLM_NOT_RETIRED && object_size > 64 ? 64 : 0;
+    if (likely(magazine->cache_id == SLM_NOT_RETIRED))
+        return;
     magazine->cache_id = SLM_NOT_RETIRED;
+    const size_t second = object_size > 64 ? 64 : 0;
     for (void **round = magazine->rounds + magazine->count; round-- > magazine->rounds;) {
         __builtin_prefetch(*round, 1, 2);
         __builtin_prefetch((const char *)*round + second, 1, 2);

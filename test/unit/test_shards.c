@@ -119,10 +119,10 @@ static void stocks_share_a_bound_and_help_out(void **state)
     struct slm_magazine *slot = NULL, *mine = magazine_of(20), *second = magazine_of(20), *third = magazine_of(10);
     on_cpu(1);
     on_cpu(0);
-    assert_true(slm_depot_put(&depot, &mine, 40));
-    assert_false(slm_depot_put(&depot, &second, 40)); /* the other's half */
+    assert_true(slm_depot_put(slm_depot_here(&depot), &mine, 40));
+    assert_false(slm_depot_put(slm_depot_here(&depot), &second, 40)); /* the other's half */
     on_cpu(1);
-    assert_true(slm_depot_put(&depot, &third, 40));
+    assert_true(slm_depot_put(slm_depot_here(&depot), &third, 40));
     assert_true(slm_depot_get(&depot, &slot));
     assert_int_equal(slot->count, 10); /* its own first */
     give_magazine(slot);
