@@ -23,7 +23,7 @@ from . import programs
 from .measurement import Measurement, RunFailed, Skipped
 
 DATA = programs.ROOT / "bench" / "data" / "locks.json"
-MACHINES = ("here", "1x2", "1x4", "2x2", "1x8", "2x4", "4x2")
+MACHINES = ("here", "1x2", "1x4", "2x2", "1x8", "2x4", "4x2", "1x16")
 BOOT_SECONDS = 500
 AMOUNT_HERE = 4  # times the work that an emulated machine does
 STALL_LOG2 = 16  # ticks, some 25 us on x86: a holder that is longer at it has lost its CPU, or is in the kernel

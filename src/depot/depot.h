@@ -13,9 +13,9 @@ bool slm_depot_stock_has(struct slm_depot *depot, const void *object);
 /* Exchange an empty magazine (or NULL) for one with rounds. False: the stock is empty, and *magazine is unchanged. */
 bool slm_depot_get(struct slm_depot *depot, struct slm_magazine **magazine);
 
-/* Exchange a magazine with rounds for an empty one (or NULL). `depot`: the calling thread's shard (depot/shards.h), as
- * nowhere else here. False: the stock would exceed `limit_rounds`, or its share of it where there are several, and
- * *magazine is unchanged. */
+/* Exchange a magazine with rounds for an empty one (or NULL). `depot` is the calling thread's shard (depot/shards.h);
+ * other calls find that themselves. False: the stock would exceed `limit_rounds`, or its share of it where there are
+ * several, and *magazine is unchanged. */
 bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **magazine, uint64_t limit_rounds);
 
 /* Take up to n objects from partial slabs, else from a new one: the lowest address last, as a stack hands it out
