@@ -240,8 +240,8 @@ slm_cold bool slm_partial_share(struct slm_slab *slab)
     const bool ours = load_relaxed(&slab->owner) == depot; /* else another shard has taken it over */
     const unsigned where = load_relaxed(&slab->where);
     const bool listed = ours && where == SLM_SLAB_LISTED && slab->where_generation >= depot->generation;
-    if (ours && (listed || where == SLM_SLAB_OUT) && may_share(depot) &&
-        !slab->span.some_purged && !slab->span.some_joined) {
+    if (ours && (listed || where == SLM_SLAB_OUT) && may_share(depot) && !slab->span.some_purged &&
+        !slab->span.some_joined) {
         if (listed)
             slm_partial_unlist(depot, slab, SLM_SLAB_OUT);
         slab->bucket = (uint8_t)slm_min((slab->objects - load_relaxed(&slab->free)) / shared_part, UINT8_MAX);
