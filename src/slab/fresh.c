@@ -22,11 +22,11 @@ static slm_for_few unsigned page_of(const struct slm_slab *slab, const char *poi
     return (unsigned)((size_t)(pointer - slm_slab_start(slab)) / slm_page_size);
 }
 
-/* Longer slabs have more pages than can be counted, and objects that may be written in part only. */
+/* Longer objects may be written in part only; of these each page has a first word, which is written. */
 slm_for_few void slm_fresh_start_slow(struct slm_slab *slab, uint64_t slabs_before)
 {
     const unsigned begin = slabs_before == 0 ? step_pages : 0;
-    if (slab->object_size <= SLM_SMALL_MAX && pages_of(slab) > begin)
+    if (slab->object_size <= slm_min(slm_page_size, SLM_SMALL_MAX) && pages_of(slab) > begin)
         slab->span.fresh = (begin + 1) & 31;
 }
 

@@ -6,8 +6,8 @@
  *                         |------------- ahead -------------|
  *
  * `span.fresh` is 1 more than the first fresh page; 0 once all objects have been out, and in slabs on dirty memory.
- * A cache's first slab has none in its first step: most sizes need few objects. Whoever holds the slab calls these,
- * as depot/partial.h has it. */
+ * A cache's first slab has none in its first step: most sizes need few objects. Nor have objects longer than a page
+ * any, as they may be written in part. Whoever holds the slab calls these, as depot/partial.h has it. */
 #pragma once
 
 #include "page/demand.h"
