@@ -17,6 +17,7 @@ enum {
     most_rounds_least = 2,
     magazines_a_limit = 16,
     stock_start_bytes = 4096,
+    learnt_most = 32 << 10, /* rounds: their magazines take 256 KiB, which do not go back */
     stock_growth = 4
 };
 
@@ -82,7 +83,7 @@ static void set_bounds(struct slm_cache *cache)
     store_relaxed(&cache->start_rounds, start);
     const uint64_t magazines = cache->fixed_magazines;
     store_relaxed(&cache->learns, magazines == 0);
-    const uint64_t stock = magazines != 0 ? magazines * most : slm_options.depot_bytes / size;
+    const uint64_t stock = magazines != 0 ? magazines * most : slm_min(slm_options.depot_bytes / size, learnt_most);
     store_relaxed(&cache->depot_rounds, (uint32_t)slm_min(stock, UINT32_MAX));
     set_stock(cache, magazines != 0 ? UINT32_MAX : 0);
 }

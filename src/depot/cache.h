@@ -120,10 +120,11 @@ void slm_cache_tune_all(void);
 /* Rounds of a magazine and magazines of a depot from now on, 0: automatic. Under the cache mutex. */
 void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines);
 
-/* The most rounds that a depot keeps now. A phase of a program frees the objects of a size and goes on with others:
- * what a stock keeps then is lost to these. So there is little room until rounds are missed that have gone home, to
- * their slabs, for lack of it, less than `purge_delay_ms` before. Each time there is four times as much, up to
- * `depot_bytes` for all stocks together. A surplus halves it again. Where the program has fixed it, it stays. */
+/* The most rounds that a depot keeps now. A phase of a program frees the objects of a size and goes on with
+ * others: what a stock keeps then is lost to these. So there is little room until rounds are missed that have gone
+ * home, to their slabs, for lack of it, less than `purge_delay_ms` before. Each time there is four times as much,
+ * up to `depot_bytes` for all stocks together, and 32768 rounds for each. A surplus halves it again. Where the
+ * program has fixed it, it stays. */
 slm_inline uint64_t slm_cache_stock_rounds(const struct slm_cache *cache)
 {
     return load_relaxed(&cache->stock_rounds);
