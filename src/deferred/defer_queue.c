@@ -189,17 +189,22 @@ static void count_on(uint64_t objects, uint64_t bytes)
     add_relaxed(&slm_epoch_waiting_bytes, bytes);
 }
 
+slm_inline void put_counted(unsigned node, enum kind kind, void *thing)
+{
+    lock_queue(&queues[node]);
+    if (kind == FUNCTIONS)
+        add_relaxed(&functions.put, 1);
+    append_one(kind, chain_for(&queues[node], kind), thing);
+    slm_lock_release(&queues[node].lock);
+}
+
 slm_inline void put(unsigned node, enum kind kind, void *thing)
 {
     struct sums sums = {0};
     weigh(kind, thing, &sums);
     if (kind != FUNCTIONS)
         count_on(sums.objects, sums.bytes);
-    lock_queue(&queues[node]);
-    if (kind == FUNCTIONS)
-        add_relaxed(&functions.put, 1);
-    append_one(kind, chain_for(&queues[node], kind), thing);
-    slm_lock_release(&queues[node].lock);
+    put_counted(node, kind, thing);
 }
 
 void slm_defer_queue_put_magazine(unsigned node, struct slm_magazine *magazine)
@@ -250,7 +255,7 @@ struct slm_magazine *slm_defer_queue_make_magazine(uint32_t rounds)
     return slm_checked && slm_options.refuse_blocks ? NULL : slm_magazine_make(rounds);
 }
 
-size_t slm_defer_queue_put_rounds(unsigned node, unsigned cache_id, void *const *rounds, size_t n)
+size_t slm_defer_queue_take_rounds(unsigned node, unsigned cache_id, void ***bottom, size_t n)
 {
     struct slm_magazine *magazine = slm_defer_queue_make_magazine((uint32_t)n);
     if (!magazine) {
@@ -262,9 +267,11 @@ size_t slm_defer_queue_put_rounds(unsigned node, unsigned cache_id, void *const 
     }
     magazine->cache_id = (uint16_t)cache_id;
     magazine->count = (uint32_t)slm_min(n, magazine->capacity);
-    memcpy(magazine->rounds, rounds, magazine->count * sizeof(void *));
     n = magazine->count;
-    slm_defer_queue_put_magazine(node, magazine); /* from here on it is not ours */
+    memcpy(magazine->rounds, *bottom, n * sizeof(void *));
+    count_on(n, bytes_of_magazine(magazine));
+    __atomic_store_n(bottom, *bottom + n, __ATOMIC_RELEASE); /* pairs with slm_deferred_free_all */
+    put_counted(node, MAGAZINES, magazine);                  /* from here on it is not ours */
     return n;
 }
 

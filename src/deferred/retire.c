@@ -124,8 +124,7 @@ static void take_slot(struct slm_thread *thread, unsigned cache_id, struct passi
         return;
     const size_t n = (size_t)(top - slot->bottom);
     const unsigned node = load_relaxed(&thread->node);
-    const size_t put = n > 0 ? slm_defer_queue_put_rounds(node, cache_id, slot->bottom, n) : 0;
-    slot->bottom += put;
+    const size_t put = n > 0 ? slm_defer_queue_take_rounds(node, cache_id, &slot->bottom, n) : 0;
     slm_shared_store(&slot->limit, slot->bottom);
     slm_retired_half(thread)->pass = slot->pass = passing->pass;
     passing->left |= put < n;

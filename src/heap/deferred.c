@@ -164,6 +164,7 @@ slm_seldom void slm_deferred_free_all(unsigned attempts)
         struct slm_thread *self = slm_thread_hide();
         left = slm_retire_pass(self, true, &open);
         slm_thread_unhide(self);
+        slm_fence(); /* pairs with slm_defer_queue_take_rounds: the slots' bottoms, before the figure */
         if (left == 0 && load_acquire(&slm_defer_queue_objects) == 0) /* pairs with end_freeing */
             break;
         slm_epoch_await(load_relaxed(&slm_epoch_wanted), UINT64_MAX);

@@ -245,7 +245,7 @@ static void without_memory_one_block_is_left(void **state)
     (void)state;
     enum { ROOM = 61 };
     const unsigned number = cache->id;
-    void *rounds[ROOM + 3];
+    void *rounds[ROOM + 3], **bottom;
     char *object = object_of_cache();
     memset(object, 0x5a, SIZE);
     slm_options.refuse_blocks = 1;
@@ -257,12 +257,15 @@ static void without_memory_one_block_is_left(void **state)
     for (unsigned turn = 0; turn < 3; turn++) {
         for (unsigned i = 0; i < COUNT(rounds); i++)
             rounds[i] = object_of_cache();
-        assert_int_equal(slm_defer_queue_put_rounds(node_of_thread(), number, rounds, COUNT(rounds)), ROOM);
+        bottom = rounds;
+        assert_int_equal(slm_defer_queue_take_rounds(node_of_thread(), number, &bottom, COUNT(rounds)), ROOM);
+        assert_ptr_equal(bottom, rounds + ROOM);
         assert_int_equal(on_queues(), ROOM);
         let_ripen();
-        assert_int_equal(slm_defer_queue_put_rounds(node_of_thread(), number, rounds + ROOM, 3), 0);
+        assert_int_equal(slm_defer_queue_take_rounds(node_of_thread(), number, &bottom, 3), 0);
+        assert_ptr_equal(bottom, rounds + ROOM);
         assert_true(slm_defer_queue_ripen_all());
-        assert_int_equal(slm_defer_queue_put_rounds(node_of_thread(), number, rounds + ROOM, 3), 3);
+        assert_int_equal(slm_defer_queue_take_rounds(node_of_thread(), number, &bottom, 3), 3);
         let_ripen();
         assert_true(slm_defer_queue_ripen_all());
     }
