@@ -7,22 +7,10 @@
  *
  * Strict overcommit is a setting of the whole machine, which a test must not change: that test runs where it is set
  * already, and says otherwise how to get there. */
-#include "common.h"
+#include "filling.h"
 
 #include <sys/mman.h>
 #include <sys/prctl.h>
-
-/* Where raising a limit is not allowed, as far as it goes. */
-static void set_limit(__rlimit_resource_t resource, size_t bytes)
-{
-    struct rlimit limit;
-    require(getrlimit(resource, &limit) == 0);
-    limit.rlim_cur = bytes;
-    if (bytes > limit.rlim_max)
-        limit.rlim_cur = limit.rlim_max;
-    limit.rlim_max = limit.rlim_cur;
-    require(setrlimit(resource, &limit) == 0);
-}
 
 /* glibc reserves 64 MiB of addresses for each of the first threads, which is more than these tests allow. */
 static void spare_addresses_on_glibc(void)
@@ -32,40 +20,6 @@ static void spare_addresses_on_glibc(void)
 }
 
 /* -- filling memory up ------------------------------------------------------------------------------------------- */
-
-struct link {
-    struct link *next;
-    size_t size;
-};
-
-/* Puts blocks of the size in front of the list until there is no more memory, or most blocks. Returns how many. */
-static size_t fill(struct link **list, size_t size, size_t most)
-{
-    size_t count = 0;
-    struct link *block;
-    errno = 0;
-    while (count < most && (block = malloc(size)) != NULL) {
-        block->next = *list;
-        block->size = size;
-        *list = block;
-        count++;
-    }
-    require(count == most || errno == ENOMEM);
-    return count;
-}
-
-/* Frees the whole list. */
-static void empty(struct link **list, size_t size)
-{
-    errno = EDOM;
-    while (*list != NULL) {
-        struct link *next = (*list)->next;
-        require((*list)->size == size);
-        free(*list);
-        *list = next;
-    }
-    require(errno == EDOM);
-}
 
 /* Frees every other block, or the older half. Returns how many. */
 static size_t free_half(struct link **list, size_t count, bool every_other)

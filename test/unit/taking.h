@@ -88,3 +88,30 @@ static inline bool is_at_rest(const struct helper *of)
 {
     return of->tls->hot == of->tls->self && load_relaxed(&of->tls->busy) == 0;
 }
+
+static inline void ask_reserve(void *nothing)
+{
+    (void)nothing;
+    require(!slab_cache_alloc_nolock(name)); /* the first time there is none */
+}
+
+static struct helper helper;
+
+static inline int begin_with_helper(void **state)
+{
+    (void)state;
+    name = named("taken", 128, &twenty);
+    cache = cache_of(name);
+    start_live_helper(&helper);
+    tell(&helper, hoard, NULL);
+    return rounds_of(&helper) > ROUNDS ? 0 : -1;
+}
+
+static inline int end_with_helper(void **state)
+{
+    (void)state;
+    hand_on_taken();
+    slm_thread_check(helper.tls->self);
+    end_helper(&helper);
+    return slab_cache_destroy(name);
+}
