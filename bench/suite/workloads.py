@@ -8,7 +8,7 @@ import functools
 import json
 import typing
 
-from . import epochs, instructions, locks, memory, numa, percpu, programs, servers
+from . import epochs, instructions, jobs, locks, memory, numa, percpu, programs, servers
 from .measurement import RunFailed, Skipped
 
 GROUPS = ("micro", "caches", "epochs", "percpu", "kernel table", "threads", "memory", "latency", "locks", "numa",
@@ -292,7 +292,7 @@ def several_nodes():
 
 
 def serving():
-    for name, server in servers.WORKLOADS.items():
+    for name, server in {**servers.WORKLOADS, **jobs.WORKLOADS}.items():
         yield Workload(name, "servers", server.about, functools.partial(measure_server, server), same_work=True,
                        least_effort="full")
     yield Workload("idle_postgres", "servers", "PostgreSQL with 20 idle connections: what its processes hold",

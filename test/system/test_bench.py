@@ -197,15 +197,15 @@ def test_page_faults_are_those_of_the_whole_program():
 
 def test_a_programs_allocator_is_proved_once_the_loader_has_mapped_both(tmp_path, monkeypatch):
     """Before, it is setpriv that runs on it."""
-    one = workloads.servers.Program("/lib/ours.so", tmp_path)
+    one = workloads.jobs.Program("/lib/ours.so", tmp_path)
     one.preload, one.program, one.born = "/lib/ours.so", "/bin/short", time.monotonic()
     for mappings, proved in (("", False), ("/bin/setpriv /lib/ours.so", False), ("/bin/short", False),
                              ("/bin/short /lib/ours.so", True)):
         one.look_for_preload(mappings)
         assert one.proved == proved
-    monkeypatch.setattr(workloads.servers, "MAPPED_AFTER_S", -1)
+    monkeypatch.setattr(workloads.jobs, "MAPPED_AFTER_S", -1)
     one.look_for_preload("")
-    with pytest.raises(workloads.servers.Failure, match="not in the address space"):
+    with pytest.raises(workloads.jobs.Failure, match="not in the address space"):
         one.look_for_preload("/bin/short")
 
 
@@ -362,7 +362,7 @@ def test_an_allocator_whose_package_is_missing_is_left_out_with_a_line(monkeypat
 @pytest.mark.parametrize("name, programs", [("redis", ["redis-server", "redis-benchmark"]), ("sqlite3", ["sqlite3"])])
 def test_a_server_is_measured_on_the_library(place, name, programs):
     need(*programs)
-    server = workloads.servers.WORKLOADS[name]
+    server = {**workloads.servers.WORKLOADS, **workloads.jobs.WORKLOADS}[name]
     found = server.measure(str(BUILD / "libslabmalloc.so"), "quick", place)
     assert found.figures and found.cpu_s > 0 and found.peak_rss_mib > 1 and found.series["rss"][2]
     assert found.page_faults > found.peak_rss_mib  # more than one a MiB, whatever the kernel gives at once
