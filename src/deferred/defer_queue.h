@@ -51,10 +51,10 @@ bool slm_defer_queue_put_object(unsigned node, void *object);
 /* A magazine for that many retired objects; NULL: there is no memory, or a test refuses it. */
 struct slm_magazine *slm_defer_queue_make_magazine(uint32_t rounds);
 
-/* Put a copy of n rounds of the cache on the queue, and raise `*bottom` past them. Returns how many were put: without
- * memory, as many as the queues' last block has room for, or none if that is in use. They are counted before `*bottom`
- * is raised, so that a barrier misses none, and on the queue after that: a child of a fork in between has lost them,
- * and never has them twice. */
+/* Put a copy of n rounds of the cache on the queue, and raise `*bottom` past them. Returns how many were put:
+ * without memory, as many as the queues' last block has room for, or none if that is in use. They are counted
+ * before `*bottom` is raised, so that a barrier misses none, and on the queue after that: a child of a fork in
+ * between has lost them, and never has them twice. */
 size_t slm_defer_queue_take_rounds(unsigned node, unsigned cache_id, void ***bottom, size_t n);
 
 /* Objects and bytes on all queues, or with freers; figures. */

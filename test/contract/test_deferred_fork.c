@@ -1,10 +1,11 @@
-/* fork while objects and functions wait for a grace period: in the child none of them waits for a thread that it does
- * not have. What the forking thread itself had retired, and the functions that it had given, are as they were in both
- * processes, each of which frees and calls them once, and never twice; what other threads had retired is freed in both,
- * too. Lost to a child is what another thread had in its hands. The forking thread's own section goes on in both.
+/* fork while objects and functions wait for a grace period: in the child none of them waits for a thread that it
+ * does not have. What the forking thread itself had retired, and the functions that it had given, are as they were
+ * in both processes, each of which frees and calls them once, and never twice; what other threads had retired is
+ * freed in both, too. Lost to a child is what another thread had in its hands. The forking thread's own section
+ * goes on in both.
  *
- * Children may do anything, in atfork handlers as well, and when they come from a signal handler that forked in the
- * middle of a call, or from a function of slab_epoch_call. */
+ * Children may do anything, in atfork handlers as well, and when they come from a signal handler that forked in
+ * the middle of a call, or from a function of slab_epoch_call. */
 #include "epochs.h"
 
 enum { OBJECTS = 1000, SIZE = 72, LARGE = 10, FUNCTIONS = 50 };

@@ -43,8 +43,9 @@ static void count_others(unsigned *live, unsigned *all)
     closedir(tasks);
 }
 
-/* unshare is EINVAL in a process with several threads, else without effect. A thread on its last steps leaves /proc a
- * moment before it leaves what unshare counts (the kernel's release_task): none that is live may be seen meanwhile. */
+/* unshare is EINVAL in a process with several threads, else without effect. A thread on its last steps leaves
+ * /proc a moment before it leaves what unshare counts (the kernel's release_task): none that is live may be
+ * seen meanwhile. */
 static void require_single_threaded(void)
 {
     unsigned live, all;
