@@ -154,7 +154,7 @@ static __attribute__((noinline)) slm_seldom struct slm_cache *of_joined(const st
 
 struct slm_cache *slm_cache_of_slab(const struct slm_slab *slab, const void *pointer)
 {
-    const struct slm_depot *depot = slab ? load_acquire(&slab->owner) : NULL; /* pairs with slm_partial_take_over */
+    const struct slm_depot *depot = slab ? load_acquire(&slab->owner) : NULL; /* pairs with slm_partial_hold */
     if (!depot)
         return NULL;
     return likely(!slm_slab_joins(slab)) ? slm_cache_of_depot(depot) : of_joined(depot, slab, pointer);
