@@ -7,6 +7,7 @@
 #include "depot/join.h"
 #include "depot/shards.h"
 #include "os/topology.h"
+#include "page/free_spans.h"
 #include "page/metadata.h"
 #include "page/page_map.h"
 
@@ -18,7 +19,6 @@ enum {
     magazines_a_limit = 16,
     stock_start_bytes = 4096,
     learnt_most = 32 << 10, /* rounds: their magazines take 256 KiB, which do not go back */
-    stock_growth = 4
 };
 
 static __attribute__((section(".bss.slm_class_records"))) struct slm_cache class_records[SLM_CLASSES];
@@ -41,15 +41,22 @@ slm_seldom void slm_cache_name_class(char *name, unsigned class)
     memcpy(name + 5, digits + at, sizeof digits - at);
 }
 
-/* What all stocks together may have where they learn: where nobody may look again, no more than this. */
-static const uint64_t unwatched_bytes = (uint64_t)64 << 20;
+/* What all stocks together may have where they learn: where nobody may look again, no more than this, and little
+ * where address space is scarce (process/reclaim.c). */
+static const uint64_t unwatched_bytes = (uint64_t)64 << 20, scarce_bytes = (uint64_t)4 << 20;
 static _Atomic uint64_t granted; /* bytes */
 
 static uint64_t bytes_to_grant(void)
 {
-    const uint64_t all = slm_options.depot_bytes, some = slm_min(all, unwatched_bytes);
-    const uint64_t most = load_relaxed(&slm_demand_watched) ? all : some, now = load_relaxed(&granted);
-    return most - slm_min(most, now);
+    const uint64_t watched = load_relaxed(&slm_demand_watched) ? UINT64_MAX : unwatched_bytes;
+    const uint64_t most = slm_min(slm_options.depot_bytes, unlikely(slm_span_scarce()) ? scarce_bytes : watched);
+    return most - slm_min(most, load_relaxed(&granted));
+}
+
+/* Has the program not fixed it? */
+static bool learns(const struct slm_cache *cache)
+{
+    return load_relaxed(&cache->fixed_magazines) == 0;
 }
 
 /* Within bounds. */
@@ -57,8 +64,8 @@ static void set_stock(struct slm_cache *cache, uint64_t rounds)
 {
     const size_t size = cache->shape.object_size;
     const uint64_t before = load_relaxed(&cache->stock_rounds), room = before + bytes_to_grant() / size;
-    const uint64_t most = load_relaxed(&cache->learns) ? slm_min(load_relaxed(&cache->depot_rounds), room)
-                                                       : load_relaxed(&cache->depot_rounds);
+    const uint64_t most =
+        learns(cache) ? slm_min(load_relaxed(&cache->depot_rounds), room) : load_relaxed(&cache->depot_rounds);
     const uint64_t least = slm_max(stock_start_bytes / size, 1);
     const uint32_t wanted = (uint32_t)slm_min(slm_min(slm_max(rounds, least), most), UINT32_MAX);
     const uint64_t had = atomic_exchange_explicit(&cache->stock_rounds, wanted, memory_order_relaxed);
@@ -81,30 +88,44 @@ static void set_bounds(struct slm_cache *cache)
     }
     store_relaxed(&cache->most_rounds, most);
     store_relaxed(&cache->start_rounds, start);
-    const uint64_t magazines = cache->fixed_magazines;
-    store_relaxed(&cache->learns, magazines == 0);
+    const uint64_t magazines = load_relaxed(&cache->fixed_magazines);
     const uint64_t stock = magazines != 0 ? magazines * most : slm_min(slm_options.depot_bytes / size, learnt_most);
     store_relaxed(&cache->depot_rounds, (uint32_t)slm_min(stock, UINT32_MAX));
     set_stock(cache, magazines != 0 ? UINT32_MAX : 0);
 }
 
-void slm_cache_widen_stock(struct slm_cache *cache)
+/* How many of those that have gone home would be back in time by now: threads that race may lose some. */
+static uint32_t lately_sent_home(const struct slm_cache *cache, uint32_t now_ms)
 {
-    const uint32_t ago_ms = (uint32_t)slm_sys_now_ms() - load_relaxed(&cache->sent_home_ms);
-    store_relaxed(&cache->sent_home_ms, 0);
-    if (load_relaxed(&cache->learns) && (int32_t)ago_ms <= (int32_t)slm_options.purge_delay_ms)
-        set_stock(cache, load_relaxed(&cache->stock_rounds) * (uint64_t)stock_growth);
+    const uint32_t ago_ms = now_ms - load_relaxed(&cache->sent_home_ms);
+    return (int32_t)ago_ms <= (int32_t)slm_options.purge_delay_ms ? load_relaxed(&cache->sent_home) : 0;
+}
+
+void slm_cache_note_sent_home(struct slm_cache *cache, uint32_t rounds)
+{
+    const uint32_t now_ms = (uint32_t)slm_sys_now_ms();
+    store_relaxed(&cache->sent_home, (uint32_t)slm_min(lately_sent_home(cache, now_ms) + rounds, learnt_most));
+    store_relaxed(&cache->sent_home_ms, now_ms);
+}
+
+void slm_cache_widen_stock(struct slm_cache *cache, uint32_t rounds)
+{
+    const uint32_t home = lately_sent_home(cache, (uint32_t)slm_sys_now_ms());
+    const uint32_t back = (uint32_t)slm_min(home, rounds);
+    store_relaxed(&cache->sent_home, home - back);
+    if (back > 0 && learns(cache))
+        set_stock(cache, (uint64_t)load_relaxed(&cache->stock_rounds) + back);
 }
 
 void slm_cache_narrow_stock(struct slm_cache *cache)
 {
-    if (load_relaxed(&cache->learns))
+    if (learns(cache))
         set_stock(cache, load_relaxed(&cache->stock_rounds) / 2);
 }
 
 void slm_cache_forget_stock(struct slm_cache *cache)
 {
-    if (load_relaxed(&cache->learns))
+    if (learns(cache))
         set_stock(cache, 0);
 }
 
@@ -133,7 +154,7 @@ static __attribute__((noinline)) slm_seldom struct slm_cache *of_joined(const st
 
 struct slm_cache *slm_cache_of_slab(const struct slm_slab *slab, const void *pointer)
 {
-    const struct slm_depot *depot = slab ? load_acquire(&slab->owner) : NULL; /* pairs with slm_partial_take_over */
+    const struct slm_depot *depot = slab ? load_acquire(&slab->owner) : NULL; /* pairs with slm_partial_hold */
     if (!depot)
         return NULL;
     return likely(!slm_slab_joins(slab)) ? slm_cache_of_depot(depot) : of_joined(depot, slab, pointer);
@@ -163,7 +184,7 @@ slm_cold struct slm_cache *slm_class_cache_make(unsigned class, bool wait)
     if (!cache) {
         cache = &class_records[classes_made()];
         memset(cache, 0, sizeof *cache);
-        cache->id = class;
+        cache->id = (uint16_t) class;
         cache->shape.object_size = slm_class_size[class];
         fill(cache);
         slm_join_register(&cache->first, class);
@@ -207,7 +228,7 @@ slm_cold void slm_cache_tune_all(void)
 void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines)
 {
     store_relaxed(&cache->fixed_rounds, rounds);
-    cache->fixed_magazines = magazines;
+    store_relaxed(&cache->fixed_magazines, magazines);
     set_bounds(cache);
     atomic_fetch_add_explicit(&cache->tuned, 1, memory_order_release); /* pairs with heed_tuning */
 }

@@ -18,12 +18,14 @@ enum { SLM_CACHE_NAME_BYTES = 64 };
 struct slm_cache {
     struct slm_list link; /* guarded by the cache mutex, as is all that is neither atomic nor fixed when it is made */
     struct slm_slab_shape shape;
-    uint32_t id;
+    uint16_t id;
+    bool merges;                                /* with others of its size and alignment */
+    bool attended;                              /* while it leaves: slab_cache_destroy still works on it */
     uint32_t generation;                        /* of the process, when it was made */
     _Atomic uint32_t tuned;                     /* how often it was tuned; threads compare */
     _Atomic uint32_t start_rounds, most_rounds; /* of a thread's magazines */
     _Atomic uint32_t fixed_rounds;              /* as the program asked; 0: automatic */
-    uint32_t fixed_magazines;                   /* as the program asked; 0: automatic */
+    _Atomic uint32_t fixed_magazines;           /* as the program asked; 0: automatic */
     _Atomic uint32_t stock_rounds;              /* the most that a depot keeps: see slm_cache_stock_rounds */
     _Atomic uint32_t depot_rounds;              /* the most that it ever keeps */
     uint32_t recall;                            /* while it leaves: what all threads must have attended to before */
@@ -31,10 +33,7 @@ struct slm_cache {
     struct slab_cache *first_name;                 /* the oldest; NULL: the cache is leaving */
     uint32_t names;                                /* how many it has */
     uint32_t align;
-    bool merges;                   /* with others of its size and alignment */
-    bool attended;                 /* while it leaves: slab_cache_destroy still works on it */
-    _Atomic bool learns;           /* how many rounds pay in a stock: the program has not fixed it */
-    _Atomic uint32_t sent_home_ms; /* when a stock had no room for rounds; 0: since then some were missed */
+    _Atomic uint32_t sent_home, sent_home_ms; /* rounds for which a stock had no room, and when last */
     struct slm_cache *next; /* in its bucket of caches that merge, among those that leave, or among those unused */
     struct slm_depot first; /* node 0 */
 };
@@ -121,29 +120,24 @@ void slm_cache_tune_all(void);
 void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines);
 
 /* The most rounds that a depot keeps now. A phase of a program frees the objects of a size and goes on with
- * others: what a stock keeps then is lost to these. So there is little room until rounds are missed that have gone
- * home, to their slabs, for lack of it, less than `purge_delay_ms` before. Each time there is four times as much,
- * up to `depot_bytes` for all stocks together, and 32768 rounds for each. A surplus halves it again. Where the
- * program has fixed it, it stays. */
+ * others: what a stock keeps then is lost to these. So there is little room until rounds are taken from slabs that
+ * have gone home to them, for lack of it, less than `purge_delay_ms` before: each of them makes room for one more, up
+ * to `depot_bytes` for all stocks together, and 32768 rounds for each. So the second of two equal cycles finds room
+ * for all that the first one had to send home. A surplus halves it again. Where the program has fixed it, it stays. */
 slm_inline uint64_t slm_cache_stock_rounds(const struct slm_cache *cache)
 {
     return load_relaxed(&cache->stock_rounds);
 }
 
-/* Rounds have gone home for lack of room. */
-slm_inline void slm_cache_note_sent_home(struct slm_cache *cache)
-{
-    const uint32_t now_ms = (uint32_t)slm_sys_now_ms() | 1;
-    if (load_relaxed(&cache->sent_home_ms) != now_ms)
-        store_relaxed(&cache->sent_home_ms, now_ms);
-}
+/* So many rounds have gone home for lack of room. */
+void slm_cache_note_sent_home(struct slm_cache *cache, uint32_t rounds);
 
-/* Rounds were taken from slabs, as there was no stock. */
-void slm_cache_widen_stock(struct slm_cache *cache);
-slm_inline void slm_cache_note_taken(struct slm_cache *cache)
+/* So many were taken from slabs, as there was no stock. */
+void slm_cache_widen_stock(struct slm_cache *cache, uint32_t rounds);
+slm_inline void slm_cache_note_taken(struct slm_cache *cache, uint32_t rounds)
 {
-    if (unlikely(load_relaxed(&cache->sent_home_ms) != 0))
-        slm_cache_widen_stock(cache);
+    if (unlikely(load_relaxed(&cache->sent_home) != 0))
+        slm_cache_widen_stock(cache, rounds);
 }
 
 /* A stock had a surplus; or nothing enters or leaves it any more. */

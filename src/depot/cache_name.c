@@ -99,7 +99,7 @@ static void describe(struct slm_cache *cache, size_t object_size, size_t align, 
     if (attr->limit_bytes != 0)
         cache->shape.limit = &own->limit;
     store_relaxed(&cache->fixed_rounds, attr->magazine_rounds);
-    cache->fixed_magazines = 0;
+    store_relaxed(&cache->fixed_magazines, 0);
     cache->align = (uint32_t)align;
     cache->merges = may_merge(attr);
     cache->names = 0;
@@ -116,7 +116,7 @@ static struct slm_cache *make_cache(const char *name, size_t object_size, size_t
         return NULL;
     memcpy(slm_cache_own(cache)->name, name, SLM_CACHE_NAME_BYTES);
     describe(cache, object_size, align, attr);
-    cache->id = lowest_free;
+    cache->id = (uint16_t)lowest_free;
     slm_cache_add(cache);
     if (cache->merges)
         link_cache(bucket_of(object_size, align), cache);

@@ -45,35 +45,29 @@ slm_inline bool get(struct slm_depot *depot, struct slm_magazine **magazine)
     return full != NULL;
 }
 
-/* Another shard's stock, if it is half full: threads of one CPU free what those of another allocate. */
-static slm_for_few __attribute__((noinline)) bool get_surplus(struct slm_depot *depot, struct slm_magazine **magazine)
+/* From another shard whose stock has at least so many rounds. */
+static slm_for_few __attribute__((noinline)) bool get_from_others(struct slm_depot *depot,
+                                                                  struct slm_magazine **magazine, uint64_t least)
 {
-    const uint64_t half = load_relaxed(&load_relaxed(&depot->shards)->share) / 2;
     struct slm_depot *other = depot;
     while ((other = slm_depot_other_shard(depot, other)))
-        if (load_relaxed(&other->stock_rounds) >= half && get(other, magazine))
+        if (load_relaxed(&other->stock_rounds) >= least && get(other, magazine))
             return true;
     return false;
 }
 
-/* What is left when a shard has no partial slabs. */
-static slm_for_few __attribute__((noinline)) bool get_any(struct slm_depot *depot, struct slm_magazine **magazine)
-{
-    struct slm_depot *other = depot;
-    while ((other = slm_depot_other_shard(depot, other)))
-        if (get(other, magazine))
-            return true;
-    return false;
-}
-
+/* Threads of one CPU free what those of another allocate: so another shard's stock that is half full comes before
+ * the shard's own partial slabs, and what is left anywhere when there are none. */
 bool slm_depot_get(struct slm_depot *home, struct slm_magazine **magazine)
 {
     struct slm_depot *depot = slm_depot_here(home);
     if (get(depot, magazine))
         return true;
-    if (likely(!load_relaxed(&depot->shards)))
+    const struct slm_shards *shards = load_relaxed(&depot->shards);
+    if (likely(!shards))
         return false;
-    return get_surplus(depot, magazine) || (!slm_partial_any(depot) && get_any(depot, magazine));
+    return get_from_others(depot, magazine, load_relaxed(&shards->share) / 2) ||
+           (!slm_partial_any(depot) && get_from_others(depot, magazine, 1));
 }
 
 slm_seldom uint64_t slm_depot_moves(struct slm_depot *depot)
@@ -169,7 +163,7 @@ static slm_for_few __attribute__((noinline)) unsigned take_over(struct slm_depot
 {
     unsigned number = 0;
     for (struct slm_depot *other = depot; number == 0 && (other = slm_depot_other_shard(depot, other));)
-        number = slm_partial_any(other) ? slm_partial_take_over(depot, other, slabs, n) : 0;
+        number = slm_partial_any(other) ? slm_partial_hold(depot, other, slabs, n) : 0;
     return number;
 }
 
@@ -185,7 +179,7 @@ static bool may_join(const struct slm_depot *depot)
 static unsigned take(struct slm_depot *depot, void **rounds, unsigned n)
 {
     struct slm_slab *slabs[SLM_PARTIAL_MOST];
-    unsigned number = slm_partial_hold(depot, slabs, n), got = 0, joined = 0;
+    unsigned number = slm_partial_hold(depot, depot, slabs, n), got = 0, joined = 0;
     if (unlikely(number == 0) && load_relaxed(&depot->shards))
         number = take_over(depot, slabs, n);
     if (number == 0 && constructs(depot)) {
@@ -320,7 +314,7 @@ void slm_depot_give(void *const *rounds, unsigned n, const char *call)
         if (i + ahead < n)
             expect(rounds[i + ahead]);
         struct slm_slab *slab = slm_slab_of(rounds[i]);
-        depot = slab ? load_acquire(&slab->owner) : NULL; /* pairs with slm_partial_take_over */
+        depot = slab ? load_acquire(&slab->owner) : NULL; /* pairs with slm_partial_hold */
         if (!depot)
             not_ours(rounds[i], call);
         if (unlikely(slm_slab_joins(slab) != NULL)) {

@@ -105,7 +105,7 @@ void slm_magazine_put(struct slm_cache *cache, unsigned node, struct slm_magazin
     if (limit_rounds > 0 && slm_depot_put(depot, magazine, limit_rounds))
         return;
     if (limit_rounds > 0)
-        slm_cache_note_sent_home(cache);
+        slm_cache_note_sent_home(cache, (*magazine)->count);
     put_into_slabs(cache, node, (*magazine)->rounds, (*magazine)->count, call_of(*magazine));
     (*magazine)->count = 0;
 }

@@ -63,13 +63,14 @@ void slm_depot_lose(struct slm_depot *depot, uint64_t n)
 
 void slm_depot_note_out(struct slm_depot *depot)
 {
-    const int32_t out = (int32_t)slm_min(load_relaxed(&depot->objects_out), INT32_MAX / 4);
-    const int32_t step = (int32_t)slm_max((size_t)out / 8, depot->shape->objects / 4u);
-    const int32_t turn = load_relaxed(&depot->turn), fall = out > step ? out - step : 0, rise = -(out + step + 1);
-    if (turn >= 0 ? out <= turn : turn < rise)
-        store_relaxed(&depot->turn, rise);
-    else if (turn >= 0 ? turn < fall : out >= -turn)
-        store_relaxed(&depot->turn, fall);
+    const uint32_t out = (uint32_t)slm_min(load_relaxed(&depot->objects_out), INT32_MAX);
+    const uint32_t step = slm_max(out / 8, depot->shape->objects / 4u);
+    const uint32_t trend = load_relaxed(&depot->trend), edge = trend / 2;
+    const bool falls = trend & 1;
+    if (falls ? out < edge : out > edge)
+        store_relaxed(&depot->trend, out * 2 + falls);
+    else if (falls ? out - edge >= step : edge - out >= step)
+        store_relaxed(&depot->trend, out * 2 + !falls);
 }
 
 static const uint32_t worked_least = 1024, worked_objects = 2;
@@ -220,7 +221,7 @@ void slm_partial_relink(struct slm_slab *slab)
 {
     struct slm_depot *depot;
     do
-        depot = load_acquire(&slab->owner); /* pairs with slm_partial_take_over */
+        depot = load_acquire(&slab->owner); /* pairs with slm_partial_hold */
     while (depot && !relink(depot, slab));
 }
 
@@ -233,7 +234,7 @@ static bool may_share(const struct slm_depot *depot)
 /* Under the lock nobody takes a slab that is not held. */
 slm_cold bool slm_partial_share(struct slm_slab *slab)
 {
-    struct slm_depot *depot = load_acquire(&slab->owner); /* pairs with slm_partial_take_over */
+    struct slm_depot *depot = load_acquire(&slab->owner); /* pairs with slm_partial_hold */
     if (!depot)
         return false;
     slm_depot_lock(depot);
@@ -265,7 +266,7 @@ static slm_for_few bool has_worked(const struct slm_depot *depot, struct slm_sla
 
 slm_for_few void slm_partial_note_worked(struct slm_slab *slab, uint32_t frees)
 {
-    struct slm_depot *depot = load_acquire(&slab->owner); /* pairs with slm_partial_take_over */
+    struct slm_depot *depot = load_acquire(&slab->owner); /* pairs with slm_partial_hold */
     if (!depot)
         return;
     slm_depot_lock(depot);
@@ -294,37 +295,22 @@ void slm_partial_put(struct slm_depot *depot, struct slm_slab *const *slabs, uns
             slm_partial_release(depot, slabs[i]);
 }
 
-unsigned slm_partial_hold(struct slm_depot *depot, struct slm_slab **slabs, unsigned n)
+unsigned slm_partial_hold(struct slm_depot *depot, struct slm_depot *from, struct slm_slab **slabs, unsigned n)
 {
     unsigned number = 0, objects = 0;
-    slm_depot_lock(depot);
-    while (depot->occupied != 0 && number < SLM_PARTIAL_MOST && objects < n) {
-        struct slm_list *bucket = &depot->buckets[__builtin_ctz(depot->occupied)];
+    slm_depot_lock(from);
+    while (from->occupied != 0 && number < SLM_PARTIAL_MOST && objects < n) {
+        const unsigned fullest = (unsigned)__builtin_ctz(from->occupied);
+        struct slm_list *bucket = &from->buckets[likely(from == depot) ? fullest : slm_log2(from->occupied)];
         struct slm_slab *slab = slm_container(bucket->next, struct slm_slab, span.link);
-        slm_partial_unlist(depot, slab, SLM_SLAB_HELD);
+        slm_partial_unlist(from, slab, SLM_SLAB_HELD);
+        if (unlikely(from != depot))
+            store_release(&slab->owner, depot); /* pairs with slm_partial_relink, which sees then that it is held */
         slab->span.swept &= SLM_SLAB_FRESH;
         objects += (unsigned)load_relaxed(&slab->free);
         slabs[number++] = slab;
     }
-    slm_lock_release(&depot->lock);
-    return number;
-}
-
-slm_for_few unsigned slm_partial_take_over(struct slm_depot *depot, struct slm_depot *other, struct slm_slab **slabs,
-                                           unsigned n)
-{
-    unsigned number = 0, objects = 0;
-    slm_depot_lock(other);
-    while (other->occupied != 0 && number < SLM_PARTIAL_MOST && objects < n) {
-        struct slm_list *bucket = &other->buckets[slm_log2(other->occupied)];
-        struct slm_slab *slab = slm_container(bucket->next, struct slm_slab, span.link);
-        slm_partial_unlist(other, slab, SLM_SLAB_HELD);
-        store_release(&slab->owner, depot); /* pairs with slm_partial_relink, which sees then that it is held */
-        slab->span.swept &= SLM_SLAB_FRESH;
-        objects += (unsigned)load_relaxed(&slab->free);
-        slabs[number++] = slab;
-    }
-    slm_lock_release(&other->lock);
+    slm_lock_release(&from->lock);
     return number;
 }
 

@@ -33,7 +33,7 @@ struct slm_depot {
     const char *cache_name;                     /* in messages; NULL: malloc's objects are named by their size */
     struct slm_slab *vacant;                    /* a listed one, kept to spare making slabs over and over */
     struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
-    _Atomic int32_t turn;                       /* see slm_depot_note_out */
+    _Atomic uint32_t trend;                     /* twice that highest or lowest, plus 1: falls. See slm_depot_falls */
     bool vacant_seen : 1;                       /* at the last trim */
     bool shares : 1;                            /* it has a slab that threads share: see slm_partial_share */
     uint8_t shared_before : 6;                  /* how often it had one */
@@ -89,13 +89,13 @@ slm_inline uint64_t slm_depot_taken(const struct slm_depot *depot)
     return load_relaxed(&depot->objects_out) - load_relaxed(&depot->joined_out) + load_relaxed(&depot->lent);
 }
 
-/* Use falls once an eighth of what was out is back, and at least a quarter of a slab; it rises again once as much
- * more is out than at the lowest. The turn is where that will be: below it if use rises, else above its negative.
- * A class whose use rises will take what it has free: it lends nothing, and its pages are not purged for others'
- * growth, as frees into such slabs are slower. A figure: threads that race may lose a change. */
+/* Use falls once an eighth less is out than at the highest since it rose, and at least a quarter of a slab; it rises
+ * again once as much more is out than at the lowest since then. A class whose use rises will take what it has free:
+ * it lends nothing, and its pages are not purged for others' growth, as frees into such slabs are slower. A figure:
+ * threads that race may lose a change. */
 slm_inline bool slm_depot_falls(const struct slm_depot *depot)
 {
-    return load_relaxed(&depot->turn) < 0;
+    return load_relaxed(&depot->trend) & 1;
 }
 
 void slm_depot_note_out(struct slm_depot *depot);
@@ -118,12 +118,10 @@ void slm_depot_lock(struct slm_depot *depot);
 void slm_partial_unlist(struct slm_depot *depot, struct slm_slab *slab, enum slm_slab_where where);
 void slm_partial_set(struct slm_slab *slab, enum slm_slab_where where);
 
-/* Hold partial slabs, the fullest first, until there are n objects in them, or SLM_PARTIAL_MOST; returns how many. */
+/* Hold partial slabs, the fullest first, until there are n objects in them, or SLM_PARTIAL_MOST; returns how many.
+ * From another shard the emptiest, as they last longest, and they become the depot's. */
 enum { SLM_PARTIAL_MOST = 8 };
-unsigned slm_partial_hold(struct slm_depot *depot, struct slm_slab **slabs, unsigned n);
-
-/* The same of another shard's slabs, which become the depot's: the emptiest first, as they last longest. */
-unsigned slm_partial_take_over(struct slm_depot *depot, struct slm_depot *other, struct slm_slab **slabs, unsigned n);
+unsigned slm_partial_hold(struct slm_depot *depot, struct slm_depot *from, struct slm_slab **slabs, unsigned n);
 
 /* Has it partial slabs? A figure. */
 bool slm_partial_any(const struct slm_depot *depot);

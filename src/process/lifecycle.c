@@ -202,7 +202,7 @@ static struct slm_thread *birth(struct slm_tls *tls)
 {
     for (unsigned i = 0; i < orphans_a_birth && unlikely(load_relaxed(&slm_orphans) > 0); i++)
         slm_process_bury(UINT_MAX);
-    struct slm_thread *thread = slm_thread_list_legacies() > 0 ? slm_thread_list_inherit(tls) : NULL;
+    struct slm_thread *thread = slm_thread_list_inherit(tls);
     if (!thread && !(thread = make_block(tls)))
         return NULL;
     tls->key = slm_key_of_area(slm_area_start(slm_area_for_slabs(load_relaxed(&thread->node))));

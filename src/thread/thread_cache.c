@@ -151,9 +151,10 @@ static struct slm_magazine *fetch(struct slm_depot *depot, const struct slm_slot
         return fitting ? decant(slot, cache, full, fitting) : full;
     }
     empty = magazine_fit(empty, target);
-    if (empty)
-        empty->count = slm_depot_fill(depot, empty->rounds, (unsigned)slm_min(target, empty->capacity));
-    slm_cache_note_taken(cache);
+    if (!empty)
+        return NULL;
+    empty->count = slm_depot_fill(depot, empty->rounds, (unsigned)slm_min(target, empty->capacity));
+    slm_cache_note_taken(cache, empty->count);
     return empty;
 }
 

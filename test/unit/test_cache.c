@@ -88,21 +88,32 @@ static void a_cache_is_tuned_alone(void **state)
     assert_int_equal(cache->tuned, tuned + 5);
 }
 
-/* As if rounds had gone home, and were missed at once, until that changes nothing; returns how often. */
-static unsigned widen(struct slm_cache *cache)
+/* As if many rounds had gone home, and came back at once. */
+static void widen(struct slm_cache *cache)
 {
-    unsigned misses = 0;
-    for (uint64_t before = 0, now = slm_cache_stock_rounds(cache); now != before; misses++) {
-        before = now;
-        slm_cache_note_sent_home(cache);
-        slm_cache_note_sent_home(cache); /* once or often */
-        assert_int_equal(slm_cache_stock_rounds(cache), before);
-        slm_cache_note_taken(cache);
-        slm_cache_note_taken(cache); /* it was missed once */
-        now = slm_cache_stock_rounds(cache);
-        assert_in_range(now, before, before * 4);
-    }
-    return misses;
+    const uint64_t before = slm_cache_stock_rounds(cache);
+    slm_cache_note_sent_home(cache, 1 << 20);
+    assert_int_equal(slm_cache_stock_rounds(cache), before);
+    slm_cache_note_taken(cache, 1 << 20);
+}
+
+/* What has gone home and comes back makes room for as much, in one cycle. */
+static void stocks_learn_in_one_cycle(void **state)
+{
+    (void)state;
+    struct slm_cache *cache = slm_class_cache(slm_class_of_size(1024));
+    slm_cache_tune(cache, 0, 0);
+    const uint64_t least = slm_cache_stock_rounds(cache);
+    for (unsigned i = 0; i < 10; i++)
+        slm_cache_note_sent_home(cache, 100);
+    slm_cache_note_taken(cache, 300);
+    assert_int_equal(slm_cache_stock_rounds(cache), least + 300);
+    for (unsigned i = 0; i < 10; i++)
+        slm_cache_note_taken(cache, 100); /* no more than have gone home */
+    assert_int_equal(slm_cache_stock_rounds(cache), least + 1000);
+    slm_cache_note_taken(cache, 100);
+    assert_int_equal(slm_cache_stock_rounds(cache), least + 1000);
+    slm_cache_forget_stock(cache);
 }
 
 /* Room in a stock: little, until what has gone home for lack of it is missed. */
@@ -121,9 +132,9 @@ static void stocks_learn_how_much_to_keep(void **state)
     slm_cache_forget_stock(small);
     const uint64_t least = slm_cache_stock_rounds(cache), others_least = slm_cache_stock_rounds(other);
     assert_in_range(least, 1, 8192 / size);
-    slm_cache_note_taken(cache); /* nothing has gone home */
+    slm_cache_note_taken(cache, 100); /* nothing has gone home */
     assert_int_equal(slm_cache_stock_rounds(cache), least);
-    assert_in_range(widen(cache), 6, 12);
+    widen(cache);
     const uint64_t most = slm_cache_stock_rounds(cache);
     assert_in_range(most * size, 32 << 20, 128 << 20); /* where nobody may look again */
     widen(other);
@@ -142,8 +153,8 @@ static void stocks_learn_how_much_to_keep(void **state)
         slm_cache_narrow_stock(cache);
     assert_int_equal(slm_cache_stock_rounds(cache), least);
     slm_cache_tune(cache, 0, 5); /* fixed */
-    slm_cache_note_sent_home(cache);
-    slm_cache_note_taken(cache);
+    slm_cache_note_sent_home(cache, 100);
+    slm_cache_note_taken(cache, 100);
     slm_cache_narrow_stock(cache);
     slm_cache_forget_stock(cache);
     assert_int_equal(slm_cache_stock_rounds(cache), load_relaxed(&cache->depot_rounds));
@@ -157,11 +168,15 @@ static void stocks_do_not_learn_from_late_misses(void **state)
     struct slm_cache *cache = slm_class_cache(12);
     slm_cache_tune(cache, 0, 0);
     const uint64_t least = slm_cache_stock_rounds(cache);
-    slm_cache_note_sent_home(cache);
+    slm_cache_note_sent_home(cache, 100);
     store_relaxed(&cache->sent_home_ms,
                   load_relaxed(&cache->sent_home_ms) - 2 * (uint32_t)slm_options.purge_delay_ms);
-    slm_cache_note_taken(cache);
+    slm_cache_note_taken(cache, 100);
     assert_int_equal(slm_cache_stock_rounds(cache), least);
+    slm_cache_note_sent_home(cache, 10); /* those of before are not counted with it */
+    slm_cache_note_taken(cache, 100);
+    assert_int_equal(slm_cache_stock_rounds(cache), least + 10);
+    slm_cache_forget_stock(cache);
 }
 
 static void an_object_s_cache_is_found(void **state)
@@ -298,6 +313,7 @@ int main(void)
         cmocka_unit_test(bounds_follow_the_options),
         cmocka_unit_test(a_cache_is_tuned_alone),
         cmocka_unit_test(stocks_learn_how_much_to_keep),
+        cmocka_unit_test(stocks_learn_in_one_cycle),
         cmocka_unit_test(stocks_do_not_learn_from_late_misses),
         cmocka_unit_test(an_object_s_cache_is_found),
         cmocka_unit_test(slabs_are_counted_over_all_nodes),
