@@ -24,7 +24,7 @@ enum { small_enough_bytes = 8192 };
 
 /* How much of a class a thread that ends leaves to the next one. Where many are alive, most of them wait, each
  * with all that it has: so what is more comes from the depot, in whole magazines, and is not for one thread alone. */
-enum { left_behind_kib = 32 << 10, left_behind_most = 64 << 10 };
+enum { left_behind_kib = 8 << 10, left_behind_most = 64 << 10 };
 
 static size_t left_behind(void)
 {
