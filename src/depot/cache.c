@@ -18,7 +18,8 @@ enum {
     most_rounds_least = 2,
     magazines_a_limit = 16,
     stock_start_bytes = 4096,
-    learnt_most = 32 << 10, /* rounds: their magazines take 256 KiB, which do not go back */
+    learnt_most = 32 << 10,     /* rounds: their magazines take 256 KiB, which do not go back */
+    others_granules_least = 16, /* 1 MiB may be others' */
 };
 
 static __attribute__((section(".bss.slm_class_records"))) struct slm_cache class_records[SLM_CLASSES];
@@ -94,25 +95,34 @@ static void set_bounds(struct slm_cache *cache)
     set_stock(cache, magazines != 0 ? UINT32_MAX : 0);
 }
 
-/* How many of those that have gone home would be back in time by now: threads that race may lose some. */
-static uint32_t lately_sent_home(const struct slm_cache *cache, uint32_t now_ms)
+/* How many of those that have gone home would better have stayed: not long ago, and classes have not made slabs since
+ * then of half as much memory, so that there was no other use for it. Threads that race may lose some. */
+static uint32_t wrongly_sent_home(const struct slm_cache *cache, uint32_t now_ms)
 {
-    const uint32_t ago_ms = now_ms - load_relaxed(&cache->sent_home_ms);
-    return (int32_t)ago_ms <= (int32_t)slm_options.purge_delay_ms ? load_relaxed(&cache->sent_home) : 0;
+    const uint32_t ago_ms = now_ms - load_relaxed(&cache->sent_home_ms), home = load_relaxed(&cache->sent_home);
+    const size_t most = slm_max((size_t)home * cache->shape.object_size / SLM_GRANULE / 2, others_granules_least);
+    const uint16_t made = (uint16_t)(load_relaxed(&slm_depot_granules_made) - load_relaxed(&cache->made_then));
+    return (int32_t)ago_ms <= (int32_t)slm_options.purge_delay_ms && made <= most ? home : 0;
+}
+
+static void set_sent_home(struct slm_cache *cache, uint32_t rounds)
+{
+    store_relaxed(&cache->sent_home, (uint16_t)slm_min(rounds, learnt_most));
+    store_relaxed(&cache->made_then, (uint16_t)load_relaxed(&slm_depot_granules_made));
 }
 
 void slm_cache_note_sent_home(struct slm_cache *cache, uint32_t rounds)
 {
     const uint32_t now_ms = (uint32_t)slm_sys_now_ms();
-    store_relaxed(&cache->sent_home, (uint32_t)slm_min(lately_sent_home(cache, now_ms) + rounds, learnt_most));
+    set_sent_home(cache, wrongly_sent_home(cache, now_ms) + rounds);
     store_relaxed(&cache->sent_home_ms, now_ms);
 }
 
 void slm_cache_widen_stock(struct slm_cache *cache, uint32_t rounds)
 {
-    const uint32_t home = lately_sent_home(cache, (uint32_t)slm_sys_now_ms());
+    const uint32_t home = wrongly_sent_home(cache, (uint32_t)slm_sys_now_ms());
     const uint32_t back = (uint32_t)slm_min(home, rounds);
-    store_relaxed(&cache->sent_home, home - back);
+    set_sent_home(cache, home - back);
     if (back > 0 && learns(cache))
         set_stock(cache, (uint64_t)load_relaxed(&cache->stock_rounds) + back);
 }

@@ -33,7 +33,8 @@ struct slm_cache {
     struct slab_cache *first_name;                 /* the oldest; NULL: the cache is leaving */
     uint32_t names;                                /* how many it has */
     uint32_t align;
-    _Atomic uint32_t sent_home, sent_home_ms; /* rounds for which a stock had no room, and when last */
+    _Atomic uint32_t sent_home_ms;         /* when a stock had no room last, and for how many rounds of late: */
+    _Atomic uint16_t sent_home, made_then; /* and what slm_depot_granules_made was then */
     struct slm_cache *next; /* in its bucket of caches that merge, among those that leave, or among those unused */
     struct slm_depot first; /* node 0 */
 };
@@ -121,8 +122,9 @@ void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines
 
 /* The most rounds that a depot keeps now. A phase of a program frees the objects of a size and goes on with
  * others: what a stock keeps then is lost to these. So there is little room until rounds are taken from slabs that
- * have gone home to them, for lack of it, less than `purge_delay_ms` before: each of them makes room for one more, up
- * to `depot_bytes` for all stocks together, and 32768 rounds for each. So the second of two equal cycles finds room
+ * have gone home to them, for lack of it, less than `purge_delay_ms` before, and for whose memory nobody else had a
+ * use meanwhile: each of them makes room for one more, up to `depot_bytes` for all stocks together, and 32768 rounds
+ * for each. So the second of two equal cycles finds room
  * for all that the first one had to send home. A surplus halves it again. Where the program has fixed it, it stays. */
 slm_inline uint64_t slm_cache_stock_rounds(const struct slm_cache *cache)
 {

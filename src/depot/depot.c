@@ -20,6 +20,8 @@
 
 enum { still_looks = 2, ahead = 4 };
 
+_Atomic uint32_t slm_depot_granules_made;
+
 /* From one shard. */
 slm_inline bool get(struct slm_depot *depot, struct slm_magazine **magazine)
 {
@@ -129,6 +131,7 @@ static struct slm_slab *grow(struct slm_depot *depot)
     if (load_relaxed(&depot->slabs_released) > 0 && !load_relaxed(&depot->missed_vacant))
         store_relaxed(&depot->missed_vacant, true);
     add_relaxed(&depot->slabs_made, 1);
+    add_relaxed(&slm_depot_granules_made, depot->shape->granules);
     store_release(&slab->owner, depot); /* pairs with slm_partial_relink(), which sees then that it is held */
     return slab;
 }

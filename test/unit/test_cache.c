@@ -116,6 +116,25 @@ static void stocks_learn_in_one_cycle(void **state)
     slm_cache_forget_stock(cache);
 }
 
+/* What others have made slabs of meanwhile would not have been better kept. */
+static void stocks_do_not_learn_where_others_use_the_memory(void **state)
+{
+    (void)state;
+    struct slm_cache *cache = slm_class_cache(slm_class_of_size(1024));
+    slm_cache_tune(cache, 0, 0);
+    const uint64_t least = slm_cache_stock_rounds(cache);
+    const uint32_t rounds = 8192, granules = rounds * 1024 / SLM_GRANULE;
+    slm_cache_note_sent_home(cache, rounds);
+    add_relaxed(&slm_depot_granules_made, granules);
+    slm_cache_note_taken(cache, rounds);
+    assert_int_equal(slm_cache_stock_rounds(cache), least);
+    slm_cache_note_sent_home(cache, rounds);
+    add_relaxed(&slm_depot_granules_made, granules / 4);
+    slm_cache_note_taken(cache, rounds);
+    assert_int_equal(slm_cache_stock_rounds(cache), least + rounds);
+    slm_cache_forget_stock(cache);
+}
+
 /* Room in a stock: little, until what has gone home for lack of it is missed. */
 static void stocks_learn_how_much_to_keep(void **state)
 {
@@ -314,6 +333,7 @@ int main(void)
         cmocka_unit_test(a_cache_is_tuned_alone),
         cmocka_unit_test(stocks_learn_how_much_to_keep),
         cmocka_unit_test(stocks_learn_in_one_cycle),
+        cmocka_unit_test(stocks_do_not_learn_where_others_use_the_memory),
         cmocka_unit_test(stocks_do_not_learn_from_late_misses),
         cmocka_unit_test(an_object_s_cache_is_found),
         cmocka_unit_test(slabs_are_counted_over_all_nodes),
