@@ -18,8 +18,9 @@ enum {
     most_rounds_least = 2,
     magazines_a_limit = 16,
     stock_start_bytes = 4096,
-    learnt_most = 32 << 10,     /* rounds: their magazines take 256 KiB, which do not go back */
-    others_granules_least = 16, /* 1 MiB may be others' */
+    learnt_most = 32 << 10, /* rounds: their magazines take 256 KiB, which do not go back */
+    few_granules = 16,      /* of slabs, and */
+    few_share = 8,          /* that part of what is in use */
 };
 
 static __attribute__((section(".bss.slm_class_records"))) struct slm_cache class_records[SLM_CLASSES];
@@ -95,14 +96,14 @@ static void set_bounds(struct slm_cache *cache)
     set_stock(cache, magazines != 0 ? UINT32_MAX : 0);
 }
 
-/* How many of those that have gone home would better have stayed: not long ago, and classes have not made slabs since
- * then of half as much memory, so that there was no other use for it. Threads that race may lose some. */
+/* How many of those that have gone home would better have stayed: not long ago, and there was hardly another use for
+ * the memory, as classes have made few slabs since then. Threads that race may lose some. */
 static uint32_t wrongly_sent_home(const struct slm_cache *cache, uint32_t now_ms)
 {
-    const uint32_t ago_ms = now_ms - load_relaxed(&cache->sent_home_ms), home = load_relaxed(&cache->sent_home);
-    const size_t most = slm_max((size_t)home * cache->shape.object_size / SLM_GRANULE / 2, others_granules_least);
+    const uint32_t ago_ms = now_ms - load_relaxed(&cache->sent_home_ms);
     const uint16_t made = (uint16_t)(load_relaxed(&slm_depot_granules_made) - load_relaxed(&cache->made_then));
-    return (int32_t)ago_ms <= (int32_t)slm_options.purge_delay_ms && made <= most ? home : 0;
+    const bool few = made <= few_granules + slm_demand_used() / SLM_GRANULE / few_share;
+    return (int32_t)ago_ms <= (int32_t)slm_options.purge_delay_ms && few ? load_relaxed(&cache->sent_home) : 0;
 }
 
 static void set_sent_home(struct slm_cache *cache, uint32_t rounds)
