@@ -3,7 +3,12 @@
  * Capacity. A cache starts with a few rounds; every second trip to the depot doubles its target, up to what
  * `magazine_bytes` and `thread_bytes` allow; adapting halves the targets of caches that were not missed. An array
  * that is too small for its target is replaced when it happens to be empty; one that is too large is filled up to the
- * target. A cache whose tuning fixes the rounds has that target from the first miss on. Tuning raises the cache's
+ * target.
+ *
+ * Of long objects a thread has few, and would exchange loaded and previous magazine at every few calls. There the
+ * loaded one has both's rounds, up to twice the target, and the previous one is an empty array.
+ *
+ * A cache whose tuning fixes the rounds has that target from the first miss on. Tuning raises the cache's
  * `tuned`: a slot that has another count empties itself at its next trip to the depot, and starts over.
  *
  * A taker (thread/ownership.h) may have raised `bottom`: what lies below is gone, and unload() moves the
@@ -43,6 +48,18 @@ static struct slm_magazine *magazine_fit(struct slm_magazine *magazine, uint32_t
     return made;
 }
 
+static bool is_long(const struct slm_cache *cache)
+{
+    return cache->shape.object_size > SLM_TABLE_MAX;
+}
+
+/* How many rounds a loaded magazine may have. */
+static uint32_t loaded_rounds(const struct slm_slot *slot, const struct slm_cache *cache)
+{
+    const uint32_t target = load_relaxed(&slot->target);
+    return is_long(cache) ? target * 2 : target;
+}
+
 /* Store the loaded magazine's count, and detach it from the cursors. */
 static struct slm_magazine *unload(struct slm_slot *slot)
 {
@@ -54,10 +71,10 @@ static struct slm_magazine *unload(struct slm_slot *slot)
     return magazine;
 }
 
-slm_inline void load(struct slm_slot *slot, struct slm_magazine *magazine)
+slm_inline void load(struct slm_slot *slot, const struct slm_cache *cache, struct slm_magazine *magazine)
 {
     const uint32_t count = magazine->count;
-    const uint32_t room = (uint32_t)slm_max(slm_min(magazine->capacity, load_relaxed(&slot->target)), count);
+    const uint32_t room = (uint32_t)slm_max(slm_min(magazine->capacity, loaded_rounds(slot, cache)), count);
     magazine->count = room;
     magazine->rounds[room] = NULL;
     slot->loaded = magazine;
@@ -86,6 +103,16 @@ static void raise_target(struct slm_thread *thread, struct slm_slot *slot, const
         set_target(thread, slot, cache, target);
 }
 
+/* About twice as many. But what is left of `thread_bytes` is for all classes that are missed: where there are many
+ * of long objects, those that came first would have all, and the others a trip to the depot for every other call. */
+static uint32_t next_target(const struct slm_thread *thread, const struct slm_cache *cache, uint32_t target)
+{
+    const uint64_t most = slm_options.thread_bytes, left = most - slm_min(most, thread->target_bytes);
+    const uint64_t share = left / 16 / (cache->shape.object_size * 2);
+    const uint64_t wanted = target < 5 ? 5 : target * 2 + 3;
+    return (uint32_t)slm_min(slm_min(wanted, target + slm_max(share, 1)), load_relaxed(&cache->most_rounds));
+}
+
 /* A trip to the depot: let the cache's magazines grow if there are many. */
 static void grow_on_miss(struct slm_thread *thread, struct slm_slot *slot, const struct slm_cache *cache)
 {
@@ -93,8 +120,7 @@ static void grow_on_miss(struct slm_thread *thread, struct slm_slot *slot, const
     if (target == 0)
         raise_target(thread, slot, cache, load_relaxed(&cache->start_rounds));
     else if ((slot->misses = (uint16_t)((slot->misses & ~SLM_SLOT_STILL) + 1)) % 2 == 0)
-        raise_target(thread, slot, cache,
-                     (uint32_t)slm_min(target < 5 ? 5 : target * 2 + 3, load_relaxed(&cache->most_rounds)));
+        raise_target(thread, slot, cache, next_target(thread, cache, target));
 }
 
 /* Move rounds from a magazine that does not suit this thread into one that does. */
@@ -150,7 +176,7 @@ static struct slm_magazine *fetch(struct slm_depot *depot, const struct slm_slot
         struct slm_magazine *fitting = slm_magazine_make(target);
         return fitting ? decant(slot, cache, full, fitting) : full;
     }
-    empty = magazine_fit(empty, target);
+    empty = magazine_fit(empty, loaded_rounds(slot, cache));
     if (!empty)
         return NULL;
     empty->count = slm_depot_fill(depot, empty->rounds, (unsigned)slm_min(target, empty->capacity));
@@ -211,11 +237,11 @@ static void *take_one(struct slm_depot *depot)
 }
 
 /* The previous magazine takes the loaded one's place. */
-static void exchange(struct slm_slot *slot)
+static void exchange(struct slm_slot *slot, const struct slm_cache *cache)
 {
     struct slm_magazine *other = slot->previous;
     slot->previous = unload(slot);
-    load(slot, other);
+    load(slot, cache, other);
 }
 
 void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
@@ -229,7 +255,7 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
     slm_slot_use(&thread->used, cache_id);
     heed_tuning(thread, slot, cache);
     if (slot->previous && slot->previous->count > 0) {
-        exchange(slot);
+        exchange(slot, cache);
         return slm_slot_pop(slot, slot->top);
     }
     grow_on_miss(thread, slot, cache);
@@ -238,7 +264,7 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
     if (!full)
         return take_one(slm_cache_depot(cache, node));
     const uint32_t taken = full->count;
-    load(slot, full);
+    load(slot, cache, full);
     if (taken == 0)
         return NULL;
     slm_count(&thread->objects_taken, taken);
@@ -251,7 +277,30 @@ void *slm_thread_pop(struct slm_thread *thread, unsigned cache_id)
     return slot->top != slot->bottom ? slm_slot_pop(slot, slot->top) : slm_thread_refill(thread, cache_id);
 }
 
-/* The slot's full magazine becomes the previous one, and an empty one is loaded; false: there is none. */
+/* A full magazine of long objects: the older half goes to the depot, by the array of the previous magazine, which
+ * is empty. False: there is no array. */
+static bool give_half(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache,
+                      struct slm_magazine *full)
+{
+    struct slm_magazine *half = slot->previous = magazine_fit(slot->previous, full->count / 2);
+    grow_on_miss(thread, slot, cache);
+    slm_count(&thread->drains, 1);
+    if (half) {
+        half->count = (uint32_t)slm_min(full->count / 2, half->capacity);
+        memcpy(half->rounds, full->rounds, half->count * sizeof(void *));
+        full->count -= half->count;
+        memmove(full->rounds, full->rounds + half->count, full->count * sizeof(void *));
+        slm_magazine_put(cache, load_relaxed(&thread->node), &half, slm_cache_stock_rounds(cache));
+        if (half)
+            half->count = 0;
+        slot->previous = half;
+    }
+    load(slot, cache, full);
+    return *slot->top != NULL;
+}
+
+/* The slot's full magazine becomes the previous one, and an empty one is loaded; or half of it goes. False: there is
+ * no array. */
 static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
 {
     struct slm_slot *slot = slm_slot_of(thread, cache->id);
@@ -261,6 +310,8 @@ static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
     slm_slot_use(&thread->used, cache->id);
     heed_tuning(thread, slot, cache);
     struct slm_magazine *full = unload(slot), *empty = slot->previous;
+    if (full && full->count > load_relaxed(&slot->target) && is_long(cache) && !(empty && empty->count > 0))
+        return give_half(thread, slot, cache, full);
     if (load_relaxed(&slot->target) == 0 || (empty && empty->count > 0)) {
         grow_on_miss(thread, slot, cache);
         slm_count(&thread->drains, 1);
@@ -268,11 +319,11 @@ static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
     if (empty && empty->count > 0)
         slm_magazine_put(cache, load_relaxed(&thread->node), &empty, slm_cache_stock_rounds(cache));
     slot->previous = full;
-    empty = magazine_fit(empty, load_relaxed(&slot->target));
+    empty = magazine_fit(empty, loaded_rounds(slot, cache));
     if (!empty)
         return false;
     empty->count = 0;
-    load(slot, empty);
+    load(slot, cache, empty);
     return true;
 }
 
@@ -352,7 +403,7 @@ slm_for_few size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache
     slm_thread_works(thread, slot);
     if (slm_slot_rounds(slot) < n) {
         if (slot->previous && slot->previous->count >= n)
-            exchange(slot);
+            exchange(slot, slm_cache_of(cache_id));
         else
             grow_for_bulk(thread, slot, cache_id, n);
     }
@@ -417,7 +468,7 @@ slm_for_few size_t slm_thread_push_run(struct slm_thread *thread, unsigned cache
     if (slm_slot_room(slot) < n) {
         const struct slm_magazine *previous = slot->previous;
         if (previous && previous->count + n <= slm_min(previous->capacity, load_relaxed(&slot->target)))
-            exchange(slot);
+            exchange(slot, slm_cache_of(cache_id));
         else
             grow_for_bulk(thread, slot, cache_id, n);
     }

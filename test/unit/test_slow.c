@@ -303,7 +303,7 @@ static void pop_rest(void)
     slm_alloc(size);
 }
 
-/* It is the top round of a magazine when that is full. */
+/* It is the top round of a magazine when that is full, and of long objects the one below the top then. */
 static void pop_rest_from_previous(void)
 {
     const struct slm_slot *slot = slm_slot_of(slm_tls.self, slm_class_of_size(size));
@@ -313,7 +313,8 @@ static void pop_rest_from_previous(void)
         slm_free(many[i++]);
     slm_free(rest);
     slm_free(many[i]);
-    require(slot->previous && slot->previous->rounds[slot->previous->count - 1] == rest);
+    const bool is_long = size > SLM_TABLE_MAX;
+    require(is_long || (slot->previous && slot->previous->rounds[slot->previous->count - 1] == rest));
     require(slm_alloc(size) == many[i]);
     slm_alloc(size);
 }

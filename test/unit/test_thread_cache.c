@@ -239,6 +239,45 @@ static void bytes_are_bounded(void **state)
         }
 }
 
+enum { LONGEST = 16384 };
+
+/* Objects of twenty sizes replace each other: no class has all that the thread may hold, and no other nothing. */
+static void long_objects_share_the_bytes(void **state)
+{
+    (void)state;
+    const unsigned last = slm_class_of_size(LONGEST), first = last - 19, all = 20 * 15;
+    for (unsigned turn = 0; turn < 100; turn++) {
+        for (unsigned i = 0; i < all; i++)
+            objects[i] = take_from(thread, first + i % 20);
+        for (unsigned i = 0; i < all; i++)
+            give_to(thread, first + i % 20, objects[i]);
+    }
+    for (unsigned class = first; class <= last; class ++)
+        assert_true(load_relaxed(&slm_slot_of(thread, class)->target) > 1);
+    assert_true(thread->target_bytes <= slm_options.thread_bytes);
+}
+
+/* The loaded magazine has what a pair may have. Only trips to the depot change it. */
+static void long_objects_have_one_magazine(void **state)
+{
+    (void)state;
+    const unsigned class = slm_class_of_size(LONGEST);
+    const struct slm_slot *slot = slm_slot_of(thread, class);
+    take_many(class, 100);
+    give_many(class, 100);
+    const uint32_t target = load_relaxed(&slot->target);
+    assert_int_equal(slm_slot_rounds(slot) + slm_slot_room(slot), 2 * target);
+    assert_true(!slot->previous || slot->previous->count == 0);
+    const uint64_t trips = load_relaxed(&thread->refills) + load_relaxed(&thread->drains);
+    const uint32_t held = (uint32_t)slm_slot_rounds(slot);
+    const struct slm_magazine *loaded = slot->loaded;
+    take_many(class, held);
+    give_many(class, held);
+    assert_ptr_equal(slot->loaded, loaded);
+    assert_int_equal(load_relaxed(&thread->refills) + load_relaxed(&thread->drains), trips);
+    assert_true(held >= target); /* the half that was hot */
+}
+
 static void full_magazines_reach_other_threads(void **state)
 {
     (void)state;
@@ -509,6 +548,8 @@ int main(void)
         block_test(magazines_grow_with_misses),
         block_test(the_edge_does_not_bounce),
         block_test(bytes_are_bounded),
+        block_test(long_objects_share_the_bytes),
+        block_test(long_objects_have_one_magazine),
         block_test(full_magazines_reach_other_threads),
         block_test(emptying_home_brings_all_to_the_slabs),
         block_test(idle_classes_shrink),
