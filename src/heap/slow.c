@@ -18,6 +18,7 @@
 #include "slab/joined.h"
 #include "slab/large.h"
 #include "thread/freed.h"
+#include "thread/thread_list.h"
 
 /* A thread without a block takes depots' locks, too. It is busy then, so that its handlers take none. Returns what
  * it was before. */
@@ -48,7 +49,7 @@ void *slm_alloc_direct(struct slm_cache *cache)
     return object;
 }
 
-enum { first_passes = 4, looks_apart = 16 };
+enum { first_passes = 4, looks_apart = 16, asked_most = 16 };
 
 /* A class takes a page at least, and most programs have one or two objects of most sizes. So a class's first objects
  * are lent by the class of the next power of two, as long as they waste little. Which these were is remembered for
@@ -246,23 +247,37 @@ void slm_free_direct(void *object, const char *call)
     end_direct(before);
 }
 
-/* Is the object the first that the thread has to do with in its class, or, before it has a block, at all? Then
- * another thread has made it, and perhaps others beside it for further threads. */
-static bool is_first(struct slm_thread *thread, size_t slot_offset)
+/* A slot with this factor has the thread's next free of the class come here: of an object that is not at its slab's
+ * start, a product with it is above SLM_NO_ROUND (base/magazine.h), and not below the factor. */
+static const uint64_t asking = (uint64_t)1 << 47;
+
+static void ask_next(struct slm_thread *thread, size_t slot_offset)
 {
-    if (!thread)
-        return slm_tls.state == SLM_THREAD_NONE && slm_tls.direct_passes <= first_passes;
-    struct slm_slot *slot = slm_slot_at(thread, slot_offset);
-    if (likely(slot->start_factor != 0))
-        return false;
-    slot->start_factor = slm_page_map_start_factor(slot_offset);
-    return true;
+    if (thread->asked == asked_most)
+        return;
+    thread->asked++;
+    slm_slot_at(thread, slot_offset)->start_factor = asking;
 }
 
-static __attribute__((noinline)) bool share(const void *object, bool first)
+/* Is the thread's last refill from that slab? */
+static bool takes_from(const struct slm_slot *slot, const struct slm_slab *slab)
 {
-    struct slm_slab *slab = slm_slab_of(object);
-    return slm_partial_is_shared(slab) || (first && slm_partial_share(slab));
+    return slm_slot_rounds(slot) > 0 && slm_slab_of(*slot->bottom) == slab;
+}
+
+/* Is the object the first that the thread has to do with in its class, or, before it has a block, at all? Then
+ * another thread has made it, and perhaps others beside it for further threads. Of the first few frees that found a
+ * shared slab the next one is asked, too. Who inherits a block goes on with what another thread had. */
+static bool is_strange(struct slm_thread *thread, size_t slot_offset, const struct slm_slab *slab)
+{
+    if (!thread)
+        return slm_tls.state == SLM_THREAD_NONE && slm_tls.direct_passes <= first_passes &&
+               slm_thread_list_legacies() == 0;
+    struct slm_slot *slot = slm_slot_at(thread, slot_offset);
+    if (likely(slot->start_factor > asking))
+        return false;
+    slot->start_factor = slm_page_map_start_factor(slot_offset);
+    return !takes_from(slot, slab);
 }
 
 /* Has it to go to its slab? See slm_partial_share. */
@@ -270,8 +285,9 @@ static bool is_shared(struct slm_thread *thread, size_t slot_offset, const void 
 {
     if (slm_page_map_size(slot_offset) >= SLM_LINE_BYTES)
         return false;
-    const bool first = is_first(thread, slot_offset);
-    return (unlikely(first) || unlikely(slm_map_offset_at(object) <= SLM_MAP_HIDDEN)) && share(object, first);
+    struct slm_slab *slab = slm_slab_of(object);
+    const bool strange = is_strange(thread, slot_offset, slab);
+    return unlikely(slm_partial_is_shared(slab)) || (unlikely(strange) && slm_partial_share(slab));
 }
 
 static void give_shared(void *object, const char *call)
@@ -289,10 +305,12 @@ static void free_small(size_t slot_offset, void *object, const char *call)
         slm_key_set(object, slm_key_of(object));
     struct slm_thread *thread = slm_thread_enter(false);
     if (likely(thread != NULL)) {
-        if (unlikely(is_shared(thread, slot_offset, object)))
+        if (unlikely(is_shared(thread, slot_offset, object))) {
+            ask_next(thread, slot_offset);
             give_shared(object, call);
-        else
+        } else {
             slm_thread_free(thread, cache_id, object);
+        }
         slm_thread_leave(thread);
     } else {
         (void)is_shared(NULL, slot_offset, object);
