@@ -157,7 +157,6 @@ static slm_for_few __attribute__((noinline)) bool end_shared(struct slm_depot *d
         return false;
     slm_partial_set(slab, SLM_SLAB_OUT);
     slm_slab_show(slab, depot->shape);
-    depot->shares = false;
     return true;
 }
 
@@ -227,8 +226,7 @@ void slm_partial_relink(struct slm_slab *slab)
 
 static bool may_share(const struct slm_depot *depot)
 {
-    return !depot->shares && depot->shared_before < shared_most && !depot->cache_name &&
-           depot->shape->object_size < SLM_LINE_BYTES;
+    return depot->shared_before < shared_most && !depot->cache_name && depot->shape->object_size < SLM_LINE_BYTES;
 }
 
 /* Under the lock nobody takes a slab that is not held. */
@@ -248,7 +246,6 @@ slm_cold bool slm_partial_share(struct slm_slab *slab)
         slab->bucket = (uint8_t)slm_min((slab->objects - load_relaxed(&slab->free)) / shared_part, UINT8_MAX);
         slm_partial_set(slab, SLM_SLAB_SHARED);
         slm_slab_hide(slab);
-        depot->shares = true;
         depot->shared_before++;
     }
     slm_lock_release(&depot->lock);

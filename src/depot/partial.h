@@ -35,8 +35,7 @@ struct slm_depot {
     struct slm_list buckets[SLM_DEPOT_BUCKETS]; /* partial slabs by the share of free objects, least first */
     _Atomic uint32_t trend;                     /* twice that highest or lowest, plus 1: falls. See slm_depot_falls */
     bool vacant_seen : 1;                       /* at the last trim */
-    bool shares : 1;                            /* it has a slab that threads share: see slm_partial_share */
-    uint8_t shared_before : 6;                  /* how often it had one */
+    uint8_t shared_before : 6;                  /* how many slabs were shared: see slm_partial_share */
     _Atomic bool missed_vacant; /* a slab was made after a vacant one had been released: see may_keep */
     uint8_t still;              /* looks that have found the same as the one before, which was seen_moves and: */
     uint8_t shard;              /* which it is */
@@ -142,7 +141,7 @@ void slm_partial_relink(struct slm_slab *slab);
  * another one has made calls this first. The slab is shared from then on: nothing is taken from it, and hot paths
  * do not free what lies in it (slm_slab_hide), so that all its objects come back to it, whoever frees them, and
  * threads take theirs from slabs of their own. When a sixteenth of the objects is left it is as any other. A depot
- * has one at a time, and not for ever new ones. True: the object has to go to its slab. */
+ * does not for ever have new ones. True: the object has to go to its slab. */
 enum { SLM_LINE_BYTES = 64 };
 bool slm_partial_share(struct slm_slab *slab);
 

@@ -18,6 +18,7 @@
 #include "slab/joined.h"
 #include "slab/large.h"
 #include "thread/freed.h"
+#include "thread/thread_list.h"
 
 /* A thread without a block takes depots' locks, too. It is busy then, so that its handlers take none. Returns what
  * it was before. */
@@ -48,7 +49,7 @@ void *slm_alloc_direct(struct slm_cache *cache)
     return object;
 }
 
-enum { first_passes = 4, looks_apart = 16 };
+enum { first_passes = 1, looks_apart = 16, asked_most = 4 };
 
 /* A class takes a page at least, and most programs have one or two objects of most sizes. So a class's first objects
  * are lent by the class of the next power of two, as long as they waste little. Which these were is remembered for
@@ -246,23 +247,39 @@ void slm_free_direct(void *object, const char *call)
     end_direct(before);
 }
 
-/* Is the object the first that the thread has to do with in its class, or, before it has a block, at all? Then
- * another thread has made it, and perhaps others beside it for further threads. */
-static bool is_first(struct slm_thread *thread, size_t slot_offset)
+/* A slot with this factor has the thread's next free of the class come here: of an object that is not at its slab's
+ * start, a product with it is above SLM_NO_ROUND (base/magazine.h), and not below the factor. */
+static const uint64_t asking = (uint64_t)1 << 47;
+
+/* A thread has freed an object of a shared slab. What one thread has made for many fills several slabs, as a rule: so
+ * its next free is looked at, too, the first few times. */
+static void ask_next(struct slm_thread *thread, size_t slot_offset)
 {
-    if (!thread)
-        return slm_tls.state == SLM_THREAD_NONE && slm_tls.direct_passes <= first_passes;
-    struct slm_slot *slot = slm_slot_at(thread, slot_offset);
-    if (likely(slot->start_factor != 0))
-        return false;
-    slot->start_factor = slm_page_map_start_factor(slot_offset);
-    return true;
+    if (thread->asked == asked_most)
+        return;
+    thread->asked++;
+    slm_slot_at(thread, slot_offset)->start_factor = asking;
 }
 
-static __attribute__((noinline)) bool share(const void *object, bool first)
+/* Is the thread's last refill from that slab? */
+static bool takes_from(const struct slm_slot *slot, const struct slm_slab *slab)
 {
-    struct slm_slab *slab = slm_slab_of(object);
-    return slm_partial_is_shared(slab) || (first && slm_partial_share(slab));
+    return slm_slot_rounds(slot) > 0 && slm_slab_of(*slot->bottom) == slab;
+}
+
+/* Is the object the first that the thread has to do with in its class, or, before it has a block, at all? Then
+ * another thread has made it, and perhaps others beside it for further threads. Who inherits a block goes on with
+ * what another thread had. Who only frees has no use for lines of its own. */
+static bool is_strange(struct slm_thread *thread, size_t slot_offset, const struct slm_slab *slab)
+{
+    if (!thread)
+        return slm_tls.state == SLM_THREAD_NONE && slm_tls.direct_passes <= first_passes &&
+               slm_thread_list_legacies() == 0;
+    struct slm_slot *slot = slm_slot_at(thread, slot_offset);
+    if (likely(slot->start_factor > asking))
+        return false;
+    slot->start_factor = slm_page_map_start_factor(slot_offset);
+    return load_relaxed(&thread->refills) > 0 && !takes_from(slot, slab);
 }
 
 /* Has it to go to its slab? See slm_partial_share. */
@@ -270,13 +287,13 @@ static bool is_shared(struct slm_thread *thread, size_t slot_offset, const void 
 {
     if (slm_page_map_size(slot_offset) >= SLM_LINE_BYTES)
         return false;
-    const bool first = is_first(thread, slot_offset);
-    return (unlikely(first) || unlikely(slm_map_offset_at(object) <= SLM_MAP_HIDDEN)) && share(object, first);
+    struct slm_slab *slab = slm_slab_of(object);
+    const bool strange = is_strange(thread, slot_offset, slab);
+    return unlikely(slm_partial_is_shared(slab)) || (unlikely(strange) && slm_partial_share(slab));
 }
 
-static void give_shared(void *object, const char *call)
+static void give_shared(struct slm_slab *slab, void *object, const char *call)
 {
-    struct slm_slab *slab = slm_slab_of(object);
     slm_depot_give(&object, 1, call);
     if (load_relaxed(&slab->free) % looks_apart == 0)
         slm_partial_relink(slab);
@@ -289,10 +306,12 @@ static void free_small(size_t slot_offset, void *object, const char *call)
         slm_key_set(object, slm_key_of(object));
     struct slm_thread *thread = slm_thread_enter(false);
     if (likely(thread != NULL)) {
-        if (unlikely(is_shared(thread, slot_offset, object)))
-            give_shared(object, call);
-        else
+        if (unlikely(is_shared(thread, slot_offset, object))) {
+            ask_next(thread, slot_offset);
+            give_shared(slm_slab_of(object), object, call);
+        } else {
             slm_thread_free(thread, cache_id, object);
+        }
         slm_thread_leave(thread);
     } else {
         (void)is_shared(NULL, slot_offset, object);
@@ -369,15 +388,30 @@ static slm_for_few __attribute__((noinline)) void note_worked(struct slm_slab *s
     slm_thread_leave(thread);
 }
 
-/* Of a hidden slab's live object, without any order: may it be pushed as any other? */
+/* An object of a shared slab. False: the thread has no block to enter. */
+static __attribute__((noinline)) bool free_shared(struct slm_slab *slab, size_t slot_offset, void *object)
+{
+    slm_keep_errno();
+    slm_fork_check();
+    struct slm_thread *thread = slm_thread_enter(false);
+    if (!thread)
+        return false;
+    slm_key_set(object, slm_key_of(object));
+    ask_next(thread, slot_offset);
+    give_shared(slab, object, "free");
+    slm_thread_leave(thread);
+    slm_worker_note_slabs();
+    return true;
+}
+
+/* Of a hidden slab's live object, without any order: is its key seen by who frees it? */
 slm_unordered static inline bool has_own_key(const struct slm_slab *slab, void *pointer, size_t offset)
 {
-    return likely(!slm_pages_lacks_key(slab, offset)) && likely(!slm_partial_is_shared(slab)) &&
-           (!slab->span.some_joined || !slm_joined_near(slab, pointer));
+    return likely(!slm_pages_lacks_key(slab, offset)) && (!slab->span.some_joined || !slm_joined_near(slab, pointer));
 }
 
 /* As the hot path does it (heap/free.h), for most objects of hidden slabs: what is in use may be hidden for long.
- * Purged pages have no keys: what lies there is free already. */
+ * Purged pages have no keys: what lies there is free already. Objects of shared slabs go there. */
 static __attribute__((noinline)) bool push_hidden(void *pointer, uintptr_t key)
 {
     const size_t offset = (uint16_t)(uintptr_t)pointer;
@@ -389,6 +423,8 @@ static __attribute__((noinline)) bool push_hidden(void *pointer, uintptr_t key)
     if (unlikely(slot->start_factor * offset >= (uintptr_t)*top) || unlikely(slm_key_is_set(pointer, key)) ||
         unlikely(!has_own_key(slab, pointer, offset)))
         return false;
+    if (slm_partial_is_shared(slab))
+        return free_shared(slab, slm_slab_map_offset(depot->shape), pointer);
     slm_key_set(pointer, key);
     slm_slot_push(slot, top, pointer);
     if (unlikely(++thread->hidden_frees % hidden_sample == 0))

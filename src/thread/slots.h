@@ -91,6 +91,7 @@ struct slm_thread {
     bool legacy;                                     /* its thread has ended: see thread/thread_list.h */
     uint8_t still;                                   /* how long `passes` has not changed: see thread/park.c */
     uint8_t hidden_frees;                            /* modulo 256: see slm_free_slow */
+    uint8_t asked;                                   /* how often the next free was asked: see heap/slow.c */
     _Atomic(struct slm_reserve *) reserves;          /* see thread/reserve.h */
     struct slm_kept kept;                            /* see slab/kept.h */
     _Atomic uint64_t refills, drains, objects_taken; /* written by the owner alone */
