@@ -120,12 +120,12 @@ void slm_cache_tune_all(void);
 /* Rounds of a magazine and magazines of a depot from now on, 0: automatic. Under the cache mutex. */
 void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines);
 
-/* The most rounds that a depot keeps now. A phase of a program frees the objects of a size and goes on with
- * others: what a stock keeps then is lost to these. So there is little room until rounds are taken from slabs that
- * have gone home to them, for lack of it, less than `purge_delay_ms` before, and for whose memory nobody else had a
- * use meanwhile: each of them makes room for one more, up to `depot_bytes` for all stocks together, and 32768 rounds
- * for each. So the second of two equal cycles finds room
- * for all that the first one had to send home. A surplus halves it again. Where the program has fixed it, it stays. */
+/* The most rounds that a depot keeps now. A phase of a program frees the objects of a size and goes on with others:
+ * what a stock keeps then is lost to these. So there is little room at first, and what it has no room for goes home,
+ * to slabs. If rounds are taken from there less than `purge_delay_ms` later, and few slabs were made meanwhile (so
+ * that there was no other use for the memory), each of them makes room for one more: the second of two equal cycles
+ * finds room for all that the first one had to send home. All stocks together have `depot_bytes` at most, and each
+ * has 32768 rounds. A surplus halves the room again. Where the program has fixed it, it stays. */
 slm_inline uint64_t slm_cache_stock_rounds(const struct slm_cache *cache)
 {
     return load_relaxed(&cache->stock_rounds);

@@ -64,7 +64,7 @@ void slm_depot_lose(struct slm_depot *depot, uint64_t n)
 void slm_depot_note_out(struct slm_depot *depot)
 {
     const uint32_t out = (uint32_t)slm_min(load_relaxed(&depot->objects_out), INT32_MAX);
-    const uint32_t step = slm_max(out / 8, depot->shape->objects / 4u);
+    const uint32_t step = (uint32_t)slm_max(out / 8, depot->shape->objects / 4u);
     const uint32_t trend = load_relaxed(&depot->trend), edge = trend / 2;
     const bool falls = trend & 1;
     if (falls ? out < edge : out > edge)
