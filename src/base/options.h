@@ -12,7 +12,8 @@
  * `builds`: those that have it, EVERY, CHECKED or BENCH. `size`: in bytes, with the NUL. */
 #define SLM_OPTIONS(NUMBER, TEXT)                                                                                    \
     NUMBER(EVERY, magazine_bytes, 64 << 10, 256, 16 << 20, "64K",                                                    \
-           "The most bytes of objects that a thread takes from a depot, or gives to it, at once.")                   \
+           "The most bytes of objects that a thread takes from a depot, or gives to it, at once; of large ones up "  \
+           "to eight.")                                                                                              \
     NUMBER(EVERY, thread_bytes, 1 << 20, 4 << 10, 1 << 30, "1M",                                                     \
            "The most bytes of objects that the magazines of one thread may hold.")                                   \
     NUMBER(EVERY, depot_bytes, 1 << 30, 0, 1ull << 40, "64M",                                                        \

@@ -15,6 +15,8 @@
 enum {
     start_bytes = 8192,
     start_rounds_most = 5,
+    few_rounds = 8, /* of large objects, in up to so many times the bytes: */
+    few_factor = 4,
     most_rounds_least = 2,
     magazines_a_limit = 16,
     stock_start_bytes = 4096,
@@ -74,14 +76,22 @@ static void set_stock(struct slm_cache *cache, uint64_t rounds)
     add_relaxed(&granted, (wanted - had) * size);
 }
 
+/* A magazine of a few large objects, in as many bytes as a magazine of small ones, would be exchanged at every other
+ * call. */
+static uint32_t most_rounds(size_t size)
+{
+    const size_t few = slm_min(few_factor * slm_options.magazine_bytes / size, few_rounds);
+    const size_t most = slm_max(slm_max(slm_options.magazine_bytes / size, few), most_rounds_least);
+    return (uint32_t)slm_min(most, SLM_MAGAZINE_ROUNDS_MAX);
+}
+
 /* Bounds that the program has not fixed: few rounds at first, up to as many bytes as the options allow. */
 static void set_bounds(struct slm_cache *cache)
 {
     const size_t size = cache->shape.object_size;
     uint32_t most = (uint32_t)slm_min(load_relaxed(&cache->fixed_rounds), SLM_MAGAZINE_ROUNDS_MAX), start = most;
     if (most == 0) {
-        most =
-            (uint32_t)slm_min(slm_max(slm_options.magazine_bytes / size, most_rounds_least), SLM_MAGAZINE_ROUNDS_MAX);
+        most = most_rounds(size);
         start = (uint32_t)slm_min(slm_max(start_bytes / size, 1), slm_min(start_rounds_most, most));
     }
     if (cache->shape.limit) {

@@ -15,31 +15,33 @@ struct slab_cache;
 
 enum { SLM_CACHE_NAME_BYTES = 64 };
 
+/* What a thread's trip to the depot reads lies in the first line, and in those that depot/partial.h names. */
 struct slm_cache {
-    struct slm_list link; /* guarded by the cache mutex, as is all that is neither atomic nor fixed when it is made */
     struct slm_slab_shape shape;
     uint16_t id;
     bool merges;                                /* with others of its size and alignment */
     bool attended;                              /* while it leaves: slab_cache_destroy still works on it */
-    uint32_t generation;                        /* of the process, when it was made */
     _Atomic uint32_t tuned;                     /* how often it was tuned; threads compare */
     _Atomic uint32_t start_rounds, most_rounds; /* of a thread's magazines */
     _Atomic uint32_t fixed_rounds;              /* as the program asked; 0: automatic */
-    _Atomic uint32_t fixed_magazines;           /* as the program asked; 0: automatic */
     _Atomic uint32_t stock_rounds;              /* the most that a depot keeps: see slm_cache_stock_rounds */
-    _Atomic uint32_t depot_rounds;              /* the most that it ever keeps */
-    uint32_t recall;                            /* while it leaves: what all threads must have attended to before */
+    _Atomic uint32_t sent_home_ms;              /* when a stock had no room last, and for how many rounds of late: */
+    _Atomic uint16_t sent_home, made_then;      /* and what slm_depot_granules_made was then */
+    struct slm_list link; /* guarded by the cache mutex, as is all that is neither atomic nor fixed when it is made */
+    uint32_t generation;  /* of the process, when it was made */
+    _Atomic uint32_t fixed_magazines; /* as the program asked; 0: automatic */
+    _Atomic uint32_t depot_rounds;    /* the most that a depot ever keeps */
+    uint32_t recall;                  /* while it leaves: what all threads must have attended to before */
     _Atomic(_Atomic(struct slm_depot *) *) others; /* depots of the nodes from 1 on, made on first use */
     struct slab_cache *first_name;                 /* the oldest; NULL: the cache is leaving */
     uint32_t names;                                /* how many it has */
     uint32_t align;
-    _Atomic uint32_t sent_home_ms;         /* when a stock had no room last, and for how many rounds of late: */
-    _Atomic uint16_t sent_home, made_then; /* and what slm_depot_granules_made was then */
     struct slm_cache *next; /* in its bucket of caches that merge, among those that leave, or among those unused */
     struct slm_depot first; /* node 0 */
 };
 
 static_assert(sizeof(struct slm_cache) == 512, "eight lines: most processes have records of thirty classes");
+static_assert(offsetof(struct slm_cache, link) == 64, "one line for a trip");
 
 /* What named caches have besides, behind their struct slm_cache. */
 struct slm_cache_own {

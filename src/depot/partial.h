@@ -22,13 +22,14 @@ struct slm_depot {
     uint32_t full_count, full_low; /* magazines, and their least since the last trim: that many were surplus */
     struct slm_magazine *full, *empty;
     _Atomic uint64_t stock_rounds;
-    uint32_t generation; /* of the lists: what is marked as listed in an older one is in no list */
-    uint32_t occupied;   /* one bit for each bucket; a bucket whose bit is clear is not initialised */
+    uint32_t generation;                 /* of the lists: what is marked as listed in an older one is in no list */
+    uint32_t occupied;                   /* one bit for each bucket; a bucket whose bit is clear is not initialised */
+    _Atomic(struct slm_shards *) shards; /* NULL: it is the only one; see depot/shards.h */
+    _Atomic uint32_t meetings;           /* see depot/shards.c */
+    uint32_t moves_before;               /* at the last slm_depot_trim_idle */
     _Atomic uint64_t exchanges, gets, rounds_got, rounds_put; /* of magazines; written under the lock */
+    _Atomic uint64_t drains_home;                             /* magazines whose rounds went to their slabs */
     _Atomic uint64_t fills, rounds_taken;                     /* from slabs; written under the lock */
-    uint32_t moves_before;                                    /* at the last slm_depot_trim_idle */
-    uint32_t seen_moves;                                      /* as `still` */
-    _Atomic(struct slm_shards *) shards;                      /* NULL: it is the only one; see depot/shards.h */
     const struct slm_slab_shape *shape;
     const char *cache_name;                     /* in messages; NULL: malloc's objects are named by their size */
     struct slm_slab *vacant;                    /* a listed one, kept to spare making slabs over and over */
@@ -37,7 +38,7 @@ struct slm_depot {
     bool vacant_seen : 1;                       /* at the last trim */
     uint8_t shared_before : 6;                  /* how many slabs were shared: see slm_partial_share */
     _Atomic bool missed_vacant; /* a slab was made after a vacant one had been released: see may_keep */
-    uint8_t still;              /* looks that have found the same as the one before, which was seen_moves and: */
+    uint8_t still;              /* looks that have found the same seen_moves and seen_out as the one before */
     uint8_t shard;              /* which it is */
     uint64_t seen_out;
     _Atomic uint64_t taken_back;  /* objects that came to slabs out of the stock and of parked threads */
@@ -49,13 +50,13 @@ struct slm_depot {
     _Atomic uint32_t join_due;   /* see depot/join.c */
     _Atomic uint8_t join_step, join_skip;
     uint16_t node;
-    _Atomic uint32_t meetings;               /* see depot/shards.c */
-    _Atomic uint64_t drains_home;            /* magazines whose rounds went to their slabs */
+    uint32_t seen_moves;
     uint64_t locks_before, contended_before; /* of the lock, when the depot was made another cache's */
 } slm_cacheline;
 
 /* The size class records of a process lie side by side. */
 static_assert(sizeof(struct slm_depot) == 384, "six lines");
+static_assert(offsetof(struct slm_depot, drains_home) + 8 <= 128, "two lines for an exchange");
 
 /* Raise a figure that one thread at a time writes, and others read. */
 slm_inline void slm_count(_Atomic uint64_t *figure, uint64_t n)

@@ -31,8 +31,8 @@ static void magazines_have_bounds(void **state)
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
         const struct slm_cache *cache = slm_class_cache(class);
         assert_in_range(cache->start_rounds, 1, cache->most_rounds);
-        assert_in_range(cache->most_rounds, 2, SLM_MAGAZINE_ROUNDS_MAX);
-        if (cache->most_rounds > 2)
+        assert_in_range(cache->most_rounds, 8, SLM_MAGAZINE_ROUNDS_MAX);
+        if (cache->most_rounds > 8)
             assert_true((uint64_t)cache->most_rounds * slm_class_size[class] <= slm_options.magazine_bytes);
     }
 }
@@ -46,7 +46,9 @@ static void tune(void)
     slm_options.magazine_bytes = 1024;
     slm_cache_tune_all();
     require(slm_class_cache(0)->most_rounds == 64);
-    require(slm_class_cache(SLM_CLASSES - 1)->most_rounds >= 1);
+    require(slm_class_cache(slm_class_of_size(512))->most_rounds == 8);
+    require(slm_class_cache(slm_class_of_size(1024))->most_rounds == 4);
+    require(slm_class_cache(SLM_CLASSES - 1)->most_rounds == 2);
     for (unsigned class = 0; class < SLM_CLASSES; class ++)
         require(slm_class_cache(class)->start_rounds <= slm_class_cache(class)->most_rounds);
 }
