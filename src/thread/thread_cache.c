@@ -71,10 +71,11 @@ static struct slm_magazine *unload(struct slm_slot *slot)
     return magazine;
 }
 
-slm_inline void load(struct slm_slot *slot, const struct slm_cache *cache, struct slm_magazine *magazine)
+/* `most`: loaded_rounds. */
+slm_inline void load(struct slm_slot *slot, struct slm_magazine *magazine, uint32_t most)
 {
     const uint32_t count = magazine->count;
-    const uint32_t room = (uint32_t)slm_max(slm_min(magazine->capacity, loaded_rounds(slot, cache)), count);
+    const uint32_t room = (uint32_t)slm_max(slm_min(magazine->capacity, most), count);
     magazine->count = room;
     magazine->rounds[room] = NULL;
     slot->loaded = magazine;
@@ -103,14 +104,15 @@ static void raise_target(struct slm_thread *thread, struct slm_slot *slot, const
         set_target(thread, slot, cache, target);
 }
 
-/* About twice as many. But what is left of `thread_bytes` is for all classes that are missed: where there are many
- * of long objects, those that came first would have all, and the others a trip to the depot for every other call. */
+/* About twice as many. But the long objects of all classes that are missed share what is left of `thread_bytes`:
+ * those that came first would have all of it, and the others a trip to the depot for every other call. */
 static uint32_t next_target(const struct slm_thread *thread, const struct slm_cache *cache, uint32_t target)
 {
+    const uint32_t twice = target < 5 ? 5 : target * 2 + 3;
+    if (!is_long(cache))
+        return twice;
     const uint64_t most = slm_options.thread_bytes, left = most - slm_min(most, thread->target_bytes);
-    const uint64_t share = left / 16 / (cache->shape.object_size * 2);
-    const uint64_t wanted = target < 5 ? 5 : target * 2 + 3;
-    return (uint32_t)slm_min(slm_min(wanted, target + slm_max(share, 1)), load_relaxed(&cache->most_rounds));
+    return (uint32_t)slm_min(twice, target + slm_max(left / 16 / (cache->shape.object_size * 2), 1));
 }
 
 /* A trip to the depot: let the cache's magazines grow if there are many. */
@@ -120,7 +122,8 @@ static void grow_on_miss(struct slm_thread *thread, struct slm_slot *slot, const
     if (target == 0)
         raise_target(thread, slot, cache, load_relaxed(&cache->start_rounds));
     else if ((slot->misses = (uint16_t)((slot->misses & ~SLM_SLOT_STILL) + 1)) % 2 == 0)
-        raise_target(thread, slot, cache, next_target(thread, cache, target));
+        raise_target(thread, slot, cache,
+                     (uint32_t)slm_min(next_target(thread, cache, target), load_relaxed(&cache->most_rounds)));
 }
 
 /* Move rounds from a magazine that does not suit this thread into one that does. */
@@ -241,7 +244,7 @@ static void exchange(struct slm_slot *slot, const struct slm_cache *cache)
 {
     struct slm_magazine *other = slot->previous;
     slot->previous = unload(slot);
-    load(slot, cache, other);
+    load(slot, other, loaded_rounds(slot, cache));
 }
 
 void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
@@ -264,7 +267,7 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
     if (!full)
         return take_one(slm_cache_depot(cache, node));
     const uint32_t taken = full->count;
-    load(slot, cache, full);
+    load(slot, full, loaded_rounds(slot, cache));
     if (taken == 0)
         return NULL;
     slm_count(&thread->objects_taken, taken);
@@ -279,8 +282,8 @@ void *slm_thread_pop(struct slm_thread *thread, unsigned cache_id)
 
 /* A full magazine of long objects: the older half goes to the depot, by the array of the previous magazine, which
  * is empty. False: there is no array. */
-static bool give_half(struct slm_thread *thread, struct slm_slot *slot, struct slm_cache *cache,
-                      struct slm_magazine *full)
+static __attribute__((noinline)) bool give_half(struct slm_thread *thread, struct slm_slot *slot,
+                                                struct slm_cache *cache, struct slm_magazine *full)
 {
     struct slm_magazine *half = slot->previous = magazine_fit(slot->previous, full->count / 2);
     grow_on_miss(thread, slot, cache);
@@ -295,7 +298,7 @@ static bool give_half(struct slm_thread *thread, struct slm_slot *slot, struct s
             half->count = 0;
         slot->previous = half;
     }
-    load(slot, cache, full);
+    load(slot, full, loaded_rounds(slot, cache));
     return *slot->top != NULL;
 }
 
@@ -310,20 +313,22 @@ static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
     slm_slot_use(&thread->used, cache->id);
     heed_tuning(thread, slot, cache);
     struct slm_magazine *full = unload(slot), *empty = slot->previous;
-    if (full && full->count > load_relaxed(&slot->target) && is_long(cache) && !(empty && empty->count > 0))
+    const bool trip = empty && empty->count > 0;
+    if (!trip && is_long(cache) && full && full->count > load_relaxed(&slot->target))
         return give_half(thread, slot, cache, full);
-    if (load_relaxed(&slot->target) == 0 || (empty && empty->count > 0)) {
+    if (trip || load_relaxed(&slot->target) == 0) {
         grow_on_miss(thread, slot, cache);
         slm_count(&thread->drains, 1);
     }
-    if (empty && empty->count > 0)
+    if (trip)
         slm_magazine_put(cache, load_relaxed(&thread->node), &empty, slm_cache_stock_rounds(cache));
     slot->previous = full;
-    empty = magazine_fit(empty, loaded_rounds(slot, cache));
+    const uint32_t most = loaded_rounds(slot, cache);
+    empty = magazine_fit(empty, most);
     if (!empty)
         return false;
     empty->count = 0;
-    load(slot, cache, empty);
+    load(slot, empty, most);
     return true;
 }
 
