@@ -409,6 +409,7 @@ static void be_still(void)
     enum { SIZE = 512, MANY = 20000, PER_SLAB = 128, WINDOW_MS = 100 };
     static void *objects[MANY];
     put_purging_off();
+    slm_reclaim_all(true, SLM_PURGE_TRIM); /* what was still before is not to be seen */
     for (size_t i = 0; i < MANY; i++)
         memset(objects[i] = malloc(SIZE), 1, SIZE);
     for (size_t i = 0; i < MANY; i++)
