@@ -43,12 +43,15 @@ struct slm_slot {
     uint64_t start_factor;                  /* of the cache: see page/page_map.h; 0: not used yet */
     struct slm_magazine *loaded, *previous; /* NULL until the cache is first missed */
     _Atomic uint16_t target; /* rounds that a magazine should hold; 0: the slot is not in use, and has no rounds */
-    uint16_t misses;         /* trips to the depot since the last slm_thread_adapt; or SLM_SLOT_STILL */
+    uint16_t misses;         /* trips to the depot since the last slm_thread_adapt; and two bits, see below */
     uint32_t tuned;          /* the cache's count of tunings when the target was set */
 };
 
 /* A bit of the misses: there was none since slm_thread_cool. */
 #define SLM_SLOT_STILL ((uint16_t)1 << 15)
+/* Another: the magazine that was filled last became the previous one, and none was exchanged since. */
+#define SLM_SLOT_TURNED ((uint16_t)1 << 14)
+#define SLM_SLOT_BITS (SLM_SLOT_STILL | SLM_SLOT_TURNED)
 
 static_assert(sizeof(struct slm_slot) == SLM_SLOT_SIZE, "a slot's size");
 

@@ -11,7 +11,7 @@
  * A cache whose tuning fixes the rounds has that target from the first miss on. Tuning raises the cache's
  * `tuned`: a slot that has another count empties itself at its next trip to the depot, and starts over.
  *
- * A taker (thread/ownership.h) may have raised `bottom`: what lies below is gone, and unload() moves the
+ * A taker (thread/ownership.h) may have raised `bottom`: what lies below is gone, and slm_pair_unload() moves the
  * rest down. */
 #include "thread/thread_cache.h"
 
@@ -22,6 +22,7 @@
 #include "base/panic.h"
 #include "os/sys.h"
 #include "page/page_map.h"
+#include "thread/pair.h"
 #include "thread/thread_list.h"
 
 /* A magazine of this size is accepted as it is, whatever the target. */
@@ -46,41 +47,6 @@ static struct slm_magazine *magazine_fit(struct slm_magazine *magazine, uint32_t
         return magazine;
     slm_magazine_free(magazine);
     return made;
-}
-
-static bool is_long(const struct slm_cache *cache)
-{
-    return cache->shape.object_size > SLM_TABLE_MAX;
-}
-
-/* How many rounds a loaded magazine may have. */
-static uint32_t loaded_rounds(const struct slm_slot *slot, const struct slm_cache *cache)
-{
-    const uint32_t target = load_relaxed(&slot->target);
-    return is_long(cache) ? target * 2 : target;
-}
-
-/* Store the loaded magazine's count, and detach it from the cursors. */
-static struct slm_magazine *unload(struct slm_slot *slot)
-{
-    struct slm_magazine *magazine = slot->loaded;
-    if (magazine)
-        slm_slot_unload(slot);
-    slm_slot_clear_cursors(slot);
-    slot->loaded = NULL;
-    return magazine;
-}
-
-/* `most`: loaded_rounds. */
-slm_inline void load(struct slm_slot *slot, struct slm_magazine *magazine, uint32_t most)
-{
-    const uint32_t count = magazine->count;
-    const uint32_t room = (uint32_t)slm_max(slm_min(magazine->capacity, most), count);
-    magazine->count = room;
-    magazine->rounds[room] = NULL;
-    slot->loaded = magazine;
-    slot->bottom = magazine->rounds;
-    slm_shared_store(&slot->top, magazine->rounds + count);
 }
 
 static void set_target(struct slm_thread *thread, struct slm_slot *slot, const struct slm_cache *cache,
@@ -109,7 +75,7 @@ static void raise_target(struct slm_thread *thread, struct slm_slot *slot, const
 static uint32_t next_target(const struct slm_thread *thread, const struct slm_cache *cache, uint32_t target)
 {
     const uint32_t twice = target < 5 ? 5 : target * 2 + 3;
-    if (!is_long(cache))
+    if (!slm_pair_is_long(cache))
         return twice;
     const uint64_t most = slm_options.thread_bytes, left = most - slm_min(most, thread->target_bytes);
     return (uint32_t)slm_min(twice, target + slm_max(left / 16 / (cache->shape.object_size * 2), 1));
@@ -121,7 +87,7 @@ static void grow_on_miss(struct slm_thread *thread, struct slm_slot *slot, const
     const uint32_t target = load_relaxed(&slot->target);
     if (target == 0)
         raise_target(thread, slot, cache, load_relaxed(&cache->start_rounds));
-    else if ((slot->misses = (uint16_t)((slot->misses & ~SLM_SLOT_STILL) + 1)) % 2 == 0)
+    else if ((slot->misses = (uint16_t)((slot->misses & ~SLM_SLOT_BITS) + 1)) % 2 == 0)
         raise_target(thread, slot, cache,
                      (uint32_t)slm_min(next_target(thread, cache, target), load_relaxed(&cache->most_rounds)));
 }
@@ -179,7 +145,7 @@ static struct slm_magazine *fetch(struct slm_depot *depot, const struct slm_slot
         struct slm_magazine *fitting = slm_magazine_make(target);
         return fitting ? decant(slot, cache, full, fitting) : full;
     }
-    empty = magazine_fit(empty, loaded_rounds(slot, cache));
+    empty = magazine_fit(empty, slm_pair_loaded_rounds(slot, cache));
     if (!empty)
         return NULL;
     empty->count = slm_depot_fill(depot, empty->rounds, (unsigned)slm_min(target, empty->capacity));
@@ -202,7 +168,7 @@ static void hand_on_all(struct slm_thread *thread, struct slm_slot *slot, struct
 {
     struct slm_magazine *previous = slot->previous;
     slot->previous = NULL;
-    hand_on(cache, unload(slot), whereto);
+    hand_on(cache, slm_pair_unload(slot), whereto);
     hand_on(cache, previous, whereto);
     hand_on(cache, slm_remote_take(thread, cache->id), whereto);
 }
@@ -239,14 +205,6 @@ static void *take_one(struct slm_depot *depot)
     return slm_depot_fill(depot, &object, 1) ? object : NULL;
 }
 
-/* The previous magazine takes the loaded one's place. */
-static void exchange(struct slm_slot *slot, const struct slm_cache *cache)
-{
-    struct slm_magazine *other = slot->previous;
-    slot->previous = unload(slot);
-    load(slot, other, loaded_rounds(slot, cache));
-}
-
 void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
 {
     struct slm_cache *cache = slm_cache_of(cache_id);
@@ -258,16 +216,16 @@ void *slm_thread_refill(struct slm_thread *thread, unsigned cache_id)
     slm_slot_use(&thread->used, cache_id);
     heed_tuning(thread, slot, cache);
     if (slot->previous && slot->previous->count > 0) {
-        exchange(slot, cache);
+        slm_pair_take(slot, cache);
         return slm_slot_pop(slot, slot->top);
     }
     grow_on_miss(thread, slot, cache);
     slm_count(&thread->refills, 1);
-    struct slm_magazine *full = fetch(slm_cache_depot(cache, node), slot, cache, unload(slot));
+    struct slm_magazine *full = fetch(slm_cache_depot(cache, node), slot, cache, slm_pair_unload(slot));
     if (!full)
         return take_one(slm_cache_depot(cache, node));
     const uint32_t taken = full->count;
-    load(slot, full, loaded_rounds(slot, cache));
+    slm_pair_load(slot, full, slm_pair_loaded_rounds(slot, cache));
     if (taken == 0)
         return NULL;
     slm_count(&thread->objects_taken, taken);
@@ -289,16 +247,14 @@ static __attribute__((noinline)) bool give_half(struct slm_thread *thread, struc
     grow_on_miss(thread, slot, cache);
     slm_count(&thread->drains, 1);
     if (half) {
-        half->count = (uint32_t)slm_min(full->count / 2, half->capacity);
-        memcpy(half->rounds, full->rounds, half->count * sizeof(void *));
-        full->count -= half->count;
-        memmove(full->rounds, full->rounds + half->count, full->count * sizeof(void *));
+        half->count = 0;
+        slm_pair_move_oldest(full, half, (uint32_t)slm_min(full->count / 2, half->capacity));
         slm_magazine_put(cache, load_relaxed(&thread->node), &half, slm_cache_stock_rounds(cache));
         if (half)
             half->count = 0;
         slot->previous = half;
     }
-    load(slot, full, loaded_rounds(slot, cache));
+    slm_pair_load(slot, full, slm_pair_loaded_rounds(slot, cache));
     return *slot->top != NULL;
 }
 
@@ -312,23 +268,27 @@ static bool make_room(struct slm_thread *thread, struct slm_cache *cache)
     slm_thread_works(thread, slot);
     slm_slot_use(&thread->used, cache->id);
     heed_tuning(thread, slot, cache);
-    struct slm_magazine *full = unload(slot), *empty = slot->previous;
+    if (slm_pair_fill(slot, cache))
+        return true;
+    struct slm_magazine *full = slm_pair_unload(slot), *empty = slot->previous;
     const bool trip = empty && empty->count > 0;
-    if (!trip && is_long(cache) && full && full->count > load_relaxed(&slot->target))
+    if (!trip && slm_pair_is_long(cache) && full && full->count > load_relaxed(&slot->target))
         return give_half(thread, slot, cache, full);
     if (trip || load_relaxed(&slot->target) == 0) {
         grow_on_miss(thread, slot, cache);
         slm_count(&thread->drains, 1);
+    } else {
+        slot->misses |= SLM_SLOT_TURNED;
     }
     if (trip)
         slm_magazine_put(cache, load_relaxed(&thread->node), &empty, slm_cache_stock_rounds(cache));
     slot->previous = full;
-    const uint32_t most = loaded_rounds(slot, cache);
+    const uint32_t most = slm_pair_loaded_rounds(slot, cache);
     empty = magazine_fit(empty, most);
     if (!empty)
         return false;
     empty->count = 0;
-    load(slot, empty, most);
+    slm_pair_load(slot, empty, most);
     return true;
 }
 
@@ -408,7 +368,7 @@ slm_for_few size_t slm_thread_pop_bulk(struct slm_thread *thread, unsigned cache
     slm_thread_works(thread, slot);
     if (slm_slot_rounds(slot) < n) {
         if (slot->previous && slot->previous->count >= n)
-            exchange(slot, slm_cache_of(cache_id));
+            slm_pair_exchange(slot, slm_cache_of(cache_id));
         else
             grow_for_bulk(thread, slot, cache_id, n);
     }
@@ -473,7 +433,7 @@ slm_for_few size_t slm_thread_push_run(struct slm_thread *thread, unsigned cache
     if (slm_slot_room(slot) < n) {
         const struct slm_magazine *previous = slot->previous;
         if (previous && previous->count + n <= slm_min(previous->capacity, load_relaxed(&slot->target)))
-            exchange(slot, slm_cache_of(cache_id));
+            slm_pair_exchange(slot, slm_cache_of(cache_id));
         else
             grow_for_bulk(thread, slot, cache_id, n);
     }
@@ -536,7 +496,7 @@ void slm_thread_adapt(struct slm_thread *thread)
     slm_for_each_slot (cache_id, &thread->used) {
         struct slm_cache *cache = slm_cache_of(cache_id);
         struct slm_slot *slot = slm_slot_of(thread, cache_id);
-        const uint32_t target = load_relaxed(&slot->target), misses = slot->misses & ~SLM_SLOT_STILL;
+        const uint32_t target = load_relaxed(&slot->target), misses = slot->misses & ~SLM_SLOT_BITS;
         slm_thread_works(thread, slot);
         slot->misses = 0;
         if (target == 0)

@@ -217,6 +217,37 @@ static void the_edge_does_not_bounce(void **state)
         give_to(thread, usual, objects[99 - level]);
 }
 
+/* Two objects out and in again; returns how many of the four calls were slow. */
+static unsigned waver(void)
+{
+    const struct slm_slot *slot = slm_slot_of(thread, usual);
+    unsigned slow = 0;
+    for (unsigned i = 0; i < 2; i++) {
+        slow += slot->top == slot->bottom;
+        objects[i] = take_from(thread, usual);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        slow += *slot->top == NULL;
+        give_to(thread, usual, objects[i]);
+    }
+    return slow;
+}
+
+static void nor_does_the_middle(void **state)
+{
+    (void)state;
+    take_many(usual, 100);
+    give_many(usual, 100);
+    void *kept[60];
+    for (unsigned level = 0; level < COUNT(kept); level++) {
+        for (unsigned i = 0, slow = 0; i < 50; i++)
+            assert_in_range(slow += waver(), 0, 6);
+        kept[level] = take_from(thread, usual);
+    }
+    for (unsigned level = 0; level < COUNT(kept); level++)
+        give_to(thread, usual, kept[level]);
+}
+
 static void bytes_are_bounded(void **state)
 {
     (void)state;
@@ -547,6 +578,7 @@ int main(void)
         block_test(a_first_free_makes_a_magazine),
         block_test(magazines_grow_with_misses),
         block_test(the_edge_does_not_bounce),
+        block_test(nor_does_the_middle),
         block_test(bytes_are_bounded),
         block_test(long_objects_share_the_bytes),
         block_test(long_objects_have_one_magazine),
