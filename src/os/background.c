@@ -29,6 +29,7 @@ static slm_once long cpus_bytes;
 static slm_once uint64_t cpus[SLM_CPUS_MAX / 64];
 
 static _Atomic bool forbidden;
+static _Atomic uint32_t busy; /* threads between begin and end */
 
 slm_seldom void slm_background_forbid(void)
 {
@@ -38,6 +39,24 @@ slm_seldom void slm_background_forbid(void)
 bool slm_background_forbidden(void)
 {
     return load_relaxed(&forbidden);
+}
+
+/* Once others can see that a call may follow, the thread looks whether a sandbox was announced. */
+slm_for_few bool slm_background_begin(void)
+{
+    atomic_fetch_add(&busy, 1); /* pairs with slm_background_busy */
+    return !slm_background_forbidden();
+}
+
+slm_for_few void slm_background_end(void)
+{
+    atomic_fetch_sub(&busy, 1);
+}
+
+slm_seldom bool slm_background_busy(void)
+{
+    slm_fence(); /* pairs with slm_background_begin: the announcement came before */
+    return atomic_load(&busy) != 0;
 }
 
 slm_cold void slm_background_start(void)

@@ -14,6 +14,13 @@ void slm_background_forbid(void);
 /* So what the library does by itself makes no calls but those of every allocation. */
 bool slm_background_forbidden(void);
 
+/* Around such calls in a thread of the program's. False: it may make none. */
+bool slm_background_begin(void);
+void slm_background_end(void);
+
+/* Is a thread between the two? Once a sandbox has been announced, and this is false, none makes such a call. */
+bool slm_background_busy(void);
+
 /* The calling thread gets its name, and enters the background. What the kernel refuses stays as inherited; under a
  * seccomp filter so does what the creator has from the process. */
 void slm_background_enter(void);

@@ -260,11 +260,11 @@ slm_for_few bool slm_vm_move(void *from, void *to, size_t size, size_t to_size)
     return false;
 }
 
-slm_seldom unsigned slm_vm_resident(const void *address)
+unsigned slm_vm_resident(const void *address, size_t bytes)
 {
     unsigned char pages[SLM_VM_HUGE_PAGE / 4096] = {0};
     unsigned count = 0;
-    if (slm_call(SYS_mincore, address, SLM_VM_HUGE_PAGE, pages) != 0) /* not all is mapped */
+    if (slm_call(SYS_mincore, address, bytes, pages) != 0) /* not all is mapped */
         return 0;
     for (size_t i = 0; i < sizeof pages; i++)
         count += pages[i] & 1;
@@ -280,7 +280,7 @@ slm_seldom bool slm_vm_has_huge_pages(void)
     char *range = (char *)slm_align_up((uintptr_t)got, SLM_VM_HUGE_PAGE);
     slm_vm_expect_huge(range, SLM_VM_HUGE_PAGE);
     *(volatile char *)range = 1;
-    const bool huge = slm_vm_resident(range) == SLM_VM_HUGE_PAGE / 4096;
+    const bool huge = slm_vm_resident(range, SLM_VM_HUGE_PAGE) == SLM_VM_HUGE_PAGE / 4096;
     slm_call(SYS_munmap, got, 2 * SLM_VM_HUGE_PAGE);
     return huge;
 }

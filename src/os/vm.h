@@ -73,7 +73,7 @@ bool slm_vm_move(void *from, void *to, size_t size, size_t to_size);
 bool slm_vm_has_huge_pages(void);
 
 /* How many pages are resident of those where one huge page could lie. */
-unsigned slm_vm_resident(const void *address);
+unsigned slm_vm_resident(const void *address, size_t bytes);
 
 /* From now on the kernel may make huge pages there. */
 void slm_vm_expect_huge(void *address, size_t size);

@@ -18,15 +18,15 @@ slm_cold void slm_span_start_areas(void)
     for (unsigned number = 0; number < slm_area_count(); number++) {
         struct slm_free_spans *area = slm_free_spans_in(number);
         const size_t start = (size_t)number << slm_range.area_shift;
+        const bool started = area->end != 0;
         area->end = start + slm_area_granules();
-        if (area->started)
+        if (started)
             continue;
         area->lock.rank = SLM_RANK_SPANS;
         area->first = start + (slm_range.node_mask > 0 && slm_reservation_bind(number)); /* past its anchor */
         area->frontier = area->first;
         area->generation = area->mapping_generation = slm_fork_generation;
         slm_list_init(&area->ages);
-        area->started = true;
     }
 }
 

@@ -36,7 +36,6 @@ struct slm_free_spans {
     uint32_t spans[SLM_SPAN_STATES]; /* in the bins */
     uint32_t generation;             /* of the lists */
     uint32_t mapping_generation;     /* in which threads are mapping */
-    bool started;
 } slm_cacheline;
 
 /* Most machines have one area: it lies apart from the others, among what every process uses. */

@@ -2,7 +2,7 @@
  *
  * Each area has a table with a byte, its age, for each range, made when it is first needed.
  *
- *     0 --new memory of a large heap--> HUGE
+ *     0 --new memory of a large heap, or of an object that is going to be written--> HUGE
  *     0 --dense at a look--> 1 --> ... --> RIPE --> MAKING --> HUGE
  *     HUGE or MAKING --before a purge--> BROKEN --a look--> ... --> HEALED --> 0
  *
@@ -105,9 +105,18 @@ static slm_seldom void keep_small(unsigned area, size_t number, size_t count, ch
         slm_vm_keep_small(from, (size_t)(to - from));
 }
 
-static slm_seldom bool breaks(_Atomic uint8_t *age)
+static slm_seldom bool is_unused(const char *range)
 {
-    return load_relaxed(age) >= MAKING && atomic_exchange(age, BROKEN) >= MAKING; /* pairs with make */
+    const bool unused = slm_background_begin() && slm_vm_resident(range, SLM_VM_HUGE_PAGE) == 0;
+    slm_background_end();
+    return unused;
+}
+
+/* `unused`: only where nothing is resident. */
+static slm_seldom bool breaks(_Atomic uint8_t *age, const char *range, bool unused)
+{
+    return load_relaxed(age) >= MAKING && (!unused || is_unused(range)) &&
+           atomic_exchange(age, BROKEN) >= MAKING; /* pairs with make */
 }
 
 slm_seldom void slm_huge_break_slow(void *address, size_t bytes, bool unused)
@@ -118,8 +127,7 @@ slm_seldom void slm_huge_break_slow(void *address, size_t bytes, bool unused)
     const size_t behind = table ? slm_min(range_of(area, end - 1) + 1, RANGES) : 0;
     for (size_t number = range_of(area, address); number < behind; number++) {
         size_t count = 0;
-        while (number + count < behind && !(unused && slm_vm_resident(range_start(area, number + count)) > 0) &&
-               breaks(&table[number + count]))
+        while (number + count < behind && breaks(&table[number + count], range_start(area, number + count), unused))
             count++;
         if (count > 0)
             keep_small(area, number, count, address, end);
@@ -151,10 +159,15 @@ static slm_seldom bool is_first_process(void)
     return load_relaxed(&generation) == slm_fork_generation;
 }
 
+static slm_seldom bool is_large_heap(void)
+{
+    return slm_demand_used() >= slm_huge_least;
+}
+
 static slm_seldom bool may_be_huge(uint64_t now_ms)
 {
-    return slm_demand_used() >= slm_huge_least && now_ms >= load_relaxed(&due_ms) && slm_page_size == 4096 &&
-           !slm_background_forbidden() && !slm_span_scarce() && !slm_vm_locked() && is_first_process();
+    return now_ms >= load_relaxed(&due_ms) && slm_page_size == 4096 && !slm_background_forbidden() &&
+           !slm_span_scarce() && !slm_vm_locked() && is_first_process();
 }
 
 /* NULL: there is no memory for it. */
@@ -177,17 +190,15 @@ static slm_seldom bool is_for_slabs(unsigned area)
     return area <= slm_range.node_mask && large_bytes <= slm_demand_used() / large_share;
 }
 
-/* The kernel is asked once a second. */
-slm_seldom void slm_huge_expect(size_t first, size_t count)
+/* These bytes, which nobody has written to, are going to be written: whole ranges of them become huge. The kernel is
+ * asked once a second. */
+static slm_seldom void expect(unsigned area, char *from, const char *end, uint64_t now_ms)
 {
     static slm_sparse _Atomic uint64_t ask_ms;
-    slm_keep_errno();
-    const unsigned area = slm_area_of_granule(first);
-    const char *end = (char *)slm_granule_address(first) + (count << SLM_GRANULE_SHIFT);
     const size_t behind = slm_min(range_of(area, end), RANGES);
-    const size_t number = range_of(area, (char *)slm_granule_address(first) + SLM_VM_HUGE_PAGE - 1);
-    const uint64_t now_ms = slm_sys_now_ms(), asked_ms = load_relaxed(&ask_ms);
-    if (!is_for_slabs(area) || number >= behind || !may_be_huge(now_ms) || load_relaxed(&runs) >= runs_most)
+    const size_t number = range_of(area, from + SLM_VM_HUGE_PAGE - 1);
+    const uint64_t asked_ms = load_relaxed(&ask_ms);
+    if (number >= behind || load_relaxed(&runs) >= runs_most)
         return;
     if (now_ms >= asked_ms && !slm_vm_has_huge_pages()) {
         rest(now_ms);
@@ -203,6 +214,33 @@ slm_seldom void slm_huge_expect(size_t first, size_t count)
     for (size_t i = number; i < behind; i++)
         store_relaxed(&table[i], HUGE);
     slm_vm_expect_huge(range_start(area, number), (behind - number) * SLM_VM_HUGE_PAGE);
+}
+
+slm_seldom void slm_huge_expect(size_t first, size_t count)
+{
+    slm_keep_errno();
+    const unsigned area = slm_area_of_granule(first);
+    char *start = slm_granule_address(first);
+    const uint64_t now_ms = slm_sys_now_ms();
+    if (slm_background_begin() && is_for_slabs(area) && is_large_heap() && may_be_huge(now_ms))
+        expect(area, start, start + (count << SLM_GRANULE_SHIFT), now_ms);
+    slm_background_end();
+}
+
+slm_seldom void slm_huge_expect_object(void *object, size_t bytes)
+{
+    slm_keep_errno();
+    const uint64_t now_ms = slm_sys_now_ms();
+    if (slm_background_begin() && slm_huge_least != UINT64_MAX && may_be_huge(now_ms))
+        expect(slm_area_of_granule(slm_granule_of(object)), object, (char *)object + bytes, now_ms);
+    slm_background_end();
+}
+
+slm_seldom bool slm_huge_expected_slow(const void *address)
+{
+    const unsigned area = slm_area_of_granule(slm_granule_of(address));
+    _Atomic uint8_t *table = load_acquire(&tables[area]); /* pairs with table_of */
+    return table && is_huge(table, range_of(area, address));
 }
 
 /* -- looking ----------------------------------------------------------------------------------------------------- */
@@ -245,7 +283,7 @@ static slm_seldom void look(struct looking *looking, unsigned area, _Atomic uint
         return;
     }
     looking->looks--;
-    if (slm_vm_resident(range_start(area, number)) < SLM_VM_HUGE_PAGE / 4096 - missing_most) {
+    if (slm_vm_resident(range_start(area, number), SLM_VM_HUGE_PAGE) < SLM_VM_HUGE_PAGE / 4096 - missing_most) {
         store_relaxed(&table[number], 0);
     } else if (age < RIPE) {
         store_relaxed(&table[number], age + 1);
@@ -276,7 +314,9 @@ slm_seldom bool slm_huge_pass(uint64_t now_ms, bool helped)
 {
     static slm_sparse _Atomic bool looks;
     struct looking looking = {now_ms, looks_most, makes_most, false, false};
-    if (!may_be_huge(now_ms) || atomic_exchange(&looks, true)) /* acquire: pairs with the release below */
+    if (!is_large_heap() || !may_be_huge(now_ms))
+        return false;
+    if (atomic_exchange(&looks, true)) /* acquire: pairs with the release below */
         return false;
     slm_keep_errno();
     if (!helped) {

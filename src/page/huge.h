@@ -1,9 +1,10 @@
 /* Huge pages for memory that is dense and stays so. Whatever is mapped has small pages, but for what a large heap
  * grows by for the sake of slabs: that is filled from one end to the other, and has huge pages from its first write
- * on. Large objects may not write all of theirs, and have none there; nor has a heap with many of them. In a large
- * heap the ranges of 2 MiB are looked at, about once a second: where nearly all pages were resident at several looks,
- * so many a second are made huge, by the worker if there is one. Before a part of such a range is given back, its
- * huge page is split, and it has small pages for a minute at least: the kernel would fill what is missing.
+ * on. Large objects may not write all of theirs, and have none there; nor has a heap with many of them. Those that
+ * populate.h expects to write all have huge pages of their own, in heaps of any size. In a large heap the ranges of
+ * 2 MiB are looked at, about once a second: where nearly all pages were resident at several looks, so many a second
+ * are made huge, by the worker if there is one. Before a part of such a range is given back, its huge page is split,
+ * and it has small pages for a minute at least: the kernel would fill what is missing.
  *
  * So the heap has next to no page more than it would have without huge pages, whatever the system's policy is. Ranges
  * whose neighbours are different are mappings of their own: there are not too many of them.
@@ -25,6 +26,17 @@ bool slm_huge_pass(uint64_t now_ms, bool helped);
 
 /* Granules that have just been mapped, and belong to nobody but the caller, are about to become slabs. */
 void slm_huge_expect(size_t first, size_t count);
+
+/* A large object that has just been made, on clean memory, is going to be written from its start to its end. */
+void slm_huge_expect_object(void *object, size_t bytes);
+
+bool slm_huge_expected_slow(const void *address);
+
+/* Does its first write make a huge page there? */
+slm_inline bool slm_huge_expected(const void *address)
+{
+    return unlikely(load_relaxed(&slm_huge_any)) && slm_huge_expected_slow(address);
+}
 
 void slm_huge_break_slow(void *address, size_t bytes, bool unused);
 

@@ -3,6 +3,7 @@
 
 #include "os/background.h"
 #include "os/vm.h"
+#include "page/area.h"
 #include "page/charge.h"
 #include "page/demand.h"
 #include "page/huge.h"
@@ -10,12 +11,11 @@
 enum { share = 32, metadata_share = 8 }; /* of what is in use */
 
 _Atomic uint64_t slm_populate_ahead_bytes;
-static _Atomic uint32_t busy; /* threads in the call */
-static _Atomic bool unknown;  /* to the kernel */
+static _Atomic bool unknown; /* to the kernel */
 
 static slm_for_few bool is_possible(void)
 {
-    return !load_relaxed(&unknown) && !slm_background_forbidden() && !slm_vm_locked() && !load_relaxed(&slm_huge_any);
+    return !load_relaxed(&unknown) && !slm_background_forbidden() && !slm_vm_locked();
 }
 
 /* Where many threads share little each has rounds that it may never use: then metadata, their blocks and magazines,
@@ -28,17 +28,47 @@ slm_for_few uint64_t slm_populate_room(void)
     return most > ahead ? most - ahead : 0;
 }
 
-/* Once others can see that the call may follow, the thread looks whether a sandbox was announced. */
 slm_for_few void slm_populate(void *address, size_t bytes)
 {
-    atomic_fetch_add(&busy, 1); /* pairs with slm_populate_busy */
-    if (!slm_background_forbidden() && !slm_vm_populate(address, bytes))
+    if (slm_background_begin() && !slm_huge_expected(address) && !slm_vm_populate(address, bytes))
         store_relaxed(&unknown, true);
-    atomic_fetch_sub(&busy, 1);
+    slm_background_end();
 }
 
-slm_seldom bool slm_populate_busy(void)
+/* Of each length the memory that was last left to its faults, the *probe*: its first granule and how many pages. Once
+ * it has turned out to be written, how often that is trusted before there is a new one. */
+enum { lengths = 32 + 64, granule_bits = 32, pages_bits = 24, trusted = 15, trust_shift = granule_bits + pages_bits };
+static slm_sparse _Atomic uint64_t probes[lengths];
+
+/* In steps of a KiB, and beyond small objects in powers of two. */
+static slm_for_few _Atomic uint64_t *probe_of(size_t length)
 {
-    slm_fence(); /* pairs with slm_populate: the announcement came before */
-    return atomic_load(&busy) != 0;
+    return &probes[length <= SLM_SMALL_MAX ? (length - 1) >> 10 : 32 + slm_log2(length)];
+}
+
+static slm_for_few bool is_resident(const char *start, size_t bytes)
+{
+    bool all = slm_background_begin();
+    for (size_t at = 0, part; all && at < bytes; at += part) {
+        part = slm_min(bytes - at, SLM_VM_HUGE_PAGE);
+        all = slm_vm_resident(start + at, part) * slm_page_size == part;
+    }
+    slm_background_end();
+    return all;
+}
+
+/* What lies at the probe's addresses by now may be something else: a guess, as all of it. */
+slm_for_few bool slm_populate_expects_writes(size_t length, const void *start, size_t bytes)
+{
+    _Atomic uint64_t *probe = probe_of(length);
+    const uint64_t last = load_relaxed(probe);
+    if (last >> trust_shift > 0) {
+        store_relaxed(probe, last - ((uint64_t)1 << trust_shift));
+        return true;
+    }
+    const size_t last_pages = last >> granule_bits, pages = slm_min(bytes / slm_page_size, (1u << pages_bits) - 1);
+    const bool written = last != 0 && is_resident(slm_granule_address((uint32_t)last), last_pages * slm_page_size);
+    store_relaxed(probe, written ? (uint64_t)trusted << trust_shift
+                                 : slm_granule_of(start) | (uint64_t)pages << granule_bits);
+    return written;
 }

@@ -22,12 +22,14 @@ static slm_for_few unsigned page_of(const struct slm_slab *slab, const char *poi
     return (unsigned)((size_t)(pointer - slm_slab_start(slab)) / slm_page_size);
 }
 
-/* Longer objects may be written in part only; of these each page has a first word, which is written. */
-slm_for_few void slm_fresh_start_slow(struct slm_slab *slab, uint64_t slabs_before)
+/* Of objects of a page at most each page has a first word, which is written. Long slabs are left to their faults. */
+slm_for_few void slm_fresh_start_slow(struct slm_slab *slab)
 {
-    const unsigned begin = slabs_before == 0 ? step_pages : 0;
-    if (slab->object_size <= slm_min(slm_page_size, SLM_SMALL_MAX) && pages_of(slab) > begin)
-        slab->span.fresh = (begin + 1) & 31;
+    const size_t size = slab->object_size;
+    const char *start = slm_slab_start(slab);
+    if (size <= SLM_SMALL_MAX &&
+        (size <= slm_page_size || slm_populate_expects_writes(size, start, pages_of(slab) * slm_page_size)))
+        slab->span.fresh = 1;
 }
 
 static slm_for_few void set_ahead(struct slm_slab *slab, unsigned pages)

@@ -8,6 +8,7 @@
 #include "page/charge.h"
 #include "page/free_spans.h"
 #include "page/huge.h"
+#include "page/populate.h"
 #include "page/reservation.h"
 #include "page/span_alloc.h"
 
@@ -120,6 +121,14 @@ static slm_seldom __attribute__((noinline)) bool map_tail(struct slm_large *larg
     return true;
 }
 
+static slm_seldom __attribute__((noinline)) void expect_writes(struct slm_large *large)
+{
+    char *start = slm_span_start(&large->span);
+    const size_t whole = large->usable & ~(SLM_VM_HUGE_PAGE - 1);
+    if (slm_populate_expects_writes(large->usable, start, whole))
+        slm_huge_expect_object(start, large->usable);
+}
+
 void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean)
 {
     if (n > (size_t)PTRDIFF_MAX || alignment > SLM_GRANULES_MAX << SLM_GRANULE_SHIFT) {
@@ -130,6 +139,8 @@ void *slm_large_alloc(size_t n, size_t alignment, unsigned area, bool *clean)
     if (!large)
         return NULL;
     *clean = large->rest_clean;
+    if (large->rest_clean && large->usable >= SLM_VM_HUGE_PAGE)
+        expect_writes(large);
     if (unlikely(slm_span_scarce()))
         unmap_tail(large);
     return slm_span_start(&large->span);

@@ -8,7 +8,6 @@
 #include "os/background.h"
 #include "os/sys.h"
 #include "page/free_spans.h"
-#include "page/populate.h"
 #include "page/purge.h"
 #include "thread/remote.h"
 
@@ -289,7 +288,7 @@ slm_seldom void slm_park_forbid(void)
         const bool passes = !slm_cache_try_lock();
         if (!passes)
             slm_cache_unlock();
-        if (!passes && !slm_populate_busy())
+        if (!passes && !slm_background_busy())
             return;
         slm_sys_sleep_ms(1);
     }

@@ -111,6 +111,16 @@ static void require_unchanged(void)
     require(CPU_EQUAL(&after.cpus, &before.cpus));
 }
 
+static void a_call_under_way_is_waited_for(void)
+{
+    require(!slm_background_busy() && slm_background_begin() && slm_background_busy());
+    slm_background_forbid();
+    require(slm_background_busy());
+    slm_background_end();
+    require(!slm_background_busy() && !slm_background_begin());
+    slm_background_end();
+}
+
 static void enter_where_forbidden(void)
 {
     char name[16] = "";
@@ -148,6 +158,7 @@ static void a_sandbox_is_left_alone(void **state)
 {
     (void)state;
     assert_child_silent(enter_where_forbidden);
+    assert_child_silent(a_call_under_way_is_waited_for);
     assert_child_silent(enter_behind_a_filter);
 }
 

@@ -9,7 +9,14 @@
 #include "slab/fresh.h"
 #include "slab/pages.h"
 
-enum { SIZE = 1024, STEP = 4, MOST_OBJECTS = 65536 / 16, MOST_PAGES = 16, STEPS = 400 };
+enum {
+    SIZE = 1024,
+    STEP = 4,
+    MOST_OBJECTS = 65536 / 16,
+    MOST_PAGES = 16,
+    STEPS = 400,
+    BEFORE = SLM_FRESH_SLABS_BEFORE
+};
 
 static struct slm_slab_shape shape;
 static struct slm_slab *slab;
@@ -83,7 +90,7 @@ static void pages_are_populated_in_steps(void **state)
 {
     (void)state;
     skip_without_populating();
-    make(SIZE, 1);
+    make(SIZE, BEFORE);
     require(resident() == 0);
     for (unsigned i = 0; i < slab->objects; i += 8) {
         take(8);
@@ -99,7 +106,7 @@ static void so_are_all_that_rounds_lie_on(void **state)
 {
     (void)state;
     skip_without_populating();
-    make(SIZE, 1);
+    make(SIZE, BEFORE);
     take(6 * 4 + 1);
     require(resident() == 8 && slab->span.ahead == 8);
     take(1);
@@ -109,22 +116,21 @@ static void so_are_all_that_rounds_lie_on(void **state)
     release();
 }
 
-static void not_the_first_of_a_cache_s_first_slab(void **state)
+static void not_those_of_a_cache_s_first_slabs(void **state)
 {
     (void)state;
     skip_without_populating();
-    make(SIZE, 0);
+    make(SIZE, BEFORE - 1);
+    require(!slm_pages_differ(slab));
     take(STEP * 4);
     require(resident() == 0);
-    take(6);
-    require(resident() == STEP);
     release();
 }
 
 static void nor_for_a_thread_that_wants_few(void **state)
 {
     (void)state;
-    make(SIZE, 1);
+    make(SIZE, BEFORE);
     take(5);
     require(resident() == 0 && slab->span.ahead == 0);
     release();
@@ -134,40 +140,47 @@ static void nor_for_a_thread_that_wants_few(void **state)
 static void nor_those_of_objects_longer_than_a_page(void **state)
 {
     (void)state;
-    make(4096, 1);
+    make(4096, BEFORE);
     require(slm_page_size > 4096 || slm_pages_differ(slab));
     release();
-    make((uint32_t)slm_page_size + 1024, 1);
+    make((uint32_t)slm_page_size + 1024, BEFORE);
     require(!slm_pages_differ(slab));
     take(8);
     require(resident() == 0);
     release();
 }
 
+static void but_those_of_objects_that_are_written_to_their_end(void **state)
+{
+    (void)state;
+    skip_without_populating();
+    make((uint32_t)slm_page_size + 2048, BEFORE);
+    require(!slm_pages_differ(slab));
+    memset(slm_slab_start(slab), 1, SLM_GRANULE);
+    slm_fresh_start(slab, BEFORE);
+    require(slm_pages_differ(slab));
+    slm_fresh_end(slab);
+    release();
+    make((uint32_t)slm_page_size + 2048, BEFORE);
+    require(slm_pages_differ(slab));
+    take(8);
+    require(resident() == 12 && slab->span.ahead == 12);
+    release();
+}
+
 static void nor_those_of_long_slabs_and_of_dirty_memory(void **state)
 {
     (void)state;
-    make(100000, 1);
+    make(100000, BEFORE);
     require(!slm_pages_differ(slab));
     release();
-    make(SIZE, 1);
+    make(SIZE, BEFORE);
     memset(slm_slab_start(slab), 1, SLM_GRANULE);
     slm_slab_release(slab);
     require((slab = slm_slab_make(&shape, slm_nodes - 1)) && slab->span.state == SLM_SPAN_DIRTY);
-    slm_fresh_start(slab, 1);
+    slm_fresh_start(slab, BEFORE);
     require(!slm_pages_differ(slab));
     slm_slab_release(slab);
-}
-
-static void a_small_heap_does_without(void **state)
-{
-    (void)state;
-    slm_demand_drop(GIB);
-    require(slm_demand_used() < slm_populate_from);
-    make(SIZE, 1);
-    require(!slm_pages_differ(slab));
-    release();
-    slm_demand_rise(GIB);
 }
 
 static void what_is_ahead_is_bounded(void **state)
@@ -175,7 +188,7 @@ static void what_is_ahead_is_bounded(void **state)
     (void)state;
     skip_without_populating();
     const uint64_t most = slm_populate_room();
-    make(SIZE, 1);
+    make(SIZE, BEFORE);
     store_relaxed(&slm_populate_ahead_bytes, most - 3 * slm_page_size);
     take(7 * 4);
     require(resident() == 3 && slm_populate_room() < slm_page_size);
@@ -189,7 +202,7 @@ static void what_is_purged_is_ahead_no_more(void **state)
 {
     (void)state;
     skip_without_populating();
-    make(SIZE, 1);
+    make(SIZE, BEFORE);
     take(6);
     require(resident() == STEP && slab->span.ahead == STEP);
     slm_pages_purge(slab);
@@ -204,7 +217,7 @@ static void the_sum_is_that_of_the_slab(void **state)
     static const uint32_t sizes[] = {16, 24, 48, 112, 640, 1032, 3072, 4096, 6144, 20480, 32768};
     uint64_t random = 1;
     for (unsigned i = 0; i < COUNT(sizes) * 2; i++) {
-        make(sizes[i / 2], i % 2);
+        make(sizes[i / 2], i % 2 * BEFORE);
         for (unsigned step = 0; step < STEPS; step++) {
             if (random_below(&random, 2) == 0)
                 take(1 + (unsigned)random_below(&random, slab->objects / 8 + 1u));
@@ -227,11 +240,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pages_are_populated_in_steps),
         cmocka_unit_test(so_are_all_that_rounds_lie_on),
-        cmocka_unit_test(not_the_first_of_a_cache_s_first_slab),
+        cmocka_unit_test(not_those_of_a_cache_s_first_slabs),
         cmocka_unit_test(nor_for_a_thread_that_wants_few),
         cmocka_unit_test(nor_those_of_objects_longer_than_a_page),
+        cmocka_unit_test(but_those_of_objects_that_are_written_to_their_end),
         cmocka_unit_test(nor_those_of_long_slabs_and_of_dirty_memory),
-        cmocka_unit_test(a_small_heap_does_without),
         cmocka_unit_test(what_is_ahead_is_bounded),
         cmocka_unit_test(what_is_purged_is_ahead_no_more),
         cmocka_unit_test(the_sum_is_that_of_the_slab),

@@ -269,7 +269,7 @@ static struct slm_span *take_new(void)
     do
         require((span = slm_span_alloc(0, 1, 1)));
     while ((uintptr_t)slm_span_start(span) % SLM_VM_HUGE_PAGE != 0 || span->state != SLM_SPAN_CLEAN ||
-           slm_vm_resident(slm_span_start(span)) > 0 || !has_flag(slm_span_start(span), " hg"));
+           slm_vm_resident(slm_span_start(span), SLM_VM_HUGE_PAGE) > 0 || !has_flag(slm_span_start(span), " hg"));
     return span;
 }
 
@@ -279,12 +279,12 @@ static void grow(void)
     fill(take(4 * GRANULES)); /* so that the lead is long */
     struct slm_span *span = take_new();
     slm_span_start(span)[0] = 1;
-    require(slm_vm_resident(slm_span_start(span)) == 512);
+    require(slm_vm_resident(slm_span_start(span), SLM_VM_HUGE_PAGE) == 512);
     slm_span_start(span)[SLM_GRANULE - 1] = 1;
     char *start = slm_span_start(span);
     slm_span_free(span);
     slm_span_purge(0, SLM_PURGE_TRIM);
-    require(slm_vm_resident(start) <= 512 - 16 && has_flag(start, " nh"));
+    require(slm_vm_resident(start, SLM_VM_HUGE_PAGE) <= 512 - 16 && has_flag(start, " nh"));
 }
 
 /* Large objects have none of that, unless they begin where one is. */
@@ -296,9 +296,9 @@ static void grow_by_large_objects(void)
     char *object;
     do
         require((object = malloc(100 * KIB)));
-    while ((uintptr_t)object % SLM_VM_HUGE_PAGE > MIB || slm_vm_resident(range_of(object)) > 0);
+    while ((uintptr_t)object % SLM_VM_HUGE_PAGE > MIB || slm_vm_resident(range_of(object), SLM_VM_HUGE_PAGE) > 0);
     *object = 1;
-    require(slm_vm_resident(range_of(object)) <= 1); /* 0: the range is not mapped to its end */
+    require(slm_vm_resident(range_of(object), SLM_VM_HUGE_PAGE) <= 1); /* 0: the range is not mapped to its end */
 }
 
 static void new_memory_of_slabs_is_huge(void **state)
@@ -307,6 +307,42 @@ static void new_memory_of_slabs_is_huge(void **state)
     skip_without_huge_pages();
     assert_child_silent(grow);
     assert_child_silent(grow_by_large_objects);
+}
+
+static bool one_write_makes_a_huge_page(char *object)
+{
+    char *range = range_of(object + SLM_VM_HUGE_PAGE);
+    range[1] = 1;
+    return slm_vm_resident(range, SLM_VM_HUGE_PAGE) == 512;
+}
+
+/* Objects of one length, all of which stay. The second finds the first written in part, the third the second all. */
+static void make_large_objects(void)
+{
+    const size_t bytes = 9 * MIB;
+    char *first = malloc(bytes), *second, *third;
+    require(!one_write_makes_a_huge_page(first));
+    memset(first, 1, bytes / 2);
+    require((second = malloc(bytes)) && !one_write_makes_a_huge_page(second));
+    memset(second, 1, bytes);
+    require((third = malloc(bytes)) && one_write_makes_a_huge_page(third));
+    require(kib_of("AnonHugePages:", third, bytes) == SLM_VM_HUGE_PAGE / KIB);
+}
+
+static void make_large_objects_without(void)
+{
+    set("off");
+    const size_t bytes = 9 * MIB;
+    memset(malloc(bytes), 1, bytes);
+    require(!one_write_makes_a_huge_page(malloc(bytes)));
+}
+
+static void so_are_large_objects_that_will_be_written(void **state)
+{
+    (void)state;
+    skip_without_huge_pages();
+    assert_child_silent(make_large_objects);
+    assert_child_silent(make_large_objects_without);
 }
 
 /* Its memory is its parent's. */
@@ -362,6 +398,7 @@ int main(void)
         cmocka_unit_test(free_spans_have_no_huge_pages),
         cmocka_unit_test(the_option_says_when),
         cmocka_unit_test(new_memory_of_slabs_is_huge),
+        cmocka_unit_test(so_are_large_objects_that_will_be_written),
         cmocka_unit_test(children_make_none),
         cmocka_unit_test(it_rests_where_there_are_none),
     };

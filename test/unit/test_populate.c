@@ -4,6 +4,7 @@
 #include "os/background.h"
 #include "page/demand.h"
 #include "page/populate.h"
+#include "page/span_alloc.h"
 #include "resident.h"
 
 enum { PAGES = 16 };
@@ -26,7 +27,7 @@ static void pages_become_resident_and_stay_zero(void **state)
     for (unsigned page = 0; page < PAGES; page++)
         assert_int_equal(is_resident(pages + page * slm_page_size), page >= 1 && page < 4);
     assert_true(all_zero(pages, PAGES * slm_page_size));
-    assert_false(slm_populate_busy());
+    assert_false(slm_background_busy());
 }
 
 static void all_that_is_ahead_is_a_share_of_what_is_used(void **state)
@@ -44,12 +45,46 @@ static void all_that_is_ahead_is_a_share_of_what_is_used(void **state)
     slm_demand_drop(GIB);
 }
 
+/* Clean memory of the heap. */
+static char *new_granule(void)
+{
+    struct slm_span *span;
+    do
+        require((span = slm_span_alloc(0, 1, 1)));
+    while (span->state != SLM_SPAN_CLEAN);
+    return slm_span_start(span);
+}
+
+static bool expects(char *start)
+{
+    errno = EDOM;
+    const bool expected = slm_populate_expects_writes(20000, start, SLM_GRANULE);
+    assert_int_equal(errno, EDOM);
+    return expected;
+}
+
+static void what_was_written_to_its_end_is_expected_to_be(void **state)
+{
+    (void)state;
+    assert_false(expects(new_granule()));
+    char *half = new_granule();
+    assert_false(expects(half));
+    memset(half, 1, SLM_GRANULE / 2);
+    char *whole = new_granule();
+    assert_false(expects(whole));
+    memset(whole, 1, SLM_GRANULE);
+    for (unsigned i = 0; i < 16; i++)
+        assert_true(expects(new_granule()));
+    assert_false(expects(new_granule()));
+    assert_false(expects(new_granule()));
+}
+
 static void require_nothing_is_populated(void)
 {
     char *pages = some_pages();
     errno = EDOM;
     slm_populate(pages, PAGES * slm_page_size);
-    require(errno == EDOM && !is_resident(pages) && slm_populate_room() == 0 && !slm_populate_busy());
+    require(errno == EDOM && !is_resident(pages) && slm_populate_room() == 0 && !slm_background_busy());
 }
 
 static void ask_an_old_kernel(void)
@@ -69,8 +104,12 @@ static void an_old_kernel_is_asked_once(void **state)
 static void announce_a_sandbox(void)
 {
     slm_demand_rise(GIB);
+    char *written = new_granule();
+    memset(written, 1, SLM_GRANULE);
+    expects(written);
     slm_background_forbid();
     require_nothing_is_populated();
+    require(!expects(new_granule()));
 }
 
 static void near_a_sandbox_there_is_none(void **state)
@@ -84,6 +123,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pages_become_resident_and_stay_zero),
         cmocka_unit_test(all_that_is_ahead_is_a_share_of_what_is_used),
+        cmocka_unit_test(what_was_written_to_its_end_is_expected_to_be),
         cmocka_unit_test(an_old_kernel_is_asked_once),
         cmocka_unit_test(near_a_sandbox_there_is_none),
     };

@@ -327,17 +327,17 @@ static void small_pages_cost_one_call(void **state)
 static void make_and_split(void)
 {
     char *window = slm_vm_pick_range(8 * MIB, 0), *range = window + 2 * MIB;
-    require(slm_vm_map(window, 8 * MIB, SLM_VM_SMALL_PAGES) && slm_vm_resident(range) == 0);
+    require(slm_vm_map(window, 8 * MIB, SLM_VM_SMALL_PAGES) && slm_vm_resident(range, 2 * MIB) == 0);
     for (size_t at = 0; at < 6 * MIB; at += 4096)
         window[at] = (char)(at / 4096 % 100 + 1);
-    require(slm_vm_resident(range) == 512 && slm_vm_resident(range + 3 * MIB) == 256);
+    require(slm_vm_resident(range, 2 * MIB) == 512 && slm_vm_resident(range + 3 * MIB, 2 * MIB) == 256);
     if (!slm_vm_has_huge_pages())
         return;
     require(has_small_pages(range) && slm_vm_make_huge(range) && !has_small_pages(range));
     slm_vm_keep_small(range, SLM_VM_HUGE_PAGE);
     require(has_small_pages(range));
     slm_vm_split(range + MIB);
-    require(slm_vm_purge(range + MIB, 4096) && slm_vm_resident(range) == 511 && range[MIB] == 0);
+    require(slm_vm_purge(range + MIB, 4096) && slm_vm_resident(range, 2 * MIB) == 511 && range[MIB] == 0);
     for (size_t at = 0; at < 6 * MIB; at += 4096)
         require(window[at] == (char)(at / 4096 % 100 + 1) || window + at == range + MIB);
     prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
