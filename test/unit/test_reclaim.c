@@ -410,6 +410,8 @@ static void be_still(void)
     static void *objects[MANY];
     put_purging_off();
     slm_reclaim_all(true, SLM_PURGE_TRIM); /* what was still before is not to be seen */
+    free(malloc(SIZE));
+    slm_cache_lock(); /* on a slow machine a trim in between would see sparse slabs for the first time */
     for (size_t i = 0; i < MANY; i++)
         memset(objects[i] = malloc(SIZE), 1, SIZE);
     for (size_t i = 0; i < MANY; i++)
@@ -419,6 +421,7 @@ static void be_still(void)
     store_relaxed(&cache->stock_rounds, MANY); /* as if stocks had been missed */
     struct slm_thread *thread = slm_thread_enter(true);
     slm_thread_empty(thread, SLM_TO_DEPOT);
+    slm_cache_unlock();
     const struct slm_depot *depot = &cache->first;
     slm_options.purge_delay_ms = WINDOW_MS;
     const uint64_t now = slm_sys_now_ms() + 8 * (uint64_t)FAR_OFF_MS,
