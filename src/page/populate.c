@@ -35,15 +35,15 @@ slm_for_few void slm_populate(void *address, size_t bytes)
     slm_background_end();
 }
 
-/* Of each length the memory that was last left to its faults, the *probe*: its first granule and how many pages. Once
+/* The memory of each length that was last left to its faults, the *probe*: its first granule, and how many pages. Once
  * it has turned out to be written, how often that is trusted before there is a new one. */
-enum { lengths = 32 + 64, granule_bits = 32, pages_bits = 24, trusted = 15, trust_shift = granule_bits + pages_bits };
+enum { lengths = 32 + 64, granule_bits = 32, pages_bits = 24, trusted = 7, trust_shift = granule_bits + pages_bits };
 static slm_sparse _Atomic uint64_t probes[lengths];
 
-/* In steps of a KiB, and beyond small objects in powers of two. */
-static slm_for_few _Atomic uint64_t *probe_of(size_t length)
+/* Of small objects each KiB of length has a place; large ones share some, and the last length has it. */
+static slm_for_few _Atomic uint64_t *probe_of(size_t length, size_t pages)
 {
-    return &probes[length <= SLM_SMALL_MAX ? (length - 1) >> 10 : 32 + slm_log2(length)];
+    return &probes[length <= SLM_SMALL_MAX ? (length - 1) >> 10 : 32 + (pages ^ pages >> 6) % 64];
 }
 
 static slm_for_few bool is_resident(const char *start, size_t bytes)
@@ -60,15 +60,16 @@ static slm_for_few bool is_resident(const char *start, size_t bytes)
 /* What lies at the probe's addresses by now may be something else: a guess, as all of it. */
 slm_for_few bool slm_populate_expects_writes(size_t length, const void *start, size_t bytes)
 {
-    _Atomic uint64_t *probe = probe_of(length);
-    const uint64_t last = load_relaxed(probe);
-    if (last >> trust_shift > 0) {
+    const uint64_t pages_most = ((uint64_t)1 << pages_bits) - 1, pages = slm_min(bytes / slm_page_size, pages_most);
+    _Atomic uint64_t *probe = probe_of(length, pages);
+    const uint64_t last = load_relaxed(probe), trust = last >> trust_shift;
+    const bool same = (last >> granule_bits & pages_most) == pages;
+    if (same && trust > 0) {
         store_relaxed(probe, last - ((uint64_t)1 << trust_shift));
         return true;
     }
-    const size_t last_pages = last >> granule_bits, pages = slm_min(bytes / slm_page_size, (1u << pages_bits) - 1);
-    const bool written = last != 0 && is_resident(slm_granule_address((uint32_t)last), last_pages * slm_page_size);
-    store_relaxed(probe, written ? (uint64_t)trusted << trust_shift
-                                 : slm_granule_of(start) | (uint64_t)pages << granule_bits);
+    const bool written = same && is_resident(slm_granule_address((uint32_t)last), pages * slm_page_size);
+    store_relaxed(probe,
+                  (written ? (uint64_t)trusted << trust_shift : slm_granule_of(start)) | pages << granule_bits);
     return written;
 }

@@ -16,7 +16,7 @@ uint64_t slm_populate_room(void);
 
 /* A program may write a part of a long object. Are objects of that length going to be written from their start to
  * their end, on these pages, to which nobody has written? So it is if the last such pages that were left to their
- * page faults are all resident by now; one time in sixteen these are left to them, too. errno is kept. */
+ * page faults are all resident by now. After eight times the next ones are left to them again. errno is kept. */
 bool slm_populate_expects_writes(size_t length, const void *start, size_t bytes);
 
 /* Pages of the heap to which nobody has written. No lock is held. errno is kept. */

@@ -73,10 +73,21 @@ static void what_was_written_to_its_end_is_expected_to_be(void **state)
     char *whole = new_granule();
     assert_false(expects(whole));
     memset(whole, 1, SLM_GRANULE);
-    for (unsigned i = 0; i < 16; i++)
+    for (unsigned i = 0; i < 8; i++)
         assert_true(expects(new_granule()));
     assert_false(expects(new_granule()));
     assert_false(expects(new_granule()));
+}
+
+/* Large objects of another length say nothing of this one, though they share its place. */
+static void each_length_has_evidence_of_its_own(void **state)
+{
+    enum { LENGTH = 64 * SLM_GRANULE };
+    (void)state;
+    for (size_t pages = 1; pages <= 128; pages++) {
+        char *written = memset(new_granule(), 1, SLM_GRANULE);
+        assert_false(slm_populate_expects_writes(LENGTH, written, pages * slm_page_size));
+    }
 }
 
 static void require_nothing_is_populated(void)
@@ -124,6 +135,7 @@ int main(void)
         cmocka_unit_test(pages_become_resident_and_stay_zero),
         cmocka_unit_test(all_that_is_ahead_is_a_share_of_what_is_used),
         cmocka_unit_test(what_was_written_to_its_end_is_expected_to_be),
+        cmocka_unit_test(each_length_has_evidence_of_its_own),
         cmocka_unit_test(an_old_kernel_is_asked_once),
         cmocka_unit_test(near_a_sandbox_there_is_none),
     };
