@@ -76,8 +76,8 @@ static void set_stock(struct slm_cache *cache, uint64_t rounds)
     add_relaxed(&granted, (wanted - had) * size);
 }
 
-/* A magazine of a few large objects, in as many bytes as a magazine of small ones, would be exchanged at every other
- * call. */
+/* A magazine of a few large objects, in as many bytes as a magazine of small ones, would be exchanged at every
+ * other call. */
 static uint32_t most_rounds(size_t size)
 {
     const size_t few = slm_min(few_factor * slm_options.magazine_bytes / size, few_rounds);

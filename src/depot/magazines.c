@@ -90,10 +90,11 @@ void slm_magazine_check(const struct slm_cache *cache, const struct slm_magazine
 
 /* A magazine of objects that have no key is always checked: nobody has seen a second free yet. Of keyed ones each
  * push was checked, and only a write after the free can have hidden a second one. So that they cost next to nothing,
- * one in 256 is checked, of those that go to the stock and of those for which it has no room. */
+ * one in 256 is checked, of those that go to the stock and of those for which it has no room. An exchange is one that
+ * comes or one that goes: where they take turns the count is always even here, or always odd. */
 static bool is_to_be_checked(const struct slm_cache *cache, const struct slm_depot *depot)
 {
-    const uint64_t magazines = load_relaxed(&depot->exchanges) + load_relaxed(&depot->drains_home);
+    const uint64_t magazines = load_relaxed(&depot->exchanges) / 2 + load_relaxed(&depot->drains_home);
     return unlikely(!cache->shape.keyed) || unlikely(magazines % 256 == 0);
 }
 

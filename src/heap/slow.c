@@ -282,14 +282,18 @@ static bool is_strange(struct slm_thread *thread, size_t slot_offset, const stru
     return load_relaxed(&thread->refills) > 0 && !takes_from(slot, slab);
 }
 
-/* Has it to go to its slab? See slm_partial_share. */
-static bool is_shared(struct slm_thread *thread, size_t slot_offset, const void *object)
+static __attribute__((noinline)) bool is_small_shared(struct slm_thread *thread, size_t slot_offset,
+                                                      const void *object)
 {
-    if (slm_page_map_size(slot_offset) >= SLM_LINE_BYTES)
-        return false;
     struct slm_slab *slab = slm_slab_of(object);
     const bool strange = is_strange(thread, slot_offset, slab);
     return unlikely(slm_partial_is_shared(slab)) || (unlikely(strange) && slm_partial_share(slab));
+}
+
+/* Has it to go to its slab? See slm_partial_share. */
+slm_inline bool is_shared(struct slm_thread *thread, size_t slot_offset, const void *object)
+{
+    return slm_page_map_size(slot_offset) < SLM_LINE_BYTES && is_small_shared(thread, slot_offset, object);
 }
 
 static void give_shared(struct slm_slab *slab, void *object, const char *call)

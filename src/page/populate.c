@@ -35,8 +35,8 @@ slm_for_few void slm_populate(void *address, size_t bytes)
     slm_background_end();
 }
 
-/* The memory of each length that was last left to its faults, the *probe*: its first granule, and how many pages. Once
- * it has turned out to be written, how often that is trusted before there is a new one. */
+/* The memory of each length that was last left to its faults, the *probe*: its first granule, and how many pages.
+ * Once it has turned out to be written, how often that is trusted before there is a new one. */
 enum { lengths = 32 + 64, granule_bits = 32, pages_bits = 24, trusted = 7, trust_shift = granule_bits + pages_bits };
 static slm_sparse _Atomic uint64_t probes[lengths];
 

@@ -3,16 +3,6 @@
 
 #include <string.h>
 
-struct slm_magazine *slm_pair_unload(struct slm_slot *slot)
-{
-    struct slm_magazine *magazine = slot->loaded;
-    if (magazine)
-        slm_slot_unload(slot);
-    slm_slot_clear_cursors(slot);
-    slot->loaded = NULL;
-    return magazine;
-}
-
 void slm_pair_exchange(struct slm_slot *slot, const struct slm_cache *cache)
 {
     struct slm_magazine *other = slot->previous;
@@ -20,17 +10,11 @@ void slm_pair_exchange(struct slm_slot *slot, const struct slm_cache *cache)
     slm_pair_load(slot, other, slm_pair_loaded_rounds(slot, cache));
 }
 
-void slm_pair_take(struct slm_slot *slot, const struct slm_cache *cache)
+void slm_pair_share_out(struct slm_slot *slot, const struct slm_cache *cache)
 {
-    struct slm_magazine *previous = slot->previous, *empty = slot->loaded;
-    const uint32_t half = previous->count / 2;
-    const bool turned = (slot->misses & SLM_SLOT_TURNED) && empty && half > 0 && half <= empty->capacity;
+    struct slm_magazine *previous = slot->previous, *empty = slm_pair_unload(slot);
+    const uint32_t half = (uint32_t)slm_min(slm_max(previous->count / 2, 1), empty->capacity);
     slot->misses &= (uint16_t)~SLM_SLOT_TURNED;
-    if (likely(!turned)) {
-        slm_pair_exchange(slot, cache);
-        return;
-    }
-    slm_pair_unload(slot);
     previous->count -= half;
     memcpy(empty->rounds, previous->rounds + previous->count, half * sizeof(void *));
     empty->count = half;
@@ -45,14 +29,10 @@ void slm_pair_move_oldest(struct slm_magazine *from, struct slm_magazine *to, ui
     memmove(from->rounds, from->rounds + n, from->count * sizeof(void *));
 }
 
-bool slm_pair_fill(struct slm_slot *slot, const struct slm_cache *cache)
+bool slm_pair_fill_up(struct slm_slot *slot, const struct slm_cache *cache, uint32_t room)
 {
-    struct slm_magazine *previous = slot->previous;
-    const uint32_t most = previous ? (uint32_t)slm_min(previous->capacity, load_relaxed(&slot->target)) : 0;
-    if (!slot->loaded || !previous || previous->count == 0 || previous->count >= most)
-        return false;
     struct slm_magazine *full = slm_pair_unload(slot);
-    slm_pair_move_oldest(full, previous, (uint32_t)slm_min(most - previous->count, full->count));
+    slm_pair_move_oldest(full, slot->previous, (uint32_t)slm_min(room, full->count));
     slm_pair_load(slot, full, slm_pair_loaded_rounds(slot, cache));
-    return slm_slot_room(slot) > 0; /* the target may have fallen */
+    return slm_slot_room(slot) > 0;
 }

@@ -2,14 +2,14 @@
  *
  * Capacity. A cache starts with a few rounds; every second trip to the depot doubles its target, up to what
  * `magazine_bytes` and `thread_bytes` allow; adapting halves the targets of caches that were not missed. An array
- * that is too small for its target is replaced when it happens to be empty; one that is too large is filled up to the
- * target.
+ * that is too small for its target is replaced when it happens to be empty; one that is too large is filled up to
+ * the target.
  *
  * Of long objects a thread has few, and would exchange loaded and previous magazine at every few calls. There the
  * loaded one has both's rounds, up to twice the target, and the previous one is an empty array.
  *
- * A cache whose tuning fixes the rounds has that target from the first miss on. Tuning raises the cache's
- * `tuned`: a slot that has another count empties itself at its next trip to the depot, and starts over.
+ * A cache whose tuning fixes the rounds has that target from the first miss on. Tuning raises the cache's `tuned`:
+ * a slot that has another count empties itself at its next trip to the depot, and starts over.
  *
  * A taker (thread/ownership.h) may have raised `bottom`: what lies below is gone, and slm_pair_unload() moves the
  * rest down. */
@@ -84,12 +84,11 @@ static uint32_t next_target(const struct slm_thread *thread, const struct slm_ca
 /* A trip to the depot: let the cache's magazines grow if there are many. */
 static void grow_on_miss(struct slm_thread *thread, struct slm_slot *slot, const struct slm_cache *cache)
 {
-    const uint32_t target = load_relaxed(&slot->target);
+    const uint32_t target = load_relaxed(&slot->target), most = load_relaxed(&cache->most_rounds);
     if (target == 0)
         raise_target(thread, slot, cache, load_relaxed(&cache->start_rounds));
-    else if ((slot->misses = (uint16_t)((slot->misses & ~SLM_SLOT_BITS) + 1)) % 2 == 0)
-        raise_target(thread, slot, cache,
-                     (uint32_t)slm_min(next_target(thread, cache, target), load_relaxed(&cache->most_rounds)));
+    else if ((slot->misses = (uint16_t)((slot->misses & ~SLM_SLOT_BITS) + 1)) % 2 == 0 && target < most)
+        raise_target(thread, slot, cache, (uint32_t)slm_min(next_target(thread, cache, target), most));
 }
 
 /* Move rounds from a magazine that does not suit this thread into one that does. */

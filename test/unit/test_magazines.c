@@ -311,24 +311,31 @@ static void batches_of_retired_rounds_are_named_so(void **state)
     slm_magazine_hand_on(cache, wrong, 0);
 }
 
-/* Each push of theirs was checked. */
-static void of_keyed_ones_one_magazine_in_256_is_looked_at(void **state)
+/* Each push of theirs was checked. Whether a magazine comes after each one that goes, so that the count is odd
+ * when it comes, is all the same. */
+static void look_at_one_in_256(unsigned odd)
 {
-    (void)state;
     struct slm_depot *depot = slm_cache_depot(cache, 0);
     assert_true(cache->shape.keyed);
     wrong = magazine_of(50);
     void *const kept = wrong->rounds[30];
     wrong->rounds[30] = wrong->rounds[7];
-    for (uint64_t exchanges = 0; exchanges <= 1024; exchanges += exchanges % 128 == 127 ? 1 : 127) {
-        store_relaxed(&depot->exchanges, exchanges);
-        if (exchanges % 256 == 0)
+    for (uint64_t exchanges = 0; exchanges <= 2048; exchanges += exchanges % 256 == 255 ? 1 : 255) {
+        store_relaxed(&depot->exchanges, exchanges + odd);
+        if (exchanges % 512 == 0)
             assert_refused(put_wrong, wrong->rounds[7], "free", "double free of an object");
         else
             assert_child_silent(put_wrong);
     }
     wrong->rounds[30] = kept;
     slm_magazine_hand_on(cache, wrong, 0);
+}
+
+static void of_keyed_ones_one_magazine_in_256_is_looked_at(void **state)
+{
+    (void)state;
+    look_at_one_in_256(0);
+    look_at_one_in_256(1);
 }
 
 /* In any order, and of all sizes, those of an area of their own slabs and those in the middle of several granules. */
