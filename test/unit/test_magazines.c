@@ -320,9 +320,9 @@ static void look_at_one_in_256(unsigned odd)
     wrong = magazine_of(50);
     void *const kept = wrong->rounds[30];
     wrong->rounds[30] = wrong->rounds[7];
-    for (uint64_t exchanges = 0; exchanges <= 2048; exchanges += exchanges % 256 == 255 ? 1 : 255) {
-        store_relaxed(&depot->exchanges, exchanges + odd);
-        if (exchanges % 512 == 0)
+    for (uint64_t pairs = 0; pairs <= 1024; pairs += pairs % 128 == 127 ? 1 : 127) {
+        store_relaxed(&depot->exchanges, 2 * pairs + odd);
+        if (pairs % 256 == 0)
             assert_refused(put_wrong, wrong->rounds[7], "free", "double free of an object");
         else
             assert_child_silent(put_wrong);
