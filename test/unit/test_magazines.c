@@ -322,6 +322,7 @@ static void look_at_one_in_256(unsigned odd)
     wrong->rounds[30] = wrong->rounds[7];
     for (uint64_t pairs = 0; pairs <= 1024; pairs += pairs % 128 == 127 ? 1 : 127) {
         store_relaxed(&depot->exchanges, 2 * pairs + odd);
+        store_relaxed(&depot->drains_home, 0);
         if (pairs % 256 == 0)
             assert_refused(put_wrong, wrong->rounds[7], "free", "double free of an object");
         else
