@@ -427,7 +427,7 @@ static __attribute__((noinline)) bool push_hidden(void *pointer, uintptr_t key)
     if (unlikely(slot->start_factor * offset >= (uintptr_t)*top) || unlikely(slm_key_is_set(pointer, key)) ||
         unlikely(!has_own_key(slab, pointer, offset)))
         return false;
-    if (slm_partial_is_shared(slab))
+    if (depot && slm_partial_is_shared(slab))
         return free_shared(slab, slm_slab_map_offset(depot->shape), pointer);
     slm_key_set(pointer, key);
     slm_slot_push(slot, top, pointer);
