@@ -72,7 +72,7 @@ bool slm_vm_move(void *from, void *to, size_t size, size_t to_size);
 /* Does the kernel make them for this process, at the moment? A range of other addresses is mapped to see. */
 bool slm_vm_has_huge_pages(void);
 
-/* How many pages are resident of those where one huge page could lie. */
+/* How many pages are resident of these bytes, at most those of a huge page; 0 if not all is mapped. */
 unsigned slm_vm_resident(const void *address, size_t bytes);
 
 /* From now on the kernel may make huge pages there. */

@@ -173,3 +173,19 @@ static inline void leave_slow_path(void *nothing)
     (void)nothing;
     slm_thread_leave(slm_tls.self);
 }
+
+/* A block whose thread has gone by a bare exit(2): it is listed, has rounds of the cache, and its TLS is unmapped. */
+static inline struct slm_thread *leave_block_behind(unsigned cache_id)
+{
+    struct slm_thread *block = slm_thread_block_make();
+    void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    require(block && page != MAP_FAILED);
+    block->tls = page;
+    slm_thread_list_add(block);
+    struct slm_thread *self = slm_thread_hide();
+    slm_thread_push(block, cache_id, slm_thread_pop(block, cache_id));
+    slm_thread_worked(block);
+    slm_thread_unhide(self);
+    munmap(page, 4096);
+    return block;
+}

@@ -405,22 +405,11 @@ static void without_barriers_all_are_missed(void **state)
     assert_child_silent(take_without_barriers);
 }
 
-/* After a bare exit(2) a thread's block stays in the list, and its TLS goes when it is joined. */
 static void a_thread_that_is_gone_is_taken_from(void **state)
 {
     (void)state;
-    struct slm_thread *block = slm_thread_block_make();
-    void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    assert_true(block && page != MAP_FAILED);
-    block->tls = page;
-    slm_thread_list_add(block);
-    struct slm_thread *self = slm_thread_hide();
-    void *object = slm_thread_pop(block, cache->id);
-    slm_thread_push(block, cache->id, object);
-    slm_thread_worked(block);
-    slm_thread_unhide(self);
+    struct slm_thread *block = leave_block_behind(cache->id);
     const uint64_t rounds = slm_thread_rounds(block, cache->id) + rounds_of(&helper);
-    munmap(page, 4096);
     assert_int_equal(take(true, false), 0);
     assert_int_equal(taken_count(), rounds);
     assert_int_equal(slm_thread_rounds(block, cache->id), 0);

@@ -273,25 +273,17 @@ static void without_memory_one_round_stays(void **state)
 static void a_thread_that_is_gone_is_parked(void **state)
 {
     (void)state;
-    struct slm_thread *block = slm_thread_block_make();
-    void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    assert_true(block && page != MAP_FAILED);
-    block->tls = page;
-    slm_thread_list_add(block);
-    struct slm_thread *self = slm_thread_hide();
-    slm_thread_push(block, cache->id, slm_thread_pop(block, cache->id));
-    slm_thread_worked(block);
-    slm_thread_unhide(self);
+    struct slm_thread *block = leave_block_behind(cache->id);
     assert_true(slm_thread_rounds(block, cache->id) > 1);
-    munmap(page, 4096);
     slm_park_all(true);
     assert_int_equal(slm_thread_rounds(block, cache->id), 1);
-    self = slm_thread_hide();
+    struct slm_thread *self = slm_thread_hide();
     slm_slot_of(block, cache->id)->bottom = slm_slot_of(block, cache->id)->top;
     slm_thread_unhide(self);
     slm_thread_list_remove(block);
     slm_thread_block_free(block);
 }
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
