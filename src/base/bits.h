@@ -1,4 +1,4 @@
-/* Arithmetic on powers of two. */
+/* Arithmetic on powers of two, and on bits. */
 #pragma once
 
 #include "base/compiler.h"
@@ -28,4 +28,12 @@ slm_inline size_t slm_min(size_t a, size_t b)
 slm_inline size_t slm_max(size_t a, size_t b)
 {
     return a > b ? a : b;
+}
+
+/* The finalizer of splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014). */
+slm_inline uint64_t slm_mix(uint64_t bits)
+{
+    bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9u;
+    bits = (bits ^ bits >> 27) * 0x94d049bb133111ebu;
+    return bits ^ bits >> 31;
 }

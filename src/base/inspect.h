@@ -19,7 +19,7 @@ enum { SLM_INSPECT_VERSION = 1 };
 
 /* -- samples ------------------------------------------------------------------------------------------------------ */
 
-/* A live object that was sampled. Index 1 is the first; chunk c has SLM_SAMPLES_FIRST << c of them.
+/* A live object that was sampled. Index 1 is the first of the first chunk.
  *
  * A record is written by the thread that allocates, and ended by the one that frees: `object` is set last, and cleared
  * first. A reader copies it, and then looks whether `serial` is still the same, and even. */
@@ -34,11 +34,17 @@ struct slm_sample {
     uint16_t unused;
     _Atomic uint32_t serial; /* raised before and after each change */
     _Atomic uint32_t next;   /* of the free records */
-    uint32_t unused_too;
+    uint32_t weighed;        /* what was asked for then; later it may have grown or shrunk in place */
 };
 static_assert(sizeof(struct slm_sample) == 64, "one line");
 
-enum { SLM_SAMPLES_FIRST = 64, SLM_SAMPLE_CHUNKS = 20, SLM_SAMPLE_LARGE = UINT16_MAX };
+enum { SLM_SAMPLES_FIRST = 64, SLM_SAMPLE_DOUBLINGS = 8, SLM_SAMPLE_CHUNKS = 256, SLM_SAMPLE_LARGE = UINT16_MAX };
+
+/* How many records a chunk has: each of the first twice as many as the one before. */
+slm_inline uint32_t slm_samples_in(unsigned chunk)
+{
+    return (uint32_t)SLM_SAMPLES_FIRST << (chunk < SLM_SAMPLE_DOUBLINGS ? chunk : SLM_SAMPLE_DOUBLINGS);
+}
 
 /* -- stacks ------------------------------------------------------------------------------------------------------- */
 

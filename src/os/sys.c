@@ -14,6 +14,7 @@
 #include <sys/vfs.h>
 #include <time.h>
 
+#include "base/bits.h"
 #include "base/call.h"
 #include "base/errno.h"
 #include "base/panic.h"
@@ -102,14 +103,7 @@ uint64_t slm_sys_now_ms(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-/* The finalizer of splitmix64 (Steele, Lea, Flood 2014). AT_RANDOM has the stack protector's secret too: hide it. */
-static uint64_t mix(uint64_t bits)
-{
-    bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9u;
-    bits = (bits ^ bits >> 27) * 0x94d049bb133111ebu;
-    return bits ^ bits >> 31;
-}
-
+/* AT_RANDOM has the stack protector's secret too: hide it. */
 uint64_t slm_sys_entropy(uint64_t number)
 {
     uint64_t bits[2] = {0, 0};
@@ -118,7 +112,7 @@ uint64_t slm_sys_entropy(uint64_t number)
         if (random)
             memcpy(bits, random, sizeof bits);
     }
-    return mix(bits[0] + mix(bits[1] + number * 0x9e3779b97f4a7c15u));
+    return slm_mix(bits[0] + slm_mix(bits[1] + number * 0x9e3779b97f4a7c15u));
 }
 
 void slm_sys_where(unsigned *cpu, unsigned *node)

@@ -1,0 +1,75 @@
+/* Exponential intervals and weights in integers; see interval.h. */
+#include "sample/interval.h"
+
+#include "base/atomic.h"
+#include "base/bits.h"
+#include "os/sys.h"
+
+__extension__ typedef unsigned __int128 wide;
+
+enum { fraction_bits = 32, log_steps = 32 };
+static const uint64_t ln2 = 2977044472u; /* in 1/2^32 */
+
+/* A Weyl sequence, whose terms are mixed: all threads share it, and a term costs one addition. A child of fork goes on
+ * where its parent is. */
+static _Atomic uint64_t sequence;
+
+static slm_for_few uint64_t random_bits(void)
+{
+    uint64_t term = add_relaxed(&sequence, 0x9e3779b97f4a7c15u);
+    if (unlikely(term == 0)) {
+        term = slm_sys_entropy(0);
+        add_relaxed(&sequence, term);
+    }
+    return slm_mix(term);
+}
+
+/* A number's base-two logarithm has one bit after the other: is the square at least two? */
+slm_for_few uint64_t slm_interval_minus_log(uint64_t r)
+{
+    const unsigned whole = slm_log2(r);
+    uint64_t y = r << (63 - whole), log = whole; /* y: from 1 to 2, in 1/2^63 */
+    for (unsigned step = 0; step < log_steps; step++) {
+        const wide square = (wide)y * y;
+        const bool bit = square >> 127;
+        y = (uint64_t)(square >> (bit ? 64 : 63));
+        log = log << 1 | bit;
+    }
+    const uint64_t minus_log2 = ((uint64_t)64 << fraction_bits) - log;
+    return (uint64_t)((wide)minus_log2 * ln2 >> fraction_bits);
+}
+
+slm_for_few uint64_t slm_interval_draw(uint64_t mean)
+{
+    return (uint64_t)((wide)mean * slm_interval_minus_log(random_bits() | 1) >> fraction_bits);
+}
+
+/* 1 - exp(-x) in 1/2^60; x in 1/2^60, at most 1/8: the terms of the series that are left out come to 2^-57. */
+static slm_for_few uint64_t one_minus_exp(uint64_t x)
+{
+    enum { terms = 12 };
+    wide term = x, sum = x;
+    for (unsigned i = 2; i <= terms; i++) {
+        term = (term * x >> 60) / i;
+        sum += i % 2 == 0 ? -term : term;
+    }
+    return (uint64_t)sum;
+}
+
+slm_for_few struct slm_weight slm_interval_weigh(uint64_t n, uint64_t asked, uint64_t mean)
+{
+    static const uint64_t one = (uint64_t)1 << 60, never_left_out = 44; /* exp(-44) < 2^-60 */
+    unsigned doublings = 0;
+    if (n == 0)
+        return (struct slm_weight){0, 0};
+    if (n / mean >= never_left_out)
+        return (struct slm_weight){1024, asked};
+    wide x = ((wide)n << 60) / mean;
+    for (; x > one / 8; x /= 2)
+        doublings++;
+    wide sampled = slm_max(one_minus_exp((uint64_t)x), 1); /* the probability, in 1/2^60 */
+    for (; doublings > 0; doublings--)
+        sampled = sampled * (2 * one - sampled) >> 60;
+    const wide objects = ((wide)1024 << 60) / sampled, bytes = ((wide)asked << 60) / sampled;
+    return (struct slm_weight){(uint64_t)objects, (uint64_t)bytes};
+}

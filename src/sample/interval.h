@@ -1,0 +1,22 @@
+/* How far apart samples lie, and what one stands for.
+ *
+ * Between two samples a thread allocates a number of bytes that is exponentially distributed: each byte is as likely
+ * as any other to be the next one, whatever came before (as in gperftools and Go). So an object of n bytes is sampled
+ * with the probability 1 - exp(-n / mean), and one that is stands for as many as the inverse of that (Horvitz and
+ * Thompson 1952): sums over samples, so weighed, are unbiased. Here are no floating-point numbers, as the program may
+ * trap their exceptions. Any thread, signal handlers too. */
+#pragma once
+
+#include "base/compiler.h"
+
+/* A random interval, in bytes. */
+uint64_t slm_interval_draw(uint64_t mean);
+
+/* What a sample stands for: objects, in 1/1024, and bytes, if it had n bytes when it was sampled and has `asked` now. */
+struct slm_weight {
+    uint64_t objects_1024, bytes;
+};
+struct slm_weight slm_interval_weigh(uint64_t n, uint64_t asked, uint64_t mean);
+
+/* -ln(r / 2^64) in 1/2^32, for the tests of this; r is not 0. */
+uint64_t slm_interval_minus_log(uint64_t r);

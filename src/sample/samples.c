@@ -1,0 +1,160 @@
+/* Records; see samples.h. */
+#include "sample/samples.h"
+
+#include <string.h>
+
+#include "base/bits.h"
+#include "os/sys.h"
+#include "page/metadata.h"
+#include "sample/interval.h"
+#include "sample/stacks.h"
+
+_Atomic uint64_t slm_samples_mean = (uint64_t)2 << 20; /* until options are read: see base/options.h */
+
+slm_sparse struct slm_sample *_Atomic slm_samples_chunks[SLM_SAMPLE_CHUNKS];
+slm_sparse _Atomic uint32_t slm_samples_top;
+slm_sparse _Atomic uint64_t slm_samples_losses;
+
+/* Index of the first free record, below a count of changes. */
+static slm_sparse _Atomic uint64_t free_head;
+
+/* A record's chunk, and its place there: see slm_samples_in. */
+static slm_for_few unsigned find_chunk(uint32_t index, uint32_t *place)
+{
+    const uint32_t at = index - 1, doubling = at / SLM_SAMPLES_FIRST + 1;
+    const unsigned chunk = slm_log2(doubling);
+    if (chunk < SLM_SAMPLE_DOUBLINGS) {
+        *place = at - SLM_SAMPLES_FIRST * ((1u << chunk) - 1);
+        return chunk;
+    }
+    const uint32_t behind = at - SLM_SAMPLES_FIRST * ((1u << SLM_SAMPLE_DOUBLINGS) - 1);
+    *place = behind % slm_samples_in(SLM_SAMPLE_DOUBLINGS);
+    return SLM_SAMPLE_DOUBLINGS + behind / slm_samples_in(SLM_SAMPLE_DOUBLINGS);
+}
+
+slm_for_few struct slm_sample *slm_samples_at(uint32_t index)
+{
+    uint32_t place;
+    const unsigned chunk = find_chunk(index, &place);
+    return load_acquire(&slm_samples_chunks[chunk]) + place; /* pairs with make_chunk */
+}
+
+static slm_for_few bool make_chunk(unsigned chunk)
+{
+    const size_t bytes = slm_samples_in(chunk) * sizeof(struct slm_sample);
+    struct slm_sample *none = NULL, *made = slm_metadata_alloc(bytes);
+    if (!made)
+        return false;
+    memset((void *)made, 0, bytes);
+    /* release: pairs with slm_samples_at */
+    if (!atomic_compare_exchange_strong_explicit(&slm_samples_chunks[chunk], &none, made, memory_order_acq_rel,
+                                                 memory_order_relaxed))
+        slm_metadata_free(made, bytes);
+    return true;
+}
+
+/* One that was never in use; 0: there is no memory. */
+static slm_for_few uint32_t take_new(void)
+{
+    uint32_t top = load_relaxed(&slm_samples_top), place;
+    do {
+        const unsigned chunk = find_chunk(top + 1, &place);
+        if (chunk == SLM_SAMPLE_CHUNKS || (!load_relaxed(&slm_samples_chunks[chunk]) && !make_chunk(chunk)))
+            return 0;
+    } while (!atomic_compare_exchange_weak(&slm_samples_top, &top, top + 1));
+    return top + 1;
+}
+
+static const uint64_t one_change = (uint64_t)1 << 32;
+
+static slm_for_few uint32_t take_free(void)
+{
+    uint64_t head = load_acquire(&free_head), next;
+    do {
+        if ((uint32_t)head == 0)
+            return 0;
+        next = (head & ~(one_change - 1)) + one_change + load_relaxed(&slm_samples_at((uint32_t)head)->next);
+        /* acquire: pairs with put_free */
+    } while (
+        !atomic_compare_exchange_weak_explicit(&free_head, &head, next, memory_order_acquire, memory_order_acquire));
+    return (uint32_t)head;
+}
+
+static slm_for_few void put_free(struct slm_sample *sample, uint32_t index)
+{
+    uint64_t head = load_relaxed(&free_head), next;
+    do {
+        store_relaxed(&sample->next, (uint32_t)head);
+        next = (head & ~(one_change - 1)) + one_change + index;
+        /* release: pairs with take_free */
+    } while (
+        !atomic_compare_exchange_weak_explicit(&free_head, &head, next, memory_order_release, memory_order_relaxed));
+}
+
+/* A reader sees an odd serial, or another one than before, unless it has read all of one state. Release, and the
+ * fence: pair with the tool's two reads of the serial (tools/slabctl). */
+static slm_for_few void begin_change(struct slm_sample *sample)
+{
+    store_relaxed(&sample->serial, load_relaxed(&sample->serial) + 1);
+    slm_store_fence();
+}
+
+static slm_for_few void end_change(struct slm_sample *sample)
+{
+    store_release(&sample->serial, load_relaxed(&sample->serial) + 1);
+}
+
+static slm_for_few struct slm_weight weigh(const struct slm_sample *sample)
+{
+    return slm_interval_weigh(sample->weighed, sample->asked, sample->mean);
+}
+
+slm_for_few uint32_t slm_samples_add(const struct slm_sample_of *of)
+{
+    uint32_t index = take_free();
+    if (index == 0 && (index = take_new()) == 0) {
+        add_relaxed(&slm_samples_losses, 1);
+        return 0;
+    }
+    struct slm_sample *sample = slm_samples_at(index);
+    begin_change(sample);
+    sample->asked = of->asked;
+    sample->given = of->given;
+    sample->mean = of->mean;
+    sample->time_ns = slm_sys_now_us() * 1000;
+    sample->stack = of->stack;
+    sample->thread = slm_sys_thread_id();
+    sample->cache = of->cache;
+    sample->weighed = (uint32_t)slm_min(of->asked, UINT32_MAX);
+    store_relaxed(&sample->object, (uint64_t)(uintptr_t)of->object);
+    end_change(sample);
+    slm_stacks_count_new(sample->stack, weigh(sample));
+    return index;
+}
+
+slm_for_few void slm_samples_end(uint32_t index)
+{
+    if (index == 0)
+        return;
+    struct slm_sample *sample = slm_samples_at(index);
+    begin_change(sample);
+    store_relaxed(&sample->object, 0);
+    end_change(sample);
+    slm_stacks_count_live(sample->stack, weigh(sample), -1);
+    put_free(sample, index);
+}
+
+slm_for_few void slm_samples_change(uint32_t index, const void *object, uint64_t asked, uint64_t given)
+{
+    if (index == 0)
+        return;
+    struct slm_sample *sample = slm_samples_at(index);
+    slm_stacks_count_live(sample->stack, weigh(sample), -1);
+    begin_change(sample);
+    sample->asked = asked;
+    sample->given = given;
+    if (object)
+        store_relaxed(&sample->object, (uint64_t)(uintptr_t)object);
+    end_change(sample);
+    slm_stacks_count_live(sample->stack, weigh(sample), 1);
+}

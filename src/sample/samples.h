@@ -1,0 +1,40 @@
+/* Records of live objects that were sampled (struct slm_sample, base/inspect.h). An object's slab or span has the
+ * record's index; 0 is none.
+ *
+ *     chunks: | 64 records | 128 | 256 | ...   they stay; those that are not in use form a list by index
+ *
+ * Any thread, signal handlers too: nothing here takes a lock, but for the metadata of a new chunk. The list's head has
+ * a count of its changes, so that one that was taken and put back meanwhile is not mistaken for the one that was seen.
+ * A child of fork keeps all records, those of threads that it does not have among them; one that was being written at
+ * that moment is lost. */
+#pragma once
+
+#include "base/inspect.h"
+
+/* What the caller knows of a new sample. */
+struct slm_sample_of {
+    const void *object;
+    uint64_t asked, given, mean; /* see struct slm_sample */
+    uint32_t stack;              /* see sample/stacks.h */
+    uint16_t cache;              /* an id, or SLM_SAMPLE_LARGE */
+};
+
+/* Record one; 0: there is no memory for it. The caller may not hold a lock of rank METADATA. */
+uint32_t slm_samples_add(const struct slm_sample_of *of);
+
+/* The object was freed, or is no longer to be counted. The caller alone has the index; 0 is none. */
+void slm_samples_end(uint32_t index);
+
+/* It is this object from now on (NULL: the same), and its owner asked for so many bytes. */
+void slm_samples_change(uint32_t index, const void *object, uint64_t asked, uint64_t given);
+
+/* Its record; the index is not 0. */
+struct slm_sample *slm_samples_at(uint32_t index);
+
+/* The mean interval in bytes; 0: nothing is sampled. It may change at any time. */
+extern slm_hidden _Atomic uint64_t slm_samples_mean;
+
+/* For tools (base/inspect.h). */
+extern slm_hidden struct slm_sample *_Atomic slm_samples_chunks[SLM_SAMPLE_CHUNKS];
+extern slm_hidden _Atomic uint32_t slm_samples_top;
+extern slm_hidden _Atomic uint64_t slm_samples_losses;
