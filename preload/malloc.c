@@ -45,10 +45,16 @@ slm_public size_t malloc_usable_size(void *pointer)
     return slm_usable(pointer);
 }
 
-static __attribute__((noinline)) int memalign_slow(void **out, size_t alignment, size_t n)
+/* `rounded`: as below; it was looked whether that is `due` to be sampled. */
+static slm_for_few __attribute__((noinline)) int memalign_slow(void **out, size_t alignment, size_t n, size_t rounded,
+                                                               bool due)
 {
     slm_keep_errno();
-    void *object = slm_aligned_alloc(alignment, n);
+    void *object;
+    if (rounded <= SLM_TABLE_MAX)
+        object = due ? slm_alloc_due(rounded) : slm_alloc_slow(rounded);
+    else
+        object = slm_aligned_alloc(alignment, n);
     if (!object)
         return ENOMEM;
     *out = object;
@@ -56,20 +62,22 @@ static __attribute__((noinline)) int memalign_slow(void **out, size_t alignment,
 }
 
 /* What a magazine has needs nothing of the rest: errno stays. */
-slm_public int posix_memalign(void **out, size_t alignment, size_t n)
+slm_public slm_for_few int posix_memalign(void **out, size_t alignment, size_t n)
 {
     if (unlikely(alignment == 0 || (alignment & ((alignment - 1) | (sizeof(void *) - 1))) != 0))
         return EINVAL;
     const size_t rounded = n <= SLM_TABLE_MAX ? slm_size_of_aligned(n, alignment) : SIZE_MAX;
-    void *object = likely(rounded <= SLM_TABLE_MAX) ? slm_pop_keyed(slm_size_slot_offset[rounded]) : NULL;
+    const bool due = likely(rounded <= SLM_TABLE_MAX) && slm_sample_due(rounded);
+    void *object =
+        likely(rounded <= SLM_TABLE_MAX) && likely(!due) ? slm_pop_keyed(slm_size_slot_offset[rounded]) : NULL;
     if (unlikely(!object))
-        return memalign_slow(out, alignment, n);
+        return memalign_slow(out, alignment, n, rounded, due);
     *out = object;
     return 0;
 }
 
 /* As in glibc, an alignment is rounded up to a power of two; above half of the address space there is none. */
-slm_public void *memalign(size_t alignment, size_t n)
+slm_public slm_for_few void *memalign(size_t alignment, size_t n)
 {
     if (alignment > (SIZE_MAX >> 1) + 1)
         return refuse(EINVAL);
@@ -78,12 +86,12 @@ slm_public void *memalign(size_t alignment, size_t n)
     return slm_aligned_alloc(alignment, n);
 }
 
-slm_public void *aligned_alloc(size_t alignment, size_t n)
+slm_public slm_for_few void *aligned_alloc(size_t alignment, size_t n)
 {
     return slm_is_power_of_two(alignment) ? slm_aligned_alloc(alignment, n) : refuse(EINVAL);
 }
 
-slm_public void *valloc(size_t n)
+slm_public slm_for_few void *valloc(size_t n)
 {
     slm_process_started(); /* else the page size is not known */
     return slm_aligned_alloc(slm_page_size, n);

@@ -40,6 +40,10 @@
            "A worker thread gives memory back in multithreaded processes that have gone idle.")                      \
     NUMBER(EVERY, check_sizes, 1, 0, 1, "0",                                                                         \
            "Sized delete and free_sized with a size that is not the object's end the process; 0: they free it.")     \
+    NUMBER(                                                                                                          \
+        EVERY, sample_bytes, 2 << 20, 0, 64 << 20, "512K",                                                           \
+        "One allocation in so many bytes, on average, is sampled, so that slabctl can show what holds memory; 0: "   \
+        "none.")                                                                                                     \
     NUMBER(EVERY, percpu_cid, 0, 0, 1, "1",                                                                          \
            "Per-CPU copies go by the kernel's concurrency ids, where it has them, instead of CPUs: few threads use " \
            "few.")                                                                                                   \

@@ -259,7 +259,7 @@ static slm_for_few _Atomic(struct slm_depot *) *other_depots(struct slm_cache *c
     _Atomic(struct slm_depot *) *others = load_acquire(&cache->others); /* pairs with the exchange below */
     if (others)
         return others;
-    const size_t bytes = SLM_NODES_MAX * sizeof *others;
+    const size_t bytes = 2 * SLM_NODES_MAX * sizeof *others;
     _Atomic(struct slm_depot *) *made = slm_metadata_alloc(bytes);
     if (!made)
         return NULL;
@@ -270,21 +270,21 @@ static slm_for_few _Atomic(struct slm_depot *) *other_depots(struct slm_cache *c
     return others;
 }
 
-slm_for_few struct slm_depot *slm_cache_depot_other(struct slm_cache *cache, unsigned node)
+/* The depot at that place, made if there is none; NULL: there is no memory for it. */
+static slm_for_few struct slm_depot *make_depot(struct slm_cache *cache, _Atomic(struct slm_depot *) *place,
+                                                unsigned node, uint8_t shard)
 {
-    _Atomic(struct slm_depot *) *others = other_depots(cache);
-    if (!others)
-        return &cache->first;
-    struct slm_depot *depot = load_acquire(&others[node]); /* pairs with the exchange below */
+    struct slm_depot *depot = load_acquire(place); /* pairs with the exchange below */
     if (depot)
         return depot;
     struct slm_depot *made = slm_metadata_alloc(sizeof *made);
     if (!made)
-        return &cache->first;
+        return NULL;
     memset(made, 0, sizeof *made);
+    made->shard = shard;
     slm_depot_init(made, &cache->shape, name_in_messages(cache), node);
-    if (atomic_compare_exchange_strong(&others[node], &depot, made)) {
-        if (slm_cache_is_class(cache))
+    if (atomic_compare_exchange_strong(place, &depot, made)) {
+        if (slm_cache_is_class(cache) && shard == 0)
             slm_join_register(made, cache->id);
         return made;
     }
@@ -292,17 +292,40 @@ slm_for_few struct slm_depot *slm_cache_depot_other(struct slm_cache *cache, uns
     return depot;
 }
 
+slm_for_few struct slm_depot *slm_cache_depot_other(struct slm_cache *cache, unsigned node)
+{
+    _Atomic(struct slm_depot *) *others = other_depots(cache);
+    if (!others)
+        return &cache->first;
+    struct slm_depot *depot = make_depot(cache, &others[node], node, 0);
+    return likely(depot != NULL) ? depot : &cache->first;
+}
+
+slm_for_few struct slm_depot *slm_cache_sampled_depot(struct slm_cache *cache, unsigned node)
+{
+    _Atomic(struct slm_depot *) *others = other_depots(cache);
+    return others ? make_depot(cache, &others[SLM_NODES_MAX + node], node, SLM_SHARD_SAMPLED) : NULL;
+}
+
+/* The depot at that place of `others`; NULL: it has not been made. */
+static struct slm_depot *other_made(struct slm_cache *cache, unsigned place)
+{
+    _Atomic(struct slm_depot *) *others = load_acquire(&cache->others); /* pairs with other_depots */
+    return others ? load_acquire(&others[place]) : NULL;
+}
+
 struct slm_depot *slm_cache_depot_made(struct slm_cache *cache, unsigned node)
 {
     if (node == 0)
         return &cache->first;
-    _Atomic(struct slm_depot *) *others = load_acquire(&cache->others);
-    return others ? load_acquire(&others[node]) : NULL;
+    return other_made(cache, node);
 }
 
 struct slm_depot *slm_cache_depot_after(struct slm_cache *cache, const struct slm_depot *depot)
 {
-    struct slm_depot *next = slm_depot_shard_after(depot);
+    struct slm_depot *next = slm_depot_is_sampled(depot) ? NULL : slm_depot_shard_after(depot);
+    if (!next && !slm_depot_is_sampled(depot))
+        next = other_made(cache, SLM_NODES_MAX + depot->node);
     for (unsigned node = depot->node + 1; node < slm_nodes && !next; node++)
         next = slm_cache_depot_made(cache, node);
     return next;

@@ -9,6 +9,7 @@
 
 #include "depot/depot.h"
 #include "os/sys.h"
+#include "os/topology.h"
 #include "page/demand.h"
 
 struct slab_cache;
@@ -32,9 +33,11 @@ struct slm_cache {
     _Atomic uint32_t fixed_magazines; /* as the program asked; 0: automatic */
     _Atomic uint32_t depot_rounds;    /* the most that a depot ever keeps */
     uint32_t recall;                  /* while it leaves: what all threads must have attended to before */
-    _Atomic(_Atomic(struct slm_depot *) *) others; /* depots of the nodes from 1 on, made on first use */
-    struct slab_cache *first_name;                 /* the oldest; NULL: the cache is leaving */
-    uint32_t names;                                /* how many it has */
+    _Atomic(_Atomic(struct slm_depot *) *)
+        others;                    /* made on first use: depots of the nodes from 1 on, and behind them
+                                                    * those of sampled objects, by node */
+    struct slab_cache *first_name; /* the oldest; NULL: the cache is leaving */
+    uint32_t names;                /* how many it has */
     uint32_t align;
     struct slm_cache *next; /* in its bucket of caches that merge, among those that leave, or among those unused */
     struct slm_depot first; /* node 0 */
@@ -155,10 +158,15 @@ slm_inline struct slm_depot *slm_cache_depot(struct slm_cache *cache, unsigned n
     return likely(node == 0) ? &cache->first : slm_cache_depot_other(cache, node);
 }
 
+/* The node's depot of sampled objects, made if it is not there; NULL: there is no memory for it. It has slabs of its
+ * own (slm_slab_make), and no stock. */
+struct slm_depot *slm_cache_sampled_depot(struct slm_cache *cache, unsigned node);
+
 /* The node's depot if it has been made, else NULL. */
 struct slm_depot *slm_cache_depot_made(struct slm_cache *cache, unsigned node);
 
-/* For each shard of each depot of the cache that has been made, in the order of nodes (depot->node). */
+/* For each shard of each depot of the cache that has been made, in the order of nodes (depot->node); behind a node's
+ * shards comes its depot of sampled objects. */
 #define slm_for_each_depot(depot, cache)                                                                             \
     for (struct slm_depot *depot = &(cache)->first; /* NOLINT(bugprone-macro-parentheses): a name */                 \
          (depot); (depot) = slm_cache_depot_after((cache), (depot)))
@@ -167,7 +175,7 @@ struct slm_depot *slm_cache_depot_after(struct slm_cache *cache, const struct sl
 /* Has the depot of its first node shards, or are there several nodes? */
 slm_inline bool slm_cache_has_shards(const struct slm_cache *cache)
 {
-    return load_relaxed(&cache->first.shards) || load_relaxed(&cache->others);
+    return load_relaxed(&cache->first.shards) || slm_nodes > 1;
 }
 
 /* How many slabs there are, with those that slow paths hold. Acquire: pairs with their release. */

@@ -183,6 +183,7 @@ slm_seldom struct slab_cache *slm_cache_name_create(const char *name, size_t siz
     }
     if (cache->names++ == 0)
         cache->first_name = named;
+    named->size = (uint32_t)size;
     lead_to(named, cache, attr->flags & SLAB_ZERO);
     slm_list_insert_before(&names, &named->link);
     return named;
@@ -259,6 +260,7 @@ static void name_classes(void)
     for (struct slab_cache *named; class < SLM_CLASSES && (named = slm_metadata_alloc(sizeof *named)); class ++) {
         memset(named, 0, sizeof *named);
         slm_cache_name_class(named->name, class);
+        named->size = slm_class_size[class];
         lead_to(named, slm_class_cache(class), false);
         slm_list_insert_before(&class_names, &named->link);
     }

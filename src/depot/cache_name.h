@@ -27,6 +27,7 @@ struct slab_cache {
     _Atomic(struct slm_cache *) cache; /* NULL: destroyed */
     struct slm_list link;              /* in the order of creation, or of destruction */
     bool zero;                         /* SLAB_ZERO */
+    uint32_t size;                     /* of an object, as it was asked for */
     uint32_t pins;                     /* of visitors */
     char name[SLM_CACHE_NAME_BYTES];
 };

@@ -119,7 +119,7 @@ static struct slm_slab *grow(struct slm_depot *depot)
     const bool locked = slm_seam_grow_locked();
     if (locked)
         slm_depot_lock(depot);
-    struct slm_slab *slab = slm_slab_make(depot->shape, depot->node);
+    struct slm_slab *slab = slm_slab_make(depot->shape, depot->node, slm_depot_is_sampled(depot));
     if (locked)
         slm_lock_release(&depot->lock);
     if (!slab)

@@ -33,7 +33,7 @@ static slm_for_few __attribute__((noinline)) struct slm_shards *start(struct slm
 static struct slm_shards *shards_of(struct slm_depot *home)
 {
     struct slm_shards *shards = load_acquire(&home->shards); /* pairs with start() */
-    if (shards)
+    if (shards || slm_depot_is_sampled(home))
         return shards;
     const uint32_t count = (load_relaxed(&home->meetings) & ((1u << SLM_MEETINGS_BITS) - 1)) + 1;
     const uint32_t bits = (uint32_t)((uintptr_t)&slm_shards_thread >> 4) << SLM_MEETINGS_BITS;

@@ -13,7 +13,11 @@
 
 #include "depot/partial.h"
 
-enum { SLM_SHARDS_MOST = 16 };
+enum {
+    SLM_SHARDS_MOST = 16,
+    SLM_SHARD_SAMPLED =
+        SLM_SHARDS_MOST, /* in place of a shard's number: a depot of sampled objects (depot/cache.h) */
+};
 
 /* Made once, and there as long as the depot. Each shard knows it. */
 struct slm_shards {
@@ -34,6 +38,11 @@ slm_inline struct slm_depot *slm_depot_here(struct slm_depot *home)
     const bool alone =
         load_relaxed(&home->meetings) >> SLM_MEETINGS_BITS == bits << SLM_MEETINGS_BITS >> SLM_MEETINGS_BITS;
     return likely(alone) && likely(!load_relaxed(&home->shards)) ? home : slm_depot_here_slow(home);
+}
+
+slm_inline bool slm_depot_is_sampled(const struct slm_depot *depot)
+{
+    return depot->shard == SLM_SHARD_SAMPLED;
 }
 
 /* The shard behind this one, in the order in which a walk over all of the node's begins at its depot; NULL: none. */

@@ -162,6 +162,27 @@ void *slm_cache_object_alloc_slow(struct slab_cache *named)
     return take(cache, -1, 1, &object) ? zero(named, cache, object) : NULL;
 }
 
+slm_for_few void *slm_cache_object_alloc_due(struct slab_cache *named)
+{
+    struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_alloc");
+    void *object = slm_sampled_alloc(cache, -1, named->size);
+    return object ? zero(named, cache, object) : slm_cache_object_alloc_slow(named);
+}
+
+/* Of n objects those that are due to be sampled, which may be none; slm_sample_due has said yes to all of them
+ * together. Returns how many. */
+static slm_for_few size_t take_sampled(const struct slab_cache *named, struct slm_cache *cache, size_t n, void **out)
+{
+    size_t got = 0;
+    slm_tls.sample_left += (int64_t)(n * named->size);
+    for (size_t i = 0; i < n; i++) {
+        void *object = slm_sample_due(named->size) ? slm_sampled_alloc(cache, -1, named->size) : NULL;
+        if (object)
+            out[got++] = object;
+    }
+    return got;
+}
+
 /* False: errno is EINVAL where there is no such node, ENOMEM where the process could not start. */
 static bool is_node(int node)
 {
@@ -178,7 +199,11 @@ void *slm_cache_object_alloc_node(struct slab_cache *named, int node)
     void *object;
     if (node == -1)
         return slm_cache_object_alloc(named);
-    return is_node(node) && take(cache, node, 1, &object) ? zero(named, cache, object) : NULL;
+    if (!is_node(node))
+        return NULL;
+    if (slm_sample_due(named->size) && (object = slm_sampled_alloc(cache, node, named->size)))
+        return zero(named, cache, object);
+    return take(cache, node, 1, &object) ? zero(named, cache, object) : NULL;
 }
 
 /* The thread's own magazines hold its node's objects, unless it finds out in this very call that it has moved. */
@@ -197,7 +222,10 @@ void *slm_alloc_node(size_t n, int node)
             return object;
         slm_free(object);
     }
-    return take(slm_class_cache(slm_class_of_size(n)), node, 1, &object) ? slm_alloc_check(object, n) : NULL;
+    struct slm_cache *cache = slm_class_cache(slm_class_of_size(n));
+    if (slm_sample_due(n) && (object = slm_sampled_alloc(cache, node, n)))
+        return object;
+    return take(cache, node, 1, &object) ? slm_alloc_check(object, n) : NULL;
 }
 
 /* In a signal handler, perhaps: the reserve and atomic operations only. */
@@ -220,8 +248,14 @@ size_t slm_cache_object_alloc_bulk(struct slab_cache *named, size_t n, void **ou
         errno = ENOMEM;
         return 0;
     }
-    if (unlikely(!take(cache, -1, n, out)))
+    const size_t sampled = slm_sample_due(n * named->size) ? take_sampled(named, cache, n, out) : 0;
+    if (unlikely(sampled < n) && unlikely(!take(cache, -1, n - sampled, out + sampled))) {
+        const int error = errno;
+        for (size_t i = 0; i < sampled; i++)
+            slm_free(out[i]);
+        errno = error;
         return 0;
+    }
     for (size_t i = 0; named->zero && i < n; i++)
         zero(named, cache, out[i]);
     return n;

@@ -20,12 +20,16 @@ static slm_slow void *zeroed_large(size_t n)
     return object && !clean ? slm_large_clear(object) : object;
 }
 
-/* What the thread's magazines of the table's sizes do not have. */
-static __attribute__((noinline)) void *zeroed_slow(size_t n)
+/* What the thread's magazines of the table's sizes do not have, or what is `due` to be sampled. */
+static __attribute__((noinline)) void *zeroed_slow(size_t n, bool due)
 {
+    void *object;
     if (n > SLM_SMALL_MAX)
         return zeroed_large(n);
-    void *object = n > SLM_TABLE_MAX ? slm_alloc_medium(n) : slm_alloc_slow(n);
+    if (due)
+        object = slm_alloc_due(n);
+    else
+        object = n > SLM_TABLE_MAX ? slm_alloc_medium(n) : slm_alloc_slow(n);
     return likely(object != NULL) ? memset(object, 0, slm_cache_of_object(object)->shape.object_size) : NULL;
 }
 
@@ -36,15 +40,17 @@ void *slm_zeroed_alloc(size_t count, size_t size)
     if (unlikely(__builtin_mul_overflow(count, size, &n)))
         n = SIZE_MAX; /* too large in any case */
     if (likely(n <= SLM_TABLE_MAX)) {
+        if (slm_sample_due(n))
+            return zeroed_slow(n, true);
         const size_t slot_offset = slm_size_slot_offset[n];
         void *object = slm_pop_keyed(slot_offset);
         if (likely(object != NULL))
             return memset(object, 0, slm_page_map_size(slot_offset));
     }
-    return zeroed_slow(n);
+    return zeroed_slow(n, false);
 }
 
-void *slm_aligned_alloc(size_t alignment, size_t n)
+slm_for_few void *slm_aligned_alloc(size_t alignment, size_t n)
 {
     if (unlikely(n > (size_t)PTRDIFF_MAX)) {
         errno = ENOMEM;
@@ -97,6 +103,8 @@ static slm_for_few __attribute__((noinline)) void *resize_large(void *pointer, s
     if (resized == pointer && n <= SLM_SMALL_MAX) /* no memory for a small copy: give back the rest */
         slm_large_resize(large, n);
     if (resized) {
+        if (slm_large_of(resized))
+            slm_sampled_resize_large(resized, n);
         slm_worker_note_slabs(); /* the pages that a smaller one no longer needs */
         errno = kept;
     }
@@ -124,7 +132,9 @@ void *slm_resize(void *pointer, size_t n)
     if (unlikely(slot_offset == 0))
         return resize_large(pointer, n);
     const size_t size = slm_page_map_size(slot_offset);
-    if (n <= size && (n > size / 2 || size <= 64))
-        return pointer;
-    return resize_by_copy(pointer, size, with_headroom(size, n));
+    if (n > size || (n <= size / 2 && size > 64))
+        pointer = resize_by_copy(pointer, size, with_headroom(size, n));
+    if (unlikely(slm_map_offset_at(pointer) == 0) && pointer)
+        slm_sampled_resize(pointer, n);
+    return pointer;
 }

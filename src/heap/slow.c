@@ -20,22 +20,6 @@
 #include "thread/freed.h"
 #include "thread/thread_list.h"
 
-/* A thread without a block takes depots' locks, too. It is busy then, so that its handlers take none. Returns what
- * it was before. */
-static uint8_t begin_direct(void)
-{
-    const uint8_t before = load_relaxed(&slm_tls.busy);
-    store_relaxed(&slm_tls.busy, 1);
-    signal_fence();
-    return before;
-}
-
-static void end_direct(uint8_t before)
-{
-    signal_fence();
-    store_release(&slm_tls.busy, before);
-}
-
 void *slm_alloc_direct(struct slm_cache *cache)
 {
     void *object = NULL;
@@ -43,9 +27,9 @@ void *slm_alloc_direct(struct slm_cache *cache)
         errno = ENOMEM;
         return NULL;
     }
-    const uint8_t before = begin_direct();
+    const uint8_t before = slm_direct_begin();
     slm_depot_fill(slm_cache_depot(cache, slm_direct_node()), &object, 1);
-    end_direct(before);
+    slm_direct_end(before);
     return object;
 }
 
@@ -121,6 +105,14 @@ slm_slow void *slm_alloc_check_slow(void *object)
     return object;
 }
 
+slm_for_few void *slm_alloc_due(size_t n)
+{
+    void *object = slm_sampled_alloc(slm_class_cache(slm_class_of_size(n)), -1, n);
+    if (likely(!object))
+        object = slm_pop_keyed(slm_slot_offset_of(slm_class_of_size(n)));
+    return likely(object != NULL) ? slm_alloc_check(object, n) : slm_alloc_slow(n);
+}
+
 slm_slow void *slm_alloc_slow(size_t n)
 {
     const int kept = errno;
@@ -176,6 +168,12 @@ static void count_taken(void)
         slm_figures_count_direct();
 }
 
+static void note_large(void *object, size_t n)
+{
+    if (slm_sample_due(n) && object)
+        slm_sampled_large(object, n);
+}
+
 slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *clean)
 {
     bool unknown;
@@ -184,6 +182,7 @@ slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *
     if (object) {
         count_taken();
         *clean = false;
+        note_large(object, n);
         return object;
     }
     const int kept = errno;
@@ -196,6 +195,7 @@ slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *
             object = slm_large_alloc(n, alignment, area, clean);
         slm_worker_note_slabs();
         count_taken();
+        note_large(object, n);
     }
     errno = likely(object != NULL) ? kept : slm_charge_refused();
     return object;
@@ -218,6 +218,8 @@ slm_hot_path void *slm_alloc_medium(size_t n)
 {
     if (unlikely(n > SLM_SMALL_MAX))
         return slm_alloc_large_slow(n, 1, -1, NULL);
+    if (slm_sample_due(n))
+        return slm_alloc_due(n);
     size_t slot_offset = slm_slot_offset_of(slm_class_above_table(n));
     slm_hide_value(slot_offset);
     void *object = slm_pop_keyed(slot_offset);
@@ -241,10 +243,10 @@ static void free_large(struct slm_large *large, void *pointer, const char *call)
 
 void slm_free_direct(void *object, const char *call)
 {
-    const uint8_t before = begin_direct();
+    const uint8_t before = slm_direct_begin();
     slm_direct_count(object);
     slm_depot_give(&object, 1, call);
-    end_direct(before);
+    slm_direct_end(before);
 }
 
 /* A slot with this factor has the thread's next free of the class come here: of an object that is not at its slab's
@@ -363,6 +365,24 @@ static __attribute__((noinline)) slm_slow void free_checked(void *pointer, const
     slm_worker_note_slabs();
 }
 
+/* What was sampled goes to its slab. */
+static slm_for_few __attribute__((noinline)) void free_sampled(struct slm_slab *slab, void *object, const char *call)
+{
+    slm_keep_errno();
+    slm_fork_check();
+    const struct slm_cache *cache = slm_freed_check(object, call, slm_double_free);
+    if (!cache)
+        slm_refuse(object, call);
+    slm_sampled_end(slab, object);
+    if (cache->shape.keyed)
+        slm_key_set(object, slm_key_of(object));
+    const bool hooks = cache->shape.hooks;
+    slm_free_direct(object, call);
+    if (unlikely(hooks) && load_relaxed(&slm_pending_slabs_due) > 0)
+        slm_pending_slabs_release(&cache->shape);
+    slm_worker_note_slabs();
+}
+
 static __attribute__((noinline)) slm_slow void free_unpushed(void *pointer, const char *call)
 {
     if (unlikely(slm_map_offset_at(pointer) <= SLM_MAP_HIDDEN)) {
@@ -371,7 +391,11 @@ static __attribute__((noinline)) slm_slow void free_unpushed(void *pointer, cons
             free_large(large, pointer, call);
             return;
         }
-        const struct slm_slab *slab = slm_slab_of(pointer);
+        struct slm_slab *slab = slm_slab_of(pointer);
+        if (slab && slm_slab_is_sampled(slab)) {
+            free_sampled(slab, pointer, call);
+            return;
+        }
         if (slab && push_by_slab(slab, pointer))
             return;
     }
@@ -453,6 +477,7 @@ static slm_for_few void free_small_nolock(const struct slm_slab *slab, void *obj
 {
     if (slm_freed_check_nolock(slab, object, call))
         return;
+    slm_sampled_end(slab, object);
     const struct slm_depot *depot = load_acquire(&slab->owner); /* as in slm_depot_give */
     if (depot && depot->shape->keyed)
         slm_key_set(object, slm_key_of(object));

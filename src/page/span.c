@@ -21,5 +21,5 @@ struct slm_span *slm_span_of(const void *pointer)
     const unsigned kind = load_relaxed(&span->kind);
     if (kind == SLM_SPAN_SLAB_INSIDE)
         return slm_descriptor(granule - span->back);
-    return kind == SLM_SPAN_SLAB || kind == SLM_SPAN_LARGE || kind == SLM_SPAN_RETIRED ? span : NULL;
+    return slm_span_is_slab(kind) || kind == SLM_SPAN_LARGE || kind == SLM_SPAN_RETIRED ? span : NULL;
 }

@@ -17,6 +17,7 @@ enum slm_span_kind {
     SLM_SPAN_FREE,
     SLM_SPAN_FREE_END,
     SLM_SPAN_SLAB,
+    SLM_SPAN_SAMPLED, /* a slab of sampled objects: see slab/slab.h */
     SLM_SPAN_SLAB_INSIDE,
     SLM_SPAN_LARGE,
     SLM_SPAN_RETIRED, /* a large object that waits for a grace period */
@@ -48,6 +49,11 @@ struct slm_span {
         };
     };
 };
+
+slm_inline bool slm_span_is_slab(unsigned kind)
+{
+    return kind - SLM_SPAN_SLAB <= SLM_SPAN_SAMPLED - SLM_SPAN_SLAB;
+}
 
 slm_inline size_t slm_span_granule(const struct slm_span *span)
 {

@@ -29,6 +29,7 @@
 #include "page/metadata.h"
 #include "deferred/retire.h"
 #include "page/reservation.h"
+#include "sample/samples.h"
 #include "sync/epoch.h"
 #include "page/page_map.h"
 #include "thread/gather.h"
@@ -418,6 +419,7 @@ __attribute__((constructor(101))) static void start_library(void)
     slm_reservation_cut();
     slm_span_start_areas();
     slm_cache_tune_all();
+    store_relaxed(&slm_samples_mean, slm_options.sample_bytes);
     if (unlikely(slm_options.limit_bytes | slm_options.soft_limit_bytes | (uint64_t)slm_options.limit[0]))
         slm_limits_start();
     if (unlikely(slm_options.thp[0]))

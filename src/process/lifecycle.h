@@ -76,6 +76,22 @@ bool slm_thread_exit_expected(void);
 /* Start the process if that has not been done. False: it cannot start, for lack of memory. */
 bool slm_process_started(void);
 
+/* A thread without a block takes depots' locks, too. It is busy then, so that its handlers take none. Returns what it
+ * was before. */
+slm_inline uint8_t slm_direct_begin(void)
+{
+    const uint8_t before = load_relaxed(&slm_tls.busy);
+    store_relaxed(&slm_tls.busy, 1);
+    signal_fence();
+    return before;
+}
+
+slm_inline void slm_direct_end(uint8_t before)
+{
+    signal_fence();
+    store_release(&slm_tls.busy, before); /* as slm_thread_unclaim has it */
+}
+
 /* The node whose depots are used without a block. */
 unsigned slm_direct_node(void);
 

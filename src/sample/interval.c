@@ -44,32 +44,43 @@ slm_for_few uint64_t slm_interval_draw(uint64_t mean)
     return (uint64_t)((wide)mean * slm_interval_minus_log(random_bits() | 1) >> fraction_bits);
 }
 
+/* n / mean in 1/2^60, by two divisions of 64 bits; n below 2^34, mean below 2^34. */
+static slm_for_few wide divide(uint64_t n, uint64_t mean)
+{
+    const uint64_t high = (n << 30) / mean, rest = (n << 30) % mean;
+    return ((wide)high << 30) + (rest << 30) / mean;
+}
+
 /* 1 - exp(-x) in 1/2^60; x in 1/2^60, at most 1/8: the terms of the series that are left out come to 2^-57. */
 static slm_for_few uint64_t one_minus_exp(uint64_t x)
 {
     enum { terms = 12 };
-    wide term = x, sum = x;
+    uint64_t term = x, sum = x;
     for (unsigned i = 2; i <= terms; i++) {
-        term = (term * x >> 60) / i;
-        sum += i % 2 == 0 ? -term : term;
+        term = (uint64_t)((wide)term * x >> 60) / i;
+        sum = i % 2 == 0 ? sum - term : sum + term;
     }
-    return (uint64_t)sum;
+    return sum;
 }
 
 slm_for_few struct slm_weight slm_interval_weigh(uint64_t n, uint64_t asked, uint64_t mean)
 {
-    static const uint64_t one = (uint64_t)1 << 60, never_left_out = 44; /* exp(-44) < 2^-60 */
+    static const uint64_t one = (uint64_t)1 << 60;
+    enum { never_left_out = 44, inverse_bits = 31 }; /* exp(-44) < 2^-60 */
     unsigned doublings = 0;
     if (n == 0)
         return (struct slm_weight){0, 0};
     if (n / mean >= never_left_out)
         return (struct slm_weight){1024, asked};
-    wide x = ((wide)n << 60) / mean;
+    wide x = divide(n, mean);
     for (; x > one / 8; x /= 2)
         doublings++;
     wide sampled = slm_max(one_minus_exp((uint64_t)x), 1); /* the probability, in 1/2^60 */
     for (; doublings > 0; doublings--)
         sampled = sampled * (2 * one - sampled) >> 60;
-    const wide objects = ((wide)1024 << 60) / sampled, bytes = ((wide)asked << 60) / sampled;
-    return (struct slm_weight){(uint64_t)objects, (uint64_t)bytes};
+    const unsigned shift = 60 - slm_log2((uint64_t)sampled); /* p << shift: from 1 to 2 */
+    const uint64_t inverse = ((uint64_t)1 << 63) / ((uint64_t)sampled << shift >> 28); /* 2^31 / (p << shift) */
+    const wide half = (wide)1 << (inverse_bits - 1);
+    return (struct slm_weight){(uint64_t)((((wide)1024 * inverse << shift) + half) >> inverse_bits),
+                               (uint64_t)((((wide)asked * inverse << shift) + half) >> inverse_bits)};
 }

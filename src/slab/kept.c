@@ -38,6 +38,7 @@ bool slm_kept_put(struct slm_kept *kept, struct slm_large *large)
     struct slm_large *_Atomic *place = &kept->objects[place_of(large->span.granules)];
     if (load_relaxed(place) || !may_be_kept(kept, large))
         return false;
+    slm_large_end_sample(large);
     store_relaxed(&large->span.kind, SLM_SPAN_KEPT);
     signal_fence();
     store_relaxed(place, large);

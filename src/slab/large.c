@@ -69,7 +69,9 @@ static struct slm_large *make(size_t n, size_t granules, size_t align_granules, 
     if (!large)
         return NULL;
     large->usable = slm_large_usable_for(n);
+    large->weighed = n;
     large->grown = large->was_moved = large->purged = large->tail_unmapped = false;
+    store_relaxed(&large->sample, 0);
     large->rest_clean = large->span.state == SLM_SPAN_CLEAN;
     slm_charge_sub(uncharged(large));
     if (large->rest_clean)
@@ -84,7 +86,7 @@ void slm_large_reuse(struct slm_large *large, size_t usable)
 {
     if (usable != large->usable)
         count_live(large, usable - large->usable);
-    large->usable = usable;
+    large->usable = large->weighed = usable;
     large->grown = large->rest_clean = false;
     large->span.state = SLM_SPAN_DIRTY;
     store_relaxed(&large->span.kind, SLM_SPAN_LARGE);
@@ -173,7 +175,10 @@ struct slm_large *slm_large_of(const void *pointer)
 static bool win(struct slm_large *large, uint8_t becomes)
 {
     uint8_t kind = SLM_SPAN_LARGE;
-    return atomic_compare_exchange_strong(&large->span.kind, &kind, becomes);
+    if (!atomic_compare_exchange_strong(&large->span.kind, &kind, becomes))
+        return false;
+    slm_large_end_sample(large);
+    return true;
 }
 
 /* Free the headroom. */
@@ -350,6 +355,9 @@ static slm_for_few __attribute__((noinline)) void *move(struct slm_large *large,
     if (!done)
         return NULL;
     to->grown = to->was_moved = true;
+    to->weighed = large->weighed;
+    store_relaxed(&to->sample, load_relaxed(&large->sample));
+    store_relaxed(&large->sample, 0);
     large->was_moved = large->purged = false; /* it has not been freed by the program */
     slm_large_free(large);
     empty_headroom(to, granules_for(n));

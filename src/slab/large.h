@@ -1,19 +1,23 @@
 /* Large objects, over 32 KiB: each at the start of a span of its own. */
 #pragma once
 
+#include "base/atomic.h"
 #include "os/vm.h"
 #include "page/span.h"
+#include "sample/samples.h"
 
 struct slm_large {
     struct slm_span span;
     void *no_owner; /* where a slab has its owner: a late look at a released slab must not find a depot here */
     size_t usable;  /* what the owner may write: its request rounded up to pages */
-    struct slm_large *next; /* freed without a lock, and not yet given back; or retired, on a queue */
-    bool grown;             /* the last change of its size was a growth */
-    bool was_moved;         /* to grow */
-    bool purged;            /* by slm_large_clear */
-    bool tail_unmapped;     /* the pages behind `usable` in its last granule */
-    bool rest_clean;        /* the granules behind `usable`, its headroom, read as zero: nobody has touched them */
+    size_t weighed; /* bytes asked for when it was last decided whether it is sampled: see heap/sampled.h */
+    struct slm_large *next;  /* freed without a lock, and not yet given back; or retired, on a queue */
+    _Atomic uint32_t sample; /* index of its sample; 0: it is not sampled */
+    bool grown;              /* the last change of its size was a growth */
+    bool was_moved;          /* to grow */
+    bool purged;             /* by slm_large_clear */
+    bool tail_unmapped;      /* the pages behind `usable` in its last granule */
+    bool rest_clean;         /* the granules behind `usable`, its headroom, read as zero: nobody has touched them */
 };
 
 static_assert(sizeof(struct slm_large) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
@@ -35,6 +39,13 @@ struct slm_large *slm_large_of(const void *pointer);
 
 /* Retire it: it can no longer be freed. False: a double free. */
 bool slm_large_retire(struct slm_large *large);
+
+/* It is about to be freed, or handed out anew: it is no longer sampled. */
+slm_inline void slm_large_end_sample(struct slm_large *large)
+{
+    if (unlikely(load_relaxed(&large->sample) != 0))
+        slm_samples_end(atomic_exchange(&large->sample, 0));
+}
 
 /* Make one live again that was kept: so long, and dirty. */
 void slm_large_reuse(struct slm_large *large, size_t usable);

@@ -2,6 +2,7 @@
 #include "slab/slab.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "base/hook.h"
 #include "base/panic.h"
@@ -36,10 +37,25 @@ void slm_slab_shape_fill(struct slm_slab_shape *shape)
     shape->mapped = shape->keyed && size <= SLM_SMALL_MAX && guarded;
 }
 
-static bool make_bits(struct slm_slab *slab)
+/* Of a sampled slab's bits, and the indexes behind them. */
+static slm_for_few size_t sampled_bytes(const struct slm_slab *slab)
+{
+    return slm_slab_words(slab) * sizeof(uint64_t) + slab->objects * sizeof(uint32_t);
+}
+
+static slm_for_few __attribute__((noinline)) void *make_sampled_bits(const struct slm_slab *slab)
+{
+    void *bits = slm_metadata_alloc(sampled_bytes(slab));
+    return bits ? memset(bits, 0, sampled_bytes(slab)) : NULL;
+}
+
+static bool make_bits(struct slm_slab *slab, bool sampled)
 {
     const unsigned words = slm_slab_words(slab);
-    slab->bits = words > SLM_SLAB_WORDS ? slm_metadata_alloc(words * sizeof(uint64_t)) : slab->inside;
+    if (unlikely(sampled))
+        slab->bits = make_sampled_bits(slab);
+    else
+        slab->bits = words > SLM_SLAB_WORDS ? slm_metadata_alloc(words * sizeof(uint64_t)) : slab->inside;
     if (!slab->bits)
         return false;
     for (unsigned word = 0; word < words; word++)
@@ -49,19 +65,20 @@ static bool make_bits(struct slm_slab *slab)
     return true;
 }
 
-static void mark(struct slm_slab *slab, bool slab_now, unsigned slot_offset)
+/* `kind`: of its first granule. */
+static void mark(struct slm_slab *slab, uint8_t kind, unsigned slot_offset)
 {
     const size_t first = slm_span_granule(&slab->span);
     for (uint32_t i = 0; i < slab->span.granules; i++) {
         struct slm_span *granule = slm_descriptor(first + i);
         granule->back = i;
         granule->purged = 0;
-        store_relaxed(&granule->kind, !slab_now ? SLM_SPAN_NONE : i == 0 ? SLM_SPAN_SLAB : SLM_SPAN_SLAB_INSIDE);
+        store_relaxed(&granule->kind, i == 0 || kind == SLM_SPAN_NONE ? kind : SLM_SPAN_SLAB_INSIDE);
     }
     slm_page_map_set(first, slab->span.granules, slot_offset);
 }
 
-struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node)
+struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node, bool sampled)
 {
     struct slm_slab *slab =
         (struct slm_slab *)slm_span_alloc(slm_area_for_slabs(node), shape->granules, slm_max(shape->alignment, 1));
@@ -77,12 +94,12 @@ struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node
     store_relaxed(&slab->free, shape->objects);
     store_relaxed(&slab->joined, NULL);
     slab->span.short_runs = UINT8_MAX;
-    if (!make_bits(slab)) {
+    if (!make_bits(slab, sampled)) {
         slm_span_free(&slab->span);
         errno = ENOMEM;
         return NULL;
     }
-    mark(slab, true, slm_slab_map_offset(shape));
+    mark(slab, sampled ? SLM_SPAN_SAMPLED : SLM_SPAN_SLAB, sampled ? 0 : slm_slab_map_offset(shape));
     return slab;
 }
 
@@ -154,9 +171,12 @@ void slm_slab_release(struct slm_slab *slab)
     slm_assert(load_relaxed(&slab->free) == slab->objects);
     if (unlikely(slab->span.ahead))
         sub_relaxed(&slm_populate_ahead_bytes, slab->span.ahead * slm_page_size);
-    free_bits(slab, slab->bits);
+    if (unlikely(slm_slab_is_sampled(slab)))
+        slm_metadata_free((void *)slab->bits, sampled_bytes(slab));
+    else
+        free_bits(slab, slab->bits);
     free_bits(slab, load_relaxed(&slab->joined));
-    mark(slab, false, 0);
+    mark(slab, SLM_SPAN_NONE, 0);
     slm_span_free(&slab->span);
 }
 
@@ -168,7 +188,8 @@ slm_cold void slm_slab_hide(struct slm_slab *slab)
 
 slm_for_few void slm_slab_show(struct slm_slab *slab, const struct slm_slab_shape *shape)
 {
-    if (!slab->span.some_purged && !slab->span.some_joined && load_relaxed(&slab->where) != SLM_SLAB_SHARED)
+    if (!slab->span.some_purged && !slab->span.some_joined && load_relaxed(&slab->where) != SLM_SLAB_SHARED &&
+        !slm_slab_is_sampled(slab))
         slm_page_map_set(slm_span_granule(&slab->span), slab->span.granules, slm_slab_map_offset(shape));
 }
 
@@ -258,7 +279,7 @@ unsigned slm_slab_give(struct slm_slab *slab, void *const *rounds, unsigned n, c
 struct slm_slab *slm_slab_of(const void *pointer)
 {
     struct slm_span *span = slm_span_of(pointer);
-    return span && load_relaxed(&span->kind) == SLM_SPAN_SLAB ? (struct slm_slab *)span : NULL;
+    return span && slm_span_is_slab(load_relaxed(&span->kind)) ? (struct slm_slab *)span : NULL;
 }
 
 void slm_slab_check_vacant(const struct slm_slab *slab)

@@ -90,8 +90,10 @@ slm_inline uint32_t slm_slab_map_offset(const struct slm_slab_shape *shape)
     return shape->mapped ? shape->slot_offset : 0;
 }
 
-/* A new slab on the node, held by the caller, unowned, all objects free and unconstructed; NULL and ENOMEM. */
-struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node);
+/* A new slab on the node, held by the caller, unowned, all objects free and unconstructed; NULL and ENOMEM.
+ * `sampled`: it is for objects that are sampled (sample/samples.h). Hot paths never free those, and behind its bits it
+ * has the index of each object's sample. */
+struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node, bool sampled);
 
 /* Take up to n objects, lowest address first. The caller holds the slab. */
 unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds);
@@ -152,6 +154,17 @@ slm_inline uint32_t slm_slab_index(const struct slm_slab *slab, const void *poin
 slm_inline const _Atomic uint64_t *slm_slab_joins(const struct slm_slab *slab)
 {
     return load_acquire(&slab->joined);
+}
+
+slm_inline bool slm_slab_is_sampled(const struct slm_slab *slab)
+{
+    return load_relaxed(&slab->span.kind) == SLM_SPAN_SAMPLED;
+}
+
+/* The index of the object's sample in a sampled slab; 0: it has none. */
+slm_inline _Atomic uint32_t *slm_slab_sample(const struct slm_slab *slab, const void *object)
+{
+    return (_Atomic uint32_t *)(void *)(slab->bits + (slab->objects + 63u) / 64) + slm_slab_index(slab, object);
 }
 
 /* True if the pointer is an object's first byte, not that of a joined object's inner piece. */

@@ -143,6 +143,9 @@ struct slm_tls {
     bool stays;              /* for one round of its destructors more */
     bool helper;             /* the library's own: not counted among the threads */
     uint8_t direct_passes;   /* without a block: see process/lifecycle.c */
+    int64_t sample_left;     /* bytes to allocate until something is due: see heap/sampled.h */
+    uint64_t sample_rest;    /* then so many more until an object is sampled */
+    uint64_t sample_mean;    /* of the interval; 0: there is none yet, or no sampling */
     _Atomic(struct slm_cache *) wanted; /* the cache that a handler asked for first: see thread/reserve.h */
 };
 

@@ -120,7 +120,7 @@ static void slabs_are_charged(void **state)
     const uint64_t before = begin();
     struct slm_slab_shape shape = {.object_size = 1024, .slot_offset = 0};
     slm_slab_shape_fill(&shape);
-    struct slm_slab *slab = slm_slab_make(&shape, 0);
+    struct slm_slab *slab = slm_slab_make(&shape, 0, false);
     assert_non_null(slab);
     assert_int_equal(charged() - before, SLM_GRANULE);
     slm_slab_release(slab);

@@ -35,7 +35,7 @@ static void make(uint32_t size, uint64_t slabs_before)
     unsigned count = 0;
     shape = (struct slm_slab_shape){.object_size = size, .slot_offset = slm_slot_offset_of(3)};
     slm_slab_shape_fill(&shape);
-    while ((slab = slm_slab_make(&shape, slm_nodes - 1)) && slab->span.state != SLM_SPAN_CLEAN) {
+    while ((slab = slm_slab_make(&shape, slm_nodes - 1, false)) && slab->span.state != SLM_SPAN_CLEAN) {
         require(count < COUNT(dirty));
         dirty[count++] = slab;
     }
@@ -177,7 +177,7 @@ static void nor_those_of_long_slabs_and_of_dirty_memory(void **state)
     make(SIZE, BEFORE);
     memset(slm_slab_start(slab), 1, SLM_GRANULE);
     slm_slab_release(slab);
-    require((slab = slm_slab_make(&shape, slm_nodes - 1)) && slab->span.state == SLM_SPAN_DIRTY);
+    require((slab = slm_slab_make(&shape, slm_nodes - 1, false)) && slab->span.state == SLM_SPAN_DIRTY);
     slm_fresh_start(slab, BEFORE);
     require(!slm_pages_differ(slab));
     slm_slab_release(slab);

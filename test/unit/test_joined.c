@@ -14,7 +14,7 @@ static struct slm_slab *make(uint32_t object_size)
 {
     struct slm_slab_shape shape = {.object_size = object_size, .slot_offset = 6};
     slm_slab_shape_fill(&shape);
-    struct slm_slab *slab = slm_slab_make(&shape, slm_nodes - 1);
+    struct slm_slab *slab = slm_slab_make(&shape, slm_nodes - 1, false);
     assert_non_null(slab);
     assert_int_equal(slm_page_map_slot_offset(slm_slab_start(slab)), 6);
     return slab;

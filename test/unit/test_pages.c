@@ -26,7 +26,7 @@ static void make(uint32_t size)
 {
     shape = (struct slm_slab_shape){.object_size = size, .slot_offset = slm_slot_offset_of(3)};
     slm_slab_shape_fill(&shape);
-    assert_non_null(slab = slm_slab_make(&shape, slm_nodes - 1));
+    assert_non_null(slab = slm_slab_make(&shape, slm_nodes - 1, false));
     out_count = 0;
 }
 

@@ -23,7 +23,7 @@ static struct slm_slab_shape shape_of(uint32_t object_size, unsigned slot_offset
 static struct slm_slab *make(uint32_t object_size)
 {
     const struct slm_slab_shape shape = shape_of(object_size, 0);
-    struct slm_slab *slab = slm_slab_make(&shape, slm_nodes - 1);
+    struct slm_slab *slab = slm_slab_make(&shape, slm_nodes - 1, false);
     assert_non_null(slab);
     return slab;
 }
@@ -185,7 +185,7 @@ static void shuffle(unsigned n, uint64_t seed)
 static void try_shape(uint32_t object_size, unsigned slot_offset)
 {
     const struct slm_slab_shape shape = shape_of(object_size, slot_offset);
-    struct slm_slab *slab = slm_slab_make(&shape, slm_nodes - 1);
+    struct slm_slab *slab = slm_slab_make(&shape, slm_nodes - 1, false);
     assert_non_null(slab);
     assert_int_equal(slab->objects, shape.objects);
     assert_int_equal(slab->span.granules, shape.granules);
@@ -422,7 +422,7 @@ static void make_without_memory(void)
     unsigned made = 0;
     forbid_memory();
     errno = 0;
-    while (slm_slab_make(&shape, 0) && made < 100000)
+    while (slm_slab_make(&shape, 0, false) && made < 100000)
         made++;
     require(made < 100000 && errno == ENOMEM);
     slm_span_check(0);

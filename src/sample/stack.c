@@ -1,0 +1,3 @@
+/* stub */
+#include "sample/stack.h"
+typedef int nothing;
