@@ -48,6 +48,13 @@ static slm_for_few uint32_t record(const void *object, size_t asked, size_t give
     return slm_samples_add(&of);
 }
 
+/* Where the thread's magazines are from. */
+static unsigned node_here(void)
+{
+    const struct slm_thread *self = slm_tls.self;
+    return self ? load_relaxed(&self->node) : slm_direct_node();
+}
+
 static slm_for_few void *take(struct slm_depot *depot)
 {
     void *object = NULL;
@@ -66,7 +73,7 @@ slm_for_few void *slm_sampled_alloc(struct slm_cache *cache, int node, size_t n)
         return NULL;
     slm_fork_check();
     uint8_t before = slm_direct_begin();
-    struct slm_depot *depot = slm_cache_sampled_depot(cache, node < 0 ? slm_direct_node() : (unsigned)node);
+    struct slm_depot *depot = slm_cache_sampled_depot(cache, node < 0 ? node_here() : (unsigned)node);
     void *object = depot ? take(depot) : NULL;
     if (depot && !object && errno == EAGAIN) { /* its objects have a constructor, which may call anything */
         slm_direct_end(before);
