@@ -1,6 +1,7 @@
 /* The words that an unwinder needs; see stack.h. */
 #include "sample/stack.h"
 
+#include <pthread.h>
 #include <string.h>
 
 #include "os/background.h"
@@ -14,8 +15,8 @@
 
 enum { WORD = sizeof(uint64_t), BLOCK = 64, COPIED = 1024, PAGES_MOST = 64 };
 
-static const uintptr_t lowest = 64 << 10;                   /* the kernel maps nothing below */
-static const uintptr_t main_bytes = 1 << 20;                /* see stack.h */
+static const uintptr_t lowest = 64 << 10;                      /* the kernel maps nothing below */
+static const uintptr_t main_bytes = 1 << 20;                   /* see stack.h */
 static const size_t reach = SLM_STACK_RELATIVE * (size_t)WORD; /* of offsets */
 
 #ifdef __aarch64__
@@ -32,9 +33,9 @@ struct shot {
     size_t window;                /* bytes above it within which an address is one of this stack */
     uintptr_t range, range_bytes; /* the library's own addresses */
     unsigned words;
-    unsigned behind; /* the word, counted from the stack pointer, that lies behind a saved frame pointer */
+    unsigned behind;   /* the word, counted from the stack pointer, that lies behind a saved frame pointer */
+    uint16_t *offsets; /* at the record's end, until all values are known */
     struct slm_code code;
-    uint16_t offsets[SLM_STACK_WORDS];
 };
 
 /* -- what can be read --------------------------------------------------------------------------------------------- */
@@ -55,19 +56,16 @@ static slm_seldom bool is_thread_stack(uintptr_t pointer, uintptr_t end)
     return true;
 }
 
-/* Bytes above the stack pointer that are this stack's; `*all`: it ends there. */
-static slm_for_few size_t certain_bytes(uintptr_t pointer, bool *all)
+/* Bytes above the stack pointer that are this stack's. `*own`: it is the thread's own stack, which ends there. */
+static slm_for_few size_t certain_bytes(uintptr_t pointer, bool *own)
 {
-    const uintptr_t main_end = (uintptr_t)__libc_stack_end, thread_end = (uintptr_t)__builtin_thread_pointer();
-    *all = true;
+    const uintptr_t main_end = (uintptr_t)__libc_stack_end, thread_end = (uintptr_t)pthread_self();
+    *own = true;
     if (main_end - pointer <= main_bytes)
         return main_end - pointer;
-    const bool own = slm_background_begin() && is_thread_stack(pointer, thread_end);
+    *own = slm_background_begin() && is_thread_stack(pointer, thread_end);
     slm_background_end();
-    if (own)
-        return thread_end - pointer;
-    *all = false;
-    return rest_of_page(pointer);
+    return *own ? thread_end - pointer : rest_of_page(pointer);
 }
 
 /* -- what is kept ------------------------------------------------------------------------------------------------- */
@@ -93,8 +91,7 @@ slm_inline uint64_t address_in(uint64_t word)
 /* Neither a number nor an address of the library's range? */
 slm_inline bool is_candidate(const struct shot *shot, uint64_t address)
 {
-    return (address - lowest < ((uint64_t)1 << ADDRESS_BITS) - lowest) &
-           (address - shot->range >= shot->range_bytes);
+    return (address - lowest < ((uint64_t)1 << ADDRESS_BITS) - lowest) & (address - shot->range >= shot->range_bytes);
 }
 
 /* A word that is a candidate. False: there is no room. */
@@ -115,7 +112,8 @@ static slm_for_few bool sort_word(struct shot *shot, size_t offset, uint64_t add
 
 /* Look at `count` words, which lie at that offset: how many there was room for. In a block candidates are found
  * without branches, which would be mispredicted. */
-static slm_for_few READS_STACKS size_t sort_words(struct shot *shot, const uint64_t *words, size_t offset, size_t count)
+static slm_for_few READS_STACKS size_t sort_words(struct shot *shot, const uint64_t *words, size_t offset,
+                                                  size_t count)
 {
     uint8_t candidates[BLOCK];
     for (size_t first = 0; first < count; first += BLOCK) {
@@ -134,8 +132,9 @@ static slm_for_few READS_STACKS size_t sort_words(struct shot *shot, const uint6
     return count;
 }
 
-/* The same of memory that may be unmapped at any time. */
-static slm_seldom __attribute__((noinline)) size_t sort_foreign(struct shot *shot, size_t offset, size_t count)
+/* The same of memory that may be unmapped at any time. `*all`: what lies behind these words cannot be read. */
+static slm_seldom __attribute__((noinline)) size_t sort_foreign(struct shot *shot, size_t offset, size_t count,
+                                                                bool *all)
 {
     uint64_t words[COPIED / WORD];
     size_t done = 0;
@@ -146,6 +145,7 @@ static slm_seldom __attribute__((noinline)) size_t sort_foreign(struct shot *sho
         const size_t got = slm_sys_copy(words, from, wanted * WORD) / WORD;
         const size_t sorted = sort_words(shot, words, offset + done, got);
         done += sorted;
+        *all = sorted == got && got < wanted;
         if (sorted < wanted)
             break;
     }
@@ -207,28 +207,30 @@ static slm_for_few void fill_header(struct shot *shot, size_t covered, bool cut)
     stack->words = (uint16_t)shot->words;
     stack->covered = (uint32_t)(covered * WORD);
     stack->cut = cut;
-    memcpy(stack->values + SLM_STACK_REGISTERS + shot->words, shot->offsets, shot->words * sizeof(uint16_t));
+    memmove(stack->values + SLM_STACK_REGISTERS + shot->words, shot->offsets, shot->words * sizeof(uint16_t));
     stack->hash = hash_of(stack);
 }
 
 slm_for_few void slm_stack_capture(struct slm_stack_record *record, const uint64_t *registers,
                                    const void *stack_pointer)
 {
-    bool all;
+    bool own, all = false;
     struct shot shot = {.stack = &record->stack, .pointer = (uintptr_t)stack_pointer, .behind = UINT32_MAX};
-    const size_t certain = certain_bytes(shot.pointer, &all) & ~(size_t)(WORD - 1);
-    const size_t count = (all ? slm_min(certain, SLM_STACK_WINDOW) : SLM_STACK_WINDOW) / WORD;
+    const size_t certain = certain_bytes(shot.pointer, &own) & ~(size_t)(WORD - 1);
+    const size_t count = (own ? slm_min(certain, SLM_STACK_WINDOW) : SLM_STACK_WINDOW) / WORD;
     const size_t direct = slm_min(certain / WORD, count);
-    shot.window = all ? slm_min(certain, reach) : SLM_STACK_WINDOW;
+    shot.window = own ? slm_min(certain, reach) : SLM_STACK_WINDOW;
+    shot.offsets = (uint16_t *)(void *)(record->values + SLM_STACK_REGISTERS + SLM_STACK_WORDS);
     shot.range = (uintptr_t)slm_range.descriptors;
     shot.range_bytes = (uintptr_t)slm_range.percpu + slm_range.percpu_bytes - shot.range;
     memset(record, 0, offsetof(struct slm_stack, values));
     keep_registers(&shot, registers);
     size_t covered = sort_words(&shot, stack_pointer, 0, direct);
-    if (covered == direct && direct < count)
-        covered += sort_foreign(&shot, direct, count - direct);
-    const bool whole = covered == count && all && count * WORD == certain;
-    if (covered == count && all && !whole)
+    if (own)
+        all = covered * WORD == certain;
+    else if (covered == direct)
+        covered += sort_foreign(&shot, direct, count - direct, &all);
+    if (own && covered == count)
         follow_frames(&shot, registers[SLM_STACK_FRAME_POINTER], certain);
-    fill_header(&shot, covered, !whole);
+    fill_header(&shot, covered, !all);
 }
