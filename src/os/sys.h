@@ -50,8 +50,8 @@ bool slm_sys_is_main_thread(void);
  * unmaps the page. */
 bool slm_sys_readable(const void *address);
 
-/* Copy memory of the process that may be unmapped at any time: how many of the bytes could be read, from the first one
- * on. The kernel reads them. */
+/* Copy memory of the process that may be unmapped at any time; the kernel reads it. How many of the bytes could be
+ * read, from the first one on. */
 size_t slm_sys_copy(void *to, const void *from, size_t bytes);
 
 /* Is there a filter of system calls on the calling thread? */

@@ -38,7 +38,7 @@ struct shot {
     struct slm_code code;
 };
 
-/* -- what can be read --------------------------------------------------------------------------------------------- */
+/* -- what can be read -------------------------------------------------------------------------------------------- */
 
 static size_t rest_of_page(uintptr_t pointer)
 {
@@ -68,9 +68,9 @@ static slm_for_few size_t certain_bytes(uintptr_t pointer, bool *own)
     return *own ? thread_end - pointer : rest_of_page(pointer);
 }
 
-/* -- what is kept ------------------------------------------------------------------------------------------------- */
+/* -- what is kept ------------------------------------------------------------------------------------------------ */
 
-static bool put(struct shot *shot, size_t offset, bool relative, uint64_t value)
+static slm_for_few bool put(struct shot *shot, size_t offset, bool relative, uint64_t value)
 {
     if (shot->words == SLM_STACK_WORDS)
         return false;
@@ -211,7 +211,7 @@ static slm_for_few void fill_header(struct shot *shot, size_t covered, bool cut)
     stack->hash = hash_of(stack);
 }
 
-slm_for_few void slm_stack_capture(struct slm_stack_record *record, const uint64_t *registers,
+slm_for_few void slm_stack_capture(union slm_stack_record *record, const uint64_t *registers,
                                    const void *stack_pointer)
 {
     bool own, all = false;
@@ -220,7 +220,7 @@ slm_for_few void slm_stack_capture(struct slm_stack_record *record, const uint64
     const size_t count = (own ? slm_min(certain, SLM_STACK_WINDOW) : SLM_STACK_WINDOW) / WORD;
     const size_t direct = slm_min(certain / WORD, count);
     shot.window = own ? slm_min(certain, reach) : SLM_STACK_WINDOW;
-    shot.offsets = (uint16_t *)(void *)(record->values + SLM_STACK_REGISTERS + SLM_STACK_WORDS);
+    shot.offsets = (uint16_t *)(void *)(record->stack.values + SLM_STACK_REGISTERS + SLM_STACK_WORDS);
     shot.range = (uintptr_t)slm_range.descriptors;
     shot.range_bytes = (uintptr_t)slm_range.percpu + slm_range.percpu_bytes - shot.range;
     memset(record, 0, offsetof(struct slm_stack, values));

@@ -1,28 +1,27 @@
 /* Capturing a call stack without an unwinder, a lock, a signal or a fault.
  *
- *     stack pointer                                        16 KiB above           the stack's end
- *     v                                                    v                      v
- *     | words of the callers' frames ....................  | .................... |
- *       kept: code of files; higher places in this stack;    kept: what frame pointers lead to
- *             what lies behind such a place
+ *     stack pointer                                  16 KiB above                stack's end
+ *     v                                              v                           v
+ *     | words of the callers' frames ............... | ......................... |
+ *       kept: code of files; higher places in          kept: where frame pointers lead
+ *       this stack, and what lies behind one
  *
- * Optimised code has no frame pointers, so a tool unwinds later, by the tables in the files. For that it needs the
- * registers and few of the stack's words. Unwinding tables find a frame from the stack pointer, or from a frame pointer
- * that was saved: a place in the stack above the word itself. Beyond that they need return addresses: code of a file,
- * or, in compiled-at-run-time code, the word behind a saved frame pointer. Everything else is left out, and what can
- * be told by comparisons goes first, as most words are small numbers and objects of the heap.
+ * Optimised code has no frame pointers, so a tool unwinds later, by the tables in the files. It needs the registers
+ * for that, and few of the stack's words: return addresses, which are code of files; and saved frame pointers, each a
+ * higher place in the stack than its own. Behind one of these lies a return address, perhaps into code that was made
+ * at run time. All other words are left out. Most are small numbers and objects of the heap, which comparisons tell.
  *
- * What is kept goes into a bounded record (base/inspect.h). Frame pointers alone would not do: the library has none,
- * nor have most of the libraries that call it, and a chain that leads around such a function looks whole. But where
- * they lead on behind the 16 KiB, what they lead to is kept as well.
+ * What is kept goes into a bounded record (base/inspect.h), always as an image. Return addresses alone, which frame
+ * pointers lead to, would be shorter. But the library has no frame pointers, nor have most others that call it, and
+ * a chain that leads around their functions looks whole. Behind the 16 KiB frame pointers are followed.
  *
- * What is read can be read. There are three kinds of stacks (certain_bytes):
+ * Whatever is read can be read. There are three kinds of stacks (certain_bytes):
  *   - The first thread's ends at __libc_stack_end. The kernel leaves at least 1 MiB below it to the stack.
- *   - A thread's ends below its descriptor in the C library. If each page up to there can be read, then it is this thread's: below
- *     a thread's stack lies a page that cannot.
+ *   - A thread's ends below its descriptor in the C library. If each page up to there can be read, then it is this
+ *     thread's, as below a thread's stack lies a page that cannot be.
  *   - Another stack (of a coroutine, of signal handlers) may end anywhere, and what lies behind it may be unmapped at
  *     any time. The rest of the page that the stack pointer is in is certain; the kernel copies what is above.
- * System calls are made for the last two alone, and where no sandbox is near; else the page has to do.
+ * System calls are made for the last two alone, and where no sandbox is near; else that page has to do.
  *
  * Any thread, a signal handler too. With its record it takes less than 6 KiB of stack. */
 #pragma once
@@ -36,9 +35,9 @@ enum {
 };
 
 /* A stack, with all the room that it may need. */
-struct slm_stack_record {
+union slm_stack_record {
     struct slm_stack stack;
-    uint64_t values[SLM_STACK_VALUES];
+    uint64_t words[offsetof(struct slm_stack, values) / sizeof(uint64_t) + SLM_STACK_VALUES];
 };
 
 /* Which of the registers is the frame pointer, where there is one. */
@@ -60,6 +59,6 @@ slm_inline const uint16_t *slm_stack_offsets(const struct slm_stack *stack)
     return (const uint16_t *)(const void *)(stack->values + stack->registers + stack->words);
 }
 
-/* `registers` as a frame has them that goes on at the first one, its program counter, with that stack pointer. All but
- * number, next and the counts are filled in. */
-void slm_stack_capture(struct slm_stack_record *record, const uint64_t *registers, const void *stack_pointer);
+/* `registers` are those of a frame that goes on at the first of them, its program counter, with that stack pointer.
+ * All but number, next and the counts are filled in. */
+void slm_stack_capture(union slm_stack_record *record, const uint64_t *registers, const void *stack_pointer);

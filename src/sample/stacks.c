@@ -11,10 +11,10 @@
 
 enum { UNIT = 64 }; /* of metadata */
 
-_Atomic(_Atomic uint64_t *) slm_stacks_buckets;
+_Atomic uint64_t *_Atomic slm_stacks_buckets;
 _Atomic uint64_t slm_stacks_losses, slm_stacks_bytes;
 
-/* -- the table ---------------------------------------------------------------------------------------------------- */
+/* -- the table --------------------------------------------------------------------------------------------------- */
 
 static slm_seldom _Atomic uint64_t *make_buckets(void)
 {
@@ -69,7 +69,7 @@ static slm_for_few struct slm_stack *find(uint64_t first, uint64_t last, const s
     return NULL;
 }
 
-/* -- storing ------------------------------------------------------------------------------------------------------ */
+/* -- storing ----------------------------------------------------------------------------------------------------- */
 
 static slm_for_few struct slm_stack *make(const struct slm_stack *model)
 {
@@ -119,13 +119,11 @@ slm_for_few uint32_t slm_stacks_intern(const struct slm_stack *stack)
     }
 }
 
-/* -- where the caller is ------------------------------------------------------------------------------------------ */
-
-uint32_t slm_stacks_of_registers(const uint64_t *registers, const void *stack_pointer);
+/* -- where the caller is ----------------------------------------------------------------------------------------- */
 
 slm_for_few uint32_t slm_stacks_of_registers(const uint64_t *registers, const void *stack_pointer)
 {
-    struct slm_stack_record record;
+    union slm_stack_record record;
     slm_keep_errno();
     slm_stack_capture(&record, registers, stack_pointer);
     return slm_stacks_intern(&record.stack);
@@ -175,7 +173,7 @@ uint32_t slm_stacks_here(void)
 }
 #endif
 
-/* -- counts ------------------------------------------------------------------------------------------------------- */
+/* -- counts ------------------------------------------------------------------------------------------------------ */
 
 slm_for_few void slm_stack_count(struct slm_stack *stack, uint64_t objects_1024, uint64_t bytes)
 {

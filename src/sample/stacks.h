@@ -3,9 +3,9 @@
  *     slm_stacks_buckets -> | list | list | ... |     by hash; SLM_STACK_BUCKETS (base/inspect.h)
  *                               `-> stack -> stack      metadata; a stack's number is its place there
  *
- * A stack is written whole before it enters its list, by compare-exchange at the head, and never changes or leaves; only
- * its counts change. So readers need no lock, a tool reads them from outside, and a child of fork has all that were
- * in a list; what was on its way there is lost to it.
+ * A stack is written whole before it enters its list, by compare-exchange at the head. It neither changes nor leaves;
+ * only its counts change. So readers need no lock, a tool reads them from outside, and a child of fork has all that
+ * were in a list; what was on its way there is lost to it.
  *
  * All stacks together have at most SLM_STACKS_BYTES and a 1024th of what is in use. What does not fit is counted.
  *
@@ -17,12 +17,15 @@
 
 #define SLM_STACKS_BYTES ((uint64_t)64 << 10)
 
-extern slm_hidden _Atomic(_Atomic uint64_t *) slm_stacks_buckets; /* NULL: there is no stack yet */
+extern slm_hidden _Atomic uint64_t *_Atomic slm_stacks_buckets; /* NULL: there is no stack yet */
 extern slm_hidden _Atomic uint64_t slm_stacks_losses;
 extern slm_hidden _Atomic uint64_t slm_stacks_bytes; /* that stacks have */
 
 /* The number of the caller's stack, from its caller's return address on; 0: none was kept. errno is kept. */
 uint32_t slm_stacks_here(void);
+
+/* What it jumps to, with the registers in their order and the stack pointer as they are for its caller. */
+uint32_t slm_stacks_of_registers(const uint64_t *registers, const void *stack_pointer);
 
 /* The number of such a stack, which is stored if it is new; 0: there is no room. */
 uint32_t slm_stacks_intern(const struct slm_stack *stack);

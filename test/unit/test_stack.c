@@ -10,7 +10,7 @@ enum { WORD = 8, PAGE = 4096, DEPTH = 12, HANDLER_BYTES = 16 << 10 };
 
 static const uint64_t no_registers[SLM_STACK_REGISTERS];
 
-/* -- looking into an image ---------------------------------------------------------------------------------------- */
+/* -- looking into an image --------------------------------------------------------------------------------------- */
 
 /* The index of the word that was kept of that offset; -1: it was not. */
 static int index_of(const struct slm_stack *stack, size_t offset)
@@ -46,7 +46,7 @@ static void check_form(const struct slm_stack *stack)
                 (slm_stack_offsets(stack)[i] & ~SLM_STACK_RELATIVE));
 }
 
-static void capture(struct slm_stack_record *record, const uint64_t *registers, const void *pointer)
+static void capture(union slm_stack_record *record, const uint64_t *registers, const void *pointer)
 {
     memset(record, 0xa5, sizeof *record);
     errno = EDOM;
@@ -55,7 +55,7 @@ static void capture(struct slm_stack_record *record, const uint64_t *registers, 
     check_form(&record->stack);
 }
 
-/* -- which words -------------------------------------------------------------------------------------------------- */
+/* -- which words ------------------------------------------------------------------------------------------------- */
 
 /* Memory of which that many pages can be read, and the one behind cannot. */
 static char *pages(size_t count)
@@ -72,7 +72,7 @@ static int variable = 1;
 static void keep_what_unwinding_needs(void **state)
 {
     (void)state;
-    struct slm_stack_record record;
+    union slm_stack_record record;
     char *memory = pages(3), *other = pages(1);
     void *volatile object = malloc(100);
     uint64_t *words = (void *)(memory + PAGE - 64); /* most of it lies beyond the first page */
@@ -109,7 +109,7 @@ static void keep_what_unwinding_needs(void **state)
 static void keep_registers_alike(void **state)
 {
     (void)state;
-    struct slm_stack_record record;
+    union slm_stack_record record;
     char *memory = pages(1);
     uint64_t registers[SLM_STACK_REGISTERS] = {address(keep_registers_alike) + 4, address(memory) + 16, 12345};
     void *volatile object = malloc(100);
@@ -131,7 +131,7 @@ static void keep_registers_alike(void **state)
 static void be_equal_anywhere(void **state)
 {
     (void)state;
-    struct slm_stack_record records[2];
+    union slm_stack_record records[2];
     for (unsigned i = 0; i < 2; i++) {
         char *memory = pages(2 + i);
         uint64_t *words = (void *)(memory + PAGE + 512 * i), *object = malloc(50 * (i + 1));
@@ -152,7 +152,7 @@ static void be_equal_anywhere(void **state)
 static void stop_when_full(void **state)
 {
     (void)state;
-    static struct slm_stack_record record; /* what would be left of it on the stack fills others */
+    static union slm_stack_record record; /* what would be left of it on the stack fills others */
     char *memory = pages(4);
     uint64_t *words = (void *)memory;
     for (unsigned i = 0; i < 2 * SLM_STACK_WORDS; i++)
@@ -164,11 +164,11 @@ static void stop_when_full(void **state)
     munmap(memory, 5 * PAGE);
 }
 
-/* -- the threads' own stacks -------------------------------------------------------------------------------------- */
+/* -- the threads' own stacks ------------------------------------------------------------------------------------- */
 
 static struct walk {
     const void *returns[DEPTH + 1];
-    struct slm_stack_record record;
+    union slm_stack_record record;
     uint32_t number;
     size_t extra; /* bytes that each function has for itself */
 } walks[8];
@@ -233,7 +233,7 @@ static void capture_main_stack(void **state)
 {
     (void)state;
     (void)walk_whole(NULL);
-    static struct slm_stack_record record;
+    static union slm_stack_record record;
     const void *pointer = __builtin_frame_address(0);
     capture(&record, no_registers, pointer);
     compare_words(&record.stack, pointer);
@@ -268,7 +268,7 @@ static void *follow_frame_pointers(void *number)
 {
     enum { APART = 300, LINKS = 12, BROKEN = 10 };
     uint64_t words[APART * LINKS + 2], registers[SLM_STACK_REGISTERS] = {0};
-    struct slm_stack_record record;
+    union slm_stack_record record;
     memset(words, 0, sizeof words);
     for (unsigned i = 0; i < LINKS; i++) {
         words[i * APART] = address(&words[(i + 1) * APART]);
@@ -303,7 +303,7 @@ static void go_on_by_frame_pointers(void **state)
     on_threads(1, follow_frame_pointers);
 }
 
-/* -- other stacks ------------------------------------------------------------------------------------------------- */
+/* -- other stacks ------------------------------------------------------------------------------------------------ */
 
 static ucontext_t outside, inside;
 
@@ -362,7 +362,7 @@ static void *come_and_go(void *nothing)
 static void survive_neighbours(void **state)
 {
     (void)state;
-    struct slm_stack_record record;
+    union slm_stack_record record;
     pthread_t thread;
     char *memory = pages(3);
     neighbour = memory + 2 * PAGE;
@@ -422,7 +422,7 @@ static void run_on_little_stack(void **state)
     pthread_attr_destroy(&attributes);
 }
 
-/* -- sandboxes ---------------------------------------------------------------------------------------------------- */
+/* -- sandboxes --------------------------------------------------------------------------------------------------- */
 
 /* From here on these calls end the process. The filter is announced, or it is not. */
 static void forbid_calls(bool announced, const long *calls, size_t count)
@@ -446,7 +446,7 @@ static void forbid_calls(bool announced, const long *calls, size_t count)
 static void keep_to_page(void)
 {
     static const long calls[] = {SYS_process_vm_readv, SYS_rt_sigprocmask, SYS_prctl, SYS_gettid, SYS_getpid};
-    struct slm_stack_record record;
+    union slm_stack_record record;
     char *memory = pages(4);
     *(uint64_t *)(void *)(memory + 2 * PAGE - 16) = address(keep_to_page);
     *(uint64_t *)(void *)(memory + 2 * PAGE) = address(keep_to_page);
@@ -461,7 +461,7 @@ static void keep_to_page(void)
 static void copy_nothing(void)
 {
     static const long calls[] = {SYS_process_vm_readv};
-    struct slm_stack_record record;
+    union slm_stack_record record;
     char *memory = pages(4);
     forbid_calls(false, calls, COUNT(calls));
     capture(&record, no_registers, memory + PAGE + 64);
@@ -476,7 +476,7 @@ static void stay_in_sandboxes(void **state)
     assert_child_silent(copy_nothing);
 }
 
-/* -- registers as the caller has them ----------------------------------------------------------------------------- */
+/* -- registers as the caller has them ---------------------------------------------------------------------------- */
 
 #ifdef __x86_64__
 /* Calls slm_stacks_here with these values in rbx, rbp, r12 to r15, and says what is in them then. */

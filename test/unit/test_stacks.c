@@ -7,7 +7,7 @@
 enum { THREADS = 6, COMMON = 60, OWN = 20, ROUNDS = 50 };
 
 /* A stack of that name, with that many words. */
-static const struct slm_stack *stack_named(struct slm_stack_record *record, uint64_t name, unsigned words)
+static const struct slm_stack *stack_named(union slm_stack_record *record, uint64_t name, unsigned words)
 {
     struct slm_stack *stack = &record->stack;
     memset(record, 0, sizeof *record);
@@ -22,14 +22,14 @@ static const struct slm_stack *stack_named(struct slm_stack_record *record, uint
 
 static uint32_t intern(uint64_t name, unsigned words)
 {
-    struct slm_stack_record record;
+    union slm_stack_record record;
     return slm_stacks_intern(stack_named(&record, name, words));
 }
 
 static void store_once(void **state)
 {
     (void)state;
-    struct slm_stack_record record;
+    union slm_stack_record record;
     assert_null(slm_stack_of(0));
     const uint32_t first = intern(1, 10), second = intern(2, 10), longer = intern(1, 11);
     assert_true(first && second && longer && first != second && first != longer && second != longer);
@@ -55,7 +55,7 @@ static void store_once(void **state)
 static void tell_equal_hashes_apart(void **state)
 {
     (void)state;
-    struct slm_stack_record record;
+    union slm_stack_record record;
     uint32_t numbers[10];
     for (unsigned i = 0; i < 20; i++) {
         stack_named(&record, 1000 + i % 10, 5);
@@ -85,7 +85,7 @@ static void count_objects(void **state)
     assert_int_equal(load_relaxed(&stack->live_bytes), 50);
 }
 
-/* -- the bound ---------------------------------------------------------------------------------------------------- */
+/* -- the bound --------------------------------------------------------------------------------------------------- */
 
 static uint64_t bound(void)
 {
@@ -138,7 +138,7 @@ static void do_without_memory(void **state)
     assert_child_silent(have_no_memory);
 }
 
-/* -- threads and forks -------------------------------------------------------------------------------------------- */
+/* -- threads and forks ------------------------------------------------------------------------------------------- */
 
 static _Atomic uint32_t common[COMMON];
 
@@ -209,7 +209,7 @@ static void keep_over_forks(void **state)
     slm_stacks_check();
 }
 
-/* -- where the caller is ------------------------------------------------------------------------------------------ */
+/* -- where the caller is ----------------------------------------------------------------------------------------- */
 
 static __attribute__((noinline, noclone)) uint32_t here(void)
 {
