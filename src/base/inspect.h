@@ -71,8 +71,8 @@ struct slm_stack {
     uint8_t kind, registers; /* enum slm_stack_kind; how many of the values are registers */
     uint16_t words;          /* values behind the registers; of frames: all */
     uint32_t relative;       /* a bit for each register */
-    uint32_t covered;        /* bytes above the stack pointer that were looked at */
-    uint32_t cut;            /* 1: the stack goes on behind them */
+    uint32_t covered;        /* bytes above the stack pointer that were looked at; above them are words that frame */
+    uint32_t cut;            /* pointers led to. 1: the stack goes on behind them */
     /* Of all objects that were allocated from here since start: */
     _Atomic uint64_t samples;                                     /* how many were sampled */
     _Atomic uint64_t objects_1024;                                /* how many they stand for, in 1/1024 */
@@ -97,7 +97,7 @@ enum { SLM_STACK_REGISTERS = 12 }; /* pc 32, x19 to x28, x29; of arm64 */
 #endif
 
 /* Stacks are found by hash: bucket hash % SLM_STACK_BUCKETS has the address of a list. */
-enum { SLM_STACK_BUCKETS = 4096 };
+enum { SLM_STACK_BUCKETS = 1024 };
 
 /* -- the mailbox -------------------------------------------------------------------------------------------------- */
 

@@ -10,7 +10,9 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
 #include <sys/vfs.h>
 #include <time.h>
 
@@ -120,6 +122,24 @@ void slm_sys_where(unsigned *cpu, unsigned *node)
     slm_keep_errno();
     *cpu = *node = 0;
     getcpu(cpu, node);
+}
+
+/* The kernel reads the set of signals before it looks at what is to be done with it, and -1 is nothing. */
+slm_seldom bool slm_sys_readable(const void *address)
+{
+    return slm_call(SYS_rt_sigprocmask, -1, address, NULL, sizeof(uint64_t)) != -EFAULT;
+}
+
+slm_seldom size_t slm_sys_copy(void *to, const void *from, size_t bytes)
+{
+    const struct iovec local = {to, bytes}, remote = {(void *)(uintptr_t)from, bytes};
+    const long copied = slm_call(SYS_process_vm_readv, slm_call(SYS_getpid), &local, 1, &remote, 1, 0);
+    return copied > 0 ? (size_t)copied : 0;
+}
+
+slm_seldom bool slm_sys_is_filtered(void)
+{
+    return slm_call(SYS_prctl, PR_GET_SECCOMP, 0, 0, 0, 0) != 0;
 }
 
 bool slm_sys_is_sysfs(const char *path)

@@ -46,6 +46,17 @@ uint32_t slm_sys_thread_id(void);
 /* Is the calling thread the process's first, or the one that forked? */
 bool slm_sys_is_main_thread(void);
 
+/* Can the eight bytes there be read? The kernel says so, and nothing changes. What it says holds as long as nobody
+ * unmaps the page. */
+bool slm_sys_readable(const void *address);
+
+/* Copy memory of the process that may be unmapped at any time; the kernel reads it. How many of the bytes could be
+ * read, from the first one on. */
+size_t slm_sys_copy(void *to, const void *from, size_t bytes);
+
+/* Is there a filter of system calls on the calling thread? */
+bool slm_sys_is_filtered(void);
+
 /* Does the path lie in the kernel's own sysfs, and not on something mounted over it (in a container)? */
 bool slm_sys_is_sysfs(const char *path);
 

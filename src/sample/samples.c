@@ -8,6 +8,7 @@
 #include "page/metadata.h"
 #include "sample/interval.h"
 #include "sample/stacks.h"
+#include "sync/fork.h"
 
 _Atomic uint64_t slm_samples_mean = (uint64_t)2 << 20; /* until options are read: see base/options.h */
 
@@ -109,6 +110,17 @@ static slm_for_few struct slm_weight weigh(const struct slm_sample *sample)
     return slm_interval_weigh(sample->weighed, sample->asked, sample->mean);
 }
 
+/* A system call, once in a thread; a child of fork, whose id is another, has a new generation. */
+static slm_for_few uint32_t thread_id(void)
+{
+    static __thread uint32_t id, generation;
+    if (id == 0 || generation != slm_fork_generation) {
+        id = slm_sys_is_filtered() ? 0 : slm_sys_thread_id();
+        generation = slm_fork_generation;
+    }
+    return id;
+}
+
 slm_for_few uint32_t slm_samples_add(const struct slm_sample_of *of)
 {
     uint32_t index = take_free();
@@ -123,12 +135,15 @@ slm_for_few uint32_t slm_samples_add(const struct slm_sample_of *of)
     sample->mean = of->mean;
     sample->time_ns = slm_sys_now_us() * 1000;
     sample->stack = of->stack;
-    sample->thread = slm_sys_thread_id();
+    sample->thread = thread_id();
     sample->cache = of->cache;
     sample->weighed = (uint32_t)slm_min(of->asked, UINT32_MAX);
     store_relaxed(&sample->object, (uint64_t)(uintptr_t)of->object);
     end_change(sample);
-    slm_stacks_count_new(sample->stack, weigh(sample));
+    if (sample->stack != 0) {
+        const struct slm_weight weight = weigh(sample);
+        slm_stack_count(slm_stack_of(sample->stack), weight.objects_1024, weight.bytes);
+    }
     return index;
 }
 
@@ -140,7 +155,10 @@ slm_for_few void slm_samples_end(uint32_t index)
     begin_change(sample);
     store_relaxed(&sample->object, 0);
     end_change(sample);
-    slm_stacks_count_live(sample->stack, weigh(sample), -1);
+    if (sample->stack != 0) {
+        const struct slm_weight weight = weigh(sample);
+        slm_stack_count_free(slm_stack_of(sample->stack), weight.objects_1024, weight.bytes);
+    }
     put_free(sample, index);
 }
 
@@ -149,12 +167,13 @@ slm_for_few void slm_samples_change(uint32_t index, const void *object, uint64_t
     if (index == 0)
         return;
     struct slm_sample *sample = slm_samples_at(index);
-    slm_stacks_count_live(sample->stack, weigh(sample), -1);
+    const uint64_t before = weigh(sample).bytes;
     begin_change(sample);
     sample->asked = asked;
     sample->given = given;
     if (object)
         store_relaxed(&sample->object, (uint64_t)(uintptr_t)object);
     end_change(sample);
-    slm_stacks_count_live(sample->stack, weigh(sample), 1);
+    if (sample->stack != 0)
+        slm_stack_count_growth(slm_stack_of(sample->stack), weigh(sample).bytes - before);
 }

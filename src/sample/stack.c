@@ -1,3 +1,236 @@
-/* stub */
+/* The words that an unwinder needs; see stack.h. */
 #include "sample/stack.h"
-typedef int nothing;
+
+#include <pthread.h>
+#include <string.h>
+
+#include "os/background.h"
+#include "os/sys.h"
+#include "os/vm.h"
+#include "page/area.h"
+#include "sample/code.h"
+
+/* The stack is read word by word, whatever its variables are: past what AddressSanitizer lets anybody read. */
+#define READS_STACKS slm_unordered __attribute__((no_sanitize("address"), no_sanitize("undefined")))
+
+enum { WORD = sizeof(uint64_t), BLOCK = 64, COPIED = 1024, PAGES_MOST = 64 };
+
+static const uintptr_t lowest = 64 << 10;                      /* the kernel maps nothing below */
+static const uintptr_t main_bytes = 1 << 20;                   /* see stack.h */
+static const size_t reach = SLM_STACK_RELATIVE * (size_t)WORD; /* of offsets */
+
+#ifdef __aarch64__
+enum { ADDRESS_BITS = 48 }; /* above them, return addresses may be signed */
+#else
+enum { ADDRESS_BITS = 47 };
+#endif
+
+extern void *__libc_stack_end;
+
+struct shot {
+    struct slm_stack *stack;
+    uintptr_t pointer;            /* the stack pointer */
+    size_t window;                /* bytes above it within which an address is one of this stack */
+    uintptr_t range, range_bytes; /* the library's own addresses */
+    unsigned words;
+    unsigned behind;   /* the word, counted from the stack pointer, that lies behind a saved frame pointer */
+    uint16_t *offsets; /* at the record's end, until all values are known */
+    struct slm_code code;
+};
+
+/* -- what can be read -------------------------------------------------------------------------------------------- */
+
+static size_t rest_of_page(uintptr_t pointer)
+{
+    return slm_page_size - (pointer & (slm_page_size - 1));
+}
+
+/* The first thread's pointer lies in a mapping of the loader's, which may adjoin anything. */
+static slm_seldom bool is_thread_stack(uintptr_t pointer, uintptr_t end)
+{
+    if (end - pointer > PAGES_MOST * slm_page_size || slm_sys_is_main_thread())
+        return false;
+    for (uintptr_t page = pointer + rest_of_page(pointer); page < end; page += slm_page_size)
+        if (!slm_sys_readable((const void *)page))
+            return false;
+    return true;
+}
+
+/* Bytes above the stack pointer that are this stack's. `*own`: it is the thread's own stack, which ends there. */
+static slm_for_few size_t certain_bytes(uintptr_t pointer, bool *own)
+{
+    const uintptr_t main_end = (uintptr_t)__libc_stack_end, thread_end = (uintptr_t)pthread_self();
+    *own = true;
+    if (main_end - pointer <= main_bytes)
+        return main_end - pointer;
+    *own = slm_background_begin() && is_thread_stack(pointer, thread_end);
+    slm_background_end();
+    return *own ? thread_end - pointer : rest_of_page(pointer);
+}
+
+/* -- what is kept ------------------------------------------------------------------------------------------------ */
+
+static slm_for_few bool put(struct shot *shot, size_t offset, bool relative, uint64_t value)
+{
+    if (shot->words == SLM_STACK_WORDS)
+        return false;
+    shot->offsets[shot->words] = (uint16_t)(offset | (relative ? SLM_STACK_RELATIVE : 0));
+    shot->stack->values[SLM_STACK_REGISTERS + shot->words++] = value;
+    return true;
+}
+
+slm_inline uint64_t address_in(uint64_t word)
+{
+#ifdef __aarch64__
+    return word >> 55 & 1 ? 0 : word & (((uint64_t)1 << ADDRESS_BITS) - 1);
+#else
+    return word;
+#endif
+}
+
+/* Neither a number nor an address of the library's range? */
+slm_inline bool is_candidate(const struct shot *shot, uint64_t address)
+{
+    return (address - lowest < ((uint64_t)1 << ADDRESS_BITS) - lowest) & (address - shot->range >= shot->range_bytes);
+}
+
+/* A word that is a candidate. False: there is no room. */
+static slm_for_few bool sort_word(struct shot *shot, size_t offset, uint64_t address)
+{
+    const uintptr_t distance = address - shot->pointer;
+    if (distance < shot->window) {
+        if (distance <= offset * WORD || distance % WORD != 0)
+            return true; /* no frame of a caller's begins there */
+        shot->behind = (unsigned)offset + 1;
+        return put(shot, offset, true, distance);
+    }
+    const enum slm_code_kind kind = slm_code_of(&shot->code, address);
+    if (kind == SLM_CODE_YES || kind == SLM_CODE_UNKNOWN || (kind == SLM_CODE_NONE && shot->behind == offset))
+        return put(shot, offset, false, address);
+    return true;
+}
+
+/* Look at `count` words, which lie at that offset: how many there was room for. In a block candidates are found
+ * without branches, which would be mispredicted. */
+static slm_for_few READS_STACKS size_t sort_words(struct shot *shot, const uint64_t *words, size_t offset,
+                                                  size_t count)
+{
+    uint8_t candidates[BLOCK];
+    for (size_t first = 0; first < count; first += BLOCK) {
+        const unsigned length = (unsigned)slm_min(count - first, BLOCK);
+        unsigned found = 0;
+        for (unsigned i = 0; i < length; i++) {
+            candidates[found] = (uint8_t)i;
+            found += is_candidate(shot, address_in(words[first + i]));
+        }
+        for (unsigned i = 0; i < found; i++) {
+            const size_t at = first + candidates[i];
+            if (!sort_word(shot, offset + at, address_in(words[at])))
+                return at;
+        }
+    }
+    return count;
+}
+
+/* The same of memory that may be unmapped at any time. `*all`: what lies behind these words cannot be read. */
+static slm_seldom __attribute__((noinline)) size_t sort_foreign(struct shot *shot, size_t offset, size_t count,
+                                                                bool *all)
+{
+    uint64_t words[COPIED / WORD];
+    size_t done = 0;
+    const bool may = slm_background_begin() && !slm_sys_is_filtered();
+    while (may && done < count) {
+        const size_t wanted = slm_min(count - done, COPIED / WORD);
+        const void *from = (const void *)(shot->pointer + (offset + done) * WORD);
+        const size_t got = slm_sys_copy(words, from, wanted * WORD) / WORD;
+        const size_t sorted = sort_words(shot, words, offset + done, got);
+        done += sorted;
+        *all = sorted == got && got < wanted;
+        if (sorted < wanted)
+            break;
+    }
+    slm_background_end();
+    return done;
+}
+
+/* Keep what frame pointers lead to above the window. */
+static slm_for_few READS_STACKS void follow_frames(struct shot *shot, uint64_t frame, size_t certain)
+{
+    const size_t limit = slm_min(certain, reach);
+    for (size_t at = frame - shot->pointer, next; at % WORD == 0 && at + 2 * WORD <= limit; at = next) {
+        const uint64_t *words = (const uint64_t *)(shot->pointer + at);
+        const uint64_t address = address_in(words[1]);
+        next = words[0] - shot->pointer;
+        if (slm_code_of(&shot->code, address) != SLM_CODE_YES)
+            return;
+        if (at >= SLM_STACK_WINDOW) {
+            if (next < limit && !put(shot, at / WORD, true, next))
+                return;
+            if (!put(shot, at / WORD + 1, false, address))
+                return;
+        }
+        if (next <= at)
+            return;
+    }
+}
+
+static slm_for_few void keep_registers(struct shot *shot, const uint64_t *registers)
+{
+    struct slm_stack *stack = shot->stack;
+    for (unsigned i = 0; i < SLM_STACK_REGISTERS; i++) {
+        const uint64_t value = registers[i], address = address_in(value);
+        stack->values[i] = 0;
+        if (value - shot->pointer < shot->window) {
+            stack->values[i] = value - shot->pointer;
+            stack->relative |= 1u << i;
+        } else if (i == 0 || (is_candidate(shot, address) && slm_code_of(&shot->code, address) == SLM_CODE_YES)) {
+            stack->values[i] = address;
+        }
+    }
+}
+
+/* Stacks are equal if these are, however much was looked at. */
+static slm_for_few uint32_t hash_of(const struct slm_stack *stack)
+{
+    uint64_t hash = stack->relative;
+    const size_t bytes = slm_stack_value_bytes(stack);
+    for (size_t i = 0; i < bytes / WORD; i++) /* an incomplete word of offsets is left out */
+        hash = (hash ^ stack->values[i]) * 0x9e3779b97f4a7c15u;
+    return (uint32_t)(hash >> 32);
+}
+
+static slm_for_few void fill_header(struct shot *shot, size_t covered, bool cut)
+{
+    struct slm_stack *stack = shot->stack;
+    stack->kind = SLM_STACK_IMAGE;
+    stack->registers = SLM_STACK_REGISTERS;
+    stack->words = (uint16_t)shot->words;
+    stack->covered = (uint32_t)(covered * WORD);
+    stack->cut = cut;
+    memmove(stack->values + SLM_STACK_REGISTERS + shot->words, shot->offsets, shot->words * sizeof(uint16_t));
+    stack->hash = hash_of(stack);
+}
+
+slm_for_few void slm_stack_capture(union slm_stack_record *record, const uint64_t *registers,
+                                   const void *stack_pointer)
+{
+    bool own, all = false;
+    struct shot shot = {.stack = &record->stack, .pointer = (uintptr_t)stack_pointer, .behind = UINT32_MAX};
+    const size_t certain = certain_bytes(shot.pointer, &own) & ~(size_t)(WORD - 1);
+    const size_t count = (own ? slm_min(certain, SLM_STACK_WINDOW) : SLM_STACK_WINDOW) / WORD;
+    const size_t direct = slm_min(certain / WORD, count);
+    shot.window = own ? slm_min(certain, reach) : SLM_STACK_WINDOW;
+    shot.offsets = (uint16_t *)(void *)(record->stack.values + SLM_STACK_REGISTERS + SLM_STACK_WORDS);
+    shot.range = (uintptr_t)slm_range.descriptors;
+    shot.range_bytes = (uintptr_t)slm_range.percpu + slm_range.percpu_bytes - shot.range;
+    memset(record, 0, offsetof(struct slm_stack, values));
+    keep_registers(&shot, registers);
+    size_t covered = sort_words(&shot, stack_pointer, 0, direct);
+    if (own)
+        all = covered * WORD == certain;
+    else if (covered == direct)
+        covered += sort_foreign(&shot, direct, count - direct, &all);
+    if (own && covered == count)
+        follow_frames(&shot, registers[SLM_STACK_FRAME_POINTER], certain);
+    fill_header(&shot, covered, !all);
+}

@@ -1,1 +1,64 @@
-/* stub */
+/* Capturing a call stack without an unwinder, a lock, a signal or a fault.
+ *
+ *     stack pointer                                  16 KiB above                stack's end
+ *     v                                              v                           v
+ *     | words of the callers' frames ............... | ......................... |
+ *       kept: code of files; higher places in          kept: where frame pointers lead
+ *       this stack, and what lies behind one
+ *
+ * Optimised code has no frame pointers, so a tool unwinds later, by the tables in the files. It needs the registers
+ * for that, and few of the stack's words: return addresses, which are code of files; and saved frame pointers, each a
+ * higher place in the stack than its own. Behind one of these lies a return address, perhaps into code that was made
+ * at run time. All other words are left out. Most are small numbers and objects of the heap, which comparisons tell.
+ *
+ * What is kept goes into a bounded record (base/inspect.h), always as an image. Return addresses alone, which frame
+ * pointers lead to, would be shorter. But the library has no frame pointers, nor have most others that call it, and
+ * a chain that leads around their functions looks whole. Behind the 16 KiB frame pointers are followed.
+ *
+ * Whatever is read can be read. There are three kinds of stacks (certain_bytes):
+ *   - The first thread's ends at __libc_stack_end. The kernel leaves at least 1 MiB below it to the stack.
+ *   - A thread's ends below its descriptor in the C library. If each page up to there can be read, then it is this
+ *     thread's, as below a thread's stack lies a page that cannot be.
+ *   - Another stack (of a coroutine, of signal handlers) may end anywhere, and what lies behind it may be unmapped at
+ *     any time. The rest of the page that the stack pointer is in is certain; the kernel copies what is above.
+ * System calls are made for the last two alone, and where no sandbox is near; else that page has to do.
+ *
+ * Any thread, a signal handler too. With its record it takes less than 6 KiB of stack. */
+#pragma once
+
+#include "base/inspect.h"
+
+enum {
+    SLM_STACK_WINDOW = 16 << 10,
+    SLM_STACK_WORDS = 256,
+    SLM_STACK_VALUES = SLM_STACK_REGISTERS + SLM_STACK_WORDS + SLM_STACK_WORDS / 4, /* with the offsets */
+};
+
+/* A stack, with all the room that it may need. */
+union slm_stack_record {
+    struct slm_stack stack;
+    uint64_t words[offsetof(struct slm_stack, values) / sizeof(uint64_t) + SLM_STACK_VALUES];
+};
+
+/* Which of the registers is the frame pointer, where there is one. */
+#ifdef __x86_64__
+enum { SLM_STACK_FRAME_POINTER = 2 };
+#else
+enum { SLM_STACK_FRAME_POINTER = 11 };
+#endif
+
+/* How many bytes values and offsets have. */
+slm_inline size_t slm_stack_value_bytes(const struct slm_stack *stack)
+{
+    return (size_t)(stack->registers + stack->words) * sizeof(uint64_t) +
+           (stack->kind == SLM_STACK_IMAGE ? (size_t)stack->words * sizeof(uint16_t) : 0);
+}
+
+slm_inline const uint16_t *slm_stack_offsets(const struct slm_stack *stack)
+{
+    return (const uint16_t *)(const void *)(stack->values + stack->registers + stack->words);
+}
+
+/* `registers` are those of a frame that goes on at the first of them, its program counter, with that stack pointer.
+ * All but number, next and the counts are filled in. */
+void slm_stack_capture(union slm_stack_record *record, const uint64_t *registers, const void *stack_pointer);

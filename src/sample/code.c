@@ -1,0 +1,148 @@
+/* Files, and their code; see code.h. */
+#include "sample/code.h"
+
+#include <dlfcn.h>
+#include <elf.h>
+#include <link.h>
+#include <string.h>
+
+#include "os/background.h"
+#include "os/sys.h"
+#include "os/vm.h"
+
+#ifdef DLFO_STRUCT_HAS_EH_DBASE /* the C library's header has the call */
+#pragma weak _dl_find_object
+#define HAS_FIND_OBJECT
+#endif
+
+enum { PAGE_SHIFT = 12, HEADER_BYTES = 1024, KNOWN = 64 };
+
+/* Where the code of a file lies that was once found. A file is known by its addresses and those of its unwinding
+ * tables: whatever else has just these is the same file, loaded anew. `serial` is odd while it is written. */
+struct remembered {
+    _Atomic uint32_t serial;
+    _Atomic uintptr_t start, bytes, tables, code, code_bytes;
+};
+
+static slm_sparse struct remembered remembered[KNOWN];
+
+static struct remembered *place_of(const struct slm_code_file *file)
+{
+    return &remembered[(file->start >> PAGE_SHIFT) * 0x9e3779b97f4a7c15u >> 58];
+}
+
+static bool recall(struct slm_code_file *file, uintptr_t tables)
+{
+    struct remembered *from = place_of(file);
+    const uint32_t serial = load_acquire(&from->serial); /* pairs with the release in remember */
+    const bool same = load_relaxed(&from->start) == file->start && load_relaxed(&from->bytes) == file->bytes &&
+                      load_relaxed(&from->tables) == tables;
+    file->code = load_relaxed(&from->code);
+    file->code_bytes = load_relaxed(&from->code_bytes);
+    atomic_thread_fence(memory_order_acquire); /* pairs with the fence in remember */
+    return same && serial % 2 == 0 && load_relaxed(&from->serial) == serial;
+}
+
+/* In a child of a fork that came in the middle of this, the place stays unused. */
+static slm_seldom void remember(const struct slm_code_file *file, uintptr_t tables)
+{
+    struct remembered *to = place_of(file);
+    uint32_t serial = load_relaxed(&to->serial);
+    if (serial % 2 == 1 || !atomic_compare_exchange_strong(&to->serial, &serial, serial + 1))
+        return;
+    atomic_thread_fence(memory_order_release); /* pairs with the fence in recall */
+    store_relaxed(&to->start, file->start);
+    store_relaxed(&to->bytes, file->bytes);
+    store_relaxed(&to->tables, tables);
+    store_relaxed(&to->code, file->code);
+    store_relaxed(&to->code_bytes, file->code_bytes);
+    store_release(&to->serial, serial + 2); /* pairs with recall */
+}
+
+/* Narrow a file's code to what its program headers say, if it begins with them. */
+static slm_seldom void narrow(struct slm_code_file *file, const char *header, size_t bytes)
+{
+    const ElfW(Ehdr) *elf = (const void *)header;
+    if (bytes < sizeof *elf || memcmp(elf->e_ident, ELFMAG, SELFMAG) != 0 || elf->e_phentsize != sizeof(ElfW(Phdr)) ||
+        elf->e_phoff % sizeof(uintptr_t) != 0 || elf->e_phoff > bytes ||
+        elf->e_phnum > (bytes - elf->e_phoff) / sizeof(ElfW(Phdr)))
+        return;
+    const ElfW(Phdr) *segment = (const void *)(header + elf->e_phoff);
+    uintptr_t lowest = UINTPTR_MAX, first = UINTPTR_MAX, end = 0;
+    for (unsigned i = 0; i < elf->e_phnum; i++) {
+        if (segment[i].p_type != PT_LOAD)
+            continue;
+        const uintptr_t start = segment[i].p_vaddr;
+        lowest = start < lowest ? start : lowest;
+        if (segment[i].p_flags & PF_X) {
+            first = start < first ? start : first;
+            end = start + segment[i].p_memsz > end ? start + segment[i].p_memsz : end;
+        }
+    }
+    lowest &= ~(slm_page_size - 1);
+    if (first >= lowest && first < end && end - lowest <= file->bytes) {
+        file->code = file->start + (first - lowest);
+        file->code_bytes = end - first;
+    }
+}
+
+static slm_seldom void learn(struct slm_code_file *file, uintptr_t tables)
+{
+    _Alignas(uint64_t) char header[HEADER_BYTES];
+    const bool may = slm_background_begin() && !slm_sys_is_filtered();
+    if (may)
+        narrow(file, header, slm_sys_copy(header, (const void *)file->start, sizeof header));
+    slm_background_end();
+    if (may)
+        remember(file, tables);
+}
+
+static enum slm_code_kind kind_in(const struct slm_code_file *file, uintptr_t address)
+{
+    return address - file->code < file->code_bytes ? SLM_CODE_YES : SLM_CODE_DATA;
+}
+
+static slm_for_few enum slm_code_kind find(struct slm_code *code, uintptr_t address)
+{
+#ifdef HAS_FIND_OBJECT
+    struct dl_find_object found;
+    if (&_dl_find_object == NULL)
+        return SLM_CODE_UNKNOWN;
+    const uint64_t page = address >> PAGE_SHIFT;
+    uint64_t *miss = &code->misses[page % SLM_CODE_MISSES];
+    if (*miss == page)
+        return SLM_CODE_NONE;
+    if (_dl_find_object((void *)address, &found) != 0) {
+        *miss = page;
+        return SLM_CODE_NONE;
+    }
+    struct slm_code_file *file = &code->files[code->known++ % SLM_CODE_FILES];
+    file->start = file->code = (uintptr_t)found.dlfo_map_start;
+    file->bytes = file->code_bytes = (uintptr_t)found.dlfo_map_end - file->start;
+    if (!recall(file, (uintptr_t)found.dlfo_eh_frame)) {
+        file->code = file->start;
+        file->code_bytes = file->bytes;
+        learn(file, (uintptr_t)found.dlfo_eh_frame);
+    }
+    code->latest = (unsigned)(file - code->files);
+    return kind_in(file, address);
+#else
+    (void)code;
+    (void)address;
+    return SLM_CODE_UNKNOWN;
+#endif
+}
+
+slm_for_few enum slm_code_kind slm_code_of(struct slm_code *code, uintptr_t address)
+{
+    const struct slm_code_file *latest = &code->files[code->latest];
+    if (address - latest->start < latest->bytes)
+        return kind_in(latest, address);
+    for (unsigned i = 0; i < SLM_CODE_FILES; i++) {
+        if (address - code->files[i].start < code->files[i].bytes) {
+            code->latest = i;
+            return kind_in(&code->files[i], address);
+        }
+    }
+    return find(code, address);
+}

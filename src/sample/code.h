@@ -1,0 +1,34 @@
+/* Is an address code of a loaded file? Whoever captures a stack asks for hundreds of its words.
+ *
+ * glibc's _dl_find_object (2.35) says to which file an address belongs, without a lock, in a signal handler too. It
+ * does not say which part of the file is code: that is in the file's program headers. They are read once, by the
+ * kernel, as another thread may close the file meanwhile; where that cannot be asked all of the file counts as code.
+ *
+ * What was found is good for one capture, as files come and go: a slm_code on the caller's stack. Only where code
+ * lies within a file is remembered for good. Any thread, no lock. */
+#pragma once
+
+#include "base/atomic.h"
+
+enum { SLM_CODE_FILES = 8, SLM_CODE_MISSES = 16 };
+
+struct slm_code_file {
+    uintptr_t start, bytes; /* of the whole file */
+    uintptr_t code, code_bytes;
+};
+
+/* Begins as zeros. */
+struct slm_code {
+    struct slm_code_file files[SLM_CODE_FILES];
+    unsigned known, latest;
+    uint64_t misses[SLM_CODE_MISSES]; /* pages without a file, by number */
+};
+
+enum slm_code_kind {
+    SLM_CODE_NONE,    /* no file's */
+    SLM_CODE_DATA,    /* of a file, but not its code */
+    SLM_CODE_YES,     /* code of a file */
+    SLM_CODE_UNKNOWN, /* the C library does not tell */
+};
+
+enum slm_code_kind slm_code_of(struct slm_code *code, uintptr_t address);

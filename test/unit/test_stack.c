@@ -1,0 +1,538 @@
+/* src/sample/stack.h: what is kept of a stack, on which stacks, and that nothing is read that cannot be. */
+#include "unit.h"
+
+#include <ucontext.h>
+
+#include "os/background.h"
+#include "sample/stacks.h"
+
+enum { WORD = 8, PAGE = 4096, DEPTH = 12, HANDLER_BYTES = 16 << 10 };
+
+static const uint64_t no_registers[SLM_STACK_REGISTERS];
+
+/* -- looking into an image --------------------------------------------------------------------------------------- */
+
+/* The index of the word that was kept of that offset; -1: it was not. */
+static int index_of(const struct slm_stack *stack, size_t offset)
+{
+    for (unsigned i = 0; i < stack->words; i++)
+        if ((slm_stack_offsets(stack)[i] & ~SLM_STACK_RELATIVE) == offset)
+            return (int)i;
+    return -1;
+}
+
+static bool is_kept(const struct slm_stack *stack, size_t offset, bool relative, uint64_t value)
+{
+    const int at = index_of(stack, offset);
+    return at >= 0 && stack->values[stack->registers + at] == value &&
+           ((slm_stack_offsets(stack)[at] & SLM_STACK_RELATIVE) != 0) == relative;
+}
+
+/* The offset of the first word with that value from `first` on; -1: there is none. */
+static long offset_of(const struct slm_stack *stack, long first, const void *value)
+{
+    for (unsigned i = 0; i < stack->words; i++)
+        if (stack->values[stack->registers + i] == (uintptr_t)value && slm_stack_offsets(stack)[i] >= first)
+            return slm_stack_offsets(stack)[i];
+    return -1;
+}
+
+static void check_form(const struct slm_stack *stack)
+{
+    require(stack->kind == SLM_STACK_IMAGE && stack->registers == SLM_STACK_REGISTERS);
+    require(stack->words <= SLM_STACK_WORDS && stack->covered <= SLM_STACK_WINDOW && stack->covered % WORD == 0);
+    for (unsigned i = 1; i < stack->words; i++) /* in their order */
+        require((slm_stack_offsets(stack)[i - 1] & ~SLM_STACK_RELATIVE) <
+                (slm_stack_offsets(stack)[i] & ~SLM_STACK_RELATIVE));
+}
+
+static void capture(union slm_stack_record *record, const uint64_t *registers, const void *pointer)
+{
+    memset(record, 0xa5, sizeof *record);
+    errno = EDOM;
+    slm_stack_capture(record, registers, pointer);
+    require(errno == EDOM);
+    check_form(&record->stack);
+}
+
+/* -- which words ------------------------------------------------------------------------------------------------- */
+
+/* Memory of which that many pages can be read, and the one behind cannot. */
+static char *pages(size_t count)
+{
+    char *made = mmap(NULL, (count + 1) * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    require(made != MAP_FAILED && mprotect(made + count * PAGE, PAGE, PROT_NONE) == 0);
+    return made;
+}
+
+#define address(of) ((uint64_t)(uintptr_t)(of))
+
+static int variable = 1;
+
+static void keep_what_unwinding_needs(void **state)
+{
+    (void)state;
+    union slm_stack_record record;
+    char *memory = pages(3), *other = pages(1);
+    void *volatile object = malloc(100);
+    uint64_t *words = (void *)(memory + PAGE - 64); /* most of it lies beyond the first page */
+    const uint64_t place = address(words), code = address(keep_what_unwinding_needs);
+    words[1] = 7;
+    words[2] = code;
+    words[3] = address(object);
+    words[4] = address(&variable);
+    words[5] = place + 50 * WORD; /* a frame pointer, and a place in no file behind it */
+    words[6] = address(other);
+    words[7] = place + 2 * WORD; /* below the word */
+    words[8] = place + 50 * WORD + 1;
+    words[9] = UINT64_MAX;
+    words[10] = (uint64_t)1 << 63 | code;
+    words[11] = address(other);
+    words[12] = 0xffffffffff600000u; /* the kernel's */
+    words[13] = place + SLM_STACK_WINDOW + 64;
+    words[14] = place - 64;
+    words[15] = 65535;
+    words[700] = code + 1;
+    words[701] = place + 702 * WORD;
+    capture(&record, no_registers, words);
+    const struct slm_stack *stack = &record.stack;
+    assert_true(is_kept(stack, 2, false, code) && is_kept(stack, 5, true, 50 * WORD));
+    assert_true(is_kept(stack, 6, false, address(other)));
+    assert_true(is_kept(stack, 700, false, code + 1) && is_kept(stack, 701, true, 702 * WORD));
+    assert_int_equal(stack->words, 5);
+    assert_int_equal(stack->covered, 2 * PAGE + 64);
+    munmap(memory, 4 * PAGE);
+    munmap(other, 2 * PAGE);
+    free(object);
+}
+
+static void keep_registers_alike(void **state)
+{
+    (void)state;
+    union slm_stack_record record;
+    char *memory = pages(1);
+    uint64_t registers[SLM_STACK_REGISTERS] = {address(keep_registers_alike) + 4, address(memory) + 16, 12345};
+    void *volatile object = malloc(100);
+    registers[3] = address(object);
+    registers[4] = address(&variable);
+    registers[5] = address(malloc);
+    registers[6] = address(memory);
+    capture(&record, registers, memory);
+    const uint64_t *values = record.stack.values;
+    assert_int_equal(values[0], registers[0]);
+    assert_true(values[1] == 16 && values[2] == 0 && values[3] == 0 && values[4] == 0 && values[6] == 0);
+    assert_int_equal(values[5], registers[5]);
+    assert_int_equal(record.stack.relative, 1 << 1 | 1 << 6);
+    munmap(memory, 2 * PAGE);
+    free(object);
+}
+
+/* Equal contents are equal wherever they lie, however much lies behind. */
+static void be_equal_anywhere(void **state)
+{
+    (void)state;
+    union slm_stack_record records[2];
+    for (unsigned i = 0; i < 2; i++) {
+        char *memory = pages(2 + i);
+        uint64_t *words = (void *)(memory + PAGE + 512 * i), *object = malloc(50 * (i + 1));
+        words[3] = address(words + 40);
+        words[4] = address(be_equal_anywhere);
+        words[5] = address(object);
+        words[6] = i;
+        capture(&records[i], no_registers, words);
+        free(object);
+        munmap(memory, (3 + i) * PAGE);
+    }
+    assert_int_equal(records[0].stack.words, 2);
+    assert_int_equal(records[0].stack.hash, records[1].stack.hash);
+    assert_int_equal(records[0].stack.relative, records[1].stack.relative);
+    assert_memory_equal(records[0].stack.values, records[1].stack.values, slm_stack_value_bytes(&records[0].stack));
+}
+
+static void stop_when_full(void **state)
+{
+    (void)state;
+    static union slm_stack_record record; /* what would be left of it on the stack fills others */
+    char *memory = pages(4);
+    uint64_t *words = (void *)memory;
+    for (unsigned i = 0; i < 2 * SLM_STACK_WORDS; i++)
+        words[2 * i] = address(stop_when_full);
+    capture(&record, no_registers, words);
+    assert_int_equal(record.stack.words, SLM_STACK_WORDS);
+    assert_int_equal(record.stack.covered, 2 * SLM_STACK_WORDS * WORD);
+    assert_int_equal(record.stack.cut, 1);
+    munmap(memory, 5 * PAGE);
+}
+
+/* -- the threads' own stacks ------------------------------------------------------------------------------------- */
+
+static struct walk {
+    const void *returns[DEPTH + 1];
+    union slm_stack_record record;
+    uint32_t number;
+    size_t extra; /* bytes that each function has for itself */
+} walks[8];
+
+/* Each function notes where it returns to; the innermost one captures. */
+static __attribute__((noinline, noclone)) int go_down(struct walk *walk, int depth)
+{
+    char *room = __builtin_alloca(walk->extra + 16);
+    memset(room, depth, walk->extra + 16);
+    __asm__ volatile("" ::"r"(room) : "memory");
+    walk->returns[depth] = __builtin_return_address(0);
+    if (depth > 0)
+        return go_down(walk, depth - 1) + room[depth];
+    capture(&walk->record, no_registers, __builtin_frame_address(0));
+    walk->number = slm_stacks_here();
+    return room[0];
+}
+
+/* Each of the return addresses lies above the one before. */
+static void check_walk(const struct slm_stack *stack, const struct walk *walk)
+{
+    long at = 0;
+    for (int depth = 0; depth <= DEPTH; depth++) {
+        const long next = offset_of(stack, at, walk->returns[depth]);
+        require(next >= at);
+        at = next + 1;
+    }
+}
+
+/* What was kept is what lies there. */
+static void compare_words(const struct slm_stack *stack, const uint64_t *pointer)
+{
+    require(stack->words > 0);
+    for (unsigned i = 0; i < stack->words; i++) {
+        const uint16_t offset = slm_stack_offsets(stack)[i];
+        const uint64_t value = stack->values[stack->registers + i];
+        require(pointer[offset & ~SLM_STACK_RELATIVE] ==
+                value + (offset & SLM_STACK_RELATIVE ? address(pointer) : 0));
+    }
+}
+
+static void *walk_down(void *number)
+{
+    struct walk *walk = &walks[(uintptr_t)number];
+    (void)go_down(walk, DEPTH);
+    check_walk(&walk->record.stack, walk);
+    require(walk->number != 0);
+    const struct slm_stack *stored = slm_stack_of(walk->number);
+    check_form(stored);
+    check_walk(stored, walk);
+    return number;
+}
+
+static void *walk_whole(void *number)
+{
+    (void)walk_down(number);
+    require(!walks[(uintptr_t)number].record.stack.cut);
+    return number;
+}
+
+static void capture_main_stack(void **state)
+{
+    (void)state;
+    (void)walk_whole(NULL);
+    static union slm_stack_record record;
+    const void *pointer = __builtin_frame_address(0);
+    capture(&record, no_registers, pointer);
+    compare_words(&record.stack, pointer);
+}
+
+static void capture_threads(void **state)
+{
+    (void)state;
+    on_threads(8, walk_whole);
+}
+
+static void *walk_far(void *number)
+{
+    struct walk *walk = &walks[0];
+    walk->extra = 1500;
+    (void)go_down(walk, DEPTH);
+    walk->extra = 0;
+    require(walk->record.stack.cut && walk->record.stack.covered == SLM_STACK_WINDOW);
+    require(offset_of(&walk->record.stack, 0, walk->returns[5]) > 0);
+    return number;
+}
+
+static void cut_long_stacks(void **state)
+{
+    (void)state;
+    (void)walk_far(NULL);
+    on_threads(1, walk_far);
+}
+
+/* Frame pointers that lead on above the window; not to what is not code's. */
+static void *follow_frame_pointers(void *number)
+{
+    enum { APART = 300, LINKS = 12, BROKEN = 10 };
+    uint64_t words[APART * LINKS + 2], registers[SLM_STACK_REGISTERS] = {0};
+    union slm_stack_record record;
+    memset(words, 0, sizeof words);
+    for (unsigned i = 0; i < LINKS; i++) {
+        words[i * APART] = address(&words[(i + 1) * APART]);
+        words[i * APART + 1] = i == BROKEN ? 1 : address(follow_frame_pointers) + i;
+        words[i * APART + 7] = address(follow_frame_pointers); /* no frame's */
+    }
+    registers[SLM_STACK_FRAME_POINTER] = address(words);
+    capture(&record, registers, words);
+    require(record.stack.cut && record.stack.covered == SLM_STACK_WINDOW);
+    const unsigned window = SLM_STACK_WINDOW / WORD;
+    for (unsigned i = 0; i < LINKS; i++) {
+        const bool inside = i * APART < window;
+        require(is_kept(&record.stack, i * APART, true, (i + 1) * APART * WORD) == (inside || i < BROKEN));
+        require(is_kept(&record.stack, i * APART + 1, false, words[i * APART + 1]) == (i < BROKEN));
+        require(is_kept(&record.stack, i * APART + 7, false, words[i * APART + 7]) == inside);
+    }
+    registers[SLM_STACK_FRAME_POINTER] = 1; /* data */
+    capture(&record, registers, words);
+    require(index_of(&record.stack, 8 * APART) < 0);
+    words[8 * APART] = address(words); /* a circle */
+    registers[SLM_STACK_FRAME_POINTER] = address(words);
+    capture(&record, registers, words);
+    require(is_kept(&record.stack, 8 * APART + 1, false, words[8 * APART + 1]));
+    require(index_of(&record.stack, 9 * APART) < 0);
+    return number;
+}
+
+static void go_on_by_frame_pointers(void **state)
+{
+    (void)state;
+    (void)follow_frame_pointers(NULL);
+    on_threads(1, follow_frame_pointers);
+}
+
+/* -- other stacks ------------------------------------------------------------------------------------------------ */
+
+static ucontext_t outside, inside;
+
+static void run_coroutine(void)
+{
+    (void)walk_down(NULL);
+}
+
+static void on_stack(char *bottom, size_t bytes)
+{
+    require(getcontext(&inside) == 0);
+    inside.uc_stack.ss_sp = bottom;
+    inside.uc_stack.ss_size = bytes;
+    inside.uc_link = &outside;
+    makecontext(&inside, run_coroutine, 0);
+    require(swapcontext(&outside, &inside) == 0);
+}
+
+/* In turn: the memory behind the stack cannot be read, is not there, or is another's; the stack is an object's. */
+static void *run_coroutines(void *number)
+{
+    enum { BYTES = 8 * PAGE };
+    char *memory = pages(8);
+    on_stack(memory, BYTES);
+    require(munmap(memory + BYTES, PAGE) == 0);
+    on_stack(memory, BYTES);
+    on_stack(memory, BYTES - 3 * PAGE - 16);
+    munmap(memory, BYTES);
+    on_stack(memory = malloc(BYTES), BYTES);
+    free(memory);
+    return number;
+}
+
+static void capture_coroutines(void **state)
+{
+    (void)state;
+    (void)run_coroutines(NULL);
+    on_threads(1, run_coroutines);
+}
+
+/* Another thread maps and unmaps what lies behind the stack. */
+static char *neighbour;
+static _Atomic bool enough;
+
+static void *come_and_go(void *nothing)
+{
+    while (!load_relaxed(&enough)) {
+        require(mmap(neighbour, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+                neighbour);
+        memset(neighbour, 1, PAGE);
+        require(munmap(neighbour, PAGE) == 0);
+    }
+    return nothing;
+}
+
+static void survive_neighbours(void **state)
+{
+    (void)state;
+    union slm_stack_record record;
+    pthread_t thread;
+    char *memory = pages(3);
+    neighbour = memory + 2 * PAGE;
+    assert_int_equal(munmap(neighbour, 2 * PAGE), 0);
+    store_relaxed(&enough, false);
+    assert_int_equal(pthread_create(&thread, NULL, come_and_go, NULL), 0);
+    for (unsigned long i = 0; i < scaled(5000); i++) {
+        capture(&record, no_registers, memory + 2 * PAGE - 64 - i % 64 * WORD);
+        capture(&record, no_registers, memory + i % 64 * WORD);
+        require(record.stack.covered >= 2 * PAGE - i % 64 * WORD);
+    }
+    store_relaxed(&enough, true);
+    pthread_join(thread, NULL);
+    munmap(memory, 2 * PAGE);
+}
+
+/* A handler on a stack of its own, which ends where nothing can be read. */
+static volatile sig_atomic_t handled;
+
+static void handle(int signal)
+{
+    (void)signal;
+    (void)walk_down(NULL);
+    handled++;
+}
+
+static void *take_signal(void *number)
+{
+    char *memory = pages(HANDLER_BYTES / PAGE);
+    const stack_t own = {.ss_sp = memory, .ss_size = HANDLER_BYTES}, none = {.ss_flags = SS_DISABLE};
+    const struct sigaction action = {.sa_handler = handle, .sa_flags = SA_ONSTACK};
+    require(sigaltstack(&own, NULL) == 0 && sigaction(SIGUSR1, &action, NULL) == 0);
+    const sig_atomic_t before = handled;
+    require(raise(SIGUSR1) == 0 && handled == before + 1);
+    require(sigaltstack(&none, NULL) == 0);
+    munmap(memory, HANDLER_BYTES + PAGE);
+    return number;
+}
+
+static void capture_in_handlers(void **state)
+{
+    (void)state;
+    (void)take_signal(NULL);
+    on_threads(1, take_signal);
+}
+
+/* A thread on as little stack as there may be. */
+static void run_on_little_stack(void **state)
+{
+    (void)state;
+    pthread_attr_t attributes;
+    pthread_t thread;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, 16 << 10);
+    assert_int_equal(pthread_create(&thread, &attributes, walk_down, NULL), 0);
+    pthread_join(thread, NULL);
+    pthread_attr_destroy(&attributes);
+}
+
+/* -- sandboxes --------------------------------------------------------------------------------------------------- */
+
+/* From here on these calls end the process. The filter is announced, or it is not. */
+static void forbid_calls(bool announced, const long *calls, size_t count)
+{
+    struct sock_filter filter[16] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
+    size_t length = 1;
+    for (size_t i = 0; i < count; i++) {
+        filter[length++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)calls[i], 0, 1);
+        filter[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+    }
+    filter[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    const struct sock_fprog program = {(unsigned short)length, filter};
+    if (announced)
+        require(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    else
+        require(syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    require(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0);
+}
+
+/* The page that the stack pointer is in, and no call. */
+static void keep_to_page(void)
+{
+    static const long calls[] = {SYS_process_vm_readv, SYS_rt_sigprocmask, SYS_prctl, SYS_gettid, SYS_getpid};
+    union slm_stack_record record;
+    char *memory = pages(4);
+    *(uint64_t *)(void *)(memory + 2 * PAGE - 16) = address(keep_to_page);
+    *(uint64_t *)(void *)(memory + 2 * PAGE) = address(keep_to_page);
+    forbid_calls(true, calls, COUNT(calls));
+    capture(&record, no_registers, memory + PAGE + 64);
+    require(record.stack.covered == PAGE - 64 && record.stack.cut && record.stack.words == 1);
+    capture(&record, no_registers, __builtin_frame_address(0)); /* the first thread's needs none */
+    require(!record.stack.cut);
+}
+
+/* Who has not announced a filter may not know the call by which the kernel copies. */
+static void copy_nothing(void)
+{
+    static const long calls[] = {SYS_process_vm_readv};
+    union slm_stack_record record;
+    char *memory = pages(4);
+    forbid_calls(false, calls, COUNT(calls));
+    capture(&record, no_registers, memory + PAGE + 64);
+    require(record.stack.covered == PAGE - 64 && record.stack.cut);
+    on_threads(2, walk_down);
+}
+
+static void stay_in_sandboxes(void **state)
+{
+    (void)state;
+    assert_child_silent(keep_to_page);
+    assert_child_silent(copy_nothing);
+}
+
+/* -- registers as the caller has them ---------------------------------------------------------------------------- */
+
+#ifdef __x86_64__
+/* Calls slm_stacks_here with these values in rbx, rbp, r12 to r15, and says what is in them then. */
+uint32_t call_with(const uint64_t *wanted, uint64_t *after);
+__asm__(".pushsection .text\n\t.type call_with, %function\ncall_with:\n\t"
+        "push %rbx\n\tpush %rbp\n\tpush %r12\n\tpush %r13\n\tpush %r14\n\tpush %r15\n\tpush %rsi\n\t"
+        "mov (%rdi), %rbx\n\tmov 8(%rdi), %rbp\n\tmov 16(%rdi), %r12\n\tmov 24(%rdi), %r13\n\t"
+        "mov 32(%rdi), %r14\n\tmov 40(%rdi), %r15\n\t"
+        "call slm_stacks_here\n\t"
+        "pop %rsi\n\t"
+        "mov %rbx, (%rsi)\n\tmov %rbp, 8(%rsi)\n\tmov %r12, 16(%rsi)\n\tmov %r13, 24(%rsi)\n\t"
+        "mov %r14, 32(%rsi)\n\tmov %r15, 40(%rsi)\n\t"
+        "pop %r15\n\tpop %r14\n\tpop %r13\n\tpop %r12\n\tpop %rbp\n\tpop %rbx\n\tret\n\t"
+        ".size call_with, . - call_with\n\t.popsection");
+
+/* rbp is data; what points into files or into this stack is kept. */
+static void take_callers_registers(void **state)
+{
+    (void)state;
+    uint64_t local[4] = {0}, after[6] = {0};
+    void *volatile object = malloc(10);
+    const uint64_t wanted[6] = {address(take_callers_registers),
+                                0x3039,
+                                address(object),
+                                address(&local[0]),
+                                address(&local[3]),
+                                address(&variable)};
+    const struct slm_stack *stack = slm_stack_of(call_with(wanted, after));
+    assert_non_null(stack);
+    assert_memory_equal(after, wanted, sizeof after);
+    const uint64_t *values = stack->values;
+    assert_true(values[0] - address(call_with) < 200);
+    assert_int_equal(values[1], wanted[0]);
+    assert_true(values[2] == 0 && values[3] == 0 && values[6] == 0);
+    assert_int_equal(stack->relative, 1 << 4 | 1 << 5);
+    assert_int_equal(values[5] - values[4], 3 * WORD);
+    free(object);
+}
+#else
+static void take_callers_registers(void **state)
+{
+    (void)state;
+    skip();
+}
+#endif
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(keep_what_unwinding_needs), cmocka_unit_test(keep_registers_alike),
+        cmocka_unit_test(be_equal_anywhere),         cmocka_unit_test(stop_when_full),
+        cmocka_unit_test(capture_main_stack),        cmocka_unit_test(capture_threads),
+        cmocka_unit_test(cut_long_stacks),           cmocka_unit_test(go_on_by_frame_pointers),
+        cmocka_unit_test(capture_coroutines),        cmocka_unit_test(survive_neighbours),
+        cmocka_unit_test(capture_in_handlers),       cmocka_unit_test(run_on_little_stack),
+        cmocka_unit_test(stay_in_sandboxes),         cmocka_unit_test(take_callers_registers),
+    };
+    return cmocka_run_group_tests(tests, start_library, NULL);
+}
