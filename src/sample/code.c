@@ -39,7 +39,7 @@ static bool recall(struct slm_code_file *file, uintptr_t tables)
                       load_relaxed(&from->tables) == tables;
     file->code = load_relaxed(&from->code);
     file->code_bytes = load_relaxed(&from->code_bytes);
-    atomic_thread_fence(memory_order_acquire); /* pairs with the fence in remember */
+    slm_load_fence(); /* pairs with the fence in remember */
     return same && serial % 2 == 0 && load_relaxed(&from->serial) == serial;
 }
 
@@ -50,7 +50,7 @@ static slm_seldom void remember(const struct slm_code_file *file, uintptr_t tabl
     uint32_t serial = load_relaxed(&to->serial);
     if (serial % 2 == 1 || !atomic_compare_exchange_strong(&to->serial, &serial, serial + 1))
         return;
-    atomic_thread_fence(memory_order_release); /* pairs with the fence in recall */
+    slm_store_fence(); /* pairs with the fence in recall */
     store_relaxed(&to->start, file->start);
     store_relaxed(&to->bytes, file->bytes);
     store_relaxed(&to->tables, tables);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "os/background.h"
 #include "os/sys.h"
 #include "page/metadata.h"
 #include "sample/interval.h"
@@ -110,12 +111,13 @@ static slm_for_few struct slm_weight weigh(const struct slm_sample *sample)
     return slm_interval_weigh(sample->weighed, sample->asked, sample->mean);
 }
 
-/* A system call, once in a thread; a child of fork, whose id is another, has a new generation. */
+/* A system call, once in a thread, and none where a sandbox is near; a child of fork, whose id is another, has a new generation. */
 static slm_for_few uint32_t thread_id(void)
 {
     static __thread uint32_t id, generation;
     if (id == 0 || generation != slm_fork_generation) {
-        id = slm_sys_is_filtered() ? 0 : slm_sys_thread_id();
+        id = slm_background_begin() ? slm_sys_thread_id() : 0;
+        slm_background_end();
         generation = slm_fork_generation;
     }
     return id;
