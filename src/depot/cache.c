@@ -323,11 +323,12 @@ struct slm_depot *slm_cache_depot_made(struct slm_cache *cache, unsigned node)
 
 struct slm_depot *slm_cache_depot_after(struct slm_cache *cache, const struct slm_depot *depot)
 {
-    struct slm_depot *next = slm_depot_is_sampled(depot) ? NULL : slm_depot_shard_after(depot);
-    if (!next && !slm_depot_is_sampled(depot))
+    struct slm_depot *next = NULL;
+    if (!slm_depot_is_sampled(depot) && !(next = slm_depot_shard_after(depot)))
         next = other_made(cache, SLM_NODES_MAX + depot->node);
     for (unsigned node = depot->node + 1; node < slm_nodes && !next; node++)
-        next = slm_cache_depot_made(cache, node);
+        if (!(next = slm_cache_depot_made(cache, node)))
+            next = other_made(cache, SLM_NODES_MAX + node);
     return next;
 }
 

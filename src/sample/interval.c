@@ -78,7 +78,7 @@ slm_for_few struct slm_weight slm_interval_weigh(uint64_t n, uint64_t asked, uin
     wide sampled = slm_max(one_minus_exp((uint64_t)x), 1); /* the probability, in 1/2^60 */
     for (; doublings > 0; doublings--)
         sampled = sampled * (2 * one - sampled) >> 60;
-    const unsigned shift = 60 - slm_log2((uint64_t)sampled); /* p << shift: from 1 to 2 */
+    const unsigned shift = 60 - slm_log2((uint64_t)sampled);                           /* p << shift: from 1 to 2 */
     const uint64_t inverse = ((uint64_t)1 << 63) / ((uint64_t)sampled << shift >> 28); /* 2^31 / (p << shift) */
     const wide half = (wide)1 << (inverse_bits - 1);
     return (struct slm_weight){(uint64_t)((((wide)1024 * inverse << shift) + half) >> inverse_bits),
