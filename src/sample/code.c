@@ -6,6 +6,7 @@
 #include <link.h>
 #include <string.h>
 
+#include "base/bits.h"
 #include "os/background.h"
 #include "os/sys.h"
 #include "os/vm.h"
@@ -15,7 +16,7 @@
 #define HAS_FIND_OBJECT
 #endif
 
-enum { PAGE_SHIFT = 12, HEADER_BYTES = 1024, KNOWN = 64 };
+enum { PAGE_SHIFT = 12, KNOWN = 64, SEGMENTS = 4 /* whose headers are read at once */ };
 
 /* Where the code of a file lies that was once found. A file is known by its addresses and those of its unwinding
  * tables: whatever else has just these is the same file, loaded anew. `serial` is odd while it is written. */
@@ -59,24 +60,31 @@ static slm_seldom void remember(const struct slm_code_file *file, uintptr_t tabl
     store_release(&to->serial, serial + 2); /* pairs with recall */
 }
 
-/* Narrow a file's code to what its program headers say, if it begins with them. */
-static slm_seldom void narrow(struct slm_code_file *file, const char *header, size_t bytes)
+static slm_seldom bool copy(void *to, uintptr_t from, size_t bytes)
 {
-    const ElfW(Ehdr) *elf = (const void *)header;
-    if (bytes < sizeof *elf || memcmp(elf->e_ident, ELFMAG, SELFMAG) != 0 || elf->e_phentsize != sizeof(ElfW(Phdr)) ||
-        elf->e_phoff % sizeof(uintptr_t) != 0 || elf->e_phoff > bytes ||
-        elf->e_phnum > (bytes - elf->e_phoff) / sizeof(ElfW(Phdr)))
-        return;
-    const ElfW(Phdr) *segment = (const void *)(header + elf->e_phoff);
+    return slm_sys_copy(to, (const void *)from, bytes) == bytes;
+}
+
+/* Narrow a file's code to what its program headers say, if it begins with them. */
+static slm_seldom void narrow(struct slm_code_file *file)
+{
+    ElfW(Ehdr) elf;
+    ElfW(Phdr) segments[SEGMENTS];
     uintptr_t lowest = UINTPTR_MAX, first = UINTPTR_MAX, end = 0;
-    for (unsigned i = 0; i < elf->e_phnum; i++) {
-        if (segment[i].p_type != PT_LOAD)
+    if (!copy(&elf, file->start, sizeof elf) || memcmp(elf.e_ident, ELFMAG, SELFMAG) != 0 ||
+        elf.e_phentsize != sizeof segments[0] || elf.e_phoff >= file->bytes)
+        return;
+    for (unsigned i = 0; i < elf.e_phnum; i++) {
+        const uintptr_t from = file->start + elf.e_phoff + i * sizeof segments[0];
+        const ElfW(Phdr) *segment = &segments[i % SEGMENTS];
+        if (i % SEGMENTS == 0 && !copy(segments, from, slm_min(SEGMENTS, elf.e_phnum - i) * sizeof segments[0]))
+            return;
+        if (segment->p_type != PT_LOAD)
             continue;
-        const uintptr_t start = segment[i].p_vaddr;
-        lowest = start < lowest ? start : lowest;
-        if (segment[i].p_flags & PF_X) {
-            first = start < first ? start : first;
-            end = start + segment[i].p_memsz > end ? start + segment[i].p_memsz : end;
+        lowest = slm_min(segment->p_vaddr, lowest);
+        if (segment->p_flags & PF_X) {
+            first = slm_min(segment->p_vaddr, first);
+            end = slm_max(segment->p_vaddr + segment->p_memsz, end);
         }
     }
     lowest &= ~(slm_page_size - 1);
@@ -86,15 +94,13 @@ static slm_seldom void narrow(struct slm_code_file *file, const char *header, si
     }
 }
 
+/* Where the kernel cannot be asked, all of the file is remembered: that will not change. */
 static slm_seldom void learn(struct slm_code_file *file, uintptr_t tables)
 {
-    _Alignas(uint64_t) char header[HEADER_BYTES];
-    const bool may = slm_background_begin() && !slm_sys_is_filtered();
-    if (may)
-        narrow(file, header, slm_sys_copy(header, (const void *)file->start, sizeof header));
+    if (slm_background_begin() && !slm_sys_is_filtered())
+        narrow(file);
     slm_background_end();
-    if (may)
-        remember(file, tables);
+    remember(file, tables);
 }
 
 static enum slm_code_kind kind_in(const struct slm_code_file *file, uintptr_t address)

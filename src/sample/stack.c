@@ -13,7 +13,7 @@
 /* The stack is read word by word, whatever its variables are: past what AddressSanitizer lets anybody read. */
 #define READS_STACKS slm_unordered __attribute__((no_sanitize("address"), no_sanitize("undefined")))
 
-enum { WORD = sizeof(uint64_t), BLOCK = 64, COPIED = 1024, PAGES_MOST = 64 };
+enum { WORD = sizeof(uint64_t), BLOCK = 64, COPIED = 1536, PAGES_MOST = 64 };
 
 static const uintptr_t lowest = 64 << 10;                      /* the kernel maps nothing below */
 static const uintptr_t main_bytes = 1 << 20;                   /* see stack.h */
@@ -45,10 +45,18 @@ static size_t rest_of_page(uintptr_t pointer)
     return slm_page_size - (pointer & (slm_page_size - 1));
 }
 
-/* The first thread's pointer lies in a mapping of the loader's, which may adjoin anything. */
-static slm_seldom bool is_thread_stack(uintptr_t pointer, uintptr_t end)
+/* The first thread's descriptor lies in a mapping of the loader's, which may adjoin anything. */
+static slm_seldom bool is_descriptor_on_stack(void)
 {
-    if (end - pointer > PAGES_MOST * slm_page_size || slm_sys_is_main_thread())
+    static __thread bool known;
+    if (!known)
+        known = !slm_sys_is_main_thread();
+    return known;
+}
+
+static slm_for_few bool is_thread_stack(uintptr_t pointer, uintptr_t end)
+{
+    if (end - pointer > PAGES_MOST * slm_page_size || !is_descriptor_on_stack())
         return false;
     for (uintptr_t page = pointer + rest_of_page(pointer); page < end; page += slm_page_size)
         if (!slm_sys_readable((const void *)page))

@@ -155,6 +155,45 @@ static void small_files_are_read(void **state)
     assert_int_equal(errno, EDOM);
 }
 
+static void the_kernel_tells_what_can_be_read(void **state)
+{
+    (void)state;
+    enum { PAGE = 4096 };
+    char copy[2 * PAGE], *page = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    sigset_t before = {{0}}, after = {{0}};
+    assert_true(page != MAP_FAILED);
+    assert_int_equal(mprotect(page + PAGE, PAGE, PROT_NONE), 0);
+    memset(page, 7, PAGE);
+    errno = EDOM;
+    pthread_sigmask(SIG_SETMASK, NULL, &before);
+    assert_true(slm_sys_readable(page) && slm_sys_readable(page + PAGE - 8));
+    assert_false(slm_sys_readable(page + PAGE) || slm_sys_readable((void *)8) || slm_sys_readable(page + PAGE - 4));
+    pthread_sigmask(SIG_SETMASK, NULL, &after);
+    assert_memory_equal(&before, &after, sizeof before);
+    assert_int_equal(slm_sys_copy(copy, page, 100), 100);
+    assert_true(copy[0] == 7 && copy[99] == 7);
+    assert_int_equal(slm_sys_copy(copy, page + PAGE - 50, 100), 50);
+    assert_int_equal(slm_sys_copy(copy, page + PAGE, 100), 0);
+    assert_int_equal(munmap(page + PAGE, PAGE), 0);
+    assert_int_equal(slm_sys_copy(copy, page, 2 * PAGE), PAGE);
+    assert_false(slm_sys_readable(page + PAGE));
+    assert_int_equal(errno, EDOM);
+    munmap(page, PAGE);
+}
+
+static void see_filter(void)
+{
+    require(!slm_sys_is_filtered());
+    refuse_call(SYS_acct, EPERM, 0);
+    require(slm_sys_is_filtered());
+}
+
+static void a_filter_is_seen(void **state)
+{
+    (void)state;
+    assert_child_silent(see_filter);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -167,6 +206,8 @@ int main(void)
         cmocka_unit_test(entropy_differs_by_number),
         cmocka_unit_test(a_thread_is_somewhere),
         cmocka_unit_test(small_files_are_read),
+        cmocka_unit_test(the_kernel_tells_what_can_be_read),
+        cmocka_unit_test(a_filter_is_seen),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
