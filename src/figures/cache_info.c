@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/cancel.h"
-#include "depot/shards.h"
 #include "os/topology.h"
 #include "os/vm.h"
 #include "thread/reserve.h"
@@ -140,9 +139,9 @@ static slm_seldom void print_nodes(const struct slab_cache *named, const struct 
         const struct slab_cache_stats *stats = &row.stats;
         slm_cache_lock();
         struct slm_cache *cache = load_relaxed(&named->cache);
-        for (struct slm_depot *depot = cache ? slm_cache_depot_made(cache, node) : NULL; depot;
-             depot = slm_depot_shard_after(depot))
-            add_depot(depot, &row);
+        for (struct slm_depot *depot = cache ? &cache->first : NULL; depot; depot = slm_cache_depot_after(cache, depot))
+            if (depot->node == node)
+                add_depot(depot, &row);
         slm_cache_unlock();
         if (stats->slabs > 0)
             fprintf(out, "# node %u %-17s %6lu %6lu %6lu %6lu\n", node, all->name,
