@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "base/errno.h"
+#include "base/options.h"
 #include "sample/interval.h"
 #include "sample/stacks.h"
 #include "slab/key.h"
@@ -22,7 +23,7 @@ static void count_down(struct slm_tls *tls, uint64_t bytes)
  * interval's end, or there is none. Intervals have no memory: one that goes by another mean begins anew here. */
 static slm_for_few uint64_t take_due(struct slm_tls *tls, size_t n)
 {
-    const uint64_t mean = load_relaxed(&slm_samples_mean);
+    const uint64_t mean = slm_setting(sample_bytes);
     const bool begins = tls->sample_mean != mean;
     uint64_t rest = tls->sample_rest;
     tls->sample_mean = mean;

@@ -11,8 +11,6 @@
 #include "sample/stacks.h"
 #include "sync/fork.h"
 
-_Atomic uint64_t slm_samples_mean = (uint64_t)2 << 20; /* until options are read: see base/options.h */
-
 slm_sparse struct slm_sample *_Atomic slm_samples_chunks[SLM_SAMPLE_CHUNKS];
 slm_sparse _Atomic uint32_t slm_samples_top;
 slm_sparse _Atomic uint64_t slm_samples_losses;

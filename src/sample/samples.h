@@ -31,9 +31,6 @@ void slm_samples_change(uint32_t index, const void *object, uint64_t asked, uint
 /* Its record; the index is not 0. */
 struct slm_sample *slm_samples_at(uint32_t index);
 
-/* The mean interval in bytes; 0: nothing is sampled. It may change at any time. */
-extern slm_hidden _Atomic uint64_t slm_samples_mean;
-
 /* For tools (base/inspect.h). */
 extern slm_hidden struct slm_sample *_Atomic slm_samples_chunks[SLM_SAMPLE_CHUNKS];
 extern slm_hidden _Atomic uint32_t slm_samples_top;

@@ -33,7 +33,6 @@
 
 #include "base/options.h"
 #include "base/size_class.h"
-#include "sample/samples.h"
 #include "sync/fork.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -54,7 +53,7 @@ static inline _Noreturn void give_up(const char *file, int line, const char *wha
 /* Where objects lie that are sampled depends on chance; tests that want some set a mean. Options have been read. */
 static __attribute__((constructor)) void sample_nothing(void)
 {
-    atomic_store(&slm_samples_mean, 0);
+    atomic_store(&slm_settings.sample_bytes, 0);
 }
 
 /* A class's first objects are lent by the next power of two's (heap/slow.c). From here on all have been lent; they
