@@ -1,0 +1,148 @@
+/* Shows images to libdwfl as threads, one after the other. */
+#include "unwind.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { WORD = sizeof(uint64_t), WORDS_MOST = STACK_COVERED_MOST / WORD };
+
+#ifdef __x86_64__
+enum { STACK_POINTER = 7 }; /* DWARF's number */
+#else
+enum { STACK_POINTER = 31 };
+#endif
+
+/* No process has a mapping there, and so no address of the target's is taken for one of the image's. */
+static const uint64_t BASE = (uint64_t)1 << 62;
+
+struct unwinder {
+    struct modules *modules;
+    const struct stack *stack;
+    bool attached, ended; /* ended: the frames came to the end of the stack, or of what there is room for */
+    uint64_t *frames;
+    size_t count;
+    uint64_t words[WORDS_MOST]; /* from BASE on; 0 between images */
+};
+
+static const uint8_t register_numbers[] = SLM_STACK_REGISTER_NUMBERS;
+
+/* The thread has a number only. */
+enum { THREAD = 1 };
+
+static pid_t next_thread(Dwfl *dwfl, void *arg, void **thread_arg)
+{
+    (void)dwfl;
+    if (*thread_arg)
+        return 0;
+    *thread_arg = arg;
+    return THREAD;
+}
+
+static bool get_thread(Dwfl *dwfl, pid_t thread, void *arg, void **thread_arg)
+{
+    (void)dwfl;
+    *thread_arg = arg;
+    return thread == THREAD;
+}
+
+/* Words of the image; else what cannot have changed: tables in the mapped files. */
+static bool memory_read(Dwfl *dwfl, Dwarf_Addr address, Dwarf_Word *result, void *arg)
+{
+    (void)dwfl;
+    struct unwinder *unwinder = arg;
+    uint64_t distance = address - BASE;
+    if (distance < unwinder->stack->covered && distance % WORD == 0) {
+        *result = unwinder->words[distance / WORD];
+        return true;
+    }
+    const struct mapping *mapping = target_mapping_at(unwinder->modules->target, address);
+    return mapping && mapping->readable && !mapping->writable && mapping->path &&
+           target_read(unwinder->modules->target, address, result, sizeof *result);
+}
+
+static uint64_t register_value(const struct stack *stack, unsigned which)
+{
+    return stack->values[which] + (stack->relative >> which & 1 ? BASE : 0);
+}
+
+static bool set_initial_registers(Dwfl_Thread *thread, void *arg)
+{
+    const struct stack *stack = ((struct unwinder *)arg)->stack;
+    Dwarf_Word base = BASE;
+    bool set = dwfl_thread_state_registers(thread, STACK_POINTER, 1, &base);
+    for (unsigned i = 1; i < sizeof register_numbers && i < stack->registers && set; i++) {
+        Dwarf_Word value = register_value(stack, i);
+        set = dwfl_thread_state_registers(thread, register_numbers[i], 1, &value);
+    }
+    dwfl_thread_state_register_pc(thread, register_value(stack, 0));
+    return set;
+}
+
+static const Dwfl_Thread_Callbacks thread_callbacks = {.next_thread = next_thread,
+                                                       .get_thread = get_thread,
+                                                       .memory_read = memory_read,
+                                                       .set_initial_registers = set_initial_registers};
+
+struct unwinder *unwinder_open(struct modules *modules)
+{
+    struct unwinder *unwinder = memory(NULL, 1, sizeof *unwinder);
+    memset(unwinder, 0, sizeof *unwinder);
+    unwinder->modules = modules;
+    unwinder->attached = modules->count && dwfl_attach_state(modules->dwfl, NULL, THREAD, &thread_callbacks, unwinder);
+    return unwinder;
+}
+
+void unwinder_close(struct unwinder *unwinder)
+{
+    free(unwinder);
+}
+
+static int frame_take(Dwfl_Frame *frame, void *arg)
+{
+    struct unwinder *unwinder = arg;
+    Dwarf_Addr pc;
+    bool activation;
+    if (!dwfl_frame_pc(frame, &pc, &activation))
+        return DWARF_CB_ABORT;
+    if (unwinder->count == FRAMES_MOST || pc <= 1) {
+        unwinder->ended = pc <= 1;
+        return DWARF_CB_ABORT;
+    }
+    unwinder->frames[unwinder->count++] = activation ? pc : pc - 1;
+    return DWARF_CB_OK;
+}
+
+/* Sets the image's words, or clears them. */
+static void words_set(struct unwinder *unwinder, const struct stack *stack, bool set)
+{
+    for (unsigned i = 0; i < stack->words; i++) {
+        uint16_t offset = stack->offsets[i];
+        uint64_t value = stack->values[stack->registers + i] + (offset & SLM_STACK_RELATIVE ? BASE : 0);
+        unwinder->words[offset & ~SLM_STACK_RELATIVE] = set ? value : 0;
+    }
+}
+static_assert(SLM_STACK_RELATIVE <= WORDS_MOST, "each offset lies in the words");
+
+size_t unwind(struct unwinder *unwinder, const struct stack *stack, uint64_t frames[FRAMES_MOST], bool *cut)
+{
+    *cut = stack->cut;
+    if (stack->kind == SLM_STACK_FRAMES) {
+        size_t count = stack->words < FRAMES_MOST ? stack->words : FRAMES_MOST;
+        for (size_t i = 0; i < count; i++)
+            frames[i] = stack->values[i] - 1;
+        *cut |= count < stack->words;
+        return count;
+    }
+    if (!unwinder->attached)
+        return 0;
+    unwinder->stack = stack;
+    unwinder->frames = frames;
+    unwinder->count = 0;
+    unwinder->ended = false;
+    words_set(unwinder, stack, true);
+    if (dwfl_getthread_frames(unwinder->modules->dwfl, THREAD, frame_take, unwinder) == 0)
+        unwinder->ended = true;
+    words_set(unwinder, stack, false);
+    *cut = !unwinder->ended && (stack->cut || unwinder->count == FRAMES_MOST);
+    return unwinder->count;
+}
