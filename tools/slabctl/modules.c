@@ -88,6 +88,7 @@ static void module_add(struct modules *modules, const struct mapping *mapping)
     }
     struct module *module = &modules->list[modules->count++];
     *module = (struct module){mapping, library};
+    modules->has_library |= library;
     void **data;
     dwfl_module_info(added, &data, NULL, NULL, NULL, NULL, NULL, NULL);
     *data = module;

@@ -18,6 +18,7 @@ struct modules {
     struct target *target;
     struct module *list;
     size_t count;
+    bool has_library; /* one of them is_library */
 };
 
 struct modules *modules_open(struct target *target);

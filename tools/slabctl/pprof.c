@@ -36,6 +36,18 @@ void pprof_free(struct pprof *profile)
     free(profile->stacks);
 }
 
+void pprof_add_comment(struct pprof *profile, const char *text)
+{
+    if (profile->comment_count < PPROF_COMMENTS_MOST)
+        profile->comments[profile->comment_count++] = intern_text(&profile->texts, text);
+}
+
+int64_t pprof_rounded(double value)
+{
+    const double most = 9e18;
+    return llround(fmax(fmin(value, most), -most));
+}
+
 const char *pprof_text(const struct pprof *profile, size_t text)
 {
     return profile->texts.entries[text]->bytes;

@@ -11,6 +11,8 @@
 
 enum pprof_value { ALLOC_OBJECTS, ALLOC_SPACE, INUSE_OBJECTS, INUSE_SPACE, PPROF_VALUES };
 
+enum { PPROF_COMMENTS_MOST = 8 };
+
 struct pprof_mapping {
     uint64_t start, end, offset; /* addresses; the offset in the file */
     size_t file, build_id;       /* texts */
@@ -28,8 +30,8 @@ struct pprof_line {
 
 struct pprof_location {
     uint64_t address;
-    size_t mapping;                       /* id */
-    size_t first_line, line_count;        /* in `lines`: what was inlined comes first */
+    size_t mapping;                /* id */
+    size_t first_line, line_count; /* in `lines`: what was inlined comes first */
 };
 
 struct pprof_sample {
@@ -50,6 +52,7 @@ struct pprof {
     size_t mapping_room, function_room, location_room, line_room, sample_room, stack_room;
     int64_t time_ns, period; /* since 1970; bytes between two samples */
     enum pprof_value shown;  /* what a reader shows first */
+    size_t comments[PPROF_COMMENTS_MOST], comment_count;
 };
 
 void pprof_init(struct pprof *profile);
@@ -65,13 +68,20 @@ size_t pprof_add_location(struct pprof *profile, size_t mapping, uint64_t addres
 /* Adds values to those of the sample with this stack. */
 void pprof_add_sample(struct pprof *profile, const uint64_t *locations, size_t depth,
                       const double values[PPROF_VALUES]);
+/* For readers: what is not in the figures. */
+void pprof_add_comment(struct pprof *profile, const char *text);
 const char *pprof_text(const struct pprof *profile, size_t text);
+/* A value as it is in the file. */
+int64_t pprof_rounded(double value);
 
 /* The values less those of an older profile. Places are the same if they are so in files with the same name: the
  * process may have been started anew meanwhile. Stacks that have not changed are left out. */
 void pprof_subtract(struct pprof *profile, const struct pprof *older);
 
-/* To a file that is open. False with errno, or EIO of zlib. */
-_Bool pprof_write(const struct pprof *profile, int file);
-/* A profile that slabctl has written. What else it may be: the reason is returned; NULL: it was read. */
+/* What the values are called in the file, and what they count. */
+extern const char *const pprof_value_names[PPROF_VALUES], *const pprof_value_units[PPROF_VALUES];
+
+/* To a file that is open, and stays so. False with errno. */
+bool pprof_write(struct pprof *profile, int file);
+/* A profile that slabctl has written, into an initialized one. NULL, or why it is none. */
 const char *pprof_read(struct pprof *profile, int file);

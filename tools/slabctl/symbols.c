@@ -229,7 +229,7 @@ size_t symbols_own(struct symbols *symbols, const uint64_t *frames, size_t count
     size_t own = 0;
     while (own < count && symbols_at(symbols, frames[own])->is_library)
         own++;
-    if (own)
+    if (own || symbols->modules->has_library)
         return own;
     size_t look = count < LOOK_MOST ? count : LOOK_MOST;
     bool entered = false;
