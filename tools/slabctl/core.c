@@ -1,5 +1,5 @@
-/* PT_LOADs become mappings, which NT_FILE gives their files. What NT_FILE has beyond them becomes mappings without bytes
- * in the core: some who write cores leave out what the files have. */
+/* PT_LOADs become mappings, which NT_FILE gives their files. What NT_FILE has beyond them becomes mappings without
+ * bytes in the core: some who write cores leave out what the files have. */
 #include "core.h"
 
 #include <errno.h>
@@ -53,8 +53,8 @@ static void segment_add(const GElf_Phdr *segment, uint64_t file_bytes, struct ma
     mapping->core_offset = segment->p_offset;
 }
 
-/* The file of addresses [start, end): mappings inside get its name, and what lies between them becomes one. `loads` are
- * sorted; new ones go to `more`. */
+/* The file of addresses [start, end): mappings inside get its name, and what lies between them becomes one.
+ * `loads` are sorted; new ones go to `more`. */
 static void file_add(const struct mapping *of, struct mappings *loads, struct mappings *more)
 {
     uint64_t at = of->start;
@@ -77,15 +77,13 @@ static void file_add(const struct mapping *of, struct mappings *loads, struct ma
                                         .end = gap,
                                         .offset = of->offset + (at - of->start),
                                         .readable = true,
-                                        .path = memory(NULL, strlen(of->path) + 1, 1)};
-            strcpy(mapping->path, of->path);
+                                        .path = text_copy(of->path)};
         }
         if (gap == of->end)
             return;
         if (!load->path && load->start >= of->start && load->end <= of->end) {
             load->offset = of->offset + (load->start - of->start);
-            load->path = memory(NULL, strlen(of->path) + 1, 1);
-            strcpy(load->path, of->path);
+            load->path = text_copy(of->path);
         }
         at = load->end;
     }

@@ -21,11 +21,16 @@ struct problem {
 void *problem_set(struct problem *problem, enum problem_kind kind, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* "slabctl: ..." on standard error. What a process may have put into it loses its control characters. */
+/* "slabctl: ..." on standard error. Passes through `printable`. */
 void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* The same, and the end with EXIT_COULD_NOT. */
 _Noreturn void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* For the terminal: what is not printable in this locale becomes '?'. Whatever comes from a process passes through
+ * it, as it may have sequences in it that a terminal obeys. Returns `text`, which never gets longer. */
+char *printable(char *text);
+
 /* Memory, or the end. */
 void *memory(void *old, size_t count, size_t each);
+char *text_copy(const char *text);

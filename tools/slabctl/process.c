@@ -1,6 +1,7 @@
 /* /proc/PID/stat and statm. */
 #include "process.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -51,6 +52,24 @@ bool process_stat_read(pid_t pid, struct process_stat *stat, struct problem *pro
     if (!stat_parse(text, stat))
         return problem_set(problem, PROBLEM_OTHER, "%d: /proc/%d/stat is not as it should be", (int)pid, (int)pid);
     return true;
+}
+
+pid_t process_live_task(pid_t pid)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+    DIR *folder = opendir(path);
+    pid_t found = pid;
+    for (struct dirent *entry; folder && found == pid && (entry = readdir(folder));) {
+        struct process_stat stat = {0};
+        struct problem problem;
+        pid_t task = (pid_t)strtol(entry->d_name, NULL, 10);
+        if (task > 0 && process_stat_read(task, &stat, &problem) && stat.state != 'Z' && stat.state != 'X')
+            found = task;
+    }
+    if (folder)
+        closedir(folder);
+    return found;
 }
 
 uint64_t process_resident(pid_t pid)

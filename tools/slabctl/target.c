@@ -15,14 +15,15 @@
 #include "mapping.h"
 #include "process.h"
 
-/* A hostile process may map many files with many symbols. Real ones have a few MiB of them, with debug symbols less
- * than this. */
+/* A hostile process may map many files with many symbols. Real ones have a few MiB of them, with debug symbols
+ * less than this. */
 enum { FILES_MOST = 4096, INSPECT_BYTES_MOST = 1 << 16 };
 static const uint64_t symbols_bytes_most = (uint64_t)1 << 30;
 
 struct target {
     char name[256];
     pid_t pid;
+    pid_t task; /* of a process: who stands for it: its main thread, or another one where that has ended */
     bool is_core;
     struct process_stat stat; /* when it was opened; not of cores */
     struct core core;
@@ -34,7 +35,7 @@ struct target {
     unsigned copies;
 };
 
-/* -- reading ------------------------------------------------------------------------------------------------------ */
+/* -- reading -------------------------------------------------------------------------------------------------- */
 
 static bool process_move(pid_t pid, uint64_t address, void *bytes, size_t count, bool writes)
 {
@@ -116,7 +117,7 @@ static bool core_read(struct target *target, uint64_t address, void *out, size_t
 bool target_read(struct target *target, uint64_t address, void *out, size_t bytes)
 {
     return target->is_core ? core_read(target, address, out, bytes, true)
-                           : process_move(target->pid, address, out, bytes, false);
+                           : process_move(target->task, address, out, bytes, false);
 }
 
 bool target_read_text(struct target *target, uint64_t address, char *out, size_t room)
@@ -139,13 +140,13 @@ bool target_read_text(struct target *target, uint64_t address, char *out, size_t
 
 bool target_write(struct target *target, uint64_t address, const void *bytes, size_t count)
 {
-    return !target->is_core && process_move(target->pid, address, (void *)bytes, count, true);
+    return !target->is_core && process_move(target->task, address, (void *)bytes, count, true);
 }
 
-/* -- mapped files ------------------------------------------------------------------------------------------------- */
+/* -- mapped files --------------------------------------------------------------------------------------------- */
 
-/* Whether the file's first page is what the process has of it: ELF headers, in most files with the build's id. A core
- * that lacks the page cannot say no. */
+/* Whether the file's first page is what the process has of it: ELF headers, in most files with the build's id. A
+ * core that lacks the page cannot say no. */
 static bool first_page_fits(struct target *target, const struct mapping *mapping, int file)
 {
     enum { PAGE = 4096, HEADER = 64 };
@@ -193,22 +194,22 @@ int target_open_file(struct target *target, const struct mapping *mapping)
         return fitting_open(target, mapping, mapping->path);
     size_t room = strlen(mapping->path) + 64;
     char *path = memory(NULL, room, 1);
-    snprintf(path, room, "/proc/%d/map_files/%jx-%jx", (int)target->pid, (uintmax_t)mapping->start,
+    snprintf(path, room, "/proc/%d/map_files/%jx-%jx", (int)target->task, (uintmax_t)mapping->start,
              (uintmax_t)mapping->end);
     int file = fitting_open(target, mapping, path);
     if (file < 0) {
-        snprintf(path, room, "/proc/%d/root%s", (int)target->pid, mapping->path);
+        snprintf(path, room, "/proc/%d/root%s", (int)target->task, mapping->path);
         file = fitting_open(target, mapping, path);
     }
     if (file < 0) {
-        snprintf(path, room, "/proc/%d/exe", (int)target->pid);
+        snprintf(path, room, "/proc/%d/exe", (int)target->task);
         file = fitting_open(target, mapping, path);
     }
     free(path);
     return file;
 }
 
-/* -- finding the library ------------------------------------------------------------------------------------------ */
+/* -- finding the library -------------------------------------------------------------------------------------- */
 
 static bool inspect_read(struct target *target, uint64_t address, struct slm_inspect *inspect)
 {
@@ -233,7 +234,8 @@ static uint64_t inspect_used_bytes(struct target *target, const struct slm_inspe
     return used;
 }
 
-/* Takes what is found at an address, if it is in use more than what was found before. A version that fits goes first. */
+/* Takes what is found at an address, if it is in use more than what was found before. A version that fits
+ * goes first. */
 static void inspect_take(struct target *target, uint64_t address, const struct mapping *mapping)
 {
     struct slm_inspect inspect;
@@ -278,7 +280,12 @@ static bool library_find(struct target *target)
     return target->copies > 0;
 }
 
-/* -- opening ------------------------------------------------------------------------------------------------------ */
+bool target_inspect_again(struct target *target, struct slm_inspect *inspect)
+{
+    return inspect_read(target, target->address, inspect) && inspect->version == SLM_INSPECT_VERSION;
+}
+
+/* -- opening -------------------------------------------------------------------------------------------------- */
 
 static struct target *target_new(void)
 {
@@ -310,7 +317,7 @@ bool target_is_same(struct target *target, struct problem *problem)
     if (target->is_core)
         return true;
     struct process_stat now;
-    if (!process_stat_read(target->pid, &now, problem) || now.start_time != target->stat.start_time)
+    if (!process_stat_read(target->task, &now, problem) || now.start_time != target->stat.start_time)
         return problem_set(problem, PROBLEM_ENDED, "%s: ended meanwhile", target->name);
     if (now.state == 'Z' || now.state == 'X')
         return problem_set(problem, PROBLEM_ENDED, "%s: ended (its parent has not waited for it yet)", target->name);
@@ -323,14 +330,22 @@ static bool process_open(struct target *target, struct problem *problem)
 {
     if (!process_numbers_fit())
         return problem_set(problem, PROBLEM_OTHER, "/proc is of another namespace: its numbers are not ours");
-    if (!process_stat_read(target->pid, &target->stat, problem) || !target_is_same(target, problem))
+    if (!process_stat_read(target->pid, &target->stat, problem))
         return false;
-    int error = mappings_read(target->pid, &target->mappings);
+    target->task = target->pid;
+    if (target->stat.state == 'Z' && target->stat.threads > 1) {
+        target->task = process_live_task(target->pid);
+        if (!process_stat_read(target->task, &target->stat, problem))
+            return false;
+    }
+    if (!target_is_same(target, problem))
+        return false;
+    int error = mappings_read(target->task, &target->mappings);
     char byte;
     if (!error && target->mappings.count) {
         /* What /proc shows process_vm_readv may refuse. */
         struct iovec here = {&byte, 1}, there = {(void *)(uintptr_t)target->mappings.entries[0].start, 1};
-        if (process_vm_readv(target->pid, &here, 1, &there, 1, 0) < 0 && errno != EFAULT)
+        if (process_vm_readv(target->task, &here, 1, &there, 1, 0) < 0 && errno != EFAULT)
             error = errno;
     }
     if (error == EACCES || error == EPERM)
@@ -399,7 +414,7 @@ void target_close(struct target *target)
     free(target);
 }
 
-/* -- what it is --------------------------------------------------------------------------------------------------- */
+/* -- what it is ----------------------------------------------------------------------------------------------- */
 
 pid_t target_pid(const struct target *target)
 {

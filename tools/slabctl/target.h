@@ -40,6 +40,8 @@ bool target_write(struct target *target, uint64_t address, const void *bytes, si
 /* The library's slab_inspect, whose magic and version fit. Fields that this library's build has not are 0. */
 const struct slm_inspect *target_inspect(const struct target *target);
 uint64_t target_inspect_address(const struct target *target);
+/* What is there now, if it still is one. */
+bool target_inspect_again(struct target *target, struct slm_inspect *inspect);
 /* How many copies of the library are in use: plug-ins may have one of their own. This one has most in use. */
 unsigned target_copies(const struct target *target);
 
@@ -56,15 +58,15 @@ struct mapping {
 /* In the order of their addresses. They are those of the time when the target was opened. */
 const struct mapping *target_mappings(const struct target *target, size_t *count);
 const struct mapping *target_mapping_at(const struct target *target, uint64_t address); /* NULL: none */
-/* The file that is mapped there, open for reading; -1 where there is none, or it is not to be had any more. It is the
- * same file: device and inode or the first page's bytes are as in the process. The caller closes it. dwfl and the like
- * may name it /proc/self/fd/N. */
+/* The file that is mapped there, open for reading; -1 where there is none, or it is not to be had any more. It is
+ * the same file: device and inode or the first page's bytes are as in the process. The caller closes it. dwfl and
+ * the like may name it /proc/self/fd/N. */
 int target_open_file(struct target *target, const struct mapping *mapping);
 /* The mapping of the file that the library was found in. */
 const struct mapping *target_library(const struct target *target);
 /* The core as libelf sees it, for dwfl_core_file_report; NULL for a process. It stays the target's. */
 Elf *target_core(const struct target *target);
 
-/* What holds of a process now: false and the line if it has ended, is a zombie, or has executed another program since
- * it was opened. Always true for a core. */
+/* What holds of a process now: false and the line if it has ended, is a zombie, or has executed another program
+ * since it was opened. Always true for a core. */
 bool target_is_same(struct target *target, struct problem *problem);
