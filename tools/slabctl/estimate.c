@@ -105,8 +105,8 @@ struct interval estimate_interval(const struct estimate *estimate, double mean)
     if (estimate->variance > 0) {
         double scale = estimate->variance / estimate->bytes;
         double shape = fmax(estimate->bytes / scale, 1);
-        interval.low = scale * (shape > SHAPE_NORMAL ? gamma_normal(shape, -TAIL_NORMAL)
-                                                     : gamma_quantile(shape, TAIL, true));
+        interval.low =
+            scale * (shape > SHAPE_NORMAL ? gamma_normal(shape, -TAIL_NORMAL) : gamma_quantile(shape, TAIL, true));
     }
     interval.low = fmin(fmax(interval.low, estimate->seen), estimate->bytes);
     double bytes = estimate->bytes + mean, variance = estimate->variance + mean * mean;

@@ -15,11 +15,12 @@
 #include "amount.h"
 #include "command.h"
 #include "list.h"
+#include "profile_commands.h"
 
 enum { KEY_CORE = 256, KEY_BYTES, KEY_TIMEOUT };
 enum { TIMEOUT_S_MOST = 86400 };
 
-static const struct command *const tables[] = {mailbox_commands, NULL};
+static const struct command *const tables[] = {mailbox_commands, profile_commands, NULL};
 
 static struct {
     const char *core;

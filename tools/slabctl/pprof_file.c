@@ -364,8 +364,8 @@ static bool kind_read(struct pprof *profile, const struct bytes *message, const 
 
 const char *pprof_read(struct pprof *profile, int file)
 {
-    static const enum profile_field kinds[] = {PROFILE_SAMPLE_TYPE, PROFILE_MAPPING, PROFILE_FUNCTION, PROFILE_LOCATION,
-                                               PROFILE_SAMPLE};
+    static const enum profile_field kinds[] = {PROFILE_SAMPLE_TYPE, PROFILE_MAPPING, PROFILE_FUNCTION,
+                                               PROFILE_LOCATION, PROFILE_SAMPLE};
     struct bytes message = {0};
     struct texts texts = {0};
     const char *wrong = unzip(file, &message);

@@ -13,10 +13,8 @@ struct profile *profile_open(struct target *target)
 {
     struct profile *profile = memory(NULL, 1, sizeof *profile);
     struct modules *modules = modules_open(target);
-    *profile = (struct profile){.target = target,
-                                .modules = modules,
-                                .unwinder = unwinder_open(modules),
-                                .symbols = symbols_open(modules)};
+    *profile = (struct profile){
+        .target = target, .modules = modules, .unwinder = unwinder_open(modules), .symbols = symbols_open(modules)};
     return profile;
 }
 
@@ -118,11 +116,16 @@ static void allocated_add(struct profile *profile, const struct stack *stack)
     estimate_add_sums(&profile->allocated, stack->samples, stack->objects, stack->bytes, profile_mean(profile));
 }
 
+/* What has no stack, or one that could not be read, has a site without frames. */
+uint32_t profile_site_of(struct profile *profile, uint32_t stack)
+{
+    uint32_t site;
+    return site_find(profile, stack, &site) ? site : site_of_frames(profile, NULL, 0, false);
+}
+
 static void live_add(struct profile *profile, const struct sample *sample)
 {
-    uint32_t number;
-    if (!site_find(profile, sample->stack, &number))
-        number = site_of_frames(profile, NULL, 0, false);
+    uint32_t number = profile_site_of(profile, sample->stack);
     struct site *site = &profile->sites[number];
     estimate_add(&site->live, sample->asked, sample->mean);
     estimate_add(&profile->live, sample->asked, sample->mean);

@@ -29,8 +29,8 @@ struct profile {
     struct intern stacks;   /* frames; the number is that of the site */
     struct site *sites;
     size_t site_room;
-    struct intern numbers;  /* of stacks that are known already: */
-    uint32_t *stack_sites;  /* the site of each */
+    struct intern numbers; /* of stacks that are known already: */
+    uint32_t *stack_sites; /* the site of each */
     size_t number_room;
     struct estimate live, allocated;
 };
@@ -42,6 +42,8 @@ void profile_close(struct profile *profile);
  * are wanted. */
 void profile_look(struct profile *profile, bool all);
 size_t profile_site_count(const struct profile *profile);
+/* The site of a sample's stack. */
+uint32_t profile_site_of(struct profile *profile, uint32_t stack);
 
 /* What the figures leave out, a line each, in `text`: sampling that is off, samples that were lost. */
 enum { PROFILE_NOTES_MOST = 8 };

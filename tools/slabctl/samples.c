@@ -255,7 +255,8 @@ void samples_cache_name(struct target *target, uint16_t cache, char *name, size_
     else if (cache >= inspect->classes && cache < inspect->cache_ids && inspect->caches &&
              target_read(target, address_of(inspect->caches) + cache * sizeof address, &address, sizeof address) &&
              address &&
-             target_read_text(target, address + inspect->cache_name_offset, name, room < NAME_BYTES ? room : NAME_BYTES))
+             target_read_text(target, address + inspect->cache_name_offset, name,
+                              room < NAME_BYTES ? room : NAME_BYTES))
         return;
     else
         snprintf(name, room, "cache %u", cache);

@@ -16,7 +16,7 @@ struct symbols {
     struct intern names;    /* mangled ones, by number: */
     const char **demangled; /* of texts */
     size_t demangled_room;
-    struct place **places;  /* by the number of the address */
+    struct place **places; /* by the number of the address */
     size_t room;
 };
 

@@ -21,7 +21,9 @@ struct unwinder {
     bool attached, ended; /* ended: the frames came to the end of the stack, or of what there is room for */
     uint64_t *frames;
     size_t count;
-    uint64_t words[WORDS_MOST]; /* from BASE on; 0 between images */
+    /* From BASE on, and which of them the image has; 0 between images. */
+    uint64_t words[WORDS_MOST];
+    bool present[WORDS_MOST];
 };
 
 static const uint8_t register_numbers[] = SLM_STACK_REGISTER_NUMBERS;
@@ -45,15 +47,16 @@ static bool get_thread(Dwfl *dwfl, pid_t thread, void *arg, void **thread_arg)
     return thread == THREAD;
 }
 
-/* Words of the image; else what cannot have changed: tables in the mapped files. */
+/* Words of the image, which has more behind what was covered where frame pointers led to it; else what cannot have
+ * changed: tables in the mapped files. */
 static bool memory_read(Dwfl *dwfl, Dwarf_Addr address, Dwarf_Word *result, void *arg)
 {
     (void)dwfl;
     struct unwinder *unwinder = arg;
     uint64_t distance = address - BASE;
-    if (distance < unwinder->stack->covered && distance % WORD == 0) {
+    if (distance < STACK_COVERED_MOST) {
         *result = unwinder->words[distance / WORD];
-        return true;
+        return distance % WORD == 0 && (distance < unwinder->stack->covered || unwinder->present[distance / WORD]);
     }
     const struct mapping *mapping = target_mapping_at(unwinder->modules->target, address);
     return mapping && mapping->readable && !mapping->writable && mapping->path &&
@@ -88,7 +91,8 @@ struct unwinder *unwinder_open(struct modules *modules)
     struct unwinder *unwinder = memory(NULL, 1, sizeof *unwinder);
     memset(unwinder, 0, sizeof *unwinder);
     unwinder->modules = modules;
-    unwinder->attached = modules->count && dwfl_attach_state(modules->dwfl, NULL, THREAD, &thread_callbacks, unwinder);
+    unwinder->attached =
+        modules->count && dwfl_attach_state(modules->dwfl, NULL, THREAD, &thread_callbacks, unwinder);
     return unwinder;
 }
 
@@ -97,6 +101,7 @@ void unwinder_close(struct unwinder *unwinder)
     free(unwinder);
 }
 
+/* The innermost frame goes on where a call returns to, as the others do; what a signal has interrupted does not. */
 static int frame_take(Dwfl_Frame *frame, void *arg)
 {
     struct unwinder *unwinder = arg;
@@ -108,7 +113,8 @@ static int frame_take(Dwfl_Frame *frame, void *arg)
         unwinder->ended = pc <= 1;
         return DWARF_CB_ABORT;
     }
-    unwinder->frames[unwinder->count++] = activation ? pc : pc - 1;
+    bool returns = !activation || unwinder->count == 0;
+    unwinder->frames[unwinder->count++] = returns ? pc - 1 : pc;
     return DWARF_CB_OK;
 }
 
@@ -119,6 +125,7 @@ static void words_set(struct unwinder *unwinder, const struct stack *stack, bool
         uint16_t offset = stack->offsets[i];
         uint64_t value = stack->values[stack->registers + i] + (offset & SLM_STACK_RELATIVE ? BASE : 0);
         unwinder->words[offset & ~SLM_STACK_RELATIVE] = set ? value : 0;
+        unwinder->present[offset & ~SLM_STACK_RELATIVE] = set;
     }
 }
 static_assert(SLM_STACK_RELATIVE <= WORDS_MOST, "each offset lies in the words");
