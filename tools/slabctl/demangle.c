@@ -123,6 +123,8 @@ static size_t name_write(const char *name, char *out, size_t room, bool template
 {
     size_t used = 0;
     for (const char *at = name; *at;) {
+        if (starts(at, " [clone"))
+            break;
         size_t operator= operator_at(name, at);
         if (operator) {
             add(out, room, &used, at, operator);

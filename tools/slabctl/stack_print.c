@@ -45,7 +45,8 @@ static void where_print(const struct line *line, unsigned room, bool full)
         text_print(text, TEXT_MOST);
 }
 
-static void line_print(const struct line *line, const struct stack_style *style)
+/* `times`: so many frames in a row are there. */
+static void line_print(const struct line *line, size_t times, const struct stack_style *style)
 {
     char text[TEXT_MOST + 1];
     unsigned room = style->width > style->indent + 20 ? style->width - style->indent : 20;
@@ -56,36 +57,52 @@ static void line_print(const struct line *line, const struct stack_style *style)
     text_print(text, TEXT_MOST);
     size_t used = strlen(text);
     where_print(line, used < room ? room - (unsigned)used : 0, style->full);
+    if (times > 1)
+        printf("  (%zu times)", times);
     putchar('\n');
 }
 
-static void indent(const struct stack_style *style)
+static bool same_line(const struct line *a, const struct line *b)
 {
-    printf("%*s", (int)style->indent, "");
+    return a->name == b->name && a->file == b->file && a->number == b->number;
+}
+
+/* All lines of a stack, those of inlined functions too. */
+static struct line *lines_of(struct profile *profile, const struct site *site, size_t *count)
+{
+    struct line *lines = NULL;
+    size_t room = 0;
+    *count = 0;
+    for (size_t i = 0; i < site->depth; i++) {
+        const struct place *place = symbols_at(profile->symbols, site->frames[i]);
+        if (*count + place->count > room)
+            lines = memory(lines, room = 2 * room + place->count, sizeof *lines);
+        memcpy(lines + *count, place->lines, place->count * sizeof *lines);
+        *count += place->count;
+    }
+    return lines;
 }
 
 void stack_print(struct profile *profile, const struct site *site, const struct stack_style *style)
 {
-    if (!site->depth)
+    size_t count, shown = 0, times;
+    struct line *lines = lines_of(profile, site, &count);
+    if (!count)
         puts("(no stack)");
-    size_t shown = 0;
-    for (size_t i = 0; i < site->depth; i++) {
-        if (shown >= FRAMES_SHOWN && !style->full && site->depth > i + 1) {
-            indent(style);
-            printf("... %zu more\n", site->depth - i);
-            return;
+    for (size_t i = 0; i < count; i += times, shown++) {
+        if (shown)
+            printf("%*s", (int)style->indent, "");
+        if (shown == FRAMES_SHOWN && !style->full && i + 1 < count) {
+            printf("... %zu more\n", count - i);
+            break;
         }
-        const struct place *place = symbols_at(profile->symbols, site->frames[i]);
-        for (size_t line = 0; line < place->count; line++, shown++) {
-            if (shown)
-                indent(style);
-            line_print(&place->lines[line], style);
-        }
+        for (times = 1; i + times < count && same_line(&lines[i], &lines[i + times]); times++)
+            ;
+        line_print(&lines[i], times, style);
     }
-    if (site->cut && site->depth) {
-        indent(style);
-        puts("... (what was kept of the stack ends here)");
-    }
+    if (site->cut && count && (shown < FRAMES_SHOWN || style->full))
+        printf("%*s... (what was kept of the stack ends here)\n", (int)style->indent, "");
+    free(lines);
 }
 
 const char *site_function(struct profile *profile, const struct site *site)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "demangle.h"
+#include "protobuf.h"
 #include "stack_print.h"
 
 enum { KEY_LINES = 'n', KEY_BY = 'b', KEY_ALLOCATED = 'a', KEY_FULL = 'f' };
@@ -69,11 +70,16 @@ struct row {
 struct rows {
     struct row *list;
     size_t count, room;
-    struct intern names;
+    struct intern keys;
 };
 
-static struct row *row_add(struct rows *rows)
+/* The row with this key. */
+static struct row *row_of(struct rows *rows, const void *key, size_t bytes)
 {
+    bool is_new;
+    size_t number = intern(&rows->keys, key, bytes, &is_new);
+    if (!is_new)
+        return &rows->list[number];
     if (rows->count == rows->room) {
         rows->room = 2 * rows->room + 64;
         rows->list = memory(rows->list, rows->room, sizeof *rows->list);
@@ -85,12 +91,27 @@ static struct row *row_add(struct rows *rows)
 
 static struct row *row_named(struct rows *rows, const char *name)
 {
-    bool is_new;
-    size_t number = intern(&rows->names, name, strlen(name) + 1, &is_new);
-    if (!is_new)
-        return &rows->list[number];
-    struct row *row = row_add(rows);
-    row->name = text_copy(name);
+    struct row *row = row_of(rows, name, strlen(name) + 1);
+    if (!row->name)
+        row->name = text_copy(name);
+    return row;
+}
+
+/* Stacks that read alike are one: calls from the same line may have several addresses. Texts are equal if they are at the
+ * same address. */
+static struct row *row_of_stack(struct rows *rows, struct profile *profile, const struct site *site)
+{
+    struct bytes key = {0};
+    for (size_t i = 0; i < site->depth; i++) {
+        const struct place *place = symbols_at(profile->symbols, site->frames[i]);
+        for (size_t line = 0; line < place->count; line++) {
+            const struct line *at = &place->lines[line];
+            const uintptr_t words[] = {(uintptr_t)at->name, (uintptr_t)at->file, (uintptr_t)at->number};
+            bytes_add(&key, words, sizeof words);
+        }
+    }
+    struct row *row = row_of(rows, key.data, key.count);
+    bytes_free(&key);
     return row;
 }
 
@@ -105,7 +126,8 @@ static void rows_fill(struct rows *rows, struct profile *profile)
         const struct site *site = &profile->sites[i];
         if (!figures_of(site)->samples)
             continue;
-        struct row *row = choice.by == BY_STACK ? row_add(rows) : row_named(rows, site_function(profile, site));
+        struct row *row =
+            choice.by == BY_STACK ? row_of_stack(rows, profile, site) : row_named(rows, site_function(profile, site));
         row->site = site;
         estimate_add_all(&row->figures, figures_of(site));
     }
@@ -128,7 +150,7 @@ static void rows_free(struct rows *rows)
     for (size_t i = 0; i < rows->count; i++)
         free(rows->list[i].name);
     free(rows->list);
-    intern_free(&rows->names);
+    intern_free(&rows->keys);
 }
 
 /* -- the table ----------------------------------------------------------------------------------------------------- */

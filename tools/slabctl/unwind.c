@@ -18,7 +18,7 @@ static const uint64_t BASE = (uint64_t)1 << 62;
 struct unwinder {
     struct modules *modules;
     const struct stack *stack;
-    bool attached, ended; /* ended: the frames came to the end of the stack, or of what there is room for */
+    bool attached, missed; /* missed: a word that is not in the image was asked for */
     uint64_t *frames;
     size_t count;
     /* From BASE on, and which of them the image has; 0 between images. */
@@ -55,8 +55,10 @@ static bool memory_read(Dwfl *dwfl, Dwarf_Addr address, Dwarf_Word *result, void
     struct unwinder *unwinder = arg;
     uint64_t distance = address - BASE;
     if (distance < STACK_COVERED_MOST) {
+        bool has = distance < unwinder->stack->covered || unwinder->present[distance / WORD];
         *result = unwinder->words[distance / WORD];
-        return distance % WORD == 0 && (distance < unwinder->stack->covered || unwinder->present[distance / WORD]);
+        unwinder->missed |= !has;
+        return has && distance % WORD == 0;
     }
     const struct mapping *mapping = target_mapping_at(unwinder->modules->target, address);
     return mapping && mapping->readable && !mapping->writable && mapping->path &&
@@ -107,10 +109,10 @@ static int frame_take(Dwfl_Frame *frame, void *arg)
     struct unwinder *unwinder = arg;
     Dwarf_Addr pc;
     bool activation;
-    if (!dwfl_frame_pc(frame, &pc, &activation))
+    if (!dwfl_frame_pc(frame, &pc, &activation) || pc <= 1)
         return DWARF_CB_ABORT;
-    if (unwinder->count == FRAMES_MOST || pc <= 1) {
-        unwinder->ended = pc <= 1;
+    if (unwinder->count == FRAMES_MOST) {
+        unwinder->missed = true;
         return DWARF_CB_ABORT;
     }
     bool returns = !activation || unwinder->count == 0;
@@ -145,11 +147,11 @@ size_t unwind(struct unwinder *unwinder, const struct stack *stack, uint64_t fra
     unwinder->stack = stack;
     unwinder->frames = frames;
     unwinder->count = 0;
-    unwinder->ended = false;
+    unwinder->missed = false;
     words_set(unwinder, stack, true);
-    if (dwfl_getthread_frames(unwinder->modules->dwfl, THREAD, frame_take, unwinder) == 0)
-        unwinder->ended = true;
+    /* What it says of the end is of no use: an image mostly ends where a word is missing. */
+    dwfl_getthread_frames(unwinder->modules->dwfl, THREAD, frame_take, unwinder);
     words_set(unwinder, stack, false);
-    *cut = !unwinder->ended && (stack->cut || unwinder->count == FRAMES_MOST);
+    *cut = unwinder->missed && (stack->cut || unwinder->count == FRAMES_MOST);
     return unwinder->count;
 }
