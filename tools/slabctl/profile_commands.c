@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,15 +65,16 @@ const struct argp profile_argp = {.options = options, .parser = parse};
 
 struct output {
     int file;
-    char *path, *temporary; /* NULL: it is written to in place */
+    char *path; /* NULL: it is written to in place */
 };
 
-static _Noreturn void output_fail(const struct output *output, const char *path)
+static char *temporary; /* NULL: there is none */
+
+/* Whatever ends the tool. */
+static void temporary_remove(void)
 {
-    int error = errno;
-    if (output->temporary)
-        unlink(output->temporary);
-    fail("%s: %s", path, strerror(error));
+    if (temporary)
+        unlink(temporary);
 }
 
 static struct output output_open(const char *path)
@@ -88,16 +90,16 @@ static struct output output_open(const char *path)
         if (!output.path)
             output.path = text_copy(path);
         size_t bytes = strlen(output.path) + sizeof ".XXXXXX";
-        output.temporary = memory(NULL, bytes, 1);
-        snprintf(output.temporary, bytes, "%s.XXXXXX", output.path);
-        output.file = mkostemp(output.temporary, O_CLOEXEC);
-        if (output.file < 0) {
-            free(output.temporary);
-            output.temporary = NULL;
+        char *name = memory(NULL, bytes, 1);
+        snprintf(name, bytes, "%s.XXXXXX", output.path);
+        output.file = mkostemp(name, O_CLOEXEC);
+        if (output.file >= 0) {
+            temporary = name;
+            atexit(temporary_remove);
         }
     }
     if (output.file < 0)
-        output_fail(&output, path);
+        fail("%s: %s", path, strerror(errno));
     return output;
 }
 
@@ -106,16 +108,16 @@ static void output_close(struct output *output, const char *path)
 {
     mode_t mask = umask(0);
     umask(mask);
-    if (output->temporary && fchmod(output->file, 0666 & ~mask) != 0)
-        output_fail(output, path);
-    if (close(output->file) != 0 || (output->temporary && rename(output->temporary, output->path) != 0))
-        output_fail(output, path);
-    free(output->temporary);
+    if ((output->path && fchmod(output->file, 0666 & ~mask) != 0) || close(output->file) != 0 ||
+        (output->path && rename(temporary, output->path) != 0))
+        fail("%s: %s", path, strerror(errno));
+    temporary = NULL;
     free(output->path);
 }
 
 static void older_read(struct pprof *older)
 {
+    errno = 0;
     int file = regular_open(choice.older);
     if (file < 0)
         fail("%s: %s", choice.older, errno ? strerror(errno) : "not a file");
@@ -126,45 +128,48 @@ static void older_read(struct pprof *older)
     close(file);
 }
 
-static bool write_all(struct profile *profile, int file)
+static void written_say(const struct profile *profile, const struct pprof *pprof, const char *path)
 {
-    if (choice.legacy)
-        return legacy_write(profile, choice.allocated, file);
-    struct pprof pprof;
-    pprof_init(&pprof);
-    pprof_make(&pprof, profile);
-    pprof.shown = choice.allocated ? ALLOC_SPACE : INUSE_SPACE;
-    if (choice.older) {
-        struct pprof older;
-        older_read(&older);
-        pprof_subtract(&pprof, &older);
-        pprof_free(&older);
-    }
-    bool written = pprof_write(&pprof, file);
-    int error = errno;
-    pprof_free(&pprof);
-    errno = error;
-    return written;
+    double bytes = 0;
+    for (size_t i = 0; i < pprof->sample_count; i++)
+        bytes += pprof->samples[i].values[pprof->shown];
+    if (choice.older)
+        printf("%s: %s %s than in %s\n", path, amount_of((uint64_t)fabs(bytes)).text, bytes < 0 ? "less" : "more",
+               choice.older);
+    else
+        printf("%s: %s %s, by %ju samples\n", path, amount_of((uint64_t)fabs(bytes)).text,
+               choice.allocated ? "allocated since the start" : "live",
+               (uintmax_t)(choice.allocated ? profile->allocated : profile->live).samples);
 }
 
+/* All work is done before the file is opened. */
 void profile_run(const struct request *request)
 {
     const char *path = request->words[0];
     if (strcmp(path, "-") == 0 && !choice.legacy && isatty(STDOUT_FILENO))
         fail("a gzip'ed profile is nothing for a terminal");
+    struct pprof pprof, older;
+    if (choice.older)
+        older_read(&older);
     struct profile *profile = profile_open(request->target);
     profile_look(profile, true);
+    pprof_init(&pprof);
+    pprof.shown = choice.allocated ? ALLOC_SPACE : INUSE_SPACE;
+    pprof_make(&pprof, profile);
+    if (choice.older) {
+        pprof_subtract(&pprof, &older);
+        pprof_free(&older);
+    }
     struct output output = output_open(path);
-    if (!write_all(profile, output.file))
-        output_fail(&output, path);
+    if (!(choice.legacy ? legacy_write(profile, choice.allocated, output.file) : pprof_write(&pprof, output.file)))
+        fail("%s: %s", path, strerror(errno));
     output_close(&output, path);
     struct notes notes;
     profile_notes(profile, &notes);
     for (unsigned i = 0; i < notes.count; i++)
         complain("note: %s", notes.text[i]);
     if (strcmp(path, "-") != 0)
-        printf("%s: %s live, by %ju samples\n", path,
-               amount_of(profile->live.bytes > 0 ? (uint64_t)profile->live.bytes : 0).text,
-               (uintmax_t)profile->live.samples);
+        written_say(profile, &pprof, path);
+    pprof_free(&pprof);
     profile_close(profile);
 }
