@@ -14,6 +14,9 @@
 
 #define UNUSED __attribute__((unused))
 
+/* In an archive whoever has malloc has slab_inspect, too: a mention, of no bytes. */
+__asm__(".reloc ., BFD_RELOC_NONE, slab_inspect");
+
 slm_public slm_hot_path void *malloc(size_t n)
 {
     return slm_alloc(n);
@@ -89,14 +92,14 @@ slm_public void *valloc(size_t n)
     return slm_aligned_alloc(slm_page_size, n);
 }
 
-slm_public struct mallinfo2 mallinfo2(void)
+slm_public slm_seldom struct mallinfo2 mallinfo2(void)
 {
     slm_keep_errno();
     return slm_malloc_info();
 }
 
 /* As in glibc, figures over INT_MAX wrap. */
-slm_public struct mallinfo mallinfo(void)
+slm_public slm_seldom struct mallinfo mallinfo(void)
 {
     slm_keep_errno();
     const struct mallinfo2 wide = slm_malloc_info();
@@ -113,18 +116,18 @@ slm_public int mallopt(UNUSED int parameter, UNUSED int value)
     return 1;
 }
 
-slm_public int malloc_trim(UNUSED size_t pad)
+slm_public slm_seldom int malloc_trim(UNUSED size_t pad)
 {
     slm_keep_errno();
     return slm_give_back_all() > 0;
 }
 
-slm_public void malloc_stats(void)
+slm_public slm_seldom void malloc_stats(void)
 {
     slm_malloc_info_print_stats(stderr);
 }
 
-slm_public int malloc_info(int options, FILE *out)
+slm_public slm_seldom int malloc_info(int options, FILE *out)
 {
     if (options != 0) {
         errno = EINVAL;

@@ -59,20 +59,20 @@ static int hand_out(void *out, size_t size_of_out, const void *figures, size_t s
     return 0;
 }
 
-slm_public int slab_get_stats(slab_stats *out, size_t size_of_out)
+slm_public slm_seldom int slab_get_stats(slab_stats *out, size_t size_of_out)
 {
     struct slab_stats stats;
     return slm_errno_if(-1, (slm_figures_gather(&stats), hand_out(out, size_of_out, &stats, sizeof stats)));
 }
 
-slm_public int slab_get_node_stats(int node, slab_node_stats *out, size_t size_of_out)
+slm_public slm_seldom int slab_get_node_stats(int node, slab_node_stats *out, size_t size_of_out)
 {
     struct slab_node_stats stats;
     slab_node_stats *found = slm_figures_gather_node(node, &stats) ? out : NULL;
     return slm_errno_if(-1, hand_out(found, size_of_out, &stats, sizeof stats));
 }
 
-slm_public size_t slab_purge(void)
+slm_public slm_seldom size_t slab_purge(void)
 {
     slm_keep_errno();
     return slm_give_back_all();

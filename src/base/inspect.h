@@ -6,23 +6,25 @@
  *                 chunks of samples <---- stacks <---- mailbox, names of caches, figures
  *
  * A tool finds the symbol in the file that is mapped, and reads with process_vm_readv(2), or out of a core dump. It
- * reads while threads go on: so it takes nothing for granted, and each struct says how a torn one is seen. The library
- * trusts nothing of what it finds in the mailbox.
+ * reads while threads go on: so it takes nothing for granted, and each struct says how a torn one is seen. The
+ * library trusts nothing of what it finds in the mailbox.
  *
  * Addresses are of the process. All integers have its byte order. */
 #pragma once
+
+#include <slabmalloc.h>
 
 #include "base/atomic.h"
 
 #define SLM_INSPECT_MAGIC "slabeyes"
 enum { SLM_INSPECT_VERSION = 1 };
 
-/* -- samples ------------------------------------------------------------------------------------------------------ */
+/* -- samples ----------------------------------------------------------------------------------------------------- */
 
 /* A live object that was sampled. Index 1 is the first; chunk c has SLM_SAMPLES_FIRST << c of them.
  *
- * A record is written by the thread that allocates, and ended by the one that frees: `object` is set last, and cleared
- * first. A reader copies it, and then looks whether `serial` is still the same, and even. */
+ * A record is written by the thread that allocates, and ended by the one that frees: `object` is set last, and
+ * cleared first. A reader copies it, and then looks whether `serial` is still the same, and even. */
 struct slm_sample {
     _Atomic uint64_t object; /* its address; 0: the record is not in use */
     uint64_t asked, given;   /* bytes: what the program asked for, and what it may use */
@@ -40,7 +42,7 @@ static_assert(sizeof(struct slm_sample) == 64, "one line");
 
 enum { SLM_SAMPLES_FIRST = 64, SLM_SAMPLE_CHUNKS = 20, SLM_SAMPLE_LARGE = UINT16_MAX };
 
-/* -- stacks ------------------------------------------------------------------------------------------------------- */
+/* -- stacks ------------------------------------------------------------------------------------------------------ */
 
 /* Where from objects were allocated: a call stack, stored once, whose bytes never change. The counts do.
  *
@@ -93,14 +95,15 @@ enum { SLM_STACK_REGISTERS = 12 }; /* pc 32, x19 to x28, x29; of arm64 */
 /* Stacks are found by hash: bucket hash % SLM_STACK_BUCKETS has the address of a list. */
 enum { SLM_STACK_BUCKETS = 4096 };
 
-/* -- the mailbox -------------------------------------------------------------------------------------------------- */
+/* -- the mailbox ------------------------------------------------------------------------------------------------- */
 
 enum slm_command_what {
     SLM_COMMAND_STATS = 1, /* answer: the bytes of a slab_stats (slabmalloc.h), at `address` */
-    SLM_COMMAND_CACHES,    /* answer: slm_command_cache records at `address` */
+    SLM_COMMAND_CACHES,    /* number[0]: so many are left out; answer: slm_command_cache records at `address`, and
+                            * number[0]: how many there are without that, of which the answer may be a part */
     SLM_COMMAND_PURGE,     /* answer: number[0] bytes were purged */
     SLM_COMMAND_LIMIT,     /* number[0]: bytes, 0 for none; answer: number[0] as it was before */
-    SLM_COMMAND_SHRINK,    /* text: a cache's name, empty: all; answer: number[0] bytes left its slabs */
+    SLM_COMMAND_SHRINK,    /* text: a cache's name, empty: all; answer: number[0] bytes of slabs were given back */
     SLM_COMMAND_TUNE,      /* text: a cache's name; number[0]: rounds, number[1]: magazines */
     SLM_COMMAND_OPTION,    /* text: NAME or NAME=VALUE; answer: text, NAME=VALUE as it is then */
 };
@@ -108,7 +111,8 @@ enum slm_command_what {
 enum { SLM_COMMAND_TEXT = 160 };
 
 /* A tool writes all of it but the token, then the token, a random number that is not 0. Its sum over the other words
- * shows a mixture of two tools' commands, which is not looked at. */
+ * shows a mixture of two tools' commands, which is not looked at. Nor is a token once more: who gets no answer, as
+ * another tool came in between, or the process has forked, tries again with a new one. */
 struct slm_command {
     _Atomic uint64_t token;
     uint64_t sum; /* see slm_command_sum */
@@ -120,12 +124,21 @@ struct slm_command {
 /* The library writes all of it but the token, then the token of the command that it answers. */
 struct slm_answer {
     _Atomic uint64_t token;
-    int32_t error; /* an errno code; 0: done */
+    int32_t error; /* an errno code; 0: done. ENOSYS: no such command; ENOENT: no such cache, or option; EPERM: the
+                    * option cannot change; EINVAL: what the command says is not valid, and the text may say why */
     uint32_t unused;
     uint64_t number[2];
     uint64_t address, bytes; /* of what is too long for the text; it stays until the next command */
     char text[SLM_COMMAND_TEXT];
 };
+
+/* A name of a cache, and the cache. Names that share one have the same id and figures. Size classes, which have one
+ * name each, are there once they have been used. */
+struct slm_command_cache {
+    uint32_t id, unused;
+    struct slab_cache_stats stats; /* the name comes first */
+};
+static_assert(sizeof(struct slm_command_cache) == 176, "the same for both sides");
 
 struct slm_mailbox {
     struct slm_command command;
@@ -142,7 +155,7 @@ slm_inline uint64_t slm_command_sum(const struct slm_command *command, uint64_t 
     return sum;
 }
 
-/* -- where all that lies ------------------------------------------------------------------------------------------ */
+/* -- where all that lies ----------------------------------------------------------------------------------------- */
 
 /* The library's slab_inspect. Pointers may be NULL where a build lacks the part. */
 struct slm_inspect {
@@ -162,9 +175,19 @@ struct slm_inspect {
     const uint16_t *class_sizes; /* of objects, by id */
     uint64_t cache_name_offset;  /* in a cache: its name, 64 bytes with the NUL */
     /* figures */
-    const void *used_bytes; /* 64 bits: of spans that are in use */
-    /* the mailbox, and a word in the library's file, whose shared futex the worker waits on. FUTEX_WAKE on the same
-     * word in a tool's own mapping of that file wakes it. */
+    const _Atomic uint64_t *used_bytes; /* of spans, since start: [0] taken, [1] freed. What is between is in use */
+    /* the mailbox, and a word in the library's file, whose shared futex the worker waits on. FUTEX_WAKE (not
+     * private, all sleepers) on the same word in a tool's own mapping of that file wakes it. As the word never
+     * changes, the worker may fall asleep just after that: a tool rings again and again until there is an answer. */
     struct slm_mailbox *mailbox;
     const uint32_t *bell;
 };
+
+/* For files without symbols, such as programs that are linked with the archive and stripped: an ELF note of this
+ * name and the second type holds how far from itself slab_inspect lies, in bytes, as 32 bits with a sign. (One of
+ * the first type has the bell.) */
+#define SLM_INSPECT_NOTE "slabmalloc"
+enum { SLM_INSPECT_NOTE_BELL = 1, SLM_INSPECT_NOTE_DISTANCE = 2 };
+
+/* Exported; see preload/inspect.c. */
+extern slm_public const struct slm_inspect slab_inspect;

@@ -2,6 +2,7 @@
  * The table has no pointers: so it lies with the messages, which a process without options never touches. */
 #include "base/options.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -11,24 +12,28 @@
 
 #define DEFAULT_NUMBER(builds, name, standard, least, most, example, sentence) .name = (standard),
 #define DEFAULT_TEXT(builds, name, size, example, sentence) .name = "",
-slm_once struct slm_options slm_options = {SLM_OPTIONS(DEFAULT_NUMBER, DEFAULT_TEXT)};
+slm_once struct slm_options slm_options = {SLM_OPTIONS(DEFAULT_NUMBER, SLM_NO_NUMBER, DEFAULT_TEXT)};
+struct slm_settings slm_settings = {SLM_OPTIONS(SLM_NO_NUMBER, DEFAULT_NUMBER, SLM_NO_TEXT)};
 
 enum builds { EVERY, CHECKED, BENCH };
 
 enum { name_size = 24, shown_most = 64 };
 
 struct option {
-    uint16_t field, size; /* offset in struct slm_options; size of a text with its NUL, 0: a number */
+    uint16_t field, size; /* offset in its struct; size of a text with its NUL, 0: a number */
     uint8_t builds;
+    bool changes; /* its struct is slm_settings */
     uint64_t standard, least, most;
     char name[name_size], example[16], sentence[112];
 };
 
 #define TEXT_ROW(builds, name, size, example, sentence)                                                              \
-    {offsetof(struct slm_options, name), size, builds, 0, 0, 0, #name, example, sentence},
+    {offsetof(struct slm_options, name), size, builds, false, 0, 0, 0, #name, example, sentence},
 #define NUMBER_ROW(builds, name, standard, least, most, example, sentence)                                           \
-    {offsetof(struct slm_options, name), 0, builds, standard, least, most, #name, example, sentence},
-static const struct option table[] = {SLM_OPTIONS(NUMBER_ROW, TEXT_ROW)};
+    {offsetof(struct slm_options, name), 0, builds, false, standard, least, most, #name, example, sentence},
+#define SETTING_ROW(builds, name, standard, least, most, example, sentence)                                          \
+    {offsetof(struct slm_settings, name), 0, builds, true, standard, least, most, #name, example, sentence},
+static const struct option table[] = {SLM_OPTIONS(NUMBER_ROW, SETTING_ROW, TEXT_ROW)};
 
 #define TEXT_FITS(builds, name, size, example_text, sentence_text)                                                   \
     static_assert(sizeof #name <= name_size && sizeof(example_text) <= sizeof table->example &&                      \
@@ -37,7 +42,7 @@ static const struct option table[] = {SLM_OPTIONS(NUMBER_ROW, TEXT_ROW)};
 #define NUMBER_FITS(builds, name, standard, least, most, example, sentence)                                          \
     static_assert((least) <= (standard) && (standard) <= (most), "the default of " #name " is in its range");        \
     TEXT_FITS(builds, name, 0, example, sentence)
-SLM_OPTIONS(NUMBER_FITS, TEXT_FITS)
+SLM_OPTIONS(NUMBER_FITS, NUMBER_FITS, TEXT_FITS)
 
 #define TABLE_END (table + sizeof table / sizeof table[0])
 
@@ -52,9 +57,29 @@ static slm_seldom bool is_here(const struct option *option)
            (option->builds == BENCH && slm_bench);
 }
 
-static slm_seldom void *field_of(const struct option *option)
+static slm_seldom char *text_of(const struct option *option)
 {
     return (char *)&slm_options + option->field;
+}
+
+static slm_seldom uint64_t number_of(const struct option *option)
+{
+    const char *base = option->changes ? (const char *)&slm_settings : (const char *)&slm_options;
+    return load_relaxed((const _Atomic uint64_t *)(const void *)(base + option->field));
+}
+
+static slm_seldom void set_number(const struct option *option, uint64_t number)
+{
+    char *base = option->changes ? (char *)&slm_settings : (char *)&slm_options;
+    store_relaxed((_Atomic uint64_t *)(void *)(base + option->field), number);
+}
+
+static slm_seldom void add_value(struct slm_line *line, const struct option *option)
+{
+    if (option->size > 0)
+        slm_line_text(line, text_of(option));
+    else
+        slm_line_number(line, number_of(option));
 }
 
 /* "slabmalloc: option PIECE: ", on one line even if the piece has control characters. */
@@ -104,20 +129,19 @@ static slm_seldom const char *read_number(const struct option *option, struct pi
 static slm_seldom const char *set_option(const struct option *option, struct piece value)
 {
     const size_t length = (size_t)(value.end - value.from);
-    char *field = field_of(option);
     uint64_t number;
     if (length == 0)
         return "no value";
     if (option->size == 0) {
         const char *wrong = read_number(option, value, &number);
         if (!wrong)
-            memcpy(field, &number, sizeof number);
+            set_number(option, number);
         return wrong;
     }
     if (length >= option->size)
         return "too long";
-    memcpy(field, value.from, length);
-    field[length] = 0;
+    memcpy(text_of(option), value.from, length);
+    text_of(option)[length] = 0;
     return NULL;
 }
 
@@ -182,15 +206,14 @@ static slm_seldom void refuse_name(struct slm_line *line, struct piece name, str
 static slm_seldom void refuse_value(struct slm_line *line, const struct option *option, struct piece given,
                                     const char *wrong)
 {
-    const char *field = field_of(option);
     begin_line(line, given);
     slm_line_add(line, "%s (", wrong);
     add_range(line, option);
     slm_line_add(line, ", as in %s); using ", option->example);
-    if (option->size > 0)
-        slm_line_text(line, *field ? field : "none");
+    if (option->size > 0 && !*text_of(option))
+        slm_line_text(line, "none");
     else
-        slm_line_number(line, *(const uint64_t *)field_of(option));
+        add_value(line, option);
 }
 
 static slm_seldom void parse_one(struct piece given)
@@ -230,6 +253,37 @@ slm_cold void slm_options_read(void)
     slm_options_parse(secure_getenv(variable));
     if (slm_options.help)
         slm_options_help(STDERR_FILENO);
+}
+
+/* 0 or an errno code; the line becomes the answer. */
+static slm_seldom int command(struct slm_line *line, struct piece name, const char *value, const char *end)
+{
+    const struct option *option = find(name);
+    if (!option || !is_here(option))
+        return ENOENT;
+    if (value && !option->changes)
+        return EPERM;
+    const char *wrong = value ? set_option(option, (struct piece){value, end}) : NULL;
+    if (wrong) {
+        slm_line_add(line, "%s (", wrong);
+        add_range(line, option);
+        slm_line_text(line, ")");
+        return EINVAL;
+    }
+    slm_line_add(line, "%s=", option->name);
+    add_value(line, option);
+    return 0;
+}
+
+slm_seldom int slm_options_command(char *text, size_t size)
+{
+    struct slm_line line = {0};
+    const char *end = text + strnlen(text, size), *equals = memchr(text, '=', (size_t)(end - text));
+    const int error = command(&line, (struct piece){text, equals ? equals : end}, equals ? equals + 1 : NULL, end);
+    const size_t length = slm_min(line.length, size - 1);
+    memcpy(text, line.text, length);
+    memset(text + length, 0, size - length);
+    return error;
 }
 
 slm_seldom void slm_options_help(int descriptor)

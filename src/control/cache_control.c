@@ -2,12 +2,14 @@
 #include "control/cache_control.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "base/panic.h"
 #include "depot/pending_slabs.h"
 #include "heap/deferred.h"
 #include "process/lifecycle.h"
 #include "thread/gather.h"
+#include "os/background.h"
 #include "os/sys.h"
 #include "sync/epoch.h"
 
@@ -84,17 +86,57 @@ static unsigned gather(struct slm_cache *cache, enum slm_take_how how)
 
 /* -- shrink, tune ------------------------------------------------------------------------------------------------ */
 
+/* Who asks: the program, which has called; or somebody outside, while this thread has something else to do. Then a
+ * sandbox may not know what taking from threads needs, and destructors run only if there is a function for that. */
+struct asker {
+    bool outside;
+    void (*destruct)(void);
+};
+
+static const struct asker program;
+
+static void gather_for(struct slm_cache *cache, enum slm_take_how how, struct asker asker)
+{
+    if (!asker.outside || slm_background_begin())
+        gather(cache, how);
+    if (asker.outside)
+        slm_background_end();
+}
+
+static void release_for(const struct slm_cache *cache, struct asker asker)
+{
+    if (!asker.outside)
+        release_retired(cache);
+    else if (asker.destruct)
+        asker.destruct();
+}
+
+/* Under the mutex, which is free afterwards. */
+static slm_seldom size_t shrink_and_unlock(struct slm_cache *cache, struct asker asker)
+{
+    const size_t bytes = (size_t)cache->shape.granules << SLM_GRANULE_SHIFT;
+    const uint64_t before = sum_depots(cache).released;
+    gather_for(cache, SLM_TAKE_SPARE, asker);
+    slm_gather_from_depots(cache);
+    slm_cache_unlock();
+    release_for(cache, asker);
+    return (size_t)(sum_depots(cache).released - before) * bytes;
+}
+
 slm_seldom size_t slm_cache_control_shrink(struct slab_cache *named)
 {
     slm_cache_lock();
-    struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_shrink");
-    const size_t bytes = (size_t)cache->shape.granules << SLM_GRANULE_SHIFT;
-    const uint64_t before = sum_depots(cache).released;
-    gather(cache, SLM_TAKE_SPARE);
-    slm_gather_from_depots(cache);
+    return shrink_and_unlock(slm_cache_name_cache(named, "slab_cache_shrink"), program);
+}
+
+static slm_seldom void tune_and_unlock(struct slm_cache *cache, unsigned rounds, unsigned magazines,
+                                       struct asker asker)
+{
+    slm_cache_tune(cache, rounds, magazines);
+    gather_for(cache, SLM_TAKE_TO_STOCK, asker);
+    slm_cache_trim_stock(cache);
     slm_cache_unlock();
-    release_retired(cache);
-    return (size_t)(sum_depots(cache).released - before) * bytes;
+    release_for(cache, asker);
 }
 
 slm_seldom int slm_cache_control_tune(struct slab_cache *named, unsigned rounds, unsigned magazines)
@@ -104,15 +146,69 @@ slm_seldom int slm_cache_control_tune(struct slab_cache *named, unsigned rounds,
         return -1;
     }
     slm_cache_lock();
-    struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_tune");
-    slm_cache_tune(cache, rounds, magazines);
-    gather(cache, SLM_TAKE_TO_STOCK);
-    slm_for_each_depot (depot, cache)
-        if (load_relaxed(&depot->stock_rounds) > load_relaxed(&cache->depot_rounds))
-            slm_depot_trim(depot, true);
-    slm_cache_unlock();
-    release_retired(cache);
+    tune_and_unlock(slm_cache_name_cache(named, "slab_cache_tune"), rounds, magazines, program);
     return 0;
+}
+
+/* -- for who asks from outside: the cache may go at any time ----------------------------------------------------- */
+
+/* Under the mutex. */
+static slm_seldom struct slm_cache *find_called(const char *name)
+{
+    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
+        char of_class[SLM_CACHE_NAME_BYTES] = {0};
+        struct slm_cache *cache = load_acquire(&slm_class_caches[class]); /* pairs with slm_class_cache_make */
+        slm_cache_name_class(of_class, class);
+        if (cache && strcmp(of_class, name) == 0)
+            return cache;
+    }
+    return slm_cache_name_find(name);
+}
+
+/* What leaves has no name any more, and slab_cache_destroy may be at work on it. */
+static slm_seldom struct slm_cache *find_at(unsigned id)
+{
+    struct slm_cache *cache = id < SLM_CLASSES ? load_acquire(&slm_class_caches[id]) : load_relaxed(&slm_caches[id]);
+    return cache && (slm_cache_is_class(cache) || cache->names > 0) ? cache : NULL;
+}
+
+slm_seldom int slm_cache_control_shrink_called(const char *name, void (*destruct)(void), size_t *bytes)
+{
+    slm_cache_lock();
+    struct slm_cache *cache = find_called(name);
+    if (cache)
+        *bytes = shrink_and_unlock(cache, (struct asker){true, destruct});
+    else
+        slm_cache_unlock();
+    return cache ? 0 : ENOENT;
+}
+
+slm_seldom size_t slm_cache_control_shrink_all(void (*destruct)(void))
+{
+    size_t bytes = 0;
+    for (unsigned id = 0; id < SLM_CACHE_IDS; id++) {
+        slm_cache_lock();
+        struct slm_cache *cache = find_at(id);
+        if (cache)
+            bytes += shrink_and_unlock(cache, (struct asker){true, destruct});
+        else
+            slm_cache_unlock();
+    }
+    return bytes;
+}
+
+slm_seldom int slm_cache_control_tune_called(const char *name, uint64_t rounds, uint64_t magazines,
+                                             void (*destruct)(void))
+{
+    if (rounds > rounds_most || magazines > UINT32_MAX)
+        return EINVAL;
+    slm_cache_lock();
+    struct slm_cache *cache = find_called(name);
+    if (cache)
+        tune_and_unlock(cache, (unsigned)rounds, (unsigned)magazines, (struct asker){true, destruct});
+    else
+        slm_cache_unlock();
+    return cache ? 0 : ENOENT;
 }
 
 /* -- destroy ----------------------------------------------------------------------------------------------------- */

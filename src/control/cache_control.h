@@ -12,3 +12,10 @@ struct slab_cache *slm_cache_control_create(const char *name, size_t size, const
 int slm_cache_control_destroy(struct slab_cache *named);
 size_t slm_cache_control_shrink(struct slab_cache *named);
 int slm_cache_control_tune(struct slab_cache *named, unsigned rounds, unsigned magazines);
+
+/* The same of the oldest cache with that name, one of malloc's classes too, or of all caches that there are; 0, or an
+ * errno code: ENOENT, EINVAL. `destruct` runs destructors; NULL: none run, and slabs that need one are left
+ * pending (depot/pending_slabs.h). */
+int slm_cache_control_shrink_called(const char *name, void (*destruct)(void), size_t *bytes);
+size_t slm_cache_control_shrink_all(void (*destruct)(void));
+int slm_cache_control_tune_called(const char *name, uint64_t rounds, uint64_t magazines, void (*destruct)(void));

@@ -161,7 +161,7 @@ unsigned slm_retire_pass(struct slm_thread *self, bool all, bool *open)
 {
     struct passing passing = {
         .all = all,
-        .settling = (uint32_t)(passes_a_second / slm_options.deferred_max_delay_ms) + 1,
+        .settling = (uint32_t)(passes_a_second / slm_setting(deferred_max_delay_ms)) + 1,
         .pass = atomic_fetch_add(&passes, 1),
     };
     const struct slm_take take = {.wants = wants, .work = take_thread, .context = &passing, .insist = all};

@@ -53,7 +53,7 @@ static _Atomic uint64_t granted; /* bytes */
 static uint64_t bytes_to_grant(void)
 {
     const uint64_t watched = load_relaxed(&slm_demand_watched) ? UINT64_MAX : unwatched_bytes;
-    const uint64_t most = slm_min(slm_options.depot_bytes, unlikely(slm_span_scarce()) ? scarce_bytes : watched);
+    const uint64_t most = slm_min(slm_setting(depot_bytes), unlikely(slm_span_scarce()) ? scarce_bytes : watched);
     return most - slm_min(most, load_relaxed(&granted));
 }
 
@@ -80,8 +80,8 @@ static void set_stock(struct slm_cache *cache, uint64_t rounds)
  * other call. */
 static uint32_t most_rounds(size_t size)
 {
-    const size_t few = slm_min(few_factor * slm_options.magazine_bytes / size, few_rounds);
-    const size_t most = slm_max(slm_max(slm_options.magazine_bytes / size, few), most_rounds_least);
+    const size_t few = slm_min(few_factor * slm_setting(magazine_bytes) / size, few_rounds);
+    const size_t most = slm_max(slm_max(slm_setting(magazine_bytes) / size, few), most_rounds_least);
     return (uint32_t)slm_min(most, SLM_MAGAZINE_ROUNDS_MAX);
 }
 
@@ -101,7 +101,7 @@ static void set_bounds(struct slm_cache *cache)
     store_relaxed(&cache->most_rounds, most);
     store_relaxed(&cache->start_rounds, start);
     const uint64_t magazines = load_relaxed(&cache->fixed_magazines);
-    const uint64_t stock = magazines != 0 ? magazines * most : slm_min(slm_options.depot_bytes / size, learnt_most);
+    const uint64_t stock = magazines != 0 ? magazines * most : slm_min(slm_setting(depot_bytes) / size, learnt_most);
     store_relaxed(&cache->depot_rounds, (uint32_t)slm_min(stock, UINT32_MAX));
     set_stock(cache, magazines != 0 ? UINT32_MAX : 0);
 }
@@ -113,7 +113,7 @@ static uint32_t wrongly_sent_home(const struct slm_cache *cache, uint32_t now_ms
     const uint32_t ago_ms = now_ms - load_relaxed(&cache->sent_home_ms);
     const uint16_t made = (uint16_t)(load_relaxed(&slm_depot_granules_made) - load_relaxed(&cache->made_then));
     const bool few = made <= few_granules + slm_demand_used() / SLM_GRANULE / few_share;
-    return (int32_t)ago_ms <= (int32_t)slm_options.purge_delay_ms && few ? load_relaxed(&cache->sent_home) : 0;
+    return (int32_t)ago_ms <= (int32_t)slm_setting(purge_delay_ms) && few ? load_relaxed(&cache->sent_home) : 0;
 }
 
 static void set_sent_home(struct slm_cache *cache, uint32_t rounds)
@@ -246,12 +246,39 @@ slm_cold void slm_cache_tune_all(void)
         set_bounds(&class_records[i]);
 }
 
-void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines)
+static slm_seldom void set_new_bounds(struct slm_cache *cache)
+{
+    set_bounds(cache);
+    atomic_fetch_add_explicit(&cache->tuned, 1, memory_order_release); /* pairs with heed_tuning */
+}
+
+slm_seldom void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines)
 {
     store_relaxed(&cache->fixed_rounds, rounds);
     store_relaxed(&cache->fixed_magazines, magazines);
-    set_bounds(cache);
-    atomic_fetch_add_explicit(&cache->tuned, 1, memory_order_release); /* pairs with heed_tuning */
+    set_new_bounds(cache);
+}
+
+slm_seldom void slm_cache_trim_stock(struct slm_cache *cache)
+{
+    slm_for_each_depot (depot, cache)
+        if (load_relaxed(&depot->stock_rounds) > load_relaxed(&cache->depot_rounds))
+            slm_depot_trim(depot, true);
+}
+
+static slm_seldom void tune_again(struct slm_cache *cache, void *nothing)
+{
+    (void)nothing;
+    set_new_bounds(cache);
+    slm_cache_trim_stock(cache);
+}
+
+/* A class that is being made may have the options as they were: it is waited for. */
+slm_seldom void slm_cache_tune_again(void)
+{
+    slm_lock_acquire(&making);
+    slm_lock_release(&making);
+    slm_cache_each(tune_again, NULL);
 }
 
 static slm_for_few _Atomic(struct slm_depot *) *other_depots(struct slm_cache *cache)

@@ -119,8 +119,15 @@ void slm_depot_add_counts(const struct slm_depot *depot, struct slm_depot_counts
 /* Compute the classes' bounds again, once the options have been read; of those that are made. */
 void slm_cache_tune_all(void);
 
+/* The same of all caches, after the options have changed: threads exchange their magazines at their next slow path,
+ * and depots keep no more than they may. Under the cache mutex. */
+void slm_cache_tune_again(void);
+
 /* Rounds of a magazine and magazines of a depot from now on, 0: automatic. Under the cache mutex. */
 void slm_cache_tune(struct slm_cache *cache, uint32_t rounds, uint32_t magazines);
+
+/* Depots that have more in stock than they may ever keep now have none. Under the cache mutex. */
+void slm_cache_trim_stock(struct slm_cache *cache);
 
 /* The most rounds that a depot keeps now. A phase of a program frees the objects of a size and goes on with others:
  * what a stock keeps then is lost to these. So there is little room at first, and what it has no room for goes home,

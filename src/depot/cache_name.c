@@ -252,6 +252,26 @@ slm_seldom void slm_cache_name_sweep(uint32_t recalled)
 
 /* -- visiting ---------------------------------------------------------------------------------------------------- */
 
+slm_seldom void slm_cache_name_each(void (*visit)(const char *name, struct slm_cache *cache, void *context),
+                                    void *context)
+{
+    for (struct slm_list *at = names.next; at != &names; at = at->next) {
+        struct slm_cache *cache = load_relaxed(&name_at(at)->cache);
+        if (cache)
+            visit(name_at(at)->name, cache, context);
+    }
+}
+
+slm_seldom struct slm_cache *slm_cache_name_find(const char *name)
+{
+    for (struct slm_list *at = names.next; at != &names; at = at->next) {
+        struct slm_cache *cache = load_relaxed(&name_at(at)->cache);
+        if (cache && strcmp(name_at(at)->name, name) == 0)
+            return cache;
+    }
+    return NULL;
+}
+
 /* Those that there was no memory for are named at the next visit. */
 static void name_classes(void)
 {

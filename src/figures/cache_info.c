@@ -47,14 +47,14 @@ static void add_depot(struct slm_depot *depot, struct row *row)
 }
 
 /* All but the tunables and the alias. Under the cache mutex. */
-static void gather(const struct slab_cache *named, struct slm_cache *cache, struct row *row)
+static void gather(const char *name, struct slm_cache *cache, struct row *row)
 {
     struct slab_cache_stats *stats = &row->stats;
     *row = (struct row){.vacant = 0};
     stats->object_size = cache->shape.object_size;
     stats->objects_per_slab = cache->shape.objects;
     stats->bytes_per_slab = (size_t)cache->shape.granules << SLM_GRANULE_SHIFT;
-    memcpy(stats->name, named->name, sizeof stats->name);
+    memcpy(stats->name, name, sizeof stats->name);
     slm_for_each_depot (depot, cache)
         add_depot(depot, row);
     stats->frees += row->taken > stats->active_objects ? row->taken - stats->active_objects : 0;
@@ -64,6 +64,13 @@ static void gather(const struct slab_cache *named, struct slm_cache *cache, stru
     stats->limit_bytes = cache->shape.limit ? cache->shape.limit->bytes : 0;
 }
 
+slm_seldom void slm_cache_info_gather(const char *name, struct slm_cache *cache, struct slab_cache_stats *out)
+{
+    struct row row;
+    gather(name, cache, &row);
+    *out = row.stats;
+}
+
 slm_seldom int slm_cache_info_stats(struct slab_cache *named, struct slab_cache_stats *out)
 {
     struct row row;
@@ -71,7 +78,7 @@ slm_seldom int slm_cache_info_stats(struct slab_cache *named, struct slab_cache_
         return invalid();
     slm_fork_check();
     slm_cache_lock();
-    gather(named, slm_cache_name_cache(named, "slab_cache_get_stats"), &row);
+    gather(named->name, slm_cache_name_cache(named, "slab_cache_get_stats"), &row);
     slm_cache_unlock();
     *out = row.stats;
     return 0;
@@ -120,7 +127,7 @@ static bool read_row(struct slab_cache *named, struct row *row)
     struct slm_cache *cache = load_relaxed(&named->cache);
     if (cache) {
         const struct slab_cache *first = cache->first_name;
-        gather(named, cache, row);
+        gather(named->name, cache, row);
         copy_name(row->stats.name, named->name);
         if (first && first != named)
             copy_name(row->alias, first->name);

@@ -128,7 +128,7 @@ static slm_seldom void report_json(void)
 
 slm_cold void slm_report_write(void)
 {
-    if (slm_options.stats)
+    if (slm_setting(stats))
         report_text();
     if (slm_options.stats_file[0])
         report_json();
@@ -185,7 +185,7 @@ static slm_seldom void check_file(const char *path)
 
 slm_seldom void slm_report_start(void)
 {
-    if (slm_options.stats)
+    if (slm_setting(stats))
         kept_stderr = slm_sys_duplicate(STDERR_FILENO);
     if (slm_options.stats_file[0])
         check_file(slm_options.stats_file);

@@ -42,13 +42,13 @@ bool slm_background_forbidden(void)
 }
 
 /* Once others can see that a call may follow, the thread looks whether a sandbox was announced. */
-slm_for_few bool slm_background_begin(void)
+bool slm_background_begin(void)
 {
     atomic_fetch_add(&busy, 1); /* pairs with slm_background_busy */
     return !slm_background_forbidden();
 }
 
-slm_for_few void slm_background_end(void)
+void slm_background_end(void)
 {
     atomic_fetch_sub(&busy, 1);
 }
@@ -82,13 +82,13 @@ static slm_cold void use_all_cpus(void)
 
 /* Under a filter that knows no such calls they may end the process. But if the creator is scheduled in another way
  * than the process was, the program makes them itself. */
-slm_cold void slm_background_enter(void)
+slm_cold bool slm_background_enter(void)
 {
     struct attributes wanted = background, now = {.policy = wanted.policy};
     const struct sched_param none = {0};
     slm_always_read static const char name[] = "slabmalloc";
     if (slm_background_forbidden())
-        return;
+        return false;
     slm_call(SYS_prctl, PR_SET_NAME, name, 0, 0, 0);
     const bool filtered = slm_call(SYS_prctl, PR_GET_SECCOMP, 0, 0, 0, 0) != 0;
     if (filtered)
@@ -99,4 +99,5 @@ slm_cold void slm_background_enter(void)
     use_all_cpus();
     if (!filtered && slm_topology_binds())
         slm_call(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0);
+    return !filtered;
 }

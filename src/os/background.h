@@ -22,5 +22,6 @@ void slm_background_end(void);
 bool slm_background_busy(void);
 
 /* The calling thread gets its name, and enters the background. What the kernel refuses stays as inherited; under a
- * seccomp filter so does what the creator has from the process. */
-void slm_background_enter(void);
+ * seccomp filter so does what the creator has from the process. True: there is no filter, nor is one near. Those that
+ * end the process know the calls of their time, and others only come between slm_background_begin and _end. */
+bool slm_background_enter(void);

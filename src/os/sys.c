@@ -25,6 +25,14 @@ void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms
         slm_call(SYS_sched_yield); /* a filter took futex away: waiting becomes polling */
 }
 
+/* By number, as libc's headers may not have futex_waitv(2). */
+slm_cold bool slm_sys_wait_any(const struct slm_sys_word *words, unsigned count)
+{
+    enum { futex_waitv = 449 };
+    const long result = slm_call(futex_waitv, words, count, 0, NULL, 0);
+    return result >= 0 || result == -EAGAIN || result == -EINTR;
+}
+
 void slm_sys_sleep_ms(unsigned ms)
 {
     static _Atomic uint32_t nobody_wakes;

@@ -7,6 +7,18 @@
 /* Sleep while *word is `expected`, without limit if timeout_ms is 0; may return early for any reason. */
 void slm_sys_wait(_Atomic uint32_t *word, uint32_t expected, unsigned timeout_ms);
 
+/* Sleep without limit until one of some words is woken, or is not as expected; may return early for any reason. A
+ * shared one may lie in a file's read-only mapping, and be woken by any process that maps the file. False, at once:
+ * the kernel has no such call (before Linux 5.16), a filter takes it away, or such a page is none of the file's
+ * any more. */
+enum { SLM_SYS_SHARED = 2, SLM_SYS_PRIVATE = 2 | 128 };
+struct slm_sys_word {
+    uint64_t expected;
+    const volatile void *word; /* 32 bits */
+    uint64_t kind;
+};
+bool slm_sys_wait_any(const struct slm_sys_word *words, unsigned count);
+
 /* Sleep for `ms`, at least 1, or less if a signal comes; by futex alone, which filters allow. */
 void slm_sys_sleep_ms(unsigned ms);
 

@@ -12,8 +12,7 @@ static const uint64_t kept_most = (uint64_t)128 << 20;
 
 _Atomic bool slm_demand_watched;
 
-/* Bytes taken and freed since the start: the difference is what is in use. */
-static _Atomic uint64_t taken, dropped;
+struct slm_demand_sums slm_demand_sums;
 
 static _Atomic uint64_t highest;       /* use; it forgets as many bytes as are taken */
 static _Atomic uint64_t taken_at_fall; /* when the latest of the falls below began */
@@ -30,8 +29,8 @@ static uint64_t difference(uint64_t all_taken, uint64_t all_dropped)
 
 uint64_t slm_demand_used(void)
 {
-    const uint64_t before = load_relaxed(&dropped);
-    return difference(load_relaxed(&taken), before);
+    const uint64_t before = load_relaxed(&slm_demand_sums.dropped);
+    return difference(load_relaxed(&slm_demand_sums.taken), before);
 }
 
 static _Atomic uint64_t most; /* that was ever in use */
@@ -85,7 +84,8 @@ void slm_demand_retake(size_t bytes)
 
 void slm_demand_rise(size_t bytes)
 {
-    const uint64_t now = difference(add_relaxed(&taken, bytes) + bytes, load_relaxed(&dropped));
+    const uint64_t now =
+        difference(add_relaxed(&slm_demand_sums.taken, bytes) + bytes, load_relaxed(&slm_demand_sums.dropped));
     forget(now, bytes);
     if (now > load_relaxed(&peaks[0]))
         store_relaxed(&peaks[0], now);
@@ -116,7 +116,7 @@ uint64_t slm_demand_take_growth(void)
 /* Under mlockall memory is dear: none is kept dirty beside the shares. */
 static uint64_t dirty_bytes(void)
 {
-    return unlikely(slm_vm_locked()) ? 0 : slm_options.dirty_bytes;
+    return unlikely(slm_vm_locked()) ? 0 : slm_setting(dirty_bytes);
 }
 
 /* Large blocks that replace each other, a few at a time, come to a quarter of a large heap by chance. */
@@ -129,7 +129,8 @@ static bool is_fall(uint64_t now, uint64_t before)
 
 void slm_demand_drop(size_t bytes)
 {
-    const uint64_t now = difference(load_relaxed(&taken), add_relaxed(&dropped, bytes) + bytes);
+    const uint64_t now =
+        difference(load_relaxed(&slm_demand_sums.taken), add_relaxed(&slm_demand_sums.dropped, bytes) + bytes);
     if (now < load_relaxed(&lows[0]))
         store_relaxed(&lows[0], now);
     drop_in_exchange(bytes);
@@ -142,11 +143,11 @@ bool slm_demand_fell(void)
 
 bool slm_demand_repeats(uint64_t now_ms, bool last)
 {
-    const uint64_t span_ms = slm_options.purge_delay_ms * (last ? 2 : 3);
+    const uint64_t span_ms = slm_setting(purge_delay_ms) * (last ? 2 : 3);
     const uint64_t latest = load_relaxed(&falls_ms[0]), before = load_relaxed(&falls_ms[last ? 2 : 1]);
     if (before == 0 || latest - before >= span_ms || now_ms - latest >= span_ms)
         return false;
-    const uint64_t now = slm_demand_used(), as_low = now + slm_max(slm_options.dirty_bytes, now / 4);
+    const uint64_t now = slm_demand_used(), as_low = now + slm_max(slm_setting(dirty_bytes), now / 4);
     for (unsigned i = 1; i < (last ? 3 : 2);
          i++) /* give or take an eighth of the peak: threads seldom rest together */
         if (as_low + load_relaxed(&peaks[i]) / 8 < load_relaxed(&lows[i]))
@@ -157,7 +158,7 @@ bool slm_demand_repeats(uint64_t now_ms, bool last)
 /* A tear-down is several falls, between which little is taken: they are one. */
 static void note_fall(uint64_t now_ms, uint64_t bytes, uint64_t low)
 {
-    const uint64_t all_taken = load_relaxed(&taken);
+    const uint64_t all_taken = load_relaxed(&slm_demand_sums.taken);
     if (all_taken - load_relaxed(&taken_at_fall) < bytes / 2)
         return;
     store_relaxed(&taken_at_fall, all_taken);
@@ -185,7 +186,8 @@ uint64_t slm_demand_keep(uint64_t now_ms)
 {
     const uint64_t now = slm_demand_used(), least = slm_max(dirty_bytes() / 2, now / 8);
     uint64_t highest_use = now;
-    for (unsigned i = 0; i < falls_known && now_ms - load_relaxed(&falls_ms[i]) < 2 * slm_options.purge_delay_ms; i++)
+    for (unsigned i = 0; i < falls_known && now_ms - load_relaxed(&falls_ms[i]) < 2 * slm_setting(purge_delay_ms);
+         i++)
         highest_use = slm_max(highest_use, load_relaxed(&peaks[i]));
     return slm_demand_repeats(now_ms, true) ? slm_max(least, slm_min(highest_use - now, kept_most)) : least;
 }

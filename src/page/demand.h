@@ -22,6 +22,12 @@ void slm_demand_retake(size_t bytes);
 
 uint64_t slm_demand_used(void);
 
+/* The same since the start, in bytes: the difference is in use. In this order tools read them (base/inspect.h). */
+struct slm_demand_sums {
+    _Atomic uint64_t taken, dropped;
+};
+extern slm_hidden struct slm_demand_sums slm_demand_sums;
+
 /* So many bytes of those taken were clean. True: a look at growth is due. */
 bool slm_demand_grow(size_t bytes);
 

@@ -78,6 +78,11 @@ slm_seldom bool slm_give_back_for(size_t n)
     return true;
 }
 
+slm_seldom size_t slm_give_back_undestructed(void)
+{
+    return purge(true, SLM_PURGE_TRIM);
+}
+
 slm_seldom size_t slm_give_back_all(void)
 {
     slm_pending_slabs_poll();

@@ -18,6 +18,7 @@
 #include "figures/figures.h"
 #include "figures/report.h"
 #include "process/limits.h"
+#include "process/mailbox.h"
 #include "process/reclaim.h"
 #include "process/worker.h"
 #include "os/background.h"
@@ -56,6 +57,7 @@ static slm_seldom void fork_child(void)
     slm_worker_fork_child();
     slm_epoch_fork_child();
     slm_defer_queue_fork_child();
+    slm_mailbox_fork_child();
 }
 
 /* The list's lock keeps takers out. A handler may fork meanwhile: the list of its child starts empty. */
@@ -271,6 +273,8 @@ slm_slow void slm_thread_tick(struct slm_thread *thread)
         store_relaxed(&slm_orphans, orphans - 1);
     else if (unlikely(orphans > 0))
         slm_process_bury(slots_a_tick);
+    if (slm_mailbox_waits())
+        slm_worker_note_mail(thread);
     if (thread->passes < SLM_PASSES_BEFORE_TICKS)
         slm_worker_note_active();
     else
@@ -283,6 +287,8 @@ slm_seldom __attribute__((noinline)) void slm_thread_attend(void)
     struct slm_thread *thread;
     if (atomic_fetch_and(&slm_tls.self->attention, (uint8_t)~SLM_ATTEND_PAUSE) & SLM_ATTEND_PAUSE)
         slm_take_pause();
+    if (atomic_fetch_and(&slm_tls.self->attention, (uint8_t)~SLM_ATTEND_MAIL) & SLM_ATTEND_MAIL)
+        slm_mailbox_serve(NULL);
     while (load_relaxed(&slm_tls.self->attention) != 0 && (thread = slm_thread_enter(false))) {
         const uint8_t asked = atomic_exchange(&thread->attention, 0);
         const unsigned node = load_relaxed(&thread->node);
@@ -413,12 +419,12 @@ __attribute__((constructor(101))) static void start_library(void)
     slm_stderr_remember();
     slm_options_read();
     slm_background_start();
-    if (slm_options.stats || slm_options.stats_file[0])
+    if (slm_setting(stats) || slm_options.stats_file[0])
         slm_report_start();
     slm_reservation_cut();
     slm_span_start_areas();
     slm_cache_tune_all();
-    if (unlikely(slm_options.limit_bytes | slm_options.soft_limit_bytes | (uint64_t)slm_options.limit[0]))
+    if (unlikely(slm_setting(limit_bytes) | slm_setting(soft_limit_bytes) | (uint64_t)slm_options.limit[0]))
         slm_limits_start();
     if (unlikely(slm_options.thp[0]))
         slm_huge_start();

@@ -42,7 +42,7 @@ enum {
     path_size = 512
 };
 
-slm_once bool slm_limits_watched;
+_Atomic bool slm_limits_watched;
 static slm_once bool follows_group;
 const char *slm_limits_root = "";
 
@@ -250,14 +250,23 @@ static slm_seldom bool stalls(const char *folder, uint64_t now_ms)
 
 /* -- the limits in force ----------------------------------------------------------------------------------------- */
 
+static _Atomic uint64_t group_hard = NONE, group_soft = NONE; /* at the last look */
+
 /* A group's other processes take memory, too, at the same time: the next look comes after a share of the room, and
  * `more`. So many processes do not pass the limit together. */
 static slm_seldom void set_limits(const struct look *look, size_t more)
 {
-    const uint64_t hard = slm_options.limit_bytes, soft = slm_options.soft_limit_bytes;
+    const uint64_t hard = slm_setting(limit_bytes), soft = slm_setting(soft_limit_bytes);
+    store_relaxed(&group_hard, look->hard);
+    store_relaxed(&group_soft, look->soft);
     const uint64_t room = less(look->hard, load_relaxed(&slm_charge.bytes));
     const uint64_t step = look->hard == NONE ? NONE : more + slm_max(room / room_share, look->hard / step_share);
     slm_charge_limit(slm_min(look->hard, hard ? hard : NONE), slm_min(look->soft, soft ? soft : NONE), step);
+}
+
+static slm_seldom void decide_whether_to_watch(void)
+{
+    store_relaxed(&slm_limits_watched, follows_group || load_relaxed(&slm_charge.soft) != NONE);
 }
 
 /* Read all of the groups' limits. True: the process's own one stalls. */
@@ -294,6 +303,12 @@ static slm_seldom void start_with_group(void)
         look_at_groups(slm_sys_now_ms(), 0);
 }
 
+slm_seldom void slm_limits_change(void)
+{
+    set_limits(&(struct look){0, load_relaxed(&group_hard), load_relaxed(&group_soft)}, 0);
+    decide_whether_to_watch();
+}
+
 slm_seldom void slm_limits_start(void)
 {
     const char *limit = slm_options.limit;
@@ -302,7 +317,7 @@ slm_seldom void slm_limits_start(void)
         start_with_group();
     else if (*limit && strcmp(limit, "none") != 0)
         slm_warn("option limit is neither cgroup nor none; no limit: ", limit);
-    slm_limits_watched = follows_group || load_relaxed(&slm_charge.soft) != NONE;
+    decide_whether_to_watch();
 }
 
 slm_seldom void slm_limits_purge(void)

@@ -7,17 +7,20 @@
  * one by the next time. Where nothing can be read any more (a chroot, a sandbox) the last limits stay in force. */
 #pragma once
 
-#include "base/compiler.h"
+#include "base/atomic.h"
 
 enum {
     SLM_LIMITS_LOOK_MS = 1000,     /* from one look at the group's limits to the next */
     SLM_LIMITS_SLAB_MOST = 1 << 20 /* bytes of a slab that are not the object's own */
 };
 
-extern slm_hidden bool slm_limits_watched; /* there are options for slm_limits_tick to see to */
+extern slm_hidden _Atomic bool slm_limits_watched; /* there are options for slm_limits_tick to see to */
 
 /* Once, if an option sets a limit. One line says if there is no control group, or no such option. */
 void slm_limits_start(void);
+
+/* limit_bytes or soft_limit_bytes has changed. */
+void slm_limits_change(void);
 
 /* Now and then: read the group's limits if that is due; above the soft limit, or where the group stalls for memory,
  * give back what is free. True if anything was given back. */

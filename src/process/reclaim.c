@@ -232,7 +232,7 @@ void slm_reclaim_grown(void)
 /* A small process is small whatever it keeps, and threads that come and go pay nothing in it. */
 slm_cold void slm_reclaim_alone(void)
 {
-    if (slm_demand_used() + slm_span_dirty_bytes() >= slm_options.dirty_bytes)
+    if (slm_demand_used() + slm_span_dirty_bytes() >= slm_setting(dirty_bytes))
         leave(slm_sys_now_ms(), true, SLM_PURGE_IDLE);
 }
 
@@ -249,7 +249,8 @@ static bool trim_surplus(struct trimming *trimming, uint64_t delay_ms)
 bool slm_reclaim_due(uint64_t now_ms, bool helped, bool parked)
 {
     static _Atomic uint64_t purge_due, trim_due, look_due;
-    const uint64_t delay_ms = slm_options.purge_delay_ms * (slm_demand_repeats(now_ms, false) ? repeating_delays : 1);
+    const uint64_t delay_ms =
+        slm_setting(purge_delay_ms) * (slm_demand_repeats(now_ms, false) ? repeating_delays : 1);
     struct trimming trimming = {.reason = SLM_PURGE_IDLE};
     bool done = false;
     if (load_relaxed(&slm_large_pending))

@@ -29,6 +29,7 @@
 #include "page/demand.h"
 #include "page/free_spans.h"
 #include "process/limits.h"
+#include "process/mailbox.h"
 #include "process/reclaim.h"
 #include "sync/epoch.h"
 #include "thread/park.h"
@@ -44,7 +45,8 @@ enum {
     last_steps_ms = 50,
     look_bytes = 1 << 20,
     starts_most = 8,
-    starts_interval_ms = 20
+    starts_interval_ms = 20,
+    look_ms = 1000 /* at limits, and at the mailbox, however long a purge waits */
 };
 
 enum worker_state {
@@ -101,9 +103,34 @@ static bool is_helped(void)
     return load_relaxed(&worker) > WORKER_STARTING;
 }
 
+slm_seldom void slm_worker_note_mail(struct slm_thread *thread)
+{
+    if (is_helped())
+        call_worker();
+    else
+        atomic_fetch_or(&thread->attention, SLM_ATTEND_MAIL);
+}
+
+/* Nothing happens where the caller is in a slow path. */
+static slm_seldom void serve_mail(void)
+{
+    if (is_helped())
+        call_worker();
+    else
+        slm_mailbox_serve(NULL);
+}
+
+/* The call comes after the word is given: pairs with sleep_until_woken. */
+slm_seldom void slm_worker_forbid(void)
+{
+    slm_background_forbid();
+    call_worker();
+    slm_park_forbid();
+}
+
 static bool reclaim_due(uint64_t now, bool helped, bool parked)
 {
-    const bool limited = unlikely(slm_limits_watched) && slm_limits_tick(now);
+    const bool limited = unlikely(load_relaxed(&slm_limits_watched)) && slm_limits_tick(now);
     return slm_reclaim_due(now, helped, parked) | limited;
 }
 
@@ -121,6 +148,8 @@ void slm_worker_note_freed(void)
     slm_reclaim_excess();
     if (unlikely(slm_charge_is_near()))
         slm_limits_purge();
+    if (slm_mailbox_waits())
+        serve_mail();
 }
 
 void slm_worker_note_kept(void)
@@ -151,7 +180,7 @@ void slm_worker_look_at_spans(void)
 /* An object waits for two passes at most, and a grace period. */
 static unsigned pass_interval_ms(void)
 {
-    return (unsigned)slm_max(slm_options.deferred_max_delay_ms / 5, pass_least_ms);
+    return (unsigned)slm_max(slm_setting(deferred_max_delay_ms) / 5, pass_least_ms);
 }
 
 void slm_worker_do_deferred(struct slm_thread *self, bool all)
@@ -223,6 +252,15 @@ static slm_cold void detach(void)
     }
 }
 
+/* Slabs that are vacant, and whose objects have a destructor. */
+static slm_cold void destruct(void)
+{
+    if (load_relaxed(&slm_pending_slabs_due) > 0) {
+        detach();
+        slm_pending_slabs_release(NULL);
+    }
+}
+
 /* Retired objects, functions and destructors. What these have freed in the worker is of more use to other threads. */
 static slm_cold void do_deferred(bool all)
 {
@@ -233,10 +271,7 @@ static slm_cold void do_deferred(bool all)
         detach();
         slm_defer_queue_call_functions();
     }
-    if (load_relaxed(&slm_pending_slabs_due) > 0) {
-        detach();
-        slm_pending_slabs_release(NULL);
-    }
+    destruct();
     if ((self = slm_thread_hide())) { /* it has a block only if they have allocated */
         slm_retire_empty_slots(self);
         slm_thread_empty(self, SLM_TO_DEPOT);
@@ -255,6 +290,24 @@ static bool is_needed(void)
     return are_several() || load_relaxed(&deferred);
 }
 
+/* Where it can, it sleeps on the bell as well. Under a sandbox it cannot: all know futex(2), but not its younger
+ * brother. Who announces one wakes the worker, and waits until it is out of that. */
+static bool hears_bell;
+
+static slm_cold void sleep_until_woken(void)
+{
+    slm_always_read static const struct slm_sys_word words[] = {
+        {WORKER_ASLEEP, &worker, SLM_SYS_PRIVATE},
+        {0, &slm_mailbox_note.bell, SLM_SYS_SHARED},
+    };
+    if (hears_bell) {
+        hears_bell = slm_background_begin() && slm_sys_wait_any(words, 2);
+        slm_background_end();
+    } else {
+        slm_sys_wait(&worker, WORKER_ASLEEP, 0);
+    }
+}
+
 /* Sleep until woken. The exchange and slm_worker_thread_gone's fence order "asleep, then look at the threads" against
  * "one thread less, then look whether it sleeps": one of both sees the other. So do the exchange and the store of
  * slm_worker_note_active, "asleep, then look for activity" against "active, then look whether it sleeps". */
@@ -262,8 +315,8 @@ static slm_cold void fall_asleep(void)
 {
     atomic_exchange(&worker, WORKER_ASLEEP);
     while (load_relaxed(&worker) == WORKER_ASLEEP && !atomic_load(&active) && !atomic_load(&deferred) &&
-           are_several())
-        slm_sys_wait(&worker, WORKER_ASLEEP, 0);
+           !slm_mailbox_waits() && are_several())
+        sleep_until_woken();
     atomic_exchange(&worker, WORKER_RUNNING); /* over a call: before the next look */
 }
 
@@ -304,20 +357,21 @@ static _Atomic uint64_t ended_ms;  /* the last of them */
  * first one it was still in use. */
 static slm_cold void work_while_needed(void)
 {
-    const unsigned pass_ms = (unsigned)slm_options.purge_delay_ms / 4 + 10;
-    const unsigned idle_ms = likely(!slm_limits_watched) ? pass_ms : (unsigned)slm_min(pass_ms, SLM_LIMITS_LOOK_MS);
-    const uint64_t quiet_ms = 2 * (SLM_RECLAIM_INTERVAL_MS + slm_options.purge_delay_ms);
     uint64_t busy_ms = slm_sys_now_ms();
     while (look_whether_needed()) {
         const uint64_t now = slm_sys_now_ms();
         const bool passed = atomic_exchange(&active, false);
+        if (slm_mailbox_waits())
+            slm_mailbox_serve(destruct);
         do_deferred(false);
         const bool parks = slm_park_pass(now), done = reclaim_due(now, true, parks), waits = load_relaxed(&deferred);
         if (done || passed || parks || waits)
             busy_ms = now;
         if (done || waits)
             store_relaxed(&fruitless, 0);
-        if (now - busy_ms < quiet_ms) {
+        const uint64_t delay_ms = slm_setting(purge_delay_ms);
+        const unsigned idle_ms = (unsigned)slm_min(delay_ms / 4 + 10, look_ms);
+        if (now - busy_ms < 2 * (SLM_RECLAIM_INTERVAL_MS + delay_ms)) {
             slm_sys_wait(&worker, WORKER_RUNNING, waits ? (unsigned)slm_min(pass_interval_ms(), idle_ms) : idle_ms);
         } else {
             fall_asleep();
@@ -348,7 +402,7 @@ static slm_cold bool leave(void)
 static slm_cold void *work(void *nothing)
 {
     slm_tls.helper = true;
-    slm_background_enter();
+    hears_bell = slm_background_enter();
     atomic_store(&waiting, &nobody);
     store_relaxed(&slm_demand_watched, true);
     store_release(&worker, WORKER_RUNNING);

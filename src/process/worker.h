@@ -33,6 +33,10 @@ slm_inline void slm_worker_note_slabs(void)
         slm_worker_look_at_spans();
 }
 
+/* In a slow path: there is a command in the mailbox. The worker is to look, or, where there is none, this thread at
+ * the end of the slow path (slm_thread_attend). */
+void slm_worker_note_mail(struct slm_thread *thread);
+
 /* After an object was retired, or a function given to slab_epoch_call: it is due within deferred_max_delay_ms. */
 void slm_worker_note_deferred(void);
 
@@ -56,6 +60,10 @@ void slm_worker_thread_found(void);
  * worker that is alone with one thread ends. It is gone when the call returns, unless it runs the program's functions
  * or destructors, has done so before, or waits for a reader. No lock is held. */
 void slm_worker_thread_gone(bool was_seen);
+
+/* A sandbox is near: the library makes no calls by itself but those of every allocation (thread/park.h). If the
+ * worker sleeps in one, it wakes up. */
+void slm_worker_forbid(void);
 
 /* In the child of a fork: there is no worker. */
 void slm_worker_fork_child(void);

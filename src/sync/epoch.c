@@ -342,7 +342,7 @@ static enum reading look_at_readers(uint64_t number, struct slm_epoch_reader **w
 static void note_stall(struct slm_epoch_reader *reader, uint64_t number, uint64_t now_us, struct news *news)
 {
     const uint64_t ms = now_us > begun_us ? (now_us - begun_us) / 1000 : 0; /* `now_us` may be older */
-    if (slm_options.epoch_stall_ms == 0 || ms < slm_options.epoch_stall_ms)
+    if (slm_setting(epoch_stall_ms) == 0 || ms < slm_setting(epoch_stall_ms))
         return;
     reader->named = number;
     news->thread = reader->thread;

@@ -260,7 +260,7 @@ bool slm_park_pass(uint64_t now_ms)
         return false;
     if (!slm_cache_try_lock())
         return true;
-    store_relaxed(&due_ms, now_ms + slm_max(slm_options.purge_delay_ms / 2, interval_least_ms));
+    store_relaxed(&due_ms, now_ms + slm_max(slm_setting(purge_delay_ms) / 2, interval_least_ms));
     const uint64_t dirty_bytes = slm_span_dirty_bytes();
     const bool changed = pass(false);
     slm_cache_unlock();

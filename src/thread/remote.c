@@ -16,7 +16,7 @@ struct slm_magazine *slm_remote_take(struct slm_thread *thread, unsigned cache_i
 
 static uint32_t most_rounds(const struct slm_cache *cache)
 {
-    const size_t bytes = slm_min(slm_options.thread_bytes, most_bytes);
+    const size_t bytes = slm_min(slm_setting(thread_bytes), most_bytes);
     return (uint32_t)slm_min(slm_max(bytes / cache->shape.object_size, 1), load_relaxed(&cache->most_rounds));
 }
 

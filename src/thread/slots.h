@@ -56,7 +56,7 @@ struct slm_slot {
 static_assert(sizeof(struct slm_slot) == SLM_SLOT_SIZE, "a slot's size");
 
 /* What is asked of the owner, as bits. */
-enum slm_attention { SLM_ATTEND_RESERVE = 1, SLM_ATTEND_RECALL = 2, SLM_ATTEND_PAUSE = 4 };
+enum slm_attention { SLM_ATTEND_RESERVE = 1, SLM_ATTEND_RECALL = 2, SLM_ATTEND_PAUSE = 4, SLM_ATTEND_MAIL = 8 };
 
 struct slm_tls;
 struct slm_reserve;

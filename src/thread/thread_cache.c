@@ -66,7 +66,7 @@ static void raise_target(struct slm_thread *thread, struct slm_slot *slot, const
     if (target <= before)
         return;
     const size_t more = (size_t)(target - before) * cache->shape.object_size * 2;
-    if (before == 0 || thread->target_bytes + more <= slm_options.thread_bytes)
+    if (before == 0 || thread->target_bytes + more <= slm_setting(thread_bytes))
         set_target(thread, slot, cache, target);
 }
 
@@ -77,7 +77,7 @@ static uint32_t next_target(const struct slm_thread *thread, const struct slm_ca
     const uint32_t twice = target < 5 ? 5 : target * 2 + 3;
     if (!slm_pair_is_long(cache))
         return twice;
-    const uint64_t most = slm_options.thread_bytes, left = most - slm_min(most, thread->target_bytes);
+    const uint64_t most = slm_setting(thread_bytes), left = most - slm_min(most, thread->target_bytes);
     return (uint32_t)slm_min(twice, target + slm_max(left / 16 / (cache->shape.object_size * 2), 1));
 }
 

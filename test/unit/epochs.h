@@ -14,7 +14,7 @@
 /* A group's setup. Whose thread is held up inside a section is not named: children have nothing to say. */
 static inline int start_unnamed(void **state)
 {
-    slm_options.epoch_stall_ms = 0;
+    slm_settings.epoch_stall_ms = 0;
     return start_library(state);
 }
 

@@ -40,7 +40,7 @@ static bool look(void)
 static int begin_group(void **state)
 {
     const int started = start_library(state);
-    slm_options.purge_delay_ms = INTERVAL_MS;
+    slm_settings.purge_delay_ms = INTERVAL_MS;
     cache = slm_class_cache(slm_class_of_size(SIZE));
     lent = cache_out(cache) - cache_stock(cache) - slm_thread_rounds(slm_tls.self, cache->id);
     return started;

@@ -55,12 +55,12 @@ static inline void start_reader(void)
 /* A group's setup. The first pass is due at once: here it comes. From now on something was retired some time. */
 static inline int begin_retiring(void **state)
 {
-    slm_options.deferred_max_delay_ms = FAR_OFF_MS;
+    slm_settings.deferred_max_delay_ms = FAR_OFF_MS;
     slm_options.worker = 0;
     const int started = start_unnamed(state);
     slm_worker_note_deferred();
     slm_deferred_poll();
-    slm_options.deferred_max_delay_ms = 100; /* which says how many passes look at what was closed, too */
+    slm_settings.deferred_max_delay_ms = 100; /* which says how many passes look at what was closed, too */
     return started;
 }
 

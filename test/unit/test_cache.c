@@ -33,17 +33,17 @@ static void magazines_have_bounds(void **state)
         assert_in_range(cache->start_rounds, 1, cache->most_rounds);
         assert_in_range(cache->most_rounds, 8, SLM_MAGAZINE_ROUNDS_MAX);
         if (cache->most_rounds > 8)
-            assert_true((uint64_t)cache->most_rounds * slm_class_size[class] <= slm_options.magazine_bytes);
+            assert_true((uint64_t)cache->most_rounds * slm_class_size[class] <= slm_settings.magazine_bytes);
     }
 }
 
 static void tune(void)
 {
-    slm_options.magazine_bytes = 16 << 20;
+    slm_settings.magazine_bytes = 16 << 20;
     slm_cache_tune_all();
     require(slm_class_cache(0)->most_rounds == SLM_MAGAZINE_ROUNDS_MAX);
     require(slm_class_cache(SLM_CLASSES - 1)->most_rounds == SLM_MAGAZINE_ROUNDS_MAX);
-    slm_options.magazine_bytes = 1024;
+    slm_settings.magazine_bytes = 1024;
     slm_cache_tune_all();
     require(slm_class_cache(0)->most_rounds == 64);
     require(slm_class_cache(slm_class_of_size(512))->most_rounds == 8);
@@ -191,7 +191,7 @@ static void stocks_do_not_learn_from_late_misses(void **state)
     const uint64_t least = slm_cache_stock_rounds(cache);
     slm_cache_note_sent_home(cache, 100);
     store_relaxed(&cache->sent_home_ms,
-                  load_relaxed(&cache->sent_home_ms) - 2 * (uint32_t)slm_options.purge_delay_ms);
+                  load_relaxed(&cache->sent_home_ms) - 2 * (uint32_t)slm_settings.purge_delay_ms);
     slm_cache_note_taken(cache, 100);
     assert_int_equal(slm_cache_stock_rounds(cache), least);
     slm_cache_note_sent_home(cache, 10); /* those of before are not counted with it */

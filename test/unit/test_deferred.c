@@ -6,7 +6,7 @@
 static int begin(void **state)
 {
     slm_options.worker = 0;
-    slm_options.deferred_max_delay_ms = 100; /* a pass each 25 ms, where somebody polls or passes slow paths */
+    slm_settings.deferred_max_delay_ms = 100; /* a pass each 25 ms, where somebody polls or passes slow paths */
     return start_unnamed(state);
 }
 

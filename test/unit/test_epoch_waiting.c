@@ -101,20 +101,20 @@ static void stall(unsigned named)
 
 static void stall_for_long(void)
 {
-    slm_options.epoch_stall_ms = 30;
+    slm_settings.epoch_stall_ms = 30;
     stall(2);
 }
 
 static void nobody_is_to_be_named(void)
 {
-    slm_options.epoch_stall_ms = 0;
+    slm_settings.epoch_stall_ms = 0;
     stall(0);
 }
 
 static void inside_for_long_while_nobody_waits(void)
 {
     struct reader other;
-    slm_options.epoch_stall_ms = 10;
+    slm_settings.epoch_stall_ms = 10;
     start(&other);
     tell(&other, 'e');
     for (unsigned i = 0; i < 50; i++, sleep_ms(1))

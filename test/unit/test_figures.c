@@ -70,7 +70,7 @@ static void purges_are_counted(void **state)
     char *object = malloc(8 * MIB);
     memset(object, 1, 8 * MIB);
     const struct slab_stats before = gather();
-    slm_options.dirty_bytes = 1024 * MIB; /* it does not go at once */
+    slm_settings.dirty_bytes = 1024 * MIB; /* it does not go at once */
     free(object);
     assert_int_equal(gather().dirty_bytes, before.dirty_bytes + 8 * MIB);
     const size_t given = slm_give_back_all();

@@ -419,7 +419,7 @@ static void free_and_go_on(void)
 {
     enum { BYTES = 20000, OBJECTS = 3000 };
     static void *objects[OBJECTS];
-    slm_options.purge_delay_ms = 1;
+    slm_settings.purge_delay_ms = 1;
     slm_tls.state = SLM_THREAD_GONE; /* not by the end: this thread has taken nothing yet of this class */
     slm_tls.hot = slm_nothing;
     slm_tls.self = NULL;

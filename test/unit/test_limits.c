@@ -234,13 +234,13 @@ static void version_1(void)
 static void the_least_of_group_and_options(void)
 {
     begin_v2();
-    slm_options.limit_bytes = 100 * MIB;
+    slm_settings.limit_bytes = 100 * MIB;
     start();
     require_limits(100 * MIB, 100 * MIB);
     put(GROUP "memory.max", "67108864\n");
     tick();
     require_limits(60 * MIB, 64 * MIB - 64 * MIB / 10);
-    slm_options.soft_limit_bytes = 50 * MIB;
+    slm_settings.soft_limit_bytes = 50 * MIB;
     tick();
     require_limits(60 * MIB, 50 * MIB);
 }
@@ -248,7 +248,7 @@ static void the_least_of_group_and_options(void)
 static void without_a_group(void)
 {
     begin("", "22 27 0:21 / /proc rw,relatime - proc proc rw\n");
-    slm_options.limit_bytes = 100 * MIB;
+    slm_settings.limit_bytes = 100 * MIB;
     start();
     require_limits(100 * MIB, 100 * MIB);
 }
@@ -325,8 +325,8 @@ static void one_line_says_that_there_is_no_group(void **state)
 /* Nothing else has it go back. */
 static void make_dirty(void)
 {
-    slm_options.dirty_bytes = GIB;
-    slm_options.purge_delay_ms = 3600000;
+    slm_settings.dirty_bytes = GIB;
+    slm_settings.purge_delay_ms = 3600000;
     char *object = malloc(8 * MIB);
     require(object != NULL);
     free(memset(object, 1, 8 * MIB));

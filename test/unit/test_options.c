@@ -5,11 +5,13 @@
 
 static const char *given; /* to the parser, in the child */
 static struct slm_options wanted;
+static struct slm_settings wanted_settings;
 
 static void parse_and_compare(void)
 {
     slm_options_parse(given);
     require(memcmp(&slm_options, &wanted, sizeof wanted) == 0);
+    require(memcmp(&slm_settings, &wanted_settings, sizeof wanted_settings) == 0);
 }
 
 /* The text gives the options in `wanted`, without a word. */
@@ -32,6 +34,7 @@ static int begin_with_defaults(void **state)
 {
     (void)state;
     wanted = slm_options;
+    memcpy(&wanted_settings, &slm_settings, sizeof wanted_settings);
     return 0;
 }
 
@@ -46,13 +49,13 @@ static void nothing_changes_nothing(void **state)
 static void defaults_are_those_that_the_help_shows(void **state)
 {
     (void)state;
-    assert_int_equal(slm_options.magazine_bytes, 65536);
-    assert_int_equal(slm_options.thread_bytes, 1048576);
-    assert_int_equal(slm_options.depot_bytes, 1 << 30);
-    assert_int_equal(slm_options.purge_delay_ms, 500);
-    assert_int_equal(slm_options.dirty_bytes, 4194304);
+    assert_int_equal(slm_settings.magazine_bytes, 65536);
+    assert_int_equal(slm_settings.thread_bytes, 1048576);
+    assert_int_equal(slm_settings.depot_bytes, 1 << 30);
+    assert_int_equal(slm_settings.purge_delay_ms, 500);
+    assert_int_equal(slm_settings.dirty_bytes, 4194304);
     assert_int_equal(slm_options.worker, 1);
-    assert_int_equal(slm_options.stats, 0);
+    assert_int_equal(slm_settings.stats, 0);
     assert_int_equal(slm_options.help, 0);
     assert_string_equal(slm_options.stats_file, "");
 }
@@ -60,9 +63,9 @@ static void defaults_are_those_that_the_help_shows(void **state)
 static void numbers_are_set(void **state)
 {
     (void)state;
-    wanted.purge_delay_ms = 0;
+    wanted_settings.purge_delay_ms = 0;
     wanted.worker = 0;
-    wanted.stats = 1;
+    wanted_settings.stats = 1;
     assert_parses("purge_delay_ms=0,worker=0,stats=1");
     assert_parses(",purge_delay_ms=0,,worker=0,stats=1,");
     assert_parses("purge_delay_ms=7,worker=0,stats=1,purge_delay_ms=00000000000000000000000");
@@ -71,9 +74,9 @@ static void numbers_are_set(void **state)
 static void letters_multiply(void **state)
 {
     (void)state;
-    wanted.magazine_bytes = 8 << 10;
-    wanted.dirty_bytes = 3 << 20;
-    wanted.depot_bytes = (uint64_t)5 << 30;
+    wanted_settings.magazine_bytes = 8 << 10;
+    wanted_settings.dirty_bytes = 3 << 20;
+    wanted_settings.depot_bytes = (uint64_t)5 << 30;
     assert_parses("magazine_bytes=8K,dirty_bytes=3M,depot_bytes=5G");
     assert_parses("magazine_bytes=8k,dirty_bytes=3m,depot_bytes=5g");
 }
@@ -81,7 +84,7 @@ static void letters_multiply(void **state)
 static void the_last_of_the_same_name_counts(void **state)
 {
     (void)state;
-    wanted.purge_delay_ms = 3;
+    wanted_settings.purge_delay_ms = 3;
     strcpy(wanted.stats_file, "/b");
     assert_parses("purge_delay_ms=1,stats_file=/a,purge_delay_ms=2,stats_file=/b,purge_delay_ms=3");
     assert_warns("purge_delay_ms=1,stats_file=/b,purge_delay_ms=3,purge_delay_ms=x",
@@ -91,9 +94,9 @@ static void the_last_of_the_same_name_counts(void **state)
 static void bounds_are_part_of_the_range(void **state)
 {
     (void)state;
-    wanted.magazine_bytes = 256;
-    wanted.thread_bytes = 1 << 30;
-    wanted.depot_bytes = (uint64_t)1 << 40;
+    wanted_settings.magazine_bytes = 256;
+    wanted_settings.thread_bytes = 1 << 30;
+    wanted_settings.depot_bytes = (uint64_t)1 << 40;
     assert_parses("magazine_bytes=256,thread_bytes=1G,depot_bytes=1024G");
 }
 
@@ -181,7 +184,7 @@ static void a_long_value_is_cut(void **state)
 static void the_rest_of_the_text_still_counts(void **state)
 {
     (void)state;
-    wanted.stats = 1;
+    wanted_settings.stats = 1;
     wanted.worker = 0;
     assert_warns("worker=0,nonsense=1,worker=7,stats=1",
                  "slabmalloc: option nonsense: no such option (help=1 lists all)\n" WORKER_7);
@@ -243,10 +246,10 @@ static void read_environment(void)
 {
     setenv("SLABMALLOC_OPTIONS", "purge_delay_ms=123", 1);
     slm_options_read();
-    require(slm_options.purge_delay_ms == 123);
+    require(slm_settings.purge_delay_ms == 123);
     unsetenv("SLABMALLOC_OPTIONS");
     slm_options_read();
-    require(slm_options.purge_delay_ms == 123);
+    require(slm_settings.purge_delay_ms == 123);
 }
 
 static void the_environment_is_read(void **state)
@@ -266,18 +269,20 @@ static void ask_for_help(void)
 #define CHECKED true
 #define BENCH false
 #define NUMBER_ROW(builds, name, standard, least, most, example, sentence)                                           \
-    {builds, #name, example, offsetof(struct slm_options, name), standard, least, most},
-#define TEXT_ROW(builds, name, size, example, sentence) {builds, #name, example, 0, 0, 0, 0},
+    {builds, false, #name, example, offsetof(struct slm_options, name), standard, least, most},
+#define SETTING_ROW(builds, name, standard, least, most, example, sentence)                                          \
+    {builds, true, #name, example, offsetof(struct slm_settings, name), standard, least, most},
+#define TEXT_ROW(builds, name, size, example, sentence) {builds, false, #name, example, 0, 0, 0, 0},
 static const struct row {
-    bool here;
+    bool here, changes;
     const char *name, *example;
     size_t field;
     uint64_t standard, least, most; /* most is 0: a text */
-} table[] = {SLM_OPTIONS(NUMBER_ROW, TEXT_ROW)};
+} table[] = {SLM_OPTIONS(NUMBER_ROW, SETTING_ROW, TEXT_ROW)};
 
 static uint64_t *field_of(const struct row *row)
 {
-    return (uint64_t *)((char *)&wanted + row->field);
+    return (uint64_t *)((row->changes ? (char *)&wanted_settings : (char *)&wanted) + row->field);
 }
 
 static void numbers_have_their_defaults_and_bounds(void **state)
@@ -334,7 +339,7 @@ static void parse_examples(void)
     for (const struct row *row = table; row < table + COUNT(table); row++)
         if (row->here)
             slm_options_parse(text("%s=%s", row->name, row->example));
-    require(slm_options.magazine_bytes == 65536 && slm_options.stats == 1 && slm_options.help == 1);
+    require(slm_settings.magazine_bytes == 65536 && slm_settings.stats == 1 && slm_options.help == 1);
     require(strcmp(slm_options.stats_file, "/tmp/figures") == 0 && strcmp(slm_options.topology, "2x2") == 0);
 }
 
@@ -342,6 +347,82 @@ static void examples_are_good(void **state)
 {
     (void)state;
     assert_child_silent(parse_examples);
+}
+
+/* -- in flight --------------------------------------------------------------------------------------------------- */
+
+static void assert_answers(const char *command, int error, const char *answer)
+{
+    char said[160] = "";
+    strncpy(said, command, sizeof said - 1);
+    assert_int_equal(slm_options_command(said, sizeof said), error);
+    assert_string_equal(said, answer);
+}
+
+/* What each setting was is there again in the end. */
+static void settings_change_and_others_do_not(void **state)
+{
+    (void)state;
+    for (const struct row *row = table; row < table + COUNT(table); row++) {
+        if (!row->here || row->most == 0)
+            continue;
+        char was[64];
+        snprintf(was, sizeof was, "%s=%lu", row->name, row->standard);
+        assert_answers(row->name, 0, was);
+        if (row->changes) {
+            char most[64];
+            snprintf(most, sizeof most, "%s=%lu", row->name, row->most);
+            assert_answers(most, 0, most);
+            assert_answers(row->name, 0, most);
+            char above[64];
+            snprintf(above, sizeof above, "%s=%lu", row->name, row->most + 1);
+            assert_answers(above, EINVAL, text("too large (%lu to %lu)", row->least, row->most));
+            assert_answers(row->name, 0, most);
+        }
+        assert_answers(was, row->changes ? 0 : EPERM, row->changes ? was : "");
+        assert_answers(row->name, 0, was);
+    }
+}
+
+static void commands_that_are_wrong(void **state)
+{
+    (void)state;
+    assert_answers("", ENOENT, "");
+    assert_answers("=", ENOENT, "");
+    assert_answers("=1", ENOENT, "");
+    assert_answers("dirty_byte=1", ENOENT, "");
+    assert_answers("dirty_bytes,thread_bytes=1M", ENOENT, "");
+    assert_answers("grow", ENOENT, ""); /* the bench's */
+    assert_answers("stats_file=/tmp/x", EPERM, "");
+    assert_answers("thp=off", EPERM, "");
+    assert_answers("dirty_bytes=", EINVAL, "no value (0 to 1099511627776)");
+    assert_answers("dirty_bytes=1MB", EINVAL, "not a number (0 to 1099511627776)");
+    assert_answers("dirty_bytes=1,stats=1", EINVAL, "not a number (0 to 1099511627776)");
+    assert_answers("dirty_bytes=-1", EINVAL, "negative (0 to 1099511627776)");
+    assert_answers("thread_bytes=1", EINVAL, "too small (4096 to 1073741824)");
+    assert_answers("thread_bytes=99999999999999999999", EINVAL, "too large (4096 to 1073741824)");
+    assert_answers("dirty_bytes", 0, "dirty_bytes=4194304");
+    assert_answers("dirty_bytes=3M", 0, "dirty_bytes=3145728");
+    assert_answers("dirty_bytes=4M", 0, "dirty_bytes=4194304");
+}
+
+/* The bytes of a command need not end. */
+static void commands_stay_within_their_text(void **state)
+{
+    (void)state;
+    char bytes[33];
+    memset(bytes, 'x', sizeof bytes);
+    assert_int_equal(slm_options_command(bytes, 32), ENOENT);
+    assert_int_equal(bytes[32], 'x');
+    memcpy(bytes, "thread_bytes=1xxxxxxxxxxxxxxxxxxx", 33);
+    assert_int_equal(slm_options_command(bytes, 14), EINVAL);
+    assert_string_equal(bytes, "too small (40");
+    assert_int_equal(bytes[14], 'x');
+    strcpy(slm_options.stats_file, "/a/file");
+    memcpy(bytes, "stats_file", 11);
+    assert_int_equal(slm_options_command(bytes, 14), 0);
+    assert_string_equal(bytes, "stats_file=/a");
+    slm_options.stats_file[0] = 0;
 }
 
 static void show_help_of_changed_options(void)
@@ -379,6 +460,9 @@ int main(void)
         cmocka_unit_test_setup(the_environment_is_read, begin_with_defaults),
         cmocka_unit_test(help_is_a_table_in_markdown),
         cmocka_unit_test(examples_are_good),
+        cmocka_unit_test(settings_change_and_others_do_not),
+        cmocka_unit_test(commands_that_are_wrong),
+        cmocka_unit_test(commands_stay_within_their_text),
         cmocka_unit_test(help_shows_defaults_whatever_is_set),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

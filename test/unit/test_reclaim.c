@@ -21,7 +21,7 @@
 static int begin(void **state)
 {
     const int started = start_library(state);
-    slm_options.purge_delay_ms = 50;
+    slm_settings.purge_delay_ms = 50;
     slm_options.worker = 1;
     slm_demand_rise(16 * MIB); /* worth a worker each time */
     return started;
@@ -62,8 +62,8 @@ static void the_only_thread_s_passes_purge(void **state)
 /* From here on nothing becomes due. */
 static void put_purging_off(void)
 {
-    slm_options.purge_delay_ms = FAR_OFF_MS;
-    slm_options.dirty_bytes = UINT64_MAX / 2;
+    slm_settings.purge_delay_ms = FAR_OFF_MS;
+    slm_settings.dirty_bytes = UINT64_MAX / 2;
     slm_span_purge(0, SLM_PURGE_TRIM);
     struct slm_thread *thread = slm_thread_enter(true);
     slm_worker_tick(thread);
@@ -277,7 +277,7 @@ static void a_child_has_a_worker_of_its_own(void **state)
 static void tear_down(size_t size)
 {
     static char *objects[64 * MIB / 100];
-    slm_options.purge_delay_ms = FAR_OFF_MS;
+    slm_settings.purge_delay_ms = FAR_OFF_MS;
     const uint64_t before = slm_demand_used();
     const size_t count = 64 * MIB / size;
     for (size_t i = 0; i < count; i++)
@@ -314,7 +314,7 @@ static void *fill_and_free(void *nothing);
 static void be_left_alone(void)
 {
     const uint64_t before = slm_demand_used();
-    slm_options.purge_delay_ms = FAR_OFF_MS;
+    slm_settings.purge_delay_ms = FAR_OFF_MS;
     require(pthread_create(&second, NULL, fill_and_free, NULL) == 0 && pthread_join(second, NULL) == 0);
     require(!worker_there());
     require(slm_span_dirty_bytes() <= MIB && slm_demand_used() <= before + MIB);
@@ -328,7 +328,7 @@ static void the_last_thread_s_end_leaves_nothing(void **state)
 
 static void come_and_go(void)
 {
-    slm_options.purge_delay_ms = FAR_OFF_MS / 4;
+    slm_settings.purge_delay_ms = FAR_OFF_MS / 4;
     for (unsigned turn = 0; turn < 4; turn++)
         require(pthread_create(&second, NULL, fill_and_free, NULL) == 0 && pthread_join(second, NULL) == 0);
     const struct slm_depot *depot = &slm_class_cache(slm_class_of_size(FILLED_SIZE))->first;
@@ -361,7 +361,7 @@ static void *fill_and_free(void *nothing)
 
 static void fill_and_free_where_scarce(void)
 {
-    slm_options.purge_delay_ms = FAR_OFF_MS;
+    slm_settings.purge_delay_ms = FAR_OFF_MS;
     slm_span_set_scarce(true);
     const uint64_t heap = slm_reservation_heap_bytes();
     for (unsigned turn = 0; turn < 3; turn++) {
@@ -423,7 +423,7 @@ static void be_still(void)
     slm_thread_empty(thread, SLM_TO_DEPOT);
     slm_cache_unlock();
     const struct slm_depot *depot = &cache->first;
-    slm_options.purge_delay_ms = WINDOW_MS;
+    slm_settings.purge_delay_ms = WINDOW_MS;
     const uint64_t now = slm_sys_now_ms() + 8 * (uint64_t)FAR_OFF_MS,
                    before = load_relaxed(&slm_purged_bytes[SLM_PURGE_IDLE]);
     for (unsigned i = 0; i < 2; i++)

@@ -17,8 +17,8 @@ static unsigned char *objects[MANY];
 static int begin(void **state)
 {
     const int started = start_library(state);
-    slm_options.purge_delay_ms = FAR_OFF_MS;
-    slm_options.dirty_bytes = UINT64_MAX / 2;
+    slm_settings.purge_delay_ms = FAR_OFF_MS;
+    slm_settings.dirty_bytes = UINT64_MAX / 2;
     return started;
 }
 

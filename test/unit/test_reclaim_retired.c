@@ -11,7 +11,7 @@
 static int begin(void **state)
 {
     const int started = start_unnamed(state);
-    slm_options.purge_delay_ms = 50;
+    slm_settings.purge_delay_ms = 50;
     slm_options.worker = 1;
     return started;
 }
@@ -217,7 +217,7 @@ static void *retire_some(void *nothing)
 
 static void leave_it_little(void)
 {
-    slm_options.deferred_max_delay_ms = FAR_OFF_MS / CLOCK_SPEED;
+    slm_settings.deferred_max_delay_ms = FAR_OFF_MS / CLOCK_SPEED;
     void *volatile mine = malloc(200);
     start_reader();
     slm_defer(mine, NULL);

@@ -15,7 +15,7 @@
 
 static void report_text(void)
 {
-    slm_options.stats = 1;
+    slm_settings.stats = 1;
     slm_stderr_remember(); /* this child's */
     errno = EDOM;
     slm_report_write();
@@ -84,7 +84,7 @@ static void a_report_of_nodes_loses_no_line(void **state)
 
 static void begin_report(void)
 {
-    slm_options.stats = 1;
+    slm_settings.stats = 1;
     slm_stderr_remember();
     slm_report_start();
 }

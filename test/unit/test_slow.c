@@ -389,7 +389,7 @@ static void purging_gives_the_peak_back(void **state)
 {
     (void)state;
     static void *objects[20000];
-    slm_options.dirty_bytes = UINT64_MAX / 2; /* nothing goes at once */
+    slm_settings.dirty_bytes = UINT64_MAX / 2; /* nothing goes at once */
     for (size_t i = 0; i < COUNT(objects); i++)
         memset(objects[i] = slm_alloc(1 + i % 2000), 1, 1 + i % 2000);
     for (size_t i = 0; i < COUNT(objects); i++)

@@ -265,8 +265,8 @@ static void bytes_are_bounded(void **state)
                 assert_true(rounds <= 2 * slm_class_cache(each)->most_rounds);
                 bytes += rounds * slm_class_size[each];
             }
-            assert_true(thread->target_bytes <= slm_options.thread_bytes + first_touch);
-            assert_true(bytes <= slm_options.thread_bytes + first_touch);
+            assert_true(thread->target_bytes <= slm_settings.thread_bytes + first_touch);
+            assert_true(bytes <= slm_settings.thread_bytes + first_touch);
         }
 }
 
@@ -285,7 +285,7 @@ static void long_objects_share_the_bytes(void **state)
     }
     for (unsigned class = first; class <= last; class ++)
         assert_true(load_relaxed(&slm_slot_of(thread, class)->target) > 1);
-    assert_true(thread->target_bytes <= slm_options.thread_bytes);
+    assert_true(thread->target_bytes <= slm_settings.thread_bytes);
 }
 
 /* The loaded magazine has what a pair may have. Only trips to the depot change it. */
@@ -319,7 +319,7 @@ static void full_magazines_reach_other_threads(void **state)
     give_many(usual, 4000);
     slm_thread_empty(thread, SLM_TO_DEPOT);
     const uint64_t stock = in_stock(usual), out = objects_out(usual);
-    assert_true(stock > 0 && stock * slm_class_size[usual] <= slm_options.depot_bytes);
+    assert_true(stock > 0 && stock * slm_class_size[usual] <= slm_settings.depot_bytes);
     for (unsigned i = 0; i < stock; i++) {
         objects[i] = take_from(other, usual);
         assert_non_null(objects[i]);
@@ -554,11 +554,11 @@ static void the_stock_collects_no_arrays(void **state)
 {
     (void)state;
     const unsigned class = slm_class_of_size(48), many = 4000;
-    const uint64_t thread_bytes = slm_options.thread_bytes;
-    slm_options.thread_bytes = 2 * 13 * 48;
+    const uint64_t thread_bytes = slm_settings.thread_bytes;
+    slm_settings.thread_bytes = 2 * 13 * 48;
     take_many(class, many);
     give_many(class, many);
-    slm_options.thread_bytes = thread_bytes;
+    slm_settings.thread_bytes = thread_bytes;
     take_many(class, many);
     size_t rounds = 0;
     for (const struct slm_magazine *at = slm_class_cache(class)->first.empty; at; at = at->next)

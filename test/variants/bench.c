@@ -135,7 +135,7 @@ void __wrap_slm_report_write(void)
     static const char *const names[SLM_RANKS] = {"start", "caches", "threads",  "depot",   "ring",   "retired",
                                                  "spans", "percpu", "metadata", "readers", "classes"};
     __real_slm_report_write();
-    if (!slm_options.stats)
+    if (!slm_settings.stats)
         return;
     struct slm_line line = {0};
     line_figure(&line, "slabmalloc: lock ticks ", slm_seam_ticks() - load_relaxed(&first_ticks));

@@ -138,9 +138,24 @@ static void option_run(const struct request *request)
     puts(printable(answer.text));
 }
 
+/* The answers for all caches come in parts. A process that is hostile may say that there are ever more. */
 static void caches_run(const struct request *request)
 {
-    fail("%s: not yet", target_name(request->target));
+    enum { PART = 4096, PARTS_MOST = 256 };
+    struct slm_command_cache *caches = NULL;
+    size_t count = 0;
+    for (unsigned part = 0; part < PARTS_MOST; part++) {
+        struct slm_command command = {.what = SLM_COMMAND_CACHES, .number = {count}};
+        struct slm_answer answer;
+        caches = memory(caches, count + PART, sizeof *caches);
+        size_t bytes = PART * sizeof *caches;
+        ask(request, &command, &answer, caches + count, &bytes);
+        count += bytes / sizeof *caches;
+        if (bytes < sizeof *caches || bytes / sizeof *caches >= answer.number[0])
+            break;
+    }
+    caches_print(caches, count);
+    free(caches);
 }
 
 const struct command mailbox_commands[] = {

@@ -1,14 +1,16 @@
-/* Prints slab_stats: a line for each field that is there, by its name in slabmalloc.h. */
+/* slab_stats: a line for each field that is there, by its name in slabmalloc.h; and the table of caches. */
 #include "figures.h"
 
 #include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <slabmalloc.h>
 
 #include "amount.h"
+#include "message.h"
 
 #define ROW(field)                                                                                                   \
     {                                                                                                                \
@@ -83,5 +85,57 @@ void figures_print(const void *stats, size_t bytes)
             return;
         memcpy(&number, (const char *)stats + rows[i].offset, sizeof number);
         row_print(rows[i].name, number);
+    }
+}
+
+/* -- caches ------------------------------------------------------------------------------------------------------- */
+
+static uint64_t slab_bytes(const struct slm_command_cache *cache)
+{
+    return cache->stats.slabs * cache->stats.bytes_per_slab;
+}
+
+/* Names of the same cache stand together, in the order in which they came. */
+static int cache_compare(const void *a, const void *b)
+{
+    const struct slm_command_cache *x = a, *y = b;
+    uint64_t of_x = slab_bytes(x), of_y = slab_bytes(y);
+    if (of_x != of_y)
+        return of_x > of_y ? -1 : 1;
+    if (x->id != y->id)
+        return x->id < y->id ? -1 : 1;
+    return (x->unused > y->unused) - (x->unused < y->unused);
+}
+
+static void cache_print(const struct slm_command_cache *cache)
+{
+    const slab_cache_stats *stats = &cache->stats;
+    printf("%-24s %10s %10" PRIu64 " %11s %11s %10" PRIu64 " %10" PRIu64 " %11s\n", stats->name,
+           amount_of(stats->object_size).text, stats->active_objects,
+           amount_of(stats->active_objects * stats->object_size).text, amount_of(slab_bytes(cache)).text,
+           stats->magazine_rounds, stats->depot_rounds,
+           stats->limit_bytes ? amount_of(stats->limit_bytes).text : "-");
+}
+
+void caches_print(struct slm_command_cache *caches, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        caches[i].unused = (uint32_t)i;
+        caches[i].stats.name[sizeof caches[i].stats.name - 1] = '\0';
+        printable(caches[i].stats.name);
+    }
+    qsort(caches, count, sizeof *caches, cache_compare);
+    printf("%-24s %10s %10s %11s %11s %10s %10s %11s\n", "CACHE", "OBJECT", "LIVE", "BYTES", "SLABS", "MAGAZINES",
+           "DEPOTS", "LIMIT");
+    const struct slm_command_cache *first = NULL;
+    for (size_t i = 0; i < count; i++) {
+        if (!caches[i].stats.name[0])
+            continue;
+        if (first && first->id == caches[i].id) {
+            printf("%-24s : another name of %s\n", caches[i].stats.name, first->stats.name);
+            continue;
+        }
+        first = &caches[i];
+        cache_print(first);
     }
 }

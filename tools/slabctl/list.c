@@ -24,7 +24,7 @@ static void row_print(pid_t pid, struct target *target, struct tally *tally)
     if (tally->shown++ == 0)
         printf("%8s  %-16s %7s %11s %11s %11s\n", "PID", "PROGRAM", "THREADS", "RSS", "IN USE", "LIVE");
     uint64_t used = 0, live = 0;
-    bool has_used = target_read(target, (uint64_t)(uintptr_t)target_inspect(target)->used_bytes, &used, sizeof used);
+    bool has_used = target_used_bytes(target, &used);
     bool has_live = list_live_bytes(target, &live);
     printf("%8d  %-16s %7u %11s %11s %11s\n", (int)pid, printable(stat.program), stat.threads,
            amount_of(process_resident(pid)).text, has_used ? amount_of(used).text : "-",

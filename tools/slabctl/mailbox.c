@@ -109,7 +109,7 @@ static bool is_well(struct target *target, struct problem *problem)
 static bool is_lost(struct target *target, struct problem *problem)
 {
     return is_well(target, problem) &&
-           problem_set(problem, PROBLEM_OTHER, "%s: its mailbox cannot be read", target_name(target));
+           problem_set(problem, PROBLEM_OTHER, "%s: what it answers cannot be read", target_name(target));
 }
 
 /* -- one command ---------------------------------------------------------------------------------------------- */
@@ -192,21 +192,6 @@ static void command_take_back(struct asking *asking)
         target_write(asking->target, asking->command_at, &none, sizeof none);
 }
 
-/* What the answer points to, while it is still ours. */
-static bool data_read(struct asking *asking, struct slm_answer *answer, void *data, size_t *bytes)
-{
-    struct slm_answer again;
-    struct slm_command command;
-    if (data && bytes && !answer->error) {
-        if (answer->bytes < *bytes)
-            *bytes = (size_t)answer->bytes;
-        if (!target_read(asking->target, answer->address, data, *bytes))
-            return false;
-    }
-    return answer_read(asking, &again) && again.token == asking->command.token && command_read(asking, &command) &&
-           command.token == asking->command.token;
-}
-
 /* Two tools that write at once leave a mixture. */
 static bool is_ours(const struct slm_command *there, const struct slm_command *ours)
 {
@@ -215,6 +200,27 @@ static bool is_ours(const struct slm_command *there, const struct slm_command *o
 }
 
 enum outcome { ANSWERED, AGAIN, NO_ANSWER, LOST };
+
+/* What the answer points to, while it is still ours. */
+static enum outcome data_read(struct asking *asking, struct slm_answer *answer, void *data, size_t *bytes,
+                              struct problem *problem)
+{
+    struct slm_answer again;
+    struct slm_command command;
+    bool read = true;
+    if (data && bytes && !answer->error) {
+        if (answer->bytes < *bytes)
+            *bytes = (size_t)answer->bytes;
+        read = target_read(asking->target, answer->address, data, *bytes);
+    }
+    if (!answer_read(asking, &again) || again.token != asking->command.token || !command_read(asking, &command) ||
+        command.token != asking->command.token)
+        return AGAIN;
+    if (read)
+        return ANSWERED;
+    is_lost(asking->target, problem);
+    return LOST;
+}
 
 static enum outcome answer_wait(struct asking *asking, struct slm_answer *answer, void *data, size_t *bytes,
                                 struct problem *problem)
@@ -227,7 +233,7 @@ static enum outcome answer_wait(struct asking *asking, struct slm_answer *answer
             return LOST;
         }
         if (answer->token == asking->command.token)
-            return data_read(asking, answer, data, bytes) ? ANSWERED : AGAIN;
+            return data_read(asking, answer, data, bytes, problem);
         if (!command_read(asking, &there) || !is_ours(&there, &asking->command))
             return AGAIN;
         if (last)

@@ -227,11 +227,19 @@ static bool inspect_read(struct target *target, uint64_t address, struct slm_ins
     return target_read(target, address, inspect, bytes);
 }
 
-static uint64_t inspect_used_bytes(struct target *target, const struct slm_inspect *inspect)
+static bool used_bytes_read(struct target *target, const struct slm_inspect *inspect, uint64_t *bytes)
 {
-    uint64_t used = 0;
-    target_read(target, (uint64_t)(uintptr_t)inspect->used_bytes, &used, sizeof used);
-    return used;
+    uint64_t sums[2]; /* taken and freed: both only grow, and are not read at the same moment */
+    *bytes = 0;
+    if (!target_read(target, (uint64_t)(uintptr_t)inspect->used_bytes, sums, sizeof sums))
+        return false;
+    *bytes = sums[0] > sums[1] ? sums[0] - sums[1] : 0;
+    return true;
+}
+
+bool target_used_bytes(struct target *target, uint64_t *bytes)
+{
+    return used_bytes_read(target, &target->inspect, bytes);
 }
 
 /* Takes what is found at an address, if it is in use more than what was found before. A version that fits
@@ -243,40 +251,67 @@ static void inspect_take(struct target *target, uint64_t address, const struct m
         return;
     bool fits = inspect.version == SLM_INSPECT_VERSION;
     bool fitted = target->copies && target->inspect.version == SLM_INSPECT_VERSION;
+    uint64_t used, used_before;
+    used_bytes_read(target, &inspect, &used);
+    used_bytes_read(target, &target->inspect, &used_before);
     target->copies++;
-    if (target->copies == 1 || fits > fitted ||
-        (fits && inspect_used_bytes(target, &inspect) > inspect_used_bytes(target, &target->inspect))) {
+    if (target->copies == 1 || fits > fitted || (fits && used > used_before)) {
         target->inspect = inspect;
         target->address = address;
         target->library = mapping;
     }
 }
 
-/* A mapping that begins with an ELF file's first bytes may be a program's or a library's first one. */
-static bool may_be_first(struct target *target, const struct mapping *mapping)
+/* The first bytes of a mapping that is a program's or a library's first one; 0: it is none. */
+static size_t image_read(struct target *target, const struct mapping *mapping, char *image, size_t room)
 {
-    char magic[SELFMAG];
-    return mapping->path && mapping->path[0] == '/' && mapping->offset == 0 &&
-           target_read(target, mapping->start, magic, sizeof magic) && memcmp(magic, ELFMAG, SELFMAG) == 0;
+    if (!mapping->path || mapping->path[0] != '/' || mapping->offset ||
+        !target_read(target, mapping->start, image, SELFMAG) || memcmp(image, ELFMAG, SELFMAG) != 0)
+        return 0;
+    uint64_t there = mapping->end - mapping->start;
+    size_t bytes = there < room ? (size_t)there : room;
+    return target_read(target, mapping->start, image, bytes) ? bytes : SELFMAG;
 }
 
-static bool library_find(struct target *target)
+/* By the note, which is in memory: no file has to be there. */
+static void library_find_in_memory(struct target *target)
+{
+    enum { IMAGE = 16384 };
+    char *image = memory(NULL, IMAGE, 1);
+    for (size_t i = 0; i < target->mappings.count; i++) {
+        const struct mapping *mapping = &target->mappings.entries[i];
+        struct inspect_symbol symbol;
+        size_t bytes = image_read(target, mapping, image, IMAGE);
+        if (bytes && inspect_symbol_in_image(image, bytes, &symbol))
+            inspect_take(target, mapping->start + (symbol.value - symbol.start), mapping);
+    }
+    free(image);
+}
+
+/* By the symbol, where a linker or a tool has taken the note away. */
+static void library_find_in_files(struct target *target)
 {
     uint64_t budget = symbols_bytes_most;
     unsigned files = 0;
     for (size_t i = 0; i < target->mappings.count && files < FILES_MOST; i++) {
         const struct mapping *mapping = &target->mappings.entries[i];
-        if (!may_be_first(target, mapping))
-            continue;
-        int file = target_open_file(target, mapping);
+        char magic[SELFMAG];
+        int file = image_read(target, mapping, magic, SELFMAG) ? target_open_file(target, mapping) : -1;
         if (file < 0)
             continue;
         files++;
         struct inspect_symbol symbol;
-        if (inspect_symbol_find(file, &symbol, &budget) && symbol.offset == 0)
+        if (inspect_symbol_find(file, &symbol, &budget))
             inspect_take(target, mapping->start + (symbol.value - symbol.start), mapping);
         close(file);
     }
+}
+
+static bool library_find(struct target *target)
+{
+    library_find_in_memory(target);
+    if (!target->copies)
+        library_find_in_files(target);
     return target->copies > 0;
 }
 

@@ -44,6 +44,8 @@ uint64_t target_inspect_address(const struct target *target);
 bool target_inspect_again(struct target *target, struct slm_inspect *inspect);
 /* How many copies of the library are in use: plug-ins may have one of their own. This one has most in use. */
 unsigned target_copies(const struct target *target);
+/* What the library has in use, by its own count. */
+bool target_used_bytes(struct target *target, uint64_t *bytes);
 
 struct mapping {
     uint64_t start, end; /* addresses */
