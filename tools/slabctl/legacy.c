@@ -61,7 +61,8 @@ bool legacy_write(struct profile *profile, bool allocated, int file)
             continue;
         fprintf(out, "%08" PRIx64 "-%08" PRIx64 " %c%c%cp %08" PRIx64 " 00:00 %-10" PRIu64 " %s\n", mapping->start,
                 mapping->end, mapping->readable ? 'r' : '-', mapping->writable ? 'w' : '-',
-                mapping->executable ? 'x' : '-', mapping->offset, mapping->inode, mapping->path);
+                mapping->executable || modules_at(profile->modules, mapping->start, NULL) ? 'x' : '-',
+                mapping->offset, mapping->inode, mapping->path);
     }
     bool written = !ferror(out);
     int error = errno;

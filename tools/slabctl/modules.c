@@ -116,8 +116,9 @@ struct modules *modules_open(struct target *target)
         fail("libdw: %s", dwfl_errmsg(-1));
     modules->list = memory(NULL, MODULES_MOST, sizeof *modules->list);
     dwfl_report_begin(modules->dwfl);
+    /* A core dump does not say of what it leaves out whether it was executable; the file does. */
     for (size_t i = 0; i < count && modules->count < MODULES_MOST; i++)
-        if (mappings[i].executable && mappings[i].path && mappings[i].path[0] == '/')
+        if ((mappings[i].executable || target_is_core(target)) && mappings[i].path && mappings[i].path[0] == '/')
             module_add(modules, &mappings[i]);
     dwfl_report_end(modules->dwfl, NULL, NULL);
     return modules;

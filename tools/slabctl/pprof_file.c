@@ -156,9 +156,10 @@ static bool zipped_write(const struct bytes *message, int file)
         written = gzwrite(zipped, message->data + done, part) == (int)part;
         done += part;
     }
-    int error = errno;
-    written &= gzclose(zipped) == Z_OK;
-    errno = error ? error : EIO;
+    int error = written ? 0 : errno;
+    errno = 0;
+    written &= gzclose(zipped) == Z_OK; /* which writes most of it */
+    errno = error ? error : errno ? errno : EIO;
     return written;
 }
 
