@@ -1,6 +1,6 @@
 """Installs as README says, into an empty DESTDIR and into a prefix, with Debian's dpkg-architecture and without, and
-uses what is there as a stranger would: pkg-config, a compiler, the wrapper. The library itself is the build's: only
-what an installation configures is made anew."""
+uses what is there as a stranger would: pkg-config, a compiler, the wrapper. The library itself is the build's, and so is
+slabctl: only what an installation configures is made anew."""
 import json
 import os
 import pathlib
@@ -64,6 +64,7 @@ static bool catches_bad_alloc()
 }
 """ + BODY
 
+BUILT = ("libslabmalloc.so", "libslabmalloc.a", "tools/slabctl/slabctl")
 SOURCES = {"c": (C_PROGRAM, "cc", ["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic"]),
            "cxx": (CXX_PROGRAM, "c++", ["-std=c++17", "-Wall", "-Wextra", "-Werror"])}
 
@@ -103,9 +104,9 @@ def path(request, tmp_path_factory):
 
 def configure(folder, path, *options):
     """README's setup, with the library that the tests are of in the place of the one that it would compile."""
-    run("ninja", "-C", BUILD, "libslabmalloc.so", "libslabmalloc.a")
+    run("ninja", "-C", BUILD, *BUILT)
     run("meson", "setup", folder, ROOT, *options_in_readme(), *options, env={**os.environ, "PATH": path})
-    for name in ("libslabmalloc.so", "libslabmalloc.a"):
+    for name in BUILT:
         shutil.copy(BUILD / name, folder / name)
     return folder
 
@@ -202,6 +203,7 @@ def test_the_library_lands_where_everybody_looks_and_where_readme_says(configure
 
 def test_readme_builds_the_library_alone(configured):
     sources = [row["file"] for row in json.loads((configured / "compile_commands.json").read_text())]
+    sources = [name for name in sources if not re.search(r"(^|/)tools/slabctl/", name)]
     assert len(sources) < 90 and not [name for name in sources if re.search(r"(^|/)(test|bench|examples)/", name)]
 
 
@@ -210,6 +212,21 @@ def test_readme_names_the_packages_that_a_build_needs():
     lists = (ROOT / "tools" / "packages-build.txt").read_text()
     assert first[:3] == ["sudo", "apt-get", "install"]
     assert set(first[3:]) >= {line for line in lists.splitlines() if line and not line.startswith("#")}
+
+
+def test_readme_names_the_packages_that_slabctl_needs():
+    second = next(line for line in readme("Installing it") if "install libdw-dev" in line)
+    needed = re.findall(r"'(\S+-dev)'", (ROOT / "tools" / "slabctl" / "meson.build").read_text())
+    assert shlex.split(second) == ["sudo", "apt-get", "install", *needed]
+    assert set(needed) <= set(re.findall(r"(?m)^\S+", (ROOT / "tools" / "packages-test.txt").read_text()))
+
+
+def test_the_tool_is_installed_and_the_library_does_without_it(installed, tmp_path):
+    said = run(installed.find("slabctl"), "--version").split()
+    assert said == ["slabctl", *installed.pkg_config("--modversion")]
+    run("meson", "setup", tmp_path / "without", ROOT, "-Dslabctl=disabled")
+    lands = json.loads(run("meson", "introspect", "--installed", tmp_path / "without"))
+    assert [name for name in lands if "libslabmalloc" in name] and not [name for name in lands if "slabctl" in name]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import BUILD, HANG_S, ROOT, fail_with, need
 
-FOLDERS = ("src", "preload", "include", "test", "bench", "examples")
+FOLDERS = ("src", "preload", "include", "test", "bench", "examples", "tools")
 # How the library is compiled for tests, beside how it is shipped.
 TEST_BUILDS = {"checked, counting": ("-DSLM_CHECKED=1", "-UNDEBUG", "-DSLM_BENCH"),
                "ThreadSanitizer": ("-DSLM_CHECKED=1", "-UNDEBUG", "-fsanitize=thread", "-D__SANITIZE_THREAD__=1")}
@@ -122,7 +122,7 @@ def each_source():
     return pytest.mark.parametrize("name", names_of(p for p in c_files("src", "preload") if p.suffix == ".c"))
 
 
-@each_source()
+@pytest.mark.parametrize("name", names_of(c_files("src", "preload", "tools", kinds=("*.c",))))
 def test_clang_tidy(name, tmp_path):
     need("clang-tidy")
     fail_with(tidy(ROOT / name, tmp_path))

@@ -263,7 +263,8 @@ def main(words):
         folder, run = pathlib.Path(folder), None
         try:
             rows += build(CLANG, LIBRARY + (plan.targets(CLANG) if arguments.long else []), voice, folder)
-            rows += build(BUILD, [*LIBRARY, "benches", "vm-programs", *plan.targets(BUILD)], voice, folder)
+            rows += build(BUILD, [*LIBRARY, "benches", "vm-programs", "slabctl-programs", *plan.targets(BUILD)], voice,
+                          folder)
             built = time.monotonic()
             if not rows:
                 run = Run(plan, folder, voice)

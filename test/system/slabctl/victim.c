@@ -1,0 +1,83 @@
+/* A process to look into: it has a cache with a name, live objects of some sizes, and does what it reads on standard
+ * input, a letter a line: m makes 32 MiB of objects and frees them; f forks a child that lives on, and says its number;
+ * t ends the main thread alone; w works on in a second thread; x executes `sleep`. After each it says "done". Without a
+ * word it only waits: with two threads, so that the library has its worker. */
+#include <pthread.h>
+#include <slabmalloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { OBJECTS = 1000, BYTES = 1000, MANY = 32 * 1024 };
+
+static void *objects[OBJECTS], *many[MANY];
+
+static void *wait_for_ever(void *unused)
+{
+    for (;;)
+        pause();
+    return unused;
+}
+
+static void *work_for_ever(void *unused)
+{
+    for (;;)
+        for (int i = 0; i < 64; i++)
+            free(objects[i]), objects[i] = malloc(BYTES);
+    return unused;
+}
+
+static void say(const char *word, int number)
+{
+    printf("%s %d\n", word, number);
+    fflush(stdout);
+}
+
+static void obey(char letter)
+{
+    pthread_t thread;
+    pid_t child = 0;
+    switch (letter) {
+    case 'm':
+        for (int i = 0; i < MANY; i++)
+            many[i] = memset(malloc(1024), 1, 1024);
+        for (int i = 0; i < MANY; i++)
+            free(many[i]);
+        break;
+    case 'f':
+        child = fork();
+        if (child == 0)
+            wait_for_ever(NULL);
+        break;
+    case 'w':
+        pthread_create(&thread, NULL, work_for_ever, NULL);
+        break;
+    case 't':
+        say("done", 0);
+        pthread_exit(NULL);
+    case 'x':
+        execlp("sleep", "sleep", "1000", NULL);
+        break;
+    default:
+        exit(0);
+    }
+    say("done", (int)child);
+}
+
+int main(void)
+{
+    slab_cache *cache = slab_cache_create("victim", 200, &(slab_cache_attr){.flags = SLAB_ACCOUNT});
+    for (int i = 0; i < OBJECTS; i++) {
+        objects[i] = malloc(BYTES);
+        if (!slab_cache_alloc(cache))
+            return 1;
+    }
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, wait_for_ever, NULL) != 0)
+        return 1;
+    say("ready", (int)getpid());
+    for (char line[16]; fgets(line, sizeof line, stdin);)
+        obey(line[0]);
+    return 0;
+}

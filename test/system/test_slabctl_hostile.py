@@ -1,0 +1,167 @@
+"""slabctl does not trust what it looks into: a process that lies, ELF files and core dumps with wrong bytes in them. It
+ends with an answer or with one line, whatever it finds; here it is built with sanitizers, which would end it otherwise.
+
+The fuzzers run for FUZZ_S, in the long run for a minute each; a failure says the seed.
+"""
+import itertools
+import random
+import re
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+
+from conftest import SCALE, missing, need
+from slabctl_tools import CHECKED, Child, compile_program, slabctl
+
+pytestmark = pytest.mark.xdist_group("slabctl")
+FUZZ_S = 6 * SCALE
+COMMANDS = (["stats"], ["caches"], ["purge"], ["limit", "1G"], ["shrink", "x"], ["tune", "x", "3"], ["option", "worker"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tool():
+    if not CHECKED.exists():
+        missing("slabctl with sanitizers in this build (ninja -C build slabctl-programs)", "libelf-dev")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    return compile_program("hostile.c", tmp_path_factory.mktemp("hostile"), "-rdynamic")
+
+
+def checked(*words, **more):
+    """The tool with sanitizers: it ends by itself, with an answer or with one line."""
+    done = slabctl(*words, tool=CHECKED, **more)
+    assert "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, done
+    assert (done.returncode, done.stderr.count("\n")) in ((0, 0), (1, 1)), done
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout + done.stderr), done
+    return done
+
+
+def seeds():
+    """For so long; at least a few."""
+    until = time.monotonic() + FUZZ_S
+    for number in itertools.count():
+        if number >= 5 and time.monotonic() > until:
+            return
+        yield random.SystemRandom().getrandbits(48)
+
+
+# -- one lie each -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("lie, command, said", [
+    ("magic", "stats", "PID: does not run on slabmalloc"),
+    ("bytes", "stats", "PID: does not run on slabmalloc"),
+    ("version", "stats", "PID: runs version 2 of the layout, this tool knows 1"),
+    ("head", "stats", "PID: its library takes no commands"),
+    ("nowhere", "purge", "PID: its library takes no commands"),
+    ("silence", "purge", "PID: no answer within 0.1 s (its threads are idle or stopped)"),
+    ("data", "stats", "PID: what it answers cannot be read"),
+    ("data", "caches", "PID: what it answers cannot be read"),
+    ("error", "purge", "PID: Unknown error -2147483648"),
+])
+def test_a_lie_is_seen(hostile, lie, command, said):
+    with Child(hostile, lie) as child:
+        done = checked("--timeout", 0.1 if lie == "silence" else 600, child.pid, command)
+        assert done.stderr == f"slabctl: {said}\n".replace("PID", str(child.pid))
+
+
+@pytest.mark.parametrize("lie, command, said", [
+    ("nothing", ["option", "worker"], "worker=1\n"),
+    ("longer", ["option", "worker"], "worker=1\n"),  # a later library with more to show
+    ("no bell", ["option", "worker"], "worker=1\n"),
+    ("escape", ["option", "worker"], "worker=?[31m1?2?\n"),
+    ("text", ["option", "worker"], "x" * 159 + "\n"),
+    ("endless", ["--bytes", "purge"], None),
+    ("endless", ["caches"], None),
+])
+def test_a_lie_does_no_harm(hostile, lie, command, said):
+    with Child(hostile, lie) as child:
+        done = checked("--timeout", 600, child.pid, *command)
+        assert done.returncode == 0 and said in (None, done.stdout)
+
+
+def test_the_list_has_it_without_harm(hostile):
+    with Child(hostile, "version") as child:
+        done = slabctl(tool=CHECKED)
+        assert f"slabctl: {child.pid}: runs version 2 of the layout, this tool knows 1\n" in done.stderr
+
+
+# -- while it waits for an answer -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("change, said", [
+    ("kill", "ended (its parent has not waited for it yet)"),
+    ("stop", "is stopped"),
+    ("exec", "executed another program meanwhile"),
+])
+def test_what_happens_while_it_waits(hostile, change, said):
+    with Child(hostile, "silence") as child:
+        found = []
+        tool = threading.Thread(target=lambda: found.append(checked("--timeout", 600, child.pid, "purge")))
+        tool.start()
+        child.hear("asked")
+        if change == "exec":
+            child.tell("exec")
+        else:
+            child.kill(signal.SIGKILL if change == "kill" else signal.SIGSTOP)
+        tool.join()
+        assert found[0].stderr == f"slabctl: {child.pid}: {said}\n"
+
+
+# -- fuzzers ----------------------------------------------------------------------------------------------------------
+
+def test_random_contents(hostile):
+    with Child(hostile, "random") as child:
+        for seed in seeds():
+            child.tell(seed, "ready")
+            try:
+                checked("--timeout", 0.02, child.pid, *random.Random(seed).choice(COMMANDS))
+            except AssertionError as error:
+                raise AssertionError(f"seed {seed}") from error
+
+
+def with_wrong_bytes(data, chance, first):
+    """A copy with some bytes of its first part changed, or with an end that is missing."""
+    data = bytearray(data)
+    for _ in range(chance.choice((1, 2, 8, 64))):
+        at = chance.randrange(min(first, len(data)))
+        length = chance.choice((1, 2, 4, 8))
+        data[at:at + length] = chance.choice((bytes(length), b"\xff" * length, chance.randbytes(length)))
+    return data if chance.randrange(4) else data[:chance.randrange(4096, len(data))]
+
+
+def test_mapped_files_with_wrong_bytes(hostile, tmp_path):
+    """Of a file that has the symbol, its headers and its symbols."""
+    good = hostile.read_bytes()
+    file = tmp_path / "file"
+    file.write_bytes(good)
+    with Child(hostile, "map", file) as child:
+        for seed in seeds():
+            chance = random.Random(seed)
+            data = with_wrong_bytes(good, chance, chance.choice((64, 1024, len(good))))
+            data[:4] = b"\x7fELF"
+            file.unlink()
+            file.write_bytes(data)
+            child.tell("again", "ready")
+            try:
+                checked("--timeout", 0.02, child.pid, "stats")
+            except AssertionError as error:
+                raise AssertionError(f"seed {seed}") from error
+
+
+def test_core_dumps_with_wrong_bytes(hostile, tmp_path):
+    gcore, = need("gcore")
+    with Child(hostile, "nothing") as child:
+        subprocess.run([gcore, "-o", tmp_path / "core", str(child.pid)], capture_output=True, check=True)
+    good = (tmp_path / f"core.{child.pid}").read_bytes()
+    core = tmp_path / "core"
+    for seed in seeds():
+        chance = random.Random(seed)
+        core.write_bytes(with_wrong_bytes(good, chance, chance.choice((64, 4096, 65536, len(good)))))
+        try:
+            checked("--core", core, "stats")
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}") from error

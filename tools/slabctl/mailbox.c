@@ -1,0 +1,296 @@
+/* The tool's side of the mailbox (base/inspect.h).
+ *
+ *     command: everything but the token, then the token ---> library: looks whether the sum fits, works
+ *     bell: FUTEX_WAKE, again and again                      answer: everything but the token, then the token
+ *     token of the answer is ours? then the data, and is it still ours? <---
+ *
+ * Tools do not lock each other out. One whose command was overwritten before it was answered finds other bytes
+ * there, waits for a while, and tries again. A command that is not answered in time is taken back, so that it is
+ * not obeyed hours later. */
+#include "mailbox.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "process.h"
+
+enum { RING_EVERY_MS = 50, LOOK_EVERY_US = 500, OTHERS_MS = 250 };
+
+struct asking {
+    struct target *target;
+    uint64_t command_at, answer_at;
+    struct slm_command command; /* as it was written */
+    void *bell_page;            /* NULL: it cannot be rung */
+    const uint32_t *bell;
+    uint64_t deadline_ns, ring_ns;
+};
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static uint64_t random_token(void)
+{
+    uint64_t token = 0;
+    while (!token)
+        if (getrandom(&token, sizeof token, 0) != sizeof token)
+            token = now_ns() ^ ((uint64_t)getpid() << 32);
+    return token;
+}
+
+/* -- the bell ------------------------------------------------------------------------------------------------- */
+
+/* A futex in a file is the same whoever maps it. The page is never touched here: if the file has become shorter
+ * the kernel says so, and there is no SIGBUS. */
+static void bell_open(struct asking *asking)
+{
+    uint64_t address = (uint64_t)(uintptr_t)target_inspect(asking->target)->bell;
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    const struct mapping *mapping = target_mapping_at(asking->target, address);
+    if (!mapping || address % sizeof(uint32_t))
+        return;
+    int file = target_open_file(asking->target, mapping);
+    if (file < 0)
+        return;
+    uint64_t offset = mapping->offset + (address - mapping->start);
+    void *at = mmap(NULL, page, PROT_READ, MAP_SHARED, file, (off_t)(offset / page * page));
+    close(file);
+    if (at == MAP_FAILED)
+        return;
+    asking->bell_page = at;
+    asking->bell = (const uint32_t *)(const void *)((const char *)at + offset % page);
+}
+
+static void bell_ring(struct asking *asking)
+{
+    if (asking->bell)
+        syscall(SYS_futex, asking->bell, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+static void bell_close(struct asking *asking)
+{
+    if (asking->bell_page)
+        munmap(asking->bell_page, (size_t)sysconf(_SC_PAGESIZE));
+}
+
+/* -- is it still there ---------------------------------------------------------------------------------------- */
+
+/* The process is the one that was opened, its library too, and it runs. Asked before each write: a number that has
+ * gone to another process gets nothing of ours. */
+static bool is_well(struct target *target, struct problem *problem)
+{
+    struct process_stat stat;
+    if (!target_is_same(target, problem))
+        return false;
+    if (process_stat_read(target_pid(target), &stat, problem) && (stat.state == 'T' || stat.state == 't'))
+        return problem_set(problem, PROBLEM_OTHER, "%s: is stopped%s", target_name(target),
+                           stat.state == 't' ? " by a debugger" : "");
+    struct slm_inspect now = {0};
+    if (!target_inspect_again(target, &now) || now.mailbox != target_inspect(target)->mailbox)
+        return target_is_same(target, problem) &&
+               problem_set(problem, PROBLEM_ENDED, "%s: the library in it has changed meanwhile",
+                           target_name(target));
+    return true;
+}
+
+/* Something could not be read or written: has it ended, or is it hostile? */
+static bool is_lost(struct target *target, struct problem *problem)
+{
+    return is_well(target, problem) &&
+           problem_set(problem, PROBLEM_OTHER, "%s: what it answers cannot be read", target_name(target));
+}
+
+/* -- one command ---------------------------------------------------------------------------------------------- */
+
+static bool command_read(struct asking *asking, struct slm_command *command)
+{
+    return target_read(asking->target, asking->command_at, command, sizeof *command);
+}
+
+static bool answer_read(struct asking *asking, struct slm_answer *answer)
+{
+    return target_read(asking->target, asking->answer_at, answer, sizeof *answer);
+}
+
+static bool is_over(const struct asking *asking)
+{
+    return now_ns() >= asking->deadline_ns;
+}
+
+static void pause_us(unsigned us)
+{
+    nanosleep(&(struct timespec){.tv_nsec = (long)us * 1000}, NULL);
+}
+
+/* Rings if it is time to; then looks whether anybody is there to hear it. */
+static bool pass_time(struct asking *asking, struct problem *problem)
+{
+    uint64_t now = now_ns();
+    if (now >= asking->ring_ns) {
+        if (!is_well(asking->target, problem))
+            return false;
+        bell_ring(asking);
+        asking->ring_ns = now + RING_EVERY_MS * 1000000ull;
+    }
+    pause_us(LOOK_EVERY_US);
+    return true;
+}
+
+/* Waits while another tool's command is under way. One that nobody answers does not stand in the way for long. */
+static bool others_wait(struct asking *asking, struct problem *problem)
+{
+    uint64_t until = now_ns() + OTHERS_MS * 1000000ull;
+    while (now_ns() < until && !is_over(asking)) {
+        struct slm_command command;
+        struct slm_answer answer;
+        if (!command_read(asking, &command) || !answer_read(asking, &answer))
+            return is_lost(asking->target, problem);
+        if (!command.token || command.token == answer.token)
+            return true;
+        if (!pass_time(asking, problem))
+            return false;
+    }
+    return true;
+}
+
+static bool command_write(struct asking *asking, struct problem *problem)
+{
+    struct slm_command *command = &asking->command;
+    uint64_t token = random_token();
+    store_relaxed(&command->token, token);
+    command->sum = slm_command_sum(command, token);
+    if (!is_well(asking->target, problem))
+        return false;
+    enum { BEHIND = sizeof command->token };
+    if (!target_write(asking->target, asking->command_at + BEHIND, (const char *)command + BEHIND,
+                      sizeof *command - BEHIND) ||
+        !target_write(asking->target, asking->command_at, &token, sizeof token))
+        return is_lost(asking->target, problem);
+    bell_ring(asking);
+    asking->ring_ns = now_ns() + RING_EVERY_MS * 1000000ull;
+    return true;
+}
+
+static void command_take_back(struct asking *asking)
+{
+    struct slm_command there;
+    uint64_t none = 0;
+    struct problem problem;
+    if (is_well(asking->target, &problem) && command_read(asking, &there) && there.token == asking->command.token)
+        target_write(asking->target, asking->command_at, &none, sizeof none);
+}
+
+/* Two tools that write at once leave a mixture. */
+static bool is_ours(const struct slm_command *there, const struct slm_command *ours)
+{
+    return there->token == ours->token && there->sum == ours->sum &&
+           slm_command_sum(there, there->token) == ours->sum;
+}
+
+enum outcome { ANSWERED, AGAIN, NO_ANSWER, LOST };
+
+/* What the answer points to, while it is still ours. */
+static enum outcome data_read(struct asking *asking, struct slm_answer *answer, void *data, size_t *bytes,
+                              struct problem *problem)
+{
+    struct slm_answer again;
+    struct slm_command command;
+    bool read = true;
+    if (data && bytes && !answer->error) {
+        if (answer->bytes < *bytes)
+            *bytes = (size_t)answer->bytes;
+        read = target_read(asking->target, answer->address, data, *bytes);
+    }
+    if (!answer_read(asking, &again) || again.token != asking->command.token || !command_read(asking, &command) ||
+        command.token != asking->command.token)
+        return AGAIN;
+    if (read)
+        return ANSWERED;
+    is_lost(asking->target, problem);
+    return LOST;
+}
+
+static enum outcome answer_wait(struct asking *asking, struct slm_answer *answer, void *data, size_t *bytes,
+                                struct problem *problem)
+{
+    for (;;) {
+        bool last = is_over(asking); /* a last look comes after the deadline, however long this tool was not run */
+        struct slm_command there;
+        if (!answer_read(asking, answer)) {
+            is_lost(asking->target, problem);
+            return LOST;
+        }
+        if (answer->token == asking->command.token)
+            return data_read(asking, answer, data, bytes, problem);
+        if (!command_read(asking, &there) || !is_ours(&there, &asking->command))
+            return AGAIN;
+        if (last)
+            return NO_ANSWER;
+        if (!pass_time(asking, problem))
+            return LOST;
+    }
+}
+
+static bool asking_start(struct asking *asking, struct problem *problem)
+{
+    const struct target *target = asking->target;
+    uint64_t mailbox = (uint64_t)(uintptr_t)target_inspect(target)->mailbox;
+    if (target_is_core(target))
+        return problem_set(problem, PROBLEM_OTHER, "%s: a core dump takes no commands", target_name(target));
+    if (!mailbox || mailbox % sizeof(uint64_t))
+        return problem_set(problem, PROBLEM_OTHER, "%s: its library takes no commands", target_name(target));
+    asking->command_at = mailbox + offsetof(struct slm_mailbox, command);
+    asking->answer_at = mailbox + offsetof(struct slm_mailbox, answer);
+    bell_open(asking);
+    return true;
+}
+
+static bool no_answer(struct asking *asking, unsigned timeout_ms, struct problem *problem)
+{
+    command_take_back(asking);
+    if (!is_well(asking->target, problem))
+        return false;
+    return problem_set(problem, PROBLEM_OTHER, "%s: no answer within %g s (its threads are idle or stopped)%s",
+                       target_name(asking->target), timeout_ms / 1000.0,
+                       asking->bell ? "" : "; its library's file is not to be had, so that its worker was not woken");
+}
+
+bool mailbox_ask(struct target *target, struct slm_command *command, struct slm_answer *answer, void *data,
+                 size_t *bytes, unsigned timeout_ms, struct problem *problem)
+{
+    struct asking asking = {.target = target, .command = *command};
+    size_t room = bytes ? *bytes : 0;
+    if (!asking_start(&asking, problem))
+        return false;
+    asking.deadline_ns = now_ns() + timeout_ms * 1000000ull;
+    enum outcome outcome = AGAIN;
+    while (outcome == AGAIN) {
+        outcome = LOST;
+        if (!others_wait(&asking, problem) || !command_write(&asking, problem))
+            break;
+        if (bytes)
+            *bytes = room;
+        outcome = answer_wait(&asking, answer, data, bytes, problem);
+        if (outcome == AGAIN && is_over(&asking))
+            outcome = NO_ANSWER;
+        if (outcome == AGAIN) /* not in step with the other tool */
+            pause_us((unsigned)(random_token() % 5000));
+    }
+    bool answered = outcome == ANSWERED;
+    if (outcome == NO_ANSWER)
+        answered = no_answer(&asking, timeout_ms, problem);
+    bell_close(&asking);
+    return answered;
+}

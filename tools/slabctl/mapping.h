@@ -1,0 +1,20 @@
+/* The mappings of a process, and their files. */
+#pragma once
+
+#include "target.h"
+
+struct mappings {
+    struct mapping *entries;
+    size_t count, room;
+};
+
+struct mapping *mappings_add(struct mappings *mappings);
+void mappings_free(struct mappings *mappings);
+const struct mapping *mappings_at(const struct mappings *mappings, uint64_t address);
+bool mappings_same_file(const struct mapping *a, const struct mapping *b);
+
+/* Of /proc/PID/maps. Returns an errno code, or 0. */
+int mappings_read(pid_t pid, struct mappings *mappings);
+
+/* A regular file, open for reading, or -1. Nothing else is opened: devices and pipes do things when they are. */
+int regular_open(const char *path);

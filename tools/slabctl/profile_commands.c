@@ -1,0 +1,175 @@
+/* `profile FILE`, and the table of the commands that read samples.
+ *
+ * The file is written under another name beside its place, and renamed: it is whole or not there. What is there and no
+ * regular file is written to as it is. */
+#include "profile_commands.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "amount.h"
+#include "mapping.h"
+#include "pprof_make.h"
+
+const struct command profile_commands[] = {
+    {"top", "", 0, 0, "What holds most memory: call stacks, functions or caches", top_run, &top_argp, NULL},
+    {"profile", "FILE", 1, 1, "Write a profile that pprof reads; FILE - is standard output", profile_run,
+     &profile_argp, NULL},
+    {"leaks", "", 0, 0, "Call stacks whose live bytes only grow for a time", leaks_run, &leaks_argp, NULL},
+    {0},
+};
+
+enum { KEY_LEGACY = 'l', KEY_ALLOCATED = 'a', KEY_DIFF = 'd' };
+
+static struct {
+    bool legacy, allocated;
+    const char *older;
+} choice;
+
+static error_t parse(int key, char *word, struct argp_state *argp)
+{
+    switch (key) {
+    case KEY_LEGACY:
+        choice.legacy = true;
+        return 0;
+    case KEY_ALLOCATED:
+        choice.allocated = true;
+        return 0;
+    case KEY_DIFF:
+        choice.older = word;
+        return 0;
+    case ARGP_KEY_END:
+        if (choice.legacy && choice.older)
+            argp_error(argp, "the legacy format has no negative numbers, so no --diff (google-pprof has --base)");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_option options[] = {
+    {"legacy", KEY_LEGACY, NULL, 0, "The heap text that google-pprof reads, without names", 0},
+    {"allocated", KEY_ALLOCATED, NULL, 0, "Readers show what was allocated since the start first, freed or not", 0},
+    {"diff", KEY_DIFF, "OLD", 0, "What has grown since the profile OLD, which slabctl has written", 0},
+    {0},
+};
+const struct argp profile_argp = {.options = options, .parser = parse};
+
+/* -- the file ------------------------------------------------------------------------------------------------------ */
+
+struct output {
+    int file;
+    char *path; /* NULL: it is written to in place */
+};
+
+static char *temporary; /* NULL: there is none */
+
+/* Whatever ends the tool. */
+static void temporary_remove(void)
+{
+    if (temporary)
+        unlink(temporary);
+}
+
+static struct output output_open(const char *path)
+{
+    struct output output = {.file = -1};
+    struct stat stat_of;
+    if (strcmp(path, "-") == 0) {
+        output.file = dup(STDOUT_FILENO);
+    } else if (stat(path, &stat_of) == 0 && !S_ISREG(stat_of.st_mode)) {
+        output.file = open(path, O_WRONLY | O_CLOEXEC);
+    } else {
+        output.path = realpath(path, NULL); /* not to replace a symbolic link */
+        if (!output.path)
+            output.path = text_copy(path);
+        size_t bytes = strlen(output.path) + sizeof ".XXXXXX";
+        char *name = memory(NULL, bytes, 1);
+        snprintf(name, bytes, "%s.XXXXXX", output.path);
+        output.file = mkostemp(name, O_CLOEXEC);
+        if (output.file >= 0) {
+            temporary = name;
+            atexit(temporary_remove);
+        }
+    }
+    if (output.file < 0)
+        fail("%s: %s", path, strerror(errno));
+    return output;
+}
+
+/* Readable as the user's files are. */
+static void output_close(struct output *output, const char *path)
+{
+    mode_t mask = umask(0);
+    umask(mask);
+    if ((output->path && fchmod(output->file, 0666 & ~mask) != 0) || close(output->file) != 0 ||
+        (output->path && rename(temporary, output->path) != 0))
+        fail("%s: %s", path, strerror(errno));
+    temporary = NULL;
+    free(output->path);
+}
+
+static void older_read(struct pprof *older)
+{
+    errno = 0;
+    int file = regular_open(choice.older);
+    if (file < 0)
+        fail("%s: %s", choice.older, errno ? strerror(errno) : "not a file");
+    pprof_init(older);
+    const char *wrong = pprof_read(older, file);
+    if (wrong)
+        fail("%s: %s", choice.older, wrong);
+    close(file);
+}
+
+static void written_say(const struct profile *profile, const struct pprof *pprof, const char *path)
+{
+    double bytes = 0;
+    for (size_t i = 0; i < pprof->sample_count; i++)
+        bytes += pprof->samples[i].values[pprof->shown];
+    if (choice.older)
+        printf("%s: %s %s than in %s\n", path, amount_of((uint64_t)fabs(bytes)).text, bytes < 0 ? "less" : "more",
+               choice.older);
+    else
+        printf("%s: %s %s, by %ju samples\n", path, amount_of((uint64_t)fabs(bytes)).text,
+               choice.allocated ? "allocated since the start" : "live",
+               (uintmax_t)(choice.allocated ? profile->allocated : profile->live).samples);
+}
+
+/* All work is done before the file is opened. */
+void profile_run(const struct request *request)
+{
+    const char *path = request->words[0];
+    if (strcmp(path, "-") == 0 && !choice.legacy && isatty(STDOUT_FILENO))
+        fail("a gzip'ed profile is nothing for a terminal");
+    struct pprof pprof, older;
+    if (choice.older)
+        older_read(&older);
+    struct profile *profile = profile_open(request->target);
+    profile_look(profile, true);
+    pprof_init(&pprof);
+    pprof.shown = choice.allocated ? ALLOC_SPACE : INUSE_SPACE;
+    pprof_make(&pprof, profile);
+    if (choice.older) {
+        pprof_subtract(&pprof, &older);
+        pprof_free(&older);
+    }
+    struct output output = output_open(path);
+    if (!(choice.legacy ? legacy_write(profile, choice.allocated, output.file) : pprof_write(&pprof, output.file)))
+        fail("%s: %s", path, strerror(errno));
+    output_close(&output, path);
+    struct notes notes;
+    profile_notes(profile, &notes);
+    for (unsigned i = 0; i < notes.count; i++)
+        complain("note: %s", notes.text[i]);
+    if (strcmp(path, "-") != 0)
+        written_say(profile, &pprof, path);
+    pprof_free(&pprof);
+    profile_close(profile);
+}

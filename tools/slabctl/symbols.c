@@ -1,0 +1,247 @@
+/* Symbol tables have the functions, DWARF what was inlined, and lines. */
+#include "symbols.h"
+
+#include <dwarf.h>
+#include <elfutils/libdw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "demangle.h"
+#include "intern.h"
+
+struct symbols {
+    struct modules *modules;
+    struct intern addresses, texts;
+    struct intern names;    /* mangled ones, by number: */
+    const char **demangled; /* of texts */
+    size_t demangled_room;
+    struct place **places; /* by the number of the address */
+    size_t room;
+};
+
+enum { LINES_MOST = 64, UNITS_MOST = 1 << 16 };
+
+struct symbols *symbols_open(struct modules *modules)
+{
+    struct symbols *symbols = memory(NULL, 1, sizeof *symbols);
+    *symbols = (struct symbols){.modules = modules};
+    return symbols;
+}
+
+void symbols_close(struct symbols *symbols)
+{
+    for (size_t i = 0; i < symbols->addresses.count; i++) {
+        free((void *)symbols->places[i]->lines);
+        free(symbols->places[i]);
+    }
+    free(symbols->places);
+    free(symbols->demangled);
+    intern_free(&symbols->addresses);
+    intern_free(&symbols->texts);
+    intern_free(&symbols->names);
+    free(symbols);
+}
+
+static const char *text_of(struct symbols *symbols, const char *text)
+{
+    size_t number = intern_text(&symbols->texts, text);
+    return symbols->texts.entries[number]->bytes;
+}
+
+static const char *demangled_of(struct symbols *symbols, const char *name)
+{
+    bool is_new;
+    size_t number = intern(&symbols->names, name, strlen(name) + 1, &is_new);
+    if (is_new) {
+        if (number >= symbols->demangled_room) {
+            symbols->demangled_room = 2 * number + 64;
+            symbols->demangled = memory(symbols->demangled, symbols->demangled_room, sizeof *symbols->demangled);
+        }
+        char *text = demangle(name);
+        symbols->demangled[number] = text_of(symbols, text);
+        free(text);
+    }
+    return symbols->demangled[number];
+}
+
+/* -- what DWARF knows ---------------------------------------------------------------------------------------------- */
+
+/* The compilation unit of an address. Not all compilers list the addresses of units: then each is asked. */
+static Dwarf_Die *unit_of(Dwfl_Module *module, uint64_t address, Dwarf_Addr *bias)
+{
+    Dwarf_Die *unit = dwfl_module_addrdie(module, address, bias);
+    if (unit)
+        return unit;
+    for (unsigned i = 0; i < UNITS_MOST && (unit = dwfl_module_nextcu(module, unit, bias)); i++)
+        if (dwarf_haspc(unit, address - *bias) == 1)
+            return unit;
+    return NULL;
+}
+
+static const char *linkage_name(Dwarf_Die *die)
+{
+    Dwarf_Attribute attribute;
+    const char *name = dwarf_formstring(dwarf_attr_integrate(die, DW_AT_linkage_name, &attribute));
+    if (!name)
+        name = dwarf_formstring(dwarf_attr_integrate(die, DW_AT_MIPS_linkage_name, &attribute));
+    return name ? name : dwarf_diename(die);
+}
+
+static int number_of(Dwarf_Die *die, unsigned name)
+{
+    Dwarf_Attribute attribute;
+    Dwarf_Word value;
+    if (dwarf_formudata(dwarf_attr(die, name, &attribute), &value) != 0 || value > INT32_MAX)
+        return 0;
+    return (int)value;
+}
+
+/* Where the call was that was inlined. */
+static void call_site(struct symbols *symbols, Dwarf_Die *unit, Dwarf_Die *die, struct line *line)
+{
+    Dwarf_Files *files;
+    size_t count;
+    size_t number = (size_t)number_of(die, DW_AT_call_file);
+    const char *file = NULL;
+    if (number && dwarf_getsrcfiles(unit, &files, &count) == 0 && number < count)
+        file = dwarf_filesrc(files, number, NULL, NULL);
+    line->file = text_of(symbols, file ? file : "");
+    line->number = number_of(die, DW_AT_call_line);
+}
+
+static void line_name(struct symbols *symbols, struct line *line, const char *name)
+{
+    line->system_name = text_of(symbols, name);
+    line->name = demangled_of(symbols, name);
+}
+
+/* The chain of what was inlined at an address, the innermost first, without the function that holds it all: its name is
+ * in the symbol table. That one's place is left in `outer`. */
+static size_t lines_of(struct symbols *symbols, Dwfl_Module *module, uint64_t address, struct line *lines,
+                       struct line *outer)
+{
+    Dwarf_Addr bias = 0;
+    Dwarf_Die *unit = unit_of(module, address, &bias), *inner = NULL, *scopes = NULL;
+    if (!unit)
+        return 0;
+    Dwarf_Line *line = dwarf_getsrc_die(unit, address - bias);
+    const char *file = line ? dwarf_linesrc(line, NULL, NULL) : NULL;
+    struct line at = {.file = text_of(symbols, file ? file : "")};
+    if (line && dwarf_lineno(line, &at.number) != 0)
+        at.number = 0;
+    int count = dwarf_getscopes(unit, address - bias, &inner);
+    if (count > 0)
+        count = dwarf_getscopes_die(&inner[0], &scopes);
+    size_t found = 0;
+    for (int i = 0; i < count && found < LINES_MOST; i++) {
+        int tag = dwarf_tag(&scopes[i]);
+        if (tag == DW_TAG_subprogram && !outer->system_name && linkage_name(&scopes[i]))
+            line_name(symbols, outer, linkage_name(&scopes[i]));
+        if (tag == DW_TAG_subprogram)
+            break;
+        if (tag != DW_TAG_inlined_subroutine)
+            continue;
+        const char *name = linkage_name(&scopes[i]);
+        line_name(symbols, &at, name ? name : "?");
+        lines[found++] = at;
+        call_site(symbols, unit, &scopes[i], &at);
+    }
+    outer->file = at.file;
+    outer->number = at.number;
+    free(scopes);
+    free(inner);
+    return found;
+}
+
+/* -- places -------------------------------------------------------------------------------------------------------- */
+
+static void nameless(struct symbols *symbols, const struct place *place, struct line *line)
+{
+    char text[512];
+    if (place->module) {
+        const struct mapping *mapping = place->module->mapping;
+        const char *slash = strrchr(mapping->path, '/');
+        snprintf(text, sizeof text, "%.200s+%#jx", slash ? slash + 1 : mapping->path,
+                 (uintmax_t)(place->address - mapping->start + mapping->offset));
+    } else {
+        snprintf(text, sizeof text, "%#jx", (uintmax_t)place->address);
+    }
+    line->name = line->system_name = text_of(symbols, text);
+}
+
+static struct place *place_new(struct symbols *symbols, uint64_t address)
+{
+    struct place *place = memory(NULL, 1, sizeof *place);
+    struct line lines[LINES_MOST + 1], outer = {.file = ""};
+    Dwfl_Module *module = NULL;
+    *place = (struct place){.address = address, .module = modules_at(symbols->modules, address, &module), .count = 1};
+    if (place->module) {
+        place->is_library = place->module->is_library;
+        GElf_Off offset;
+        GElf_Sym symbol;
+        const char *name = dwfl_module_addrinfo(module, address, &offset, &symbol, NULL, NULL, NULL);
+        if (name && *name)
+            line_name(symbols, &outer, name);
+        place->count += lines_of(symbols, module, address, lines, &outer);
+    }
+    if (!outer.name)
+        nameless(symbols, place, &outer);
+    lines[place->count - 1] = outer;
+    struct line *kept = memory(NULL, place->count, sizeof *kept);
+    memcpy(kept, lines, place->count * sizeof *kept);
+    place->lines = kept;
+    return place;
+}
+
+const struct place *symbols_at(struct symbols *symbols, uint64_t address)
+{
+    bool is_new;
+    size_t number = intern(&symbols->addresses, &address, sizeof address, &is_new);
+    if (is_new) {
+        if (number >= symbols->room) {
+            symbols->room = 2 * number + 64;
+            symbols->places = memory(symbols->places, symbols->room, sizeof(struct place *));
+        }
+        symbols->places[number] = place_new(symbols, address);
+    }
+    return symbols->places[number];
+}
+
+/* -- the library's own --------------------------------------------------------------------------------------------- */
+
+/* Names of malloc's family, operator new and the library's other calls: what a program calls. */
+static bool is_public(const char *name)
+{
+    static const char *const names[] = {"malloc",        "calloc",         "realloc", "reallocarray", "memalign",
+                                        "aligned_alloc", "posix_memalign", "valloc",  "pvalloc"};
+    if (strncmp(name, "slab_", 5) == 0 || strncmp(name, "_Znw", 4) == 0 || strncmp(name, "_Zna", 4) == 0)
+        return true;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return false;
+}
+
+size_t symbols_own(struct symbols *symbols, const uint64_t *frames, size_t count)
+{
+    enum { LOOK_MOST = 16 };
+    size_t own = 0;
+    while (own < count && symbols_at(symbols, frames[own])->is_library)
+        own++;
+    if (own || symbols->modules->has_library)
+        return own;
+    size_t look = count < LOOK_MOST ? count : LOOK_MOST;
+    bool entered = false;
+    for (size_t i = 0; i < look; i++) {
+        const struct place *place = symbols_at(symbols, frames[i]);
+        const char *name = place->lines[place->count - 1].system_name;
+        bool public = is_public(name);
+        if (entered && !public && strncmp(name, "slm_", 4) != 0)
+            break;
+        if (public || strncmp(name, "slm_", 4) == 0)
+            own = i + 1;
+        entered |= public;
+    }
+    return own;
+}
