@@ -61,4 +61,5 @@ slm_inline const uint16_t *slm_stack_offsets(const struct slm_stack *stack)
 
 /* `registers` are those of a frame that goes on at the first of them, its program counter, with that stack pointer.
  * All but number, next and the counts are filled in. */
-void slm_stack_capture(union slm_stack_record *record, const uint64_t *registers, const void *stack_pointer);
+void slm_stack_capture(union slm_stack_record *record, const uint64_t *registers, const void *stack_pointer,
+                       bool by_tables);

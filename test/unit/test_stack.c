@@ -50,7 +50,7 @@ static void capture(union slm_stack_record *record, const uint64_t *registers, c
 {
     memset(record, 0xa5, sizeof *record);
     errno = EDOM;
-    slm_stack_capture(record, registers, pointer);
+    slm_stack_capture(record, registers, pointer, false);
     require(errno == EDOM);
     check_form(&record->stack);
 }
