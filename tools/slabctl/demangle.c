@@ -165,7 +165,7 @@ static const char *without_return_type(const char *name)
 
 void name_shorten(const char *name, char *out, size_t width)
 {
-    bool is_cxx = strchr(name, '(') || strchr(name, '<');
+    bool is_cxx = (strchr(name, '(') || strchr(name, '<')) && strcmp(name, "(no stack)") != 0;
     const char *start = is_cxx ? without_return_type(name) : name;
     char text[NAME_MOST + 1];
     size_t used = is_cxx ? name_write(start, text, NAME_MOST, true) : 0;

@@ -1,7 +1,7 @@
 /* What samples say of all objects, and how sure that is.
  *
- * An object of w bytes is sampled with the probability p = 1 - exp(-w / mean), so each sample stands for 1 / p objects
- * of its size. That sum is right on average, whatever the sizes are (Horvitz and Thompson). Its variance is estimated
+ * An object that weighs w bytes is sampled with the probability p = 1 - exp(-w / mean), so each sample stands for 1 / p
+ * objects of its size. (Its weight is what was asked for at first; it may have grown or shrunk in place.) That sum is right on average, whatever the sizes are (Horvitz and Thompson). Its variance is estimated
  * by the sum of bytes * bytes * (1 - p) / (p * p): of objects that are long beside the mean there is none.
  *
  * The interval is that of Fay and Feuer (1997) for weighted sums of few events. Small objects come as a Poisson
@@ -17,11 +17,13 @@ struct estimate {
     double objects, bytes;
     double variance; /* of the bytes */
     double seen;     /* bytes of the sampled objects themselves */
+    double given;    /* what the objects take, with what their sizes are rounded up by; of single samples only */
     double mean;     /* the longest mean interval among the samples */
 };
 
-/* One sample. False, and nothing is added, if its numbers make no sense. */
-_Bool estimate_add(struct estimate *estimate, uint64_t asked, uint64_t mean);
+/* One sample, which has `bytes` now. An object of no bytes weighs one. False, and nothing is added, if its numbers make
+ * no sense. */
+_Bool estimate_add(struct estimate *estimate, uint64_t bytes, uint64_t weighed, uint64_t mean);
 /* What was summed up elsewhere: `samples` samples stand for that many objects and bytes. The variance is bounded from
  * above: no sample's standard deviation is more than the mean, nor its variance more than the mean times its bytes. */
 void estimate_add_sums(struct estimate *estimate, uint64_t samples, double objects, double bytes, double mean);

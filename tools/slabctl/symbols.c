@@ -110,8 +110,16 @@ static void call_site(struct symbols *symbols, Dwarf_Die *unit, Dwarf_Die *die, 
     line->number = number_of(die, DW_AT_call_line);
 }
 
+/* Symbol tables may have versions behind names: "name@@GLIBC_2.34". */
 static void line_name(struct symbols *symbols, struct line *line, const char *name)
 {
+    const char *version = strchr(name, '@');
+    char text[256];
+    if (version && version > name && (size_t)(version - name) < sizeof text) {
+        memcpy(text, name, (size_t)(version - name));
+        text[version - name] = '\0';
+        name = text;
+    }
     line->system_name = text_of(symbols, name);
     line->name = demangled_of(symbols, name);
 }

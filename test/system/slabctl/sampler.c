@@ -16,7 +16,7 @@
 
 #include "sampler.h"
 
-enum { WINDOW = 16 << 10, WORDS_MOST = 512, CODE_MOST = 64, CHUNKS = 8, RECORDS = (64 << CHUNKS) - 64 };
+enum { WINDOW = 16 << 10, WORDS_MOST = 512, CODE_MOST = 64, CHUNKS = 10, RECORDS = 49000 };
 
 struct slm_inspect inspect;
 __asm__(".globl slab_inspect\n.set slab_inspect, inspect\n.type slab_inspect, @object\n.size slab_inspect, 256\n");
@@ -149,6 +149,7 @@ uint64_t sampler_sample(const uint64_t *registers, const uint64_t *pointer, size
     record->serial++;
     *record = (struct slm_sample){.object = object,
                                   .asked = bytes,
+                                  .weighed = (uint32_t)bytes,
                                   .given = bytes,
                                   .mean = sampler_mean,
                                   .time_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec,
@@ -212,7 +213,7 @@ void sampler_start(uint64_t mean, uint64_t seed, void *end_of_stack)
     chance = seed;
     records = mmap(NULL, RECORDS * sizeof *records, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     buckets = calloc(SLM_STACK_BUCKETS, sizeof *buckets);
-    for (unsigned c = 0, first = 0; c < CHUNKS; first += 64 << c++)
+    for (unsigned c = 0, first = 0; c < CHUNKS; first += slm_samples_in(c++))
         chunks[c] = (uintptr_t)&records[first];
     inspect = (struct slm_inspect){.version = SLM_INSPECT_VERSION,
                                    .bytes = sizeof inspect,
