@@ -55,7 +55,7 @@ static slm_for_few __attribute__((noinline)) int memalign_slow(void **out, size_
     slm_keep_errno();
     void *object;
     if (rounded <= SLM_TABLE_MAX)
-        object = due ? slm_alloc_due(rounded) : slm_alloc_slow(rounded);
+        object = due ? slm_alloc_due_slow(rounded) : slm_alloc_slow(rounded);
     else
         object = slm_aligned_alloc(alignment, n);
     if (!object)

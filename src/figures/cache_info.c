@@ -146,7 +146,8 @@ static slm_seldom void print_nodes(const struct slab_cache *named, const struct 
         const struct slab_cache_stats *stats = &row.stats;
         slm_cache_lock();
         struct slm_cache *cache = load_relaxed(&named->cache);
-        for (struct slm_depot *depot = cache ? &cache->first : NULL; depot; depot = slm_cache_depot_after(cache, depot))
+        for (struct slm_depot *depot = cache ? &cache->first : NULL; depot;
+             depot = slm_cache_depot_after(cache, depot))
             if (depot->node == node)
                 add_depot(depot, &row);
         slm_cache_unlock();

@@ -162,7 +162,7 @@ void *slm_cache_object_alloc_slow(struct slab_cache *named)
     return take(cache, -1, 1, &object) ? zero(named, cache, object) : NULL;
 }
 
-slm_for_few void *slm_cache_object_alloc_due(struct slab_cache *named)
+slm_for_few void *slm_cache_object_alloc_due_slow(struct slab_cache *named)
 {
     struct slm_cache *cache = slm_cache_name_cache(named, "slab_cache_alloc");
     void *object = slm_sampled_alloc(cache, -1, named->size);

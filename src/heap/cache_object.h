@@ -10,7 +10,7 @@
 void *slm_cache_object_alloc_slow(struct slab_cache *named);
 
 /* The same, after slm_sample_due has said yes. */
-void *slm_cache_object_alloc_due(struct slab_cache *named);
+void *slm_cache_object_alloc_due_slow(struct slab_cache *named);
 
 /* The magazine is full, or the object is not known to be of this cache. Keeps errno. */
 void slm_cache_object_free_slow(struct slab_cache *named, void *object);
@@ -45,7 +45,7 @@ slm_inline void *slm_cache_object_alloc_marked(struct slab_cache *named)
 slm_inline void *slm_cache_object_alloc(struct slab_cache *named)
 {
     if (slm_sample_due(named->size))
-        return slm_cache_object_alloc_due(named);
+        return slm_cache_object_alloc_due_slow(named);
     void *object = slm_pop_keyed(named->alloc_slot_offset);
     return likely(object != NULL) ? object : slm_cache_object_alloc_marked(named);
 }

@@ -27,7 +27,7 @@ static __attribute__((noinline)) void *zeroed_slow(size_t n, bool due)
     if (n > SLM_SMALL_MAX)
         return zeroed_large(n);
     if (due)
-        object = slm_alloc_due(n);
+        object = slm_alloc_due_slow(n);
     else
         object = n > SLM_TABLE_MAX ? slm_alloc_medium(n) : slm_alloc_slow(n);
     return likely(object != NULL) ? memset(object, 0, slm_cache_of_object(object)->shape.object_size) : NULL;

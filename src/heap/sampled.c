@@ -10,30 +10,29 @@
 #include "sample/stacks.h"
 #include "slab/key.h"
 
-/* A thread looks at the mean at least once in so many bytes: it may change, and sampling be switched on. */
-static const uint64_t look_bytes = (uint64_t)64 << 20;
+/* Where nothing is sampled a thread looks again after so many bytes: that may be switched on. */
+static const int64_t look_bytes = (int64_t)64 << 20;
 
-static void count_down(struct slm_tls *tls, uint64_t bytes)
+static slm_for_few void begin_interval(struct slm_tls *tls)
 {
-    tls->sample_left = (int64_t)slm_min(bytes, look_bytes);
-    tls->sample_rest = bytes - (uint64_t)tls->sample_left;
+    tls->sample_mean = slm_interval_code(slm_setting(sample_bytes));
+    tls->sample_left =
+        tls->sample_mean ? (int64_t)slm_interval_draw(slm_interval_mean(tls->sample_mean)) : look_bytes;
 }
 
-/* The count has fallen below zero, for an object of n bytes. The mean by which that was decided; 0: it was not an
- * interval's end, or there is none. Intervals have no memory: one that goes by another mean begins anew here. */
+/* The count has fallen below zero, for an object of n bytes. The mean of the interval that ends in it; 0: none does. As
+ * intervals have no memory, a thread's first one may begin at any object. */
 static slm_for_few uint64_t take_due(struct slm_tls *tls, size_t n)
 {
-    const uint64_t mean = slm_setting(sample_bytes);
-    const bool begins = tls->sample_mean != mean;
-    uint64_t rest = tls->sample_rest;
-    tls->sample_mean = mean;
-    if (mean == 0)
-        rest = look_bytes + n;
-    else if (begins)
-        rest = slm_interval_draw(mean);
-    const bool due = mean > 0 && rest < n;
-    count_down(tls, due ? slm_interval_draw(mean) : rest - n);
-    return due ? mean : 0;
+    if (tls->sample_mean == 0) {
+        begin_interval(tls);
+        tls->sample_left -= (int64_t)n;
+        if (tls->sample_left >= 0 || tls->sample_mean == 0)
+            return 0;
+    }
+    const uint64_t mean = slm_interval_mean(tls->sample_mean);
+    begin_interval(tls);
+    return mean;
 }
 
 static slm_for_few uint64_t decide(size_t n)

@@ -105,7 +105,7 @@ slm_slow void *slm_alloc_check_slow(void *object)
     return object;
 }
 
-slm_for_few void *slm_alloc_due(size_t n)
+slm_for_few void *slm_alloc_due_slow(size_t n)
 {
     void *object = slm_sampled_alloc(slm_class_cache(slm_class_of_size(n)), -1, n);
     if (likely(!object))
@@ -219,7 +219,7 @@ slm_hot_path void *slm_alloc_medium(size_t n)
     if (unlikely(n > SLM_SMALL_MAX))
         return slm_alloc_large_slow(n, 1, -1, NULL);
     if (slm_sample_due(n))
-        return slm_alloc_due(n);
+        return slm_alloc_due_slow(n);
     size_t slot_offset = slm_slot_offset_of(slm_class_above_table(n));
     slm_hide_value(slot_offset);
     void *object = slm_pop_keyed(slot_offset);

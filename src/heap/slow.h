@@ -10,7 +10,7 @@
 slm_slow void *slm_alloc_slow(size_t n);
 
 /* As slm_alloc of n bytes, at most SLM_SMALL_MAX, after slm_sample_due has said yes. */
-slm_slow void *slm_alloc_due(size_t n);
+slm_slow void *slm_alloc_due_slow(size_t n);
 
 /* Over SLM_TABLE_MAX bytes: a size class up to SLM_SMALL_MAX, else a span. */
 void *slm_alloc_medium(size_t n);

@@ -44,6 +44,19 @@ slm_for_few uint64_t slm_interval_draw(uint64_t mean)
     return (uint64_t)((wide)mean * slm_interval_minus_log(random_bits() | 1) >> fraction_bits);
 }
 
+enum { code_bits = 11 };
+
+slm_for_few uint16_t slm_interval_code(uint64_t mean)
+{
+    const unsigned bits = mean == 0 ? 0 : slm_log2(mean) + 1, shift = bits > code_bits ? bits - code_bits : 0;
+    return (uint16_t)(mean >> shift | shift << code_bits);
+}
+
+slm_for_few uint64_t slm_interval_mean(uint16_t code)
+{
+    return (uint64_t)(code & ((1u << code_bits) - 1)) << (code >> code_bits);
+}
+
 /* n / mean in 1/2^60, by two divisions of 64 bits; n below 2^34, mean below 2^34. */
 static slm_for_few wide divide(uint64_t n, uint64_t mean)
 {

@@ -9,7 +9,11 @@
 
 #include "base/compiler.h"
 
-/* A random interval, in bytes. */
+/* A mean in 16 bits, at most 1/1024 shorter: eleven of its leading bits, and how far they are shifted. 0 for 0. */
+uint16_t slm_interval_code(uint64_t mean);
+uint64_t slm_interval_mean(uint16_t code);
+
+/* A random interval, in bytes; below 2^32 for means up to 2^26. */
 uint64_t slm_interval_draw(uint64_t mean);
 
 /* What a sample stands for: objects, in 1/1024, and bytes, if it had n bytes when it was sampled and has `asked` now. */

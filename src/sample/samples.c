@@ -9,7 +9,6 @@
 #include "page/metadata.h"
 #include "sample/interval.h"
 #include "sample/stacks.h"
-#include "sync/fork.h"
 
 slm_sparse struct slm_sample *_Atomic slm_samples_chunks[SLM_SAMPLE_CHUNKS];
 slm_sparse _Atomic uint32_t slm_samples_top;
@@ -109,15 +108,11 @@ static slm_for_few struct slm_weight weigh(const struct slm_sample *sample)
     return slm_interval_weigh(sample->weighed, sample->asked, sample->mean);
 }
 
-/* A system call, once in a thread, and none where a sandbox is near; a child of fork, whose id is another, has a new generation. */
+/* By a system call, so not where a sandbox is near. */
 static slm_for_few uint32_t thread_id(void)
 {
-    static __thread uint32_t id, generation;
-    if (id == 0 || generation != slm_fork_generation) {
-        id = slm_background_begin() ? slm_sys_thread_id() : 0;
-        slm_background_end();
-        generation = slm_fork_generation;
-    }
+    const uint32_t id = slm_background_begin() ? slm_sys_thread_id() : 0;
+    slm_background_end();
     return id;
 }
 

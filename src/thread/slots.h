@@ -138,15 +138,14 @@ struct slm_tls {
     uint8_t state;           /* enum slm_thread_state */
     _Atomic uint8_t busy;    /* in a slow path: handlers must leave the block alone */
     _Atomic uint8_t popping; /* in the middle of a pop of a limited cache: see slm_pop_marked */
-    bool armed;              /* the key that ends it is set: see process/lifecycle.h */
-    bool came;               /* by the library's pthread_create: see process/worker.c */
-    bool stays;              /* for one round of its destructors more */
-    bool helper;             /* the library's own: not counted among the threads */
+    bool armed : 1;          /* the key that ends it is set: see process/lifecycle.h */
+    bool came : 1;           /* by the library's pthread_create: see process/worker.c */
+    bool stays : 1;          /* for one round of its destructors more */
+    bool helper : 1;         /* the library's own: not counted among the threads */
     uint8_t direct_passes;   /* without a block: see process/lifecycle.c */
-    int64_t sample_left;     /* bytes to allocate until something is due: see heap/sampled.h */
-    uint64_t sample_rest;    /* then so many more until an object is sampled */
-    uint64_t sample_mean;    /* of the interval; 0: there is none yet, or no sampling */
+    uint16_t sample_mean;    /* of the interval that is counted down, see sample/interval.h; 0: of none */
     _Atomic(struct slm_cache *) wanted; /* the cache that a handler asked for first: see thread/reserve.h */
+    int64_t sample_left;                /* bytes to allocate until an object is sampled: see heap/sampled.h */
 };
 
 extern slm_hidden __thread struct slm_tls slm_tls;

@@ -78,14 +78,13 @@ static bool note_find(Elf *elf, const GElf_Phdr *segment, uint64_t *value)
     GElf_Nhdr header;
     size_t at = 0, name, text;
     while (data && (at = gelf_getnote(data, at, &header, &name, &text)) > 0) {
-        struct slm_inspect_note note;
+        int32_t distance; /* from where it stands itself */
         const char *bytes = data->d_buf;
-        if (header.n_type != SLM_INSPECT_NOTE_TYPE || header.n_namesz != sizeof SLM_INSPECT_NOTE ||
-            memcmp(bytes + name, SLM_INSPECT_NOTE, sizeof SLM_INSPECT_NOTE) != 0 || header.n_descsz < sizeof note)
+        if (header.n_type != SLM_INSPECT_NOTE_DISTANCE || header.n_namesz != sizeof SLM_INSPECT_NOTE ||
+            memcmp(bytes + name, SLM_INSPECT_NOTE, sizeof SLM_INSPECT_NOTE) != 0 || header.n_descsz < sizeof distance)
             continue;
-        memcpy(&note, bytes + text, sizeof note);
-        *value =
-            segment->p_vaddr + text + offsetof(struct slm_inspect_note, distance) + (uint64_t)(int64_t)note.distance;
+        memcpy(&distance, bytes + text, sizeof distance);
+        *value = segment->p_vaddr + text + (uint64_t)(int64_t)distance;
         return true;
     }
     return false;
