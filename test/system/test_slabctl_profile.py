@@ -551,7 +551,8 @@ def test_cxx(tmp_path, preload, form):
     with Child(tmp_path / "sessions", env=env) as child:
         rows = top(child.pid)
         mine = [row for row in rows if any("sessions_make" in line for line in row["stack"])]
-        assert sum(row["bytes"] for row in mine) == pytest.approx(sessions * 100 * (201 + 72), rel=0.15)
+        kept = mine if form == "preloaded" else rows  # static programs have room for fewer stacks
+        assert mine and sum(row["bytes"] for row in kept) == pytest.approx(sessions * 100 * (201 + 72), rel=0.15)
         assert not any(re.search("slm_|slab_|operator new|^malloc", line) for row in rows for line in row["stack"])
 
 
