@@ -1,4 +1,5 @@
-/* tools/slabctl/estimate.h: sums that are right on average, and intervals that hold the truth as often as they say. */
+/* tools/slabctl/estimate.h: sums that are right on average, and intervals that hold the truth as often as
+ * they say. */
 #include "test.h"
 
 #include <math.h>
@@ -134,7 +135,7 @@ static void sums_have_an_interval_that_is_no_narrower(void **state)
     assert_int_equal(both.samples, 120);
 }
 
-/* -- the truth, many times ------------------------------------------------------------------------------------------ */
+/* -- the truth, many times ------------------------------------------------------------------------------------ */
 
 static double normal(struct chance *chance)
 {

@@ -1,5 +1,5 @@
-/* libstdc++ demangles, where it is installed: it is on nearly every machine, and building slabctl does not need C++. The
- * rest here cuts. */
+/* libstdc++ demangles, where it is installed: it is on nearly every machine, and building slabctl does not need
+ * C++. The rest here cuts. */
 #include "demangle.h"
 
 #include <ctype.h>
@@ -91,7 +91,7 @@ char *demangle(const char *name)
     return found;
 }
 
-/* -- shorter names ------------------------------------------------------------------------------------------------- */
+/* -- shorter names -------------------------------------------------------------------------------------------- */
 
 static bool starts(const char *text, const char *with)
 {

@@ -156,7 +156,7 @@ void profile_look(struct profile *profile, bool all)
         allocated_add(profile, &samples->stacks[i]);
 }
 
-/* -- what is left out ----------------------------------------------------------------------------------------------- */
+/* -- what is left out ----------------------------------------------------------------------------------------- */
 
 static void note(struct notes *notes, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static void note(struct notes *notes, const char *format, ...)

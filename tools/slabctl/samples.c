@@ -23,7 +23,7 @@ static uint64_t number_at(struct target *target, const void *pointer, size_t byt
     return number;
 }
 
-/* -- samples ------------------------------------------------------------------------------------------------------ */
+/* -- samples -------------------------------------------------------------------------------------------------- */
 
 static bool same(const struct slm_sample *a, const struct slm_sample *b)
 {
@@ -140,7 +140,7 @@ double samples_live_bytes(struct target *target)
     return known ? estimate.bytes : -1;
 }
 
-/* -- stacks ------------------------------------------------------------------------------------------------------- */
+/* -- stacks --------------------------------------------------------------------------------------------------- */
 
 enum { HEAD_BYTES = offsetof(struct slm_stack, values) };
 
@@ -224,7 +224,7 @@ static void stacks_read(struct target *target, struct samples *samples)
             samples->broken++;
 }
 
-/* -- all ---------------------------------------------------------------------------------------------------------- */
+/* -- all ------------------------------------------------------------------------------------------------------ */
 
 /* Samples first: the stack of each is there before it is. */
 void samples_read(struct target *target, struct samples *samples)

@@ -58,7 +58,7 @@ static const struct argp_option options[] = {
 };
 const struct argp top_argp = {.options = options, .parser = parse};
 
-/* -- rows ---------------------------------------------------------------------------------------------------------- */
+/* -- rows ----------------------------------------------------------------------------------------------------- */
 
 struct row {
     struct estimate figures;
@@ -96,8 +96,8 @@ static struct row *row_named(struct rows *rows, const char *name)
     return row;
 }
 
-/* Stacks that read alike are one: calls from the same line may have several addresses. Texts are equal if they are at the
- * same address. */
+/* Stacks that read alike are one: calls from the same line may have several addresses. Texts are equal if they are
+ * at the same address. */
 static struct row *row_of_stack(struct rows *rows, struct profile *profile, const struct site *site)
 {
     struct bytes key = {0};
@@ -152,7 +152,7 @@ static void rows_free(struct rows *rows)
     intern_free(&rows->keys);
 }
 
-/* -- the table ----------------------------------------------------------------------------------------------------- */
+/* -- the table ------------------------------------------------------------------------------------------------ */
 
 enum { FIGURE_COLUMNS = 63 };
 

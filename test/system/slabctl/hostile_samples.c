@@ -1,6 +1,7 @@
-/* A process whose samples and call stacks lie. For each number that it reads it makes others, from that seed, and says
- * "ready". They look like what the library has, as otherwise little of slabctl would be reached: most fields of most
- * records are as they should be, and the others are anything. test_slabctl_profile.py lets the tool loose on it. */
+/* A process whose samples and call stacks lie. For each number that it reads it makes others, from that seed, and
+ * says "ready". They look like what the library has, as otherwise little of slabctl would be reached: most fields
+ * of most records are as they should be, and the others are anything. test_slabctl_profile.py lets the tool loose
+ * on it. */
 #define slab_inspect slab_inspect_of_the_library /* declared const there */
 #include "base/inspect.h"
 #undef slab_inspect

@@ -1,5 +1,5 @@
-/* In the place of the library: objects that are sampled as it samples them, and what tools read of it. Nothing here is
- * the library's own code, so that tests of slabctl compare it with the contract (base/inspect.h).
+/* In the place of the library: objects that are sampled as it samples them, and what tools read of it. Nothing
+ * here is the library's own code, so that tests of slabctl compare it with the contract (base/inspect.h).
  *
  * One thread. Samples are drawn from a seed, so that each run has the same ones. */
 #define slab_inspect slab_inspect_of_the_library /* declared const there */
@@ -33,7 +33,7 @@ static char caches[2][128] = {"", "....connection"};
 static const void *cache_list[] = {NULL, NULL, NULL, NULL, NULL, NULL, caches[1]};
 static uint64_t chance = 1;
 
-/* -- capturing ----------------------------------------------------------------------------------------------------- */
+/* -- capturing ------------------------------------------------------------------------------------------------ */
 
 static struct range {
     uintptr_t start, end;
@@ -108,7 +108,7 @@ static struct slm_stack *stack_store(const struct slm_stack *image)
     return stack;
 }
 
-/* -- objects ------------------------------------------------------------------------------------------------------- */
+/* -- objects -------------------------------------------------------------------------------------------------- */
 
 static double uniform(void)
 {
@@ -192,7 +192,7 @@ uint64_t sampler_malloc(size_t bytes)
 }
 #endif
 
-/* -- what tools read ------------------------------------------------------------------------------------------------ */
+/* -- what tools read ------------------------------------------------------------------------------------------ */
 
 void sampler_lose(uint64_t samples, uint64_t stacks)
 {
