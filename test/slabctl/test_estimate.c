@@ -1,4 +1,5 @@
-/* tools/slabctl/estimate.h: sums that are right on average, and intervals that hold the truth as often as they say. */
+/* tools/slabctl/estimate.h: sums that are right on average, and intervals that hold the truth as often as
+ * they say. */
 #include "test.h"
 
 #include <math.h>
@@ -7,11 +8,17 @@
 
 static const double MEAN = 2 << 20;
 
+/* One that is as it was at first. */
+static bool sample(struct estimate *estimate, uint64_t bytes, uint64_t mean)
+{
+    return estimate_add(estimate, bytes, bytes, mean);
+}
+
 static void a_sample_stands_for_its_share(void **state)
 {
     (void)state;
     struct estimate one = {0};
-    assert_true(estimate_add(&one, 1 << 20, 2 << 20));
+    assert_true(sample(&one, 1 << 20, 2 << 20));
     double chance = 1 - exp(-0.5);
     assert_near(one.objects, 1 / chance, 1e-9);
     assert_near(one.bytes, (1 << 20) / chance, 1e-3);
@@ -24,7 +31,7 @@ static void small_objects_stand_for_the_mean(void **state)
 {
     (void)state;
     struct estimate one = {0};
-    assert_true(estimate_add(&one, 16, 2 << 20));
+    assert_true(sample(&one, 16, 2 << 20));
     assert_near(one.bytes, MEAN, 16);
     assert_near(one.objects, MEAN / 16, 1);
 }
@@ -33,16 +40,27 @@ static void an_object_without_bytes_counts_as_one_byte(void **state)
 {
     (void)state;
     struct estimate one = {0};
-    assert_true(estimate_add(&one, 0, 1024));
+    assert_true(sample(&one, 0, 1024));
     assert_near(one.objects, 1024.5, 0.01);
     assert_near(one.bytes, 0, 0);
+}
+
+/* It was sampled by what it weighed then. */
+static void an_object_that_has_grown_counts_as_it_is(void **state)
+{
+    (void)state;
+    struct estimate one = {0};
+    assert_true(estimate_add(&one, 3 << 20, 1 << 20, 2 << 20));
+    double chance = 1 - exp(-0.5);
+    assert_near(one.objects, 1 / chance, 1e-9);
+    assert_near(one.bytes, (3 << 20) / chance, 1e-3);
 }
 
 static void a_long_object_is_sure(void **state)
 {
     (void)state;
     struct estimate one = {0};
-    assert_true(estimate_add(&one, (uint64_t)1 << 30, 2 << 20));
+    assert_true(sample(&one, (uint64_t)1 << 30, 2 << 20));
     assert_near(one.objects, 1, 1e-9);
     assert_near(one.bytes, 1 << 30, 1e-3);
     struct interval interval = estimate_interval(&one, MEAN);
@@ -53,9 +71,9 @@ static void nonsense_is_refused(void **state)
 {
     (void)state;
     struct estimate none = {0};
-    assert_false(estimate_add(&none, 16, 0));
-    assert_false(estimate_add(&none, UINT64_MAX, 2 << 20));
-    assert_false(estimate_add(&none, 16, UINT64_MAX));
+    assert_false(sample(&none, 16, 0));
+    assert_false(sample(&none, UINT64_MAX, 2 << 20));
+    assert_false(sample(&none, 16, UINT64_MAX));
     assert_int_equal(none.samples, 0);
 }
 
@@ -70,7 +88,7 @@ static void many_small_ones_have_the_interval_of_poisson(void **state)
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct estimate sum = {0};
         for (unsigned n = 0; n < rows[i].samples; n++)
-            estimate_add(&sum, 1, 2 << 20);
+            sample(&sum, 1, 2 << 20);
         struct interval interval = estimate_interval(&sum, MEAN);
         assert_near(interval.high / MEAN, rows[i].high, rows[i].high / 1000);
         if (rows[i].samples >= 10) /* with fewer, that something was seen says more */
@@ -84,7 +102,7 @@ static void one_sample_says_that_itself_is_there(void **state)
 {
     (void)state;
     struct estimate one = {0};
-    estimate_add(&one, 48, 2 << 20);
+    sample(&one, 48, 2 << 20);
     struct interval interval = estimate_interval(&one, MEAN);
     assert_near(interval.low, 48, 0.01);
     assert_near(interval.high / MEAN, 5.5716, 0.001);
@@ -107,7 +125,7 @@ static void sums_have_an_interval_that_is_no_narrower(void **state)
     struct estimate exact = {0}, sums = {0};
     struct chance chance = {7};
     for (unsigned i = 0; i < 60; i++)
-        estimate_add(&exact, 1 + chance_next(&chance) % (8 << 20), 2 << 20);
+        sample(&exact, 1 + chance_next(&chance) % (8 << 20), 2 << 20);
     estimate_add_sums(&sums, exact.samples, exact.objects, exact.bytes, MEAN);
     assert_near(sums.bytes, exact.bytes, 1);
     assert_true(sums.variance >= exact.variance);
@@ -117,7 +135,7 @@ static void sums_have_an_interval_that_is_no_narrower(void **state)
     assert_int_equal(both.samples, 120);
 }
 
-/* -- the truth, many times ------------------------------------------------------------------------------------------ */
+/* -- the truth, many times ------------------------------------------------------------------------------------ */
 
 static double normal(struct chance *chance)
 {
@@ -171,7 +189,7 @@ static void trial_run(unsigned site, uint64_t seed, struct trial *trial, struct 
         double size = floor(size_of(site, i, &chance));
         truth += size;
         if (chance_share(&chance) < -expm1(-size / MEAN))
-            estimate_add(&sum, (uint64_t)size, 2 << 20);
+            sample(&sum, (uint64_t)size, 2 << 20);
     }
     struct interval interval = estimate_interval(&sum, MEAN);
     trial->shown += sum.samples > 0;
@@ -216,6 +234,7 @@ int main(void)
         cmocka_unit_test(a_sample_stands_for_its_share),
         cmocka_unit_test(small_objects_stand_for_the_mean),
         cmocka_unit_test(an_object_without_bytes_counts_as_one_byte),
+        cmocka_unit_test(an_object_that_has_grown_counts_as_it_is),
         cmocka_unit_test(a_long_object_is_sure),
         cmocka_unit_test(nonsense_is_refused),
         cmocka_unit_test(many_small_ones_have_the_interval_of_poisson),

@@ -172,7 +172,7 @@ static void values_are_rounded(void **state)
     assert_true(pprof_rounded(-1e300) < INT64_MIN / 2);
 }
 
-/* -- other files ---------------------------------------------------------------------------------------------------- */
+/* -- other files ---------------------------------------------------------------------------------------------- */
 
 static const char *read_bytes(const void *bytes, size_t count, bool zipped)
 {

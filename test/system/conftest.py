@@ -40,7 +40,7 @@ PACKAGES = {
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu", "busybox": "busybox-static", "c++": "g++", "cc": "gcc",
     "cgi-fcgi": "libfcgi-bin",
     "clang++": "clang", "cmp": "diffutils", "db_bench": "rocksdb-tools", "diff": "diffutils",
-    "h2load": "nghttp2-client", "java": "default-jre-headless", "ldb": "rocksdb-tools", "mariadb": "mariadb-client",
+    "go": "golang-go", "google-pprof": "google-perftools", "h2load": "nghttp2-client", "java": "default-jre-headless", "ldb": "rocksdb-tools", "mariadb": "mariadb-client",
     "mariadb-admin": "mariadb-client", "mariadb-install-db": "mariadb-server", "mariadbd": "mariadb-server",
     "nginx": "nginx-light", "nm": "binutils", "node": "nodejs", "objdump": "binutils", "pgbench": "postgresql",
     "php": "php-cli",

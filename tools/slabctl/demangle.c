@@ -1,7 +1,9 @@
-/* libstdc++ demangles; the rest cuts. */
+/* libstdc++ demangles, where it is installed: it is on nearly every machine, and building slabctl does not need
+ * C++. The rest here cuts. */
 #include "demangle.h"
 
 #include <ctype.h>
+#include <dlfcn.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,15 +13,27 @@
 
 #include "message.h"
 
-/* Of libstdc++: <cxxabi.h> is for C++ only. */
-extern char *__cxa_demangle(const char *name, char *buffer, size_t *length, int *status); // NOLINT
+/* __cxa_demangle of C++'s ABI. */
+typedef char *demangler(const char *name, char *buffer, size_t *length, int *status);
+
+static demangler *demangler_of_cxx(void)
+{
+    static demangler *found;
+    static bool looked;
+    if (!looked) {
+        void *library = dlopen("libstdc++.so.6", RTLD_NOW);
+        found = library ? (demangler *)dlsym(library, "__cxa_demangle") : NULL;
+        looked = true;
+    }
+    return found;
+}
 
 enum { NAME_MOST = 4096, REFERENCES_FEW = 20 };
 static const size_t MEMORY_MORE = (size_t)16 << 20;
 
 /* A name that refers to parts of itself may double its length with each reference. So where there are many the memory
  * that this process may take is bounded meanwhile; without memory there is no demangled name. */
-static char *demangle_bounded(const char *name)
+static char *demangle_bounded(demangler *call, const char *name)
 {
     unsigned long data = 0;
     FILE *file = fopen("/proc/self/statm", "re");
@@ -34,7 +48,7 @@ static char *demangle_bounded(const char *name)
     limit.rlim_cur = data * (size_t)sysconf(_SC_PAGESIZE) + MEMORY_MORE;
     if (limit.rlim_cur > old.rlim_cur || setrlimit(RLIMIT_DATA, &limit) != 0)
         return NULL;
-    char *found = __cxa_demangle(name, NULL, NULL, NULL);
+    char *found = call(name, NULL, NULL, NULL);
     setrlimit(RLIMIT_DATA, &old);
     return found;
 }
@@ -62,12 +76,13 @@ static void rust_hash_cut(char *name)
 char *demangle(const char *name)
 {
     size_t length = strnlen(name, NAME_MOST + 1);
-    if (strncmp(name, "_Z", 2) != 0 || length > NAME_MOST)
+    demangler *call = strncmp(name, "_Z", 2) == 0 && length <= NAME_MOST ? demangler_of_cxx() : NULL;
+    if (!call)
         return copy(name);
     unsigned references = 0;
     for (const char *c = name; *c; c++)
         references += (*c == 'S' || *c == 'T') && (c[1] == '_' || isalnum((unsigned char)c[1]));
-    char *found = references > REFERENCES_FEW ? demangle_bounded(name) : __cxa_demangle(name, NULL, NULL, NULL);
+    char *found = references > REFERENCES_FEW ? demangle_bounded(call, name) : call(name, NULL, NULL, NULL);
     if (!found)
         return copy(name);
     if (strlen(found) > NAME_MOST)
@@ -76,7 +91,7 @@ char *demangle(const char *name)
     return found;
 }
 
-/* -- shorter names ------------------------------------------------------------------------------------------------- */
+/* -- shorter names -------------------------------------------------------------------------------------------- */
 
 static bool starts(const char *text, const char *with)
 {
@@ -165,7 +180,7 @@ static const char *without_return_type(const char *name)
 
 void name_shorten(const char *name, char *out, size_t width)
 {
-    bool is_cxx = strchr(name, '(') || strchr(name, '<');
+    bool is_cxx = (strchr(name, '(') || strchr(name, '<')) && strcmp(name, "(no stack)") != 0;
     const char *start = is_cxx ? without_return_type(name) : name;
     char text[NAME_MOST + 1];
     size_t used = is_cxx ? name_write(start, text, NAME_MOST, true) : 0;

@@ -1,9 +1,9 @@
 /* `leaks`: call stacks whose live bytes only grow.
  *
- * Looks at equal distances, LOOKS of them. A stack is shown if its estimate is never less than before, and grew in two
- * of the distances at least. Caches that are still being filled grow as well, and what grows by less than a sample
- * in that time is not seen: so the answer says what was looked at, and claims no more. What tells a leak from a
- * buffer is that nothing of it is ever freed: how many of the samples of the first look are still live. */
+ * Looks at equal distances, LOOKS of them. A stack is shown if its estimate is never less than before, and grew in
+ * two of the distances at least. Caches that are still being filled grow as well, and what grows by less than a
+ * sample in that time is not seen: so the answer says what was looked at, and claims no more. What tells a leak
+ * from a buffer is that nothing of it is ever freed: how many of the samples of the first look are still live. */
 #include "profile_commands.h"
 
 #include <stdio.h>

@@ -106,6 +106,7 @@ static char *help_commands(void)
         "next of its threads that leaves the fast path.\n"
         "\nExamples:\n"
         "  slabctl\n"
+        "  slabctl $(pidof redis-server) top\n"
         "  slabctl $(pidof redis-server) stats\n"
         "  slabctl 4711 limit 512M\n"
         "  slabctl 4711 tune connection 32\n"

@@ -127,7 +127,7 @@ void pprof_add_sample(struct pprof *profile, const uint64_t *locations, size_t d
         profile->samples[number].values[i] += values[i];
 }
 
-/* -- the difference ------------------------------------------------------------------------------------------------- */
+/* -- the difference ------------------------------------------------------------------------------------------- */
 
 /* The same text in the profile's table. */
 static size_t text_of(struct pprof *profile, const struct pprof *older, size_t text)

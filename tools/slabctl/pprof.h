@@ -3,8 +3,9 @@
  *     samples -> locations (addresses) -> lines -> functions -> names
  *                        `-> mappings (files)
  *
- * The file is the gzip'ed message Profile of github.com/google/pprof's profile.proto. Everything is filled in, so that
- * a reader needs no binaries. Ids are positions, counted from 1; 0: none. Texts are of the profile's own table. */
+ * The file is the gzip'ed message Profile of github.com/google/pprof's profile.proto. Everything is filled in,
+ * so that a reader needs no binaries. Ids are positions, counted from 1; 0: none. Texts are of the profile's
+ * own table. */
 #pragma once
 
 #include "intern.h"

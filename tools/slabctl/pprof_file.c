@@ -53,7 +53,7 @@ enum function_field {
 const char *const pprof_value_names[PPROF_VALUES] = {"alloc_objects", "alloc_space", "inuse_objects", "inuse_space"};
 const char *const pprof_value_units[PPROF_VALUES] = {"count", "bytes", "count", "bytes"};
 
-/* -- writing ------------------------------------------------------------------------------------------------------ */
+/* -- writing -------------------------------------------------------------------------------------------------- */
 
 static void value_type_add(struct pprof *profile, struct bytes *message, unsigned field, const char *type,
                            const char *unit)
@@ -189,7 +189,7 @@ bool pprof_write(struct pprof *profile, int file)
     return written;
 }
 
-/* -- reading ------------------------------------------------------------------------------------------------------ */
+/* -- reading -------------------------------------------------------------------------------------------------- */
 
 enum { BYTES_MOST = 1 << 30 };
 static const char not_ours[] = "not a profile that slabctl has written";

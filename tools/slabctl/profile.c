@@ -127,8 +127,8 @@ static void live_add(struct profile *profile, const struct sample *sample)
 {
     uint32_t number = profile_site_of(profile, sample->stack);
     struct site *site = &profile->sites[number];
-    estimate_add(&site->live, sample->asked, sample->mean);
-    estimate_add(&profile->live, sample->asked, sample->mean);
+    sample_add(&site->live, sample);
+    sample_add(&profile->live, sample);
     if (sample->time_ns < site->oldest_ns)
         site->oldest_ns = sample->time_ns;
 }
@@ -156,7 +156,7 @@ void profile_look(struct profile *profile, bool all)
         allocated_add(profile, &samples->stacks[i]);
 }
 
-/* -- what is left out ----------------------------------------------------------------------------------------------- */
+/* -- what is left out ----------------------------------------------------------------------------------------- */
 
 static void note(struct notes *notes, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static void note(struct notes *notes, const char *format, ...)
@@ -184,7 +184,10 @@ void profile_notes(const struct profile *profile, struct notes *notes)
     if (samples->torn)
         note(notes, "%zu samples changed while they were read, and are left out", samples->torn);
     if (samples->damaged)
-        note(notes, "%zu samples or lists of stacks make no sense, and are left out", samples->damaged);
+        note(notes, "%zu samples make no sense, and are left out", samples->damaged);
+    if (samples->broken)
+        note(notes, "%zu lists of stacks make no sense from some place on: samples there have no stack",
+             samples->broken);
     if (samples->more)
         note(notes, "there are more samples or stacks than slabctl reads: the figures are too low");
     if (target_copies(profile->target) > 1)

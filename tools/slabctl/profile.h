@@ -2,8 +2,8 @@
  *
  *     samples -> stacks -> frames, without the library's own -> sites: equal frames are one
  *
- * Words that nobody uses any more make images differ that unwind to the same frames. What is live is summed up from the
- * samples, what was allocated since start from the counts of the stacks. */
+ * Words that nobody uses any more make images differ that unwind to the same frames. What is live is summed up
+ * from the samples, what was allocated since start from the counts of the stacks. */
 #pragma once
 
 #include "estimate.h"

@@ -1,7 +1,7 @@
 /* `profile FILE`, and the table of the commands that read samples.
  *
- * The file is written under another name beside its place, and renamed: it is whole or not there. What is there and no
- * regular file is written to as it is. */
+ * The file is written under another name beside its place, and renamed: it is whole or not there. What is there
+ * and no regular file is written to as it is. */
 #include "profile_commands.h"
 
 #include <errno.h>
@@ -61,7 +61,7 @@ static const struct argp_option options[] = {
 };
 const struct argp profile_argp = {.options = options, .parser = parse};
 
-/* -- the file ------------------------------------------------------------------------------------------------------ */
+/* -- the file ------------------------------------------------------------------------------------------------- */
 
 struct output {
     int file;

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* -- writing: a message grows in memory; one inside another is finished first ------------------------------------- */
+/* -- writing: a message grows in memory; one inside another is finished first --------------------------------- */
 
 struct bytes {
     unsigned char *data;
@@ -29,7 +29,7 @@ void protobuf_message(struct bytes *message, unsigned field, struct bytes *inner
 /* To the inside of a packed list. */
 void protobuf_varint(struct bytes *list, uint64_t value);
 
-/* -- reading: fields one after the other, of bytes that may be anything ------------------------------------------- */
+/* -- reading: fields one after the other, of bytes that may be anything --------------------------------------- */
 
 struct protobuf_field {
     unsigned field;

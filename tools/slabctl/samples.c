@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "estimate.h"
-
 /* More than any process has: 4 million samples are 8 TiB at the default interval. */
 enum { SAMPLES_MOST = 1 << 22, STACKS_MOST = 1 << 18, PIECE = 512, TRIES = 4, NAME_BYTES = 64 };
 static const uint64_t STACK_BYTES_MOST = (uint64_t)1 << 28;
@@ -25,7 +23,7 @@ static uint64_t number_at(struct target *target, const void *pointer, size_t byt
     return number;
 }
 
-/* -- samples ------------------------------------------------------------------------------------------------------ */
+/* -- samples -------------------------------------------------------------------------------------------------- */
 
 static bool same(const struct slm_sample *a, const struct slm_sample *b)
 {
@@ -35,7 +33,7 @@ static bool same(const struct slm_sample *a, const struct slm_sample *b)
 static void take(struct samples *samples, const struct slm_sample *record)
 {
     struct estimate check = {0};
-    if (!estimate_add(&check, record->asked, record->mean)) {
+    if (record->given < record->asked || !estimate_add(&check, record->given, record->weighed, record->mean)) {
         samples->damaged++;
         return;
     }
@@ -47,8 +45,13 @@ static void take(struct samples *samples, const struct slm_sample *record)
         samples->room = samples->room ? 2 * samples->room : 1024;
         samples->samples = memory(samples->samples, samples->room, sizeof *samples->samples);
     }
-    samples->samples[samples->count++] =
-        (struct sample){record->asked, record->mean, record->time_ns, record->stack, record->cache};
+    samples->samples[samples->count++] = (struct sample){.asked = record->asked,
+                                                         .given = record->given,
+                                                         .mean = record->mean,
+                                                         .time_ns = record->time_ns,
+                                                         .weighed = record->weighed,
+                                                         .stack = record->stack,
+                                                         .cache = record->cache};
 }
 
 /* Records are copied while threads write to them. Two equal copies with an even serial, one after the other, are one
@@ -88,7 +91,7 @@ static bool chunk_read(struct target *target, struct samples *samples, uint64_t 
     return true;
 }
 
-/* Index i + 1 is the (i - first)th of its chunk; chunk c has SLM_SAMPLES_FIRST << c. */
+/* Index 1 is the first of the first chunk. */
 static bool live_read(struct target *target, struct samples *samples)
 {
     const struct slm_inspect *inspect = target_inspect(target);
@@ -97,7 +100,7 @@ static bool live_read(struct target *target, struct samples *samples)
         return false;
     uint64_t first = 0;
     for (unsigned c = 0; c < SLM_SAMPLE_CHUNKS && first < top; c++) {
-        uint64_t count = (uint64_t)SLM_SAMPLES_FIRST << c, used = top - first < count ? top - first : count;
+        uint64_t count = slm_samples_in(c), used = top - first < count ? top - first : count;
         /* One that is being made, or that was never there, has nothing to show. */
         if (chunks[c] && !chunk_read(target, samples, chunks[c], used))
             samples->damaged++;
@@ -118,19 +121,26 @@ bool samples_try_live(struct target *target, struct samples *samples)
     return live_read(target, samples);
 }
 
+void sample_add(struct estimate *estimate, const struct sample *sample)
+{
+    double objects = estimate->objects;
+    estimate_add(estimate, sample->asked, sample->weighed, sample->mean);
+    estimate->given += (double)sample->given * (estimate->objects - objects);
+}
+
 double samples_live_bytes(struct target *target)
 {
     struct samples samples;
     struct estimate estimate = {0};
     bool read = samples_try_live(target, &samples);
     for (size_t i = 0; i < samples.count; i++)
-        estimate_add(&estimate, samples.samples[i].asked, samples.samples[i].mean);
+        sample_add(&estimate, &samples.samples[i]);
     bool known = read && (samples.sample_bytes || samples.count);
     samples_free(&samples);
     return known ? estimate.bytes : -1;
 }
 
-/* -- stacks ------------------------------------------------------------------------------------------------------- */
+/* -- stacks --------------------------------------------------------------------------------------------------- */
 
 enum { HEAD_BYTES = offsetof(struct slm_stack, values) };
 
@@ -206,15 +216,15 @@ static void stacks_read(struct target *target, struct samples *samples)
     if (!buckets)
         return;
     if (!target_read(target, buckets, lists, sizeof lists)) {
-        samples->damaged++;
+        samples->broken++;
         return;
     }
     for (unsigned i = 0; i < SLM_STACK_BUCKETS && !samples->more; i++)
         if (!list_read(target, samples, i, lists[i], &budget))
-            samples->damaged++;
+            samples->broken++;
 }
 
-/* -- all ---------------------------------------------------------------------------------------------------------- */
+/* -- all ------------------------------------------------------------------------------------------------------ */
 
 /* Samples first: the stack of each is there before it is. */
 void samples_read(struct target *target, struct samples *samples)

@@ -4,11 +4,12 @@
  * lists end after so many members, and no number that is read decides how much memory is taken here. */
 #pragma once
 
+#include "estimate.h"
 #include "target.h"
 
 struct sample {
-    uint64_t asked, mean, time_ns;
-    uint32_t stack;
+    uint64_t asked, given, mean, time_ns;
+    uint32_t weighed, stack;
     uint16_t cache;
 };
 
@@ -33,7 +34,8 @@ struct samples {
     uint64_t sample_bytes; /* the mean interval now; 0: there is no sampling */
     uint64_t losses, stack_losses;
     size_t torn;    /* records that changed each time they were looked at */
-    size_t damaged; /* records and stacks that make no sense */
+    size_t damaged; /* records that make no sense, */
+    size_t broken;  /* and lists of stacks that do not, from there on */
     bool more;      /* there are more than are looked at */
 };
 
@@ -42,6 +44,8 @@ void samples_read(struct target *target, struct samples *samples);
 /* The samples without the stacks. False if there are none to be read. */
 bool samples_try_live(struct target *target, struct samples *samples);
 void samples_free(struct samples *samples);
+
+void sample_add(struct estimate *estimate, const struct sample *sample);
 
 /* Bytes of live objects by the samples; negative: not known. */
 double samples_live_bytes(struct target *target);

@@ -23,13 +23,27 @@ unsigned terminal_width(void)
     return width < WIDTH_LEAST ? WIDTH_LEAST : width > WIDTH_MOST ? WIDTH_MOST : (unsigned)width;
 }
 
-void text_print(const char *text, unsigned width)
+/* Returns how long it is. */
+static size_t text_print(const char *text)
 {
     char copy[TEXT_MOST + 1];
-    size_t count = strnlen(text, width < TEXT_MOST ? width : TEXT_MOST);
-    memcpy(copy, text, count);
-    copy[count] = '\0';
+    snprintf(copy, sizeof copy, "%s", text);
     fputs(printable(copy), stdout);
+    return strlen(copy);
+}
+
+static size_t name_write(const char *name, unsigned width)
+{
+    char text[TEXT_MOST + 1];
+    if (!width)
+        return text_print(name);
+    name_shorten(name, text, width < TEXT_MOST ? width : TEXT_MOST);
+    return text_print(text);
+}
+
+void name_print(const char *name, unsigned width)
+{
+    name_write(name, width);
 }
 
 /* "object.c:123" behind the name, if there is room; with the folders if all is wanted. */
@@ -42,20 +56,14 @@ static void where_print(const struct line *line, unsigned room, bool full)
     int count = line->number ? snprintf(text, sizeof text, "  (%s:%d)", slash ? slash + 1 : line->file, line->number)
                              : snprintf(text, sizeof text, "  (%s)", slash ? slash + 1 : line->file);
     if (count > 0 && (full || (unsigned)count <= room))
-        text_print(text, TEXT_MOST);
+        text_print(text);
 }
 
 /* `times`: so many frames in a row are there. */
 static void line_print(const struct line *line, size_t times, const struct stack_style *style)
 {
-    char text[TEXT_MOST + 1];
     unsigned room = style->width > style->indent + 20 ? style->width - style->indent : 20;
-    if (style->full)
-        snprintf(text, sizeof text, "%s", line->name);
-    else
-        name_shorten(line->name, text, room);
-    text_print(text, TEXT_MOST);
-    size_t used = strlen(text);
+    size_t used = name_write(line->name, style->full ? 0 : room);
     where_print(line, used < room ? room - (unsigned)used : 0, style->full);
     if (times > 1)
         printf("  (%zu times)", times);
@@ -65,6 +73,24 @@ static void line_print(const struct line *line, size_t times, const struct stack
 static bool same_line(const struct line *a, const struct line *b)
 {
     return a->name == b->name && a->file == b->file && a->number == b->number;
+}
+
+/* What calls main and the functions of threads: each stack ends with it. */
+static bool is_start(const struct line *line)
+{
+    static const char *const names[] = {"__libc_start_call_main",
+                                        "__libc_start_main",
+                                        "__libc_start_main_impl",
+                                        "_start",
+                                        "start_thread",
+                                        "clone3",
+                                        "__clone3",
+                                        "clone",
+                                        "__clone"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(line->system_name, names[i]) == 0)
+            return true;
+    return false;
 }
 
 /* All lines of a stack, those of inlined functions too. */
@@ -87,6 +113,8 @@ void stack_print(struct profile *profile, const struct site *site, const struct 
 {
     size_t count, shown = 0, times;
     struct line *lines = lines_of(profile, site, &count);
+    while (count > 1 && !style->full && is_start(&lines[count - 1]))
+        count--;
     if (!count)
         puts("(no stack)");
     for (size_t i = 0; i < count; i += times, shown++) {

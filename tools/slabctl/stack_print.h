@@ -20,8 +20,8 @@ void stack_print(struct profile *profile, const struct site *site, const struct 
 /* The function whose frame is the innermost one. */
 const char *site_function(struct profile *profile, const struct site *site);
 
-/* A text that comes from a process or a file, cut to so many columns; with its end, which may be padded. */
-void text_print(const char *text, unsigned width);
+/* A name, shortened to so many columns; 0: as it is. */
+void name_print(const char *name, unsigned width);
 
 struct amount amount_of_estimate(double bytes);
 /* "1234", "12.3k", "4.5M". */

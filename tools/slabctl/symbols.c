@@ -65,7 +65,7 @@ static const char *demangled_of(struct symbols *symbols, const char *name)
     return symbols->demangled[number];
 }
 
-/* -- what DWARF knows ---------------------------------------------------------------------------------------------- */
+/* -- what DWARF knows ----------------------------------------------------------------------------------------- */
 
 /* The compilation unit of an address. Not all compilers list the addresses of units: then each is asked. */
 static Dwarf_Die *unit_of(Dwfl_Module *module, uint64_t address, Dwarf_Addr *bias)
@@ -110,14 +110,22 @@ static void call_site(struct symbols *symbols, Dwarf_Die *unit, Dwarf_Die *die, 
     line->number = number_of(die, DW_AT_call_line);
 }
 
+/* Symbol tables may have versions behind names: "name@@GLIBC_2.34". */
 static void line_name(struct symbols *symbols, struct line *line, const char *name)
 {
+    const char *version = strchr(name, '@');
+    char text[256];
+    if (version && version > name && (size_t)(version - name) < sizeof text) {
+        memcpy(text, name, (size_t)(version - name));
+        text[version - name] = '\0';
+        name = text;
+    }
     line->system_name = text_of(symbols, name);
     line->name = demangled_of(symbols, name);
 }
 
-/* The chain of what was inlined at an address, the innermost first, without the function that holds it all: its name is
- * in the symbol table. That one's place is left in `outer`. */
+/* The chain of what was inlined at an address, the innermost first, without the function that holds it all: its
+ * name is in the symbol table. That one's place is left in `outer`. */
 static size_t lines_of(struct symbols *symbols, Dwfl_Module *module, uint64_t address, struct line *lines,
                        struct line *outer)
 {
@@ -154,7 +162,7 @@ static size_t lines_of(struct symbols *symbols, Dwfl_Module *module, uint64_t ad
     return found;
 }
 
-/* -- places -------------------------------------------------------------------------------------------------------- */
+/* -- places --------------------------------------------------------------------------------------------------- */
 
 static void nameless(struct symbols *symbols, const struct place *place, struct line *line)
 {
@@ -208,7 +216,7 @@ const struct place *symbols_at(struct symbols *symbols, uint64_t address)
     return symbols->places[number];
 }
 
-/* -- the library's own --------------------------------------------------------------------------------------------- */
+/* -- the library's own ---------------------------------------------------------------------------------------- */
 
 /* Names of malloc's family, operator new and the library's other calls: what a program calls. */
 static bool is_public(const char *name)

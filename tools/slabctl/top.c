@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "demangle.h"
 #include "protobuf.h"
 #include "stack_print.h"
 
@@ -59,7 +58,7 @@ static const struct argp_option options[] = {
 };
 const struct argp top_argp = {.options = options, .parser = parse};
 
-/* -- rows ---------------------------------------------------------------------------------------------------------- */
+/* -- rows ----------------------------------------------------------------------------------------------------- */
 
 struct row {
     struct estimate figures;
@@ -97,8 +96,8 @@ static struct row *row_named(struct rows *rows, const char *name)
     return row;
 }
 
-/* Stacks that read alike are one: calls from the same line may have several addresses. Texts are equal if they are at the
- * same address. */
+/* Stacks that read alike are one: calls from the same line may have several addresses. Texts are equal if they are
+ * at the same address. */
 static struct row *row_of_stack(struct rows *rows, struct profile *profile, const struct site *site)
 {
     struct bytes key = {0};
@@ -135,7 +134,7 @@ static void rows_fill(struct rows *rows, struct profile *profile)
         const struct sample *sample = &profile->samples.samples[i];
         char name[80];
         samples_cache_name(profile->target, sample->cache, name, sizeof name);
-        estimate_add(&row_named(rows, name)->figures, sample->asked, sample->mean);
+        sample_add(&row_named(rows, name)->figures, sample);
     }
 }
 
@@ -153,7 +152,7 @@ static void rows_free(struct rows *rows)
     intern_free(&rows->keys);
 }
 
-/* -- the table ----------------------------------------------------------------------------------------------------- */
+/* -- the table ------------------------------------------------------------------------------------------------ */
 
 enum { FIGURE_COLUMNS = 63 };
 
@@ -168,9 +167,7 @@ static void row_print(struct profile *profile, const struct row *row, double tot
     if (choice.by == BY_STACK) {
         stack_print(profile, row->site, style);
     } else {
-        char text[4097];
-        name_shorten(row->name, text, style->full ? 4096 : style->width - style->indent);
-        text_print(style->full ? row->name : text, 4096);
+        name_print(row->name, choice.by == BY_FUNCTION && !style->full ? style->width - style->indent : 0);
         putchar('\n');
     }
 }
@@ -185,6 +182,8 @@ static void total_print(const struct profile *profile)
            total->samples == 1 ? "sample" : "samples");
     if (profile->samples.sample_bytes)
         printf(", one in %s", amount_of(profile->samples.sample_bytes).text);
+    if (!choice.allocated)
+        printf("; with what sizes are rounded up by %s", amount_of_estimate(total->given).text);
     puts("\n(each true number lies between LOW and HIGH 95 times in 100)");
 }
 

@@ -1,6 +1,7 @@
-/* A process whose samples and call stacks lie. For each number that it reads it makes others, from that seed, and says
- * "ready". They look like what the library has, as otherwise little of slabctl would be reached: most fields of most
- * records are as they should be, and the others are anything. test_slabctl_profile.py lets the tool loose on it. */
+/* A process whose samples and call stacks lie. For each number that it reads it makes others, from that seed, and
+ * says "ready". They look like what the library has, as otherwise little of slabctl would be reached: most fields
+ * of most records are as they should be, and the others are anything. test_slabctl_profile.py lets the tool loose
+ * on it. */
 #define slab_inspect slab_inspect_of_the_library /* declared const there */
 #include "base/inspect.h"
 #undef slab_inspect
@@ -133,7 +134,7 @@ static void samples_make(void)
     unsigned live = (unsigned)random_below(LIVE_MOST);
     memset(chunks, 0, sizeof chunks);
     for (unsigned c = 0; c < SLM_SAMPLE_CHUNKS && index < live; c++) {
-        uint64_t count = (uint64_t)SLM_SAMPLES_FIRST << c;
+        uint64_t count = slm_samples_in(c);
         struct slm_sample *records = piece(count * sizeof *records);
         bool fits = (unsigned char *)(records + count) <= arena + ARENA;
         for (unsigned i = 0; fits && i < count; i++) {
@@ -141,6 +142,7 @@ static void samples_make(void)
             records[i] = (struct slm_sample){
                 .object = random_below(4) ? 16 * (index + i + 1) : 0,
                 .asked = or_lie(size),
+                .weighed = (uint32_t)or_lie(size),
                 .given = or_lie(size),
                 .mean = or_lie(2 << 20),
                 .time_ns = or_lie((uint64_t)clock() * 1000),

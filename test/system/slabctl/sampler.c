@@ -1,5 +1,5 @@
-/* In the place of the library: objects that are sampled as it samples them, and what tools read of it. Nothing here is
- * the library's own code, so that tests of slabctl compare it with the contract (base/inspect.h).
+/* In the place of the library: objects that are sampled as it samples them, and what tools read of it. Nothing
+ * here is the library's own code, so that tests of slabctl compare it with the contract (base/inspect.h).
  *
  * One thread. Samples are drawn from a seed, so that each run has the same ones. */
 #define slab_inspect slab_inspect_of_the_library /* declared const there */
@@ -16,7 +16,7 @@
 
 #include "sampler.h"
 
-enum { WINDOW = 16 << 10, WORDS_MOST = 512, CODE_MOST = 64, CHUNKS = 8, RECORDS = (64 << CHUNKS) - 64 };
+enum { WINDOW = 16 << 10, WORDS_MOST = 512, CODE_MOST = 64, CHUNKS = 10, RECORDS = 49000 };
 
 struct slm_inspect inspect;
 __asm__(".globl slab_inspect\n.set slab_inspect, inspect\n.type slab_inspect, @object\n.size slab_inspect, 256\n");
@@ -33,7 +33,7 @@ static char caches[2][128] = {"", "....connection"};
 static const void *cache_list[] = {NULL, NULL, NULL, NULL, NULL, NULL, caches[1]};
 static uint64_t chance = 1;
 
-/* -- capturing ----------------------------------------------------------------------------------------------------- */
+/* -- capturing ------------------------------------------------------------------------------------------------ */
 
 static struct range {
     uintptr_t start, end;
@@ -108,7 +108,7 @@ static struct slm_stack *stack_store(const struct slm_stack *image)
     return stack;
 }
 
-/* -- objects ------------------------------------------------------------------------------------------------------- */
+/* -- objects -------------------------------------------------------------------------------------------------- */
 
 static double uniform(void)
 {
@@ -149,6 +149,7 @@ uint64_t sampler_sample(const uint64_t *registers, const uint64_t *pointer, size
     record->serial++;
     *record = (struct slm_sample){.object = object,
                                   .asked = bytes,
+                                  .weighed = (uint32_t)bytes,
                                   .given = bytes,
                                   .mean = sampler_mean,
                                   .time_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec,
@@ -191,7 +192,7 @@ uint64_t sampler_malloc(size_t bytes)
 }
 #endif
 
-/* -- what tools read ------------------------------------------------------------------------------------------------ */
+/* -- what tools read ------------------------------------------------------------------------------------------ */
 
 void sampler_lose(uint64_t samples, uint64_t stacks)
 {
@@ -212,7 +213,7 @@ void sampler_start(uint64_t mean, uint64_t seed, void *end_of_stack)
     chance = seed;
     records = mmap(NULL, RECORDS * sizeof *records, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     buckets = calloc(SLM_STACK_BUCKETS, sizeof *buckets);
-    for (unsigned c = 0, first = 0; c < CHUNKS; first += 64 << c++)
+    for (unsigned c = 0, first = 0; c < CHUNKS; first += slm_samples_in(c++))
         chunks[c] = (uintptr_t)&records[first];
     inspect = (struct slm_inspect){.version = SLM_INSPECT_VERSION,
                                    .bytes = sizeof inspect,
