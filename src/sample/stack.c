@@ -94,13 +94,13 @@ static slm_seldom void copy_piece(const struct shot *shot, size_t distance, size
 static slm_for_few READS_STACKS bool read_word(const struct shot *shot, size_t distance, uint64_t *word)
 {
     const struct piece *piece = shot->piece;
-    if (distance % WORD != 0 || distance >= reach)
+    if (distance % WORD != 0)
         return false;
-    if (distance + WORD <= shot->certain) {
+    if (distance < shot->certain && shot->certain - distance >= WORD) {
         *word = *(const uint64_t *)(shot->pointer + distance);
         return true;
     }
-    if (!piece)
+    if (!piece || distance >= reach)
         return false;
     if (distance - piece->first >= piece->bytes) /* what is below may be asked for next */
         copy_piece(shot, slm_max(distance - slm_min(distance, COPIED / 4), shot->certain), COPIED);
@@ -265,7 +265,7 @@ static slm_for_few enum outcome go_up(struct shot *shot, struct frame *frame)
         return LOST;
     else if (step.kind == SLM_STEP_INDIRECT)
         base = next - shot->pointer;
-    if (base <= frame->base || base > reach || !read_word(shot, base + (size_t)step.back, &next))
+    if (base <= frame->base || !read_word(shot, base + (size_t)step.back, &next))
         return LOST;
     if (step.how != SLM_STEP_SAME &&
         !read_word(shot, (step.how == SLM_STEP_AT_BASE ? base : pointed) + (size_t)step.frame, &saved))

@@ -106,13 +106,13 @@ static slm_seldom uintptr_t take_pointer(struct reader *reader, unsigned encodin
 static slm_seldom struct reader take_block(struct reader *reader)
 {
     const uint64_t bytes = take_number(reader, false);
-    struct reader block = {reader->at, reader->at + bytes, false};
-    if (reader->bad || (uint64_t)(reader->end - reader->at) < bytes) {
+    const uint8_t *from = reader->at;
+    if (reader->bad || (uint64_t)(reader->end - from) < bytes) {
         reader->bad = true;
         return (struct reader){NULL, NULL, true};
     }
     reader->at += bytes;
-    return block;
+    return (struct reader){from, reader->at, false};
 }
 
 /* -- rows --------------------------------------------------------------------------------------------------------- */
@@ -124,6 +124,13 @@ struct program {
     int64_t data_unit;
 };
 
+/* Whatever a table says, this overflows nowhere. */
+static slm_seldom int64_t in_units(const struct program *program, uint64_t number)
+{
+    return (int64_t)(number * (uint64_t)program->data_unit);
+}
+
+/* What is known of a frame at an address. */
 struct row {
     struct slm_step step;
     unsigned base_register;
@@ -186,7 +193,7 @@ static slm_seldom bool run_rule(struct reader *from, const struct program *progr
     case OFFSET_EXTENDED:
     case OFFSET_SIGNED:
         number = take_number(from, false);
-        save_register(row, number, (int64_t)take_number(from, code == OFFSET_SIGNED) * program->data_unit);
+        save_register(row, number, in_units(program, take_number(from, code == OFFSET_SIGNED)));
         return true;
     case RESTORE_EXTENDED:
         restore_register(row, before, take_number(from, false));
@@ -205,7 +212,7 @@ static slm_seldom bool run_rule(struct reader *from, const struct program *progr
         return true;
     case DEFINE_BASE_SIGNED:
         number = take_number(from, false);
-        define_base(row, number, (int64_t)take_number(from, true) * program->data_unit);
+        define_base(row, number, in_units(program, take_number(from, true)));
         return true;
     case DEFINE_BASE_REGISTER:
         define_base(row, take_number(from, false), row->step.base);
@@ -214,7 +221,7 @@ static slm_seldom bool run_rule(struct reader *from, const struct program *progr
         row->step.base = (int32_t)take_number(from, false);
         return true;
     case DEFINE_BASE_OFFSET_SIGNED:
-        row->step.base = (int32_t)((int64_t)take_number(from, true) * program->data_unit);
+        row->step.base = (int32_t)in_units(program, take_number(from, true));
         return true;
     case DEFINE_BASE_EXPRESSION:
         take_expression(row, take_block(from), true, 0);
@@ -241,7 +248,7 @@ static slm_seldom bool run(struct reader from, const struct program *program, ui
         if (high == ADVANCE)
             advance = low;
         else if (high == OFFSET)
-            save_register(row, low, (int64_t)take_number(&from, false) * program->data_unit);
+            save_register(row, low, in_units(program, take_number(&from, false)));
         else if (high == RESTORE)
             restore_register(row, &before, low);
         else if (low >= ADVANCE_1 && low <= ADVANCE_4)
