@@ -168,8 +168,8 @@ static slm_seldom void look_at_file(struct slm_code_file *file, bool live)
     narrow(file, &found, file->start - found.lowest);
 }
 
-/* Where the kernel may not be asked, all of a library is remembered as code, and as one whose tables are unknown. They
- * are looked for once: then `segment` is not 0. */
+/* Where the kernel may not be asked, all of a library is remembered as code, and its tables as unknown. They are
+ * looked for once: then `segment` is not 0. */
 static slm_seldom void learn(struct slm_code_file *file, bool live)
 {
     const bool program = look_at_program(file), may = slm_background_begin();

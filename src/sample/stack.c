@@ -1,4 +1,4 @@
-/* The words that an unwinder needs; see stack.h. */
+/* Frames, and the words that an unwinder needs; see stack.h. */
 #include "sample/stack.h"
 
 #include <pthread.h>
@@ -13,7 +13,7 @@
 /* The stack is read word by word, whatever its variables are: past what AddressSanitizer lets anybody read. */
 #define READS_STACKS slm_unordered __attribute__((no_sanitize("address"), no_sanitize("undefined")))
 
-enum { WORD = sizeof(uint64_t), BLOCK = 64, COPIED = 1536, PAGES_MOST = 64 };
+enum { WORD = sizeof(uint64_t), BLOCK = 64, COPIED = 1280, PAGES_MOST = 64 };
 
 static const uintptr_t lowest = 64 << 10;                      /* the kernel maps nothing below */
 static const uintptr_t main_bytes = 1 << 20;                   /* see stack.h */
@@ -46,7 +46,7 @@ struct shot {
     struct slm_code code;
 };
 
-/* -- what can be read -------------------------------------------------------------------------------------------- */
+/* -- what can be read ------------------------------------------------------------------------------------------- */
 
 static size_t rest_of_page(uintptr_t pointer)
 {
@@ -110,7 +110,7 @@ static slm_for_few READS_STACKS bool read_word(const struct shot *shot, size_t d
     return true;
 }
 
-/* -- what is kept ------------------------------------------------------------------------------------------------ */
+/* -- what is kept ----------------------------------------------------------------------------------------------- */
 
 static slm_for_few bool put(struct shot *shot, size_t offset, bool relative, uint64_t value)
 {
@@ -227,7 +227,7 @@ static slm_for_few void keep_registers(struct shot *shot, const uint64_t *regist
     }
 }
 
-/* -- frame by frame ----------------------------------------------------------------------------------------------- */
+/* -- frame by frame ---------------------------------------------------------------------------------------------- */
 
 struct frame {
     uintptr_t next;    /* where it goes on */
@@ -291,7 +291,7 @@ static slm_for_few bool walk(struct shot *shot, const uint64_t *registers)
     return outcome != NOT_KNOWN;
 }
 
-/* -- both --------------------------------------------------------------------------------------------------------- */
+/* -- both -------------------------------------------------------------------------------------------------------- */
 
 /* Stacks are equal if these are, however much was looked at. */
 static slm_for_few uint32_t hash_of(const struct slm_stack *stack)

@@ -44,17 +44,19 @@ enum { OP_FRAME_POINTER = 0x70 + FRAME_POINTER, OP_INDIRECT = 0x06 };
 /* Encodings of pointers. */
 enum { ABSOLUTE = 0x00, RELATIVE_4 = 0x1b, RELATIVE_8 = 0x1c, PLAIN_4 = 0x03, FROM_TABLES_4 = 0x3b };
 
-/* -- bytes -------------------------------------------------------------------------------------------------------- */
+/* -- bytes ------------------------------------------------------------------------------------------------------- */
 
 struct reader {
     const uint8_t *at, *end;
     bool bad; /* something was looked for beyond the end, or is not known */
 };
 
+static const uint8_t none[1];
+
 static slm_seldom struct reader reader_at(const struct slm_code_file *file, uintptr_t address)
 {
-    if (address - file->segment >= file->table_bytes)
-        return (struct reader){NULL, NULL, true};
+    if (address == 0 || address - file->segment >= file->table_bytes)
+        return (struct reader){none, none, true};
     return (struct reader){(const uint8_t *)address, (const uint8_t *)(file->segment + file->table_bytes), false};
 }
 
@@ -109,13 +111,13 @@ static slm_seldom struct reader take_block(struct reader *reader)
     const uint8_t *from = reader->at;
     if (reader->bad || (uint64_t)(reader->end - from) < bytes) {
         reader->bad = true;
-        return (struct reader){NULL, NULL, true};
+        return (struct reader){none, none, true};
     }
     reader->at += bytes;
     return (struct reader){from, reader->at, false};
 }
 
-/* -- rows --------------------------------------------------------------------------------------------------------- */
+/* -- rows -------------------------------------------------------------------------------------------------------- */
 
 struct program {
     struct reader first, second; /* instructions of the table and of the function */
@@ -159,8 +161,8 @@ static slm_seldom void restore_register(struct row *row, const struct row *befor
     }
 }
 
-/* GCC realigns a stack so: the base was saved below the frame pointer; the caller's frame pointer lies where it points
- * to. */
+/* Where GCC has realigned the stack, the base was saved below the frame pointer, and the caller's frame pointer lies
+ * where that points to. */
 static slm_seldom void take_expression(struct row *row, struct reader block, bool of_base, uint64_t number)
 {
     const uint64_t first = take(&block, 1);
@@ -268,7 +270,7 @@ static slm_seldom bool run(struct reader from, const struct program *program, ui
     return !from.bad;
 }
 
-/* -- finding ------------------------------------------------------------------------------------------------------ */
+/* -- finding ----------------------------------------------------------------------------------------------------- */
 
 /* What all functions of a table have in common. False: it has something that is not known. */
 static slm_seldom bool read_common(struct reader from, struct program *program, unsigned *encoding, bool *augmented)
@@ -375,7 +377,7 @@ static slm_seldom struct slm_step look_up(const struct slm_code_file *file, uint
     return row.step;
 }
 
-/* -- what was found before ---------------------------------------------------------------------------------------- */
+/* -- what was found before --------------------------------------------------------------------------------------- */
 
 /* A step in 64 bits, and these with its place mixed in: whoever sees halves of two steps sees that. */
 struct found {

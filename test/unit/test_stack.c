@@ -501,7 +501,7 @@ static void stay_in_sandboxes(void **state)
     assert_child_silent(copy_nothing);
 }
 
-/* -- by tables ---------------------------------------------------------------------------------------------------- */
+/* -- by tables --------------------------------------------------------------------------------------------------- */
 
 /* Others have what images may have. */
 static int fill_images(void **state)

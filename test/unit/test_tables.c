@@ -1,5 +1,5 @@
-/* src/sample/tables.h: from frame to frame as the C library's unwinder goes; and tables that are not what they should
- * be. */
+/* src/sample/tables.h: from frame to frame as the C library's unwinder goes, and with tables that are not what they
+ * should be. */
 #include "unit.h"
 
 #include <unwind.h>
@@ -9,7 +9,7 @@
 
 enum { FRAMES = 64, PAGE = 4096 };
 
-/* -- as another unwinder has it ----------------------------------------------------------------------------------- */
+/* -- as another unwinder has it ---------------------------------------------------------------------------------- */
 
 struct trace {
     uintptr_t addresses[FRAMES];
@@ -128,7 +128,7 @@ static void go_up_alike(void **state)
     on_threads(1, through_libc);
 }
 
-/* -- tables that lie ---------------------------------------------------------------------------------------------- */
+/* -- tables that lie --------------------------------------------------------------------------------------------- */
 
 /* A copy of this program's tables between pages that cannot be read, to its first byte and to its last. */
 static struct slm_code_file original, copied;
