@@ -5,6 +5,7 @@
 #include <elf.h>
 #include <link.h>
 #include <string.h>
+#include <sys/auxv.h>
 
 #include "base/bits.h"
 #include "os/background.h"
@@ -72,18 +73,7 @@ static slm_seldom void remember(const struct slm_code_file *file)
     store_release(&to->serial, serial + 2); /* pairs with recall */
 }
 
-/* `live`: nobody can close the file. Then only its first page is looked at, which can be read. */
-static slm_seldom bool copy(void *to, const struct slm_code_file *file, uintptr_t offset, size_t bytes, bool live)
-{
-    const void *from = (const void *)(file->start + offset);
-    if (!live)
-        return slm_sys_copy(to, from, bytes) == bytes;
-    if (offset > slm_page_size || slm_page_size - offset < bytes)
-        return false;
-    memcpy(to, from, bytes);
-    return true;
-}
-
+/* What program headers say; addresses as they are there. */
 struct segments {
     uintptr_t lowest, code, code_end;
     uintptr_t tables, segment, segment_end; /* the tables, and the segment that they lie in */
@@ -92,7 +82,7 @@ struct segments {
 static slm_seldom void add_segment(struct segments *found, const ElfW(Phdr) * segment)
 {
     if (segment->p_type == PT_LOAD) {
-        found->lowest = slm_min(segment->p_vaddr, found->lowest);
+        found->lowest = slm_min(segment->p_vaddr & ~(slm_page_size - 1), found->lowest);
         if (segment->p_flags & PF_X) {
             found->code = slm_min(segment->p_vaddr, found->code);
             found->code_end = slm_max(segment->p_vaddr + segment->p_memsz, found->code_end);
@@ -106,13 +96,63 @@ static slm_seldom void add_segment(struct segments *found, const ElfW(Phdr) * se
     }
 }
 
-/* Take what the program headers say, if the file begins with them. Twice, as the segment of the tables may come before
- * the header that says where they are. */
-static slm_seldom void narrow(struct slm_code_file *file, bool live)
+/* The part of the file's addresses that is code, and the segment of its tables. */
+static slm_seldom void narrow(struct slm_code_file *file, const struct segments *found, uintptr_t bias)
+{
+    const uintptr_t end = file->start + file->bytes, code_end = slm_min(found->code_end + bias, end);
+    if (found->code_end != 0) {
+        file->code = slm_max(found->code + bias, file->start);
+        file->code_bytes = code_end > file->code ? code_end - file->code : 0;
+    }
+    if (file->tables - (found->segment + bias) < found->segment_end - found->segment) {
+        file->segment = found->segment + bias;
+        file->table_bytes = found->segment_end - found->segment;
+    }
+}
+
+static const struct segments nothing = {.lowest = UINTPTR_MAX, .code = UINTPTR_MAX, .tables = UINTPTR_MAX};
+
+/* Is it a part of the program itself? Nobody closes that, and the kernel has told where its program headers are. The
+ * headers are gone through twice, here and below, as the segment may come before the header that has the tables. */
+static slm_seldom bool look_at_program(struct slm_code_file *file)
+{
+    const ElfW(Phdr) *headers = (const void *)getauxval(AT_PHDR);
+    const size_t count = headers ? getauxval(AT_PHNUM) : 0;
+    struct segments found = nothing;
+    uintptr_t bias = 0;
+    bool own = false;
+    for (size_t i = 0; i < count; i++)
+        if (headers[i].p_type == PT_PHDR)
+            bias = (uintptr_t)headers - headers[i].p_vaddr;
+    for (size_t i = 0; i < 2 * count; i++) {
+        const ElfW(Phdr) *segment = &headers[i % count];
+        add_segment(&found, segment);
+        own |= segment->p_type == PT_LOAD &&
+               file->start - bias - (segment->p_vaddr & ~(slm_page_size - 1)) < segment->p_memsz;
+    }
+    if (own)
+        narrow(file, &found, bias);
+    return own;
+}
+
+/* `live`: nobody can close the file. Then only its first page is looked at, which can be read. */
+static slm_seldom bool copy(void *to, const struct slm_code_file *file, uintptr_t offset, size_t bytes, bool live)
+{
+    const void *from = (const void *)(file->start + offset);
+    if (!live)
+        return slm_sys_copy(to, from, bytes) == bytes;
+    if (offset > slm_page_size || slm_page_size - offset < bytes)
+        return false;
+    memcpy(to, from, bytes);
+    return true;
+}
+
+/* A file that begins with its headers. */
+static slm_seldom void look_at_file(struct slm_code_file *file, bool live)
 {
     ElfW(Ehdr) elf;
     ElfW(Phdr) some[SEGMENTS];
-    struct segments found = {.lowest = UINTPTR_MAX, .code = UINTPTR_MAX, .tables = UINTPTR_MAX};
+    struct segments found = nothing;
     if (!copy(&elf, file, 0, sizeof elf, live) || memcmp(elf.e_ident, ELFMAG, SELFMAG) != 0 ||
         elf.e_phentsize != sizeof some[0] || elf.e_phoff >= file->bytes)
         return;
@@ -125,23 +165,19 @@ static slm_seldom void narrow(struct slm_code_file *file, bool live)
             add_segment(&found, &some[i % SEGMENTS]);
         }
     }
-    const uintptr_t bias = file->start - (found.lowest & ~(slm_page_size - 1));
-    if (found.code + bias - file->start < file->bytes && found.code_end + bias - file->start <= file->bytes) {
-        file->code = found.code + bias;
-        file->code_bytes = found.code_end - found.code;
-    }
-    if (file->tables - (found.segment + bias) < found.segment_end - found.segment) {
-        file->segment = found.segment + bias;
-        file->table_bytes = found.segment_end - found.segment;
-    }
+    narrow(file, &found, file->start - found.lowest);
 }
 
-/* Where the kernel may not be asked, all of the file is remembered as code. */
+/* Where the kernel may not be asked, all of a library is remembered as code, and its tables as unknown. They are
+ * looked for once: then `segment` is not 0. */
 static slm_seldom void learn(struct slm_code_file *file, bool live)
 {
-    if (slm_background_begin() && (live ? slm_sys_readable((const void *)file->start) : !slm_sys_is_filtered()))
-        narrow(file, live);
+    const bool program = look_at_program(file), may = slm_background_begin();
+    if (!program && may && (live ? slm_sys_readable((const void *)file->start) : !slm_sys_is_filtered()))
+        look_at_file(file, live);
     slm_background_end();
+    if (file->segment == 0 && (program || (live && may)))
+        file->segment = file->tables;
     remember(file);
 }
 
@@ -216,7 +252,7 @@ slm_for_few enum slm_code_kind slm_code_of(struct slm_code *code, uintptr_t addr
 slm_for_few const struct slm_code_file *slm_code_of_frame(struct slm_code *code, uintptr_t address)
 {
     struct slm_code_file *file = file_of(code, address, true);
-    if (file && file->tables && file->table_bytes == 0) /* when it was looked at nobody knew of the frame */
+    if (file && file->segment == 0 && file->tables != 0) /* when it was looked at nobody knew of the frame */
         learn(file, true);
     return file;
 }

@@ -5,8 +5,8 @@
  * program headers. They are looked at once. As another thread may close the file meanwhile the kernel reads them,
  * unless a frame of the calling thread goes on in that file. Where neither can be done, all of it counts as code.
  *
- * What was found is good for one capture, as files come and go: a slm_code on the caller's stack. Only what lies where
- * within a file is remembered for good. Any thread, no lock. */
+ * What was found is good for one capture, as files come and go: a slm_code on the caller's stack. Only where within
+ * a file its parts lie is remembered for good. Any thread, no lock. */
 #pragma once
 
 #include "base/atomic.h"

@@ -1,4 +1,4 @@
-/* The words that an unwinder needs; see stack.h. */
+/* Frames, and the words that an unwinder needs; see stack.h. */
 #include "sample/stack.h"
 
 #include <pthread.h>
@@ -13,7 +13,7 @@
 /* The stack is read word by word, whatever its variables are: past what AddressSanitizer lets anybody read. */
 #define READS_STACKS slm_unordered __attribute__((no_sanitize("address"), no_sanitize("undefined")))
 
-enum { WORD = sizeof(uint64_t), BLOCK = 64, COPIED = 1536, PAGES_MOST = 64 };
+enum { WORD = sizeof(uint64_t), BLOCK = 64, COPIED = 1280, PAGES_MOST = 64 };
 
 static const uintptr_t lowest = 64 << 10;                      /* the kernel maps nothing below */
 static const uintptr_t main_bytes = 1 << 20;                   /* see stack.h */
@@ -46,7 +46,7 @@ struct shot {
     struct slm_code code;
 };
 
-/* -- what can be read -------------------------------------------------------------------------------------------- */
+/* -- what can be read ------------------------------------------------------------------------------------------- */
 
 static size_t rest_of_page(uintptr_t pointer)
 {
@@ -94,13 +94,13 @@ static slm_seldom void copy_piece(const struct shot *shot, size_t distance, size
 static slm_for_few READS_STACKS bool read_word(const struct shot *shot, size_t distance, uint64_t *word)
 {
     const struct piece *piece = shot->piece;
-    if (distance % WORD != 0 || distance >= reach)
+    if (distance % WORD != 0)
         return false;
-    if (distance + WORD <= shot->certain) {
+    if (distance < shot->certain && shot->certain - distance >= WORD) {
         *word = *(const uint64_t *)(shot->pointer + distance);
         return true;
     }
-    if (!piece)
+    if (!piece || distance >= reach)
         return false;
     if (distance - piece->first >= piece->bytes) /* what is below may be asked for next */
         copy_piece(shot, slm_max(distance - slm_min(distance, COPIED / 4), shot->certain), COPIED);
@@ -110,7 +110,7 @@ static slm_for_few READS_STACKS bool read_word(const struct shot *shot, size_t d
     return true;
 }
 
-/* -- what is kept ------------------------------------------------------------------------------------------------ */
+/* -- what is kept ----------------------------------------------------------------------------------------------- */
 
 static slm_for_few bool put(struct shot *shot, size_t offset, bool relative, uint64_t value)
 {
@@ -227,7 +227,7 @@ static slm_for_few void keep_registers(struct shot *shot, const uint64_t *regist
     }
 }
 
-/* -- frame by frame ----------------------------------------------------------------------------------------------- */
+/* -- frame by frame ---------------------------------------------------------------------------------------------- */
 
 struct frame {
     uintptr_t next;    /* where it goes on */
@@ -265,7 +265,7 @@ static slm_for_few enum outcome go_up(struct shot *shot, struct frame *frame)
         return LOST;
     else if (step.kind == SLM_STEP_INDIRECT)
         base = next - shot->pointer;
-    if (base <= frame->base || base > reach || !read_word(shot, base + (size_t)step.back, &next))
+    if (base <= frame->base || !read_word(shot, base + (size_t)step.back, &next))
         return LOST;
     if (step.how != SLM_STEP_SAME &&
         !read_word(shot, (step.how == SLM_STEP_AT_BASE ? base : pointed) + (size_t)step.frame, &saved))
@@ -291,7 +291,7 @@ static slm_for_few bool walk(struct shot *shot, const uint64_t *registers)
     return outcome != NOT_KNOWN;
 }
 
-/* -- both --------------------------------------------------------------------------------------------------------- */
+/* -- both -------------------------------------------------------------------------------------------------------- */
 
 /* Stacks are equal if these are, however much was looked at. */
 static slm_for_few uint32_t hash_of(const struct slm_stack *stack)

@@ -44,17 +44,19 @@ enum { OP_FRAME_POINTER = 0x70 + FRAME_POINTER, OP_INDIRECT = 0x06 };
 /* Encodings of pointers. */
 enum { ABSOLUTE = 0x00, RELATIVE_4 = 0x1b, RELATIVE_8 = 0x1c, PLAIN_4 = 0x03, FROM_TABLES_4 = 0x3b };
 
-/* -- bytes -------------------------------------------------------------------------------------------------------- */
+/* -- bytes ------------------------------------------------------------------------------------------------------- */
 
 struct reader {
     const uint8_t *at, *end;
     bool bad; /* something was looked for beyond the end, or is not known */
 };
 
+static const uint8_t none[1];
+
 static slm_seldom struct reader reader_at(const struct slm_code_file *file, uintptr_t address)
 {
-    if (address - file->segment >= file->table_bytes)
-        return (struct reader){NULL, NULL, true};
+    if (address == 0 || address - file->segment >= file->table_bytes)
+        return (struct reader){none, none, true};
     return (struct reader){(const uint8_t *)address, (const uint8_t *)(file->segment + file->table_bytes), false};
 }
 
@@ -106,16 +108,16 @@ static slm_seldom uintptr_t take_pointer(struct reader *reader, unsigned encodin
 static slm_seldom struct reader take_block(struct reader *reader)
 {
     const uint64_t bytes = take_number(reader, false);
-    struct reader block = {reader->at, reader->at + bytes, false};
-    if (reader->bad || (uint64_t)(reader->end - reader->at) < bytes) {
+    const uint8_t *from = reader->at;
+    if (reader->bad || (uint64_t)(reader->end - from) < bytes) {
         reader->bad = true;
-        return (struct reader){NULL, NULL, true};
+        return (struct reader){none, none, true};
     }
     reader->at += bytes;
-    return block;
+    return (struct reader){from, reader->at, false};
 }
 
-/* -- rows --------------------------------------------------------------------------------------------------------- */
+/* -- rows -------------------------------------------------------------------------------------------------------- */
 
 struct program {
     struct reader first, second; /* instructions of the table and of the function */
@@ -124,6 +126,13 @@ struct program {
     int64_t data_unit;
 };
 
+/* Whatever a table says, this overflows nowhere. */
+static slm_seldom int64_t in_units(const struct program *program, uint64_t number)
+{
+    return (int64_t)(number * (uint64_t)program->data_unit);
+}
+
+/* What is known of a frame at an address. */
 struct row {
     struct slm_step step;
     unsigned base_register;
@@ -152,8 +161,8 @@ static slm_seldom void restore_register(struct row *row, const struct row *befor
     }
 }
 
-/* GCC realigns a stack so: the base was saved below the frame pointer; the caller's frame pointer lies where it points
- * to. */
+/* Where GCC has realigned the stack, the base was saved below the frame pointer, and the caller's frame pointer lies
+ * where that points to. */
 static slm_seldom void take_expression(struct row *row, struct reader block, bool of_base, uint64_t number)
 {
     const uint64_t first = take(&block, 1);
@@ -186,7 +195,7 @@ static slm_seldom bool run_rule(struct reader *from, const struct program *progr
     case OFFSET_EXTENDED:
     case OFFSET_SIGNED:
         number = take_number(from, false);
-        save_register(row, number, (int64_t)take_number(from, code == OFFSET_SIGNED) * program->data_unit);
+        save_register(row, number, in_units(program, take_number(from, code == OFFSET_SIGNED)));
         return true;
     case RESTORE_EXTENDED:
         restore_register(row, before, take_number(from, false));
@@ -205,7 +214,7 @@ static slm_seldom bool run_rule(struct reader *from, const struct program *progr
         return true;
     case DEFINE_BASE_SIGNED:
         number = take_number(from, false);
-        define_base(row, number, (int64_t)take_number(from, true) * program->data_unit);
+        define_base(row, number, in_units(program, take_number(from, true)));
         return true;
     case DEFINE_BASE_REGISTER:
         define_base(row, take_number(from, false), row->step.base);
@@ -214,7 +223,7 @@ static slm_seldom bool run_rule(struct reader *from, const struct program *progr
         row->step.base = (int32_t)take_number(from, false);
         return true;
     case DEFINE_BASE_OFFSET_SIGNED:
-        row->step.base = (int32_t)((int64_t)take_number(from, true) * program->data_unit);
+        row->step.base = (int32_t)in_units(program, take_number(from, true));
         return true;
     case DEFINE_BASE_EXPRESSION:
         take_expression(row, take_block(from), true, 0);
@@ -241,7 +250,7 @@ static slm_seldom bool run(struct reader from, const struct program *program, ui
         if (high == ADVANCE)
             advance = low;
         else if (high == OFFSET)
-            save_register(row, low, (int64_t)take_number(&from, false) * program->data_unit);
+            save_register(row, low, in_units(program, take_number(&from, false)));
         else if (high == RESTORE)
             restore_register(row, &before, low);
         else if (low >= ADVANCE_1 && low <= ADVANCE_4)
@@ -261,7 +270,7 @@ static slm_seldom bool run(struct reader from, const struct program *program, ui
     return !from.bad;
 }
 
-/* -- finding ------------------------------------------------------------------------------------------------------ */
+/* -- finding ----------------------------------------------------------------------------------------------------- */
 
 /* What all functions of a table have in common. False: it has something that is not known. */
 static slm_seldom bool read_common(struct reader from, struct program *program, unsigned *encoding, bool *augmented)
@@ -368,7 +377,7 @@ static slm_seldom struct slm_step look_up(const struct slm_code_file *file, uint
     return row.step;
 }
 
-/* -- what was found before ---------------------------------------------------------------------------------------- */
+/* -- what was found before --------------------------------------------------------------------------------------- */
 
 /* A step in 64 bits, and these with its place mixed in: whoever sees halves of two steps sees that. */
 struct found {

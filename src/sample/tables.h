@@ -1,10 +1,10 @@
 /* From a frame to its caller's, by the unwinding tables in the files: those which C++ uses for its exceptions
  * (.eh_frame; Linux Standard Base, "Exception Frames"; DWARF 4, 6.4).
  *
- * A table says for each address how the frame's base (DWARF's canonical frame address) is found from the stack pointer
- * or the frame pointer, and where the return address and the caller's frame pointer lie below it. That is all that it
- * takes from one frame to the next in what compilers make; what takes more is left to tools. What an address leads to
- * is remembered, for a thousand of them: a step costs some ten nanoseconds then, and no page of the tables is touched.
+ * A table says for each address how the frame's base (DWARF's canonical frame address) is found from the stack or
+ * frame pointer, and where the return address and the caller's frame pointer lie below it. That is all that it takes
+ * from one frame to the next in what compilers make; what takes more is left to tools. For a thousand addresses it is
+ * remembered: then a step costs some ten nanoseconds, and no page of the tables is touched.
  *
  * Nothing beyond the tables' segment is read, whatever they say. The file cannot be closed meanwhile, as a frame of
  * the calling thread goes on in it. Any thread, no lock, a signal handler too. */
