@@ -10,6 +10,7 @@
 #include "os/topology.h"
 #include "page/charge.h"
 #include "page/demand.h"
+#include "page/purge.h"
 #include "page/reservation.h"
 #include "percpu/percpu.h"
 #include "process/give_back.h"
@@ -477,6 +478,7 @@ static slm_for_few void free_small_nolock(const struct slm_slab *slab, void *obj
 {
     if (slm_freed_check_nolock(slab, object, call))
         return;
+    slm_span_keep_descriptors(); /* the slab may be pending when it is free */
     slm_sampled_end(slab, object);
     const struct slm_depot *depot = load_acquire(&slab->owner); /* as in slm_depot_give */
     if (depot && depot->shape->keyed)

@@ -200,6 +200,75 @@ slm_seldom size_t slm_span_unmap_free(enum slm_purge_reason reason)
     return given;
 }
 
+/* -- what describes nothing -------------------------------------------------------------------------------------- */
+
+static _Atomic bool keeps_descriptors;
+
+slm_seldom void slm_span_keep_descriptors(void)
+{
+    store_relaxed(&keeps_descriptors, true); /* before the slab's count: whoever takes its span sees it */
+}
+
+/* Granules: shorter spans have no whole page of descriptors inside. */
+enum { described_least = 2 * 4096 / SLM_DESCRIPTOR_BYTES };
+
+struct described {
+    size_t from;            /* granules below were looked at */
+    struct slm_span *first; /* the lowest span that is not, and is long enough */
+};
+
+static slm_seldom bool look_for_described(struct slm_span *span, void *context)
+{
+    struct described *described = context;
+    const size_t granule = slm_span_granule(span);
+    if (span->granules >= described_least && granule >= described->from &&
+        (!described->first || granule < slm_span_granule(described->first)))
+        described->first = span;
+    return false;
+}
+
+/* Of a table with an entry for each granule, those of granules from `first` up to `end`. */
+static slm_seldom void purge_entries(char *table, size_t entry_bytes, size_t first, size_t end)
+{
+    const uintptr_t from = slm_align_up((uintptr_t)table + first * entry_bytes, slm_page_size);
+    const uintptr_t to = ((uintptr_t)table + end * entry_bytes) & ~(uintptr_t)(slm_page_size - 1);
+    if (from < to)
+        slm_vm_purge((void *)from, to - from); /* NOLINT(performance-no-int-to-ptr) */
+}
+
+static slm_seldom void purge_described(struct slm_free_spans *area)
+{
+    struct described described = {.from = area->first};
+    while (!load_relaxed(&keeps_descriptors)) {
+        described.first = NULL;
+        slm_free_spans_lock(area);
+        slm_bins_foreach(&area->bins[SLM_SPAN_CLEAN], look_for_described, &described);
+        struct slm_span *span = described.first;
+        if (span)
+            slm_free_spans_unlist(area, span);
+        slm_lock_release(&area->lock);
+        if (!span)
+            break;
+        const size_t first = slm_span_granule(span), end = first + span->granules;
+        if (!load_relaxed(&keeps_descriptors)) { /* after the span was taken: see slm_span_keep_descriptors */
+            purge_entries(slm_range.descriptors, SLM_DESCRIPTOR_BYTES, first + 1, end - 1);
+            const size_t in_area = slm_granule_in_area(first);
+            purge_entries(slm_area_start(slm_area_of_granule(first)) + SLM_MAP_OFFSET, sizeof(uint32_t), in_area,
+                          in_area + span->granules);
+        }
+        slm_free_spans_lock(area);
+        slm_free_spans_join(area, span);
+        slm_lock_release(&area->lock);
+        described.from = end;
+    }
+}
+
+slm_seldom void slm_span_purge_descriptors(void)
+{
+    for (unsigned i = 0; i < slm_area_count(); i++)
+        purge_described(slm_free_spans_in(i));
+}
+
 size_t slm_span_purge_surplus(bool patient)
 {
     size_t given = 0;

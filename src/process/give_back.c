@@ -37,7 +37,10 @@ static slm_seldom size_t purge(bool wait, enum slm_purge_reason reason)
     slm_park_all(wait);
     slm_epoch_poll();
     slm_defer_queue_ripen_all();
-    return slm_reclaim_all(wait, reason);
+    const size_t purged = slm_reclaim_all(wait, reason);
+    if (reason == SLM_PURGE_TRIM)
+        slm_span_purge_descriptors();
+    return purged;
 }
 
 /* It is the limit that refuses, not the kernel. Nothing need go back if it has risen. */
