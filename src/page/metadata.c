@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "os/vm.h"
 #include "page/charge.h"
 #include "page/reservation.h"
 #include "sync/lock.h"
@@ -24,9 +25,16 @@ struct rest { /* of the newest chunk */
     char *next, *end;
 };
 
+/* Pages, by number from the start of a node's part, that were purged and are cut anew. A metadata piece itself. */
+struct bare {
+    uint32_t count, room;
+    uint32_t pages[];
+};
+
 struct pool {
     struct slm_lock lock;
     struct rest small, paged;
+    struct bare *bare;                                               /* NULL: there are none */
     struct piece *free[PAGED / UNIT + SLM_METADATA_MAX / PAGED + 1]; /* the small sizes, then the paged ones */
 } slm_cacheline;
 
@@ -74,6 +82,19 @@ static struct piece **free_list(struct pool *pool, size_t bytes)
     return &pool->free[bytes < PAGED ? bytes / UNIT : PAGED / UNIT + bytes / PAGED];
 }
 
+static char *part_of(unsigned node)
+{
+    return slm_range.metadata + node * slm_range.metadata_part;
+}
+
+/* Under the lock: the rest is too short, and a page that was purged takes its place. */
+static slm_seldom void *piece_of_bare(struct pool *pool, unsigned node, size_t bytes)
+{
+    char *page = part_of(node) + pool->bare->pages[--pool->bare->count] * slm_page_size;
+    pool->small = (struct rest){page, page + slm_page_size};
+    return bump(&pool->small, bytes);
+}
+
 /* A piece of a new chunk, mapped without the lock. Of two rests that do not adjoin, the shorter one is lost. */
 static slm_cold void *piece_of_chunk(unsigned node, size_t bytes)
 {
@@ -105,6 +126,8 @@ void *slm_metadata_alloc(size_t bytes)
         *list = piece->next;
     else
         piece = bump(bytes < PAGED ? &pool->small : &pool->paged, bytes);
+    if (unlikely(!piece) && bytes < PAGED && pool->bare && pool->bare->count > 0)
+        piece = piece_of_bare(pool, node, bytes);
     slm_lock_release(&pool->lock);
     return piece ? piece : piece_of_chunk(node, bytes);
 }
@@ -119,4 +142,180 @@ void slm_metadata_free(void *pointer, size_t bytes)
     signal_fence(); /* before it is in the list: pairs with the fork */
     *list = piece;
     slm_lock_release(&pool->lock);
+}
+
+/* -- purging ------------------------------------------------------------------------------------------------------ */
+
+enum { SMALL_LISTS = PAGED / UNIT };
+
+/* The small free pieces of a pool, off its lists, and how many of each page's bytes they are, in units. */
+struct sorting {
+    struct piece *lists[SMALL_LISTS];
+    char *part;
+    uint16_t *free_units;
+    size_t pages;
+};
+
+static slm_seldom size_t page_of(const struct sorting *sorting, const void *address)
+{
+    return (size_t)((const char *)address - sorting->part) / slm_page_size;
+}
+
+static slm_seldom bool is_bare(const struct sorting *sorting, size_t page)
+{
+    return sorting->free_units[page] == slm_page_size / UNIT;
+}
+
+static slm_seldom void take_lists(struct pool *pool, struct sorting *sorting)
+{
+    for (unsigned i = 0; i < SMALL_LISTS; i++) {
+        sorting->lists[i] = pool->free[i];
+        pool->free[i] = NULL;
+    }
+}
+
+/* Behind what was freed meanwhile, which is less. */
+static slm_seldom void put_lists(struct pool *pool, const struct sorting *sorting)
+{
+    for (unsigned i = 0; i < SMALL_LISTS; i++) {
+        struct piece **end = &pool->free[i];
+        while (*end)
+            end = &(*end)->next;
+        *end = sorting->lists[i];
+    }
+}
+
+/* Visit each piece; what `visit` says no to leaves its list. */
+static slm_seldom void each_piece(struct sorting *sorting, bool (*visit)(struct sorting *, const char *, size_t))
+{
+    for (unsigned i = 0; i < SMALL_LISTS; i++) {
+        struct piece **at = &sorting->lists[i];
+        while (*at) {
+            struct piece *next = (*at)->next;
+            if (visit(sorting, (const char *)*at, i * UNIT))
+                at = &(*at)->next;
+            else
+                *at = next;
+        }
+    }
+}
+
+static slm_seldom bool find_last(struct sorting *sorting, const char *piece, size_t bytes)
+{
+    sorting->pages = slm_max(sorting->pages, page_of(sorting, piece + bytes - 1) + 1);
+    return true;
+}
+
+static slm_seldom bool count_units(struct sorting *sorting, const char *piece, size_t bytes)
+{
+    for (const char *unit = piece; unit < piece + bytes; unit += UNIT)
+        sorting->free_units[page_of(sorting, unit)]++;
+    return true;
+}
+
+/* A piece that lies in a page that stays holds its other page, too. Each that does so is counted in `pages`. */
+static slm_seldom bool hold_both(struct sorting *sorting, const char *piece, size_t bytes)
+{
+    const size_t first = page_of(sorting, piece), last = page_of(sorting, piece + bytes - 1);
+    if (is_bare(sorting, first) != is_bare(sorting, last)) {
+        sorting->free_units[first] = sorting->free_units[last] = 0;
+        sorting->pages++;
+    }
+    return true;
+}
+
+static slm_seldom bool stays(struct sorting *sorting, const char *piece, size_t bytes)
+{
+    (void)bytes;
+    return !is_bare(sorting, page_of(sorting, piece));
+}
+
+/* Which pages are bare. Returns how many. */
+static slm_seldom size_t sort_pieces(struct sorting *sorting)
+{
+    const size_t pages = sorting->pages;
+    size_t bare = 0;
+    memset(sorting->free_units, 0, pages * sizeof *sorting->free_units);
+    each_piece(sorting, count_units);
+    do {
+        sorting->pages = 0;
+        each_piece(sorting, hold_both);
+    } while (sorting->pages > 0);
+    sorting->pages = pages;
+    for (size_t page = 0; page < pages; page++)
+        bare += is_bare(sorting, page);
+    return bare;
+}
+
+/* Their pieces are forgotten, the pages purged, and added to the list. */
+static slm_seldom void purge_bare(struct sorting *sorting, struct bare *bare)
+{
+    size_t purged = 0, end;
+    each_piece(sorting, stays);
+    for (size_t page = 0; page < sorting->pages; page = end + 1) {
+        for (end = page; end < sorting->pages && is_bare(sorting, end); end++)
+            bare->pages[bare->count++] = (uint32_t)end;
+        if (end > page)
+            slm_vm_purge(sorting->part + page * slm_page_size, (end - page) * slm_page_size);
+        purged += end - page;
+    }
+    sub_relaxed(&slm_charge.metadata, purged * slm_page_size);
+    slm_charge_sub(purged * slm_page_size);
+}
+
+static slm_seldom size_t bare_bytes(size_t room)
+{
+    return sizeof(struct bare) + room * sizeof(uint32_t);
+}
+
+/* The lists have been taken: without the lock. Returns the list of bare pages, if there are any new ones. */
+static slm_seldom struct bare *purge_lists(struct sorting *sorting, size_t known)
+{
+    struct bare *bare = NULL;
+    each_piece(sorting, find_last);
+    const size_t table_bytes = sorting->pages * sizeof *sorting->free_units;
+    if (sorting->pages == 0 || table_bytes > SLM_METADATA_MAX ||
+        !(sorting->free_units = slm_metadata_alloc(table_bytes)))
+        return NULL;
+    const size_t found = sort_pieces(sorting), room = found + known;
+    if (found > 0 && bare_bytes(room) <= SLM_METADATA_MAX && (bare = slm_metadata_alloc(bare_bytes(room)))) {
+        *bare = (struct bare){.count = 0, .room = (uint32_t)room};
+        purge_bare(sorting, bare);
+    }
+    slm_metadata_free(sorting->free_units, table_bytes);
+    return bare;
+}
+
+/* What was bare before stays so. */
+static slm_seldom void purge_pool(unsigned node)
+{
+    struct sorting sorting = {.part = part_of(node)};
+    struct pool *pool = lock_pool(node);
+    const size_t known = pool->bare ? pool->bare->count : 0;
+    take_lists(pool, &sorting);
+    slm_lock_release(&pool->lock);
+    struct bare *bare = purge_lists(&sorting, known), *before = NULL;
+    pool = lock_pool(node);
+    put_lists(pool, &sorting);
+    if (bare) {
+        before = pool->bare;
+        for (size_t i = before ? before->count : 0; i > 0; i--)
+            bare->pages[bare->count++] = before->pages[i - 1];
+        pool->bare = bare;
+    }
+    slm_lock_release(&pool->lock);
+    if (before)
+        slm_metadata_free(before, bare_bytes(before->room));
+}
+
+slm_seldom void slm_metadata_purge(void)
+{
+    static _Atomic uint32_t purging; /* a count of forks, plus 1: a thread of that process purges */
+    uint32_t before = load_relaxed(&purging);
+    if (before == slm_fork_generation + 1 ||
+        !atomic_compare_exchange_strong(&purging, &before, slm_fork_generation + 1))
+        return;
+    for (unsigned node = 0; node < slm_nodes; node++)
+        purge_pool(node);
+    atomic_store(&purging, 0);
 }

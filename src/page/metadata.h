@@ -15,3 +15,7 @@ void slm_metadata_start(void);
  * with the same size. */
 void *slm_metadata_alloc(size_t bytes);
 void slm_metadata_free(void *pointer, size_t bytes);
+
+/* Give the pages back to the kernel that have nothing but free small pieces. Memory that is freed meanwhile by others
+ * may be left out. One thread at a time; others return at once. */
+void slm_metadata_purge(void);

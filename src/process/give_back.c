@@ -7,6 +7,7 @@
 #include "depot/pending_slabs.h"
 #include "page/charge.h"
 #include "page/free_spans.h"
+#include "page/metadata.h"
 #include "page/purge.h"
 #include "page/reservation.h"
 #include "os/sys.h"
@@ -38,8 +39,10 @@ static slm_seldom size_t purge(bool wait, enum slm_purge_reason reason)
     slm_epoch_poll();
     slm_defer_queue_ripen_all();
     const size_t purged = slm_reclaim_all(wait, reason);
-    if (reason == SLM_PURGE_TRIM)
+    if (reason == SLM_PURGE_TRIM) {
         slm_span_purge_descriptors();
+        slm_metadata_purge();
+    }
     return purged;
 }
 
