@@ -38,8 +38,8 @@ def folder(tmp_path_factory):
 
 def compile_sampled(folder, name, *more):
     cxx, = need("c++")
-    done = subprocess.run([cxx, "-O2", "-g", "-fomit-frame-pointer", "-Wall", SOURCES / "sampled.cc", "-o", folder / name,
-                           folder / "libslabmalloc.so", *map(str, more)], capture_output=True, text=True)
+    done = subprocess.run([cxx, "-O2", "-g", "-fomit-frame-pointer", "-Wall", SOURCES / "sampled.cc", "-o",
+                           folder / name, folder / "libslabmalloc.so", *map(str, more)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder / name
 
@@ -73,8 +73,8 @@ def sampled(program):
         yield child
 
 
-ROW = re.compile(r" *(?P<bytes>\d+) +(?P<share>[\d.]+)% +(?P<low>\d+) +(?P<high>\d+) +(?P<objects>\d+) +(?P<samples>\d+)"
-                 r"  (?P<what>.*)")
+ROW = re.compile(r" *(?P<bytes>\d+) +(?P<share>[\d.]+)% +(?P<low>\d+) +(?P<high>\d+) +(?P<objects>\d+) +"
+                 r"(?P<samples>\d+)  (?P<what>.*)")
 TOTAL = re.compile(r"(\d+) (live|allocated since the start), between (\d+) and (\d+), by (\d+) samples?")
 
 
@@ -379,12 +379,12 @@ def test_growth_since_an_older_profile(sampled, profile, program):
 
 
 def test_old_profiles_of_others_are_told(sampled, tmp_path):
-    other = tmp_path / "other"
+    other, words = tmp_path / "other", (sampled.pid, "profile", tmp_path / "x", "--diff")
     for contents in (b"", b"text", gzip.compress(b"text"), b"\x1f\x8b\x08"):
         other.write_bytes(contents)
-        assert "not a profile that slabctl has written" in complains(sampled.pid, "profile", tmp_path / "x", "--diff", other)
-    assert "No such file" in complains(sampled.pid, "profile", tmp_path / "x", "--diff", tmp_path / "none")
-    assert "not a file" in complains(sampled.pid, "profile", tmp_path / "x", "--diff", "/dev/zero")
+        assert "not a profile that slabctl has written" in complains(*words, other)
+    assert "No such file" in complains(*words, tmp_path / "none")
+    assert "not a file" in complains(*words, "/dev/zero")
     assert sorted(os.listdir(tmp_path)) == ["other"]
 
 
@@ -425,7 +425,8 @@ def test_what_grows_is_shown(sampled):
         time.sleep(0.01)
 
     text = leaks(sampled, grow)
-    first = re.search(r"(?m)^([\d.]+) [KMG]iB/s: .*; (\d+) samples, (\d+) of them new; .*the oldest is \d+ s old\n +(\S+)", text)
+    first = re.search(r"(?m)^([\d.]+) [KMG]iB/s: .*; (\d+) samples, (\d+) of them new; "
+                      r".*the oldest is \d+ s old\n +(\S+)", text)
     assert first and first[4] == "buffer_new" and 0 < int(first[3]) <= int(first[2])
     assert "no proof of a leak" in text and "huge_new" not in text and "inlined_malloc" not in text
 
@@ -437,12 +438,14 @@ def test_what_does_not_grow_is_not_shown(sampled):
 
 def test_a_process_that_ends_meanwhile(program):
     with Sampled(program) as child:
-        tool = subprocess.Popen([SLABCTL, str(child.pid), "leaks", "--seconds", "600"], stderr=subprocess.PIPE, text=True)
-        time.sleep(0.1)
+        tool = subprocess.Popen([SLABCTL, str(child.pid), "leaks", "--seconds", "4"], stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True)
+        time.sleep(0.2)
         child.process.kill()
         child.process.wait()
-        tool.kill()
-        tool.communicate()
+        out, line = tool.communicate()
+        assert (tool.returncode, out) == (1, "")
+        assert re.fullmatch(r"slabctl: \d+: (no such process|ended meanwhile.*)\n", line), line
         assert "no such process" in complains(child.pid, "top")
 
 
@@ -481,7 +484,7 @@ def test_redis(place, preload, tmp_path):
         assert any("dbAdd" in stack or "dictAdd" in stack for stack in stacks), stacks
         for words, found in (((), pprof_top), (("--legacy",), lambda file: google_pprof(file, program))):
             tells(pid, "profile", tmp_path / "profile", *words)
-            rows = {name: row for name, row in by_function(pid).items() if row["share"] > 2}  # they leave out small ones
+            rows = {name: row for name, row in by_function(pid).items() if row["share"] > 2}  # or left out
             assert "zmalloc_usable" in rows or "zmalloc" in rows
             agree({name: bytes_ for name, bytes_ in found(tmp_path / "profile").items() if name in rows}, rows)
         redis.ask("FLUSHALL")
@@ -545,8 +548,8 @@ def test_cxx(tmp_path, preload, form):
     (tmp_path / "sessions.cc").write_text(CXX)
     sessions, words = scaled(1000), [BUILD / "libslabmalloc.a", "-static"] if form == "static" else []
     done = subprocess.run([cxx, "-O2", "-fno-builtin", "-fomit-frame-pointer", "-pthread",
-                           f"-DSESSIONS={sessions}",
-                           tmp_path / "sessions.cc", "-o", tmp_path / "sessions", *words], capture_output=True, text=True)
+                           f"-DSESSIONS={sessions}", tmp_path / "sessions.cc", "-o", tmp_path / "sessions", *words],
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     env = often(preload) if form == "preloaded" else plain_env(SLABMALLOC_OPTIONS="sample_bytes=16384")
     with Child(tmp_path / "sessions", env=env) as child:
