@@ -52,7 +52,8 @@ slm_inline uint32_t slm_samples_in(unsigned chunk)
 
 /* Where from objects were allocated: a call stack, stored once, whose bytes never change. The counts do.
  *
- * SLM_STACK_FRAMES: values[] are return addresses, the innermost first: frame pointers led from one to the next.
+ * SLM_STACK_FRAMES: values[] are return addresses, the innermost first, as the files' unwinding tables have them, or
+ * frame pointers where there are no tables. There are no registers.
  *
  * SLM_STACK_IMAGE: the registers of the innermost frame, and the words at the top of the stack that an unwinder may
  * need: addresses in loaded files, and addresses in this very stretch of stack. Other words are left out; they

@@ -129,8 +129,9 @@ slm_slow void slm_defer_slow(void *pointer, struct slm_epoch_head *head)
 {
     if (!pointer)
         return;
-    const size_t slot_offset = slm_freed_check_offset(pointer, call, slm_double_free);
-    if (slot_offset != 0 && unlikely(slm_map_offset_at(pointer) == 0))
+    const size_t word = slm_map_offset_at(pointer);
+    const size_t slot_offset = slm_freed_check_word(pointer, word, call, slm_double_free);
+    if (unlikely(word == 0) && slot_offset != 0)
         slm_sampled_end(slm_slab_of(pointer), pointer);
     if (slot_offset != 0 && slm_defer_push(slm_retired_slot_beside(slm_hot_slot(slot_offset)), pointer))
         return;

@@ -60,11 +60,20 @@ slm_for_few void *slm_aligned_alloc(size_t alignment, size_t n)
     return rounded <= SLM_SMALL_MAX ? slm_alloc(rounded) : slm_alloc_large_slow(n, alignment, -1, NULL);
 }
 
+/* What grows to just over its size is likely to grow in small steps: it skips classes. */
+static size_t with_headroom(size_t old, size_t n)
+{
+    if (n <= old || n - old > old / 16 || slm_span_scarce())
+        return n;
+    return n + (n / 4);
+}
+
 /* Where there is no memory for a smaller copy, the object stays: shrinking does not fail. */
 static void *resize_by_copy(void *pointer, size_t old, size_t n)
 {
     const int kept = errno;
-    void *moved = slm_alloc(n);
+    const size_t roomy = old <= SLM_SMALL_MAX ? with_headroom(old, n) : n;
+    void *moved = slm_alloc(roomy);
     if (unlikely(!moved) && n > old)
         return NULL;
     if (unlikely(!moved)) {
@@ -73,8 +82,10 @@ static void *resize_by_copy(void *pointer, size_t old, size_t n)
     }
     memcpy(moved, pointer, slm_min(old, n));
     slm_free(pointer);
-    if (n > SLM_SMALL_MAX)
+    if (roomy > SLM_SMALL_MAX)
         slm_large_of(moved)->grown = n > old;
+    else if (unlikely(roomy != n) && slm_map_offset_at(moved) == 0)
+        slm_sampled_resize(moved, n);
     return moved;
 }
 
@@ -111,14 +122,6 @@ static slm_for_few __attribute__((noinline)) void *resize_large(void *pointer, s
     return resized;
 }
 
-/* What grows to just over its size is likely to grow in small steps: it skips classes. */
-static size_t with_headroom(size_t old, size_t n)
-{
-    if (n <= old || n - old > old / 16 || slm_span_scarce())
-        return n;
-    return n + (n / 4);
-}
-
 /* A small object stays where it is while at least half of it is used. */
 void *slm_resize(void *pointer, size_t n)
 {
@@ -128,13 +131,14 @@ void *slm_resize(void *pointer, size_t n)
         slm_free_slow(pointer, "realloc");
         return NULL;
     }
-    const size_t slot_offset = slm_freed_check_offset(pointer, "realloc", slm_use_after_free);
+    const size_t word = slm_map_offset_at(pointer);
+    const size_t slot_offset = slm_freed_check_word(pointer, word, "realloc", slm_use_after_free);
     if (unlikely(slot_offset == 0))
         return resize_large(pointer, n);
     const size_t size = slm_page_map_size(slot_offset);
     if (n > size || (n <= size / 2 && size > 64))
-        pointer = resize_by_copy(pointer, size, with_headroom(size, n));
-    if (unlikely(slm_map_offset_at(pointer) == 0) && pointer)
+        return resize_by_copy(pointer, size, n);
+    if (unlikely(word == 0))
         slm_sampled_resize(pointer, n);
     return pointer;
 }

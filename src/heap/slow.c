@@ -170,7 +170,7 @@ static void count_taken(void)
 
 static void note_large(void *object, size_t n)
 {
-    if (slm_sample_due(n) && object)
+    if (object && slm_sample_due(n))
         slm_sampled_large(object, n);
 }
 

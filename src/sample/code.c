@@ -5,6 +5,7 @@
 #include <elf.h>
 #include <link.h>
 #include <string.h>
+#include <sys/auxv.h>
 
 #include "base/bits.h"
 #include "os/background.h"
@@ -18,34 +19,44 @@
 
 enum { PAGE_SHIFT = 12, KNOWN = 64, SEGMENTS = 4 /* whose headers are read at once */ };
 
-/* Where the code of a file lies that was once found. A file is known by its addresses and those of its unwinding
- * tables: whatever else has just these is the same file, loaded anew. `serial` is odd while it is written. */
+/* What was once found of a file. It is known by its addresses and those of its unwinding tables: whatever else has
+ * just these is the same file, loaded anew. `serial` is odd while this is written. */
 struct remembered {
     _Atomic uint32_t serial;
-    _Atomic uintptr_t start, bytes, tables, code, code_bytes;
+    _Atomic uintptr_t start, bytes, tables, code, code_bytes, segment, table_bytes;
 };
 
 static slm_sparse struct remembered remembered[KNOWN];
 
-static struct remembered *place_of(const struct slm_code_file *file)
+static slm_for_few struct remembered *place_of(const struct slm_code_file *file)
 {
     return &remembered[(file->start >> PAGE_SHIFT) * 0x9e3779b97f4a7c15u >> 58];
 }
 
-static bool recall(struct slm_code_file *file, uintptr_t tables)
+static slm_for_few bool recall(struct slm_code_file *file)
 {
     struct remembered *from = place_of(file);
     const uint32_t serial = load_acquire(&from->serial); /* pairs with the release in remember */
     const bool same = load_relaxed(&from->start) == file->start && load_relaxed(&from->bytes) == file->bytes &&
-                      load_relaxed(&from->tables) == tables;
-    file->code = load_relaxed(&from->code);
-    file->code_bytes = load_relaxed(&from->code_bytes);
+                      load_relaxed(&from->tables) == file->tables;
+    const struct slm_code_file found = {
+        .start = file->start,
+        .bytes = file->bytes,
+        .code = load_relaxed(&from->code),
+        .code_bytes = load_relaxed(&from->code_bytes),
+        .tables = file->tables,
+        .segment = load_relaxed(&from->segment),
+        .table_bytes = load_relaxed(&from->table_bytes),
+    };
     slm_load_fence(); /* pairs with the fence in remember */
-    return same && serial % 2 == 0 && load_relaxed(&from->serial) == serial;
+    if (!same || serial % 2 == 1 || load_relaxed(&from->serial) != serial)
+        return false;
+    *file = found;
+    return true;
 }
 
 /* In a child of a fork that came in the middle of this, the place stays unused. */
-static slm_seldom void remember(const struct slm_code_file *file, uintptr_t tables)
+static slm_seldom void remember(const struct slm_code_file *file)
 {
     struct remembered *to = place_of(file);
     uint32_t serial = load_relaxed(&to->serial);
@@ -54,101 +65,194 @@ static slm_seldom void remember(const struct slm_code_file *file, uintptr_t tabl
     slm_store_fence(); /* pairs with the fence in recall */
     store_relaxed(&to->start, file->start);
     store_relaxed(&to->bytes, file->bytes);
-    store_relaxed(&to->tables, tables);
+    store_relaxed(&to->tables, file->tables);
     store_relaxed(&to->code, file->code);
     store_relaxed(&to->code_bytes, file->code_bytes);
+    store_relaxed(&to->segment, file->segment);
+    store_relaxed(&to->table_bytes, file->table_bytes);
     store_release(&to->serial, serial + 2); /* pairs with recall */
 }
 
-static slm_seldom bool copy(void *to, uintptr_t from, size_t bytes)
+/* What program headers say; addresses as they are there. */
+struct segments {
+    uintptr_t lowest, code, code_end;
+    uintptr_t tables, segment, segment_end; /* the tables, and the segment that they lie in */
+};
+
+static slm_seldom void add_segment(struct segments *found, const ElfW(Phdr) * segment)
 {
-    return slm_sys_copy(to, (const void *)from, bytes) == bytes;
+    if (segment->p_type == PT_LOAD) {
+        found->lowest = slm_min(segment->p_vaddr & ~(slm_page_size - 1), found->lowest);
+        if (segment->p_flags & PF_X) {
+            found->code = slm_min(segment->p_vaddr, found->code);
+            found->code_end = slm_max(segment->p_vaddr + segment->p_memsz, found->code_end);
+        }
+        if (found->tables - segment->p_vaddr < segment->p_filesz && (segment->p_flags & PF_R)) {
+            found->segment = segment->p_vaddr;
+            found->segment_end = segment->p_vaddr + segment->p_filesz;
+        }
+    } else if (segment->p_type == PT_GNU_EH_FRAME) {
+        found->tables = segment->p_vaddr;
+    }
 }
 
-/* Narrow a file's code to what its program headers say, if it begins with them. */
-static slm_seldom void narrow(struct slm_code_file *file)
+/* The part of the file's addresses that is code, and the segment of its tables. */
+static slm_seldom void narrow(struct slm_code_file *file, const struct segments *found, uintptr_t bias)
+{
+    const uintptr_t end = file->start + file->bytes, code_end = slm_min(found->code_end + bias, end);
+    if (found->code_end != 0) {
+        file->code = slm_max(found->code + bias, file->start);
+        file->code_bytes = code_end > file->code ? code_end - file->code : 0;
+    }
+    if (file->tables - (found->segment + bias) < found->segment_end - found->segment) {
+        file->segment = found->segment + bias;
+        file->table_bytes = found->segment_end - found->segment;
+    }
+}
+
+static const struct segments nothing = {.lowest = UINTPTR_MAX, .code = UINTPTR_MAX, .tables = UINTPTR_MAX};
+
+/* Is it a part of the program itself? Nobody closes that, and the kernel has told where its program headers are. The
+ * headers are gone through twice, here and below, as the segment may come before the header that has the tables. */
+static slm_seldom bool look_at_program(struct slm_code_file *file)
+{
+    const ElfW(Phdr) *headers = (const void *)getauxval(AT_PHDR);
+    const size_t count = headers ? getauxval(AT_PHNUM) : 0;
+    struct segments found = nothing;
+    uintptr_t bias = 0;
+    bool own = false;
+    for (size_t i = 0; i < count; i++)
+        if (headers[i].p_type == PT_PHDR)
+            bias = (uintptr_t)headers - headers[i].p_vaddr;
+    for (size_t i = 0; i < 2 * count; i++) {
+        const ElfW(Phdr) *segment = &headers[i % count];
+        add_segment(&found, segment);
+        own |= segment->p_type == PT_LOAD &&
+               file->start - bias - (segment->p_vaddr & ~(slm_page_size - 1)) < segment->p_memsz;
+    }
+    if (own)
+        narrow(file, &found, bias);
+    return own;
+}
+
+/* `live`: nobody can close the file. Then only its first page is looked at, which can be read. */
+static slm_seldom bool copy(void *to, const struct slm_code_file *file, uintptr_t offset, size_t bytes, bool live)
+{
+    const void *from = (const void *)(file->start + offset);
+    if (!live)
+        return slm_sys_copy(to, from, bytes) == bytes;
+    if (offset > slm_page_size || slm_page_size - offset < bytes)
+        return false;
+    memcpy(to, from, bytes);
+    return true;
+}
+
+/* A file that begins with its headers. */
+static slm_seldom void look_at_file(struct slm_code_file *file, bool live)
 {
     ElfW(Ehdr) elf;
-    ElfW(Phdr) segments[SEGMENTS];
-    uintptr_t lowest = UINTPTR_MAX, first = UINTPTR_MAX, end = 0;
-    if (!copy(&elf, file->start, sizeof elf) || memcmp(elf.e_ident, ELFMAG, SELFMAG) != 0 ||
-        elf.e_phentsize != sizeof segments[0] || elf.e_phoff >= file->bytes)
+    ElfW(Phdr) some[SEGMENTS];
+    struct segments found = nothing;
+    if (!copy(&elf, file, 0, sizeof elf, live) || memcmp(elf.e_ident, ELFMAG, SELFMAG) != 0 ||
+        elf.e_phentsize != sizeof some[0] || elf.e_phoff >= file->bytes)
         return;
-    for (unsigned i = 0; i < elf.e_phnum; i++) {
-        const uintptr_t from = file->start + elf.e_phoff + i * sizeof segments[0];
-        const ElfW(Phdr) *segment = &segments[i % SEGMENTS];
-        if (i % SEGMENTS == 0 && !copy(segments, from, slm_min(SEGMENTS, elf.e_phnum - i) * sizeof segments[0]))
-            return;
-        if (segment->p_type != PT_LOAD)
-            continue;
-        lowest = slm_min(segment->p_vaddr, lowest);
-        if (segment->p_flags & PF_X) {
-            first = slm_min(segment->p_vaddr, first);
-            end = slm_max(segment->p_vaddr + segment->p_memsz, end);
+    for (unsigned i = 0, pass = 0; pass < 2; i = 0, pass++) {
+        for (; i < elf.e_phnum; i++) {
+            const uintptr_t offset = elf.e_phoff + i * sizeof some[0];
+            if (i % SEGMENTS == 0 &&
+                !copy(some, file, offset, slm_min(SEGMENTS, elf.e_phnum - i) * sizeof some[0], live))
+                return;
+            add_segment(&found, &some[i % SEGMENTS]);
         }
     }
-    lowest &= ~(slm_page_size - 1);
-    if (first >= lowest && first < end && end - lowest <= file->bytes) {
-        file->code = file->start + (first - lowest);
-        file->code_bytes = end - first;
-    }
+    narrow(file, &found, file->start - found.lowest);
 }
 
-/* Where the kernel cannot be asked, all of the file is remembered: that will not change. */
-static slm_seldom void learn(struct slm_code_file *file, uintptr_t tables)
+/* Where the kernel may not be asked, all of a library is remembered as code, and its tables as unknown. They are
+ * looked for once: then `segment` is not 0. */
+static slm_seldom void learn(struct slm_code_file *file, bool live)
 {
-    if (slm_background_begin() && !slm_sys_is_filtered())
-        narrow(file);
+    const bool program = look_at_program(file), may = slm_background_begin();
+    if (!program && may && (live ? slm_sys_readable((const void *)file->start) : !slm_sys_is_filtered()))
+        look_at_file(file, live);
     slm_background_end();
-    remember(file, tables);
+    if (file->segment == 0 && (program || (live && may)))
+        file->segment = file->tables;
+    remember(file);
 }
 
-static enum slm_code_kind kind_in(const struct slm_code_file *file, uintptr_t address)
+static slm_for_few enum slm_code_kind kind_in(const struct slm_code_file *file, uintptr_t address)
 {
     return address - file->code < file->code_bytes ? SLM_CODE_YES : SLM_CODE_DATA;
 }
 
-static slm_for_few enum slm_code_kind find(struct slm_code *code, uintptr_t address)
-{
 #ifdef HAS_FIND_OBJECT
+bool slm_code_told(void)
+{
+    return &_dl_find_object != NULL;
+}
+
+static slm_for_few struct slm_code_file *find(struct slm_code *code, uintptr_t address, bool live)
+{
     struct dl_find_object found;
-    if (&_dl_find_object == NULL)
-        return SLM_CODE_UNKNOWN;
     const uint64_t page = address >> PAGE_SHIFT;
     uint64_t *miss = &code->misses[page % SLM_CODE_MISSES];
     if (*miss == page)
-        return SLM_CODE_NONE;
-    if (_dl_find_object((void *)address, &found) != 0) {
+        return NULL;
+    if (!slm_code_told() || _dl_find_object((void *)address, &found) != 0) {
         *miss = page;
-        return SLM_CODE_NONE;
+        return NULL;
     }
     struct slm_code_file *file = &code->files[code->known++ % SLM_CODE_FILES];
-    file->start = file->code = (uintptr_t)found.dlfo_map_start;
-    file->bytes = file->code_bytes = (uintptr_t)found.dlfo_map_end - file->start;
-    if (!recall(file, (uintptr_t)found.dlfo_eh_frame)) {
+    *file = (struct slm_code_file){.start = (uintptr_t)found.dlfo_map_start};
+    file->bytes = (uintptr_t)found.dlfo_map_end - file->start;
+    file->tables = (uintptr_t)found.dlfo_eh_frame;
+    if (!recall(file)) {
         file->code = file->start;
         file->code_bytes = file->bytes;
-        learn(file, (uintptr_t)found.dlfo_eh_frame);
+        learn(file, live);
     }
     code->latest = (unsigned)(file - code->files);
-    return kind_in(file, address);
+    return file;
+}
 #else
+bool slm_code_told(void)
+{
+    return false;
+}
+
+static struct slm_code_file *find(struct slm_code *code, uintptr_t address, bool live)
+{
     (void)code;
     (void)address;
-    return SLM_CODE_UNKNOWN;
+    (void)live;
+    return NULL;
+}
 #endif
+
+static slm_for_few struct slm_code_file *file_of(struct slm_code *code, uintptr_t address, bool live)
+{
+    for (unsigned i = 0, at = code->latest; i < SLM_CODE_FILES; i++, at = (at + 1) % SLM_CODE_FILES) {
+        if (address - code->files[at].start < code->files[at].bytes) {
+            code->latest = at;
+            return &code->files[at];
+        }
+    }
+    return find(code, address, live);
 }
 
 slm_for_few enum slm_code_kind slm_code_of(struct slm_code *code, uintptr_t address)
 {
-    const struct slm_code_file *latest = &code->files[code->latest];
-    if (address - latest->start < latest->bytes)
-        return kind_in(latest, address);
-    for (unsigned i = 0; i < SLM_CODE_FILES; i++) {
-        if (address - code->files[i].start < code->files[i].bytes) {
-            code->latest = i;
-            return kind_in(&code->files[i], address);
-        }
-    }
-    return find(code, address);
+    const struct slm_code_file *file = file_of(code, address, false);
+    if (file)
+        return kind_in(file, address);
+    return slm_code_told() ? SLM_CODE_NONE : SLM_CODE_UNKNOWN;
+}
+
+slm_for_few const struct slm_code_file *slm_code_of_frame(struct slm_code *code, uintptr_t address)
+{
+    struct slm_code_file *file = file_of(code, address, true);
+    if (file && file->segment == 0 && file->tables != 0) /* when it was looked at nobody knew of the frame */
+        learn(file, true);
+    return file;
 }

@@ -1,11 +1,12 @@
-/* Is an address code of a loaded file? Whoever captures a stack asks for hundreds of its words.
+/* To which loaded file does an address belong, and is it code there? Whoever captures a stack asks for many words.
  *
  * glibc's _dl_find_object (2.35) says to which file an address belongs, without a lock, in a signal handler too. It
- * does not say which part of the file is code: that is in the file's program headers. They are read once, by the
- * kernel, as another thread may close the file meanwhile; where that cannot be asked all of the file counts as code.
+ * does not say which part of the file is code, nor how far its unwinding tables may be read: that is in the file's
+ * program headers. They are looked at once. As another thread may close the file meanwhile the kernel reads them,
+ * unless a frame of the calling thread goes on in that file. Where neither can be done, all of it counts as code.
  *
- * What was found is good for one capture, as files come and go: a slm_code on the caller's stack. Only where code
- * lies within a file is remembered for good. Any thread, no lock. */
+ * What was found is good for one capture, as files come and go: a slm_code on the caller's stack. Only where within
+ * a file its parts lie is remembered for good. Any thread, no lock. */
 #pragma once
 
 #include "base/atomic.h"
@@ -13,8 +14,10 @@
 enum { SLM_CODE_FILES = 8, SLM_CODE_MISSES = 16 };
 
 struct slm_code_file {
-    uintptr_t start, bytes; /* of the whole file */
-    uintptr_t code, code_bytes;
+    uintptr_t start, bytes;         /* of the whole file */
+    uintptr_t code, code_bytes;     /* from its first code to its last */
+    uintptr_t tables;               /* .eh_frame_hdr, or 0 */
+    uintptr_t segment, table_bytes; /* the segment that they lie in; 0 bytes: it is not known */
 };
 
 /* Begins as zeros. */
@@ -32,3 +35,9 @@ enum slm_code_kind {
 };
 
 enum slm_code_kind slm_code_of(struct slm_code *code, uintptr_t address);
+
+/* The file in which a frame of the calling thread goes on at that address; NULL: none. */
+const struct slm_code_file *slm_code_of_frame(struct slm_code *code, uintptr_t address);
+
+/* Does the C library tell files? */
+bool slm_code_told(void);

@@ -1,4 +1,4 @@
-/* The words that an unwinder needs; see stack.h. */
+/* Frames, and the words that an unwinder needs; see stack.h. */
 #include "sample/stack.h"
 
 #include <pthread.h>
@@ -8,12 +8,12 @@
 #include "os/sys.h"
 #include "os/vm.h"
 #include "page/area.h"
-#include "sample/code.h"
+#include "sample/tables.h"
 
 /* The stack is read word by word, whatever its variables are: past what AddressSanitizer lets anybody read. */
 #define READS_STACKS slm_unordered __attribute__((no_sanitize("address"), no_sanitize("undefined")))
 
-enum { WORD = sizeof(uint64_t), BLOCK = 64, COPIED = 1536, PAGES_MOST = 64 };
+enum { WORD = sizeof(uint64_t), BLOCK = 64, COPIED = 1280, PAGES_MOST = 64 };
 
 static const uintptr_t lowest = 64 << 10;                      /* the kernel maps nothing below */
 static const uintptr_t main_bytes = 1 << 20;                   /* see stack.h */
@@ -27,9 +27,17 @@ enum { ADDRESS_BITS = 47 };
 
 extern void *__libc_stack_end;
 
+/* A piece of a stack that may be unmapped at any time. */
+struct piece {
+    uint64_t words[COPIED / WORD];
+    size_t first, bytes; /* distances from the stack pointer */
+};
+
 struct shot {
     struct slm_stack *stack;
     uintptr_t pointer;            /* the stack pointer */
+    size_t certain;               /* bytes above it that can be read */
+    struct piece *piece;          /* of what is above these; NULL: that cannot be had */
     size_t window;                /* bytes above it within which an address is one of this stack */
     uintptr_t range, range_bytes; /* the library's own addresses */
     unsigned words;
@@ -38,7 +46,7 @@ struct shot {
     struct slm_code code;
 };
 
-/* -- what can be read -------------------------------------------------------------------------------------------- */
+/* -- what can be read ------------------------------------------------------------------------------------------- */
 
 static size_t rest_of_page(uintptr_t pointer)
 {
@@ -76,7 +84,33 @@ static slm_for_few size_t certain_bytes(uintptr_t pointer, bool *own)
     return *own ? thread_end - pointer : rest_of_page(pointer);
 }
 
-/* -- what is kept ------------------------------------------------------------------------------------------------ */
+static slm_seldom void copy_piece(const struct shot *shot, size_t distance, size_t bytes)
+{
+    shot->piece->first = distance;
+    shot->piece->bytes = slm_sys_copy(shot->piece->words, (const void *)(shot->pointer + distance), bytes);
+}
+
+/* The word at that distance from the stack pointer; false: it cannot be read. */
+static slm_for_few READS_STACKS bool read_word(const struct shot *shot, size_t distance, uint64_t *word)
+{
+    const struct piece *piece = shot->piece;
+    if (distance % WORD != 0)
+        return false;
+    if (distance < shot->certain && shot->certain - distance >= WORD) {
+        *word = *(const uint64_t *)(shot->pointer + distance);
+        return true;
+    }
+    if (!piece || distance >= reach)
+        return false;
+    if (distance - piece->first >= piece->bytes) /* what is below may be asked for next */
+        copy_piece(shot, slm_max(distance - slm_min(distance, COPIED / 4), shot->certain), COPIED);
+    if (distance < piece->first || distance - piece->first + WORD > piece->bytes)
+        return false;
+    *word = piece->words[(distance - piece->first) / WORD];
+    return true;
+}
+
+/* -- what is kept ----------------------------------------------------------------------------------------------- */
 
 static slm_for_few bool put(struct shot *shot, size_t offset, bool relative, uint64_t value)
 {
@@ -141,23 +175,19 @@ static slm_for_few READS_STACKS size_t sort_words(struct shot *shot, const uint6
 }
 
 /* The same of memory that may be unmapped at any time. `*all`: what lies behind these words cannot be read. */
-static slm_seldom __attribute__((noinline)) size_t sort_foreign(struct shot *shot, size_t offset, size_t count,
-                                                                bool *all)
+static slm_seldom size_t sort_foreign(struct shot *shot, size_t offset, size_t count, bool *all)
 {
-    uint64_t words[COPIED / WORD];
+    struct piece *piece = shot->piece;
     size_t done = 0;
-    const bool may = slm_background_begin() && !slm_sys_is_filtered();
-    while (may && done < count) {
+    while (piece && done < count) {
         const size_t wanted = slm_min(count - done, COPIED / WORD);
-        const void *from = (const void *)(shot->pointer + (offset + done) * WORD);
-        const size_t got = slm_sys_copy(words, from, wanted * WORD) / WORD;
-        const size_t sorted = sort_words(shot, words, offset + done, got);
+        copy_piece(shot, (offset + done) * WORD, wanted * WORD);
+        const size_t got = piece->bytes / WORD, sorted = sort_words(shot, piece->words, offset + done, got);
         done += sorted;
         *all = sorted == got && got < wanted;
         if (sorted < wanted)
             break;
     }
-    slm_background_end();
     return done;
 }
 
@@ -197,6 +227,72 @@ static slm_for_few void keep_registers(struct shot *shot, const uint64_t *regist
     }
 }
 
+/* -- frame by frame ---------------------------------------------------------------------------------------------- */
+
+struct frame {
+    uintptr_t next;    /* where it goes on */
+    size_t base;       /* distance of its stack pointer */
+    uintptr_t pointer; /* its frame pointer, or whatever is in that register */
+};
+
+enum outcome { STEPPED, ENDED, LOST, NOT_KNOWN };
+
+/* What to do in a frame: as the tables say; where there are none, as frame pointers do. */
+static slm_for_few struct slm_step step_in(struct shot *shot, const struct frame *frame)
+{
+    const struct slm_code_file *file = slm_code_of_frame(&shot->code, frame->next - 1);
+    struct slm_step step = {.kind = SLM_STEP_NONE};
+    if (file && file->table_bytes)
+        step = slm_tables_step(file, frame->next - 1);
+    else if (file ? file->tables != 0 : !slm_code_told())
+        step.kind = SLM_STEP_MORE;
+    if (step.kind == SLM_STEP_NONE)
+        step = (struct slm_step){SLM_STEP_FRAME, SLM_STEP_AT_FRAME, 2 * WORD, 0, -WORD};
+    return step;
+}
+
+static slm_for_few enum outcome go_up(struct shot *shot, struct frame *frame)
+{
+    const struct slm_step step = step_in(shot, frame);
+    const size_t pointed = frame->pointer - shot->pointer;
+    size_t base = pointed + (size_t)step.base;
+    uint64_t next, saved = frame->pointer;
+    if (step.kind == SLM_STEP_END || step.kind == SLM_STEP_MORE)
+        return step.kind == SLM_STEP_END ? ENDED : NOT_KNOWN;
+    if (step.kind == SLM_STEP_STACK)
+        base = frame->base + (size_t)step.base;
+    else if (step.kind == SLM_STEP_INDIRECT && !read_word(shot, base, &next))
+        return LOST;
+    else if (step.kind == SLM_STEP_INDIRECT)
+        base = next - shot->pointer;
+    if (base <= frame->base || !read_word(shot, base + (size_t)step.back, &next))
+        return LOST;
+    if (step.how != SLM_STEP_SAME &&
+        !read_word(shot, (step.how == SLM_STEP_AT_BASE ? base : pointed) + (size_t)step.frame, &saved))
+        return LOST;
+    *frame = (struct frame){address_in(next), base, saved};
+    if (frame->next == 0)
+        return ENDED;
+    return is_candidate(shot, frame->next) ? STEPPED : LOST;
+}
+
+/* The return addresses of all frames, or of those that there is room for. False: a frame takes more to leave it than
+ * this knows, or the tables cannot be read; so tools have to do it. */
+static slm_for_few bool walk(struct shot *shot, const uint64_t *registers)
+{
+    struct slm_stack *stack = shot->stack;
+    struct frame frame = {address_in(registers[0]), 0, registers[SLM_STACK_FRAME_POINTER]};
+    enum outcome outcome = STEPPED;
+    for (stack->words = 0; outcome == STEPPED && stack->words < SLM_STACK_WORDS; outcome = go_up(shot, &frame))
+        stack->values[stack->words++] = frame.next;
+    stack->kind = SLM_STACK_FRAMES;
+    stack->covered = (uint32_t)frame.base;
+    stack->cut = outcome != ENDED;
+    return outcome != NOT_KNOWN;
+}
+
+/* -- both -------------------------------------------------------------------------------------------------------- */
+
 /* Stacks are equal if these are, however much was looked at. */
 static slm_for_few uint32_t hash_of(const struct slm_stack *stack)
 {
@@ -207,38 +303,61 @@ static slm_for_few uint32_t hash_of(const struct slm_stack *stack)
     return (uint32_t)(hash >> 32);
 }
 
-static slm_for_few void fill_header(struct shot *shot, size_t covered, bool cut)
+/* Whatever is needed of the stack, as an image. */
+static slm_for_few void take_image(struct shot *shot, const uint64_t *registers, bool own)
 {
     struct slm_stack *stack = shot->stack;
+    const size_t count = (own ? slm_min(shot->certain, SLM_STACK_WINDOW) : SLM_STACK_WINDOW) / WORD;
+    const size_t direct = slm_min(shot->certain / WORD, count);
+    bool all = false;
+    keep_registers(shot, registers);
+    size_t covered = sort_words(shot, (const uint64_t *)shot->pointer, 0, direct);
+    if (own)
+        all = covered * WORD == shot->certain;
+    else if (covered == direct)
+        covered += sort_foreign(shot, direct, count - direct, &all);
+    if (own && covered == count)
+        follow_frames(shot, registers[SLM_STACK_FRAME_POINTER], shot->certain);
     stack->kind = SLM_STACK_IMAGE;
     stack->registers = SLM_STACK_REGISTERS;
     stack->words = (uint16_t)shot->words;
     stack->covered = (uint32_t)(covered * WORD);
-    stack->cut = cut;
+    stack->cut = !all;
     memmove(stack->values + SLM_STACK_REGISTERS + shot->words, shot->offsets, shot->words * sizeof(uint16_t));
-    stack->hash = hash_of(stack);
+}
+
+static slm_for_few void take(struct shot *shot, const uint64_t *registers, bool own, bool by_tables)
+{
+    if (!by_tables || !walk(shot, registers))
+        take_image(shot, registers, own);
+    shot->stack->hash = hash_of(shot->stack);
+}
+
+/* The same of a stack that may be unmapped above its first page. */
+static slm_seldom __attribute__((noinline)) void take_foreign(struct shot *shot, const uint64_t *registers,
+                                                              bool by_tables)
+{
+    struct piece piece;
+    piece.first = piece.bytes = 0;
+    if (slm_background_begin() && !slm_sys_is_filtered())
+        shot->piece = &piece;
+    take(shot, registers, false, by_tables);
+    slm_background_end();
 }
 
 slm_for_few void slm_stack_capture(union slm_stack_record *record, const uint64_t *registers,
-                                   const void *stack_pointer)
+                                   const void *stack_pointer, bool by_tables)
 {
-    bool own, all = false;
+    bool own;
     struct shot shot = {.stack = &record->stack, .pointer = (uintptr_t)stack_pointer, .behind = UINT32_MAX};
-    const size_t certain = certain_bytes(shot.pointer, &own) & ~(size_t)(WORD - 1);
-    const size_t count = (own ? slm_min(certain, SLM_STACK_WINDOW) : SLM_STACK_WINDOW) / WORD;
-    const size_t direct = slm_min(certain / WORD, count);
-    shot.window = own ? slm_min(certain, reach) : SLM_STACK_WINDOW;
+    shot.certain = certain_bytes(shot.pointer, &own) & ~(size_t)(WORD - 1);
+    shot.window = own ? slm_min(shot.certain, reach) : SLM_STACK_WINDOW;
     shot.offsets = (uint16_t *)(void *)(record->stack.values + SLM_STACK_REGISTERS + SLM_STACK_WORDS);
     shot.range = (uintptr_t)slm_range.descriptors;
     shot.range_bytes = (uintptr_t)slm_range.percpu + slm_range.percpu_bytes - shot.range;
     memset(record, 0, offsetof(struct slm_stack, values));
-    keep_registers(&shot, registers);
-    size_t covered = sort_words(&shot, stack_pointer, 0, direct);
     if (own)
-        all = covered * WORD == certain;
-    else if (covered == direct)
-        covered += sort_foreign(&shot, direct, count - direct, &all);
-    if (own && covered == count)
-        follow_frames(&shot, registers[SLM_STACK_FRAME_POINTER], certain);
-    fill_header(&shot, covered, !all);
+        take(&shot, registers, true, by_tables);
+    else
+        take_foreign(&shot, registers, by_tables);
 }

@@ -1,4 +1,11 @@
-/* Capturing a call stack without an unwinder, a lock, a signal or a fault.
+/* Capturing a call stack without a lock, an allocation, a signal or a fault, in one of two forms (base/inspect.h).
+ *
+ * Frames: the return addresses. The files' unwinding tables lead from one to the next (sample/tables.h); in code that
+ * no file has, as it was made at run time, frame pointers do. Frame pointers alone would not do: neither the library
+ * has them nor most others that call it, and a chain that leads around their functions looks whole.
+ *
+ * An image: what a tool needs to do the same later, where that takes more than is known here, or where tables are not
+ * to be touched. These are the registers and few of the stack's words.
  *
  *     stack pointer                                  16 KiB above                stack's end
  *     v                                              v                           v
@@ -6,14 +13,10 @@
  *       kept: code of files; higher places in          kept: where frame pointers lead
  *       this stack, and what lies behind one
  *
- * Optimised code has no frame pointers, so a tool unwinds later, by the tables in the files. It needs the registers
- * for that, and few of the stack's words: return addresses, which are code of files; and saved frame pointers, each a
- * higher place in the stack than its own. Behind one of these lies a return address, perhaps into code that was made
- * at run time. All other words are left out. Most are small numbers and objects of the heap, which comparisons tell.
- *
- * What is kept goes into a bounded record (base/inspect.h), always as an image. Return addresses alone, which frame
- * pointers lead to, would be shorter. But the library has no frame pointers, nor have most others that call it, and
- * a chain that leads around their functions looks whole. Behind the 16 KiB frame pointers are followed.
+ * Return addresses are code of files. A saved frame pointer is a higher place in the stack than its own, and behind
+ * it lies a return address, perhaps into code that no file has. All other words are left out. Most are small numbers
+ * and objects of the heap, which comparisons tell. An image has five times the size of frames, and what earlier calls
+ * have left on the stack makes images of one place differ.
  *
  * Whatever is read can be read. There are three kinds of stacks (certain_bytes):
  *   - The first thread's ends at __libc_stack_end. The kernel leaves at least 1 MiB below it to the stack.
@@ -61,4 +64,5 @@ slm_inline const uint16_t *slm_stack_offsets(const struct slm_stack *stack)
 
 /* `registers` are those of a frame that goes on at the first of them, its program counter, with that stack pointer.
  * All but number, next and the counts are filled in. */
-void slm_stack_capture(union slm_stack_record *record, const uint64_t *registers, const void *stack_pointer);
+void slm_stack_capture(union slm_stack_record *record, const uint64_t *registers, const void *stack_pointer,
+                       bool by_tables);

@@ -125,7 +125,7 @@ slm_for_few uint32_t slm_stacks_of_registers(const uint64_t *registers, const vo
 {
     union slm_stack_record record;
     slm_keep_errno();
-    slm_stack_capture(&record, registers, stack_pointer);
+    slm_stack_capture(&record, registers, stack_pointer, load_relaxed(&slm_stacks_bytes) >= SLM_STACKS_IMAGES);
     return slm_stacks_intern(&record.stack);
 }
 

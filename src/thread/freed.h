@@ -37,15 +37,19 @@ slm_inline bool slm_looks_live(const void *pointer, uint64_t factor, uintptr_t k
     return likely(factor * (uint16_t)(uintptr_t)pointer < factor) && likely(!slm_key_is_set(pointer, key));
 }
 
-/* The slot offset of the live object, or 0, where slm_freed_check gives its cache, or NULL. */
-slm_inline size_t slm_freed_check_offset(const void *pointer, const char *call, const char *what)
+/* The slot offset of the live object, or 0, where slm_freed_check gives its cache, or NULL. `word`: the page map's. */
+slm_inline size_t slm_freed_check_word(const void *pointer, size_t word, const char *call, const char *what)
 {
-    const size_t word = slm_map_offset_at(pointer);
     if (slm_looks_live(pointer, slm_page_map_start_factor(word), slm_key_of(pointer)) &&
         likely((uint16_t)(uintptr_t)pointer + slm_page_map_size(word) <= SLM_GRANULE))
         return word;
     const struct slm_cache *cache = slm_freed_check(pointer, call, what);
     return cache ? cache->shape.slot_offset : 0;
+}
+
+slm_inline size_t slm_freed_check_offset(const void *pointer, const char *call, const char *what)
+{
+    return slm_freed_check_word(pointer, slm_map_offset_at(pointer), call, what);
 }
 
 /* The same, without a lock: what the calling thread has and slabs have is found, what others have is not. True:

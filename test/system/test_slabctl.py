@@ -72,7 +72,10 @@ def listed(**more):
 # -- a server ---------------------------------------------------------------------------------------------------------
 
 class Redis(servers.Redis):
-    options = ()
+    options = ("--enable-debug-command", "yes")  # for POPULATE
+
+    def populate(self, keys):
+        assert self.ask("DEBUG", "POPULATE", keys, "key", 1000) == "OK"
 
 
 def test_a_server_that_was_started_with_nothing_but_the_preload(preload, place):
@@ -82,7 +85,7 @@ def test_a_server_that_was_started_with_nothing_but_the_preload(preload, place):
         rows, _ = listed()
         assert rows[pid][1] == "redis-server"
         before = figures(pid)
-        redis.ask("DEBUG", "POPULATE", scaled(20_000), "key", 1000)
+        redis.populate(scaled(20_000))
         after = figures(pid)
         assert after["live_bytes"] - before["live_bytes"] >= scaled(20_000) * 1000
         assert after["threads"] >= 1 and after["program"] == "redis-server"
@@ -103,7 +106,7 @@ def test_an_idle_server_that_was_emptied_is_as_small_as_a_fresh_one(preload, pla
         pid = redis.process.pid
         redis.ask("PING")
         fresh = status_mib(pid, "VmRSS")
-        redis.ask("DEBUG", "POPULATE", scaled(50_000), "key", 1000)
+        redis.populate(scaled(50_000))
         redis.ask("FLUSHALL")
         tells(pid, "purge")
         assert status_mib(pid, "VmRSS") <= 1.1 * fresh
@@ -363,7 +366,7 @@ def test_help_names_every_command():
 
 @pytest.mark.parametrize("words", [
     ["--nonsense"], ["nonsense"], ["0", "stats"], ["-1", "stats"], ["99999999999", "stats"], ["1"], ["1", "nonsense"],
-    ["1", "stats", "more"], ["1", "limit"], ["1", "limit", "1", "2"], ["1", "stats", "--nonsense"], ["--timeout", "x"],
+    ["1", "stats", "more"], ["1", "limit"], ["1", "limit", "1", "2"], ["1", "tune", "victim", "-1"], ["1", "stats", "--nonsense"], ["--timeout", "x"],
     ["--timeout", "-1"], ["--core"], ["--core", "x"]])
 def test_wrong_usage(words):
     done = slabctl(*words)
@@ -371,7 +374,7 @@ def test_wrong_usage(words):
 
 
 @pytest.mark.parametrize("words", [["limit", "x"], ["limit", "1Q"], ["limit", "99999999999999999999"],
-                                   ["limit", "17179869184G"], ["tune", "victim", "x"], ["tune", "victim", "-1"],
+                                   ["limit", "17179869184G"], ["tune", "victim", "x"],
                                    ["option", "x" * 200]])
 def test_words_that_make_no_sense(victim, words):
     assert complains(victim.pid, *words, status=2).endswith("(--help says more)")

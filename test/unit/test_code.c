@@ -74,12 +74,14 @@ static void follow_files(void **state)
     }
 }
 
-/* Nothing is asked of the kernel then: all of a file may be code. */
+/* Nothing is asked of the kernel then: all of a library may be code. What is the program's is known all the same. */
 static void ask_nothing(void)
 {
     slm_background_forbid();
     require(kind_of((void *)(uintptr_t)ask_nothing) == SLM_CODE_YES);
-    require(kind_of(&variable) == SLM_CODE_YES);
+    require(kind_of(&variable) == SLM_CODE_DATA);
+    require(kind_of(function_of_libc()) == SLM_CODE_YES);
+    require(kind_of(dlsym(RTLD_NEXT, "environ")) == SLM_CODE_YES);
     require(kind_of(malloc(1)) == SLM_CODE_NONE);
 }
 
@@ -87,6 +89,42 @@ static void keep_to_sandbox(void **state)
 {
     (void)state;
     assert_child_silent(ask_nothing);
+}
+
+/* A file in which a frame goes on is known with its unwinding tables, even where it was looked at for another reason
+ * before, when the kernel could not be asked. */
+static void know_tables(void)
+{
+    const uintptr_t own = (uintptr_t)know_tables, libc = (uintptr_t)function_of_libc();
+    refuse_call(SYS_process_vm_readv, EPERM, 0); /* announced */
+    require(kind_of((void *)libc) == SLM_CODE_YES && kind_of(&variable) == SLM_CODE_DATA);
+    struct slm_code code = {.known = 0};
+    const struct slm_code_file *file = slm_code_of_frame(&code, own);
+    require(file && own - file->start < file->bytes && own - file->code < file->code_bytes);
+    require(file->tables - file->segment < file->table_bytes);
+    file = slm_code_of_frame(&code, libc);
+    require(file && file->table_bytes == 0);
+    require(slm_code_of_frame(&code, (uintptr_t)&code) == NULL);
+}
+
+/* The same where no sandbox is announced. */
+static void know_tables_of_libc(void)
+{
+    struct slm_code code = {.known = 0};
+    const uintptr_t libc = (uintptr_t)function_of_libc();
+    for (unsigned i = 0; i < 2; i++) {
+        const struct slm_code_file *file = slm_code_of_frame(&code, libc);
+        require(file && file->tables - file->segment < file->table_bytes);
+        require(libc - file->code < file->code_bytes && file->code_bytes < file->bytes);
+        code = (struct slm_code){.known = 0};
+    }
+}
+
+static void find_tables(void **state)
+{
+    (void)state;
+    assert_child_silent(know_tables);
+    assert_child_silent(know_tables_of_libc);
 }
 
 /* Threads that look for the same files at once, whose places they write. */
@@ -111,7 +149,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(keep_to_sandbox), /* first: nothing is remembered yet */
-        cmocka_unit_test(look_at_once),    cmocka_unit_test(tell_code),
+        cmocka_unit_test(find_tables),     cmocka_unit_test(look_at_once), cmocka_unit_test(tell_code),
         cmocka_unit_test(forget_in_time),  cmocka_unit_test(follow_files),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);

@@ -50,7 +50,7 @@ static void capture(union slm_stack_record *record, const uint64_t *registers, c
 {
     memset(record, 0xa5, sizeof *record);
     errno = EDOM;
-    slm_stack_capture(record, registers, pointer);
+    slm_stack_capture(record, registers, pointer, false);
     require(errno == EDOM);
     check_form(&record->stack);
 }
@@ -166,6 +166,9 @@ static void stop_when_full(void **state)
 
 /* -- the threads' own stacks ------------------------------------------------------------------------------------- */
 
+/* Which form slm_stacks_here makes: by tables, once there are stacks enough. */
+static enum slm_stack_kind expected = SLM_STACK_IMAGE;
+
 static struct walk {
     const void *returns[DEPTH + 1];
     union slm_stack_record record;
@@ -198,6 +201,18 @@ static void check_walk(const struct slm_stack *stack, const struct walk *walk)
     }
 }
 
+/* They follow each other. */
+static void check_frames(const struct slm_stack *stack, const struct walk *walk)
+{
+    unsigned at = 0;
+    require(stack->registers == 0 && stack->words > DEPTH + 1);
+    while (at < stack->words && stack->values[at] != (uintptr_t)walk->returns[0])
+        at++;
+    require(at == 1 && stack->words - at > DEPTH);
+    for (int depth = 0; depth <= DEPTH; depth++)
+        require(stack->values[at + (unsigned)depth] == (uintptr_t)walk->returns[depth]);
+}
+
 /* What was kept is what lies there. */
 static void compare_words(const struct slm_stack *stack, const uint64_t *pointer)
 {
@@ -217,8 +232,13 @@ static void *walk_down(void *number)
     check_walk(&walk->record.stack, walk);
     require(walk->number != 0);
     const struct slm_stack *stored = slm_stack_of(walk->number);
-    check_form(stored);
-    check_walk(stored, walk);
+    require(stored->kind == expected);
+    if (expected == SLM_STACK_FRAMES) {
+        check_frames(stored, walk);
+    } else {
+        check_form(stored);
+        check_walk(stored, walk);
+    }
     return number;
 }
 
@@ -226,6 +246,7 @@ static void *walk_whole(void *number)
 {
     (void)walk_down(number);
     require(!walks[(uintptr_t)number].record.stack.cut);
+    require(expected == SLM_STACK_IMAGE || !slm_stack_of(walks[(uintptr_t)number].number)->cut);
     return number;
 }
 
@@ -402,11 +423,15 @@ static void *take_signal(void *number)
     return number;
 }
 
+/* It takes all registers to leave a handler's frame, which is left to tools. */
 static void capture_in_handlers(void **state)
 {
     (void)state;
+    const enum slm_stack_kind before = expected;
+    expected = SLM_STACK_IMAGE;
     (void)take_signal(NULL);
     on_threads(1, take_signal);
+    expected = before;
 }
 
 /* A thread on as little stack as there may be. */
@@ -476,6 +501,72 @@ static void stay_in_sandboxes(void **state)
     assert_child_silent(copy_nothing);
 }
 
+/* -- by tables --------------------------------------------------------------------------------------------------- */
+
+/* Others have what images may have. */
+static int fill_images(void **state)
+{
+    static union slm_stack_record record;
+    (void)state;
+    record.stack.kind = SLM_STACK_FRAMES;
+    record.stack.words = SLM_STACK_WORDS;
+    for (uint32_t i = 0; load_relaxed(&slm_stacks_bytes) < SLM_STACKS_IMAGES; i++) {
+        record.stack.values[0] = record.stack.hash = i;
+        if (slm_stacks_intern(&record.stack) == 0)
+            return -1;
+    }
+    expected = SLM_STACK_FRAMES;
+    return 0;
+}
+
+static void call_walk(void)
+{
+    (void)walk_down(NULL);
+}
+
+/* Code that no file has, with a frame pointer and without. */
+static void go_through_unknown_code(void **state)
+{
+    (void)state;
+#ifdef __x86_64__
+    static const uint8_t with[] = {0x55, 0x48, 0x89, 0xe5, 0xff, 0xd7, 0x5d, 0xc3};
+    static const uint8_t without[] = {0x48, 0x83, 0xec, 0x08, 0xff, 0xd7, 0x48, 0x83, 0xc4, 0x08, 0xc3};
+    uint8_t *code = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(code != MAP_FAILED);
+    memcpy(code, with, sizeof with);
+    memcpy(code + 64, without, sizeof without);
+    assert_int_equal(mprotect(code, PAGE, PROT_READ | PROT_EXEC), 0);
+    ((void (*)(void (*)(void)))(uintptr_t)code)(call_walk);
+    const struct slm_stack *stack = slm_stack_of(walks[0].number);
+    unsigned at = 0;
+    while (at < stack->words && stack->values[at] != address(code + 6))
+        at++;
+    assert_true(at + 2 < stack->words && !stack->cut); /* it goes on to this function, and to its callers */
+    assert_true(stack->values[at + 1] - address(go_through_unknown_code) < 1000);
+    ((void (*)(void (*)(void)))(uintptr_t)(code + 64))(call_walk);
+    munmap(code, PAGE);
+#else
+    skip();
+#endif
+}
+
+/* More frames than there is room for. */
+static __attribute__((noinline, noclone)) uint32_t go_deep(int depth)
+{
+    const uint32_t number = depth > 0 ? go_deep(depth - 1) : slm_stacks_here();
+    __asm__ volatile("");
+    return number;
+}
+
+static void cut_deep_stacks(void **state)
+{
+    (void)state;
+    const struct slm_stack *stack = slm_stack_of(go_deep(1000));
+    assert_non_null(stack);
+    assert_true(stack->kind == SLM_STACK_FRAMES && stack->words == SLM_STACK_WORDS && stack->cut);
+    assert_true(stack->values[5] == stack->values[SLM_STACK_WORDS - 1]);
+}
+
 /* -- registers as the caller has them ---------------------------------------------------------------------------- */
 
 #ifdef __x86_64__
@@ -534,5 +625,12 @@ int main(void)
         cmocka_unit_test(capture_in_handlers),       cmocka_unit_test(run_on_little_stack),
         cmocka_unit_test(stay_in_sandboxes),         cmocka_unit_test(take_callers_registers),
     };
-    return cmocka_run_group_tests(tests, start_library, NULL);
+    const struct CMUnitTest again[] = {
+        cmocka_unit_test(capture_main_stack),      cmocka_unit_test(capture_threads),
+        cmocka_unit_test(capture_coroutines),      cmocka_unit_test(run_on_little_stack),
+        cmocka_unit_test(capture_in_handlers),     cmocka_unit_test(stay_in_sandboxes),
+        cmocka_unit_test(go_through_unknown_code), cmocka_unit_test(cut_deep_stacks),
+    };
+    const int failed = cmocka_run_group_tests(tests, start_library, NULL);
+    return failed ? failed : cmocka_run_group_tests(again, fill_images, NULL);
 }

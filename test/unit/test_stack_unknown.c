@@ -1,5 +1,5 @@
-/* src/sample/stack.h where the C library does not tell which addresses belong to files: here its call is taken away by
- * the linker. Whatever may be an address is kept, but for those of the library's own range. */
+/* src/sample/stack.h where the C library does not tell which addresses belong to files: here the linker takes its call
+ * away. Whatever may be an address is kept, but for those of the library's own range. */
 #include "unit.h"
 
 #include "sample/code.h"
@@ -28,7 +28,7 @@ static void keep_what_may_be_code(void **state)
     words[3] = (uintptr_t)keep_what_may_be_code;
     words[4] = 12;
     words[5] = UINT64_MAX;
-    slm_stack_capture(&record, registers, words);
+    slm_stack_capture(&record, registers, words, false);
     assert_true(record.stack.words >= 2);
     assert_int_equal(record.stack.values[SLM_STACK_REGISTERS], words[1]);
     assert_int_equal(record.stack.values[SLM_STACK_REGISTERS + 1], words[3]);

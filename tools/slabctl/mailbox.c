@@ -10,11 +10,14 @@
 #include "mailbox.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
@@ -29,6 +32,7 @@ struct asking {
     struct target *target;
     uint64_t command_at, answer_at;
     struct slm_command command; /* as it was written */
+    int lock;                   /* -1: there is none to be had */
     void *bell_page;            /* NULL: it cannot be rung */
     const uint32_t *bell;
     uint64_t deadline_ns, ring_ns;
@@ -148,6 +152,23 @@ static bool pass_time(struct asking *asking, struct problem *problem)
     return true;
 }
 
+/* Until the deadline; without it the tool would only be slower. */
+static void lock_take(struct asking *asking)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/mem", (int)target_pid(asking->target));
+    asking->lock = open(path, O_RDONLY | O_CLOEXEC);
+    while (asking->lock >= 0 && flock(asking->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK &&
+           !is_over(asking))
+        pause_us(1000);
+}
+
+/* Is it a command that the library would look at? Two tools that write at once leave a mixture. */
+static bool command_fits(const struct slm_command *command)
+{
+    return command->token && command->sum == slm_command_sum(command, command->token);
+}
+
 /* Waits while another tool's command is under way. One that nobody answers does not stand in the way for long. */
 static bool others_wait(struct asking *asking, struct problem *problem)
 {
@@ -157,7 +178,7 @@ static bool others_wait(struct asking *asking, struct problem *problem)
         struct slm_answer answer;
         if (!command_read(asking, &command) || !answer_read(asking, &answer))
             return is_lost(asking->target, problem);
-        if (!command.token || command.token == answer.token)
+        if (!command_fits(&command) || command.token == answer.token)
             return true;
         if (!pass_time(asking, problem))
             return false;
@@ -190,13 +211,6 @@ static void command_take_back(struct asking *asking)
     struct problem problem;
     if (is_well(asking->target, &problem) && command_read(asking, &there) && there.token == asking->command.token)
         target_write(asking->target, asking->command_at, &none, sizeof none);
-}
-
-/* Two tools that write at once leave a mixture. */
-static bool is_ours(const struct slm_command *there, const struct slm_command *ours)
-{
-    return there->token == ours->token && there->sum == ours->sum &&
-           slm_command_sum(there, there->token) == ours->sum;
 }
 
 enum outcome { ANSWERED, AGAIN, NO_ANSWER, LOST };
@@ -234,7 +248,7 @@ static enum outcome answer_wait(struct asking *asking, struct slm_answer *answer
         }
         if (answer->token == asking->command.token)
             return data_read(asking, answer, data, bytes, problem);
-        if (!command_read(asking, &there) || !is_ours(&there, &asking->command))
+        if (!command_read(asking, &there) || !command_fits(&there) || there.token != asking->command.token)
             return AGAIN;
         if (last)
             return NO_ANSWER;
@@ -275,6 +289,7 @@ bool mailbox_ask(struct target *target, struct slm_command *command, struct slm_
     if (!asking_start(&asking, problem))
         return false;
     asking.deadline_ns = now_ns() + timeout_ms * 1000000ull;
+    lock_take(&asking);
     enum outcome outcome = AGAIN;
     while (outcome == AGAIN) {
         outcome = LOST;
@@ -286,11 +301,13 @@ bool mailbox_ask(struct target *target, struct slm_command *command, struct slm_
         if (outcome == AGAIN && is_over(&asking))
             outcome = NO_ANSWER;
         if (outcome == AGAIN) /* not in step with the other tool */
-            pause_us((unsigned)(random_token() % 5000));
+            pause_us((unsigned)(random_token() % 20000));
     }
     bool answered = outcome == ANSWERED;
     if (outcome == NO_ANSWER)
         answered = no_answer(&asking, timeout_ms, problem);
     bell_close(&asking);
+    if (asking.lock >= 0)
+        close(asking.lock);
     return answered;
 }

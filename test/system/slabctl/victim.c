@@ -13,8 +13,11 @@ enum { OBJECTS = 1000, BYTES = 1000, MANY = 32 * 1024 };
 
 static void *objects[OBJECTS], *many[MANY];
 
+/* Where the library does not see threads being born, in a program that links the archive, it is by their first call. */
 static void *wait_for_ever(void *unused)
 {
+    void *volatile object = malloc(100);
+    free(object);
     for (;;)
         pause();
     return unused;

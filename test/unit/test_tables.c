@@ -1,0 +1,211 @@
+/* src/sample/tables.h: from frame to frame as the C library's unwinder goes, and with tables that are not what they
+ * should be. */
+#include "unit.h"
+
+#include <unwind.h>
+
+#include "sample/stacks.h"
+#include "sample/tables.h"
+
+enum { FRAMES = 64, PAGE = 4096 };
+
+/* -- as another unwinder has it ---------------------------------------------------------------------------------- */
+
+struct trace {
+    uintptr_t addresses[FRAMES];
+    unsigned count;
+};
+
+static _Unwind_Reason_Code note_frame(struct _Unwind_Context *context, void *given)
+{
+    struct trace *trace = given;
+    if (trace->count < FRAMES && _Unwind_GetIP(context))
+        trace->addresses[trace->count++] = _Unwind_GetIP(context);
+    return _URC_NO_REASON;
+}
+
+/* From here on stacks are found by tables: others have what images may have. */
+static void fill_images(void)
+{
+    static union slm_stack_record record;
+    record.stack.kind = SLM_STACK_FRAMES;
+    record.stack.words = SLM_STACK_WORDS;
+    for (uint32_t i = 0; load_relaxed(&slm_stacks_bytes) < SLM_STACKS_IMAGES; i++) {
+        record.stack.values[0] = record.stack.hash = i;
+        require(slm_stacks_intern(&record.stack) != 0);
+    }
+}
+
+/* Capture, and compare all frames from the caller on. */
+static __attribute__((noinline, noclone)) int compare(void)
+{
+    struct trace trace = {.count = 0};
+    const struct slm_stack *stack = slm_stack_of(slm_stacks_here());
+    _Unwind_Backtrace(note_frame, &trace);
+    require(stack && stack->kind == SLM_STACK_FRAMES && stack->registers == 0 && !stack->cut);
+    require(trace.count == stack->words);
+    for (unsigned i = 1; i < stack->words; i++)
+        require(stack->values[i] == trace.addresses[i]);
+    return (int)stack->words;
+}
+
+/* Functions with frames of many kinds. Each does something after the call, lest it be a jump. */
+static volatile int zero;
+
+static __attribute__((noinline, noclone)) int plain(int (*next)(void))
+{
+    return next() + zero;
+}
+
+static __attribute__((noinline, noclone)) int with_array(void)
+{
+    volatile char room[3000];
+    room[zero] = 1;
+    return plain(compare) + room[zero];
+}
+
+static __attribute__((noinline, noclone)) int with_length(void)
+{
+    char *volatile room = __builtin_alloca((size_t)zero + 100);
+    return with_array() + (room != NULL);
+}
+
+static __attribute__((noinline, noclone)) int aligned(void)
+{
+    volatile int numbers[64] __attribute__((aligned(64)));
+    numbers[zero] = 1;
+    return with_length() + numbers[zero];
+}
+
+static __attribute__((noinline, noclone)) int aligned_with_length(void)
+{
+    volatile int numbers[16] __attribute__((aligned(128)));
+    char *volatile room = __builtin_alloca((size_t)zero + 100);
+    numbers[zero] = 1;
+    return aligned() + numbers[zero] + (room != NULL);
+}
+
+static __attribute__((noinline, noclone)) int with_many(int a, int b, int c, int d, int e, int f, int g, int h, int i)
+{
+    const int more = aligned_with_length();
+    return more + a * b + c * d + e * f + g * h + i;
+}
+
+static __attribute__((noinline, noclone)) int variadic(int count, ...)
+{
+    va_list list;
+    va_start(list, count);
+    const int first = va_arg(list, int);
+    va_end(list);
+    return first + with_many(zero, zero, zero, zero, zero, zero, zero, zero, zero);
+}
+
+static int frames_found;
+
+static int by_order(const void *a, const void *b)
+{
+    if (frames_found == 0)
+        frames_found = variadic(2, zero, zero);
+    return *(const int *)a - *(const int *)b;
+}
+
+/* Through a function of libc. */
+static void *through_libc(void *nothing)
+{
+    int numbers[3] = {3, 1, 2};
+    frames_found = 0;
+    qsort(numbers, 3, sizeof numbers[0], by_order);
+    require(frames_found > 8);
+    return nothing;
+}
+
+static void go_up_alike(void **state)
+{
+    (void)state;
+    fill_images();
+    for (unsigned i = 0; i < 3; i++)
+        (void)through_libc(NULL);
+    on_threads(1, through_libc);
+}
+
+/* -- tables that lie --------------------------------------------------------------------------------------------- */
+
+/* A copy of this program's tables between pages that cannot be read, to its first byte and to its last. */
+static struct slm_code_file original, copied;
+static char *place;
+static size_t room;
+
+static void copy_tables(void)
+{
+    struct slm_code code = {.known = 0};
+    const struct slm_code_file *file = slm_code_of_frame(&code, (uintptr_t)copy_tables);
+    require(file && file->table_bytes > 0);
+    original = copied = *file;
+    room = slm_align_up(file->table_bytes, PAGE);
+    place = mmap(NULL, room + 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    require(place != MAP_FAILED && mprotect(place, PAGE, PROT_NONE) == 0);
+    require(mprotect(place + PAGE + room, PAGE, PROT_NONE) == 0);
+    copied.segment = (uintptr_t)place + PAGE + room - file->table_bytes;
+    copied.tables = copied.segment + (file->tables - file->segment);
+    memcpy((void *)copied.segment, (void *)file->segment, file->table_bytes);
+}
+
+/* Everything in the tables is relative. */
+static uintptr_t moved(uintptr_t address)
+{
+    return address - original.segment + copied.segment;
+}
+
+static void read_the_same(void **state)
+{
+    (void)state;
+    unsigned found = 0;
+    for (uintptr_t address = original.code; address < original.code + original.code_bytes; address += 3) {
+        const struct slm_step step = slm_tables_step(&original, address);
+        const struct slm_step again = slm_tables_step(&original, address),
+                              copy = slm_tables_step(&copied, moved(address));
+        require(step.kind == again.kind && step.how == again.how && step.base == again.base);
+        require(step.frame == again.frame && step.back == again.back);
+        require(step.kind == copy.kind && step.how == copy.how && step.base == copy.base);
+        require(step.frame == copy.frame && step.back == copy.back);
+        found += step.kind == SLM_STEP_STACK || step.kind == SLM_STEP_FRAME;
+    }
+    require(found > original.code_bytes / 3 / 2);
+    require(slm_tables_step(&original, 0).kind == SLM_STEP_NONE);
+}
+
+/* Whatever they say, nothing beyond them is read: it would fault. */
+static void survive_lies(void **state)
+{
+    (void)state;
+    uint64_t seed = 1;
+    char *bytes = (char *)copied.segment;
+    const size_t header = copied.tables - copied.segment;
+    for (unsigned long i = 0; i < scaled(20000); i++) {
+        const size_t from = random_below(&seed, 4) == 0 ? header : random_below(&seed, copied.table_bytes);
+        const size_t length = 1 + random_below(&seed, 24);
+        for (size_t k = from; k < from + length && k < copied.table_bytes; k++)
+            bytes[k] = (char)random_below(&seed, 3) == 0 ? (char)0xff : (char)random_below(&seed, 256);
+        copied.tables = copied.segment + header + (i % 7 == 0 ? random_below(&seed, 64) : 0);
+        for (unsigned k = 0; k < 20; k++)
+            (void)slm_tables_step(&copied, moved(original.code + random_below(&seed, original.code_bytes)));
+        if (i % 50 == 49)
+            memcpy(bytes, (void *)original.segment, copied.table_bytes);
+    }
+    copied.tables = copied.segment + header;
+    for (size_t left = 0; left < 64; left++) { /* tables that end early */
+        copied.table_bytes = header + left;
+        (void)slm_tables_step(&copied, moved((uintptr_t)survive_lies) + left);
+    }
+}
+
+int main(void)
+{
+    copy_tables();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(go_up_alike),
+        cmocka_unit_test(read_the_same),
+        cmocka_unit_test(survive_lies),
+    };
+    return cmocka_run_group_tests(tests, start_library, NULL);
+}
