@@ -1,6 +1,6 @@
 /* A program with known call stacks, whose objects are sampled by sampler.c. It says what is live and what was
  * allocated where, and then does what it reads, a word a line: "grow" makes more objects in one place, "free" frees
- * those of another, "off" switches sampling off, "lose" says that some samples were lost. After each it says "done". */
+ * those of another, "off" switches sampling off, "lose" says that some were lost. After each it says "done". */
 #include <cstdio>
 #include <cstring>
 #include <map>
