@@ -163,6 +163,29 @@ static void what_has_not_changed_is_left_out(void **state)
     pprof_free(&read);
 }
 
+static void texts_are_utf8(void **state)
+{
+    (void)state;
+    static const char *const rows[][2] = {
+        {"plain", "plain"},
+        {"gr\xc3\xbc\xc3\x9f", "gr\xc3\xbc\xc3\x9f"},
+        {"\xf0\x9f\x99\x82", "\xf0\x9f\x99\x82"},
+        {"a\xff\xfe", "a??"},
+        {"\xc3", "?"},
+        {"\xe2\x82", "??"},
+        {"\xc0\xaf", "??"},
+        {"\xe0\x80\x80", "???"},
+        {"\xed\xa0\x80", "???"},
+        {"\xf4\x90\x80\x80", "????"},
+        {"\xf0\x80", "??"},
+    };
+    struct pprof profile;
+    pprof_init(&profile);
+    for (size_t i = 0; i < COUNT(rows); i++)
+        assert_string_equal(pprof_text(&profile, pprof_add_text(&profile, rows[i][0])), rows[i][1]);
+    pprof_free(&profile);
+}
+
 static void values_are_rounded(void **state)
 {
     (void)state;
@@ -234,8 +257,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_is_read),  cmocka_unit_test(equal_things_are_one),
         cmocka_unit_test(differences_are_by_place), cmocka_unit_test(what_has_not_changed_is_left_out),
-        cmocka_unit_test(values_are_rounded),       cmocka_unit_test(other_files_are_told),
-        cmocka_unit_test(broken_files_do_no_harm),
+        cmocka_unit_test(texts_are_utf8),           cmocka_unit_test(values_are_rounded),
+        cmocka_unit_test(other_files_are_told),     cmocka_unit_test(broken_files_do_no_harm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -94,20 +94,32 @@ static void module_add(struct modules *modules, const struct mapping *mapping)
     *data = module;
 }
 
-/* libelf maps files: one that becomes shorter meanwhile ends this process, which says so. */
-static void file_shorter(int signal)
+/* libelf maps files, and one may become shorter meanwhile; libdw walks through trees as deep as a file says. */
+static void file_fails(int number)
 {
-    static const char line[] = "slabctl: a file of the process has become shorter while it was read\n";
-    (void)signal;
+    static const char line[] = "slabctl: a mapped file is damaged, or has become shorter while it was read\n";
+    (void)number;
     if (write(STDERR_FILENO, line, sizeof line - 1) < 0)
         _exit(EXIT_COULD_NOT);
     _exit(EXIT_COULD_NOT);
 }
 
+static void files_guard(void)
+{
+    static char stack[64 << 10]; /* that of the program may be full */
+    const stack_t other = {.ss_sp = stack, .ss_size = sizeof stack};
+    const struct sigaction action = {.sa_handler = file_fails, .sa_flags = SA_ONSTACK};
+    sigaltstack(&other, NULL);
+    sigaction(SIGBUS, &action, NULL);
+#ifndef __SANITIZE_ADDRESS__ /* which says more */
+    sigaction(SIGSEGV, &action, NULL);
+#endif
+}
+
 struct modules *modules_open(struct target *target)
 {
     unsetenv("DEBUGINFOD_URLS"); /* libdwfl would ask a server */
-    signal(SIGBUS, file_shorter);
+    files_guard();
     struct modules *modules = memory(NULL, 1, sizeof *modules);
     size_t count;
     const struct mapping *mappings = target_mappings(target, &count);

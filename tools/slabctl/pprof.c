@@ -36,6 +36,34 @@ void pprof_free(struct pprof *profile)
     free(profile->stacks);
 }
 
+/* How many bytes the character has that begins here; 0: it is none. Neither surrogates nor what can be said in fewer
+ * bytes are characters. */
+static size_t character_length(const unsigned char *at)
+{
+    size_t length = at[0] < 0x80 ? 1 : at[0] < 0xc2 ? 0 : at[0] < 0xe0 ? 2 : at[0] < 0xf0 ? 3 : at[0] < 0xf5 ? 4 : 0;
+    for (size_t i = 1; i < length; i++)
+        if ((at[i] & 0xc0) != 0x80)
+            return 0;
+    if ((at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] >= 0xa0) || (at[0] == 0xf0 && at[1] < 0x90) ||
+        (at[0] == 0xf4 && at[1] >= 0x90))
+        return 0;
+    return length;
+}
+
+size_t pprof_add_text(struct pprof *profile, const char *text)
+{
+    char *clean = text_copy(text);
+    for (char *at = clean; *at;) {
+        size_t length = character_length((const unsigned char *)at);
+        if (!length)
+            *at = '?';
+        at += length ? length : 1;
+    }
+    size_t number = intern_text(&profile->texts, clean);
+    free(clean);
+    return number;
+}
+
 void pprof_add_comment(struct pprof *profile, const char *text)
 {
     if (profile->comment_count < PPROF_COMMENTS_MOST)

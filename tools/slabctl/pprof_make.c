@@ -14,7 +14,7 @@ static size_t build_id_text(struct pprof *pprof, Dwfl_Module *module)
     int count = dwfl_module_build_id(module, &bits, &address);
     for (int i = 0; i < count && i < BYTES_MOST; i++)
         snprintf(text + 2 * i, 3, "%02x", bits[i]);
-    return intern_text(&pprof->texts, text);
+    return pprof_add_text(pprof, text);
 }
 
 /* Ids of mappings are positions of modules: the first is that of the program, which readers take for the main one. */
@@ -25,8 +25,7 @@ static void mappings_make(struct pprof *pprof, const struct modules *modules)
         Dwfl_Module *module = NULL;
         modules_at(modules, mapping->start, &module);
         struct pprof_mapping made = {mapping->start, mapping->end, mapping->offset,
-                                     intern_text(&pprof->texts, mapping->path),
-                                     module ? build_id_text(pprof, module) : 0};
+                                     pprof_add_text(pprof, mapping->path), module ? build_id_text(pprof, module) : 0};
         pprof_add_mapping(pprof, &made);
     }
 }
@@ -40,9 +39,8 @@ static size_t location_make(struct pprof *pprof, const struct modules *modules, 
     struct pprof_line *lines = memory(NULL, place->count, sizeof *lines);
     for (size_t i = 0; i < place->count; i++) {
         const struct line *line = &place->lines[i];
-        struct pprof_function function = {intern_text(&pprof->texts, line->name),
-                                          intern_text(&pprof->texts, line->system_name),
-                                          intern_text(&pprof->texts, line->file), 0};
+        struct pprof_function function = {pprof_add_text(pprof, line->name), pprof_add_text(pprof, line->system_name),
+                                          pprof_add_text(pprof, line->file), 0};
         lines[i] = (struct pprof_line){pprof_add_function(pprof, &function), line->number};
     }
     id = pprof_add_location(pprof, mapping, place->address, lines, place->count);
@@ -53,7 +51,7 @@ static size_t location_make(struct pprof *pprof, const struct modules *modules, 
 /* What has no stack has a place of its own: readers leave out samples without one. */
 static size_t location_none(struct pprof *pprof)
 {
-    size_t text = intern_text(&pprof->texts, "(no stack)");
+    size_t text = pprof_add_text(pprof, "(no stack)");
     struct pprof_function function = {text, text, 0, 0};
     struct pprof_line line = {pprof_add_function(pprof, &function), 0};
     return pprof_add_location(pprof, 0, 0, &line, 1);

@@ -176,17 +176,17 @@ void profile_notes(const struct profile *profile, struct notes *notes)
     if (!samples->sample_bytes)
         note(notes, "sampling is off (sample_bytes=0): what was allocated since is not in the figures");
     if (samples->losses)
-        note(notes, "%ju samples were lost, as there was no room for them: the figures are too low",
+        note(notes, "samples lost, as there was no room for them: %ju; the figures are too low",
              (uintmax_t)samples->losses);
     if (samples->stack_losses)
-        note(notes, "%ju samples have no stack, as there was no room for more stacks",
+        note(notes, "samples without a stack, as there was no room for more stacks: %ju",
              (uintmax_t)samples->stack_losses);
     if (samples->torn)
-        note(notes, "%zu samples changed while they were read, and are left out", samples->torn);
+        note(notes, "samples left out, as they changed while they were read: %zu", samples->torn);
     if (samples->damaged)
-        note(notes, "%zu samples make no sense, and are left out", samples->damaged);
+        note(notes, "samples left out, as they make no sense: %zu", samples->damaged);
     if (samples->broken)
-        note(notes, "%zu lists of stacks make no sense from some place on: samples there have no stack",
+        note(notes, "lists of stacks that make no sense from some place on: %zu; samples there have no stack",
              samples->broken);
     if (samples->more)
         note(notes, "there are more samples or stacks than slabctl reads: the figures are too low");

@@ -32,7 +32,7 @@ static struct {
     const char *older;
 } choice;
 
-static error_t parse(int key, char *word, struct argp_state *argp)
+static error_t parse(int key, char *word, struct argp_state *argp) /* NOLINT(readability-non-const-parameter) */
 {
     switch (key) {
     case KEY_LEGACY:

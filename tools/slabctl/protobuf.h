@@ -1,7 +1,7 @@
 /* Messages of protobuf's wire format: as much of it as profile.proto needs.
  *
  *     message:  | key, value | key, value | ...      key = field number << 3 | wire type, a varint
- *     value:    a varint (type 0), or a varint with a length and as many bytes (type 2): texts, messages, packed lists
+ *     value:    a varint (type 0), or its length and that many bytes (type 2): a text, a message, a packed list
  *
  * Written by hand: Debian's libraries for C need a generator for twenty lines of messages. */
 #pragma once

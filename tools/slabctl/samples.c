@@ -27,7 +27,7 @@ static uint64_t number_at(struct target *target, const void *pointer, size_t byt
 
 static bool same(const struct slm_sample *a, const struct slm_sample *b)
 {
-    return memcmp(a, b, sizeof *a) == 0;
+    return memcmp(a, b, sizeof *a) == 0; /* NOLINT(bugprone-suspicious-memory-comparison): it has no padding */
 }
 
 static void take(struct samples *samples, const struct slm_sample *record)

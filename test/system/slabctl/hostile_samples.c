@@ -6,11 +6,14 @@
 #include "base/inspect.h"
 #undef slab_inspect
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { ARENA = 8 << 20, STACKS_MOST = 60, LIVE_MOST = 500 };
 
@@ -39,6 +42,8 @@ static uint64_t random_below(uint64_t bound)
 /* Rarely, and in some seeds more often. */
 static unsigned evil;
 
+static uint64_t file_start, file_bytes;
+
 static bool lies(void)
 {
     return random_below(1000) < evil;
@@ -46,6 +51,8 @@ static bool lies(void)
 
 static uint64_t code_address(void)
 {
+    if (file_start && random_below(4))
+        return file_start + random_below(file_bytes);
     static void *const functions[] = {printf, malloc, memcpy, qsort, random64, random_below, abort, fgets};
     return (uint64_t)(uintptr_t)functions[random_below(sizeof functions / sizeof *functions)] + random_below(256);
 }
@@ -197,7 +204,23 @@ static void inspect_make(uint64_t seed)
     inspect.used_bytes = (const void *)figures;
 }
 
-int main(void)
+static void file_map(const char *name)
+{
+    struct stat stat_of;
+    if (file_start)
+        munmap((void *)(uintptr_t)file_start, file_bytes);
+    int file = open(name, O_RDONLY | O_CLOEXEC);
+    if (file < 0 || fstat(file, &stat_of) != 0)
+        exit(1);
+    file_bytes = (uint64_t)stat_of.st_size;
+    void *start = mmap(NULL, file_bytes, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
+    if (start == MAP_FAILED)
+        exit(1);
+    file_start = (uintptr_t)start;
+    close(file);
+}
+
+int main(int argc, char **argv)
 {
     arena = mmap(NULL, ARENA + 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (arena == MAP_FAILED || munmap(arena + ARENA, 65536) != 0)
@@ -206,6 +229,8 @@ int main(void)
     puts("ready");
     fflush(stdout);
     for (char line[64]; fgets(line, sizeof line, stdin);) {
+        if (argc > 1)
+            file_map(argv[1]);
         inspect_make(strtoull(line, NULL, 10));
         puts("ready");
         fflush(stdout);

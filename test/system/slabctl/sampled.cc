@@ -1,6 +1,6 @@
-/* A program with known call stacks, whose objects are sampled by sampler.c. It says what is live and what was allocated
- * where, and then does what it reads, a word a line: "grow" makes more objects in one place, "free" frees those of
- * another, "off" switches sampling off, "lose" says that some samples were lost. After each it says "done". */
+/* A program with known call stacks, whose objects are sampled by sampler.c. It says what is live and what was
+ * allocated where, and then does what it reads, a word a line: "grow" makes more objects in one place, "free" frees
+ * those of another, "off" switches sampling off, "lose" says that some were lost. After each it says "done". */
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -113,7 +113,8 @@ static void open_sessions(int count)
 
 int main(int argc, char **argv)
 {
-    sampler_start(argc > 1 ? std::stoul(argv[1]) : 65536, argc > 2 ? std::stoul(argv[2]) : 1, __builtin_frame_address(0));
+    sampler_start(argc > 1 ? std::stoul(argv[1]) : 65536, argc > 2 ? std::stoul(argv[2]) : 1,
+                  __builtin_frame_address(0));
     store::table<std::string, std::vector<std::pair<int, std::string>>> table;
     table.fill(200000, 48);
     note("inlined_malloc", 200000.0 * 48, 200000.0 * 48);
