@@ -50,7 +50,7 @@ static slm_seldom void *make_room(size_t bytes)
     size_t size = room_least;
     while (size < bytes)
         size *= 2;
-    if (room.bytes < bytes) {
+    if (room.bytes < size) {
         drop_room();
         room.address = slm_metadata_alloc(size);
         room.bytes = room.address ? size : 0;

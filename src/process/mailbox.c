@@ -69,6 +69,7 @@ static slm_seldom void serve_next(slm_mailbox_server *with, slm_mailbox_destruct
     if (!is_new || token == 0 || !with || !copy_command(&command, token))
         return;
     with(&command, &answer, destruct);
+    slm_fork_check();
     if (slm_fork_generation == generation)
         answer_with(&answer, token);
 }
