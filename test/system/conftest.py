@@ -38,7 +38,7 @@ from tools.python.processes import HANG_S  # noqa: E402
 # Debian's package of a program that has another name, by the end of the program's path.
 PACKAGES = {
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu", "busybox": "busybox-static", "c++": "g++", "cc": "gcc",
-    "cgi-fcgi": "libfcgi-bin",
+    "cgi-fcgi": "libfcgi-bin", "gcore": "gdb",
     "clang++": "clang", "cmp": "diffutils", "db_bench": "rocksdb-tools", "diff": "diffutils",
     "go": "golang-go", "google-pprof": "google-perftools", "h2load": "nghttp2-client", "java": "default-jre-headless", "ldb": "rocksdb-tools", "mariadb": "mariadb-client",
     "mariadb-admin": "mariadb-client", "mariadb-install-db": "mariadb-server", "mariadbd": "mariadb-server",
@@ -46,7 +46,8 @@ PACKAGES = {
     "php": "php-cli",
     "pkg-config": "pkgconf", "postgres": "postgresql", "qemu-system-x86_64": "qemu-system-x86",
     "readelf": "binutils", "redis-benchmark": "redis-tools", "redis-cli": "redis-tools", "setpriv": "util-linux",
-    "sort": "coreutils", "timeout": "coreutils", "xz": "xz-utils",
+    "sort": "coreutils", "timeout": "coreutils", "unshare": "util-linux",
+    "xz": "xz-utils",
 }
 
 

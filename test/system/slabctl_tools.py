@@ -12,7 +12,7 @@ SLABCTL = BUILD / "tools" / "slabctl" / "slabctl"
 CHECKED = BUILD / "tools" / "slabctl" / "slabctl_checked"  # with sanitizers
 SOURCES = pathlib.Path(__file__).parent / "slabctl"
 NOBODY = {"user": 65534, "group": 65534, "extra_groups": []}
-PATIENCE = ("--timeout", os.environ.get("PAT", HANG_S))  # for what has to be answered
+PATIENCE = ("--timeout", HANG_S)  # for what has to be answered
 
 
 def slabctl(*words, tool=SLABCTL, **more):

@@ -1,10 +1,11 @@
-"""slabctl on processes that run on the library as they are: nothing is prepared in them. What the tool cannot do it says
-in one line, and ends with 1."""
+"""slabctl on processes that run on the library as they are: nothing is prepared in them. What the tool cannot do it
+says in one line, and ends with 1."""
 import os
 import pathlib
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import threading
 
@@ -121,6 +122,33 @@ def test_every_form_of_program(programs, form):
         assert child.pid in listed()[0]
         assert figures(child.pid)["live_bytes"] >= 1000 * 1000
         assert "victim" in tells(child.pid, "caches")
+
+
+def test_several_copies(programs):
+    """A program that has the archive, with the library preloaded: the first one is in use."""
+    with Child(programs["archive"][0], env=programs["preloaded"][1]) as child:
+        found = figures(child.pid)
+        assert found["copies of the library"] == 2 and found["live_bytes"] >= 1000 * 1000
+
+
+@pytest.mark.parametrize("form", ["linked", "static"])
+def test_a_file_without_the_note(programs, tmp_path, form):
+    """What it has left is the symbol."""
+    program, env = programs[form]
+    original = BUILD / "libslabmalloc.so" if form == "linked" else program
+    note = struct.pack("3I", 11, 4, 2) + b"slabmalloc"
+    changed = tmp_path / original.name
+    data = original.read_bytes()
+    assert data.count(note) == 1
+    changed.write_bytes(data.replace(note, note[:-1] + b"?"))
+    changed.chmod(0o755)
+    if form == "linked":
+        env = plain_env(LD_LIBRARY_PATH=str(tmp_path))
+    else:
+        program = changed
+    with Child(program, env=env) as child:
+        assert child.pid in listed()[0]
+        assert figures(child.pid)["live_bytes"] >= 1000 * 1000
 
 
 def test_a_program_that_was_deleted_and_its_library_too(programs, tmp_path):
@@ -366,8 +394,8 @@ def test_help_names_every_command():
 
 @pytest.mark.parametrize("words", [
     ["--nonsense"], ["nonsense"], ["0", "stats"], ["-1", "stats"], ["99999999999", "stats"], ["1"], ["1", "nonsense"],
-    ["1", "stats", "more"], ["1", "limit"], ["1", "limit", "1", "2"], ["1", "tune", "victim", "-1"], ["1", "stats", "--nonsense"], ["--timeout", "x"],
-    ["--timeout", "-1"], ["--core"], ["--core", "x"]])
+    ["1", "stats", "more"], ["1", "limit"], ["1", "limit", "1", "2"], ["1", "tune", "victim", "-1"],
+    ["1", "stats", "--nonsense"], ["--timeout", "x"], ["--timeout", "-1"], ["--core"], ["--core", "x"]])
 def test_wrong_usage(words):
     done = slabctl(*words)
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("slabctl")

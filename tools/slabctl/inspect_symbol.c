@@ -26,7 +26,7 @@ bool elf_is_of_this_machine(Elf *elf)
            header.e_machine == MACHINE;
 }
 
-/* -- symbols ------------------------------------------------------------------------------------------------------ */
+/* -- symbols -------------------------------------------------------------------------------------------------- */
 
 static bool section_find(Elf *elf, Elf_Scn *section, const GElf_Shdr *header, uint64_t *value)
 {
@@ -67,7 +67,7 @@ static bool table_find(Elf *elf, GElf_Word type, uint64_t *value, uint64_t *budg
     return false;
 }
 
-/* -- segments ----------------------------------------------------------------------------------------------------- */
+/* -- segments ------------------------------------------------------------------------------------------------- */
 
 static bool note_find(Elf *elf, const GElf_Phdr *segment, uint64_t *value)
 {
@@ -138,7 +138,7 @@ bool inspect_symbol_in_image(void *image, size_t bytes, struct inspect_symbol *s
     return loads && has_note;
 }
 
-/* -- what was found before ---------------------------------------------------------------------------------------- */
+/* -- what was found before ------------------------------------------------------------------------------------ */
 
 /* A file is known by more than its number, which goes to another when it is deleted. */
 struct known_file {

@@ -52,6 +52,9 @@ static int pid_compare(const void *a, const void *b)
 
 void list_print(void)
 {
+    struct problem problem;
+    if (!process_numbers_fit(&problem))
+        fail("%s", problem.text);
     DIR *folder = opendir("/proc");
     if (!folder)
         fail("/proc cannot be read");

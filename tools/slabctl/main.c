@@ -185,8 +185,8 @@ int main(int argc, char **argv)
     if (argc < 1)
         return EXIT_USAGE;
     static char name[] = "slabctl";
-    setlocale(LC_ALL, "");
-    argv[0] = name; /* for messages of getopt */
+    setlocale(LC_CTYPE, ""); /* and numbers as scripts expect them */
+    argv[0] = name;          /* for messages of getopt */
     argp_err_exit_status = EXIT_USAGE;
     argp_parse(&main_argp, argc, argv, ARGP_IN_ORDER, NULL, NULL);
     if (state.command)

@@ -81,12 +81,12 @@ uint64_t process_resident(pid_t pid)
     return pages * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-bool process_numbers_fit(void)
+bool process_numbers_fit(struct problem *problem)
 {
     char link[32];
     ssize_t length = readlink("/proc/self", link, sizeof link - 1);
-    if (length <= 0)
-        return false;
-    link[length] = '\0';
-    return strtol(link, NULL, 10) == getpid();
+    link[length < 0 ? 0 : length] = '\0';
+    if (strtol(link, NULL, 10) == getpid())
+        return true;
+    return problem_set(problem, PROBLEM_OTHER, length < 0 ? "/proc is not there" : "/proc is of another namespace");
 }

@@ -20,5 +20,5 @@ bool process_stat_read(pid_t pid, struct process_stat *stat, struct problem *pro
 pid_t process_live_task(pid_t pid);
 /* Resident bytes; 0 if it is not known. */
 uint64_t process_resident(pid_t pid);
-/* Whether /proc is that of this tool's own namespace: its numbers are then those of system calls. */
-bool process_numbers_fit(void);
+/* Whether /proc is that of this tool's own namespace: its numbers are then those of system calls. Else the line. */
+bool process_numbers_fit(struct problem *problem);

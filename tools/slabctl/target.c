@@ -363,9 +363,7 @@ bool target_is_same(struct target *target, struct problem *problem)
 
 static bool process_open(struct target *target, struct problem *problem)
 {
-    if (!process_numbers_fit())
-        return problem_set(problem, PROBLEM_OTHER, "/proc is of another namespace: its numbers are not ours");
-    if (!process_stat_read(target->pid, &target->stat, problem))
+    if (!process_numbers_fit(problem) || !process_stat_read(target->pid, &target->stat, problem))
         return false;
     target->task = target->pid;
     if (target->stat.state == 'Z' && target->stat.threads > 1) {

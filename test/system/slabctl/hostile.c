@@ -1,13 +1,12 @@
-/* A process that lies: it has a slab_inspect, a mailbox and what they point to, in a form that its argument names, and
- * answers commands with nonsense. test_slabctl.py lets the tool loose on it.
+/* A process that lies: it has a slab_inspect, a mailbox and what they point to, in a form that its argument names,
+ * and answers commands with nonsense. test_slabctl_hostile.py lets the tool loose on it.
  *
- *     hostile CASE       that case, until standard input ends; with "silence" it says "asked" when it is asked
+ *     hostile CASE       that lie, until standard input ends; with "silence" it says "asked" when it is asked
  *     hostile random     for each number that is read: random contents from that seed, then a line "ready"
- *     hostile map FILE   for each line that is read: maps that file anew, as the loader would map a program's first part
+ *     hostile map FILE   for each line that is read: maps that file anew, as the loader maps a program's first part
  *
- * A line "exec" makes it another program.
- *
- * Everything may be random: sizes, addresses that lead nowhere, to the end of a mapping or in a circle, counts. */
+ * A line "exec" makes it another program. Everything may be random: sizes, counts, addresses that lead nowhere, to
+ * the end of a mapping or in a circle. */
 #define slab_inspect slab_inspect_of_the_library /* declared const there */
 #include "base/inspect.h"
 #undef slab_inspect

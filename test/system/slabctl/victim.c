@@ -1,7 +1,13 @@
-/* A process to look into: it has a cache with a name, live objects of some sizes, and does what it reads on standard
- * input, a letter a line: m makes 32 MiB of objects and frees them; f forks a child that lives on, and says its number;
- * t ends the main thread alone; w works on in a second thread; x executes `sleep`. After each it says "done". Without a
- * word it only waits: with two threads, so that the library has its worker. */
+/* A process to look into: it has a cache with a name, live objects of some sizes, and two threads, so that the
+ * library has its worker. It says "ready", waits, and does what it reads on standard input, a letter a line, with
+ * a "done" to it:
+ *
+ *     m   makes 32 MiB of objects and frees them
+ *     f   forks a child that lives on, and says its number
+ *     w   works on in a third thread
+ *     t   ends the main thread alone
+ *     x   executes `sleep`
+ * / */
 #include <pthread.h>
 #include <slabmalloc.h>
 #include <stdio.h>
@@ -13,7 +19,7 @@ enum { OBJECTS = 1000, BYTES = 1000, MANY = 32 * 1024 };
 
 static void *objects[OBJECTS], *many[MANY];
 
-/* Where the library does not see threads being born, in a program that links the archive, it is by their first call. */
+/* A program that links the archive has libc's pthread_create: there a thread is noticed by its first call. */
 static void *wait_for_ever(void *unused)
 {
     void *volatile object = malloc(100);
