@@ -480,6 +480,7 @@ static void keep_to_page(void)
     require(record.stack.covered == PAGE - 64 && record.stack.cut && record.stack.words == 1);
     capture(&record, no_registers, __builtin_frame_address(0)); /* the first thread's needs none */
     require(!record.stack.cut);
+    require(slm_stacks_here() != 0);
 }
 
 /* Who has not announced a filter may not know the call by which the kernel copies. */
