@@ -1,5 +1,5 @@
 /* src/sample/stack.h: what is kept of a stack, on which stacks, and that nothing is read that cannot be. */
-#include "unit.h"
+#include "forbidden.h"
 
 #include <ucontext.h>
 
@@ -447,25 +447,32 @@ static void run_on_little_stack(void **state)
     pthread_attr_destroy(&attributes);
 }
 
-/* -- sandboxes --------------------------------------------------------------------------------------------------- */
+/* A thread's stack and a coroutine's, both the program's, with a page between them that cannot be read. */
+enum { STACK_PAGES = 16, COROUTINE_PAGES = 8 };
 
-/* From here on these calls end the process. The filter is announced, or it is not. */
-static void forbid_calls(bool announced, const long *calls, size_t count)
+static void *run_below_own_stack(void *bottom)
 {
-    struct sock_filter filter[16] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
-    size_t length = 1;
-    for (size_t i = 0; i < count; i++) {
-        filter[length++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)calls[i], 0, 1);
-        filter[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-    }
-    filter[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-    const struct sock_fprog program = {(unsigned short)length, filter};
-    if (announced)
-        require(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-    else
-        require(syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-    require(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0);
+    on_stack(bottom, COROUTINE_PAGES * PAGE);
+    return bottom;
 }
+
+static void know_own_stack(void **state)
+{
+    (void)state;
+    const size_t hole = (COROUTINE_PAGES + 1) * PAGE;
+    char *memory = pages(COROUTINE_PAGES + 1 + STACK_PAGES);
+    pthread_attr_t attributes;
+    pthread_t thread;
+    assert_int_equal(mprotect(memory + hole - PAGE, PAGE, PROT_NONE), 0);
+    pthread_attr_init(&attributes);
+    assert_int_equal(pthread_attr_setstack(&attributes, memory + hole, STACK_PAGES * PAGE), 0);
+    assert_int_equal(pthread_create(&thread, &attributes, run_below_own_stack, memory), 0);
+    pthread_join(thread, NULL);
+    pthread_attr_destroy(&attributes);
+    munmap(memory, hole + (STACK_PAGES + 1) * PAGE);
+}
+
+/* -- sandboxes --------------------------------------------------------------------------------------------------- */
 
 /* The page that the stack pointer is in, and no call. */
 static void keep_to_page(void)
@@ -618,13 +625,21 @@ static void take_callers_registers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(keep_what_unwinding_needs), cmocka_unit_test(keep_registers_alike),
-        cmocka_unit_test(be_equal_anywhere),         cmocka_unit_test(stop_when_full),
-        cmocka_unit_test(capture_main_stack),        cmocka_unit_test(capture_threads),
-        cmocka_unit_test(cut_long_stacks),           cmocka_unit_test(go_on_by_frame_pointers),
-        cmocka_unit_test(capture_coroutines),        cmocka_unit_test(survive_neighbours),
-        cmocka_unit_test(capture_in_handlers),       cmocka_unit_test(run_on_little_stack),
-        cmocka_unit_test(stay_in_sandboxes),         cmocka_unit_test(take_callers_registers),
+        cmocka_unit_test(keep_what_unwinding_needs),
+        cmocka_unit_test(keep_registers_alike),
+        cmocka_unit_test(be_equal_anywhere),
+        cmocka_unit_test(stop_when_full),
+        cmocka_unit_test(capture_main_stack),
+        cmocka_unit_test(capture_threads),
+        cmocka_unit_test(cut_long_stacks),
+        cmocka_unit_test(go_on_by_frame_pointers),
+        cmocka_unit_test(capture_coroutines),
+        cmocka_unit_test(survive_neighbours),
+        cmocka_unit_test(capture_in_handlers),
+        cmocka_unit_test(run_on_little_stack),
+        cmocka_unit_test(know_own_stack),
+        cmocka_unit_test(stay_in_sandboxes),
+        cmocka_unit_test(take_callers_registers),
     };
     const struct CMUnitTest again[] = {
         cmocka_unit_test(capture_main_stack),      cmocka_unit_test(capture_threads),
