@@ -187,7 +187,7 @@ static slm_for_few enum slm_code_kind kind_in(const struct slm_code_file *file, 
 }
 
 #ifdef HAS_FIND_OBJECT
-bool slm_code_told(void)
+slm_for_few bool slm_code_told(void)
 {
     return &_dl_find_object != NULL;
 }
@@ -216,7 +216,7 @@ static slm_for_few struct slm_code_file *find(struct slm_code *code, uintptr_t a
     return file;
 }
 #else
-bool slm_code_told(void)
+slm_for_few bool slm_code_told(void)
 {
     return false;
 }
