@@ -171,21 +171,25 @@ static enum slm_stack_kind expected = SLM_STACK_IMAGE;
 
 static struct walk {
     const void *returns[DEPTH + 1];
-    union slm_stack_record record;
     uint32_t number;
     size_t extra; /* bytes that each function has for itself */
 } walks[8];
 
+static union slm_stack_record captured[COUNT(walks)]; /* the same, as an image */
+
 /* Each function notes where it returns to; the innermost one captures. */
-static __attribute__((noinline, noclone)) int go_down(struct walk *walk, int depth)
+static __attribute__((noinline)) int go_down(struct walk *walk, int depth)
 {
     char *room = __builtin_alloca(walk->extra + 16);
     memset(room, depth, walk->extra + 16);
     __asm__ volatile("" ::"r"(room) : "memory");
     walk->returns[depth] = __builtin_return_address(0);
-    if (depth > 0)
-        return go_down(walk, depth - 1) + room[depth];
-    capture(&walk->record, no_registers, __builtin_frame_address(0));
+    if (depth > 0) {
+        const int below = go_down(walk, depth - 1);
+        __asm__ volatile("" ::"r"(room) : "memory"); /* lest the call be a jump */
+        return below;
+    }
+    capture(&captured[walk - walks], no_registers, __builtin_frame_address(0));
     walk->number = slm_stacks_here();
     return room[0];
 }
@@ -229,7 +233,7 @@ static void *walk_down(void *number)
 {
     struct walk *walk = &walks[(uintptr_t)number];
     (void)go_down(walk, DEPTH);
-    check_walk(&walk->record.stack, walk);
+    check_walk(&captured[walk - walks].stack, walk);
     require(walk->number != 0);
     const struct slm_stack *stored = slm_stack_of(walk->number);
     require(stored->kind == expected);
@@ -245,7 +249,7 @@ static void *walk_down(void *number)
 static void *walk_whole(void *number)
 {
     (void)walk_down(number);
-    require(!walks[(uintptr_t)number].record.stack.cut);
+    require(!captured[(uintptr_t)number].stack.cut);
     require(expected == SLM_STACK_IMAGE || !slm_stack_of(walks[(uintptr_t)number].number)->cut);
     return number;
 }
@@ -272,8 +276,8 @@ static void *walk_far(void *number)
     walk->extra = 1500;
     (void)go_down(walk, DEPTH);
     walk->extra = 0;
-    require(walk->record.stack.cut && walk->record.stack.covered == SLM_STACK_WINDOW);
-    require(offset_of(&walk->record.stack, 0, walk->returns[5]) > 0);
+    require(captured[walk - walks].stack.cut && captured[walk - walks].stack.covered == SLM_STACK_WINDOW);
+    require(offset_of(&captured[walk - walks].stack, 0, walk->returns[5]) > 0);
     return number;
 }
 
@@ -559,7 +563,7 @@ static void go_through_unknown_code(void **state)
 }
 
 /* More frames than there is room for. */
-static __attribute__((noinline, noclone)) uint32_t go_deep(int depth)
+static __attribute__((noinline)) uint32_t go_deep(int depth)
 {
     const uint32_t number = depth > 0 ? go_deep(depth - 1) : slm_stacks_here();
     __asm__ volatile("");

@@ -37,7 +37,7 @@ static void fill_images(void)
 }
 
 /* Capture, and compare all frames from the caller on. */
-static __attribute__((noinline, noclone)) int compare(void)
+static __attribute__((noinline)) int compare(void)
 {
     struct trace trace = {.count = 0};
     const struct slm_stack *stack = slm_stack_of(slm_stacks_here());
@@ -52,32 +52,32 @@ static __attribute__((noinline, noclone)) int compare(void)
 /* Functions with frames of many kinds. Each does something after the call, lest it be a jump. */
 static volatile int zero;
 
-static __attribute__((noinline, noclone)) int plain(int (*next)(void))
+static __attribute__((noinline)) int plain(int (*next)(void))
 {
     return next() + zero;
 }
 
-static __attribute__((noinline, noclone)) int with_array(void)
+static __attribute__((noinline)) int with_array(void)
 {
     volatile char room[3000];
     room[zero] = 1;
     return plain(compare) + room[zero];
 }
 
-static __attribute__((noinline, noclone)) int with_length(void)
+static __attribute__((noinline)) int with_length(void)
 {
     char *volatile room = __builtin_alloca((size_t)zero + 100);
     return with_array() + (room != NULL);
 }
 
-static __attribute__((noinline, noclone)) int aligned(void)
+static __attribute__((noinline)) int aligned(void)
 {
     volatile int numbers[64] __attribute__((aligned(64)));
     numbers[zero] = 1;
     return with_length() + numbers[zero];
 }
 
-static __attribute__((noinline, noclone)) int aligned_with_length(void)
+static __attribute__((noinline)) int aligned_with_length(void)
 {
     volatile int numbers[16] __attribute__((aligned(128)));
     char *volatile room = __builtin_alloca((size_t)zero + 100);
@@ -85,13 +85,13 @@ static __attribute__((noinline, noclone)) int aligned_with_length(void)
     return aligned() + numbers[zero] + (room != NULL);
 }
 
-static __attribute__((noinline, noclone)) int with_many(int a, int b, int c, int d, int e, int f, int g, int h, int i)
+static __attribute__((noinline)) int with_many(int a, int b, int c, int d, int e, int f, int g, int h, int i)
 {
     const int more = aligned_with_length();
     return more + a * b + c * d + e * f + g * h + i;
 }
 
-static __attribute__((noinline, noclone)) int variadic(int count, ...)
+static __attribute__((noinline)) int variadic(int count, ...)
 {
     va_list list;
     va_start(list, count);
