@@ -50,16 +50,6 @@ slm_inline void slm_store_fence(void)
 #endif
 }
 
-/* Orders earlier relaxed loads before later ones: a reader of what has a serial number. */
-slm_inline void slm_load_fence(void)
-{
-#ifdef __SANITIZE_THREAD__
-    signal_fence();
-#else
-    atomic_thread_fence(memory_order_acquire);
-#endif
-}
-
 slm_inline void slm_cpu_relax(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

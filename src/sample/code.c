@@ -48,7 +48,7 @@ static slm_for_few bool recall(struct slm_code_file *file)
         .segment = load_relaxed(&from->segment),
         .table_bytes = load_relaxed(&from->table_bytes),
     };
-    slm_load_fence(); /* pairs with the fence in remember */
+    slm_fence(); /* pairs with the fence in remember */
     if (!same || serial % 2 == 1 || load_relaxed(&from->serial) != serial)
         return false;
     *file = found;
@@ -62,7 +62,7 @@ static slm_seldom void remember(const struct slm_code_file *file)
     uint32_t serial = load_relaxed(&to->serial);
     if (serial % 2 == 1 || !atomic_compare_exchange_strong(&to->serial, &serial, serial + 1))
         return;
-    slm_store_fence(); /* pairs with the fence in recall */
+    slm_fence(); /* pairs with the fence in recall */
     store_relaxed(&to->start, file->start);
     store_relaxed(&to->bytes, file->bytes);
     store_relaxed(&to->tables, file->tables);
@@ -187,7 +187,7 @@ static slm_for_few enum slm_code_kind kind_in(const struct slm_code_file *file, 
 }
 
 #ifdef HAS_FIND_OBJECT
-bool slm_code_told(void)
+slm_for_few bool slm_code_told(void)
 {
     return &_dl_find_object != NULL;
 }
@@ -216,7 +216,7 @@ static slm_for_few struct slm_code_file *find(struct slm_code *code, uintptr_t a
     return file;
 }
 #else
-bool slm_code_told(void)
+slm_for_few bool slm_code_told(void)
 {
     return false;
 }

@@ -237,7 +237,7 @@ struct frame {
 
 enum outcome { STEPPED, ENDED, LOST, NOT_KNOWN };
 
-/* What to do in a frame: as the tables say; where there are none, as frame pointers do. */
+/* What the tables say. */
 static slm_for_few struct slm_step step_in(struct shot *shot, const struct frame *frame)
 {
     const struct slm_code_file *file = slm_code_of_frame(&shot->code, frame->next - 1);
@@ -246,14 +246,22 @@ static slm_for_few struct slm_step step_in(struct shot *shot, const struct frame
         step = slm_tables_step(file, frame->next - 1);
     else if (file ? file->tables != 0 : !slm_code_told())
         step.kind = SLM_STEP_MORE;
-    if (step.kind == SLM_STEP_NONE)
-        step = (struct slm_step){SLM_STEP_FRAME, SLM_STEP_AT_FRAME, 2 * WORD, 0, -WORD};
     return step;
 }
 
+/* Not data of a file, nor of this stack? */
+static slm_for_few bool may_be_code(struct shot *shot, uintptr_t address)
+{
+    return address - shot->pointer >= shot->window && slm_code_of(&shot->code, address) != SLM_CODE_DATA;
+}
+
+/* To the caller: as the tables say; where there are none, as frame pointers do. */
 static slm_for_few enum outcome go_up(struct shot *shot, struct frame *frame)
 {
-    const struct slm_step step = step_in(shot, frame);
+    struct slm_step step = step_in(shot, frame);
+    const bool guessed = step.kind == SLM_STEP_NONE;
+    if (guessed)
+        step = (struct slm_step){SLM_STEP_FRAME, SLM_STEP_AT_FRAME, 2 * WORD, 0, -WORD};
     const size_t pointed = frame->pointer - shot->pointer;
     size_t base = pointed + (size_t)step.base;
     uint64_t next, saved = frame->pointer;
@@ -273,7 +281,7 @@ static slm_for_few enum outcome go_up(struct shot *shot, struct frame *frame)
     *frame = (struct frame){address_in(next), base, saved};
     if (frame->next == 0)
         return ENDED;
-    return is_candidate(shot, frame->next) ? STEPPED : LOST;
+    return is_candidate(shot, frame->next) && (!guessed || may_be_code(shot, frame->next)) ? STEPPED : LOST;
 }
 
 /* The return addresses of all frames, or of those that there is room for. False: a frame takes more to leave it than

@@ -11,7 +11,7 @@ enum { STACK_POINTER = 31, FRAME_POINTER = 29, RETURN_ADDRESS = 30 }; /* DWARF's
 enum { STACK_POINTER = 7, FRAME_POINTER = 6, RETURN_ADDRESS = 16 };
 #endif
 
-enum { REMEMBERED = 1024, ROWS_KEPT = 4, BASE_MOST = 1 << 23 /* words */ };
+enum { LINES = 256, IN_LINE = 4, ROWS_KEPT = 4, BASE_MOST = 1 << 23 /* words */ };
 
 /* DWARF's instructions. The first three have an operand in their low bits. */
 enum {
@@ -384,7 +384,7 @@ struct found {
     _Atomic uint64_t step, check;
 };
 
-static slm_sparse struct found found[REMEMBERED];
+static slm_sparse slm_cacheline struct found found[LINES][IN_LINE];
 
 /* In words; 0: it does not fit. */
 static slm_seldom uint64_t packed(const struct slm_step *step)
@@ -411,10 +411,13 @@ static slm_for_few struct slm_step unpacked(uint64_t step)
 slm_for_few struct slm_step slm_tables_step(const struct slm_code_file *file, uintptr_t address)
 {
     const uint64_t place = (address ^ file->tables << 20) * 0x9e3779b97f4a7c15u;
-    struct found *at = &found[place / (UINT64_MAX / REMEMBERED + 1)];
-    const uint64_t step = load_relaxed(&at->step); /* no order: the check says whether they belong together */
-    if (step != 0 && load_relaxed(&at->check) == (step ^ place))
-        return unpacked(step);
+    struct found *line = found[place / (UINT64_MAX / LINES + 1)], *at = &line[place % IN_LINE];
+    for (unsigned i = 0; i < IN_LINE; i++) {
+        const uint64_t step = load_relaxed(&line[i].step); /* no order: the check says whether they belong together */
+        if (step != 0 && load_relaxed(&line[i].check) == (step ^ place))
+            return unpacked(step);
+        at = step == 0 ? &line[i] : at;
+    }
     const struct slm_step looked_up = look_up(file, address);
     const uint64_t pack = packed(&looked_up);
     if (pack == 0)

@@ -1,5 +1,5 @@
 /* src/sample/code.h: which addresses are code of a loaded file. */
-#include "unit.h"
+#include "forbidden.h"
 
 #include <link.h>
 
@@ -85,10 +85,20 @@ static void ask_nothing(void)
     require(kind_of(malloc(1)) == SLM_CODE_NONE);
 }
 
+/* Who has not announced a filter may not know the call by which the kernel copies. */
+static void copy_nothing(void)
+{
+    static const long calls[] = {SYS_process_vm_readv};
+    forbid_calls(false, calls, COUNT(calls));
+    require(kind_of(function_of_libc()) == SLM_CODE_YES);
+    require(kind_of(dlsym(RTLD_NEXT, "environ")) == SLM_CODE_YES);
+}
+
 static void keep_to_sandbox(void **state)
 {
     (void)state;
     assert_child_silent(ask_nothing);
+    assert_child_silent(copy_nothing);
 }
 
 /* A file in which a frame goes on is known with its unwinding tables, even where it was looked at for another reason

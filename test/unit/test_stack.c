@@ -1,5 +1,5 @@
 /* src/sample/stack.h: what is kept of a stack, on which stacks, and that nothing is read that cannot be. */
-#include "unit.h"
+#include "forbidden.h"
 
 #include <ucontext.h>
 
@@ -171,21 +171,25 @@ static enum slm_stack_kind expected = SLM_STACK_IMAGE;
 
 static struct walk {
     const void *returns[DEPTH + 1];
-    union slm_stack_record record;
     uint32_t number;
     size_t extra; /* bytes that each function has for itself */
 } walks[8];
 
+static union slm_stack_record captured[COUNT(walks)]; /* the same, as an image */
+
 /* Each function notes where it returns to; the innermost one captures. */
-static __attribute__((noinline, noclone)) int go_down(struct walk *walk, int depth)
+static __attribute__((noinline)) int go_down(struct walk *walk, int depth)
 {
     char *room = __builtin_alloca(walk->extra + 16);
     memset(room, depth, walk->extra + 16);
     __asm__ volatile("" ::"r"(room) : "memory");
     walk->returns[depth] = __builtin_return_address(0);
-    if (depth > 0)
-        return go_down(walk, depth - 1) + room[depth];
-    capture(&walk->record, no_registers, __builtin_frame_address(0));
+    if (depth > 0) {
+        const int below = go_down(walk, depth - 1);
+        __asm__ volatile("" ::"r"(room) : "memory"); /* lest the call be a jump */
+        return below;
+    }
+    capture(&captured[walk - walks], no_registers, __builtin_frame_address(0));
     walk->number = slm_stacks_here();
     return room[0];
 }
@@ -229,7 +233,7 @@ static void *walk_down(void *number)
 {
     struct walk *walk = &walks[(uintptr_t)number];
     (void)go_down(walk, DEPTH);
-    check_walk(&walk->record.stack, walk);
+    check_walk(&captured[walk - walks].stack, walk);
     require(walk->number != 0);
     const struct slm_stack *stored = slm_stack_of(walk->number);
     require(stored->kind == expected);
@@ -245,7 +249,7 @@ static void *walk_down(void *number)
 static void *walk_whole(void *number)
 {
     (void)walk_down(number);
-    require(!walks[(uintptr_t)number].record.stack.cut);
+    require(!captured[(uintptr_t)number].stack.cut);
     require(expected == SLM_STACK_IMAGE || !slm_stack_of(walks[(uintptr_t)number].number)->cut);
     return number;
 }
@@ -272,8 +276,8 @@ static void *walk_far(void *number)
     walk->extra = 1500;
     (void)go_down(walk, DEPTH);
     walk->extra = 0;
-    require(walk->record.stack.cut && walk->record.stack.covered == SLM_STACK_WINDOW);
-    require(offset_of(&walk->record.stack, 0, walk->returns[5]) > 0);
+    require(captured[walk - walks].stack.cut && captured[walk - walks].stack.covered == SLM_STACK_WINDOW);
+    require(offset_of(&captured[walk - walks].stack, 0, walk->returns[5]) > 0);
     return number;
 }
 
@@ -447,25 +451,32 @@ static void run_on_little_stack(void **state)
     pthread_attr_destroy(&attributes);
 }
 
-/* -- sandboxes --------------------------------------------------------------------------------------------------- */
+/* A thread's stack and a coroutine's, both the program's, with a page between them that cannot be read. */
+enum { STACK_PAGES = 16, COROUTINE_PAGES = 8 };
 
-/* From here on these calls end the process. The filter is announced, or it is not. */
-static void forbid_calls(bool announced, const long *calls, size_t count)
+static void *run_below_own_stack(void *bottom)
 {
-    struct sock_filter filter[16] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
-    size_t length = 1;
-    for (size_t i = 0; i < count; i++) {
-        filter[length++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)calls[i], 0, 1);
-        filter[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-    }
-    filter[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-    const struct sock_fprog program = {(unsigned short)length, filter};
-    if (announced)
-        require(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-    else
-        require(syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-    require(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0);
+    on_stack(bottom, COROUTINE_PAGES * PAGE);
+    return bottom;
 }
+
+static void know_own_stack(void **state)
+{
+    (void)state;
+    const size_t hole = (COROUTINE_PAGES + 1) * PAGE;
+    char *memory = pages(COROUTINE_PAGES + 1 + STACK_PAGES);
+    pthread_attr_t attributes;
+    pthread_t thread;
+    assert_int_equal(mprotect(memory + hole - PAGE, PAGE, PROT_NONE), 0);
+    pthread_attr_init(&attributes);
+    assert_int_equal(pthread_attr_setstack(&attributes, memory + hole, STACK_PAGES * PAGE), 0);
+    assert_int_equal(pthread_create(&thread, &attributes, run_below_own_stack, memory), 0);
+    pthread_join(thread, NULL);
+    pthread_attr_destroy(&attributes);
+    munmap(memory, hole + (STACK_PAGES + 1) * PAGE);
+}
+
+/* -- sandboxes --------------------------------------------------------------------------------------------------- */
 
 /* The page that the stack pointer is in, and no call. */
 static void keep_to_page(void)
@@ -480,6 +491,7 @@ static void keep_to_page(void)
     require(record.stack.covered == PAGE - 64 && record.stack.cut && record.stack.words == 1);
     capture(&record, no_registers, __builtin_frame_address(0)); /* the first thread's needs none */
     require(!record.stack.cut);
+    require(slm_stacks_here() != 0);
 }
 
 /* Who has not announced a filter may not know the call by which the kernel copies. */
@@ -551,7 +563,7 @@ static void go_through_unknown_code(void **state)
 }
 
 /* More frames than there is room for. */
-static __attribute__((noinline, noclone)) uint32_t go_deep(int depth)
+static __attribute__((noinline)) uint32_t go_deep(int depth)
 {
     const uint32_t number = depth > 0 ? go_deep(depth - 1) : slm_stacks_here();
     __asm__ volatile("");
@@ -617,13 +629,21 @@ static void take_callers_registers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(keep_what_unwinding_needs), cmocka_unit_test(keep_registers_alike),
-        cmocka_unit_test(be_equal_anywhere),         cmocka_unit_test(stop_when_full),
-        cmocka_unit_test(capture_main_stack),        cmocka_unit_test(capture_threads),
-        cmocka_unit_test(cut_long_stacks),           cmocka_unit_test(go_on_by_frame_pointers),
-        cmocka_unit_test(capture_coroutines),        cmocka_unit_test(survive_neighbours),
-        cmocka_unit_test(capture_in_handlers),       cmocka_unit_test(run_on_little_stack),
-        cmocka_unit_test(stay_in_sandboxes),         cmocka_unit_test(take_callers_registers),
+        cmocka_unit_test(keep_what_unwinding_needs),
+        cmocka_unit_test(keep_registers_alike),
+        cmocka_unit_test(be_equal_anywhere),
+        cmocka_unit_test(stop_when_full),
+        cmocka_unit_test(capture_main_stack),
+        cmocka_unit_test(capture_threads),
+        cmocka_unit_test(cut_long_stacks),
+        cmocka_unit_test(go_on_by_frame_pointers),
+        cmocka_unit_test(capture_coroutines),
+        cmocka_unit_test(survive_neighbours),
+        cmocka_unit_test(capture_in_handlers),
+        cmocka_unit_test(run_on_little_stack),
+        cmocka_unit_test(know_own_stack),
+        cmocka_unit_test(stay_in_sandboxes),
+        cmocka_unit_test(take_callers_registers),
     };
     const struct CMUnitTest again[] = {
         cmocka_unit_test(capture_main_stack),      cmocka_unit_test(capture_threads),

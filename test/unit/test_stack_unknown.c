@@ -1,5 +1,5 @@
-/* src/sample/stack.h where the C library does not tell which addresses belong to files: here the linker takes its call
- * away. Whatever may be an address is kept, but for those of the library's own range. */
+/* src/sample/stack.h where the C library does not tell which addresses belong to files: here the linker takes its
+ * call away. Whatever may be an address is kept, but for those of the library's own range. */
 #include "unit.h"
 
 #include "sample/code.h"

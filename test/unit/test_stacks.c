@@ -211,7 +211,7 @@ static void keep_over_forks(void **state)
 
 /* -- where the caller is ----------------------------------------------------------------------------------------- */
 
-static __attribute__((noinline, noclone)) uint32_t here(void)
+static __attribute__((noinline)) uint32_t here(void)
 {
     const uint32_t number = slm_stacks_here();
     __asm__ volatile("");

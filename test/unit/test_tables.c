@@ -37,7 +37,7 @@ static void fill_images(void)
 }
 
 /* Capture, and compare all frames from the caller on. */
-static __attribute__((noinline, noclone)) int compare(void)
+static __attribute__((noinline)) int compare(void)
 {
     struct trace trace = {.count = 0};
     const struct slm_stack *stack = slm_stack_of(slm_stacks_here());
@@ -52,32 +52,32 @@ static __attribute__((noinline, noclone)) int compare(void)
 /* Functions with frames of many kinds. Each does something after the call, lest it be a jump. */
 static volatile int zero;
 
-static __attribute__((noinline, noclone)) int plain(int (*next)(void))
+static __attribute__((noinline)) int plain(int (*next)(void))
 {
     return next() + zero;
 }
 
-static __attribute__((noinline, noclone)) int with_array(void)
+static __attribute__((noinline)) int with_array(void)
 {
     volatile char room[3000];
     room[zero] = 1;
     return plain(compare) + room[zero];
 }
 
-static __attribute__((noinline, noclone)) int with_length(void)
+static __attribute__((noinline)) int with_length(void)
 {
     char *volatile room = __builtin_alloca((size_t)zero + 100);
     return with_array() + (room != NULL);
 }
 
-static __attribute__((noinline, noclone)) int aligned(void)
+static __attribute__((noinline)) int aligned(void)
 {
     volatile int numbers[64] __attribute__((aligned(64)));
     numbers[zero] = 1;
     return with_length() + numbers[zero];
 }
 
-static __attribute__((noinline, noclone)) int aligned_with_length(void)
+static __attribute__((noinline)) int aligned_with_length(void)
 {
     volatile int numbers[16] __attribute__((aligned(128)));
     char *volatile room = __builtin_alloca((size_t)zero + 100);
@@ -85,13 +85,13 @@ static __attribute__((noinline, noclone)) int aligned_with_length(void)
     return aligned() + numbers[zero] + (room != NULL);
 }
 
-static __attribute__((noinline, noclone)) int with_many(int a, int b, int c, int d, int e, int f, int g, int h, int i)
+static __attribute__((noinline)) int with_many(int a, int b, int c, int d, int e, int f, int g, int h, int i)
 {
     const int more = aligned_with_length();
     return more + a * b + c * d + e * f + g * h + i;
 }
 
-static __attribute__((noinline, noclone)) int variadic(int count, ...)
+static __attribute__((noinline)) int variadic(int count, ...)
 {
     va_list list;
     va_start(list, count);
@@ -192,20 +192,79 @@ static void survive_lies(void **state)
         if (i % 50 == 49)
             memcpy(bytes, (void *)original.segment, copied.table_bytes);
     }
-    copied.tables = copied.segment + header;
-    for (size_t left = 0; left < 64; left++) { /* tables that end early */
-        copied.table_bytes = header + left;
-        (void)slm_tables_step(&copied, moved((uintptr_t)survive_lies) + left);
+}
+
+/* Tables that end early, right before what cannot be read. */
+static void survive_cuts(void **state)
+{
+    (void)state;
+    uint64_t seed = 1;
+    const size_t header = original.tables - original.segment, most = original.table_bytes - header;
+    for (unsigned long i = 0; i < scaled(600); i++) {
+        copied.table_bytes = header + (i < 100 ? i : random_below(&seed, most));
+        copied.segment = (uintptr_t)place + PAGE + room - copied.table_bytes;
+        copied.tables = copied.segment + header;
+        memcpy((void *)copied.segment, (void *)original.segment, copied.table_bytes);
+        for (unsigned k = 0; k < 400; k++)
+            (void)slm_tables_step(&copied, moved(original.code + random_below(&seed, original.code_bytes)));
     }
 }
+
+/* -- what tables say --------------------------------------------------------------------------------------------- */
+
+#ifdef __x86_64__
+void known_steps(void);
+__asm__(".pushsection .text\n\t.type known_steps, %function\nknown_steps:\n\t.cfi_startproc\n\t"
+        "nop\n\t.cfi_def_cfa_offset 64\n\t"                       /* 1 */
+        "nop\n\t.cfi_offset %rbp, -32\n\t"                        /* 2 */
+        "nop\n\t.cfi_remember_state\n\t.cfi_def_cfa %rbp, 16\n\t" /* 3 */
+        "nop\n\t.cfi_restore %rbp\n\t"                            /* 4 */
+        "nop\n\t.cfi_restore_state\n\t"                           /* 5 */
+        "nop\n\t.cfi_escape 0x0f, 3, 0x76, 0x78, 0x06\n\t"        /* 6: the base lies at rbp - 8 */
+        "nop\n\t.cfi_escape 0x10, 6, 2, 0x76, 0x10\n\t"           /* 7: rbp at rbp + 16 */
+        "nop\n\t.cfi_def_cfa %r10, 0\n\t"                         /* 8 */
+        "nop\n\t.cfi_def_cfa %rsp, 24\n\t.cfi_undefined %rip\n\t" /* 9 */
+        "nop\n\t.cfi_endproc\n\t.size known_steps, . - known_steps\n\t.popsection");
+
+static void read_rules(void **state)
+{
+    (void)state;
+    static const struct slm_step steps[] = {
+        {SLM_STEP_STACK, SLM_STEP_SAME, 8, 0, -8},
+        {SLM_STEP_STACK, SLM_STEP_SAME, 64, 0, -8},
+        {SLM_STEP_STACK, SLM_STEP_AT_BASE, 64, -32, -8},
+        {SLM_STEP_FRAME, SLM_STEP_AT_BASE, 16, -32, -8},
+        {SLM_STEP_FRAME, SLM_STEP_SAME, 16, 0, -8},
+        {SLM_STEP_STACK, SLM_STEP_AT_BASE, 64, -32, -8},
+        {SLM_STEP_INDIRECT, SLM_STEP_AT_BASE, -8, -32, -8},
+        {SLM_STEP_INDIRECT, SLM_STEP_AT_FRAME, -8, 16, -8},
+        {.kind = SLM_STEP_MORE},
+        {.kind = SLM_STEP_END},
+    };
+    for (unsigned i = 0; i < 2 * COUNT(steps); i++) {
+        const struct slm_step *wanted = &steps[i % COUNT(steps)];
+        const struct slm_step step = slm_tables_step(&original, (uintptr_t)known_steps + i % COUNT(steps));
+        assert_int_equal(step.kind, wanted->kind);
+        if (step.kind < SLM_STEP_STACK)
+            continue;
+        assert_true(step.how == wanted->how && step.base == wanted->base && step.back == wanted->back);
+        assert_true(step.how == SLM_STEP_SAME || step.frame == wanted->frame);
+    }
+}
+#else
+static void read_rules(void **state)
+{
+    (void)state;
+    skip();
+}
+#endif
 
 int main(void)
 {
     copy_tables();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(go_up_alike),
-        cmocka_unit_test(read_the_same),
-        cmocka_unit_test(survive_lies),
+        cmocka_unit_test(go_up_alike),  cmocka_unit_test(read_the_same), cmocka_unit_test(survive_lies),
+        cmocka_unit_test(survive_cuts), cmocka_unit_test(read_rules),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
 }
