@@ -424,6 +424,8 @@ __attribute__((constructor(101))) static void start_library(void)
     slm_reservation_cut();
     slm_span_start_areas();
     slm_cache_tune_all();
+    slm_tls.sample_mean = 0; /* the interval begins anew: by the options' mean, which may be much shorter */
+    slm_tls.sample_left = 0;
     if (unlikely(slm_setting(limit_bytes) | slm_setting(soft_limit_bytes) | (uint64_t)slm_options.limit[0]))
         slm_limits_start();
     if (unlikely(slm_options.thp[0]))
