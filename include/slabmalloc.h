@@ -406,6 +406,21 @@ int slab_get_node_stats(int node, slab_node_stats *out, size_t size_of_out);
  * thread, not in signal handlers; takes as long as the kernel needs. */
 size_t slab_purge(void);
 
+/* Write a profile of what holds memory to a descriptor, from its position on: the samples (`sample_bytes` in
+ * SLABMALLOC_OPTIONS says how many there are), their call stacks, and which files are mapped where. It is an ELF core
+ * dump that holds nothing else, so `slabctl --core FILE top`, `profile` and the like read it, later and elsewhere:
+ * where the program's and the libraries' files are at the same paths, functions have their names. It takes 64 bytes
+ * for each sample and some hundred for each stack. Nothing of what objects contain is in it; of threads' stacks there
+ * are return addresses, and words that look like them or like places in the stack.
+ *
+ * Returns 0; or -1 and errno, and what was written is of no use: as write(2) sets it (EBADF; ENOSPC; EAGAIN where a
+ * descriptor that does not block is full; EPIPE, which comes with SIGPIPE), ENOMEM when there are no 128 KiB of
+ * addresses to work in, ENOENT when /proc/self/maps cannot be read. The descriptor may be a pipe or a stream socket.
+ * Any thread, signal handlers too, even one that interrupts malloc or free: it takes no lock, allocates nothing from
+ * the heap, and needs 4 KiB of stack. Other threads go on meanwhile: what they allocate in that time may be in it or
+ * not. */
+int slab_profile_dump(int fd);
+
 #ifdef __cplusplus
 }
 #endif

@@ -6,6 +6,7 @@
 #include "base/size_class.h"
 #include "depot/cache.h"
 #include "inspect/commands.h"
+#include "inspect/profile_file.h"
 #include "page/demand.h"
 #include "sample/samples.h"
 #include "sample/stacks.h"
@@ -44,7 +45,15 @@ slm_public slm_always_read const struct slm_inspect slab_inspect = {
 };
 
 /* The options are read by then. */
-__attribute__((constructor(102))) static slm_cold void open_mailbox(void)
+__attribute__((constructor(102))) static slm_cold void begin(void)
 {
     slm_mailbox_open(slm_command_run);
+    if (unlikely((uint64_t)slm_options.profile_file[0] | slm_options.profile_signal))
+        slm_profile_file_start(&slab_inspect);
+}
+
+__attribute__((destructor(102))) static slm_cold void write_profile(void)
+{
+    if (unlikely(slm_options.profile_file[0]))
+        slm_profile_file_write(&slab_inspect);
 }

@@ -6,6 +6,7 @@
 #include "figures/figures.h"
 #include "heap/free.h"
 #include "heap/cache_object.h"
+#include "inspect/dump.h"
 #include "process/give_back.h"
 #include "thread/reserve.h"
 
@@ -76,4 +77,12 @@ slm_public slm_seldom size_t slab_purge(void)
 {
     slm_keep_errno();
     return slm_give_back_all();
+}
+
+slm_public slm_seldom int slab_profile_dump(int fd)
+{
+    const int error = slm_dump_write(fd, &slab_inspect);
+    if (error != 0)
+        errno = error;
+    return error == 0 ? 0 : -1;
 }

@@ -55,6 +55,10 @@
     SETTING(EVERY, stats, 0, 0, 1, "1", "Print figures on standard error when the process exits.")                   \
     TEXT(EVERY, stats_file, 128, "/tmp/figures",                                                                     \
          "Append the figures to this file when the process exits, one line of JSON for each process.")               \
+    TEXT(EVERY, profile_file, 128, "/tmp/heap",                                                                      \
+         "At exit write a profile, which slabctl --core reads, to a file of this name with a dot and the PID.")      \
+    NUMBER(EVERY, profile_signal, 0, 0, 64, "10",                                                                    \
+           "Write that profile on this signal, too, if the program leaves the signal alone; 0: on none.")            \
     TEXT(CHECKED, topology, 16, "2x2", "Simulate NODESxCPUS; 2x2/9: threads move at each 9th look.")                 \
     NUMBER(CHECKED, refuse_blocks, 0, 0, 1, "1", "There is no memory for magazines of retired objects.")             \
     TEXT(BENCH, grow, 16, "locked", "locked makes slabs under the depot's lock, lockless does not.")                 \

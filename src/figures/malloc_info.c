@@ -2,8 +2,10 @@
 #include "figures/malloc_info.h"
 
 #include "base/cancel.h"
+#include "base/options.h"
 #include "depot/cache.h"
 #include "figures/figures.h"
+#include "sample/samples.h"
 
 /* arena: mapped for objects; ordblks: slabs; uordblks: handed out; fordblks: the rest; keepcost: could be given back
  * now. No object is a mapping of its own: hblks and hblkhd are 0, and uordblks includes large objects. */
@@ -26,6 +28,9 @@ slm_seldom void slm_malloc_info_print_stats(FILE *out)
     const struct mallinfo2 info = slm_malloc_info();
     fprintf(out, "system bytes     = %10zu\nin use bytes     = %10zu\ncould go bytes   = %10zu\n", info.arena,
             info.uordblks, info.keepcost);
+    const struct slm_samples_sum live = slm_samples_live();
+    fprintf(out, "sampled, one in  = %10lu bytes\nlive samples     = %10lu\nestimated live   = %10lu\n",
+            slm_setting(sample_bytes), live.samples, live.bytes);
 }
 
 /* The free objects in stock, if the class was ever used. */
@@ -56,6 +61,9 @@ slm_seldom void slm_malloc_info_print_xml(FILE *out)
     fprintf(out,
             "</sizes>\n<total type=\"fast\" count=\"%lu\" size=\"%lu\"/>\n<total type=\"rest\" count=\"0\" "
             "size=\"%lu\"/>\n<system type=\"current\" size=\"%lu\"/>\n<aspace type=\"total\" size=\"%lu\"/>\n"
-            "</heap>\n</malloc>\n",
+            "</heap>\n",
             stats.threads, stats.cached_bytes, stats.dirty_bytes, stats.reserved_bytes, stats.reserved_bytes);
+    const struct slm_samples_sum live = slm_samples_live();
+    fprintf(out, "<sampling interval=\"%lu\" samples=\"%lu\" estimated_bytes=\"%lu\"/>\n</malloc>\n",
+            slm_setting(sample_bytes), live.samples, live.bytes);
 }

@@ -134,8 +134,8 @@ slm_cold void slm_report_write(void)
         report_json();
 }
 
-/* Why no file can be made in the folder of a path that does not exist; 0: it can. */
-static slm_seldom int folder_error(const char *path)
+/* The path is an option's. */
+slm_seldom int slm_report_folder_error(const char *path)
 {
     char folder[sizeof slm_options.stats_file + 1] = ".";
     const char *slash = strrchr(path, '/');
@@ -155,8 +155,22 @@ static const struct {
     {ENOENT, "there is no such folder"},
     {ENOTDIR, "a part of the path is no folder"},
     {EROFS, "the file system is read-only"},
+    {ENOSPC, "there is no room"},
+    {EDQUOT, "there is no room"},
+    {EFBIG, "it may not be so long"},
+    {ENOMEM, "there is no memory"},
     {0, "it cannot be opened"},
 };
+
+slm_seldom void slm_report_refuse(const char *option, const char *path, int error, const char *so)
+{
+    size_t reason = 0;
+    while (reasons[reason].error != 0 && reasons[reason].error != error)
+        reason++;
+    struct slm_line line = {0};
+    slm_line_add(&line, "slabmalloc: option %s=%s: %s; %s", option, path, reasons[reason].text, so);
+    slm_line_write(&line, STDERR_FILENO);
+}
 
 /* Creates nothing: the user that starts a process is not always the one that ends it. */
 static slm_seldom void check_file(const char *path)
@@ -168,19 +182,10 @@ static slm_seldom void check_file(const char *path)
     }
     int error = -file;
     if (error == ENOENT)
-        error = folder_error(path);
+        error = slm_report_folder_error(path);
     if (error == 0 || error == ENXIO) /* a pipe that nobody reads yet */
         return;
-    size_t reason = 0;
-    while (reasons[reason].error != 0 && reasons[reason].error != error)
-        reason++;
-    struct slm_line line = {0};
-    slm_line_text(&line, "slabmalloc: option stats_file=");
-    slm_line_text(&line, path);
-    slm_line_text(&line, ": ");
-    slm_line_text(&line, reasons[reason].text);
-    slm_line_text(&line, "; no figures will be written to it");
-    slm_line_write(&line, STDERR_FILENO);
+    slm_report_refuse("stats_file", path, error, "no figures will be written to it");
 }
 
 slm_seldom void slm_report_start(void)

@@ -128,6 +128,12 @@ void slm_vm_keep_small(void *address, size_t size)
     slm_call(SYS_madvise, address, size, MADV_NOHUGEPAGE);
 }
 
+slm_seldom void *slm_vm_map_anywhere(size_t size)
+{
+    const long got = map(NULL, size, PROT_READ | PROT_WRITE, 0);
+    return got >= 0 ? (void *)got : NULL;
+}
+
 slm_cold bool slm_vm_map(void *address, size_t size, unsigned how)
 {
     const bool small = how & SLM_VM_SMALL_PAGES;

@@ -30,6 +30,10 @@ enum {
  * errno, EEXIST where another mapping is in the way. One system call, from Linux 6.7 on with small pages too. */
 bool slm_vm_map(void *address, size_t size, unsigned how);
 
+/* Zeroed memory somewhere, for a call that gives it back before it returns (slm_vm_unmap); NULL: there is none. Legal
+ * in signal handlers. */
+void *slm_vm_map_anywhere(size_t size);
+
 /* As slm_vm_map outside a reserved range, with the memory policy of the two pages at `model`, never touched. One
  * thread at a time for each model. */
 bool slm_vm_map_as(void *model, void *address, size_t size, unsigned how);

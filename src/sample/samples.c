@@ -172,3 +172,39 @@ slm_for_few void slm_samples_change(uint32_t index, const void *object, uint64_t
     if (sample->stack != 0)
         slm_stack_count_growth(slm_stack_of(sample->stack), weigh(sample).bytes - before);
 }
+
+/* Word by word, as others write meanwhile. */
+static slm_for_few slm_unordered void copy_words(struct slm_sample *to, const struct slm_sample *from)
+{
+    const volatile uint64_t *word = (const volatile uint64_t *)(const volatile void *)from;
+    for (unsigned i = 0; i < sizeof *to / sizeof *word; i++)
+        ((uint64_t *)(void *)to)[i] = word[i];
+}
+
+slm_for_few bool slm_samples_copy(uint32_t index, struct slm_sample *copy)
+{
+    enum { tries = 100 };
+    const struct slm_sample *sample = slm_samples_at(index);
+    for (unsigned i = 0; i < tries; i++) {
+        const uint32_t before = load_acquire(&sample->serial); /* pairs with end_change */
+        copy_words(copy, sample);
+        slm_load_fence(); /* pairs with the fence of begin_change */
+        if (before % 2 == 0 && load_relaxed(&sample->serial) == before)
+            return true;
+    }
+    return false;
+}
+
+slm_seldom struct slm_samples_sum slm_samples_live(void)
+{
+    struct slm_samples_sum sum = {0, 0};
+    const uint32_t top = load_acquire(&slm_samples_top); /* pairs with take_new: the chunks are there */
+    for (uint32_t index = 1; index <= top; index++) {
+        struct slm_sample sample;
+        if (!slm_samples_copy(index, &sample) || load_relaxed(&sample.object) == 0)
+            continue;
+        sum.samples++;
+        sum.bytes += weigh(&sample).bytes;
+    }
+    return sum;
+}
