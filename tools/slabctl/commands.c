@@ -41,7 +41,7 @@ static void ask(const struct request *request, struct slm_command *command, stru
     const char *name = target_name(request->target), *text = command->text;
     if (answer->text[0])
         fail("%s: %s", name, answer->text);
-    if (answer->error == ENOENT)
+    if (answer->error == ENOENT && text[0])
         fail("%s: %s: there is no such %s", name, text, command->what == SLM_COMMAND_OPTION ? "option" : "cache");
     if (answer->error == ENOSYS)
         fail("%s: its library does not know this command", name);

@@ -7,7 +7,7 @@
  *     w   works on in a third thread
  *     t   ends the main thread alone
  *     x   executes `sleep`
- * / */
+ */
 #include <pthread.h>
 #include <slabmalloc.h>
 #include <stdio.h>
