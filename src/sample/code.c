@@ -152,3 +152,18 @@ slm_for_few enum slm_code_kind slm_code_of(struct slm_code *code, uintptr_t addr
     }
     return find(code, address);
 }
+
+slm_seldom bool slm_code_file(uintptr_t address, const char **path, uintptr_t *moved)
+{
+#ifdef HAS_FIND_OBJECT
+    struct dl_find_object found;
+    if (&_dl_find_object == NULL || _dl_find_object((void *)address, &found) != 0 || !found.dlfo_link_map)
+        return false;
+    *path = found.dlfo_link_map->l_name;
+    *moved = found.dlfo_link_map->l_addr;
+    return true;
+#else
+    (void)address, (void)path, (void)moved;
+    return false;
+#endif
+}
