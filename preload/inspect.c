@@ -8,6 +8,7 @@
 #include "inspect/commands.h"
 #include "inspect/profile_file.h"
 #include "page/demand.h"
+#include "process/fault.h"
 #include "sample/samples.h"
 #include "sample/stacks.h"
 
@@ -42,6 +43,7 @@ slm_public slm_always_read const struct slm_inspect slab_inspect = {
     .used_bytes = &slm_demand_sums.taken,
     .mailbox = &slm_mailbox,
     .bell = &slm_mailbox_note.bell,
+    .fault = &slm_fault_facts,
 };
 
 /* The options are read by then. */

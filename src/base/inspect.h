@@ -162,6 +162,16 @@ slm_inline uint64_t slm_command_sum(const struct slm_command *command, uint64_t 
     return sum;
 }
 
+/* -- misuse that guards have stopped ----------------------------------------------------------------------------- */
+
+/* Of an object with guards (option guard=1); written before the process ends, so it is for core dumps. */
+struct slm_inspect_fault {
+    uint64_t object, bytes;         /* its address; how long it is. 0: nothing has happened */
+    uint64_t address;               /* of the access, or what a call was given */
+    uint32_t stack, thread;         /* where it was allocated, and by whom; 0: not known */
+    uint32_t end_stack, end_thread; /* the same of its free; 0: it has not been freed */
+};
+
 /* -- where all that lies ----------------------------------------------------------------------------------------- */
 
 /* The library's slab_inspect. Pointers may be NULL where a build lacks the part. */
@@ -188,6 +198,8 @@ struct slm_inspect {
      * changes, the worker may fall asleep just after that: a tool rings again and again until there is an answer. */
     struct slm_mailbox *mailbox;
     const uint32_t *bell;
+    /* misuse */
+    const struct slm_inspect_fault *fault;
 };
 
 /* For files without symbols, such as programs that are linked with the archive and stripped: an ELF note of this

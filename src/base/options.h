@@ -47,6 +47,9 @@
            "Sized delete and free_sized with a size that is not the object's end the process; 0: they free it.")     \
     SETTING(EVERY, sample_bytes, 2 << 20, 0, 64 << 20, "512K",                                                       \
             "One allocation in so many bytes, on average, is sampled: slabctl shows what holds memory; 0: none.")    \
+    NUMBER(                                                                                                          \
+        EVERY, guard, 0, 0, 1, "1",                                                                                  \
+        "Sampled objects lie beside inaccessible pages, and are inaccessible once freed: misuse crashes at once.")   \
     NUMBER(EVERY, percpu_cid, 0, 0, 1, "1",                                                                          \
            "Per-CPU copies go by the kernel's concurrency ids, where it has them, instead of CPUs: few threads use " \
            "few.")                                                                                                   \

@@ -184,6 +184,13 @@ static void leave_for_debuggers(const struct slm_line *line)
         store_relaxed(glibc_abort_message, &abort_message);
 }
 
+void slm_line_last(struct slm_line *line)
+{
+    leave_for_debuggers(line);
+    line->text[line->length] = '\n';
+    slm_write_all(STDERR_FILENO, line->text, line->length + 1);
+}
+
 _Noreturn void slm_panic(const char *call, const void *pointer, const char *what, const char *cache,
                          size_t object_size)
 {
@@ -197,8 +204,6 @@ _Noreturn void slm_panic(const char *call, const void *pointer, const char *what
     else if (object_size != 0)
         slm_line_add(&line, " of %lu bytes", object_size);
     slm_line_add(&line, " (thread %u)", (unsigned)slm_call(SYS_gettid));
-    leave_for_debuggers(&line);
-    line.text[line.length] = '\n';
-    slm_write_all(STDERR_FILENO, line.text, line.length + 1);
+    slm_line_last(&line);
     abort();
 }

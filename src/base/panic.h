@@ -21,6 +21,9 @@ void slm_line_add(struct slm_line *line, const char *format, ...) __attribute__(
 /* Write the whole line and its end to a descriptor, unless that is 2 and now a file of the program. */
 void slm_line_write(struct slm_line *line, int descriptor);
 
+/* The last line of the process, wherever descriptor 2 leads; it is left for debuggers, too: see slm_panic. */
+void slm_line_last(struct slm_line *line);
+
 /* Write all of the text. Returns 0, or an errno if that failed. */
 int slm_write_all(int descriptor, const char *text, size_t length);
 

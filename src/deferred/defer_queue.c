@@ -20,6 +20,7 @@
 #include "page/reservation.h"
 #include "sync/epoch.h"
 #include "depot/magazines.h"
+#include "slab/guard.h"
 #include "thread/freed.h"
 
 enum { SEGMENTS = 4, ripen_batch = 256, limit_least = 8 << 20 };
@@ -354,10 +355,20 @@ static void give_mixed(void *const *rounds, uint32_t n)
     slm_depot_give(rounds, n, "slab_free_deferred");
 }
 
+static void release_guard(struct slm_guard *guard)
+{
+    void *stand_in = guard->stand_in;
+    slm_guard_put_away(guard, false);
+    if (stand_in)
+        give_mixed(&stand_in, 1);
+}
+
 static void free_thing(enum kind kind, void *thing)
 {
     struct slm_magazine *magazine = thing;
-    if (kind == LARGE) {
+    if (kind == LARGE && unlikely(slm_guard_kind(thing) == SLM_SPAN_GUARDED_RETIRED)) {
+        release_guard(thing);
+    } else if (kind == LARGE) {
         slm_large_release(thing);
     } else if (kind == HEADS) {
         void *object = ((struct slm_epoch_head *)thing)->object; /* in which the head lies */

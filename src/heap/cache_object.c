@@ -12,6 +12,7 @@
 #include "depot/pending_slabs.h"
 #include "heap/alloc.h"
 #include "heap/free.h"
+#include "heap/guarded.h"
 #include "os/topology.h"
 #include "page/charge.h"
 #include "process/give_back.h"
@@ -268,6 +269,8 @@ static _Noreturn slm_slow void not_of_this_cache(const struct slm_cache *cache, 
     const struct slm_cache *owner = slm_cache_of_object(object);
     struct slm_line line = {0};
     if (!owner)
+        owner = slm_guarded_cache(object, call, slm_double_free);
+    if (!owner)
         slm_refuse(object, call);
     if (slm_cache_is_class(owner))
         slm_line_add(&line, "an object of %u bytes", owner->shape.object_size);
@@ -282,7 +285,7 @@ static void free_one(struct slm_cache *cache, void *object, const char *call)
 {
     if (!object)
         return;
-    if (unlikely(slm_cache_of_object(object) != cache))
+    if (unlikely(slm_cache_of_object(object) != cache) && slm_guarded_cache(object, call, slm_double_free) != cache)
         not_of_this_cache(cache, object, call);
     slm_free_slow(object, call);
 }

@@ -17,6 +17,7 @@
 #include "base/panic.h"
 #include "depot/pending_slabs.h"
 #include "heap/free.h"
+#include "heap/guarded.h"
 #include "process/lifecycle.h"
 #include "process/worker.h"
 #include "os/sys.h"
@@ -83,7 +84,7 @@ static slm_slow void free_without_memory(void *pointer)
 static void defer_large(void *pointer)
 {
     struct slm_large *large = slm_large_of(pointer);
-    if (!large || !slm_large_retire(large))
+    if (large ? !slm_large_retire(large) : !(large = slm_guarded_retire(pointer, call)))
         slm_refuse(pointer, call);
     slm_defer_queue_put_large(slm_direct_node(), large);
 }

@@ -6,6 +6,7 @@
 #include "base/errno.h"
 #include "heap/alloc.h"
 #include "heap/free.h"
+#include "heap/guarded.h"
 #include "page/charge.h"
 #include "page/free_spans.h"
 #include "process/give_back.h"
@@ -17,7 +18,9 @@ static slm_slow void *zeroed_large(size_t n)
 {
     bool clean;
     void *object = slm_alloc_large_slow(n, 1, -1, &clean);
-    return object && !clean ? slm_large_clear(object) : object;
+    if (!object || clean)
+        return object;
+    return likely(slm_large_of(object) != NULL) ? slm_large_clear(object) : memset(object, 0, n);
 }
 
 /* What the thread's magazines of the table's sizes do not have, or what is `due` to be sampled. */
@@ -30,7 +33,9 @@ static __attribute__((noinline)) void *zeroed_slow(size_t n, bool due)
         object = slm_alloc_due_slow(n);
     else
         object = n > SLM_TABLE_MAX ? slm_alloc_medium(n) : slm_alloc_slow(n);
-    return likely(object != NULL) ? memset(object, 0, slm_cache_of_object(object)->shape.object_size) : NULL;
+    const struct slm_cache *cache = likely(object != NULL) ? slm_cache_of_object(object) : NULL;
+    return likely(object != NULL) ? memset(object, 0, cache ? cache->shape.object_size : slm_usable_slow(object))
+                                  : NULL;
 }
 
 /* All that malloc_usable_size grants is zero: programs grow into it. */
@@ -82,8 +87,9 @@ static void *resize_by_copy(void *pointer, size_t old, size_t n)
     }
     memcpy(moved, pointer, slm_min(old, n));
     slm_free(pointer);
-    if (roomy > SLM_SMALL_MAX)
-        slm_large_of(moved)->grown = n > old;
+    struct slm_large *large = roomy > SLM_SMALL_MAX ? slm_large_of(moved) : NULL;
+    if (large)
+        large->grown = n > old;
     else if (unlikely(roomy != n) && slm_map_offset_at(moved) == 0)
         slm_sampled_resize(moved, n);
     return moved;
@@ -97,10 +103,21 @@ static __attribute__((noinline)) slm_seldom void *grow_below_limit(struct slm_la
                : NULL;
 }
 
+/* With another size it needs another place. */
+static slm_for_few __attribute__((noinline)) void *resize_guarded(void *pointer, size_t n)
+{
+    const size_t usable = slm_guarded_usable(pointer, "realloc", slm_use_after_free);
+    if (usable == 0)
+        slm_refuse(pointer, "realloc");
+    return n == usable ? pointer : resize_by_copy(pointer, usable, n);
+}
+
 static slm_for_few __attribute__((noinline)) void *resize_large(void *pointer, size_t n)
 {
     struct slm_large *large = slm_large_of(pointer);
-    if (!large || slm_large_is_retired(large))
+    if (!large)
+        return resize_guarded(pointer, n);
+    if (slm_large_is_retired(large))
         slm_refuse(pointer, "realloc");
     const int kept = errno;
     void *resized = NULL;

@@ -6,6 +6,7 @@
 
 #include "base/errno.h"
 #include "base/options.h"
+#include "heap/guarded.h"
 #include "sample/interval.h"
 #include "sample/stacks.h"
 #include "slab/key.h"
@@ -65,6 +66,12 @@ static slm_for_few void *take(struct slm_depot *depot)
     return object;
 }
 
+/* What has a constructor, or keeps its type, must lie in a slab. */
+static bool may_guard(const struct slm_slab_shape *shape)
+{
+    return slm_options.guard && !shape->hooks && shape->alignment <= 1;
+}
+
 slm_for_few void *slm_sampled_alloc(struct slm_cache *cache, int node, size_t n)
 {
     slm_keep_errno();
@@ -81,23 +88,37 @@ slm_for_few void *slm_sampled_alloc(struct slm_cache *cache, int node, size_t n)
         before = slm_direct_begin();
         object = grown ? take(depot) : NULL;
     }
-    if (object)
+    void *guarded = object && may_guard(&cache->shape) ? slm_guarded_small(cache, object, n, mean) : NULL;
+    if (object && !guarded)
         store_relaxed(slm_slab_sample(slm_slab_of(object), object),
                       record(object, n, cache->shape.object_size, mean, cache->id));
     slm_direct_end(before);
-    return object;
+    return guarded ? guarded : object;
 }
 
-slm_for_few void slm_sampled_large(void *object, size_t n)
+static slm_for_few void record_large(void *object, size_t n, uint64_t mean)
+{
+    struct slm_large *large = slm_large_of(object);
+    store_relaxed(&large->sample, record(object, n, large->usable, mean, SLM_SAMPLE_LARGE));
+}
+
+slm_for_few void *slm_sampled_large(void *object, size_t n, size_t alignment, bool *clean)
 {
     slm_keep_errno();
     const uint64_t mean = decide(n);
     if (mean == 0)
-        return;
+        return object;
     const uint8_t before = slm_direct_begin();
-    struct slm_large *large = slm_large_of(object);
-    store_relaxed(&large->sample, record(object, n, large->usable, mean, SLM_SAMPLE_LARGE));
+    const unsigned area = slm_area_of_granule(slm_granule_of(object));
+    void *guarded = slm_options.guard ? slm_guarded_large(n, alignment, area, mean) : NULL;
+    if (guarded) {
+        slm_large_free(slm_large_of(object));
+        *clean = false;
+    } else {
+        record_large(object, n, mean);
+    }
     slm_direct_end(before);
+    return guarded ? guarded : object;
 }
 
 slm_for_few void slm_sampled_resize(void *object, size_t n)
@@ -116,6 +137,10 @@ slm_for_few void slm_sampled_resize_large(void *object, size_t n)
     }
     slm_large_end_sample(large);
     large->weighed = n;
-    if (slm_sample_due(n))
-        slm_sampled_large(object, n);
+    const uint64_t mean = slm_sample_due(n) ? decide(n) : 0;
+    if (mean == 0)
+        return;
+    const uint8_t before = slm_direct_begin();
+    record_large(object, n, mean);
+    slm_direct_end(before);
 }

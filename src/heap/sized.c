@@ -4,6 +4,7 @@
 #include "base/errno.h"
 #include "base/options.h"
 #include "base/panic.h"
+#include "heap/guarded.h"
 #include "slab/large.h"
 
 /* What the pointer leads to. */
@@ -22,7 +23,10 @@ static slm_seldom struct object object_at(const void *pointer, const char *call)
     if (large)
         return (struct object){.usable = slm_large_is_retired(large) ? 0 : large->usable};
     const struct slm_cache *cache = slm_freed_check(pointer, call, slm_double_free);
-    return (struct object){cache, cache ? cache->shape.object_size : 0};
+    if (cache)
+        return (struct object){cache, cache->shape.object_size};
+    return (struct object){slm_guarded_cache(pointer, call, slm_double_free),
+                           slm_guarded_usable(pointer, call, slm_double_free)};
 }
 
 /* The class that a request gets, or SLM_CLASSES: a span of its own. As slm_aligned_alloc has it. */
@@ -48,7 +52,7 @@ static __attribute__((noinline)) slm_seldom bool is_exact(const void *pointer, s
     if (!is_aligned(pointer, alignment))
         return false;
     if (!object.cache)
-        return class == SLM_CLASSES && object.usable == slm_large_usable_for(n);
+        return class == SLM_CLASSES && slm_large_usable_for(object.usable) == slm_large_usable_for(n);
     if (!slm_cache_is_class(object.cache))
         return n <= object.usable;
     return object.cache->id == class;

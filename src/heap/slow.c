@@ -7,6 +7,7 @@
 #include "base/panic.h"
 #include "depot/pending_slabs.h"
 #include "figures/figures.h"
+#include "heap/guarded.h"
 #include "os/topology.h"
 #include "page/charge.h"
 #include "page/demand.h"
@@ -169,10 +170,9 @@ static void count_taken(void)
         slm_figures_count_direct();
 }
 
-static void note_large(void *object, size_t n)
+static void *note_large(void *object, size_t n, size_t alignment, bool *clean)
 {
-    if (object && slm_sample_due(n))
-        slm_sampled_large(object, n);
+    return object && slm_sample_due(n) ? slm_sampled_large(object, n, alignment, clean) : object;
 }
 
 slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *clean)
@@ -183,8 +183,7 @@ slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *
     if (object) {
         count_taken();
         *clean = false;
-        note_large(object, n);
-        return object;
+        return note_large(object, n, alignment, clean);
     }
     const int kept = errno;
     if (likely(n <= (size_t)PTRDIFF_MAX) && slm_process_started()) {
@@ -196,7 +195,7 @@ slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *
             object = slm_large_alloc(n, alignment, area, clean);
         slm_worker_note_slabs();
         count_taken();
-        note_large(object, n);
+        object = note_large(object, n, alignment, clean);
     }
     errno = likely(object != NULL) ? kept : slm_charge_refused();
     return object;
@@ -354,14 +353,17 @@ static __attribute__((noinline)) bool push_by_slab(const struct slm_slab *slab, 
     return true;
 }
 
-/* What is no large object, unless it is refused. */
+/* What is no large object: a small one, or one with guards; else it is refused. */
 static __attribute__((noinline)) slm_slow void free_checked(void *pointer, const char *call)
 {
     slm_keep_errno();
     slm_fork_check();
     const size_t slot_offset = slm_freed_check_offset(pointer, call, slm_double_free);
-    if (slot_offset == 0)
-        slm_refuse(pointer, call);
+    if (slot_offset == 0) {
+        if (!slm_guarded_free(pointer, call))
+            slm_refuse(pointer, call);
+        return;
+    }
     free_small(slot_offset, pointer, call);
     slm_worker_note_slabs();
 }
@@ -495,17 +497,21 @@ slm_for_few void slm_free_nolock(void *pointer)
     struct slm_large *large = pointer && !slab ? slm_large_of(pointer) : NULL;
     if (slab)
         free_small_nolock(slab, pointer, call);
-    else if (pointer && !(large && slm_large_free_nolock(large)))
+    else if (pointer && !(large ? slm_large_free_nolock(large) : slm_guarded_free_nolock(pointer, call)))
         slm_refuse(pointer, call);
 }
 
 slm_slow size_t slm_usable_slow(const void *pointer)
 {
+    const char *call = "malloc_usable_size";
     if (!pointer)
         return 0;
-    const struct slm_cache *cache = slm_freed_check(pointer, "malloc_usable_size", slm_use_after_free);
+    const struct slm_cache *cache = slm_freed_check(pointer, call, slm_use_after_free);
     const struct slm_large *large = cache ? NULL : slm_large_of(pointer);
-    if (!cache && !large)
-        slm_refuse(pointer, "malloc_usable_size");
-    return large ? large->usable : cache->shape.object_size;
+    const size_t guarded = cache || large ? 0 : slm_guarded_usable(pointer, call, slm_use_after_free);
+    if (!cache && !large && guarded == 0)
+        slm_refuse(pointer, call);
+    if (large)
+        return large->usable;
+    return cache ? cache->shape.object_size : guarded;
 }

@@ -191,6 +191,11 @@ void slm_vm_read_only(void *address, size_t size)
         slm_call(SYS_mprotect, first, end - first, PROT_READ);
 }
 
+slm_seldom bool slm_vm_protect(void *address, size_t size, bool accessible)
+{
+    return slm_call(SYS_mprotect, address, size, accessible ? PROT_READ | PROT_WRITE : PROT_NONE) == 0;
+}
+
 static _Atomic bool locked;
 
 static bool purge(char *address, size_t size, int how)

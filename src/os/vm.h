@@ -47,6 +47,10 @@ bool slm_vm_is_mapped(const void *address);
 /* Make the whole pages of a range read-only. */
 void slm_vm_read_only(void *address, size_t size);
 
+/* Make pages inaccessible, with what they contain, or accessible again. False: the kernel refuses, as there would be
+ * too many mappings. */
+bool slm_vm_protect(void *address, size_t size, bool accessible);
+
 /* Give the RAM back and keep the addresses. True: the pages read as zero now, and are locked when they are touched if
  * they were; false: not all do (before Linux 5.18 locked ones). */
 bool slm_vm_purge(void *address, size_t size);

@@ -4,7 +4,8 @@
  *     kind      FREE       NONE       FREE_END   SLAB  SLAB_INSIDE ...
  *                `-- granules = 3        `-- back = 2
  *
- * A descriptor's kind is NONE except at the start of a span, at the end of a free one, and throughout a slab. A free
+ * A descriptor's kind is NONE except at the start of a span, at the end of a free one, and throughout a slab (or what
+ * has guards). A free
  * span is dirty (its RAM may have data), clean (it reads as zero), or unmapped (its addresses are the kernel's
  * again). Two free spans of the same state are never neighbours: they are joined. */
 #pragma once
@@ -22,6 +23,9 @@ enum slm_span_kind {
     SLM_SPAN_LARGE,
     SLM_SPAN_RETIRED, /* a large object that waits for a grace period */
     SLM_SPAN_KEPT,    /* one that is free, and kept for the next call: see slab/kept.h */
+    SLM_SPAN_GUARDED, /* an object between inaccessible pages; one that is retired; and freed: see slab/guard.h */
+    SLM_SPAN_GUARDED_RETIRED,
+    SLM_SPAN_GUARDED_FREE,
 };
 
 enum slm_span_state { SLM_SPAN_CLEAN, SLM_SPAN_DIRTY, SLM_SPAN_UNMAPPED, SLM_SPAN_STATES };

@@ -15,6 +15,7 @@
 #include "process/lifecycle.h"
 #include "process/limits.h"
 #include "process/reclaim.h"
+#include "slab/guard.h"
 #include "sync/epoch.h"
 #include "thread/park.h"
 
@@ -53,6 +54,7 @@ static slm_seldom bool give_back_below_limit(size_t n)
         return true;
     if (n > load_relaxed(&slm_charge.limit))
         return false;
+    slm_guard_drain();
     purge(false, SLM_PURGE_LIMIT);
     return true;
 }
@@ -79,6 +81,7 @@ slm_seldom bool slm_give_back_for(size_t n)
         return give_back_below_limit(n);
     if (n / 4 > slm_reservation_heap_bytes() + probe_bytes && !slm_span_scarce())
         return give_back_for_probe();
+    slm_guard_drain();
     slm_span_unmap_free(SLM_PURGE_LIMIT);
     purge(false, SLM_PURGE_LIMIT);
     return true;

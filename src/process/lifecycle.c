@@ -17,6 +17,7 @@
 #include "base/panic.h"
 #include "figures/figures.h"
 #include "figures/report.h"
+#include "process/fault.h"
 #include "process/limits.h"
 #include "process/mailbox.h"
 #include "process/reclaim.h"
@@ -430,6 +431,8 @@ __attribute__((constructor(101))) static void start_library(void)
         slm_limits_start();
     if (unlikely(slm_options.thp[0]))
         slm_huge_start();
+    if (unlikely(slm_options.guard))
+        slm_fault_start();
     seal();
 }
 

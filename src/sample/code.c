@@ -256,3 +256,18 @@ slm_for_few const struct slm_code_file *slm_code_of_frame(struct slm_code *code,
         learn(file, true);
     return file;
 }
+
+slm_seldom bool slm_code_file(uintptr_t address, const char **path, uintptr_t *moved)
+{
+#ifdef HAS_FIND_OBJECT
+    struct dl_find_object found;
+    if (&_dl_find_object == NULL || _dl_find_object((void *)address, &found) != 0 || !found.dlfo_link_map)
+        return false;
+    *path = found.dlfo_link_map->l_name;
+    *moved = found.dlfo_link_map->l_addr;
+    return true;
+#else
+    (void)address, (void)path, (void)moved;
+    return false;
+#endif
+}
