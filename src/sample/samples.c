@@ -188,7 +188,7 @@ slm_for_few bool slm_samples_copy(uint32_t index, struct slm_sample *copy)
     for (unsigned i = 0; i < tries; i++) {
         const uint32_t before = load_acquire(&sample->serial); /* pairs with end_change */
         copy_words(copy, sample);
-        slm_load_fence(); /* pairs with the fence of begin_change */
+        slm_fence(); /* pairs with the fence of begin_change */
         if (before % 2 == 0 && load_relaxed(&sample->serial) == before)
             return true;
     }
