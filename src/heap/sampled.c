@@ -9,6 +9,9 @@
 #include "sample/interval.h"
 #include "sample/stacks.h"
 #include "slab/key.h"
+#include "thread/thread_cache.h"
+
+enum { tries_most = 3 };
 
 /* A thread looks at the mean at least once in so many bytes: it may change, and sampling be switched on. */
 static const uint64_t look_bytes = (uint64_t)64 << 20;
@@ -19,20 +22,22 @@ static void count_down(struct slm_tls *tls, uint64_t bytes)
     tls->sample_rest = bytes - (uint64_t)tls->sample_left;
 }
 
-/* The count has fallen below zero, for an object of n bytes. The mean by which that was decided; 0: it was not an
- * interval's end, or there is none. Intervals have no memory: one that goes by another mean begins anew here. */
+/* The count has fallen below zero, for an object of n bytes, of which it had counted some. The mean by which that was
+ * decided; 0: it was not an interval's end, or there is none. Intervals have no memory: one that goes by another mean
+ * begins anew here, with the whole object. */
 static slm_for_few uint64_t take_due(struct slm_tls *tls, size_t n)
 {
     const uint64_t mean = slm_setting(sample_bytes);
     const bool begins = tls->sample_mean != mean;
+    const uint64_t more = begins ? n : slm_min((uint64_t)-tls->sample_left, n);
     uint64_t rest = tls->sample_rest;
     tls->sample_mean = mean;
     if (mean == 0)
-        rest = look_bytes + n;
+        rest = look_bytes + more;
     else if (begins)
         rest = slm_interval_draw(mean);
-    const bool due = mean > 0 && rest < n;
-    count_down(tls, due ? slm_interval_draw(mean) : rest - n);
+    const bool due = mean > 0 && rest < more;
+    count_down(tls, due ? slm_interval_draw(mean) : rest - more);
     return due ? mean : 0;
 }
 
@@ -59,11 +64,32 @@ static unsigned node_here(void)
 static slm_for_few void *take(struct slm_depot *depot)
 {
     void *object = NULL;
-    if (slm_depot_fill(depot, &object, 1) == 0)
-        return NULL;
-    if (depot->shape->keyed)
+    const uint8_t before = slm_direct_begin();
+    if (slm_depot_fill(depot, &object, 1) > 0 && depot->shape->keyed)
         slm_key_clear(object);
+    slm_direct_end(before);
     return object;
+}
+
+/* At the cache's limit, but the thread has free rounds, or its depot: one goes home. */
+static slm_for_few bool make_room(const struct slm_cache *cache)
+{
+    struct slm_thread *thread = slm_thread_enter(true);
+    void *round = thread ? slm_thread_pop(thread, cache->id) : NULL;
+    if (thread)
+        slm_thread_leave(thread);
+    if (!round)
+        return false;
+    const uint8_t before = slm_direct_begin();
+    slm_depot_give(&round, 1, "free");
+    slm_direct_end(before);
+    return true;
+}
+
+/* Do something about what errno says was in the way; true: try again. A constructor may call anything. */
+static slm_for_few bool overcome(const struct slm_cache *cache, struct slm_depot *depot)
+{
+    return errno == EDQUOT ? make_room(cache) : errno == EAGAIN && slm_depot_grow(depot);
 }
 
 slm_for_few void *slm_sampled_alloc(struct slm_cache *cache, int node, size_t n)
@@ -73,18 +99,17 @@ slm_for_few void *slm_sampled_alloc(struct slm_cache *cache, int node, size_t n)
     if (mean == 0)
         return NULL;
     slm_fork_check();
-    uint8_t before = slm_direct_begin();
     struct slm_depot *depot = slm_cache_sampled_depot(cache, node < 0 ? node_here() : (unsigned)node);
     void *object = depot ? take(depot) : NULL;
-    if (depot && !object && errno == EAGAIN) { /* its objects have a constructor, which may call anything */
-        slm_direct_end(before);
-        const bool grown = slm_depot_grow(depot);
-        before = slm_direct_begin();
-        object = grown ? take(depot) : NULL;
+    for (unsigned tries = 0; depot && !object && tries < tries_most && overcome(cache, depot); tries++)
+        object = take(depot);
+    if (!object) {
+        add_relaxed(&slm_samples_losses, 1);
+        return NULL;
     }
-    if (object)
-        store_relaxed(slm_slab_sample(slm_slab_of(object), object),
-                      record(object, n, cache->shape.object_size, mean, cache->id));
+    const uint8_t before = slm_direct_begin();
+    store_relaxed(slm_slab_sample(slm_slab_of(object), object),
+                  record(object, n, cache->shape.object_size, mean, cache->id));
     slm_direct_end(before);
     return object;
 }

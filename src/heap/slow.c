@@ -168,9 +168,10 @@ static void count_taken(void)
         slm_figures_count_direct();
 }
 
+/* A call that failed does not count: what it asked for may be anything. */
 static void note_large(void *object, size_t n)
 {
-    if (slm_sample_due(n) && object)
+    if (object && slm_sample_due(n))
         slm_sampled_large(object, n);
 }
 
