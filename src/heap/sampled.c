@@ -86,6 +86,14 @@ static slm_for_few bool make_room(const struct slm_cache *cache)
     return true;
 }
 
+/* An unborn thread's first allocation is its birth, and what comes with that (process/worker.h). */
+static slm_for_few void be_born(void)
+{
+    struct slm_thread *thread = slm_tls.state == SLM_THREAD_NONE ? slm_thread_enter(true) : NULL;
+    if (thread)
+        slm_thread_leave(thread);
+}
+
 /* Do something about what errno says was in the way; true: try again. A constructor may call anything. */
 static slm_for_few bool overcome(const struct slm_cache *cache, struct slm_depot *depot)
 {
@@ -99,6 +107,7 @@ slm_for_few void *slm_sampled_alloc(struct slm_cache *cache, int node, size_t n)
     if (mean == 0)
         return NULL;
     slm_fork_check();
+    be_born();
     struct slm_depot *depot = slm_cache_sampled_depot(cache, node < 0 ? node_here() : (unsigned)node);
     void *object = depot ? take(depot) : NULL;
     for (unsigned tries = 0; depot && !object && tries < tries_most && overcome(cache, depot); tries++)
