@@ -86,10 +86,11 @@ static slm_for_few bool make_room(const struct slm_cache *cache)
     return true;
 }
 
-/* An unborn thread's first allocation is its birth, and what comes with that (process/worker.h). */
-static slm_for_few void be_born(void)
+/* What any slow path does: the thread is born by its first allocation, and heeds what handlers and other threads have
+ * asked of it. */
+static slm_for_few void pass(void)
 {
-    struct slm_thread *thread = slm_tls.state == SLM_THREAD_NONE ? slm_thread_enter(true) : NULL;
+    struct slm_thread *thread = slm_thread_enter(true);
     if (thread)
         slm_thread_leave(thread);
 }
@@ -107,7 +108,7 @@ slm_for_few void *slm_sampled_alloc(struct slm_cache *cache, int node, size_t n)
     if (mean == 0)
         return NULL;
     slm_fork_check();
-    be_born();
+    pass();
     struct slm_depot *depot = slm_cache_sampled_depot(cache, node < 0 ? node_here() : (unsigned)node);
     void *object = depot ? take(depot) : NULL;
     for (unsigned tries = 0; depot && !object && tries < tries_most && overcome(cache, depot); tries++)
