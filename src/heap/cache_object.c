@@ -245,7 +245,7 @@ size_t slm_cache_object_alloc_bulk(struct slab_cache *named, size_t n, void **ou
     const struct slm_limit *limit = cache->shape.limit;
     if (n == 0)
         return 0;
-    if (n > SIZE_MAX / cache->shape.object_size || (limit && n > limit->objects)) {
+    if (n > PTRDIFF_MAX / cache->shape.object_size || (limit && n > limit->objects)) {
         errno = ENOMEM;
         return 0;
     }

@@ -10,6 +10,9 @@
 #include "sample/interval.h"
 #include "sample/stacks.h"
 #include "slab/key.h"
+#include "thread/thread_cache.h"
+
+enum { tries_most = 3 };
 
 /* Where nothing is sampled a thread looks again after so many bytes: that may be switched on. */
 static const int64_t look_bytes = (int64_t)64 << 20;
@@ -59,10 +62,10 @@ static unsigned node_here(void)
 static slm_for_few void *take(struct slm_depot *depot)
 {
     void *object = NULL;
-    if (slm_depot_fill(depot, &object, 1) == 0)
-        return NULL;
-    if (depot->shape->keyed)
+    const uint8_t before = slm_direct_begin();
+    if (slm_depot_fill(depot, &object, 1) > 0 && depot->shape->keyed)
         slm_key_clear(object);
+    slm_direct_end(before);
     return object;
 }
 
@@ -72,6 +75,36 @@ static bool may_guard(const struct slm_slab_shape *shape)
     return slm_options.guard && !shape->hooks && shape->alignment <= 1;
 }
 
+/* At the cache's limit, but the thread has free rounds, or its depot: one goes home. */
+static slm_for_few bool make_room(const struct slm_cache *cache)
+{
+    struct slm_thread *thread = slm_thread_enter(true);
+    void *round = thread ? slm_thread_pop(thread, cache->id) : NULL;
+    if (thread)
+        slm_thread_leave(thread);
+    if (!round)
+        return false;
+    const uint8_t before = slm_direct_begin();
+    slm_depot_give(&round, 1, "free");
+    slm_direct_end(before);
+    return true;
+}
+
+/* What any slow path does: the thread is born by its first allocation, and heeds what handlers and other threads have
+ * asked of it. */
+static slm_for_few void pass(void)
+{
+    struct slm_thread *thread = slm_thread_enter(true);
+    if (thread)
+        slm_thread_leave(thread);
+}
+
+/* Do something about what errno says was in the way; true: try again. A constructor may call anything. */
+static slm_for_few bool overcome(const struct slm_cache *cache, struct slm_depot *depot)
+{
+    return errno == EDQUOT ? make_room(cache) : errno == EAGAIN && slm_depot_grow(depot);
+}
+
 slm_for_few void *slm_sampled_alloc(struct slm_cache *cache, int node, size_t n)
 {
     slm_keep_errno();
@@ -79,17 +112,18 @@ slm_for_few void *slm_sampled_alloc(struct slm_cache *cache, int node, size_t n)
     if (mean == 0)
         return NULL;
     slm_fork_check();
-    uint8_t before = slm_direct_begin();
+    pass();
     struct slm_depot *depot = slm_cache_sampled_depot(cache, node < 0 ? node_here() : (unsigned)node);
     void *object = depot ? take(depot) : NULL;
-    if (depot && !object && errno == EAGAIN) { /* its objects have a constructor, which may call anything */
-        slm_direct_end(before);
-        const bool grown = slm_depot_grow(depot);
-        before = slm_direct_begin();
-        object = grown ? take(depot) : NULL;
+    for (unsigned tries = 0; depot && !object && tries < tries_most && overcome(cache, depot); tries++)
+        object = take(depot);
+    if (!object) {
+        add_relaxed(&slm_samples_losses, 1);
+        return NULL;
     }
-    void *guarded = object && may_guard(&cache->shape) ? slm_guarded_small(cache, object, n, mean) : NULL;
-    if (object && !guarded)
+    const uint8_t before = slm_direct_begin();
+    void *guarded = may_guard(&cache->shape) ? slm_guarded_small(cache, object, n, mean) : NULL;
+    if (!guarded)
         store_relaxed(slm_slab_sample(slm_slab_of(object), object),
                       record(object, n, cache->shape.object_size, mean, cache->id));
     slm_direct_end(before);

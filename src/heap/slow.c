@@ -170,6 +170,7 @@ static void count_taken(void)
         slm_figures_count_direct();
 }
 
+/* A call that failed does not count: what it asked for may be anything. */
 static void *note_large(void *object, size_t n, size_t alignment, bool *clean)
 {
     return object && slm_sample_due(n) ? slm_sampled_large(object, n, alignment, clean) : object;
@@ -368,7 +369,7 @@ static __attribute__((noinline)) slm_slow void free_checked(void *pointer, const
     slm_worker_note_slabs();
 }
 
-/* What was sampled goes to its slab. */
+/* What was sampled goes to its slab. The thread passes through its block all the same, to heed what it is asked. */
 static slm_for_few __attribute__((noinline)) void free_sampled(struct slm_slab *slab, void *object, const char *call)
 {
     slm_keep_errno();
@@ -381,6 +382,9 @@ static slm_for_few __attribute__((noinline)) void free_sampled(struct slm_slab *
         slm_key_set(object, slm_key_of(object));
     const bool hooks = cache->shape.hooks;
     slm_free_direct(object, call);
+    struct slm_thread *thread = slm_thread_enter(false);
+    if (thread)
+        slm_thread_leave(thread);
     if (unlikely(hooks) && load_relaxed(&slm_pending_slabs_due) > 0)
         slm_pending_slabs_release(&cache->shape);
     slm_worker_note_slabs();

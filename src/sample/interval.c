@@ -1,7 +1,6 @@
 /* Exponential intervals and weights in integers; see interval.h. */
 #include "sample/interval.h"
 
-#include "base/atomic.h"
 #include "base/bits.h"
 #include "os/sys.h"
 
@@ -12,14 +11,14 @@ static const uint64_t ln2 = 2977044472u; /* in 1/2^32 */
 
 /* A Weyl sequence, whose terms are mixed: all threads share it, and a term costs one addition. A child of fork goes on
  * where its parent is. */
-static _Atomic uint64_t sequence;
+_Atomic uint64_t slm_interval_sequence;
 
 static slm_for_few uint64_t random_bits(void)
 {
-    uint64_t term = add_relaxed(&sequence, 0x9e3779b97f4a7c15u);
+    uint64_t term = add_relaxed(&slm_interval_sequence, 0x9e3779b97f4a7c15u);
     if (unlikely(term == 0)) {
         term = slm_sys_entropy(0);
-        add_relaxed(&sequence, term);
+        add_relaxed(&slm_interval_sequence, term);
     }
     return slm_mix(term);
 }
