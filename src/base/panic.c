@@ -184,7 +184,7 @@ static void leave_for_debuggers(const struct slm_line *line)
         store_relaxed(glibc_abort_message, &abort_message);
 }
 
-void slm_line_last(struct slm_line *line)
+slm_seldom void slm_line_last(struct slm_line *line)
 {
     leave_for_debuggers(line);
     line->text[line->length] = '\n';

@@ -73,6 +73,13 @@ static size_t with_headroom(size_t old, size_t n)
     return n + (n / 4);
 }
 
+/* The object that `moved` was asked for, with some room. */
+static slm_for_few __attribute__((noinline)) void note_asked(void *moved, size_t n)
+{
+    if (slm_map_offset_at(moved) == 0)
+        slm_sampled_resize(moved, n);
+}
+
 /* Where there is no memory for a smaller copy, the object stays: shrinking does not fail. */
 static void *resize_by_copy(void *pointer, size_t old, size_t n)
 {
@@ -90,8 +97,8 @@ static void *resize_by_copy(void *pointer, size_t old, size_t n)
     struct slm_large *large = roomy > SLM_SMALL_MAX ? slm_large_of(moved) : NULL;
     if (large)
         large->grown = n > old;
-    else if (unlikely(roomy != n) && slm_map_offset_at(moved) == 0)
-        slm_sampled_resize(moved, n);
+    else if (unlikely(roomy != n))
+        note_asked(moved, n);
     return moved;
 }
 

@@ -227,7 +227,8 @@ static slm_seldom void add_mapping(char *line, void *context)
     at += *at != 0;
     const uint64_t offset = read_number(&at), major = read_number(&at), device = major << 32 | read_number(&at);
     const uint64_t inode = read_number(&at);
-    at += strspn(at, " ");
+    while (*at == ' ') /* a name from libc would cost a page of every process's tables */
+        at++;
     const size_t name_bytes = strlen(at) + 1;
     if (*at != '/' || start >= end)
         return;

@@ -87,9 +87,11 @@ static char *part_of(unsigned node)
     return slm_range.metadata + node * slm_range.metadata_part;
 }
 
-/* Under the lock: the rest is too short, and a page that was purged takes its place. */
-static slm_seldom void *piece_of_bare(struct pool *pool, unsigned node, size_t bytes)
+/* Under the lock: the rest is too short, and a page that was purged takes its place. NULL: there is none. */
+static slm_seldom __attribute__((noinline)) void *piece_of_bare(struct pool *pool, unsigned node, size_t bytes)
 {
+    if (bytes >= PAGED || pool->bare->count == 0)
+        return NULL;
     char *page = part_of(node) + pool->bare->pages[--pool->bare->count] * slm_page_size;
     pool->small = (struct rest){page, page + slm_page_size};
     return bump(&pool->small, bytes);
@@ -126,7 +128,7 @@ void *slm_metadata_alloc(size_t bytes)
         *list = piece->next;
     else
         piece = bump(bytes < PAGED ? &pool->small : &pool->paged, bytes);
-    if (unlikely(!piece) && bytes < PAGED && pool->bare && pool->bare->count > 0)
+    if (unlikely(!piece) && unlikely(pool->bare != NULL))
         piece = piece_of_bare(pool, node, bytes);
     slm_lock_release(&pool->lock);
     return piece ? piece : piece_of_chunk(node, bytes);
