@@ -153,10 +153,6 @@ static void growth_alone_joins_nothing(void **state)
 static void named_caches_neither_lend_nor_borrow(void **state)
 {
     (void)state;
-    extern struct slab_cache *slab_cache_create(const char *, size_t, const void *);
-    extern void *slab_cache_alloc(struct slab_cache *);
-    extern void slab_cache_free(struct slab_cache *, void *);
-    extern int slab_cache_destroy(struct slab_cache *);
     static void *mine[2000];
     struct slab_cache *named = slab_cache_create("pieces", 256, NULL);
     lender_make(&lender, 128);
