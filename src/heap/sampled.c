@@ -17,26 +17,24 @@ enum { tries_most = 3 };
 /* Where nothing is sampled a thread looks again after so many bytes: that may be switched on. */
 static const int64_t look_bytes = (int64_t)64 << 20;
 
-static slm_for_few void begin_interval(struct slm_tls *tls)
+static slm_for_few void begin_interval(struct slm_tls *tls, uint16_t mean)
 {
-    tls->sample_mean = slm_interval_code(slm_setting(sample_bytes));
-    tls->sample_left =
-        tls->sample_mean ? (int64_t)slm_interval_draw(slm_interval_mean(tls->sample_mean)) : look_bytes;
+    tls->sample_mean = mean;
+    tls->sample_left = mean ? (int64_t)slm_interval_draw(slm_interval_mean(mean)) : look_bytes;
 }
 
-/* The count has fallen below zero, for an object of n bytes. The mean of the interval that ends in it; 0: none does. As
- * intervals have no memory, a thread's first one may begin at any object. */
+/* The count has fallen below zero, for an object of n bytes. The mean of the interval that ends in it; 0: none does.
+ * Intervals have no memory: a thread's first one, and one by another mean, begin at this object. */
 static slm_for_few uint64_t take_due(struct slm_tls *tls, size_t n)
 {
-    if (tls->sample_mean == 0) {
-        begin_interval(tls);
-        tls->sample_left -= (int64_t)n;
-        if (tls->sample_left >= 0 || tls->sample_mean == 0)
+    const uint16_t mean = slm_interval_code(slm_setting(sample_bytes));
+    if (tls->sample_mean != mean) {
+        begin_interval(tls, mean);
+        if ((tls->sample_left -= (int64_t)n) >= 0)
             return 0;
     }
-    const uint64_t mean = slm_interval_mean(tls->sample_mean);
-    begin_interval(tls);
-    return mean;
+    begin_interval(tls, mean);
+    return slm_interval_mean(mean);
 }
 
 static slm_for_few uint64_t decide(size_t n)

@@ -442,6 +442,7 @@ static void help_shows_defaults_whatever_is_set(void **state)
 int main(void)
 {
     unsetenv("SLABMALLOC_OPTIONS");
+    atomic_store(&slm_settings.sample_bytes, 2 << 20); /* as it was before unit.h switched it off */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(nothing_changes_nothing, begin_with_defaults),
         cmocka_unit_test_setup(defaults_are_those_that_the_help_shows, begin_with_defaults),
