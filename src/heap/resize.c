@@ -65,27 +65,11 @@ slm_for_few void *slm_aligned_alloc(size_t alignment, size_t n)
     return rounded <= SLM_SMALL_MAX ? slm_alloc(rounded) : slm_alloc_large_slow(n, alignment, -1, NULL);
 }
 
-/* What grows to just over its size is likely to grow in small steps: it skips classes. */
-static size_t with_headroom(size_t old, size_t n)
-{
-    if (n <= old || n - old > old / 16 || slm_span_scarce())
-        return n;
-    return n + (n / 4);
-}
-
-/* The object that `moved` was asked for, with some room. */
-static slm_for_few __attribute__((noinline)) void note_asked(void *moved, size_t n)
-{
-    if (slm_map_offset_at(moved) == 0)
-        slm_sampled_resize(moved, n);
-}
-
 /* Where there is no memory for a smaller copy, the object stays: shrinking does not fail. */
 static void *resize_by_copy(void *pointer, size_t old, size_t n)
 {
     const int kept = errno;
-    const size_t roomy = old <= SLM_SMALL_MAX ? with_headroom(old, n) : n;
-    void *moved = slm_alloc(roomy);
+    void *moved = slm_alloc(n);
     if (unlikely(!moved) && n > old)
         return NULL;
     if (unlikely(!moved)) {
@@ -94,11 +78,9 @@ static void *resize_by_copy(void *pointer, size_t old, size_t n)
     }
     memcpy(moved, pointer, slm_min(old, n));
     slm_free(pointer);
-    struct slm_large *large = roomy > SLM_SMALL_MAX ? slm_large_of(moved) : NULL;
+    struct slm_large *large = n > SLM_SMALL_MAX ? slm_large_of(moved) : NULL;
     if (large)
         large->grown = n > old;
-    else if (unlikely(roomy != n))
-        note_asked(moved, n);
     return moved;
 }
 
@@ -146,6 +128,22 @@ static slm_for_few __attribute__((noinline)) void *resize_large(void *pointer, s
     return resized;
 }
 
+/* What grows to just over its size is likely to grow in small steps: it skips classes. */
+static size_t with_headroom(size_t old, size_t n)
+{
+    if (n <= old || n - old > old / 16 || slm_span_scarce())
+        return n;
+    return n + (n / 4);
+}
+
+static __attribute__((noinline)) void *resize_with_headroom(void *pointer, size_t old, size_t n, size_t roomy)
+{
+    void *moved = resize_by_copy(pointer, old, roomy);
+    if (moved && slm_map_offset_at(moved) == 0)
+        slm_sampled_resize(moved, n);
+    return moved;
+}
+
 /* A small object stays where it is while at least half of it is used. */
 void *slm_resize(void *pointer, size_t n)
 {
@@ -160,8 +158,10 @@ void *slm_resize(void *pointer, size_t n)
     if (unlikely(slot_offset == 0))
         return resize_large(pointer, n);
     const size_t size = slm_page_map_size(slot_offset);
-    if (n > size || (n <= size / 2 && size > 64))
-        return resize_by_copy(pointer, size, n);
+    if (n > size || (n <= size / 2 && size > 64)) {
+        const size_t roomy = with_headroom(size, n);
+        return likely(roomy == n) ? resize_by_copy(pointer, size, n) : resize_with_headroom(pointer, size, n, roomy);
+    }
     if (unlikely(word == 0))
         slm_sampled_resize(pointer, n);
     return pointer;
