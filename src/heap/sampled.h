@@ -1,10 +1,10 @@
 /* Sampling: which allocations are sampled, and what becomes of them.
  *
- * A thread counts down the bytes that it allocates (slm_tls.sample_left); the object that takes the count below zero is
- * sampled (sample/interval.h says why that is fair). A small one then comes from a slab of its cache that has sampled
- * objects only, and is not in the page map: so the hot path of free knows nothing of samples, and its slow half finds
- * one by its slab's kind. A large one is marked in its span. Objects that come back to slabs of sampled ones are free
- * there at once, and no thread keeps them.
+ * A thread counts down the bytes that it allocates (slm_tls.sample_left); the object that takes the count below zero
+ * is sampled (sample/interval.h says why that is fair). A small one then comes from a slab of its cache that has
+ * sampled objects only, and is not in the page map: so the hot path of free knows nothing of samples, and its slow
+ * half finds one by its slab's kind. A large one is marked in its span. Objects that come back to slabs of sampled
+ * ones are free there at once, and no thread keeps them.
  *
  * A retired object is no longer counted, though it waits for its grace period. Objects for signal handlers
  * (slab_alloc_nolock) are not sampled. What libc asks for before the library has started, and a handler during its
@@ -21,8 +21,9 @@ slm_inline bool slm_sample_due(size_t n)
     return unlikely((slm_tls.sample_left -= (int64_t)n) < 0);
 }
 
-/* It does, for an object of n bytes of the cache. NULL: it is not sampled, the count goes on, and the caller allocates
- * as always. `node`: where it has to lie; -1: where the thread runs. Keeps errno. A constructor may be called. */
+/* It does, for an object of n bytes of the cache. NULL: it is not sampled, the count goes on, and the caller
+ * allocates as always. `node`: where it has to lie; -1: where the thread runs. Keeps errno. A constructor may
+ * be called. */
 void *slm_sampled_alloc(struct slm_cache *cache, int node, size_t n);
 
 /* It does, for this large object. It, or the one that has taken its place (heap/guarded.h), which is not *clean. */
@@ -35,7 +36,8 @@ slm_inline void slm_sampled_end(const struct slm_slab *slab, const void *object)
         slm_samples_end(atomic_exchange(slm_slab_sample(slab, object), 0));
 }
 
-/* The owner asked for n bytes in the place of what it had asked for, and the object is, or has become, this one. A large
- * object that is more than twice as long as it was when that was decided last, or less than half, is taken for new. */
+/* The owner asked for n bytes in the place of what it had asked for, and the object is, or has become, this one. A
+ * large object that is more than twice as long as it was when that was decided last, or less than half, is taken
+ * for new. */
 void slm_sampled_resize(void *object, size_t n);
 void slm_sampled_resize_large(void *object, size_t n);

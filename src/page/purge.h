@@ -29,9 +29,9 @@ size_t slm_span_purge(uint64_t keep_bytes, enum slm_purge_reason reason);
  * before that one. */
 size_t slm_span_purge_surplus(bool patient);
 
-/* Give back the pages of descriptors and of the page map that say nothing: those of granules inside long clean spans. A
- * late look at one finds no slab, as before (slab/slab.h). Not in a process where slm_span_keep_descriptors was called
- * before the slabs that it is about became free: then such a look may also follow a link. */
+/* Give back the pages of descriptors and of the page map that say nothing: those of granules inside long clean spans.
+ * A late look at one finds no slab, as before (slab/slab.h). Not in a process where slm_span_keep_descriptors was
+ * called before the slabs that it is about became free: then such a look may also follow a link. */
 void slm_span_purge_descriptors(void);
 void slm_span_keep_descriptors(void);
 

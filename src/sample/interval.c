@@ -9,8 +9,8 @@ __extension__ typedef unsigned __int128 wide;
 enum { fraction_bits = 32, log_steps = 32 };
 static const uint64_t ln2 = 2977044472u; /* in 1/2^32 */
 
-/* A Weyl sequence, whose terms are mixed: all threads share it, and a term costs one addition. A child of fork goes on
- * where its parent is. */
+/* A Weyl sequence, whose terms are mixed: all threads share it, and a term costs one addition. A child of fork goes
+ * on where its parent is. */
 _Atomic uint64_t slm_interval_sequence;
 
 static slm_for_few uint64_t random_bits(void)

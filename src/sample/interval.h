@@ -16,7 +16,8 @@ uint64_t slm_interval_mean(uint16_t code);
 /* A random interval, in bytes; below 2^32 for means up to 2^26. */
 uint64_t slm_interval_draw(uint64_t mean);
 
-/* What a sample stands for: objects, in 1/1024, and bytes, if it had n bytes when it was sampled and has `asked` now. */
+/* What a sample stands for: objects, in 1/1024, and bytes, if it had n bytes when it was sampled and has
+ * `asked` now. */
 struct slm_weight {
     uint64_t objects_1024, bytes;
 };

@@ -3,10 +3,10 @@
  *
  *     chunks: | 64 records | 128 | 256 | ...   they stay; those that are not in use form a list by index
  *
- * Any thread, signal handlers too: nothing here takes a lock, but for the metadata of a new chunk. The list's head has
- * a count of its changes, so that one that was taken and put back meanwhile is not mistaken for the one that was seen.
- * A child of fork keeps all records, those of threads that it does not have among them; one that was being written at
- * that moment is lost. */
+ * Any thread, signal handlers too: nothing here takes a lock, but for the metadata of a new chunk. The list's head
+ * has a count of its changes, so that one that was taken and put back meanwhile is not mistaken for the one that was
+ * seen. A child of fork keeps all records, those of threads that it does not have among them; one that was being
+ * written at that moment is lost. */
 #pragma once
 
 #include "base/inspect.h"

@@ -91,8 +91,8 @@ slm_inline uint32_t slm_slab_map_offset(const struct slm_slab_shape *shape)
 }
 
 /* A new slab on the node, held by the caller, unowned, all objects free and unconstructed; NULL and ENOMEM.
- * `sampled`: it is for objects that are sampled (sample/samples.h). Hot paths never free those, and behind its bits it
- * has the index of each object's sample. */
+ * `sampled`: it is for objects that are sampled (sample/samples.h). Hot paths never free those, and behind its bits
+ * it has the index of each object's sample. */
 struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node, bool sampled);
 
 /* Take up to n objects, lowest address first. The caller holds the slab. */

@@ -37,7 +37,8 @@ slm_inline bool slm_looks_live(const void *pointer, uint64_t factor, uintptr_t k
     return likely(factor * (uint16_t)(uintptr_t)pointer < factor) && likely(!slm_key_is_set(pointer, key));
 }
 
-/* The slot offset of the live object, or 0, where slm_freed_check gives its cache, or NULL. `word`: the page map's. */
+/* The slot offset of the live object, or 0, where slm_freed_check gives its cache, or NULL. `word`: the
+ * page map's. */
 slm_inline size_t slm_freed_check_word(const void *pointer, size_t word, const char *call, const char *what)
 {
     if (slm_looks_live(pointer, slm_page_map_start_factor(word), slm_key_of(pointer)) &&
