@@ -136,13 +136,6 @@ slm_for_few void slm_sampled_large(void *object, size_t n)
     slm_direct_end(before);
 }
 
-slm_for_few void slm_sampled_resize(void *object, size_t n)
-{
-    const struct slm_slab *slab = slm_slab_of(object);
-    if (slab && slm_slab_is_sampled(slab))
-        slm_samples_change(load_relaxed(slm_slab_sample(slab, object)), NULL, n, slab->object_size);
-}
-
 slm_for_few void slm_sampled_resize_large(void *object, size_t n)
 {
     struct slm_large *large = slm_large_of(object);
@@ -154,4 +147,13 @@ slm_for_few void slm_sampled_resize_large(void *object, size_t n)
     large->weighed = n;
     if (slm_sample_due(n))
         slm_sampled_large(object, n);
+}
+
+slm_for_few void slm_sampled_resize(void *object, size_t n)
+{
+    const struct slm_slab *slab = slm_slab_of(object);
+    if (!slab && slm_large_of(object))
+        slm_sampled_resize_large(object, n);
+    else if (slab && slm_slab_is_sampled(slab))
+        slm_samples_change(load_relaxed(slm_slab_sample(slab, object)), NULL, n, slab->object_size);
 }
