@@ -1,71 +1,13 @@
-/* src/heap/sampled.h: whatever call allocates can be sampled, and gives what it always gives; whatever call frees ends
- * the sample; the record follows an object that is resized; figures are exact all the while; and slabs of sampled
- * objects go back as others do. What is freed twice and so on is in test/misuse. */
-#include "nodes.h"
+/* src/heap/sampled.h: whatever call of malloc's allocates can be sampled, and gives what it always gives; whatever
+ * call frees ends the sample; the record follows an object that is resized; figures are exact all the while; and slabs
+ * of sampled objects go back as others do. Named caches are in test_sampled_caches.c, misuse is in test/misuse. */
+#include "sampled.h"
 
 #include <malloc.h>
-
-#include "depot/shards.h"
-#include "heap/sampled.h"
-#include "sample/interval.h"
-
-enum { MEAN = 1 << 20 };
 
 /* C23's, which libc's headers may not have. */
 void free_sized(void *object, size_t n);
 void free_aligned_sized(void *object, size_t alignment, size_t n);
-
-/* From here on nothing is sampled but what due() says. */
-static void set_mean(uint64_t mean)
-{
-    store_relaxed(&slm_settings.sample_bytes, mean);
-    slm_tls.sample_mean = mean;
-    slm_tls.sample_left = slm_tls.sample_rest = INT64_MAX / 2;
-}
-
-/* The thread's next allocation is sampled; what it had left does not matter, as intervals have no memory. */
-static void due(void)
-{
-    set_mean(MEAN);
-    slm_tls.sample_left = slm_tls.sample_rest = 0;
-}
-
-/* Each that has at least 40 bytes, that is: no other test can tell. */
-static void sample_all(void)
-{
-    store_relaxed(&slm_settings.sample_bytes, 1);
-    slm_tls.sample_left = 0;
-}
-
-static int fresh(void **state)
-{
-    (void)state;
-    set_mean(0);
-    return 0;
-}
-
-static uint32_t index_of(const void *object)
-{
-    const struct slm_slab *slab = slm_slab_of(object);
-    if (slab)
-        return slm_slab_is_sampled(slab) ? load_relaxed(slm_slab_sample(slab, object)) : 0;
-    const struct slm_large *large = slm_large_of(object);
-    return large ? load_relaxed(&large->sample) : 0;
-}
-
-static bool is_sampled(const void *object)
-{
-    const uint32_t index = index_of(object);
-    return index != 0 && load_relaxed(&slm_samples_at(index)->object) == (uintptr_t)object;
-}
-
-static unsigned count_live(void)
-{
-    unsigned live = 0;
-    for (uint32_t index = 1; index <= load_relaxed(&slm_samples_top); index++)
-        live += load_relaxed(&slm_samples_at(index)->object) != 0;
-    return live;
-}
 
 /* It is sampled, and so it is recorded. */
 static void check_sampled(void *object, size_t asked)
@@ -81,14 +23,10 @@ static void check_sampled(void *object, size_t asked)
     memset(object, 0x5a, sample->given);
 }
 
-static void check_ended(uint32_t index)
-{
-    require(load_relaxed(&slm_samples_at(index)->object) == 0);
-}
+/* -- calls ----------------------------------------------------------------------------------------------------- */
 
-/* -- calls ------------------------------------------------------------------------------------------------------------ */
-
-static const size_t sizes[] = {1, 7, 8, 16, 24, 100, 1000, 1024, 1025, 3000, 8192, 20000, 32768, 32769, 100000, 5000000};
+static const size_t sizes[] = {1,    7,    8,    16,    24,    100,   1000,   1024,
+                               1025, 3000, 8192, 20000, 32768, 32769, 100000, 5000000};
 
 static void free_it(void *object)
 {
@@ -170,7 +108,7 @@ static void errno_is_kept(void **state)
     }
 }
 
-/* -- realloc ---------------------------------------------------------------------------------------------------------- */
+/* -- realloc --------------------------------------------------------------------------------------------------- */
 
 static void small_ones_are_resized(void **state)
 {
@@ -282,212 +220,7 @@ static void kept_ones(void **state)
     free(base);
 }
 
-/* -- named caches ----------------------------------------------------------------------------------------------------- */
-
-static unsigned constructed, destructed;
-
-static void construct(void *object, void *context)
-{
-    (void)context;
-    constructed++;
-    memset(object, 3, 200);
-    free(malloc(50)); /* it may call anything */
-}
-
-static void destruct(void *object, void *context)
-{
-    (void)context;
-    require(*(char *)object == 3);
-    destructed++;
-}
-
-static const struct kind {
-    const char *name;
-    size_t size;
-    slab_cache_attr attr;
-} kinds[] = {
-    {"plain", 200, {.flags = SLAB_NO_MERGE}},
-    {"merged", 48, {0}},
-    {"zero", 200, {.flags = SLAB_ZERO | SLAB_NO_MERGE}},
-    {"lines", 200, {.flags = SLAB_CACHELINE_ALIGN | SLAB_NO_MERGE}},
-    {"tiny", 8, {.flags = SLAB_NO_MERGE}},
-    {"long", 200000, {.flags = SLAB_NO_MERGE}},
-    {"pages", 4096, {.align = 4096, .flags = SLAB_NO_MERGE}},
-    {"accounted", 200, {.flags = SLAB_ACCOUNT}},
-    {"type-safe", 200, {.flags = SLAB_TYPESAFE_BY_EPOCH}},
-    {"constructed", 200, {.ctor = construct, .dtor = destruct}},
-    {"both", 200, {.ctor = construct, .dtor = destruct, .flags = SLAB_TYPESAFE_BY_EPOCH}},
-    {"limited", 200, {.limit_bytes = 20000}},
-    {"limited constructed", 200, {.limit_bytes = 20000, .ctor = construct, .dtor = destruct}},
-};
-
-static uint64_t active(slab_cache *cache)
-{
-    slab_cache_stats stats;
-    require(slab_cache_get_stats(cache, &stats) == 0);
-    return stats.active_objects;
-}
-
-static void *check_cached(const struct kind *kind, void *object)
-{
-    require(object != NULL && is_sampled(object));
-    const struct slm_sample *sample = slm_samples_at(index_of(object));
-    require(sample->asked == kind->size && sample->given >= kind->size);
-    require(!(kind->attr.flags & SLAB_ZERO) || all_zero(object, kind->size));
-    require(!kind->attr.ctor || all_zero((char *)memset(object, *(char *)object - 3, 1), 1));
-    memset(object, kind->attr.ctor ? 3 : 9, kind->size);
-    return object;
-}
-
-static void release(slab_cache *cache, void *object, void (*how)(slab_cache *cache, void *object))
-{
-    const uint32_t index = index_of(object);
-    how(cache, object);
-    check_ended(index);
-}
-
-static void by_free(slab_cache *cache, void *object)
-{
-    (void)cache;
-    free(object);
-}
-
-static void by_bulk(slab_cache *cache, void *object)
-{
-    void *const objects[] = {NULL, object};
-    slab_cache_free_bulk(cache, 2, objects);
-}
-
-static void by_nolock(slab_cache *cache, void *object)
-{
-    (void)cache;
-    slab_free_nolock(object);
-}
-
-static void by_deferring(slab_cache *cache, void *object)
-{
-    (void)cache;
-    slab_free_deferred(object);
-}
-
-static void one_kind(const struct kind *kind)
-{
-    static void (*const frees[])(slab_cache *, void *) = {slab_cache_free, by_free, by_bulk, by_nolock, by_deferring};
-    constructed = destructed = 0;
-    slab_cache *cache = slab_cache_create(kind->name, kind->size, &kind->attr);
-    require(cache != NULL);
-    const uint64_t before = active(cache);
-    for (unsigned i = 0; i < 5 * COUNT(frees); i++) {
-        void *bulk[3];
-        due();
-        void *first = check_cached(kind, slab_cache_alloc(cache));
-        set_mean(MEAN);
-        void *plain = slab_cache_alloc(cache);
-        due();
-        void *second = check_cached(kind, slab_cache_alloc_node(cache, (int)last_node()));
-        require(slm_node_of(second) == last_node());
-        due();
-        require(slab_cache_alloc_bulk(cache, 3, bulk) == 3);
-        check_cached(kind, bulk[0]);
-        require(index_of(plain) == 0);
-        require(active(cache) == before + 6);
-        release(cache, first, frees[i % COUNT(frees)]);
-        require(active(cache) == before + 5);
-        release(cache, second, frees[(i + 1) % COUNT(frees)]);
-        slab_cache_free_bulk(cache, 3, bulk);
-        slab_cache_free(cache, plain);
-        require(active(cache) == before);
-    }
-    slab_epoch_barrier();
-    slab_cache_shrink(cache);
-    slab_cache_stats stats;
-    require(slab_cache_get_stats(cache, &stats) == 0);
-    require(stats.active_objects == before);
-    for (unsigned i = 0; i < slm_nodes; i++) {
-        const struct slm_depot *depot = slm_cache_sampled_depot(cache_of(cache), i);
-        require(load_relaxed(&depot->objects_out) == 0);
-    }
-    require(slab_cache_destroy(cache) == 0);
-    require(constructed == destructed);
-}
-
-static void every_kind_of_cache(void **state)
-{
-    (void)state;
-    for (unsigned i = 0; i < COUNT(kinds); i++)
-        one_kind(&kinds[i]);
-}
-
-/* Live objects that are sampled keep a cache, as others do; and what is created later uses its depots again. */
-static void a_cache_is_destroyed(void **state)
-{
-    (void)state;
-    for (unsigned i = 0; i < 300; i++) {
-        slab_cache *cache = slab_cache_create("to be destroyed", 64 + i % 5 * 64, &kinds[0].attr);
-        due();
-        void *object = slab_cache_alloc(cache);
-        require(is_sampled(object));
-        if (i == 0)
-            require(slab_cache_destroy(cache) == -1 && errno == EBUSY && is_sampled(object));
-        slab_cache_free(cache, object);
-        require(slab_cache_destroy(cache) == 0);
-    }
-}
-
-/* At its limit a cache has as many as without samples, and those that are due are sampled while rounds are free. */
-static void a_limited_cache(void **state)
-{
-    (void)state;
-    const slab_cache_attr attr = {.limit_bytes = 100 * 256};
-    slab_cache *cache = slab_cache_create("limited", 256, &attr);
-    void *objects[101];
-    const uint64_t lost = load_relaxed(&slm_samples_losses);
-    for (unsigned round = 0; round < 50; round++) {
-        unsigned got = 0;
-        for (; got < 101; got++) {
-            if (got % 3 == round % 3)
-                due();
-            objects[got] = slab_cache_alloc(cache);
-            if (!objects[got])
-                break;
-            require(is_sampled(objects[got]) || got % 3 != round % 3);
-        }
-        require(got == 100 && errno == ENOMEM && active(cache) == 100);
-        for (unsigned i = 0; i < 100; i++)
-            slab_cache_free(cache, objects[(i * 7) % 100]);
-        require(active(cache) == 0);
-    }
-    require(load_relaxed(&slm_samples_losses) - lost <= 50); /* the call that was refused */
-    require(slab_cache_destroy(cache) == 0);
-}
-
-/* Of one call any may be sampled. */
-static void bulk_calls(void **state)
-{
-    (void)state;
-    slab_cache *cache = slab_cache_create("bulk", 1000, &kinds[0].attr);
-    void *objects[500];
-    uint64_t sampled = 0;
-    store_relaxed(&slm_settings.sample_bytes, 4000);
-    store_relaxed(&slm_interval_sequence, 5);
-    slm_tls.sample_left = 0;
-    for (unsigned round = 0; round < 100; round++) {
-        require(slab_cache_alloc_bulk(cache, COUNT(objects), objects) == COUNT(objects));
-        require(active(cache) == COUNT(objects));
-        for (unsigned i = 0; i < COUNT(objects); i++) {
-            sampled += is_sampled(objects[i]);
-            memset(objects[i], (int)i, 1000);
-        }
-        for (unsigned i = 0; i < COUNT(objects); i++)
-            require(*(unsigned char *)objects[i] == (unsigned char)i);
-        slab_cache_free_bulk(cache, COUNT(objects), objects);
-        require(active(cache) == 0);
-    }
-    assert_in_range(sampled, 10600, 11500); /* 50,000 with the probability 1 - exp(-1/4): 11,060, and four errors of 93 */
-    require(slab_cache_destroy(cache) == 0);
-}
-
-/* -- retiring --------------------------------------------------------------------------------------------------------- */
+/* -- retiring -------------------------------------------------------------------------------------------------- */
 
 static sem_t entered, leave_now;
 
@@ -544,7 +277,7 @@ static void retired_ones(void **state)
     assert_child_silent(retire_all);
 }
 
-/* -- other threads ---------------------------------------------------------------------------------------------------- */
+/* -- other threads --------------------------------------------------------------------------------------------- */
 
 static void *volatile passed_on[COUNT(sizes)];
 
@@ -593,7 +326,7 @@ static void a_thread_begins(void **state)
     on_threads(4, new_threads_look);
 }
 
-/* -- nodes ------------------------------------------------------------------------------------------------------------ */
+/* -- nodes ----------------------------------------------------------------------------------------------------- */
 
 static void on_its_node(void **state)
 {
@@ -614,7 +347,7 @@ static void on_its_node(void **state)
     go_to(0);
 }
 
-/* -- figures ---------------------------------------------------------------------------------------------------------- */
+/* -- figures --------------------------------------------------------------------------------------------------- */
 
 static uint64_t in_use(void)
 {
@@ -633,7 +366,8 @@ static void figures_are_exact(void **state)
     store_relaxed(&slm_settings.sample_bytes, 10000);
     slm_tls.sample_left = 0;
     for (unsigned i = 0; i < 60000; i++) {
-        const size_t at = random_below(&random, SLOTS), n = random_below(&random, (size_t)1 << random_below(&random, 18)) + 1;
+        const size_t at = random_below(&random, SLOTS),
+                     n = random_below(&random, (size_t)1 << random_below(&random, 18)) + 1;
         if (held[at] && i % 3 == 0) {
             wanted -= malloc_usable_size(held[at]);
             held[at] = realloc(held[at], n);
@@ -657,7 +391,7 @@ static void figures_are_exact(void **state)
     assert_int_equal(in_use(), wanted);
 }
 
-/* -- giving back -------------------------------------------------------------------------------------------------------- */
+/* -- giving back ----------------------------------------------------------------------------------------------- */
 
 static uint64_t sampled_slabs(void)
 {
@@ -690,7 +424,7 @@ static void slabs_go_back(void **state)
     assert_true(sampled_slabs() <= before);
 }
 
-/* -- fork --------------------------------------------------------------------------------------------------------------- */
+/* -- fork ------------------------------------------------------------------------------------------------------ */
 
 static void *before_fork[COUNT(sizes)];
 
@@ -718,7 +452,7 @@ static void a_child_keeps_them(void **state)
         free_it(before_fork[i]);
 }
 
-/* -- no memory ---------------------------------------------------------------------------------------------------------- */
+/* -- no memory ------------------------------------------------------------------------------------------------- */
 
 /* Where there is none for a sample, the call succeeds as long as it would without. */
 static void without_memory(void)
@@ -750,10 +484,6 @@ int main(void)
         cmocka_unit_test_setup(large_ones_are_resized, fresh),
         cmocka_unit_test_setup(large_ones_move, fresh),
         cmocka_unit_test_setup(kept_ones, fresh),
-        cmocka_unit_test_setup(every_kind_of_cache, fresh),
-        cmocka_unit_test_setup(a_cache_is_destroyed, fresh),
-        cmocka_unit_test_setup(a_limited_cache, fresh),
-        cmocka_unit_test_setup(bulk_calls, fresh),
         cmocka_unit_test_setup(retired_ones, fresh),
         cmocka_unit_test_setup(other_threads_free, fresh),
         cmocka_unit_test_setup(a_thread_begins, fresh),
