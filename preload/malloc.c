@@ -60,6 +60,8 @@ static slm_for_few __attribute__((noinline)) int memalign_slow(void **out, size_
         object = slm_aligned_alloc(alignment, n);
     if (!object)
         return ENOMEM;
+    if (due)
+        slm_sampled_resize(object, n);
     *out = object;
     return 0;
 }

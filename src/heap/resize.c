@@ -62,7 +62,12 @@ slm_for_few void *slm_aligned_alloc(size_t alignment, size_t n)
         return NULL;
     }
     const size_t rounded = slm_size_of_aligned(n, alignment);
-    return rounded <= SLM_SMALL_MAX ? slm_alloc(rounded) : slm_alloc_large_slow(n, alignment, -1, NULL);
+    if (rounded > SLM_SMALL_MAX)
+        return slm_alloc_large_slow(n, alignment, -1, NULL);
+    void *object = slm_alloc(rounded);
+    if (object && unlikely(slm_map_offset_at(object) == 0))
+        slm_sampled_resize(object, n); /* which is what was asked for */
+    return object;
 }
 
 /* Where there is no memory for a smaller copy, the object stays: shrinking does not fail. */

@@ -153,13 +153,6 @@ slm_for_few void *slm_sampled_large(void *object, size_t n, size_t alignment, bo
     return guarded ? guarded : object;
 }
 
-slm_for_few void slm_sampled_resize(void *object, size_t n)
-{
-    const struct slm_slab *slab = slm_slab_of(object);
-    if (slab && slm_slab_is_sampled(slab))
-        slm_samples_change(load_relaxed(slm_slab_sample(slab, object)), NULL, n, slab->object_size);
-}
-
 slm_for_few void slm_sampled_resize_large(void *object, size_t n)
 {
     struct slm_large *large = slm_large_of(object);
@@ -175,4 +168,13 @@ slm_for_few void slm_sampled_resize_large(void *object, size_t n)
     const uint8_t before = slm_direct_begin();
     record_large(object, n, mean);
     slm_direct_end(before);
+}
+
+slm_for_few void slm_sampled_resize(void *object, size_t n)
+{
+    const struct slm_slab *slab = slm_slab_of(object);
+    if (!slab && slm_large_of(object))
+        slm_sampled_resize_large(object, n);
+    else if (slab && slm_slab_is_sampled(slab))
+        slm_samples_change(load_relaxed(slm_slab_sample(slab, object)), NULL, n, slab->object_size);
 }

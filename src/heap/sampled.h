@@ -36,8 +36,8 @@ slm_inline void slm_sampled_end(const struct slm_slab *slab, const void *object)
         slm_samples_end(atomic_exchange(slm_slab_sample(slab, object), 0));
 }
 
-/* The owner asked for n bytes in the place of what it had asked for, and the object is, or has become, this one. A
- * large object that is more than twice as long as it was when that was decided last, or less than half, is taken
- * for new. */
+/* The owner asked for n bytes in the place of what it had asked for, or than what seemed so, and the object is, or has
+ * become, this one. A large object that is more than twice as long as it was when that was decided last, or less than
+ * half, is taken for new. */
 void slm_sampled_resize(void *object, size_t n);
 void slm_sampled_resize_large(void *object, size_t n);

@@ -1,5 +1,5 @@
-/* src/sample/interval.h: intervals are exponential and one does not tell the next; weights are what libm says they are;
- * an object is sampled as often as its weight says.
+/* src/sample/interval.h: intervals are exponential and one does not tell the next; weights are what libm says they
+ * are; an object is sampled as often as its weight says.
  *
  * The draws of a test repeat: they come from one sequence, which the test sets. So a bound holds always or never. */
 #include "unit.h"
@@ -19,7 +19,7 @@ static int compare(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* -- logarithms ---------------------------------------------------------------------------------------------------- */
+/* -- logarithms ------------------------------------------------------------------------------------------------ */
 
 static void check_log(uint64_t r)
 {
@@ -44,7 +44,7 @@ static void logarithms(void **state)
     }
 }
 
-/* -- draws --------------------------------------------------------------------------------------------------------- */
+/* -- draws ----------------------------------------------------------------------------------------------------- */
 
 static uint64_t draws[DRAWS];
 
@@ -67,7 +67,8 @@ static void check_draws(uint64_t seed, uint64_t mean)
         squares += (x - 1) * (x - 1);
     }
     assert_true(fabs(sum / DRAWS - 1) < 5 / sqrt(DRAWS));
-    assert_true(fabs(squares / DRAWS - 1) < 5 * sqrt(8.0 / DRAWS)); /* the fourth moment is nine times the variance's square */
+    assert_true(fabs(squares / DRAWS - 1) <
+                5 * sqrt(8.0 / DRAWS)); /* the fourth moment is nine times the variance's square */
     for (unsigned lag = 1; lag <= 8; lag++) {
         double products = 0;
         for (unsigned i = lag; i < DRAWS; i++)
@@ -117,7 +118,7 @@ static void no_draw_comes_twice(void **state)
     assert_in_range(twice, 0, 30); /* by chance two or three: there are 2^32 steps in a mean */
 }
 
-/* -- weights ------------------------------------------------------------------------------------------------------- */
+/* -- weights --------------------------------------------------------------------------------------------------- */
 
 static void check_weight(uint64_t n, uint64_t asked, uint64_t mean)
 {
@@ -154,7 +155,7 @@ static void weights(void **state)
     assert_int_equal(slm_interval_weigh(0, 100, 2 << 20).bytes, 0);
 }
 
-/* -- how often an object is sampled ---------------------------------------------------------------------------------- */
+/* -- how often an object is sampled ---------------------------------------------------------------------------- */
 
 /* As hot paths and their slow halves decide it, for objects of n bytes in a row. */
 static unsigned sampled_of(unsigned count, size_t n)
@@ -245,14 +246,10 @@ static void failed_calls_do_not_count(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(logarithms),
-        cmocka_unit_test(draws_are_exponential),
-        cmocka_unit_test(the_shortest_mean),
-        cmocka_unit_test(no_draw_comes_twice),
-        cmocka_unit_test(weights),
-        cmocka_unit_test(as_often_as_their_weights_say),
-        cmocka_unit_test(the_mean_changes),
-        cmocka_unit_test(failed_calls_do_not_count),
+        cmocka_unit_test(logarithms),        cmocka_unit_test(draws_are_exponential),
+        cmocka_unit_test(the_shortest_mean), cmocka_unit_test(no_draw_comes_twice),
+        cmocka_unit_test(weights),           cmocka_unit_test(as_often_as_their_weights_say),
+        cmocka_unit_test(the_mean_changes),  cmocka_unit_test(failed_calls_do_not_count),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
 }

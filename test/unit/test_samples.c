@@ -1,5 +1,5 @@
-/* src/sample/samples.h: records come and go, are used again, grow in number without moving, and add up at their stacks;
- * many threads at once, and without memory. */
+/* src/sample/samples.h: records come and go, are used again, grow in number without moving, and add up at their
+ * stacks; many threads at once, and without memory. */
 #include "unit.h"
 
 #include "base/bits.h"
@@ -46,7 +46,8 @@ static void a_life(void **state)
 {
     (void)state;
     struct slm_stack *stack = stack_named(1);
-    const struct slm_weight weight = slm_interval_weigh(1000, 1000, MEAN), longer = slm_interval_weigh(1000, 1008, MEAN);
+    const struct slm_weight weight = slm_interval_weigh(1000, 1000, MEAN),
+                            longer = slm_interval_weigh(1000, 1008, MEAN);
     const uint32_t index = add(0x1000, 1000, stack->number);
     assert_true(index != 0);
     struct slm_sample *sample = slm_samples_at(index);
@@ -134,7 +135,7 @@ static void chunks_grow(void **state)
     assert_int_equal(load_relaxed(&slm_samples_top), top);
 }
 
-/* -- many threads ---------------------------------------------------------------------------------------------------- */
+/* -- many threads ---------------------------------------------------------------------------------------------- */
 
 static uint32_t shared_stack;
 
@@ -184,7 +185,7 @@ static void many_threads(void **state)
     assert_true(load_relaxed(&slm_samples_top) <= 70000 + THREADS * HELD);
 }
 
-/* -- a child of fork --------------------------------------------------------------------------------------------------- */
+/* -- a child of fork ------------------------------------------------------------------------------------------- */
 
 static uint32_t before_fork;
 
@@ -208,7 +209,7 @@ static void a_child_keeps_them(void **state)
     slm_samples_end(before_fork);
 }
 
-/* -- no memory --------------------------------------------------------------------------------------------------------- */
+/* -- no memory ------------------------------------------------------------------------------------------------- */
 
 static void without_memory(void)
 {
