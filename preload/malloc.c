@@ -91,7 +91,7 @@ slm_public slm_for_few void *memalign(size_t alignment, size_t n)
     return slm_aligned_alloc(alignment, n);
 }
 
-slm_public slm_for_few void *aligned_alloc(size_t alignment, size_t n)
+slm_public void *aligned_alloc(size_t alignment, size_t n)
 {
     return slm_is_power_of_two(alignment) ? slm_aligned_alloc(alignment, n) : refuse(EINVAL);
 }

@@ -25,7 +25,7 @@ slm_public slm_for_few void slab_free(void *ptr)
     slm_free_as(ptr, "slab_free");
 }
 
-slm_public void *slab_alloc_nolock(size_t size)
+slm_public slm_for_few void *slab_alloc_nolock(size_t size)
 {
     struct slm_cache *cache = NULL;
     if (size <= SLM_SMALL_MAX)
@@ -36,20 +36,20 @@ slm_public void *slab_alloc_nolock(size_t size)
     return object;
 }
 
-slm_public void slab_free_nolock(void *ptr)
+slm_public slm_for_few void slab_free_nolock(void *ptr)
 {
     slm_keep_errno();
     slm_free_nolock(ptr);
 }
 
-slm_public void slab_free_bulk(size_t n, void *const ptrs[])
+slm_public slm_for_few void slab_free_bulk(size_t n, void *const ptrs[])
 {
     for (size_t i = 0; i < n; i++)
         slm_free(ptrs[i]);
 }
 
 /* As much of the figures as the caller's struct holds. */
-static int hand_out(void *out, size_t size_of_out, const void *figures, size_t size)
+static slm_seldom int hand_out(void *out, size_t size_of_out, const void *figures, size_t size)
 {
     if (!out || size_of_out == 0) {
         errno = EINVAL;

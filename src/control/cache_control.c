@@ -60,7 +60,7 @@ struct depot_sums {
     uint64_t released, out;
 };
 
-static struct depot_sums sum_depots(struct slm_cache *cache)
+static slm_seldom struct depot_sums sum_depots(struct slm_cache *cache)
 {
     struct depot_sums sums = {0, 0};
     slm_for_each_depot (depot, cache) {
@@ -226,7 +226,7 @@ static slm_seldom unsigned dismantle(struct slm_cache *cache)
 }
 
 /* Objects out of slabs less those in magazines, reserves and stock; exact when the cache is not in use. */
-static uint64_t live_objects(struct slm_cache *cache)
+static slm_seldom uint64_t live_objects(struct slm_cache *cache)
 {
     const uint64_t held = slm_reserve_held_by_all(cache), out = sum_depots(cache).out;
     return out > held ? out - held : 0;

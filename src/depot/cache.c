@@ -231,7 +231,7 @@ void slm_depot_add_counts(const struct slm_depot *depot, struct slm_depot_counts
     sums->made += load_relaxed(&depot->slabs_made);
 }
 
-void slm_cache_remove(struct slm_cache *cache)
+slm_seldom void slm_cache_remove(struct slm_cache *cache)
 {
     slm_list_remove(&cache->link);
     slm_cache_forget_stock(cache);

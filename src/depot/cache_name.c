@@ -37,7 +37,7 @@ static size_t alignment_for(size_t size, const struct slab_cache_attr *attr)
     return slm_max(align, unit);
 }
 
-static bool may_merge(const struct slab_cache_attr *attr)
+static slm_seldom bool may_merge(const struct slab_cache_attr *attr)
 {
     const unsigned apart = SLAB_NO_MERGE | SLAB_TYPESAFE_BY_EPOCH | SLAB_ACCOUNT;
     return !(attr->flags & apart) && !attr->ctor && !attr->dtor && attr->limit_bytes == 0 &&
@@ -141,14 +141,14 @@ static struct slab_cache *new_name(void)
 }
 
 /* A destroyed name that no visitor pins. */
-static void put_aside(struct slab_cache *named)
+static slm_seldom void put_aside(struct slab_cache *named)
 {
     slm_list_remove(&named->link);
     slm_list_insert_before(&aside, &named->link);
     aside_count++;
 }
 
-static void lead_to(struct slab_cache *named, struct slm_cache *cache, bool zero)
+static slm_seldom void lead_to(struct slab_cache *named, struct slm_cache *cache, bool zero)
 {
     named->zero = zero;
     const bool marked = cache->shape.limit || !cache->shape.keyed;

@@ -112,7 +112,7 @@ slm_seldom int slm_cache_info_foreach(int (*visit)(struct slab_cache *named, voi
 /* -- the table --------------------------------------------------------------------------------------------------- */
 
 /* White space would shift the columns. */
-static void copy_name(char *to, const char *name)
+static slm_seldom void copy_name(char *to, const char *name)
 {
     for (; *name; name++)
         *to++ = (unsigned char)*name <= ' ' || *name == 127 ? '_' : *name;

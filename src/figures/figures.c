@@ -118,7 +118,7 @@ static bool has(const struct sums *sums, unsigned node)
     return node >= sums->first && node < sums->end;
 }
 
-static void add_thread(struct slm_thread *thread, void *context)
+static slm_seldom void add_thread(struct slm_thread *thread, void *context)
 {
     struct sums *sums = context;
     const bool here = has(sums, load_relaxed(&thread->node));
@@ -141,7 +141,7 @@ static void add_thread(struct slm_thread *thread, void *context)
     slm_retire_count(thread, &sums->retired);
 }
 
-static void add_cache(struct slm_cache *cache, void *context)
+static slm_seldom void add_cache(struct slm_cache *cache, void *context)
 {
     struct sums *sums = context;
     sums->caches += !slm_cache_is_class(cache);
@@ -155,7 +155,7 @@ static void add_cache(struct slm_cache *cache, void *context)
 }
 
 /* The counts of threads that have ended, and of destroyed caches. */
-static void add_gone(struct sums *sums)
+static slm_seldom void add_gone(struct sums *sums)
 {
     sums->refills = load_relaxed(&gone_refills);
     sums->drains = load_relaxed(&gone_drains);

@@ -55,7 +55,7 @@ void *slm_zeroed_alloc(size_t count, size_t size)
     return zeroed_slow(n, false);
 }
 
-slm_for_few void *slm_aligned_alloc(size_t alignment, size_t n)
+void *slm_aligned_alloc(size_t alignment, size_t n)
 {
     if (unlikely(n > (size_t)PTRDIFF_MAX)) {
         errno = ENOMEM;

@@ -17,7 +17,7 @@ enum { tries_most = 3 };
 /* Where nothing is sampled a thread looks again after so many bytes: that may be switched on. */
 static const int64_t look_bytes = (int64_t)64 << 20;
 
-static slm_for_few void begin_interval(struct slm_tls *tls, uint16_t mean)
+static void begin_interval(struct slm_tls *tls, uint16_t mean)
 {
     tls->sample_mean = mean;
     tls->sample_left = mean ? (int64_t)slm_interval_draw(slm_interval_mean(mean)) : look_bytes;
@@ -25,7 +25,7 @@ static slm_for_few void begin_interval(struct slm_tls *tls, uint16_t mean)
 
 /* The count has fallen below zero, for an object of n bytes. The mean of the interval that ends in it; 0: none does.
  * Intervals have no memory: a thread's first one, and one by another mean, begin at this object. */
-static slm_for_few uint64_t take_due(struct slm_tls *tls, size_t n)
+static uint64_t take_due(struct slm_tls *tls, size_t n)
 {
     const uint16_t mean = slm_interval_code(slm_setting(sample_bytes));
     if (tls->sample_mean != mean) {
@@ -37,7 +37,7 @@ static slm_for_few uint64_t take_due(struct slm_tls *tls, size_t n)
     return slm_interval_mean(mean);
 }
 
-static slm_for_few uint64_t decide(size_t n)
+slm_cold uint64_t slm_sampled_due(size_t n)
 {
     struct slm_tls *tls = &slm_tls;
     const uint64_t mean = slm_process_started() ? take_due(tls, n) : 0;
@@ -103,12 +103,9 @@ static slm_for_few bool overcome(const struct slm_cache *cache, struct slm_depot
     return errno == EDQUOT ? make_room(cache) : errno == EAGAIN && slm_depot_grow(depot);
 }
 
-slm_for_few void *slm_sampled_alloc(struct slm_cache *cache, int node, size_t n)
+slm_for_few void *slm_sampled_make(struct slm_cache *cache, int node, size_t n, uint64_t mean)
 {
     slm_keep_errno();
-    const uint64_t mean = decide(n);
-    if (mean == 0)
-        return NULL;
     slm_fork_check();
     pass();
     struct slm_depot *depot = slm_cache_sampled_depot(cache, node < 0 ? node_here() : (unsigned)node);
@@ -134,12 +131,9 @@ static slm_for_few void record_large(void *object, size_t n, uint64_t mean)
     store_relaxed(&large->sample, record(object, n, large->usable, mean, SLM_SAMPLE_LARGE));
 }
 
-slm_for_few void *slm_sampled_large(void *object, size_t n, size_t alignment, bool *clean)
+slm_for_few void *slm_sampled_large(void *object, size_t n, size_t alignment, bool *clean, uint64_t mean)
 {
     slm_keep_errno();
-    const uint64_t mean = decide(n);
-    if (mean == 0)
-        return object;
     const uint8_t before = slm_direct_begin();
     const unsigned area = slm_area_of_granule(slm_granule_of(object));
     void *guarded = slm_options.guard ? slm_guarded_large(n, alignment, area, mean) : NULL;
@@ -162,7 +156,7 @@ slm_for_few void slm_sampled_resize_large(void *object, size_t n)
     }
     slm_large_end_sample(large);
     large->weighed = n;
-    const uint64_t mean = slm_sample_due(n) ? decide(n) : 0;
+    const uint64_t mean = slm_sample_due(n) ? slm_sampled_due(n) : 0;
     if (mean == 0)
         return;
     const uint8_t before = slm_direct_begin();

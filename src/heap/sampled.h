@@ -21,13 +21,23 @@ slm_inline bool slm_sample_due(size_t n)
     return unlikely((slm_tls.sample_left -= (int64_t)n) < 0);
 }
 
-/* It does, for an object of n bytes of the cache. NULL: it is not sampled, the count goes on, and the caller
- * allocates as always. `node`: where it has to lie; -1: where the thread runs. Keeps errno. A constructor may
- * be called. */
-void *slm_sampled_alloc(struct slm_cache *cache, int node, size_t n);
+/* It does: the mean of the interval that ends in it, by which it is sampled. 0: none ends, or the object cannot be
+ * sampled, and is allocated as always. Each thread's first allocation comes here. Keeps errno. */
+uint64_t slm_sampled_due(size_t n);
 
-/* It does, for this large object. It, or the one that has taken its place (heap/guarded.h), which is not *clean. */
-void *slm_sampled_large(void *object, size_t n, size_t alignment, bool *clean);
+/* A sampled object of n bytes of the cache. NULL: it could not be had, and the caller allocates as always. `node`: where
+ * it has to lie; -1: where the thread runs. Keeps errno. A constructor may be called. */
+void *slm_sampled_make(struct slm_cache *cache, int node, size_t n, uint64_t mean);
+
+/* Both, after slm_sample_due has said yes. */
+slm_inline void *slm_sampled_alloc(struct slm_cache *cache, int node, size_t n)
+{
+    const uint64_t mean = slm_sampled_due(n);
+    return unlikely(mean != 0) ? slm_sampled_make(cache, node, n, mean) : NULL;
+}
+
+/* This large object is sampled. Returns it, or the one that has taken its place (heap/guarded.h), which is not *clean. */
+void *slm_sampled_large(void *object, size_t n, size_t alignment, bool *clean, uint64_t mean);
 
 /* The live object is about to be freed or retired: it is no longer sampled. Any slab; signal handlers too. */
 slm_inline void slm_sampled_end(const struct slm_slab *slab, const void *object)

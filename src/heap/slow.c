@@ -107,9 +107,12 @@ slm_slow void *slm_alloc_check_slow(void *object)
     return object;
 }
 
-slm_for_few void *slm_alloc_due_slow(size_t n)
+slm_slow void *slm_alloc_due_slow(size_t n)
 {
-    void *object = slm_sampled_alloc(slm_class_cache(slm_class_of_size(n)), -1, n);
+    const uint64_t mean = slm_sampled_due(n);
+    void *object = NULL;
+    if (unlikely(mean != 0))
+        object = slm_sampled_make(slm_class_cache(slm_class_of_size(n)), -1, n, mean);
     if (likely(!object))
         object = slm_pop_keyed(slm_slot_offset_of(slm_class_of_size(n)));
     return likely(object != NULL) ? slm_alloc_check(object, n) : slm_alloc_slow(n);
@@ -173,7 +176,8 @@ static void count_taken(void)
 /* A call that failed does not count: what it asked for may be anything. */
 static void *note_large(void *object, size_t n, size_t alignment, bool *clean)
 {
-    return object && slm_sample_due(n) ? slm_sampled_large(object, n, alignment, clean) : object;
+    const uint64_t mean = object && slm_sample_due(n) ? slm_sampled_due(n) : 0;
+    return unlikely(mean != 0) ? slm_sampled_large(object, n, alignment, clean, mean) : object;
 }
 
 slm_slow void *slm_alloc_large_slow(size_t n, size_t alignment, int node, bool *clean)

@@ -13,7 +13,7 @@ static const uint64_t ln2 = 2977044472u; /* in 1/2^32 */
  * on where its parent is. */
 _Atomic uint64_t slm_interval_sequence;
 
-static slm_for_few uint64_t random_bits(void)
+static slm_cold uint64_t random_bits(void)
 {
     uint64_t term = add_relaxed(&slm_interval_sequence, 0x9e3779b97f4a7c15u);
     if (unlikely(term == 0)) {
@@ -24,7 +24,7 @@ static slm_for_few uint64_t random_bits(void)
 }
 
 /* A number's base-two logarithm has one bit after the other: is the square at least two? */
-slm_for_few uint64_t slm_interval_minus_log(uint64_t r)
+slm_cold uint64_t slm_interval_minus_log(uint64_t r)
 {
     const unsigned whole = slm_log2(r);
     uint64_t y = r << (63 - whole), log = whole; /* y: from 1 to 2, in 1/2^63 */
@@ -38,20 +38,20 @@ slm_for_few uint64_t slm_interval_minus_log(uint64_t r)
     return (uint64_t)((wide)minus_log2 * ln2 >> fraction_bits);
 }
 
-slm_for_few uint64_t slm_interval_draw(uint64_t mean)
+slm_cold uint64_t slm_interval_draw(uint64_t mean)
 {
     return (uint64_t)((wide)mean * slm_interval_minus_log(random_bits() | 1) >> fraction_bits);
 }
 
 enum { code_bits = 11 };
 
-slm_for_few uint16_t slm_interval_code(uint64_t mean)
+slm_cold uint16_t slm_interval_code(uint64_t mean)
 {
     const unsigned bits = mean == 0 ? 0 : slm_log2(mean) + 1, shift = bits > code_bits ? bits - code_bits : 0;
     return (uint16_t)(mean >> shift | shift << code_bits);
 }
 
-slm_for_few uint64_t slm_interval_mean(uint16_t code)
+slm_cold uint64_t slm_interval_mean(uint16_t code)
 {
     return (uint64_t)(code & ((1u << code_bits) - 1)) << (code >> code_bits);
 }
