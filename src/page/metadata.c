@@ -34,13 +34,13 @@ struct bare {
 struct pool {
     struct slm_lock lock;
     struct rest small, paged;
-    struct bare *bare;                                               /* NULL: there are none */
     struct piece *free[PAGED / UNIT + SLM_METADATA_MAX / PAGED + 1]; /* the small sizes, then the paged ones */
 } slm_cacheline;
 
 /* The first node's is among what every process uses. */
 static struct pool first_pool;
 static slm_sparse struct pool other_pools[SLM_NODES_MAX - 1];
+static slm_sparse struct bare *bare_pages[SLM_NODES_MAX]; /* guarded by the pool's lock; NULL: there are none */
 
 static struct pool *pool_of(unsigned node)
 {
@@ -90,9 +90,9 @@ static char *part_of(unsigned node)
 /* Under the lock: the rest is too short, and a page that was purged takes its place. NULL: there is none. */
 static slm_seldom __attribute__((noinline)) void *piece_of_bare(struct pool *pool, unsigned node, size_t bytes)
 {
-    if (bytes >= PAGED || pool->bare->count == 0)
+    if (bytes >= PAGED || bare_pages[node]->count == 0)
         return NULL;
-    char *page = part_of(node) + pool->bare->pages[--pool->bare->count] * slm_page_size;
+    char *page = part_of(node) + bare_pages[node]->pages[--bare_pages[node]->count] * slm_page_size;
     pool->small = (struct rest){page, page + slm_page_size};
     return bump(&pool->small, bytes);
 }
@@ -128,7 +128,7 @@ void *slm_metadata_alloc(size_t bytes)
         *list = piece->next;
     else
         piece = bump(bytes < PAGED ? &pool->small : &pool->paged, bytes);
-    if (unlikely(!piece) && unlikely(pool->bare != NULL))
+    if (unlikely(!piece) && unlikely(bare_pages[node] != NULL))
         piece = piece_of_bare(pool, node, bytes);
     slm_lock_release(&pool->lock);
     return piece ? piece : piece_of_chunk(node, bytes);
@@ -293,17 +293,17 @@ static slm_seldom void purge_pool(unsigned node)
 {
     struct sorting sorting = {.part = part_of(node)};
     struct pool *pool = lock_pool(node);
-    const size_t known = pool->bare ? pool->bare->count : 0;
+    const size_t known = bare_pages[node] ? bare_pages[node]->count : 0;
     take_lists(pool, &sorting);
     slm_lock_release(&pool->lock);
     struct bare *bare = purge_lists(&sorting, known), *before = NULL;
     pool = lock_pool(node);
     put_lists(pool, &sorting);
     if (bare) {
-        before = pool->bare;
+        before = bare_pages[node];
         for (size_t i = before ? before->count : 0; i > 0; i--)
             bare->pages[bare->count++] = before->pages[i - 1];
-        pool->bare = bare;
+        bare_pages[node] = bare;
     }
     slm_lock_release(&pool->lock);
     if (before)

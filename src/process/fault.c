@@ -56,7 +56,7 @@ static slm_seldom bool is_return_address(uint64_t address)
 /* The program's own path, as the loader has none for it. */
 static slm_seldom const char *program_path(void)
 {
-    static char path[256];
+    static slm_sparse char path[256];
     if (!path[0]) {
         const long length = slm_call(SYS_readlinkat, AT_FDCWD, "/proc/self/exe", path, sizeof path - 1);
         path[length > 0 ? length : 0] = 0;

@@ -11,8 +11,8 @@
 
 enum { UNIT = 64 }; /* of metadata */
 
-_Atomic uint64_t *_Atomic slm_stacks_buckets;
-_Atomic uint64_t slm_stacks_losses, slm_stacks_bytes;
+slm_sparse _Atomic uint64_t *_Atomic slm_stacks_buckets;
+slm_sparse _Atomic uint64_t slm_stacks_losses, slm_stacks_bytes;
 
 /* -- the table --------------------------------------------------------------------------------------------------- */
 
