@@ -20,6 +20,8 @@
 #define slm_seldom __attribute__((cold, section("slm_seldom")))
 /* The same, where speed counts for those that do. */
 #define slm_for_few __attribute__((section("slm_seldom")))
+/* A function that takes or ends samples: in another such mapping, as most processes that are not small come to it. */
+#define slm_sampling __attribute__((section("slm_sampling")))
 /* A function in a file that lies there, which every process with several threads calls. */
 #define slm_often __attribute__((section(".text")))
 /* A function that reads without order what other threads write, on purpose: hidden from ThreadSanitizer. */

@@ -281,7 +281,7 @@ slm_seldom void slm_cache_tune_again(void)
     slm_cache_each(tune_again, NULL);
 }
 
-static slm_for_few _Atomic(struct slm_depot *) *other_depots(struct slm_cache *cache)
+static slm_sampling _Atomic(struct slm_depot *) *other_depots(struct slm_cache *cache)
 {
     _Atomic(struct slm_depot *) *others = load_acquire(&cache->others); /* pairs with the exchange below */
     if (others)
@@ -298,8 +298,8 @@ static slm_for_few _Atomic(struct slm_depot *) *other_depots(struct slm_cache *c
 }
 
 /* The depot at that place, made if there is none; NULL: there is no memory for it. */
-static slm_for_few struct slm_depot *make_depot(struct slm_cache *cache, _Atomic(struct slm_depot *) *place,
-                                                unsigned node, uint8_t shard)
+static slm_sampling struct slm_depot *make_depot(struct slm_cache *cache, _Atomic(struct slm_depot *) *place,
+                                                 unsigned node, uint8_t shard)
 {
     struct slm_depot *depot = load_acquire(place); /* pairs with the exchange below */
     if (depot)
@@ -328,7 +328,7 @@ slm_for_few struct slm_depot *slm_cache_depot_other(struct slm_cache *cache, uns
     return likely(depot != NULL) ? depot : &cache->first;
 }
 
-slm_for_few struct slm_depot *slm_cache_sampled_depot(struct slm_cache *cache, unsigned node)
+slm_sampling struct slm_depot *slm_cache_sampled_depot(struct slm_cache *cache, unsigned node)
 {
     _Atomic(struct slm_depot *) *others = other_depots(cache);
     return others ? make_depot(cache, &others[SLM_NODES_MAX + node], node, SLM_SHARD_SAMPLED) : NULL;

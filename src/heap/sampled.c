@@ -44,7 +44,7 @@ slm_cold uint64_t slm_sampled_due(size_t n)
     return load_relaxed(&tls->busy) ? 0 : mean;
 }
 
-static slm_for_few uint32_t record(const void *object, size_t asked, size_t given, uint64_t mean, uint16_t cache)
+static slm_sampling uint32_t record(const void *object, size_t asked, size_t given, uint64_t mean, uint16_t cache)
 {
     const struct slm_sample_of of = {object, asked, given, mean, slm_stacks_here(), cache};
     return slm_samples_add(&of);
@@ -57,7 +57,7 @@ static unsigned node_here(void)
     return self ? load_relaxed(&self->node) : slm_direct_node();
 }
 
-static slm_for_few void *take(struct slm_depot *depot)
+static slm_sampling void *take(struct slm_depot *depot)
 {
     void *object = NULL;
     const uint8_t before = slm_direct_begin();
@@ -74,7 +74,7 @@ static bool may_guard(const struct slm_slab_shape *shape)
 }
 
 /* At the cache's limit, but the thread has free rounds, or its depot: one goes home. */
-static slm_for_few bool make_room(const struct slm_cache *cache)
+static slm_sampling bool make_room(const struct slm_cache *cache)
 {
     struct slm_thread *thread = slm_thread_enter(true);
     void *round = thread ? slm_thread_pop(thread, cache->id) : NULL;
@@ -90,7 +90,7 @@ static slm_for_few bool make_room(const struct slm_cache *cache)
 
 /* What any slow path does: the thread is born by its first allocation, and heeds what handlers and other threads have
  * asked of it. */
-static slm_for_few void pass(void)
+static slm_sampling void pass(void)
 {
     struct slm_thread *thread = slm_thread_enter(true);
     if (thread)
@@ -98,12 +98,12 @@ static slm_for_few void pass(void)
 }
 
 /* Do something about what errno says was in the way; true: try again. A constructor may call anything. */
-static slm_for_few bool overcome(const struct slm_cache *cache, struct slm_depot *depot)
+static slm_sampling bool overcome(const struct slm_cache *cache, struct slm_depot *depot)
 {
     return errno == EDQUOT ? make_room(cache) : errno == EAGAIN && slm_depot_grow(depot);
 }
 
-slm_for_few void *slm_sampled_make(struct slm_cache *cache, int node, size_t n, uint64_t mean)
+slm_sampling void *slm_sampled_make(struct slm_cache *cache, int node, size_t n, uint64_t mean)
 {
     slm_keep_errno();
     slm_fork_check();
@@ -125,13 +125,13 @@ slm_for_few void *slm_sampled_make(struct slm_cache *cache, int node, size_t n, 
     return guarded ? guarded : object;
 }
 
-static slm_for_few void record_large(void *object, size_t n, uint64_t mean)
+static slm_sampling void record_large(void *object, size_t n, uint64_t mean)
 {
     struct slm_large *large = slm_large_of(object);
     store_relaxed(&large->sample, record(object, n, large->usable, mean, SLM_SAMPLE_LARGE));
 }
 
-slm_for_few void *slm_sampled_large(void *object, size_t n, size_t alignment, bool *clean, uint64_t mean)
+slm_sampling void *slm_sampled_large(void *object, size_t n, size_t alignment, bool *clean, uint64_t mean)
 {
     slm_keep_errno();
     const uint8_t before = slm_direct_begin();
@@ -147,7 +147,7 @@ slm_for_few void *slm_sampled_large(void *object, size_t n, size_t alignment, bo
     return guarded ? guarded : object;
 }
 
-slm_for_few void slm_sampled_resize_large(void *object, size_t n)
+slm_sampling void slm_sampled_resize_large(void *object, size_t n)
 {
     struct slm_large *large = slm_large_of(object);
     if (n / 2 <= large->weighed && n >= large->weighed / 2) {
@@ -164,7 +164,7 @@ slm_for_few void slm_sampled_resize_large(void *object, size_t n)
     slm_direct_end(before);
 }
 
-slm_for_few void slm_sampled_resize(void *object, size_t n)
+slm_sampling void slm_sampled_resize(void *object, size_t n)
 {
     const struct slm_slab *slab = slm_slab_of(object);
     if (!slab && slm_large_of(object))

@@ -374,7 +374,7 @@ static __attribute__((noinline)) slm_slow void free_checked(void *pointer, const
 }
 
 /* What was sampled goes to its slab. The thread passes through its block all the same, to heed what it is asked. */
-static slm_for_few __attribute__((noinline)) void free_sampled(struct slm_slab *slab, void *object, const char *call)
+static slm_sampling __attribute__((noinline)) void free_sampled(struct slm_slab *slab, void *object, const char *call)
 {
     slm_keep_errno();
     slm_fork_check();

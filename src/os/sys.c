@@ -133,7 +133,7 @@ void slm_sys_where(unsigned *cpu, unsigned *node)
 }
 
 /* The kernel reads the set of signals before it looks at what is to be done with it, and -1 is nothing. */
-slm_seldom bool slm_sys_readable(const void *address)
+slm_sampling bool slm_sys_readable(const void *address)
 {
     return slm_call(SYS_rt_sigprocmask, -1, address, NULL, sizeof(uint64_t)) != -EFAULT;
 }

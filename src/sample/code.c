@@ -28,12 +28,12 @@ struct remembered {
 
 static slm_sparse struct remembered remembered[KNOWN];
 
-static slm_for_few struct remembered *place_of(const struct slm_code_file *file)
+static slm_sampling struct remembered *place_of(const struct slm_code_file *file)
 {
     return &remembered[(file->start >> PAGE_SHIFT) * 0x9e3779b97f4a7c15u >> 58];
 }
 
-static slm_for_few bool recall(struct slm_code_file *file)
+static slm_sampling bool recall(struct slm_code_file *file)
 {
     struct remembered *from = place_of(file);
     const uint32_t serial = load_acquire(&from->serial); /* pairs with the release in remember */
@@ -56,7 +56,7 @@ static slm_for_few bool recall(struct slm_code_file *file)
 }
 
 /* In a child of a fork that came in the middle of this, the place stays unused. */
-static slm_seldom void remember(const struct slm_code_file *file)
+static slm_sampling void remember(const struct slm_code_file *file)
 {
     struct remembered *to = place_of(file);
     uint32_t serial = load_relaxed(&to->serial);
@@ -79,7 +79,7 @@ struct segments {
     uintptr_t tables, segment, segment_end; /* the tables, and the segment that they lie in */
 };
 
-static slm_seldom void add_segment(struct segments *found, const ElfW(Phdr) * segment)
+static slm_sampling void add_segment(struct segments *found, const ElfW(Phdr) * segment)
 {
     if (segment->p_type == PT_LOAD) {
         found->lowest = slm_min(segment->p_vaddr & ~(slm_page_size - 1), found->lowest);
@@ -97,7 +97,7 @@ static slm_seldom void add_segment(struct segments *found, const ElfW(Phdr) * se
 }
 
 /* The part of the file's addresses that is code, and the segment of its tables. */
-static slm_seldom void narrow(struct slm_code_file *file, const struct segments *found, uintptr_t bias)
+static slm_sampling void narrow(struct slm_code_file *file, const struct segments *found, uintptr_t bias)
 {
     const uintptr_t end = file->start + file->bytes, code_end = slm_min(found->code_end + bias, end);
     if (found->code_end != 0) {
@@ -114,7 +114,7 @@ static const struct segments nothing = {.lowest = UINTPTR_MAX, .code = UINTPTR_M
 
 /* Is it a part of the program itself? Nobody closes that, and the kernel has told where its program headers are. The
  * headers are gone through twice, here and below, as the segment may come before the header that has the tables. */
-static slm_seldom bool look_at_program(struct slm_code_file *file)
+static slm_sampling bool look_at_program(struct slm_code_file *file)
 {
     const ElfW(Phdr) *headers = (const void *)getauxval(AT_PHDR);
     const size_t count = headers ? getauxval(AT_PHNUM) : 0;
@@ -136,7 +136,7 @@ static slm_seldom bool look_at_program(struct slm_code_file *file)
 }
 
 /* `live`: nobody can close the file. Then only its first page is looked at, which can be read. */
-static slm_seldom bool copy(void *to, const struct slm_code_file *file, uintptr_t offset, size_t bytes, bool live)
+static slm_sampling bool copy(void *to, const struct slm_code_file *file, uintptr_t offset, size_t bytes, bool live)
 {
     const void *from = (const void *)(file->start + offset);
     if (!live)
@@ -148,7 +148,7 @@ static slm_seldom bool copy(void *to, const struct slm_code_file *file, uintptr_
 }
 
 /* A file that begins with its headers. */
-static slm_seldom void look_at_file(struct slm_code_file *file, bool live)
+static slm_sampling void look_at_file(struct slm_code_file *file, bool live)
 {
     ElfW(Ehdr) elf;
     ElfW(Phdr) some[SEGMENTS];
@@ -170,7 +170,7 @@ static slm_seldom void look_at_file(struct slm_code_file *file, bool live)
 
 /* Where the kernel may not be asked, all of a library is remembered as code, and its tables as unknown. They are
  * looked for once: then `segment` is not 0. */
-static slm_seldom void learn(struct slm_code_file *file, bool live)
+static slm_sampling void learn(struct slm_code_file *file, bool live)
 {
     const bool program = look_at_program(file), may = slm_background_begin();
     if (!program && may && (live ? slm_sys_readable((const void *)file->start) : !slm_sys_is_filtered()))
@@ -181,18 +181,18 @@ static slm_seldom void learn(struct slm_code_file *file, bool live)
     remember(file);
 }
 
-static slm_for_few enum slm_code_kind kind_in(const struct slm_code_file *file, uintptr_t address)
+static slm_sampling enum slm_code_kind kind_in(const struct slm_code_file *file, uintptr_t address)
 {
     return address - file->code < file->code_bytes ? SLM_CODE_YES : SLM_CODE_DATA;
 }
 
 #ifdef HAS_FIND_OBJECT
-slm_for_few bool slm_code_told(void)
+slm_sampling bool slm_code_told(void)
 {
     return &_dl_find_object != NULL;
 }
 
-static slm_for_few struct slm_code_file *find(struct slm_code *code, uintptr_t address, bool live)
+static slm_sampling struct slm_code_file *find(struct slm_code *code, uintptr_t address, bool live)
 {
     struct dl_find_object found;
     const uint64_t page = address >> PAGE_SHIFT;
@@ -216,7 +216,7 @@ static slm_for_few struct slm_code_file *find(struct slm_code *code, uintptr_t a
     return file;
 }
 #else
-slm_for_few bool slm_code_told(void)
+slm_sampling bool slm_code_told(void)
 {
     return false;
 }
@@ -230,7 +230,7 @@ static struct slm_code_file *find(struct slm_code *code, uintptr_t address, bool
 }
 #endif
 
-static slm_for_few struct slm_code_file *file_of(struct slm_code *code, uintptr_t address, bool live)
+static slm_sampling struct slm_code_file *file_of(struct slm_code *code, uintptr_t address, bool live)
 {
     for (unsigned i = 0, at = code->latest; i < SLM_CODE_FILES; i++, at = (at + 1) % SLM_CODE_FILES) {
         if (address - code->files[at].start < code->files[at].bytes) {
@@ -241,7 +241,7 @@ static slm_for_few struct slm_code_file *file_of(struct slm_code *code, uintptr_
     return find(code, address, live);
 }
 
-slm_for_few enum slm_code_kind slm_code_of(struct slm_code *code, uintptr_t address)
+slm_sampling enum slm_code_kind slm_code_of(struct slm_code *code, uintptr_t address)
 {
     const struct slm_code_file *file = file_of(code, address, false);
     if (file)
@@ -249,7 +249,7 @@ slm_for_few enum slm_code_kind slm_code_of(struct slm_code *code, uintptr_t addr
     return slm_code_told() ? SLM_CODE_NONE : SLM_CODE_UNKNOWN;
 }
 
-slm_for_few const struct slm_code_file *slm_code_of_frame(struct slm_code *code, uintptr_t address)
+slm_sampling const struct slm_code_file *slm_code_of_frame(struct slm_code *code, uintptr_t address)
 {
     struct slm_code_file *file = file_of(code, address, true);
     if (file && file->segment == 0 && file->tables != 0) /* when it was looked at nobody knew of the frame */
@@ -257,7 +257,7 @@ slm_for_few const struct slm_code_file *slm_code_of_frame(struct slm_code *code,
     return file;
 }
 
-slm_seldom bool slm_code_file(uintptr_t address, const char **path, uintptr_t *moved)
+slm_sampling bool slm_code_file(uintptr_t address, const char **path, uintptr_t *moved)
 {
 #ifdef HAS_FIND_OBJECT
     struct dl_find_object found;

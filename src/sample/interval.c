@@ -58,14 +58,14 @@ slm_cold uint64_t slm_interval_mean(uint16_t code)
 }
 
 /* n / mean in 1/2^60, by two divisions of 64 bits; n below 2^34, mean below 2^34. */
-static slm_for_few wide divide(uint64_t n, uint64_t mean)
+static slm_sampling wide divide(uint64_t n, uint64_t mean)
 {
     const uint64_t high = (n << 30) / mean, rest = (n << 30) % mean;
     return ((wide)high << 30) + (rest << 30) / mean;
 }
 
 /* 1 - exp(-x) in 1/2^60; x in 1/2^60, at most 1/8: the terms of the series that are left out come to 2^-57. */
-static slm_for_few uint64_t one_minus_exp(uint64_t x)
+static slm_sampling uint64_t one_minus_exp(uint64_t x)
 {
     enum { terms = 12 };
     uint64_t term = x, sum = x;
@@ -76,7 +76,7 @@ static slm_for_few uint64_t one_minus_exp(uint64_t x)
     return sum;
 }
 
-slm_for_few struct slm_weight slm_interval_weigh(uint64_t n, uint64_t asked, uint64_t mean)
+slm_sampling struct slm_weight slm_interval_weigh(uint64_t n, uint64_t asked, uint64_t mean)
 {
     static const uint64_t one = (uint64_t)1 << 60;
     enum { never_left_out = 44, inverse_bits = 31 }; /* exp(-44) < 2^-60 */

@@ -18,7 +18,7 @@ slm_sparse _Atomic uint64_t slm_samples_losses;
 static slm_sparse _Atomic uint64_t free_head;
 
 /* A record's chunk, and its place there: see slm_samples_in. */
-static slm_for_few unsigned find_chunk(uint32_t index, uint32_t *place)
+static slm_sampling unsigned find_chunk(uint32_t index, uint32_t *place)
 {
     const uint32_t at = index - 1, doubling = at / SLM_SAMPLES_FIRST + 1;
     const unsigned chunk = slm_log2(doubling);
@@ -31,14 +31,14 @@ static slm_for_few unsigned find_chunk(uint32_t index, uint32_t *place)
     return SLM_SAMPLE_DOUBLINGS + behind / slm_samples_in(SLM_SAMPLE_DOUBLINGS);
 }
 
-slm_for_few struct slm_sample *slm_samples_at(uint32_t index)
+slm_sampling struct slm_sample *slm_samples_at(uint32_t index)
 {
     uint32_t place;
     const unsigned chunk = find_chunk(index, &place);
     return load_acquire(&slm_samples_chunks[chunk]) + place; /* pairs with make_chunk */
 }
 
-static slm_for_few bool make_chunk(unsigned chunk)
+static slm_sampling bool make_chunk(unsigned chunk)
 {
     const size_t bytes = slm_samples_in(chunk) * sizeof(struct slm_sample);
     struct slm_sample *none = NULL, *made = slm_metadata_alloc(bytes);
@@ -53,7 +53,7 @@ static slm_for_few bool make_chunk(unsigned chunk)
 }
 
 /* One that was never in use; 0: there is no memory. */
-static slm_for_few uint32_t take_new(void)
+static slm_sampling uint32_t take_new(void)
 {
     uint32_t top = load_relaxed(&slm_samples_top), place;
     do {
@@ -66,7 +66,7 @@ static slm_for_few uint32_t take_new(void)
 
 static const uint64_t one_change = (uint64_t)1 << 32;
 
-static slm_for_few uint32_t take_free(void)
+static slm_sampling uint32_t take_free(void)
 {
     uint64_t head = load_acquire(&free_head), next;
     do {
@@ -79,7 +79,7 @@ static slm_for_few uint32_t take_free(void)
     return (uint32_t)head;
 }
 
-static slm_for_few void put_free(struct slm_sample *sample, uint32_t index)
+static slm_sampling void put_free(struct slm_sample *sample, uint32_t index)
 {
     uint64_t head = load_relaxed(&free_head), next;
     do {
@@ -92,31 +92,31 @@ static slm_for_few void put_free(struct slm_sample *sample, uint32_t index)
 
 /* A reader sees an odd serial, or another one than before, unless it has read all of one state. Release, and the
  * fence: pair with the tool's two reads of the serial (tools/slabctl). */
-static slm_for_few void begin_change(struct slm_sample *sample)
+static slm_sampling void begin_change(struct slm_sample *sample)
 {
     store_relaxed(&sample->serial, load_relaxed(&sample->serial) + 1);
     slm_store_fence();
 }
 
-static slm_for_few void end_change(struct slm_sample *sample)
+static slm_sampling void end_change(struct slm_sample *sample)
 {
     store_release(&sample->serial, load_relaxed(&sample->serial) + 1);
 }
 
-static slm_for_few struct slm_weight weigh(const struct slm_sample *sample)
+static slm_sampling struct slm_weight weigh(const struct slm_sample *sample)
 {
     return slm_interval_weigh(sample->weighed, sample->asked, sample->mean);
 }
 
 /* By a system call, so not where a sandbox is near. */
-static slm_for_few uint32_t thread_id(void)
+static slm_sampling uint32_t thread_id(void)
 {
     const uint32_t id = slm_background_begin() ? slm_sys_thread_id() : 0;
     slm_background_end();
     return id;
 }
 
-slm_for_few uint32_t slm_samples_add(const struct slm_sample_of *of)
+slm_sampling uint32_t slm_samples_add(const struct slm_sample_of *of)
 {
     uint32_t index = take_free();
     if (index == 0 && (index = take_new()) == 0) {
@@ -142,7 +142,7 @@ slm_for_few uint32_t slm_samples_add(const struct slm_sample_of *of)
     return index;
 }
 
-slm_for_few void slm_samples_end(uint32_t index)
+slm_sampling void slm_samples_end(uint32_t index)
 {
     if (index == 0)
         return;
@@ -157,7 +157,7 @@ slm_for_few void slm_samples_end(uint32_t index)
     put_free(sample, index);
 }
 
-slm_for_few void slm_samples_change(uint32_t index, const void *object, uint64_t asked, uint64_t given)
+slm_sampling void slm_samples_change(uint32_t index, const void *object, uint64_t asked, uint64_t given)
 {
     if (index == 0)
         return;
@@ -174,14 +174,14 @@ slm_for_few void slm_samples_change(uint32_t index, const void *object, uint64_t
 }
 
 /* Word by word, as others write meanwhile. */
-static slm_for_few slm_unordered void copy_words(struct slm_sample *to, const struct slm_sample *from)
+static slm_sampling slm_unordered void copy_words(struct slm_sample *to, const struct slm_sample *from)
 {
     const volatile uint64_t *word = (const volatile uint64_t *)(const volatile void *)from;
     for (unsigned i = 0; i < sizeof *to / sizeof *word; i++)
         ((uint64_t *)(void *)to)[i] = word[i];
 }
 
-slm_for_few bool slm_samples_copy(uint32_t index, struct slm_sample *copy)
+slm_sampling bool slm_samples_copy(uint32_t index, struct slm_sample *copy)
 {
     enum { tries = 100 };
     const struct slm_sample *sample = slm_samples_at(index);

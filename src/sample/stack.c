@@ -62,7 +62,7 @@ static slm_seldom bool is_descriptor_on_stack(void)
     return known;
 }
 
-static slm_for_few bool is_thread_stack(uintptr_t pointer, uintptr_t end)
+static slm_sampling bool is_thread_stack(uintptr_t pointer, uintptr_t end)
 {
     if (end - pointer > PAGES_MOST * slm_page_size || !is_descriptor_on_stack())
         return false;
@@ -73,7 +73,7 @@ static slm_for_few bool is_thread_stack(uintptr_t pointer, uintptr_t end)
 }
 
 /* Bytes above the stack pointer that are this stack's. `*own`: it is the thread's own stack, which ends there. */
-static slm_for_few size_t certain_bytes(uintptr_t pointer, bool *own)
+static slm_sampling size_t certain_bytes(uintptr_t pointer, bool *own)
 {
     const uintptr_t main_end = (uintptr_t)__libc_stack_end, thread_end = (uintptr_t)pthread_self();
     *own = true;
@@ -91,7 +91,7 @@ static slm_seldom void copy_piece(const struct shot *shot, size_t distance, size
 }
 
 /* The word at that distance from the stack pointer; false: it cannot be read. */
-static slm_for_few READS_STACKS bool read_word(const struct shot *shot, size_t distance, uint64_t *word)
+static slm_sampling READS_STACKS bool read_word(const struct shot *shot, size_t distance, uint64_t *word)
 {
     const struct piece *piece = shot->piece;
     if (distance % WORD != 0)
@@ -112,7 +112,7 @@ static slm_for_few READS_STACKS bool read_word(const struct shot *shot, size_t d
 
 /* -- what is kept ----------------------------------------------------------------------------------------------- */
 
-static slm_for_few bool put(struct shot *shot, size_t offset, bool relative, uint64_t value)
+static slm_sampling bool put(struct shot *shot, size_t offset, bool relative, uint64_t value)
 {
     if (shot->words == SLM_STACK_WORDS)
         return false;
@@ -137,7 +137,7 @@ slm_inline bool is_candidate(const struct shot *shot, uint64_t address)
 }
 
 /* A word that is a candidate. False: there is no room. */
-static slm_for_few bool sort_word(struct shot *shot, size_t offset, uint64_t address)
+static slm_sampling bool sort_word(struct shot *shot, size_t offset, uint64_t address)
 {
     const uintptr_t distance = address - shot->pointer;
     if (distance < shot->window) {
@@ -154,8 +154,8 @@ static slm_for_few bool sort_word(struct shot *shot, size_t offset, uint64_t add
 
 /* Look at `count` words, which lie at that offset: how many there was room for. In a block candidates are found
  * without branches, which would be mispredicted. */
-static slm_for_few READS_STACKS size_t sort_words(struct shot *shot, const uint64_t *words, size_t offset,
-                                                  size_t count)
+static slm_sampling READS_STACKS size_t sort_words(struct shot *shot, const uint64_t *words, size_t offset,
+                                                   size_t count)
 {
     uint8_t candidates[BLOCK];
     for (size_t first = 0; first < count; first += BLOCK) {
@@ -192,7 +192,7 @@ static slm_seldom size_t sort_foreign(struct shot *shot, size_t offset, size_t c
 }
 
 /* Keep what frame pointers lead to above the window. */
-static slm_for_few READS_STACKS void follow_frames(struct shot *shot, uint64_t frame, size_t certain)
+static slm_sampling READS_STACKS void follow_frames(struct shot *shot, uint64_t frame, size_t certain)
 {
     const size_t limit = slm_min(certain, reach);
     for (size_t at = frame - shot->pointer, next; at % WORD == 0 && at + 2 * WORD <= limit; at = next) {
@@ -212,7 +212,7 @@ static slm_for_few READS_STACKS void follow_frames(struct shot *shot, uint64_t f
     }
 }
 
-static slm_for_few void keep_registers(struct shot *shot, const uint64_t *registers)
+static slm_sampling void keep_registers(struct shot *shot, const uint64_t *registers)
 {
     struct slm_stack *stack = shot->stack;
     for (unsigned i = 0; i < SLM_STACK_REGISTERS; i++) {
@@ -238,7 +238,7 @@ struct frame {
 enum outcome { STEPPED, ENDED, LOST, NOT_KNOWN };
 
 /* What the tables say. */
-static slm_for_few struct slm_step step_in(struct shot *shot, const struct frame *frame)
+static slm_sampling struct slm_step step_in(struct shot *shot, const struct frame *frame)
 {
     const struct slm_code_file *file = slm_code_of_frame(&shot->code, frame->next - 1);
     struct slm_step step = {.kind = SLM_STEP_NONE};
@@ -250,13 +250,13 @@ static slm_for_few struct slm_step step_in(struct shot *shot, const struct frame
 }
 
 /* Not data of a file, nor of this stack? */
-static slm_for_few bool may_be_code(struct shot *shot, uintptr_t address)
+static slm_sampling bool may_be_code(struct shot *shot, uintptr_t address)
 {
     return address - shot->pointer >= shot->window && slm_code_of(&shot->code, address) != SLM_CODE_DATA;
 }
 
 /* To the caller: as the tables say; where there are none, as frame pointers do. */
-static slm_for_few enum outcome go_up(struct shot *shot, struct frame *frame)
+static slm_sampling enum outcome go_up(struct shot *shot, struct frame *frame)
 {
     struct slm_step step = step_in(shot, frame);
     const bool guessed = step.kind == SLM_STEP_NONE;
@@ -286,7 +286,7 @@ static slm_for_few enum outcome go_up(struct shot *shot, struct frame *frame)
 
 /* The return addresses of all frames, or of those that there is room for. False: a frame takes more to leave it than
  * this knows, or the tables cannot be read; so tools have to do it. */
-static slm_for_few bool walk(struct shot *shot, const uint64_t *registers)
+static slm_sampling bool walk(struct shot *shot, const uint64_t *registers)
 {
     struct slm_stack *stack = shot->stack;
     struct frame frame = {address_in(registers[0]), 0, registers[SLM_STACK_FRAME_POINTER]};
@@ -302,7 +302,7 @@ static slm_for_few bool walk(struct shot *shot, const uint64_t *registers)
 /* -- both -------------------------------------------------------------------------------------------------------- */
 
 /* Stacks are equal if these are, however much was looked at. */
-static slm_for_few uint32_t hash_of(const struct slm_stack *stack)
+static slm_sampling uint32_t hash_of(const struct slm_stack *stack)
 {
     uint64_t hash = stack->relative;
     const size_t bytes = slm_stack_value_bytes(stack);
@@ -312,7 +312,7 @@ static slm_for_few uint32_t hash_of(const struct slm_stack *stack)
 }
 
 /* Whatever is needed of the stack, as an image. */
-static slm_for_few void take_image(struct shot *shot, const uint64_t *registers, bool own)
+static slm_sampling void take_image(struct shot *shot, const uint64_t *registers, bool own)
 {
     struct slm_stack *stack = shot->stack;
     const size_t count = (own ? slm_min(shot->certain, SLM_STACK_WINDOW) : SLM_STACK_WINDOW) / WORD;
@@ -334,7 +334,7 @@ static slm_for_few void take_image(struct shot *shot, const uint64_t *registers,
     memmove(stack->values + SLM_STACK_REGISTERS + shot->words, shot->offsets, shot->words * sizeof(uint16_t));
 }
 
-static slm_for_few void take(struct shot *shot, const uint64_t *registers, bool own, bool by_tables)
+static slm_sampling void take(struct shot *shot, const uint64_t *registers, bool own, bool by_tables)
 {
     if (!by_tables || !walk(shot, registers))
         take_image(shot, registers, own);
@@ -353,8 +353,8 @@ static slm_seldom __attribute__((noinline)) void take_foreign(struct shot *shot,
     slm_background_end();
 }
 
-slm_for_few void slm_stack_capture(union slm_stack_record *record, const uint64_t *registers,
-                                   const void *stack_pointer, bool by_tables)
+slm_sampling void slm_stack_capture(union slm_stack_record *record, const uint64_t *registers,
+                                    const void *stack_pointer, bool by_tables)
 {
     bool own;
     struct shot shot = {.stack = &record->stack, .pointer = (uintptr_t)stack_pointer, .behind = UINT32_MAX};

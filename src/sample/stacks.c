@@ -16,7 +16,7 @@ slm_sparse _Atomic uint64_t slm_stacks_losses, slm_stacks_bytes;
 
 /* -- the table --------------------------------------------------------------------------------------------------- */
 
-static slm_seldom _Atomic uint64_t *make_buckets(void)
+static slm_sampling _Atomic uint64_t *make_buckets(void)
 {
     enum { BYTES = SLM_STACK_BUCKETS * sizeof(uint64_t) };
     _Atomic uint64_t *none = NULL, *made = slm_metadata_alloc(BYTES);
@@ -36,12 +36,12 @@ static _Atomic uint64_t *buckets(void)
     return made ? made : make_buckets();
 }
 
-slm_for_few struct slm_stack *slm_stack_of(uint32_t number)
+slm_sampling struct slm_stack *slm_stack_of(uint32_t number)
 {
     return number == 0 ? NULL : (struct slm_stack *)(void *)(slm_range.metadata + (size_t)(number - 1) * UNIT);
 }
 
-static slm_for_few uint32_t number_of(const struct slm_stack *stack)
+static slm_sampling uint32_t number_of(const struct slm_stack *stack)
 {
     return (uint32_t)((size_t)((const char *)stack - slm_range.metadata) / UNIT + 1);
 }
@@ -51,14 +51,14 @@ static size_t bytes_of(const struct slm_stack *stack)
     return slm_align_up(offsetof(struct slm_stack, values) + slm_stack_value_bytes(stack), UNIT);
 }
 
-static slm_for_few bool is_equal(const struct slm_stack *a, const struct slm_stack *b)
+static slm_sampling bool is_equal(const struct slm_stack *a, const struct slm_stack *b)
 {
     return a->hash == b->hash && a->kind == b->kind && a->registers == b->registers && a->words == b->words &&
            a->relative == b->relative && memcmp(a->values, b->values, slm_stack_value_bytes(a)) == 0;
 }
 
 /* The stack that is equal, from `first` to the one before `last`. */
-static slm_for_few struct slm_stack *find(uint64_t first, uint64_t last, const struct slm_stack *wanted)
+static slm_sampling struct slm_stack *find(uint64_t first, uint64_t last, const struct slm_stack *wanted)
 {
     while (first != last) {
         struct slm_stack *stack = (struct slm_stack *)(uintptr_t)first;
@@ -71,7 +71,7 @@ static slm_for_few struct slm_stack *find(uint64_t first, uint64_t last, const s
 
 /* -- storing ----------------------------------------------------------------------------------------------------- */
 
-static slm_for_few struct slm_stack *make(const struct slm_stack *model)
+static slm_sampling struct slm_stack *make(const struct slm_stack *model)
 {
     const size_t bytes = bytes_of(model);
     const uint64_t most = SLM_STACKS_BYTES + slm_demand_used() / 1024;
@@ -86,14 +86,14 @@ static slm_for_few struct slm_stack *make(const struct slm_stack *model)
     return made;
 }
 
-static slm_for_few void drop(struct slm_stack *stack)
+static slm_sampling void drop(struct slm_stack *stack)
 {
     const size_t bytes = bytes_of(stack);
     slm_metadata_free(stack, bytes);
     sub_relaxed(&slm_stacks_bytes, bytes);
 }
 
-slm_for_few uint32_t slm_stacks_intern(const struct slm_stack *stack)
+slm_sampling uint32_t slm_stacks_intern(const struct slm_stack *stack)
 {
     _Atomic uint64_t *table = buckets();
     if (!table) {
@@ -121,7 +121,7 @@ slm_for_few uint32_t slm_stacks_intern(const struct slm_stack *stack)
 
 /* -- where the caller is ----------------------------------------------------------------------------------------- */
 
-slm_for_few uint32_t slm_stacks_of_registers(const uint64_t *registers, const void *stack_pointer)
+slm_sampling uint32_t slm_stacks_of_registers(const uint64_t *registers, const void *stack_pointer)
 {
     union slm_stack_record record;
     slm_keep_errno();
@@ -131,7 +131,7 @@ slm_for_few uint32_t slm_stacks_of_registers(const uint64_t *registers, const vo
 
 /* The registers as the caller has them when this returns, in the order of SLM_STACK_REGISTER_NUMBERS. */
 #ifdef __x86_64__
-__asm__(".pushsection slm_seldom, \"ax\", %progbits\n\t"
+__asm__(".pushsection slm_sampling, \"ax\", %progbits\n\t"
         ".globl slm_stacks_here\n\t.hidden slm_stacks_here\n\t.type slm_stacks_here, %function\nslm_stacks_here:\n\t"
         ".cfi_startproc\n\t"
         "push %r15\n\t.cfi_adjust_cfa_offset 8\n\t"
@@ -148,7 +148,7 @@ __asm__(".pushsection slm_seldom, \"ax\", %progbits\n\t"
         "ret\n\t"
         ".cfi_endproc\n\t.size slm_stacks_here, . - slm_stacks_here\n\t.popsection");
 #elif defined(__aarch64__)
-__asm__(".pushsection slm_seldom, \"ax\", %progbits\n\t"
+__asm__(".pushsection slm_sampling, \"ax\", %progbits\n\t"
         ".globl slm_stacks_here\n\t.hidden slm_stacks_here\n\t.type slm_stacks_here, %function\nslm_stacks_here:\n\t"
         ".cfi_startproc\n\t"
         "sub sp, sp, #96\n\t.cfi_adjust_cfa_offset 96\n\t"
@@ -175,7 +175,7 @@ uint32_t slm_stacks_here(void)
 
 /* -- counts ------------------------------------------------------------------------------------------------------ */
 
-slm_for_few void slm_stack_count(struct slm_stack *stack, uint64_t objects_1024, uint64_t bytes)
+slm_sampling void slm_stack_count(struct slm_stack *stack, uint64_t objects_1024, uint64_t bytes)
 {
     add_relaxed(&stack->samples, 1);
     add_relaxed(&stack->objects_1024, objects_1024);
@@ -185,19 +185,19 @@ slm_for_few void slm_stack_count(struct slm_stack *stack, uint64_t objects_1024,
     add_relaxed(&stack->live_bytes, bytes);
 }
 
-slm_for_few void slm_stack_count_free(struct slm_stack *stack, uint64_t objects_1024, uint64_t bytes)
+slm_sampling void slm_stack_count_free(struct slm_stack *stack, uint64_t objects_1024, uint64_t bytes)
 {
     sub_relaxed(&stack->live_samples, 1);
     sub_relaxed(&stack->live_objects_1024, objects_1024);
     sub_relaxed(&stack->live_bytes, bytes);
 }
 
-slm_for_few void slm_stack_count_growth(struct slm_stack *stack, uint64_t bytes)
+slm_sampling void slm_stack_count_growth(struct slm_stack *stack, uint64_t bytes)
 {
     add_relaxed(&stack->live_bytes, bytes);
 }
 
-slm_seldom void slm_stacks_check(void)
+slm_sampling void slm_stacks_check(void)
 {
     _Atomic uint64_t *table = load_relaxed(&slm_stacks_buckets);
     uint64_t bytes = 0;

@@ -53,14 +53,14 @@ struct reader {
 
 static const uint8_t none[1];
 
-static slm_seldom struct reader reader_at(const struct slm_code_file *file, uintptr_t address)
+static slm_sampling struct reader reader_at(const struct slm_code_file *file, uintptr_t address)
 {
     if (address == 0 || address - file->segment >= file->table_bytes)
         return (struct reader){none, none, true};
     return (struct reader){(const uint8_t *)address, (const uint8_t *)(file->segment + file->table_bytes), false};
 }
 
-static slm_seldom uint64_t take(struct reader *reader, unsigned bytes)
+static slm_sampling uint64_t take(struct reader *reader, unsigned bytes)
 {
     uint64_t value = 0;
     if (reader->bad || (size_t)(reader->end - reader->at) < bytes) {
@@ -72,13 +72,13 @@ static slm_seldom uint64_t take(struct reader *reader, unsigned bytes)
     return value;
 }
 
-static slm_seldom int64_t take_signed_4(struct reader *reader)
+static slm_sampling int64_t take_signed_4(struct reader *reader)
 {
     return (int32_t)take(reader, 4);
 }
 
 /* LEB128; `sign`: the highest bit is one. */
-static slm_seldom uint64_t take_number(struct reader *reader, bool sign)
+static slm_sampling uint64_t take_number(struct reader *reader, bool sign)
 {
     uint64_t value = 0, byte = 0x80;
     unsigned shift = 0;
@@ -93,7 +93,7 @@ static slm_seldom uint64_t take_number(struct reader *reader, bool sign)
     return sign && (byte & 0x40) && shift < 64 ? value | ~(uint64_t)0 << shift : value;
 }
 
-static slm_seldom uintptr_t take_pointer(struct reader *reader, unsigned encoding)
+static slm_sampling uintptr_t take_pointer(struct reader *reader, unsigned encoding)
 {
     const uintptr_t here = (uintptr_t)reader->at;
     if (encoding == RELATIVE_4)
@@ -105,7 +105,7 @@ static slm_seldom uintptr_t take_pointer(struct reader *reader, unsigned encodin
 }
 
 /* The next bytes, as many as they say themselves. */
-static slm_seldom struct reader take_block(struct reader *reader)
+static slm_sampling struct reader take_block(struct reader *reader)
 {
     const uint64_t bytes = take_number(reader, false);
     const uint8_t *from = reader->at;
@@ -127,7 +127,7 @@ struct program {
 };
 
 /* Whatever a table says, this overflows nowhere. */
-static slm_seldom int64_t in_units(const struct program *program, uint64_t number)
+static slm_sampling int64_t in_units(const struct program *program, uint64_t number)
 {
     return (int64_t)(number * (uint64_t)program->data_unit);
 }
@@ -138,7 +138,7 @@ struct row {
     unsigned base_register;
 };
 
-static slm_seldom void save_register(struct row *row, uint64_t number, int64_t offset)
+static slm_sampling void save_register(struct row *row, uint64_t number, int64_t offset)
 {
     if (number == FRAME_POINTER) {
         row->step.how = SLM_STEP_AT_BASE;
@@ -150,7 +150,7 @@ static slm_seldom void save_register(struct row *row, uint64_t number, int64_t o
 }
 
 /* As it was before the function's first instruction. */
-static slm_seldom void restore_register(struct row *row, const struct row *before, uint64_t number)
+static slm_sampling void restore_register(struct row *row, const struct row *before, uint64_t number)
 {
     if (number == FRAME_POINTER) {
         row->step.how = before->step.how;
@@ -163,7 +163,7 @@ static slm_seldom void restore_register(struct row *row, const struct row *befor
 
 /* Where GCC has realigned the stack, the base was saved below the frame pointer, and the caller's frame pointer lies
  * where that points to. */
-static slm_seldom void take_expression(struct row *row, struct reader block, bool of_base, uint64_t number)
+static slm_sampling void take_expression(struct row *row, struct reader block, bool of_base, uint64_t number)
 {
     const uint64_t first = take(&block, 1);
     const int64_t offset = (int64_t)take_number(&block, true);
@@ -180,15 +180,15 @@ static slm_seldom void take_expression(struct row *row, struct reader block, boo
     }
 }
 
-static slm_seldom void define_base(struct row *row, uint64_t number, int64_t offset)
+static slm_sampling void define_base(struct row *row, uint64_t number, int64_t offset)
 {
     row->base_register = (unsigned)slm_min(number, UINT32_MAX);
     row->step.base = (int32_t)offset;
 }
 
 /* An instruction that says where something lies. False: it is another, or unknown. */
-static slm_seldom bool run_rule(struct reader *from, const struct program *program, struct row *row,
-                                const struct row *before, unsigned code)
+static slm_sampling bool run_rule(struct reader *from, const struct program *program, struct row *row,
+                                  const struct row *before, unsigned code)
 {
     uint64_t number;
     switch (code) {
@@ -238,7 +238,7 @@ static slm_seldom bool run_rule(struct reader *from, const struct program *progr
 }
 
 /* Run instructions until they come to what lies behind `address`. False: there is one that is not known. */
-static slm_seldom bool run(struct reader from, const struct program *program, uintptr_t address, struct row *row)
+static slm_sampling bool run(struct reader from, const struct program *program, uintptr_t address, struct row *row)
 {
     const struct row before = *row;
     struct row kept[ROWS_KEPT];
@@ -273,7 +273,7 @@ static slm_seldom bool run(struct reader from, const struct program *program, ui
 /* -- finding ----------------------------------------------------------------------------------------------------- */
 
 /* What all functions of a table have in common. False: it has something that is not known. */
-static slm_seldom bool read_common(struct reader from, struct program *program, unsigned *encoding, bool *augmented)
+static slm_sampling bool read_common(struct reader from, struct program *program, unsigned *encoding, bool *augmented)
 {
     const uint64_t bytes = take(&from, 4), id = take(&from, 4), version = take(&from, 1);
     const char *augmentation = (const char *)from.at;
@@ -306,7 +306,7 @@ static slm_seldom bool read_common(struct reader from, struct program *program, 
 }
 
 /* The function's entry in the sorted list, the one that begins last up to the address; 0: none. */
-static slm_seldom uintptr_t find_entry(const struct slm_code_file *file, uintptr_t address)
+static slm_sampling uintptr_t find_entry(const struct slm_code_file *file, uintptr_t address)
 {
     struct reader header = reader_at(file, file->tables);
     const uint64_t version = take(&header, 1), pointer = take(&header, 1), counter = take(&header, 1),
@@ -334,8 +334,8 @@ static slm_seldom uintptr_t find_entry(const struct slm_code_file *file, uintptr
 }
 
 /* False: no function has the address; *step says MORE if one has. */
-static slm_seldom bool find_program(const struct slm_code_file *file, uintptr_t address, struct program *program,
-                                    struct slm_step *step)
+static slm_sampling bool find_program(const struct slm_code_file *file, uintptr_t address, struct program *program,
+                                      struct slm_step *step)
 {
     struct reader entry = reader_at(file, find_entry(file, address));
     const uint64_t bytes = take(&entry, 4);
@@ -359,7 +359,7 @@ static slm_seldom bool find_program(const struct slm_code_file *file, uintptr_t 
     return address - program->begin < length;
 }
 
-static slm_seldom struct slm_step look_up(const struct slm_code_file *file, uintptr_t address)
+static slm_sampling struct slm_step look_up(const struct slm_code_file *file, uintptr_t address)
 {
     struct program program;
     struct row row = {.step = {.kind = SLM_STEP_NONE}};
@@ -387,7 +387,7 @@ struct found {
 static slm_sparse slm_cacheline struct found found[LINES][IN_LINE];
 
 /* In words; 0: it does not fit. */
-static slm_seldom uint64_t packed(const struct slm_step *step)
+static slm_sampling uint64_t packed(const struct slm_step *step)
 {
     const int64_t base = step->base / 8, frame = step->frame / 8, back = step->back / 8;
     if (step->base % 8 != 0 || step->frame % 8 != 0 || step->back % 8 != 0 || frame != (int16_t)frame ||
@@ -397,7 +397,7 @@ static slm_seldom uint64_t packed(const struct slm_step *step)
            (uint64_t)(uint16_t)frame << 32 | (uint64_t)(uint16_t)back << 48;
 }
 
-static slm_for_few struct slm_step unpacked(uint64_t step)
+static slm_sampling struct slm_step unpacked(uint64_t step)
 {
     return (struct slm_step){
         .kind = (enum slm_step_kind)(step >> 1 & 15),
@@ -408,7 +408,7 @@ static slm_for_few struct slm_step unpacked(uint64_t step)
     };
 }
 
-slm_for_few struct slm_step slm_tables_step(const struct slm_code_file *file, uintptr_t address)
+slm_sampling struct slm_step slm_tables_step(const struct slm_code_file *file, uintptr_t address)
 {
     const uint64_t place = (address ^ file->tables << 20) * 0x9e3779b97f4a7c15u;
     struct found *line = found[place / (UINT64_MAX / LINES + 1)], *at = &line[place % IN_LINE];

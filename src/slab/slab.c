@@ -38,12 +38,12 @@ void slm_slab_shape_fill(struct slm_slab_shape *shape)
 }
 
 /* Of a sampled slab's bits, and the indexes behind them. */
-static slm_for_few size_t sampled_bytes(const struct slm_slab *slab)
+static slm_sampling size_t sampled_bytes(const struct slm_slab *slab)
 {
     return slm_slab_words(slab) * sizeof(uint64_t) + slab->objects * sizeof(uint32_t);
 }
 
-static slm_for_few __attribute__((noinline)) void *make_sampled_bits(const struct slm_slab *slab)
+static slm_sampling __attribute__((noinline)) void *make_sampled_bits(const struct slm_slab *slab)
 {
     void *bits = slm_metadata_alloc(sampled_bytes(slab));
     return bits ? memset(bits, 0, sampled_bytes(slab)) : NULL;

@@ -46,9 +46,18 @@ static _Noreturn void give_up(const char *what)
 /* -- a case's process -------------------------------------------------------------------------------------------- */
 
 /* An object that is sampled lies elsewhere than others: where a row does not say which are, none is. */
-static void set_options(const char *options)
+static const char *options_of(const struct misuse_case *row)
 {
-    if (setenv(options_variable, options ? options : "sample_bytes=0", 1) != 0)
+    static char text[256];
+    const char *options = row->options ? row->options : "";
+    const char *first = strstr(options, "sample_bytes=") ? "" : "sample_bytes=0,";
+    snprintf(text, sizeof text, "%s%s", first, options);
+    return text;
+}
+
+static void set_options(const struct misuse_case *row)
+{
+    if (setenv(options_variable, options_of(row), 1) != 0)
         give_up(options_variable);
 }
 
@@ -67,8 +76,8 @@ static int be_case(const struct misuse_case *row)
 {
     static char line[1024];
     const char *options = getenv(options_variable);
-    if (row->options && (!options || strcmp(options, row->options) != 0)) {
-        set_options(row->options);
+    if (row->options && (!options || strcmp(options, options_of(row)) != 0)) {
+        set_options(row);
         execl(self, "misuse", row->name, (char *)NULL);
         give_up(self);
     }
@@ -112,7 +121,7 @@ static int run(const struct misuse_case *row, struct output *announced, struct o
     int status;
     open_output(announced, "announced");
     open_output(said, "said");
-    set_options(row->options);
+    set_options(row);
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, announced->file, STDOUT_FILENO);
     posix_spawn_file_actions_adddup2(&actions, said->file, STDERR_FILENO);
