@@ -275,12 +275,18 @@ static bool answer_has_come(void)
     return is_answered(waited_for);
 }
 
+static bool answer_comes(void)
+{
+    slm_worker_note_active(); /* so it does not sleep */
+    return answer_has_come();
+}
+
 static void ask_the_worker(void)
 {
     begin_with_worker();
     for (unsigned turn = 0; turn < 10; turn++) {
         waited_for = post(command_of(1, "", 0, 0));
-        wait_until(answer_has_come);
+        wait_until(answer_comes);
         require(load_relaxed(&could_destruct) && !pthread_equal(server_thread, pthread_self()));
     }
     end_second();
