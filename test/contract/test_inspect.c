@@ -357,11 +357,11 @@ static void role_hostile(const char *threads)
 {
     uint64_t state = 1234567;
     start_target((unsigned)atoi(threads), be_busy);
-    for (unsigned turn = 0; turn < scaled(400); turn++) {
+    for (unsigned turn = 0; turn < scaled(100); turn++) {
         for (unsigned i = 0; i < 50; i++) {
             const unsigned long before = atomic_load(&shared->rounds);
             write_garbage(&state);
-            while (i % 8 == 0 && atomic_load(&shared->rounds) < before + 1000) /* it goes on */
+            while (i % 8 == 0 && atomic_load(&shared->rounds) < before + 100) /* it goes on */
                 sched_yield();
         }
         require_done(SLM_COMMAND_LIMIT, "", 0, 0);
