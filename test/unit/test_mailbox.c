@@ -42,7 +42,7 @@ static int begin(void **state)
     return started;
 }
 
-/* -- which -------------------------------------------------------------------------------------------------------- */
+/* -- which ------------------------------------------------------------------------------------------------------- */
 
 static void a_command_is_answered_once(void **state)
 {
@@ -103,7 +103,7 @@ static void before_it_is_open_commands_are_dropped(void **state)
     assert_false(is_answered(token) || slm_mailbox_waits());
 }
 
-/* -- when --------------------------------------------------------------------------------------------------------- */
+/* -- when -------------------------------------------------------------------------------------------------------- */
 
 static void nobody_serves_in_a_slow_path(void **state)
 {
@@ -175,7 +175,7 @@ static void large_objects_serve(void **state)
     }
 }
 
-/* -- forks -------------------------------------------------------------------------------------------------------- */
+/* -- forks ------------------------------------------------------------------------------------------------------- */
 
 static uint64_t asked_of_parent;
 
@@ -255,7 +255,7 @@ static void a_fork_leaves_nothing_locked(void **state)
     assert_null(within);
 }
 
-/* -- the worker and its bell -------------------------------------------------------------------------------------- */
+/* -- the worker and its bell ------------------------------------------------------------------------------------- */
 
 static long worker; /* its id */
 
@@ -407,7 +407,7 @@ static void slow_paths_leave_it_to_the_worker(void **state)
     assert_child_silent(let_slow_paths_pass);
 }
 
-/* -- sandboxes ---------------------------------------------------------------------------------------------------- */
+/* -- sandboxes --------------------------------------------------------------------------------------------------- */
 
 /* Which call a thread sleeps in: the number of it, from /proc; -1: it runs. */
 static long call_of(long thread)
@@ -511,7 +511,7 @@ static void without_the_call_it_sleeps_as_ever(void **state)
     assert_child_silent(refuse_the_call);
 }
 
-/* -- the notes ---------------------------------------------------------------------------------------------------- */
+/* -- the notes --------------------------------------------------------------------------------------------------- */
 
 struct notes {
     const uint32_t *bell;
