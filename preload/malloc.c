@@ -14,8 +14,8 @@
 
 #define UNUSED __attribute__((unused))
 
-/* In an archive whoever has malloc, or C++'s operators, has slab_inspect, too: a mention, of no bytes. */
-__asm__(".reloc ., BFD_RELOC_NONE, slab_inspect");
+/* In an archive whoever has malloc, or C++'s operators, has slab_inspect, too, by this mention. */
+__asm__(".globl slab_inspect");
 
 slm_public slm_hot_path void *malloc(size_t n)
 {

@@ -27,7 +27,7 @@
 #include "heap/resize.h"
 #include "heap/sized.h"
 
-__asm__(".reloc ., BFD_RELOC_NONE, slab_inspect"); /* as in preload/malloc.c */
+__asm__(".globl slab_inspect"); /* as in preload/malloc.c */
 
 #if defined(__has_attribute) && __has_attribute(no_icf)
 #define APART no_icf /* or a form that jumps to another would be found in the place of one that does the same */

@@ -48,6 +48,12 @@ slm_inline uint32_t slm_samples_in(unsigned chunk)
     return (uint32_t)SLM_SAMPLES_FIRST << (chunk < SLM_SAMPLE_DOUBLINGS ? chunk : SLM_SAMPLE_DOUBLINGS);
 }
 
+struct slm_sample_counts {
+    _Atomic uint32_t top; /* no index above this was ever used */
+    uint32_t unused;
+    _Atomic uint64_t losses, stack_losses; /* samples for which there was no record, or for whose stack no room */
+};
+
 /* -- stacks ------------------------------------------------------------------------------------------------------ */
 
 /* Where from objects were allocated: a call stack, stored once, whose bytes never change. The counts do.
@@ -177,15 +183,13 @@ struct slm_inspect_fault {
 /* The library's slab_inspect. Pointers may be NULL where a build lacks the part. */
 struct slm_inspect {
     char magic[8];
-    uint32_t version, bytes; /* of this struct: what ends behind it is not there */
-    const char *library_version;
+    uint32_t version, bytes;  /* of this struct: what ends behind it is not there */
+    char library_version[16]; /* with a NUL if it is shorter */
     /* samples */
-    const _Atomic uint64_t *sample_bytes;  /* the mean interval now; 0: there is no sampling */
-    const void *sample_chunks;             /* SLM_SAMPLE_CHUNKS addresses of chunks; 0: not made yet */
-    const _Atomic uint32_t *sample_top;    /* no index above this was ever used */
-    const _Atomic uint64_t *sample_losses; /* samples for which there was no record */
-    const void *stack_buckets;             /* the address of SLM_STACK_BUCKETS lists; 0: there is no stack yet */
-    const _Atomic uint64_t *stack_losses;  /* samples for whose stack there was no room */
+    const _Atomic uint64_t *sample_bytes; /* the mean interval now; 0: there is no sampling */
+    const void *sample_chunks;            /* SLM_SAMPLE_CHUNKS addresses of chunks; 0: not made yet */
+    const struct slm_sample_counts *sample_counts;
+    const void *stack_buckets; /* the address of SLM_STACK_BUCKETS lists; 0: there is no stack yet */
     /* caches */
     const void *caches;          /* the address of each cache, by id; 0: there is none */
     uint32_t cache_ids, classes; /* how many ids there are, and how many are malloc's, which have no entry there */

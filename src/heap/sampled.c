@@ -113,7 +113,7 @@ slm_sampling void *slm_sampled_make(struct slm_cache *cache, int node, size_t n,
     for (unsigned tries = 0; depot && !object && tries < tries_most && overcome(cache, depot); tries++)
         object = take(depot);
     if (!object) {
-        add_relaxed(&slm_samples_losses, 1);
+        add_relaxed(&slm_sample_counts.losses, 1);
         return NULL;
     }
     const uint8_t before = slm_direct_begin();

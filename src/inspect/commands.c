@@ -151,23 +151,23 @@ static slm_seldom int tune(struct work *work)
 
 /* -- options ----------------------------------------------------------------------------------------------------- */
 
-/* What is not limited, or tuned, where it is read. Above a lower limit what is free goes back. */
-static slm_seldom void heed_options(void)
-{
-    slm_limits_change();
-    slm_cache_lock();
-    slm_cache_tune_again();
-    slm_cache_unlock();
-    if (slm_charge_is_near())
-        slm_give_back_undestructed();
-}
-
+/* Most options are heeded where they are read. From these others are derived, which every cache and each allocation
+ * use. Above a new limit what is free goes back. */
 static slm_seldom int set_or_read(struct slm_answer *answer)
 {
-    const bool sets = strchr(answer->text, '=') != NULL;
+    const uint64_t magazine_bytes = slm_setting(magazine_bytes), depot_bytes = slm_setting(depot_bytes);
+    const uint64_t limit_bytes = slm_setting(limit_bytes), soft_limit_bytes = slm_setting(soft_limit_bytes);
     const int error = slm_options_command(answer->text, sizeof answer->text);
-    if (sets && error == 0)
-        heed_options();
+    if (magazine_bytes != slm_setting(magazine_bytes) || depot_bytes != slm_setting(depot_bytes)) {
+        slm_cache_lock();
+        slm_cache_tune_again();
+        slm_cache_unlock();
+    }
+    if (limit_bytes != slm_setting(limit_bytes) || soft_limit_bytes != slm_setting(soft_limit_bytes)) {
+        slm_limits_change();
+        if (slm_charge_is_near())
+            slm_give_back_undestructed();
+    }
     return error;
 }
 

@@ -27,9 +27,8 @@ enum {
 
 /* What the pointers of slab_inspect to single words point to. */
 struct words {
-    uint64_t sample_bytes, losses, stack_losses, taken, dropped, buckets;
-    uint32_t top, unused;
-    char version[32];
+    struct slm_sample_counts counts;
+    uint64_t sample_bytes, taken, dropped, buckets;
 };
 
 /* Addresses in the dump. */
@@ -287,7 +286,7 @@ static slm_seldom void lay_out(struct dump *dump)
 {
     const uint64_t stacks = look_at_stacks(dump);
     struct places *places = &dump->places;
-    dump->samples = load_acquire(&slm_samples_top); /* pairs with take_new: the chunks are there */
+    dump->samples = load_acquire(&slm_sample_counts.top); /* pairs with take_new: the chunks are there */
     for (unsigned id = SLM_CLASSES; id < SLM_CACHE_IDS; id++)
         if (load_relaxed(&slm_caches[id]))
             dump->caches = id + 1;
@@ -308,13 +307,12 @@ static slm_seldom void put_words(struct dump *dump)
 {
     struct words words = {
         .sample_bytes = slm_setting(sample_bytes),
-        .losses = load_relaxed(&slm_samples_losses),
-        .stack_losses = load_relaxed(&slm_stacks_losses),
+        .counts = {.top = dump->samples,
+                   .losses = load_relaxed(&slm_sample_counts.losses),
+                   .stack_losses = load_relaxed(&slm_sample_counts.stack_losses)},
         .taken = load_relaxed(&slm_demand_sums.taken),
         .dropped = load_relaxed(&slm_demand_sums.dropped),
         .buckets = dump->places.buckets,
-        .top = dump->samples,
-        .version = SLAB_VERSION_STRING,
     };
     put(dump, &words, sizeof words);
 }
@@ -428,13 +426,11 @@ static slm_seldom void put_inspect(struct dump *dump)
         .magic = SLM_INSPECT_MAGIC,
         .version = SLM_INSPECT_VERSION,
         .bytes = sizeof inspect,
-        .library_version = (const void *)(uintptr_t)(words + offsetof(struct words, version)),
+        .library_version = SLAB_VERSION_STRING,
         .sample_bytes = (const void *)(uintptr_t)(words + offsetof(struct words, sample_bytes)),
         .sample_chunks = (const void *)(uintptr_t)places->chunks,
-        .sample_top = (const void *)(uintptr_t)(words + offsetof(struct words, top)),
-        .sample_losses = (const void *)(uintptr_t)(words + offsetof(struct words, losses)),
+        .sample_counts = (const void *)(uintptr_t)(words + offsetof(struct words, counts)),
         .stack_buckets = (const void *)(uintptr_t)(words + offsetof(struct words, buckets)),
-        .stack_losses = (const void *)(uintptr_t)(words + offsetof(struct words, stack_losses)),
         .caches = (const void *)(uintptr_t)places->caches,
         .cache_ids = dump->caches,
         .classes = SLM_CLASSES,

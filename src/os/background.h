@@ -14,7 +14,8 @@ void slm_background_forbid(void);
 /* So what the library does by itself makes no calls but those of every allocation. */
 bool slm_background_forbidden(void);
 
-/* Around such calls in a thread of the program's. False: it may make none. */
+/* Around such calls in a thread of the program's, and around others that few filters know. False: it may
+ * make none. */
 bool slm_background_begin(void);
 void slm_background_end(void);
 

@@ -11,8 +11,6 @@
 #include "sample/stacks.h"
 
 slm_sparse struct slm_sample *_Atomic slm_samples_chunks[SLM_SAMPLE_CHUNKS];
-slm_sparse _Atomic uint32_t slm_samples_top;
-slm_sparse _Atomic uint64_t slm_samples_losses;
 
 /* Index of the first free record, below a count of changes. */
 static slm_sparse _Atomic uint64_t free_head;
@@ -55,12 +53,12 @@ static slm_sampling bool make_chunk(unsigned chunk)
 /* One that was never in use; 0: there is no memory. */
 static slm_sampling uint32_t take_new(void)
 {
-    uint32_t top = load_relaxed(&slm_samples_top), place;
+    uint32_t top = load_relaxed(&slm_sample_counts.top), place;
     do {
         const unsigned chunk = find_chunk(top + 1, &place);
         if (chunk == SLM_SAMPLE_CHUNKS || (!load_relaxed(&slm_samples_chunks[chunk]) && !make_chunk(chunk)))
             return 0;
-    } while (!atomic_compare_exchange_weak(&slm_samples_top, &top, top + 1));
+    } while (!atomic_compare_exchange_weak(&slm_sample_counts.top, &top, top + 1));
     return top + 1;
 }
 
@@ -120,7 +118,7 @@ slm_sampling uint32_t slm_samples_add(const struct slm_sample_of *of)
 {
     uint32_t index = take_free();
     if (index == 0 && (index = take_new()) == 0) {
-        add_relaxed(&slm_samples_losses, 1);
+        add_relaxed(&slm_sample_counts.losses, 1);
         return 0;
     }
     struct slm_sample *sample = slm_samples_at(index);
@@ -198,7 +196,7 @@ slm_sampling bool slm_samples_copy(uint32_t index, struct slm_sample *copy)
 slm_seldom struct slm_samples_sum slm_samples_live(void)
 {
     struct slm_samples_sum sum = {0, 0};
-    const uint32_t top = load_acquire(&slm_samples_top); /* pairs with take_new: the chunks are there */
+    const uint32_t top = load_acquire(&slm_sample_counts.top); /* pairs with take_new: the chunks are there */
     for (uint32_t index = 1; index <= top; index++) {
         struct slm_sample sample;
         if (!slm_samples_copy(index, &sample) || load_relaxed(&sample.object) == 0)

@@ -31,7 +31,7 @@ void slm_samples_change(uint32_t index, const void *object, uint64_t asked, uint
 /* Its record; the index is not 0. */
 struct slm_sample *slm_samples_at(uint32_t index);
 
-/* Copy a record that was in use at some time (slm_samples_top), as it was at one moment. False: it is being changed
+/* Copy a record that was in use at some time (slm_sample_counts.top), as it was at one moment. False: it is being changed
  * all the time, perhaps by the thread that the caller's signal handler has interrupted. */
 bool slm_samples_copy(uint32_t index, struct slm_sample *copy);
 
@@ -43,5 +43,3 @@ struct slm_samples_sum slm_samples_live(void);
 
 /* For tools (base/inspect.h). */
 extern slm_hidden struct slm_sample *_Atomic slm_samples_chunks[SLM_SAMPLE_CHUNKS];
-extern slm_hidden _Atomic uint32_t slm_samples_top;
-extern slm_hidden _Atomic uint64_t slm_samples_losses;

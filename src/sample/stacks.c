@@ -12,7 +12,8 @@
 enum { UNIT = 64 }; /* of metadata */
 
 slm_sparse _Atomic uint64_t *_Atomic slm_stacks_buckets;
-slm_sparse _Atomic uint64_t slm_stacks_losses, slm_stacks_bytes;
+slm_sparse _Atomic uint64_t slm_stacks_bytes;
+slm_sparse struct slm_sample_counts slm_sample_counts;
 
 /* -- the table --------------------------------------------------------------------------------------------------- */
 
@@ -81,7 +82,7 @@ static slm_sampling struct slm_stack *make(const struct slm_stack *model)
         made->number = number_of(made);
     } else {
         sub_relaxed(&slm_stacks_bytes, bytes);
-        add_relaxed(&slm_stacks_losses, 1);
+        add_relaxed(&slm_sample_counts.stack_losses, 1);
     }
     return made;
 }
@@ -97,7 +98,7 @@ slm_sampling uint32_t slm_stacks_intern(const struct slm_stack *stack)
 {
     _Atomic uint64_t *table = buckets();
     if (!table) {
-        add_relaxed(&slm_stacks_losses, 1);
+        add_relaxed(&slm_sample_counts.stack_losses, 1);
         return 0;
     }
     _Atomic uint64_t *bucket = &table[stack->hash % SLM_STACK_BUCKETS];

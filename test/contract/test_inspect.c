@@ -15,7 +15,7 @@
 
 #include "base/inspect.h"
 
-/* -- the tool ----------------------------------------------------------------------------------------------------- */
+/* -- the tool ---------------------------------------------------------------------------------------------------- */
 
 /* What the two share apart from that. */
 static struct shared {
@@ -163,7 +163,7 @@ static void ask_everything(unsigned turn)
     require(unknown.error == ENOSYS);
 }
 
-/* -- who is asked ------------------------------------------------------------------------------------------------- */
+/* -- who is asked ------------------------------------------------------------------------------------------------ */
 
 static slab_cache *loaded;
 
@@ -234,7 +234,7 @@ static void end_target(void)
     require(ended_well(wait_for(target)));
 }
 
-/* -- scenarios ---------------------------------------------------------------------------------------------------- */
+/* -- scenarios --------------------------------------------------------------------------------------------------- */
 
 static void role_loaded(const char *threads)
 {
@@ -319,7 +319,7 @@ static void test_the_bell_wakes_an_idle_process(void **state)
     assert_role_succeeds("idle", NULL);
 }
 
-/* -- a hostile tool ----------------------------------------------------------------------------------------------- */
+/* -- a hostile tool ---------------------------------------------------------------------------------------------- */
 
 /* Any bytes, but most with what makes them a command; also in the answer, and in the middle of commands. */
 static void write_garbage(uint64_t *state)
@@ -357,11 +357,11 @@ static void role_hostile(const char *threads)
 {
     uint64_t state = 1234567;
     start_target((unsigned)atoi(threads), be_busy);
-    for (unsigned turn = 0; turn < scaled(400); turn++) {
+    for (unsigned turn = 0; turn < scaled(100); turn++) {
         for (unsigned i = 0; i < 50; i++) {
             const unsigned long before = atomic_load(&shared->rounds);
             write_garbage(&state);
-            while (i % 8 == 0 && atomic_load(&shared->rounds) < before + 1000) /* it goes on */
+            while (i % 8 == 0 && atomic_load(&shared->rounds) < before + 100) /* it goes on */
                 sched_yield();
         }
         require_done(SLM_COMMAND_LIMIT, "", 0, 0);

@@ -56,7 +56,7 @@ static inline bool is_sampled(const void *object)
 static inline unsigned count_live(void)
 {
     unsigned live = 0;
-    for (uint32_t index = 1; index <= load_relaxed(&slm_samples_top); index++)
+    for (uint32_t index = 1; index <= load_relaxed(&slm_sample_counts.top); index++)
         live += load_relaxed(&slm_samples_at(index)->object) != 0;
     return live;
 }

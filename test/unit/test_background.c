@@ -51,7 +51,7 @@ static void enter_from_elsewhere(void)
 {
     become_another();
     errno = EDOM;
-    slm_background_enter();
+    require(slm_background_enter() == (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) == 0));
     require(errno == EDOM);
     const struct scheduling is = now();
     require_background(&is);
@@ -105,7 +105,7 @@ static void require_unchanged(void)
 {
     become_another();
     const struct scheduling before = now();
-    slm_background_enter();
+    require(!slm_background_enter());
     const struct scheduling after = now();
     require(after.policy == before.policy && after.nice == before.nice);
     require(CPU_EQUAL(&after.cpus, &before.cpus));
@@ -143,7 +143,7 @@ static void enter_behind_a_filter(void)
 {
     install_filter();
     const struct scheduling before = now();
-    slm_background_enter();
+    require(!slm_background_enter());
     const struct scheduling after = now();
     require(after.policy == before.policy && after.nice == before.nice && CPU_EQUAL(&after.cpus, &before.cpus));
 }

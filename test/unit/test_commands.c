@@ -26,7 +26,7 @@ static const struct slm_answer *asked(uint32_t what, const char *said)
     return ask(what, said, 0, 0);
 }
 
-/* -- figures ------------------------------------------------------------------------------------------------------ */
+/* -- figures ----------------------------------------------------------------------------------------------------- */
 
 static void stats_are_those_of_the_call(void **state)
 {
@@ -152,7 +152,7 @@ static void answers_take_no_memory_that_stays(void **state)
     assert_int_equal(after.metadata_bytes, before.metadata_bytes);
 }
 
-/* -- giving back -------------------------------------------------------------------------------------------------- */
+/* -- giving back ------------------------------------------------------------------------------------------------- */
 
 static void purging_gives_back_what_is_free(void **state)
 {
@@ -282,7 +282,7 @@ static void tuning(void **state)
     slab_cache_destroy(cache);
 }
 
-/* -- options ------------------------------------------------------------------------------------------------------ */
+/* -- options ----------------------------------------------------------------------------------------------------- */
 
 static void options_are_read_and_changed(void **state)
 {
@@ -394,7 +394,7 @@ static void what_is_above_a_new_limit_goes_back(void **state)
     assert_int_equal(load_relaxed(&slm_charge.soft), UINT64_MAX);
 }
 
-/* -- what is wrong ------------------------------------------------------------------------------------------------ */
+/* -- what is wrong ----------------------------------------------------------------------------------------------- */
 
 static void there_are_no_others(void **state)
 {

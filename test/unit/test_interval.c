@@ -161,7 +161,7 @@ static void weights(void **state)
 static unsigned sampled_of(unsigned count, size_t n)
 {
     unsigned sampled = 0;
-    const uint64_t before = load_relaxed(&slm_samples_losses);
+    const uint64_t before = load_relaxed(&slm_sample_counts.losses);
     for (unsigned i = 0; i < count; i++) {
         void *object = malloc(n);
         require(object != NULL);
@@ -169,7 +169,7 @@ static unsigned sampled_of(unsigned count, size_t n)
         sampled += slab ? slm_slab_is_sampled(slab) : load_relaxed(&slm_large_of(object)->sample) != 0;
         free(object);
     }
-    require(load_relaxed(&slm_samples_losses) == before);
+    require(load_relaxed(&slm_sample_counts.losses) == before);
     return sampled;
 }
 

@@ -245,6 +245,34 @@ static void the_least_of_group_and_options(void)
     require_limits(60 * MIB, 50 * MIB);
 }
 
+static void options_that_change(void)
+{
+    begin_v2();
+    start();
+    slm_settings.limit_bytes = 100 * MIB;
+    slm_limits_change();
+    require_limits(100 * MIB, 100 * MIB);
+    slm_settings.soft_limit_bytes = 50 * MIB;
+    slm_limits_change();
+    require_limits(100 * MIB, 50 * MIB);
+    slm_settings.limit_bytes = slm_settings.soft_limit_bytes = 0;
+    slm_limits_change();
+    require_limits(GIB - SPARE, GIB - GIB / 10);
+    require(slm_limits_watched);
+}
+
+static void options_that_change_without_a_group(void)
+{
+    slm_settings.soft_limit_bytes = 50 * MIB; /* nothing was limited at start */
+    slm_limits_change();
+    require_limits(NONE, 50 * MIB);
+    require(slm_limits_watched);
+    slm_settings.soft_limit_bytes = 0;
+    slm_limits_change();
+    require_limits(NONE, NONE);
+    require(!slm_limits_watched);
+}
+
 static void without_a_group(void)
 {
     begin("", "22 27 0:21 / /proc rw,relatime - proc proc rw\n");
@@ -294,6 +322,8 @@ static void limits_follow_the_group(void **state)
         version_1,
         with_none,
         the_least_of_group_and_options,
+        options_that_change,
+        options_that_change_without_a_group,
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         char command[128];

@@ -42,7 +42,7 @@ static int begin(void **state)
     return started;
 }
 
-/* -- which -------------------------------------------------------------------------------------------------------- */
+/* -- which ------------------------------------------------------------------------------------------------------- */
 
 static void a_command_is_answered_once(void **state)
 {
@@ -103,7 +103,7 @@ static void before_it_is_open_commands_are_dropped(void **state)
     assert_false(is_answered(token) || slm_mailbox_waits());
 }
 
-/* -- when --------------------------------------------------------------------------------------------------------- */
+/* -- when -------------------------------------------------------------------------------------------------------- */
 
 static void nobody_serves_in_a_slow_path(void **state)
 {
@@ -175,7 +175,7 @@ static void large_objects_serve(void **state)
     }
 }
 
-/* -- forks -------------------------------------------------------------------------------------------------------- */
+/* -- forks ------------------------------------------------------------------------------------------------------- */
 
 static uint64_t asked_of_parent;
 
@@ -255,7 +255,7 @@ static void a_fork_leaves_nothing_locked(void **state)
     assert_null(within);
 }
 
-/* -- the worker and its bell -------------------------------------------------------------------------------------- */
+/* -- the worker and its bell ------------------------------------------------------------------------------------- */
 
 static long worker; /* its id */
 
@@ -275,12 +275,18 @@ static bool answer_has_come(void)
     return is_answered(waited_for);
 }
 
+static bool answer_comes(void)
+{
+    slm_worker_note_active(); /* so it does not sleep */
+    return answer_has_come();
+}
+
 static void ask_the_worker(void)
 {
     begin_with_worker();
     for (unsigned turn = 0; turn < 10; turn++) {
         waited_for = post(command_of(1, "", 0, 0));
-        wait_until(answer_has_come);
+        wait_until(answer_comes);
         require(load_relaxed(&could_destruct) && !pthread_equal(server_thread, pthread_self()));
     }
     end_second();
@@ -401,28 +407,30 @@ static void slow_paths_leave_it_to_the_worker(void **state)
     assert_child_silent(let_slow_paths_pass);
 }
 
-/* -- sandboxes ---------------------------------------------------------------------------------------------------- */
+/* -- sandboxes --------------------------------------------------------------------------------------------------- */
 
-/* Which call a thread sleeps in: the number of it, from /proc; -1: it runs. */
-static long call_of(long thread)
+/* Does the worker sleep in that call, and without a limit? /proc has its number and arguments, unless it runs. */
+static bool worker_sleeps_in(long call, const char *format)
 {
-    char line[256] = "running";
-    const int file = open(text("/proc/self/task/%ld/syscall", thread), O_RDONLY);
+    char line[256] = "";
+    long number;
+    unsigned long limit = 1;
+    const int file = open(text("/proc/self/task/%ld/syscall", worker), O_RDONLY);
     require(file >= 0 && read(file, line, sizeof line - 1) > 0);
     close(file);
-    return strncmp(line, "running", 7) == 0 ? -1 : atol(line);
+    return sscanf(line, format, &number, &limit) == 2 && number == call && limit == 0;
 }
 
 enum { FUTEX_WAITV = 449 };
 
 static bool sleeps_on_one(void)
 {
-    return call_of(worker) == SYS_futex;
+    return worker_sleeps_in(SYS_futex, "%ld %*s %*s %*s %lx");
 }
 
 static bool sleeps_on_both(void)
 {
-    return call_of(worker) == FUTEX_WAITV;
+    return worker_sleeps_in(FUTEX_WAITV, "%ld %*s %*s %*s %lx");
 }
 
 static void announce(void)
@@ -432,8 +440,7 @@ static void announce(void)
     require(slm_background_busy());
     require(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
     require(!slm_background_busy()); /* it is out of the call before the program goes on */
-    wait_until_asleep(worker);
-    require(sleeps_on_one());
+    wait_until(sleeps_on_one);
     waited_for = post(command_of(1, "", 0, 0));
     while (!answer_has_come())
         for (unsigned i = 0; i < 1000; i++) {
@@ -469,8 +476,7 @@ static void be_born_filtered(void)
     };
     install(filter, COUNT(filter));
     begin_with_worker();
-    wait_until_asleep(worker);
-    require(sleeps_on_one());
+    wait_until(sleeps_on_one);
     end_second();
 }
 
@@ -493,8 +499,7 @@ static void refuse_the_call(void)
     begin_with_worker();
     require(syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
     require(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) == 0);
-    wait_until_asleep(worker);
-    require(sleeps_on_one());
+    wait_until(sleeps_on_one);
     end_second();
     require(worker_gone());
 }
@@ -505,7 +510,7 @@ static void without_the_call_it_sleeps_as_ever(void **state)
     assert_child_silent(refuse_the_call);
 }
 
-/* -- the notes ---------------------------------------------------------------------------------------------------- */
+/* -- the notes --------------------------------------------------------------------------------------------------- */
 
 struct notes {
     const uint32_t *bell;

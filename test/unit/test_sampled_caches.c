@@ -159,7 +159,7 @@ static void at_the_limit(const slab_cache_attr *attr)
     enum { MOST = 1600 };
     static void *objects[MOST + 1];
     slab_cache *cache = slab_cache_create("limited", 256, attr);
-    const uint64_t lost = load_relaxed(&slm_samples_losses);
+    const uint64_t lost = load_relaxed(&slm_sample_counts.losses);
     for (unsigned round = 0; round < 20; round++) {
         set_mean(0);
         for (unsigned i = 0; i < MOST; i++)
@@ -176,7 +176,7 @@ static void at_the_limit(const slab_cache_attr *attr)
             slab_cache_free(cache, objects[(i * 7) % MOST]);
         require(active(cache) == 0);
     }
-    require(load_relaxed(&slm_samples_losses) - lost == 20); /* the call that was refused */
+    require(load_relaxed(&slm_sample_counts.losses) - lost == 20); /* the call that was refused */
     require(slab_cache_destroy(cache) == 0);
 }
 

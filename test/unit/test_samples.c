@@ -99,7 +99,7 @@ static void records_are_used_again(void **state)
     uint32_t indexes[10];
     for (unsigned i = 0; i < 10; i++)
         indexes[i] = add(0x10000 + i, 100, 0);
-    const uint32_t top = load_relaxed(&slm_samples_top);
+    const uint32_t top = load_relaxed(&slm_sample_counts.top);
     for (unsigned i = 0; i < 10; i++)
         slm_samples_end(indexes[i]);
     for (unsigned i = 10; i-- > 0;) {
@@ -107,7 +107,7 @@ static void records_are_used_again(void **state)
         assert_int_equal(load_relaxed(&slm_samples_at(indexes[i])->object), 0x20000 + i);
         assert_int_equal(slm_samples_at(indexes[i])->asked, 200);
     }
-    assert_int_equal(load_relaxed(&slm_samples_top), top);
+    assert_int_equal(load_relaxed(&slm_sample_counts.top), top);
     for (unsigned i = 0; i < 10; i++)
         slm_samples_end(indexes[i]);
 }
@@ -124,7 +124,7 @@ static void chunks_grow(void **state)
         assert_int_equal(load_relaxed(&slm_samples_at(indexes[i])->object), 0x100000 + i);
     const struct slm_sample *next = NULL;
     uint32_t index = 0;
-    const uint32_t top = load_relaxed(&slm_samples_top);
+    const uint32_t top = load_relaxed(&slm_sample_counts.top);
     for (unsigned chunk = 0; index < top; chunk++) {
         next = load_relaxed(&slm_samples_chunks[chunk]);
         for (uint32_t i = 0; i < slm_samples_in(chunk) && index < top; i++)
@@ -132,7 +132,7 @@ static void chunks_grow(void **state)
     }
     for (unsigned i = 0; i < MANY; i++)
         slm_samples_end(indexes[i]);
-    assert_int_equal(load_relaxed(&slm_samples_top), top);
+    assert_int_equal(load_relaxed(&slm_sample_counts.top), top);
 }
 
 /* -- many threads ---------------------------------------------------------------------------------------------- */
@@ -165,7 +165,7 @@ static void *come_and_go(void *number)
 static unsigned count_live(void)
 {
     unsigned live = 0;
-    for (uint32_t index = 1; index <= load_relaxed(&slm_samples_top); index++) {
+    for (uint32_t index = 1; index <= load_relaxed(&slm_sample_counts.top); index++) {
         const struct slm_sample *sample = slm_samples_at(index);
         live += load_relaxed(&sample->object) != 0;
         assert_int_equal(load_relaxed(&sample->serial) % 2, 0);
@@ -182,7 +182,7 @@ static void many_threads(void **state)
     on_threads(THREADS, come_and_go);
     assert_int_equal(count_live(), 0);
     assert_live(stack, 0, 0, 0);
-    assert_true(load_relaxed(&slm_samples_top) <= 70000 + THREADS * HELD);
+    assert_true(load_relaxed(&slm_sample_counts.top) <= 70000 + THREADS * HELD);
 }
 
 /* -- a child of fork ------------------------------------------------------------------------------------------- */
@@ -216,17 +216,17 @@ static void without_memory(void)
     struct slm_stack *stack = slm_stack_of(shared_stack);
     uint32_t last = 0, index;
     forbid_memory();
-    const uint64_t lost = load_relaxed(&slm_samples_losses), samples = load_relaxed(&stack->samples);
+    const uint64_t lost = load_relaxed(&slm_sample_counts.losses), samples = load_relaxed(&stack->samples);
     uint64_t added = 0;
     while ((index = add(0xa000, 10, shared_stack)) != 0 && added < 20000000) {
         last = index;
         added++;
     }
-    require(index == 0 && last != 0 && load_relaxed(&slm_samples_losses) == lost + 1);
+    require(index == 0 && last != 0 && load_relaxed(&slm_sample_counts.losses) == lost + 1);
     require(load_relaxed(&stack->samples) == samples + added); /* the lost one stands for nothing */
     slm_samples_end(last);
     require(add(0xb000, 10, 0) == last);
-    require(add(0xb000, 10, 0) == 0 && load_relaxed(&slm_samples_losses) == lost + 2);
+    require(add(0xb000, 10, 0) == 0 && load_relaxed(&slm_sample_counts.losses) == lost + 2);
 }
 
 static void no_memory(void **state)

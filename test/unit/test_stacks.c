@@ -96,12 +96,12 @@ static void fill_up(void)
 {
     uint32_t numbers[400];
     unsigned stored = 0;
-    const uint64_t losses = load_relaxed(&slm_stacks_losses);
+    const uint64_t losses = load_relaxed(&slm_sample_counts.stack_losses);
     while (stored < COUNT(numbers) && (numbers[stored] = intern(stored, 100)))
         stored++;
-    require(stored > 10 && stored < COUNT(numbers) && load_relaxed(&slm_stacks_losses) == losses + 1);
+    require(stored > 10 && stored < COUNT(numbers) && load_relaxed(&slm_sample_counts.stack_losses) == losses + 1);
     require(load_relaxed(&slm_stacks_bytes) <= bound() && load_relaxed(&slm_stacks_bytes) > bound() - 2048);
-    require(intern(10000, 200) == 0 && load_relaxed(&slm_stacks_losses) == losses + 2);
+    require(intern(10000, 200) == 0 && load_relaxed(&slm_sample_counts.stack_losses) == losses + 2);
     for (unsigned i = 0; i < stored; i++)
         require(intern(i, 100) == numbers[i]);
     slm_stacks_check();
@@ -122,13 +122,13 @@ static void have_a_bound(void **state)
 
 static void have_no_memory(void)
 {
-    const uint64_t losses = load_relaxed(&slm_stacks_losses);
+    const uint64_t losses = load_relaxed(&slm_sample_counts.stack_losses);
     forbid_memory();
     while (malloc(1 << 16))
         ;
     for (unsigned i = 0; i < 300; i++)
         (void)intern(i, 200);
-    require(load_relaxed(&slm_stacks_losses) > losses);
+    require(load_relaxed(&slm_sample_counts.stack_losses) > losses);
     slm_stacks_check();
 }
 

@@ -63,6 +63,69 @@ static void a_sleeper_is_woken(void **state)
     assert_int_equal(pthread_join(sleeper, NULL), 0); /* hangs if not */
 }
 
+/* -- one of several ---------------------------------------------------------------------------------------------- */
+
+static const uint32_t in_file; /* in the test's own */
+
+static bool wait_for_either(const volatile void *shared)
+{
+    const struct slm_sys_word words[] = {{1, &word, SLM_SYS_PRIVATE}, {0, shared, SLM_SYS_SHARED}};
+    errno = EDOM;
+    const bool done = slm_sys_wait_any(words, COUNT(words));
+    require(errno == EDOM);
+    return done;
+}
+
+static void *wait_for_change_of_either(void *nothing)
+{
+    while (load_acquire(&word) == 1)
+        require(wait_for_either(&in_file));
+    return nothing;
+}
+
+/* There is such a call, and no filter takes it away. */
+static bool can_wait_for_either(void)
+{
+    store_relaxed(&word, 2);
+    return wait_for_either(&in_file);
+}
+
+static void a_sleeper_on_several_words_is_woken(void **state)
+{
+    (void)state;
+    if (!can_wait_for_either())
+        skip();
+    for (unsigned turn = 0; turn < 20; turn++) {
+        pthread_t sleeper;
+        store_relaxed(&word, 1);
+        assert_int_equal(pthread_create(&sleeper, NULL, wait_for_change_of_either, NULL), 0);
+        if (turn % 2 == 1) {
+            while (syscall(SYS_futex, &in_file, 1 /* FUTEX_WAKE */, 1, NULL, NULL, 0) != 1)
+                sleep_ms(1);
+        }
+        store_release(&word, 0);
+        slm_sys_wake(&word);
+        assert_int_equal(pthread_join(sleeper, NULL), 0);
+    }
+}
+
+/* Nobody else has the page: it is no file's, and may not be written to. */
+static void a_shared_word_lies_in_a_file(void **state)
+{
+    (void)state;
+    if (!can_wait_for_either())
+        skip();
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    char *own = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(own, MAP_FAILED);
+    *(volatile char *)own = 0;
+    assert_int_equal(mprotect(own, page, PROT_READ), 0);
+    store_relaxed(&word, 1);
+    assert_false(wait_for_either(own));
+    assert_int_equal(munmap(own, page), 0);
+    assert_false(wait_for_either(own));
+}
+
 static void the_clock_goes_on(void **state)
 {
     (void)state;
@@ -201,6 +264,8 @@ int main(void)
         cmocka_unit_test(waiting_ends_with_its_time),
         cmocka_unit_test(a_sleep_ends_with_its_time),
         cmocka_unit_test(a_sleeper_is_woken),
+        cmocka_unit_test(a_sleeper_on_several_words_is_woken),
+        cmocka_unit_test(a_shared_word_lies_in_a_file),
         cmocka_unit_test(the_clock_goes_on),
         cmocka_unit_test(barriers_are_counted),
         cmocka_unit_test(entropy_differs_by_number),

@@ -57,12 +57,11 @@ static void stats_run(const struct request *request)
     ask(request, &command, &answer, &stats, &bytes);
     struct process_stat stat;
     struct problem problem;
-    char version[32];
+    char version[sizeof target_inspect(request->target)->library_version + 1] = {0};
     if (process_stat_read(target_pid(request->target), &stat, &problem))
         printf("%-24s %12s\n", "program", printable(stat.program));
-    if (target_read_text(request->target, (uint64_t)(uintptr_t)target_inspect(request->target)->library_version,
-                         version, sizeof version))
-        printf("%-24s %12s\n", "slabmalloc", printable(version));
+    memcpy(version, target_inspect(request->target)->library_version, sizeof version - 1);
+    printf("%-24s %12s\n", "slabmalloc", printable(version));
     if (target_copies(request->target) > 1)
         printf("%-24s %12u\n", "copies of the library", target_copies(request->target));
     printf("%-24s %12s\n", amount_exact ? "resident_bytes" : "resident",

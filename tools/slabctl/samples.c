@@ -92,10 +92,10 @@ static bool chunk_read(struct target *target, struct samples *samples, uint64_t 
 }
 
 /* Index 1 is the first of the first chunk. */
-static bool live_read(struct target *target, struct samples *samples)
+static bool live_read(struct target *target, struct samples *samples, uint32_t top)
 {
     const struct slm_inspect *inspect = target_inspect(target);
-    uint64_t chunks[SLM_SAMPLE_CHUNKS], top = number_at(target, inspect->sample_top, sizeof(uint32_t));
+    uint64_t chunks[SLM_SAMPLE_CHUNKS];
     if (!target_read(target, address_of(inspect->sample_chunks), chunks, sizeof chunks))
         return false;
     uint64_t first = 0;
@@ -113,12 +113,14 @@ bool samples_try_live(struct target *target, struct samples *samples)
 {
     *samples = (struct samples){0};
     const struct slm_inspect *inspect = target_inspect(target);
-    if (!inspect->sample_chunks || !inspect->sample_top || !inspect->sample_bytes)
+    if (!inspect->sample_chunks || !inspect->sample_counts || !inspect->sample_bytes)
         return false;
+    struct slm_sample_counts counts = {0};
+    (void)target_read(target, address_of(inspect->sample_counts), &counts, sizeof counts);
     samples->sample_bytes = number_at(target, inspect->sample_bytes, sizeof(uint64_t));
-    samples->losses = number_at(target, inspect->sample_losses, sizeof(uint64_t));
-    samples->stack_losses = number_at(target, inspect->stack_losses, sizeof(uint64_t));
-    return live_read(target, samples);
+    samples->losses = counts.losses;
+    samples->stack_losses = counts.stack_losses;
+    return live_read(target, samples, counts.top);
 }
 
 void sample_add(struct estimate *estimate, const struct sample *sample)

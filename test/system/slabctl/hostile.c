@@ -121,7 +121,7 @@ static void everything_but(const char *lie)
     memcpy(inspect.magic, SLM_INSPECT_MAGIC, sizeof inspect.magic);
     inspect.version = SLM_INSPECT_VERSION;
     inspect.bytes = sizeof inspect;
-    inspect.library_version = "0.1.0";
+    memcpy(inspect.library_version, "0.1.0", 6);
     inspect.used_bytes = (void *)figures;
     inspect.mailbox = &mailbox;
     inspect.bell = &bell;

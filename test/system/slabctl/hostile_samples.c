@@ -189,13 +189,11 @@ static void inspect_make(uint64_t seed)
     buckets_at = or_lie((uintptr_t)buckets);
     inspect = (struct slm_inspect){.version = SLM_INSPECT_VERSION, .bytes = sizeof inspect};
     memcpy(inspect.magic, SLM_INSPECT_MAGIC, sizeof inspect.magic);
-    inspect.library_version = (const char *)(uintptr_t)or_lie((uintptr_t) "hostile");
+    memcpy(inspect.library_version, "hostile\033[31m-no-end", sizeof inspect.library_version);
     inspect.sample_bytes = (const void *)(uintptr_t)or_lie((uintptr_t)&numbers[0]);
     inspect.sample_chunks = (const void *)(uintptr_t)or_lie((uintptr_t)chunks);
-    inspect.sample_top = (const void *)(uintptr_t)or_lie((uintptr_t)&numbers[1]);
-    inspect.sample_losses = (const void *)(uintptr_t)or_lie((uintptr_t)&numbers[2]);
+    inspect.sample_counts = (const void *)(uintptr_t)or_lie((uintptr_t)&numbers[1]);
     inspect.stack_buckets = (const void *)(uintptr_t)or_lie((uintptr_t)&buckets_at);
-    inspect.stack_losses = (const void *)(uintptr_t)or_lie((uintptr_t)&numbers[3]);
     inspect.caches = (const void *)(uintptr_t)or_lie((uintptr_t)caches);
     inspect.cache_ids = (uint32_t)or_lie(64);
     inspect.classes = (uint32_t)or_lie(32);

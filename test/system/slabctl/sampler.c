@@ -22,8 +22,9 @@ struct slm_inspect inspect;
 __asm__(".globl slab_inspect\n.set slab_inspect, inspect\n.type slab_inspect, @object\n.size slab_inspect, 256\n");
 
 uint64_t sampler_mean = 2 << 20;
-static uint64_t mean_now = 2 << 20, losses, stack_losses, used[2] = {1 << 20};
-static uint32_t top, free_records;
+static uint64_t mean_now = 2 << 20, used[2] = {1 << 20};
+static struct slm_sample_counts counts;
+static uint32_t free_records;
 static uint64_t chunks[SLM_SAMPLE_CHUNKS];
 static struct slm_sample *records;
 static uint64_t *buckets;
@@ -139,7 +140,7 @@ uint64_t sampler_sample(const uint64_t *registers, const uint64_t *pointer, size
     if (uniform() > share)
         return object;
     struct slm_stack *stack = stack_store(image_of(registers, pointer));
-    uint32_t index = free_records ? free_records : ++top;
+    uint32_t index = free_records ? free_records : ++counts.top;
     if (index > RECORDS)
         abort();
     struct slm_sample *record = &records[index - 1];
@@ -165,7 +166,7 @@ uint64_t sampler_sample(const uint64_t *registers, const uint64_t *pointer, size
 
 void sampler_free(uint64_t object)
 {
-    for (uint32_t i = 0; i < top; i++)
+    for (uint32_t i = 0; i < counts.top; i++)
         if (records[i].object == object) {
             records[i].serial += 2;
             records[i].object = 0;
@@ -196,8 +197,8 @@ uint64_t sampler_malloc(size_t bytes)
 
 void sampler_lose(uint64_t samples, uint64_t stacks)
 {
-    losses = samples;
-    stack_losses = stacks;
+    counts.losses = samples;
+    counts.stack_losses = stacks;
 }
 
 void sampler_off(void)
@@ -220,10 +221,8 @@ void sampler_start(uint64_t mean, uint64_t seed, void *end_of_stack)
                                    .library_version = "sampler",
                                    .sample_bytes = (const void *)&mean_now,
                                    .sample_chunks = chunks,
-                                   .sample_top = (const void *)&top,
-                                   .sample_losses = (const void *)&losses,
+                                   .sample_counts = &counts,
                                    .stack_buckets = &buckets,
-                                   .stack_losses = (const void *)&stack_losses,
                                    .caches = cache_list,
                                    .cache_ids = 7,
                                    .classes = 6,
