@@ -223,7 +223,7 @@ static slm_seldom void note_code(struct dump *dump, uint64_t start, uint64_t end
 }
 
 /* START-END RIGHTS OFFSET MAJOR:MINOR INODE PATH */
-static slm_seldom void add_mapping(char *line, void *context)
+static slm_seldom void add_mapping(char *line, void *context) /* NOLINT(readability-non-const-parameter) */
 {
     struct dump *dump = context;
     const char *at = line;

@@ -1,7 +1,7 @@
 /* slab_profile_dump: onto descriptors of all kinds, from signal handlers, in children, beside threads that allocate.
  *
- * Written in: include/slabmalloc.h; elf(5) and core(5) for the form; write(2) for the errors. That slabctl reads what is
- * in there is another test's (test/system/test_slabctl_dump.py). */
+ * Written in: include/slabmalloc.h; elf(5) and core(5) for the form; write(2) for the errors. That slabctl reads what
+ * is in there is another test's (test/system/test_slabctl_dump.py). */
 #include "common.h"
 
 #include <elf.h>
@@ -51,7 +51,7 @@ static void require_dumps(void)
     close(file);
 }
 
-/* -- descriptors --------------------------------------------------------------------------------------------------- */
+/* -- descriptors ------------------------------------------------------------------------------------------------- */
 
 static void role_first_call(const char *argument)
 {
@@ -156,7 +156,7 @@ static void test_it_begins_where_the_descriptor_stands(void **state)
     assert_role_succeeds("position", NULL);
 }
 
-/* -- threads, handlers, children ----------------------------------------------------------------------------------- */
+/* -- threads, handlers, children --------------------------------------------------------------------------------- */
 
 static void role_beside_busy_threads(const char *argument)
 {

@@ -15,9 +15,9 @@
 
 enum { PAGE = 4096, MEAN = 1000 };
 
-/* -- what comes in between ----------------------------------------------------------------------------------------- */
+/* -- what comes in between --------------------------------------------------------------------------------------- */
 
-/* Mappings are read twice, before anything else is looked at and when it is already known how long the dump becomes. */
+/* Mappings are read twice, first of all, and then when it is already known how long the dump becomes. */
 static void (*in_between)(void);
 static unsigned times_read;
 
@@ -30,7 +30,7 @@ bool __wrap_slm_sys_each_line(const char *path, slm_line_reader *reader, void *c
     return __real_slm_sys_each_line(path, reader, context);
 }
 
-/* -- reading a dump ------------------------------------------------------------------------------------------------ */
+/* -- reading a dump ---------------------------------------------------------------------------------------------- */
 
 static struct {
     char *bytes;
@@ -131,7 +131,7 @@ static void take(void)
     require_whole();
 }
 
-/* -- samples and stacks -------------------------------------------------------------------------------------------- */
+/* -- samples and stacks ------------------------------------------------------------------------------------------ */
 
 static uint32_t intern(uint64_t name, unsigned words)
 {
@@ -331,7 +331,7 @@ static void a_record_that_changes_all_the_time_is_torn(void **state)
     slm_samples_end(index);
 }
 
-/* -- mappings ------------------------------------------------------------------------------------------------------ */
+/* -- mappings ---------------------------------------------------------------------------------------------------- */
 
 struct sought {
     const char *name;      /* what files' names end with */
@@ -476,7 +476,7 @@ static void a_file_that_goes_leaves_zeros(void **state)
     assert_true(all_zero(must_lie(code, PAGE), PAGE));
 }
 
-/* -- what cannot be ------------------------------------------------------------------------------------------------ */
+/* -- what cannot be ---------------------------------------------------------------------------------------------- */
 
 static int write_to(const char *path)
 {

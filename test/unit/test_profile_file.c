@@ -1,5 +1,5 @@
-/* src/inspect/profile_file.h: a file of this process's own, whole or not there; signals that are taken, and those that
- * are left alone. */
+/* src/inspect/profile_file.h: a file of this process's own, whole or not there; signals that are taken, and those
+ * that are left alone. */
 #include "unit.h"
 
 #include <dirent.h>
@@ -131,7 +131,7 @@ static void what_cannot_be_written_is_told_and_leaves_nothing(void **state)
                 "slabmalloc: option profile_file=profile: it may not be so long; no profile was written\n");
 }
 
-/* -- signals ------------------------------------------------------------------------------------------------------- */
+/* -- signals ----------------------------------------------------------------------------------------------------- */
 
 static void take_a_signal(void)
 {

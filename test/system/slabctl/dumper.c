@@ -1,6 +1,6 @@
 /* A program that dumps what it has sampled: it allocates in some functions, from malloc and from a cache with a name,
- * and then does what it reads, a letter a line: d dumps to the file "dump", f frees what one function has made, e exits.
- * A second thread waits, so that the worker is there. After each it says "done". */
+ * and then does what it reads, a letter a line: d dumps to the file "dump", f frees what one function has made, e
+ * exits. A second thread waits, so that the worker is there. After each it says "done". */
 #include <fcntl.h>
 #include <pthread.h>
 #include <slabmalloc.h>
