@@ -414,10 +414,11 @@ size_t slab_purge(void);
  * are return addresses, and words that look like them or like places in the stack.
  *
  * Returns 0; or -1 and errno, and what was written is of no use: as write(2) sets it (EBADF; ENOSPC; EAGAIN where a
- * descriptor that does not block is full; EPIPE, which comes with SIGPIPE), ENOMEM when there are no 160 KiB of
- * addresses to work in, ENOENT when /proc/self/maps cannot be read. The descriptor may be a pipe or a stream socket.
- * Any thread, signal handlers too, even one that interrupts malloc or free: it takes no lock, allocates nothing from
- * the heap, and needs 4 KiB of stack. Other threads go on: what they allocate meanwhile may be in it or not. */
+ * descriptor that does not block is full; EPIPE, which comes with SIGPIPE), ENOMEM when there are no 128 KiB of
+ * addresses to work in, ENOENT when /proc/self/maps cannot be read. The descriptor may be a pipe or a stream
+ * socket. Any thread, signal handlers too, even one that interrupts malloc or free: it takes no lock, allocates
+ * nothing from the heap, and needs 4 KiB of stack. Other threads go on meanwhile: what they allocate in that time
+ * may be in it or not. */
 int slab_profile_dump(int fd);
 
 #ifdef __cplusplus

@@ -21,7 +21,7 @@ enum {
     PAGES_MOST = 1024, /* more files' first pages are left out, */
     CODES_MOST = 1024, /* and that more mappings are executable */
     ROWS_MOST = 1024,  /* of an NT_FILE note; most processes have one note */
-    NAMES_MOST = 64 << 10,
+    NAMES_MOST = 48 << 10,
     LINE_MOST = 2048, /* of /proc/self/maps, as slm_sys_each_line has it */
     TEXT = 16 << 10,
 };
@@ -58,6 +58,7 @@ struct dump {
     size_t held;
     char text[TEXT];
 };
+static_assert(sizeof(struct dump) <= 128 << 10, "as it is promised");
 
 /* -- writing ----------------------------------------------------------------------------------------------------- */
 

@@ -20,7 +20,7 @@
 #define SLM_DUMP_BASE ((uint64_t)1 << 61)
 
 /* Write one to a descriptor that need not be seekable; `inspect` is slab_inspect. 0 or an errno code: write(2)'s;
- * ENOMEM, there are no 160 KiB of address space to work in; ENOENT, /proc/self/maps cannot be read. It only reads
+ * ENOMEM, there are no 128 KiB of address space to work in; ENOENT, /proc/self/maps cannot be read. It only reads
  * what is the library's, takes no lock, and has no state: any thread, signal handlers too, with 4 KiB of stack. errno
  * is kept. */
 int slm_dump_write(int descriptor, const struct slm_inspect *inspect);

@@ -101,7 +101,7 @@ static slm_seldom bool is_fatal(int number)
 static slm_seldom void take_signal(int number)
 {
     struct sigaction before, action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    sigfillset(&action.sa_mask);
+    memset(&action.sa_mask, 0xff, sizeof action.sa_mask);
     if (is_fatal(number) || sigaction(number, NULL, &before) != 0)
         refuse_signal("not a signal that can be taken");
     else if (before.sa_handler != SIG_DFL)
