@@ -18,9 +18,10 @@
 
 enum {
     PAGE = 4096,       /* of a file, its first bytes: no kernel has smaller pages */
-    PAGES_MOST = 1024, /* more files' first pages are left out */
+    PAGES_MOST = 1024, /* more files' first pages are left out, */
+    CODES_MOST = 1024, /* and that more mappings are executable */
     ROWS_MOST = 1024,  /* of an NT_FILE note; most processes have one note */
-    NAMES_MOST = 64 << 10,
+    NAMES_MOST = 48 << 10,
     LINE_MOST = 2048, /* of /proc/self/maps, as slm_sys_each_line has it */
     TEXT = 16 << 10,
 };
@@ -44,17 +45,19 @@ struct dump {
     uint64_t notes_end;
     const struct slm_inspect *inspect;
     struct places places;
-    uint32_t samples, caches, pages;
+    uint32_t samples, caches, pages, codes;
     /* The last mapping that may be the first of a program or library */
     uint64_t first, first_device, first_inode;
     size_t rows, names; /* of the note at hand; bytes of names */
     uint64_t row[ROWS_MOST][3];
     char name[NAMES_MOST];
     uint64_t page[PAGES_MOST]; /* addresses of files' first pages */
+    uint64_t code[CODES_MOST][2];
     uint64_t head[SLM_STACK_BUCKETS];
     size_t held;
     char text[TEXT];
 };
+static_assert(sizeof(struct dump) <= 128 << 10, "as it is promised");
 
 /* -- writing ----------------------------------------------------------------------------------------------------- */
 
@@ -208,15 +211,19 @@ static slm_seldom void note_first(struct dump *dump, uint64_t address, uint64_t 
     dump->first_inode = inode;
 }
 
-static slm_seldom void note_code(struct dump *dump, uint64_t device, uint64_t inode)
+static slm_seldom void note_code(struct dump *dump, uint64_t start, uint64_t end, uint64_t device, uint64_t inode)
 {
-    if (dump->first && device == dump->first_device && inode == dump->first_inode && dump->pages < PAGES_MOST)
+    if (dump->first && device == dump->first_device && inode == dump->first_inode && dump->pages < PAGES_MOST) {
         dump->page[dump->pages++] = dump->first;
+        start += start == dump->first ? PAGE : 0; /* a mapping lies in one segment */
+    }
     dump->first = 0;
+    if (start < end && dump->codes < CODES_MOST)
+        memcpy(dump->code[dump->codes++], (const uint64_t[]){start, end}, sizeof dump->code[0]);
 }
 
 /* START-END RIGHTS OFFSET MAJOR:MINOR INODE PATH */
-static slm_seldom void add_mapping(char *line, void *context)
+static slm_seldom void add_mapping(char *line, void *context) /* NOLINT(readability-non-const-parameter) */
 {
     struct dump *dump = context;
     const char *at = line;
@@ -234,7 +241,7 @@ static slm_seldom void add_mapping(char *line, void *context)
     if (dump->counts && offset == 0 && rights[0] == 'r')
         note_first(dump, start, device, inode);
     if (dump->counts && rights[2] == 'x')
-        note_code(dump, device, inode);
+        note_code(dump, start, end, device, inode);
     if (dump->rows == ROWS_MOST || dump->names + name_bytes > NAMES_MOST)
         put_files(dump);
     if (!row_fits(dump, name_bytes))
@@ -447,20 +454,20 @@ enum { MACHINE = EM_AARCH64 };
 #endif
 enum { ENCODING = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? ELFDATA2LSB : ELFDATA2MSB };
 
-static slm_seldom void put_segment(struct dump *dump, uint32_t type, uint64_t *offset, uint64_t address,
-                                   uint64_t bytes)
+/* It lies at the offset, and the next one behind it. */
+static slm_seldom void put_segment(struct dump *dump, uint64_t *offset, Elf64_Phdr segment)
 {
-    const Elf64_Phdr segment = {
-        .p_type = type,
-        .p_flags = PF_R,
-        .p_offset = *offset,
-        .p_vaddr = address,
-        .p_filesz = bytes,
-        .p_memsz = type == PT_LOAD ? bytes : 0,
-        .p_align = type == PT_LOAD ? 1 : 4,
-    };
+    segment.p_offset = *offset;
+    segment.p_align = segment.p_type == PT_LOAD ? 1 : 4;
     put(dump, &segment, sizeof segment);
-    *offset += bytes;
+    *offset += segment.p_filesz;
+}
+
+static slm_seldom void put_memory(struct dump *dump, uint64_t *offset, uint64_t address, uint64_t bytes)
+{
+    put_segment(
+        dump, offset,
+        (Elf64_Phdr){.p_type = PT_LOAD, .p_flags = PF_R, .p_vaddr = address, .p_filesz = bytes, .p_memsz = bytes});
 }
 
 static slm_seldom void put_headers(struct dump *dump, uint64_t notes)
@@ -473,16 +480,22 @@ static slm_seldom void put_headers(struct dump *dump, uint64_t notes)
         .e_phoff = sizeof header,
         .e_ehsize = sizeof header,
         .e_phentsize = sizeof(Elf64_Phdr),
-        .e_phnum = (Elf64_Half)(dump->pages + 3),
+        .e_phnum = (Elf64_Half)(dump->pages + dump->codes + 3),
     };
     uint64_t offset = sizeof header + header.e_phnum * sizeof(Elf64_Phdr);
     put(dump, &header, sizeof header);
     dump->notes_end = offset + notes;
-    put_segment(dump, PT_NOTE, &offset, 0, notes);
+    put_segment(dump, &offset, (Elf64_Phdr){.p_type = PT_NOTE, .p_filesz = notes});
     for (uint32_t i = 0; i < dump->pages; i++)
-        put_segment(dump, PT_LOAD, &offset, dump->page[i], PAGE);
-    put_segment(dump, PT_LOAD, &offset, (uintptr_t)dump->inspect, sizeof *dump->inspect);
-    put_segment(dump, PT_LOAD, &offset, SLM_DUMP_BASE, dump->places.end - SLM_DUMP_BASE);
+        put_memory(dump, &offset, dump->page[i], PAGE);
+    for (uint32_t i = 0; i < dump->codes; i++)
+        put_segment(dump, &offset,
+                    (Elf64_Phdr){.p_type = PT_LOAD,
+                                 .p_flags = PF_R | PF_X,
+                                 .p_vaddr = dump->code[i][0],
+                                 .p_memsz = dump->code[i][1] - dump->code[i][0]});
+    put_memory(dump, &offset, (uintptr_t)dump->inspect, sizeof *dump->inspect);
+    put_memory(dump, &offset, SLM_DUMP_BASE, dump->places.end - SLM_DUMP_BASE);
 }
 
 /* How long notes are, with room for files that are mapped in between. */

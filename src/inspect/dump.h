@@ -4,10 +4,10 @@
  *     ELF header, program headers | notes: who it was, NT_FILE | first pages of programs and libraries |
  *     slab_inspect | words, chunks of samples, sizes of classes, names of caches, stacks by bucket, samples
  *
- * Nothing else of the process's memory is in it. Files' first pages tell whether a file is still the same.
- * slab_inspect lies at its own address, in the library's mapping. What it leads to lies at addresses that no process
- * has (SLM_DUMP_BASE), one thing close behind the other, and all pointers are of there: so the file is as long as
- * what it says, and its parts fit each other, whatever lay where.
+ * Nothing else of the process's memory is in it. Files' first pages tell whether a file is still the same. Segments
+ * without bytes tell which mappings are code. slab_inspect lies at its own address, in the library's mapping. What it
+ * leads to lies at addresses that no process has (SLM_DUMP_BASE), one thing close behind the other, and all pointers
+ * are of there: so the file is as long as what it says, and its parts fit each other, whatever lay where.
  *
  * A core dump begins with how long everything is, and nothing waits meanwhile for it to be written. Stacks are those
  * that were in their lists at one moment: these lists only grow at their heads. Samples whose stack came later are

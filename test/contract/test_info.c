@@ -298,6 +298,47 @@ static void test_malloc_info_is_xml(void **state)
     free(text);
 }
 
+/* Behind what glibc has: what is sampled. */
+static void role_sampled(const char *argument)
+{
+    (void)argument;
+    unsigned long interval, samples, bytes;
+    void **blocks = make_blocks(1000, 1000);
+    char *text = NULL;
+    size_t length;
+    FILE *memory = open_memstream(&text, &length);
+    require(malloc_info(0, memory) == 0);
+    fclose(memory);
+    const char *element = strstr(text, "<sampling ");
+    require(element != NULL && strstr(text, "</heap>") < element);
+    require(sscanf(element, "<sampling interval=\"%lu\" samples=\"%lu\" estimated_bytes=\"%lu\"/>\n</malloc>",
+                   &interval, &samples, &bytes) == 3);
+    require(interval == 1 && samples >= 1000 && bytes >= 1000 * 1000 && bytes < 1100 * 1000);
+    malloc_stats();
+    free(text);
+    free_blocks(blocks, 1000);
+}
+
+static void test_samples_are_told(void **state)
+{
+    (void)state;
+    skip_on_glibc("it samples nothing");
+    char text[8192];
+    unsigned long interval, samples, bytes;
+    FILE *error = tmpfile();
+    assert_role_succeeds(
+        "sampled", &(struct launch){.environment = {"SLABMALLOC_OPTIONS=sample_bytes=1"}, .error_fd = fileno(error)});
+    rewind(error);
+    text[fread(text, 1, sizeof text - 1, error)] = '\0';
+    fclose(error);
+    const char *lines = strstr(text, "sampled, one in  =");
+    assert_non_null(lines);
+    assert_int_equal(sscanf(lines, "sampled, one in  = %lu bytes\nlive samples     = %lu\nestimated live   = %lu\n",
+                            &interval, &samples, &bytes),
+                     3);
+    assert_true(interval == 1 && samples >= 1000 && bytes >= 1000 * 1000);
+}
+
 /* malloc_info(3) says -1 and errno, glibc returns EINVAL itself: neither is 0, and nothing is written. */
 static void test_malloc_info_refuses_options(void **state)
 {
@@ -469,6 +510,7 @@ int main(int argc, char **argv)
                                         {"trim-while-busy", role_trim_while_busy},
                                         {"stats", role_stats},
                                         {"info-into-allocating-stream", role_info_into_allocating_stream},
+                                        {"sampled", role_sampled},
                                         {"abort-message", role_abort_message}};
     if (argc > 1)
         return play_role(roles, COUNT(roles), argc, argv);
@@ -484,6 +526,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_malloc_info_has_an_element),
         cmocka_unit_test(test_malloc_info_is_xml),
         cmocka_unit_test(test_malloc_info_refuses_options),
+        cmocka_unit_test(test_samples_are_told),
         cmocka_unit_test(test_malloc_info_into_a_stream_that_allocates),
         cmocka_unit_test(test_what_libc_allocates_we_free),
         cmocka_unit_test(test_the_last_message_is_left_for_debuggers),

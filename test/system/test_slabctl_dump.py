@@ -1,0 +1,228 @@
+"""Profiles that the library writes itself, by slab_profile_dump and the options profile_file and profile_signal: slabctl
+reads from them what it reads from the process."""
+import os
+import pathlib
+import random
+import re
+import signal
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import BUILD, LIBRARY, OURS, missing, need, scaled
+from programs import PYTHON
+from slabctl_tools import CHECKED, SLABCTL, Child, compile_program, complains, slabctl, tells
+from test_slabctl_hostile import with_wrong_bytes
+from tools.python import servers
+from tools.python.processes import plain_env, wait_until
+
+pytestmark = [pytest.mark.xdist_group("slabctl"),
+              pytest.mark.skipif(LIBRARY != OURS, reason="other allocators write no profiles")]
+OPTIONS = {"SLABMALLOC_OPTIONS": "sample_bytes=4K"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tool():
+    if not SLABCTL.exists():
+        missing("slabctl in this build", "libdw-dev, libelf-dev and zlib1g-dev")
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """The dumper in each form in which a program can run on the library: {name: (program, environment)}."""
+    folder = tmp_path_factory.mktemp("programs")
+    library, archive = shutil.copy(BUILD / "libslabmalloc.so", folder), BUILD / "libslabmalloc.a"
+    found = {"linked": (compile_program("dumper.c", folder, library),
+                        plain_env(LD_LIBRARY_PATH=str(folder), **OPTIONS))}
+    for name, words in {"archive": [], "static": ["-static"], "static PIE": ["-static-pie"]}.items():
+        found[name] = (compile_program("dumper.c", folder, archive, *words, name=name),
+                       plain_env(SLABMALLOC_OPTIONS="sample_bytes=256K"))  # static ones keep more of each stack
+    return found
+
+
+@pytest.fixture
+def dumper(programs, tmp_path):
+    program, env = programs["linked"]
+    with Child(program, env=env, cwd=tmp_path) as child:
+        yield child
+
+
+def top(target, *words):
+    return tells("--bytes", *target, "top", *words)
+
+
+def functions(core):
+    """Live bytes by function."""
+    text = top(["--core", core], "--by", "function")
+    return {row[1]: int(row[0]) for row in re.findall(r"(?m)^ *(\d+) +[\d.]+% +\d+ +\d+ +\d+ +\d+  (\S.*)$", text)}
+
+
+def code_in(maps):
+    return set(re.findall(r"(?m)^(\S+ r-xp \S+) \S+ \S+ +(/.*)$", maps))
+
+
+def code_of(pid):
+    return code_in(pathlib.Path(f"/proc/{pid}/maps").read_text())
+
+
+def legacy(target):
+    """The stacks of a profile, and the mappings of code."""
+    stacks, mappings = tells(*target, "profile", "--legacy", "-").split("MAPPED_LIBRARIES:\n")
+    return stacks, code_in(mappings)
+
+
+@pytest.mark.parametrize("form", ["linked", "archive", "static", "static PIE"])
+def test_a_dump_says_what_the_process_does(programs, tmp_path, form):
+    program, env = programs[form]
+    with Child(program, env=env, cwd=tmp_path) as child:
+        child.tell("d", "done")
+        core, live = ["--core", tmp_path / "dump"], [child.pid]
+        for words in ([], ["--full", "--lines", 1000], ["--by", "cache"], ["--by", "function", "--allocated"]):
+            assert top(core, *words) == top(live, *words), words
+        assert re.search(r"(?m)^ *31457280 .* 3  (?:.*\n +){0,2}table_new ", top(core, "--full"))
+        assert " session\n" in top(core, "--by", "cache")
+        # Objects that have gone are not there, and yet were allocated.
+        child.tell("f", "done")
+        child.tell("d", "done")
+        assert "buffer_new" not in top(core) and "buffer_new" in top(core, "--allocated")
+        written, dumped = legacy(live), legacy(core)
+        assert written[0] == dumped[0] and code_of(child.pid) <= dumped[1]
+
+
+def test_a_dump_is_small_and_without_the_objects(dumper, tmp_path):
+    dumper.tell("d", "done")
+    assert (tmp_path / "dump").stat().st_size < 2 << 20  # of 46 MiB, of which there are some 8000 samples
+
+
+def test_a_dump_is_of_a_core_and_no_process(dumper, tmp_path):
+    dumper.tell("d", "done")
+    core = tmp_path / "dump"
+    assert complains("--core", core, "purge") == f"{core}: a core dump takes no commands"
+    readelf, = need("readelf")
+    done = subprocess.run([readelf, "-hln", core], capture_output=True, text=True, env=plain_env(LC_ALL="C"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "CORE (Core file)" in done.stdout and "NT_FILE" in done.stdout and "NT_PRPSINFO" in done.stdout
+
+
+def test_another_program_of_the_same_name_gives_no_names(programs, tmp_path):
+    """It was updated since, or is gone: its functions have addresses, not the names of others."""
+    program, env = programs["linked"]
+    copy, core = tmp_path / "program", ["--core", tmp_path / "dump"]
+    shutil.copy(program, copy)
+    with Child(copy, env=env, cwd=tmp_path) as child:
+        child.tell("d", "done")
+    before = top(core, "--by", "function")
+    assert "table_new" in before
+    copy.unlink()
+    shutil.copy(PYTHON, copy)
+    after = top(core, "--by", "function")
+    copy.unlink()
+    assert after == top(core, "--by", "function") and "table_new" not in after
+    total = re.compile(r"\d+ live, between \d+ and \d+, by \d+ samples")
+    assert total.search(before)[0] == total.search(after)[0]
+
+
+def test_dumps_with_wrong_bytes(dumper, tmp_path):
+    if not CHECKED.exists():
+        missing("slabctl with sanitizers in this build (ninja -C build slabctl-programs)", "libelf-dev")
+    dumper.tell("d", "done")
+    good, core = (tmp_path / "dump").read_bytes(), tmp_path / "core"
+    for _ in range(scaled(30)):
+        seed = random.SystemRandom().getrandbits(48)
+        chance = random.Random(seed)
+        core.write_bytes(with_wrong_bytes(good, chance, chance.choice((64, 1024, 65536, len(good)))))
+        done = slabctl("--core", core, *chance.choice((["top"], ["top", "--by", "cache"], ["profile", "-"])), tool=CHECKED)
+        said = f"seed {seed}: {done}"
+        assert "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, said
+        assert done.returncode == 0 or (done.returncode, done.stderr.count("\n")) == (1, 1), said
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
+
+def environment(options, **more):
+    return plain_env(LD_PRELOAD=str(LIBRARY), SLABMALLOC_OPTIONS=options, **more)
+
+
+def profiles(folder):
+    """{PID: file}; there is nothing else, and each is only its owner's."""
+    found = {int(re.fullmatch(r"heap\.(\d+)", path.name)[1]): path for path in folder.iterdir()}
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in found.values())
+    return found
+
+
+def test_each_process_writes_one_at_exit(tmp_path):
+    script = "import os; os.fork() and os.wait(); os.system('cat /dev/null; exit 3')"
+    done = subprocess.Popen([PYTHON, "-c", script], env=environment(f"profile_file={tmp_path}/heap,sample_bytes=1K"),
+                            stderr=subprocess.PIPE, text=True)
+    assert done.communicate()[1] == "" and done.returncode == 0
+    found = profiles(tmp_path)
+    assert done.pid in found and len(found) >= 4  # two of Python, two of cat; dash ends by _exit
+    for path in found.values():
+        assert " live, between " in top(["--core", path])
+
+
+def test_a_relative_path_is_where_the_process_is_then(tmp_path):
+    (tmp_path / "there").mkdir()
+    done = subprocess.run([PYTHON, "-c", "import os; os.chdir('there')"], env=environment("profile_file=heap"), cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert len(profiles(tmp_path / "there")) == 1
+
+
+def test_who_does_not_exit_writes_none(tmp_path):
+    subprocess.run([PYTHON, "-c", "import os; os._exit(0)"], env=environment(f"profile_file={tmp_path}/heap"), check=True)
+    assert profiles(tmp_path) == {}
+
+
+class Redis(servers.Redis):
+    options = ("--enable-debug-command", "yes")
+
+
+def test_a_server_writes_one_on_a_signal(place, preload):
+    """Again and again: each is whole, and it goes on."""
+    need("redis-server", "redis-cli")
+    folder = place / "redis"
+    options = f"profile_file={folder}/heap,profile_signal={signal.SIGUSR1:d},sample_bytes=64K"
+    with Redis(folder, preload.library, env=plain_env(LD_PRELOAD=str(preload.library), SLABMALLOC_OPTIONS=options)) as redis:
+        pid = redis.process.pid
+        file, seen = folder / f"heap.{pid}", None
+        redis.ask("DEBUG", "POPULATE", scaled(50_000), "key", 1000)
+        for _ in range(3):
+            redis.process.send_signal(signal.SIGUSR1)
+            wait_until(lambda: redis.process.poll() is not None or file.exists() and file.stat().st_ino != seen,
+                       "it is written")
+            seen = file.stat().st_ino
+        assert redis.ask("PING") == "PONG"
+        assert sum(functions(file).values()) > scaled(50_000) * 900
+    assert file.stat().st_ino != seen  # it has exited
+
+
+def test_a_program_with_a_handler_of_its_own_keeps_the_signal(tmp_path):
+    script = ("import os, signal; signal.signal(10, lambda *_: print('mine', flush=True)); os.kill(os.getpid(), 10);"
+              f"print(os.listdir('{tmp_path}'))")
+    done = subprocess.run([PYTHON, "-c", script], env=environment(f"profile_file={tmp_path}/heap,profile_signal=10"),
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "mine\n[]\n", "")
+
+
+def ignore_usr1():
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def test_a_signal_that_is_ignored_at_start_is_left_alone(tmp_path):
+    done = subprocess.run(["/bin/true"], env=environment(f"profile_file={tmp_path}/heap,profile_signal=10"),
+                          capture_output=True, text=True, preexec_fn=ignore_usr1)
+    assert (done.returncode, done.stderr) == (0, "slabmalloc: option profile_signal=10: the process ignores it; no profile "
+                                                 "will be written on it\n")
+
+
+@pytest.mark.parametrize("options, said", [
+    ("profile_file=/nowhere/heap", "profile_file=/nowhere/heap: there is no such folder; no profile will be written"),
+    ("profile_signal=10", "profile_signal=10: there is no profile_file; no profile will be written on it"),
+    ("profile_file=heap,profile_signal=11",
+     "profile_signal=11: not a signal that can be taken; no profile will be written on it"),
+])
+def test_what_cannot_be_is_told_at_start(tmp_path, options, said):
+    done = subprocess.run(["sh", "-c", "kill -9 $$"], env=environment(options), cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == f"slabmalloc: option {said}\n"
