@@ -67,7 +67,7 @@ static size_t make_objects(const struct mix *mix, void **objects)
 static bool has_sampled(void)
 {
     const struct slm_inspect *volatile inspect = &slab_inspect;
-    return inspect && inspect->sample_top && *inspect->sample_top > 0;
+    return inspect && inspect->sample_counts->top > 0;
 }
 
 int main(int count, char **words)

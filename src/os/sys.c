@@ -138,14 +138,14 @@ slm_sampling bool slm_sys_readable(const void *address)
     return slm_call(SYS_rt_sigprocmask, -1, address, NULL, sizeof(uint64_t)) != -EFAULT;
 }
 
-slm_seldom size_t slm_sys_copy(void *to, const void *from, size_t bytes)
+slm_sampling size_t slm_sys_copy(void *to, const void *from, size_t bytes)
 {
     const struct iovec local = {to, bytes}, remote = {(void *)(uintptr_t)from, bytes};
     const long copied = slm_call(SYS_process_vm_readv, slm_call(SYS_getpid), &local, 1, &remote, 1, 0);
     return copied > 0 ? (size_t)copied : 0;
 }
 
-slm_seldom bool slm_sys_is_filtered(void)
+slm_sampling bool slm_sys_is_filtered(void)
 {
     return slm_call(SYS_prctl, PR_GET_SECCOMP, 0, 0, 0, 0) != 0;
 }
