@@ -10,19 +10,24 @@ static const double TAIL_NORMAL = 1.959964; /* where a normal distribution has t
 /* More than a process can ask for: such a number was not written by the library. */
 static const uint64_t BYTES_MOST = (uint64_t)1 << 57;
 
-bool estimate_add(struct estimate *estimate, uint64_t asked, uint64_t mean)
+bool estimate_add_weighed(struct estimate *estimate, uint64_t asked, uint64_t weighed, uint64_t mean)
 {
-    if (asked > BYTES_MOST || !mean || mean > BYTES_MOST)
+    if (asked > BYTES_MOST || weighed > BYTES_MOST || !mean || mean > BYTES_MOST)
         return false;
-    double bytes = (double)asked, weighed = asked ? bytes : 1;
-    double chance = -expm1(-weighed / (double)mean);
+    double bytes = (double)asked, intervals = (weighed ? (double)weighed : 1) / (double)mean;
+    double chance = -expm1(-intervals);
     estimate->samples++;
     estimate->objects += 1 / chance;
     estimate->bytes += bytes / chance;
-    estimate->variance += bytes * bytes * exp(-weighed / (double)mean) / (chance * chance);
+    estimate->variance += bytes * bytes * exp(-intervals) / (chance * chance);
     estimate->seen += bytes;
     estimate->mean = fmax(estimate->mean, (double)mean);
     return true;
+}
+
+bool estimate_add(struct estimate *estimate, uint64_t asked, uint64_t mean)
+{
+    return estimate_add_weighed(estimate, asked, asked, mean);
 }
 
 void estimate_add_sums(struct estimate *estimate, uint64_t samples, double objects, double bytes, double mean)

@@ -22,6 +22,8 @@ struct estimate {
 
 /* One sample. False, and nothing is added, if its numbers make no sense. */
 _Bool estimate_add(struct estimate *estimate, uint64_t asked, uint64_t mean);
+/* The same of one that had asked for `weighed` bytes when it was sampled, and has grown or shrunk since. */
+_Bool estimate_add_weighed(struct estimate *estimate, uint64_t asked, uint64_t weighed, uint64_t mean);
 /* What was summed up elsewhere: `samples` samples stand for that many objects and bytes. The variance is bounded from
  * above: no sample's standard deviation is more than the mean, nor its variance more than the mean times its bytes. */
 void estimate_add_sums(struct estimate *estimate, uint64_t samples, double objects, double bytes, double mean);

@@ -127,8 +127,8 @@ static void live_add(struct profile *profile, const struct sample *sample)
 {
     uint32_t number = profile_site_of(profile, sample->stack);
     struct site *site = &profile->sites[number];
-    estimate_add(&site->live, sample->asked, sample->mean);
-    estimate_add(&profile->live, sample->asked, sample->mean);
+    sample_add(sample, &site->live);
+    sample_add(sample, &profile->live);
     if (sample->time_ns < site->oldest_ns)
         site->oldest_ns = sample->time_ns;
 }

@@ -32,10 +32,15 @@ static bool same(const struct slm_sample *a, const struct slm_sample *b)
     return memcmp(a, b, sizeof *a) == 0;
 }
 
+void sample_add(const struct sample *sample, struct estimate *estimate)
+{
+    estimate_add_weighed(estimate, sample->asked, sample->weighed, sample->mean);
+}
+
 static void take(struct samples *samples, const struct slm_sample *record)
 {
     struct estimate check = {0};
-    if (!estimate_add(&check, record->asked, record->mean)) {
+    if (!estimate_add_weighed(&check, record->asked, record->weighed, record->mean)) {
         samples->damaged++;
         return;
     }
@@ -48,7 +53,7 @@ static void take(struct samples *samples, const struct slm_sample *record)
         samples->samples = memory(samples->samples, samples->room, sizeof *samples->samples);
     }
     samples->samples[samples->count++] =
-        (struct sample){record->asked, record->mean, record->time_ns, record->stack, record->cache};
+        (struct sample){record->asked, record->weighed, record->mean, record->time_ns, record->stack, record->cache};
 }
 
 /* Records are copied while threads write to them. Two equal copies with an even serial, one after the other, are one
@@ -124,7 +129,7 @@ double samples_live_bytes(struct target *target)
     struct estimate estimate = {0};
     bool read = samples_try_live(target, &samples);
     for (size_t i = 0; i < samples.count; i++)
-        estimate_add(&estimate, samples.samples[i].asked, samples.samples[i].mean);
+        sample_add(&samples.samples[i], &estimate);
     bool known = read && (samples.sample_bytes || samples.count);
     samples_free(&samples);
     return known ? estimate.bytes : -1;

@@ -4,10 +4,11 @@
  * lists end after so many members, and no number that is read decides how much memory is taken here. */
 #pragma once
 
+#include "estimate.h"
 #include "target.h"
 
 struct sample {
-    uint64_t asked, mean, time_ns;
+    uint64_t asked, weighed, mean, time_ns;
     uint32_t stack;
     uint16_t cache;
 };
@@ -42,6 +43,8 @@ void samples_read(struct target *target, struct samples *samples);
 /* The samples without the stacks. False if there are none to be read. */
 bool samples_try_live(struct target *target, struct samples *samples);
 void samples_free(struct samples *samples);
+
+void sample_add(const struct sample *sample, struct estimate *estimate);
 
 /* Bytes of live objects by the samples; negative: not known. */
 double samples_live_bytes(struct target *target);

@@ -135,7 +135,7 @@ static void rows_fill(struct rows *rows, struct profile *profile)
         const struct sample *sample = &profile->samples.samples[i];
         char name[80];
         samples_cache_name(profile->target, sample->cache, name, sizeof name);
-        estimate_add(&row_named(rows, name)->figures, sample->asked, sample->mean);
+        sample_add(sample, &row_named(rows, name)->figures);
     }
 }
 
