@@ -195,6 +195,7 @@ slm_sampling void slm_stack_count_free(struct slm_stack *stack, uint64_t objects
 
 slm_sampling void slm_stack_count_growth(struct slm_stack *stack, uint64_t bytes)
 {
+    add_relaxed(&stack->bytes, bytes);
     add_relaxed(&stack->live_bytes, bytes);
 }
 

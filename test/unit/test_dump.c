@@ -155,10 +155,15 @@ static uint32_t add(uint64_t object, uint32_t stack)
     return index;
 }
 
+static const struct slm_sample_counts *counts_in_dump(void)
+{
+    return must_lie(inspect()->sample_counts, sizeof(struct slm_sample_counts));
+}
+
 /* The index of a record in the dump, or NULL. */
 static const struct slm_sample *sample_in_dump(uint32_t index)
 {
-    const uint32_t top = *(uint32_t *)must_lie(inspect()->sample_top, sizeof top);
+    const uint32_t top = counts_in_dump()->top;
     uint32_t first = 1;
     if (index > top)
         return NULL;
@@ -222,17 +227,17 @@ static void words_are_there(void **state)
 {
     (void)state;
     atomic_store(&slm_settings.sample_bytes, 4711);
-    atomic_store(&slm_samples_losses, 3);
-    atomic_store(&slm_stacks_losses, 5);
+    atomic_store(&slm_sample_counts.losses, 3);
+    atomic_store(&slm_sample_counts.stack_losses, 5);
     take();
     atomic_store(&slm_settings.sample_bytes, 0);
     assert_memory_equal(inspect()->magic, SLM_INSPECT_MAGIC, 8);
     assert_int_equal(inspect()->version, SLM_INSPECT_VERSION);
     assert_int_equal(inspect()->bytes, sizeof slab_inspect);
-    assert_string_equal(must_lie(inspect()->library_version, 6), SLAB_VERSION_STRING);
+    assert_string_equal(inspect()->library_version, SLAB_VERSION_STRING);
     assert_int_equal(number_at(inspect()->sample_bytes), 4711);
-    assert_int_equal(number_at(inspect()->sample_losses), 3);
-    assert_int_equal(number_at(inspect()->stack_losses), 5);
+    assert_int_equal(counts_in_dump()->losses, 3);
+    assert_int_equal(counts_in_dump()->stack_losses, 5);
     assert_int_equal(number_at(inspect()->used_bytes) - number_at(inspect()->used_bytes + 1), slm_demand_used());
     assert_null(inspect()->mailbox);
     assert_int_equal(inspect()->classes, SLM_CLASSES);
@@ -299,7 +304,7 @@ static void what_comes_in_between_is_left_out(void **state)
     free_record = add(60, old_stack);
     ended_record = add(61, old_stack);
     kept_record = add(62, old_stack);
-    while (load_relaxed(&slm_samples_top) > kept_record) { /* all others are in use */
+    while (load_relaxed(&slm_sample_counts.top) > kept_record) { /* all others are in use */
         kept_record = add(62, old_stack);
     }
     slm_samples_end(free_record);
