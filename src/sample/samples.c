@@ -8,7 +8,6 @@
 #include "os/sys.h"
 #include "page/metadata.h"
 #include "sample/interval.h"
-#include "sample/stacks.h"
 
 slm_sparse struct slm_sample *_Atomic slm_samples_chunks[SLM_SAMPLE_CHUNKS];
 

@@ -9,7 +9,7 @@
  * written at that moment is lost. */
 #pragma once
 
-#include "base/inspect.h"
+#include "sample/stacks.h"
 
 /* What the caller knows of a new sample. */
 struct slm_sample_of {
