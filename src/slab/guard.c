@@ -170,16 +170,28 @@ slm_seldom void slm_guard_drain(void)
     slm_background_end();
 }
 
-/* The oldest of a full ring, with this layout, or NULL. Its contents stay as they were. */
+/* It has this layout from now on; accessible. False: the kernel refuses. */
+static slm_for_few bool lay_out_again(struct slm_guard *guard, const struct layout *layout)
+{
+    if (guard->data != layout->data || guard->data_bytes != layout->data_bytes) {
+        slm_vm_purge(start_of(guard) + guard->data, guard->data_bytes);
+        slm_charge_add(layout->data_bytes - guard->data_bytes); /* modulo 2^64: down, too */
+        add_relaxed(&slm_demand_sums.taken, layout->data_bytes - guard->data_bytes);
+        guard->data = (uint32_t)layout->data;
+        guard->data_bytes = (uint32_t)layout->data_bytes;
+    }
+    return protect(guard, layout->data, layout->data + layout->data_bytes, true);
+}
+
+/* The oldest of a full ring, if it is as long, or NULL. Its contents stay as they were. */
 static slm_for_few struct slm_guard *reuse(unsigned area, const struct layout *layout)
 {
     struct slm_guard *guard;
     if (!is_full() || !take_oldest(&guard) || !guard)
         return NULL;
-    if (guard->data == layout->data && guard->data_bytes == layout->data_bytes &&
-        guard->large.span.granules == layout->granules &&
-        slm_area_of_granule(slm_span_granule(&guard->large.span)) == area &&
-        protect(guard, layout->data, layout->data + layout->data_bytes, true))
+    const bool fits = guard->large.span.granules == layout->granules &&
+                      slm_area_of_granule(slm_span_granule(&guard->large.span)) == area;
+    if (fits && lay_out_again(guard, layout))
         return guard;
     give_back(guard);
     return NULL;
