@@ -25,7 +25,7 @@ slm_inline bool slm_sample_due(size_t n)
  * as always. `node`: where it has to lie; -1: where the thread runs. Keeps errno. A constructor may be called. */
 void *slm_sampled_alloc(struct slm_cache *cache, int node, size_t n);
 
-/* It does, for this large object. It, or the one that has taken its place (heap/guarded.h), which is not *clean. */
+/* It does, for this large object. Returns it, or one in its stead (heap/guarded.h). *clean: that reads as zero. */
 void *slm_sampled_large(void *object, size_t n, size_t alignment, bool *clean);
 
 /* The live object is about to be freed or retired: it is no longer sampled. Any slab; signal handlers too. */

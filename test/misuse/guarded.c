@@ -1,8 +1,8 @@
-/* Objects with guards (guard=1): accesses beside them, and to freed ones, end the process at once; what is written into
- * the rest of their pages is seen when they are freed; and calls that get them wrongly say where they come from.
+/* Objects with guards (guard=1): accesses beside them, and to freed ones, end the process at once; what is written
+ * into the rest of their pages is seen when they are freed; and a misuse of them says where they come from.
  *
- * The object's size, or its cache, is in the row, and who commits the misuse: the thread that has made the object,
- * another one, or the child of a fork. */
+ * The object's size, or its cache, is in the row, and who commits the misuse: the thread that has made the
+ * object, another one, or the child of a fork. */
 #include <inttypes.h>
 #include <malloc.h>
 #include <pthread.h>

@@ -6,8 +6,9 @@
  *     misuse NAME             is that case: says what the library is to say, and commits the misuse, in this process
  *
  * A test executes this program with the case's name, so that the library starts anew. The process must end by SIGABRT
- * (or SIGSEGV, where the row says so) after exactly the line on standard error that it has announced on standard output. One that hangs is left to
- * whoever runs the tests. SLABMALLOC_CHECKED=1 says that the library is a checked build. */
+ * (or SIGSEGV, where the row says so) after exactly the line on standard error that it has announced on standard
+ * output. One that hangs is left to whoever runs the tests. SLABMALLOC_CHECKED=1 says that the library is a checked
+ * build of it. */
 #include <errno.h>
 #include <fnmatch.h>
 #include <pthread.h>

@@ -1,5 +1,5 @@
-/* src/heap/guarded.h, as calls of the program get there: with guard=1 each object of a thread is sampled. Misuse is
- * for test/misuse. */
+/* src/heap/guarded.h, as calls of the program get there: with guard=1 each object of a thread is sampled.
+ * Misuse is for test/misuse. */
 #include "heap_check.h"
 #include "unit.h"
 
