@@ -12,7 +12,9 @@
 #include "slab/key.h"
 #include "thread/freed.h"
 
-enum { LEAST_ALIGNMENT = 16 }; /* of what malloc gives */
+enum { LEAST_ALIGNMENT = 16 /* of what malloc gives */, APART_MS = 8 };
+
+static const uint64_t bounded_from = 64 << 10;
 
 /* -- making ------------------------------------------------------------------------------------------------------ */
 
@@ -23,9 +25,20 @@ static slm_for_few size_t natural_alignment(size_t n)
     return slm_min(n & -n, SLM_GRANULE);
 }
 
-static slm_for_few void *make(void *stand_in, struct slm_sample_of *of, size_t n, size_t alignment, unsigned area)
+/* A place costs some system calls. A program that does nothing but allocate has thousands of samples a second: there
+ * one in 8 ms has guards. Who asks for samples that are much closer together asks for guards, too. */
+static slm_for_few bool is_due(uint64_t mean)
 {
-    struct slm_guard *guard = slm_guard_make(n, alignment, area);
+    static slm_sparse _Atomic uint64_t due_ms;
+    const uint64_t now_ms = slm_sys_now_ms();
+    uint64_t due = load_relaxed(&due_ms);
+    return mean < bounded_from || (now_ms >= due && atomic_compare_exchange_strong(&due_ms, &due, now_ms + APART_MS));
+}
+
+static slm_for_few struct slm_guard *make(void *stand_in, struct slm_sample_of *of, size_t n, size_t alignment,
+                                          unsigned area)
+{
+    struct slm_guard *guard = is_due(of->mean) ? slm_guard_make(n, alignment, area) : NULL;
     if (!guard)
         return NULL;
     guard->stand_in = stand_in;
@@ -38,7 +51,7 @@ static slm_for_few void *make(void *stand_in, struct slm_sample_of *of, size_t n
     const uint32_t index = slm_samples_add(of);
     store_relaxed(&guard->large.sample, index);
     guard->thread = index == 0 ? 0 : slm_samples_at(index)->thread;
-    return guard->object;
+    return guard;
 }
 
 /* An object of a named cache is used to its end, as that is what its size says. */
@@ -49,13 +62,18 @@ slm_for_few void *slm_guarded_small(const struct slm_cache *cache, void *stand_i
     const size_t usable = slm_max(is_class ? n : cache->shape.object_size, 1);
     const size_t alignment = slm_max(natural_alignment(usable), is_class ? LEAST_ALIGNMENT : 1);
     const unsigned area = slm_area_for_large(slm_node_of(stand_in));
-    return make(stand_in, &of, usable, alignment, area);
+    struct slm_guard *guard = make(stand_in, &of, usable, alignment, area);
+    return guard ? guard->object : NULL;
 }
 
-slm_for_few void *slm_guarded_large(size_t n, size_t alignment, unsigned area, uint64_t mean)
+slm_for_few void *slm_guarded_large(size_t n, size_t alignment, unsigned area, uint64_t mean, bool *clean)
 {
     struct slm_sample_of of = {.asked = n, .mean = mean, .cache = SLM_SAMPLE_LARGE};
-    return make(NULL, &of, n, slm_max(alignment, LEAST_ALIGNMENT), area);
+    struct slm_guard *guard = make(NULL, &of, n, slm_max(alignment, LEAST_ALIGNMENT), area);
+    if (!guard)
+        return NULL;
+    *clean = guard->clean;
+    return guard->object;
 }
 
 /* -- looking ----------------------------------------------------------------------------------------------------- */

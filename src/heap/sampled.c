@@ -136,13 +136,11 @@ slm_sampling void *slm_sampled_large(void *object, size_t n, size_t alignment, b
     slm_keep_errno();
     const uint8_t before = slm_direct_begin();
     const unsigned area = slm_area_of_granule(slm_granule_of(object));
-    void *guarded = slm_options.guard ? slm_guarded_large(n, alignment, area, mean) : NULL;
-    if (guarded) {
+    void *guarded = slm_options.guard ? slm_guarded_large(n, alignment, area, mean, clean) : NULL;
+    if (guarded)
         slm_large_free(slm_large_of(object));
-        *clean = false;
-    } else {
+    else
         record_large(object, n, mean);
-    }
     slm_direct_end(before);
     return guarded ? guarded : object;
 }

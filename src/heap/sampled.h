@@ -36,7 +36,7 @@ slm_inline void *slm_sampled_alloc(struct slm_cache *cache, int node, size_t n)
     return unlikely(mean != 0) ? slm_sampled_make(cache, node, n, mean) : NULL;
 }
 
-/* This large object is sampled. Returns it, or the one that has taken its place (heap/guarded.h), which is not *clean. */
+/* This large object is sampled. Returns it, or one in its stead (heap/guarded.h). *clean: that reads as zero. */
 void *slm_sampled_large(void *object, size_t n, size_t alignment, bool *clean, uint64_t mean);
 
 /* The live object is about to be freed or retired: it is no longer sampled. Any slab; signal handlers too. */

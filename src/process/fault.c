@@ -72,7 +72,7 @@ static slm_seldom bool is_own(const char *path, uintptr_t moved)
     return path[0] && slm_code_file((uintptr_t)program_path, &own_path, &own_moved) && moved == own_moved;
 }
 
-/* " FILE" if it is another one than before, and " ADDRESS" of the call that ends there. False: it is the library's. */
+/* " FILE" if it is another one than before, and " ADDRESS" of the call before. False: it is the library's. */
 static slm_seldom bool add_frame(struct slm_line *line, uint64_t address, uintptr_t *last)
 {
     const char *path = "";
@@ -177,7 +177,7 @@ static slm_seldom void tell_access(const struct slm_guard *guard, const char *ad
     slm_line_last(&line);
 }
 
-/* The default action follows from the access itself, once it is repeated; another process's signal is sent again. */
+/* The default action follows from the access, once that is repeated; what was merely sent is sent again. */
 static slm_seldom void fall_back(siginfo_t *info)
 {
     sigaction(SIGSEGV, &before, NULL);

@@ -22,8 +22,8 @@
 #define SLM_STACKS_IMAGES ((uint64_t)16 << 10)
 
 extern slm_hidden _Atomic uint64_t *_Atomic slm_stacks_buckets; /* NULL: there is no stack yet */
-extern slm_hidden struct slm_sample_counts slm_sample_counts; /* of records, too: see sample/samples.h */
-extern slm_hidden _Atomic uint64_t slm_stacks_bytes; /* that stacks have */
+extern slm_hidden struct slm_sample_counts slm_sample_counts;   /* of records, too: see sample/samples.h */
+extern slm_hidden _Atomic uint64_t slm_stacks_bytes;            /* that stacks have */
 
 /* The number of the caller's stack, from its caller's return address on; 0: none was kept. errno is kept. */
 uint32_t slm_stacks_here(void);

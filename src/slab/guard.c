@@ -13,13 +13,16 @@
 
 enum { PATTERN = 0xa5 };
 
+/* From this size on calloc should not have to clear all. */
+#define CLEAN_BYTES ((size_t)64 << 10)
+
 static const uint64_t ring_bytes_most = (uint64_t)4 << 20;
 
 slm_sparse _Atomic uint32_t slm_guards_live;
 
-/* Places enter at `entered`, modulo the length, and leave at `left`. Who has raised a count alone may exchange what is
- * there. A thread that falls behind by a whole turn, or is lost in a fork, may leave a place empty, or find one that
- * nobody has taken, which it gives back: so none is lost. */
+/* Places enter at `entered`, modulo the length, and leave at `left`. Who has raised a count alone may exchange
+ * what is there. A thread that falls behind by a whole turn, or is lost in a fork, may leave a place empty, or
+ * find one that nobody has taken, which it gives back: so none is lost. */
 static slm_sparse struct {
     struct slm_guard *_Atomic places[SLM_GUARDS_FREED];
     _Atomic uint32_t entered, left;
@@ -93,10 +96,11 @@ static slm_for_few struct slm_guard *make_new(unsigned area, const struct layout
     if (!guard)
         return NULL;
     const size_t bytes = slm_span_bytes(&guard->large.span), end = layout->data + layout->data_bytes;
-    if (guard->large.span.state == SLM_SPAN_DIRTY)
-        slm_huge_purge(start_of(guard), bytes);
-    else
+    guard->clean = guard->large.span.state == SLM_SPAN_CLEAN;
+    if (guard->clean)
         slm_huge_break_unused(start_of(guard), bytes);
+    else
+        guard->clean = slm_huge_purge(start_of(guard), bytes);
     if (!protect(guard, 0, layout->data, false) || !protect(guard, end, bytes, false)) {
         protect(guard, 0, layout->data, true);
         slm_span_free(&guard->large.span);
@@ -170,16 +174,30 @@ slm_seldom void slm_guard_drain(void)
     slm_background_end();
 }
 
-/* The oldest of a full ring, with this layout, or NULL. Its contents stay as they were. */
+/* It has this layout from now on, and is accessible. False: the kernel refuses. */
+static slm_for_few bool lay_out_again(struct slm_guard *guard, const struct layout *layout)
+{
+    const bool other = guard->data != layout->data || guard->data_bytes != layout->data_bytes;
+    guard->clean = (other || layout->data_bytes >= CLEAN_BYTES) &&
+                   slm_vm_purge(start_of(guard) + guard->data, guard->data_bytes);
+    if (other) {
+        slm_charge_add(layout->data_bytes - guard->data_bytes); /* modulo 2^64: down, too */
+        add_relaxed(&slm_demand_sums.taken, layout->data_bytes - guard->data_bytes);
+        guard->data = (uint32_t)layout->data;
+        guard->data_bytes = (uint32_t)layout->data_bytes;
+    }
+    return protect(guard, layout->data, layout->data + layout->data_bytes, true);
+}
+
+/* The oldest of a full ring, if it is as long, or NULL. Its contents stay as they were. */
 static slm_for_few struct slm_guard *reuse(unsigned area, const struct layout *layout)
 {
     struct slm_guard *guard;
     if (!is_full() || !take_oldest(&guard) || !guard)
         return NULL;
-    if (guard->data == layout->data && guard->data_bytes == layout->data_bytes &&
-        guard->large.span.granules == layout->granules &&
-        slm_area_of_granule(slm_span_granule(&guard->large.span)) == area &&
-        protect(guard, layout->data, layout->data + layout->data_bytes, true))
+    const bool fits = guard->large.span.granules == layout->granules &&
+                      slm_area_of_granule(slm_span_granule(&guard->large.span)) == area;
+    if (fits && lay_out_again(guard, layout))
         return guard;
     give_back(guard);
     return NULL;

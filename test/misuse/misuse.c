@@ -6,8 +6,9 @@
  *     misuse NAME             is that case: says what the library is to say, and commits the misuse, in this process
  *
  * A test executes this program with the case's name, so that the library starts anew. The process must end by SIGABRT
- * after exactly the line on standard error that it has announced on standard output. One that hangs is left to
- * whoever runs the tests. SLABMALLOC_CHECKED=1 says that the library is a checked build. */
+ * (or SIGSEGV, where the row says so) after exactly the line on standard error that it has announced on standard
+ * output. One that hangs is left to whoever runs the tests. SLABMALLOC_CHECKED=1 says that the library is a checked
+ * build of it. */
 #include <errno.h>
 #include <fnmatch.h>
 #include <pthread.h>
@@ -141,9 +142,14 @@ static bool is_one_line(const struct output *output)
     return output->length > 1 && memchr(output->text, '\n', output->length) == output->text + output->length - 1;
 }
 
-static bool are_alike(const struct output *one, const struct output *other)
+/* `stacks`: as in misuse_case. */
+static bool are_alike(const struct output *announced, const struct output *said, bool stacks)
 {
-    return one->length == other->length && memcmp(one->text, other->text, one->length) == 0;
+    static const char about_object[] = "slabmalloc: it was ";
+    const char *line = said->text, *end;
+    while (stacks && strncmp(line, about_object, sizeof about_object - 1) == 0 && (end = strchr(line, '\n')))
+        line = end + 1;
+    return strcmp(announced->text, line) == 0;
 }
 
 /* What is wrong with the case; NULL: nothing. */
@@ -151,15 +157,16 @@ static const char *complaint_about(const struct misuse_case *row)
 {
     static char complaint[3 * sizeof(struct output)];
     struct output announced, said;
-    const int status = run(row, &announced, &said);
+    const int status = run(row, &announced, &said), wanted = row->faults ? SIGSEGV : SIGABRT;
+    const char *name = row->faults ? "SIGSEGV" : "SIGABRT";
     char what[64] = "";
     if (WIFEXITED(status))
-        snprintf(what, sizeof what, "ended with status %d, not by SIGABRT", WEXITSTATUS(status));
-    else if (WTERMSIG(status) != SIGABRT)
-        snprintf(what, sizeof what, "ended by signal %d, not by SIGABRT", WTERMSIG(status));
+        snprintf(what, sizeof what, "ended with status %d, not by %s", WEXITSTATUS(status), name);
+    else if (WTERMSIG(status) != wanted)
+        snprintf(what, sizeof what, "ended by signal %d, not by %s", WTERMSIG(status), name);
     else if (!is_one_line(&announced))
         snprintf(what, sizeof what, "announced no line, or several");
-    else if (!are_alike(&announced, &said))
+    else if (!are_alike(&announced, &said, row->stacks))
         snprintf(what, sizeof what, "said something else than it had announced");
     else
         return NULL;

@@ -33,6 +33,8 @@ struct misuse_case {
     ptrdiff_t offset;   /* from the object's start */
     bool late;          /* seen when malloc would hand out what was freed wrongly */
 
+    bool faults;         /* it ends by SIGSEGV, not by SIGABRT */
+    bool stacks;         /* lines about where the object comes from may stand before what is announced */
     const char *options; /* SLABMALLOC_OPTIONS of the case's process; NULL: none */
     bool checked;        /* only checked builds of the library know these options */
 };

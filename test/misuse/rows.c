@@ -37,6 +37,7 @@ const struct misuse_case *misuse_of_loops(void)
     add_rows_of_askew();
     add_rows_of_ahead();
     add_rows_of_freed();
+    add_rows_of_guarded();
     add_rows_of_joined();
     add_rows_of_unkeyed();
     add_rows_of_sized();

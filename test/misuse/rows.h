@@ -13,6 +13,7 @@ void add_row(struct misuse_case row, const char *format, ...) __attribute__((for
 void add_rows_of_ahead(void);
 void add_rows_of_askew(void);
 void add_rows_of_freed(void);
+void add_rows_of_guarded(void);
 void add_rows_of_joined(void);
 void add_rows_of_sized(void);
 void add_rows_of_twice(void);
