@@ -92,19 +92,30 @@ def test_instructions_are_those_of_the_table(name):
     assert all(ratio <= 1 + TO_SPARE for ratio in ratios.values()), f"{name}: {said}; if that is meant, {UPDATE}"
 
 
+SAMPLES = 0.8  # instructions an operation: a run has a few samples, whose stacks are new to the library
+
+
+def unsampled(allocator):
+    return dataclasses.replace(allocator, options="sample_bytes=0")
+
+
 @pytest.mark.xdist_group("counts of ours")
-@pytest.mark.parametrize("workload, most", [("pair", 35), ("fifo", 38.1), ("usable", 24)])
+@pytest.mark.parametrize("workload, most", [("pair", 35 + 2), ("fifo", 38.1 + 2), ("usable", 24)])
 def test_instructions_are_as_few_as_promised(workload, most):
+    """Two of malloc's count down to the next sample, whether any are taken or not."""
     need("valgrind")
-    assert counts(SLABMALLOC)[workload] <= most
+    assert counts(unsampled(SLABMALLOC))[workload] <= most
+    assert counts(SLABMALLOC)[workload] <= most + SAMPLES
 
 
 @pytest.mark.xdist_group("counts of ours")
-@pytest.mark.parametrize("workload, most", [("cache_pair", 34), ("cache_bulk", 2 * 12)])
+@pytest.mark.parametrize("workload, most", [("cache_pair", 34 + 3), ("cache_bulk", 2 * 12)])
 def test_instructions_of_caches_are_as_few_as_promised(workload, most):
-    """A pair; and an object of 64 that are made and freed at once, at most 12 for either."""
+    """A pair, of which three count down to the next sample; and an object of 64 that are made and freed at once, at
+    most 12 for either."""
     need("valgrind")
-    assert counts(CACHES)[workload] <= most
+    assert counts(unsampled(CACHES))[workload] <= most
+    assert counts(CACHES)[workload] <= most + SAMPLES
 
 
 @pytest.mark.xdist_group("counts of ours")
