@@ -79,7 +79,7 @@ struct slm_stack {
     /* Of all objects that were allocated from here since start: */
     _Atomic uint64_t samples;                                     /* how many were sampled */
     _Atomic uint64_t objects_1024;                                /* how many they stand for, in 1/1024 */
-    _Atomic uint64_t bytes;                                       /* how many bytes these had asked for */
+    _Atomic uint64_t bytes;                                       /* how many bytes these had asked for last */
     _Atomic uint64_t live_samples, live_objects_1024, live_bytes; /* the same of those that are live */
     uint64_t values[];
 };

@@ -194,6 +194,7 @@ slm_for_few void slm_stack_count_free(struct slm_stack *stack, uint64_t objects_
 
 slm_for_few void slm_stack_count_growth(struct slm_stack *stack, uint64_t bytes)
 {
+    add_relaxed(&stack->bytes, bytes);
     add_relaxed(&stack->live_bytes, bytes);
 }
 

@@ -41,7 +41,7 @@ struct slm_stack *slm_stack_of(uint32_t number);
 void slm_stack_count(struct slm_stack *stack, uint64_t objects_1024, uint64_t bytes);
 void slm_stack_count_free(struct slm_stack *stack, uint64_t objects_1024, uint64_t bytes);
 
-/* Live ones have become longer by so many bytes, modulo 2^64: shorter, too. */
+/* Live ones have become longer by so many bytes, modulo 2^64: shorter, too. It counts as allocated. */
 void slm_stack_count_growth(struct slm_stack *stack, uint64_t bytes);
 
 /* Checked builds: each stack lies in the list of its hash, once, with its number; their bytes add up. Nobody stores

@@ -82,6 +82,7 @@ void *slm_kept_take(struct slm_kept *kept, size_t n, unsigned area)
         return NULL;
     }
     slm_large_reuse(large, usable);
+    large->weighed = n;
     note_retaken(kept, large->span.granules);
     return slm_span_start(&large->span);
 }
