@@ -130,6 +130,15 @@ static slm_sparse struct {
     union slm_stack_record record;
 } records[RECORDS];
 
+static slm_for_few bool pays_tables(void)
+{
+    static slm_sparse _Atomic uint32_t captured;
+    const uint32_t before = load_relaxed(&captured);
+    if (before < SLM_STACKS_FEW) /* threads that race may lose some */
+        store_relaxed(&captured, before + 1);
+    return before == SLM_STACKS_FEW || load_relaxed(&slm_stacks_bytes) >= SLM_STACKS_IMAGES;
+}
+
 static slm_for_few bool claim(_Atomic uint64_t *user)
 {
     const uint64_t mine = (uint64_t)slm_fork_generation + 1;
@@ -146,7 +155,7 @@ slm_for_few uint32_t slm_stacks_of_registers(const uint64_t *registers, const vo
         union slm_stack_record *record = &records[i].record;
         if (!claim(&records[i].user))
             continue;
-        slm_stack_capture(record, registers, stack_pointer, load_relaxed(&slm_stacks_bytes) >= SLM_STACKS_IMAGES);
+        slm_stack_capture(record, registers, stack_pointer, pays_tables());
         const uint32_t number = slm_stacks_intern(&record->stack);
         store_release(&records[i].user, 0); /* pairs with claim */
         return number;
