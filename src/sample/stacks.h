@@ -17,8 +17,8 @@
 
 #define SLM_STACKS_BYTES ((uint64_t)64 << 10)
 
-/* While stacks have less than this, and few were captured, they are kept as images: a small program's few ones are not
- * worth the pages of the files' tables, which would be resident from then on. Frames take two thirds of the time. */
+/* While stacks have less than this, and few were captured, they are kept as images: a small program's few ones are
+ * not worth the pages of the files' tables, which would be resident from then on. Frames take less time. */
 #define SLM_STACKS_IMAGES ((uint64_t)16 << 10)
 enum { SLM_STACKS_FEW = 128 };
 

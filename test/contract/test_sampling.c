@@ -1,8 +1,10 @@
-/* Sampling (README: sample_bytes) changes nothing that a program can see, wherever it allocates: each allocation is
- * sampled here, and the call stack looked at, on stacks of all kinds, with registers that hold anything, in code that no
- * unwinder knows, in children, handlers, sandboxes. Nothing crashes, and nothing waits for a lock that its thread has.
+/* Sampling (README: sample_bytes) changes nothing that a program can see, wherever it allocates: each allocation
+ * is sampled here, and the call stack looked at, on stacks of all kinds, with registers that hold anything, in
+ * code that no unwinder knows, in children, handlers, sandboxes. Nothing crashes, and nothing waits for a lock
+ * that its thread has.
  *
- * Each case runs in a process of its own, with sample_bytes=1; on glibc it shows that the case itself is sound. */
+ * Each case runs in a process of its own, with sample_bytes=1; on glibc it shows that the case itself
+ * is sound. */
 #include "common.h"
 
 #include <dlfcn.h>
@@ -33,7 +35,7 @@ static void use_heap(unsigned seed)
         free(blocks[(i * 7) % SOME]);
 }
 
-/* -- stacks --------------------------------------------------------------------------------------------------------- */
+/* -- stacks -------------------------------------------------------------------------------------------------- */
 
 static size_t page_size;
 
@@ -228,7 +230,7 @@ static void role_own_stacks(const char *argument)
     }
 }
 
-/* -- signals -------------------------------------------------------------------------------------------------------- */
+/* -- signals ------------------------------------------------------------------------------------------------- */
 
 static volatile sig_atomic_t handled;
 
@@ -274,7 +276,7 @@ static void role_handlers(const char *argument)
     require(setitimer(ITIMER_REAL, &never, NULL) == 0);
 }
 
-/* -- processes and threads -------------------------------------------------------------------------------------- */
+/* -- processes and threads ----------------------------------------------------------------------------------- */
 
 static void end_well(pid_t child)
 {
@@ -383,7 +385,8 @@ static void role_thread_ends(const char *argument)
 #define IF_EQUAL(call, action)                                                                                       \
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)(call), 0, 1), BPF_STMT(BPF_RET | BPF_K, (action))
 
-/* One thread has a filter that ends the process at what malloc does not need; it says so before, as programs do. */
+/* One thread has a filter that ends the process at what malloc does not need; it says so before, as
+ * programs do. */
 static void *live_in_sandbox(void *nothing)
 {
     (void)nothing;
@@ -436,7 +439,7 @@ static void role_plugins(const char *argument)
         free(kept[i]);
 }
 
-/* -- all of it ---------------------------------------------------------------------------------------------------- */
+/* -- all of it ----------------------------------------------------------------------------------------------- */
 
 static const struct role roles[] = {
     {"coroutines", role_coroutines},

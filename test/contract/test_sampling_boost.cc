@@ -1,6 +1,6 @@
-/* Sampling on the stacks of boost::context's fibers: stacks that lie in the heap itself, or between pages that nobody
- * may touch, go while what was allocated on them lives, and exceptions leave frames on them. Each allocation is sampled;
- * see test_sampling.c. */
+/* Sampling on the stacks of boost::context's fibers: stacks that lie in the heap itself, or between pages that
+ * nobody may touch, go while what was allocated on them lives, and exceptions leave frames on them. Each
+ * allocation is sampled; see test_sampling.c. */
 #include <boost/context/fiber.hpp>
 #include <boost/context/fixedsize_stack.hpp>
 #include <boost/context/protected_fixedsize_stack.hpp>
