@@ -1,13 +1,13 @@
 /* What samples say (base/inspect.h) against what is true, for programs of many sizes, lifetimes and calls.
  *
- * A program is random work at some sites, each a function of its own, one thread after the other. The test keeps book:
- * what each site's objects have asked for, live ones and all. Then
+ * A program is random work at some sites, each a function of its own, one thread after the other. The test keeps
+ * book: what each site's objects have asked for, live ones and all. Then
  *   - each record is of a live object, and its stack leads to the site that has allocated it;
- *   - over many programs the sums are right on average: the difference to the truth is within four standard errors.
- *     That error is known: an object of n bytes is sampled with a probability p, on its own, and then stands for n / p
- *     bytes, which is a variance of n * n * (1 - p) / p;
- *   - the intervals of slabctl (tools/slabctl/estimate.h), which knows the samples alone, contain the truth as often as
- *     they claim: misses are no more than chance makes of that in one of 30,000 runs.
+ *   - over many programs the sums are right on average: the difference to the truth is within four standard
+ *     errors. That error is known: an object of n bytes is sampled with a probability p, on its own, and then stands
+ *     for n / p bytes, which is a variance of n * n * (1 - p) / p;
+ *   - the intervals of slabctl (tools/slabctl/estimate.h), which knows the samples alone, contain the truth as often
+ *     as they claim: misses are no more than chance makes of that in one of 30,000 runs.
  * The draws come from one sequence, which each program begins anew: so a bound holds always or never. */
 #include "sampled.h"
 
