@@ -197,8 +197,6 @@ static slm_sampling struct slm_code_file *find(struct slm_code *code, uintptr_t 
     struct dl_find_object found;
     const uint64_t page = address >> PAGE_SHIFT;
     uint64_t *miss = &code->misses[page % SLM_CODE_MISSES];
-    if (*miss == page)
-        return NULL;
     if (!slm_code_told() || _dl_find_object((void *)address, &found) != 0) {
         *miss = page;
         return NULL;
@@ -232,7 +230,13 @@ static struct slm_code_file *find(struct slm_code *code, uintptr_t address, bool
 
 static slm_sampling struct slm_code_file *file_of(struct slm_code *code, uintptr_t address, bool live)
 {
-    for (unsigned i = 0, at = code->latest; i < SLM_CODE_FILES; i++, at = (at + 1) % SLM_CODE_FILES) {
+    struct slm_code_file *latest = &code->files[code->latest];
+    if (address - latest->start < latest->bytes)
+        return latest;
+    const uint64_t page = address >> PAGE_SHIFT;
+    if (code->misses[page % SLM_CODE_MISSES] == page)
+        return NULL;
+    for (unsigned at = 0; at < slm_min(code->known, SLM_CODE_FILES); at++) {
         if (address - code->files[at].start < code->files[at].bytes) {
             code->latest = at;
             return &code->files[at];

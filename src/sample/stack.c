@@ -44,7 +44,9 @@ struct shot {
     unsigned behind;   /* the word, counted from the stack pointer, that lies behind a saved frame pointer */
     uint16_t *offsets; /* at the record's end, until all values are known */
     struct slm_code code;
+    struct piece room; /* of piece */
 };
+static_assert(sizeof(struct shot) <= SLM_STACK_WORK, "a record has room for it");
 
 /* -- what can be read ------------------------------------------------------------------------------------------- */
 
@@ -345,10 +347,8 @@ static slm_sampling void take(struct shot *shot, const uint64_t *registers, bool
 static slm_seldom __attribute__((noinline)) void take_foreign(struct shot *shot, const uint64_t *registers,
                                                               bool by_tables)
 {
-    struct piece piece;
-    piece.first = piece.bytes = 0;
     if (slm_background_begin() && !slm_sys_is_filtered())
-        shot->piece = &piece;
+        shot->piece = &shot->room;
     take(shot, registers, false, by_tables);
     slm_background_end();
 }
@@ -357,15 +357,20 @@ slm_sampling void slm_stack_capture(union slm_stack_record *record, const uint64
                                     const void *stack_pointer, bool by_tables)
 {
     bool own;
-    struct shot shot = {.stack = &record->stack, .pointer = (uintptr_t)stack_pointer, .behind = UINT32_MAX};
-    shot.certain = certain_bytes(shot.pointer, &own) & ~(size_t)(WORD - 1);
-    shot.window = own ? slm_min(shot.certain, reach) : SLM_STACK_WINDOW;
-    shot.offsets = (uint16_t *)(void *)(record->stack.values + SLM_STACK_REGISTERS + SLM_STACK_WORDS);
-    shot.range = (uintptr_t)slm_range.descriptors;
-    shot.range_bytes = (uintptr_t)slm_range.percpu + slm_range.percpu_bytes - shot.range;
+    struct shot *shot = (struct shot *)(void *)record->room.work;
     memset(record, 0, offsetof(struct slm_stack, values));
+    memset(shot, 0, offsetof(struct shot, room));
+    shot->room.first = shot->room.bytes = 0;
+    shot->stack = &record->stack;
+    shot->pointer = (uintptr_t)stack_pointer;
+    shot->behind = UINT32_MAX;
+    shot->certain = certain_bytes(shot->pointer, &own) & ~(size_t)(WORD - 1);
+    shot->window = own ? slm_min(shot->certain, reach) : SLM_STACK_WINDOW;
+    shot->offsets = (uint16_t *)(void *)(record->stack.values + SLM_STACK_REGISTERS + SLM_STACK_WORDS);
+    shot->range = (uintptr_t)slm_range.descriptors;
+    shot->range_bytes = (uintptr_t)slm_range.percpu + slm_range.percpu_bytes - shot->range;
     if (own)
-        take(&shot, registers, true, by_tables);
+        take(shot, registers, true, by_tables);
     else
-        take_foreign(&shot, registers, by_tables);
+        take_foreign(shot, registers, by_tables);
 }

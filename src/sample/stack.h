@@ -26,7 +26,8 @@
  *     any time. The rest of the page that the stack pointer is in is certain; the kernel copies what is above.
  * System calls are made for the last two alone, and where no sandbox is near; else that page has to do.
  *
- * Any thread, a signal handler too. With its record it takes less than 6 KiB of stack. */
+ * Any thread, a signal handler too. Its caller may have little stack left, so what is long lies in the record: that
+ * is better not on the stack. */
 #pragma once
 
 #include "base/inspect.h"
@@ -35,12 +36,16 @@ enum {
     SLM_STACK_WINDOW = 16 << 10,
     SLM_STACK_WORDS = 256,
     SLM_STACK_VALUES = SLM_STACK_REGISTERS + SLM_STACK_WORDS + SLM_STACK_WORDS / 4, /* with the offsets */
+    SLM_STACK_WORK = 2048,
 };
 
-/* A stack, with all the room that it may need. */
+/* A stack, with all the room that it may need, and what it takes to capture it. */
 union slm_stack_record {
     struct slm_stack stack;
-    uint64_t words[offsetof(struct slm_stack, values) / sizeof(uint64_t) + SLM_STACK_VALUES];
+    struct {
+        uint64_t words[offsetof(struct slm_stack, values) / sizeof(uint64_t) + SLM_STACK_VALUES];
+        uint64_t work[SLM_STACK_WORK / sizeof(uint64_t)];
+    } room;
 };
 
 /* Which of the registers is the frame pointer, where there is one. */

@@ -8,6 +8,7 @@
 #include "page/area.h"
 #include "page/demand.h"
 #include "page/metadata.h"
+#include "sync/fork.h"
 
 enum { UNIT = 64 }; /* of metadata */
 
@@ -122,12 +123,46 @@ slm_sampling uint32_t slm_stacks_intern(const struct slm_stack *stack)
 
 /* -- where the caller is ----------------------------------------------------------------------------------------- */
 
+/* Whoever captures a stack may have little left of it, a coroutine or a signal handler: records lie here. So many may
+ * capture at the same moment; more are as those for whose stacks there is no room. */
+enum { RECORDS = 4 };
+static slm_sparse struct {
+    _Atomic uint64_t user; /* 0: nobody; else the process's count of forks, plus 1: a lost thread's is free again */
+    union slm_stack_record record;
+} records[RECORDS];
+
+static slm_sampling bool pays_tables(void)
+{
+    static slm_sparse _Atomic uint32_t captured;
+    const uint32_t before = load_relaxed(&captured);
+    if (before < SLM_STACKS_FEW) /* threads that race may lose some */
+        store_relaxed(&captured, before + 1);
+    return before == SLM_STACKS_FEW || load_relaxed(&slm_stacks_bytes) >= SLM_STACKS_IMAGES;
+}
+
+static slm_sampling bool claim(_Atomic uint64_t *user)
+{
+    const uint64_t mine = (uint64_t)slm_fork_generation + 1;
+    uint64_t before = load_relaxed(user);
+    /* acquire: pairs with the release in slm_stacks_of_registers */
+    return before != mine &&
+           atomic_compare_exchange_strong_explicit(user, &before, mine, memory_order_acquire, memory_order_relaxed);
+}
+
 slm_sampling uint32_t slm_stacks_of_registers(const uint64_t *registers, const void *stack_pointer)
 {
-    union slm_stack_record record;
     slm_keep_errno();
-    slm_stack_capture(&record, registers, stack_pointer, load_relaxed(&slm_stacks_bytes) >= SLM_STACKS_IMAGES);
-    return slm_stacks_intern(&record.stack);
+    for (unsigned i = 0; i < RECORDS; i++) {
+        union slm_stack_record *record = &records[i].record;
+        if (!claim(&records[i].user))
+            continue;
+        slm_stack_capture(record, registers, stack_pointer, pays_tables());
+        const uint32_t number = slm_stacks_intern(&record->stack);
+        store_release(&records[i].user, 0); /* pairs with claim */
+        return number;
+    }
+    add_relaxed(&slm_sample_counts.stack_losses, 1);
+    return 0;
 }
 
 /* The registers as the caller has them when this returns, in the order of SLM_STACK_REGISTER_NUMBERS. */

@@ -17,9 +17,10 @@
 
 #define SLM_STACKS_BYTES ((uint64_t)64 << 10)
 
-/* While stacks have less than this, they are kept as images: a small program's few ones are not worth the pages of
- * the files' tables, which would be resident from then on. */
+/* While stacks have less than this, and few were captured, they are kept as images: a small program's few ones are
+ * not worth the pages of the files' tables, which would be resident from then on. Frames take less time. */
 #define SLM_STACKS_IMAGES ((uint64_t)16 << 10)
+enum { SLM_STACKS_FEW = 128 };
 
 extern slm_hidden _Atomic uint64_t *_Atomic slm_stacks_buckets; /* NULL: there is no stack yet */
 extern slm_hidden struct slm_sample_counts slm_sample_counts;   /* of records, too: see sample/samples.h */

@@ -40,6 +40,7 @@ const struct misuse_case *misuse_of_loops(void)
     add_rows_of_guarded();
     add_rows_of_joined();
     add_rows_of_unkeyed();
+    add_rows_of_sampled();
     add_rows_of_sized();
     return rows;
 }

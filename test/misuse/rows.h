@@ -15,6 +15,7 @@ void add_rows_of_askew(void);
 void add_rows_of_freed(void);
 void add_rows_of_guarded(void);
 void add_rows_of_joined(void);
+void add_rows_of_sampled(void);
 void add_rows_of_sized(void);
 void add_rows_of_twice(void);
 void add_rows_of_unkeyed(void);

@@ -1,6 +1,7 @@
-/* src/heap/sampled.h: whatever call of malloc's allocates can be sampled, and gives what it always gives; whatever
- * call frees ends the sample; the record follows an object that is resized; figures are exact all the while; and slabs
- * of sampled objects go back as others do. Named caches are in test_sampled_caches.c, misuse is in test/misuse. */
+/* src/heap/sampled.h: whatever call of malloc's allocates can be sampled, and gives what it always gives;
+ * whatever call frees ends the sample; the record follows an object that is resized; figures are exact all the
+ * while; and slabs of sampled objects go back as others do. Named caches are in test_sampled_caches.c, misuse is
+ * in test/misuse. */
 #include "sampled.h"
 
 #include <malloc.h>
@@ -23,7 +24,7 @@ static void check_sampled(void *object, size_t asked)
     memset(object, 0x5a, sample->given);
 }
 
-/* -- calls ----------------------------------------------------------------------------------------------------- */
+/* -- calls --------------------------------------------------------------------------------------------------- */
 
 static const size_t sizes[] = {1,    7,    8,    16,    24,    100,   1000,   1024,
                                1025, 3000, 8192, 20000, 32768, 32769, 100000, 5000000};
@@ -108,7 +109,7 @@ static void errno_is_kept(void **state)
     }
 }
 
-/* -- realloc --------------------------------------------------------------------------------------------------- */
+/* -- realloc ------------------------------------------------------------------------------------------------- */
 
 static void small_ones_are_resized(void **state)
 {
@@ -220,7 +221,7 @@ static void kept_ones(void **state)
     free(base);
 }
 
-/* -- retiring -------------------------------------------------------------------------------------------------- */
+/* -- retiring ------------------------------------------------------------------------------------------------ */
 
 static sem_t entered, leave_now;
 
@@ -277,7 +278,7 @@ static void retired_ones(void **state)
     assert_child_silent(retire_all);
 }
 
-/* -- other threads --------------------------------------------------------------------------------------------- */
+/* -- other threads ------------------------------------------------------------------------------------------- */
 
 static void *volatile passed_on[COUNT(sizes)];
 
@@ -326,7 +327,7 @@ static void a_thread_begins(void **state)
     on_threads(4, new_threads_look);
 }
 
-/* -- nodes ----------------------------------------------------------------------------------------------------- */
+/* -- nodes --------------------------------------------------------------------------------------------------- */
 
 static void on_its_node(void **state)
 {
@@ -347,7 +348,7 @@ static void on_its_node(void **state)
     go_to(0);
 }
 
-/* -- figures --------------------------------------------------------------------------------------------------- */
+/* -- figures ------------------------------------------------------------------------------------------------- */
 
 static uint64_t in_use(void)
 {
@@ -391,7 +392,7 @@ static void figures_are_exact(void **state)
     assert_int_equal(in_use(), wanted);
 }
 
-/* -- giving back ----------------------------------------------------------------------------------------------- */
+/* -- giving back --------------------------------------------------------------------------------------------- */
 
 static uint64_t sampled_slabs(void)
 {
@@ -424,7 +425,7 @@ static void slabs_go_back(void **state)
     assert_true(sampled_slabs() <= before);
 }
 
-/* -- fork ------------------------------------------------------------------------------------------------------ */
+/* -- fork ---------------------------------------------------------------------------------------------------- */
 
 static void *before_fork[COUNT(sizes)];
 
@@ -452,7 +453,7 @@ static void a_child_keeps_them(void **state)
         free_it(before_fork[i]);
 }
 
-/* -- no memory ------------------------------------------------------------------------------------------------- */
+/* -- no memory ----------------------------------------------------------------------------------------------- */
 
 /* Where there is none for a sample, the call succeeds as long as it would without. */
 static void without_memory(void)

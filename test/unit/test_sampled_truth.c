@@ -1,13 +1,13 @@
 /* What samples say (base/inspect.h) against what is true, for programs of many sizes, lifetimes and calls.
  *
- * A program is random work at some sites, each a function of its own, one thread after the other. The test keeps book:
- * what each site's objects have asked for, live ones and all. Then
+ * A program is random work at some sites, each a function of its own, one thread after the other. The test keeps
+ * book: what each site's objects have asked for, live ones and all. Then
  *   - each record is of a live object, and its stack leads to the site that has allocated it;
- *   - over many programs the sums are right on average: the difference to the truth is within four standard errors.
- *     That error is known: an object of n bytes is sampled with a probability p, on its own, and then stands for n / p
- *     bytes, which is a variance of n * n * (1 - p) / p;
- *   - the intervals of slabctl (tools/slabctl/estimate.h), which knows the samples alone, contain the truth as often as
- *     they claim: misses are no more than chance makes of that in one of 30,000 runs.
+ *   - over many programs the sums are right on average: the difference to the truth is within four standard
+ *     errors. That error is known: an object of n bytes is sampled with a probability p, on its own, and then stands
+ *     for n / p bytes, which is a variance of n * n * (1 - p) / p;
+ *   - the intervals of slabctl (tools/slabctl/estimate.h), which knows the samples alone, contain the truth as often
+ *     as they claim: misses are no more than chance makes of that in one of 30,000 runs.
  * The draws come from one sequence, which each program begins anew: so a bound holds always or never. */
 #include "sampled.h"
 
@@ -20,7 +20,7 @@
 enum { PROGRAMS = 50, THREADS = 3, STEPS = 20000, SLOTS = 1500, BULK = 12, SITES = 11 };
 static const uint64_t mean = 16 << 10;
 
-/* -- sites ----------------------------------------------------------------------------------------------------- */
+/* -- sites --------------------------------------------------------------------------------------------------- */
 
 #define SITE __attribute__((noinline, section("truth_sites"))) static
 extern char truth_first[] __asm__("__start_truth_sites"), truth_end[] __asm__("__stop_truth_sites");
@@ -98,12 +98,12 @@ static unsigned site_of(const struct slm_stack *stack)
 {
     unsigned found = SITES;
     for (unsigned i = 0; stack && i < stack->words && found == SITES; i++)
-        if (!(slm_stack_offsets(stack)[i] & SLM_STACK_RELATIVE))
+        if (stack->kind == SLM_STACK_FRAMES || !(slm_stack_offsets(stack)[i] & SLM_STACK_RELATIVE))
             found = site_at(stack->values[stack->registers + i]);
     return found;
 }
 
-/* -- the truth ------------------------------------------------------------------------------------------------- */
+/* -- the truth ----------------------------------------------------------------------------------------------- */
 
 static struct object {
     char *object; /* NULL: none */
@@ -153,7 +153,7 @@ static void change(struct object *object, void *now, size_t asked)
     count(all, object, 1);
 }
 
-/* -- a program ------------------------------------------------------------------------------------------------- */
+/* -- a program ----------------------------------------------------------------------------------------------- */
 
 /* Most are short, most of the bytes are in long ones. */
 static size_t any_size(uint64_t *random)
@@ -163,8 +163,8 @@ static size_t any_size(uint64_t *random)
     return random_below(random, (size_t)1 << bits) + 1;
 }
 
-/* As realloc says (heap/resize.c, heap/sampled.h): a small object that moves is a new one, with some headroom at times;
- * a large one is, as long as it stays large, if its size is far from what it was. */
+/* As realloc says (heap/resize.c, heap/sampled.h): a small object that moves is a new one, with some headroom at
+ * times; a large one is, as long as it stays large, if its size is far from what it was. */
 static void resize(struct object *object, size_t n)
 {
     const bool was_large = slm_large_of(object->object) != NULL;
@@ -230,7 +230,7 @@ static void *run_thread(void *thread)
     return NULL;
 }
 
-/* -- what samples say ------------------------------------------------------------------------------------------ */
+/* -- what samples say ---------------------------------------------------------------------------------------- */
 
 static struct said {
     struct estimate estimate; /* by the tool, of live objects */
@@ -306,7 +306,7 @@ static void clean_up(void)
     }
 }
 
-/* -- tests ----------------------------------------------------------------------------------------------------- */
+/* -- tests --------------------------------------------------------------------------------------------------- */
 
 static struct over_all {
     double live_off, live_variance, all_off, all_variance, tool_off;

@@ -82,7 +82,7 @@ static void a_life(void **state)
     assert_live(stack, 0, 0, 0);
     assert_int_equal(load_relaxed(&stack->samples), 1);
     assert_int_equal(load_relaxed(&stack->objects_1024), weight.objects_1024);
-    assert_int_equal(load_relaxed(&stack->bytes), slm_interval_weigh(1000, 10, MEAN).bytes); /* as it was at last */
+    assert_int_equal(load_relaxed(&stack->bytes), slm_interval_weigh(1000, 10, MEAN).bytes); /* what it had at last */
 }
 
 static void the_index_0_is_none(void **state)
