@@ -162,6 +162,13 @@ slm_sampling void slm_sampled_resize_large(void *object, size_t n)
     slm_direct_end(before);
 }
 
+slm_sampling size_t slm_sampled_asked(const void *object)
+{
+    const struct slm_slab *slab = slm_slab_of(object);
+    const uint32_t index = slab && slm_slab_is_sampled(slab) ? load_relaxed(slm_slab_sample(slab, object)) : 0;
+    return index ? slm_samples_at(index)->asked : 0;
+}
+
 slm_sampling void slm_sampled_resize(void *object, size_t n)
 {
     const struct slm_slab *slab = slm_slab_of(object);

@@ -25,6 +25,16 @@ slm_inline bool slm_sample_due(size_t n)
  * sampled, and is allocated as always. Each thread's first allocation comes here. Keeps errno. */
 uint64_t slm_sampled_due(size_t n);
 
+/* The size class for a sampled object of n bytes, at most SLM_SMALL_MAX: a few share one, as each that has any takes a
+ * page. */
+slm_inline struct slm_cache *slm_sampled_class(size_t n)
+{
+    return slm_class_cache(slm_class_of_size(slm_class_larger(slm_class_size[slm_class_of_size(n)])));
+}
+
+/* What was asked for; 0: it is not sampled, or no small object. For frees that tell a size. */
+size_t slm_sampled_asked(const void *object);
+
 /* A sampled object of n bytes of the cache. NULL: it could not be had, and the caller allocates as always. `node`: where
  * it has to lie; -1: where the thread runs. Keeps errno. A constructor may be called. */
 void *slm_sampled_make(struct slm_cache *cache, int node, size_t n, uint64_t mean);

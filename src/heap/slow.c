@@ -112,7 +112,7 @@ slm_slow void *slm_alloc_due_slow(size_t n)
     const uint64_t mean = slm_sampled_due(n);
     void *object = NULL;
     if (unlikely(mean != 0))
-        object = slm_sampled_make(slm_class_cache(slm_class_of_size(n)), -1, n, mean);
+        object = slm_sampled_make(slm_sampled_class(n), -1, n, mean);
     if (likely(!object))
         object = slm_pop_keyed(slm_slot_offset_of(slm_class_of_size(n)));
     return likely(object != NULL) ? slm_alloc_check(object, n) : slm_alloc_slow(n);
