@@ -12,7 +12,7 @@
 #include "slab/key.h"
 #include "thread/freed.h"
 
-enum { LEAST_ALIGNMENT = 16 /* of what malloc gives */, APART_MS = 8 };
+enum { LEAST_ALIGNMENT = 16 /* of what malloc gives */, APART_MS = 20 };
 
 static const uint64_t bounded_from = 64 << 10;
 
@@ -26,7 +26,7 @@ static slm_for_few size_t natural_alignment(size_t n)
 }
 
 /* A place costs some system calls. A program that does nothing but allocate has thousands of samples a second: there
- * one in 8 ms has guards. Who asks for samples that are much closer together asks for guards, too. */
+ * one in 20 ms has guards. Who asks for samples that are much closer together asks for guards, too. */
 static slm_for_few bool is_due(uint64_t mean)
 {
     static slm_sparse _Atomic uint64_t due_ms;

@@ -1,5 +1,5 @@
-/* What is said of an access that was stopped by the pages around a guarded object, or by a freed one's own
- * (slab/guard.h):
+/* What is said of an access that was stopped by the pages around a guarded object, or a freed one's own; slab/guard.h
+ * has these:
  *
  *     slabmalloc: it was allocated by thread 4711 at: /usr/bin/program 0x11d5 0x1204 /lib/libc.so.6 0x2724a
  *     slabmalloc: it was freed by thread 4712 at: ...

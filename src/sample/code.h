@@ -35,7 +35,7 @@ enum slm_code_kind {
 };
 
 /* The file that an address lies in: its path as the loader has it, "" for the program itself, and how far its
- * addresses are from those in the file. False: none, or the C library does not tell. The path may go with the file. */
+ * addresses are from those in the file. False: none, or the C library does not tell. The path goes with the file. */
 bool slm_code_file(uintptr_t address, const char **path, uintptr_t *moved);
 
 enum slm_code_kind slm_code_of(struct slm_code *code, uintptr_t address);

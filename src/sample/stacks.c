@@ -5,6 +5,7 @@
 
 #include "base/bits.h"
 #include "base/errno.h"
+#include "base/options.h"
 #include "page/area.h"
 #include "page/demand.h"
 #include "page/metadata.h"
@@ -76,7 +77,7 @@ static slm_sampling struct slm_stack *find(uint64_t first, uint64_t last, const 
 static slm_sampling struct slm_stack *make(const struct slm_stack *model)
 {
     const size_t bytes = bytes_of(model);
-    const uint64_t most = SLM_STACKS_BYTES + slm_demand_used() / 1024;
+    const uint64_t most = (SLM_STACKS_BYTES << (slm_options.guard ? 3 : 0)) + slm_demand_used() / 1024;
     struct slm_stack *made = NULL;
     if (add_relaxed(&slm_stacks_bytes, bytes) + bytes <= most && (made = slm_metadata_alloc(bytes))) {
         memcpy(made, model, offsetof(struct slm_stack, values) + slm_stack_value_bytes(model));

@@ -7,7 +7,8 @@
  * only its counts change. So readers need no lock, a tool reads them from outside, and a child of fork has all that
  * were in a list; what was on its way there is lost to it.
  *
- * All stacks together have at most SLM_STACKS_BYTES and a 1024th of what is in use. What does not fit is counted.
+ * All stacks together have at most SLM_STACKS_BYTES (with guard=1, where there are those of frees, eight times as
+ * many) and a 1024th of what is in use. What does not fit is counted.
  *
  * Any thread that may allocate metadata (page/metadata.h): no lock of rank METADATA or above is held, and none was
  * when a signal handler came that asks. */

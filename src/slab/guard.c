@@ -106,7 +106,7 @@ static slm_for_few struct slm_guard *make_new(unsigned area, const struct layout
         slm_span_free(&guard->large.span);
         return NULL;
     }
-    guard->data = (uint32_t)layout->data;
+    guard->data_page = (uint8_t)(layout->data / slm_page_size);
     guard->data_bytes = (uint32_t)layout->data_bytes;
     uncount(guard);
     return guard;
@@ -177,13 +177,13 @@ slm_seldom void slm_guard_drain(void)
 /* It has this layout from now on, and is accessible. False: the kernel refuses. */
 static slm_for_few bool lay_out_again(struct slm_guard *guard, const struct layout *layout)
 {
-    const bool other = guard->data != layout->data || guard->data_bytes != layout->data_bytes;
+    const bool other = slm_guard_data(guard) != layout->data || guard->data_bytes != layout->data_bytes;
     guard->clean = (other || layout->data_bytes >= CLEAN_BYTES) &&
-                   slm_vm_purge(start_of(guard) + guard->data, guard->data_bytes);
+                   slm_vm_purge(start_of(guard) + slm_guard_data(guard), guard->data_bytes);
     if (other) {
         slm_charge_add(layout->data_bytes - guard->data_bytes); /* modulo 2^64: down, too */
         add_relaxed(&slm_demand_sums.taken, layout->data_bytes - guard->data_bytes);
-        guard->data = (uint32_t)layout->data;
+        guard->data_page = (uint8_t)(layout->data / slm_page_size);
         guard->data_bytes = (uint32_t)layout->data_bytes;
     }
     return protect(guard, layout->data, layout->data + layout->data_bytes, true);
@@ -276,7 +276,7 @@ static slm_for_few bool has_pattern(const char *from, const char *end)
 
 slm_for_few const char *slm_guard_damage(const struct slm_guard *guard)
 {
-    const char *data = start_of(guard) + guard->data, *end = guard->object + guard->large.usable;
+    const char *data = start_of(guard) + slm_guard_data(guard), *end = guard->object + guard->large.usable;
     if (!has_pattern(end, data + guard->data_bytes))
         return "something was written behind the end of an object";
     return has_pattern(data, guard->object) ? NULL : "something was written before the start of an object";
@@ -288,7 +288,7 @@ slm_for_few void slm_guard_put_away(struct slm_guard *guard, bool nolock)
     store_relaxed(&large->span.kind, SLM_SPAN_GUARDED_FREE);
     sub_relaxed(&slm_guards_live, 1);
     if (slm_background_begin()) {
-        protect(guard, guard->data, guard->data + guard->data_bytes, false);
+        protect(guard, slm_guard_data(guard), slm_guard_data(guard) + guard->data_bytes, false);
         if (nolock) {
             large->next = load_relaxed(&pending);
             /* release: pairs with the exchange in enter_pending */

@@ -25,6 +25,7 @@
 #pragma once
 
 #include "slab/large.h"
+#include "slab/slab.h"
 
 enum { SLM_GUARDS_LIVE = 4096, SLM_GUARDS_FREED = 512 };
 #define SLM_GUARD_BYTES ((size_t)1 << 20) /* of an object, at most */
@@ -35,12 +36,14 @@ struct slm_guard {
     void *stand_in;                 /* NULL: it is a large object */
     uint32_t stack, thread;         /* where it was allocated, and by whom; 0: not known */
     uint32_t end_stack, end_thread; /* the same of its free */
-    uint32_t data, data_bytes;      /* where in the span the pages lie that an object has, and how long they are */
-    bool clean;                     /* what is neither pattern nor written since reads as zero */
+    uint32_t data_bytes;            /* how long the pages are that an object has */
     uint16_t cache;                 /* an id, or SLM_SAMPLE_LARGE; the cache may be gone */
+    uint8_t data_page;              /* where in the span they begin, in pages */
+    bool clean;                     /* what is neither pattern nor written since reads as zero */
 };
 
-static_assert(sizeof(struct slm_guard) <= SLM_DESCRIPTOR_BYTES, "a descriptor holds it");
+/* What follows in a descriptor outlives the slab that it may have been: slab/slab.h. */
+static_assert(sizeof(struct slm_guard) <= offsetof(struct slm_slab, pending), "a descriptor holds it");
 
 /* A place for an object of n bytes on a multiple of `alignment`, a power of two, in that area; it is live.
  * NULL: there is none. errno may change. */
@@ -52,6 +55,12 @@ struct slm_guard *slm_guard_at(const void *address);
 slm_inline unsigned slm_guard_kind(const struct slm_guard *guard)
 {
     return load_relaxed(&guard->large.span.kind);
+}
+
+/* Where in the span an object's pages begin, in bytes. */
+slm_inline size_t slm_guard_data(const struct slm_guard *guard)
+{
+    return guard->data_page * slm_page_size;
 }
 
 /* The object is freed, or retired: `becomes`, a kind. It is no longer sampled. False: another thread was first. */

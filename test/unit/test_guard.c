@@ -25,7 +25,7 @@ static void give(struct slm_guard *guard)
 
 static char *data_end(const struct slm_guard *guard)
 {
-    return slm_span_start(&guard->large.span) + guard->data + guard->data_bytes;
+    return slm_span_start(&guard->large.span) + slm_guard_data(guard) + guard->data_bytes;
 }
 
 static bool accessible(const void *address)
