@@ -55,8 +55,8 @@ static __attribute__((noinline)) slm_seldom bool is_exact(const void *pointer, s
         return class == SLM_CLASSES && slm_large_usable_for(object.usable) == slm_large_usable_for(n);
     if (!slm_cache_is_class(object.cache))
         return n <= object.usable;
-    const size_t asked = slm_sampled_asked(pointer); /* a sampled object's class may be larger */
-    return object.cache->id == class || (asked != 0 && class_for(asked, alignment) == class);
+    const size_t asked = slm_sampled_asked(pointer); /* a sampled object's class may be larger, and a guarded one's */
+    return object.cache->id == class || class_for(asked != 0 ? asked : object.usable, alignment) == class;
 }
 
 /* Every full magazine leads to here. */

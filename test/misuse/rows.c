@@ -3,7 +3,7 @@
 
 #include "rows.h"
 
-enum { ROWS_MOST = 8192, NAME_BYTES = 80 };
+enum { ROWS_MOST = 16384, NAME_BYTES = 80 };
 
 const size_t size_classes[SIZE_CLASSES] = {
     16,    32,    48,    64,    80,    96,    112,   128,   144,   160,   176,   192,   208,   224,   240,
