@@ -51,6 +51,12 @@ static void add_askew(const char *object, size_t size, const char *call, ptrdiff
             "sampled-%s-%zu-%s-at-%zd", kind, size, call, offset);
 }
 
+/* Up to 2 KiB the classes between powers of two have their sampled objects from the next larger one. */
+static bool is_sampled_as_itself(size_t size)
+{
+    return size <= 32 || size > 2048 || (size & (size - 1)) == 0;
+}
+
 void add_rows_of_sampled(void)
 {
     static const char *const caches[] = {"cache", "merged", "zero", "accounted", "limited",
@@ -60,10 +66,12 @@ void add_rows_of_sampled(void)
     for (const struct thing_call *call = thing_calls; call->word; call++) {
         if (call->flags & TAKES_CACHE)
             continue;
-        add(NULL, 96, "free", call->word);
-        add_askew(NULL, 96, call->word, 8);
+        add(NULL, 128, "free", call->word);
+        add_askew(NULL, 128, call->word, 8);
     }
-    for (unsigned i = 1; i < SIZE_CLASSES; i += 5) {
+    for (unsigned i = 1; i < SIZE_CLASSES; i++) {
+        if (!is_sampled_as_itself(size_classes[i]))
+            continue;
         add(NULL, size_classes[i], "nolock", "free");
         add_askew(NULL, size_classes[i], "free", (ptrdiff_t)size_classes[i] - 1);
     }
@@ -71,9 +79,9 @@ void add_rows_of_sampled(void)
     {
         FOR_EACH_WORD(call, calls)
         {
-            add(object, 96, "cache_free", call);
-            add_askew(object, 96, call, 16);
+            add(object, 128, "cache_free", call);
+            add_askew(object, 128, call, 16);
         }
-        add(object, 96, "nolock", "free");
+        add(object, 128, "nolock", "free");
     }
 }
