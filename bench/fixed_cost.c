@@ -5,9 +5,8 @@
  * many small and few large ones as servers do, and its sizes go to 32 KiB. Printed are the resident set while all are
  * alive and when all are free, the bytes asked for, and the peak.
  *
- * slabmalloc samples one allocation in 2 MiB, by chance: in four of ten processes one of these. What a sample costs is
- * another figure (bench/sampling.py), and mostly pages of the library's file; so a process in which one was taken
- * begins again. */
+ * slabmalloc samples one allocation in 2 MiB, by chance: in four of ten processes one of these. What a sample costs
+ * is another figure, and mostly pages of the library's file; so a process in which one was taken begins again. */
 #include "bench.h"
 
 #include "base/inspect.h"

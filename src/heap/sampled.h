@@ -25,8 +25,8 @@ slm_inline bool slm_sample_due(size_t n)
  * sampled, and is allocated as always. Each thread's first allocation comes here. Keeps errno. */
 uint64_t slm_sampled_due(size_t n);
 
-/* The size class for a sampled object of n bytes, at most SLM_SMALL_MAX: a few share one, as each that has any takes a
- * page. */
+/* The size class for a sampled object of n bytes, at most SLM_SMALL_MAX: a few share one, as each that has any takes
+ * a page. */
 slm_inline struct slm_cache *slm_sampled_class(size_t n)
 {
     return slm_class_cache(slm_class_of_size(slm_class_larger(slm_class_size[slm_class_of_size(n)])));
@@ -35,8 +35,8 @@ slm_inline struct slm_cache *slm_sampled_class(size_t n)
 /* What was asked for; 0: it is not sampled, or no small object. For frees that tell a size. */
 size_t slm_sampled_asked(const void *object);
 
-/* A sampled object of n bytes of the cache. NULL: it could not be had, and the caller allocates as always. `node`: where
- * it has to lie; -1: where the thread runs. Keeps errno. A constructor may be called. */
+/* A sampled object of n bytes of the cache. NULL: it could not be had, and the caller allocates as always. `node`:
+ * where it has to lie; -1: where the thread runs. Keeps errno. A constructor may be called. */
 void *slm_sampled_make(struct slm_cache *cache, int node, size_t n, uint64_t mean);
 
 /* Both, after slm_sample_due has said yes. */
@@ -56,8 +56,8 @@ slm_inline void slm_sampled_end(const struct slm_slab *slab, const void *object)
         slm_samples_end(atomic_exchange(slm_slab_sample(slab, object), 0));
 }
 
-/* The owner asked for n bytes in the place of what it had asked for, or than what seemed so, and the object is, or has
- * become, this one. A large object that is more than twice as long as it was when that was decided last, or less than
- * half, is taken for new. */
+/* The owner asked for n bytes in the place of what it had asked for, or than what seemed so, and the object is, or
+ * has become, this one. A large object that is more than twice as long as it was when that was decided last, or less
+ * than half, is taken for new. */
 void slm_sampled_resize(void *object, size_t n);
 void slm_sampled_resize_large(void *object, size_t n);

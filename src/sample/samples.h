@@ -31,8 +31,8 @@ void slm_samples_change(uint32_t index, const void *object, uint64_t asked, uint
 /* Its record; the index is not 0. */
 struct slm_sample *slm_samples_at(uint32_t index);
 
-/* Copy a record that was in use at some time (slm_sample_counts.top), as it was at one moment. False: it is being changed
- * all the time, perhaps by the thread that the caller's signal handler has interrupted. */
+/* Copy a record that was in use at some time (slm_sample_counts.top), as it was at one moment. False: it is being
+ * changed all the time, perhaps by the thread that the caller's signal handler has interrupted. */
 bool slm_samples_copy(uint32_t index, struct slm_sample *copy);
 
 /* What is live by all of them: how many samples, and what they stand for. */
