@@ -139,7 +139,7 @@ struct slm_answer {
     _Atomic uint64_t token;
     int32_t error; /* an errno code; 0: done. ENOSYS: no such command; ENOENT: no such cache, or option; EPERM: the
                     * option cannot change; EINVAL: what the command says is not valid, and the text may say why */
-    uint32_t unused;
+    _Atomic uint32_t begun; /* low half of the token of a command that is being carried out: it may take long */
     uint64_t number[2];
     uint64_t address, bytes; /* of what is too long for the text; it stays until the next command */
     char text[SLM_COMMAND_TEXT];

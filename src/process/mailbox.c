@@ -68,6 +68,7 @@ static slm_seldom void serve_next(slm_mailbox_server *with, slm_mailbox_destruct
     store_relaxed(&slm_mailbox_seen, token);
     if (!is_new || token == 0 || !with || !copy_command(&command, token))
         return;
+    store_release(&slm_mailbox.answer.begun, (uint32_t)token); /* for a tool that would give up */
     with(&command, &answer, destruct);
     slm_fork_check();
     if (slm_fork_generation == generation)

@@ -43,6 +43,8 @@ static void ask(const struct request *request, struct slm_command *command, stru
         fail("%s: %s", name, answer->text);
     if (answer->error == ENOENT && text[0])
         fail("%s: %s: there is no such %s", name, text, command->what == SLM_COMMAND_OPTION ? "option" : "cache");
+    if (answer->error == EPERM)
+        fail("%s: %s: cannot change while the process runs", name, text);
     if (answer->error == ENOSYS)
         fail("%s: its library does not know this command", name);
     fail("%s: %s%s%s", name, text, text[0] ? ": " : "", strerror(answer->error));

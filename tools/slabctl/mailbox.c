@@ -26,7 +26,7 @@
 
 #include "process.h"
 
-enum { RING_EVERY_MS = 50, LOOK_EVERY_US = 500, OTHERS_MS = 250 };
+enum { RING_EVERY_MS = 50, LOOK_EVERY_US = 500, OTHERS_MS = 250, BEGUN_MS = 60000 };
 
 struct asking {
     struct target *target;
@@ -36,6 +36,7 @@ struct asking {
     void *bell_page;            /* NULL: it cannot be rung */
     const uint32_t *bell;
     uint64_t deadline_ns, ring_ns;
+    uint64_t begun_deadline_ns; /* once the command is being carried out */
 };
 
 static uint64_t now_ns(void)
@@ -236,6 +237,11 @@ static enum outcome data_read(struct asking *asking, struct slm_answer *answer, 
     return LOST;
 }
 
+static bool is_begun(const struct asking *asking, const struct slm_answer *answer)
+{
+    return answer->begun == (uint32_t)asking->command.token;
+}
+
 static enum outcome answer_wait(struct asking *asking, struct slm_answer *answer, void *data, size_t *bytes,
                                 struct problem *problem)
 {
@@ -250,7 +256,7 @@ static enum outcome answer_wait(struct asking *asking, struct slm_answer *answer
             return data_read(asking, answer, data, bytes, problem);
         if (!command_read(asking, &there) || !command_fits(&there) || there.token != asking->command.token)
             return AGAIN;
-        if (last)
+        if (last && !(is_begun(asking, answer) && now_ns() < asking->begun_deadline_ns))
             return NO_ANSWER;
         if (!pass_time(asking, problem))
             return LOST;
@@ -281,6 +287,12 @@ static bool no_answer(struct asking *asking, unsigned timeout_ms, struct problem
                        asking->bell ? "" : "; its library's file is not to be had, so that its worker was not woken");
 }
 
+static bool not_done(struct asking *asking, struct problem *problem)
+{
+    return is_well(asking->target, problem) && problem_set(problem, PROBLEM_OTHER, "%s: still at it after %u s",
+                                                           target_name(asking->target), BEGUN_MS / 1000);
+}
+
 bool mailbox_ask(struct target *target, struct slm_command *command, struct slm_answer *answer, void *data,
                  size_t *bytes, unsigned timeout_ms, struct problem *problem)
 {
@@ -289,6 +301,7 @@ bool mailbox_ask(struct target *target, struct slm_command *command, struct slm_
     if (!asking_start(&asking, problem))
         return false;
     asking.deadline_ns = now_ns() + timeout_ms * 1000000ull;
+    asking.begun_deadline_ns = asking.deadline_ns + BEGUN_MS * 1000000ull;
     lock_take(&asking);
     enum outcome outcome = AGAIN;
     while (outcome == AGAIN) {
@@ -305,7 +318,7 @@ bool mailbox_ask(struct target *target, struct slm_command *command, struct slm_
     }
     bool answered = outcome == ANSWERED;
     if (outcome == NO_ANSWER)
-        answered = no_answer(&asking, timeout_ms, problem);
+        answered = is_begun(&asking, answer) ? not_done(&asking, problem) : no_answer(&asking, timeout_ms, problem);
     bell_close(&asking);
     if (asking.lock >= 0)
         close(asking.lock);
