@@ -187,14 +187,21 @@ static slm_seldom void put_lists(struct pool *pool, const struct sorting *sortin
     }
 }
 
-/* Visit each piece; what `visit` says no to leaves its list. */
-static slm_seldom void each_piece(struct sorting *sorting, bool (*visit)(struct sorting *, const char *, size_t))
+static slm_seldom void put_piece(struct sorting *sorting, void *address, size_t bytes)
+{
+    struct piece *piece = address, **list = &sorting->lists[bytes / UNIT];
+    piece->next = *list;
+    *list = piece;
+}
+
+/* Visit each piece, the short ones first; what `visit` says no to leaves its list. */
+static slm_seldom void each_piece(struct sorting *sorting, bool (*visit)(struct sorting *, char *, size_t))
 {
     for (unsigned i = 0; i < SMALL_LISTS; i++) {
         struct piece **at = &sorting->lists[i];
         while (*at) {
             struct piece *next = (*at)->next;
-            if (visit(sorting, (const char *)*at, i * UNIT))
+            if (visit(sorting, (char *)*at, i * UNIT))
                 at = &(*at)->next;
             else
                 *at = next;
@@ -202,34 +209,31 @@ static slm_seldom void each_piece(struct sorting *sorting, bool (*visit)(struct 
     }
 }
 
-static slm_seldom bool find_last(struct sorting *sorting, const char *piece, size_t bytes)
+static slm_seldom bool find_last(struct sorting *sorting, char *piece, size_t bytes)
 {
     sorting->pages = slm_max(sorting->pages, page_of(sorting, piece + bytes - 1) + 1);
     return true;
 }
 
-static slm_seldom bool count_units(struct sorting *sorting, const char *piece, size_t bytes)
+static slm_seldom bool count_units(struct sorting *sorting, char *piece, size_t bytes)
 {
     for (const char *unit = piece; unit < piece + bytes; unit += UNIT)
         sorting->free_units[page_of(sorting, unit)]++;
     return true;
 }
 
-/* A piece that lies in a page that stays holds its other page, too. Each that does so is counted in `pages`. */
-static slm_seldom bool hold_both(struct sorting *sorting, const char *piece, size_t bytes)
+/* What of a piece lies in a page that stays becomes a shorter one. (No small one lies in three pages.) */
+static slm_seldom bool stays(struct sorting *sorting, char *piece, size_t bytes)
 {
     const size_t first = page_of(sorting, piece), last = page_of(sorting, piece + bytes - 1);
-    if (is_bare(sorting, first) != is_bare(sorting, last)) {
-        sorting->free_units[first] = sorting->free_units[last] = 0;
-        sorting->pages++;
-    }
-    return true;
-}
-
-static slm_seldom bool stays(struct sorting *sorting, const char *piece, size_t bytes)
-{
-    (void)bytes;
-    return !is_bare(sorting, page_of(sorting, piece));
+    if (!is_bare(sorting, first) && !is_bare(sorting, last))
+        return true;
+    char *const border = sorting->part + last * slm_page_size;
+    if (first != last && !is_bare(sorting, first))
+        put_piece(sorting, piece, (size_t)(border - piece));
+    else if (first != last && !is_bare(sorting, last))
+        put_piece(sorting, border, (size_t)(piece + bytes - border));
+    return false;
 }
 
 /* Which pages are bare. Returns how many. */
@@ -239,11 +243,6 @@ static slm_seldom size_t sort_pieces(struct sorting *sorting)
     size_t bare = 0;
     memset(sorting->free_units, 0, pages * sizeof *sorting->free_units);
     each_piece(sorting, count_units);
-    do {
-        sorting->pages = 0;
-        each_piece(sorting, hold_both);
-    } while (sorting->pages > 0);
-    sorting->pages = pages;
     for (size_t page = 0; page < pages; page++)
         bare += is_bare(sorting, page);
     return bare;
