@@ -204,7 +204,7 @@ def test_the_library_lands_where_everybody_looks_and_where_readme_says(configure
 def test_readme_builds_the_library_alone(configured):
     sources = [row["file"] for row in json.loads((configured / "compile_commands.json").read_text())]
     sources = [name for name in sources if not re.search(r"(^|/)tools/slabctl/", name)]
-    assert len(sources) < 90 and not [name for name in sources if re.search(r"(^|/)(test|bench|examples)/", name)]
+    assert len(sources) < 110 and not [name for name in sources if re.search(r"(^|/)(test|bench|examples)/", name)]
 
 
 def test_readme_names_the_packages_that_a_build_needs():
