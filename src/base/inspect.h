@@ -27,7 +27,7 @@ enum { SLM_INSPECT_VERSION = 1 };
  * cleared first. A reader copies it, and then looks whether `serial` is still the same, and even. */
 struct slm_sample {
     _Atomic uint64_t object; /* its address; 0: the record is not in use */
-    uint64_t asked, given;   /* bytes: what the program asked for, and what it may use */
+    uint64_t asked, given;   /* bytes: what the program asked for, and what one that is not sampled may use */
     uint64_t mean;           /* of the intervals when it was sampled: it stands for 1 / (1 - exp(-weighed / mean)) */
     uint64_t time_ns;        /* CLOCK_MONOTONIC, when it was allocated */
     uint32_t stack;          /* number of its stack, 0: none was kept */

@@ -50,6 +50,12 @@ static slm_sampling uint32_t record(const void *object, size_t asked, size_t giv
     return slm_samples_add(&of);
 }
 
+/* What an object of n bytes gets that is not sampled, for which this one stands: see slm_sampled_class. */
+static slm_sampling const struct slm_cache *cache_for(const struct slm_cache *cache, size_t n)
+{
+    return slm_cache_is_class(cache) ? slm_class_cache(slm_class_of_size(n)) : cache;
+}
+
 /* Where the thread's magazines are from. */
 static unsigned node_here(void)
 {
@@ -116,11 +122,12 @@ slm_sampling void *slm_sampled_make(struct slm_cache *cache, int node, size_t n,
         add_relaxed(&slm_sample_counts.losses, 1);
         return NULL;
     }
+    const struct slm_cache *stands_for = cache_for(cache, n);
     const uint8_t before = slm_direct_begin();
     void *guarded = may_guard(&cache->shape) ? slm_guarded_small(cache, object, n, mean) : NULL;
     if (!guarded)
         store_relaxed(slm_slab_sample(slm_slab_of(object), object),
-                      record(object, n, cache->shape.object_size, mean, cache->id));
+                      record(object, n, stands_for->shape.object_size, mean, stands_for->id));
     slm_direct_end(before);
     return guarded ? guarded : object;
 }
@@ -175,5 +182,6 @@ slm_sampling void slm_sampled_resize(void *object, size_t n)
     if (!slab && slm_large_of(object))
         slm_sampled_resize_large(object, n);
     else if (slab && slm_slab_is_sampled(slab))
-        slm_samples_change(load_relaxed(slm_slab_sample(slab, object)), NULL, n, slab->object_size);
+        slm_samples_change(load_relaxed(slm_slab_sample(slab, object)), NULL, n,
+                           cache_for(slm_cache_of_slab(slab, object), n)->shape.object_size);
 }

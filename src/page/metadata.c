@@ -195,13 +195,13 @@ static slm_seldom void put_piece(struct sorting *sorting, void *address, size_t 
 }
 
 /* Visit each piece, the short ones first; what `visit` says no to leaves its list. */
-static slm_seldom void each_piece(struct sorting *sorting, bool (*visit)(struct sorting *, char *, size_t))
+static slm_seldom void each_piece(struct sorting *sorting, bool (*visit)(struct sorting *, const char *, size_t))
 {
     for (unsigned i = 0; i < SMALL_LISTS; i++) {
         struct piece **at = &sorting->lists[i];
         while (*at) {
             struct piece *next = (*at)->next;
-            if (visit(sorting, (char *)*at, i * UNIT))
+            if (visit(sorting, (const char *)*at, i * UNIT))
                 at = &(*at)->next;
             else
                 *at = next;
@@ -209,13 +209,13 @@ static slm_seldom void each_piece(struct sorting *sorting, bool (*visit)(struct 
     }
 }
 
-static slm_seldom bool find_last(struct sorting *sorting, char *piece, size_t bytes)
+static slm_seldom bool find_last(struct sorting *sorting, const char *piece, size_t bytes)
 {
     sorting->pages = slm_max(sorting->pages, page_of(sorting, piece + bytes - 1) + 1);
     return true;
 }
 
-static slm_seldom bool count_units(struct sorting *sorting, char *piece, size_t bytes)
+static slm_seldom bool count_units(struct sorting *sorting, const char *piece, size_t bytes)
 {
     for (const char *unit = piece; unit < piece + bytes; unit += UNIT)
         sorting->free_units[page_of(sorting, unit)]++;
@@ -223,14 +223,14 @@ static slm_seldom bool count_units(struct sorting *sorting, char *piece, size_t 
 }
 
 /* What of a piece lies in a page that stays becomes a shorter one. (No small one lies in three pages.) */
-static slm_seldom bool stays(struct sorting *sorting, char *piece, size_t bytes)
+static slm_seldom bool stays(struct sorting *sorting, const char *piece, size_t bytes)
 {
     const size_t first = page_of(sorting, piece), last = page_of(sorting, piece + bytes - 1);
     if (!is_bare(sorting, first) && !is_bare(sorting, last))
         return true;
     char *const border = sorting->part + last * slm_page_size;
     if (first != last && !is_bare(sorting, first))
-        put_piece(sorting, piece, (size_t)(border - piece));
+        put_piece(sorting, sorting->part + (piece - sorting->part), (size_t)(border - piece));
     else if (first != last && !is_bare(sorting, last))
         put_piece(sorting, border, (size_t)(piece + bytes - border));
     return false;
