@@ -32,6 +32,8 @@
 /* A variable of which most processes use little or nothing. It lies behind all others (preload/sections.ld), so that
  * these share few pages. */
 #define slm_sparse __attribute__((section(".bss.slm_sparse")))
+/* One that sampling writes, on a page with the others. */
+#define slm_sampled_state __attribute__((section(".bss.slm_sampled_state")))
 /* What is written at start and then only read lies together in one section, which is sealed at the end of the start
  * (process/lifecycle.c): a later write ends the process. */
 #define slm_once __attribute__((section("slm_once")))

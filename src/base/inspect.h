@@ -40,7 +40,7 @@ struct slm_sample {
 };
 static_assert(sizeof(struct slm_sample) == 64, "one line");
 
-enum { SLM_SAMPLES_FIRST = 64, SLM_SAMPLE_DOUBLINGS = 8, SLM_SAMPLE_CHUNKS = 256, SLM_SAMPLE_LARGE = UINT16_MAX };
+enum { SLM_SAMPLES_FIRST = 8, SLM_SAMPLE_DOUBLINGS = 11, SLM_SAMPLE_CHUNKS = 128, SLM_SAMPLE_LARGE = UINT16_MAX };
 
 /* How many records a chunk has: each of the first twice as many as the one before. */
 slm_inline uint32_t slm_samples_in(unsigned chunk)
@@ -106,7 +106,7 @@ enum { SLM_STACK_REGISTERS = 12 }; /* pc 32, x19 to x28, x29; of arm64 */
 #endif
 
 /* Stacks are found by hash: bucket hash % SLM_STACK_BUCKETS has the address of a list. */
-enum { SLM_STACK_BUCKETS = 1024 };
+enum { SLM_STACK_BUCKETS = 256 };
 
 /* -- the mailbox ------------------------------------------------------------------------------------------------- */
 

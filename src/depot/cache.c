@@ -281,12 +281,19 @@ slm_seldom void slm_cache_tune_again(void)
     slm_cache_each(tune_again, NULL);
 }
 
+/* In `others`: of a node's depot of sampled objects. Node 0 has no other depot there. */
+static unsigned sampled_place(unsigned node)
+{
+    return node == 0 ? 0 : SLM_NODES_MAX + node;
+}
+
 static slm_sampling _Atomic(struct slm_depot *) *other_depots(struct slm_cache *cache)
 {
     _Atomic(struct slm_depot *) *others = load_acquire(&cache->others); /* pairs with the exchange below */
     if (others)
         return others;
-    const size_t bytes = 2 * SLM_NODES_MAX * sizeof *others;
+    const bool one_node = slm_nodes == 1 && !slm_checked; /* which may simulate more later */
+    const size_t bytes = (one_node ? 1 : 2 * SLM_NODES_MAX) * sizeof *others;
     _Atomic(struct slm_depot *) *made = slm_metadata_alloc(bytes);
     if (!made)
         return NULL;
@@ -331,7 +338,7 @@ slm_for_few struct slm_depot *slm_cache_depot_other(struct slm_cache *cache, uns
 slm_sampling struct slm_depot *slm_cache_sampled_depot(struct slm_cache *cache, unsigned node)
 {
     _Atomic(struct slm_depot *) *others = other_depots(cache);
-    return others ? make_depot(cache, &others[SLM_NODES_MAX + node], node, SLM_SHARD_SAMPLED) : NULL;
+    return others ? make_depot(cache, &others[sampled_place(node)], node, SLM_SHARD_SAMPLED) : NULL;
 }
 
 /* The depot at that place of `others`; NULL: it has not been made. */
@@ -352,10 +359,10 @@ struct slm_depot *slm_cache_depot_after(struct slm_cache *cache, const struct sl
 {
     struct slm_depot *next = NULL;
     if (!slm_depot_is_sampled(depot) && !(next = slm_depot_shard_after(depot)))
-        next = other_made(cache, SLM_NODES_MAX + depot->node);
+        next = other_made(cache, sampled_place(depot->node));
     for (unsigned node = depot->node + 1; node < slm_nodes && !next; node++)
         if (!(next = slm_cache_depot_made(cache, node)))
-            next = other_made(cache, SLM_NODES_MAX + node);
+            next = other_made(cache, sampled_place(node));
     return next;
 }
 

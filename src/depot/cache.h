@@ -33,11 +33,10 @@ struct slm_cache {
     _Atomic uint32_t fixed_magazines; /* as the program asked; 0: automatic */
     _Atomic uint32_t depot_rounds;    /* the most that a depot ever keeps */
     uint32_t recall;                  /* while it leaves: what all threads must have attended to before */
-    _Atomic(_Atomic(struct slm_depot *) *)
-        others;                    /* made on first use: depots of the nodes from 1 on, and behind them
-                                                    * those of sampled objects, by node */
-    struct slab_cache *first_name; /* the oldest; NULL: the cache is leaving */
-    uint32_t names;                /* how many it has */
+    _Atomic(_Atomic(struct slm_depot *) *) others; /* made on first use: depots of the nodes from 1 on, and those of
+                                                    * sampled objects, the first node's at 0 */
+    struct slab_cache *first_name;                 /* the oldest; NULL: the cache is leaving */
+    uint32_t names;                                /* how many it has */
     uint32_t align;
     struct slm_cache *next; /* in its bucket of caches that merge, among those that leave, or among those unused */
     struct slm_depot first; /* node 0 */

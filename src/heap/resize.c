@@ -163,8 +163,9 @@ void *slm_resize(void *pointer, size_t n)
     if (unlikely(slot_offset == 0))
         return resize_large(pointer, n);
     const size_t size = slm_page_map_size(slot_offset);
-    if (n > size || (n <= size / 2 && size > 64)) {
-        const size_t roomy = with_headroom(size, n);
+    const size_t stays_up_to = likely(word != 0) ? size : slm_sampled_size(pointer, size);
+    if (n > stays_up_to || (n <= stays_up_to / 2 && stays_up_to > 64)) {
+        const size_t roomy = with_headroom(stays_up_to, n);
         return likely(roomy == n) ? resize_by_copy(pointer, size, n) : resize_with_headroom(pointer, size, n, roomy);
     }
     if (unlikely(word == 0))

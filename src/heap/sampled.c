@@ -176,6 +176,12 @@ slm_sampling size_t slm_sampled_asked(const void *object)
     return index ? slm_samples_at(index)->asked : 0;
 }
 
+slm_sampling size_t slm_sampled_size(const void *object, size_t size)
+{
+    const size_t asked = slm_sampled_asked(object);
+    return asked ? slm_min(cache_for(slm_cache_of_object(object), asked)->shape.object_size, size) : size;
+}
+
 slm_sampling void slm_sampled_resize(void *object, size_t n)
 {
     const struct slm_slab *slab = slm_slab_of(object);

@@ -17,7 +17,7 @@
 #define HAS_FIND_OBJECT
 #endif
 
-enum { PAGE_SHIFT = 12, KNOWN = 64, SEGMENTS = 4 /* whose headers are read at once */ };
+enum { PAGE_SHIFT = 12, KNOWN = 32, SEGMENTS = 4 /* whose headers are read at once */ };
 
 /* What was once found of a file. It is known by its addresses and those of its unwinding tables: whatever else has
  * just these is the same file, loaded anew. `serial` is odd while this is written. */
@@ -26,11 +26,11 @@ struct remembered {
     _Atomic uintptr_t start, bytes, tables, code, code_bytes, segment, table_bytes;
 };
 
-static slm_sparse struct remembered remembered[KNOWN];
+static slm_sampled_state struct remembered remembered[KNOWN];
 
 static slm_sampling struct remembered *place_of(const struct slm_code_file *file)
 {
-    return &remembered[(file->start >> PAGE_SHIFT) * 0x9e3779b97f4a7c15u >> 58];
+    return &remembered[(file->start >> PAGE_SHIFT) * 0x9e3779b97f4a7c15u >> 59];
 }
 
 static slm_sampling bool recall(struct slm_code_file *file)

@@ -9,10 +9,10 @@
 #include "page/metadata.h"
 #include "sample/interval.h"
 
-slm_sparse struct slm_sample *_Atomic slm_samples_chunks[SLM_SAMPLE_CHUNKS];
+slm_sampled_state struct slm_sample *_Atomic slm_samples_chunks[SLM_SAMPLE_CHUNKS];
 
 /* Index of the first free record, below a count of changes. */
-static slm_sparse _Atomic uint64_t free_head;
+static slm_sampled_state _Atomic uint64_t free_head;
 
 /* A record's chunk, and its place there: see slm_samples_in. */
 static slm_sampling unsigned find_chunk(uint32_t index, uint32_t *place)

@@ -1,7 +1,7 @@
 /* Records of live objects that were sampled (struct slm_sample, base/inspect.h). An object's slab or span has the
  * record's index; 0 is none.
  *
- *     chunks: | 64 records | 128 | 256 | ...   they stay; those that are not in use form a list by index
+ *     chunks: | 8 records | 16 | 32 | ...   they stay; those that are not in use form a list by index
  *
  * Any thread, signal handlers too: nothing here takes a lock, but for the metadata of a new chunk. The list's head
  * has a count of its changes, so that one that was taken and put back meanwhile is not mistaken for the one that was

@@ -74,6 +74,12 @@ static slm_sampling bool is_thread_stack(uintptr_t pointer, uintptr_t end)
     return true;
 }
 
+slm_sampling bool slm_stack_is_roomy(const void *stack_pointer)
+{
+    enum { SHORT = 64 << 10 };
+    return (uintptr_t)__libc_stack_end - (uintptr_t)stack_pointer < SHORT;
+}
+
 /* Bytes above the stack pointer that are this stack's. `*own`: it is the thread's own stack, which ends there. */
 static slm_sampling size_t certain_bytes(uintptr_t pointer, bool *own)
 {

@@ -67,6 +67,9 @@ slm_inline const uint16_t *slm_stack_offsets(const struct slm_stack *stack)
     return (const uint16_t *)(const void *)(stack->values + stack->registers + stack->words);
 }
 
+/* Is it on the first thread's stack, of which little is in use? No limit leaves that less than 128 KiB. */
+bool slm_stack_is_roomy(const void *stack_pointer);
+
 /* `registers` are those of a frame that goes on at the first of them, its program counter, with that stack pointer.
  * All but number, next and the counts are filled in. */
 void slm_stack_capture(union slm_stack_record *record, const uint64_t *registers, const void *stack_pointer,

@@ -13,9 +13,9 @@
 
 enum { UNIT = 64 }; /* of metadata */
 
-slm_sparse _Atomic uint64_t *_Atomic slm_stacks_buckets;
-slm_sparse _Atomic uint64_t slm_stacks_bytes;
-slm_sparse struct slm_sample_counts slm_sample_counts;
+slm_sampled_state _Atomic uint64_t *_Atomic slm_stacks_buckets;
+slm_sampled_state _Atomic uint64_t slm_stacks_bytes;
+slm_sampled_state struct slm_sample_counts slm_sample_counts;
 
 /* -- the table --------------------------------------------------------------------------------------------------- */
 
@@ -124,8 +124,9 @@ slm_sampling uint32_t slm_stacks_intern(const struct slm_stack *stack)
 
 /* -- where the caller is ----------------------------------------------------------------------------------------- */
 
-/* Whoever captures a stack may have little left of it, a coroutine or a signal handler: records lie here. So many may
- * capture at the same moment; more are as those for whose stacks there is no room. */
+/* The first thread captures on its stack, as long as that is short. Others may have little left of theirs, a coroutine or
+ * a signal handler: their records lie here. So many may capture at the same moment; more are as those for whose stacks
+ * there is no room. */
 enum { RECORDS = 4 };
 static slm_sparse struct {
     _Atomic uint64_t user; /* 0: nobody; else the process's count of forks, plus 1: a lost thread's is free again */
@@ -134,7 +135,7 @@ static slm_sparse struct {
 
 static slm_sampling bool pays_tables(void)
 {
-    static slm_sparse _Atomic uint32_t captured;
+    static slm_sampled_state _Atomic uint32_t captured;
     const uint32_t before = load_relaxed(&captured);
     if (before < SLM_STACKS_FEW) /* threads that race may lose some */
         store_relaxed(&captured, before + 1);
@@ -150,15 +151,30 @@ static slm_sampling bool claim(_Atomic uint64_t *user)
            atomic_compare_exchange_strong_explicit(user, &before, mine, memory_order_acquire, memory_order_relaxed);
 }
 
+static slm_sampling uint32_t capture(union slm_stack_record *record, const uint64_t *registers,
+                                     const void *stack_pointer)
+{
+    slm_stack_capture(record, registers, stack_pointer, pays_tables());
+    return slm_stacks_intern(&record->stack);
+}
+
+static slm_sampling __attribute__((noinline)) uint32_t capture_on_stack(const uint64_t *registers,
+                                                                        const void *stack_pointer)
+{
+    union slm_stack_record record;
+    return capture(&record, registers, stack_pointer);
+}
+
 slm_sampling uint32_t slm_stacks_of_registers(const uint64_t *registers, const void *stack_pointer)
 {
     slm_keep_errno();
+    if (slm_stack_is_roomy(stack_pointer))
+        return capture_on_stack(registers, stack_pointer);
     for (unsigned i = 0; i < RECORDS; i++) {
         union slm_stack_record *record = &records[i].record;
         if (!claim(&records[i].user))
             continue;
-        slm_stack_capture(record, registers, stack_pointer, pays_tables());
-        const uint32_t number = slm_stacks_intern(&record->stack);
+        const uint32_t number = capture(record, registers, stack_pointer);
         store_release(&records[i].user, 0); /* pairs with claim */
         return number;
     }

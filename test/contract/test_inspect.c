@@ -103,8 +103,11 @@ static struct slm_answer answer_to(uint64_t token)
     for (unsigned wait = 0;; wait++) {
         ring();
         read_target(&inspect.mailbox->answer, &answer, sizeof answer);
-        if (atomic_load(&answer.token) == token)
+        if (atomic_load(&answer.token) ==
+            token) { /* then the rest is there; but the kernel may have copied it before */
+            read_target(&inspect.mailbox->answer, &answer, sizeof answer);
             return answer;
+        }
         sleep_ms(wait > 20);
     }
 }

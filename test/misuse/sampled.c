@@ -51,10 +51,10 @@ static void add_askew(const char *object, size_t size, const char *call, ptrdiff
             "sampled-%s-%zu-%s-at-%zd", kind, size, call, offset);
 }
 
-/* Up to 2 KiB the classes between powers of two have their sampled objects from the next larger one. */
+/* Up to 2 KiB sampled objects come from the next power of two, 512 at least. */
 static bool is_sampled_as_itself(size_t size)
 {
-    return size <= 32 || size > 2048 || (size & (size - 1)) == 0;
+    return size > 2048 || (size >= 512 && (size & (size - 1)) == 0);
 }
 
 void add_rows_of_sampled(void)
@@ -66,8 +66,8 @@ void add_rows_of_sampled(void)
     for (const struct thing_call *call = thing_calls; call->word; call++) {
         if (call->flags & TAKES_CACHE)
             continue;
-        add(NULL, 128, "free", call->word);
-        add_askew(NULL, 128, call->word, 8);
+        add(NULL, 512, "free", call->word);
+        add_askew(NULL, 512, call->word, 8);
     }
     for (unsigned i = 1; i < SIZE_CLASSES; i++) {
         if (!is_sampled_as_itself(size_classes[i]))

@@ -256,9 +256,14 @@ def idle_postgres_mib(allocator):
         return smaps_mib(pids, "Anonymous"), smaps_mib(pids, "Pss_Anon")
 
 
+def mean_idle_postgres_mib(allocator, servers=5):
+    """Which of a server's processes take a sample, and so some pages for it, is chance."""
+    return [statistics.mean(figure) for figure in zip(*(idle_postgres_mib(allocator) for _ in range(servers)))]
+
+
 def test_idle_postgres_takes_at_most_1_08_times_glibc():
     need(*idle_postgres.servers.Postgres.needs)
-    for glibc, ours in zip(idle_postgres_mib(GLIBC), idle_postgres_mib(SLABMALLOC)):
+    for glibc, ours in zip(mean_idle_postgres_mib(GLIBC), mean_idle_postgres_mib(SLABMALLOC)):
         assert ours <= 1.08 * glibc
 
 

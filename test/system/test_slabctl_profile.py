@@ -345,17 +345,17 @@ def google_pprof(file, program, *words):
     done = subprocess.run([pprof, "--text", *words, program, file], capture_output=True, text=True, env=plain_env())
     assert done.returncode == 0, done.stderr
     rows = re.findall(r"(?m)^ +(-?[\d.]+) +[\d.]+% +[\d.]+% +[\d.]+ +[\d.]+% (.*)$", done.stdout)
-    return {name: float(mib) * (1 << 20) for mib, name in rows if float(mib)}
+    return {name.removesuffix(" (inline)"): float(mib) * (1 << 20) for mib, name in rows if float(mib)}
 
 
 def test_google_pprof_agrees(sampled, profile, program):
-    """It has names of its own for what was inlined."""
+    """It has names of its own for what was inlined; how it finds them depends on what else is installed."""
     rows = by_function(sampled.pid)
-    rows["store::table::insert (inline)"] = rows.pop("inlined_malloc")
+    rows["store::table::insert"] = rows.pop("inlined_malloc")
     agree(google_pprof(profile("--legacy"), program), rows)
     sampled.does("free")
     rows = by_function(sampled.pid, "--allocated")
-    rows["store::table::insert (inline)"] = rows.pop("inlined_malloc")
+    rows["store::table::insert"] = rows.pop("inlined_malloc")
     agree(google_pprof(profile("--legacy", "--allocated"), program), rows)
     text = profile("--legacy").read_text()
     assert re.match(r"heap profile: +\d+: +\d+ \[ *\d+: +\d+\] @ heapprofile\n", text)
