@@ -134,7 +134,7 @@ static slm_for_few __attribute__((noinline)) void *resize_large(void *pointer, s
 }
 
 /* What grows to just over its size is likely to grow in small steps: it skips classes. */
-static size_t with_headroom(size_t old, size_t n)
+slm_inline size_t with_headroom(size_t old, size_t n)
 {
     if (n <= old || n - old > old / 16 || slm_span_scarce())
         return n;
@@ -150,6 +150,21 @@ static __attribute__((noinline)) void *resize_with_headroom(void *pointer, size_
 }
 
 /* A small object stays where it is while at least half of it is used. */
+slm_inline bool stays(size_t size, size_t n)
+{
+    return n <= size && (n > size / 2 || size <= 64);
+}
+
+/* What is not in the page map may be sampled. */
+static slm_sampling __attribute__((noinline)) void *resize_unmapped(void *pointer, size_t size, size_t n)
+{
+    const size_t own = slm_sampled_size(pointer, size);
+    if (!stays(own, n))
+        return resize_with_headroom(pointer, size, n, with_headroom(own, n));
+    slm_sampled_resize(pointer, n);
+    return pointer;
+}
+
 void *slm_resize(void *pointer, size_t n)
 {
     if (unlikely(!pointer))
@@ -163,12 +178,10 @@ void *slm_resize(void *pointer, size_t n)
     if (unlikely(slot_offset == 0))
         return resize_large(pointer, n);
     const size_t size = slm_page_map_size(slot_offset);
-    const size_t stays_up_to = likely(word != 0) ? size : slm_sampled_size(pointer, size);
-    if (n > stays_up_to || (n <= stays_up_to / 2 && stays_up_to > 64)) {
-        const size_t roomy = with_headroom(stays_up_to, n);
-        return likely(roomy == n) ? resize_by_copy(pointer, size, n) : resize_with_headroom(pointer, size, n, roomy);
-    }
     if (unlikely(word == 0))
-        slm_sampled_resize(pointer, n);
-    return pointer;
+        return resize_unmapped(pointer, size, n);
+    if (stays(size, n))
+        return pointer;
+    const size_t roomy = with_headroom(size, n);
+    return likely(roomy == n) ? resize_by_copy(pointer, size, n) : resize_with_headroom(pointer, size, n, roomy);
 }

@@ -25,8 +25,8 @@ slm_inline bool slm_sample_due(size_t n)
  * sampled, and is allocated as always. Each thread's first allocation comes here. Keeps errno. */
 uint64_t slm_sampled_due(size_t n);
 
-/* The size class for a sampled object of n bytes, at most SLM_SMALL_MAX: several share one, as each that has any takes
- * pages. A sample has half a KiB at least, in the 2 MiB for which it stands. */
+/* The size class for a sampled object of n bytes, at most SLM_SMALL_MAX: several share one, as each that has any
+ * takes pages. A sample has half a KiB at least, in the 2 MiB for which it stands. */
 enum { SLM_SAMPLED_LEAST = 512 };
 slm_inline struct slm_cache *slm_sampled_class(size_t n)
 {
@@ -34,8 +34,8 @@ slm_inline struct slm_cache *slm_sampled_class(size_t n)
     return slm_class_cache(slm_class_of_size(slm_class_larger(slm_class_size[slm_class_of_size(n)])));
 }
 
-/* The size that a small object of `size` bytes has as far as realloc goes: if it is sampled, that of what it stands for,
- * or samples would be allocated anew less often than others. */
+/* The size that a small object of `size` bytes has as far as realloc goes: if it is sampled, that of what it stands
+ * for, or samples would be allocated anew less often than others. */
 size_t slm_sampled_size(const void *object, size_t size);
 
 /* What was asked for; 0: it is not sampled, or no small object. For frees that tell a size. */

@@ -124,9 +124,9 @@ slm_sampling uint32_t slm_stacks_intern(const struct slm_stack *stack)
 
 /* -- where the caller is ----------------------------------------------------------------------------------------- */
 
-/* The first thread captures on its stack, as long as that is short. Others may have little left of theirs, a coroutine or
- * a signal handler: their records lie here. So many may capture at the same moment; more are as those for whose stacks
- * there is no room. */
+/* The first thread captures on its stack, as long as that is short. Others may have little left of theirs, a
+ * coroutine or a signal handler: their records lie here. So many may capture at the same moment; more are as those
+ * for whose stacks there is no room. */
 enum { RECORDS = 4 };
 static slm_sparse struct {
     _Atomic uint64_t user; /* 0: nobody; else the process's count of forks, plus 1: a lost thread's is free again */
