@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))
 from tools.python import waste  # noqa: E402
 
 LENT = 8  # the first objects of a class may be of the next power of two
+SAMPLED = 256  # of 128 MiB: more than are ever sampled, which lie in slabs of another class; 64 are on average
 
 
 def waste_of(*words, options=()):
@@ -58,11 +59,18 @@ int main(void)
 """
 
 
+@pytest.fixture
+def unsampled(monkeypatch):
+    """Each object lies in a slab of its own class."""
+    monkeypatch.setenv("SLABMALLOC_OPTIONS", "sample_bytes=0")
+
+
 @pytest.fixture(scope="module")
 def known(tmp_path_factory):
     return build_program(tmp_path_factory.mktemp("known"), KNOWN)
 
 
+@pytest.mark.usefixtures("unsampled")
 def test_objects_of_known_sizes_have_known_waste(known):
     found, rows = rows_of(known)
     assert found["program"] == "program" and found["processes"] == 1
@@ -77,6 +85,7 @@ def test_objects_of_known_sizes_have_known_waste(known):
     assert rows["sum"]["objects"] == sum(row["objects"] for name, row in rows.items() if name != "sum")
 
 
+@pytest.mark.usefixtures("unsampled")
 def test_what_is_free_among_live_objects_is_external_waste(known):
     _, before = rows_of(known)
     _, after = rows_of(known, "--end")
@@ -126,6 +135,7 @@ int main()
 """
 
 
+@pytest.mark.usefixtures("unsampled")
 def test_objects_of_operator_new_count_once_and_go(tmp_path):
     found, rows = rows_of(build_program(tmp_path, CXX, "program.cc"))
     assert 2000 - LENT <= rows["112"]["objects"] <= 2002 and rows["large"]["objects"] >= 2  # the vector, 500 Wide
@@ -200,7 +210,7 @@ int main(void)
 def test_own_structures_take_at_most_0_8_percent_beside_objects_of_64_bytes(tmp_path):
     """Resident, and while four threads have magazines."""
     found, rows = rows_of(build_program(tmp_path, SMALL), "--end")
-    assert rows["64"]["objects"] >= 2 << 20
+    assert rows["64"]["objects"] >= (2 << 20) - SAMPLED
     assert found["own"]["magazines"] > 0 and found["own"]["bits"] >= (2 << 20) / 8
     assert 0 < found["own_percent"] <= 0.8, found["own"]
 
