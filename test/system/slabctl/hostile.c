@@ -20,6 +20,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "random.h"
+
 enum { ARENA = 1 << 20 };
 
 /* What is written to its neighbourhood, where the mailbox is said to be, harms nothing else. */
@@ -34,21 +36,8 @@ static struct slm_mailbox mailbox, *volatile answering;
 static const uint32_t bell = 7;
 static _Atomic uint64_t figures[4096] = {1 << 20};
 static unsigned char *arena; /* with nothing behind it */
-static uint64_t chance;
 static struct slm_answer answer;
 static bool is_silent;
-
-static uint64_t random64(void)
-{
-    chance = chance * 6364136223846793005u + 1442695040888963407u;
-    uint64_t x = (chance ^ (chance >> 29)) * 0x9e3779b97f4a7c15u;
-    return x ^ (x >> 32);
-}
-
-static uint64_t random_below(uint64_t bound)
-{
-    return random64() % bound;
-}
 
 static uint64_t random_address(void)
 {
@@ -95,7 +84,7 @@ static void answer_make(void)
 
 static void everything_random(uint64_t seed)
 {
-    chance = seed;
+    chance.state = seed;
     words_fill(arena, ARENA);
     words_fill((char *)&inspect + 16, sizeof inspect - 16);
     uint64_t *words = (uint64_t *)(void *)&inspect;

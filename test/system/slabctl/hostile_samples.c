@@ -15,6 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "random.h"
+
 enum { ARENA = 8 << 20, STACKS_MOST = 60, LIVE_MOST = 500 };
 
 struct slm_inspect inspect;
@@ -22,22 +24,9 @@ __asm__(".globl slab_inspect\n.set slab_inspect, inspect\n.type slab_inspect, @o
 
 static unsigned char *arena; /* with nothing behind it */
 static size_t used;
-static uint64_t chance;
 static uint64_t numbers[8], figures[4096] = {1 << 20}, chunks[SLM_SAMPLE_CHUNKS], buckets[SLM_STACK_BUCKETS];
 static uint64_t buckets_at, caches[64];
 static uint16_t class_sizes[128];
-
-static uint64_t random64(void)
-{
-    chance = chance * 6364136223846793005u + 1442695040888963407u;
-    uint64_t x = (chance ^ (chance >> 29)) * 0x9e3779b97f4a7c15u;
-    return x ^ (x >> 32);
-}
-
-static uint64_t random_below(uint64_t bound)
-{
-    return random64() % bound;
-}
 
 /* Rarely, and in some seeds more often. */
 static unsigned evil;
@@ -177,7 +166,7 @@ static void caches_make(void)
 
 static void inspect_make(uint64_t seed)
 {
-    chance = seed;
+    chance.state = seed;
     evil = (unsigned)(random_below(3) ? random_below(20) : random_below(300));
     used = 0;
     stacks_make();

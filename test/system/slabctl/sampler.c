@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../../chance.h"
 #include "sampler.h"
 
 enum { WINDOW = 16 << 10, WORDS_MOST = 512, CODE_MOST = 64, CHUNKS = 10, RECORDS = 49000 };
@@ -32,7 +33,7 @@ static uint32_t stack_count;
 static const uint16_t class_sizes[] = {8, 16, 48, 64, 1024, 32768};
 static char caches[2][128] = {"", "....connection"};
 static const void *cache_list[] = {NULL, NULL, NULL, NULL, NULL, NULL, caches[1]};
-static uint64_t chance = 1;
+static struct chance chance = {1};
 
 /* -- capturing ------------------------------------------------------------------------------------------------ */
 
@@ -111,13 +112,6 @@ static struct slm_stack *stack_store(const struct slm_stack *image)
 
 /* -- objects -------------------------------------------------------------------------------------------------- */
 
-static double uniform(void)
-{
-    chance = chance * 6364136223846793005u + 1442695040888963407u;
-    uint64_t x = (chance ^ (chance >> 29)) * 0x9e3779b97f4a7c15u;
-    return ((double)((x ^ (x >> 32)) >> 11) + 0.5) / 9007199254740992.0;
-}
-
 static uint16_t class_of(size_t bytes)
 {
     if (sampler_cache)
@@ -137,7 +131,7 @@ uint64_t sampler_sample(const uint64_t *registers, const uint64_t *pointer, size
     static uint64_t object = 4096;
     object += 16;
     double share = -expm1(-(double)(bytes ? bytes : 1) / (double)sampler_mean);
-    if (uniform() > share)
+    if (chance_share(&chance) > share)
         return object;
     struct slm_stack *stack = stack_store(image_of(registers, pointer));
     uint32_t index = free_records ? free_records : ++counts.top;
@@ -211,7 +205,7 @@ void sampler_start(uint64_t mean, uint64_t seed, void *end_of_stack)
     dl_iterate_phdr(note_code, NULL);
     stack_end = (uintptr_t)end_of_stack;
     sampler_mean = mean_now = mean;
-    chance = seed;
+    chance.state = seed;
     records = mmap(NULL, RECORDS * sizeof *records, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     buckets = calloc(SLM_STACK_BUCKETS, sizeof *buckets);
     for (unsigned c = 0, first = 0; c < CHUNKS; first += slm_samples_in(c++))
