@@ -28,6 +28,8 @@ OURS = BUILD / "libslabmalloc.so"
 LIBRARY = pathlib.Path(os.environ.get("SLABMALLOC_LIBRARY", OURS)).resolve()
 # The library with its checkers, which knows simulated machines.
 CHECKED = BUILD / "test" / "variants" / "checked" / "libslabmalloc.so"
+SLABCTL = BUILD / "tools" / "slabctl" / "slabctl"
+SLABCTL_CHECKED = SLABCTL.with_name("slabctl_checked")  # with sanitizers
 NUMA_VM = ROOT / "tools" / "numa-vm"  # boots machines that this one is not: see vm.py
 SCALE = float(os.environ.get("SLABMALLOC_TEST_SCALE") or 1)
 REQUIRE = os.environ.get("SLABMALLOC_TEST_REQUIRE") == "1"
@@ -128,6 +130,18 @@ def vm_env():
     if fetched.returncode != 0:
         missing(f"kernel to boot ({fetched.stderr.strip()})", "linux-image-cloud-amd64")
     return env
+
+
+@pytest.fixture(scope="session")
+def slabctl_built():
+    if not SLABCTL.exists():
+        missing("slabctl in this build", "libdw-dev, libelf-dev and zlib1g-dev")
+
+
+@pytest.fixture(scope="session")
+def slabctl_checked_built():
+    if not SLABCTL_CHECKED.exists():
+        missing("slabctl with sanitizers in this build (ninja -C build slabctl-programs)", "libelf-dev")
 
 
 @pytest.fixture

@@ -5,11 +5,9 @@ import re
 import signal
 import subprocess
 
-from conftest import BUILD, HANG_S, ROOT, need
+from conftest import HANG_S, ROOT, SLABCTL, need
 from tools.python.processes import dying_with_us, plain_env, stat_fields, wait_until
 
-SLABCTL = BUILD / "tools" / "slabctl" / "slabctl"
-CHECKED = BUILD / "tools" / "slabctl" / "slabctl_checked"  # with sanitizers
 SOURCES = pathlib.Path(__file__).parent / "slabctl"
 NOBODY = {"user": 65534, "group": 65534, "extra_groups": []}
 PATIENCE = ("--timeout", HANG_S)  # for what has to be answered

@@ -11,21 +11,15 @@ import threading
 
 import pytest
 
-from conftest import BUILD, LIBRARY, OURS, missing, need, scaled
-from slabctl_tools import NOBODY, PATIENCE, SLABCTL, Child, compile_program, complains, slabctl, tells
+from conftest import BUILD, LIBRARY, OURS, SLABCTL, need, scaled
+from slabctl_tools import NOBODY, PATIENCE, Child, compile_program, complains, slabctl, tells
 from tools.python import servers
 from tools.python.processes import plain_env, stat_of, status_mib, wait_until
 
-pytestmark = [pytest.mark.xdist_group("slabctl"),
+pytestmark = [pytest.mark.xdist_group("slabctl"), pytest.mark.usefixtures("slabctl_built"),
               pytest.mark.skipif(LIBRARY != OURS, reason="other allocators have no slab_inspect")]
 AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 ATTACHED = scaled(50)  # a thousand in a run that is twenty times as long
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tool():
-    if not SLABCTL.exists():
-        missing("slabctl in this build", "libdw-dev, libelf-dev and zlib1g-dev")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Profiles that the library writes itself, by slab_profile_dump and the options profile_file and profile_signal: slabctl
 reads from them what it reads from the process."""
-import os
 import pathlib
 import random
 import re
@@ -10,22 +9,16 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, LIBRARY, OURS, missing, need, scaled
+from conftest import BUILD, LIBRARY, OURS, SLABCTL_CHECKED, need, scaled
 from programs import PYTHON
-from slabctl_tools import CHECKED, SLABCTL, Child, compile_program, complains, slabctl, tells
+from slabctl_tools import Child, compile_program, complains, slabctl, tells
 from test_slabctl_hostile import with_wrong_bytes
 from tools.python import servers
 from tools.python.processes import plain_env, wait_until
 
-pytestmark = [pytest.mark.xdist_group("slabctl"),
+pytestmark = [pytest.mark.xdist_group("slabctl"), pytest.mark.usefixtures("slabctl_built"),
               pytest.mark.skipif(LIBRARY != OURS, reason="other allocators write no profiles")]
 OPTIONS = {"SLABMALLOC_OPTIONS": "sample_bytes=4K"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tool():
-    if not SLABCTL.exists():
-        missing("slabctl in this build", "libdw-dev, libelf-dev and zlib1g-dev")
 
 
 @pytest.fixture(scope="module")
@@ -123,16 +116,16 @@ def test_another_program_of_the_same_name_gives_no_names(programs, tmp_path):
     assert total.search(before)[0] == total.search(after)[0]
 
 
+@pytest.mark.usefixtures("slabctl_checked_built")
 def test_dumps_with_wrong_bytes(dumper, tmp_path):
-    if not CHECKED.exists():
-        missing("slabctl with sanitizers in this build (ninja -C build slabctl-programs)", "libelf-dev")
     dumper.tell("d", "done")
     good, core = (tmp_path / "dump").read_bytes(), tmp_path / "core"
     for _ in range(scaled(30)):
         seed = random.SystemRandom().getrandbits(48)
         chance = random.Random(seed)
         core.write_bytes(with_wrong_bytes(good, chance, chance.choice((64, 1024, 65536, len(good)))))
-        done = slabctl("--core", core, *chance.choice((["top"], ["top", "--by", "cache"], ["profile", "-"])), tool=CHECKED)
+        words = chance.choice((["top"], ["top", "--by", "cache"], ["profile", "-"]))
+        done = slabctl("--core", core, *words, tool=SLABCTL_CHECKED)
         said = f"seed {seed}: {done}"
         assert "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, said
         assert done.returncode == 0 or (done.returncode, done.stderr.count("\n")) == (1, 1), said

@@ -14,19 +14,13 @@ import time
 
 import pytest
 
-from conftest import SCALE, missing, need
-from slabctl_tools import CHECKED, Child, compile_program, slabctl
+from conftest import SCALE, SLABCTL_CHECKED, need
+from slabctl_tools import Child, compile_program, slabctl
 
-pytestmark = pytest.mark.xdist_group("slabctl")
+pytestmark = [pytest.mark.xdist_group("slabctl"), pytest.mark.usefixtures("slabctl_checked_built")]
 FUZZ_S = 6 * SCALE
 COMMANDS = (["stats"], ["caches"], ["purge"], ["limit", "1G"], ["shrink", "x"], ["tune", "x", "3"],
             ["option", "worker"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tool():
-    if not CHECKED.exists():
-        missing("slabctl with sanitizers in this build (ninja -C build slabctl-programs)", "libelf-dev")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +31,7 @@ def hostile(tmp_path_factory):
 def checked(*words, **more):
     """The tool with sanitizers: it ends by itself, with an answer or with one line. (To look for leaks takes ptrace,
     which containers do not always have.)"""
-    done = slabctl(*words, tool=CHECKED, env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}, **more)
+    done = slabctl(*words, tool=SLABCTL_CHECKED, env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}, **more)
     assert "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, done
     assert (done.returncode, done.stderr.count("\n")) in ((0, 0), (1, 1)), done
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout + done.stderr), done
@@ -89,7 +83,7 @@ def test_a_lie_does_no_harm(hostile, lie, command, said):
 
 def test_the_list_has_it_without_harm(hostile):
     with Child(hostile, "version") as child:
-        done = slabctl(tool=CHECKED)
+        done = slabctl(tool=SLABCTL_CHECKED)
         assert f"slabctl: {child.pid}: runs version 2 of the layout, this tool knows 1\n" in done.stderr
 
 

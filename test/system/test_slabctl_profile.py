@@ -15,20 +15,14 @@ import time
 
 import pytest
 
-from conftest import BUILD, LIBRARY, OURS, SCALE, missing, need, scaled
-from slabctl_tools import CHECKED, SLABCTL, SOURCES, Child, compile_program, complains, slabctl, tells
+from conftest import BUILD, LIBRARY, OURS, SCALE, SLABCTL, SLABCTL_CHECKED, need, scaled
+from slabctl_tools import SOURCES, Child, compile_program, complains, slabctl, tells
 from tools.python.processes import plain_env
 from tools.python.servers import MariaDB, Redis
 
-pytestmark = pytest.mark.xdist_group("slabctl")
+pytestmark = [pytest.mark.xdist_group("slabctl"), pytest.mark.usefixtures("slabctl_built")]
 MEAN = 65536
 FUZZ_S = 6 * SCALE
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tool():
-    if not SLABCTL.exists():
-        missing("slabctl in this build", "libdw-dev, libelf-dev and zlib1g-dev")
 
 
 @pytest.fixture(scope="module")
@@ -579,7 +573,7 @@ def fuzz(child, change=None, leaks=True):
             change(chance)
         child.tell(seed, "ready")
         words, options = chance.choice(HOSTILE_COMMANDS), {} if leaks else {"ASAN_OPTIONS": "detect_leaks=0"}
-        done = slabctl(child.pid, *words, tool=CHECKED, env=plain_env(**options))
+        done = slabctl(child.pid, *words, tool=SLABCTL_CHECKED, env=plain_env(**options))
         said = f"seed {seed}: {words}: {done}"
         assert "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, said
         assert done.returncode == 0 or (done.returncode, done.stderr.count("\n")) == (1, 1), said
@@ -587,9 +581,7 @@ def fuzz(child, change=None, leaks=True):
 
 
 @pytest.fixture
-def hostile(tmp_path):
-    if not CHECKED.exists():
-        missing("slabctl with sanitizers in this build (ninja -C build slabctl-programs)", "libelf-dev")
+def hostile(slabctl_checked_built, tmp_path):
     return compile_program("hostile_samples.c", tmp_path, "-rdynamic")
 
 
