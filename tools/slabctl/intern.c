@@ -33,10 +33,7 @@ size_t intern(struct intern *set, const void *bytes, size_t count, bool *is_new)
         *is_new = !found;
     if (found)
         return number;
-    if (set->count == set->room) {
-        set->room = set->room ? 2 * set->room : 64;
-        set->entries = memory(set->entries, set->room, sizeof(struct interned *));
-    }
+    set->entries = array_grow(set->entries, &set->room, set->count + 1, sizeof(struct interned *));
     struct interned *entry = memory(NULL, 1, sizeof *entry + count);
     if (count)
         memcpy(entry + 1, bytes, count);

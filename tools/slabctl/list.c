@@ -64,10 +64,7 @@ void list_print(void)
         uint64_t pid;
         if (!number_parse(entry->d_name, INT32_MAX, &pid) || (pid_t)pid == getpid())
             continue;
-        if (count == room) {
-            room = room ? 2 * room : 256;
-            pids = memory(pids, room, sizeof *pids);
-        }
+        pids = array_grow(pids, &room, count + 1, sizeof *pids);
         pids[count++] = (pid_t)pid;
     }
     closedir(folder);

@@ -13,10 +13,8 @@
 
 struct mapping *mappings_add(struct mappings *mappings)
 {
-    if (mappings->count == mappings->room) {
-        mappings->room = mappings->room ? 2 * mappings->room : 64;
-        mappings->entries = memory(mappings->entries, mappings->room, sizeof *mappings->entries);
-    }
+    mappings->entries =
+        array_grow(mappings->entries, &mappings->room, mappings->count + 1, sizeof *mappings->entries);
     struct mapping *mapping = &mappings->entries[mappings->count++];
     memset(mapping, 0, sizeof *mapping);
     return mapping;

@@ -80,3 +80,11 @@ char *text_copy(const char *text)
     size_t bytes = strlen(text) + 1;
     return memcpy(memory(NULL, bytes, 1), text, bytes);
 }
+
+void *array_grow(void *array, size_t *room, size_t wanted, size_t each)
+{
+    if (wanted <= *room)
+        return array;
+    *room += wanted + 64;
+    return memory(array, *room, each);
+}

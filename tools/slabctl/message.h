@@ -34,3 +34,6 @@ char *printable(char *text);
 /* Memory, or the end. */
 void *memory(void *old, size_t count, size_t each);
 char *text_copy(const char *text);
+
+/* The array with room for `wanted` entries: as it was, or moved to where there is more than twice the room. */
+void *array_grow(void *array, size_t *room, size_t wanted, size_t each);

@@ -7,15 +7,6 @@
 
 #include "message.h"
 
-/* Room for one more entry of an array. */
-#define GROW(array, count, room)                                                                                     \
-    do {                                                                                                             \
-        if ((count) == (room)) {                                                                                     \
-            (room) = (room) ? 2 * (room) : 64;                                                                       \
-            (array) = memory((array), (room), sizeof *(array));                                                      \
-        }                                                                                                            \
-    } while (0)
-
 void pprof_init(struct pprof *profile)
 {
     *profile = (struct pprof){.shown = INUSE_SPACE};
@@ -83,7 +74,8 @@ const char *pprof_text(const struct pprof *profile, size_t text)
 
 size_t pprof_add_mapping(struct pprof *profile, const struct pprof_mapping *mapping)
 {
-    GROW(profile->mappings, profile->mapping_count, profile->mapping_room);
+    profile->mappings =
+        array_grow(profile->mappings, &profile->mapping_room, profile->mapping_count + 1, sizeof *profile->mappings);
     profile->mappings[profile->mapping_count++] = *mapping;
     return profile->mapping_count;
 }
@@ -93,7 +85,8 @@ size_t pprof_add_function(struct pprof *profile, const struct pprof_function *fu
     bool is_new;
     size_t id = intern(&profile->function_keys, function, sizeof *function, &is_new) + 1;
     if (is_new) {
-        GROW(profile->functions, profile->function_count, profile->function_room);
+        profile->functions = array_grow(profile->functions, &profile->function_room, profile->function_count + 1,
+                                        sizeof *profile->functions);
         profile->functions[profile->function_count++] = *function;
     }
     return id;
@@ -127,13 +120,14 @@ size_t pprof_add_location(struct pprof *profile, size_t mapping, uint64_t addres
     size_t id = intern(&profile->location_keys, &key, sizeof key, &is_new) + 1;
     if (!is_new)
         return id;
-    GROW(profile->locations, profile->location_count, profile->location_room);
+    profile->locations = array_grow(profile->locations, &profile->location_room, profile->location_count + 1,
+                                    sizeof *profile->locations);
     profile->locations[profile->location_count++] =
         (struct pprof_location){address, mapping, profile->line_count, count};
-    for (size_t i = 0; i < count; i++) {
-        GROW(profile->lines, profile->line_count, profile->line_room);
+    profile->lines =
+        array_grow(profile->lines, &profile->line_room, profile->line_count + count, sizeof *profile->lines);
+    for (size_t i = 0; i < count; i++)
         profile->lines[profile->line_count++] = lines[i];
-    }
     return id;
 }
 
@@ -143,13 +137,14 @@ void pprof_add_sample(struct pprof *profile, const uint64_t *locations, size_t d
     bool is_new;
     size_t number = intern(&profile->sample_keys, locations, depth * sizeof *locations, &is_new);
     if (is_new) {
-        GROW(profile->samples, profile->sample_count, profile->sample_room);
+        profile->samples =
+            array_grow(profile->samples, &profile->sample_room, profile->sample_count + 1, sizeof *profile->samples);
         profile->samples[profile->sample_count++] =
             (struct pprof_sample){.first_location = profile->stack_count, .depth = depth};
-        for (size_t i = 0; i < depth; i++) {
-            GROW(profile->stacks, profile->stack_count, profile->stack_room);
+        profile->stacks =
+            array_grow(profile->stacks, &profile->stack_room, profile->stack_count + depth, sizeof *profile->stacks);
+        for (size_t i = 0; i < depth; i++)
             profile->stacks[profile->stack_count++] = locations[i];
-        }
     }
     for (int i = 0; i < PPROF_VALUES; i++)
         profile->samples[number].values[i] += values[i];

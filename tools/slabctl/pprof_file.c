@@ -233,8 +233,7 @@ static bool texts_read(struct pprof *profile, const struct bytes *message, struc
     while (protobuf_next(&reader, &field)) {
         if (field.field != PROFILE_STRING_TABLE || !field.is_bytes)
             continue;
-        if (texts->count == room)
-            texts->numbers = memory(texts->numbers, room = 2 * room + 64, sizeof *texts->numbers);
+        texts->numbers = array_grow(texts->numbers, &room, texts->count + 1, sizeof *texts->numbers);
         char *text = strndup((const char *)field.data, field.count);
         if (!text)
             fail("no memory");

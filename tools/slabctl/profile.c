@@ -41,10 +41,7 @@ static uint32_t site_of_frames(struct profile *profile, const uint64_t *frames, 
     bool is_new;
     size_t number = intern(&profile->stacks, frames, depth * sizeof *frames, &is_new);
     if (is_new) {
-        if (number >= profile->site_room) {
-            profile->site_room = 2 * number + 64;
-            profile->sites = memory(profile->sites, profile->site_room, sizeof *profile->sites);
-        }
+        profile->sites = array_grow(profile->sites, &profile->site_room, number + 1, sizeof *profile->sites);
         profile->sites[number] = (struct site){.frames = profile->stacks.entries[number]->bytes, .depth = depth};
     }
     profile->sites[number].cut |= cut;
@@ -77,10 +74,8 @@ static uint32_t site_of(struct profile *profile, const struct stack *stack)
         return site;
     site = site_new(profile, stack);
     size_t number = intern(&profile->numbers, &stack->number, sizeof stack->number, NULL);
-    if (number >= profile->number_room) {
-        profile->number_room = 2 * number + 64;
-        profile->stack_sites = memory(profile->stack_sites, profile->number_room, sizeof *profile->stack_sites);
-    }
+    profile->stack_sites =
+        array_grow(profile->stack_sites, &profile->number_room, number + 1, sizeof *profile->stack_sites);
     profile->stack_sites[number] = site;
     return site;
 }

@@ -12,10 +12,7 @@ void bytes_add(struct bytes *bytes, const void *data, size_t count)
 {
     if (!count)
         return;
-    if (bytes->room - bytes->count < count) {
-        bytes->room = 2 * bytes->room + count + 64;
-        bytes->data = memory(bytes->data, bytes->room, 1);
-    }
+    bytes->data = array_grow(bytes->data, &bytes->room, bytes->count + count, 1);
     memcpy(bytes->data + bytes->count, data, count);
     bytes->count += count;
 }

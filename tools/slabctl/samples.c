@@ -41,10 +41,7 @@ static void take(struct samples *samples, const struct slm_sample *record)
         samples->more = true;
         return;
     }
-    if (samples->count == samples->room) {
-        samples->room = samples->room ? 2 * samples->room : 1024;
-        samples->samples = memory(samples->samples, samples->room, sizeof *samples->samples);
-    }
+    samples->samples = array_grow(samples->samples, &samples->room, samples->count + 1, sizeof *samples->samples);
     samples->samples[samples->count++] = (struct sample){.asked = record->asked,
                                                          .given = record->given,
                                                          .mean = record->mean,
@@ -173,10 +170,8 @@ static bool stack_read(struct target *target, struct samples *samples, uint64_t 
         return false;
     }
     *budget -= bytes;
-    if (samples->stack_count == samples->stack_room) {
-        samples->stack_room = samples->stack_room ? 2 * samples->stack_room : 256;
-        samples->stacks = memory(samples->stacks, samples->stack_room, sizeof *samples->stacks);
-    }
+    samples->stacks =
+        array_grow(samples->stacks, &samples->stack_room, samples->stack_count + 1, sizeof *samples->stacks);
     samples->stacks[samples->stack_count++] = (struct stack){.number = head->number,
                                                              .covered = head->covered,
                                                              .relative = head->relative,

@@ -101,8 +101,7 @@ static struct line *lines_of(struct profile *profile, const struct site *site, s
     *count = 0;
     for (size_t i = 0; i < site->depth; i++) {
         const struct place *place = symbols_at(profile->symbols, site->frames[i]);
-        if (!lines || *count + place->count > room)
-            lines = memory(lines, room = 2 * room + place->count, sizeof *lines);
+        lines = array_grow(lines, &room, *count + place->count, sizeof *lines);
         memcpy(lines + *count, place->lines, place->count * sizeof *lines);
         *count += place->count;
     }

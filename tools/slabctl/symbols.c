@@ -54,10 +54,8 @@ static const char *demangled_of(struct symbols *symbols, const char *name)
     bool is_new;
     size_t number = intern(&symbols->names, name, strlen(name) + 1, &is_new);
     if (is_new) {
-        if (number >= symbols->demangled_room) {
-            symbols->demangled_room = 2 * number + 64;
-            symbols->demangled = memory(symbols->demangled, symbols->demangled_room, sizeof *symbols->demangled);
-        }
+        symbols->demangled =
+            array_grow(symbols->demangled, &symbols->demangled_room, number + 1, sizeof *symbols->demangled);
         char *text = demangle(name);
         symbols->demangled[number] = text_of(symbols, text);
         free(text);
@@ -207,10 +205,7 @@ const struct place *symbols_at(struct symbols *symbols, uint64_t address)
     bool is_new;
     size_t number = intern(&symbols->addresses, &address, sizeof address, &is_new);
     if (is_new) {
-        if (number >= symbols->room) {
-            symbols->room = 2 * number + 64;
-            symbols->places = memory(symbols->places, symbols->room, sizeof(struct place *));
-        }
+        symbols->places = array_grow(symbols->places, &symbols->room, number + 1, sizeof(struct place *));
         symbols->places[number] = place_new(symbols, address);
     }
     return symbols->places[number];

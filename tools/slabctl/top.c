@@ -79,10 +79,7 @@ static struct row *row_of(struct rows *rows, const void *key, size_t bytes)
     size_t number = intern(&rows->keys, key, bytes, &is_new);
     if (!is_new)
         return &rows->list[number];
-    if (rows->count == rows->room) {
-        rows->room = 2 * rows->room + 64;
-        rows->list = memory(rows->list, rows->room, sizeof *rows->list);
-    }
+    rows->list = array_grow(rows->list, &rows->room, rows->count + 1, sizeof *rows->list);
     struct row *row = &rows->list[rows->count++];
     *row = (struct row){0};
     return row;
