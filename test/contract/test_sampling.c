@@ -5,11 +5,9 @@
  *
  * Each case runs in a process of its own, with sample_bytes=1; on glibc it shows that the case itself
  * is sound. */
-#include "common.h"
+#include "filters.h"
 
 #include <dlfcn.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sched.h>
 #include <semaphore.h>
 #include <spawn.h>
@@ -381,34 +379,16 @@ static void role_thread_ends(const char *argument)
         sleep_ms(1);
 }
 
-#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (unsigned)offsetof(struct seccomp_data, field))
-#define IF_EQUAL(call, action)                                                                                       \
-    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)(call), 0, 1), BPF_STMT(BPF_RET | BPF_K, (action))
-
-/* One thread has a filter that ends the process at what malloc does not need; it says so before, as
- * programs do. */
 static void *live_in_sandbox(void *nothing)
 {
     (void)nothing;
-    struct sock_filter filter[] = {
-        LOAD(nr),
-        IF_EQUAL(__NR_mmap, SECCOMP_RET_ALLOW),
-        IF_EQUAL(__NR_munmap, SECCOMP_RET_ALLOW),
-        IF_EQUAL(__NR_mremap, SECCOMP_RET_ALLOW),
-        IF_EQUAL(__NR_mprotect, SECCOMP_RET_ALLOW),
-        IF_EQUAL(__NR_madvise, SECCOMP_RET_ALLOW),
-        IF_EQUAL(__NR_futex, SECCOMP_RET_ALLOW),
-        IF_EQUAL(__NR_brk, SECCOMP_RET_ALLOW),
-        IF_EQUAL(__NR_exit_group, SECCOMP_RET_ALLOW),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-    };
-    const struct sock_fprog program = {COUNT(filter), filter};
-    require(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+    kill_on_other_calls(0);
     for (unsigned i = 0; i < 200; i++)
         use_heap(i);
     _exit(0);
 }
 
+/* A filter around one thread ends the process at what malloc does not need. */
 static void role_sandboxed_thread(const char *argument)
 {
     pthread_t thread;

@@ -5,36 +5,17 @@
  * kills on all but memory calls and futex is a habit of sandboxes (Chromium's, OpenSSH's, systemd's) that glibc lets
  * them have. Set-user-ID: ld.so(8) and getauxval(3) (AT_SECURE): the environment belongs to the attacker, so options
  * in it are ignored. */
-#include "common.h"
+#include "filters.h"
 
 #include <dirent.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <semaphore.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-
-#include "../audit_arch.h"
 
 /* madvise and prctl by number: the headers of the day need not know them, and the filter must. */
 enum { ADVICE_FREE = 8, ADVICE_POPULATE_READ = 22, ADVICE_POPULATE_WRITE = 23, ADVICE_COLLAPSE = 25 };
 enum { PRCTL_SET_VMA = 0x53564d41 };
-
-#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (unsigned)offsetof(struct seccomp_data, field))
-#define RETURN(action) BPF_STMT(BPF_RET | BPF_K, (action))
-#define IF_EQUAL(value, action) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)(value), 0, 1), RETURN(action)
-#define IF_AT_LEAST(value, action) BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, (unsigned)(value), 0, 1), RETURN(action)
-#define UNLESS_ARCHITECTURE_HERE(action)                                                                             \
-    LOAD(arch), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_HERE, 1, 0), RETURN(action)
-
-static void install_filter(const struct sock_filter *filter, size_t length, unsigned flags)
-{
-    struct sock_fprog program = {.len = (unsigned short)length, .filter = (struct sock_filter *)filter};
-    require(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-    require(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program) == 0);
-}
 
 /* -- calls that are not there ------------------------------------------------------------------------------------ */
 
@@ -121,25 +102,6 @@ static void test_calls_that_are_forbidden(void **state)
 }
 
 /* -- a filter that kills, after start ---------------------------------------------------------------------------- */
-
-static void kill_on_other_calls(unsigned flags)
-{
-    const struct sock_filter filter[] = {
-        UNLESS_ARCHITECTURE_HERE(SECCOMP_RET_KILL_PROCESS),
-        LOAD(nr),
-        IF_EQUAL(__NR_mmap, SECCOMP_RET_ALLOW),
-        IF_EQUAL(__NR_munmap, SECCOMP_RET_ALLOW),
-        IF_EQUAL(__NR_mremap, SECCOMP_RET_ALLOW),
-        IF_EQUAL(__NR_mprotect, SECCOMP_RET_ALLOW),
-        IF_EQUAL(__NR_madvise, SECCOMP_RET_ALLOW),
-        IF_EQUAL(__NR_futex, SECCOMP_RET_ALLOW),
-        IF_EQUAL(__NR_write, SECCOMP_RET_ALLOW),
-        IF_EQUAL(__NR_exit_group, SECCOMP_RET_ALLOW),
-        IF_EQUAL(on_glibc() ? __NR_brk : __NR_mmap, SECCOMP_RET_ALLOW),
-        RETURN(SECCOMP_RET_KILL_PROCESS),
-    };
-    install_filter(filter, COUNT(filter), flags);
-}
 
 /* Waits by futex alone. */
 static void rest_ms(long ms)

@@ -3,11 +3,9 @@
  * that; glibc does the same with what its loader writes (RELRO).
  *
  * The section "slm_once" is found by the library's file. An archive in a program is not sealed. */
-#include "common.h"
+#include "filters.h"
 
 #include <inttypes.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -138,20 +136,17 @@ static void test_what_is_written_at_start_is_sealed(void **state)
  * read-only any more. The guards of threads' stacks are protected otherwise. */
 static void refuse_sealing(int argc, char **argv, char **environment)
 {
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+    const struct sock_filter filter[] = {
+        LOAD(nr),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mprotect, 0, 3),
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PROT_READ, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        LOAD(args[2]),
+        IF_EQUAL(PROT_READ, SECCOMP_RET_ERRNO | EPERM),
+        RETURN(SECCOMP_RET_ALLOW),
     };
-    const struct sock_fprog program = {COUNT(filter), filter};
     (void)environment;
     if (argc < 2 || strcmp(argv[1], "unsealed") != 0)
         return;
-    require(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-    require(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0);
+    install_filter(filter, COUNT(filter), 0);
 }
 
 __attribute__((section(".preinit_array"), used)) static void (*const preinit_entry)(int, char **,

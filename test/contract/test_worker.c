@@ -5,18 +5,14 @@
  * all its threads is no example), pthread_create(3) (which fails only where its own thread is one too many), sched(7)
  * and pthread_attr_setinheritsched(3) (what a thread inherits is for the threads that the program creates),
  * seccomp(2). Threads may go on allocating inside a filter that kills on clone and prctl: glibc lets them do that. */
-#include "common.h"
+#include "filters.h"
 
 #include <dirent.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <threads.h>
-
-#include "../audit_arch.h"
 
 /* -- what is left of joined threads ------------------------------------------------------------------------------ */
 
@@ -303,19 +299,14 @@ static void test_it_inherits_no_scheduling(void **state)
 
 /* -- sandboxes --------------------------------------------------------------------------------------------------- */
 
-#define RETURN(action) BPF_STMT(BPF_RET | BPF_K, (action))
-#define KILL_ON(call) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)(call), 0, 1), RETURN(SECCOMP_RET_KILL_PROCESS)
-#define NR BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (unsigned)offsetof(struct seccomp_data, nr))
-#define ARCHITECTURE BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (unsigned)offsetof(struct seccomp_data, arch))
+#define KILL_ON(call) IF_EQUAL(call, SECCOMP_RET_KILL_PROCESS)
 
 /* Not what an allocator needs, nor, without `clones`, what the birth of a thread does. */
 static void forbid(bool clones, unsigned flags)
 {
     const struct sock_filter filter[] = {
-        ARCHITECTURE,
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_HERE, 1, 0),
-        RETURN(SECCOMP_RET_ALLOW),
-        NR,
+        UNLESS_ARCHITECTURE_HERE(SECCOMP_RET_ALLOW),
+        LOAD(nr),
         KILL_ON(clones ? __NR_prctl : __NR_clone),
         KILL_ON(clones ? __NR_prctl : __NR_clone3),
         KILL_ON(__NR_prctl),
@@ -328,9 +319,7 @@ static void forbid(bool clones, unsigned flags)
         KILL_ON(__NR_tgkill),
         RETURN(SECCOMP_RET_ALLOW),
     };
-    struct sock_fprog program = {.len = COUNT(filter), .filter = (struct sock_filter *)filter};
-    require(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-    require(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program) == 0);
+    install_filter(filter, COUNT(filter), flags);
 }
 
 /* Closed by the first thread, before it has made another. */
