@@ -1,9 +1,11 @@
-"""What the tests of slabctl share: the tool, and the processes that it looks into."""
+"""What the tests of slabctl share: the tool, the processes that it looks into, and what others read of its profiles."""
 import os
 import pathlib
 import re
 import signal
 import subprocess
+
+import pytest
 
 from conftest import HANG_S, ROOT, SLABCTL, need
 from tools.python.processes import dying_with_us, plain_env, stat_fields, wait_until
@@ -79,3 +81,54 @@ class Child:
     def stop(self):
         self.kill(signal.SIGSTOP)
         wait_until(lambda: stat_fields(self.pid)[0] == "T", "it is stopped")
+
+
+# -- profiles ---------------------------------------------------------------------------------------------------------
+
+ROW = re.compile(r" *(?P<bytes>\d+) +(?P<share>[\d.]+)% +(?P<low>\d+) +(?P<high>\d+) +(?P<objects>\d+) +"
+                 r"(?P<samples>\d+)  (?P<what>.*)")
+
+
+def top(pid, *words):
+    """The rows of `top`, as dicts whose `stack` has the lines."""
+    rows = []
+    text = tells("--bytes", *(pid if isinstance(pid, list) else [pid]), "top", *words)
+    for line in text.split("\n\n")[0].splitlines()[1:]:
+        if match := ROW.fullmatch(line):
+            rows.append({name: value if name == "what" else float(value) for name, value in match.groupdict().items()})
+            rows[-1]["stack"] = [match["what"]]
+        elif rows:
+            rows[-1]["stack"].append(line.strip())
+    return rows
+
+
+def by_function(pid, *words):
+    return {row["what"]: row for row in top(pid, "--by", "function", *words)}
+
+
+PPROF_ROW = re.compile(r"\s*(-?[\d.]+)([kMG]?B) +-?[\d.]+% +-?[\d.]+% +\S+ +\S+ +(.+)")
+UNITS = {"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+
+
+def pprof_top(file, *words):
+    go, = need("go")
+    done = subprocess.run([go, "tool", "pprof", "-top", *words, file], capture_output=True, text=True,
+                          env=plain_env(HOME=str(file.parent), PPROF_TMPDIR=str(file.parent)))
+    assert done.returncode == 0, done.stderr
+    rows = filter(None, map(PPROF_ROW.fullmatch, done.stdout.splitlines()))
+    return {row[3].removesuffix(" (inline)"): float(row[1]) * UNITS[row[2]] for row in rows if float(row[1])}
+
+
+def google_pprof(file, program, *words):
+    pprof, = need("google-pprof")
+    done = subprocess.run([pprof, "--text", *words, program, file], capture_output=True, text=True, env=plain_env())
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"(?m)^ +(-?[\d.]+) +[\d.]+% +[\d.]+% +[\d.]+ +[\d.]+% (.*)$", done.stdout)
+    return {name.removesuffix(" (inline)"): float(mib) * (1 << 20) for mib, name in rows if float(mib)}
+
+
+def agree(found, rows):
+    """What others find in a profile, {function: bytes}, is what `top` says."""
+    assert set(found) == set(rows), (found, rows)
+    for name, bytes_ in found.items():
+        assert bytes_ == pytest.approx(rows[name]["bytes"], rel=0.01, abs=60000), (name, bytes_, rows[name])

@@ -1,7 +1,7 @@
 """slabctl's profiles: who holds how much, by samples. pprof and google-pprof read its files and say what `top` says.
 
 Most of it looks at test/system/slabctl/sampled.cc, a program whose truth is known, with sampler.c in the library's
-place. What an unwinder makes of real programs, and the library's own samples, follow at the end.
+place. test_slabctl_programs.py looks at real programs, and at the library's own samples.
 """
 import gzip
 import itertools
@@ -10,15 +10,14 @@ import pathlib
 import random
 import re
 import subprocess
-import sys
 import time
 
 import pytest
 
-from conftest import BUILD, LIBRARY, OURS, SCALE, SLABCTL, SLABCTL_CHECKED, need, scaled
-from slabctl_tools import SOURCES, Child, compile_program, complains, slabctl, tells
+from conftest import SCALE, SLABCTL, SLABCTL_CHECKED, need
+from slabctl_tools import (SOURCES, Child, agree, by_function, compile_program, complains, google_pprof, pprof_top,
+                           slabctl, tells, top)
 from tools.python.processes import plain_env
-from tools.python.servers import MariaDB, Redis
 
 pytestmark = [pytest.mark.xdist_group("slabctl"), pytest.mark.usefixtures("slabctl_built")]
 MEAN = 65536
@@ -67,26 +66,7 @@ def sampled(program):
         yield child
 
 
-ROW = re.compile(r" *(?P<bytes>\d+) +(?P<share>[\d.]+)% +(?P<low>\d+) +(?P<high>\d+) +(?P<objects>\d+) +"
-                 r"(?P<samples>\d+)  (?P<what>.*)")
 TOTAL = re.compile(r"(\d+) (live|allocated since the start), between (\d+) and (\d+), by (\d+) samples?")
-
-
-def top(pid, *words):
-    """The rows of `top`, as dicts whose `stack` has the lines."""
-    rows = []
-    text = tells("--bytes", *(pid if isinstance(pid, list) else [pid]), "top", *words)
-    for line in text.split("\n\n")[0].splitlines()[1:]:
-        if match := ROW.fullmatch(line):
-            rows.append({name: value if name == "what" else float(value) for name, value in match.groupdict().items()})
-            rows[-1]["stack"] = [match["what"]]
-        elif rows:
-            rows[-1]["stack"].append(line.strip())
-    return rows
-
-
-def by_function(pid, *words):
-    return {row["what"]: row for row in top(pid, "--by", "function", *words)}
 
 
 def holds(row, truth):
@@ -306,25 +286,6 @@ def test_a_profile_is_as_the_format_says(sampled, profile, program):
     assert Pprof(profile("--allocated").read_bytes()).shown == "alloc_space"
 
 
-PPROF_ROW = re.compile(r"\s*(-?[\d.]+)([kMG]?B) +-?[\d.]+% +-?[\d.]+% +\S+ +\S+ +(.+)")
-UNITS = {"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
-
-
-def pprof_top(file, *words):
-    go, = need("go")
-    done = subprocess.run([go, "tool", "pprof", "-top", *words, file], capture_output=True, text=True,
-                          env=plain_env(HOME=str(file.parent), PPROF_TMPDIR=str(file.parent)))
-    assert done.returncode == 0, done.stderr
-    rows = filter(None, map(PPROF_ROW.fullmatch, done.stdout.splitlines()))
-    return {row[3].removesuffix(" (inline)"): float(row[1]) * UNITS[row[2]] for row in rows if float(row[1])}
-
-
-def agree(found, rows):
-    assert set(found) == set(rows)
-    for name, bytes_ in found.items():
-        assert bytes_ == pytest.approx(rows[name]["bytes"], rel=0.01, abs=60000), name
-
-
 def test_pprof_agrees(sampled, profile):
     file = profile()
     agree(pprof_top(file), by_function(sampled.pid))
@@ -332,14 +293,6 @@ def test_pprof_agrees(sampled, profile):
     file = profile("--allocated")
     agree(pprof_top(file), by_function(sampled.pid, "--allocated"))
     agree(pprof_top(file, "-sample_index=inuse_space"), by_function(sampled.pid))
-
-
-def google_pprof(file, program, *words):
-    pprof, = need("google-pprof")
-    done = subprocess.run([pprof, "--text", *words, program, file], capture_output=True, text=True, env=plain_env())
-    assert done.returncode == 0, done.stderr
-    rows = re.findall(r"(?m)^ +(-?[\d.]+) +[\d.]+% +[\d.]+% +[\d.]+ +[\d.]+% (.*)$", done.stdout)
-    return {name.removesuffix(" (inline)"): float(mib) * (1 << 20) for mib, name in rows if float(mib)}
 
 
 def test_google_pprof_agrees(sampled, profile, program):
@@ -441,117 +394,6 @@ def test_a_process_that_ends_meanwhile(program):
         assert (tool.returncode, out) == (1, "")
         assert re.fullmatch(r"slabctl: \d+: (no such process|ended meanwhile.*)\n", line), line
         assert "no such process" in complains(child.pid, "top")
-
-
-# -- real programs on the library -------------------------------------------------------------------------------------
-
-ON_OURS = pytest.mark.skipif(LIBRARY != OURS, reason="other allocators have no samples")
-ROUNDED = re.compile(r"with what sizes are rounded up by (\d+)")
-
-
-def rounded_up(pid):
-    """Live bytes with what sizes are rounded up by: what malloc_usable_size says of all of them."""
-    return int(ROUNDED.search(tells("--bytes", pid, "top"))[1])
-
-
-def often(preload):
-    """An interval in which there are enough samples for five in a hundred."""
-    return preload.env("sample_bytes=16384")
-
-
-class FilledRedis(Redis):
-    options = ("--enable-debug-command", "yes")
-
-
-@ON_OURS
-def test_redis(place, preload, tmp_path):
-    """Its own figure counts what malloc_usable_size says."""
-    program, _ = need("redis-server", "redis-cli")
-    with FilledRedis(place / "redis", preload.library, often(preload)) as redis:
-        pid = redis.process.pid
-        before, used = rounded_up(pid), int(redis.info("memory", "used_memory"))
-        assert redis.ask("DEBUG", "POPULATE", scaled(200_000), "key", 200) == "OK"
-        used = int(redis.info("memory", "used_memory")) - used
-        assert rounded_up(pid) - before == pytest.approx(used, rel=0.05)
-        stacks = [" ".join(row["stack"]) for row in top(pid)]
-        assert "zmalloc" in stacks[0] and "main" in stacks[0] and "libslabmalloc" not in "".join(stacks)
-        assert any("dbAdd" in stack or "dictAdd" in stack for stack in stacks), stacks
-        for words, found in (((), pprof_top), (("--legacy",), lambda file: google_pprof(file, program))):
-            tells(pid, "profile", tmp_path / "profile", *words)
-            rows = {name: row for name, row in by_function(pid).items() if row["share"] > 2}  # or left out
-            assert "zmalloc_usable" in rows or "zmalloc" in rows
-            agree({name: bytes_ for name, bytes_ in found(tmp_path / "profile").items() if name in rows}, rows)
-        redis.ask("FLUSHALL")
-        assert rounded_up(pid) < before + used / 2
-
-
-@ON_OURS
-def test_mariadb(place, preload):
-    """The library's own count of what is live knows each object."""
-    need(*MariaDB.needs)
-    with MariaDB(place / "mariadb", preload.library, often(preload)) as mariadb:
-        mariadb.ask("SET GLOBAL max_heap_table_size = 1 << 30; CREATE DATABASE d")
-        mariadb.ask("SET max_heap_table_size = 1 << 30; CREATE TABLE d.t (a INT, b CHAR(200)) ENGINE=MEMORY; "
-                    f"INSERT INTO d.t SELECT seq, 'x' FROM d.seq_1_to_{scaled(100_000)}")
-        pid = mariadb.process.pid
-        live = int(re.search(r"(?m)^live_bytes +(\d+)$", tells("--bytes", pid, "stats"))[1])
-        assert rounded_up(pid) == pytest.approx(live, rel=0.1)
-        assert any(row["stack"][-1].startswith("main") or len(row["stack"]) > 3 for row in top(pid))
-        tells(pid, "leaks", "--seconds", 1)
-
-
-PYTHON = """
-import sys
-lists = [[str(number) * 20 for number in range(100)] for _ in range(int(sys.argv[1]))]
-text = [bytes(5000) for _ in range(int(sys.argv[1]))]
-print("ready", flush=True)
-sys.stdin.read()
-"""
-
-
-@ON_OURS
-def test_python(preload):
-    """Python asks for memory itself for objects over 512 bytes."""
-    number = scaled(4000)
-    with Child(sys.executable, "-c", PYTHON, number, env=often(preload)) as child:
-        rows = top(child.pid)
-        assert rows[0]["bytes"] > number * 5000 * 0.9
-        assert sum(row["bytes"] for row in rows if "Py" in " ".join(row["stack"])) > number * 5000 * 0.9
-
-
-CXX = """
-#include <cstdio>
-#include <cstdlib>
-#include <map>
-#include <string>
-#include <thread>
-#define KEEP __attribute__((noinline))
-struct session { std::map<int, std::string> values; };
-static session *sessions[SESSIONS];
-KEEP static void session_fill(session *s) { for (int i = 0; i < 100; i++) s->values[i] = std::string(200, 'x'); }
-KEEP void sessions_make() { for (auto &s : sessions) session_fill(s = new session); std::free(std::malloc(1)); }
-int main() { std::thread(sessions_make).join(); std::puts("ready"); std::fflush(stdout); std::getchar(); }
-"""
-
-
-@ON_OURS
-@pytest.mark.parametrize("form", ["preloaded", "static"])
-def test_cxx(tmp_path, preload, form):
-    """Without frame pointers, in a thread, on the library in front and linked in."""
-    cxx, = need("c++")
-    (tmp_path / "sessions.cc").write_text(CXX)
-    sessions, words = scaled(1000), [BUILD / "libslabmalloc.a", "-static"] if form == "static" else []
-    done = subprocess.run([cxx, "-O2", "-fno-builtin", "-fomit-frame-pointer", "-pthread",
-                           f"-DSESSIONS={sessions}", tmp_path / "sessions.cc", "-o", tmp_path / "sessions", *words],
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    env = often(preload) if form == "preloaded" else plain_env(SLABMALLOC_OPTIONS="sample_bytes=16384")
-    with Child(tmp_path / "sessions", env=env) as child:
-        rows = top(child.pid)
-        mine = [row for row in rows if any("sessions_make" in line for line in row["stack"])]
-        kept = mine if form == "preloaded" else rows  # static programs have room for fewer stacks
-        assert mine and sum(row["bytes"] for row in kept) == pytest.approx(sessions * 100 * (201 + 72), rel=0.15)
-        assert not any(re.search("slm_|slab_|operator new|^malloc", line) for row in rows for line in row["stack"])
 
 
 # -- lies -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,119 @@
+"""slabctl's profiles of real programs on the library: what an unwinder makes of them, and of the library's own samples.
+
+What the tool itself does is test_slabctl_profile.py's.
+"""
+import re
+import subprocess
+import sys
+
+import pytest
+
+from conftest import BUILD, LIBRARY, OURS, need, scaled
+from slabctl_tools import Child, agree, by_function, google_pprof, pprof_top, tells, top
+from tools.python.processes import plain_env
+from tools.python.servers import MariaDB, Redis
+
+pytestmark = [pytest.mark.xdist_group("slabctl"), pytest.mark.usefixtures("slabctl_built"),
+              pytest.mark.skipif(LIBRARY != OURS, reason="other allocators have no samples")]
+ROUNDED = re.compile(r"with what sizes are rounded up by (\d+)")
+
+
+def rounded_up(pid):
+    """Live bytes with what sizes are rounded up by: what malloc_usable_size says of all of them."""
+    return int(ROUNDED.search(tells("--bytes", pid, "top"))[1])
+
+
+def often(preload):
+    """An interval in which there are enough samples for five in a hundred."""
+    return preload.env("sample_bytes=16384")
+
+
+class FilledRedis(Redis):
+    options = ("--enable-debug-command", "yes")
+
+
+def test_redis(place, preload, tmp_path):
+    """Its own figure counts what malloc_usable_size says."""
+    program, _ = need("redis-server", "redis-cli")
+    with FilledRedis(place / "redis", preload.library, often(preload)) as redis:
+        pid = redis.process.pid
+        before, used = rounded_up(pid), int(redis.info("memory", "used_memory"))
+        assert redis.ask("DEBUG", "POPULATE", scaled(200_000), "key", 200) == "OK"
+        used = int(redis.info("memory", "used_memory")) - used
+        assert rounded_up(pid) - before == pytest.approx(used, rel=0.05)
+        stacks = [" ".join(row["stack"]) for row in top(pid)]
+        assert "zmalloc" in stacks[0] and "main" in stacks[0] and "libslabmalloc" not in "".join(stacks)
+        assert any("dbAdd" in stack or "dictAdd" in stack for stack in stacks), stacks
+        for words, found in (((), pprof_top), (("--legacy",), lambda file: google_pprof(file, program))):
+            tells(pid, "profile", tmp_path / "profile", *words)
+            rows = {name: row for name, row in by_function(pid).items() if row["share"] > 2}  # or left out
+            assert "zmalloc_usable" in rows or "zmalloc" in rows
+            agree({name: bytes_ for name, bytes_ in found(tmp_path / "profile").items() if name in rows}, rows)
+        redis.ask("FLUSHALL")
+        assert rounded_up(pid) < before + used / 2
+
+
+def test_mariadb(place, preload):
+    """The library's own count of what is live knows each object."""
+    need(*MariaDB.needs)
+    with MariaDB(place / "mariadb", preload.library, often(preload)) as mariadb:
+        mariadb.ask("SET GLOBAL max_heap_table_size = 1 << 30; CREATE DATABASE d")
+        mariadb.ask("SET max_heap_table_size = 1 << 30; CREATE TABLE d.t (a INT, b CHAR(200)) ENGINE=MEMORY; "
+                    f"INSERT INTO d.t SELECT seq, 'x' FROM d.seq_1_to_{scaled(100_000)}")
+        pid = mariadb.process.pid
+        live = int(re.search(r"(?m)^live_bytes +(\d+)$", tells("--bytes", pid, "stats"))[1])
+        assert rounded_up(pid) == pytest.approx(live, rel=0.1)
+        assert any(row["stack"][-1].startswith("main") or len(row["stack"]) > 3 for row in top(pid))
+        tells(pid, "leaks", "--seconds", 1)
+
+
+PYTHON = """
+import sys
+lists = [[str(number) * 20 for number in range(100)] for _ in range(int(sys.argv[1]))]
+text = [bytes(5000) for _ in range(int(sys.argv[1]))]
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_python(preload):
+    """Python asks for memory itself for objects over 512 bytes."""
+    number = scaled(4000)
+    with Child(sys.executable, "-c", PYTHON, number, env=often(preload)) as child:
+        rows = top(child.pid)
+        assert rows[0]["bytes"] > number * 5000 * 0.9
+        assert sum(row["bytes"] for row in rows if "Py" in " ".join(row["stack"])) > number * 5000 * 0.9
+
+
+CXX = """
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+#include <thread>
+#define KEEP __attribute__((noinline))
+struct session { std::map<int, std::string> values; };
+static session *sessions[SESSIONS];
+KEEP static void session_fill(session *s) { for (int i = 0; i < 100; i++) s->values[i] = std::string(200, 'x'); }
+KEEP void sessions_make() { for (auto &s : sessions) session_fill(s = new session); std::free(std::malloc(1)); }
+int main() { std::thread(sessions_make).join(); std::puts("ready"); std::fflush(stdout); std::getchar(); }
+"""
+
+
+@pytest.mark.parametrize("form", ["preloaded", "static"])
+def test_cxx(tmp_path, preload, form):
+    """Without frame pointers, in a thread, on the library in front and linked in."""
+    cxx, = need("c++")
+    (tmp_path / "sessions.cc").write_text(CXX)
+    sessions, words = scaled(1000), [BUILD / "libslabmalloc.a", "-static"] if form == "static" else []
+    done = subprocess.run([cxx, "-O2", "-fno-builtin", "-fomit-frame-pointer", "-pthread",
+                           f"-DSESSIONS={sessions}", tmp_path / "sessions.cc", "-o", tmp_path / "sessions", *words],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    env = often(preload) if form == "preloaded" else plain_env(SLABMALLOC_OPTIONS="sample_bytes=16384")
+    with Child(tmp_path / "sessions", env=env) as child:
+        rows = top(child.pid)
+        mine = [row for row in rows if any("sessions_make" in line for line in row["stack"])]
+        kept = mine if form == "preloaded" else rows  # static programs have room for fewer stacks
+        assert mine and sum(row["bytes"] for row in kept) == pytest.approx(sessions * 100 * (201 + 72), rel=0.15)
+        assert not any(re.search("slm_|slab_|operator new|^malloc", line) for row in rows for line in row["stack"])
