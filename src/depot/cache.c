@@ -405,7 +405,7 @@ static void forget_hands(struct slm_cache *cache, void *nothing)
 {
     (void)nothing;
     struct slm_limit *limit = cache->shape.limit;
-    if (limit && load_relaxed(&limit->hands) != 0) /* the page may be shared with the parent */
+    if (limit && slm_limit_hands(load_relaxed(&limit->hands)) > 0) /* the page may be shared with the parent */
         store_relaxed(&limit->hands, 0);
 }
 

@@ -72,14 +72,6 @@ bool slm_depot_get(struct slm_depot *home, struct slm_magazine **magazine)
            (!slm_partial_any(depot) && get_from_others(depot, magazine, 1));
 }
 
-slm_seldom uint64_t slm_depot_moves(struct slm_depot *depot)
-{
-    slm_depot_lock(depot);
-    const uint64_t moves = load_relaxed(&depot->exchanges) + load_relaxed(&depot->fills);
-    slm_lock_release(&depot->lock);
-    return moves;
-}
-
 bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **magazine, uint64_t limit_rounds)
 {
     if (load_relaxed(&depot->shards))

@@ -7,9 +7,6 @@
 /* Granules of which depots have made slabs, all together, modulo 2^32. */
 extern slm_hidden _Atomic uint32_t slm_depot_granules_made;
 
-/* How many magazines have come or gone, and how often a thread has taken objects from slabs. Takes the lock. */
-uint64_t slm_depot_moves(struct slm_depot *depot);
-
 /* Is the object in a magazine of the stock? */
 bool slm_depot_stock_has(struct slm_depot *depot, const void *object);
 

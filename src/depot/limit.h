@@ -16,7 +16,7 @@ struct slm_limit {
     uint64_t objects;         /* 0: not one fits */
     uint64_t bytes;           /* as asked */
     _Atomic uint64_t charged; /* objects */
-    _Atomic uint32_t hands;   /* how many threads carry free objects home: see slm_limit_carry */
+    _Atomic uint64_t hands;   /* how many threads carry free objects: see slm_limit_carry */
 };
 
 /* A charge takes at most one such share of the room that is left, so that all threads can have some. */
@@ -50,15 +50,24 @@ slm_inline void slm_limit_return(struct slm_limit *limit, uint64_t n)
 }
 
 /* Between these two calls the thread carries free objects that no slot, stock or slab shows. Sequentially consistent:
- * a thread that finds no object there, and then no carrier, finds the charge of those that were carried returned. */
+ * a thread that finds no object there, and then no carrier, finds the charge of those that were carried returned. The
+ * upper half counts how often anybody has begun to: who reads the same before and after a look knows that nobody has
+ * carried any meanwhile. */
+#define SLM_LIMIT_HAND (UINT64_C(1) << 32 | 1)
+
+slm_inline uint32_t slm_limit_hands(uint64_t hands)
+{
+    return (uint32_t)hands;
+}
+
 slm_inline void slm_limit_carry(struct slm_limit *limit)
 {
     if (unlikely(limit != NULL))
-        atomic_fetch_add(&limit->hands, 1);
+        atomic_fetch_add(&limit->hands, SLM_LIMIT_HAND);
 }
 
 slm_inline void slm_limit_carried(struct slm_limit *limit)
 {
-    if (unlikely(limit != NULL) && atomic_load(&limit->hands) > 0) /* 0: there was a fork in between */
+    if (unlikely(limit != NULL) && slm_limit_hands(atomic_load(&limit->hands)) > 0) /* 0: a fork was in between */
         atomic_fetch_sub(&limit->hands, 1);
 }

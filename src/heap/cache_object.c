@@ -21,9 +21,8 @@
 #include "thread/gather.h"
 
 /* Looks for free objects at the limit. While calls of other threads are under way that may have some, a look takes a
- * millisecond: a thread that has to wait for a processor is waited for. Looks in a row may find nothing; one that
- * is certain of it counts for several. */
-enum { looks_most = 100, waits_most = 10000, empty_most = 16, certain = 8 };
+ * millisecond: a thread that has to wait for a processor is waited for. */
+enum { looks_most = 100, waits_most = 10000 };
 
 /* The user's destructors, now that this call is done; they may change errno. */
 static void finish(const struct slm_cache *cache)
@@ -43,7 +42,8 @@ static void *zero(const struct slab_cache *named, const struct slm_cache *cache,
 struct attempts {
     int error; /* of the last one, errno's code */
     unsigned node;
-    unsigned looks, waits, empty, reclaims;
+    unsigned looks, waits, reclaims;
+    enum slm_look found; /* by the last look; GATHERED at first */
 };
 
 /* Up to n objects from the calling thread's magazines; one if it has no block. Returns how many. */
@@ -84,10 +84,9 @@ static size_t take_from_node(struct slm_cache *cache, unsigned node, void **out,
 
 static slm_seldom void look(struct slm_cache *cache, struct attempts *at)
 {
-    const enum slm_look found = slm_gather_for_limit(cache);
-    at->looks += found == SLM_LOOK_GATHERED;
-    at->waits += found == SLM_LOOK_BUSY;
-    at->empty = found < SLM_LOOK_MOVED ? 0 : at->empty + (found == SLM_LOOK_MOVED ? 1 : certain);
+    at->found = slm_gather_for_limit(cache, at->found == SLM_LOOK_UNSURE);
+    at->looks += at->found != SLM_LOOK_BUSY;
+    at->waits += at->found == SLM_LOOK_BUSY;
 }
 
 /* Do something about what was in the way of n objects; true: try again. Else errno says why not. */
@@ -95,7 +94,7 @@ static bool overcome(struct slm_cache *cache, size_t n, struct attempts *at)
 {
     bool again;
     if (at->error == EDQUOT) {
-        again = at->empty < empty_most && at->looks < looks_most && at->waits < waits_most;
+        again = at->found != SLM_LOOK_NONE && at->looks < looks_most && at->waits < waits_most;
         if (again)
             look(cache, at);
     } else {
@@ -126,7 +125,8 @@ slm_inline size_t take_once(struct slm_cache *cache, int node, size_t n, void **
 static slm_slow bool take_rest(struct slm_cache *cache, int node, size_t n, size_t got, void **out,
                                struct attempts *at)
 {
-    at->looks = at->waits = at->empty = at->reclaims = 0;
+    at->looks = at->waits = at->reclaims = 0;
+    at->found = SLM_LOOK_GATHERED;
     for (size_t more = got; got < n && (more > 0 || overcome(cache, n - got, at)); got += more)
         more = take_once(cache, node, n - got, out + got, at);
     if (got == n)

@@ -17,16 +17,21 @@ void slm_cache_object_free_slow(struct slab_cache *named, void *object);
 
 /* A marked pop, for limited caches; false: the magazine is empty. The mark tells takers that a pop is under way.
  * Without it a taker would have to leave a free object to each thread, which might be in the middle of popping it,
- * and a call would be refused at the limit too early (thread/ownership.h). */
+ * and a call would be refused at the limit too early (thread/ownership.h). The count tells whoever finds the magazine
+ * empty twice that no round was in it in between (thread/gather.c). */
 slm_inline bool slm_pop_marked(size_t slot_offset, void **round)
 {
     store_relaxed(&slm_tls.popping, 1);
     signal_fence(); /* pairs with the barrier of slm_take_from_all */
-    struct slm_slot *slot = slm_hot_slot(slot_offset);
+    struct slm_thread *thread = slm_hot();
+    struct slm_slot *slot = slm_slot_at(thread, slot_offset);
     void **top = slm_shared_load(&slot->top);
     const bool any = top != slm_shared_load(&slot->bottom);
-    if (likely(any))
+    if (likely(any)) {
+        thread->marked_pops++;
+        signal_fence(); /* the count, then the top */
         *round = slm_slot_pop(slot, top);
+    }
     store_release(&slm_tls.popping, 0); /* pairs with take_loaded (thread/gather.c) */
     return any;
 }

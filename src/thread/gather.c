@@ -18,14 +18,22 @@ static void keep(struct slm_take_rounds *rounds, struct slm_magazine *magazine)
     rounds->taken = magazine;
 }
 
-/* Is the round below the top that was read there? A push may be under way. Only x86 keeps its two stores in order. */
+/* Does one thread see another's stores in their order? */
+#ifdef __x86_64__
+enum { stores_in_order = true };
+#else
+enum { stores_in_order = false };
+#endif
+
+static bool is_look(enum slm_take_how how)
+{
+    return how == SLM_TAKE_LOOKING || how == SLM_TAKE_AT_ONCE;
+}
+
+/* Is the round below the top that was read there? A push may be under way. */
 static bool push_shows(void)
 {
-#ifdef __x86_64__
-    return true;
-#else
-    return slm_sys_membarrier();
-#endif
+    return stores_in_order || slm_sys_membarrier();
 }
 
 /* All but a top round that a pop under way may have (the argument is in ownership.h). Without memory they stay. */
@@ -86,20 +94,79 @@ static slm_unordered bool may_have_rounds(struct slm_thread *thread, unsigned ca
 
 /* Acquire: a slot without a target is not in use, and its thread is done with the cache (set_target in
  * thread/thread_cache.c), which may be destroyed. */
+static bool uses(struct slm_thread *thread, const struct slm_cache *cache)
+{
+    return load_acquire(&slm_slot_of(thread, cache->id)->target) != 0;
+}
+
+/* Has it none, and none in its hands? While it is in one slow path, what it has freed comes to its slot last. */
+static slm_unordered bool is_without(struct slm_thread *thread, unsigned cache_id)
+{
+    return thread->at_work != slm_slot_of(thread, cache_id) && !may_have_rounds(thread, cache_id);
+}
+
+/* A first look at a thread; `was_without` is the second. */
+static slm_seldom slm_unordered void note_without(struct slm_thread *thread, unsigned cache_id)
+{
+    thread->without.passes = __atomic_load_n(&thread->passes, __ATOMIC_ACQUIRE);
+    thread->without.marked_pops = __atomic_load_n(&thread->marked_pops, __ATOMIC_ACQUIRE);
+    thread->without.passes -= !is_without(thread, cache_id); /* is not what it will be */
+}
+
+static slm_seldom slm_unordered bool was_without(struct slm_thread *thread, unsigned cache_id)
+{
+    const bool without = is_without(thread, cache_id);
+    slm_fence(); /* what it has, before the counts */
+    return without && __atomic_load_n(&thread->passes, __ATOMIC_RELAXED) == thread->without.passes &&
+           __atomic_load_n(&thread->marked_pops, __ATOMIC_RELAXED) == thread->without.marked_pops;
+}
+
 static bool has_rounds(struct slm_thread *thread, void *context)
 {
     const struct slm_take_rounds *rounds = context;
     const unsigned cache_id = rounds->cache->id;
-    const bool in_use = load_acquire(&slm_slot_of(thread, cache_id)->target) != 0;
+    const bool in_use = uses(thread, rounds->cache);
     if (rounds->how == SLM_TAKE_EVERYTHING)
         return in_use || slm_reserve_knows(thread, rounds->cache);
-    return in_use && may_have_rounds(thread, cache_id);
+    if (is_look(rounds->how))
+        note_without(thread, cache_id);
+    return in_use && (rounds->how == SLM_TAKE_AT_ONCE || may_have_rounds(thread, cache_id));
+}
+
+static slm_seldom void see_without(struct slm_thread *thread, void *context)
+{
+    struct slm_take_rounds *rounds = context;
+    if (slm_thread_tls(thread) != &slm_tls && !slm_take_has(thread) && uses(thread, rounds->cache))
+        rounds->unsure |= !was_without(thread, rounds->cache->id);
+}
+
+static bool is_stocked(struct slm_cache *cache)
+{
+    bool stocked = false;
+    slm_for_each_depot (depot, cache)
+        stocked |= load_acquire(&depot->stock_rounds) > 0;
+    return stocked;
+}
+
+/* What could be taken is. Was the limit met at a moment when no object was free elsewhere? The argument is below. */
+static slm_seldom void look(void *context)
+{
+    struct slm_take_rounds *rounds = context;
+    struct slm_limit *limit = rounds->cache->shape.limit;
+    const uint64_t hands = atomic_load(&limit->hands); /* here and below: pairs with slm_limit_carry; one is ours */
+    const bool met = load_acquire(&limit->charged) >= limit->objects;
+    const bool stocked = is_stocked(rounds->cache);
+    slm_fence(); /* who has taken from the stock says that it uses the cache */
+    slm_thread_list_each(see_without, rounds);
+    rounds->unsure |= slm_limit_hands(hands) > 1 || atomic_load(&limit->hands) != hands;
+    rounds->met = met && !stocked && (stores_in_order || rounds->how == SLM_TAKE_AT_ONCE);
 }
 
 unsigned slm_take_rounds(struct slm_thread *self, struct slm_take_rounds *rounds)
 {
     const struct slm_take take = {.wants = has_rounds,
                                   .work = take_slot,
+                                  .still = is_look(rounds->how) ? look : NULL,
                                   .context = rounds,
                                   .always = rounds->how == SLM_TAKE_TO_STOCK,
                                   .insist = rounds->how >= SLM_TAKE_INSISTING};
@@ -113,22 +180,29 @@ unsigned slm_take_rounds(struct slm_thread *self, struct slm_take_rounds *rounds
 
 /* -- gathering --------------------------------------------------------------------------------------------------- */
 
-unsigned slm_gather_from_threads(struct slm_cache *cache, enum slm_take_how how, uint64_t *gathered)
+/* Returns how many threads were missed, or were in the middle of a pop; *gathered: objects. */
+static unsigned gather(struct slm_take_rounds *rounds, uint64_t *gathered)
 {
-    struct slm_take_rounds rounds = {.cache = cache, .how = how};
-    const uint64_t limit_rounds = how == SLM_TAKE_TO_STOCK ? slm_cache_stock_rounds(cache) : 0;
+    struct slm_cache *cache = rounds->cache;
+    const uint64_t limit_rounds = rounds->how == SLM_TAKE_TO_STOCK ? slm_cache_stock_rounds(cache) : 0;
     slm_limit_carry(cache->shape.limit);
     struct slm_thread *self = slm_thread_hide();
-    const unsigned missed = slm_take_rounds(self, &rounds);
+    const unsigned missed = slm_take_rounds(self, rounds);
     slm_thread_unhide(self);
     *gathered = 0;
-    for (struct slm_magazine *magazine = rounds.taken, *next; magazine; magazine = next) {
+    for (struct slm_magazine *magazine = rounds->taken, *next; magazine; magazine = next) {
         next = magazine->next;
         *gathered += magazine->count;
         slm_magazine_hand_on(cache, magazine, limit_rounds);
     }
     slm_limit_carried(cache->shape.limit);
-    return missed + rounds.doubtful;
+    return missed + rounds->doubtful;
+}
+
+unsigned slm_gather_from_threads(struct slm_cache *cache, enum slm_take_how how, uint64_t *gathered)
+{
+    struct slm_take_rounds rounds = {.cache = cache, .how = how};
+    return gather(&rounds, gathered);
 }
 
 void slm_gather_from_depots(struct slm_cache *cache)
@@ -139,36 +213,37 @@ void slm_gather_from_depots(struct slm_cache *cache)
             slm_depot_trim(depot, true);
 }
 
-/* How often objects have come to threads or into the stock. The locks order it with what the look finds: who has just
- * taken the last magazine has counted that when the lock is free. */
-static uint64_t moves(struct slm_cache *cache)
+/* Argument. An object that is charged is the program's, or it is free in a thread's slot, in a depot's stock, or in
+ * somebody's hands. Who passes from place to place may always be where it is not: one thread frees an object when the
+ * look is past, and another one pops its own before the look comes. So a call is refused only if there was a moment,
+ * that at which `look` reads the limit as met, at which none was free:
+ *
+ *   - A thread that is taken neither pops nor pushes at that moment. What it has is gathered afterwards, as nobody
+ *     else can take it; of a pop or push under way thread/ownership.h speaks.
+ *   - Any other thread had none before and has none after. It has popped none in between (marked_pops), and not ended
+ *     a slow path (passes): so it had none at that moment. Else, or if it has come to use the cache in between, the
+ *     look is unsure. A thread says that it uses a cache before it charges or takes from the stock (grow_on_miss in
+ *     thread/thread_cache.c).
+ *   - Nobody has carried any in between, by the count of hands; so what was in the stock is there, or with a thread.
+ *
+ * The first look takes from threads that may have some, and needs no barrier if there are none; without one only x86
+ * keeps the count and the top in order. A look at once takes from all that use the cache, as threads that are busy
+ * with it would leave each look unsure. Without membarrier threads keep none. */
+enum slm_look slm_gather_for_limit(struct slm_cache *cache, bool at_once)
 {
-    uint64_t moves = 0;
-    slm_for_each_depot (depot, cache)
-        moves += slm_depot_moves(depot);
-    return moves;
-}
-
-/* Argument: a free object is in a thread's magazine, in a depot's stock, or with somebody who carries it. (One in a
- * slab is not charged.) The look goes to the threads first, then to the stock, then it asks for carriers. What it
- * does not find has gone to a thread or into the stock meanwhile, and that is counted. */
-enum slm_look slm_gather_for_limit(struct slm_cache *cache)
-{
+    struct slm_take_rounds rounds = {.cache = cache, .how = at_once ? SLM_TAKE_AT_ONCE : SLM_TAKE_LOOKING};
     uint64_t gathered;
-    bool stocked = false;
-    const uint64_t before = moves(cache);
-    const unsigned missed = slm_gather_from_threads(cache, SLM_TAKE_INSISTING, &gathered);
-    slm_for_each_depot (depot, cache)
-        stocked |= load_relaxed(&depot->stock_rounds) > 0;
+    const unsigned missed = gather(&rounds, &gathered);
+    const bool stocked = is_stocked(cache), threads_keep = load_relaxed(&slm_sys_has_membarrier);
     if (stocked)
         slm_gather_from_depots(cache);
-    const bool busy = (missed > 0 && load_relaxed(&slm_sys_has_membarrier)) ||
-                      atomic_load(&cache->shape.limit->hands) > 0; /* pairs with slm_limit_carry */
+    const bool waits = rounds.doubtful || (at_once ? rounds.unsure : missed > 0);
+    const bool busy = (waits && threads_keep) || slm_limit_hands(atomic_load(&cache->shape.limit->hands)) > 0;
     if (busy)
         slm_sys_sleep_ms(1);
     if (gathered > 0 || stocked)
         return SLM_LOOK_GATHERED;
     if (busy)
         return SLM_LOOK_BUSY;
-    return moves(cache) != before ? SLM_LOOK_MOVED : SLM_LOOK_NONE;
+    return (rounds.met && !rounds.unsure) || !threads_keep ? SLM_LOOK_NONE : SLM_LOOK_UNSURE;
 }

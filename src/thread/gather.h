@@ -9,6 +9,8 @@ enum slm_take_how {
     SLM_TAKE_SPARE,      /* all but the top rounds */
     SLM_TAKE_TO_STOCK,   /* the same, into depots' stock, and with a barrier even where no thread has any */
     SLM_TAKE_INSISTING,  /* as SPARE, and missed threads are asked to pause */
+    SLM_TAKE_LOOKING,    /* as INSISTING, at the limit: was any free? */
+    SLM_TAKE_AT_ONCE,    /* the same, from all threads that use the cache */
     SLM_TAKE_EVERYTHING, /* nobody uses the cache: all rounds, slots and reserves; insisting */
 };
 
@@ -17,6 +19,7 @@ struct slm_take_rounds {
     enum slm_take_how how;
     struct slm_magazine *taken; /* linked by their `next`: the caller hands them on */
     bool doubtful;              /* a pop of a limited cache was under way: it has a round, or has left one */
+    bool met, unsure;           /* of a look: the limit was met, the stock empty; somebody may have had one */
 };
 
 /* Take rounds of a cache from all threads. `self` is the caller's block, on which it is in a slow path, and of which
@@ -34,9 +37,10 @@ void slm_gather_from_depots(struct slm_cache *cache);
 enum slm_look {
     SLM_LOOK_GATHERED, /* some were gathered */
     SLM_LOOK_BUSY,     /* none, but a call under way may have some; a millisecond has passed */
-    SLM_LOOK_MOVED,    /* none, but some may have come to where the look had been already */
-    SLM_LOOK_NONE,     /* none was free all the time */
+    SLM_LOOK_UNSURE,   /* none, but some may have been where the look was not */
+    SLM_LOOK_NONE,     /* none was free at a moment of the call at which the limit was met */
 };
 
-/* An allocation has met the limit: gather the free objects that others hold. */
-enum slm_look slm_gather_for_limit(struct slm_cache *cache);
+/* An allocation has met the limit: gather the free objects that others hold. At once: all threads that use the cache
+ * pause for it; for a call that is unsure otherwise. */
+enum slm_look slm_gather_for_limit(struct slm_cache *cache, bool at_once);

@@ -86,6 +86,11 @@ static bool is_caught(const struct slm_tls *tls, bool failed)
            __atomic_load_n(&tls->hot, __ATOMIC_ACQUIRE) == slm_taken;
 }
 
+bool slm_take_has(const struct slm_thread *thread)
+{
+    return thread->was && is_caught(thread->tls, false);
+}
+
 static void work(struct slm_thread *thread, void *context)
 {
     struct catching *catching = context;
@@ -134,6 +139,8 @@ unsigned slm_take_from_all(const struct slm_take *take)
     slm_thread_list_each(catch_one, &catching);
     if (catching.any || take->always)
         catching.failed = !slm_sys_membarrier();
+    if (take->still && !catching.failed)
+        take->still(take->context);
     slm_thread_list_each(work, &catching);
     if (catching.any && take->more)
         do_more(&catching);

@@ -85,6 +85,8 @@ struct slm_take {
     void (*work)(struct slm_thread *thread, void *context);
     /* NULL, or further work on all of them, each after one more barrier; up to a NULL. None after one that fails. */
     void (*const *more)(struct slm_thread *thread, void *context);
+    /* NULL, or called once while all that could be taken are, before the first is worked on. */
+    void (*still)(void *context);
     void *context;
     bool always; /* issue the barrier even where no thread has anything */
     bool insist; /* ask missed threads to pause after their slow path, where another attempt finds them */
@@ -93,6 +95,9 @@ struct slm_take {
 /* Do so to all threads except the caller, which is in a slow path (so that its own handlers keep out). Returns how
  * many of interest were missed. Takes the lock of the list of threads. */
 unsigned slm_take_from_all(const struct slm_take *take);
+
+/* In `still`: has the thread been taken? All of what it has done is seen, and it does nothing. */
+bool slm_take_has(const struct slm_thread *thread);
 
 /* Ask all threads except the caller for everything they hold, at their next slow path. Returns the
  * recall's number. */

@@ -87,6 +87,10 @@ struct slm_thread {
     uint32_t cpu;          /* see slm_topology_node_again */
     uint32_t covered;      /* slots below this number have cursors */
     uint32_t seen;         /* `passes` when thread/park.c last looked */
+    uint32_t marked_pops;  /* of limited caches: see slm_pop_marked */
+    struct {               /* when it had no round of a certain cache: see thread/gather.c */
+        uint32_t passes, marked_pops;
+    } without;
     struct slm_slot_groups used;
     _Atomic uint32_t recalled;                       /* the count of recalls that it has attended to */
     _Atomic uint8_t attention;                       /* enum slm_attention */

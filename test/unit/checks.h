@@ -14,7 +14,8 @@ static inline void check_listed(struct slm_depot *depot, unsigned bucket, struct
 
 static inline void check_depot(struct slm_depot *depot)
 {
-    slm_depot_moves(depot); /* if a fork has lost the lock's holder, the lists begin anew */
+    slm_depot_lock(depot); /* if a fork has lost the lock's holder, the lists begin anew */
+    slm_lock_release(&depot->lock);
     if (slm_lock_acquire(&depot->lock))
         slm_panic("check", depot, "the lock is that of a lost thread", depot->cache_name, 0);
     for (unsigned bucket = 0; bucket < SLM_DEPOT_BUCKETS; bucket++) {

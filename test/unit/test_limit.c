@@ -226,7 +226,8 @@ static void a_pop_under_way_keeps_its_round(void **state)
     tell(&helpers[0], use_some, NULL);
     tell(&helpers[0], begin_pop, NULL);
     alloc_some(LIMIT - 1);
-    assert_int_equal(slm_gather_for_limit(cache), SLM_LOOK_BUSY);
+    assert_int_equal(slm_gather_for_limit(cache, false), SLM_LOOK_BUSY);
+    assert_int_equal(slm_gather_for_limit(cache, true), SLM_LOOK_BUSY);
     tell(&helpers[0], end_pop, NULL);
     assert_non_null(under_way_round);
     assert_false(is_ours(under_way_round, LIMIT - 1));
@@ -257,10 +258,11 @@ static void a_thread_in_a_slow_path_is_looked_at_again(void **state)
     tell(&helpers[0], use_some, NULL);
     const uint64_t held = rounds_of(&helpers[0]);
     tell(&helpers[0], enter_slow_path, NULL);
-    assert_true(slm_gather_for_limit(cache) <= SLM_LOOK_BUSY);
+    assert_true(slm_gather_for_limit(cache, false) <= SLM_LOOK_BUSY);
     const unsigned n = (unsigned)(LIMIT - held);
     alloc_some(n);
-    assert_int_equal(slm_gather_for_limit(cache), SLM_LOOK_BUSY);
+    assert_int_equal(slm_gather_for_limit(cache, false), SLM_LOOK_BUSY);
+    assert_int_equal(slm_gather_for_limit(cache, true), SLM_LOOK_BUSY);
     begin_task(&helpers[0], leave_slow_path, NULL);
     await(&helpers[0]);
     for (unsigned i = 0; i < held; i++)
@@ -273,11 +275,77 @@ static void who_carries_objects_is_waited_for(void **state)
 {
     (void)state;
     assert_int_equal(alloc_all(), LIMIT);
-    assert_int_equal(slm_gather_for_limit(cache), SLM_LOOK_NONE);
+    assert_int_equal(slm_gather_for_limit(cache, true), SLM_LOOK_NONE);
     slm_limit_carry(&slm_cache_own(cache)->limit);
-    assert_int_equal(slm_gather_for_limit(cache), SLM_LOOK_BUSY);
+    assert_int_equal(slm_gather_for_limit(cache, false), SLM_LOOK_BUSY);
+    assert_int_equal(slm_gather_for_limit(cache, true), SLM_LOOK_BUSY);
     slm_limit_carried(&slm_cache_own(cache)->limit);
-    assert_int_equal(slm_gather_for_limit(cache), SLM_LOOK_NONE);
+    assert_int_equal(slm_gather_for_limit(cache, true), SLM_LOOK_NONE);
+    free_some(0, LIMIT);
+}
+
+static void free_and_take_again(void *nothing)
+{
+    (void)nothing;
+    slm_cache_object_free(name, objects[LIMIT - 1]);
+    objects[LIMIT - 1] = slm_cache_object_alloc(name);
+    require(objects[LIMIT - 1] != NULL);
+}
+
+/* At which walk over the list of threads a helper does so; 0: at none. */
+static unsigned meanwhile;
+
+void __real_slm_thread_list_each(void (*visit)(struct slm_thread *thread, void *context), void *context);
+void __wrap_slm_thread_list_each(void (*visit)(struct slm_thread *thread, void *context), void *context);
+void __wrap_slm_thread_list_each(void (*visit)(struct slm_thread *thread, void *context), void *context)
+{
+    if (meanwhile > 0 && --meanwhile == 0)
+        tell(&helpers[0], free_and_take_again, NULL);
+    __real_slm_thread_list_each(visit, context);
+}
+
+/* It was free where the look was not, and is not where the look is: each thread is looked at twice. */
+static void what_was_free_in_between_makes_a_look_unsure(void **state)
+{
+    (void)state;
+    tell(&helpers[0], use_some, NULL);
+    assert_int_equal(alloc_all(), LIMIT);
+    assert_int_equal(slm_gather_for_limit(cache, false), SLM_LOOK_NONE);
+    tell(&helpers[0], free_and_take_again, NULL); /* from here on its slot has a magazine */
+    assert_int_equal(slm_gather_for_limit(cache, false), SLM_LOOK_NONE);
+    meanwhile = 2;
+    assert_int_equal(slm_gather_for_limit(cache, false), SLM_LOOK_UNSURE);
+    assert_int_equal(meanwhile, 0);
+    assert_int_equal(slm_gather_for_limit(cache, true), SLM_LOOK_NONE);
+    free_some(0, LIMIT);
+}
+
+static void a_limit_that_is_not_met_refuses_nothing(void **state)
+{
+    (void)state;
+    tell(&helpers[0], use_some, NULL);
+    assert_int_equal(alloc_all(), LIMIT);
+    tell(&helpers[0], free_round, objects[LIMIT - 1]);
+    assert_int_equal(slm_gather_for_limit(cache, true), SLM_LOOK_GATHERED);
+    assert_int_equal(slm_gather_for_limit(cache, false), SLM_LOOK_UNSURE);
+    assert_int_equal(slm_gather_for_limit(cache, true), SLM_LOOK_UNSURE);
+    free_some(0, LIMIT - 1);
+}
+
+/* A server's threads are often in slow paths, of other caches: only one that may have a round is waited for. */
+static void a_slow_path_without_rounds_is_not_waited_for(void **state)
+{
+    (void)state;
+    tell(&helpers[0], use_some, NULL);
+    assert_int_equal(alloc_all(), LIMIT);
+    tell(&helpers[0], enter_slow_path, NULL);
+    assert_int_equal(slm_gather_for_limit(cache, true), SLM_LOOK_NONE);
+    struct slm_thread *theirs = helpers[0].tls->self;
+    theirs->at_work = slm_slot_of(theirs, cache->id); /* it may be about to have one */
+    assert_int_equal(slm_gather_for_limit(cache, true), SLM_LOOK_BUSY);
+    theirs->at_work = NULL;
+    begin_task(&helpers[0], leave_slow_path, NULL);
+    await(&helpers[0]);
     free_some(0, LIMIT);
 }
 
@@ -329,7 +397,7 @@ static void reserves_do_not_count(void **state)
     assert_int_equal(live(), LIMIT);
     tell(&helpers[0], have_none_without_a_lock, NULL);
     free_some(0, 1);
-    slm_gather_for_limit(cache);
+    slm_gather_for_limit(cache, false);
     tell(&helpers[0], have_one_without_a_lock, NULL);
     assert_int_equal(live(), LIMIT - 1);
     free_some(1, LIMIT);
@@ -344,7 +412,7 @@ static void gathering_leaves_the_caller_s_reserve(void **state)
     const uint32_t reserve = slm_reserve_rounds(slm_tls.self, cache);
     assert_true(reserve > 0);
     assert_true(slm_thread_rounds(slm_tls.self, cache->id) > 0);
-    assert_true(slm_gather_for_limit(cache) <= SLM_LOOK_BUSY);
+    assert_true(slm_gather_for_limit(cache, false) <= SLM_LOOK_BUSY);
     assert_int_equal(slm_thread_rounds(slm_tls.self, cache->id), 0);
     assert_int_equal(slm_reserve_rounds(slm_tls.self, cache), reserve);
     assert_int_equal(alloc_all(), LIMIT);
@@ -503,6 +571,9 @@ int main(void)
         cache_test(a_mark_without_a_pop_costs_nothing),
         cache_test(a_thread_in_a_slow_path_is_looked_at_again),
         cache_test(who_carries_objects_is_waited_for),
+        cache_test(what_was_free_in_between_makes_a_look_unsure),
+        cache_test(a_limit_that_is_not_met_refuses_nothing),
+        cache_test(a_slow_path_without_rounds_is_not_waited_for),
         cache_test(whoever_frees_it_counts),
         cache_test(a_thread_s_end_leaves_nothing_charged),
         cache_test(reserves_do_not_count),
