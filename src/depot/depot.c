@@ -105,6 +105,27 @@ slm_for_few bool slm_depot_stock_has(struct slm_depot *depot, const void *object
     return found;
 }
 
+/* Nothing was taken from the slab yet. What is locked stays as it is. */
+static __attribute__((noinline)) slm_for_few void clean(struct slm_slab *slab)
+{
+    if (slm_huge_purge(slm_slab_start(slab), slm_span_bytes(&slab->span)))
+        slab->span.state = SLM_SPAN_CLEAN;
+}
+
+/* A slab that was just made, which the caller holds. */
+static void adopt(struct slm_depot *depot, struct slm_slab *slab)
+{
+    if (slab->span.state == SLM_SPAN_DIRTY && load_relaxed(&depot->slabs_made) == 0)
+        clean(slab); /* most sizes need few of its pages */
+    slm_fresh_start(slab, load_relaxed(&depot->slabs_made));
+    slm_partial_set(slab, SLM_SLAB_HELD);
+    if (load_relaxed(&depot->slabs_released) > 0 && !load_relaxed(&depot->missed_vacant))
+        store_relaxed(&depot->missed_vacant, true);
+    add_relaxed(&depot->slabs_made, 1);
+    add_relaxed(&slm_depot_granules_made, depot->shape->granules);
+    store_release(&slab->owner, depot); /* pairs with slm_partial_relink(), which sees then that it is held */
+}
+
 /* A new slab, held by the caller. */
 static struct slm_slab *grow(struct slm_depot *depot)
 {
@@ -114,17 +135,8 @@ static struct slm_slab *grow(struct slm_depot *depot)
     struct slm_slab *slab = slm_slab_make(depot->shape, depot->node, slm_depot_is_sampled(depot));
     if (locked)
         slm_lock_release(&depot->lock);
-    if (!slab)
-        return NULL;
-    if (slab->span.state == SLM_SPAN_DIRTY && load_relaxed(&depot->slabs_made) == 0)
-        slm_huge_purge(slm_slab_start(slab), slm_span_bytes(&slab->span)); /* most sizes need few of its pages */
-    slm_fresh_start(slab, load_relaxed(&depot->slabs_made));
-    slm_partial_set(slab, SLM_SLAB_HELD);
-    if (load_relaxed(&depot->slabs_released) > 0 && !load_relaxed(&depot->missed_vacant))
-        store_relaxed(&depot->missed_vacant, true);
-    add_relaxed(&depot->slabs_made, 1);
-    add_relaxed(&slm_depot_granules_made, depot->shape->granules);
-    store_release(&slab->owner, depot); /* pairs with slm_partial_relink(), which sees then that it is held */
+    if (slab)
+        adopt(depot, slab);
     return slab;
 }
 
@@ -217,21 +229,27 @@ unsigned slm_depot_fill(struct slm_depot *home, void **rounds, unsigned n)
     return got;
 }
 
-/* A new slab, held. Memory that others have used costs a system call. */
-static slm_seldom struct slm_slab *grow_clean(struct slm_depot *depot)
+/* A new slab, held, of the next span of the row if it has any. Memory that others have used costs a system call. */
+static slm_seldom struct slm_slab *grow_clean(struct slm_depot *depot, struct slm_span **row)
 {
-    struct slm_slab *slab = grow(depot);
+    struct slm_slab *slab = NULL;
+    struct slm_span *span = depot->shape->granules == 1 ? slm_span_next_of_row(row) : NULL;
+    if (!span)
+        slab = grow(depot);
+    else if ((slab = slm_slab_make_of(span, depot->shape, false)))
+        adopt(depot, slab);
     if (slab && slab->span.state == SLM_SPAN_DIRTY)
-        slm_huge_purge(slm_slab_start(slab), slm_span_bytes(&slab->span));
+        clean(slab);
     return slab;
 }
 
 /* It is held as long as it is kept apart. */
-slm_seldom unsigned slm_depot_fill_clean(struct slm_depot *depot, struct slm_slab **aside, void **rounds, unsigned n)
+slm_seldom unsigned slm_depot_fill_clean(struct slm_depot *depot, struct slm_slab **aside, struct slm_span **row,
+                                         void **rounds, unsigned n)
 {
     unsigned got = 0;
     struct slm_slab *slab = *aside;
-    while (got < n && (slab || (slab = grow_clean(depot)))) {
+    while (got < n && (slab || (slab = grow_clean(depot, row)))) {
         got += slm_slab_take(slab, n - got, rounds + got);
         if (got < n) {
             slm_partial_put(depot, &slab, 1, 0);

@@ -23,10 +23,12 @@ bool slm_depot_put(struct slm_depot *depot, struct slm_magazine **magazine, uint
  * have a constructor no slab is made: 0 and EAGAIN ask for slm_depot_grow. No lock is held while slabs are read. */
 unsigned slm_depot_fill(struct slm_depot *depot, void **rounds, unsigned n);
 
-/* Take n objects whose pages are clean, out of a slab that is kept apart for that: *aside, NULL at first. Fewer
- * without memory. No key is set. n = 0 puts it back if it is vacant. One caller at a time; malloc's caches only. In a
- * child of fork *aside is no longer apart, and must be NULL. */
-unsigned slm_depot_fill_clean(struct slm_depot *depot, struct slm_slab **aside, void **rounds, unsigned n);
+/* Take n objects whose pages are clean, out of a slab that is kept apart for that: *aside, NULL at first. It is made
+ * of the row's next span (slm_span_next_of_row), if there is one. Fewer without memory. No key is set. n = 0 puts it
+ * back if it is vacant. One caller at a time; malloc's caches only. In a child of fork *aside is no longer apart, and
+ * must be NULL. */
+unsigned slm_depot_fill_clean(struct slm_depot *depot, struct slm_slab **aside, struct slm_span **row, void **rounds,
+                              unsigned n);
 
 /* Put objects back into their slabs, whatever their node and cache. A pointer that is no object ends the process in
  * the name of `call`. */

@@ -2,8 +2,8 @@
  *
  * A slab that is at least half free, and of which nothing was taken or given back since the last sweep, is held while
  * its free pages are purged. `span.swept` has its count then. Swept slabs are at the end of their bucket: refills
- * prefer others, and the next sweep looks no further. Most pages of a slab that was never half in use are untouched:
- * it is left alone. */
+ * prefer others, and the next sweep looks no further. On clean memory most pages of a slab that was never half in use
+ * are untouched: it is left alone. */
 #include "depot/sweep.h"
 
 enum { sweep_rounds_most = 64, sweep_looks_most = 64, dense_size = 2048 };
@@ -22,7 +22,7 @@ static unsigned hold_sparse(struct slm_depot *depot, unsigned bucket, bool all, 
         next = at->next;
         if (slm_partial_is_swept(slab, free))
             break;
-        if (before & SLM_SLAB_FRESH)
+        if ((before & SLM_SLAB_FRESH) && slab->span.state == SLM_SPAN_CLEAN)
             continue;
         slab->span.swept = (uint16_t)free;
         if ((before != free && !all) || slab == depot->vacant)

@@ -12,6 +12,17 @@ struct slm_span *slm_span_split(struct slm_span *span, size_t granules)
     return rest;
 }
 
+slm_seldom struct slm_span *slm_span_next_of_row(struct slm_span **row)
+{
+    struct slm_span *first = *row;
+    if (!first)
+        return NULL;
+    *row = first->granules > 1 ? slm_span_split(first, 1) : NULL;
+    if (*row)
+        (*row)->moved = false;
+    return first;
+}
+
 struct slm_span *slm_span_of(const void *pointer)
 {
     const size_t granule = slm_granule_of(pointer);

@@ -15,6 +15,7 @@
 #include "process/lifecycle.h"
 #include "process/limits.h"
 #include "process/reclaim.h"
+#include "sample/samples.h"
 #include "slab/guard.h"
 #include "sync/epoch.h"
 #include "thread/park.h"
@@ -42,6 +43,7 @@ static slm_seldom size_t purge(bool wait, enum slm_purge_reason reason)
     const size_t purged = slm_reclaim_all(wait, reason);
     if (reason == SLM_PURGE_TRIM) {
         slm_span_purge_descriptors();
+        slm_samples_purge();
         slm_metadata_purge();
     }
     return purged;

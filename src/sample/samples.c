@@ -6,6 +6,7 @@
 #include "base/bits.h"
 #include "os/background.h"
 #include "os/sys.h"
+#include "os/vm.h"
 #include "page/metadata.h"
 #include "sample/interval.h"
 
@@ -169,6 +170,88 @@ slm_sampling void slm_samples_change(uint32_t index, const void *object, uint64_
     if (sample->stack != 0)
         slm_stack_count_growth(slm_stack_of(sample->stack), weigh(sample).bytes - before);
 }
+
+/* -- purging ----------------------------------------------------------------------------------------------------- */
+
+/* A bit for each record, from index 1 on: it is free, and this thread's, as it is off the list. */
+struct freed {
+    uint64_t *bits;
+    uint32_t top, first; /* of the list that was taken */
+};
+
+/* Others go on with an empty list. */
+static slm_seldom uint32_t take_all_free(void)
+{
+    uint64_t head = load_acquire(&free_head); /* pairs with put_free; below, too */
+    while (!atomic_compare_exchange_weak_explicit(&free_head, &head, (head & ~(one_change - 1)) + one_change,
+                                                  memory_order_acquire, memory_order_acquire))
+        ;
+    return (uint32_t)head;
+}
+
+static slm_seldom bool is_freed(const struct freed *freed, uint32_t index)
+{
+    return freed->bits[(index - 1) / 64] >> (index - 1) % 64 & 1;
+}
+
+/* A record above the top was made meanwhile, and goes back at once. */
+static slm_seldom void note_freed(struct freed *freed)
+{
+    for (uint32_t index = freed->first, next; index != 0; index = next) {
+        struct slm_sample *sample = slm_samples_at(index);
+        next = load_relaxed(&sample->next);
+        if (index <= freed->top)
+            freed->bits[(index - 1) / 64] |= (uint64_t)1 << (index - 1) % 64;
+        else
+            put_free(sample, index);
+    }
+}
+
+/* Whole pages of the records above `last`, which are all this thread's. The first chunks are less than a page. */
+static slm_seldom void purge_records(const struct freed *freed, uint32_t last)
+{
+    uint32_t before = 0;
+    for (unsigned chunk = 0; before < freed->top; before += slm_samples_in(chunk++)) {
+        const uint32_t begin = slm_max(before, last), end = slm_min(before + slm_samples_in(chunk), freed->top);
+        if (begin >= end)
+            continue;
+        const uintptr_t from = slm_align_up((uintptr_t)slm_samples_at(begin + 1), slm_page_size);
+        const uintptr_t to = (uintptr_t)(slm_samples_at(end) + 1) & ~(uintptr_t)(slm_page_size - 1);
+        if (from < to)
+            slm_vm_purge((void *)from, to - from); /* NOLINT(performance-no-int-to-ptr) */
+    }
+}
+
+/* The lowest come first again. */
+static slm_seldom void put_freed(const struct freed *freed, uint32_t last)
+{
+    for (uint32_t index = last; index > 0; index--)
+        if (is_freed(freed, index))
+            put_free(slm_samples_at(index), index);
+}
+
+/* The top falls last: until then no thread takes what is being purged. If it has risen meanwhile, it stays. */
+slm_seldom void slm_samples_purge(void)
+{
+    struct freed freed = {.top =
+                              load_acquire(&slm_sample_counts.top)}; /* pairs with take_new: the chunks are there */
+    const size_t bytes = slm_align_up(freed.top, 64) / 8;
+    if (freed.top == 0 || bytes > SLM_METADATA_MAX || !(freed.bits = slm_metadata_alloc(bytes)))
+        return;
+    memset(freed.bits, 0, bytes);
+    freed.first = take_all_free();
+    note_freed(&freed);
+    uint32_t last = freed.top, top = freed.top;
+    while (last > 0 && is_freed(&freed, last))
+        last--;
+    purge_records(&freed, last);
+    if (!atomic_compare_exchange_strong(&slm_sample_counts.top, &top, last)) /* pairs with take_new */
+        last = freed.top;
+    put_freed(&freed, last);
+    slm_metadata_free(memset(freed.bits, 0, bytes), bytes);
+}
+
+/* -- looking ----------------------------------------------------------------------------------------------------- */
 
 /* Word by word, as others write meanwhile. */
 static slm_sampling slm_unordered void copy_words(struct slm_sample *to, const struct slm_sample *from)

@@ -2,11 +2,12 @@
  * record's index; 0 is none.
  *
  *     chunks: | 8 records | 16 | 32 | ...   they stay; those that are not in use form a list by index
+ *                                   `-> top: records above it are as new
  *
  * Any thread, signal handlers too: nothing here takes a lock, but for the metadata of a new chunk. The list's head
  * has a count of its changes, so that one that was taken and put back meanwhile is not mistaken for the one that was
  * seen. A child of fork keeps all records, those of threads that it does not have among them; one that was being
- * written at that moment is lost. */
+ * written at that moment is lost, and those that are free, if they were just being purged. */
 #pragma once
 
 #include "sample/stacks.h"
@@ -40,6 +41,9 @@ struct slm_samples_sum {
     uint64_t samples, bytes;
 };
 struct slm_samples_sum slm_samples_live(void);
+
+/* Give the pages back that have nothing but free records, above the last one that is in use. Any number of threads. */
+void slm_samples_purge(void);
 
 /* For tools (base/inspect.h). */
 extern slm_hidden struct slm_sample *_Atomic slm_samples_chunks[SLM_SAMPLE_CHUNKS];

@@ -74,12 +74,40 @@ static slm_sampling struct slm_stack *find(uint64_t first, uint64_t last, const 
 
 /* -- storing ----------------------------------------------------------------------------------------------------- */
 
+/* Of the newest piece that is for stacks alone: the address of what is free, and how many units that is, in the lowest
+ * eight bits. 0: there is none. */
+static slm_sampled_state _Atomic uint64_t room;
+enum { ROOM_UNITS = 255 };
+
+/* A stack stays for ever. One that came while the program was at work, among metadata of that work, would keep a page
+ * from being purged when all around it is free (page/metadata.h). So all but a small program's few lie together. What
+ * a piece has left that is too short for the next stack is lost. */
+static slm_sampling struct slm_stack *make_room(size_t bytes, uint64_t all_bytes)
+{
+    const uint64_t units = bytes / UNIT, few_bytes = 4096;
+    uint64_t at = load_relaxed(&room);
+    if (all_bytes <= few_bytes || units > ROOM_UNITS)
+        return slm_metadata_alloc(bytes);
+    for (;;) {
+        const bool is_new = (at & ROOM_UNITS) < units;
+        void *piece = is_new ? slm_metadata_alloc((size_t)ROOM_UNITS * UNIT) : NULL;
+        if (is_new && !piece)
+            return NULL;
+        const uint64_t from = is_new ? (uint64_t)(uintptr_t)piece << 8 | ROOM_UNITS : at;
+        if (atomic_compare_exchange_strong(&room, &at, from + (bytes << 8) - units)) /* pairs with itself */
+            return (struct slm_stack *)(uintptr_t)(from >> 8); /* NOLINT(performance-no-int-to-ptr) */
+        if (is_new)
+            slm_metadata_free(piece, (size_t)ROOM_UNITS * UNIT);
+    }
+}
+
 static slm_sampling struct slm_stack *make(const struct slm_stack *model)
 {
     const size_t bytes = bytes_of(model);
     const uint64_t most = (SLM_STACKS_BYTES << (slm_options.guard ? 3 : 0)) + slm_demand_used() / 1024;
+    const uint64_t all_bytes = add_relaxed(&slm_stacks_bytes, bytes) + bytes;
     struct slm_stack *made = NULL;
-    if (add_relaxed(&slm_stacks_bytes, bytes) + bytes <= most && (made = slm_metadata_alloc(bytes))) {
+    if (all_bytes <= most && (made = make_room(bytes, all_bytes))) {
         memcpy(made, model, offsetof(struct slm_stack, values) + slm_stack_value_bytes(model));
         made->number = number_of(made);
     } else {

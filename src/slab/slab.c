@@ -80,10 +80,13 @@ static void mark(struct slm_slab *slab, uint8_t kind, unsigned slot_offset)
 
 struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node, bool sampled)
 {
-    struct slm_slab *slab =
-        (struct slm_slab *)slm_span_alloc(slm_area_for_slabs(node), shape->granules, slm_max(shape->alignment, 1));
-    if (!slab)
-        return NULL;
+    struct slm_span *span = slm_span_alloc(slm_area_for_slabs(node), shape->granules, slm_max(shape->alignment, 1));
+    return span ? slm_slab_make_of(span, shape, sampled) : NULL;
+}
+
+struct slm_slab *slm_slab_make_of(struct slm_span *span, const struct slm_slab_shape *shape, bool sampled)
+{
+    struct slm_slab *slab = (struct slm_slab *)span;
     slab->object_size = shape->object_size;
     slab->objects = shape->objects;
     slab->reciprocal = (((uint64_t)1 << 40) + shape->object_size - 1) / shape->object_size;

@@ -95,6 +95,9 @@ slm_inline uint32_t slm_slab_map_offset(const struct slm_slab_shape *shape)
  * it has the index of each object's sample. */
 struct slm_slab *slm_slab_make(const struct slm_slab_shape *shape, unsigned node, bool sampled);
 
+/* The same of a span that the caller has taken, as long as the shape says; NULL and ENOMEM: it was freed. */
+struct slm_slab *slm_slab_make_of(struct slm_span *span, const struct slm_slab_shape *shape, bool sampled);
+
 /* Take up to n objects, lowest address first. The caller holds the slab. */
 unsigned slm_slab_take(struct slm_slab *slab, unsigned n, void **rounds);
 

@@ -9,6 +9,7 @@
 #include "os/sys.h"
 #include "page/free_spans.h"
 #include "page/purge.h"
+#include "page/span_alloc.h"
 #include "thread/remote.h"
 
 enum { interval_least_ms = 20, attempts_most = 100, batch_most = SLM_MAGAZINE_ROUNDS_MAX };
@@ -86,9 +87,20 @@ static slm_cold slm_often slm_unordered void look(struct slm_thread *thread, voi
 
 /* -- stand-ins --------------------------------------------------------------------------------------------------- */
 
+/* Spans for those slabs, side by side: elsewhere each would have pages of descriptors and of the page map to itself,
+ * in a heap that is all but empty. NULL: there are none. */
+static slm_seldom struct slm_span *take_row(const struct parking *parking)
+{
+    unsigned slabs = 0;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++)
+        slabs += parking->wanted[class] > 0 && !aside[parking->node][class];
+    return slabs > 0 && !slm_span_scarce() ? slm_span_alloc(slm_area_for_slabs(parking->node), slabs, 1) : NULL;
+}
+
 /* Without memory for one, or in a small space of addresses, a top round stays. */
 static slm_seldom void make_stand_ins(struct parking *parking)
 {
+    struct slm_span *row = take_row(parking);
     any_aside = true;
     aside_generation = slm_fork_generation;
     for (unsigned class = 0; class < SLM_CLASSES; class ++) {
@@ -96,10 +108,12 @@ static slm_seldom void make_stand_ins(struct parking *parking)
         struct slm_magazine *magazine = n > 0 && !slm_span_scarce() ? slm_magazine_make(n) : NULL;
         if (magazine) {
             struct slm_depot *depot = slm_cache_depot(slm_class_cache(class), parking->node);
-            magazine->count = slm_depot_fill_clean(depot, &aside[parking->node][class], magazine->rounds, n);
+            magazine->count = slm_depot_fill_clean(depot, &aside[parking->node][class], &row, magazine->rounds, n);
         }
         parking->stand_ins[class] = magazine;
     }
+    if (row)
+        slm_span_free(row);
 }
 
 static slm_seldom unsigned give_magazine(struct slm_magazine *magazine)
@@ -119,7 +133,7 @@ static __attribute__((noinline)) slm_seldom void give_vacant(void)
         for (unsigned class = 0; class < SLM_CLASSES; class ++) {
             struct slm_slab **slab = &aside[node][class];
             if (*slab)
-                slm_depot_fill_clean(slm_cache_depot(slm_class_cache(class), node), slab, NULL, 0);
+                slm_depot_fill_clean(slm_cache_depot(slm_class_cache(class), node), slab, NULL, NULL, 0);
             any_aside |= *slab != NULL;
         }
     }

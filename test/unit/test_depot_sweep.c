@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "os/vm.h"
+#include "page/purge.h"
 #include "slab/key.h"
 
 enum { SLABS = 40, PAGES = SLM_GRANULE / 4096 };
@@ -164,13 +165,14 @@ static void the_first_slab_has_only_pages_in_use(void **state)
         skip();
     slm_depot_give(rounds, thin_out(32), "free");
     slm_depot_trim(&depot, true);
-    assert_true(slm_span_dirty_bytes() >= SLABS * SLM_GRANULE);
+    const uint64_t dirty_bytes = slm_span_dirty_bytes();
+    assert_true(dirty_bytes >= SLABS * SLM_GRANULE);
     static struct slm_depot first;
     slm_depot_init(&first, &shape, "first", slm_nodes - 1);
     assert_int_equal(slm_depot_fill(&first, rounds, 1), 1);
     struct slm_slab *slab = slm_slab_of(rounds[0]);
     memset(rounds[0], 1, SIZE);
-    assert_int_equal(slab->span.state, SLM_SPAN_DIRTY); /* when it was taken */
+    assert_int_equal(slm_span_dirty_bytes(), dirty_bytes - SLM_GRANULE); /* it was when it was taken */
     assert_int_equal(count_resident(slm_slab_start(slab)), 1);
     for (unsigned got = 1; got < A_SLAB + 1;)
         got += slm_depot_fill(&first, rounds + got, A_SLAB + 1 - got);
@@ -207,10 +209,33 @@ static void dense_and_fresh_slabs_stay(void **state)
     require_contents(kept);
     slm_depot_give(rounds, kept, "free");
     slm_depot_trim(&depot, true);
+    slm_span_purge(0, SLM_PURGE_TRIM);
     fill(rounds, 3); /* of a slab that has never had more */
     for (unsigned i = 0; i < 3; i++)
         assert_int_equal(slm_depot_sweep(&depot, i == 2), 0);
     slm_depot_give(rounds, 3, "free");
+}
+
+/* Of a slab that has never had more either, but all of whose pages others have left resident. */
+static void fresh_slabs_of_dirty_memory_are_swept(void **state)
+{
+    (void)state;
+    if (slm_page_size != 4096)
+        skip();
+    for (unsigned i = 0; i < 2; i++) {
+        slm_depot_give(rounds, thin_out(32), "free");
+        slm_depot_trim(&depot, true);
+        fill(rounds, 3);
+        memset(rounds[0], 0x5a, SIZE);
+        const char *slab = slm_slab_start(slm_slab_of(rounds[0]));
+        assert_int_equal(count_resident(slab), PAGES);
+        assert_int_equal(slm_depot_sweep(&depot, i == 1), i == 1 ? (PAGES - 1) * 4096 : 0);
+        assert_int_equal(slm_depot_sweep(&depot, false), i == 1 ? 0 : (PAGES - 1) * 4096);
+        assert_int_equal(count_resident(slab), 1);
+        assert_int_equal(*(const unsigned char *)rounds[0], 0x5a);
+        slm_depot_give(rounds, 3, "free");
+        slm_depot_trim(&depot, true);
+    }
 }
 
 static void a_bucket_is_swept_as_far_as_asked(void **state)
@@ -288,6 +313,7 @@ int main(void)
         depot_test(all_go_at_once_when_asked),
         depot_test(a_count_that_changes_puts_it_off),
         depot_test(dense_and_fresh_slabs_stay),
+        depot_test(fresh_slabs_of_dirty_memory_are_swept),
         depot_test(constructed_objects_stay),
         depot_test(the_rest_goes_with_the_last_object),
         depot_test(a_bucket_is_swept_as_far_as_asked),

@@ -4,6 +4,7 @@
 
 #include "heap/cache_object.h"
 #include "os/sys.h"
+#include "page/span_alloc.h"
 
 /* -- who is parked ----------------------------------------------------------------------------------------------- */
 
@@ -152,6 +153,50 @@ static void stand_ins_of_dirty_memory_pin_none(void **state)
     assert_false(is_resident(top_round()));
 }
 
+enum { HOLES = 64, APART = 40 };
+
+static void hoard_all_classes(void *nothing)
+{
+    (void)nothing;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
+        void *objects[20];
+        for (unsigned i = 0; i < COUNT(objects); i++)
+            require((objects[i] = slm_alloc(slm_class_size[class])) != NULL);
+        for (unsigned i = 0; i < COUNT(objects); i++)
+            slm_free(objects[i]);
+    }
+}
+
+/* In a heap with many holes that are as long as a slab. */
+static void stand_ins_lie_side_by_side(void **state)
+{
+    (void)state;
+    static struct slm_span *spans[HOLES * APART];
+    tell(&helper, hoard_all_classes, NULL);
+    for (unsigned i = 0; i < COUNT(spans); i++)
+        assert_non_null(spans[i] = slm_span_alloc(slm_area_for_slabs(0), 1, 1));
+    for (unsigned i = 0; i < COUNT(spans); i += APART)
+        slm_span_free(spans[i]);
+    now_ms = slm_max(now_ms, slm_sys_now_ms()); /* at which the helper's slow paths may have looked */
+    park();
+    assert_true(is_parked(&helper));
+    uintptr_t first = UINTPTR_MAX, last = 0;
+    unsigned stand_ins = 0;
+    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
+        const struct slm_slot *slot = slm_slot_of(helper.tls->self, class);
+        if (load_relaxed(&slot->target) == 0 || slot->top == slot->bottom)
+            continue;
+        first = slm_min(first, (uintptr_t)slot->top[-1] / SLM_GRANULE);
+        last = slm_max(last, (uintptr_t)slot->top[-1] / SLM_GRANULE);
+        stand_ins++;
+    }
+    assert_true(stand_ins > 5);
+    assert_true(last - first < SLM_CLASSES);
+    for (unsigned i = 0; i < COUNT(spans); i++)
+        if (i % APART != 0)
+            slm_span_free(spans[i]);
+}
+
 static void targets_stay(void **state)
 {
     (void)state;
@@ -278,6 +323,7 @@ int main(void)
         ROW(trimming_takes_from_all),
         ROW(a_stand_in_is_never_touched),
         ROW(stand_ins_of_dirty_memory_pin_none),
+        ROW(stand_ins_lie_side_by_side),
         ROW(targets_stay),
         ROW(a_thread_may_be_parked_again_and_again),
         ROW(a_parked_thread_ends),

@@ -1,5 +1,6 @@
 /* src/sample/samples.h: records come and go, are used again, grow in number without moving, and add up at their
- * stacks; many threads at once, and without memory. */
+ * stacks; free ones are purged; many threads at once, and without memory. */
+#include "resident.h"
 #include "unit.h"
 
 #include "base/bits.h"
@@ -135,6 +136,50 @@ static void chunks_grow(void **state)
     assert_int_equal(load_relaxed(&slm_sample_counts.top), top);
 }
 
+/* -- purging --------------------------------------------------------------------------------------------------- */
+
+enum { SPIKE = 5000 };
+
+static unsigned count_resident(const uint32_t *indexes, unsigned n)
+{
+    unsigned resident = 0;
+    for (unsigned i = 0; i < n; i++)
+        resident += is_resident(slm_samples_at(indexes[i]));
+    return resident;
+}
+
+/* What is behind the last one that lives goes; that one, and those before it, stay as they are, and come first again. */
+static void free_records_are_purged(void **state)
+{
+    (void)state;
+    static uint32_t indexes[SPIKE];
+    const uint32_t live = add(0x1000, 1000, 0), serial = load_relaxed(&slm_samples_at(live)->serial);
+    for (unsigned i = 0; i < SPIKE; i++)
+        indexes[i] = add(0x100000 + i, 1, 0);
+    assert_int_equal(count_resident(indexes, SPIKE), SPIKE);
+    for (unsigned i = 0; i < SPIKE; i++)
+        slm_samples_end(indexes[i]);
+    slm_samples_purge();
+    assert_int_equal(load_relaxed(&slm_sample_counts.top), live);
+    assert_true(count_resident(indexes, SPIKE) <= 2 * slm_page_size / sizeof(struct slm_sample) + live);
+    assert_int_equal(load_relaxed(&slm_samples_at(live)->object), 0x1000);
+    assert_int_equal(load_relaxed(&slm_samples_at(live)->serial), serial);
+    for (unsigned i = 0; i < SPIKE; i++)
+        assert_in_range(indexes[i] = add(0x200000 + i, 2, 0), 1, live + SPIKE);
+    for (unsigned i = 0; i < SPIKE; i++)
+        assert_int_equal(load_relaxed(&slm_samples_at(indexes[i])->object), 0x200000 + i); /* each its own */
+    slm_samples_purge(); /* there is nothing to give */
+    for (unsigned i = 0; i < SPIKE; i++) {
+        assert_int_equal(load_relaxed(&slm_samples_at(indexes[i])->object), 0x200000 + i);
+        slm_samples_end(indexes[i]);
+    }
+    slm_samples_end(live);
+    slm_samples_purge();
+    assert_int_equal(load_relaxed(&slm_sample_counts.top), 0);
+    assert_int_equal(add(0x3000, 1, 0), 1);
+    slm_samples_end(1);
+}
+
 /* -- many threads ---------------------------------------------------------------------------------------------- */
 
 static uint32_t shared_stack;
@@ -156,6 +201,8 @@ static void *come_and_go(void *number)
         } else {
             require((held[at] = add(object, at + 1, shared_stack)) != 0);
         }
+        if (i % 1024 == 0 && (uintptr_t)number < THREADS / 2)
+            slm_samples_purge();
     }
     for (unsigned at = 0; at < HELD; at++)
         slm_samples_end(held[at]);
@@ -242,6 +289,7 @@ int main(void)
         cmocka_unit_test(the_index_0_is_none),
         cmocka_unit_test(records_are_used_again),
         cmocka_unit_test(chunks_grow),
+        cmocka_unit_test(free_records_are_purged),
         cmocka_unit_test(many_threads),
         cmocka_unit_test(a_child_keeps_them),
         cmocka_unit_test(no_memory),

@@ -2,6 +2,7 @@
 #include "unit.h"
 
 #include "page/demand.h"
+#include "page/metadata.h"
 #include "sample/stacks.h"
 
 enum { THREADS = 6, COMMON = 60, OWN = 20, ROUNDS = 50 };
@@ -66,6 +67,30 @@ static void tell_equal_hashes_apart(void **state)
         assert_true(number != 0 && number == numbers[i % 10]);
         assert_int_equal(slm_stack_of(number)->values[0], 1000 + i % 10);
     }
+    slm_stacks_check();
+}
+
+/* Between other metadata, which goes, each would keep a page for itself. */
+static void lie_together(void **state)
+{
+    (void)state;
+    enum { MANY = 40, BETWEEN = 4032 };
+    uintptr_t pages[MANY] = {0};
+    unsigned number = 0;
+    const uint64_t before = load_relaxed(&slm_stacks_bytes);
+    for (unsigned i = 0; i < MANY; i++) {
+        const uint32_t stack = intern(5000 + i, 20);
+        assert_true(stack != 0 && slm_metadata_alloc(BETWEEN) != NULL);
+        const uintptr_t page = (uintptr_t)slm_stack_of(stack) / 4096;
+        unsigned known = 0;
+        while (known < number && pages[known] != page)
+            known++;
+        pages[known] = page;
+        number = known == number ? number + 1 : number;
+    }
+    const uint64_t bytes = load_relaxed(&slm_stacks_bytes) - before, few = 4096;
+    assert_true(bytes > 2 * few);
+    assert_true(number <= bytes / 4096 + 2 + few / (bytes / MANY)); /* of a process's first ones each may */
     slm_stacks_check();
 }
 
@@ -241,7 +266,8 @@ int main(void)
         cmocka_unit_test(have_a_bound),     cmocka_unit_test(do_without_memory),
         cmocka_unit_test(agree_on_threads), cmocka_unit_test(know_places),
         cmocka_unit_test(store_once),       cmocka_unit_test(tell_equal_hashes_apart),
-        cmocka_unit_test(count_objects),    cmocka_unit_test(keep_over_forks),
+        cmocka_unit_test(lie_together),     cmocka_unit_test(count_objects),
+        cmocka_unit_test(keep_over_forks),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
 }
