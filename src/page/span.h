@@ -77,7 +77,7 @@ slm_inline size_t slm_span_bytes(const struct slm_span *span)
 /* Cut an unlisted span after `granules`; the rest becomes a span that is not listed either. */
 struct slm_span *slm_span_split(struct slm_span *span, size_t granules);
 
-/* Cut the first granule off a span in use, *row, of which the rest becomes *row; NULL after the last one, and of NULL. */
+/* Cut the first granule off a span in use, *row, of which the rest becomes *row; NULL: there is none (any more). */
 struct slm_span *slm_span_next_of_row(struct slm_span **row);
 
 /* The span of the slab, or of the large object's first granule, that the pointer lies in; NULL for other pointers. */

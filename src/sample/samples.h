@@ -42,7 +42,7 @@ struct slm_samples_sum {
 };
 struct slm_samples_sum slm_samples_live(void);
 
-/* Give the pages back that have nothing but free records, above the last one that is in use. Any number of threads. */
+/* Give the pages back that have nothing but free records, above the last one in use. Any number of threads. */
 void slm_samples_purge(void);
 
 /* For tools (base/inspect.h). */

@@ -74,8 +74,8 @@ static slm_sampling struct slm_stack *find(uint64_t first, uint64_t last, const 
 
 /* -- storing ----------------------------------------------------------------------------------------------------- */
 
-/* Of the newest piece that is for stacks alone: the address of what is free, and how many units that is, in the lowest
- * eight bits. 0: there is none. */
+/* Of the newest piece that is for stacks alone: the address of what is free, and in the lowest eight bits how many
+ * units that is. 0: there is none. */
 static slm_sampled_state _Atomic uint64_t room;
 enum { ROOM_UNITS = 255 };
 

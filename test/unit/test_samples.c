@@ -148,7 +148,7 @@ static unsigned count_resident(const uint32_t *indexes, unsigned n)
     return resident;
 }
 
-/* What is behind the last one that lives goes; that one, and those before it, stay as they are, and come first again. */
+/* What is behind the last one that lives goes; that one, and those before it, stay as they are. */
 static void free_records_are_purged(void **state)
 {
     (void)state;
