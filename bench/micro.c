@@ -5,6 +5,7 @@
  *                        in one fixed random order
  *     churn/PROGRAM      a population of objects of the sizes that a real program asked for (bench/data/sizes), of
  *                        which a random one is replaced again and again
+ *     churn_long/PROGRAM the same, for seconds and always as often: the process's CPU seconds compare
  *     calloc/SIZE        a population of zeroed objects, the oldest of which is replaced
  *     realloc_grow/HOW   buffers that grow: see there
  *     aligned/ALIGNMENT  1000 objects of 1 to 1024 bytes are made, at that alignment, then freed
@@ -38,7 +39,8 @@ enum {
     TEXT_BYTES = 16 << 10,
     DOUBLINGS = 16, /* from 16 bytes to 1 MiB */
     BUFFERS = 256,
-    BUFFER_STEPS = 64 /* of a line each */
+    BUFFER_STEPS = 64, /* of a line each */
+    LONG_CHURN = 400000000
 };
 
 static void *objects[MOST_OBJECTS];
@@ -292,6 +294,8 @@ static void add_churns(void)
         snprintf(name, sizeof name, "churn/%s", names[i]);
         gbench_register(name, run_churn, &programs[i]);
     }
+    static struct program redis = {.name = "redis"};
+    gbench_set_iterations(gbench_register("churn_long/redis", run_churn, &redis), LONG_CHURN);
 }
 
 int main(int count, char **words)

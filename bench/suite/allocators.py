@@ -41,8 +41,9 @@ class Allocator:
 
 def variants(compared, build):
     """{kind: allocators} that are measured beside those compared, in the workloads that name the kind."""
-    builds, caches, deferred, epochs, keep, locks, percpu = [], [], [], [], [], [], []
-    if any(one.name == OURS for one in compared):
+    builds, caches, deferred, epochs, keep, locks, percpu, sampling = [], [], [], [], [], [], [], []
+    ours = [one for one in compared if one.name == OURS]
+    if ours:
         builds = [Allocator(f"{OURS} grow=locked", programs.variant(build, "bench"), version_of_ours(),
                             "grow=locked")]
         caches = [our_caches(build)]
@@ -51,9 +52,10 @@ def variants(compared, build):
         keep = [Allocator(memory.KEEP, str(build / "libslabmalloc.so"), version_of_ours(), memory.KEEP_OPTIONS)]
         locks = [our_locks(build)]
         percpu = our_percpu(build)
+        sampling = our_sampling(*ours)
     return {"builds": builds, "caches": caches, "pools": [*caches, *pools_of_others()], "deferred": deferred,
             "epochs": epochs, "keep": keep, "sections": [*epochs, userspace_rcu(build)], "locks": locks,
-            "percpu": percpu[:1], "percpu_ways": percpu}
+            "percpu": percpu[:1], "percpu_ways": percpu, "sampling": sampling}
 
 
 def our_caches(build):
@@ -82,6 +84,12 @@ def our_percpu(build):
     plain = Allocator(OUR_PERCPU, str(build / "libslabmalloc.so"), version_of_ours(), contender="slab")
     return [plain, dataclasses.replace(plain, name=f"{OUR_PERCPU} cid", options="percpu_cid=1"),
             dataclasses.replace(plain, name=f"{OUR_PERCPU} {percpu.FALLBACK}", contender=percpu.FALLBACK)]
+
+
+def our_sampling(plain):
+    """Ours as it is compared, which stands for itself and is no variant, without samples, and with guards at them."""
+    return [plain, *(dataclasses.replace(plain, name=f"{OURS} {options}", options=options)
+                     for options in ("sample_bytes=0", "guard=1"))]
 
 
 def userspace_rcu(build):

@@ -4,9 +4,9 @@ import shutil
 import subprocess
 import time
 
-from tools.python.processes import Failure, maps, plain_env, run, status_mib
+from tools.python.processes import Failure, maps, run, status_mib
 
-from .recorded import SEED, Recorder, Spent, Workload, number, preload_for
+from .recorded import SEED, Recorder, Spent, Workload, environment_for, number, preload_for
 
 PROGRAM_WITHIN_S = 300
 MAPPED_AFTER_S = 0.3
@@ -18,8 +18,8 @@ class Program(Workload):
     amount = {"quick": 0, "full": 0}
     environment = {}
 
-    def __init__(self, library, folder):
-        self.folder, self.recorder, self.library = folder, Recorder(), library
+    def __init__(self, library, folder, options=""):
+        self.folder, self.recorder, self.library, self.options = folder, Recorder(), library, options
         self.spent, self.spent_last = Spent(), Spent()
         self.preload, self.program, self.born, self.proved = "", "", 0.0, False
 
@@ -28,8 +28,8 @@ class Program(Workload):
         raise NotImplementedError
 
     @classmethod
-    def work(cls, library, effort, folder):
-        self = cls(library, folder)
+    def work(cls, library, effort, folder, options):
+        self = cls(library, folder, options)
         figures = self.do(cls.amount[effort])
         return self.recorder.measurement(figures, self.spent, self.recorder.elapsed())
 
@@ -37,7 +37,7 @@ class Program(Workload):
         self.spent_last, self.proved, self.born = Spent(), False, time.monotonic()
         self.preload = preload_for(argv[0], self.library, self.folder)
         self.program = str(pathlib.Path(shutil.which(argv[0])).resolve())
-        env = plain_env(**self.environment, **({"LD_PRELOAD": self.preload} if self.preload else {}))
+        env = environment_for(self.preload, self.options, **self.environment)
         output = run(argv, env=env, folder=self.folder, log=self.folder / "output", timeout_s=PROGRAM_WITHIN_S,
                      stdin=stdin, watch=self.look)
         self.spent += self.spent_last

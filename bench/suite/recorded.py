@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 
-from tools.python.processes import Failure, cpu_seconds, page_faults
+from tools.python.processes import Failure, cpu_seconds, page_faults, plain_env
 
 from .measurement import Measurement, RunFailed, Skipped
 
@@ -21,17 +21,17 @@ class Workload:
     about = ""  # and `needs`, programs without which it cannot run
 
     @classmethod
-    def measure(cls, library, effort, folder):
+    def measure(cls, library, effort, folder, options=""):
         missing = [name for name in cls.needs if not shutil.which(name)]
         if missing:
             raise Skipped(f"no {', '.join(missing)} on this machine (tools/packages-servers.txt)")
         try:
-            return cls.work(library, effort, pathlib.Path(folder))
+            return cls.work(library, effort, pathlib.Path(folder), options)
         except (Failure, OSError) as failure:
             raise RunFailed(" ".join(str(failure).split())[:500]) from failure
 
     @classmethod
-    def work(cls, library, effort, folder):
+    def work(cls, library, effort, folder, options):
         raise NotImplementedError
 
 
@@ -79,6 +79,12 @@ def preload_for(program, library, folder):
         return shutil.copy(library, folder)
     linked = subprocess.run(["ldd", shutil.which(program) or program], capture_output=True, text=True, check=False)
     return "libc.so.6" if re.search("jemalloc|tcmalloc|mimalloc", linked.stdout) else ""
+
+
+def environment_for(preload, options, **more):
+    """The environment of a program that has this preloaded, with ours' options, where there are any."""
+    allocator = {"LD_PRELOAD": preload, "SLABMALLOC_OPTIONS": options}
+    return plain_env(**{name: str(value) for name, value in allocator.items() if value}, **more)
 
 
 def number(pattern, text):

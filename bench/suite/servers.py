@@ -1,8 +1,8 @@
 """Servers of Debian's under a fixed amount of work, one repetition of one on one allocator at a time.
 
-WORKLOADS maps names to classes with `about`, `needs` and `measure(library, effort, folder)`. Every one does a fixed
-number of requests, so that CPU seconds compare; they are user and system time of all the server's processes during
-the load, children that have ended included, and so are page faults (those that needed no disk). Clients run on
+WORKLOADS maps names to classes with `about`, `needs` and `measure(library, effort, folder, options)`. Every one does a
+fixed number of requests, so that CPU seconds compare; they are user and system time of all the server's processes
+during the load, children that have ended included, and so are page faults (those that needed no disk). Clients run on
 glibc, in other processes, through the loopback; that the server runs on the library is seen in the address space of
 each of its processes.
 
@@ -24,7 +24,7 @@ import time
 from tools.python import servers
 from tools.python.processes import Failure, family, smaps_mib, status_mib
 
-from .recorded import SAMPLE_EVERY_S, SEED, Recorder, Spent, Workload, number, preload_for
+from .recorded import SAMPLE_EVERY_S, SEED, Recorder, Spent, Workload, environment_for, number, preload_for
 
 SETTLE_S = {"quick": 0.2, "full": 2}
 
@@ -40,9 +40,10 @@ class Measured(Workload, servers.Server):
         raise NotImplementedError
 
     @classmethod
-    def work(cls, library, effort, folder):
+    def work(cls, library, effort, folder, options):
         folder.chmod(0o755)  # servers run as other users where one is root
-        with cls(folder / "server", preload_for(cls.program, library, folder)) as server:
+        preload = preload_for(cls.program, library, folder)
+        with cls(folder / "server", preload, environment_for(preload, options)) as server:
             server.recorder = Recorder()
             before = Spent.by(family(server.process.pid))
             figures = server.load(cls.amount[effort])

@@ -21,7 +21,8 @@ asked for, does not compete: it has ratios, that to the best may be below 1, and
 
 Means are geometric, in steps that count their members alike: the figures of a workload, the workloads of a group, the
 groups of a run; time and memory apart. The groups `caches` and `epochs` are left out there: what malloc does in them,
-it does in other groups too; `percpu` and `locks`, which compare no mallocs; and `numa`, whose machines are emulated.
+it does in other groups too; `percpu`, `locks` and `sampling`, which compare no mallocs; and `numa`, whose machines are
+emulated.
 Aside, in no mean and without a place, stand a figure that has the same value in all runs, which is an input, and a
 maximum, which says more of the machine than of the allocator.
 """
@@ -32,7 +33,7 @@ import statistics
 EQUAL = 1.10  # a ratio up to this counts as none
 BASE = "glibc"
 REPEATING = ("instructions",)  # groups whose figures are the same each time
-LEFT_OUT = ("caches", "epochs", "percpu", "locks", "numa")
+LEFT_OUT = ("caches", "epochs", "percpu", "locks", "sampling", "numa")
 TIMES = ("ns", "us", "ms", "s", "cycles", "instructions")
 MEMORY = ("B", "bytes", "KiB", "MiB", "GiB")
 

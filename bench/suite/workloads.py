@@ -6,13 +6,14 @@ preloaded, our object caches and other libraries' pools, has programs of its own
 import dataclasses
 import functools
 import json
+import re
 import typing
 
 from . import epochs, instructions, jobs, locks, memory, numa, percpu, programs, servers
 from .measurement import RunFailed, Skipped
 
-GROUPS = ("micro", "caches", "epochs", "percpu", "kernel table", "threads", "memory", "latency", "locks", "numa",
-          "servers", "instructions")
+GROUPS = ("micro", "caches", "epochs", "percpu", "kernel table", "threads", "memory", "latency", "locks",
+          "sampling", "numa", "servers", "instructions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,7 @@ def measure_loops(program, name, context, allocator):
     for row in json.loads(output)["benchmarks"]:
         if row.get("error_occurred"):
             raise RunFailed(f"{row['name']}: {row.get('error_message', 'no message')}")
-        variant = row["name"].removeprefix(f"{name}/").partition("/threads:")[0]
+        variant = re.split("/(?:iterations|threads):", row["name"].removeprefix(f"{name}/"))[0]
         measurement.figures[variant] = (1e9 / row["items_per_second"], "ns")
     return measurement
 
@@ -284,6 +285,16 @@ def held_locks():
                        least_effort="quick" if name == "handoff" else "full")
 
 
+def sampling():
+    """Ours alone: as it is, without samples, and with guards at them. A per cent takes seconds of work to show."""
+    alone = functools.partial(Workload, group="sampling", same_work=True, variants="sampling", variants_alone=True,
+                              least_effort="full")
+    yield alone("sampling_churn", about="random replacement in a population of redis's sizes, 400 million times",
+                measure=functools.partial(measure_loops, "micro", "churn_long"))
+    yield alone("sampling_redis", about=servers.Redis.about,
+                measure=functools.partial(measure_server, servers.Redis, effort="full"))
+
+
 def several_nodes():
     for machine in numa.MACHINES:
         for balanced in (True, False):
@@ -299,8 +310,8 @@ def serving():
                    lambda context, one: programs.measure_idle_postgres(context.build, one), least_effort="full")
 
 
-def measure_server(server, context, allocator):
-    return server.measure(allocator.library, context.effort.name, context.folder)
+def measure_server(server, context, allocator, effort=""):
+    return server.measure(allocator.library, effort or context.effort.name, context.folder, allocator.options)
 
 
 def counting():
@@ -320,5 +331,5 @@ def counting():
 def all_of_them():
     """{name: Workload}, in the order in which they are run and printed."""
     found = [*micro(), *caches(), *freeing_behind_readers(), *per_cpu_memory(), *tables(), *threads(), *memory_group(),
-             *latency(), *held_locks(), *several_nodes(), *serving(), *counting()]
+             *latency(), *held_locks(), *sampling(), *several_nodes(), *serving(), *counting()]
     return {workload.name: workload for workload in found}

@@ -92,7 +92,21 @@ def test_what_only_variants_can_do_runs_on_them_and_on_nobody_where_there_are_no
 
 def test_a_quick_run_has_something_of_every_group_but_a_few():
     found = {one.group for one in workloads.all_of_them().values() if one.least_effort == "quick"}
-    assert found >= set(workloads.GROUPS) - {"numa", "servers", "instructions"}
+    assert found >= set(workloads.GROUPS) - {"sampling", "numa", "servers", "instructions"}
+
+
+def test_what_sampling_costs_is_told_of_ours_beside_itself_and_of_nobody_where_ours_is_not_compared():
+    ours = allocators.known(BUILD)["slabmalloc"]
+    chosen = [one for one in workloads.all_of_them().values() if one.group == "sampling"]
+
+    def steps(*compared):
+        plan = runner.make_plan(chosen, compared, allocators.variants(compared, BUILD), TINY)
+        return [(workload.name, one.name, one.options) for _, workload, here in plan for one in here]
+
+    assert steps(GLIBC, ours) == [
+        (name, f"slabmalloc {options}".strip(), options)
+        for name in ("sampling_churn", "sampling_redis") for options in ("", "sample_bytes=0", "guard=1")]
+    assert steps(GLIBC) == []
 
 
 # -- runs that come to nothing
@@ -359,11 +373,13 @@ def test_an_allocator_whose_package_is_missing_is_left_out_with_a_line(monkeypat
     assert capsys.readouterr().err == "bench: jemalloc is left out: Debian's package libjemalloc2 is not installed\n"
 
 
-@pytest.mark.parametrize("name, programs", [("redis", ["redis-server", "redis-benchmark"]), ("sqlite3", ["sqlite3"])])
-def test_a_server_is_measured_on_the_library(place, name, programs):
+@pytest.mark.parametrize("name, programs, log", [("redis", ["redis-server", "redis-benchmark"], "server/server.log"),
+                                                 ("sqlite3", ["sqlite3"], "output")])
+def test_a_server_is_measured_on_the_library_with_its_options(place, name, programs, log):
     need(*programs)
     server = {**workloads.servers.WORKLOADS, **workloads.jobs.WORKLOADS}[name]
-    found = server.measure(str(BUILD / "libslabmalloc.so"), "quick", place)
+    found = server.measure(str(BUILD / "libslabmalloc.so"), "quick", place, "stats=1")
+    assert "slabmalloc: " in (place / log).read_text()
     assert found.figures and found.cpu_s > 0 and found.peak_rss_mib > 1 and found.series["rss"][2]
     assert found.page_faults > found.peak_rss_mib  # more than one a MiB, whatever the kernel gives at once
 

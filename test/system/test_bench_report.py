@@ -97,6 +97,18 @@ def test_a_variant_does_not_compete():
     assert row.cells["slabmalloc grow=locked"].to_best == pytest.approx(0.8)
 
 
+def test_what_sampling_costs_is_in_times_the_library_as_it_is_and_in_no_mean():
+    sampling = make_report({"slabmalloc": [4, 8], "slabmalloc sample_bytes=0": [3, 6], "slabmalloc guard=1": [5, 10]},
+                           unit="s", group="sampling", workload="sampling_redis")
+    both = join_reports(make_report({"glibc": [1], "slabmalloc": [2]}), sampling)
+    row = only_row({**sampling, "allocators": both["allocators"]})
+    assert {name: cell.to_best for name, cell in row.cells.items()} == {
+        "slabmalloc": 1, "slabmalloc sample_bytes=0": 0.75, "slabmalloc guard=1": 1.25}
+    assert not row.has_winner
+    means = summary.overall_means(summary.summarise(both), "time")
+    assert {name: mean.to_best for name, mean in means.items()} == {"glibc": 1, "slabmalloc": 2}
+
+
 def test_figures_of_zero_are_ranked_and_have_no_ratio():
     row = only_row(make_report({"glibc": [0], "slabmalloc": [4], "jemalloc": [0]}, unit="KiB"))
     assert summary.order_of(row) == [["glibc", "jemalloc"], ["slabmalloc"]]
