@@ -315,6 +315,7 @@ static slm_seldom void put_words(struct dump *dump)
     struct words words = {
         .sample_bytes = slm_setting(sample_bytes),
         .counts = {.top = dump->samples,
+                   .longest_mean_kib = load_relaxed(&slm_sample_counts.longest_mean_kib),
                    .losses = load_relaxed(&slm_sample_counts.losses),
                    .stack_losses = load_relaxed(&slm_sample_counts.stack_losses)},
         .taken = load_relaxed(&slm_demand_sums.taken),

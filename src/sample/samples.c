@@ -114,6 +114,15 @@ static slm_sampling uint32_t thread_id(void)
     return id;
 }
 
+static slm_sampling void note_mean(uint64_t mean)
+{
+    const uint32_t mean_kib = (uint32_t)((mean + 1023) / 1024);
+    uint32_t longest = load_relaxed(&slm_sample_counts.longest_mean_kib);
+    while (longest < mean_kib &&
+           !atomic_compare_exchange_weak(&slm_sample_counts.longest_mean_kib, &longest, mean_kib))
+        ;
+}
+
 slm_sampling uint32_t slm_samples_add(const struct slm_sample_of *of)
 {
     uint32_t index = take_free();
@@ -121,6 +130,7 @@ slm_sampling uint32_t slm_samples_add(const struct slm_sample_of *of)
         add_relaxed(&slm_sample_counts.losses, 1);
         return 0;
     }
+    note_mean(of->mean);
     struct slm_sample *sample = slm_samples_at(index);
     begin_change(sample);
     sample->asked = of->asked;

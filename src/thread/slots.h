@@ -87,6 +87,7 @@ struct slm_thread {
     uint32_t cpu;          /* see slm_topology_node_again */
     uint32_t covered;      /* slots below this number have cursors */
     uint32_t seen;         /* `passes` when thread/park.c last looked */
+    uint64_t sampled_us;   /* when an object of its was last sampled: see heap/sampled.c */
     uint32_t marked_pops;  /* of limited caches: see slm_pop_marked */
     struct {               /* when it had no round of a certain cache: see thread/gather.c */
         uint32_t passes, marked_pops;
@@ -99,6 +100,7 @@ struct slm_thread {
     uint8_t still;                                   /* how long `passes` has not changed: see thread/park.c */
     uint8_t hidden_frees;                            /* modulo 256: see slm_free_slow */
     uint8_t asked;                                   /* how often the next free was asked: see heap/slow.c */
+    uint8_t sample_pace;                             /* see heap/sampled.c */
     _Atomic(struct slm_reserve *) reserves;          /* see thread/reserve.h */
     struct slm_kept kept;                            /* see slab/kept.h */
     _Atomic uint64_t refills, drains, objects_taken; /* written by the owner alone */

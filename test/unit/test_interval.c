@@ -197,8 +197,8 @@ static void as_often_as_their_weights_say(void **state)
         check_probability(n, 5000, 50000);
         check_probability(n, 100000, 200000);
     }
-    check_probability(100 << 10, 2 << 20, 50000);
-    check_probability(3 << 20, 2 << 20, 20000);
+    check_probability(100 << 10, (2 << 20) - 1024, 50000);
+    check_probability(3 << 20, (2 << 20) - 1024, 20000);
     check_probability(40 << 20, 64 << 20, 10000); /* a thread looks at the mean in the middle of an interval */
     check_probability(20000, 64 << 20, 1000000);
 }

@@ -24,6 +24,81 @@ static void check_sampled(void *object, size_t asked)
     memset(object, 0x5a, sample->given);
 }
 
+/* -- pace ---------------------------------------------------------------------------------------------------- */
+
+static uint64_t clock_us, step_us; /* the clock that the library reads; 0: the real one */
+
+uint64_t __real_slm_sys_now_us(void);
+uint64_t __wrap_slm_sys_now_us(void);
+uint64_t __wrap_slm_sys_now_us(void)
+{
+    return step_us == 0 ? __real_slm_sys_now_us() : clock_us;
+}
+
+/* So many samples of this thread's, so far apart; the mean of the next one's interval. */
+static uint64_t mean_after(unsigned samples, uint64_t apart_us)
+{
+    step_us = apart_us;
+    for (unsigned i = 0; i < samples; i++) {
+        clock_us += step_us;
+        slm_tls.sample_left = 0;
+        void *object = malloc(1000);
+        assert_true(is_sampled(object));
+        free(object);
+    }
+    step_us = 0;
+    return slm_interval_mean(slm_tls.sample_mean);
+}
+
+static void samples_that_come_fast_become_fewer(void **state)
+{
+    (void)state;
+    const uint64_t usual = 2 << 20, longest = 64 << 20;
+    set_mean(usual);
+    clock_us = 1000000;
+    assert_int_equal(mean_after(1, 1000), usual);
+    assert_int_equal(mean_after(1, 50), 2 * usual);
+    assert_int_equal(mean_after(1, 50), 4 * usual);
+    assert_int_equal(mean_after(1, 200), 4 * usual); /* neither close nor far apart */
+    assert_int_equal(mean_after(100, 1), longest);
+    assert_int_equal(mean_after(1, 1000), longest / 2);
+    assert_int_equal(mean_after(100, 1000), usual);
+    assert_true((uint64_t)load_relaxed(&slm_sample_counts.longest_mean_kib) << 10 == longest);
+}
+
+/* Each sample has the mean of its own interval, which had begun before it was known when that would end. */
+static void a_sample_has_the_mean_of_its_interval(void **state)
+{
+    (void)state;
+    set_mean(2 << 20);
+    clock_us += 1000000;
+    for (unsigned i = 0; i < 5; i++) {
+        const uint64_t before = mean_after(1, i % 2 ? 1 : 50);
+        clock_us += step_us = 1;
+        slm_tls.sample_left = 0;
+        void *object = malloc(1000);
+        assert_int_equal(slm_samples_at(index_of(object))->mean, before);
+        step_us = 0;
+        free(object);
+    }
+    mean_after(100, 1000);
+}
+
+/* Who asks for more samples than are usual gets them, and who asks for none gets none. */
+static void what_was_asked_for_is_kept(void **state)
+{
+    (void)state;
+    set_mean(64 << 10);
+    assert_int_equal(mean_after(100, 1), 64 << 10);
+    set_mean(64 << 20);
+    assert_int_equal(mean_after(100, 1), 64 << 20);
+    set_mean(0);
+    slm_tls.sample_left = 0;
+    void *object = malloc(1000);
+    assert_false(is_sampled(object));
+    free(object);
+}
+
 /* -- calls --------------------------------------------------------------------------------------------------- */
 
 static const size_t sizes[] = {1,    7,    8,    16,    24,    100,   1000,   1024,
@@ -478,6 +553,9 @@ static void no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(samples_that_come_fast_become_fewer, fresh),
+        cmocka_unit_test_setup(a_sample_has_the_mean_of_its_interval, fresh),
+        cmocka_unit_test_setup(what_was_asked_for_is_kept, fresh),
         cmocka_unit_test_setup(calls_of_malloc, fresh),
         cmocka_unit_test_setup(frees_with_a_size, fresh),
         cmocka_unit_test_setup(errno_is_kept, fresh),

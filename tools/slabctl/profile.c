@@ -100,7 +100,7 @@ static uint32_t *live_numbers(const struct samples *samples)
 double profile_mean(const struct profile *profile)
 {
     const double usual = 2 << 20; /* where sampling is off, and nothing is known */
-    double mean = fmax((double)profile->samples.sample_bytes, profile->live.mean);
+    double mean = fmax((double)profile->samples.sample_bytes, (double)profile->samples.longest_mean);
     return mean > 0 ? mean : usual;
 }
 

@@ -179,6 +179,8 @@ static void total_print(const struct profile *profile)
            total->samples == 1 ? "sample" : "samples");
     if (profile->samples.sample_bytes)
         printf(", one in %s", amount_of(profile->samples.sample_bytes).text);
+    if (profile->samples.longest_mean > profile->samples.sample_bytes)
+        printf(", at times one in %s", amount_of(profile->samples.longest_mean).text);
     if (!choice.allocated)
         printf("; with what sizes are rounded up by %s", amount_of_estimate(total->given).text);
     puts("\n(each true number lies between LOW and HIGH 95 times in 100)");
