@@ -106,7 +106,7 @@ slm_for_few bool slm_depot_stock_has(struct slm_depot *depot, const void *object
 }
 
 /* Nothing was taken from the slab yet. What is locked stays as it is. */
-static __attribute__((noinline)) slm_for_few void clean(struct slm_slab *slab)
+static __attribute__((noinline)) void clean(struct slm_slab *slab)
 {
     if (slm_huge_purge(slm_slab_start(slab), slm_span_bytes(&slab->span)))
         slab->span.state = SLM_SPAN_CLEAN;

@@ -303,7 +303,7 @@ static void of_named_caches_the_top_rounds_stay(void **state)
         if (i == 1)
             assert_int_equal(load_relaxed(&slm_cache_own(named_cache)->limit.charged), cache_out(named_cache));
         if (i == 1)
-            assert_int_equal(load_relaxed(&slm_cache_own(named_cache)->limit.hands), 0);
+            assert_int_equal(slm_limit_hands(load_relaxed(&slm_cache_own(named_cache)->limit.hands)), 0);
         tell(&helper, use_named, names[i]);
         park();
         assert_int_equal(slab_cache_destroy(names[i]), 0);

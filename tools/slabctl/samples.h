@@ -32,7 +32,7 @@ struct samples {
     struct stack *stacks;
     size_t count, room, stack_count, stack_room;
     uint64_t sample_bytes; /* the mean interval now; 0: there is no sampling */
-    uint64_t longest_mean; /* of the intervals of all samples so far: threads lengthen theirs when samples come fast */
+    uint64_t longest_mean; /* of all samples' intervals: a thread lengthens its own when samples come fast */
     uint64_t losses, stack_losses;
     size_t torn;    /* records that changed each time they were looked at */
     size_t damaged; /* records that make no sense, */
