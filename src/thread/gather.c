@@ -228,7 +228,8 @@ void slm_gather_from_depots(struct slm_cache *cache)
  *
  * The first look takes from threads that may have some, and needs no barrier if there are none; without one only x86
  * keeps the count and the top in order. A look at once takes from all that use the cache, as threads that are busy
- * with it would leave each look unsure. Without membarrier threads keep none. */
+ * with it would leave each look unsure. Without membarrier threads keep none. (test/model has a model of the first
+ * look at threads that are not taken.) */
 enum slm_look slm_gather_for_limit(struct slm_cache *cache, bool at_once)
 {
     struct slm_take_rounds rounds = {.cache = cache, .how = at_once ? SLM_TAKE_AT_ONCE : SLM_TAKE_LOOKING};
