@@ -216,13 +216,18 @@ SHOW_THEMSELVES = {"cat": ["cat"], "sed": ["sed", ""], "perl": ["perl", "-pe", "
 @pytest.mark.parametrize("command", SHOW_THEMSELVES.values(), ids=SHOW_THEMSELVES)
 def test_ordinary_programs_do_not_have_in_memory_what_few_call(command):
     """The last mapping of code (preload/sections.ld). One call into it brings in sixteen pages. The one before it is that
-    of sampling: whether a program of some MiB comes to it is chance."""
+    of sampling: whether a program of some MiB comes to it is chance. What a program always calls is there in every run;
+    one that a busy machine holds up for half a second has the worker's first purge, too."""
     (program,) = need(command[0])
     environment = {"PATH": "/usr/bin:/bin", "LD_PRELOAD": str(LIBRARY), "PYTHONMALLOC": "malloc"}
-    smaps = subprocess.run([program, *command[1:], "/proc/self/smaps"], env=environment, check=True, timeout=HANG_S,
-                           stdout=subprocess.PIPE, encoding="utf-8").stdout
-    codes = re.findall(rf" r-xp .*{re.escape(LIBRARY.name)}\n(?:.*\n)*?Rss: +(\d+) kB", smaps)
-    assert len(codes) == 3 and int(codes[0]) > 0 and int(codes[2]) == 0, codes
+    for _ in range(20):
+        smaps = subprocess.run([program, *command[1:], "/proc/self/smaps"], env=environment, check=True, timeout=HANG_S,
+                               stdout=subprocess.PIPE, encoding="utf-8").stdout
+        codes = re.findall(rf" r-xp .*{re.escape(LIBRARY.name)}\n(?:.*\n)*?Rss: +(\d+) kB", smaps)
+        assert len(codes) == 3 and int(codes[0]) > 0, codes
+        if int(codes[2]) == 0:
+            return
+    pytest.fail(f"in each of 20 runs {codes[2]} kB of what few call were in memory")
 
 
 def test_parked_thread_costs_at_most_32_kib():
