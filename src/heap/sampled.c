@@ -195,25 +195,30 @@ slm_sampling void slm_sampled_resize_large(void *object, size_t n)
     slm_direct_end(before);
 }
 
-slm_sampling size_t slm_sampled_asked(const void *object)
+/* Of a small object; 0: none. */
+static slm_sampling uint32_t index_of(const void *object)
 {
     const struct slm_slab *slab = slm_slab_of(object);
-    const uint32_t index = slab && slm_slab_is_sampled(slab) ? load_relaxed(slm_slab_sample(slab, object)) : 0;
+    return slab && slm_slab_is_sampled(slab) ? load_relaxed(slm_slab_sample(slab, object)) : 0;
+}
+
+slm_sampling size_t slm_sampled_asked(const void *object)
+{
+    const uint32_t index = index_of(object);
     return index ? slm_samples_at(index)->asked : 0;
 }
 
 slm_sampling size_t slm_sampled_size(const void *object, size_t size)
 {
-    const size_t asked = slm_sampled_asked(object);
-    return asked ? slm_min(cache_for(slm_cache_of_object(object), asked)->shape.object_size, size) : size;
+    const uint32_t index = index_of(object);
+    return index ? slm_min(slm_samples_at(index)->given, size) : size;
 }
 
 slm_sampling void slm_sampled_resize(void *object, size_t n)
 {
-    const struct slm_slab *slab = slm_slab_of(object);
-    if (!slab && slm_large_of(object))
+    const uint32_t index = index_of(object);
+    if (index)
+        slm_samples_change(index, NULL, n, slm_samples_at(index)->given); /* it stays what it was given */
+    else if (!slm_slab_of(object) && slm_large_of(object))
         slm_sampled_resize_large(object, n);
-    else if (slab && slm_slab_is_sampled(slab))
-        slm_samples_change(load_relaxed(slm_slab_sample(slab, object)), NULL, n,
-                           cache_for(slm_cache_of_slab(slab, object), n)->shape.object_size);
 }

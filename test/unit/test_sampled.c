@@ -197,6 +197,9 @@ static void small_ones_are_resized(void **state)
     require((same = realloc(object, own)) == object);
     require(slm_samples_at(index)->asked == own && slm_samples_at(index)->weighed == 100);
     require((same = realloc(object, 70)) == object && slm_samples_at(index)->asked == 70);
+    require(slm_samples_at(index)->given == own);
+    require((same = realloc(object, own)) == object); /* as one that is not sampled, which would not be drawn anew */
+    require((same = realloc(object, 70)) == object);
 
     set_mean(MEAN);
     char *moved = realloc(object, own + 1);
@@ -208,6 +211,9 @@ static void small_ones_are_resized(void **state)
     due();
     moved = realloc(object, 9300); /* it grows by little: it gets more than that, for the next time */
     check_sampled(moved, 9300);
+    require(slm_samples_at(index_of(moved))->given == slm_class_size[slm_class_of_size(9300 + 9300 / 4)]);
+    set_mean(MEAN);
+    require((same = realloc(moved, 9300 + 9300 / 4)) == moved);
     due();
     object = realloc(moved, 200000);
     check_sampled(object, 200000);
