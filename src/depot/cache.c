@@ -197,10 +197,12 @@ static unsigned classes_made(void)
 /* A fork may catch it at any point: the record is in use from the last step on. */
 slm_cold struct slm_cache *slm_class_cache_make(unsigned class, bool wait)
 {
-    if (wait)
+    if (wait) {
+        slm_fork_check();
         slm_lock_acquire(&making);
-    else if (!slm_lock_try(&making))
+    } else if (!slm_lock_try(&making)) {
         return NULL;
+    }
     struct slm_cache *cache = load_relaxed(&slm_class_caches[class]);
     if (!cache) {
         cache = &class_records[classes_made()];
@@ -377,6 +379,7 @@ uint64_t slm_cache_slabs(struct slm_cache *cache)
 /* If a thread that a fork lost held it: links are written in an order in which the list can always be walked. */
 void slm_cache_lock(void)
 {
+    slm_fork_check();
     slm_lock_acquire(&mutex);
 }
 

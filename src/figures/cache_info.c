@@ -75,7 +75,6 @@ slm_seldom int slm_cache_info_stats(struct slab_cache *named, struct slab_cache_
     struct row row;
     if (!named || !out)
         return invalid();
-    slm_fork_check();
     slm_cache_lock();
     gather(named->name, slm_cache_name_cache(named, "slab_cache_get_stats"), &row);
     slm_cache_unlock();

@@ -177,7 +177,6 @@ static slm_seldom uint64_t limit_or_0(const _Atomic uint64_t *limit)
 static slm_seldom struct sums sum_nodes(unsigned first, unsigned end)
 {
     struct sums sums = {.first = first, .end = end, .caches = SLM_CLASSES};
-    slm_fork_check();
     slm_cache_lock();
     add_gone(&sums);
     slm_thread_list_foreach(add_thread, &sums);

@@ -134,6 +134,7 @@ slm_slow void *slm_alloc_slow(size_t n)
 static struct slm_thread *enter_kept(void)
 {
     struct slm_tls *tls = &slm_tls;
+    slm_fork_check();
     if (unlikely(load_relaxed(&tls->busy) || tls->state != SLM_THREAD_LIVE))
         return NULL;
     slm_thread_claim(tls);

@@ -39,9 +39,9 @@ void slm_thread_attend(void);
 slm_inline struct slm_thread *slm_thread_enter(bool is_alloc)
 {
     struct slm_tls *tls = &slm_tls;
+    slm_fork_check();
     if (unlikely(load_relaxed(&tls->busy) || tls->state != SLM_THREAD_LIVE))
         return slm_thread_enter_slow(is_alloc);
-    slm_fork_check();
     slm_thread_claim(tls);
     if (unlikely(slm_nodes > 1))
         slm_thread_look_where(tls->self);
