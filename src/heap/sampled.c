@@ -19,10 +19,13 @@ enum { tries_most = 3 };
 static const int64_t look_bytes = (int64_t)64 << 20;
 
 /* Pace. A sample takes about 1 us. A thread that allocates so fast that they would come at every few us doubles its
- * mean, up to the longest there is, and halves it when they come further apart: balance is at about three times
- * `close_us`. So no program spends more than 0.5 % of its time on samples, unless it asks for more than are usual. A
- * mean is chosen before the interval by it begins, so that sums stay unbiased; each sample has its own. */
-enum { close_us = 100, far_us = 4 * close_us, usual_mean = 2 << 20, longest_mean = 64 << 20 };
+ * mean, up to the longest there is, and halves it when they come further apart. So no program spends more than about
+ * 0.5 % of its time on samples, unless it asks for more than are usual. What counts is the average of some eight
+ * gaps: single ones vary so much that means would be longer than they have to be. One gap of the longest kind is
+ * enough to halve it. A mean is chosen before the interval by it begins, so that sums stay unbiased; each sample has
+ * its own. */
+enum { averaged = 8, close_us = 150, far_us = 3 * close_us, longest_us = averaged * far_us };
+enum { usual_mean = 2 << 20, longest_mean = 64 << 20 };
 
 static uint64_t mean_of(const struct slm_thread *self)
 {
@@ -30,14 +33,15 @@ static uint64_t mean_of(const struct slm_thread *self)
     return self && mean >= usual_mean ? slm_min(mean << self->sample_pace, longest_mean) : mean;
 }
 
-static slm_cold void set_pace(struct slm_thread *self)
+static slm_sampling __attribute__((noinline)) void set_pace(struct slm_thread *self)
 {
-    const uint64_t now_us = slm_sys_now_us(), since_us = now_us - self->sampled_us;
+    const uint64_t now_us = slm_sys_now_us(), since_us = slm_min(now_us - self->sampled_us, longest_us);
+    const unsigned gap_us = self->sample_gap_us + (unsigned)since_us / averaged - self->sample_gap_us / averaged;
+    const bool longer = gap_us < close_us && mean_of(self) < longest_mean;
+    const bool shorter = gap_us >= far_us && self->sample_pace > 0;
     self->sampled_us = now_us;
-    if (since_us < close_us)
-        self->sample_pace += mean_of(self) < longest_mean;
-    else if (since_us >= far_us)
-        self->sample_pace -= self->sample_pace > 0;
+    self->sample_pace += longer - shorter;
+    self->sample_gap_us = (uint16_t)(longer ? 2 * gap_us : shorter ? gap_us / 2 : gap_us);
 }
 
 static void begin_interval(struct slm_tls *tls, uint16_t mean)

@@ -101,6 +101,7 @@ struct slm_thread {
     uint8_t hidden_frees;                            /* modulo 256: see slm_free_slow */
     uint8_t asked;                                   /* how often the next free was asked: see heap/slow.c */
     uint8_t sample_pace;                             /* see heap/sampled.c */
+    uint16_t sample_gap_us;                          /* between its samples, on average */
     _Atomic(struct slm_reserve *) reserves;          /* see thread/reserve.h */
     struct slm_kept kept;                            /* see slab/kept.h */
     _Atomic uint64_t refills, drains, objects_taken; /* written by the owner alone */

@@ -8,7 +8,8 @@
  *     for n / p bytes, which is a variance of n * n * (1 - p) / p;
  *   - the intervals of slabctl (tools/slabctl/estimate.h), which knows the samples alone, contain the truth as often
  *     as they claim: misses are no more than chance makes of that in one of 30,000 runs.
- * The draws come from one sequence, which each program begins anew: so a bound holds always or never. */
+ * The draws come from one sequence, which each program begins anew: so a bound holds always or never. Objects that
+ * grow in small steps, and a thread at full speed, have tests of their own. */
 #include "sampled.h"
 
 #include <malloc.h>
@@ -18,7 +19,7 @@
 #include "sample/stacks.h"
 
 enum { PROGRAMS = 50, THREADS = 3, STEPS = 20000, SLOTS = 1500, BULK = 12, SITES = 11 };
-static const uint64_t mean = 16 << 10;
+static uint64_t mean = 16 << 10;
 
 /* -- sites --------------------------------------------------------------------------------------------------- */
 
@@ -168,7 +169,7 @@ static size_t any_size(uint64_t *random)
 static void resize(struct object *object, size_t n)
 {
     const bool was_large = slm_large_of(object->object) != NULL;
-    const size_t usable = malloc_usable_size(object->object);
+    const size_t usable = slm_sampled_size(object->object, malloc_usable_size(object->object));
     char *before = object->object, *now = by_realloc(before, n);
     require(now != NULL);
     const bool is_large = slm_large_of(now) != NULL;
@@ -204,7 +205,8 @@ static void step(uint64_t *random, unsigned number)
     const unsigned site = (unsigned)random_below(random, SITES);
     const size_t n = sites[site].fixed ? sites[site].fixed : any_size(random);
     if (object->object && random_below(random, 4) == 0 && !sites[object->site].fixed) {
-        resize(object, n);
+        resize(object,
+               random_below(random, 2) == 0 ? n : object->asked + random_below(random, object->asked / 4 + 16));
     } else if (object->object) {
         free(object->object);
         end(object);
@@ -353,7 +355,7 @@ static void assert_contained(const char *what, unsigned some, unsigned missed)
         fail_msg("of %u intervals of %s %u do not contain the truth, more than %.0f", some, what, missed, most);
 }
 
-static void samples_say_the_truth(void **state)
+static void programs_have_their_sums(void **state)
 {
     (void)state;
     const slab_cache_attr alone = {.flags = SLAB_NO_MERGE}, zero = {.flags = SLAB_NO_MERGE | SLAB_ZERO},
@@ -381,8 +383,113 @@ static void samples_say_the_truth(void **state)
     print_message("%u intervals, %u misses; %u of sums, %u misses\n", intervals, misses, sum_intervals, sum_misses);
 }
 
+/* -- objects that grow in small steps ------------------------------------------------------------------------- */
+
+enum { GROWTHS = 30 };
+
+static const struct growth {
+    unsigned objects;
+    size_t first, most;
+    uint64_t mean;
+} small_growth = {SLOTS, 1, 3000, 16 << 10}, large_growth = {100, SLM_SMALL_MAX + 1, 600000, 1 << 20};
+
+static void *grow(void *any)
+{
+    const struct growth *growth = any;
+    uint64_t random = ++seed;
+    store_relaxed(&slm_settings.sample_bytes, mean);
+    for (unsigned i = 0; i < growth->objects; i++) {
+        const size_t first = growth->first, most = first + random_below(&random, growth->most - first);
+        begin(&objects[i], by_realloc(NULL, first), first, first, AT_REALLOC);
+        for (size_t n = first; n < most; n += random_below(&random, n / 16 + 16) + 1)
+            resize(&objects[i], n);
+    }
+    store_relaxed(&slm_settings.sample_bytes, 0);
+    return NULL;
+}
+
+/* If a sampled one moved sooner than others, it would lose its sample sooner than they come by one. */
+static void assert_unbiased_growth(const struct growth *growth)
+{
+    double off = 0, variance = 0;
+    const uint64_t usual = mean;
+    mean = growth->mean;
+    for (unsigned i = 0; i < scaled(GROWTHS); i++) {
+        memset(live, 0, sizeof live);
+        memset(said, 0, sizeof said);
+        read_counts(-1);
+        pthread_t thread;
+        require(pthread_create(&thread, NULL, grow, (void *)growth) == 0 && pthread_join(thread, NULL) == 0);
+        read_counts(1);
+        off += (double)said[AT_REALLOC].live - live[AT_REALLOC].bytes;
+        variance += live[AT_REALLOC].variance;
+        clean_up();
+    }
+    mean = usual;
+    assert_unbiased("live bytes", AT_REALLOC, off, variance);
+}
+
+static void so_have_objects_that_grow_in_small_steps(void **state)
+{
+    (void)state;
+    assert_unbiased_growth(&small_growth);
+    assert_unbiased_growth(&large_growth);
+}
+
+/* -- a thread that lengthens its intervals ------------------------------------------------------------------- */
+
+enum { FILLS = 20, FILLED = 256 << 20, MOST_OBJECTS = 1 << 20 };
+static void *filled[MOST_OBJECTS];
+static size_t filled_objects;
+static uint64_t longest;
+
+/* An interval's mean is known when it begins. */
+static void note_filled(size_t n)
+{
+    const uint64_t now = slm_max(slm_interval_mean(slm_tls.sample_mean), slm_setting(sample_bytes));
+    const double p = -expm1(-(double)n / (double)now);
+    live[0].bytes += (double)n;
+    live[0].variance += (double)n * (double)n * (1 - p) / p;
+    longest = slm_max(longest, now);
+}
+
+static void *fill(void *unused)
+{
+    uint64_t random = ++seed;
+    for (size_t bytes = 0; bytes < FILLED && filled_objects < MOST_OBJECTS; filled_objects++) {
+        const size_t n = any_size(&random);
+        note_filled(rounded(0, n));
+        require((filled[filled_objects] = by_malloc(NULL, n)) != NULL);
+        bytes += n;
+    }
+    return unused;
+}
+
+/* How fast it is, and so which means it has, differs from run to run: the bound leaves out one of a million. */
+static void so_has_a_thread_at_full_speed(void **state)
+{
+    (void)state;
+    memset(live, 0, sizeof live);
+    memset(said, 0, sizeof said);
+    for (unsigned i = 0; i < scaled(FILLS); i++) {
+        pthread_t thread;
+        read_counts(-1);
+        store_relaxed(&slm_settings.sample_bytes, (size_t)2 << 20);
+        require(pthread_create(&thread, NULL, fill, NULL) == 0 && pthread_join(thread, NULL) == 0);
+        store_relaxed(&slm_settings.sample_bytes, 0);
+        read_counts(1);
+        while (filled_objects > 0)
+            free(filled[--filled_objects]);
+    }
+    const double z = ((double)said[0].live - live[0].bytes) / sqrt(live[0].variance);
+    print_message("intervals up to %zu KiB; off by %.2f standard errors\n", (size_t)longest >> 10, z);
+    assert_true(fabs(z) < 5);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(samples_say_the_truth)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(programs_have_their_sums),
+                                       cmocka_unit_test(so_have_objects_that_grow_in_small_steps),
+                                       cmocka_unit_test(so_has_a_thread_at_full_speed)};
     return cmocka_run_group_tests(tests, start_library, NULL);
 }
