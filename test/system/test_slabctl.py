@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -350,6 +351,40 @@ def test_a_process_that_has_forked(victim):
         assert done.returncode == 0 or "no answer within 0.1 s" in done.stderr
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+ALLOCATES = """
+import sys
+print("ready", flush=True)
+for line in sys.stdin:
+    kept = [bytes(5000) for _ in range(20000)]
+    print("done", flush=True)
+"""
+
+
+def running(words):
+    """The processes whose arguments end with these words."""
+    end = b"".join(b"%s\0" % os.fsencode(str(word)) for word in words)
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += [path] if path.read_bytes().endswith(end) else []
+        except OSError:
+            pass
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_tool_leaves_no_command_behind(preload, number):
+    with Child("/usr/bin/python3", "-c", ALLOCATES, env=preload.env("", PYTHONMALLOC="malloc")) as child:
+        words = [child.pid, "limit", "1M"]
+        tool = subprocess.Popen([SLABCTL, "--timeout", "1000", *map(str, words)])
+        wait_until(lambda: len(running(words)) == 2, "it watches over its command")
+        time.sleep(0.2)  # it is written by now, or soon
+        tool.send_signal(number)
+        assert tool.wait() == -number
+        wait_until(lambda: not running(words), "the command has been taken back")
+        assert child.tell("go", "done")
 
 
 # -- core dumps -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@
  *
  * Tools do not lock each other out. One whose command was overwritten before it was answered finds other bytes
  * there, waits for a while, and tries again. A command that is not answered in time is taken back, so that it is
- * not obeyed hours later. */
+ * not obeyed hours later; if the tool is killed before, a child of its does so. */
 #include "mailbox.h"
 
 #include <errno.h>
@@ -20,7 +20,9 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -33,7 +35,9 @@ struct asking {
     uint64_t command_at, answer_at;
     struct slm_command command; /* as it was written */
     int lock;                   /* -1: there is none to be had */
-    void *bell_page;            /* NULL: it cannot be rung */
+    int guard;                  /* to the child; -1: there is none */
+    pid_t guard_pid;
+    void *bell_page; /* NULL: it cannot be rung */
     const uint32_t *bell;
     uint64_t deadline_ns, ring_ns;
     uint64_t begun_deadline_ns; /* once the command is being carried out */
@@ -187,6 +191,12 @@ static bool others_wait(struct asking *asking, struct problem *problem)
     return true;
 }
 
+static void guard_tell(const struct asking *asking, uint64_t token)
+{
+    if (asking->guard >= 0)
+        send(asking->guard, &token, sizeof token, MSG_NOSIGNAL);
+}
+
 static bool command_write(struct asking *asking, struct problem *problem)
 {
     struct slm_command *command = &asking->command;
@@ -195,6 +205,7 @@ static bool command_write(struct asking *asking, struct problem *problem)
     command->sum = slm_command_sum(command, token);
     if (!is_well(asking->target, problem))
         return false;
+    guard_tell(asking, token);
     enum { BEHIND = sizeof command->token };
     if (!target_write(asking->target, asking->command_at + BEHIND, (const char *)command + BEHIND,
                       sizeof *command - BEHIND) ||
@@ -212,6 +223,50 @@ static void command_take_back(struct asking *asking)
     struct problem problem;
     if (is_well(asking->target, &problem) && command_read(asking, &there) && there.token == asking->command.token)
         target_write(asking->target, asking->command_at, &none, sizeof none);
+}
+
+/* The child: it has each token before the target has, and 0 at the end. Signals for the tool's group, as by Ctrl-C, do
+ * not reach it, and who reads the tool's output does not wait for it. */
+static _Noreturn void guard(struct asking *asking, int from)
+{
+    uint64_t token;
+    store_relaxed(&asking->command.token, 0);
+    setsid();
+    for (int i = STDIN_FILENO; i <= STDERR_FILENO; i++)
+        close(i);
+    while (recv(from, &token, sizeof token, 0) == sizeof token)
+        store_relaxed(&asking->command.token, token);
+    if (load_relaxed(&asking->command.token) != 0)
+        command_take_back(asking);
+    _exit(EXIT_SUCCESS);
+}
+
+/* Without one the command stays if the tool is killed. */
+static void guard_start(struct asking *asking)
+{
+    int ends[2];
+    asking->guard = -1;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+        return;
+    asking->guard_pid = fork();
+    if (asking->guard_pid == 0) {
+        close(ends[1]);
+        guard(asking, ends[0]);
+    }
+    close(ends[0]);
+    if (asking->guard_pid > 0)
+        asking->guard = ends[1];
+    else
+        close(ends[1]);
+}
+
+static void guard_end(struct asking *asking)
+{
+    if (asking->guard < 0)
+        return;
+    guard_tell(asking, 0);
+    close(asking->guard);
+    waitpid(asking->guard_pid, NULL, 0);
 }
 
 enum outcome { ANSWERED, AGAIN, NO_ANSWER, LOST };
@@ -303,6 +358,7 @@ bool mailbox_ask(struct target *target, struct slm_command *command, struct slm_
     asking.deadline_ns = now_ns() + timeout_ms * 1000000ull;
     asking.begun_deadline_ns = asking.deadline_ns + BEGUN_MS * 1000000ull;
     lock_take(&asking);
+    guard_start(&asking);
     enum outcome outcome = AGAIN;
     while (outcome == AGAIN) {
         outcome = LOST;
@@ -319,6 +375,7 @@ bool mailbox_ask(struct target *target, struct slm_command *command, struct slm_
     bool answered = outcome == ANSWERED;
     if (outcome == NO_ANSWER)
         answered = is_begun(&asking, answer) ? not_done(&asking, problem) : no_answer(&asking, timeout_ms, problem);
+    guard_end(&asking);
     bell_close(&asking);
     if (asking.lock >= 0)
         close(asking.lock);
