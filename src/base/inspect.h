@@ -52,6 +52,7 @@ struct slm_sample_counts {
     _Atomic uint32_t top;                  /* no index above this is in use */
     _Atomic uint32_t longest_mean_kib;     /* of the intervals of all samples so far */
     _Atomic uint64_t losses, stack_losses; /* samples for which there was no record, or for whose stack no room */
+    _Atomic uint64_t gaps; /* not 0: there was a time when nothing was sampled, as the option said so */
 };
 
 /* -- stacks ------------------------------------------------------------------------------------------------------ */

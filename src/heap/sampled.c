@@ -8,6 +8,8 @@
 #include "base/options.h"
 #include "heap/guarded.h"
 #include "os/sys.h"
+#include "process/mailbox.h"
+#include "process/worker.h"
 #include "sample/interval.h"
 #include "sample/stacks.h"
 #include "slab/key.h"
@@ -16,7 +18,7 @@
 enum { tries_most = 3 };
 
 /* Where nothing is sampled a thread looks again after so many bytes: that may be switched on. */
-static const int64_t look_bytes = (int64_t)64 << 20;
+static const int64_t look_bytes = (int64_t)4 << 20;
 
 /* Pace. A sample takes about 1 us. A thread that allocates so fast that they would come at every few us doubles its
  * mean, up to the longest there is, and halves it when they come further apart. So no program spends more than about
@@ -50,27 +52,46 @@ static void begin_interval(struct slm_tls *tls, uint16_t mean)
     tls->sample_left = mean ? (int64_t)slm_interval_draw(slm_interval_mean(mean)) : look_bytes;
 }
 
-/* The count has fallen below zero, for an object of n bytes. The mean of the interval that ends in it; 0: none does.
- * Intervals have no memory: a thread's first one, and one by another mean, begin at this object. */
+/* The count has fallen below zero, for an object of n bytes. The mean by which the interval was drawn that ends in
+ * it, whatever has changed since; 0: none ends. Intervals have no memory: the first one begins at this object. */
 static uint64_t take_due(struct slm_tls *tls, size_t n)
 {
     struct slm_thread *self = tls->self;
-    const uint16_t mean = slm_interval_code(mean_of(self));
-    if (tls->sample_mean != mean) {
-        begin_interval(tls, mean);
+    const uint64_t mean = mean_of(self);
+    uint16_t ended = tls->sample_mean;
+    if (unlikely(mean == 0)) {
+        begin_interval(tls, 0);
+        store_relaxed(&slm_sample_counts.gaps, 1);
+        return 0;
+    }
+    if (ended == 0) {
+        ended = slm_interval_code(mean);
+        begin_interval(tls, ended);
         if ((tls->sample_left -= (int64_t)n) >= 0)
             return 0;
     }
     if (self && slm_setting(sample_bytes) >= usual_mean)
         set_pace(self);
     begin_interval(tls, slm_interval_code(mean_of(self)));
-    return slm_interval_mean(mean);
+    return slm_interval_mean(ended);
+}
+
+/* A thread that comes to no other slow path comes to this one. */
+static slm_seldom __attribute__((noinline)) void look_for_mail(void)
+{
+    struct slm_thread *thread = slm_thread_enter(true);
+    if (!thread)
+        return;
+    slm_worker_note_mail(thread);
+    slm_thread_leave(thread);
 }
 
 slm_cold uint64_t slm_sampled_due(size_t n)
 {
     struct slm_tls *tls = &slm_tls;
     const uint64_t mean = slm_process_started() ? take_due(tls, n) : 0;
+    if (slm_mailbox_waits() && tls->self)
+        look_for_mail();
     return load_relaxed(&tls->busy) ? 0 : mean;
 }
 
@@ -113,15 +134,17 @@ static bool may_guard(const struct slm_slab_shape *shape)
 static slm_sampling bool make_room(const struct slm_cache *cache)
 {
     struct slm_thread *thread = slm_thread_enter(true);
+    slm_limit_carry(cache->shape.limit);
     void *round = thread ? slm_thread_pop(thread, cache->id) : NULL;
     if (thread)
         slm_thread_leave(thread);
-    if (!round)
-        return false;
-    const uint8_t before = slm_direct_begin();
-    slm_depot_give(&round, 1, "free");
-    slm_direct_end(before);
-    return true;
+    if (round) {
+        const uint8_t before = slm_direct_begin();
+        slm_depot_give(&round, 1, "free");
+        slm_direct_end(before);
+    }
+    slm_limit_carried(cache->shape.limit);
+    return round != NULL;
 }
 
 /* What any slow path does: the thread is born by its first allocation, and heeds what handlers and other threads have
@@ -137,6 +160,14 @@ static slm_sampling void pass(void)
 static slm_sampling bool overcome(const struct slm_cache *cache, struct slm_depot *depot)
 {
     return errno == EDQUOT ? make_room(cache) : errno == EAGAIN && slm_depot_grow(depot);
+}
+
+/* Without a record it could not say of which class it is (slm_sampled_asked). */
+static slm_seldom void give_back(void *object, struct slm_limit *limit)
+{
+    slm_limit_carry(limit);
+    slm_depot_give(&object, 1, "free");
+    slm_limit_carried(limit);
 }
 
 slm_sampling void *slm_sampled_make(struct slm_cache *cache, int node, size_t n, uint64_t mean)
@@ -155,11 +186,13 @@ slm_sampling void *slm_sampled_make(struct slm_cache *cache, int node, size_t n,
     const struct slm_cache *stands_for = cache_for(cache, n);
     const uint8_t before = slm_direct_begin();
     void *guarded = may_guard(&cache->shape) ? slm_guarded_small(cache, object, n, mean) : NULL;
-    if (!guarded)
-        store_relaxed(slm_slab_sample(slm_slab_of(object), object),
-                      record(object, n, stands_for->shape.object_size, mean, stands_for->id));
+    const uint32_t index = guarded ? 0 : record(object, n, stands_for->shape.object_size, mean, stands_for->id);
+    if (index)
+        store_relaxed(slm_slab_sample(slm_slab_of(object), object), index);
+    else if (!guarded)
+        give_back(object, cache->shape.limit);
     slm_direct_end(before);
-    return guarded ? guarded : object;
+    return guarded ? guarded : index ? object : NULL;
 }
 
 static slm_sampling void record_large(void *object, size_t n, uint64_t mean)
@@ -206,10 +239,12 @@ static slm_sampling uint32_t index_of(const void *object)
     return slab && slm_slab_is_sampled(slab) ? load_relaxed(slm_slab_sample(slab, object)) : 0;
 }
 
-slm_sampling size_t slm_sampled_asked(const void *object)
+slm_sampling bool slm_sampled_asked(const void *object, size_t *asked)
 {
     const uint32_t index = index_of(object);
-    return index ? slm_samples_at(index)->asked : 0;
+    if (index)
+        *asked = slm_samples_at(index)->asked;
+    return index != 0;
 }
 
 slm_sampling size_t slm_sampled_size(const void *object, size_t size)
@@ -222,7 +257,7 @@ slm_sampling void slm_sampled_resize(void *object, size_t n)
 {
     const uint32_t index = index_of(object);
     if (index)
-        slm_samples_change(index, NULL, n, slm_samples_at(index)->given); /* it stays what it was given */
+        slm_samples_change(index, NULL, n, slm_max(slm_samples_at(index)->given, n)); /* it stays what it was given */
     else if (!slm_slab_of(object) && slm_large_of(object))
         slm_sampled_resize_large(object, n);
 }

@@ -34,12 +34,12 @@ slm_inline struct slm_cache *slm_sampled_class(size_t n)
     return slm_class_cache(slm_class_of_size(slm_class_larger(slm_class_size[slm_class_of_size(n)])));
 }
 
-/* The size that a small object of `size` bytes has as far as realloc goes: if it is sampled, that of what it stands
- * for, or samples would be allocated anew less often than others. */
+/* The size that a small object of `size` bytes has as far as its owner is told, and for realloc: if it is sampled,
+ * that of what it stands for, or samples would be allocated anew less often than others. */
 size_t slm_sampled_size(const void *object, size_t size);
 
-/* What was asked for; 0: it is not sampled, or no small object. For frees that tell a size. */
-size_t slm_sampled_asked(const void *object);
+/* Is the object sampled, and small? Then *asked, which may be 0, is what was asked for. For frees that tell it. */
+bool slm_sampled_asked(const void *object, size_t *asked);
 
 /* A sampled object of n bytes of the cache. NULL: it could not be had, and the caller allocates as always. `node`:
  * where it has to lie; -1: where the thread runs. Keeps errno. A constructor may be called. */

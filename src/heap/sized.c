@@ -11,7 +11,8 @@
 struct object {
     const struct slm_cache *cache; /* NULL: it is a large object, or none */
     size_t usable;                 /* 0: none that is live */
-    size_t asked;                  /* of a small one that is sampled, whose cache may be another class's; else 0 */
+    bool sampled;                  /* and small: its cache may be another class's */
+    size_t asked;                  /* of a sampled one */
 };
 
 static slm_seldom struct object object_at(const void *pointer, const char *call)
@@ -24,10 +25,13 @@ static slm_seldom struct object object_at(const void *pointer, const char *call)
     if (large)
         return (struct object){.usable = slm_large_is_retired(large) ? 0 : large->usable};
     const struct slm_cache *cache = slm_freed_check(pointer, call, slm_double_free);
-    if (cache)
-        return (struct object){cache, cache->shape.object_size, slm_sampled_asked(pointer)};
+    if (cache) {
+        struct object object = {.cache = cache, .usable = cache->shape.object_size};
+        object.sampled = slm_sampled_asked(pointer, &object.asked);
+        return object;
+    }
     const size_t usable = slm_guarded_usable(pointer, call, slm_double_free);
-    return (struct object){slm_guarded_cache(pointer, call, slm_double_free), usable, usable};
+    return (struct object){slm_guarded_cache(pointer, call, slm_double_free), usable, true, usable};
 }
 
 /* The class that a request gets, or SLM_CLASSES: a span of its own. As slm_aligned_alloc has it. */
@@ -56,7 +60,7 @@ static __attribute__((noinline)) slm_seldom bool is_exact(const void *pointer, s
         return class == SLM_CLASSES && slm_large_usable_for(object.usable) == slm_large_usable_for(n);
     if (!slm_cache_is_class(object.cache))
         return n <= object.usable;
-    return object.cache->id == class || (object.asked != 0 && class_for(object.asked, alignment) == class);
+    return object.cache->id == class || (object.sampled && class_for(object.asked, alignment) == class);
 }
 
 /* Every full magazine leads to here. */

@@ -387,6 +387,26 @@ def test_a_killed_tool_leaves_no_command_behind(preload, number):
         assert child.tell("go", "done")
 
 
+# A thread that finds all it needs in its magazines.
+BUSY = """
+import time
+print("ready", flush=True)
+while True:
+    for i in range(10000):
+        kept = bytes(5000 + i % 1000)
+    time.sleep(0.01)
+"""
+
+
+def test_sampling_can_be_switched_on_in_a_busy_process_of_one_thread(preload):
+    with Child("/usr/bin/python3", "-c", BUSY, env=preload.env("sample_bytes=0", PYTHONMALLOC="malloc")) as child:
+        assert "sampling is off" in tells(child.pid, "top")
+        assert tells(child.pid, "option", "sample_bytes=64K") == "sample_bytes=65536\n"
+        wait_until(lambda: " 0 samples" not in tells(child.pid, "top", "--allocated"), "something is sampled")
+        said = tells(child.pid, "top", "--allocated")
+        assert "sampling was off for a time" in said and "without what was allocated while sampling was off" in said
+
+
 # -- core dumps -------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 /* src/heap/sampled.h: whatever call of malloc's allocates can be sampled, and gives what it always gives;
  * whatever call frees ends the sample; the record follows an object that is resized; figures are exact all the
- * while; and slabs of sampled objects go back as others do. Named caches are in test_sampled_caches.c, misuse is
- * in test/misuse. */
+ * while; and slabs of sampled objects go back as others do. Named caches are in test_sampled_caches.c, intervals in
+ * test_sampled_pace.c; misuse is in test/misuse. */
 #include "sampled.h"
 
 #include <malloc.h>
@@ -22,81 +22,6 @@ static void check_sampled(void *object, size_t asked)
     else
         require(slm_cache_of_object(object)->id >= sample->cache);
     memset(object, 0x5a, sample->given);
-}
-
-/* -- pace ---------------------------------------------------------------------------------------------------- */
-
-static uint64_t clock_us, step_us; /* the clock that the library reads; 0: the real one */
-
-uint64_t __real_slm_sys_now_us(void);
-uint64_t __wrap_slm_sys_now_us(void);
-uint64_t __wrap_slm_sys_now_us(void)
-{
-    return step_us == 0 ? __real_slm_sys_now_us() : clock_us;
-}
-
-/* So many samples of this thread's, so far apart; the mean of the next one's interval. */
-static uint64_t mean_after(unsigned samples, uint64_t apart_us)
-{
-    step_us = apart_us;
-    for (unsigned i = 0; i < samples; i++) {
-        clock_us += step_us;
-        slm_tls.sample_left = 0;
-        void *object = malloc(1000);
-        assert_true(is_sampled(object));
-        free(object);
-    }
-    step_us = 0;
-    return slm_interval_mean(slm_tls.sample_mean);
-}
-
-static void samples_that_come_fast_become_fewer(void **state)
-{
-    (void)state;
-    const uint64_t usual = 2 << 20, longest = 64 << 20;
-    set_mean(usual);
-    clock_us = 1000000;
-    assert_int_equal(mean_after(1, 1000), usual);
-    assert_int_equal(mean_after(1, 50), 2 * usual);
-    assert_int_equal(mean_after(1, 50), 4 * usual);
-    assert_int_equal(mean_after(1, 200), 4 * usual); /* neither close nor far apart */
-    assert_int_equal(mean_after(100, 1), longest);
-    assert_int_equal(mean_after(1, 1000), longest / 2);
-    assert_int_equal(mean_after(100, 1000), usual);
-    assert_true((uint64_t)load_relaxed(&slm_sample_counts.longest_mean_kib) << 10 == longest);
-}
-
-/* Each sample has the mean of its own interval, which had begun before it was known when that would end. */
-static void a_sample_has_the_mean_of_its_interval(void **state)
-{
-    (void)state;
-    set_mean(2 << 20);
-    clock_us += 1000000;
-    for (unsigned i = 0; i < 5; i++) {
-        const uint64_t before = mean_after(1, i % 2 ? 1 : 50);
-        clock_us += step_us = 1;
-        slm_tls.sample_left = 0;
-        void *object = malloc(1000);
-        assert_int_equal(slm_samples_at(index_of(object))->mean, before);
-        step_us = 0;
-        free(object);
-    }
-    mean_after(100, 1000);
-}
-
-/* Who asks for more samples than are usual gets them, and who asks for none gets none. */
-static void what_was_asked_for_is_kept(void **state)
-{
-    (void)state;
-    set_mean(64 << 10);
-    assert_int_equal(mean_after(100, 1), 64 << 10);
-    set_mean(64 << 20);
-    assert_int_equal(mean_after(100, 1), 64 << 20);
-    set_mean(0);
-    slm_tls.sample_left = 0;
-    void *object = malloc(1000);
-    assert_false(is_sampled(object));
-    free(object);
 }
 
 /* -- calls --------------------------------------------------------------------------------------------------- */
@@ -438,6 +363,13 @@ static uint64_t in_use(void)
     return stats.live_bytes;
 }
 
+/* A sampled object takes more than its owner is told. */
+static size_t taken_by(const void *object)
+{
+    const struct slm_cache *cache = object ? slm_cache_of_object(object) : NULL;
+    return cache ? cache->shape.object_size : malloc_usable_size((void *)object);
+}
+
 /* Random work, of which about one in five is sampled: what is in use is what was not freed, to the byte. */
 static void figures_are_exact(void **state)
 {
@@ -451,22 +383,22 @@ static void figures_are_exact(void **state)
         const size_t at = random_below(&random, SLOTS),
                      n = random_below(&random, (size_t)1 << random_below(&random, 18)) + 1;
         if (held[at] && i % 3 == 0) {
-            wanted -= malloc_usable_size(held[at]);
+            wanted -= taken_by(held[at]);
             held[at] = realloc(held[at], n);
         } else {
-            wanted -= malloc_usable_size(held[at]);
+            wanted -= taken_by(held[at]);
             free(held[at]);
             held[at] = i % 5 == 0 ? calloc(1, n) : malloc(n);
         }
         require(held[at] != NULL);
-        wanted += malloc_usable_size(held[at]);
+        wanted += taken_by(held[at]);
         sampled += is_sampled(held[at]);
         if (i % 1000 == 0)
             assert_int_equal(in_use(), wanted);
     }
     assert_true(sampled > 5000);
     for (unsigned at = 0; at < SLOTS; at++) {
-        wanted -= malloc_usable_size(held[at]);
+        wanted -= taken_by(held[at]);
         free(held[at]);
         held[at] = NULL;
     }
@@ -559,9 +491,6 @@ static void no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(samples_that_come_fast_become_fewer, fresh),
-        cmocka_unit_test_setup(a_sample_has_the_mean_of_its_interval, fresh),
-        cmocka_unit_test_setup(what_was_asked_for_is_kept, fresh),
         cmocka_unit_test_setup(calls_of_malloc, fresh),
         cmocka_unit_test_setup(frees_with_a_size, fresh),
         cmocka_unit_test_setup(errno_is_kept, fresh),

@@ -169,7 +169,7 @@ static size_t any_size(uint64_t *random)
 static void resize(struct object *object, size_t n)
 {
     const bool was_large = slm_large_of(object->object) != NULL;
-    const size_t usable = slm_sampled_size(object->object, malloc_usable_size(object->object));
+    const size_t usable = malloc_usable_size(object->object);
     char *before = object->object, *now = by_realloc(before, n);
     require(now != NULL);
     const bool is_large = slm_large_of(now) != NULL;

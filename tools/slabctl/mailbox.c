@@ -225,8 +225,8 @@ static void command_take_back(struct asking *asking)
         target_write(asking->target, asking->command_at, &none, sizeof none);
 }
 
-/* The child: it has each token before the target has, and 0 at the end. Signals for the tool's group, as by Ctrl-C, do
- * not reach it, and who reads the tool's output does not wait for it. */
+/* The child: it has each token before the target has, and 0 at the end. Signals for the tool's group, as by Ctrl-C,
+ * do not reach it, and who reads the tool's output does not wait for it. */
 static _Noreturn void guard(struct asking *asking, int from)
 {
     uint64_t token;

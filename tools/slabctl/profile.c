@@ -170,6 +170,8 @@ void profile_notes(const struct profile *profile, struct notes *notes)
     *notes = (struct notes){0};
     if (!samples->sample_bytes)
         note(notes, "sampling is off (sample_bytes=0): what was allocated since is not in the figures");
+    else if (samples->gaps)
+        note(notes, "sampling was off for a time: what was allocated then is not in the figures");
     if (samples->losses)
         note(notes, "samples lost, as there was no room for them: %ju; the figures are too low",
              (uintmax_t)samples->losses);

@@ -117,6 +117,7 @@ bool samples_try_live(struct target *target, struct samples *samples)
     samples->sample_bytes = number_at(target, inspect->sample_bytes, sizeof(uint64_t));
     samples->longest_mean = (uint64_t)counts.longest_mean_kib << 10;
     samples->losses = counts.losses;
+    samples->gaps = counts.gaps;
     samples->stack_losses = counts.stack_losses;
     return live_read(target, samples, counts.top);
 }

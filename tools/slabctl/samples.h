@@ -33,11 +33,11 @@ struct samples {
     size_t count, room, stack_count, stack_room;
     uint64_t sample_bytes; /* the mean interval now; 0: there is no sampling */
     uint64_t longest_mean; /* of all samples' intervals: a thread lengthens its own when samples come fast */
-    uint64_t losses, stack_losses;
-    size_t torn;    /* records that changed each time they were looked at */
-    size_t damaged; /* records that make no sense, */
-    size_t broken;  /* and lists of stacks that do not, from there on */
-    bool more;      /* there are more than are looked at */
+    uint64_t losses, stack_losses, gaps; /* as slm_sample_counts has them */
+    size_t torn;                         /* records that changed each time they were looked at */
+    size_t damaged;                      /* records that make no sense, */
+    size_t broken;                       /* and lists of stacks that do not, from there on */
+    bool more;                           /* there are more than are looked at */
 };
 
 /* Ends the tool with one line where the process is gone, or its library has no samples. */

@@ -183,7 +183,9 @@ static void total_print(const struct profile *profile)
         printf(", at times one in %s", amount_of(profile->samples.longest_mean).text);
     if (!choice.allocated)
         printf("; with what sizes are rounded up by %s", amount_of_estimate(total->given).text);
-    puts("\n(each true number lies between LOW and HIGH 95 times in 100)");
+    const bool all = profile->samples.sample_bytes && !profile->samples.gaps;
+    printf("\n(each true number%s lies between LOW and HIGH 95 times in 100)\n",
+           all ? "" : ", without what was allocated while sampling was off,");
 }
 
 void top_run(const struct request *request)
