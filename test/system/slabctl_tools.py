@@ -35,6 +35,12 @@ def complains(*words, status=1, **more):
     return re.fullmatch(r"slabctl: (.*)\n", done.stderr)[1]
 
 
+def ends_well(done):
+    """0, or 1 and a line that says why; in front of it may be notes about what a profile leaves out."""
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("slabctl: note: ")]
+    return done.returncode == 0 or (done.returncode, len(lines)) == (1, 1)
+
+
 def compile_program(source, folder, *more, name=None):
     cc, = need("cc")
     program = folder / (name or pathlib.Path(source).stem)

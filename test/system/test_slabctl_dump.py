@@ -11,7 +11,7 @@ import pytest
 
 from conftest import BUILD, LIBRARY, OURS, SLABCTL_CHECKED, need, scaled
 from programs import PYTHON
-from slabctl_tools import Child, compile_program, complains, slabctl, tells
+from slabctl_tools import Child, compile_program, complains, ends_well, slabctl, tells
 from test_slabctl_hostile import with_wrong_bytes
 from tools.python import servers
 from tools.python.processes import plain_env, wait_until
@@ -116,6 +116,64 @@ def test_another_program_of_the_same_name_gives_no_names(programs, tmp_path):
     assert total.search(before)[0] == total.search(after)[0]
 
 
+def samples_in(text):
+    return int(re.search(r" by (\d+) samples?", text)[1])
+
+
+def cut_at(core, whole, size):
+    """The core is so short; what `top` says of it, which ends with 1."""
+    core.write_bytes(whole[:size])
+    done = slabctl("--core", core, "top")
+    assert done.returncode == 1, done
+    return done
+
+
+def test_a_dump_that_was_cut_says_so(dumper, tmp_path):
+    """Its figures are too low: that is no success, and there are no bounds. The last 64 bytes are a sample."""
+    dumper.tell("d", "done")
+    whole, core = (tmp_path / "dump").read_bytes(), tmp_path / "core"
+    count = samples_in(top(["--core", tmp_path / "dump"]))
+    for lost, size in ((1, 1), (1, 64), (2, 65), (1000, 64000), (count, count * 64)):
+        done = cut_at(core, whole, len(whole) - size)
+        assert samples_in(done.stdout) == count - lost and "between" not in done.stdout
+        line = f"the file is cut: up to {lost} of {count} samples cannot be read; the figures are too low\n"
+        assert done.stderr == f"slabctl: {core}: {line}" and f"note: {line}" in done.stdout
+        rows = done.stdout.split("\n\n")[0].splitlines()[1:]
+        assert all(re.match(r" +\S+ [KMG]?i?B +\S+% +- +- ", row) for row in rows if re.match(" +[0-9]", row))
+        done = slabctl("--core", core, "profile", tmp_path / "profile")
+        assert (done.returncode, done.stderr) == (1, f"slabctl: {core}: {line}")
+        assert f"in what could be read, by {count - lost} samples" in done.stdout and (tmp_path / "profile").exists()
+
+
+def test_a_dump_of_which_little_is_left(dumper, tmp_path):
+    dumper.tell("d", "done")
+    whole, core = (tmp_path / "dump").read_bytes(), tmp_path / "core"
+    for size in range(64, len(whole) - 64 * 10, len(whole) // 50):
+        done = cut_at(core, whole, size)
+        assert "cut" in done.stderr or "not a core dump" in done.stderr, done
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_core_that_was_cut_says_so(dumper, tmp_path):
+    """Wherever that is: it has all samples, or says that it has not. What the core had is not taken from the files."""
+    gcore, = need("gcore")
+    subprocess.run([gcore, "-o", tmp_path / "whole", str(dumper.pid)], capture_output=True, check=True)
+    whole, = tmp_path.glob("whole.*")
+    good = top(["--core", whole])
+    size = whole.stat().st_size
+    outcomes = set()
+    for part in range(1, 25):
+        with open(whole, "r+b") as file:
+            file.truncate(size - size * part // 25)
+        done = slabctl("--bytes", "--core", whole, "top")
+        if done.returncode == 0:
+            assert samples_in(done.stdout) == samples_in(good)
+        else:
+            assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "the file is cut" in done.stderr, done
+        outcomes.add(done.returncode)
+    assert 1 in outcomes
+
+
 @pytest.mark.usefixtures("slabctl_checked_built")
 def test_dumps_with_wrong_bytes(dumper, tmp_path):
     dumper.tell("d", "done")
@@ -128,7 +186,7 @@ def test_dumps_with_wrong_bytes(dumper, tmp_path):
         done = slabctl("--core", core, *words, tool=SLABCTL_CHECKED)
         said = f"seed {seed}: {done}"
         assert "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, said
-        assert done.returncode == 0 or (done.returncode, done.stderr.count("\n")) == (1, 1), said
+        assert ends_well(done), said
 
 
 # -- options ----------------------------------------------------------------------------------------------------------

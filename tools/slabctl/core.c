@@ -36,12 +36,19 @@ static void mappings_sort(struct mappings *mappings)
     mappings->count = kept;
 }
 
+/* How many of the segment's bytes the file has. */
+static uint64_t bytes_there(const GElf_Phdr *segment, uint64_t file_bytes)
+{
+    uint64_t there = segment->p_offset < file_bytes ? file_bytes - segment->p_offset : 0;
+    return segment->p_filesz < there ? segment->p_filesz : there;
+}
+
 static void segment_add(const GElf_Phdr *segment, uint64_t file_bytes, struct mappings *mappings)
 {
     if (!segment->p_memsz || segment->p_vaddr + segment->p_memsz < segment->p_vaddr ||
         mappings->count == MAPPINGS_MOST)
         return;
-    uint64_t there = segment->p_offset < file_bytes ? file_bytes - segment->p_offset : 0; /* it may have been cut */
+    uint64_t there = bytes_there(segment, file_bytes);
     uint64_t in_core = segment->p_filesz < segment->p_memsz ? segment->p_filesz : segment->p_memsz;
     struct mapping *mapping = mappings_add(mappings);
     mapping->start = segment->p_vaddr;
@@ -50,6 +57,7 @@ static void segment_add(const GElf_Phdr *segment, uint64_t file_bytes, struct ma
     mapping->writable = segment->p_flags & PF_W;
     mapping->executable = segment->p_flags & PF_X;
     mapping->in_core = in_core < there ? in_core : there;
+    mapping->lost = in_core - mapping->in_core;
     mapping->core_offset = segment->p_offset;
 }
 
@@ -139,9 +147,12 @@ static bool core_read(struct core *core, struct mappings *mappings)
         elf_getphdrnum(core->elf, &count) != 0 || fstat(core->file, &stat) != 0)
         return false;
     GElf_Phdr segment;
-    for (size_t i = 0; i < count; i++)
-        if (gelf_getphdr(core->elf, (int)i, &segment) && segment.p_type == PT_LOAD)
+    for (size_t i = 0; i < count; i++) {
+        bool known = gelf_getphdr(core->elf, (int)i, &segment);
+        core->cut |= !known || bytes_there(&segment, (uint64_t)stat.st_size) < segment.p_filesz;
+        if (known && segment.p_type == PT_LOAD)
             segment_add(&segment, (uint64_t)stat.st_size, mappings);
+    }
     mappings_sort(mappings);
     struct mappings more = {0};
     for (size_t i = 0; i < count; i++)

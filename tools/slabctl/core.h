@@ -7,6 +7,7 @@ struct core {
     int file;
     Elf *elf;
     pid_t pid; /* 0: not known */
+    bool cut;  /* the file ends before what its headers say is in it */
 };
 
 /* False and the line if it is no core dump of this machine. */

@@ -201,6 +201,7 @@ void leaks_run(const struct request *request)
     profile_notes(profile, &notes);
     for (unsigned i = 0; i < notes.count; i++)
         printf("note: %s\n", notes.text[i]);
+    profile_short_say(profile);
     free(histories.list);
     profile_close(profile);
 }

@@ -112,7 +112,9 @@ static char *help_commands(void)
         "  slabctl 4711 tune connection 32\n"
         "  slabctl 4711 option purge_delay_ms=100\n"
         "  slabctl --timeout 10 4711 purge\n"
-        "\nExit status: 0 done, 1 it could not be done, 2 wrong usage.\n";
+        "\nExit status: 0 done, 1 it could not be done, or not all of it: samples or stacks could not be read, so "
+        "that "
+        "the figures are too low; 2 wrong usage.\n";
     char *text = NULL;
     size_t length = 0;
     FILE *out = open_memstream(&text, &length);
@@ -209,5 +211,5 @@ int main(int argc, char **argv)
     }
     if (fflush(stdout) != 0 || ferror(stdout))
         fail("standard output: %s", strerror(errno));
-    return EXIT_DONE;
+    return fails_later() ? EXIT_COULD_NOT : EXIT_DONE;
 }

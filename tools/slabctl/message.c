@@ -57,6 +57,22 @@ void fail(const char *format, ...)
     exit(EXIT_COULD_NOT);
 }
 
+static bool failed;
+
+void fail_later(const char *format, ...)
+{
+    va_list list;
+    va_start(list, format);
+    line_write(format, list);
+    va_end(list);
+    failed = true;
+}
+
+bool fails_later(void)
+{
+    return failed;
+}
+
 void *problem_set(struct problem *problem, enum problem_kind kind, const char *format, ...)
 {
     va_list list;

@@ -27,6 +27,10 @@ void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* The same, and the end with EXIT_COULD_NOT. */
 _Noreturn void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* The same, but the tool goes on: it has more to say. Main asks in the end whether that has happened. */
+void fail_later(const char *format, ...) __attribute__((format(printf, 1, 2)));
+_Bool fails_later(void);
+
 /* For the terminal: what is not printable in this locale becomes '?'. Whatever comes from a process passes through
  * it, as it may have sequences in it that a terminal obeys. Returns `text`, which never gets longer. */
 char *printable(char *text);

@@ -130,6 +130,7 @@ static void live_add(struct profile *profile, const struct sample *sample)
 
 void profile_look(struct profile *profile, bool all)
 {
+    profile->all = all;
     samples_free(&profile->samples);
     samples_read(profile->target, &profile->samples);
     const struct samples *samples = &profile->samples;
@@ -164,10 +165,41 @@ static void note(struct notes *notes, const char *format, ...)
     va_end(list);
 }
 
+bool profile_is_short(const struct profile *profile)
+{
+    const struct samples *samples = &profile->samples;
+    return samples->unread || samples->more || (profile->all && samples->broken);
+}
+
+static void note_short(const struct profile *profile, struct notes *notes)
+{
+    const struct samples *samples = &profile->samples;
+    const char *cut = target_is_cut(profile->target) ? "the file is cut: " : "";
+    if (samples->unread)
+        note(notes, "%sup to %zu of %zu samples cannot be read; the figures are too low", cut, samples->unread,
+             samples->records);
+    else if (samples->more)
+        note(notes, "there are more samples or stacks than slabctl reads: the figures are too low");
+    else
+        note(notes, "%sstacks cannot be read from some place on in %zu of %d lists; what was allocated is too low",
+             cut, samples->broken, SLM_STACK_BUCKETS);
+}
+
+void profile_short_say(const struct profile *profile)
+{
+    struct notes notes = {0};
+    if (!profile_is_short(profile))
+        return;
+    note_short(profile, &notes);
+    fail_later("%s: %s", target_name(profile->target), notes.text[0]);
+}
+
 void profile_notes(const struct profile *profile, struct notes *notes)
 {
     const struct samples *samples = &profile->samples;
     *notes = (struct notes){0};
+    if (profile_is_short(profile))
+        note_short(profile, notes);
     if (!samples->sample_bytes)
         note(notes, "sampling is off (sample_bytes=0): what was allocated since is not in the figures");
     else if (samples->gaps)
@@ -182,11 +214,9 @@ void profile_notes(const struct profile *profile, struct notes *notes)
         note(notes, "samples left out, as they changed while they were read: %zu", samples->torn);
     if (samples->damaged)
         note(notes, "samples left out, as they make no sense: %zu", samples->damaged);
-    if (samples->broken)
+    if (samples->broken && !profile->all)
         note(notes, "lists of stacks that make no sense from some place on: %zu; samples there have no stack",
              samples->broken);
-    if (samples->more)
-        note(notes, "there are more samples or stacks than slabctl reads: the figures are too low");
     if (target_copies(profile->target) > 1)
         note(notes, "the process has %u copies of the library: this is the one with most in use",
              target_copies(profile->target));

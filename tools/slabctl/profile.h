@@ -33,6 +33,7 @@ struct profile {
     uint32_t *stack_sites; /* the site of each */
     size_t number_room;
     struct estimate live, allocated;
+    bool all; /* what was allocated is wanted, too */
 };
 
 struct profile *profile_open(struct target *target);
@@ -45,7 +46,13 @@ size_t profile_site_count(const struct profile *profile);
 /* The site of a sample's stack. */
 uint32_t profile_site_of(struct profile *profile, uint32_t stack);
 
-/* What the figures leave out, a line each, in `text`: sampling that is off, samples that were lost. */
+/* Whether it is known that the figures are too low, as not all samples could be read: then no bounds hold. */
+bool profile_is_short(const struct profile *profile);
+/* Says so, and what is missing, if that is so; the tool then ends with EXIT_COULD_NOT. */
+void profile_short_say(const struct profile *profile);
+
+/* What the figures leave out, a line each, in `text`: sampling that is off, samples that were lost. What makes them
+ * short comes first. */
 enum { PROFILE_NOTES_MOST = 8 };
 struct notes {
     char text[PROFILE_NOTES_MOST][160];

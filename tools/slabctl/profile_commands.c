@@ -137,8 +137,9 @@ static void written_say(const struct profile *profile, const struct pprof *pprof
         printf("%s: %s %s than in %s\n", path, amount_of((uint64_t)fabs(bytes)).text, bytes < 0 ? "less" : "more",
                choice.older);
     else
-        printf("%s: %s %s, by %ju samples\n", path, amount_of((uint64_t)fabs(bytes)).text,
+        printf("%s: %s %s%s, by %ju samples\n", path, amount_of((uint64_t)fabs(bytes)).text,
                choice.allocated ? "allocated since the start" : "live",
+               profile_is_short(profile) ? " in what could be read" : "",
                (uintmax_t)(choice.allocated ? profile->allocated : profile->live).samples);
 }
 
@@ -166,10 +167,11 @@ void profile_run(const struct request *request)
     output_close(&output, path);
     struct notes notes;
     profile_notes(profile, &notes);
-    for (unsigned i = 0; i < notes.count; i++)
+    for (unsigned i = profile_is_short(profile); i < notes.count; i++)
         complain("note: %s", notes.text[i]);
     if (strcmp(path, "-") != 0)
         written_say(profile, &pprof, path);
+    profile_short_say(profile);
     pprof_free(&pprof);
     profile_close(profile);
 }

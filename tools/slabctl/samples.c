@@ -63,8 +63,11 @@ static bool piece_read(struct target *target, struct samples *samples, uint64_t 
         return false;
     for (int try = 1; try <= TRIES && left; try++) {
         struct slm_sample *before = copies[(try - 1) % 2], *now = copies[try % 2];
-        if (!target_read(target, address, now, bytes))
-            return false;
+        if (!target_read(target, address, now, bytes)) {
+            if (try == 1)
+                return false;
+            break;
+        }
         for (size_t i = 0; i < count; i++) {
             if (done[i] || !same(&before[i], &now[i]) || now[i].serial % 2)
                 continue;
@@ -78,14 +81,19 @@ static bool piece_read(struct target *target, struct samples *samples, uint64_t 
     return true;
 }
 
-static bool chunk_read(struct target *target, struct samples *samples, uint64_t chunk, uint64_t count)
+/* Where not all of a piece is there, as a file was cut, what comes before that counts. */
+static void chunk_read(struct target *target, struct samples *samples, uint64_t chunk, uint64_t count)
 {
     for (uint64_t i = 0; i < count && !samples->more; i += PIECE) {
-        uint64_t part = count - i < PIECE ? count - i : PIECE;
-        if (!piece_read(target, samples, chunk + i * sizeof(struct slm_sample), part))
-            return false;
+        uint64_t part = count - i < PIECE ? count - i : PIECE, address = chunk + i * sizeof(struct slm_sample);
+        if (piece_read(target, samples, address, part))
+            continue;
+        while (part && piece_read(target, samples, address, 1)) {
+            address += sizeof(struct slm_sample);
+            part--;
+        }
+        samples->unread += part;
     }
-    return true;
 }
 
 /* Index 1 is the first of the first chunk. */
@@ -99,8 +107,9 @@ static bool live_read(struct target *target, struct samples *samples, uint32_t t
     for (unsigned c = 0; c < SLM_SAMPLE_CHUNKS && first < top; c++) {
         uint64_t count = slm_samples_in(c), used = top - first < count ? top - first : count;
         /* One that is being made, or that was never there, has nothing to show. */
-        if (chunks[c] && !chunk_read(target, samples, chunks[c], used))
-            samples->damaged++;
+        if (chunks[c])
+            chunk_read(target, samples, chunks[c], used);
+        samples->records += used;
         first += count;
     }
     return true;
@@ -113,8 +122,9 @@ bool samples_try_live(struct target *target, struct samples *samples)
     if (!inspect->sample_chunks || !inspect->sample_counts || !inspect->sample_bytes)
         return false;
     struct slm_sample_counts counts = {0};
-    (void)target_read(target, address_of(inspect->sample_counts), &counts, sizeof counts);
-    samples->sample_bytes = number_at(target, inspect->sample_bytes, sizeof(uint64_t));
+    if (!target_read(target, address_of(inspect->sample_counts), &counts, sizeof counts) ||
+        !target_read(target, address_of(inspect->sample_bytes), &samples->sample_bytes, sizeof(uint64_t)))
+        return false;
     samples->longest_mean = (uint64_t)counts.longest_mean_kib << 10;
     samples->losses = counts.losses;
     samples->gaps = counts.gaps;
@@ -136,7 +146,7 @@ double samples_live_bytes(struct target *target)
     bool read = samples_try_live(target, &samples);
     for (size_t i = 0; i < samples.count; i++)
         sample_add(&estimate, &samples.samples[i]);
-    bool known = read && (samples.sample_bytes || samples.count);
+    bool known = read && (samples.sample_bytes || samples.count) && !samples.unread && !samples.more;
     samples_free(&samples);
     return known ? estimate.bytes : -1;
 }
@@ -239,7 +249,8 @@ void samples_read(struct target *target, struct samples *samples)
     if (!target_is_same(target, &problem))
         fail("%s", problem.text);
     if (!read)
-        fail("%s: its samples cannot be read", target_name(target));
+        fail("%s: its samples cannot be read%s", target_name(target),
+             target_is_cut(target) ? ": the file is cut" : "");
 }
 
 void samples_free(struct samples *samples)

@@ -34,6 +34,8 @@ struct samples {
     uint64_t sample_bytes; /* the mean interval now; 0: there is no sampling */
     uint64_t longest_mean; /* of all samples' intervals: a thread lengthens its own when samples come fast */
     uint64_t losses, stack_losses, gaps; /* as slm_sample_counts has them */
+    size_t records;                      /* those in use are among so many, */
+    size_t unread;                       /* of which these could not be read */
     size_t torn;                         /* records that changed each time they were looked at */
     size_t damaged;                      /* records that make no sense, */
     size_t broken;                       /* and lists of stacks that do not, from there on */

@@ -93,6 +93,8 @@ static bool core_read_part(struct target *target, const struct mapping *mapping,
     }
     if (!bytes)
         return true;
+    if (from < mapping->in_core + mapping->lost) /* the process may have changed it */
+        return false;
     int file = files && mapping->path ? core_file(target, mapping) : -1;
     return file >= 0 && file_read(file, out, bytes, mapping->offset + from);
 }
@@ -332,6 +334,9 @@ static struct target *target_new(void)
 
 static bool version_check(struct target *target, struct problem *problem)
 {
+    if (!target->copies && target->core.cut)
+        return problem_set(problem, PROBLEM_NOT_OURS,
+                           "%s: the file is cut, and what is left does not show slabmalloc", target->name);
     if (!target->copies)
         return problem_set(problem, PROBLEM_NOT_OURS, "%s: does not run on slabmalloc", target->name);
     if (target->inspect.version != SLM_INSPECT_VERSION)
@@ -456,6 +461,10 @@ pid_t target_pid(const struct target *target)
 bool target_is_core(const struct target *target)
 {
     return target->is_core;
+}
+bool target_is_cut(const struct target *target)
+{
+    return target->core.cut;
 }
 const char *target_name(const struct target *target)
 {

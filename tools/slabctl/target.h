@@ -28,6 +28,7 @@ void target_close(struct target *target);
 
 pid_t target_pid(const struct target *target);    /* of a core: of the process that it was, 0 if it is not known */
 bool target_is_core(const struct target *target); /* it takes no commands, and does not change */
+bool target_is_cut(const struct target *target);  /* it is a core whose end is missing */
 const char *target_name(const struct target *target); /* for messages: the process's number, or the core's file */
 
 /* All of it, or false. A core's PT_LOADs hold what was written to; the rest comes from the mapped files. */
@@ -55,6 +56,7 @@ struct mapping {
     char *path;             /* of the file as the process has named it, also "[stack]"; NULL: none */
     uint64_t in_core;       /* of a core: bytes from the start on that are in there */
     uint64_t core_offset;   /* and where */
+    uint64_t lost;          /* of a core that was cut: bytes behind those, which were in there */
 };
 
 /* In the order of their addresses. They are those of the time when the target was opened. */

@@ -157,9 +157,10 @@ static void row_print(struct profile *profile, const struct row *row, double tot
 {
     const struct estimate *figures = &row->figures;
     struct interval interval = estimate_interval(figures, profile_mean(profile));
+    bool bounds = !profile_is_short(profile);
     printf("%10s %5.1f%% %10s %10s %10s %8ju  ", amount_of_estimate(figures->bytes).text,
-           total > 0 ? 100 * figures->bytes / total : 0, amount_of_estimate(interval.low).text,
-           amount_of_estimate(interval.high).text, number_of_estimate(figures->objects).text,
+           total > 0 ? 100 * figures->bytes / total : 0, bounds ? amount_of_estimate(interval.low).text : "-",
+           bounds ? amount_of_estimate(interval.high).text : "-", number_of_estimate(figures->objects).text,
            (uintmax_t)figures->samples);
     if (choice.by == BY_STACK) {
         stack_print(profile, row->site, style);
@@ -173,10 +174,13 @@ static void total_print(const struct profile *profile)
 {
     const struct estimate *total = choice.allocated ? &profile->allocated : &profile->live;
     struct interval interval = estimate_interval(total, profile_mean(profile));
-    printf("\n%s %s, between %s and %s, by %ju %s", amount_of_estimate(total->bytes).text,
-           choice.allocated ? "allocated since the start" : "live", amount_of_estimate(interval.low).text,
-           amount_of_estimate(interval.high).text, (uintmax_t)total->samples,
-           total->samples == 1 ? "sample" : "samples");
+    bool is_short = profile_is_short(profile);
+    printf("\n%s %s", amount_of_estimate(total->bytes).text, choice.allocated ? "allocated since the start" : "live");
+    if (is_short)
+        printf(" in what could be read");
+    else
+        printf(", between %s and %s", amount_of_estimate(interval.low).text, amount_of_estimate(interval.high).text);
+    printf(", by %ju %s", (uintmax_t)total->samples, total->samples == 1 ? "sample" : "samples");
     if (profile->samples.sample_bytes)
         printf(", one in %s", amount_of(profile->samples.sample_bytes).text);
     if (profile->samples.longest_mean > profile->samples.sample_bytes)
@@ -184,8 +188,10 @@ static void total_print(const struct profile *profile)
     if (!choice.allocated)
         printf("; with what sizes are rounded up by %s", amount_of_estimate(total->given).text);
     const bool all = profile->samples.sample_bytes && !profile->samples.gaps;
-    printf("\n(each true number%s lies between LOW and HIGH 95 times in 100)\n",
-           all ? "" : ", without what was allocated while sampling was off,");
+    puts("");
+    if (!is_short)
+        printf("(each true number%s lies between LOW and HIGH 95 times in 100)\n",
+               all ? "" : ", without what was allocated while sampling was off,");
 }
 
 void top_run(const struct request *request)
@@ -211,6 +217,7 @@ void top_run(const struct request *request)
     profile_notes(profile, &notes);
     for (unsigned i = 0; i < notes.count; i++)
         printf("note: %s\n", notes.text[i]);
+    profile_short_say(profile);
     rows_free(&rows);
     profile_close(profile);
 }
