@@ -57,9 +57,9 @@ def figures(pid, *words):
     return {name: int(value) if value.isdigit() else value for name, value in rows}
 
 
-def listed(**more):
+def listed(*words, **more):
     """The rows of `slabctl` alone, by process, and the lines below them."""
-    lines = tells(**more).splitlines()
+    lines = tells(*words, **more).splitlines()
     rows = [line.split() for line in lines]
     table = [row for row in rows if row[0].isdigit() and len(row) > 5]
     return {int(row[0]): row for row in table}, [line for line in lines if "may not" in line]
@@ -206,7 +206,12 @@ def test_a_main_thread_that_has_ended(victim):
     victim.tell("t", "done")
     wait_until(lambda: pathlib.Path(f"/proc/{victim.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z",
                "the main thread has ended")
-    assert figures(victim.pid)["live_bytes"] >= 1000 * 1000
+    found = figures(victim.pid)
+    assert found["live_bytes"] >= 1000 * 1000
+    assert found["resident_bytes"] >= found["live_bytes"]
+    before, after = re.search(r"RSS (\d+) -> (\d+)\n", tells("--bytes", victim.pid, "purge")).groups()
+    assert int(before) >= 1000 * 1000 and int(after) >= 1000 * 1000
+    assert int(listed("--bytes")[0][victim.pid][3]) >= 1000 * 1000
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -331,6 +336,19 @@ def test_a_process_that_has_ended_and_one_that_was_not_waited_for(victim):
     assert complains(victim.pid, "stats") == f"{victim.pid}: ended (its parent has not waited for it yet)"
     victim.process.wait()
     assert complains(victim.pid, "stats") == f"{victim.pid}: no such process"
+
+
+@pytest.mark.parametrize("command", ["stats", "top"])
+def test_a_process_that_is_ending(victim, command):
+    """Its memory is gone at some time, and it is not: that takes long where it had much."""
+    victim.tell("b", "done")
+    victim.kill(signal.SIGKILL)
+    said, last = set(), f"slabctl: {victim.pid}: ended (its parent has not waited for it yet)\n"
+    while last not in said:
+        done = slabctl(victim.pid, command)
+        if done.returncode:  # the first one may be in time
+            said.add(done.stderr)
+    assert said <= {f"slabctl: {victim.pid}: is ending\n", last}
 
 
 def test_a_process_that_has_executed_another_program(victim):

@@ -33,11 +33,15 @@ static bool stat_parse(char *text, struct process_stat *stat)
         return false;
     *end = '\0';
     snprintf(stat->program, sizeof stat->program, "%s", name + 1);
-    /* Fields 3, 20, 22 and 28 of proc(5). */
-    return sscanf(end + 1,
-                  " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %u %*s %" SCNu64
-                  " %*s %*s %*s %*s %*s %" SCNu64,
-                  &stat->state, &stat->threads, &stat->start_time, &stat->stack_start) == 4;
+    /* Fields 3, 9, 20, 22 and 28 of proc(5). */
+    enum { EXITING = 4 }; /* PF_EXITING, as it has always been */
+    unsigned flags = 0;
+    bool read = sscanf(end + 1,
+                       " %c %*s %*s %*s %*s %*s %u %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %u %*s %" SCNu64
+                       " %*s %*s %*s %*s %*s %" SCNu64,
+                       &stat->state, &flags, &stat->threads, &stat->start_time, &stat->stack_start) == 5;
+    stat->ends = flags & EXITING || stat->state == 'Z' || stat->state == 'X';
+    return read;
 }
 
 bool process_stat_read(pid_t pid, struct process_stat *stat, struct problem *problem)
@@ -64,7 +68,7 @@ pid_t process_live_task(pid_t pid)
         struct process_stat stat = {0};
         struct problem problem;
         pid_t task = (pid_t)strtol(entry->d_name, NULL, 10);
-        if (task > 0 && process_stat_read(task, &stat, &problem) && stat.state != 'Z' && stat.state != 'X')
+        if (task > 0 && process_stat_read(task, &stat, &problem) && !stat.ends)
             found = task;
     }
     if (folder)
@@ -72,13 +76,19 @@ pid_t process_live_task(pid_t pid)
     return found;
 }
 
-uint64_t process_resident(pid_t pid)
+static uint64_t task_resident(pid_t task)
 {
     char text[256];
     uint64_t pages = 0;
-    if (file_read(pid, "statm", text, sizeof text) || sscanf(text, "%*s %" SCNu64, &pages) != 1)
+    if (file_read(task, "statm", text, sizeof text) || sscanf(text, "%*s %" SCNu64, &pages) != 1)
         return 0;
     return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+uint64_t process_resident(pid_t pid)
+{
+    uint64_t bytes = task_resident(pid);
+    return bytes ? bytes : task_resident(process_live_task(pid));
 }
 
 bool process_numbers_fit(struct problem *problem)

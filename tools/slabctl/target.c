@@ -351,15 +351,34 @@ static struct target *target_give_up(struct target *target)
     return NULL;
 }
 
+/* Who stands for the process now. Threads may end while it goes on, its main thread, too, whose number and start
+ * are the process's. */
+static bool task_find(struct target *target, struct process_stat *stat, struct problem *problem)
+{
+    target->task = target->pid;
+    if (!process_stat_read(target->pid, stat, problem))
+        return false;
+    uint64_t start_time = stat->start_time;
+    if (stat->ends && stat->threads > 1) {
+        target->task = process_live_task(target->pid);
+        if (!process_stat_read(target->task, stat, problem))
+            return false;
+    }
+    stat->start_time = start_time;
+    return true;
+}
+
 /* May be asked at any time: what was opened and cannot be read any more has mostly ended. */
 bool target_is_same(struct target *target, struct problem *problem)
 {
     if (target->is_core)
         return true;
     struct process_stat now;
-    if (!process_stat_read(target->task, &now, problem) || now.start_time != target->stat.start_time)
+    if (!task_find(target, &now, problem) || now.start_time != target->stat.start_time)
         return problem_set(problem, PROBLEM_ENDED, "%s: ended meanwhile", target->name);
-    if (now.state == 'Z' || now.state == 'X')
+    if (now.ends && (now.threads > 1 || (now.state != 'Z' && now.state != 'X')))
+        return problem_set(problem, PROBLEM_ENDED, "%s: is ending", target->name);
+    if (now.ends)
         return problem_set(problem, PROBLEM_ENDED, "%s: ended (its parent has not waited for it yet)", target->name);
     if (now.stack_start != target->stat.stack_start)
         return problem_set(problem, PROBLEM_ENDED, "%s: executed another program meanwhile", target->name);
@@ -368,15 +387,8 @@ bool target_is_same(struct target *target, struct problem *problem)
 
 static bool process_open(struct target *target, struct problem *problem)
 {
-    if (!process_numbers_fit(problem) || !process_stat_read(target->pid, &target->stat, problem))
-        return false;
-    target->task = target->pid;
-    if (target->stat.state == 'Z' && target->stat.threads > 1) {
-        target->task = process_live_task(target->pid);
-        if (!process_stat_read(target->task, &target->stat, problem))
-            return false;
-    }
-    if (!target_is_same(target, problem))
+    if (!process_numbers_fit(problem) || !task_find(target, &target->stat, problem) ||
+        !target_is_same(target, problem))
         return false;
     int error = mappings_read(target->task, &target->mappings);
     char byte;

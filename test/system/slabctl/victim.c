@@ -6,13 +6,16 @@
  *     f   forks a child that lives on, and says its number
  *     w   works on in a third thread
  *     t   ends the main thread alone
+ *     b   has 512 MiB more, in small pages, which take long to free
  *     x   executes `sleep`
  */
+#include <errno.h>
 #include <pthread.h>
 #include <slabmalloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 enum { OBJECTS = 1000, BYTES = 1000, MANY = 32 * 1024 };
@@ -35,6 +38,15 @@ static void *work_for_ever(void *unused)
         for (int i = 0; i < 64; i++)
             free(objects[i]), objects[i] = malloc(BYTES);
     return unused;
+}
+
+static void add_much(void)
+{
+    const size_t bytes = (size_t)512 << 20;
+    char *much = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (much == MAP_FAILED || (madvise(much, bytes, MADV_NOHUGEPAGE) != 0 && errno != EINVAL))
+        exit(1);
+    memset(much, 1, bytes);
 }
 
 static void say(const char *word, int number)
@@ -65,6 +77,9 @@ static void obey(char letter)
     case 't':
         say("done", 0);
         pthread_exit(NULL);
+    case 'b':
+        add_much();
+        break;
     case 'x':
         execlp("sleep", "sleep", "1000", NULL);
         break;
