@@ -17,7 +17,6 @@
 
 enum {
     flags_known = SLAB_TYPESAFE_BY_EPOCH | SLAB_NO_MERGE | SLAB_ZERO | SLAB_CACHELINE_ALIGN | SLAB_ACCOUNT,
-    rounds_most = 254,       /* that a program may ask for: slabmalloc.h says so. The largest magazine has one less */
     attempts_most = 100,     /* at threads that are in a slow path, a millisecond apart */
     dismantling_most = 3000, /* the same where a thread that is merely slow must not be left out */
 };
@@ -29,7 +28,7 @@ static bool is_sound(const char *name, size_t size, const struct slab_cache_attr
     const bool keeps_state = attr->ctor || (attr->flags & SLAB_TYPESAFE_BY_EPOCH);
     return name && *name && size > 0 && size <= SIZE_MOST && attr->align <= SIZE_MOST &&
            (attr->align == 0 || slm_is_power_of_two(attr->align)) && !(attr->flags & ~(unsigned)flags_known) &&
-           attr->magazine_rounds <= rounds_most && !((attr->flags & SLAB_ZERO) && keeps_state);
+           attr->magazine_rounds <= SLM_ROUNDS_MOST && !((attr->flags & SLAB_ZERO) && keeps_state);
 }
 
 slm_seldom struct slab_cache *slm_cache_control_create(const char *name, size_t size,
@@ -141,7 +140,7 @@ static slm_seldom void tune_and_unlock(struct slm_cache *cache, unsigned rounds,
 
 slm_seldom int slm_cache_control_tune(struct slab_cache *named, unsigned rounds, unsigned magazines)
 {
-    if (!named || rounds > rounds_most) {
+    if (!named || rounds > SLM_ROUNDS_MOST) {
         errno = EINVAL;
         return -1;
     }
@@ -152,17 +151,34 @@ slm_seldom int slm_cache_control_tune(struct slab_cache *named, unsigned rounds,
 
 /* -- for who asks from outside: the cache may go at any time ----------------------------------------------------- */
 
-/* Under the mutex. */
-static slm_seldom struct slm_cache *find_called(const char *name)
+/* Under the mutex. Of the caches with that name, the one with the lowest id from `first` on; classes come first. */
+static slm_seldom struct slm_cache *find_called(const char *name, unsigned first)
 {
-    for (unsigned class = 0; class < SLM_CLASSES; class ++) {
+    for (unsigned class = first; class < SLM_CLASSES; class ++) {
         char of_class[SLM_CACHE_NAME_BYTES] = {0};
         struct slm_cache *cache = load_acquire(&slm_class_caches[class]); /* pairs with slm_class_cache_make */
         slm_cache_name_class(of_class, class);
         if (cache && strcmp(of_class, name) == 0)
             return cache;
     }
-    return slm_cache_name_find(name);
+    return slm_cache_name_find(name, first);
+}
+
+/* For each cache with that name: the mutex is taken, and `and_unlock` leaves it. How many there were. */
+static slm_seldom unsigned for_each_called(const char *name,
+                                           void (*and_unlock)(struct slm_cache *cache, void *context), void *context)
+{
+    unsigned count = 0;
+    for (unsigned first = 0;; count++) {
+        slm_cache_lock();
+        struct slm_cache *cache = find_called(name, first);
+        if (!cache)
+            break;
+        first = cache->id + 1;
+        and_unlock(cache, context);
+    }
+    slm_cache_unlock();
+    return count;
 }
 
 /* What leaves has no name any more, and slab_cache_destroy may be at work on it. */
@@ -172,15 +188,23 @@ static slm_seldom struct slm_cache *find_at(unsigned id)
     return cache && (slm_cache_is_class(cache) || cache->names > 0) ? cache : NULL;
 }
 
-slm_seldom int slm_cache_control_shrink_called(const char *name, void (*destruct)(void), size_t *bytes)
+struct shrinking {
+    struct asker asker;
+    size_t bytes;
+};
+
+static slm_seldom void shrink_one(struct slm_cache *cache, void *context)
 {
-    slm_cache_lock();
-    struct slm_cache *cache = find_called(name);
-    if (cache)
-        *bytes = shrink_and_unlock(cache, (struct asker){true, destruct});
-    else
-        slm_cache_unlock();
-    return cache ? 0 : ENOENT;
+    struct shrinking *shrinking = context;
+    shrinking->bytes += shrink_and_unlock(cache, shrinking->asker);
+}
+
+slm_seldom unsigned slm_cache_control_shrink_called(const char *name, void (*destruct)(void), size_t *bytes)
+{
+    struct shrinking shrinking = {{true, destruct}, 0};
+    const unsigned count = for_each_called(name, shrink_one, &shrinking);
+    *bytes = shrinking.bytes;
+    return count;
 }
 
 slm_seldom size_t slm_cache_control_shrink_all(void (*destruct)(void))
@@ -197,18 +221,26 @@ slm_seldom size_t slm_cache_control_shrink_all(void (*destruct)(void))
     return bytes;
 }
 
-slm_seldom int slm_cache_control_tune_called(const char *name, uint64_t rounds, uint64_t magazines,
-                                             void (*destruct)(void))
+struct tuning {
+    struct asker asker;
+    unsigned rounds, magazines;
+};
+
+static slm_seldom void tune_one(struct slm_cache *cache, void *context)
 {
-    if (rounds > rounds_most || magazines > UINT32_MAX)
+    const struct tuning *tuning = context;
+    tune_and_unlock(cache, tuning->rounds, tuning->magazines, tuning->asker);
+}
+
+slm_seldom int slm_cache_control_tune_called(const char *name, uint64_t rounds, uint64_t magazines,
+                                             void (*destruct)(void), unsigned *count)
+{
+    *count = 0;
+    if (rounds > SLM_ROUNDS_MOST || magazines > UINT32_MAX)
         return EINVAL;
-    slm_cache_lock();
-    struct slm_cache *cache = find_called(name);
-    if (cache)
-        tune_and_unlock(cache, (unsigned)rounds, (unsigned)magazines, (struct asker){true, destruct});
-    else
-        slm_cache_unlock();
-    return cache ? 0 : ENOENT;
+    struct tuning tuning = {{true, destruct}, (unsigned)rounds, (unsigned)magazines};
+    *count = for_each_called(name, tune_one, &tuning);
+    return *count ? 0 : ENOENT;
 }
 
 /* -- destroy ----------------------------------------------------------------------------------------------------- */

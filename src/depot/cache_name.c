@@ -263,14 +263,15 @@ slm_seldom void slm_cache_name_each(void (*visit)(const char *name, struct slm_c
     }
 }
 
-slm_seldom struct slm_cache *slm_cache_name_find(const char *name)
+slm_seldom struct slm_cache *slm_cache_name_find(const char *name, unsigned first)
 {
+    struct slm_cache *found = NULL;
     for (struct slm_list *at = names.next; at != &names; at = at->next) {
         struct slm_cache *cache = load_relaxed(&name_at(at)->cache);
-        if (cache && strcmp(name_at(at)->name, name) == 0)
-            return cache;
+        if (cache && cache->id >= first && (!found || cache->id < found->id) && strcmp(name_at(at)->name, name) == 0)
+            found = cache;
     }
-    return NULL;
+    return found;
 }
 
 /* Those that there was no memory for are named at the next visit. */

@@ -60,10 +60,11 @@ void slm_cache_name_sweep(uint32_t recalled);
 /* True while caches wait. */
 bool slm_cache_name_some_leave(void);
 
-/* Call `visit` for each name of the program's, in the order of creation; it must not create or destroy any. And the
- * cache of the oldest with that name; NULL: there is none. Classes are no concern of either. */
+/* Call `visit` for each name of the program's, in the order of creation; it must not create or destroy any. And of
+ * the caches that have a name, the one with the lowest id from `first` on; NULL: there is none. Classes are no
+ * concern of either. */
 void slm_cache_name_each(void (*visit)(const char *name, struct slm_cache *cache, void *context), void *context);
-struct slm_cache *slm_cache_name_find(const char *name);
+struct slm_cache *slm_cache_name_find(const char *name, unsigned first);
 
 /* The next name in the order of creation, the size classes' first. `after` NULL: the first; the result NULL:
  * there are no more. The result is pinned and `after` unpinned: a pinned name stays in the list, even when it

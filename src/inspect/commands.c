@@ -134,19 +134,28 @@ static slm_seldom int shrink(struct work *work)
 {
     const char *name = work->command->text;
     size_t bytes = 0;
-    int error = 0;
     if (*name)
-        error = slm_cache_control_shrink_called(name, work->destruct, &bytes);
+        work->answer->number[1] = slm_cache_control_shrink_called(name, work->destruct, &bytes);
     else
         bytes = slm_cache_control_shrink_all(work->destruct);
     work->answer->number[0] = bytes;
-    return error;
+    return *name && !work->answer->number[1] ? ENOENT : 0;
 }
 
 static slm_seldom int tune(struct work *work)
 {
     const uint64_t *number = work->command->number;
-    return slm_cache_control_tune_called(work->command->text, number[0], number[1], work->destruct);
+    unsigned count;
+    const int error =
+        slm_cache_control_tune_called(work->command->text, number[0], number[1], work->destruct, &count);
+    if (error == EINVAL) {
+        struct slm_line line = {0};
+        slm_line_add(&line, "rounds may be 0 to %lu, magazines 0 to %lu", (uint64_t)SLM_ROUNDS_MOST,
+                     (uint64_t)UINT32_MAX);
+        memcpy(work->answer->text, line.text, line.length + 1);
+    }
+    work->answer->number[1] = count;
+    return error;
 }
 
 /* -- options ----------------------------------------------------------------------------------------------------- */

@@ -246,6 +246,40 @@ def test_a_cache_can_be_tuned_and_shrunk(victim):
     assert re.fullmatch(r"all caches: slabs of .* were given back\n", tells(victim.pid, "shrink"))
 
 
+def test_caches_of_one_name(victim):
+    """All of that name are meant."""
+    victim.tell("c", "done")
+    assert re.fullmatch(r"conn \(2 caches\): slabs of .* were given back\n", tells(victim.pid, "shrink", "conn"))
+    assert tells(victim.pid, "tune", "conn", 7, 3) == (
+        "conn (2 caches): magazines of 7 rounds, of which a depot keeps 3\n")
+    assert tells(victim.pid, "shrink", "size-1024").startswith("size-1024 (2 caches): ")
+
+
+def test_a_cache_that_is_named_like_a_class(programs):
+    """They are two, whatever they are called."""
+    program, env = programs["linked"]
+    with Child(program, env={**env, "SLABMALLOC_OPTIONS": "sample_bytes=1K"}) as child:
+        child.tell("c", "done")
+        rows = re.findall(r"(?m)^ *(\d+) .*  (conn|size-1024.*)$", tells("--bytes", child.pid, "top", "--by", "cache"))
+    found = {name: int(bytes_) for bytes_, name in rows}
+    assert set(found) == {"conn", "size-1024", "size-1024 (named)"}
+    assert found["conn"] == pytest.approx(512 * (2048 + 2112), rel=0.2)
+    assert found["size-1024 (named)"] == pytest.approx(512 * 2176, rel=0.2)
+    assert found["size-1024"] == pytest.approx((1024 + 1000) * 1024, rel=0.2)
+
+
+@pytest.mark.parametrize("words", [["shrink", ""], ["tune", "", 3], ["option", ""]])
+def test_an_empty_word_is_no_name(victim, words):
+    """Of a script whose variable was not set: least of all does it mean all caches."""
+    assert complains(victim.pid, *words, status=2) == "(empty): not a name (--help says more)"
+
+
+def test_numbers_that_a_cache_cannot_be_tuned_to(victim):
+    assert complains(*PATIENCE, victim.pid, "tune", "size-48", 255) == (
+        f"{victim.pid}: rounds may be 0 to 254, magazines 0 to 4294967295")
+    assert "up to 4294967295" in complains(victim.pid, "tune", "size-48", 1, 2**32, status=2)
+
+
 @pytest.mark.parametrize("words", [["tune", "nonsense", 16], ["shrink", "nonsense"]])
 def test_a_cache_that_is_not_there(victim, words):
     assert complains(*PATIENCE, victim.pid, *words) == f"{victim.pid}: nonsense: there is no such cache"

@@ -212,6 +212,48 @@ static void shrinking_is_by_name_or_of_all(void **state)
     assert_int_equal(asked(SLM_COMMAND_SHRINK, "size-64")->error, 0);
 }
 
+/* Names need not be unique, and may be those of classes; names that share a cache are one. */
+static void all_of_a_name_are_meant(void **state)
+{
+    (void)state;
+    enum { caches = 4 };
+    static const size_t sizes[caches] = {1000, 1200, 1400, 1000};
+    slab_cache *made[caches], *other = slab_cache_create("other", 1600, NULL);
+    for (unsigned i = 0; i < caches; i++)
+        assert_non_null(made[i] = slab_cache_create("common", sizes[i], NULL));
+    assert_ptr_equal(load_relaxed(&made[0]->cache), load_relaxed(&made[3]->cache));
+    for (unsigned i = 0; i < caches; i++)
+        fill_and_empty(made[i]);
+    fill_and_empty(other);
+    const struct slm_answer *answer = asked(SLM_COMMAND_SHRINK, "common");
+    assert_int_equal(answer->error, 0);
+    assert_int_equal(answer->number[1], 3);
+    for (unsigned i = 0; i < caches; i++)
+        assert_int_equal(slabs_of(made[i]), 0);
+    assert_true(slabs_of(other) > 0);
+    answer = ask(SLM_COMMAND_TUNE, "common", 17, 3);
+    assert_int_equal(answer->error, 0);
+    assert_int_equal(answer->number[1], 3);
+    for (unsigned i = 0; i < caches; i++)
+        assert_int_equal(load_relaxed(&load_relaxed(&made[i]->cache)->most_rounds), 17);
+    assert_int_not_equal(load_relaxed(&load_relaxed(&other->cache)->most_rounds), 17);
+    slab_cache *class = slab_cache_create("size-1024", 1500, NULL);
+    free(malloc(1024));
+    assert_int_equal(ask(SLM_COMMAND_TUNE, "size-1024", 16, 3)->number[1], 2);
+    assert_int_equal(load_relaxed(&load_relaxed(&class->cache)->most_rounds), 16);
+    assert_int_equal(load_relaxed(&slm_class_cache(slm_class_of_size(1024))->most_rounds), 16);
+    assert_int_equal(ask(SLM_COMMAND_TUNE, "size-1024", 0, 0)->number[1], 2);
+    slab_cache_destroy(class);
+    slab_cache_destroy(made[1]);
+    assert_int_equal(asked(SLM_COMMAND_SHRINK, "common")->number[1], 2);
+    slab_cache_destroy(made[0]);
+    assert_int_equal(asked(SLM_COMMAND_SHRINK, "common")->number[1], 2);
+    slab_cache_destroy(made[2]);
+    slab_cache_destroy(made[3]);
+    assert_int_equal(asked(SLM_COMMAND_SHRINK, "common")->error, ENOENT);
+    slab_cache_destroy(other);
+}
+
 static unsigned destroyed;
 
 static void destroy_object(void *object, void *context)
@@ -272,6 +314,7 @@ static void tuning(void **state)
     assert_int_equal(load_relaxed(&of_name->most_rounds), 17);
     assert_int_equal(load_relaxed(&of_name->depot_rounds), 3 * 17);
     assert_int_equal(ask(SLM_COMMAND_TUNE, "tuned", 255, 3)->error, EINVAL);
+    assert_string_equal(slm_mailbox.answer.text, "rounds may be 0 to 254, magazines 0 to 4294967295");
     assert_int_equal(ask(SLM_COMMAND_TUNE, "tuned", 1, (uint64_t)1 << 32)->error, EINVAL);
     assert_int_equal(ask(SLM_COMMAND_TUNE, "tuned", UINT64_MAX, UINT64_MAX)->error, EINVAL);
     assert_int_equal(load_relaxed(&of_name->most_rounds), 17);
@@ -475,6 +518,7 @@ int main(void)
         cmocka_unit_test(answers_take_no_memory_that_stays),
         cmocka_unit_test(purging_gives_back_what_is_free),
         cmocka_unit_test(shrinking_is_by_name_or_of_all),
+        cmocka_unit_test(all_of_a_name_are_meant),
         cmocka_unit_test(destructors_do_not_run_in_slow_paths),
         cmocka_unit_test(who_may_runs_destructors),
         cmocka_unit_test(tuning),

@@ -17,12 +17,15 @@
 /* For words that make no sense: as argp ends the tool, but in one line. */
 static _Noreturn void usage_fail(const char *what, const char *word)
 {
-    complain("%s: %s (--help says more)", word, what);
+    complain("%s: %s (--help says more)", word[0] ? word : "(empty)", what);
     exit(EXIT_USAGE);
 }
 
+/* An empty word is a variable of a script that was not set: it would be a command of another kind, for all caches. */
 static void text_set(struct slm_command *command, const char *word)
 {
+    if (!word[0])
+        usage_fail("not a name", word);
     if (strlen(word) >= sizeof command->text)
         usage_fail("too long", word);
     memcpy(command->text, word, strlen(word) + 1);
@@ -48,6 +51,14 @@ static void ask(const struct request *request, struct slm_command *command, stru
     if (answer->error == ENOSYS)
         fail("%s: its library does not know this command", name);
     fail("%s: %s%s%s", name, text, text[0] ? ": " : "", strerror(answer->error));
+}
+
+/* A cache's name, and how many have it if it is not one. An older library says 0. */
+static void cache_print(const struct request *request, const struct slm_answer *answer)
+{
+    printf("%s", printable(request->words[0]));
+    if (answer->number[1] > 1)
+        printf(" (%" PRIu64 " caches)", answer->number[1]);
 }
 
 static void stats_run(const struct request *request)
@@ -106,8 +117,11 @@ static void shrink_run(const struct request *request)
     if (request->count)
         text_set(&command, request->words[0]);
     ask(request, &command, &answer, NULL, NULL);
-    printf("%s: slabs of %s were given back\n", request->count ? printable(request->words[0]) : "all caches",
-           amount_of(answer.number[0]).text);
+    if (request->count)
+        cache_print(request, &answer);
+    else
+        printf("all caches");
+    printf(": slabs of %s were given back\n", amount_of(answer.number[0]).text);
 }
 
 static void tune_run(const struct request *request)
@@ -117,13 +131,13 @@ static void tune_run(const struct request *request)
     text_set(&command, request->words[0]);
     for (int i = 1; i < request->count; i++)
         if (!number_parse(request->words[i], UINT32_MAX, &command.number[i - 1]))
-            usage_fail("not a number; 0: automatic", request->words[i]);
+            usage_fail("not a number up to 4294967295; 0: automatic", request->words[i]);
     ask(request, &command, &answer, NULL, NULL);
-    printf("%s:", printable(request->words[0]));
+    cache_print(request, &answer);
     if (command.number[0])
-        printf(" magazines of %" PRIu64 " rounds", command.number[0]);
+        printf(": magazines of %" PRIu64 " rounds", command.number[0]);
     else
-        printf(" magazines of as many rounds as it finds good");
+        printf(": magazines of as many rounds as it finds good");
     if (command.number[1])
         printf(", of which a depot keeps %" PRIu64 "\n", command.number[1]);
     else

@@ -262,22 +262,37 @@ void samples_free(struct samples *samples)
     *samples = (struct samples){0};
 }
 
-void samples_cache_name(struct target *target, uint16_t cache, char *name, size_t room)
+/* Whether it is what malloc's own objects are called, or a cache that has no name here. */
+static bool is_taken(const char *name)
+{
+    unsigned number;
+    return strcmp(name, "large") == 0 || sscanf(name, "size-%u", &number) == 1 ||
+           sscanf(name, "cache %u", &number) == 1;
+}
+
+static bool named_read(struct target *target, uint16_t cache, char *name, size_t room)
 {
     const struct slm_inspect *inspect = target_inspect(target);
     uint64_t address = 0;
+    if (cache < inspect->classes || cache >= inspect->cache_ids || !inspect->caches ||
+        !target_read(target, address_of(inspect->caches) + cache * sizeof address, &address, sizeof address) ||
+        !address || !target_read_text(target, address + inspect->cache_name_offset, name, room))
+        return false;
+    return name[0] != '\0';
+}
+
+void samples_cache_name(struct target *target, uint16_t cache, char *name, size_t room)
+{
+    const struct slm_inspect *inspect = target_inspect(target);
+    char named[NAME_BYTES];
     uint16_t size = 0;
     if (cache == SLM_SAMPLE_LARGE)
         snprintf(name, room, "large");
     else if (cache < inspect->classes && inspect->class_sizes &&
              target_read(target, address_of(inspect->class_sizes) + cache * sizeof size, &size, sizeof size))
         snprintf(name, room, "size-%u", size);
-    else if (cache >= inspect->classes && cache < inspect->cache_ids && inspect->caches &&
-             target_read(target, address_of(inspect->caches) + cache * sizeof address, &address, sizeof address) &&
-             address &&
-             target_read_text(target, address + inspect->cache_name_offset, name,
-                              room < NAME_BYTES ? room : NAME_BYTES))
-        return;
+    else if (named_read(target, cache, named, sizeof named))
+        snprintf(name, room, "%s%s", named, is_taken(named) ? " (named)" : "");
     else
         snprintf(name, room, "cache %u", cache);
 }

@@ -53,5 +53,6 @@ void sample_add(struct estimate *estimate, const struct sample *sample);
 /* Bytes of live objects by the samples; negative: not known. */
 double samples_live_bytes(struct target *target);
 
-/* "size-64" of a class of malloc's, the name of a named cache, or "large". */
+/* "size-64" of a class of malloc's, the name of a named cache, or "large". A cache that is named like one of the
+ * others has "(named)" behind it. */
 void samples_cache_name(struct target *target, uint16_t cache, char *name, size_t room);

@@ -6,6 +6,7 @@
  *     f   forks a child that lives on, and says its number
  *     w   works on in a third thread
  *     t   ends the main thread alone
+ *     c   makes two caches called "conn", and one called "size-1024", with objects that are sampled
  *     b   has 512 MiB more, in small pages, which take long to free
  *     x   executes `sleep`
  */
@@ -49,6 +50,20 @@ static void add_much(void)
     memset(much, 1, bytes);
 }
 
+/* A megabyte each: at sample_bytes=1K as good as all that is said of them is so. */
+static void add_caches(void)
+{
+    static const char *const names[] = {"conn", "conn", "size-1024"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        slab_cache *cache = slab_cache_create(names[i], 2048 + 64 * i, &(slab_cache_attr){.flags = SLAB_NO_MERGE});
+        for (int j = 0; j < 512; j++)
+            if (!slab_cache_alloc(cache))
+                exit(1);
+    }
+    for (int i = 0; i < 1024; i++)
+        many[i] = malloc(1024);
+}
+
 static void say(const char *word, int number)
 {
     printf("%s %d\n", word, number);
@@ -77,6 +92,9 @@ static void obey(char letter)
     case 't':
         say("done", 0);
         pthread_exit(NULL);
+    case 'c':
+        add_caches();
+        break;
     case 'b':
         add_much();
         break;
