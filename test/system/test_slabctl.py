@@ -481,6 +481,9 @@ def test_a_core_dump_of_something_else(tmp_path):
     assert "not a core dump" in complains("--core", tmp_path / "text", "stats")
     assert "not a core dump" in complains("--core", "/bin/true", "stats")
     assert "No such file" in complains("--core", tmp_path / "nothing", "stats")
+    assert complains("--core", tmp_path, "stats") == f"{tmp_path}: Is a directory"
+    for device in ("/dev/null", "/dev/zero"):
+        assert complains("--core", device, "stats") == f"{device}: not a file"
 
 
 # -- words ------------------------------------------------------------------------------------------------------------
@@ -509,7 +512,8 @@ def test_words_that_make_no_sense(victim, words):
     assert complains(victim.pid, *words, status=2).endswith("(--help says more)")
 
 
-def test_a_full_disk_is_seen():
+@pytest.mark.parametrize("words", [[], ["--help"], ["--version"], ["1", "top", "--help"]])
+def test_a_full_disk_is_seen(words):
     with open("/dev/full", "w") as full:
-        done = subprocess.run([SLABCTL], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run([SLABCTL, *words], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (1, "slabctl: standard output: No space left on device\n")

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "amount.h"
 #include "command.h"
@@ -182,13 +183,25 @@ static void rest_take(int argc, char **argv)
     argp_parse(&argp, argc - (state.rest - 1), argv + (state.rest - 1), 0, NULL, NULL);
 }
 
+/* Argp, too, ends the tool, when it has printed the help. */
+static void output_check(int status, void *unused)
+{
+    (void)unused;
+    errno = 0;
+    if (status != EXIT_DONE || (fflush(stdout) == 0 && !ferror(stdout)))
+        return;
+    complain("standard output: %s", errno ? strerror(errno) : "not all of it could be written");
+    _exit(EXIT_COULD_NOT);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 1)
         return EXIT_USAGE;
     static char name[] = "slabctl";
     setlocale(LC_CTYPE, ""); /* and numbers as scripts expect them */
-    argv[0] = name;          /* for messages of getopt */
+    on_exit(output_check, NULL);
+    argv[0] = name; /* for messages of getopt */
     argp_err_exit_status = EXIT_USAGE;
     argp_parse(&main_argp, argc, argv, ARGP_IN_ORDER, NULL, NULL);
     if (state.command)
@@ -209,7 +222,5 @@ int main(int argc, char **argv)
     } else {
         list_print();
     }
-    if (fflush(stdout) != 0 || ferror(stdout))
-        fail("standard output: %s", strerror(errno));
     return fails_later() ? EXIT_COULD_NOT : EXIT_DONE;
 }

@@ -115,8 +115,13 @@ int regular_open(const char *path)
         return -1;
     int file = -1;
     snprintf(name, sizeof name, "/proc/self/fd/%d", place);
+    errno = 0;
     if (fstat(place, &stat) == 0 && S_ISREG(stat.st_mode))
         file = open(name, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK); /* nor waits for a lease to end */
+    else if (!errno && S_ISDIR(stat.st_mode))
+        errno = EISDIR;
+    int error = errno;
     close(place);
+    errno = error;
     return file;
 }

@@ -16,5 +16,6 @@ bool mappings_same_file(const struct mapping *a, const struct mapping *b);
 /* Of /proc/PID/maps. Returns an errno code, or 0. */
 int mappings_read(pid_t pid, struct mappings *mappings);
 
-/* A regular file, open for reading, or -1. Nothing else is opened: devices and pipes do things when they are. */
+/* A regular file, open for reading, or -1; errno is 0 where it is neither that nor a folder. Nothing else is opened:
+ * devices and pipes do things when they are. */
 int regular_open(const char *path);

@@ -117,7 +117,6 @@ static void output_close(struct output *output, const char *path)
 
 static void older_read(struct pprof *older)
 {
-    errno = 0;
     int file = regular_open(choice.older);
     if (file < 0)
         fail("%s: %s", choice.older, errno ? strerror(errno) : "not a file");
