@@ -9,14 +9,15 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import subprocess
 import time
 
 import pytest
 
 from conftest import SCALE, SLABCTL, SLABCTL_CHECKED, need
-from slabctl_tools import (SOURCES, Child, agree, by_function, compile_program, complains, ends_well, google_pprof,
-                           pprof_top, slabctl, tells, top)
+from slabctl_tools import (NOBODY, SOURCES, Child, agree, by_function, compile_program, complains, ends_well,
+                           google_pprof, pprof_top, slabctl, tells, top)
 from tools.python.processes import plain_env
 
 pytestmark = [pytest.mark.xdist_group("slabctl"), pytest.mark.usefixtures("slabctl_built")]
@@ -47,8 +48,8 @@ def program(folder):
 class Sampled(Child):
     """The program, which has said what is true: {function: (live bytes, bytes allocated)}."""
 
-    def __init__(self, program, mean=MEAN, seed=5):
-        super().__init__(program, mean, seed, env=plain_env(LD_LIBRARY_PATH=str(program.parent)))
+    def __init__(self, program, mean=MEAN, seed=5, **more):
+        super().__init__(program, mean, seed, env=plain_env(LD_LIBRARY_PATH=str(program.parent)), **more)
 
     def hear(self, word):
         self.truth = {}
@@ -344,17 +345,68 @@ def test_files_are_whole_or_not_there(sampled, tmp_path):
     assert "No space left" in complains(sampled.pid, "profile", "/dev/full")
     assert "No space left" in complains(sampled.pid, "profile", "--legacy", "/dev/full")
     assert file.read_text() == "as it was"
+    tells(sampled.pid, "profile", link)
+    assert link.is_symlink() and Pprof(file.read_bytes()).samples
     old_mask = os.umask(0o027)
     try:
-        tells(sampled.pid, "profile", link)
+        tells(sampled.pid, "profile", tmp_path / "new")
     finally:
         os.umask(old_mask)
-    assert link.is_symlink() and Pprof(file.read_bytes()).samples and file.stat().st_mode & 0o777 == 0o640
-    assert sorted(os.listdir(tmp_path)) == ["link", "profile"]
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o640
+    assert sorted(os.listdir(tmp_path)) == ["link", "new", "profile"]
     done = slabctl(sampled.pid, "profile", "-", text=False, errors=None)
     assert done.returncode == 0 and Pprof(done.stdout).samples == Pprof(file.read_bytes()).samples
     tells(sampled.pid, "profile", "/dev/null")
     assert pathlib.Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444])
+def test_a_file_that_is_replaced_keeps_its_rights(sampled, tmp_path, mode):
+    file = tmp_path / "profile"
+    file.write_text("as it was")
+    file.chmod(mode)
+    if os.getuid() == 0:
+        os.chown(file, 65534, 65533)
+    before = file.stat()
+    tells(sampled.pid, "profile", file)
+    after = file.stat()
+    assert Pprof(file.read_bytes()).samples and after.st_ino != before.st_ino
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_file_of_another_user_keeps_its_mode(program, place):
+    """A folder may let users replace each other's files; who does so cannot give it back. His own group, which may not
+    have been the file's, does not get to read it by that."""
+    place.chmod(0o777)
+    tool, _ = shutil.copy(SLABCTL, place), shutil.copy(program.parent / "libslabmalloc.so", place)
+    copy, file = pathlib.Path(shutil.copy(program, place)), place / "profile"
+    file.write_text("as it was")
+    file.chmod(0o660)
+    with Sampled(copy, **NOBODY) as child:
+        tells(child.pid, "profile", file, tool=tool, **NOBODY)
+    assert Pprof(file.read_bytes()).samples
+    assert (file.stat().st_uid, file.stat().st_mode & 0o777) == (NOBODY["user"], 0o600)
+
+
+@pytest.mark.parametrize("names", [["link"], ["link", "second", "third"]])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_link_to_a_file_that_is_not_there_yet(sampled, tmp_path, names, absolute):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, target in zip(names, [*names[1:], "folder/profile"]):
+        (tmp_path / name).symlink_to(tmp_path / target if absolute else target)
+    tells(sampled.pid, "profile", tmp_path / "link")
+    assert all((tmp_path / name).is_symlink() for name in names)
+    assert Pprof((folder / "profile").read_bytes()).samples and os.listdir(folder) == ["profile"]
+
+
+def test_links_that_lead_nowhere(sampled, tmp_path):
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "nowhere").symlink_to("none/profile")
+    assert "Too many levels" in complains(sampled.pid, "profile", tmp_path / "circle")
+    assert "No such file" in complains(sampled.pid, "profile", tmp_path / "nowhere")
+    assert sorted(os.listdir(tmp_path)) == ["circle", "nowhere"]
 
 
 # -- leaks ------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,7 +66,8 @@ const struct argp profile_argp = {.options = options, .parser = parse};
 
 struct output {
     int file;
-    char *path; /* NULL: it is written to in place */
+    char *path;        /* NULL: it is written to in place */
+    struct stat older; /* of what is there; zeros: nothing is */
 };
 
 static char *temporary; /* NULL: there is none */
@@ -77,38 +79,80 @@ static void temporary_remove(void)
         unlink(temporary);
 }
 
+/* Where a symbolic link leads to, though nothing is there yet. Whether it may be followed stat(2) has said. */
+static char *link_follow(char *path)
+{
+    enum { LINKS_MOST = 40 }; /* as in the kernel */
+    char link[PATH_MAX];
+    for (int i = 0; i < LINKS_MOST; i++) {
+        ssize_t length = readlink(path, link, sizeof link - 1);
+        if (length < 0)
+            break;
+        link[length] = '\0';
+        const char *slash = link[0] == '/' ? NULL : strrchr(path, '/');
+        size_t folder = slash ? (size_t)(slash - path) + 1 : 0;
+        char *next = memory(NULL, folder + (size_t)length + 1, 1);
+        memcpy(next, path, folder);
+        memcpy(next + folder, link, (size_t)length + 1);
+        free(path);
+        path = next;
+    }
+    return path;
+}
+
+static int temporary_open(const char *path)
+{
+    size_t bytes = strlen(path) + sizeof ".XXXXXX";
+    char *name = memory(NULL, bytes, 1);
+    snprintf(name, bytes, "%s.XXXXXX", path);
+    int file = mkostemp(name, O_CLOEXEC);
+    if (file >= 0) {
+        temporary = name;
+        atexit(temporary_remove);
+    }
+    return file;
+}
+
+/* A symbolic link is not replaced. A file that has no path any more, as it was deleted, is written to in place. */
 static struct output output_open(const char *path)
 {
     struct output output = {.file = -1};
-    struct stat stat_of;
     if (strcmp(path, "-") == 0) {
         output.file = dup(STDOUT_FILENO);
-    } else if (stat(path, &stat_of) == 0 && !S_ISREG(stat_of.st_mode)) {
-        output.file = open(path, O_WRONLY | O_CLOEXEC);
-    } else {
-        output.path = realpath(path, NULL); /* not to replace a symbolic link */
-        if (!output.path)
-            output.path = text_copy(path);
-        size_t bytes = strlen(output.path) + sizeof ".XXXXXX";
-        char *name = memory(NULL, bytes, 1);
-        snprintf(name, bytes, "%s.XXXXXX", output.path);
-        output.file = mkostemp(name, O_CLOEXEC);
-        if (output.file >= 0) {
-            temporary = name;
-            atexit(temporary_remove);
+    } else if (stat(path, &output.older) != 0) {
+        if (errno == ENOENT) {
+            output.path = link_follow(text_copy(path));
+            output.file = temporary_open(output.path);
         }
+    } else {
+        output.path = S_ISREG(output.older.st_mode) ? realpath(path, NULL) : NULL;
+        output.file = output.path ? temporary_open(output.path) : open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
     }
     if (output.file < 0)
         fail("%s: %s", path, strerror(errno));
     return output;
 }
 
-/* Readable as the user's files are. */
-static void output_close(struct output *output, const char *path)
+/* The new file is as readable as the one in whose place it comes, or as the user's files are. It has the owner and
+ * group of that, if this user may give it away; to a group that it should not be of it is not readable. */
+static bool rights_set(const struct output *output)
 {
+    const struct stat *older = &output->older;
+    struct stat now;
     mode_t mask = umask(0);
     umask(mask);
-    if ((output->path && fchmod(output->file, 0666 & ~mask) != 0) || close(output->file) != 0 ||
+    if (!older->st_mode)
+        return fchmod(output->file, 0666 & ~mask) == 0;
+    if (fchown(output->file, older->st_uid, older->st_gid) != 0)
+        (void)!fchown(output->file, (uid_t)-1, older->st_gid);
+    if (fstat(output->file, &now) != 0)
+        return false;
+    return fchmod(output->file, older->st_mode & (now.st_gid == older->st_gid ? 0777 : 0707)) == 0;
+}
+
+static void output_close(struct output *output, const char *path)
+{
+    if ((output->path && !rights_set(output)) || close(output->file) != 0 ||
         (output->path && rename(temporary, output->path) != 0))
         fail("%s: %s", path, strerror(errno));
     temporary = NULL;
