@@ -14,7 +14,7 @@ from programs import PYTHON
 from slabctl_tools import Child, compile_program, complains, ends_well, slabctl, tells
 from test_slabctl_hostile import with_wrong_bytes
 from tools.python import servers
-from tools.python.processes import plain_env, wait_until
+from tools.python.processes import plain_env, stat_fields, wait_until
 
 pytestmark = [pytest.mark.xdist_group("slabctl"), pytest.mark.usefixtures("slabctl_built"),
               pytest.mark.skipif(LIBRARY != OURS, reason="other allocators write no profiles")]
@@ -152,6 +152,21 @@ def test_a_dump_of_which_little_is_left(dumper, tmp_path):
         done = cut_at(core, whole, size)
         assert "cut" in done.stderr or "not a core dump" in done.stderr, done
         assert done.stderr.count("\n") == 1
+
+
+def test_a_process_whose_samples_cannot_be_read(dumper):
+    """Some of them: what is said of the others says so."""
+    count = samples_in(top([dumper.pid]))
+    assert 2048 < count <= 4088
+    dumper.tell("h")
+    wait_until(lambda: stat_fields(dumper.pid)[0] == "T", "it has stopped")
+    done = slabctl(dumper.pid, "top")
+    said = re.fullmatch(r"slabctl: \d+: up to (\d+) of (\d+) samples cannot be read; the figures are too low\n", done.stderr)
+    assert done.returncode == 1 and "between" not in done.stdout
+    lost, records = map(int, said.groups())
+    assert records >= count and 1024 < lost <= 2048 and samples_in(done.stdout) >= count - lost
+    row = next(line for line in slabctl().stdout.splitlines() if line.split()[0] == str(dumper.pid))
+    assert row.endswith(" -")  # its live bytes
 
 
 def test_a_core_that_was_cut_says_so(dumper, tmp_path):

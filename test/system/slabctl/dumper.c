@@ -1,13 +1,20 @@
 /* A program that dumps what it has sampled: it allocates in some functions, from malloc and from a cache with a name,
- * and then does what it reads, a letter a line: d dumps to the file "dump", f frees what one function has made, e
- * exits. A second thread waits, so that the worker is there. After each it says "done". */
+ * and then does what it reads, a letter a line: d dumps to the file "dump", f frees what one function has made, h
+ * makes records of samples unreadable and stops before the library misses them, e exits. A second thread waits, so
+ * that the worker is there. After each it says "done". */
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <slabmalloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
+
+#include "base/inspect.h"
+
+#pragma weak slab_inspect /* which makes the compiler ask where it lies: it would have a copy of its own */
 
 enum { MANY = 20000, FEW = 3 };
 #define KEEP __attribute__((noinline, noclone))
@@ -49,6 +56,17 @@ static void say(const char *word)
     write(STDOUT_FILENO, line, (size_t)snprintf(line, sizeof line, "%s\n", word));
 }
 
+/* Those of the chunk with index 8, which are 2048 from the 2041st on, but for some at either end. */
+static void hide(void)
+{
+    const uint64_t chunk = ((const uint64_t *)slab_inspect.sample_chunks)[8], page = (uint64_t)sysconf(_SC_PAGESIZE);
+    const uint64_t first = (chunk + page - 1) / page * page,
+                   end = (chunk + 2048 * sizeof(struct slm_sample)) / page * page;
+    if (!chunk || mprotect((void *)first, end - first, PROT_NONE) != 0)
+        exit(1);
+    raise(SIGSTOP);
+}
+
 static void obey(char letter)
 {
     switch (letter) {
@@ -61,6 +79,9 @@ static void obey(char letter)
     case 'f':
         for (int i = 0; i < MANY; i++)
             free(objects[i]);
+        break;
+    case 'h':
+        hide();
         break;
     default:
         exit(0);
