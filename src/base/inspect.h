@@ -36,7 +36,8 @@ struct slm_sample {
     uint16_t unused;
     _Atomic uint32_t serial; /* raised before and after each change */
     _Atomic uint32_t next;   /* of the free records */
-    uint32_t weighed;        /* what was asked for then; later it may have grown or shrunk in place */
+    uint32_t weighed;        /* what was asked for then; later it may have grown or shrunk in place. 0: it grew to all
+                              * that its place has, was not sampled as what it is now, and stands for nothing */
 };
 static_assert(sizeof(struct slm_sample) == 64, "one line");
 
@@ -117,8 +118,9 @@ enum slm_command_what {
                             * number[0]: how many there are without that, of which the answer may be a part */
     SLM_COMMAND_PURGE,     /* answer: number[0] bytes were purged */
     SLM_COMMAND_LIMIT,     /* number[0]: bytes, 0 for none; answer: number[0] as it was before */
-    SLM_COMMAND_SHRINK,    /* text: a cache's name, empty: all; answer: number[0] bytes of slabs were given back */
-    SLM_COMMAND_TUNE,      /* text: a cache's name; number[0]: rounds, number[1]: magazines */
+    SLM_COMMAND_SHRINK,    /* text: caches' name, empty: all; answer: number[0] bytes of slabs were given back, by
+                            * number[1] caches */
+    SLM_COMMAND_TUNE,      /* text: caches' name; number[0]: rounds, number[1]: magazines; answer: number[1] caches */
     SLM_COMMAND_OPTION,    /* text: NAME or NAME=VALUE; answer: text, NAME=VALUE as it is then */
 };
 

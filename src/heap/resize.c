@@ -159,9 +159,12 @@ slm_inline bool stays(size_t size, size_t n)
 static slm_sampling __attribute__((noinline)) void *resize_unmapped(void *pointer, size_t size, size_t n)
 {
     const size_t own = slm_sampled_size(pointer, size);
-    if (!stays(own, n))
+    if (stays(own, n))
+        slm_sampled_resize(pointer, n);
+    else if (n == size) /* what its owner was told is not to move it */
+        slm_sampled_stay(pointer, n);
+    else
         return resize_with_headroom(pointer, size, n, with_headroom(own, n));
-    slm_sampled_resize(pointer, n);
     return pointer;
 }
 

@@ -253,6 +253,19 @@ slm_sampling size_t slm_sampled_size(const void *object, size_t size)
     return index ? slm_min(slm_samples_at(index)->given, size) : size;
 }
 
+slm_sampling void slm_sampled_stay(void *object, size_t n)
+{
+    const uint32_t index = index_of(object);
+    if (index == 0)
+        return;
+    const uint64_t mean = slm_sample_due(n) ? slm_sampled_due(n) : 0;
+    const struct slm_cache *stands_for = slm_class_cache(slm_class_of_size(n));
+    const uint8_t before = slm_direct_begin();
+    slm_samples_redraw(index, &(struct slm_sample_of){object, n, stands_for->shape.object_size, mean,
+                                                      mean != 0 ? slm_stacks_here() : 0, stands_for->id});
+    slm_direct_end(before);
+}
+
 slm_sampling void slm_sampled_resize(void *object, size_t n)
 {
     const uint32_t index = index_of(object);

@@ -34,8 +34,8 @@ slm_inline struct slm_cache *slm_sampled_class(size_t n)
     return slm_class_cache(slm_class_of_size(slm_class_larger(slm_class_size[slm_class_of_size(n)])));
 }
 
-/* The size that a small object of `size` bytes has as far as its owner is told, and for realloc: if it is sampled,
- * that of what it stands for, or samples would be allocated anew less often than others. */
+/* The size that a small object of `size` bytes has as far as realloc goes: if it is sampled, that of what it stands
+ * for, or samples would be allocated anew less often than others. */
 size_t slm_sampled_size(const void *object, size_t size);
 
 /* Is the object sampled, and small? Then *asked, which may be 0, is what was asked for. For frees that tell it. */
@@ -66,4 +66,8 @@ slm_inline void slm_sampled_end(const struct slm_slab *slab, const void *object)
  * has become, this one. A large object that is more than twice as long as it was when that was decided last, or less
  * than half, is taken for new. */
 void slm_sampled_resize(void *object, size_t n);
+
+/* A small sampled object becomes as long as its place, and stays, where one that is not sampled would move: so it is
+ * taken for new. */
+void slm_sampled_stay(void *object, size_t n);
 void slm_sampled_resize_large(void *object, size_t n);

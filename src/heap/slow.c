@@ -522,5 +522,5 @@ slm_slow size_t slm_usable_slow(const void *pointer)
         slm_refuse(pointer, call);
     if (large)
         return large->usable;
-    return cache ? slm_sampled_size(pointer, cache->shape.object_size) : guarded;
+    return cache ? cache->shape.object_size : guarded;
 }

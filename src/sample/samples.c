@@ -123,6 +123,27 @@ static slm_sampling void note_mean(uint64_t mean)
         ;
 }
 
+/* Within begin_change and end_change. */
+static slm_sampling void describe(struct slm_sample *sample, const struct slm_sample_of *of)
+{
+    const bool stands = of->mean != 0;
+    sample->asked = of->asked;
+    sample->given = of->given;
+    sample->mean = stands ? of->mean : 1;
+    sample->time_ns = slm_sys_now_us() * 1000;
+    sample->stack = of->stack;
+    sample->thread = thread_id();
+    sample->cache = of->cache;
+    sample->weighed = stands ? (uint32_t)slm_min(of->asked, UINT32_MAX) : 0;
+}
+
+static slm_sampling void count(struct slm_sample *sample)
+{
+    const struct slm_weight weight = weigh(sample);
+    if (sample->stack != 0)
+        slm_stack_count(slm_stack_of(sample->stack), weight.objects_1024, weight.bytes);
+}
+
 slm_sampling uint32_t slm_samples_add(const struct slm_sample_of *of)
 {
     uint32_t index = take_free();
@@ -133,20 +154,10 @@ slm_sampling uint32_t slm_samples_add(const struct slm_sample_of *of)
     note_mean(of->mean);
     struct slm_sample *sample = slm_samples_at(index);
     begin_change(sample);
-    sample->asked = of->asked;
-    sample->given = of->given;
-    sample->mean = of->mean;
-    sample->time_ns = slm_sys_now_us() * 1000;
-    sample->stack = of->stack;
-    sample->thread = thread_id();
-    sample->cache = of->cache;
-    sample->weighed = (uint32_t)slm_min(of->asked, UINT32_MAX);
+    describe(sample, of);
     store_relaxed(&sample->object, (uint64_t)(uintptr_t)of->object);
     end_change(sample);
-    if (sample->stack != 0) {
-        const struct slm_weight weight = weigh(sample);
-        slm_stack_count(slm_stack_of(sample->stack), weight.objects_1024, weight.bytes);
-    }
+    count(sample);
     return index;
 }
 
@@ -179,6 +190,18 @@ slm_sampling void slm_samples_change(uint32_t index, const void *object, uint64_
     end_change(sample);
     if (sample->stack != 0)
         slm_stack_count_growth(slm_stack_of(sample->stack), weigh(sample).bytes - before);
+}
+
+slm_sampling void slm_samples_redraw(uint32_t index, const struct slm_sample_of *of)
+{
+    struct slm_sample *sample = slm_samples_at(index);
+    const struct slm_weight before = weigh(sample);
+    if (sample->stack != 0)
+        slm_stack_count_free(slm_stack_of(sample->stack), before.objects_1024, before.bytes);
+    begin_change(sample);
+    describe(sample, of);
+    end_change(sample);
+    count(sample);
 }
 
 /* -- purging ----------------------------------------------------------------------------------------------------- */
@@ -291,7 +314,7 @@ slm_seldom struct slm_samples_sum slm_samples_live(void)
     const uint32_t top = load_acquire(&slm_sample_counts.top); /* pairs with take_new: the chunks are there */
     for (uint32_t index = 1; index <= top; index++) {
         struct slm_sample sample;
-        if (!slm_samples_copy(index, &sample) || load_relaxed(&sample.object) == 0)
+        if (!slm_samples_copy(index, &sample) || load_relaxed(&sample.object) == 0 || sample.weighed == 0)
             continue;
         sum.samples++;
         sum.bytes += weigh(&sample).bytes;

@@ -29,6 +29,10 @@ void slm_samples_end(uint32_t index);
 /* It is this object from now on (NULL: the same), and its owner asked for so many bytes. */
 void slm_samples_change(uint32_t index, const void *object, uint64_t asked, uint64_t given);
 
+/* It stays where it is, and counts as a new object of `of`: one that is sampled, or, if the mean is 0, one that is
+ * not, and stands for nothing. The index is not 0. */
+void slm_samples_redraw(uint32_t index, const struct slm_sample_of *of);
+
 /* Its record; the index is not 0. */
 struct slm_sample *slm_samples_at(uint32_t index);
 

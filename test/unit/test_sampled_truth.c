@@ -165,20 +165,21 @@ static size_t any_size(uint64_t *random)
 }
 
 /* As realloc says (heap/resize.c, heap/sampled.h): a small object that moves is a new one, with some headroom at
- * times; a large one is, as long as it stays large, if its size is far from what it was. */
+ * times, and so is one that would move if it were not sampled; a large one is, as long as it stays large, if its size
+ * is far from what it was. */
 static void resize(struct object *object, size_t n)
 {
     const bool was_large = slm_large_of(object->object) != NULL;
-    const size_t usable = malloc_usable_size(object->object);
+    const size_t usable = slm_sampled_size(object->object, malloc_usable_size(object->object));
     char *before = object->object, *now = by_realloc(before, n);
     require(now != NULL);
     const bool is_large = slm_large_of(now) != NULL;
     const bool near = n / 2 <= object->weighed && n >= object->weighed / 2;
-    if (was_large && is_large ? near : now == before) {
+    if (was_large && is_large ? near : now == before && n <= usable) {
         change(object, now, n);
         return;
     }
-    const bool headroom = !was_large && n > usable && n - usable <= usable / 16;
+    const bool headroom = !was_large && now != before && n > usable && n - usable <= usable / 16;
     end(object);
     begin(object, now, n, headroom ? n + n / 4 : n, AT_REALLOC);
 }
@@ -255,7 +256,7 @@ static void read_records(void)
         const struct slm_sample *sample = slm_samples_at(index);
         const uint64_t address = load_relaxed(&sample->object);
         const struct object *object = address ? object_at(address) : NULL;
-        if (!object)
+        if (!object || sample->weighed == 0)
             continue;
         require(sample->asked == object->asked && sample->weighed == object->weighed && sample->mean == mean);
         require(index_of(object->object) == index);
@@ -389,9 +390,11 @@ enum { GROWTHS = 30 };
 
 static const struct growth {
     unsigned objects;
+    bool doubles;
     size_t first, most;
     uint64_t mean;
-} small_growth = {SLOTS, 1, 3000, 16 << 10}, large_growth = {100, SLM_SMALL_MAX + 1, 600000, 1 << 20};
+} small_growth = {SLOTS, false, 1, 3000, 16 << 10}, doubling = {SLOTS, true, 16, 1500, 1 << 10},
+  large_growth = {100, false, SLM_SMALL_MAX + 1, 600000, 1 << 20};
 
 static void *grow(void *any)
 {
@@ -401,7 +404,7 @@ static void *grow(void *any)
     for (unsigned i = 0; i < growth->objects; i++) {
         const size_t first = growth->first, most = first + random_below(&random, growth->most - first);
         begin(&objects[i], by_realloc(NULL, first), first, first, AT_REALLOC);
-        for (size_t n = first; n < most; n += random_below(&random, n / 16 + 16) + 1)
+        for (size_t n = first; n < most; n += growth->doubles ? n : random_below(&random, n / 16 + 16) + 1)
             resize(&objects[i], n);
     }
     store_relaxed(&slm_settings.sample_bytes, 0);
@@ -433,6 +436,7 @@ static void so_have_objects_that_grow_in_small_steps(void **state)
 {
     (void)state;
     assert_unbiased_growth(&small_growth);
+    assert_unbiased_growth(&doubling);
     assert_unbiased_growth(&large_growth);
 }
 

@@ -33,6 +33,8 @@ static bool same(const struct slm_sample *a, const struct slm_sample *b)
 static void take(struct samples *samples, const struct slm_sample *record)
 {
     struct estimate check = {0};
+    if (record->weighed == 0) /* it stands for nothing */
+        return;
     if (record->given < record->asked || !estimate_add(&check, record->given, record->weighed, record->mean)) {
         samples->damaged++;
         return;
