@@ -18,12 +18,17 @@ enum { MACHINE = EM_X86_64 };
 enum { MACHINE = EM_AARCH64 };
 #endif
 
+bool elf_header_fits(const GElf_Ehdr *header)
+{
+    return memcmp(header->e_ident, ELFMAG, SELFMAG) == 0 && header->e_ident[EI_CLASS] == ELFCLASS64 &&
+           header->e_ident[EI_DATA] == (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? ELFDATA2LSB : ELFDATA2MSB) &&
+           header->e_machine == MACHINE;
+}
+
 bool elf_is_of_this_machine(Elf *elf)
 {
     GElf_Ehdr header;
-    return elf_kind(elf) == ELF_K_ELF && gelf_getehdr(elf, &header) && header.e_ident[EI_CLASS] == ELFCLASS64 &&
-           header.e_ident[EI_DATA] == (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? ELFDATA2LSB : ELFDATA2MSB) &&
-           header.e_machine == MACHINE;
+    return elf_kind(elf) == ELF_K_ELF && gelf_getehdr(elf, &header) && elf_header_fits(&header);
 }
 
 /* -- symbols -------------------------------------------------------------------------------------------------- */

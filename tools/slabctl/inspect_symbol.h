@@ -20,3 +20,4 @@ bool inspect_symbol_in_image(void *image, size_t bytes, struct inspect_symbol *s
 
 /* Whether it is an ELF file with this machine's words and code. */
 bool elf_is_of_this_machine(Elf *elf);
+bool elf_header_fits(const GElf_Ehdr *header);

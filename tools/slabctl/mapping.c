@@ -46,6 +46,16 @@ bool mappings_same_file(const struct mapping *a, const struct mapping *b)
     return a->device == b->device && a->inode == b->inode && a->path && b->path && strcmp(a->path, b->path) == 0;
 }
 
+bool segment_bias(const GElf_Phdr *segment, const struct mapping *mapping, uint64_t *bias)
+{
+    uint64_t first = segment->p_offset & ~((uint64_t)sysconf(_SC_PAGESIZE) - 1);
+    if (segment->p_type != PT_LOAD || !(segment->p_flags & PF_X) || mapping->offset < first ||
+        mapping->offset - first >= segment->p_filesz + (segment->p_offset - first))
+        return false;
+    *bias = (mapping->start - mapping->offset) - (segment->p_vaddr - segment->p_offset);
+    return true;
+}
+
 /* The kernel writes a newline in a path as \012. */
 static char *path_copy(const char *text)
 {

@@ -12,6 +12,8 @@ struct mapping *mappings_add(struct mappings *mappings);
 void mappings_free(struct mappings *mappings);
 const struct mapping *mappings_at(const struct mappings *mappings, uint64_t address);
 bool mappings_same_file(const struct mapping *a, const struct mapping *b);
+/* What is added to the file's addresses where this mapping of it lies, if that is of this segment, which is code. */
+bool segment_bias(const GElf_Phdr *segment, const struct mapping *mapping, uint64_t *bias);
 
 /* Of /proc/PID/maps. Returns an errno code, or 0. */
 int mappings_read(pid_t pid, struct mappings *mappings);

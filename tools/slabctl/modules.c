@@ -1,4 +1,5 @@
-/* Each executable mapping of an ELF file becomes a module, once, with what is added to the file's addresses there. */
+/* Each executable mapping of an ELF file becomes a module, once, with what is added to the file's addresses there. A
+ * file that cannot be opened any more, as an upgrade has put another in its place, is made of what is in memory. */
 #include "modules.h"
 
 #include <fcntl.h>
@@ -9,10 +10,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "image.h"
 #include "inspect_symbol.h"
 #include "mapping.h"
 
 enum { MODULES_MOST = 4096 };
+static const uint64_t memory_bytes_most = (uint64_t)512 << 20; /* of files that are not to be had */
 
 /* Files are handed to libdwfl open; it is never to look for one. */
 static int no_file(Dwfl_Module *module, void **data, const char *name, Dwarf_Addr base, char **file, Elf **elf)
@@ -27,53 +30,83 @@ static const Dwfl_Callbacks callbacks = {.find_elf = no_file,
                                          .section_address = dwfl_offline_section_address,
                                          .debuginfo_path = &debug_path};
 
-/* What is added to the file's addresses where this mapping of it lies. */
+/* What is added to the file's addresses where this mapping of it lies. That is nothing where a program can only be at
+ * its own addresses: what it has mapped elsewhere, as V8 does with code of its own, is a copy. */
 static bool bias_of(Elf *elf, const struct mapping *mapping, uint64_t *bias)
 {
     size_t count;
-    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-    if (elf_getphdrnum(elf, &count) != 0)
+    GElf_Ehdr header;
+    if (elf_getphdrnum(elf, &count) != 0 || !gelf_getehdr(elf, &header))
         return false;
     for (size_t i = 0; i < count; i++) {
-        GElf_Phdr header;
-        if (!gelf_getphdr(elf, (int)i, &header))
+        GElf_Phdr segment;
+        if (!gelf_getphdr(elf, (int)i, &segment))
             return false;
-        uint64_t first = header.p_offset & ~(page - 1);
-        if (header.p_type == PT_LOAD && header.p_flags & PF_X && mapping->offset >= first &&
-            mapping->offset - first < header.p_filesz + (header.p_offset - first)) {
-            *bias = (mapping->start - mapping->offset) - (header.p_vaddr - header.p_offset);
-            return true;
-        }
+        if (segment_bias(&segment, mapping, bias))
+            return header.e_type != ET_EXEC || *bias == 0;
     }
     return false;
 }
 
-/* Whether the file is the shared library, and not a program or a plug-in that the archive was linked into. */
+/* What the file has at one of its addresses, or NULL. */
+static const char *bytes_at(Elf *elf, uint64_t address, size_t bytes)
+{
+    size_t count;
+    GElf_Phdr segment;
+    if (elf_getphdrnum(elf, &count) != 0)
+        return NULL;
+    for (size_t i = 0; i < count && gelf_getphdr(elf, (int)i, &segment); i++)
+        if (segment.p_type == PT_LOAD && address >= segment.p_vaddr && address - segment.p_vaddr < segment.p_filesz) {
+            uint64_t offset = segment.p_offset + (address - segment.p_vaddr);
+            Elf_Data *data =
+                offset <= INT64_MAX ? elf_getdata_rawchunk(elf, (int64_t)offset, bytes, ELF_T_BYTE) : NULL;
+            return data ? data->d_buf : NULL;
+        }
+    return NULL;
+}
+
+/* Whether the file is the shared library, and not a program or a plug-in that the archive was linked into. It may be
+ * one without sections, which was made of what is in memory. */
 static bool named_as_library(Elf *elf)
 {
+    enum { ENTRIES_MOST = 1024 };
     static const char soname[] = "libslabmalloc.so";
-    for (Elf_Scn *section = elf_nextscn(elf, NULL); section; section = elf_nextscn(elf, section)) {
-        GElf_Shdr header;
-        Elf_Data *data;
-        if (!gelf_getshdr(section, &header) || header.sh_type != SHT_DYNAMIC || !header.sh_entsize ||
-            !(data = elf_getdata(section, NULL)))
-            continue;
-        for (size_t i = 0; i < header.sh_size / header.sh_entsize; i++) {
-            GElf_Dyn entry;
-            if (!gelf_getdyn(data, (int)i, &entry) || entry.d_tag == DT_NULL)
-                break;
-            const char *name = entry.d_tag == DT_SONAME ? elf_strptr(elf, header.sh_link, entry.d_un.d_val) : NULL;
-            if (name && strncmp(name, soname, sizeof soname - 1) == 0)
-                return true;
-        }
+    size_t count;
+    GElf_Phdr segment = {0};
+    if (elf_getphdrnum(elf, &count) != 0)
+        return false;
+    for (size_t i = 0; i < count && segment.p_type != PT_DYNAMIC; i++)
+        if (!gelf_getphdr(elf, (int)i, &segment))
+            return false;
+    if (segment.p_type != PT_DYNAMIC || segment.p_filesz > ENTRIES_MOST * sizeof(GElf_Dyn))
+        return false;
+    Elf_Data *data = elf_getdata_rawchunk(elf, (int64_t)segment.p_offset, segment.p_filesz, ELF_T_DYN);
+    uint64_t names = 0, name = 0;
+    GElf_Dyn entry;
+    for (int i = 0; data && gelf_getdyn(data, i, &entry) && entry.d_tag != DT_NULL; i++) {
+        if (entry.d_tag == DT_STRTAB)
+            names = entry.d_un.d_ptr;
+        if (entry.d_tag == DT_SONAME)
+            name = entry.d_un.d_val;
     }
-    return false;
+    const char *text = names && name ? bytes_at(elf, names + name, sizeof soname - 1) : NULL;
+    return text && memcmp(text, soname, sizeof soname - 1) == 0;
+}
+
+/* The mapped file; or, where it is not to be had any more or another has its place, what of it is in memory. */
+static int file_open(struct modules *modules, const struct mapping *mapping)
+{
+    struct image image;
+    int file = target_open_file(modules->target, mapping);
+    if (file < 0 && image_find(modules->target, mapping, &image))
+        file = image_file(modules->target, &image, &modules->budget);
+    return file;
 }
 
 static void module_add(struct modules *modules, const struct mapping *mapping)
 {
     Dwfl_Module *known = dwfl_addrmodule(modules->dwfl, mapping->start);
-    int file = known ? -1 : target_open_file(modules->target, mapping);
+    int file = known ? -1 : file_open(modules, mapping);
     if (file < 0)
         return;
     Elf *elf = elf_begin(file, ELF_C_READ_MMAP, NULL);
@@ -123,7 +156,7 @@ struct modules *modules_open(struct target *target)
     struct modules *modules = memory(NULL, 1, sizeof *modules);
     size_t count;
     const struct mapping *mappings = target_mappings(target, &count);
-    *modules = (struct modules){.dwfl = dwfl_begin(&callbacks), .target = target};
+    *modules = (struct modules){.dwfl = dwfl_begin(&callbacks), .target = target, .budget = memory_bytes_most};
     if (!modules->dwfl)
         fail("libdw: %s", dwfl_errmsg(-1));
     modules->list = memory(NULL, MODULES_MOST, sizeof *modules->list);

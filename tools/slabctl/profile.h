@@ -15,7 +15,7 @@
 struct site {
     const uint64_t *frames; /* the innermost first */
     size_t depth;           /* 0: there is no stack */
-    bool cut;               /* the stack went on */
+    bool cut;               /* the stack went on behind them */
     struct estimate live, allocated;
     uint64_t oldest_ns; /* when the oldest live sample was allocated */
 };

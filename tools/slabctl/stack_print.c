@@ -128,7 +128,7 @@ void stack_print(struct profile *profile, const struct site *site, const struct 
         line_print(&lines[i], times, style);
     }
     if (site->cut && count && (shown < FRAMES_SHOWN || style->full))
-        printf("%*s... (what was kept of the stack ends here)\n", (int)style->indent, "");
+        printf("%*s... (what is known of the stack ends here)\n", (int)style->indent, "");
     free(lines);
 }
 

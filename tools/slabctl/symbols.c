@@ -165,8 +165,9 @@ static size_t lines_of(struct symbols *symbols, Dwfl_Module *module, uint64_t ad
 static void nameless(struct symbols *symbols, const struct place *place, struct line *line)
 {
     char text[512];
-    if (place->module) {
-        const struct mapping *mapping = place->module->mapping;
+    const struct mapping *mapping =
+        place->module ? place->module->mapping : target_mapping_at(symbols->modules->target, place->address);
+    if (mapping && mapping->path && mapping->path[0] == '/') {
         const char *slash = strrchr(mapping->path, '/');
         snprintf(text, sizeof text, "%.200s+%#jx", slash ? slash + 1 : mapping->path,
                  (uintmax_t)(place->address - mapping->start + mapping->offset));

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "core.h"
+#include "image.h"
 #include "inspect_symbol.h"
 #include "mapping.h"
 #include "process.h"
@@ -122,6 +123,11 @@ bool target_read(struct target *target, uint64_t address, void *out, size_t byte
                            : process_move(target->task, address, out, bytes, false);
 }
 
+bool target_read_memory(struct target *target, uint64_t address, void *out, size_t bytes)
+{
+    return target->is_core ? core_read(target, address, out, bytes, false) : target_read(target, address, out, bytes);
+}
+
 bool target_read_text(struct target *target, uint64_t address, char *out, size_t room)
 {
     enum { PIECE = 64 }; /* a text may end before a page that is not there */
@@ -168,14 +174,44 @@ static bool first_page_fits(struct target *target, const struct mapping *mapping
            memcmp(in_file, in_memory, (size_t)bytes) == 0;
 }
 
-/* A file system with layers may show other devices in stat(2) than in /proc/PID/maps: there the bytes decide. */
+/* Whether a mapping's bytes are the file's: other builds may begin with the same page. A core mostly lacks them. */
+static bool mapping_fits(struct target *target, const struct mapping *mapping, int file)
+{
+    enum { PIECE = 1 << 16 };
+    static char in_file[PIECE], in_memory[PIECE];
+    uint64_t bytes = mapping->end - mapping->start, part;
+    for (uint64_t done = 0; done < bytes && !target->is_core; done += part) {
+        part = bytes - done < PIECE ? bytes - done : PIECE;
+        ssize_t there = pread(file, in_file, part, (off_t)(mapping->offset + done));
+        if (there <= 0) /* the last page has nothing of the file behind its end */
+            return there == 0 && done > 0;
+        if (!target_read(target, mapping->start + done, in_memory, (size_t)there) ||
+            memcmp(in_file, in_memory, (size_t)there) != 0)
+            return false;
+    }
+    return true;
+}
+
+/* The build's id decides where there is one: a file that was copied back will do, and a new one whose first page
+ * looks the same will not. */
+static bool same_build(struct target *target, const struct mapping *mapping, int file)
+{
+    struct image image;
+    unsigned char id[BUILD_ID_BYTES_MOST];
+    size_t bytes = image_find(target, mapping, &image) ? image_build_id(target, &image, id) : 0;
+    if (bytes)
+        return file_has_build_id(file, id, bytes);
+    return first_page_fits(target, mapping, file) && mapping_fits(target, mapping, file);
+}
+
+/* A file system with layers may show other devices in stat(2) than in /proc/PID/maps: there the contents decide. */
 static bool file_fits(struct target *target, const struct mapping *mapping, int file)
 {
     struct stat stat;
     if (fstat(file, &stat) != 0)
         return false;
     return (mapping->inode && stat.st_dev == mapping->device && stat.st_ino == mapping->inode) ||
-           first_page_fits(target, mapping, file);
+           same_build(target, mapping, file);
 }
 
 static int fitting_open(struct target *target, const struct mapping *mapping, const char *path)
@@ -188,26 +224,41 @@ static int fitting_open(struct target *target, const struct mapping *mapping, co
     return file;
 }
 
-int target_open_file(struct target *target, const struct mapping *mapping)
+/* By its name, behind `prefix`. The kernel puts words behind the name of a file that was deleted or replaced; it may
+ * be there again, and a name may really end with them. */
+static int named_open(struct target *target, const struct mapping *mapping, const char *prefix)
 {
-    if (!mapping->path || mapping->path[0] != '/')
-        return -1;
-    if (target->is_core)
-        return fitting_open(target, mapping, mapping->path);
-    size_t room = strlen(mapping->path) + 64;
-    char *path = memory(NULL, room, 1);
-    snprintf(path, room, "/proc/%d/map_files/%jx-%jx", (int)target->task, (uintmax_t)mapping->start,
-             (uintmax_t)mapping->end);
+    static const char deleted[] = " (deleted)";
+    size_t length = strlen(prefix) + strlen(mapping->path);
+    char *path = memory(NULL, length + 1, 1);
+    snprintf(path, length + 1, "%s%s", prefix, mapping->path);
     int file = fitting_open(target, mapping, path);
-    if (file < 0) {
-        snprintf(path, room, "/proc/%d/root%s", (int)target->task, mapping->path);
-        file = fitting_open(target, mapping, path);
-    }
-    if (file < 0) {
-        snprintf(path, room, "/proc/%d/exe", (int)target->task);
+    if (file < 0 && length >= sizeof deleted && strcmp(path + length - (sizeof deleted - 1), deleted) == 0) {
+        path[length - (sizeof deleted - 1)] = '\0';
         file = fitting_open(target, mapping, path);
     }
     free(path);
+    return file;
+}
+
+int target_open_file(struct target *target, const struct mapping *mapping)
+{
+    char path[64];
+    if (!mapping->path || mapping->path[0] != '/')
+        return -1;
+    if (target->is_core)
+        return named_open(target, mapping, "");
+    snprintf(path, sizeof path, "/proc/%d/map_files/%jx-%jx", (int)target->task, (uintmax_t)mapping->start,
+             (uintmax_t)mapping->end);
+    int file = fitting_open(target, mapping, path);
+    if (file < 0) {
+        snprintf(path, sizeof path, "/proc/%d/root", (int)target->task);
+        file = named_open(target, mapping, path);
+    }
+    if (file < 0) {
+        snprintf(path, sizeof path, "/proc/%d/exe", (int)target->task);
+        file = fitting_open(target, mapping, path);
+    }
     return file;
 }
 

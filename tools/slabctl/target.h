@@ -33,6 +33,8 @@ const char *target_name(const struct target *target); /* for messages: the proce
 
 /* All of it, or false. A core's PT_LOADs hold what was written to; the rest comes from the mapped files. */
 bool target_read(struct target *target, uint64_t address, void *out, size_t bytes);
+/* The same without the mapped files: what was in memory. */
+bool target_read_memory(struct target *target, uint64_t address, void *out, size_t bytes);
 /* A text with its NUL in `out`, cut after room - 1 bytes. False where not even the first byte can be read. */
 bool target_read_text(struct target *target, uint64_t address, char *out, size_t room);
 /* False for a core. */
@@ -63,8 +65,8 @@ struct mapping {
 const struct mapping *target_mappings(const struct target *target, size_t *count);
 const struct mapping *target_mapping_at(const struct target *target, uint64_t address); /* NULL: none */
 /* The file that is mapped there, open for reading; -1 where there is none, or it is not to be had any more. It is
- * the same file: device and inode or the first page's bytes are as in the process. The caller closes it. dwfl and
- * the like may name it /proc/self/fd/N. */
+ * the same file: device and inode, or the build's id, or where there is none the bytes of the first page and
+ * of the mapping are as in the process. The caller closes it. dwfl and the like may name it /proc/self/fd/N. */
 int target_open_file(struct target *target, const struct mapping *mapping);
 /* The mapping of the file that the library was found in. */
 const struct mapping *target_library(const struct target *target);

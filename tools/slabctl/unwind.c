@@ -132,6 +132,18 @@ static void words_set(struct unwinder *unwinder, const struct stack *stack, bool
 }
 static_assert(SLM_STACK_RELATIVE <= WORDS_MOST, "each offset lies in the words");
 
+/* Whether the stack goes on behind the frames. An image mostly ends where a word is missing, with the outermost
+ * frame, unless the library says that there was more. Without a word that is missing, an error tells of code that has
+ * no unwind tables and no frame pointer. And no stack begins in code of which no file is known. */
+static bool goes_on(const struct unwinder *unwinder, bool error)
+{
+    if (unwinder->count == FRAMES_MOST)
+        return unwinder->missed;
+    if (unwinder->missed ? unwinder->stack->cut : error)
+        return true;
+    return error && unwinder->count && !modules_at(unwinder->modules, unwinder->frames[unwinder->count - 1], NULL);
+}
+
 size_t unwind(struct unwinder *unwinder, const struct stack *stack, uint64_t frames[FRAMES_MOST], bool *cut)
 {
     *cut = stack->cut;
@@ -142,16 +154,17 @@ size_t unwind(struct unwinder *unwinder, const struct stack *stack, uint64_t fra
         *cut |= count < stack->words;
         return count;
     }
-    if (!unwinder->attached)
+    if (!unwinder->attached) {
+        *cut = true;
         return 0;
+    }
     unwinder->stack = stack;
     unwinder->frames = frames;
     unwinder->count = 0;
     unwinder->missed = false;
     words_set(unwinder, stack, true);
-    /* What it says of the end is of no use: an image mostly ends where a word is missing. */
-    dwfl_getthread_frames(unwinder->modules->dwfl, THREAD, frame_take, unwinder);
+    bool error = dwfl_getthread_frames(unwinder->modules->dwfl, THREAD, frame_take, unwinder) < 0;
     words_set(unwinder, stack, false);
-    *cut = unwinder->missed && (stack->cut || unwinder->count == FRAMES_MOST);
+    *cut = goes_on(unwinder, error);
     return unwinder->count;
 }

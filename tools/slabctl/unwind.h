@@ -16,5 +16,6 @@ struct unwinder *unwinder_open(struct modules *modules);
 void unwinder_close(struct unwinder *unwinder);
 
 /* The addresses, the innermost first; how many is returned. Those of calls are one less than the return addresses,
- * and so lie in the calling instruction. `cut` tells that the stack went on. */
+ * and so lie in the calling instruction. `cut` tells that the stack went on, or could not
+ * be followed. */
 size_t unwind(struct unwinder *unwinder, const struct stack *stack, uint64_t frames[FRAMES_MOST], bool *cut);
