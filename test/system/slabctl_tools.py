@@ -95,10 +95,10 @@ ROW = re.compile(r" *(?P<bytes>\d+) +(?P<share>[\d.]+)% +(?P<low>\d+) +(?P<high>
                  r"(?P<samples>\d+)  (?P<what>.*)")
 
 
-def top(pid, *words):
+def top(pid, *words, **more):
     """The rows of `top`, as dicts whose `stack` has the lines."""
     rows = []
-    text = tells("--bytes", *(pid if isinstance(pid, list) else [pid]), "top", *words)
+    text = tells("--bytes", *(pid if isinstance(pid, list) else [pid]), "top", *words, **more)
     for line in text.split("\n\n")[0].splitlines()[1:]:
         if match := ROW.fullmatch(line):
             rows.append({name: value if name == "what" else float(value) for name, value in match.groupdict().items()})

@@ -454,7 +454,7 @@ HOSTILE_COMMANDS = (["top"], ["top", "--full"], ["top", "--by", "cache"], ["top"
                     ["profile", "/dev/null"], ["profile", "--legacy", "-"])
 
 
-def fuzz(child, change=None, leaks=True):
+def fuzz(child, change=None, leaks=True, tool=SLABCTL_CHECKED, **more):
     """Built with sanitizers, it ends with an answer or with one line, for FUZZ_S seeds long. libdw has leaks of its own
     where a file is damaged."""
     until = time.monotonic() + FUZZ_S
@@ -467,7 +467,7 @@ def fuzz(child, change=None, leaks=True):
             change(chance)
         child.tell(seed, "ready")
         words, options = chance.choice(HOSTILE_COMMANDS), {} if leaks else {"ASAN_OPTIONS": "detect_leaks=0"}
-        done = slabctl(child.pid, *words, tool=SLABCTL_CHECKED, env=plain_env(**options))
+        done = slabctl(child.pid, *words, tool=tool, env=plain_env(**options), **more)
         said = f"seed {seed}: {words}: {done}"
         assert "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, said
         assert ends_well(done), said

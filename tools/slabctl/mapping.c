@@ -46,6 +46,13 @@ bool mappings_same_file(const struct mapping *a, const struct mapping *b)
     return a->device == b->device && a->inode == b->inode && a->path && b->path && strcmp(a->path, b->path) == 0;
 }
 
+size_t mapping_path_length(const struct mapping *mapping)
+{
+    static const char deleted[] = " (deleted)";
+    size_t length = strlen(mapping->path), less = length - (sizeof deleted - 1);
+    return length >= sizeof deleted && strcmp(mapping->path + less, deleted) == 0 ? less : length;
+}
+
 bool segment_bias(const GElf_Phdr *segment, const struct mapping *mapping, uint64_t *bias)
 {
     uint64_t first = segment->p_offset & ~((uint64_t)sysconf(_SC_PAGESIZE) - 1);

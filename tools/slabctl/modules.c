@@ -30,20 +30,32 @@ static const Dwfl_Callbacks callbacks = {.find_elf = no_file,
                                          .section_address = dwfl_offline_section_address,
                                          .debuginfo_path = &debug_path};
 
-/* What is added to the file's addresses where this mapping of it lies. That is nothing where a program can only be at
- * its own addresses: what it has mapped elsewhere, as V8 does with code of its own, is a copy. */
-static bool bias_of(Elf *elf, const struct mapping *mapping, uint64_t *bias)
+/* Whether the file's first segment lies where it is to be. */
+static bool begins_at(const struct modules *modules, const GElf_Phdr *first, const struct mapping *mapping,
+                      uint64_t bias)
+{
+    uint64_t skew = first->p_vaddr % (uint64_t)sysconf(_SC_PAGESIZE), start = bias + first->p_vaddr - skew;
+    const struct mapping *at = target_mapping_at(modules->target, start);
+    return at && mappings_same_file(at, mapping) && at->offset + (start - at->start) == first->p_offset - skew;
+}
+
+/* What is added to the file's addresses where this mapping of it lies. A program may map some of its code once more,
+ * as V8 does: as a module, that copy would claim the addresses around it, too. */
+static bool bias_of(const struct modules *modules, Elf *elf, const struct mapping *mapping, uint64_t *bias)
 {
     size_t count;
     GElf_Ehdr header;
+    GElf_Phdr first = {0};
     if (elf_getphdrnum(elf, &count) != 0 || !gelf_getehdr(elf, &header))
         return false;
     for (size_t i = 0; i < count; i++) {
         GElf_Phdr segment;
         if (!gelf_getphdr(elf, (int)i, &segment))
             return false;
+        if (segment.p_type == PT_LOAD && first.p_type != PT_LOAD)
+            first = segment;
         if (segment_bias(&segment, mapping, bias))
-            return header.e_type != ET_EXEC || *bias == 0;
+            return header.e_type == ET_EXEC ? *bias == 0 : begins_at(modules, &first, mapping, *bias);
     }
     return false;
 }
@@ -111,7 +123,7 @@ static void module_add(struct modules *modules, const struct mapping *mapping)
         return;
     Elf *elf = elf_begin(file, ELF_C_READ_MMAP, NULL);
     uint64_t bias;
-    bool fits = elf && elf_is_of_this_machine(elf) && bias_of(elf, mapping, &bias);
+    bool fits = elf && elf_is_of_this_machine(elf) && bias_of(modules, elf, mapping, &bias);
     bool library = fits && mappings_same_file(mapping, target_library(modules->target)) && named_as_library(elf);
     elf_end(elf);
     Dwfl_Module *added = fits ? dwfl_report_elf(modules->dwfl, mapping->path, mapping->path, file, bias, true) : NULL;

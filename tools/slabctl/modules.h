@@ -1,8 +1,8 @@
 /* The ELF files that a target has mapped, as libdwfl knows them: where they lie, their unwind tables, their symbols.
  *
  * Files are those of the target, opened through it, or made of what of them is in its memory. Separate debug files
- * are taken from /usr/lib/debug by the build's id, and from nowhere else: no path that a hostile file names is opened,
- * and no server is asked. */
+ * are taken from /usr/lib/debug by the build's id, and from nowhere else: no path that a hostile file names is
+ * opened, and no server is asked. */
 #pragma once
 
 #include <elfutils/libdwfl.h>

@@ -9,6 +9,7 @@
 
 #include "demangle.h"
 #include "intern.h"
+#include "mapping.h"
 
 struct symbols {
     struct modules *modules;
@@ -164,12 +165,15 @@ static size_t lines_of(struct symbols *symbols, Dwfl_Module *module, uint64_t ad
 
 static void nameless(struct symbols *symbols, const struct place *place, struct line *line)
 {
+    enum { NAME_MOST = 200 };
     char text[512];
     const struct mapping *mapping =
         place->module ? place->module->mapping : target_mapping_at(symbols->modules->target, place->address);
     if (mapping && mapping->path && mapping->path[0] == '/') {
-        const char *slash = strrchr(mapping->path, '/');
-        snprintf(text, sizeof text, "%.200s+%#jx", slash ? slash + 1 : mapping->path,
+        const char *end = mapping->path + mapping_path_length(mapping), *name = end;
+        while (name[-1] != '/')
+            name--;
+        snprintf(text, sizeof text, "%.*s+%#jx", end - name > NAME_MOST ? NAME_MOST : (int)(end - name), name,
                  (uintmax_t)(place->address - mapping->start + mapping->offset));
     } else {
         snprintf(text, sizeof text, "%#jx", (uintmax_t)place->address);

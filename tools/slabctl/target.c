@@ -224,17 +224,15 @@ static int fitting_open(struct target *target, const struct mapping *mapping, co
     return file;
 }
 
-/* By its name, behind `prefix`. The kernel puts words behind the name of a file that was deleted or replaced; it may
- * be there again, and a name may really end with them. */
+/* By its name, behind `prefix`. What was deleted or replaced may be there again. */
 static int named_open(struct target *target, const struct mapping *mapping, const char *prefix)
 {
-    static const char deleted[] = " (deleted)";
-    size_t length = strlen(prefix) + strlen(mapping->path);
-    char *path = memory(NULL, length + 1, 1);
-    snprintf(path, length + 1, "%s%s", prefix, mapping->path);
+    size_t less = mapping_path_length(mapping), room = strlen(prefix) + strlen(mapping->path) + 1;
+    char *path = memory(NULL, room, 1);
+    snprintf(path, room, "%s%s", prefix, mapping->path);
     int file = fitting_open(target, mapping, path);
-    if (file < 0 && length >= sizeof deleted && strcmp(path + length - (sizeof deleted - 1), deleted) == 0) {
-        path[length - (sizeof deleted - 1)] = '\0';
+    if (file < 0 && mapping->path[less]) {
+        path[strlen(prefix) + less] = '\0';
         file = fitting_open(target, mapping, path);
     }
     free(path);

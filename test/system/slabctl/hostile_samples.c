@@ -1,7 +1,7 @@
 /* A process whose samples and call stacks lie. For each number that it reads it makes others, from that seed, and
  * says "ready". They look like what the library has, as otherwise little of slabctl would be reached: most fields
  * of most records are as they should be, and the others are anything. test_slabctl_profile.py lets the tool loose
- * on it. */
+ * on it. Its argument is a file that it maps as code; with a second one, it deletes that file then. */
 #define slab_inspect slab_inspect_of_the_library /* declared const there */
 #include "base/inspect.h"
 #undef slab_inspect
@@ -191,7 +191,7 @@ static void inspect_make(uint64_t seed)
     inspect.used_bytes = (const void *)figures;
 }
 
-static void file_map(const char *name)
+static void file_map(const char *name, bool gone)
 {
     struct stat stat_of;
     if (file_start)
@@ -205,6 +205,8 @@ static void file_map(const char *name)
         exit(1);
     file_start = (uintptr_t)start;
     close(file);
+    if (gone && unlink(name) != 0)
+        exit(1);
 }
 
 int main(int argc, char **argv)
@@ -217,7 +219,7 @@ int main(int argc, char **argv)
     fflush(stdout);
     for (char line[64]; fgets(line, sizeof line, stdin);) {
         if (argc > 1)
-            file_map(argv[1]);
+            file_map(argv[1], argc > 2);
         inspect_make(strtoull(line, NULL, 10));
         puts("ready");
         fflush(stdout);
