@@ -1,7 +1,6 @@
 /* Reads headers and segments with the target's own memory, a core's without the mapped files. */
 #include "image.h"
 
-#include <elfutils/libdwelf.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -105,13 +104,29 @@ size_t image_build_id(struct target *target, const struct image *image, unsigned
     return length;
 }
 
+/* By its segments, as in memory, and no more of them than there: a hostile file's sections may have any size. */
+static size_t file_build_id(Elf *elf, unsigned char id[BUILD_ID_BYTES_MOST])
+{
+    size_t count, length = 0;
+    GElf_Phdr segment;
+    if (!elf_is_of_this_machine(elf) || elf_getphdrnum(elf, &count) != 0 || count > IMAGE_SEGMENTS_MOST)
+        return 0;
+    for (size_t i = 0; i < count && !length && gelf_getphdr(elf, (int)i, &segment); i++) {
+        Elf_Data *data = segment.p_type == PT_NOTE && segment.p_filesz <= NOTES_BYTES_MOST
+                             ? elf_getdata_rawchunk(elf, (int64_t)segment.p_offset, segment.p_filesz, ELF_T_BYTE)
+                             : NULL;
+        if (data)
+            length = notes_build_id(data->d_buf, data->d_size, segment.p_align == 8 ? 8 : 4, id);
+    }
+    return length;
+}
+
 bool file_has_build_id(int file, const unsigned char *id, size_t bytes)
 {
     /* Reading, not mapping: a file that becomes shorter would end this process. */
     Elf *elf = elf_begin(file, ELF_C_READ, NULL);
-    const void *found;
-    bool has = elf && elf_is_of_this_machine(elf) && dwelf_elf_gnu_build_id(elf, &found) == (ssize_t)bytes &&
-               memcmp(found, id, bytes) == 0;
+    unsigned char found[BUILD_ID_BYTES_MOST];
+    bool has = elf && file_build_id(elf, found) == bytes && memcmp(found, id, bytes) == 0;
     elf_end(elf);
     return has;
 }
