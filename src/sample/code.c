@@ -45,6 +45,7 @@ static slm_sampling bool recall(struct slm_code_file *file)
         .code = load_relaxed(&from->code),
         .code_bytes = load_relaxed(&from->code_bytes),
         .tables = file->tables,
+        .held = file->held,
         .segment = load_relaxed(&from->segment),
         .table_bytes = load_relaxed(&from->table_bytes),
     };
@@ -135,11 +136,11 @@ static slm_sampling bool look_at_program(struct slm_code_file *file)
     return own;
 }
 
-/* `live`: nobody can close the file. Then only its first page is looked at, which can be read. */
-static slm_sampling bool copy(void *to, const struct slm_code_file *file, uintptr_t offset, size_t bytes, bool live)
+/* Of a file that is held only the first page is looked at, which can be read. */
+static slm_sampling bool copy(void *to, const struct slm_code_file *file, uintptr_t offset, size_t bytes)
 {
     const void *from = (const void *)(file->start + offset);
-    if (!live)
+    if (!file->held)
         return slm_sys_copy(to, from, bytes) == bytes;
     if (offset > slm_page_size || slm_page_size - offset < bytes)
         return false;
@@ -148,19 +149,18 @@ static slm_sampling bool copy(void *to, const struct slm_code_file *file, uintpt
 }
 
 /* A file that begins with its headers. */
-static slm_sampling void look_at_file(struct slm_code_file *file, bool live)
+static slm_sampling void look_at_file(struct slm_code_file *file)
 {
     ElfW(Ehdr) elf;
     ElfW(Phdr) some[SEGMENTS];
     struct segments found = nothing;
-    if (!copy(&elf, file, 0, sizeof elf, live) || memcmp(elf.e_ident, ELFMAG, SELFMAG) != 0 ||
+    if (!copy(&elf, file, 0, sizeof elf) || memcmp(elf.e_ident, ELFMAG, SELFMAG) != 0 ||
         elf.e_phentsize != sizeof some[0] || elf.e_phoff >= file->bytes)
         return;
     for (unsigned i = 0, pass = 0; pass < 2; i = 0, pass++) {
         for (; i < elf.e_phnum; i++) {
             const uintptr_t offset = elf.e_phoff + i * sizeof some[0];
-            if (i % SEGMENTS == 0 &&
-                !copy(some, file, offset, slm_min(SEGMENTS, elf.e_phnum - i) * sizeof some[0], live))
+            if (i % SEGMENTS == 0 && !copy(some, file, offset, slm_min(SEGMENTS, elf.e_phnum - i) * sizeof some[0]))
                 return;
             add_segment(&found, &some[i % SEGMENTS]);
         }
@@ -170,13 +170,13 @@ static slm_sampling void look_at_file(struct slm_code_file *file, bool live)
 
 /* Where the kernel may not be asked, all of a library is remembered as code, and its tables as unknown. They are
  * looked for once: then `segment` is not 0. */
-static slm_sampling void learn(struct slm_code_file *file, bool live)
+static slm_sampling void learn(struct slm_code_file *file)
 {
     const bool program = look_at_program(file), may = slm_background_begin();
-    if (!program && may && (live ? slm_sys_readable((const void *)file->start) : !slm_sys_is_filtered()))
-        look_at_file(file, live);
+    if (!program && may && (file->held ? slm_sys_readable((const void *)file->start) : !slm_sys_is_filtered()))
+        look_at_file(file);
     slm_background_end();
-    if (file->segment == 0 && (program || (live && may)))
+    if (file->segment == 0 && (program || (file->held && may)))
         file->segment = file->tables;
     remember(file);
 }
@@ -192,7 +192,7 @@ slm_sampling bool slm_code_told(void)
     return &_dl_find_object != NULL;
 }
 
-static slm_sampling struct slm_code_file *find(struct slm_code *code, uintptr_t address, bool live)
+static slm_sampling struct slm_code_file *find(struct slm_code *code, uintptr_t address, bool held)
 {
     struct dl_find_object found;
     const uint64_t page = address >> PAGE_SHIFT;
@@ -202,13 +202,13 @@ static slm_sampling struct slm_code_file *find(struct slm_code *code, uintptr_t 
         return NULL;
     }
     struct slm_code_file *file = &code->files[code->known++ % SLM_CODE_FILES];
-    *file = (struct slm_code_file){.start = (uintptr_t)found.dlfo_map_start};
+    *file = (struct slm_code_file){.start = (uintptr_t)found.dlfo_map_start, .held = held};
     file->bytes = (uintptr_t)found.dlfo_map_end - file->start;
     file->tables = (uintptr_t)found.dlfo_eh_frame;
     if (!recall(file)) {
         file->code = file->start;
         file->code_bytes = file->bytes;
-        learn(file, live);
+        learn(file);
     }
     code->latest = (unsigned)(file - code->files);
     return file;
@@ -219,16 +219,16 @@ slm_sampling bool slm_code_told(void)
     return false;
 }
 
-static struct slm_code_file *find(struct slm_code *code, uintptr_t address, bool live)
+static struct slm_code_file *find(struct slm_code *code, uintptr_t address, bool held)
 {
     (void)code;
     (void)address;
-    (void)live;
+    (void)held;
     return NULL;
 }
 #endif
 
-static slm_sampling struct slm_code_file *file_of(struct slm_code *code, uintptr_t address, bool live)
+static slm_sampling struct slm_code_file *file_of(struct slm_code *code, uintptr_t address, bool held)
 {
     struct slm_code_file *latest = &code->files[code->latest];
     if (address - latest->start < latest->bytes)
@@ -242,7 +242,7 @@ static slm_sampling struct slm_code_file *file_of(struct slm_code *code, uintptr
             return &code->files[at];
         }
     }
-    return find(code, address, live);
+    return find(code, address, held);
 }
 
 slm_sampling enum slm_code_kind slm_code_of(struct slm_code *code, uintptr_t address)
@@ -253,11 +253,22 @@ slm_sampling enum slm_code_kind slm_code_of(struct slm_code *code, uintptr_t add
     return slm_code_told() ? SLM_CODE_NONE : SLM_CODE_UNKNOWN;
 }
 
-slm_sampling const struct slm_code_file *slm_code_of_frame(struct slm_code *code, uintptr_t address)
+/* As long as this runs: the program, this library, or the C library. */
+static slm_sampling bool is_always_held(const struct slm_code_file *file)
 {
-    struct slm_code_file *file = file_of(code, address, true);
-    if (file && file->segment == 0 && file->tables != 0) /* when it was looked at nobody knew of the frame */
-        learn(file, true);
+    return getauxval(AT_PHDR) - file->start < file->bytes || (uintptr_t)remembered - file->start < file->bytes ||
+           (uintptr_t)getauxval - file->start < file->bytes;
+}
+
+slm_sampling const struct slm_code_file *slm_code_of_frame(struct slm_code *code, uintptr_t address, bool sure)
+{
+    struct slm_code_file *file = file_of(code, address, sure);
+    if (!file)
+        return NULL;
+    if (!file->held)
+        file->held = sure || is_always_held(file);
+    if (file->segment == 0 && file->tables != 0) /* when it was looked at nobody knew of the frame */
+        learn(file);
     return file;
 }
 

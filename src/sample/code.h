@@ -3,7 +3,8 @@
  * glibc's _dl_find_object (2.35) says to which file an address belongs, without a lock, in a signal handler too. It
  * does not say which part of the file is code, nor how far its unwinding tables may be read: that is in the file's
  * program headers. They are looked at once. As another thread may close the file meanwhile the kernel reads them,
- * unless a frame of the calling thread goes on in that file. Where neither can be done, all of it counts as code.
+ * unless the file is held: a frame of the calling thread is sure to go on in it, or it is the program, the C library
+ * or this one. Where neither can be done, all of it counts as code.
  *
  * What was found is good for one capture, as files come and go: a slm_code on the caller's stack. Only where within
  * a file its parts lie is remembered for good. Any thread, no lock. */
@@ -18,6 +19,7 @@ struct slm_code_file {
     uintptr_t code, code_bytes;     /* from its first code to its last */
     uintptr_t tables;               /* .eh_frame_hdr, or 0 */
     uintptr_t segment, table_bytes; /* the segment that they lie in; 0 bytes: it is not known */
+    bool held;                      /* nobody can close it */
 };
 
 /* Begins as zeros. */
@@ -40,8 +42,9 @@ bool slm_code_file(uintptr_t address, const char **path, uintptr_t *moved);
 
 enum slm_code_kind slm_code_of(struct slm_code *code, uintptr_t address);
 
-/* The file in which a frame of the calling thread goes on at that address; NULL: none. */
-const struct slm_code_file *slm_code_of_frame(struct slm_code *code, uintptr_t address);
+/* The file in which a frame goes on at that address; NULL: none. `sure`: it is the calling thread's frame for
+ * certain, as neither the address nor that of any frame below was guessed. */
+const struct slm_code_file *slm_code_of_frame(struct slm_code *code, uintptr_t address, bool sure);
 
 /* Does the C library tell files? */
 bool slm_code_told(void);

@@ -45,6 +45,7 @@ struct shot {
     uint16_t *offsets; /* at the record's end, until all values are known */
     struct slm_code code;
     struct piece room; /* of piece */
+    struct slm_tables_window tables_window;
 };
 static_assert(sizeof(struct shot) <= SLM_STACK_WORK, "a record has room for it");
 
@@ -241,6 +242,7 @@ struct frame {
     uintptr_t next;    /* where it goes on */
     size_t base;       /* distance of its stack pointer */
     uintptr_t pointer; /* its frame pointer, or whatever is in that register */
+    bool guessed;      /* it, or one below */
 };
 
 enum outcome { STEPPED, ENDED, LOST, NOT_KNOWN };
@@ -248,12 +250,12 @@ enum outcome { STEPPED, ENDED, LOST, NOT_KNOWN };
 /* What the tables say. */
 static slm_sampling struct slm_step step_in(struct shot *shot, const struct frame *frame)
 {
-    const struct slm_code_file *file = slm_code_of_frame(&shot->code, frame->next - 1);
+    const struct slm_code_file *file = slm_code_of_frame(&shot->code, frame->next - 1, !frame->guessed);
     struct slm_step step = {.kind = SLM_STEP_NONE};
     if (file && file->table_bytes)
-        step = slm_tables_step(file, frame->next - 1);
+        step = slm_tables_step(file, frame->next - 1, &shot->tables_window);
     else if (file ? file->tables != 0 : !slm_code_told())
-        step.kind = SLM_STEP_MORE;
+        step.kind = frame->guessed ? SLM_STEP_LOST : SLM_STEP_MORE;
     return step;
 }
 
@@ -263,7 +265,8 @@ static slm_sampling bool may_be_code(struct shot *shot, uintptr_t address)
     return address - shot->pointer >= shot->window && slm_code_of(&shot->code, address) != SLM_CODE_DATA;
 }
 
-/* To the caller: as the tables say; where there are none, as frame pointers do. */
+/* To the caller: as the tables say; where there are none, as frame pointers do. That is a guess, as the register may
+ * have anything in it. From there on files may be closed and be read (sample/code.h). */
 static slm_sampling enum outcome go_up(struct shot *shot, struct frame *frame)
 {
     struct slm_step step = step_in(shot, frame);
@@ -273,8 +276,8 @@ static slm_sampling enum outcome go_up(struct shot *shot, struct frame *frame)
     const size_t pointed = frame->pointer - shot->pointer;
     size_t base = pointed + (size_t)step.base;
     uint64_t next, saved = frame->pointer;
-    if (step.kind == SLM_STEP_END || step.kind == SLM_STEP_MORE)
-        return step.kind == SLM_STEP_END ? ENDED : NOT_KNOWN;
+    if (step.kind == SLM_STEP_END || step.kind == SLM_STEP_MORE || step.kind == SLM_STEP_LOST)
+        return step.kind == SLM_STEP_END ? ENDED : step.kind == SLM_STEP_MORE ? NOT_KNOWN : LOST;
     if (step.kind == SLM_STEP_STACK)
         base = frame->base + (size_t)step.base;
     else if (step.kind == SLM_STEP_INDIRECT && !read_word(shot, base, &next))
@@ -286,7 +289,7 @@ static slm_sampling enum outcome go_up(struct shot *shot, struct frame *frame)
     if (step.how != SLM_STEP_SAME &&
         !read_word(shot, (step.how == SLM_STEP_AT_BASE ? base : pointed) + (size_t)step.frame, &saved))
         return LOST;
-    *frame = (struct frame){address_in(next), base, saved};
+    *frame = (struct frame){address_in(next), base, saved, frame->guessed || guessed};
     if (frame->next == 0)
         return ENDED;
     return is_candidate(shot, frame->next) && (!guessed || may_be_code(shot, frame->next)) ? STEPPED : LOST;
@@ -297,7 +300,7 @@ static slm_sampling enum outcome go_up(struct shot *shot, struct frame *frame)
 static slm_sampling bool walk(struct shot *shot, const uint64_t *registers)
 {
     struct slm_stack *stack = shot->stack;
-    struct frame frame = {address_in(registers[0]), 0, registers[SLM_STACK_FRAME_POINTER]};
+    struct frame frame = {address_in(registers[0]), 0, registers[SLM_STACK_FRAME_POINTER], false};
     enum outcome outcome = STEPPED;
     for (stack->words = 0; outcome == STEPPED && stack->words < SLM_STACK_WORDS; outcome = go_up(shot, &frame))
         stack->values[stack->words++] = frame.next;

@@ -36,7 +36,7 @@ enum {
     SLM_STACK_WINDOW = 16 << 10,
     SLM_STACK_WORDS = 256,
     SLM_STACK_VALUES = SLM_STACK_REGISTERS + SLM_STACK_WORDS + SLM_STACK_WORDS / 4, /* with the offsets */
-    SLM_STACK_WORK = 2048,
+    SLM_STACK_WORK = 2560,
 };
 
 /* A stack, with all the room that it may need, and what it takes to capture it. */

@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "os/background.h"
+#include "os/sys.h"
 
 #ifdef __aarch64__
 enum { STACK_POINTER = 31, FRAME_POINTER = 29, RETURN_ADDRESS = 30 }; /* DWARF's numbers */
@@ -46,28 +48,54 @@ enum { ABSOLUTE = 0x00, RELATIVE_4 = 0x1b, RELATIVE_8 = 0x1c, PLAIN_4 = 0x03, FR
 
 /* -- bytes ------------------------------------------------------------------------------------------------------- */
 
+/* Addresses as the file has them. */
 struct reader {
-    const uint8_t *at, *end;
-    bool bad; /* something was looked for beyond the end, or is not known */
+    uintptr_t at, end;
+    struct slm_tables_window *window; /* NULL: the file cannot be closed meanwhile */
+    bool bad;                         /* something was looked for beyond the end, or is not known */
 };
 
-static const uint8_t none[1];
+/* A file, and through what it is read. */
+struct source {
+    const struct slm_code_file *file;
+    struct slm_tables_window *window;
+};
 
-static slm_sampling struct reader reader_at(const struct slm_code_file *file, uintptr_t address)
+static const struct reader nowhere = {.bad = true};
+
+static slm_sampling struct reader reader_at(const struct source *source, uintptr_t address)
 {
+    const struct slm_code_file *file = source->file;
     if (address == 0 || address - file->segment >= file->table_bytes)
-        return (struct reader){none, none, true};
-    return (struct reader){(const uint8_t *)address, (const uint8_t *)(file->segment + file->table_bytes), false};
+        return nowhere;
+    return (struct reader){address, file->segment + file->table_bytes, source->window, false};
 }
 
+/* Where the next bytes lie now; NULL: they have gone. */
+static slm_seldom const uint8_t *copy_next(const struct reader *reader, unsigned bytes)
+{
+    struct slm_tables_window *window = reader->window;
+    const uintptr_t done = reader->at - window->from;
+    if (done < window->bytes && window->bytes - done >= bytes)
+        return window->copy + done;
+    window->from = reader->at;
+    window->bytes =
+        slm_sys_copy(window->copy, (const void *)reader->at, slm_min(sizeof window->copy, reader->end - reader->at));
+    return window->bytes >= bytes ? window->copy : NULL;
+}
+
+/* At most eight bytes. */
 static slm_sampling uint64_t take(struct reader *reader, unsigned bytes)
 {
     uint64_t value = 0;
-    if (reader->bad || (size_t)(reader->end - reader->at) < bytes) {
+    const uint8_t *from = NULL;
+    if (!reader->bad && reader->end - reader->at >= bytes)
+        from = reader->window ? copy_next(reader, bytes) : (const uint8_t *)reader->at;
+    if (!from) {
         reader->bad = true;
         return 0;
     }
-    memcpy(&value, reader->at, bytes); /* little-endian */
+    memcpy(&value, from, bytes); /* little-endian */
     reader->at += bytes;
     return value;
 }
@@ -95,7 +123,7 @@ static slm_sampling uint64_t take_number(struct reader *reader, bool sign)
 
 static slm_sampling uintptr_t take_pointer(struct reader *reader, unsigned encoding)
 {
-    const uintptr_t here = (uintptr_t)reader->at;
+    const uintptr_t here = reader->at;
     if (encoding == RELATIVE_4)
         return here + (uintptr_t)take_signed_4(reader);
     if (encoding == RELATIVE_8 || encoding == ABSOLUTE)
@@ -108,13 +136,13 @@ static slm_sampling uintptr_t take_pointer(struct reader *reader, unsigned encod
 static slm_sampling struct reader take_block(struct reader *reader)
 {
     const uint64_t bytes = take_number(reader, false);
-    const uint8_t *from = reader->at;
-    if (reader->bad || (uint64_t)(reader->end - from) < bytes) {
+    struct reader block = *reader;
+    if (reader->bad || reader->end - reader->at < bytes) {
         reader->bad = true;
-        return (struct reader){none, none, true};
+        return nowhere;
     }
-    reader->at += bytes;
-    return (struct reader){from, reader->at, false};
+    block.end = reader->at += bytes;
+    return block;
 }
 
 /* -- rows -------------------------------------------------------------------------------------------------------- */
@@ -169,7 +197,7 @@ static slm_sampling void take_expression(struct row *row, struct reader block, b
     const int64_t offset = (int64_t)take_number(&block, true);
     const bool plain = !block.bad && first == OP_FRAME_POINTER && offset == (int32_t)offset;
     if (of_base) {
-        const bool known = plain && block.end - block.at == 1 && *block.at == OP_INDIRECT;
+        const bool known = plain && block.end - block.at == 1 && take(&block, 1) == OP_INDIRECT;
         row->base_register = known ? SLM_STEP_INDIRECT << 8 : UINT32_MAX;
         row->step.base = (int32_t)offset;
     } else if (number == FRAME_POINTER && plain && block.at == block.end) {
@@ -276,9 +304,8 @@ static slm_sampling bool run(struct reader from, const struct program *program, 
 static slm_sampling bool read_common(struct reader from, struct program *program, unsigned *encoding, bool *augmented)
 {
     const uint64_t bytes = take(&from, 4), id = take(&from, 4), version = take(&from, 1);
-    const char *augmentation = (const char *)from.at;
-    if (from.bad || bytes < 9 || bytes - 5 > (uint64_t)(from.end - from.at) || id != 0 ||
-        (version != 1 && version != 3))
+    struct reader letters = from;
+    if (from.bad || bytes < 9 || bytes - 5 > from.end - from.at || id != 0 || (version != 1 && version != 3))
         return false;
     from.end = from.at + bytes - 5;
     while (take(&from, 1) != 0)
@@ -286,67 +313,70 @@ static slm_sampling bool read_common(struct reader from, struct program *program
     program->code_unit = take_number(&from, false);
     program->data_unit = (int64_t)take_number(&from, true);
     const uint64_t number = version == 1 ? take(&from, 1) : take_number(&from, false);
+    uint64_t letter = take(&letters, 1);
     *encoding = ABSOLUTE;
-    *augmented = !from.bad && augmentation[0] == 'z';
-    if (from.bad || number != RETURN_ADDRESS || (augmentation[0] && !*augmented))
+    *augmented = letter == 'z';
+    if (from.bad || number != RETURN_ADDRESS || (letter != 0 && !*augmented))
         return false;
-    struct reader data = *augmented ? take_block(&from) : (struct reader){from.at, from.at, false};
-    for (const char *letter = augmentation + *augmented; *letter; letter++) {
-        if (*letter == 'R')
+    struct reader data = *augmented ? take_block(&from) : nowhere;
+    while (*augmented && (letter = take(&letters, 1)) != 0) {
+        if (letter == 'R')
             *encoding = (unsigned)take(&data, 1);
-        else if (*letter == 'L')
+        else if (letter == 'L')
             (void)take(&data, 1);
-        else if (*letter == 'P') /* indirect or not, four bytes or eight */
+        else if (letter == 'P') /* indirect or not, four bytes or eight */
             (void)take(&data, (take(&data, 1) & 7) == 3 ? 4 : 8);
-        else if (*letter != 'B') /* 'S', a signal's frame: the caller's registers are anywhere */
+        else if (letter != 'B') /* 'S', a signal's frame: the caller's registers are anywhere */
             return false;
     }
     program->first = from;
-    return !data.bad && !from.bad;
+    return (!*augmented || !data.bad) && !from.bad && !letters.bad;
 }
 
 /* The function's entry in the sorted list, the one that begins last up to the address; 0: none. */
-static slm_sampling uintptr_t find_entry(const struct slm_code_file *file, uintptr_t address)
+static slm_sampling uintptr_t find_entry(const struct source *source, uintptr_t address)
 {
-    struct reader header = reader_at(file, file->tables);
+    const uintptr_t tables = source->file->tables;
+    struct reader header = reader_at(source, tables);
     const uint64_t version = take(&header, 1), pointer = take(&header, 1), counter = take(&header, 1),
                    encoding = take(&header, 1);
     if (version != 1 || pointer != RELATIVE_4 || counter != PLAIN_4 || encoding != FROM_TABLES_4)
         return 0;
     (void)take(&header, 4);
     const uint64_t count = take(&header, 4);
-    if (header.bad || count > (uint64_t)(header.end - header.at) / 8)
+    const uintptr_t list = header.at;
+    if (header.bad || count > (header.end - list) / 8)
         return 0;
-    int32_t entry[2] = {0, 0};
     uint64_t low = 0, high = count;
     while (low < high) {
         const uint64_t middle = (low + high) / 2;
-        memcpy(entry, header.at + middle * 8, sizeof entry);
-        if (file->tables + (uintptr_t)(int64_t)entry[0] <= address)
+        header.at = list + middle * 8;
+        if (tables + (uintptr_t)take_signed_4(&header) <= address)
             low = middle + 1;
         else
             high = middle;
     }
     if (low == 0)
         return 0;
-    memcpy(entry, header.at + (low - 1) * 8, sizeof entry);
-    return file->tables + (uintptr_t)(int64_t)entry[1];
+    header.at = list + low * 8 - 4;
+    const uintptr_t entry = tables + (uintptr_t)take_signed_4(&header);
+    return header.bad ? 0 : entry;
 }
 
 /* False: no function has the address; *step says MORE if one has. */
-static slm_sampling bool find_program(const struct slm_code_file *file, uintptr_t address, struct program *program,
+static slm_sampling bool find_program(const struct source *source, uintptr_t address, struct program *program,
                                       struct slm_step *step)
 {
-    struct reader entry = reader_at(file, find_entry(file, address));
+    struct reader entry = reader_at(source, find_entry(source, address));
     const uint64_t bytes = take(&entry, 4);
-    const uintptr_t here = (uintptr_t)entry.at, common = here - take(&entry, 4);
+    const uintptr_t here = entry.at, common = here - take(&entry, 4);
     unsigned encoding;
     bool augmented;
-    if (entry.bad || bytes < 4 || bytes > (uint64_t)(entry.end - entry.at))
+    if (entry.bad || bytes < 4 || bytes > entry.end - entry.at)
         return false;
-    entry.end = (const uint8_t *)here + bytes;
+    entry.end = here + bytes;
     step->kind = SLM_STEP_MORE;
-    if (!read_common(reader_at(file, common), program, &encoding, &augmented))
+    if (!read_common(reader_at(source, common), program, &encoding, &augmented))
         return false;
     program->begin = take_pointer(&entry, encoding);
     const uint64_t length = encoding == RELATIVE_4 ? take(&entry, 4) : take(&entry, 8);
@@ -359,11 +389,11 @@ static slm_sampling bool find_program(const struct slm_code_file *file, uintptr_
     return address - program->begin < length;
 }
 
-static slm_sampling struct slm_step look_up(const struct slm_code_file *file, uintptr_t address)
+static slm_sampling struct slm_step look_up(const struct source *source, uintptr_t address)
 {
     struct program program;
     struct row row = {.step = {.kind = SLM_STEP_NONE}};
-    if (!find_program(file, address, &program, &row.step))
+    if (!find_program(source, address, &program, &row.step))
         return row.step;
     row.step.kind = SLM_STEP_MORE; /* until it is known where the return address is */
     if (!run(program.first, &program, UINTPTR_MAX, &row) || !run(program.second, &program, address, &row))
@@ -375,6 +405,21 @@ static slm_sampling struct slm_step look_up(const struct slm_code_file *file, ui
     else if (row.step.kind == SLM_STEP_STACK && row.base_register != STACK_POINTER)
         row.step.kind = SLM_STEP_MORE;
     return row.step;
+}
+
+/* The same in a file that may be closed meanwhile. What was not all there is not to be remembered. */
+static slm_seldom struct slm_step look_up_copies(const struct slm_code_file *file, uintptr_t address,
+                                                 struct slm_tables_window *window)
+{
+    struct slm_step step = {.kind = SLM_STEP_LOST};
+    const struct source source = {file, window};
+    window->bytes = 0;
+    if (slm_background_begin() && !slm_sys_is_filtered())
+        step = look_up(&source, address);
+    slm_background_end();
+    if (window->bytes == 0) /* the last copy failed, or there was none */
+        step.kind = SLM_STEP_LOST;
+    return step;
 }
 
 /* -- what was found before --------------------------------------------------------------------------------------- */
@@ -408,7 +453,8 @@ static slm_sampling struct slm_step unpacked(uint64_t step)
     };
 }
 
-slm_sampling struct slm_step slm_tables_step(const struct slm_code_file *file, uintptr_t address)
+slm_sampling struct slm_step slm_tables_step(const struct slm_code_file *file, uintptr_t address,
+                                             struct slm_tables_window *window)
 {
     const uint64_t place = (address ^ file->tables << 20) * 0x9e3779b97f4a7c15u;
     struct found *line = found[place / (UINT64_MAX / LINES + 1)], *at = &line[place % IN_LINE];
@@ -418,10 +464,13 @@ slm_sampling struct slm_step slm_tables_step(const struct slm_code_file *file, u
             return unpacked(step);
         at = step == 0 ? &line[i] : at;
     }
-    const struct slm_step looked_up = look_up(file, address);
+    const struct source source = {file, NULL};
+    const struct slm_step looked_up = file->held ? look_up(&source, address) : look_up_copies(file, address, window);
     const uint64_t pack = packed(&looked_up);
     if (pack == 0)
         return (struct slm_step){.kind = SLM_STEP_MORE};
+    if (!file->held && looked_up.kind < SLM_STEP_END) /* the file may have gone meanwhile */
+        return looked_up;
     store_relaxed(&at->step, pack);
     store_relaxed(&at->check, pack ^ place);
     return looked_up;

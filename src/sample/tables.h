@@ -6,8 +6,9 @@
  * from one frame to the next in what compilers make; what takes more is left to tools. For a thousand addresses it is
  * remembered: then a step costs some ten nanoseconds, and no page of the tables is touched.
  *
- * Nothing beyond the tables' segment is read, whatever they say. The file cannot be closed meanwhile, as a frame of
- * the calling thread goes on in it. Any thread, no lock, a signal handler too. */
+ * Nothing beyond the tables' segment is read, whatever they say. A file that is held (sample/code.h) cannot be closed
+ * meanwhile. Of others the kernel copies the tables, unless a sandbox is near: some twenty calls for an address that
+ * is not remembered. Any thread, no lock, a signal handler too. */
 #pragma once
 
 #include "sample/code.h"
@@ -15,6 +16,7 @@
 enum slm_step_kind {
     SLM_STEP_NONE,     /* no table has the address */
     SLM_STEP_MORE,     /* it takes more than this knows */
+    SLM_STEP_LOST,     /* the tables cannot be read */
     SLM_STEP_END,      /* the outermost frame */
     SLM_STEP_STACK,    /* the base is the stack pointer and `base` */
     SLM_STEP_FRAME,    /* the frame pointer and `base` */
@@ -34,5 +36,12 @@ struct slm_step {
     int32_t base, frame, back; /* the return address lies at the base and `back` */
 };
 
-/* What to do in the frame that goes on behind that address, in this file. */
-struct slm_step slm_tables_step(const struct slm_code_file *file, uintptr_t address);
+/* Room for a piece of tables that may be unmapped at any time. */
+struct slm_tables_window {
+    uintptr_t from, bytes;
+    uint8_t copy[240];
+};
+
+/* What to do in the frame that goes on behind that address, in this file. The window's contents do not matter. */
+struct slm_step slm_tables_step(const struct slm_code_file *file, uintptr_t address,
+                                struct slm_tables_window *window);

@@ -109,12 +109,12 @@ static void know_tables(void)
     refuse_call(SYS_process_vm_readv, EPERM, 0); /* announced */
     require(kind_of((void *)libc) == SLM_CODE_YES && kind_of(&variable) == SLM_CODE_DATA);
     struct slm_code code = {.known = 0};
-    const struct slm_code_file *file = slm_code_of_frame(&code, own);
+    const struct slm_code_file *file = slm_code_of_frame(&code, own, true);
     require(file && own - file->start < file->bytes && own - file->code < file->code_bytes);
     require(file->tables - file->segment < file->table_bytes);
-    file = slm_code_of_frame(&code, libc);
+    file = slm_code_of_frame(&code, libc, true);
     require(file && file->table_bytes == 0);
-    require(slm_code_of_frame(&code, (uintptr_t)&code) == NULL);
+    require(slm_code_of_frame(&code, (uintptr_t)&code, true) == NULL);
 }
 
 /* The same where no sandbox is announced. */
@@ -123,7 +123,7 @@ static void know_tables_of_libc(void)
     struct slm_code code = {.known = 0};
     const uintptr_t libc = (uintptr_t)function_of_libc();
     for (unsigned i = 0; i < 2; i++) {
-        const struct slm_code_file *file = slm_code_of_frame(&code, libc);
+        const struct slm_code_file *file = slm_code_of_frame(&code, libc, true);
         require(file && file->tables - file->segment < file->table_bytes);
         require(libc - file->code < file->code_bytes && file->code_bytes < file->bytes);
         code = (struct slm_code){.known = 0};
@@ -135,6 +135,26 @@ static void find_tables(void **state)
     (void)state;
     assert_child_silent(know_tables);
     assert_child_silent(know_tables_of_libc);
+}
+
+/* Who can be closed is not held by a frame that was guessed; it is by the thread's. */
+static void hold_files(void **state)
+{
+    (void)state;
+    void *library = dlopen("libresolv.so.2", RTLD_NOW);
+    if (!library)
+        skip();
+    struct link_map *map = NULL;
+    require(dlinfo(library, RTLD_DI_LINKMAP, &map) == 0);
+    for (unsigned sure = 0; sure < 2; sure++) {
+        struct slm_code code = {.known = 0};
+        const struct slm_code_file *file = slm_code_of_frame(&code, (uintptr_t)map->l_ld, sure);
+        require(file && file->held == sure && file->tables - file->segment < file->table_bytes);
+        require(slm_code_of_frame(&code, (uintptr_t)hold_files, sure)->held);
+        require(slm_code_of_frame(&code, (uintptr_t)function_of_libc(), sure)->held);
+        require(slm_code_of_frame(&code, (uintptr_t)map->l_ld, false)->held == sure);
+    }
+    dlclose(library);
 }
 
 /* Threads that look for the same files at once, whose places they write. */
@@ -159,8 +179,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(keep_to_sandbox), /* first: nothing is remembered yet */
-        cmocka_unit_test(find_tables),     cmocka_unit_test(look_at_once), cmocka_unit_test(tell_code),
-        cmocka_unit_test(forget_in_time),  cmocka_unit_test(follow_files),
+        cmocka_unit_test(find_tables),     cmocka_unit_test(hold_files),     cmocka_unit_test(look_at_once),
+        cmocka_unit_test(tell_code),       cmocka_unit_test(forget_in_time), cmocka_unit_test(follow_files),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
 }

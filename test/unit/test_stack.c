@@ -2,6 +2,7 @@
  * test_stack_words.c has what an image is made of. */
 #include "stacks.h"
 
+#include <link.h>
 #include <ucontext.h>
 
 #include "os/background.h"
@@ -340,31 +341,102 @@ static void call_walk(void)
     (void)walk_down(NULL);
 }
 
-/* Code that no file has, with a frame pointer and without. */
+/* Code that no file has: it calls its first argument. */
+typedef void unknown_code(void (*function)(void), const void *frame);
+
+#ifdef __x86_64__
+enum { BEHIND_CALL = 6 };
+static const uint8_t with_frame_pointer[] = {0x55, 0x48, 0x89, 0xe5, 0xff, 0xd7, 0x5d, 0xc3};
+static const uint8_t without[] = {0x48, 0x83, 0xec, 0x08, 0xff, 0xd7, 0x48, 0x83, 0xc4, 0x08, 0xc3};
+static const uint8_t with_data[] = {0x55, 0x48, 0x89, 0xf5, 0xff, 0xd7, 0x5d, 0xc3}; /* it has `frame` in rbp */
+
+static unknown_code *make_code(const uint8_t *bytes, size_t count)
+{
+    uint8_t *code = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    require(code != MAP_FAILED);
+    memcpy(code, bytes, count);
+    require(mprotect(code, PAGE, PROT_READ | PROT_EXEC) == 0);
+    return (unknown_code *)(uintptr_t)code;
+}
+
+/* With a frame pointer and without. */
 static void go_through_unknown_code(void **state)
 {
     (void)state;
-#ifdef __x86_64__
-    static const uint8_t with[] = {0x55, 0x48, 0x89, 0xe5, 0xff, 0xd7, 0x5d, 0xc3};
-    static const uint8_t without[] = {0x48, 0x83, 0xec, 0x08, 0xff, 0xd7, 0x48, 0x83, 0xc4, 0x08, 0xc3};
-    uint8_t *code = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    assert_true(code != MAP_FAILED);
-    memcpy(code, with, sizeof with);
-    memcpy(code + 64, without, sizeof without);
-    assert_int_equal(mprotect(code, PAGE, PROT_READ | PROT_EXEC), 0);
-    ((void (*)(void (*)(void)))(uintptr_t)code)(call_walk);
+    unknown_code *code = make_code(with_frame_pointer, sizeof with_frame_pointer);
+    code(call_walk, NULL);
     const struct slm_stack *stack = slm_stack_of(walks[0].number);
     unsigned at = 0;
-    while (at < stack->words && stack->values[at] != address(code + 6))
+    while (at < stack->words && stack->values[at] != address(code) + BEHIND_CALL)
         at++;
     assert_true(at + 2 < stack->words && !stack->cut); /* it goes on to this function, and to its callers */
     assert_true(stack->values[at + 1] - address(go_through_unknown_code) < 1000);
-    ((void (*)(void (*)(void)))(uintptr_t)(code + 64))(call_walk);
-    munmap(code, PAGE);
-#else
-    skip();
-#endif
+    munmap((void *)(uintptr_t)code, PAGE);
+    code = make_code(without, sizeof without);
+    code(call_walk, NULL);
+    munmap((void *)(uintptr_t)code, PAGE);
 }
+
+struct parts {
+    uintptr_t base, code, tables, tables_end; /* of the file that begins at `base` */
+};
+
+static int find_parts(struct dl_phdr_info *file, size_t bytes, void *found)
+{
+    struct parts *parts = found;
+    (void)bytes;
+    if (file->dlpi_addr != parts->base)
+        return 0;
+    for (unsigned i = 0; i < file->dlpi_phnum; i++)
+        if (file->dlpi_phdr[i].p_type == PT_GNU_EH_FRAME)
+            parts->tables = file->dlpi_addr + file->dlpi_phdr[i].p_vaddr;
+    for (unsigned i = 0; i < file->dlpi_phnum; i++) {
+        const uintptr_t start = file->dlpi_addr + file->dlpi_phdr[i].p_vaddr, length = file->dlpi_phdr[i].p_memsz;
+        if (file->dlpi_phdr[i].p_type == PT_LOAD && (file->dlpi_phdr[i].p_flags & PF_X))
+            parts->code = start + length / 2;
+        if (file->dlpi_phdr[i].p_type == PT_LOAD && parts->tables - start < length)
+            parts->tables_end = start + length;
+    }
+    return 1;
+}
+
+/* Where the code has something else in that register, what lies there may be an address in a file that another thread
+ * closes. Here the file's tables cannot be read. */
+static void survive_closed_files(void **state)
+{
+    (void)state;
+    void *library = dlopen("libresolv.so.2", RTLD_NOW);
+    struct link_map *map;
+    if (!library)
+        skip();
+    require(dlinfo(library, RTLD_DI_LINKMAP, &map) == 0);
+    struct parts parts = {.base = map->l_addr};
+    require(dl_iterate_phdr(find_parts, &parts) == 1 && parts.code && parts.tables && parts.tables_end);
+    void *page = (void *)(parts.tables & ~(uintptr_t)(PAGE - 1));
+    const size_t bytes = parts.tables_end - (uintptr_t)page;
+    const uint64_t frame[] = {0, parts.code};
+    unknown_code *code = make_code(with_data, sizeof with_data);
+    require(mprotect(page, bytes, PROT_NONE) == 0);
+    code(call_walk, frame);
+    require(mprotect(page, bytes, PROT_READ) == 0);
+    const struct slm_stack *stack = slm_stack_of(walks[0].number);
+    assert_true(stack->cut && stack->values[stack->words - 1] == parts.code);
+    munmap((void *)(uintptr_t)code, PAGE);
+    dlclose(library);
+}
+#else
+static void go_through_unknown_code(void **state)
+{
+    (void)state;
+    skip();
+}
+
+static void survive_closed_files(void **state)
+{
+    (void)state;
+    skip();
+}
+#endif
 
 /* More frames than there is room for. */
 static __attribute__((noinline)) uint32_t go_deep(int depth)
@@ -396,7 +468,8 @@ int main(void)
         cmocka_unit_test(capture_main_stack),      cmocka_unit_test(capture_threads),
         cmocka_unit_test(capture_coroutines),      cmocka_unit_test(run_on_little_stack),
         cmocka_unit_test(capture_in_handlers),     cmocka_unit_test(stay_in_sandboxes),
-        cmocka_unit_test(go_through_unknown_code), cmocka_unit_test(cut_deep_stacks),
+        cmocka_unit_test(go_through_unknown_code), cmocka_unit_test(survive_closed_files),
+        cmocka_unit_test(cut_deep_stacks),
     };
     const int failed = cmocka_run_group_tests(tests, start_library, NULL);
     return failed ? failed : cmocka_run_group_tests(again, fill_images, NULL);

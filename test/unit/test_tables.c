@@ -1,6 +1,6 @@
 /* src/sample/tables.h: from frame to frame as the C library's unwinder goes, and with tables that are not what they
  * should be. */
-#include "unit.h"
+#include "forbidden.h"
 
 #include <unwind.h>
 
@@ -134,11 +134,12 @@ static void go_up_alike(void **state)
 static struct slm_code_file original, copied;
 static char *place;
 static size_t room;
+static struct slm_tables_window window;
 
 static void copy_tables(void)
 {
     struct slm_code code = {.known = 0};
-    const struct slm_code_file *file = slm_code_of_frame(&code, (uintptr_t)copy_tables);
+    const struct slm_code_file *file = slm_code_of_frame(&code, (uintptr_t)copy_tables, true);
     require(file && file->table_bytes > 0);
     original = copied = *file;
     room = slm_align_up(file->table_bytes, PAGE);
@@ -156,22 +157,70 @@ static uintptr_t moved(uintptr_t address)
     return address - original.segment + copied.segment;
 }
 
+static void compare_steps(const struct slm_step *a, const struct slm_step *b)
+{
+    require(a->kind == b->kind && a->how == b->how && a->base == b->base);
+    require(a->frame == b->frame && a->back == b->back);
+}
+
 static void read_the_same(void **state)
 {
     (void)state;
     unsigned found = 0;
     for (uintptr_t address = original.code; address < original.code + original.code_bytes; address += 3) {
-        const struct slm_step step = slm_tables_step(&original, address);
-        const struct slm_step again = slm_tables_step(&original, address),
-                              copy = slm_tables_step(&copied, moved(address));
-        require(step.kind == again.kind && step.how == again.how && step.base == again.base);
-        require(step.frame == again.frame && step.back == again.back);
-        require(step.kind == copy.kind && step.how == copy.how && step.base == copy.base);
-        require(step.frame == copy.frame && step.back == copy.back);
+        const struct slm_step step = slm_tables_step(&original, address, &window);
+        const struct slm_step again = slm_tables_step(&original, address, &window),
+                              copy = slm_tables_step(&copied, moved(address), &window);
+        compare_steps(&step, &again);
+        compare_steps(&step, &copy);
         found += step.kind == SLM_STEP_STACK || step.kind == SLM_STEP_FRAME;
     }
     require(found > original.code_bytes / 3 / 2);
-    require(slm_tables_step(&original, 0).kind == SLM_STEP_NONE);
+    require(slm_tables_step(&original, 0, &window).kind == SLM_STEP_NONE);
+}
+
+/* Through the kernel, where the file may be closed. Nothing of it is remembered yet: these addresses are others. */
+static void read_through_kernel(void **state)
+{
+    (void)state;
+    struct slm_code_file closable = copied;
+    closable.held = false;
+    const uintptr_t first = original.code + 1, step_bytes = slm_max(original.code_bytes / scaled(2000), 3) / 3 * 3;
+    for (uintptr_t address = first; address < original.code + original.code_bytes; address += step_bytes) {
+        const struct slm_step copy = slm_tables_step(&closable, moved(address), &window),
+                              step = slm_tables_step(&original, address, &window);
+        compare_steps(&step, &copy);
+    }
+}
+
+/* It is gone before they are read. */
+static void miss_closed_file(void **state)
+{
+    (void)state;
+    struct slm_code_file closed = copied;
+    char *memory = mmap(NULL, copied.table_bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    require(memory != MAP_FAILED && munmap(memory, copied.table_bytes) == 0);
+    closed.held = false;
+    closed.segment = (uintptr_t)memory;
+    closed.tables = closed.segment + (copied.tables - copied.segment);
+    assert_int_equal(slm_tables_step(&closed, closed.segment + 100, &window).kind, SLM_STEP_LOST);
+}
+
+/* The kernel may not be asked: then this is no frame that anything is known of. */
+static void copy_nothing(void)
+{
+    static const long calls[] = {SYS_process_vm_readv};
+    struct slm_code_file closable = copied;
+    closable.held = false;
+    forbid_calls(false, calls, COUNT(calls));
+    require(slm_tables_step(&closable, moved((uintptr_t)copy_nothing + 1), &window).kind == SLM_STEP_LOST);
+    require(slm_tables_step(&copied, moved((uintptr_t)copy_nothing + 1), &window).kind >= SLM_STEP_STACK);
+}
+
+static void keep_to_sandbox(void **state)
+{
+    (void)state;
+    assert_child_silent(copy_nothing);
 }
 
 /* Whatever they say, nothing beyond them is read: it would fault. */
@@ -187,8 +236,9 @@ static void survive_lies(void **state)
         for (size_t k = from; k < from + length && k < copied.table_bytes; k++)
             bytes[k] = (char)random_below(&seed, 3) == 0 ? (char)0xff : (char)random_below(&seed, 256);
         copied.tables = copied.segment + header + (i % 7 == 0 ? random_below(&seed, 64) : 0);
+        copied.held = i % 16 != 0;
         for (unsigned k = 0; k < 20; k++)
-            (void)slm_tables_step(&copied, moved(original.code + random_below(&seed, original.code_bytes)));
+            (void)slm_tables_step(&copied, moved(original.code + random_below(&seed, original.code_bytes)), &window);
         if (i % 50 == 49)
             memcpy(bytes, (void *)original.segment, copied.table_bytes);
     }
@@ -206,7 +256,7 @@ static void survive_cuts(void **state)
         copied.tables = copied.segment + header;
         memcpy((void *)copied.segment, (void *)original.segment, copied.table_bytes);
         for (unsigned k = 0; k < 400; k++)
-            (void)slm_tables_step(&copied, moved(original.code + random_below(&seed, original.code_bytes)));
+            (void)slm_tables_step(&copied, moved(original.code + random_below(&seed, original.code_bytes)), &window);
     }
 }
 
@@ -243,7 +293,7 @@ static void read_rules(void **state)
     };
     for (unsigned i = 0; i < 2 * COUNT(steps); i++) {
         const struct slm_step *wanted = &steps[i % COUNT(steps)];
-        const struct slm_step step = slm_tables_step(&original, (uintptr_t)known_steps + i % COUNT(steps));
+        const struct slm_step step = slm_tables_step(&original, (uintptr_t)known_steps + i % COUNT(steps), &window);
         assert_int_equal(step.kind, wanted->kind);
         if (step.kind < SLM_STEP_STACK)
             continue;
@@ -263,8 +313,9 @@ int main(void)
 {
     copy_tables();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(go_up_alike),  cmocka_unit_test(read_the_same), cmocka_unit_test(survive_lies),
-        cmocka_unit_test(survive_cuts), cmocka_unit_test(read_rules),
+        cmocka_unit_test(go_up_alike),      cmocka_unit_test(keep_to_sandbox), cmocka_unit_test(read_through_kernel),
+        cmocka_unit_test(miss_closed_file), cmocka_unit_test(read_the_same),   cmocka_unit_test(survive_lies),
+        cmocka_unit_test(survive_cuts),     cmocka_unit_test(read_rules),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
 }
