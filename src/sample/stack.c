@@ -56,20 +56,45 @@ static size_t rest_of_page(uintptr_t pointer)
     return slm_page_size - (pointer & (slm_page_size - 1));
 }
 
-/* The first thread's descriptor lies in a mapping of the loader's, which may adjoin anything. */
-static slm_seldom bool is_descriptor_on_stack(void)
+/* In a thread's descriptor the C library notes, in a row, where its stack begins, how many bytes that has, and how
+ * many of these are guard. The descriptor lies at the stack's end. The first thread's notes no beginning. */
+enum { DESCRIPTOR_WORDS = 256, NOTE_WORDS = 3 };
+
+static slm_sampling READS_STACKS bool is_note_of_stack(const uintptr_t *note, uintptr_t descriptor)
 {
-    static __thread bool known;
-    if (!known)
-        known = !slm_sys_is_main_thread();
-    return known;
+    const uintptr_t least = 4 << 10, most = (uintptr_t)1 << 36, most_behind = 1 << 20;
+    const uintptr_t start = note[0], bytes = note[1], guard = note[2], behind = start + bytes - descriptor;
+    return start >= lowest && start < descriptor - least && bytes < most && guard < bytes &&
+           behind >= DESCRIPTOR_WORDS * sizeof(uintptr_t) && behind < most_behind;
 }
 
-static slm_sampling bool is_thread_stack(uintptr_t pointer, uintptr_t end)
+/* No header says where in the descriptor that is. It is looked for once. */
+static slm_sampling READS_STACKS const uintptr_t *find_note_of_stack(uintptr_t descriptor)
 {
-    if (end - pointer > PAGES_MOST * slm_page_size || !is_descriptor_on_stack())
+    static slm_sampled_state _Atomic uint32_t place;
+    const uintptr_t *words = (const void *)descriptor;
+    const uint32_t known = load_relaxed(&place); /* no order: it is looked at anew */
+    if (known != 0 && is_note_of_stack(&words[known], descriptor))
+        return &words[known];
+    if (!slm_sys_readable(&words[DESCRIPTOR_WORDS - 1]))
+        return NULL;
+    for (uint32_t i = 1; i <= DESCRIPTOR_WORDS - NOTE_WORDS; i++) {
+        if (is_note_of_stack(&words[i], descriptor)) {
+            store_relaxed(&place, i);
+            return &words[i];
+        }
+    }
+    return NULL;
+}
+
+/* Its own, that is. A program may have closed pages of it. */
+static slm_sampling bool is_thread_stack(uintptr_t pointer, uintptr_t descriptor)
+{
+    const uintptr_t *note =
+        descriptor - pointer <= PAGES_MOST * slm_page_size ? find_note_of_stack(descriptor) : NULL;
+    if (!note || pointer < note[0])
         return false;
-    for (uintptr_t page = pointer + rest_of_page(pointer); page < end; page += slm_page_size)
+    for (uintptr_t page = pointer + rest_of_page(pointer); page < descriptor; page += slm_page_size)
         if (!slm_sys_readable((const void *)page))
             return false;
     return true;

@@ -20,8 +20,8 @@
  *
  * Whatever is read can be read. There are three kinds of stacks (certain_bytes):
  *   - The first thread's ends at __libc_stack_end. The kernel leaves at least 1 MiB below it to the stack.
- *   - A thread's ends below its descriptor in the C library. If each page up to there can be read, then it is this
- *     thread's, as below a thread's stack lies a page that cannot be.
+ *   - A thread's ends below its descriptor in the C library, which has a note of where it begins. Without, another
+ *     that lies below might be taken for it: some stacks have no page between them that cannot be read.
  *   - Another stack (of a coroutine, of signal handlers) may end anywhere, and what lies behind it may be unmapped at
  *     any time. The rest of the page that the stack pointer is in is certain; the kernel copies what is above.
  * System calls are made for the last two alone, and where no sandbox is near; else that page has to do.

@@ -281,7 +281,76 @@ static void know_own_stack(void **state)
     munmap(memory, hole + (STACK_PAGES + 1) * PAGE);
 }
 
+/* A stack of the program's below a thread's, with nothing between them that cannot be read: but for a while, as
+ * another thread sees to. */
+enum { BELOW_PAGES = 2 };
+
+static void *close_and_open(void *page)
+{
+    while (!load_relaxed(&enough))
+        require(mprotect(page, PAGE, PROT_NONE) == 0 && mprotect(page, PAGE, PROT_READ | PROT_WRITE) == 0);
+    return page;
+}
+
+static void *capture_below(void *bottom)
+{
+    union slm_stack_record record;
+    for (unsigned long i = 0; i < scaled(20000); i++)
+        capture(&record, no_registers, (char *)bottom + PAGE + i % 64 * WORD);
+    return bottom;
+}
+
+static void run_above(void *(*function)(void *), char *bottom)
+{
+    pthread_attr_t attributes;
+    pthread_t thread;
+    pthread_attr_init(&attributes);
+    require(pthread_attr_setstack(&attributes, bottom + BELOW_PAGES * PAGE, STACK_PAGES * PAGE) == 0);
+    require(pthread_create(&thread, &attributes, function, bottom) == 0);
+    pthread_join(thread, NULL);
+    pthread_attr_destroy(&attributes);
+}
+
+static void survive_neighbours_below_threads(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    char *memory = pages(BELOW_PAGES + STACK_PAGES);
+    store_relaxed(&enough, false);
+    assert_int_equal(pthread_create(&thread, NULL, close_and_open, memory + (BELOW_PAGES - 1) * PAGE), 0);
+    run_above(capture_below, memory - PAGE);
+    store_relaxed(&enough, true);
+    pthread_join(thread, NULL);
+    munmap(memory, (BELOW_PAGES + STACK_PAGES + 1) * PAGE);
+}
+
 /* -- sandboxes --------------------------------------------------------------------------------------------------- */
+
+/* What is a thread's own is all that is read where the kernel may not copy. */
+static void *tell_own_stack(void *bottom)
+{
+    union slm_stack_record record;
+    capture(&record, no_registers, (char *)bottom + 64);
+    require(record.stack.covered == PAGE - 64 && record.stack.cut);
+    return walk_whole(NULL);
+}
+
+static void tell_own_stacks(void)
+{
+    static const long calls[] = {SYS_process_vm_readv};
+    pthread_attr_t attributes;
+    pthread_t thread;
+    forbid_calls(false, calls, COUNT(calls));
+    for (unsigned i = 0; i < 2; i++) {
+        run_above(tell_own_stack, pages(BELOW_PAGES + STACK_PAGES));
+        on_threads(2, walk_whole);
+        pthread_attr_init(&attributes);
+        require(pthread_attr_setguardsize(&attributes, 0) == 0);
+        require(pthread_create(&thread, &attributes, walk_whole, NULL) == 0);
+        pthread_join(thread, NULL);
+        pthread_attr_destroy(&attributes);
+    }
+}
 
 /* The page that the stack pointer is in, and no call. */
 static void keep_to_page(void)
@@ -316,6 +385,7 @@ static void stay_in_sandboxes(void **state)
     (void)state;
     assert_child_silent(keep_to_page);
     assert_child_silent(copy_nothing);
+    assert_child_silent(tell_own_stacks);
 }
 
 /* -- by tables --------------------------------------------------------------------------------------------------- */
@@ -458,10 +528,15 @@ static void cut_deep_stacks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(capture_main_stack),  cmocka_unit_test(capture_threads),
-        cmocka_unit_test(cut_long_stacks),     cmocka_unit_test(capture_coroutines),
-        cmocka_unit_test(survive_neighbours),  cmocka_unit_test(capture_in_handlers),
-        cmocka_unit_test(run_on_little_stack), cmocka_unit_test(know_own_stack),
+        cmocka_unit_test(capture_main_stack),
+        cmocka_unit_test(capture_threads),
+        cmocka_unit_test(cut_long_stacks),
+        cmocka_unit_test(capture_coroutines),
+        cmocka_unit_test(survive_neighbours),
+        cmocka_unit_test(capture_in_handlers),
+        cmocka_unit_test(run_on_little_stack),
+        cmocka_unit_test(know_own_stack),
+        cmocka_unit_test(survive_neighbours_below_threads),
         cmocka_unit_test(stay_in_sandboxes),
     };
     const struct CMUnitTest again[] = {
