@@ -19,11 +19,12 @@
 
 enum { PAGE_SHIFT = 12, KNOWN = 32, SEGMENTS = 4 /* whose headers are read at once */ };
 
-/* What was once found of a file. It is known by its addresses and those of its unwinding tables: whatever else has
- * just these is the same file, loaded anew. `serial` is odd while this is written. */
+/* What was once found of a file, which is known by its addresses and those of its unwinding tables. `serial` is odd
+ * while this is written. */
 struct remembered {
-    _Atomic uint32_t serial;
+    _Atomic uint32_t serial, id_offset;
     _Atomic uintptr_t start, bytes, tables, code, code_bytes, segment, table_bytes;
+    _Atomic uint64_t id;
 };
 
 static slm_sampled_state struct remembered remembered[KNOWN];
@@ -48,6 +49,8 @@ static slm_sampling bool recall(struct slm_code_file *file)
         .held = file->held,
         .segment = load_relaxed(&from->segment),
         .table_bytes = load_relaxed(&from->table_bytes),
+        .id = load_relaxed(&from->id),
+        .id_offset = load_relaxed(&from->id_offset),
     };
     slm_fence(); /* pairs with the fence in remember */
     if (!same || serial % 2 == 1 || load_relaxed(&from->serial) != serial)
@@ -71,6 +74,8 @@ static slm_sampling void remember(const struct slm_code_file *file)
     store_relaxed(&to->code_bytes, file->code_bytes);
     store_relaxed(&to->segment, file->segment);
     store_relaxed(&to->table_bytes, file->table_bytes);
+    store_relaxed(&to->id, file->id);
+    store_relaxed(&to->id_offset, file->id_offset);
     store_release(&to->serial, serial + 2); /* pairs with recall */
 }
 
@@ -111,6 +116,15 @@ static slm_sampling void narrow(struct slm_code_file *file, const struct segment
     }
 }
 
+/* All of it may be code. */
+static slm_sampling void forget_parts(struct slm_code_file *file)
+{
+    file->code = file->start;
+    file->code_bytes = file->bytes;
+    file->segment = file->table_bytes = 0;
+    file->id = file->id_offset = 0;
+}
+
 static const struct segments nothing = {.lowest = UINTPTR_MAX, .code = UINTPTR_MAX, .tables = UINTPTR_MAX};
 
 /* Is it a part of the program itself? Nobody closes that, and the kernel has told where its program headers are. The
@@ -131,8 +145,10 @@ static slm_sampling bool look_at_program(struct slm_code_file *file)
         own |= segment->p_type == PT_LOAD &&
                file->start - bias - (segment->p_vaddr & ~(slm_page_size - 1)) < segment->p_memsz;
     }
-    if (own)
+    if (own) {
         narrow(file, &found, bias);
+        file->id = SLM_CODE_PROGRAM;
+    }
     return own;
 }
 
@@ -148,12 +164,36 @@ static slm_sampling bool copy(void *to, const struct slm_code_file *file, uintpt
     return true;
 }
 
+/* Among the notes in that part of the file. */
+static slm_sampling void look_for_id(struct slm_code_file *file, uintptr_t offset, uintptr_t bytes, uintptr_t align)
+{
+    struct {
+        ElfW(Nhdr) header;
+        char name[sizeof ELF_NOTE_GNU];
+        uint64_t id;
+    } note;
+    const uintptr_t end = slm_min(offset + bytes, slm_page_size), head = offsetof(__typeof__(note), id);
+    for (uintptr_t at = offset; at < end && end - at >= sizeof note && file->id == 0;) {
+        if (!copy(&note, file, at, sizeof note))
+            return;
+        if (note.header.n_type == NT_GNU_BUILD_ID && note.header.n_namesz == sizeof ELF_NOTE_GNU &&
+            memcmp(note.name, ELF_NOTE_GNU, sizeof ELF_NOTE_GNU) == 0 && note.header.n_descsz >= sizeof note.id &&
+            note.id > SLM_CODE_PROGRAM) {
+            file->id = note.id;
+            file->id_offset = (uint32_t)(at + head);
+        }
+        at += slm_align_up(sizeof note.header + slm_align_up(note.header.n_namesz, 4), align) +
+              slm_align_up(note.header.n_descsz, align);
+    }
+}
+
 /* A file that begins with its headers. */
 static slm_sampling void look_at_file(struct slm_code_file *file)
 {
     ElfW(Ehdr) elf;
     ElfW(Phdr) some[SEGMENTS];
     struct segments found = nothing;
+    forget_parts(file);
     if (!copy(&elf, file, 0, sizeof elf) || memcmp(elf.e_ident, ELFMAG, SELFMAG) != 0 ||
         elf.e_phentsize != sizeof some[0] || elf.e_phoff >= file->bytes)
         return;
@@ -163,22 +203,41 @@ static slm_sampling void look_at_file(struct slm_code_file *file)
             if (i % SEGMENTS == 0 && !copy(some, file, offset, slm_min(SEGMENTS, elf.e_phnum - i) * sizeof some[0]))
                 return;
             add_segment(&found, &some[i % SEGMENTS]);
+            const ElfW(Phdr) *segment = &some[i % SEGMENTS];
+            if (pass == 1 && segment->p_type == PT_NOTE && segment->p_vaddr - found.lowest < slm_page_size)
+                look_for_id(file, segment->p_vaddr - found.lowest, segment->p_memsz, segment->p_align == 8 ? 8 : 4);
         }
     }
     narrow(file, &found, file->start - found.lowest);
 }
 
 /* Where the kernel may not be asked, all of a library is remembered as code, and its tables as unknown. They are
- * looked for once: then `segment` is not 0. */
+ * looked for once: then `segment` is not 0. The first page of a file that is held can be read if it was before. */
 static slm_sampling void learn(struct slm_code_file *file)
 {
     const bool program = look_at_program(file), may = slm_background_begin();
-    if (!program && may && (file->held ? slm_sys_readable((const void *)file->start) : !slm_sys_is_filtered()))
+    const bool asked = may && (file->held ? slm_sys_readable((const void *)file->start) : !slm_sys_is_filtered());
+    if (!program && (asked || (file->held && file->id_offset != 0)))
         look_at_file(file);
     slm_background_end();
     if (file->segment == 0 && (program || (file->held && may)))
         file->segment = file->tables;
     remember(file);
+}
+
+/* Is the file that was remembered there? That cannot be told where the kernel may not be asked. */
+static slm_sampling bool is_there(const struct slm_code_file *file)
+{
+    uint64_t id = 0;
+    bool may = true, same = file->id == SLM_CODE_PROGRAM;
+    if (same)
+        return true;
+    if (!file->held)
+        may = slm_background_begin() && !slm_sys_is_filtered();
+    same = !may || (file->id != 0 && copy(&id, file, file->id_offset, sizeof id) && id == file->id);
+    if (!file->held)
+        slm_background_end();
+    return same;
 }
 
 static slm_sampling enum slm_code_kind kind_in(const struct slm_code_file *file, uintptr_t address)
@@ -206,8 +265,7 @@ static slm_sampling struct slm_code_file *find(struct slm_code *code, uintptr_t 
     file->bytes = (uintptr_t)found.dlfo_map_end - file->start;
     file->tables = (uintptr_t)found.dlfo_eh_frame;
     if (!recall(file)) {
-        file->code = file->start;
-        file->code_bytes = file->bytes;
+        forget_parts(file);
         learn(file);
     }
     code->latest = (unsigned)(file - code->files);
@@ -267,8 +325,10 @@ slm_sampling const struct slm_code_file *slm_code_of_frame(struct slm_code *code
         return NULL;
     if (!file->held)
         file->held = sure || is_always_held(file);
-    if (file->segment == 0 && file->tables != 0) /* when it was looked at nobody knew of the frame */
+    /* Or when it was looked at nobody knew of the frame. */
+    if (file->tables != 0 && ((!file->checked && !is_there(file)) || file->segment == 0))
         learn(file);
+    file->checked = true;
     return file;
 }
 

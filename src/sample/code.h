@@ -7,19 +7,24 @@
  * or this one. Where neither can be done, all of it counts as code.
  *
  * What was found is good for one capture, as files come and go: a slm_code on the caller's stack. Only where within
- * a file its parts lie is remembered for good. Any thread, no lock. */
+ * a file its parts lie is remembered for good, with the build ID. In each capture a file in which frames go on is
+ * asked for that: a plug-in that was built anew, and is loaded in the old one's place, may differ in no address. What
+ * has no build ID (in its first page, where linkers put it) is looked at each time. Any thread, no lock. */
 #pragma once
 
 #include "base/atomic.h"
 
-enum { SLM_CODE_FILES = 8, SLM_CODE_MISSES = 16 };
+enum { SLM_CODE_FILES = 8, SLM_CODE_MISSES = 16, SLM_CODE_PROGRAM = 1 };
 
 struct slm_code_file {
     uintptr_t start, bytes;         /* of the whole file */
     uintptr_t code, code_bytes;     /* from its first code to its last */
     uintptr_t tables;               /* .eh_frame_hdr, or 0 */
     uintptr_t segment, table_bytes; /* the segment that they lie in; 0 bytes: it is not known */
-    bool held;                      /* nobody can close it */
+    uint64_t id;                    /* of its build ID; SLM_CODE_PROGRAM; 0: there is none */
+    uint32_t id_offset;
+    bool held;    /* nobody can close it */
+    bool checked; /* in this capture: the id is that of the file that is there */
 };
 
 /* Begins as zeros. */

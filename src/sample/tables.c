@@ -456,9 +456,9 @@ static slm_sampling struct slm_step unpacked(uint64_t step)
 slm_sampling struct slm_step slm_tables_step(const struct slm_code_file *file, uintptr_t address,
                                              struct slm_tables_window *window)
 {
-    const uint64_t place = (address ^ file->tables << 20) * 0x9e3779b97f4a7c15u;
+    const uint64_t place = (address ^ file->tables << 20 ^ file->id) * 0x9e3779b97f4a7c15u;
     struct found *line = found[place / (UINT64_MAX / LINES + 1)], *at = &line[place % IN_LINE];
-    for (unsigned i = 0; i < IN_LINE; i++) {
+    for (unsigned i = 0; i < IN_LINE && file->id != 0; i++) {
         const uint64_t step = load_relaxed(&line[i].step); /* no order: the check says whether they belong together */
         if (step != 0 && load_relaxed(&line[i].check) == (step ^ place))
             return unpacked(step);
@@ -469,7 +469,8 @@ slm_sampling struct slm_step slm_tables_step(const struct slm_code_file *file, u
     const uint64_t pack = packed(&looked_up);
     if (pack == 0)
         return (struct slm_step){.kind = SLM_STEP_MORE};
-    if (!file->held && looked_up.kind < SLM_STEP_END) /* the file may have gone meanwhile */
+    /* Not what may be another file's of the same addresses, nor what the file may not have been there for. */
+    if (file->id == 0 || (!file->held && looked_up.kind < SLM_STEP_END))
         return looked_up;
     store_relaxed(&at->step, pack);
     store_relaxed(&at->check, pack ^ place);

@@ -4,7 +4,8 @@
  * A table says for each address how the frame's base (DWARF's canonical frame address) is found from the stack or
  * frame pointer, and where the return address and the caller's frame pointer lie below it. That is all that it takes
  * from one frame to the next in what compilers make; what takes more is left to tools. For a thousand addresses it is
- * remembered: then a step costs some ten nanoseconds, and no page of the tables is touched.
+ * remembered: then a step costs some ten nanoseconds, and no page of the tables is touched. A file without a build ID
+ * has none of these, as nothing tells it from one that comes in its place.
  *
  * Nothing beyond the tables' segment is read, whatever they say. A file that is held (sample/code.h) cannot be closed
  * meanwhile. Of others the kernel copies the tables, unless a sandbox is near: some twenty calls for an address that

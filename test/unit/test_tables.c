@@ -1,53 +1,13 @@
 /* src/sample/tables.h: from frame to frame as the C library's unwinder goes, and with tables that are not what they
  * should be. */
 #include "forbidden.h"
+#include "unwound.h"
 
-#include <unwind.h>
-
-#include "sample/stacks.h"
 #include "sample/tables.h"
 
-enum { FRAMES = 64, PAGE = 4096 };
+enum { PAGE = 4096 };
 
 /* -- as another unwinder has it ---------------------------------------------------------------------------------- */
-
-struct trace {
-    uintptr_t addresses[FRAMES];
-    unsigned count;
-};
-
-static _Unwind_Reason_Code note_frame(struct _Unwind_Context *context, void *given)
-{
-    struct trace *trace = given;
-    if (trace->count < FRAMES && _Unwind_GetIP(context))
-        trace->addresses[trace->count++] = _Unwind_GetIP(context);
-    return _URC_NO_REASON;
-}
-
-/* From here on stacks are found by tables: others have what images may have. */
-static void fill_images(void)
-{
-    static union slm_stack_record record;
-    record.stack.kind = SLM_STACK_FRAMES;
-    record.stack.words = SLM_STACK_WORDS;
-    for (uint32_t i = 0; load_relaxed(&slm_stacks_bytes) < SLM_STACKS_IMAGES; i++) {
-        record.stack.values[0] = record.stack.hash = i;
-        require(slm_stacks_intern(&record.stack) != 0);
-    }
-}
-
-/* Capture, and compare all frames from the caller on. */
-static __attribute__((noinline)) int compare(void)
-{
-    struct trace trace = {.count = 0};
-    const struct slm_stack *stack = slm_stack_of(slm_stacks_here());
-    _Unwind_Backtrace(note_frame, &trace);
-    require(stack && stack->kind == SLM_STACK_FRAMES && stack->registers == 0 && !stack->cut);
-    require(trace.count == stack->words);
-    for (unsigned i = 1; i < stack->words; i++)
-        require(stack->values[i] == trace.addresses[i]);
-    return (int)stack->words;
-}
 
 /* Functions with frames of many kinds. Each does something after the call, lest it be a jump. */
 static volatile int zero;
