@@ -55,7 +55,8 @@ static bool section_find(Elf *elf, Elf_Scn *section, const GElf_Shdr *header, ui
     return false;
 }
 
-static bool table_find(Elf *elf, GElf_Word type, uint64_t *value, uint64_t *budget)
+/* `whole`: false if a table was left out, for the budget. */
+static bool table_find(Elf *elf, GElf_Word type, uint64_t *value, uint64_t *budget, bool *whole)
 {
     Elf_Scn *section = NULL;
     for (unsigned i = 0; i < SECTIONS_MOST && (section = elf_nextscn(elf, section)); i++) {
@@ -63,8 +64,10 @@ static bool table_find(Elf *elf, GElf_Word type, uint64_t *value, uint64_t *budg
         if (!gelf_getshdr(section, &header) || header.sh_type != type ||
             !gelf_getshdr(elf_getscn(elf, header.sh_link), &names))
             continue;
-        if (header.sh_size > *budget || names.sh_size > *budget - header.sh_size)
+        if (header.sh_size > *budget || names.sh_size > *budget - header.sh_size) {
+            *whole = false;
             continue;
+        }
         *budget -= header.sh_size + names.sh_size;
         if (section_find(elf, section, &header, value))
             return true;
@@ -118,7 +121,7 @@ static bool segments_look(Elf *elf, struct inspect_symbol *symbol, bool *has_not
     return loads;
 }
 
-static bool file_look(int file, struct inspect_symbol *symbol, uint64_t *budget)
+static bool file_look(int file, struct inspect_symbol *symbol, uint64_t *budget, bool *whole)
 {
     /* Reading, not mapping: a file that becomes shorter would end this process. */
     Elf *elf = elf_begin(file, ELF_C_READ, NULL);
@@ -126,8 +129,8 @@ static bool file_look(int file, struct inspect_symbol *symbol, uint64_t *budget)
         return false;
     bool has_note = false;
     bool found = elf_is_of_this_machine(elf) && segments_look(elf, symbol, &has_note) &&
-                 (has_note || table_find(elf, SHT_DYNSYM, &symbol->value, budget) ||
-                  table_find(elf, SHT_SYMTAB, &symbol->value, budget));
+                 (has_note || table_find(elf, SHT_DYNSYM, &symbol->value, budget, whole) ||
+                  table_find(elf, SHT_SYMTAB, &symbol->value, budget, whole));
     elf_end(elf);
     return found;
 }
@@ -168,21 +171,27 @@ static bool is_known(const struct known_file *known, const struct stat *stat)
 bool inspect_symbol_find(int file, struct inspect_symbol *symbol, uint64_t *budget)
 {
     struct stat stat;
+    *symbol = (struct inspect_symbol){0};
     if (fstat(file, &stat) != 0)
         return false;
     struct known_file **bucket = &known_files[(stat.st_ino ^ stat.st_dev) % BUCKETS], *known = *bucket;
     while (known && !is_known(known, &stat))
         known = known->next;
-    if (!known) {
-        known = memory(NULL, 1, sizeof *known);
-        *known = (struct known_file){.next = *bucket,
-                                     .device = stat.st_dev,
-                                     .inode = stat.st_ino,
-                                     .bytes = stat.st_size,
-                                     .changed = stat.st_ctim};
-        known->found = file_look(file, &known->symbol, budget);
-        *bucket = known;
+    if (known) {
+        *symbol = known->symbol;
+        return known->found;
     }
-    *symbol = known->symbol;
-    return known->found;
+    bool whole = true, found = file_look(file, symbol, budget, &whole);
+    if (!found && !whole) /* another process may have the budget for it */
+        return false;
+    known = memory(NULL, 1, sizeof *known);
+    *known = (struct known_file){.next = *bucket,
+                                 .device = stat.st_dev,
+                                 .inode = stat.st_ino,
+                                 .bytes = stat.st_size,
+                                 .changed = stat.st_ctim,
+                                 .found = found,
+                                 .symbol = *symbol};
+    *bucket = known;
+    return found;
 }
