@@ -431,7 +431,7 @@ def test_a_killed_tool_leaves_no_command_behind(preload, number):
     with Child("/usr/bin/python3", "-c", ALLOCATES, env=preload.env("", PYTHONMALLOC="malloc")) as child:
         words = [child.pid, "limit", "1M"]
         tool = subprocess.Popen([SLABCTL, "--timeout", "1000", *map(str, words)])
-        wait_until(lambda: len(running(words)) == 2, "it watches over its command")
+        wait_until(lambda: len(running(words)) == 3, "its child watches over a command")
         time.sleep(0.2)  # it is written by now, or soon
         tool.send_signal(number)
         assert tool.wait() == -number

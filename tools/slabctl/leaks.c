@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "stack_print.h"
+#include "watch.h"
 
 enum { KEY_SECONDS = 's', KEY_LINES = 'n', KEY_FULL = 'f' };
 enum { LOOKS = 5, SECONDS_USUAL = 10, SECONDS_MOST = 7 * 86400, LINES_USUAL = 10, LINES_MOST = 1000000 };
@@ -184,8 +185,10 @@ void leaks_run(const struct request *request)
     for (unsigned look = 0; look < LOOKS; look++) {
         uint64_t due = start + look * step;
         struct timespec until = {.tv_sec = (time_t)(due / 1000000000), .tv_nsec = (long)(due % 1000000000)};
+        watch_pause();
         while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) != 0)
             ;
+        watch_resume();
         last = now_ns();
         profile_look(profile, false);
         if (look == 0) {

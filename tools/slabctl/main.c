@@ -4,7 +4,6 @@
  *             \ argp, in order ------/ \ argp once more, with the command's own options
  *
  * Common options may stand in front of the command's name or behind it. */
-#include <errno.h>
 #include <inttypes.h>
 #include <locale.h>
 #include <math.h>
@@ -17,9 +16,10 @@
 #include "command.h"
 #include "list.h"
 #include "profile_commands.h"
+#include "watch.h"
 
 enum { KEY_CORE = 256, KEY_BYTES, KEY_TIMEOUT };
-enum { TIMEOUT_S_MOST = 86400 };
+enum { TIMEOUT_S_MOST = 86400, SILENCE_MS_LEAST = 1000 };
 
 static const struct command *const tables[] = {mailbox_commands, profile_commands, NULL};
 
@@ -194,6 +194,32 @@ static void output_check(int status, void *unused)
     _exit(EXIT_COULD_NOT);
 }
 
+static void command_run(void *unused)
+{
+    (void)unused;
+    state.request.target =
+        state.core ? target_open_core(state.core) : target_open_process((pid_t)strtol(state.pid, NULL, 10));
+    state.command->run(&state.request);
+    target_close(state.request.target);
+}
+
+/* A disk may be slow, whatever the time for an answer. */
+static unsigned silence_ms(void)
+{
+    return state.request.timeout_ms < SILENCE_MS_LEAST ? SILENCE_MS_LEAST : state.request.timeout_ms;
+}
+
+static int process_command_run(void)
+{
+    struct watch_end end = watch_run(command_run, NULL, silence_ms(), false);
+    if (end.hung)
+        fail("%s: does not answer: its memory or a file of it could not be read for %g s", state.pid,
+             silence_ms() / 1000.0);
+    if (end.signal)
+        fail("%s: ended by signal %d (%s)", state.pid, end.signal, strsignal(end.signal));
+    return end.code;
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 1)
@@ -215,12 +241,11 @@ int main(int argc, char **argv)
             complain("a process or a core dump, not both (--help says more)");
             return EXIT_USAGE;
         }
-        state.request.target =
-            state.core ? target_open_core(state.core) : target_open_process((pid_t)strtol(state.pid, NULL, 10));
-        state.command->run(&state.request);
-        target_close(state.request.target);
+        if (state.pid)
+            return process_command_run();
+        command_run(NULL);
     } else {
-        list_print();
+        list_print(silence_ms());
     }
     return fails_later() ? EXIT_COULD_NOT : EXIT_DONE;
 }

@@ -17,6 +17,7 @@
 #include "amount.h"
 #include "mapping.h"
 #include "pprof_make.h"
+#include "watch.h"
 
 const struct command profile_commands[] = {
     {"top", "", 0, 0, "What holds most memory: call stacks, functions or caches", top_run, &top_argp, NULL},
@@ -113,11 +114,20 @@ static int temporary_open(const char *path)
     return file;
 }
 
+/* Another name of it. What that is here is not what it is for the user (watch.h). */
+static bool is_standard_output(const char *path)
+{
+    struct stat named, standard;
+    return stat(path, &named) == 0 && fstat(STDOUT_FILENO, &standard) == 0 && named.st_dev == standard.st_dev &&
+           named.st_ino == standard.st_ino;
+}
+
 /* A symbolic link is not replaced. A file that has no path any more, as it was deleted, is written to in place. */
 static struct output output_open(const char *path)
 {
     struct output output = {.file = -1};
-    if (strcmp(path, "-") == 0) {
+    watch_pause(); /* whoever reads it may take his time */
+    if (strcmp(path, "-") == 0 || is_standard_output(path)) {
         output.file = dup(STDOUT_FILENO);
     } else if (stat(path, &output.older) != 0) {
         if (errno == ENOENT) {
@@ -190,7 +200,7 @@ static void written_say(const struct profile *profile, const struct pprof *pprof
 void profile_run(const struct request *request)
 {
     const char *path = request->words[0];
-    if (strcmp(path, "-") == 0 && !choice.legacy && isatty(STDOUT_FILENO))
+    if (strcmp(path, "-") == 0 && !choice.legacy && output_is_terminal())
         fail("a gzip'ed profile is nothing for a terminal");
     struct pprof pprof, older;
     if (choice.older)

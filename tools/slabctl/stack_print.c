@@ -4,20 +4,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 #include "demangle.h"
+#include "watch.h"
 
 enum { WIDTH_USUAL = 120, WIDTH_LEAST = 60, WIDTH_MOST = 1000, FRAMES_SHOWN = 12, TEXT_MOST = 4096 };
 
 unsigned terminal_width(void)
 {
-    struct winsize size;
     const char *columns = getenv("COLUMNS");
     unsigned long width = columns ? strtoul(columns, NULL, 10) : 0;
-    if (!width && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0)
-        width = size.ws_col;
+    if (!width)
+        width = output_columns();
     if (!width)
         width = WIDTH_USUAL;
     return width < WIDTH_LEAST ? WIDTH_LEAST : width > WIDTH_MOST ? WIDTH_MOST : (unsigned)width;
