@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import struct
 import subprocess
 import threading
 import time
@@ -162,3 +163,33 @@ def test_core_dumps_with_wrong_bytes(hostile, tmp_path):
             checked("--core", core, "stats")
         except AssertionError as error:
             raise AssertionError(f"seed {seed}") from error
+
+
+def core_with(loads, rows, names):
+    """A core dump with PT_LOADs that have nothing of their (address, bytes), and rows of NT_FILE."""
+    files = struct.pack("2Q", len(rows), 4096) + b"".join(struct.pack("3Q", *row) for row in rows) + names
+    note = struct.pack("3I4sI", 5, len(files), 0x46494c45, b"CORE", 0) + files + bytes(-len(files) % 4)
+    machine = {"x86_64": 62, "aarch64": 183}[os.uname().machine]
+    head = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("2HI3QI6H", 4, machine, 1, 0, 64, 0, 0, 64, 56, len(loads) + 1,
+                                                       0, 0, 0)
+    segments = struct.pack("2I6Q", 4, 0, 64 + 56 * (len(loads) + 1), 0, 0, len(note), 0, 4)
+    segments += b"".join(struct.pack("2I6Q", 1, 4, 0, start, 0, 0, bytes_, 4096) for start, bytes_ in loads)
+    return head + segments + note
+
+
+@pytest.mark.parametrize("stride, rows, names, said", [
+    (1, lambda pages: [(0, pages[-1] + 4096, 0)] * 2_000_000, b"/\0" * 2_000_000, "does not run on slabmalloc"),
+    (2, lambda pages: [(page, page + 4096, 0) for page in pages], b"".join(b"/x/%d\0" % i for i in range(65000)),
+     "does not run on slabmalloc"),
+    (2, lambda pages: [(0, pages[-1], 0)], b"/" * 4000 + b"\0",
+     "its mapped files have more names than a process can have"),
+    (2, lambda pages: [(0, pages[-1], 0)], b"/" * 5000 + b"\0", "does not run on slabmalloc"),
+], ids=["rows that cover all", "many files", "a long name", "a name that is too long"])
+def test_core_dumps_that_make_work(tmp_path, stride, rows, names, said):
+    """A second or two of it, where each row with each mapping, or each mapping with each, were minutes."""
+    prlimit, = need("prlimit")
+    pages = [stride * 4096 * number for number in range(1, 65001)]
+    core = tmp_path / "core"
+    core.write_bytes(core_with([(page, 4096) for page in pages], rows(pages), names))
+    done = slabctl("--cpu=30", SLABCTL_CHECKED, "--core", core, "stats", tool=prlimit)
+    assert (done.returncode, done.stderr) == (1, f"slabctl: {core}: {said}\n"), done

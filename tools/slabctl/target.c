@@ -30,6 +30,7 @@ struct target {
     struct core core;
     struct mappings mappings;
     int *files; /* of a core's mappings: open; -1: none; -2: not tried */
+    unsigned files_tried;
     struct slm_inspect inspect;
     uint64_t address;
     const struct mapping *library;
@@ -72,6 +73,8 @@ static int core_file(struct target *target, const struct mapping *mapping)
     if (target->files[which] != -2)
         return target->files[which];
     target->files[which] = -1; /* to look whether it fits reads the core */
+    if (target->files_tried++ >= FILES_MOST)
+        return -1;
     int file = target_open_file(target, mapping);
     for (size_t i = 0; i < target->mappings.count; i++)
         if (mappings_same_file(&target->mappings.entries[i], mapping))
