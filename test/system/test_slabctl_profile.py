@@ -354,8 +354,9 @@ def test_files_are_whole_or_not_there(sampled, tmp_path):
         os.umask(old_mask)
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o640
     assert sorted(os.listdir(tmp_path)) == ["link", "new", "profile"]
-    done = slabctl(sampled.pid, "profile", "-", text=False, errors=None)
-    assert done.returncode == 0 and Pprof(done.stdout).samples == Pprof(file.read_bytes()).samples
+    for name in ("-", "/dev/stdout"):
+        done = slabctl(sampled.pid, "profile", name, text=False, errors=None)
+        assert done.returncode == 0 and Pprof(done.stdout).samples == Pprof(file.read_bytes()).samples
     tells(sampled.pid, "profile", "/dev/null")
     assert pathlib.Path("/dev/null").is_char_device()
 

@@ -38,7 +38,7 @@ const char *argp_program_version = "slabctl " SLAB_VERSION_STRING;
 static const struct argp_option common_options[] = {
     {"core", KEY_CORE, "FILE", 0, "Look into a core dump, in the place of a process", 0},
     {"bytes", KEY_BYTES, NULL, 0, "Print exact numbers of bytes, no KiB, MiB and GiB", 0},
-    {"timeout", KEY_TIMEOUT, "SECONDS", 0, "Wait so long for an answer (default 2)", 0},
+    {"timeout", KEY_TIMEOUT, "SECONDS", 0, "Wait so long for an answer, or to read (default 2)", 0},
     {0},
 };
 

@@ -127,7 +127,7 @@ static struct output output_open(const char *path)
 {
     struct output output = {.file = -1};
     watch_pause(); /* whoever reads it may take his time */
-    if (strcmp(path, "-") == 0 || is_standard_output(path)) {
+    if (strcmp(path, "-") == 0) {
         output.file = dup(STDOUT_FILENO);
     } else if (stat(path, &output.older) != 0) {
         if (errno == ENOENT) {
@@ -199,7 +199,7 @@ static void written_say(const struct profile *profile, const struct pprof *pprof
 /* All work is done before the file is opened. */
 void profile_run(const struct request *request)
 {
-    const char *path = request->words[0];
+    const char *path = is_standard_output(request->words[0]) ? "-" : request->words[0];
     if (strcmp(path, "-") == 0 && !choice.legacy && output_is_terminal())
         fail("a gzip'ed profile is nothing for a terminal");
     struct pprof pprof, older;
