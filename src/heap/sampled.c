@@ -18,7 +18,7 @@
 enum { tries_most = 3 };
 
 /* Where nothing is sampled a thread looks again after so many bytes: that may be switched on. */
-static const int64_t look_bytes = (int64_t)4 << 20;
+static const int64_t look_bytes = (int64_t)64 << 20;
 
 /* Pace. A sample takes about 1 us. A thread that allocates so fast that they would come at every few us doubles its
  * mean, up to the longest there is, and halves it when they come further apart. So no program spends more than about
@@ -35,7 +35,7 @@ static uint64_t mean_of(const struct slm_thread *self)
     return self && mean >= usual_mean ? slm_min(mean << self->sample_pace, longest_mean) : mean;
 }
 
-static slm_sampling __attribute__((noinline)) void set_pace(struct slm_thread *self)
+static slm_sampling void set_pace(struct slm_thread *self)
 {
     const uint64_t now_us = slm_sys_now_us(), since_us = slm_min(now_us - self->sampled_us, longest_us);
     const unsigned gap_us = self->sample_gap_us + (unsigned)since_us / averaged - self->sample_gap_us / averaged;
@@ -49,30 +49,40 @@ static slm_sampling __attribute__((noinline)) void set_pace(struct slm_thread *s
 static void begin_interval(struct slm_tls *tls, uint16_t mean)
 {
     tls->sample_mean = mean;
-    tls->sample_left = mean ? (int64_t)slm_interval_draw(slm_interval_mean(mean)) : look_bytes;
+    tls->sample_left = (int64_t)slm_interval_draw(slm_interval_mean(mean));
+}
+
+/* After a sample. */
+static slm_sampling __attribute__((noinline)) void go_on(struct slm_tls *tls)
+{
+    struct slm_thread *self = tls->self;
+    if (self && slm_setting(sample_bytes) >= usual_mean)
+        set_pace(self);
+    begin_interval(tls, slm_interval_code(mean_of(self)));
+}
+
+static slm_cold __attribute__((noinline)) uint64_t look_later(struct slm_tls *tls)
+{
+    tls->sample_mean = 0;
+    tls->sample_left = look_bytes;
+    store_relaxed(&slm_sample_counts.gaps, 1);
+    return 0;
 }
 
 /* The count has fallen below zero, for an object of n bytes. The mean by which the interval was drawn that ends in
  * it, whatever has changed since; 0: none ends. Intervals have no memory: the first one begins at this object. */
 static uint64_t take_due(struct slm_tls *tls, size_t n)
 {
-    struct slm_thread *self = tls->self;
-    const uint64_t mean = mean_of(self);
+    const uint64_t mean = mean_of(tls->self);
     uint16_t ended = tls->sample_mean;
-    if (unlikely(mean == 0)) {
-        begin_interval(tls, 0);
-        store_relaxed(&slm_sample_counts.gaps, 1);
-        return 0;
-    }
+    if (unlikely(mean == 0))
+        return look_later(tls);
     if (ended == 0) {
-        ended = slm_interval_code(mean);
-        begin_interval(tls, ended);
+        begin_interval(tls, ended = slm_interval_code(mean));
         if ((tls->sample_left -= (int64_t)n) >= 0)
             return 0;
     }
-    if (self && slm_setting(sample_bytes) >= usual_mean)
-        set_pace(self);
-    begin_interval(tls, slm_interval_code(mean_of(self)));
+    go_on(tls);
     return slm_interval_mean(ended);
 }
 
@@ -253,7 +263,7 @@ slm_sampling size_t slm_sampled_size(const void *object, size_t size)
     return index ? slm_min(slm_samples_at(index)->given, size) : size;
 }
 
-slm_sampling void slm_sampled_stay(void *object, size_t n)
+slm_for_few void slm_sampled_stay(void *object, size_t n)
 {
     const uint32_t index = index_of(object);
     if (index == 0)

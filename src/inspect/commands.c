@@ -16,6 +16,7 @@
 #include "page/metadata.h"
 #include "process/give_back.h"
 #include "process/limits.h"
+#include "thread/thread_list.h"
 
 /* One command, its answer, and how the thread that serves may run destructors. */
 struct work {
@@ -160,12 +161,22 @@ static slm_seldom int tune(struct work *work)
 
 /* -- options ----------------------------------------------------------------------------------------------------- */
 
+/* A thread of which nothing was sampled looks at its next allocation whether that has changed, not after 64 MiB. If it
+ * counts down at this very moment, it may not see the 0, and then finds out later. */
+static slm_seldom slm_unordered void let_look(struct slm_thread *thread, void *unused)
+{
+    (void)unused;
+    if (!thread->legacy && thread->tls->sample_mean == 0)
+        *(volatile int64_t *)&thread->tls->sample_left = 0;
+}
+
 /* Most options are heeded where they are read. From these others are derived, which every cache and each allocation
  * use. Above a new limit what is free goes back. */
 static slm_seldom int set_or_read(struct slm_answer *answer)
 {
     const uint64_t magazine_bytes = slm_setting(magazine_bytes), depot_bytes = slm_setting(depot_bytes);
     const uint64_t limit_bytes = slm_setting(limit_bytes), soft_limit_bytes = slm_setting(soft_limit_bytes);
+    const uint64_t sample_bytes = slm_setting(sample_bytes);
     const int error = slm_options_command(answer->text, sizeof answer->text);
     if (magazine_bytes != slm_setting(magazine_bytes) || depot_bytes != slm_setting(depot_bytes)) {
         slm_cache_lock();
@@ -177,6 +188,8 @@ static slm_seldom int set_or_read(struct slm_answer *answer)
         if (slm_charge_is_near())
             slm_give_back_undestructed();
     }
+    if (sample_bytes == 0 && slm_setting(sample_bytes) > 0)
+        slm_thread_list_foreach(let_look, NULL);
     return error;
 }
 

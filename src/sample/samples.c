@@ -192,7 +192,7 @@ slm_sampling void slm_samples_change(uint32_t index, const void *object, uint64_
         slm_stack_count_growth(slm_stack_of(sample->stack), weigh(sample).bytes - before);
 }
 
-slm_sampling void slm_samples_redraw(uint32_t index, const struct slm_sample_of *of)
+slm_for_few void slm_samples_redraw(uint32_t index, const struct slm_sample_of *of)
 {
     struct slm_sample *sample = slm_samples_at(index);
     const struct slm_weight before = weigh(sample);

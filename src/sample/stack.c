@@ -171,7 +171,7 @@ slm_inline bool is_candidate(const struct shot *shot, uint64_t address)
 }
 
 /* A word that is a candidate. False: there is no room. */
-static slm_sampling bool sort_word(struct shot *shot, size_t offset, uint64_t address)
+static slm_for_few bool sort_word(struct shot *shot, size_t offset, uint64_t address)
 {
     const uintptr_t distance = address - shot->pointer;
     if (distance < shot->window) {
@@ -188,8 +188,8 @@ static slm_sampling bool sort_word(struct shot *shot, size_t offset, uint64_t ad
 
 /* Look at `count` words, which lie at that offset: how many there was room for. In a block candidates are found
  * without branches, which would be mispredicted. */
-static slm_sampling READS_STACKS size_t sort_words(struct shot *shot, const uint64_t *words, size_t offset,
-                                                   size_t count)
+static slm_for_few READS_STACKS size_t sort_words(struct shot *shot, const uint64_t *words, size_t offset,
+                                                  size_t count)
 {
     uint8_t candidates[BLOCK];
     for (size_t first = 0; first < count; first += BLOCK) {
@@ -226,7 +226,7 @@ static slm_seldom size_t sort_foreign(struct shot *shot, size_t offset, size_t c
 }
 
 /* Keep what frame pointers lead to above the window. */
-static slm_sampling READS_STACKS void follow_frames(struct shot *shot, uint64_t frame, size_t certain)
+static slm_for_few READS_STACKS void follow_frames(struct shot *shot, uint64_t frame, size_t certain)
 {
     const size_t limit = slm_min(certain, reach);
     for (size_t at = frame - shot->pointer, next; at % WORD == 0 && at + 2 * WORD <= limit; at = next) {
@@ -348,7 +348,7 @@ static slm_sampling uint32_t hash_of(const struct slm_stack *stack)
 }
 
 /* Whatever is needed of the stack, as an image. */
-static slm_sampling void take_image(struct shot *shot, const uint64_t *registers, bool own)
+static slm_for_few __attribute__((noinline)) void take_image(struct shot *shot, const uint64_t *registers, bool own)
 {
     struct slm_stack *stack = shot->stack;
     const size_t count = (own ? slm_min(shot->certain, SLM_STACK_WINDOW) : SLM_STACK_WINDOW) / WORD;

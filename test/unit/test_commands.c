@@ -10,6 +10,7 @@
 #include "page/free_spans.h"
 #include "page/metadata.h"
 #include "process/limits.h"
+#include "sample/interval.h"
 
 #define GIB ((size_t)1 << 30)
 
@@ -349,6 +350,21 @@ static void options_are_read_and_changed(void **state)
     slm_settings.thread_bytes = before;
 }
 
+static void sampling_begins_at_once(void **state)
+{
+    (void)state;
+    const uint64_t before = slm_settings.sample_bytes;
+    assert_int_equal(asked(SLM_COMMAND_OPTION, "sample_bytes=0")->error, 0);
+    slm_tls.sample_left = 0;
+    free(malloc(100));
+    assert_int_equal(slm_tls.sample_mean, 0);
+    assert_true(slm_tls.sample_left > 0);
+    assert_int_equal(asked(SLM_COMMAND_OPTION, "sample_bytes=4K")->error, 0);
+    free(malloc(100));
+    assert_int_equal(slm_interval_mean(slm_tls.sample_mean), 4096);
+    slm_settings.sample_bytes = before;
+}
+
 /* Of classes and of named caches, those that a program has tuned apart. */
 static void magazines_follow_their_option(void **state)
 {
@@ -523,6 +539,7 @@ int main(void)
         cmocka_unit_test(who_may_runs_destructors),
         cmocka_unit_test(tuning),
         cmocka_unit_test(options_are_read_and_changed),
+        cmocka_unit_test(sampling_begins_at_once),
         cmocka_unit_test(magazines_follow_their_option),
         cmocka_unit_test(depots_follow_their_option),
         cmocka_unit_test(a_limit_holds_from_then_on),
