@@ -188,7 +188,10 @@ static bool file_slab(struct slm_depot *depot, struct slm_slab *slab)
 void slm_partial_release(struct slm_depot *depot, struct slm_slab *slab)
 {
     const struct slm_object_hooks *hooks = depot->shape->hooks;
-    slm_slab_check_vacant(slab);
+    if (!slm_slab_check_vacant(slab)) { /* it is relinked when an object comes back */
+        store_release(&slab->owner, depot);
+        return;
+    }
     if (hooks && (hooks->destructor || hooks->typesafe)) {
         slm_pending_slabs_add(slab, depot->shape, &depot->slabs_released);
     } else {

@@ -161,8 +161,8 @@ static slm_seldom int tune(struct work *work)
 
 /* -- options ----------------------------------------------------------------------------------------------------- */
 
-/* A thread of which nothing was sampled looks at its next allocation whether that has changed, not after 64 MiB. If it
- * counts down at this very moment, it may not see the 0, and then finds out later. */
+/* A thread of which nothing was sampled looks at its next allocation whether that has changed, not after 64 MiB. If
+ * it counts down at this very moment, it may not see the 0, and then finds out later. */
 static slm_seldom slm_unordered void let_look(struct slm_thread *thread, void *unused)
 {
     (void)unused;

@@ -11,6 +11,7 @@
 #include "page/metadata.h"
 #include "page/page_map.h"
 #include "page/populate.h"
+#include "sync/fork.h"
 #include "page/span_alloc.h"
 #include "slab/key.h"
 
@@ -285,10 +286,20 @@ struct slm_slab *slm_slab_of(const void *pointer)
     return span && slm_span_is_slab(load_relaxed(&span->kind)) ? (struct slm_slab *)span : NULL;
 }
 
-void slm_slab_check_vacant(const struct slm_slab *slab)
+static slm_seldom __attribute__((noinline)) void lower_count(struct slm_slab *slab, unsigned bits)
 {
-    if (unlikely(count_bits(slab) != slab->objects || load_relaxed(&slab->free) != slab->objects))
+    if (slm_fork_generation == 1 || load_relaxed(&slab->free) < (int32_t)bits)
         slm_panic("check", slm_slab_start(slab), "a vacant slab's count differs from its bits", NULL, 0);
+    store_relaxed(&slab->free, (int32_t)bits);
+}
+
+bool slm_slab_check_vacant(struct slm_slab *slab)
+{
+    const unsigned bits = count_bits(slab);
+    if (likely(bits == slab->objects && load_relaxed(&slab->free) == slab->objects))
+        return true;
+    lower_count(slab, bits);
+    return false;
 }
 
 void slm_slab_check(struct slm_slab *slab)

@@ -56,7 +56,7 @@ def seeds():
     ("version", "stats", "PID: runs version 2 of the layout, this tool knows 1"),
     ("head", "stats", "PID: its library takes no commands"),
     ("nowhere", "purge", "PID: its library takes no commands"),
-    ("silence", "purge", "PID: no answer within 0.1 s (its threads are idle or stopped, or need nothing of the library)"),
+    ("silence", "purge", "PID: no answer within 0.1 s (its threads are idle, stopped, or busy without the library)"),
     ("data", "stats", "PID: what it answers cannot be read"),
     ("data", "caches", "PID: what it answers cannot be read"),
     ("error", "purge", "PID: Unknown error -2147483648"),

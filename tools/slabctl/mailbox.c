@@ -337,9 +337,11 @@ static bool no_answer(struct asking *asking, unsigned timeout_ms, struct problem
     command_take_back(asking);
     if (!is_well(asking->target, problem))
         return false;
-    return problem_set(problem, PROBLEM_OTHER, "%s: no answer within %g s (its threads are idle or stopped, or need nothing of the library)%s",
-                       target_name(asking->target), timeout_ms / 1000.0,
-                       asking->bell ? "" : "; its library's file is not to be had, so that its worker was not woken");
+    const char *more = "; its library's file is not to be had, so that its worker was not woken";
+    return problem_set(problem, PROBLEM_OTHER,
+                       "%s: no answer within %g s (its threads are idle, stopped, or busy "
+                       "without the library)%s",
+                       target_name(asking->target), timeout_ms / 1000.0, asking->bell ? "" : more);
 }
 
 static bool not_done(struct asking *asking, struct problem *problem)
