@@ -93,7 +93,10 @@ static void file_make(const char *folder)
 {
     char text[4096];
     pthread_t thread;
-    need(unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0, "unshare");
+    /* In a chroot only the folder's file system is a mount. */
+    need(unshare(CLONE_NEWNS) == 0 && (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 ||
+                                       mount(NULL, "/dev/shm", NULL, MS_PRIVATE, NULL) == 0),
+         "unshare");
     device = open("/dev/fuse", O_RDWR | O_CLOEXEC);
     need(device >= 0, "/dev/fuse");
     snprintf(text, sizeof text, "fd=%d,rootmode=40755,user_id=0,group_id=0", device);
