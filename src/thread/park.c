@@ -12,7 +12,7 @@
 #include "page/span_alloc.h"
 #include "thread/remote.h"
 
-enum { interval_least_ms = 20, attempts_most = 100, batch_most = SLM_MAGAZINE_ROUNDS_MAX };
+enum { interval_least_ms = 20, attempts_most = 100, batch_most = SLM_MAGAZINE_ROUNDS_MAX, missed_wait_most_ms = 64 };
 
 /* A thread's `still`: looks that have found the same `passes` as the one before, and what was done about it. */
 enum { STILL = 4, MISSED, CHOSEN, PARKED };
@@ -21,6 +21,7 @@ struct parking {
     bool all;              /* still or not */
     bool first;            /* look of the pass: the others only choose */
     bool changed;          /* a thread was active, or is still for longer than before */
+    bool missed;           /* a thread has stayed in one slow path */
     unsigned chosen, node; /* of one node at a time */
     uint32_t wanted[SLM_CLASSES];
     struct slm_magazine *stand_ins[SLM_CLASSES];
@@ -71,7 +72,11 @@ static __attribute__((noinline)) slm_seldom slm_unordered bool count_wanted(stru
 static slm_cold slm_often slm_unordered void look(struct slm_thread *thread, void *context)
 {
     struct parking *parking = context;
-    if (thread->tls == &slm_tls || thread->legacy || !may_choose(thread, parking) || parking->chosen == batch_most)
+    if (thread->tls == &slm_tls || thread->legacy)
+        return;
+    const bool chosen = may_choose(thread, parking);
+    parking->missed |= thread->still == MISSED;
+    if (!chosen || parking->chosen == batch_most)
         return;
     const unsigned node = load_relaxed(&thread->node);
     if (parking->chosen > 0 && node != parking->node)
@@ -245,25 +250,24 @@ static __attribute__((noinline)) slm_seldom void forget_aside(void)
 /* -- passes ------------------------------------------------------------------------------------------------------ */
 
 /* Under the cache mutex. */
-static __attribute__((noinline)) slm_cold slm_often bool pass(bool all)
+static __attribute__((noinline)) slm_cold slm_often void pass(struct parking *parking)
 {
-    struct parking parking = {.all = all, .first = true};
     if (slm_background_forbidden() || !load_relaxed(&slm_sys_has_membarrier))
-        return false;
+        return;
     if (any_aside && aside_generation != slm_fork_generation)
         forget_aside();
-    slm_thread_list_foreach(look, &parking);
-    parking.first = false;
-    while (parking.chosen > 0) {
-        park_chosen(&parking);
-        parking.changed = true;
-        parking.chosen = 0;
-        memset(parking.wanted, 0, sizeof parking.wanted);
-        slm_thread_list_foreach(look, &parking);
+    slm_thread_list_foreach(look, parking);
+    parking->first = false;
+    while (parking->chosen > 0) {
+        park_chosen(parking);
+        parking->changed = true;
+        parking->chosen = 0;
+        parking->missed = false;
+        memset(parking->wanted, 0, sizeof parking->wanted);
+        slm_thread_list_foreach(look, parking);
     }
     if (any_aside)
         give_vacant();
-    return parking.changed;
 }
 
 /* What threads held has not been needed for as long as what is purged: it goes back at once. */
@@ -276,21 +280,31 @@ bool slm_park_pass(uint64_t now_ms)
         return true;
     store_relaxed(&due_ms, now_ms + slm_max(slm_setting(purge_delay_ms) / 2, interval_least_ms));
     const uint64_t dirty_bytes = slm_span_dirty_bytes();
-    const bool changed = pass(false);
+    struct parking parking = {.first = true};
+    pass(&parking);
     slm_cache_unlock();
-    if (changed && slm_span_dirty_bytes() > dirty_bytes)
+    if (parking.changed && slm_span_dirty_bytes() > dirty_bytes)
         slm_span_purge(dirty_bytes, SLM_PURGE_IDLE);
-    return changed;
+    return parking.changed;
 }
 
+/* A slow path takes a moment, unless its thread was preempted there: on a busy machine it often was by the worker that
+ * it had woken. */
 slm_seldom void slm_park_all(bool wait)
 {
+    struct parking parking = {.all = true, .first = true};
     struct slm_thread *self = slm_thread_hide();
-    if (wait)
-        slm_cache_lock();
-    if (wait || slm_cache_try_lock()) {
-        pass(true);
+    for (unsigned pause_ms = 1;; pause_ms *= 2) {
+        if (wait)
+            slm_cache_lock();
+        else if (!slm_cache_try_lock())
+            break;
+        parking.missed = false;
+        pass(&parking);
         slm_cache_unlock();
+        if (!wait || !parking.missed || pause_ms > missed_wait_most_ms)
+            break;
+        slm_sys_sleep_ms(pause_ms);
     }
     slm_thread_unhide(self);
 }

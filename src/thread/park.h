@@ -42,8 +42,9 @@
  * free. True if another pass has to follow: a thread was active, or has not been still for long enough yet. */
 bool slm_park_pass(uint64_t now_ms);
 
-/* Take from all threads but the caller, still or not. The caller is in no slow path. `wait`: for the cache mutex;
- * else nothing is taken while another thread has it. */
+/* Take from all threads but the caller, still or not. The caller is in no slow path. `wait`: for the cache mutex, and
+ * for threads in slow paths, an eighth of a second at most; else nothing is taken from these, nor while another thread
+ * has the mutex. */
 void slm_park_all(bool wait);
 
 /* A sandbox is near: nobody is parked any more, as the calls for that may end the process. No pass is under way when

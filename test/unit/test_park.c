@@ -119,6 +119,33 @@ static void trimming_takes_from_all(void **state)
     assert_int_equal(live(), 0);
 }
 
+/* In a slow path until the pass that has met it there is over. */
+static void leave_when_missed(void *nothing)
+{
+    (void)nothing;
+    const struct slm_thread *self = slm_tls.self;
+    while (!load_relaxed(&self->still))
+        sched_yield();
+    slm_cache_lock();
+    slm_cache_unlock();
+    leave_slow_path(NULL);
+}
+
+static void trimming_waits_for_slow_paths(void **state)
+{
+    (void)state;
+    for (unsigned attempts = 0; attempts < 20 && !is_parked(&helper); attempts++) { /* it may get no CPU for long */
+        tell(&helper, hoard, NULL);
+        tell(&helper, enter_slow_path, NULL);
+        helper.tls->self->still = 0;
+        begin_task(&helper, leave_when_missed, NULL);
+        slm_park_all(true);
+        await(&helper);
+    }
+    assert_true(is_parked(&helper));
+    assert_int_equal(slm_thread_rounds(helper.tls->self, cache->id), 1);
+}
+
 /* -- coming back ------------------------------------------------------------------------------------------------- */
 
 static bool is_resident(const void *object)
@@ -321,6 +348,7 @@ int main(void)
         ROW(who_stands_in_a_slow_path_is_met_later),
         ROW(barriers_are_for_all_threads),
         ROW(trimming_takes_from_all),
+        ROW(trimming_waits_for_slow_paths),
         ROW(a_stand_in_is_never_touched),
         ROW(stand_ins_of_dirty_memory_pin_none),
         ROW(stand_ins_lie_side_by_side),
