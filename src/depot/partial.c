@@ -188,8 +188,9 @@ static bool file_slab(struct slm_depot *depot, struct slm_slab *slab)
 void slm_partial_release(struct slm_depot *depot, struct slm_slab *slab)
 {
     const struct slm_object_hooks *hooks = depot->shape->hooks;
-    if (!slm_slab_check_vacant(slab)) { /* it is relinked when an object comes back */
-        store_release(&slab->owner, depot);
+    if (!slm_slab_recount_vacant(slab)) {
+        store_release(&slab->owner, depot); /* pairs with slm_partial_relink */
+        slm_partial_relink(slab);
         return;
     }
     if (hooks && (hooks->destructor || hooks->typesafe)) {

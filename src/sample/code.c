@@ -332,7 +332,7 @@ slm_sampling const struct slm_code_file *slm_code_of_frame(struct slm_code *code
     return file;
 }
 
-slm_sampling bool slm_code_file(uintptr_t address, const char **path, uintptr_t *moved)
+slm_seldom bool slm_code_file(uintptr_t address, const char **path, uintptr_t *moved)
 {
 #ifdef HAS_FIND_OBJECT
     struct dl_find_object found;

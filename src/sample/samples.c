@@ -124,9 +124,10 @@ static slm_sampling void note_mean(uint64_t mean)
 }
 
 /* Within begin_change and end_change. */
-static slm_sampling void describe(struct slm_sample *sample, const struct slm_sample_of *of)
+static slm_sampling __attribute__((noinline)) void describe(struct slm_sample *sample, const struct slm_sample_of *of)
 {
     const bool stands = of->mean != 0;
+    note_mean(of->mean);
     sample->asked = of->asked;
     sample->given = of->given;
     sample->mean = stands ? of->mean : 1;
@@ -151,7 +152,6 @@ slm_sampling uint32_t slm_samples_add(const struct slm_sample_of *of)
         add_relaxed(&slm_sample_counts.losses, 1);
         return 0;
     }
-    note_mean(of->mean);
     struct slm_sample *sample = slm_samples_at(index);
     begin_change(sample);
     describe(sample, of);
@@ -287,14 +287,14 @@ slm_seldom void slm_samples_purge(void)
 /* -- looking ----------------------------------------------------------------------------------------------------- */
 
 /* Word by word, as others write meanwhile. */
-static slm_sampling slm_unordered void copy_words(struct slm_sample *to, const struct slm_sample *from)
+static slm_seldom slm_unordered void copy_words(struct slm_sample *to, const struct slm_sample *from)
 {
     const volatile uint64_t *word = (const volatile uint64_t *)(const volatile void *)from;
     for (unsigned i = 0; i < sizeof *to / sizeof *word; i++)
         ((uint64_t *)(void *)to)[i] = word[i];
 }
 
-slm_sampling bool slm_samples_copy(uint32_t index, struct slm_sample *copy)
+slm_seldom bool slm_samples_copy(uint32_t index, struct slm_sample *copy)
 {
     enum { tries = 100 };
     const struct slm_sample *sample = slm_samples_at(index);

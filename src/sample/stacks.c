@@ -279,7 +279,7 @@ slm_sampling void slm_stack_count_growth(struct slm_stack *stack, uint64_t bytes
     add_relaxed(&stack->live_bytes, bytes);
 }
 
-slm_sampling void slm_stacks_check(void)
+slm_seldom void slm_stacks_check(void)
 {
     _Atomic uint64_t *table = load_relaxed(&slm_stacks_buckets);
     uint64_t bytes = 0;

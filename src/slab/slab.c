@@ -11,9 +11,9 @@
 #include "page/metadata.h"
 #include "page/page_map.h"
 #include "page/populate.h"
-#include "sync/fork.h"
 #include "page/span_alloc.h"
 #include "slab/key.h"
+#include "sync/fork.h"
 
 enum { least_objects = 8, page_bytes = 4096 };
 
@@ -286,19 +286,22 @@ struct slm_slab *slm_slab_of(const void *pointer)
     return span && slm_span_is_slab(load_relaxed(&span->kind)) ? (struct slm_slab *)span : NULL;
 }
 
-static slm_seldom __attribute__((noinline)) void lower_count(struct slm_slab *slab, unsigned bits)
+/* An object may come back meanwhile. The count is read after the bits: so it may come out too low, never too high. */
+static slm_seldom __attribute__((noinline)) void lower_count(struct slm_slab *slab)
 {
-    if (slm_fork_generation == 1 || load_relaxed(&slab->free) < (int32_t)bits)
+    const int32_t bits = (int32_t)count_bits(slab);
+    slm_fence(); /* pairs with slm_slab_count */
+    const int32_t counted = load_relaxed(&slab->free);
+    if (slm_fork_generation == 1 || counted < bits)
         slm_panic("check", slm_slab_start(slab), "a vacant slab's count differs from its bits", NULL, 0);
-    store_relaxed(&slab->free, (int32_t)bits);
+    sub_relaxed(&slab->free, counted - bits);
 }
 
-bool slm_slab_check_vacant(struct slm_slab *slab)
+bool slm_slab_recount_vacant(struct slm_slab *slab)
 {
-    const unsigned bits = count_bits(slab);
-    if (likely(bits == slab->objects && load_relaxed(&slab->free) == slab->objects))
+    if (likely(count_bits(slab) == slab->objects && load_relaxed(&slab->free) == slab->objects))
         return true;
-    lower_count(slab, bits);
+    lower_count(slab);
     return false;
 }
 

@@ -131,7 +131,7 @@ bool slm_slab_has(const struct slm_slab *slab, const void *object);
 /* Are all bits set of a slab that is counted free, and that no other thread knows any more? If not, the process ends.
  * But fork copies pages one after the other, while other threads go on: what such a thread took or gave just then may
  * be in the count and not in the bits. So in a child of fork the count is lowered to the bits; false: it was. */
-bool slm_slab_check_vacant(struct slm_slab *slab);
+bool slm_slab_recount_vacant(struct slm_slab *slab);
 
 /* Hot paths must not free the slab's objects from now on, nor take their size; the holder says so. Or they may again,
  * once it has neither purged pages nor joined objects. */

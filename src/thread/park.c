@@ -288,8 +288,7 @@ bool slm_park_pass(uint64_t now_ms)
     return parking.changed;
 }
 
-/* A slow path takes a moment, unless its thread was preempted there: on a busy machine it often was by the worker that
- * it had woken. */
+/* A slow path takes a moment, unless its thread has lost the CPU there. */
 slm_seldom void slm_park_all(bool wait)
 {
     struct parking parking = {.all = true, .first = true};

@@ -43,8 +43,8 @@
 bool slm_park_pass(uint64_t now_ms);
 
 /* Take from all threads but the caller, still or not. The caller is in no slow path. `wait`: for the cache mutex, and
- * for threads in slow paths, an eighth of a second at most; else nothing is taken from these, nor while another thread
- * has the mutex. */
+ * an eighth of a second at most for threads in slow paths; else nothing is taken from these, nor while another
+ * thread has the mutex. */
 void slm_park_all(bool wait);
 
 /* A sandbox is near: nobody is parked any more, as the calls for that may end the process. No pass is under way when

@@ -89,6 +89,18 @@ class Child:
         wait_until(lambda: stat_fields(self.pid)[0] == "T", "it is stopped")
 
 
+# -- files ------------------------------------------------------------------------------------------------------------
+
+def with_wrong_bytes(good, chance):
+    """Those of an ELF file, of which a few are others: in its headers, or anywhere."""
+    data, first = bytearray(good), chance.choice((64, 1024, 8192, len(good), len(good)))
+    for _ in range(chance.choice((0, 1, 2, 8, 64, 1000))):
+        at, length = chance.randrange(first), chance.choice((1, 2, 4, 8))
+        data[at:at + length] = chance.choice((bytes(length), b"\xff" * length, chance.randbytes(length)))
+    data[:4] = b"\x7fELF"
+    return data
+
+
 # -- profiles ---------------------------------------------------------------------------------------------------------
 
 ROW = re.compile(r" *(?P<bytes>\d+) +(?P<share>[\d.]+)% +(?P<low>\d+) +(?P<high>\d+) +(?P<objects>\d+) +"

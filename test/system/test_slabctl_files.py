@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from conftest import BUILD, LIBRARY, OURS, SLABCTL, SLABCTL_CHECKED, need
-from slabctl_tools import NOBODY, SOURCES, Child, compile_program, tells, top
+from slabctl_tools import NOBODY, SOURCES, Child, compile_program, tells, top, with_wrong_bytes
 from test_slabctl_profile import compile_sampled, fuzz
 from tools.python.processes import plain_env
 
@@ -190,12 +190,7 @@ def test_memory_with_wrong_bytes(loader, tmp_path, slabctl_checked_built):
     good = compile_sampled(tmp_path, "one-segment", "-Wl,-z,noseparate-code").read_bytes()
 
     def change(chance):
-        data, first = bytearray(good), chance.choice((64, 1024, 8192, len(good), len(good)))
-        for _ in range(chance.choice((0, 1, 2, 8, 64, 1000))):
-            at, length = chance.randrange(first), chance.choice((1, 2, 4, 8))
-            data[at:at + length] = chance.choice((bytes(length), b"\xff" * length, chance.randbytes(length)))
-        data[:4] = b"\x7fELF"
-        file.write_bytes(data)
+        file.write_bytes(with_wrong_bytes(good, chance))
 
     hostile = compile_program("hostile_samples.c", loader, "-rdynamic")
     with Child(hostile, file, "gone", **OWNER) as child:

@@ -17,7 +17,7 @@ import pytest
 
 from conftest import SCALE, SLABCTL, SLABCTL_CHECKED, need
 from slabctl_tools import (NOBODY, SOURCES, Child, agree, by_function, compile_program, complains, ends_well,
-                           google_pprof, pprof_top, slabctl, tells, top)
+                           google_pprof, pprof_top, slabctl, tells, top, with_wrong_bytes)
 from tools.python.processes import plain_env
 
 pytestmark = [pytest.mark.xdist_group("slabctl"), pytest.mark.usefixtures("slabctl_built")]
@@ -491,13 +491,8 @@ def test_files_with_wrong_bytes(hostile, program, folder, tmp_path):
     file = tmp_path / "file"
 
     def change(chance):
-        data, first = bytearray(good), chance.choice((64, 1024, 8192, len(good), len(good)))
-        for _ in range(chance.choice((0, 1, 2, 8, 64, 1000))):
-            at, length = chance.randrange(first), chance.choice((1, 2, 4, 8))
-            data[at:at + length] = chance.choice((bytes(length), b"\xff" * length, chance.randbytes(length)))
-        data[:4] = b"\x7fELF"
         file.unlink(missing_ok=True)
-        file.write_bytes(data)
+        file.write_bytes(with_wrong_bytes(good, chance))
 
     with Child(hostile, file) as child:
         fuzz(child, change, leaks=False)

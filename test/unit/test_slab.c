@@ -352,7 +352,7 @@ static struct slm_slab *released;
 static void look_at_released(void)
 {
     slm_fork_generation = 1; /* as if this were no child of fork */
-    slm_slab_check_vacant(released);
+    slm_slab_recount_vacant(released);
 }
 
 /* Its count says that it is vacant, and a bit is missing: somebody has written there. Or the other way round. */
@@ -362,7 +362,7 @@ static void a_vacant_slab_has_all_its_bits(void **state)
     released = make(1024);
     const char *said = text("slabmalloc: check(" POINTER "): a vacant slab's count differs from its bits",
                             pointer_of(slm_slab_start(released)));
-    slm_slab_check_vacant(released);
+    slm_slab_recount_vacant(released);
     store_relaxed(&released->bits[0], ~(uint64_t)8);
     struct outcome outcome = in_child(look_at_released);
     assert_int_equal(outcome.signal, SIGABRT);
@@ -372,7 +372,7 @@ static void a_vacant_slab_has_all_its_bits(void **state)
     outcome = in_child(look_at_released);
     assert_int_equal(outcome.signal, SIGABRT);
     add_relaxed(&released->free, 1);
-    assert_true(slm_slab_check_vacant(released));
+    assert_true(slm_slab_recount_vacant(released));
     slm_slab_release(released);
 }
 
@@ -383,12 +383,12 @@ static void in_a_child_bits_say_what_is_free(void **state)
     struct slm_slab *slab = make(1024);
     store_relaxed(&slab->bits[0], ~(uint64_t)8);
     slm_fork_generation++;
-    assert_false(slm_slab_check_vacant(slab));
+    assert_false(slm_slab_recount_vacant(slab));
     assert_int_equal(load_relaxed(&slab->free), slab->objects - 1);
     void *object = slm_slab_start(slab) + (size_t)3 * 1024;
     assert_int_equal(slm_slab_give(slab, &object, 1, "free", "test"), 1);
     assert_int_equal(slm_slab_count(slab, 1), slab->objects - 1);
-    assert_true(slm_slab_check_vacant(slab));
+    assert_true(slm_slab_recount_vacant(slab));
     slm_fork_generation--;
     slm_slab_release(slab);
 }

@@ -113,8 +113,7 @@ static char *help_commands(void)
         "  slabctl 4711 tune connection 32\n"
         "  slabctl 4711 option purge_delay_ms=100\n"
         "  slabctl --timeout 10 4711 purge\n"
-        "\nExit status: 0 done, 1 it could not be done, or not all of it: samples or stacks could not be read, so "
-        "that "
+        "\nExit status: 0 done, 1 it could not be done, or not all of it: samples or stacks could not be read, and "
         "the figures are too low; 2 wrong usage.\n";
     char *text = NULL;
     size_t length = 0;
@@ -187,10 +186,10 @@ static void rest_take(int argc, char **argv)
 static void output_check(int status, void *unused)
 {
     (void)unused;
-    errno = 0;
-    if (status != EXIT_DONE || (fflush(stdout) == 0 && !ferror(stdout)))
+    const char *error = status == EXIT_DONE ? output_error() : NULL;
+    if (!error)
         return;
-    complain("standard output: %s", errno ? strerror(errno) : "not all of it could be written");
+    complain("standard output: %s", error);
     _exit(EXIT_COULD_NOT);
 }
 

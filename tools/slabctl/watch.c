@@ -90,10 +90,19 @@ unsigned output_columns(void)
     return output.columns;
 }
 
+const char *output_error(void)
+{
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return NULL;
+    return errno ? strerror(errno) : "not all of it could be written";
+}
+
 void output_flush(void)
 {
-    if (fflush(stdout) != 0 || ferror(stdout))
-        fail("standard output: %s", strerror(errno));
+    const char *error = output_error();
+    if (error)
+        fail("standard output: %s", error);
 }
 
 /* -1, or what is none of the standard descriptors, one of which may be closed. */

@@ -28,5 +28,7 @@ void *watch_memory(size_t bytes);
 /* The tool's standard output, which is not the child's. */
 bool output_is_terminal(void);
 unsigned output_columns(void); /* 0: not known */
-/* Writes what is still to be written; the end if that fails. */
+/* Writes what is still to be written; what is wrong with that, or NULL. */
+const char *output_error(void);
+/* The same, and the end if it fails. */
 void output_flush(void);
