@@ -401,9 +401,10 @@ typedef struct slab_node_stats {
 /* The same for a node, 0 to slab_stats.nodes - 1; -1 and EINVAL for others. */
 int slab_get_node_stats(int node, slab_node_stats *out, size_t size_of_out);
 
-/* Give everything that is free back to the kernel: threads' magazines (those of threads in the middle of a call stay,
- * and one object of each named cache), the depots' stock, vacant slabs, free spans. Returns the bytes given back. Any
- * thread, not in signal handlers; takes as long as the kernel needs. */
+/* Give everything that is free back to the kernel: threads' magazines (but one object of each named cache), the
+ * depots' stock, vacant slabs, free spans. A thread in the middle of a call is waited for, an eighth of a second at
+ * most; else its magazines stay. Returns the bytes given back. Any thread, not in signal handlers; takes as long as
+ * the kernel needs. */
 size_t slab_purge(void);
 
 /* Write a profile of what holds memory to a descriptor, from its position on: the samples (`sample_bytes` in

@@ -288,24 +288,28 @@ bool slm_park_pass(uint64_t now_ms)
     return parking.changed;
 }
 
+static slm_seldom void take_from_all(struct parking *parking, bool wait)
+{
+    struct slm_thread *self = slm_thread_hide();
+    if (wait)
+        slm_cache_lock();
+    if (wait || slm_cache_try_lock()) {
+        parking->missed = false;
+        pass(parking);
+        slm_cache_unlock();
+    }
+    slm_thread_unhide(self);
+}
+
 /* A slow path takes a moment, unless its thread has lost the CPU there. */
 slm_seldom void slm_park_all(bool wait)
 {
     struct parking parking = {.all = true, .first = true};
-    struct slm_thread *self = slm_thread_hide();
-    for (unsigned pause_ms = 1;; pause_ms *= 2) {
-        if (wait)
-            slm_cache_lock();
-        else if (!slm_cache_try_lock())
-            break;
-        parking.missed = false;
-        pass(&parking);
-        slm_cache_unlock();
-        if (!wait || !parking.missed || pause_ms > missed_wait_most_ms)
-            break;
+    take_from_all(&parking, wait);
+    for (unsigned pause_ms = 1; wait && parking.missed && pause_ms <= missed_wait_most_ms; pause_ms *= 2) {
         slm_sys_sleep_ms(pause_ms);
+        take_from_all(&parking, true);
     }
-    slm_thread_unhide(self);
 }
 
 slm_seldom void slm_park_forbid(void)
