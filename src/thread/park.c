@@ -294,6 +294,7 @@ static slm_seldom void take_from_all(struct parking *parking, bool wait)
     if (wait)
         slm_cache_lock();
     if (wait || slm_cache_try_lock()) {
+        parking->first = true;
         parking->missed = false;
         pass(parking);
         slm_cache_unlock();
@@ -301,10 +302,10 @@ static slm_seldom void take_from_all(struct parking *parking, bool wait)
     slm_thread_unhide(self);
 }
 
-/* A slow path takes a moment, unless its thread has lost the CPU there. */
+/* A slow path takes a moment, unless its thread has lost the CPU there, perhaps to the worker that it has woken. */
 slm_seldom void slm_park_all(bool wait)
 {
-    struct parking parking = {.all = true, .first = true};
+    struct parking parking = {.all = true};
     take_from_all(&parking, wait);
     for (unsigned pause_ms = 1; wait && parking.missed && pause_ms <= missed_wait_most_ms; pause_ms *= 2) {
         slm_sys_sleep_ms(pause_ms);

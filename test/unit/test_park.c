@@ -119,31 +119,64 @@ static void trimming_takes_from_all(void **state)
     assert_int_equal(live(), 0);
 }
 
-/* In a slow path until the pass that has met it there is over. */
-static void leave_when_missed(void *nothing)
+static void await_a_pass(void)
 {
-    (void)nothing;
     const struct slm_thread *self = slm_tls.self;
     while (!load_relaxed(&self->still))
         sched_yield();
     slm_cache_lock();
     slm_cache_unlock();
-    leave_slow_path(NULL);
+}
+
+/* In a slow path until the pass that has met it there is over. */
+static void leave_when_missed(void *nothing)
+{
+    await_a_pass();
+    leave_slow_path(nothing);
+}
+
+/* The same at the end of a slow path, which it has counted. */
+static void end_when_missed(void *nothing)
+{
+    (void)nothing;
+    await_a_pass();
+    slm_tls.self->passes--;
+    slm_thread_leave(slm_tls.self);
+}
+
+static void count_slow_path(void *nothing)
+{
+    (void)nothing;
+    slm_tls.self->passes++;
+}
+
+/* Again, if it gets no CPU for long. */
+static void is_waited_for(void (*begin)(void *nothing), void (*end)(void *nothing))
+{
+    unsigned attempts = 0;
+    do {
+        tell(&helper, hoard, NULL);
+        tell(&helper, enter_slow_path, NULL);
+        tell(&helper, begin, NULL);
+        helper.tls->self->still = 0;
+        begin_task(&helper, end, NULL);
+        slm_park_all(true);
+        await(&helper);
+    } while (!is_parked(&helper) && ++attempts < 20);
+    assert_true(is_parked(&helper));
+    assert_int_equal(slm_thread_rounds(helper.tls->self, cache->id), 1);
+}
+
+static void no_more(void *nothing)
+{
+    (void)nothing;
 }
 
 static void trimming_waits_for_slow_paths(void **state)
 {
     (void)state;
-    for (unsigned attempts = 0; attempts < 20 && !is_parked(&helper); attempts++) { /* it may get no CPU for long */
-        tell(&helper, hoard, NULL);
-        tell(&helper, enter_slow_path, NULL);
-        helper.tls->self->still = 0;
-        begin_task(&helper, leave_when_missed, NULL);
-        slm_park_all(true);
-        await(&helper);
-    }
-    assert_true(is_parked(&helper));
-    assert_int_equal(slm_thread_rounds(helper.tls->self, cache->id), 1);
+    is_waited_for(no_more, leave_when_missed);
+    is_waited_for(count_slow_path, end_when_missed);
 }
 
 /* -- coming back ------------------------------------------------------------------------------------------------- */
