@@ -16,6 +16,7 @@
 #include "page/metadata.h"
 #include "process/give_back.h"
 #include "process/limits.h"
+#include "thread/ownership.h"
 #include "thread/thread_list.h"
 
 /* One command, its answer, and how the thread that serves may run destructors. */
@@ -166,8 +167,10 @@ static slm_seldom int tune(struct work *work)
 static slm_seldom slm_unordered void let_look(struct slm_thread *thread, void *unused)
 {
     (void)unused;
-    if (!thread->legacy && thread->tls->sample_mean == 0)
-        *(volatile int64_t *)&thread->tls->sample_left = 0;
+    slm_thread_look_if_gone(thread);
+    struct slm_tls *tls = slm_thread_tls(thread);
+    if (tls != &slm_gone_tls && tls->sample_mean == 0)
+        *(volatile int64_t *)&tls->sample_left = 0;
 }
 
 /* Most options are heeded where they are read. From these others are derived, which every cache and each allocation

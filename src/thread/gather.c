@@ -126,8 +126,10 @@ static bool has_rounds(struct slm_thread *thread, void *context)
     const struct slm_take_rounds *rounds = context;
     const unsigned cache_id = rounds->cache->id;
     const bool in_use = uses(thread, rounds->cache);
-    if (rounds->how == SLM_TAKE_EVERYTHING)
+    if (rounds->how == SLM_TAKE_EVERYTHING) {
+        slm_thread_look_if_gone(thread); /* what it wants is in its TLS */
         return in_use || slm_reserve_knows(thread, rounds->cache);
+    }
     if (is_look(rounds->how))
         note_without(thread, cache_id);
     return in_use && (rounds->how == SLM_TAKE_AT_ONCE || may_have_rounds(thread, cache_id));

@@ -1,6 +1,9 @@
 /* src/inspect/commands.h: what each command does, what it answers, and that no bytes in one do harm. */
+#include "caches.h"
 #include "heap_check.h"
 #include "mail.h"
+
+#include <limits.h>
 
 #include "control/cache_control.h"
 #include "depot/pending_slabs.h"
@@ -365,6 +368,19 @@ static void sampling_begins_at_once(void **state)
     slm_settings.sample_bytes = before;
 }
 
+/* Its TLS is unmapped. */
+static void a_thread_that_is_gone_does_not_begin(void **state)
+{
+    (void)state;
+    const uint64_t before = slm_settings.sample_bytes;
+    leave_block_behind(slm_class_cache(slm_class_of_size(1000))->id);
+    assert_int_equal(asked(SLM_COMMAND_OPTION, "sample_bytes=0")->error, 0);
+    assert_int_equal(asked(SLM_COMMAND_OPTION, "sample_bytes=4K")->error, 0);
+    slm_settings.sample_bytes = before;
+    while (load_relaxed(&slm_orphans) > 0)
+        slm_process_bury(UINT_MAX);
+}
+
 /* Of classes and of named caches, those that a program has tuned apart. */
 static void magazines_follow_their_option(void **state)
 {
@@ -540,6 +556,7 @@ int main(void)
         cmocka_unit_test(tuning),
         cmocka_unit_test(options_are_read_and_changed),
         cmocka_unit_test(sampling_begins_at_once),
+        cmocka_unit_test(a_thread_that_is_gone_does_not_begin),
         cmocka_unit_test(magazines_follow_their_option),
         cmocka_unit_test(depots_follow_their_option),
         cmocka_unit_test(a_limit_holds_from_then_on),

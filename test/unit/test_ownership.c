@@ -421,6 +421,20 @@ static void a_thread_that_is_gone_is_taken_from(void **state)
     slm_thread_block_free(block);
 }
 
+/* It may have been asked for objects of any cache. */
+static void a_thread_that_is_gone_wants_nothing(void **state)
+{
+    (void)state;
+    struct slm_thread *block = leave_block_behind(cache->id);
+    struct slm_cache *other = slm_class_cache(slm_class_of_size(3000));
+    uint64_t gathered;
+    assert_ptr_not_equal(other, cache);
+    assert_int_equal(slm_gather_from_threads(other, SLM_TAKE_EVERYTHING, &gathered), 0);
+    assert_int_equal(take(true, false), 0); /* of the cache that it did use */
+    slm_thread_list_remove(block);
+    slm_thread_block_free(block);
+}
+
 #define take_test(name) cmocka_unit_test_setup_teardown(name, begin_with_helper, end_with_helper)
 
 int main(void)
@@ -444,6 +458,7 @@ int main(void)
         take_test(one_barrier_serves_for_all),
         cmocka_unit_test(without_barriers_all_are_missed),
         take_test(a_thread_that_is_gone_is_taken_from),
+        take_test(a_thread_that_is_gone_wants_nothing),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
 }
