@@ -135,7 +135,7 @@ slm_seldom int slm_write_all(int descriptor, const char *text, size_t length)
         text += wrote > 0 ? wrote : 0;
         length -= wrote > 0 ? (size_t)wrote : 0;
     } while (length > 0 && (wrote > 0 || wrote == -EINTR));
-    return wrote < 0 ? (int)-wrote : 0;
+    return wrote < 0 ? (int)-wrote : length > 0 ? EIO : 0;
 }
 
 /* The kernel's masks of signals, whatever libc's sigset_t is. */

@@ -101,8 +101,8 @@ static slm_seldom void put_foreign(struct dump *dump, uint64_t address, uint64_t
         const long wrote = slm_call(SYS_write, dump->descriptor, address, count);
         if (wrote == -EFAULT)
             break;
-        if (wrote < 0 && wrote != -EINTR)
-            dump->error = (int)-wrote;
+        if (wrote <= 0 && wrote != -EINTR)
+            dump->error = wrote < 0 ? (int)-wrote : EIO;
         if (wrote > 0) {
             address += (uint64_t)wrote;
             count -= (uint64_t)wrote;

@@ -229,7 +229,7 @@ static slm_seldom size_t sort_foreign(struct shot *shot, size_t offset, size_t c
 static slm_for_few READS_STACKS void follow_frames(struct shot *shot, uint64_t frame, size_t certain)
 {
     const size_t limit = slm_min(certain, reach);
-    for (size_t at = frame - shot->pointer, next; at % WORD == 0 && at + 2 * WORD <= limit; at = next) {
+    for (size_t at = frame - shot->pointer, next; at % WORD == 0 && at < limit && limit - at >= 2 * WORD; at = next) {
         const uint64_t *words = (const uint64_t *)(shot->pointer + at);
         const uint64_t address = address_in(words[1]);
         next = words[0] - shot->pointer;

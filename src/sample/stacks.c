@@ -1,6 +1,7 @@
 /* Storing stacks; see stacks.h. */
 #include "sample/stacks.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "base/bits.h"
@@ -157,7 +158,7 @@ slm_sampling uint32_t slm_stacks_intern(const struct slm_stack *stack)
  * for whose stacks there is no room. */
 enum { RECORDS = 4 };
 static slm_sparse struct {
-    _Atomic uint64_t user; /* 0: nobody; else the process's count of forks, plus 1: a lost thread's is free again */
+    _Atomic uint64_t user; /* 0: nobody; else the thread, and the process's count of forks */
     union slm_stack_record record;
 } records[RECORDS];
 
@@ -172,10 +173,13 @@ static slm_sampling bool pays_tables(void)
 
 static slm_sampling bool claim(_Atomic uint64_t *user)
 {
-    const uint64_t mine = (uint64_t)slm_fork_generation + 1;
+    const uint64_t mine = (uint64_t)(uintptr_t)&errno << 16 | (uint16_t)slm_fork_generation; /* errno is a thread's */
     uint64_t before = load_relaxed(user);
+    const uint64_t other = before ^ mine;
+    /* A thread that a fork has lost has none; this one may be in a handler that has forked. */
+    const bool is_free = before == 0 || ((uint16_t)other != 0 && other >> 16 != 0);
     /* acquire: pairs with the release in slm_stacks_of_registers */
-    return before != mine &&
+    return is_free &&
            atomic_compare_exchange_strong_explicit(user, &before, mine, memory_order_acquire, memory_order_relaxed);
 }
 
