@@ -33,6 +33,7 @@
 #include "page/reservation.h"
 #include "sync/epoch.h"
 #include "page/page_map.h"
+#include "sample/interval.h"
 #include "thread/gather.h"
 #include "thread/thread_list.h"
 
@@ -110,6 +111,7 @@ static slm_seldom enum process_state start_process(void)
     if (slm_checked || slm_bench) /* which use ranks */
         slm_defer_queue_start();
     slm_fork_start(fork_child);
+    slm_interval_start();
     if (slm_sys_is_main_thread())
         main_tls = &slm_tls;
     return PROCESS_STARTED;

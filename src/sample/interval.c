@@ -7,21 +7,20 @@
 __extension__ typedef unsigned __int128 wide;
 
 enum { fraction_bits = 32, log_steps = 32 };
-#define UNSEEDED ((uint64_t)1)
 static const uint64_t ln2 = 2977044472u; /* in 1/2^32 */
 
 /* A Weyl sequence, whose terms are mixed: all threads share it, and a term costs one addition. A child of fork goes
  * on where its parent is. */
-_Atomic uint64_t slm_interval_sequence = UNSEEDED; /* so it lies with what every process writes */
+_Atomic uint64_t slm_interval_sequence = 1; /* so it lies with what every process writes */
+
+slm_seldom void slm_interval_start(void)
+{
+    store_relaxed(&slm_interval_sequence, slm_sys_entropy(0));
+}
 
 static slm_cold uint64_t random_bits(void)
 {
-    uint64_t term = add_relaxed(&slm_interval_sequence, 0x9e3779b97f4a7c15u);
-    if (unlikely(term == UNSEEDED)) {
-        term = slm_sys_entropy(0);
-        add_relaxed(&slm_interval_sequence, term);
-    }
-    return slm_mix(term);
+    return slm_mix(add_relaxed(&slm_interval_sequence, 0x9e3779b97f4a7c15u));
 }
 
 /* A number's base-two logarithm has one bit after the other: is the square at least two? */

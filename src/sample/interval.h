@@ -9,6 +9,10 @@
 
 #include "base/atomic.h"
 
+/* Once, at the process's start: draws begin somewhere. Not at the first draw, as sampling may be switched on when a
+ * sandbox is closed, which need not know the call that it takes. */
+void slm_interval_start(void);
+
 /* A mean in 16 bits, at most 1/1024 shorter: eleven of its leading bits, and how far they are shifted. 0 for 0. */
 uint16_t slm_interval_code(uint64_t mean);
 uint64_t slm_interval_mean(uint16_t code);
@@ -26,5 +30,5 @@ struct slm_weight slm_interval_weigh(uint64_t n, uint64_t asked, uint64_t mean);
 /* -ln(r / 2^64) in 1/2^32, for the tests of this; r is not 0. */
 uint64_t slm_interval_minus_log(uint64_t r);
 
-/* All draws come from it: where it is set, they repeat; at 0 it begins somewhere. For the tests, too. */
+/* All draws come from it: where it is set, they repeat. For the tests. */
 extern slm_hidden _Atomic uint64_t slm_interval_sequence;

@@ -1,9 +1,9 @@
 /* Commands from outside: a process is asked, through the mailbox that its slab_inspect leads to, and answers.
  *
- * Written in: src/base/inspect.h, which is all that a tool knows; process_vm_writev(2), futex(2). Each scenario is a
- * role that forks: the child is the process that is asked, the parent the tool. Both have slab_inspect at the same
- * address, but the tool reads and writes nothing except through the kernel. */
-#include "common.h"
+ * Written in: src/base/inspect.h, which is all that a tool knows; process_vm_writev(2), futex(2), seccomp(2). Each
+ * scenario is a role that forks: the child is the process that is asked, the parent the tool. Both have slab_inspect
+ * at the same address, but the tool reads and writes nothing except through the kernel. */
+#include "filters.h"
 
 #include <linux/futex.h>
 #include <semaphore.h>
@@ -19,7 +19,7 @@
 
 /* What the two share apart from that. */
 static struct shared {
-    _Atomic bool is_up, stop;
+    _Atomic bool is_up, is_closed, stop;
     _Atomic unsigned long rounds;
 } * shared;
 
@@ -201,6 +201,26 @@ static void *be_idle(void *nothing)
     return nothing;
 }
 
+/* All threads are at work before a sandbox closes around them, which has not even what a thread needs to end. So the
+ * first one ends the process, as programs end. */
+static pthread_barrier_t closing;
+
+static void *be_sandboxed(void *number)
+{
+    free(opaque(malloc(100)));
+    pthread_barrier_wait(&closing);
+    if (number == NULL) {
+        kill_on_other_calls(SECCOMP_FILTER_FLAG_TSYNC);
+        atomic_store(&shared->is_closed, true);
+    }
+    pthread_barrier_wait(&closing);
+    be_busy(number);
+    if (number == NULL)
+        exit(0);
+    pthread_barrier_wait(&closing);
+    return NULL;
+}
+
 static _Noreturn void be_target(unsigned threads, void *(*run)(void *))
 {
     pthread_t others[16];
@@ -208,6 +228,7 @@ static _Noreturn void be_target(unsigned threads, void *(*run)(void *))
     loaded = slab_cache_create("loaded", 200, NULL);
     require(loaded != NULL && threads <= COUNT(others));
     void *object = slab_cache_alloc(loaded);
+    require(pthread_barrier_init(&closing, NULL, threads) == 0);
     for (uintptr_t i = 1; i < threads; i++)
         require(pthread_create(&others[i], NULL, run, (void *)i) == 0);
     atomic_store(&shared->is_up, true);
@@ -322,6 +343,61 @@ static void test_the_bell_wakes_an_idle_process(void **state)
     assert_role_succeeds("idle", NULL);
 }
 
+/* -- a sandbox --------------------------------------------------------------------------------------------------- */
+
+static void set_option(const char *text)
+{
+    require_done(SLM_COMMAND_OPTION, text, 0, 0);
+}
+
+static void await_rounds(unsigned long count)
+{
+    const unsigned long before = atomic_load(&shared->rounds);
+    uint32_t word;
+    while (atomic_load(&shared->rounds) < before + count) {
+        read_target(inspect.bell, &word, sizeof word); /* it lives */
+        sched_yield();
+    }
+}
+
+/* Every option that can change; those that switch something on have nothing to do with what the program began. */
+static void role_sandboxed(const char *threads)
+{
+    start_target((unsigned)atoi(threads), be_sandboxed);
+    while (!atomic_load(&shared->is_closed))
+        sleep_ms(1);
+    for (unsigned turn = 0; turn < scaled(10); turn++) {
+        set_option(turn % 2 == 0 ? "sample_bytes=1K" : "sample_bytes=2M");
+        await_rounds(5000);
+        ask_everything(turn);
+        set_option("soft_limit_bytes=1");
+        await_rounds(1000);
+        set_option("soft_limit_bytes=0");
+        set_option("magazine_bytes=8K");
+        set_option("depot_bytes=1M");
+        set_option("purge_delay_ms=0");
+        set_option("dirty_bytes=0");
+        set_option("deferred_max_delay_ms=10");
+        set_option("epoch_stall_ms=1");
+        await_rounds(1000);
+        set_option("sample_bytes=0");
+    }
+    end_target();
+}
+
+/* The filter kills on all but memory calls, futex and write. */
+static void test_no_command_breaks_a_sandbox(void **state)
+{
+    (void)state;
+    skip_on_glibc("it has no mailbox");
+    static const char *const options[] = {"SLABMALLOC_OPTIONS=sample_bytes=0",
+                                          "SLABMALLOC_OPTIONS=sample_bytes=0,guard=1"};
+    for (unsigned i = 0; i < COUNT(options); i++) {
+        assert_role_succeeds("sandboxed", &(struct launch){.argument = "1", .environment = {options[i]}});
+        assert_role_succeeds("sandboxed", &(struct launch){.argument = "3", .environment = {options[i]}});
+    }
+}
+
 /* -- a hostile tool ---------------------------------------------------------------------------------------------- */
 
 /* Any bytes, but most with what makes them a command; also in the answer, and in the middle of commands. */
@@ -384,7 +460,8 @@ static void test_garbage_does_no_harm(void **state)
 
 int main(int argc, char **argv)
 {
-    static const struct role roles[] = {{"loaded", role_loaded}, {"idle", role_idle}, {"hostile", role_hostile}};
+    static const struct role roles[] = {
+        {"loaded", role_loaded}, {"idle", role_idle}, {"sandboxed", role_sandboxed}, {"hostile", role_hostile}};
     if (argc > 1)
         return play_role(roles, COUNT(roles), argc, argv);
     const struct CMUnitTest tests[] = {
@@ -392,6 +469,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_one_thread_answers_for_itself),
         cmocka_unit_test(test_without_a_worker_slow_paths_answer),
         cmocka_unit_test(test_the_bell_wakes_an_idle_process),
+        cmocka_unit_test(test_no_command_breaks_a_sandbox),
         cmocka_unit_test(test_garbage_does_no_harm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

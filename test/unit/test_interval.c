@@ -104,7 +104,18 @@ static void the_shortest_mean(void **state)
     assert_true(fabs((double)zeros / DRAWS - wanted) < 5 * sqrt(wanted * (1 - wanted) / DRAWS));
 }
 
-/* Without a seed a process begins elsewhere each time; here it is enough that it does not repeat itself. */
+/* Not where others begin: the library's start has seen to that. */
+static void a_process_begins_elsewhere(void **state)
+{
+    (void)state;
+    const uint64_t here = load_relaxed(&slm_interval_sequence);
+    store_relaxed(&slm_interval_sequence, 1);
+    for (unsigned i = 0; i < 1000; i++) {
+        assert_true(load_relaxed(&slm_interval_sequence) != here);
+        (void)slm_interval_draw(1);
+    }
+}
+
 static void no_draw_comes_twice(void **state)
 {
     (void)state;
@@ -246,10 +257,11 @@ static void failed_calls_do_not_count(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(logarithms),        cmocka_unit_test(draws_are_exponential),
-        cmocka_unit_test(the_shortest_mean), cmocka_unit_test(no_draw_comes_twice),
-        cmocka_unit_test(weights),           cmocka_unit_test(as_often_as_their_weights_say),
-        cmocka_unit_test(the_mean_changes),  cmocka_unit_test(failed_calls_do_not_count),
+        cmocka_unit_test(a_process_begins_elsewhere),    cmocka_unit_test(logarithms),
+        cmocka_unit_test(draws_are_exponential),         cmocka_unit_test(the_shortest_mean),
+        cmocka_unit_test(no_draw_comes_twice),           cmocka_unit_test(weights),
+        cmocka_unit_test(as_often_as_their_weights_say), cmocka_unit_test(the_mean_changes),
+        cmocka_unit_test(failed_calls_do_not_count),
     };
     return cmocka_run_group_tests(tests, start_library, NULL);
 }
