@@ -11,6 +11,7 @@
 #include "base/options.h"
 #include "base/panic.h"
 #include "figures/figures.h"
+#include "os/background.h"
 #include "os/sys.h"
 #include "os/topology.h"
 #include "sync/lock.h"
@@ -126,10 +127,21 @@ static slm_seldom void report_json(void)
     slm_sys_close(file);
 }
 
+static slm_once bool stats_at_start;
+
+/* Who has the figures written from the start lets a sandbox know these calls. Whoever asks for them later cannot. */
+static __attribute__((noinline)) slm_seldom void report_if_known(void)
+{
+    const bool may = slm_background_begin();
+    if (stats_at_start || (may && !slm_sys_is_filtered()))
+        report_text();
+    slm_background_end();
+}
+
 slm_cold void slm_report_write(void)
 {
     if (slm_setting(stats))
-        report_text();
+        report_if_known();
     if (slm_options.stats_file[0])
         report_json();
 }
@@ -190,7 +202,8 @@ static slm_seldom void check_file(const char *path)
 
 slm_seldom void slm_report_start(void)
 {
-    if (slm_setting(stats))
+    stats_at_start = slm_setting(stats);
+    if (stats_at_start)
         kept_stderr = slm_sys_duplicate(STDERR_FILENO);
     if (slm_options.stats_file[0])
         check_file(slm_options.stats_file);

@@ -382,6 +382,7 @@ static void role_sandboxed(const char *threads)
         await_rounds(1000);
         set_option("sample_bytes=0");
     }
+    set_option("stats=1");
     end_target();
 }
 
