@@ -272,14 +272,15 @@ struct frame {
 
 enum outcome { STEPPED, ENDED, LOST, NOT_KNOWN };
 
-/* What the tables say. */
+/* What the tables say. A file without any (linkers leave their index out of static programs) may have them where only
+ * tools find them. */
 static slm_sampling struct slm_step step_in(struct shot *shot, const struct frame *frame)
 {
     const struct slm_code_file *file = slm_code_of_frame(&shot->code, frame->next - 1, !frame->guessed);
     struct slm_step step = {.kind = SLM_STEP_NONE};
     if (file && file->table_bytes)
         step = slm_tables_step(file, frame->next - 1, &shot->tables_window);
-    else if (file ? file->tables != 0 : !slm_code_told())
+    else if (file ? file->tables != 0 || !frame->guessed : !slm_code_told())
         step.kind = frame->guessed ? SLM_STEP_LOST : SLM_STEP_MORE;
     return step;
 }
