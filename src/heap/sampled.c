@@ -7,7 +7,7 @@
 #include "base/errno.h"
 #include "base/options.h"
 #include "heap/guarded.h"
-#include "os/sys.h"
+#include "os/background.h"
 #include "process/mailbox.h"
 #include "process/worker.h"
 #include "sample/interval.h"
@@ -37,7 +37,7 @@ static uint64_t mean_of(const struct slm_thread *self)
 
 static slm_sampling void set_pace(struct slm_thread *self)
 {
-    const uint64_t now_us = slm_sys_now_us(), since_us = slm_min(now_us - self->sampled_us, longest_us);
+    const uint64_t now_us = slm_background_now_us(), since_us = slm_min(now_us - self->sampled_us, longest_us);
     const unsigned gap_us = self->sample_gap_us + (unsigned)since_us / averaged - self->sample_gap_us / averaged;
     const bool longer = gap_us < close_us && mean_of(self) < longest_mean;
     const bool shorter = gap_us >= far_us && self->sample_pace > 0;

@@ -11,6 +11,7 @@
 
 #include "base/atomic.h"
 #include "base/call.h"
+#include "os/sys.h"
 #include "os/topology.h"
 
 enum { nice_more = 10, nice_most = 19, deadline = 6 /* SCHED_DEADLINE, which sched.h may not have */ };
@@ -51,6 +52,13 @@ bool slm_background_begin(void)
 void slm_background_end(void)
 {
     atomic_fetch_sub(&busy, 1);
+}
+
+slm_sampling uint64_t slm_background_now_us(void)
+{
+    const uint64_t now_us = slm_background_begin() ? slm_sys_now_us() : slm_sys_now_ms() * 1000;
+    slm_background_end();
+    return now_us;
 }
 
 slm_seldom bool slm_background_busy(void)

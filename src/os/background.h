@@ -19,6 +19,10 @@ bool slm_background_forbidden(void);
 bool slm_background_begin(void);
 void slm_background_end(void);
 
+/* A steady clock; coarse where a sandbox is near. The kernel's clock source decides whether the exact one can be read
+ * without a system call. */
+uint64_t slm_background_now_us(void);
+
 /* Is a thread between the two? Once a sandbox has been announced, and this is false, none makes such a call. */
 bool slm_background_busy(void);
 

@@ -131,7 +131,7 @@ static slm_sampling __attribute__((noinline)) void describe(struct slm_sample *s
     sample->asked = of->asked;
     sample->given = of->given;
     sample->mean = stands ? of->mean : 1;
-    sample->time_ns = slm_sys_now_us() * 1000;
+    sample->time_ns = slm_background_now_us() * 1000;
     sample->stack = of->stack;
     sample->thread = thread_id();
     sample->cache = of->cache;
