@@ -353,6 +353,13 @@ void slm_span_free(struct slm_span *span)
     (unlikely(span->moved) ? free_moved : free_part)(slm_free_spans_of(span), span);
 }
 
+slm_for_few void slm_span_free_clean(struct slm_span *span)
+{
+    span->state = SLM_SPAN_CLEAN;
+    note_drop(slm_span_bytes(span));
+    free_part(slm_free_spans_of(span), span);
+}
+
 slm_seldom void slm_span_free_unmapped(struct slm_span *span, bool lost)
 {
     struct slm_free_spans *area = slm_free_spans_of(span);

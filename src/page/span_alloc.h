@@ -12,6 +12,9 @@ struct slm_span *slm_span_alloc(unsigned area, size_t granules, size_t alignment
 void slm_span_free(struct slm_span *span);
 void slm_span_trim(struct slm_span *span, size_t granules, uint8_t state);
 
+/* Free a span that has been purged, and that is no longer charged. */
+void slm_span_free_clean(struct slm_span *span);
+
 /* Free a span whose memory has been unmapped; `lost`: not all of it, or a foreign mapping is there, and nobody can
  * use it again. */
 void slm_span_free_unmapped(struct slm_span *span, bool lost);

@@ -78,15 +78,21 @@ static slm_for_few void mark(struct slm_guard *guard, uint8_t kind)
     store_release(&guard->large.span.kind, kind); /* pairs with slm_guard_at */
 }
 
+/* All of it goes back to the kernel: most of it has no RAM, and would count as dirty. */
 static slm_for_few void give_back(struct slm_guard *guard)
 {
-    const size_t bytes = slm_span_bytes(&guard->large.span), never = bytes - guard->data_bytes;
+    struct slm_span *span = &guard->large.span;
+    const size_t bytes = slm_span_bytes(span), never = bytes - guard->data_bytes;
     if (!protect(guard, 0, bytes, true)) /* it stays as it is */
         return;
-    slm_charge_add(never);
+    const bool clean = slm_vm_purge(start_of(guard), bytes);
     add_relaxed(&slm_demand_sums.taken, never);
+    if (clean)
+        slm_charge_sub(guard->data_bytes);
+    else
+        slm_charge_add(never);
     mark(guard, SLM_SPAN_NONE);
-    slm_span_free(&guard->large.span);
+    (likely(clean) ? slm_span_free_clean : slm_span_free)(span);
 }
 
 /* A span of its own, all inaccessible but the data. */
