@@ -221,12 +221,13 @@ int slab_info(FILE *out);
  * Allowed in signal handlers of threads that have entered a section before; a handler must leave what it enters.
  *
  * A section that stays open keeps everything that is retired meanwhile from being freed, and the slabs of all
- * type-safe caches from being given back: keep sections short, and do not block inside them. After `epoch_stall_ms`
- * (SLABMALLOC_OPTIONS) its thread is named on standard error, once, if anybody waits for it. A section ends at the
- * latest with its thread (except one entered in its last destructors, or when there was no memory to register the
- * thread: leave those explicitly), and continues in the child of a fork, on the thread that called fork. A sandbox
- * that a program enters after its first section has to allow membarrier(2); if the call fails there, memory waits
- * until each thread has entered another section. */
+ * type-safe caches from being given back: keep sections short, and do not block inside them. After
+ * `epoch_stall_ms` (SLABMALLOC_OPTIONS) its thread is named on standard error, once, if anybody waits for it;
+ * after PR_SET_NO_NEW_PRIVS or PR_SET_SECCOMP it is only counted (epoch_stalls). A section ends at the latest with
+ * its thread (except one entered in its last destructors, or when there was no memory to register the thread:
+ * leave those explicitly), and continues in the child of a fork, on the thread that called fork. A sandbox that a
+ * program enters after its first section has to allow membarrier(2); if the call fails there, memory waits until
+ * each thread has entered another section. */
 void slab_epoch_enter(void);
 
 /* Leave the section entered last. One leave too many ends the process at the thread's next entry. Else as above. */

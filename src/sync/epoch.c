@@ -63,6 +63,7 @@
 #include "base/bits.h"
 #include "base/options.h"
 #include "base/panic.h"
+#include "os/background.h"
 #include "os/sys.h"
 
 #define NOT_REGISTERED ((uint64_t)0x4000) /* not 0 in the lower sixteen bits */
@@ -349,6 +350,7 @@ static void note_stall(struct slm_epoch_reader *reader, uint64_t number, uint64_
     news->ms = ms;
 }
 
+/* A stall is only counted where a sandbox is near: `epoch_stall_ms` may have been set from outside. */
 static slm_seldom void tell(const struct news *news)
 {
     struct slm_line line = {0};
@@ -364,7 +366,9 @@ static slm_seldom void tell(const struct news *news)
                  "slabmalloc: thread %u has been inside an epoch section for over %lu ms: %lu bytes wait for it to "
                  "leave",
                  news->thread, news->ms, load_relaxed(&slm_epoch_waiting_bytes));
-    slm_line_write(&line, 2);
+    if (slm_background_begin())
+        slm_line_write(&line, 2);
+    slm_background_end();
 }
 
 /* The clock is read again: after a long wait for the lock a section entered meanwhile must not be named as

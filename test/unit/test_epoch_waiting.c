@@ -3,6 +3,7 @@
 #include "readers.h"
 
 #include "base/options.h"
+#include "os/background.h"
 
 /* Whose number is new has been seen to enter: no barrier could tell more. */
 static void who_has_entered_since_needs_no_barrier(void)
@@ -105,6 +106,14 @@ static void stall_for_long(void)
     stall(2);
 }
 
+/* Counted, but not named: a sandbox need not know the calls for that. */
+static void stall_in_sandbox(void)
+{
+    slm_settings.epoch_stall_ms = 30;
+    slm_background_forbid();
+    stall(2);
+}
+
 static void nobody_is_to_be_named(void)
 {
     slm_settings.epoch_stall_ms = 0;
@@ -137,6 +146,7 @@ static void each_that_stays_too_long_is_named_once(void **state)
     assert_int_equal(length, strlen(outcome.said));
     assert_int_not_equal(threads[0], threads[1]);
     assert_true(ms[0] >= 30 && ms[1] >= 30);
+    assert_child_silent(stall_in_sandbox);
     assert_child_silent(nobody_is_to_be_named);
     assert_child_silent(inside_for_long_while_nobody_waits);
 }
