@@ -193,10 +193,11 @@ int slab_cache_tune(slab_cache *cache, unsigned magazine_rounds, unsigned depot_
  * pointer is NULL. Any thread, not in signal handlers; takes locks. */
 int slab_cache_get_stats(slab_cache *cache, slab_cache_stats *out);
 
-/* Call `visit` for each cache in the order of creation, the size classes of malloc first ("size-16" and so on), until
- * it returns anything but 0. Returns that, else 0; -1 and EINVAL when `visit` is NULL. No lock is held during a
- * visit: it may create and destroy caches, even the one it visits; those that other threads destroy in the meantime
- * are skipped. Any thread, not in signal handlers. */
+/* Call `visit` for each cache in the order of creation, the size classes of malloc first ("size-16" and so on;
+ * what is sampled lies in a larger one than others of its size, and counts there), until it returns anything but
+ * 0. Returns that, else 0; -1 and EINVAL when `visit` is NULL. No lock is held during a visit: it may create and
+ * destroy caches, even the one it visits; those that other threads destroy in the meantime are skipped. Any
+ * thread, not in signal handlers. */
 int slab_cache_foreach(int (*visit)(slab_cache *cache, void *context), void *context);
 
 /* Print the table of caches in the columns of Linux's /proc/slabinfo, version 2.1: name, active objects, objects,
