@@ -3,6 +3,7 @@ says in one line, and ends with 1."""
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import struct
@@ -13,7 +14,7 @@ import time
 import pytest
 
 from conftest import BUILD, LIBRARY, OURS, SLABCTL, need, scaled
-from slabctl_tools import NOBODY, PATIENCE, Child, compile_program, complains, slabctl, tells
+from slabctl_tools import NOBODY, PATIENCE, Child, compile_program, complains, ends_well, slabctl, tells
 from tools.python import servers
 from tools.python.processes import plain_env, stat_of, status_mib, wait_until
 
@@ -370,6 +371,18 @@ def test_a_process_that_has_ended_and_one_that_was_not_waited_for(victim):
     assert complains(victim.pid, "stats") == f"{victim.pid}: ended (its parent has not waited for it yet)"
     victim.process.wait()
     assert complains(victim.pid, "stats") == f"{victim.pid}: no such process"
+
+
+@pytest.mark.parametrize("command", ["stats", "top"])
+def test_a_tool_that_may_open_few_files(victim, command):
+    """It does what it can, and never says that a process has ended which has not."""
+    said = set()
+    for files in range(4, 12):
+        limits = {"preexec_fn": lambda files=files: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))}
+        done = slabctl(*PATIENCE, victim.pid, command, **limits)
+        assert ends_well(done), done
+        said.add(done.stderr)
+    assert all(not line or line.endswith("Too many open files\n") for line in said), said
 
 
 @pytest.mark.parametrize("command", ["stats", "top"])

@@ -50,6 +50,9 @@ bool process_stat_read(pid_t pid, struct process_stat *stat, struct problem *pro
     int error = file_read(pid, "stat", text, sizeof text);
     if (error == ENOENT || error == ESRCH)
         return problem_set(problem, PROBLEM_ENDED, "%d: no such process", (int)pid);
+    /* That is the tool's own trouble, and says nothing of the process. */
+    if (error == EMFILE || error == ENFILE)
+        fail("/proc/%d/stat: %s", (int)pid, strerror(error));
     if (error)
         return problem_set(problem, error == EACCES || error == EPERM ? PROBLEM_NO_PERMISSION : PROBLEM_OTHER,
                            "%d: /proc/%d/stat: %s", (int)pid, (int)pid, strerror(error));

@@ -15,7 +15,8 @@ struct process_stat {
     uint64_t start_time, stack_start; /* who it is: the second changes when it executes another program */
 };
 
-/* False and the line if there is no such process, or nothing can be read of it. */
+/* False and the line if there is no such process, or nothing can be read of it. The end of the tool where it may open
+ * no more files. */
 bool process_stat_read(pid_t pid, struct process_stat *stat, struct problem *problem);
 /* A thread that has not ended, of a process whose main thread has; the process itself if there is none. */
 pid_t process_live_task(pid_t pid);
