@@ -1,5 +1,6 @@
 """slabctl on processes that run on the library as they are: nothing is prepared in them. What the tool cannot do it
 says in one line, and ends with 1."""
+import fcntl
 import os
 import pathlib
 import re
@@ -450,6 +451,16 @@ def test_a_killed_tool_leaves_no_command_behind(preload, number):
         assert tool.wait() == -number
         wait_until(lambda: not running(words), "the command has been taken back")
         assert child.tell("go", "done")
+
+
+def test_a_tool_that_holds_the_mailbox_is_told_from_an_idle_process(preload):
+    """One without a worker, so that it does not answer."""
+    with Child("/usr/bin/python3", "-c", ALLOCATES, env=preload.env("", PYTHONMALLOC="malloc")) as child:
+        words = ["--timeout", 0.1, child.pid, "stats"]
+        assert "(its threads are idle" in complains(*words)
+        with open(f"/proc/{child.pid}/mem", "rb") as memory:
+            fcntl.flock(memory, fcntl.LOCK_EX)
+            assert complains(*words) == f"{child.pid}: no answer within 0.1 s (another slabctl is at it)"
 
 
 # A thread that finds all it needs in its magazines.

@@ -35,6 +35,7 @@ struct asking {
     uint64_t command_at, answer_at;
     struct slm_command command; /* as it was written */
     int lock;                   /* -1: there is none to be had */
+    bool others;                /* another tool has it all the time, or has overwritten the command */
     int guard;                  /* to the child; -1: there is none */
     pid_t guard_pid;
     void *bell_page; /* NULL: it cannot be rung */
@@ -164,8 +165,10 @@ static void lock_take(struct asking *asking)
     snprintf(path, sizeof path, "/proc/%d/mem", (int)target_pid(asking->target));
     asking->lock = open(path, O_RDONLY | O_CLOEXEC);
     while (asking->lock >= 0 && flock(asking->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK &&
-           !is_over(asking))
+           !asking->others) {
         pause_us(1000);
+        asking->others = is_over(asking);
+    }
 }
 
 /* Is it a command that the library would look at? Two tools that write at once leave a mixture. */
@@ -337,11 +340,15 @@ static bool no_answer(struct asking *asking, unsigned timeout_ms, struct problem
     command_take_back(asking);
     if (!is_well(asking->target, problem))
         return false;
+    const char *name = target_name(asking->target);
+    if (asking->others)
+        return problem_set(problem, PROBLEM_OTHER, "%s: no answer within %g s (another slabctl is at it)", name,
+                           timeout_ms / 1000.0);
     const char *more = "; its library's file is not to be had, so that its worker was not woken";
     return problem_set(problem, PROBLEM_OTHER,
                        "%s: no answer within %g s (its threads are idle, stopped, or busy "
                        "without the library)%s",
-                       target_name(asking->target), timeout_ms / 1000.0, asking->bell ? "" : more);
+                       name, timeout_ms / 1000.0, asking->bell ? "" : more);
 }
 
 static bool not_done(struct asking *asking, struct problem *problem)
@@ -369,8 +376,10 @@ bool mailbox_ask(struct target *target, struct slm_command *command, struct slm_
         if (bytes)
             *bytes = room;
         outcome = answer_wait(&asking, answer, data, bytes, problem);
-        if (outcome == AGAIN && is_over(&asking))
+        if (outcome == AGAIN && is_over(&asking)) {
+            asking.others = true;
             outcome = NO_ANSWER;
+        }
         if (outcome == AGAIN) /* not in step with the other tool */
             pause_us((unsigned)(random_token() % 20000));
     }
