@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "amount.h"
+
 /* More than any process has: 4 million samples are 8 TiB at the default interval. */
 enum { SAMPLES_MOST = 1 << 22, STACKS_MOST = 1 << 18, PIECE = 512, TRIES = 4, NAME_BYTES = 64 };
 static const uint64_t STACK_BYTES_MOST = (uint64_t)1 << 28;
@@ -264,12 +266,17 @@ void samples_free(struct samples *samples)
     *samples = (struct samples){0};
 }
 
+static bool is_numbered(const char *name, const char *kind)
+{
+    size_t length = strlen(kind);
+    uint64_t number;
+    return strncmp(name, kind, length) == 0 && number_parse(name + length, UINT16_MAX, &number);
+}
+
 /* Whether it is what malloc's own objects are called, or a cache that has no name here. */
 static bool is_taken(const char *name)
 {
-    unsigned number;
-    return strcmp(name, "large") == 0 || sscanf(name, "size-%u", &number) == 1 ||
-           sscanf(name, "cache %u", &number) == 1;
+    return strcmp(name, "large") == 0 || is_numbered(name, "size-") || is_numbered(name, "cache ");
 }
 
 static bool named_read(struct target *target, uint16_t cache, char *name, size_t room)

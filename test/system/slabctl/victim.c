@@ -6,7 +6,7 @@
  *     f   forks a child that lives on, and says its number
  *     w   works on in a third thread
  *     t   ends the main thread alone
- *     c   makes two caches called "conn", and one called "size-1024", with objects that are sampled
+ *     c   makes two caches called "conn", and some that are called nearly like others, with objects that are sampled
  *     b   has 512 MiB more, in small pages, which take long to free
  *     x   executes `sleep`
  */
@@ -53,7 +53,7 @@ static void add_much(void)
 /* A megabyte each: at sample_bytes=1K as good as all that is said of them is so. */
 static void add_caches(void)
 {
-    static const char *const names[] = {"conn", "conn", "size-1024"};
+    static const char *const names[] = {"conn", "conn", "size-1024", "size-64foo", "cache-945"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         slab_cache *cache = slab_cache_create(names[i], 2048 + 64 * i, &(slab_cache_attr){.flags = SLAB_NO_MERGE});
         for (int j = 0; j < 512; j++)
