@@ -310,6 +310,19 @@ def test_google_pprof_agrees(sampled, profile, program):
     assert re.search(rf"(?m)^MAPPED_LIBRARIES:\n(?:.*\n)*?[0-9a-f]+-[0-9a-f]+ r-xp .* {re.escape(str(program))}$", text)
 
 
+ODD = "a\nb\x1b[31m\x7f\u0085\u00e4"
+
+
+def test_a_path_with_a_newline_is_one_line(program, folder):
+    """The kernel writes it so in /proc/PID/maps."""
+    copy = shutil.copy(program, folder / ODD)
+    with Sampled(copy) as child:
+        tells(child.pid, "profile", folder / "odd", "--legacy")
+    text = (folder / "odd").read_text().partition("MAPPED_LIBRARIES:\n")[2]
+    assert all(re.match("[0-9a-f]+-[0-9a-f]+ ", line) for line in text.split("\n")[:-1])
+    assert rf"{folder}/{ODD}".replace("\n", r"\012") in text
+
+
 def test_growth_since_an_older_profile(sampled, profile, program):
     old = profile(name="old.gz")
     before = by_function(sampled.pid)

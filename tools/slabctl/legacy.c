@@ -38,6 +38,17 @@ static void site_write(FILE *out, const struct site *site, bool allocated)
     fputs(site->depth ? "\n" : " 0x0\n", out);
 }
 
+/* Each file has one line: a newline in its name is as the kernel writes it. */
+static void path_write(FILE *out, const char *path)
+{
+    for (; *path; path++)
+        if (*path == '\n')
+            fputs("\\012", out);
+        else
+            putc(*path, out);
+    putc('\n', out);
+}
+
 bool legacy_write(struct profile *profile, bool allocated, int file)
 {
     int copy = dup(file);
@@ -59,10 +70,11 @@ bool legacy_write(struct profile *profile, bool allocated, int file)
         const struct mapping *mapping = &mappings[i];
         if (!mapping->path)
             continue;
-        fprintf(out, "%08" PRIx64 "-%08" PRIx64 " %c%c%cp %08" PRIx64 " 00:00 %-10" PRIu64 " %s\n", mapping->start,
+        fprintf(out, "%08" PRIx64 "-%08" PRIx64 " %c%c%cp %08" PRIx64 " 00:00 %-10" PRIu64 " ", mapping->start,
                 mapping->end, mapping->readable ? 'r' : '-', mapping->writable ? 'w' : '-',
                 mapping->executable || modules_at(profile->modules, mapping->start, NULL) ? 'x' : '-',
-                mapping->offset, mapping->inode, mapping->path);
+                mapping->offset, mapping->inode);
+        path_write(out, mapping->path);
     }
     bool written = !ferror(out);
     int error = errno;
