@@ -323,6 +323,18 @@ def test_a_path_with_a_newline_is_one_line(program, folder):
     assert rf"{folder}/{ODD}".replace("\n", r"\012") in text
 
 
+def test_names_in_a_profile_are_nothing_that_a_terminal_obeys(program, folder, tmp_path):
+    plain = folder / ODD
+    with Sampled(compile_sampled(folder, ODD, "-s")) as child:
+        tells(child.pid, "profile", tmp_path / "new")
+        tells(child.pid, "profile", tmp_path / "none", "--diff", tmp_path / "new")
+    read = Pprof((tmp_path / "new").read_bytes())
+    assert read.files[0] == f"{folder}/a?b?[31m??\u00e4" and str(plain) not in read.text
+    assert any(name.startswith("a?b?[31m??\u00e4+0x") for name in read.flat(INUSE_SPACE))
+    assert all(text.isprintable() for text in read.text)
+    assert Pprof((tmp_path / "none").read_bytes()).samples == []
+
+
 def test_growth_since_an_older_profile(sampled, profile, program):
     old = profile(name="old.gz")
     before = by_function(sampled.pid)

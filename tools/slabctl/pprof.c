@@ -41,15 +41,27 @@ static size_t character_length(const unsigned char *at)
     return length;
 }
 
+/* A terminal obeys them: readers print names as they are. */
+static bool is_control(const unsigned char *at)
+{
+    return at[0] < ' ' || at[0] == 0x7f || (at[0] == 0xc2 && at[1] < 0xa0);
+}
+
 size_t pprof_add_text(struct pprof *profile, const char *text)
 {
-    char *clean = text_copy(text);
+    char *clean = text_copy(text), *out = clean;
     for (char *at = clean; *at;) {
         size_t length = character_length((const unsigned char *)at);
-        if (!length)
-            *at = '?';
-        at += length ? length : 1;
+        if (!length || is_control((const unsigned char *)at)) {
+            *out++ = '?';
+            at += length ? length : 1;
+            continue;
+        }
+        memmove(out, at, length);
+        out += length;
+        at += length;
     }
+    *out = '\0';
     size_t number = intern_text(&profile->texts, clean);
     free(clean);
     return number;

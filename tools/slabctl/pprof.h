@@ -69,7 +69,8 @@ size_t pprof_add_location(struct pprof *profile, size_t mapping, uint64_t addres
 /* Adds values to those of the sample with this stack. */
 void pprof_add_sample(struct pprof *profile, const uint64_t *locations, size_t depth,
                       const double values[PPROF_VALUES]);
-/* The number of a text. What is no UTF-8 in it becomes '?': protobuf's texts are nothing else. */
+/* The number of a text. What is no UTF-8 in it becomes '?', as protobuf's texts are nothing else, and so
+ * does what a terminal would obey. */
 size_t pprof_add_text(struct pprof *profile, const char *text);
 /* For readers: what is not in the figures. */
 void pprof_add_comment(struct pprof *profile, const char *text);
