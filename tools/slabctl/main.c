@@ -16,6 +16,7 @@
 #include "command.h"
 #include "list.h"
 #include "profile_commands.h"
+#include "save.h"
 #include "watch.h"
 
 enum { KEY_CORE = 256, KEY_BYTES, KEY_TIMEOUT };
@@ -210,12 +211,15 @@ static unsigned silence_ms(void)
 
 static int process_command_run(void)
 {
+    save_share();
     struct watch_end end = watch_run(command_run, NULL, silence_ms(), false);
+    save_clean();
     if (end.hung)
         fail("%s: does not answer: its memory or a file of it could not be read for %g s", state.pid,
              silence_ms() / 1000.0);
     if (end.signal)
-        fail("%s: ended by signal %d (%s)", state.pid, end.signal, strsignal(end.signal));
+        fail("%s: slabctl's child that looked into it was ended by signal %d (%s)", state.pid, end.signal,
+             strsignal(end.signal));
     return end.code;
 }
 

@@ -1,22 +1,18 @@
-/* `profile FILE`, and the table of the commands that read samples.
- *
- * The file is written under another name beside its place, and renamed: it is whole or not there. What is there
- * and no regular file is written to as it is. */
+/* `profile FILE`, and the table of the commands that read samples. */
 #include "profile_commands.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "amount.h"
 #include "mapping.h"
 #include "pprof_make.h"
+#include "save.h"
 #include "watch.h"
 
 const struct command profile_commands[] = {
@@ -65,108 +61,12 @@ const struct argp profile_argp = {.options = options, .parser = parse};
 
 /* -- the file ------------------------------------------------------------------------------------------------- */
 
-struct output {
-    int file;
-    char *path;        /* NULL: it is written to in place */
-    struct stat older; /* of what is there; zeros: nothing is */
-};
-
-static char *temporary; /* NULL: there is none */
-
-/* Whatever ends the tool. */
-static void temporary_remove(void)
-{
-    if (temporary)
-        unlink(temporary);
-}
-
-/* Where a symbolic link leads to, though nothing is there yet. Whether it may be followed stat(2) has said. */
-static char *link_follow(char *path)
-{
-    enum { LINKS_MOST = 40 }; /* as in the kernel */
-    char link[PATH_MAX];
-    for (int i = 0; i < LINKS_MOST; i++) {
-        ssize_t length = readlink(path, link, sizeof link - 1);
-        if (length < 0)
-            break;
-        link[length] = '\0';
-        const char *slash = link[0] == '/' ? NULL : strrchr(path, '/');
-        size_t folder = slash ? (size_t)(slash - path) + 1 : 0;
-        char *next = memory(NULL, folder + (size_t)length + 1, 1);
-        memcpy(next, path, folder);
-        memcpy(next + folder, link, (size_t)length + 1);
-        free(path);
-        path = next;
-    }
-    return path;
-}
-
-static int temporary_open(const char *path)
-{
-    size_t bytes = strlen(path) + sizeof ".XXXXXX";
-    char *name = memory(NULL, bytes, 1);
-    snprintf(name, bytes, "%s.XXXXXX", path);
-    int file = mkostemp(name, O_CLOEXEC);
-    if (file >= 0) {
-        temporary = name;
-        atexit(temporary_remove);
-    }
-    return file;
-}
-
 /* Another name of it. What that is here is not what it is for the user (watch.h). */
 static bool is_standard_output(const char *path)
 {
     struct stat named, standard;
     return stat(path, &named) == 0 && fstat(STDOUT_FILENO, &standard) == 0 && named.st_dev == standard.st_dev &&
            named.st_ino == standard.st_ino;
-}
-
-/* A symbolic link is not replaced. A file that has no path any more, as it was deleted, is written to in place. */
-static struct output output_open(const char *path)
-{
-    struct output output = {.file = -1};
-    watch_pause(); /* whoever reads it may take his time */
-    if (strcmp(path, "-") == 0) {
-        output.file = dup(STDOUT_FILENO);
-    } else if (stat(path, &output.older) != 0) {
-        if (errno == ENOENT) {
-            output.path = link_follow(text_copy(path));
-            output.file = temporary_open(output.path);
-        }
-    } else {
-        output.path = S_ISREG(output.older.st_mode) ? realpath(path, NULL) : NULL;
-        output.file = output.path ? temporary_open(output.path) : open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
-    }
-    if (output.file < 0)
-        fail("%s: %s", path, strerror(errno));
-    return output;
-}
-
-/* The new file is as readable as the one in whose place it comes, or as the user's files are. It has the owner and
- * group of that, if this user may give it away; to a group that it should not be of it is not readable. */
-static bool rights_set(const struct output *output)
-{
-    const struct stat *older = &output->older;
-    struct stat now;
-    mode_t mask = umask(0);
-    umask(mask);
-    if (!older->st_mode)
-        return fchmod(output->file, 0666 & ~mask) == 0;
-    if (fchown(output->file, older->st_uid, older->st_gid) != 0)
-        (void)!fchown(output->file, (uid_t)-1, older->st_gid);
-    if (fstat(output->file, &now) != 0)
-        return false;
-    return fchmod(output->file, older->st_mode & (now.st_gid == older->st_gid ? 0777 : 0707)) == 0;
-}
-
-static void output_close(struct output *output, const char *path)
-{
-    if ((output->path && !rights_set(output)) || close(output->file) != 0 ||
-        (output->path && rename(temporary, output->path) != 0))
-        fail("%s: %s", path, strerror(errno));
-    temporary = NULL;
-    free(output->path);
 }
 
 static void older_read(struct pprof *older)
@@ -196,7 +96,20 @@ static void written_say(const struct profile *profile, const struct pprof *pprof
                (uintmax_t)(choice.allocated ? profile->allocated : profile->live).samples);
 }
 
-/* All work is done before the file is opened. */
+/* All is in memory before a file is opened. */
+static void pprof_save(struct pprof *pprof, struct profile *profile, const char *path)
+{
+    int contents = file_behind_standard(memfd_create("profile", MFD_CLOEXEC));
+    if (contents < 0 ||
+        !(choice.legacy ? legacy_write(profile, choice.allocated, contents) : pprof_write(pprof, contents)))
+        fail("%s: %s", path, strerror(errno));
+    if (strcmp(path, "-") == 0)
+        save_to_output(contents);
+    else
+        save(path, contents);
+    close(contents);
+}
+
 void profile_run(const struct request *request)
 {
     const char *path = is_standard_output(request->words[0]) ? "-" : request->words[0];
@@ -214,10 +127,7 @@ void profile_run(const struct request *request)
         pprof_subtract(&pprof, &older);
         pprof_free(&older);
     }
-    struct output output = output_open(path);
-    if (!(choice.legacy ? legacy_write(profile, choice.allocated, output.file) : pprof_write(&pprof, output.file)))
-        fail("%s: %s", path, strerror(errno));
-    output_close(&output, path);
+    pprof_save(&pprof, profile, path);
     struct notes notes;
     profile_notes(profile, &notes);
     for (unsigned i = profile_is_short(profile); i < notes.count; i++)

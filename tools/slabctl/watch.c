@@ -105,8 +105,7 @@ void output_flush(void)
         fail("standard output: %s", error);
 }
 
-/* -1, or what is none of the standard descriptors, one of which may be closed. */
-static int behind_standard(int file)
+int file_behind_standard(int file)
 {
     int moved = file < 0 ? -1 : fcntl(file, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
     if (file >= 0)
@@ -126,14 +125,14 @@ static bool all_write(int to, const char *bytes, ssize_t count)
     return true;
 }
 
-static bool file_copy(int from, int to)
+bool file_copy(int from, int to)
 {
     char bytes[16384];
     ssize_t count;
     for (off_t at = 0; (count = pread(from, bytes, sizeof bytes, at)) > 0; at += count)
         if (!all_write(to, bytes, count))
             return false;
-    return true;
+    return count == 0;
 }
 
 /* -- the child ------------------------------------------------------------------------------------------------ */
@@ -170,11 +169,11 @@ static _Noreturn void child_work(const struct child *child, void (*work)(void *i
 static bool child_start(struct child *child, void (*work)(void *input), void *input)
 {
     int ends[2] = {-1, -1};
-    *child = (struct child){.out = behind_standard(memfd_create("output", MFD_CLOEXEC)),
-                            .err = behind_standard(memfd_create("errors", MFD_CLOEXEC))};
+    *child = (struct child){.out = file_behind_standard(memfd_create("output", MFD_CLOEXEC)),
+                            .err = file_behind_standard(memfd_create("errors", MFD_CLOEXEC))};
     bool has_pipe = pipe2(ends, O_CLOEXEC) == 0;
-    child->end = behind_standard(ends[0]);
-    ends[1] = behind_standard(ends[1]);
+    child->end = file_behind_standard(ends[0]);
+    ends[1] = file_behind_standard(ends[1]);
     signal(SIGCHLD, SIG_DFL); /* else nobody says how it ends */
     child->pid = -1;
     if (has_pipe && child->out >= 0 && child->err >= 0 && child->end >= 0 && ends[1] >= 0)

@@ -25,6 +25,11 @@ void watch_resume(void);
 /* Zeros that the child shares. */
 void *watch_memory(size_t bytes);
 
+/* The same file, or -1 as it was: none of the standard descriptors, one of which may be closed. */
+int file_behind_standard(int file);
+/* All that is in the first one, from its beginning. False with errno. */
+bool file_copy(int from, int to);
+
 /* The tool's standard output, which is not the child's. */
 bool output_is_terminal(void);
 unsigned output_columns(void); /* 0: not known */
