@@ -2,6 +2,7 @@
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -92,6 +93,20 @@ def test_links_that_lead_nowhere(sampled, tmp_path):
 
 
 # -- ended ------------------------------------------------------------------------------------------------------------
+
+def limited(bytes_):
+    return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))}
+
+
+@pytest.mark.parametrize("words", [[], ["--legacy"]])
+def test_a_limit_to_the_size_of_files_is_told(sampled, tmp_path, words):
+    """Signal 25 is the system's way to say it; what the tool itself says is in a file, too."""
+    file = tmp_path / "profile"
+    file.write_text("as it was")
+    assert complains(sampled.pid, "profile", file, *words, **limited(512)) == f"{file}: File too large"
+    assert "is there a limit to the size of files?" in complains(sampled.pid, "profile", file, *words, **limited(0))
+    assert file.read_text() == "as it was" and os.listdir(tmp_path) == ["profile"]
+
 
 @pytest.mark.parametrize("old", [None, "as it was"])
 @pytest.mark.parametrize("who, number", [("tool", signal.SIGTERM), ("tool", signal.SIGHUP), ("tool", signal.SIGINT),

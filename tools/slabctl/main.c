@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <locale.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -220,6 +221,9 @@ static int process_command_run(void)
     if (end.signal)
         fail("%s: slabctl's child that looked into it was ended by signal %d (%s)", state.pid, end.signal,
              strsignal(end.signal));
+    if (end.code == EXIT_COULD_NOT && !end.said)
+        fail("%s: could not be done, and why could not be written: is there a limit to the size of files?",
+             state.pid);
     return end.code;
 }
 
@@ -230,7 +234,8 @@ int main(int argc, char **argv)
     static char name[] = "slabctl";
     setlocale(LC_CTYPE, ""); /* and numbers as scripts expect them */
     on_exit(output_check, NULL);
-    argv[0] = name; /* for messages of getopt */
+    signal(SIGXFSZ, SIG_IGN); /* then write says so */
+    argv[0] = name;           /* for messages of getopt */
     argp_err_exit_status = EXIT_USAGE;
     argp_parse(&main_argp, argc, argv, ARGP_IN_ORDER, NULL, NULL);
     if (state.command)

@@ -221,6 +221,7 @@ struct watch_end watch_run(void (*work)(void *input), void *input, unsigned limi
         work(input);
         output_flush();
         end.code = fails_later() ? EXIT_COULD_NOT : EXIT_DONE;
+        end.said = true;
         return end;
     }
     struct pollfd ended = {.fd = child.end, .events = POLLIN};
@@ -235,6 +236,7 @@ struct watch_end watch_run(void (*work)(void *input), void *input, unsigned limi
     end.signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
     end.code = WIFEXITED(status) ? WEXITSTATUS(status) : 0;
     end.steps = shared->steps;
+    end.said = lseek(child.err, 0, SEEK_END) > 0;
     if ((!end.hung || stepwise) && !file_copy(child.out, STDOUT_FILENO))
         fail("standard output: %s", strerror(errno));
     file_copy(child.err, STDERR_FILENO);

@@ -9,6 +9,7 @@ struct watch_end {
     int signal;     /* that has ended it, or 0 */
     int code;       /* that it has ended with */
     unsigned steps; /* that it has begun */
+    bool said;      /* something on standard error */
 };
 
 /* Does the work in a child, and prints then what it has printed. `stepwise`: it calls watch_step before each part, a
