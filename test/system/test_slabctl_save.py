@@ -1,4 +1,5 @@
-"""Where slabctl's `profile` puts its file: in the place of another one, which is kept until all is beside it. Whatever ends the tool, nothing of its own stays behind."""
+"""Where slabctl's `profile` puts its file: in the place of another one, which is kept until all is beside it, or into one
+that cannot be replaced. Whatever ends the tool, nothing of its own stays behind."""
 import os
 import pathlib
 import re
@@ -9,13 +10,13 @@ import subprocess
 
 import pytest
 
-from conftest import SLABCTL
+from conftest import SLABCTL, need
 from slabctl_tools import NOBODY, compile_program, complains, slabctl, tells
 from test_slabctl_profile import Pprof, Sampled, folder, program, sampled  # noqa: F401: fixtures
 from tools.python.processes import plain_env, wait_until
 
 pytestmark = [pytest.mark.xdist_group("slabctl"), pytest.mark.usefixtures("slabctl_built")]
-AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user, and mount")
 
 
 def test_files_are_whole_or_not_there(sampled, tmp_path):
@@ -90,6 +91,92 @@ def test_links_that_lead_nowhere(sampled, tmp_path):
     assert "Too many levels" in complains(sampled.pid, "profile", tmp_path / "circle")
     assert "No such file" in complains(sampled.pid, "profile", tmp_path / "nowhere")
     assert sorted(os.listdir(tmp_path)) == ["circle", "nowhere"]
+
+
+# -- in place ---------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def owned(program, place):  # noqa: F811
+    """(a process, its owner's tool, a folder that he reaches): he is not root, who may do everything."""
+    tool = shutil.copy(SLABCTL, place)
+    shutil.copy(program.parent / "libslabmalloc.so", place)
+    as_owner = {"tool": tool, **(NOBODY if os.getuid() == 0 else {})}
+    with Sampled(pathlib.Path(shutil.copy(program, place)), **(NOBODY if os.getuid() == 0 else {})) as child:
+        yield child, as_owner, place
+
+
+def old_file(folder, name="profile"):  # noqa: F811
+    """Longer than the new one."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text("as it was" * 100000)
+    (folder / name).chmod(0o666)
+    return folder / name
+
+
+def is_written_in_place(file, before):
+    return Pprof(file.read_bytes()).samples and file.stat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("mode", [0o555, pytest.param(0o1777, marks=AS_ROOT)])
+def test_a_folder_in_which_nothing_may_be_made_or_replaced(owned, mode):
+    """In the second one that goes for what is another user's."""
+    child, as_owner, place = owned
+    file = old_file(place / "folder")
+    file.parent.chmod(mode)
+    before = file.stat()
+    try:
+        tells(child.pid, "profile", file, **as_owner)
+        assert is_written_in_place(file, before) and os.listdir(file.parent) == ["profile"]
+        if mode == 0o555:
+            assert complains(child.pid, "profile", file.parent / "new", **as_owner).endswith("Permission denied")
+    finally:
+        file.parent.chmod(0o755)
+
+
+def test_a_file_that_may_not_be_written_either(owned):
+    child, as_owner, place = owned
+    file = old_file(place / "folder")
+    file.chmod(0o444)
+    file.parent.chmod(0o555)
+    try:
+        assert complains(child.pid, "profile", file, **as_owner) == f"{file}: Permission denied"
+        assert file.read_text().startswith("as it was")
+    finally:
+        file.parent.chmod(0o755)
+
+
+@AS_ROOT
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_file_that_is_mounted(sampled, tmp_path, read_only):  # noqa: F811
+    unshare, = need("unshare")
+    if subprocess.run([unshare, "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("no namespaces here")
+    file, at = old_file(tmp_path / "folder"), old_file(tmp_path / "other", "at")
+    before = file.stat()
+    script = (f"{f'mount --bind {at.parent} {at.parent} && mount -o remount,bind,ro {at.parent} && ' * read_only}"
+              f"mount --bind {file} {at} && exec {SLABCTL} {sampled.pid} profile {at}")
+    done = slabctl("--mount", "sh", "-c", script, tool=unshare)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert is_written_in_place(file, before)
+    assert (os.listdir(file.parent), os.listdir(at.parent)) == (["profile"], ["at"])
+
+
+def test_a_file_with_other_names(sampled, tmp_path):  # noqa: F811
+    file = old_file(tmp_path)
+    (tmp_path / "other").hardlink_to(file)
+    before = file.stat()
+    tells(sampled.pid, "profile", file)
+    assert is_written_in_place(tmp_path / "other", before)
+    assert sorted(os.listdir(tmp_path)) == ["other", "profile"]
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_name_as_long_as_names_can_be(sampled, tmp_path, old):  # noqa: F811
+    name = "x" * os.pathconf(tmp_path, "PC_NAME_MAX")
+    if old:
+        old_file(tmp_path, name)
+    tells(sampled.pid, "profile", tmp_path / name)
+    assert Pprof((tmp_path / name).read_bytes()).samples and os.listdir(tmp_path) == [name]
 
 
 # -- ended ------------------------------------------------------------------------------------------------------------

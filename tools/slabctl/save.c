@@ -1,7 +1,8 @@
 /* A file is replaced, or where that cannot be written in place.
  *
  *     contents, a file in memory --- copied ---> FOLDER/.slabctl.XXXXXX --- rename(2) ---> FILE
- *                                      \ or ---> FILE: what is no regular file
+ *                                      \ or ---> FILE: another kind of file; a file with other names; one in a
+ *                                                folder that lets nothing be made or renamed in it
  *
  * The temporary file goes with whatever ends the tool: at its exit, by signals that ask for the end, which the child
  * gets also when the tool is killed, and by the tool when the child is killed. */
@@ -124,10 +125,16 @@ static bool contents_write(int contents, int file)
     return written;
 }
 
-static bool in_place_write(const char *path, int contents)
+static bool in_place_write(const char *path, int contents, int flags)
 {
-    int file = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
+    int file = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC | flags);
     return file >= 0 && contents_write(contents, file);
+}
+
+/* Whether it is the folder that does not allow it: a file in it may be writable for all that, or be mounted there. */
+static bool is_of_folder(int error)
+{
+    return error == EACCES || error == EPERM || error == EROFS || error == EBUSY || error == ENAMETOOLONG;
 }
 
 /* False with errno. `older`: of what is there; zeros: nothing is. */
@@ -148,7 +155,7 @@ static bool replace(const char *path, int contents, const struct stat *older)
     if (file >= 0)
         temporary_remove();
     errno = error;
-    return false;
+    return is_of_folder(error) && older->st_mode && in_place_write(path, contents, O_NOFOLLOW);
 }
 
 /* -- all ------------------------------------------------------------------------------------------------------ */
@@ -180,10 +187,10 @@ static bool file_write(const char *path, int contents)
     struct stat older = {0};
     char *real = NULL;
     if (stat(path, &older) == 0) {
-        if (S_ISREG(older.st_mode))
+        if (S_ISREG(older.st_mode) && older.st_nlink == 1)
             real = realpath(path, NULL);
         if (!real)
-            return in_place_write(path, contents);
+            return in_place_write(path, contents, 0);
     } else if (errno == ENOENT) {
         older = (struct stat){0};
         real = link_follow(text_copy(path));
