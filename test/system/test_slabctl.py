@@ -461,7 +461,7 @@ def test_a_tool_that_holds_the_mailbox_is_told_from_an_idle_process(preload):
         assert "(its threads are idle" in complains(*words)
         with open(f"/proc/{child.pid}/mem", "rb") as memory:
             fcntl.flock(memory, fcntl.LOCK_EX)
-            assert complains(*words) == f"{child.pid}: no answer within 0.1 s (another slabctl is at it)"
+            assert "(another slabctl is at it, or its threads are idle" in complains(*words)
 
 
 # A thread that finds all it needs in its magazines.

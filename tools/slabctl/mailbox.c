@@ -35,7 +35,7 @@ struct asking {
     uint64_t command_at, answer_at;
     struct slm_command command; /* as it was written */
     int lock;                   /* -1: there is none to be had */
-    bool others;                /* another tool has it all the time, or has overwritten the command */
+    bool others;                /* had the lock before, or have overwritten the command */
     int guard;                  /* to the child; -1: there is none */
     pid_t guard_pid;
     void *bell_page; /* NULL: it cannot be rung */
@@ -165,9 +165,9 @@ static void lock_take(struct asking *asking)
     snprintf(path, sizeof path, "/proc/%d/mem", (int)target_pid(asking->target));
     asking->lock = open(path, O_RDONLY | O_CLOEXEC);
     while (asking->lock >= 0 && flock(asking->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK &&
-           !asking->others) {
+           !is_over(asking)) {
+        asking->others = true;
         pause_us(1000);
-        asking->others = is_over(asking);
     }
 }
 
@@ -340,15 +340,12 @@ static bool no_answer(struct asking *asking, unsigned timeout_ms, struct problem
     command_take_back(asking);
     if (!is_well(asking->target, problem))
         return false;
-    const char *name = target_name(asking->target);
-    if (asking->others)
-        return problem_set(problem, PROBLEM_OTHER, "%s: no answer within %g s (another slabctl is at it)", name,
-                           timeout_ms / 1000.0);
     const char *more = "; its library's file is not to be had, so that its worker was not woken";
     return problem_set(problem, PROBLEM_OTHER,
-                       "%s: no answer within %g s (its threads are idle, stopped, or busy "
+                       "%s: no answer within %g s (%sits threads are idle, stopped, or busy "
                        "without the library)%s",
-                       name, timeout_ms / 1000.0, asking->bell ? "" : more);
+                       target_name(asking->target), timeout_ms / 1000.0,
+                       asking->others ? "another slabctl is at it, or " : "", asking->bell ? "" : more);
 }
 
 static bool not_done(struct asking *asking, struct problem *problem)
