@@ -2,14 +2,15 @@
 
 What the tool itself does is test_slabctl_profile.py's.
 """
+import bisect
 import re
 import subprocess
 import sys
 
 import pytest
 
-from conftest import BUILD, LIBRARY, OURS, need, scaled
-from slabctl_tools import Child, agree, by_function, google_pprof, pprof_top, tells, top
+from conftest import BUILD, LIBRARY, OURS, ROOT, need, scaled
+from slabctl_tools import SOURCES, Child, agree, by_function, google_pprof, pprof_top, tells, top
 from tools.python.processes import plain_env
 from tools.python.servers import MariaDB, Redis
 
@@ -119,3 +120,62 @@ def test_cxx(tmp_path, preload, form):
         assert sum(row["samples"] for row in mine) > 8 * 128
         assert sum(row["bytes"] for row in mine) == pytest.approx(sessions * 100 * (201 + 72), rel=0.15)
         assert not any(re.search("slm_|slab_|operator new|^malloc", line) for row in rows for line in row["stack"])
+
+
+# -- the archive ------------------------------------------------------------------------------------------------------
+
+WAYS = set(re.findall(r"(?m)^WAY\((\w+),", (SOURCES / "ways.cc").read_text()))
+HOLDERS = {f"by_{way}" for way in WAYS} | {"made"}
+
+
+@pytest.fixture(scope="module", params=["-no-pie", "-pie", "-static-pie"])
+def ways(request, tmp_path_factory):
+    """The program with the archive linked into it."""
+    cxx, = need("c++")
+    program = tmp_path_factory.mktemp("ways") / "ways"
+    done = subprocess.run([cxx, "-std=c++17", "-O2", "-g", "-fno-builtin", f"-I{ROOT / 'include'}", SOURCES / "ways.cc",
+                           BUILD / "libslabmalloc.a", "-o", program, "-pthread", request.param],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+def started(program):
+    return Child(program, env=plain_env(SLABMALLOC_OPTIONS="sample_bytes=16384"))
+
+
+@pytest.mark.parametrize("strip", [[], ["-g"], ["-x"]], ids=lambda words: " ".join(["strip", *words]))
+def test_the_archive_shows_the_programs_functions(ways, strip):
+    """Not what the library has between the program's call and its samples: static functions, calls that end others."""
+    program = ways
+    if strip:
+        program = ways.with_name("stripped")
+        subprocess.run([*need("strip"), *strip, ways, "-o", program], check=True)
+    with started(program) as child:
+        rows = {re.sub(r"\(.*\)$", "", name): row for name, row in by_function(child.pid, "--lines", 100).items()}
+    if "-x" in strip:  # the names of static functions: all of the program's
+        assert not [name for name in rows if re.search("slm_|our_|slab_|alloc$|operator", name)], rows
+        assert len([row for row in rows.values() if row["samples"] > 20]) == len(HOLDERS), rows
+    else:
+        assert HOLDERS <= set(rows) and sum(rows[name]["share"] for name in HOLDERS) > 97, rows
+
+
+def test_the_archive_without_symbols_shows_one_or_two_more(ways):
+    """Sections tell which code takes samples; who calls that may still stand in front of the program's functions."""
+    lines = subprocess.run([*need("nm"), "-n", "--defined-only", ways], capture_output=True, text=True).stdout.splitlines()
+    symbols = [(int(line.split()[0], 16), line.split()[2]) for line in lines if line.split()[1] in "tTwW"]
+    sections = subprocess.run([*need("readelf"), "-SW", ways], capture_output=True, text=True).stdout
+    address, offset = re.search(r" \.text +PROGBITS +([0-9a-f]+) ([0-9a-f]+)", sections).groups()
+    stripped = ways.with_name("stripped")
+    subprocess.run([*need("strip"), ways, "-o", stripped], check=True)
+
+    def name(line):
+        match = re.match(r"stripped\+0x([0-9a-f]+)", line)
+        place = int(match[1], 16) - int(offset, 16) + int(address, 16) if match else 0
+        return re.sub(r"^_ZL\d+(\w+?)v?(Pv.*)?$", r"\1", symbols[bisect.bisect(symbols, (place, "~")) - 1][1])
+
+    with started(stripped) as child:
+        stacks = [[name(line) for line in row["stack"]] for row in top(child.pid, "--lines", 100) if row["samples"] > 20]
+    assert all(HOLDERS & set(stack[:3]) for stack in stacks), stacks
+    assert HOLDERS == {next(function for function in stack if function in HOLDERS) for stack in stacks}, stacks
+    assert any(stack[0] == "by_malloc" for stack in stacks), stacks

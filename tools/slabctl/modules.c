@@ -133,7 +133,6 @@ static void module_add(struct modules *modules, const struct mapping *mapping)
     }
     struct module *module = &modules->list[modules->count++];
     *module = (struct module){mapping, library};
-    modules->has_library |= library;
     void **data;
     dwfl_module_info(added, &data, NULL, NULL, NULL, NULL, NULL, NULL);
     *data = module;
@@ -161,6 +160,17 @@ static void files_guard(void)
 #endif
 }
 
+/* Once, however often a hostile process has mapped it. */
+static void holder_find(struct modules *modules)
+{
+    Dwfl_Module *file;
+    const struct module *module = modules_at(modules, target_library(modules->target)->start, &file);
+    if (!module || module->is_library)
+        return;
+    modules->holder = module;
+    modules->own = own_code_open(file);
+}
+
 struct modules *modules_open(struct target *target)
 {
     unsetenv("DEBUGINFOD_URLS"); /* libdwfl would ask a server */
@@ -178,11 +188,13 @@ struct modules *modules_open(struct target *target)
         if ((mappings[i].executable || target_is_core(target)) && mappings[i].path && mappings[i].path[0] == '/')
             module_add(modules, &mappings[i]);
     dwfl_report_end(modules->dwfl, NULL, NULL);
+    holder_find(modules);
     return modules;
 }
 
 void modules_close(struct modules *modules)
 {
+    own_code_close(modules->own);
     dwfl_end(modules->dwfl);
     free(modules->list);
     free(modules);

@@ -7,6 +7,7 @@
 
 #include <elfutils/libdwfl.h>
 
+#include "own_code.h"
 #include "target.h"
 
 struct module {
@@ -19,8 +20,9 @@ struct modules {
     struct target *target;
     struct module *list;
     size_t count;
-    uint64_t budget;  /* bytes that may still be taken from memory, where files are not to be had */
-    bool has_library; /* one of them is_library */
+    uint64_t budget;             /* bytes that may still be taken from memory, where files are not to be had */
+    const struct module *holder; /* the one that has slab_inspect among a program's code, or NULL */
+    struct own_code *own;        /* what of it is the library's */
 };
 
 struct modules *modules_open(struct target *target);

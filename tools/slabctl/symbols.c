@@ -181,6 +181,12 @@ static void nameless(struct symbols *symbols, const struct place *place, struct 
     line->name = line->system_name = text_of(symbols, text);
 }
 
+/* Whether it lies in the file that the archive was linked into. */
+static bool is_held(const struct symbols *symbols, const struct place *place)
+{
+    return place->module && place->module == symbols->modules->holder;
+}
+
 static struct place *place_new(struct symbols *symbols, uint64_t address)
 {
     struct place *place = memory(NULL, 1, sizeof *place);
@@ -188,7 +194,8 @@ static struct place *place_new(struct symbols *symbols, uint64_t address)
     Dwfl_Module *module = NULL;
     *place = (struct place){.address = address, .module = modules_at(symbols->modules, address, &module), .count = 1};
     if (place->module) {
-        place->is_library = place->module->is_library;
+        place->is_library =
+            place->module->is_library || (is_held(symbols, place) && own_code_has(symbols->modules->own, address));
         GElf_Off offset;
         GElf_Sym symbol;
         const char *name = dwfl_module_addrinfo(module, address, &offset, &symbol, NULL, NULL, NULL);
@@ -218,38 +225,16 @@ const struct place *symbols_at(struct symbols *symbols, uint64_t address)
 
 /* -- the library's own ---------------------------------------------------------------------------------------- */
 
-/* Names of malloc's family, operator new and the library's other calls: what a program calls. */
-static bool is_public(const char *name)
-{
-    static const char *const names[] = {"malloc",        "calloc",         "realloc", "reallocarray", "memalign",
-                                        "aligned_alloc", "posix_memalign", "valloc",  "pvalloc"};
-    if (strncmp(name, "slab_", 5) == 0 || strncmp(name, "_Znw", 4) == 0 || strncmp(name, "_Zna", 4) == 0)
-        return true;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strcmp(name, names[i]) == 0)
-            return true;
-    return false;
-}
-
+/* A stack is taken in the library, by code that only the library calls. */
 size_t symbols_own(struct symbols *symbols, const uint64_t *frames, size_t count)
 {
-    enum { LOOK_MOST = 16 };
     size_t own = 0;
-    while (own < count && symbols_at(symbols, frames[own])->is_library)
-        own++;
-    if (own || symbols->modules->has_library)
-        return own;
-    size_t look = count < LOOK_MOST ? count : LOOK_MOST;
-    bool entered = false;
-    for (size_t i = 0; i < look; i++) {
-        const struct place *place = symbols_at(symbols, frames[i]);
-        const char *name = place->lines[place->count - 1].system_name;
-        bool public = is_public(name);
-        if (entered && !public && strncmp(name, "slm_", 4) != 0)
+    for (bool samples = true; own < count; own++) {
+        const struct place *place = symbols_at(symbols, frames[own]);
+        bool held = is_held(symbols, place);
+        if (!place->is_library && !(samples && held))
             break;
-        if (public || strncmp(name, "slm_", 4) == 0)
-            own = i + 1;
-        entered |= public;
+        samples = held && own_code_samples(symbols->modules->own, frames[own]);
     }
     return own;
 }

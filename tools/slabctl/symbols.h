@@ -16,7 +16,7 @@ struct place {
     const struct module *module; /* NULL: not in a file */
     const struct line *lines;    /* what was inlined comes first */
     size_t count;                /* 1 at least */
-    bool is_library;             /* the shared library's own code */
+    bool is_library;             /* the library's own code */
 };
 
 struct symbols;
@@ -26,6 +26,6 @@ void symbols_close(struct symbols *symbols);
 /* It stays until the end. */
 const struct place *symbols_at(struct symbols *symbols, uint64_t address);
 
-/* How many frames at the top are the library's own: of the shared library all that lie in it; where the archive was
- * linked, those up to the call that the program made. */
+/* How many frames at the top are the library's own, up to the call that the program made. Where the archive was
+ * linked into a file that has no symbols, it may be one or two too few. */
 size_t symbols_own(struct symbols *symbols, const uint64_t *frames, size_t count);
