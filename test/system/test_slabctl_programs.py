@@ -4,6 +4,7 @@ What the tool itself does is test_slabctl_profile.py's.
 """
 import bisect
 import re
+import shutil
 import subprocess
 import sys
 
@@ -140,8 +141,13 @@ def ways(request, tmp_path_factory):
     return program
 
 
-def started(program):
-    return Child(program, env=plain_env(SLABMALLOC_OPTIONS="sample_bytes=16384"))
+def started(program, options=""):
+    return Child(program, env=plain_env(SLABMALLOC_OPTIONS=f"sample_bytes=16384{options}"))
+
+
+def shows_all_holders(*target):
+    rows = {re.sub(r"\(.*\)$", "", name): row for name, row in by_function([*target], "--lines", 100).items()}
+    return HOLDERS <= set(rows) and sum(rows[name]["share"] for name in HOLDERS) > 97
 
 
 @pytest.mark.parametrize("strip", [[], ["-g"], ["-x"]], ids=lambda words: " ".join(["strip", *words]))
@@ -152,12 +158,12 @@ def test_the_archive_shows_the_programs_functions(ways, strip):
         program = ways.with_name("stripped")
         subprocess.run([*need("strip"), *strip, ways, "-o", program], check=True)
     with started(program) as child:
-        rows = {re.sub(r"\(.*\)$", "", name): row for name, row in by_function(child.pid, "--lines", 100).items()}
-    if "-x" in strip:  # the names of static functions: all of the program's
+        if "-x" not in strip:  # which takes the names of static functions: all of the program's
+            assert shows_all_holders(child.pid)
+            return
+        rows = by_function(child.pid, "--lines", 100)
         assert not [name for name in rows if re.search("slm_|our_|slab_|alloc$|operator", name)], rows
         assert len([row for row in rows.values() if row["samples"] > 20]) == len(HOLDERS), rows
-    else:
-        assert HOLDERS <= set(rows) and sum(rows[name]["share"] for name in HOLDERS) > 97, rows
 
 
 def test_the_archive_without_symbols_shows_one_or_two_more(ways):
@@ -179,3 +185,30 @@ def test_the_archive_without_symbols_shows_one_or_two_more(ways):
     assert all(HOLDERS & set(stack[:3]) for stack in stacks), stacks
     assert HOLDERS == {next(function for function in stack if function in HOLDERS) for stack in stacks}, stacks
     assert any(stack[0] == "by_malloc" for stack in stacks), stacks
+
+
+@pytest.mark.parametrize("change", ["deleted", "replaced"])
+def test_a_program_with_the_archive_whose_file_is_gone(ways, tmp_path, change):
+    """If it is static no file with another name is mapped."""
+    program = tmp_path / "program"
+    shutil.copy(ways, program)
+    with started(program) as child:
+        program.unlink()
+        if change == "replaced":
+            shutil.copy("/bin/true", program)
+        assert shows_all_holders(child.pid)
+
+
+def test_what_no_file_is_there_for_says_so(ways, tmp_path):
+    """The library's dump has no code."""
+    program = tmp_path / "program"
+    shutil.copy(ways, program)
+    with started(program, f",profile_file={tmp_path / 'heap'}") as child:
+        child.tell("", None)
+        child.process.wait()
+    dump = ["--core", tmp_path / f"heap.{child.pid}"]
+    assert shows_all_holders(*dump)
+    program.unlink()
+    said = tells(*dump, "top")
+    is_static = "interpreter" not in subprocess.run([*need("readelf"), "-lW", ways], capture_output=True, text=True).stdout
+    assert is_static == ("note: call stacks cannot be followed: none of the mapped files is to be had" in said), said

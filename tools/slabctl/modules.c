@@ -126,7 +126,11 @@ static void module_add(struct modules *modules, const struct mapping *mapping)
     bool fits = elf && elf_is_of_this_machine(elf) && bias_of(modules, elf, mapping, &bias);
     bool library = fits && mappings_same_file(mapping, target_library(modules->target)) && named_as_library(elf);
     elf_end(elf);
-    Dwfl_Module *added = fits ? dwfl_report_elf(modules->dwfl, mapping->path, mapping->path, file, bias, true) : NULL;
+    /* libdwfl leaves out of unwinding what is named "... (deleted)". */
+    char *name = text_copy(mapping->path);
+    name[mapping_path_length(mapping)] = '\0';
+    Dwfl_Module *added = fits ? dwfl_report_elf(modules->dwfl, name, name, file, bias, true) : NULL;
+    free(name);
     if (!added) {
         close(file);
         return;

@@ -210,6 +210,8 @@ void profile_notes(const struct profile *profile, struct notes *notes)
     if (samples->stack_losses)
         note(notes, "samples without a stack, as there was no room for more stacks: %ju",
              (uintmax_t)samples->stack_losses);
+    if (unwinder_problem(profile->unwinder))
+        note(notes, "call stacks cannot be followed: %s", unwinder_problem(profile->unwinder));
     if (samples->torn)
         note(notes, "samples left out, as they changed while they were read: %zu", samples->torn);
     if (samples->damaged)

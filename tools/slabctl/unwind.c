@@ -18,7 +18,8 @@ static const uint64_t BASE = (uint64_t)1 << 62;
 struct unwinder {
     struct modules *modules;
     const struct stack *stack;
-    bool attached, missed; /* missed: a word that is not in the image was asked for */
+    const char *problem; /* NULL: images can be unwound */
+    bool missed;         /* a word that is not in the image was asked for */
     uint64_t *frames;
     size_t count;
     /* From BASE on, and which of them the image has; 0 between images. */
@@ -93,9 +94,16 @@ struct unwinder *unwinder_open(struct modules *modules)
     struct unwinder *unwinder = memory(NULL, 1, sizeof *unwinder);
     memset(unwinder, 0, sizeof *unwinder);
     unwinder->modules = modules;
-    unwinder->attached =
-        modules->count && dwfl_attach_state(modules->dwfl, NULL, THREAD, &thread_callbacks, unwinder);
+    if (!modules->count)
+        unwinder->problem = "none of the mapped files is to be had";
+    else if (!dwfl_attach_state(modules->dwfl, NULL, THREAD, &thread_callbacks, unwinder))
+        unwinder->problem = dwfl_errmsg(-1);
     return unwinder;
+}
+
+const char *unwinder_problem(const struct unwinder *unwinder)
+{
+    return unwinder->problem;
 }
 
 void unwinder_close(struct unwinder *unwinder)
@@ -154,7 +162,7 @@ size_t unwind(struct unwinder *unwinder, const struct stack *stack, uint64_t fra
         *cut |= count < stack->words;
         return count;
     }
-    if (!unwinder->attached) {
+    if (unwinder->problem) {
         *cut = true;
         return 0;
     }

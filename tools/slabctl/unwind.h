@@ -14,6 +14,8 @@ enum { FRAMES_MOST = 512 };
 
 struct unwinder *unwinder_open(struct modules *modules);
 void unwinder_close(struct unwinder *unwinder);
+/* Why no image can be unwound; NULL if they can be. */
+const char *unwinder_problem(const struct unwinder *unwinder);
 
 /* The addresses, the innermost first; how many is returned. Those of calls are one less than the return addresses,
  * and so lie in the calling instruction. `cut` tells that the stack went on, or could not
