@@ -6,7 +6,9 @@ from memory then.
 import os
 import pathlib
 import re
+import resource
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -178,6 +180,39 @@ def test_a_core_dump_with_the_code_needs_no_files(loader, tmp_path):
     for name in ("libslabmalloc.so", "plugin.so"):
         replace(loader / name, loader / "loader")
     assert stack(core)[1:] == STACK[1:]
+
+
+@pytest.mark.parametrize("change", ["deleted", "replaced"])
+@pytest.mark.parametrize("names", [["libslabmalloc.so"], ["libslabmalloc.so", "plugin.so", "loader"]], ids="+".join)
+def test_a_kernels_core_dump_needs_no_files(loader, names, change):
+    """It has one page of each file's headers, and no code. What images of stacks hold needs the library's; that is told."""
+    pattern = pathlib.Path("/proc/sys/kernel/core_pattern").read_text().strip()
+    if not re.fullmatch(r"[\w.%-]+", pattern):
+        pytest.skip(f"this kernel gives core dumps to {pattern}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))  # the program inherits it
+    try:
+        child = Loader(loader, options=",sample_bytes=4K")
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+    with child:
+        child.kill(signal.SIGABRT)
+        child.process.wait()
+    found = [file for file in loader.iterdir() if file.name not in names and file.read_bytes()[16:18] == b"\x04\0"]
+    if not found:
+        pytest.skip("this machine writes no core dumps")
+    core, = found
+    assert stacks(["--core", core]) == [STACK]
+    for name in names:
+        (loader / name).unlink() if change == "deleted" else replace(loader / name, "/bin/true")
+    first, *others = stacks(["--core", core])
+    if "plugin.so" in names:
+        assert len(first) >= 4 and [frame.split("+")[0] for frame in first[:4]] == 2 * ["plugin.so"] + 2 * ["loader"]
+    else:
+        assert first == STACK
+    assert others in ([], [["(no stack)"]])
+    assert re.search("note: samples whose stack cannot be followed out of the library's own code: [0-9]+",
+                     tells("--core", core, "top"))
 
 
 # -- lies -------------------------------------------------------------------------------------------------------------

@@ -212,3 +212,16 @@ def test_what_no_file_is_there_for_says_so(ways, tmp_path):
     said = tells(*dump, "top")
     is_static = "interpreter" not in subprocess.run([*need("readelf"), "-lW", ways], capture_output=True, text=True).stdout
     assert is_static == ("note: call stacks cannot be followed: none of the mapped files is to be had" in said), said
+
+
+def test_a_core_dump_of_a_program_with_the_archive(ways, tmp_path):
+    """Whose file is gone, which knew what of the code was whose."""
+    gcore, program = *need("gcore"), tmp_path / "program"
+    shutil.copy(ways, program)
+    with started(program) as child:
+        subprocess.run([gcore, "-o", tmp_path / "core", str(child.pid)], capture_output=True, check=True)
+    core = ["--core", tmp_path / f"core.{child.pid}"]
+    assert shows_all_holders(*core)
+    program.unlink()
+    assert re.search("(?m)^note: (call stacks cannot be followed|frames of the library's are shown, too): ",
+                     tells(*core, "top"))

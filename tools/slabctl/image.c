@@ -60,6 +60,18 @@ bool image_find(struct target *target, const struct mapping *mapping, struct ima
     return false;
 }
 
+bool image_find_first(struct target *target, const struct mapping *mapping, struct image *image)
+{
+    if (mapping->offset || !headers_read(target, mapping->start, image))
+        return false;
+    for (unsigned i = 0; i < image->header.e_phnum; i++)
+        if (image->segments[i].p_type == PT_LOAD && page_start(image->segments[i].p_offset) == 0) {
+            image->bias = image->start + image->segments[i].p_offset - image->segments[i].p_vaddr;
+            return true;
+        }
+    return false;
+}
+
 /* -- which it is ---------------------------------------------------------------------------------------------- */
 
 static size_t aligned(size_t bytes, size_t to)

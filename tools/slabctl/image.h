@@ -17,6 +17,9 @@ struct image {
 /* The one that a mapping of code is part of. False where its headers are not in memory, or do not lead to it. */
 bool image_find(struct target *target, const struct mapping *mapping, struct image *image);
 
+/* The one whose first mapping this is; its other segments are taken to lie where they are to. */
+bool image_find_first(struct target *target, const struct mapping *mapping, struct image *image);
+
 /* The id's length; 0: there is none, or it is not in memory. */
 size_t image_build_id(struct target *target, const struct image *image, unsigned char id[BUILD_ID_BYTES_MOST]);
 

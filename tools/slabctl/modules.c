@@ -124,7 +124,8 @@ static void module_add(struct modules *modules, const struct mapping *mapping)
     Elf *elf = elf_begin(file, ELF_C_READ_MMAP, NULL);
     uint64_t bias;
     bool fits = elf && elf_is_of_this_machine(elf) && bias_of(modules, elf, mapping, &bias);
-    bool library = fits && mappings_same_file(mapping, target_library(modules->target)) && named_as_library(elf);
+    if (fits && mappings_same_file(mapping, target_library(modules->target)) && named_as_library(elf))
+        modules->is_shared = true;
     elf_end(elf);
     /* libdwfl leaves out of unwinding what is named "... (deleted)". */
     char *name = text_copy(mapping->path);
@@ -136,7 +137,7 @@ static void module_add(struct modules *modules, const struct mapping *mapping)
         return;
     }
     struct module *module = &modules->list[modules->count++];
-    *module = (struct module){mapping, library};
+    *module = (struct module){mapping};
     void **data;
     dwfl_module_info(added, &data, NULL, NULL, NULL, NULL, NULL, NULL);
     *data = module;
@@ -164,15 +165,40 @@ static void files_guard(void)
 #endif
 }
 
-/* Once, however often a hostile process has mapped it. */
-static void holder_find(struct modules *modules)
+/* A core mostly lacks the name, and the file may not be to be had. Then the dynamic section tells, which the loader
+ * has written to: only libraries have a name at all, and few of them stay loaded whatever calls dlclose. */
+static bool flagged_as_library(struct target *target, const struct image *image)
 {
-    Dwfl_Module *file;
-    const struct module *module = modules_at(modules, target_library(modules->target)->start, &file);
-    if (!module || module->is_library)
-        return;
-    modules->holder = module;
-    modules->own = own_code_open(file);
+    enum { ENTRIES_MOST = 1024 };
+    static GElf_Dyn entries[ENTRIES_MOST];
+    const GElf_Phdr *dynamic = NULL;
+    for (unsigned i = 0; i < image->header.e_phnum && !dynamic; i++)
+        if (image->segments[i].p_type == PT_DYNAMIC)
+            dynamic = &image->segments[i];
+    if (!dynamic || dynamic->p_filesz > sizeof entries ||
+        !target_read_memory(target, image->bias + dynamic->p_vaddr, entries, dynamic->p_filesz))
+        return false;
+    bool has_name = false, stays = false;
+    for (size_t i = 0; i < dynamic->p_filesz / sizeof *entries && entries[i].d_tag != DT_NULL; i++) {
+        has_name |= entries[i].d_tag == DT_SONAME;
+        stays |= entries[i].d_tag == DT_FLAGS_1 && entries[i].d_un.d_val & DF_1_NODELETE;
+    }
+    return has_name && stays;
+}
+
+static void library_look(struct modules *modules)
+{
+    struct image image;
+    const struct mapping *library = target_library(modules->target);
+    int file = modules->is_shared ? -1 : target_open_file(modules->target, library);
+    if (file >= 0)
+        close(file);
+    else if (!modules->is_shared && image_find_first(modules->target, library, &image))
+        modules->is_shared = flagged_as_library(modules->target, &image);
+    Dwfl_Module *holder;
+    modules->holder = modules->is_shared ? NULL : modules_at(modules, library->start, &holder);
+    if (modules->holder)
+        modules->own = own_code_open(holder); /* once, however often a hostile process has mapped it */
 }
 
 struct modules *modules_open(struct target *target)
@@ -192,7 +218,7 @@ struct modules *modules_open(struct target *target)
         if ((mappings[i].executable || target_is_core(target)) && mappings[i].path && mappings[i].path[0] == '/')
             module_add(modules, &mappings[i]);
     dwfl_report_end(modules->dwfl, NULL, NULL);
-    holder_find(modules);
+    library_look(modules);
     return modules;
 }
 
@@ -213,4 +239,15 @@ const struct module *modules_at(const struct modules *modules, uint64_t address,
     if (dwfl_module)
         *dwfl_module = module;
     return *data;
+}
+
+bool modules_in_library(const struct modules *modules, uint64_t address)
+{
+    const struct mapping *mapping = modules->is_shared ? target_mapping_at(modules->target, address) : NULL;
+    return mapping && mappings_same_file(mapping, target_library(modules->target));
+}
+
+bool modules_tell_library(const struct modules *modules)
+{
+    return modules->is_shared || (modules->own && own_code_is_known(modules->own));
 }

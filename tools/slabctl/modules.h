@@ -12,7 +12,6 @@
 
 struct module {
     const struct mapping *mapping; /* the executable one */
-    bool is_library;               /* the one that has slab_inspect, and nothing of a program's */
 };
 
 struct modules {
@@ -21,11 +20,16 @@ struct modules {
     struct module *list;
     size_t count;
     uint64_t budget;             /* bytes that may still be taken from memory, where files are not to be had */
-    const struct module *holder; /* the one that has slab_inspect among a program's code, or NULL */
+    bool is_shared;              /* the file that has slab_inspect is the shared library */
+    const struct module *holder; /* else that file, which has a program's code, too, or NULL if it is not to be had */
     struct own_code *own;        /* what of it is the library's */
 };
 
 struct modules *modules_open(struct target *target);
 void modules_close(struct modules *modules);
+/* Whether an address lies in the shared library, which need not be a module. */
+bool modules_in_library(const struct modules *modules, uint64_t address);
+/* False where frames of the library's cannot be told from the program's: the file that has both is not to be had. */
+bool modules_tell_library(const struct modules *modules);
 /* The one that an address lies in, or NULL. `dwfl_module` may be NULL. */
 const struct module *modules_at(const struct modules *modules, uint64_t address, Dwfl_Module **dwfl_module);

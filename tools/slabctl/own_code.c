@@ -236,6 +236,11 @@ void own_code_close(struct own_code *code)
     free(code);
 }
 
+bool own_code_is_known(const struct own_code *code)
+{
+    return code->sampling.end != 0;
+}
+
 bool own_code_has(const struct own_code *code, uint64_t address)
 {
     return in_sections(code, address) || ranges_have(&code->code, address) || ranges_have(&code->single, address);

@@ -14,6 +14,8 @@ struct own_code;
 struct own_code *own_code_open(Dwfl_Module *module);
 void own_code_close(struct own_code *code); /* may be NULL */
 
+/* False of a file without sections, as one is that was made of what is in memory. */
+bool own_code_is_known(const struct own_code *code);
 bool own_code_has(const struct own_code *code, uint64_t address);
 /* The part that takes samples, which only the library itself calls. */
 bool own_code_samples(const struct own_code *code, uint64_t address);

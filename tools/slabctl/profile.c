@@ -194,6 +194,23 @@ void profile_short_say(const struct profile *profile)
     fail_later("%s: %s", target_name(profile->target), notes.text[0]);
 }
 
+/* What is known of stacks, and of files. */
+static void note_stacks(const struct profile *profile, struct notes *notes)
+{
+    uint64_t ended = 0;
+    if (unwinder_problem(profile->unwinder)) {
+        note(notes, "call stacks cannot be followed: %s", unwinder_problem(profile->unwinder));
+        return;
+    }
+    for (size_t i = 0; i < profile_site_count(profile); i++)
+        if (!profile->sites[i].depth && profile->sites[i].cut)
+            ended += profile->all ? profile->sites[i].allocated.samples : profile->sites[i].live.samples;
+    if (ended)
+        note(notes, "samples whose stack cannot be followed out of the library's own code: %ju", (uintmax_t)ended);
+    if (!modules_tell_library(profile->modules))
+        note(notes, "frames of the library's are shown, too: it is linked into a file that is not to be had");
+}
+
 void profile_notes(const struct profile *profile, struct notes *notes)
 {
     const struct samples *samples = &profile->samples;
@@ -210,8 +227,7 @@ void profile_notes(const struct profile *profile, struct notes *notes)
     if (samples->stack_losses)
         note(notes, "samples without a stack, as there was no room for more stacks: %ju",
              (uintmax_t)samples->stack_losses);
-    if (unwinder_problem(profile->unwinder))
-        note(notes, "call stacks cannot be followed: %s", unwinder_problem(profile->unwinder));
+    note_stacks(profile, notes);
     if (samples->torn)
         note(notes, "samples left out, as they changed while they were read: %zu", samples->torn);
     if (samples->damaged)

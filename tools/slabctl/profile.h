@@ -53,7 +53,7 @@ void profile_short_say(const struct profile *profile);
 
 /* What the figures leave out, a line each, in `text`: sampling that is off, samples that were lost. What makes them
  * short comes first. */
-enum { PROFILE_NOTES_MOST = 9 };
+enum { PROFILE_NOTES_MOST = 10 };
 struct notes {
     char text[PROFILE_NOTES_MOST][160];
     unsigned count;

@@ -193,9 +193,9 @@ static struct place *place_new(struct symbols *symbols, uint64_t address)
     struct line lines[LINES_MOST + 1], outer = {.file = ""};
     Dwfl_Module *module = NULL;
     *place = (struct place){.address = address, .module = modules_at(symbols->modules, address, &module), .count = 1};
+    place->is_library = modules_in_library(symbols->modules, address) ||
+                        (is_held(symbols, place) && own_code_has(symbols->modules->own, address));
     if (place->module) {
-        place->is_library =
-            place->module->is_library || (is_held(symbols, place) && own_code_has(symbols->modules->own, address));
         GElf_Off offset;
         GElf_Sym symbol;
         const char *name = dwfl_module_addrinfo(module, address, &offset, &symbol, NULL, NULL, NULL);

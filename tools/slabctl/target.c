@@ -316,15 +316,19 @@ static void inspect_take(struct target *target, uint64_t address, const struct m
     }
 }
 
-/* The first bytes of a mapping that is a program's or a library's first one; 0: it is none. */
+/* The first bytes of a mapping that is a program's or a library's first one; 0: it is none. The kernel's core dumps
+ * have no more than a page of it. */
 static size_t image_read(struct target *target, const struct mapping *mapping, char *image, size_t room)
 {
+    enum { PAGE = 4096 };
     if (!mapping->path || mapping->path[0] != '/' || mapping->offset ||
         !target_read(target, mapping->start, image, SELFMAG) || memcmp(image, ELFMAG, SELFMAG) != 0)
         return 0;
     uint64_t there = mapping->end - mapping->start;
     size_t bytes = there < room ? (size_t)there : room;
-    return target_read(target, mapping->start, image, bytes) ? bytes : SELFMAG;
+    if (target_read(target, mapping->start, image, bytes))
+        return bytes;
+    return bytes > PAGE && target_read(target, mapping->start, image, PAGE) ? PAGE : SELFMAG;
 }
 
 /* By the note, which is in memory: no file has to be there. */
