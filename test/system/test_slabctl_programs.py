@@ -3,6 +3,7 @@
 What the tool itself does is test_slabctl_profile.py's.
 """
 import bisect
+import random
 import re
 import shutil
 import subprocess
@@ -10,8 +11,8 @@ import sys
 
 import pytest
 
-from conftest import BUILD, LIBRARY, OURS, ROOT, need, scaled
-from slabctl_tools import SOURCES, Child, agree, by_function, google_pprof, pprof_top, tells, top
+from conftest import BUILD, LIBRARY, OURS, ROOT, SLABCTL_CHECKED, need, scaled
+from slabctl_tools import SOURCES, Child, agree, by_function, ends_well, google_pprof, pprof_top, slabctl, tells, top
 from tools.python.processes import plain_env
 from tools.python.servers import MariaDB, Redis
 
@@ -225,3 +226,25 @@ def test_a_core_dump_of_a_program_with_the_archive(ways, tmp_path):
     program.unlink()
     assert re.search("(?m)^note: (call stacks cannot be followed|frames of the library's are shown, too): ",
                      tells(*core, "top"))
+
+
+def test_a_program_with_the_archive_and_wrong_symbols(ways, tmp_path, slabctl_checked_built):
+    """And sections: what is not loaded, so that the program runs. libdw has leaks of its own where a file is damaged."""
+    good = ways.read_bytes()
+    segments = subprocess.run([*need("readelf"), "-lW", ways], capture_output=True, text=True).stdout
+    loaded = max(int(offset, 16) + int(size, 16) for offset, size in
+                 re.findall(r"(?m)^  LOAD +(0x\w+) 0x\w+ 0x\w+ (0x\w+)", segments))
+    for number in range(scaled(8)):
+        seed = random.SystemRandom().getrandbits(48)
+        chance, data = random.Random(seed), bytearray(good)
+        first = max(loaded, len(good) - chance.choice((2000, 20000, 200000, len(good))))
+        for _ in range(chance.choice((1, 8, 64, 1000))):
+            at, length = chance.randrange(first, len(good) - 8), chance.choice((1, 2, 4, 8))
+            data[at:at + length] = chance.choice((bytes(length), b"\xff" * length, chance.randbytes(length)))
+        program = tmp_path / f"program{number}"
+        program.write_bytes(data)
+        program.chmod(0o755)
+        with started(program) as child:
+            done = slabctl(child.pid, "top", tool=SLABCTL_CHECKED, env=plain_env(ASAN_OPTIONS="detect_leaks=0"))
+            assert ends_well(done) and "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, (seed, done)
+        program.unlink()
