@@ -10,12 +10,14 @@ import re
 import signal
 import struct
 import subprocess
+import sys
 import threading
 import time
+import zlib
 
 import pytest
 
-from conftest import SCALE, SLABCTL_CHECKED, need
+from conftest import SCALE, SLABCTL, SLABCTL_CHECKED, need
 from slabctl_tools import Child, compile_program, slabctl
 
 pytestmark = [pytest.mark.xdist_group("slabctl"), pytest.mark.usefixtures("slabctl_checked_built")]
@@ -165,12 +167,14 @@ def test_core_dumps_with_wrong_bytes(hostile, tmp_path):
             raise AssertionError(f"seed {seed}") from error
 
 
+MACHINE = {"x86_64": 62, "aarch64": 183}[os.uname().machine]
+
+
 def core_with(loads, rows, names):
     """A core dump with PT_LOADs that have nothing of their (address, bytes), and rows of NT_FILE."""
     files = struct.pack("2Q", len(rows), 4096) + b"".join(struct.pack("3Q", *row) for row in rows) + names
     note = struct.pack("3I4sI", 5, len(files), 0x46494c45, b"CORE", 0) + files + bytes(-len(files) % 4)
-    machine = {"x86_64": 62, "aarch64": 183}[os.uname().machine]
-    head = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("2HI3QI6H", 4, machine, 1, 0, 64, 0, 0, 64, 56, len(loads) + 1,
+    head = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("2HI3QI6H", 4, MACHINE, 1, 0, 64, 0, 0, 64, 56, len(loads) + 1,
                                                        0, 0, 0)
     segments = struct.pack("2I6Q", 4, 0, 64 + 56 * (len(loads) + 1), 0, 0, len(note), 0, 4)
     segments += b"".join(struct.pack("2I6Q", 1, 4, 0, start, 0, 0, bytes_, 4096) for start, bytes_ in loads)
@@ -193,3 +197,80 @@ def test_core_dumps_that_make_work(tmp_path, stride, rows, names, said):
     core.write_bytes(core_with([(page, 4096) for page in pages], rows(pages), names))
     done = slabctl("--cpu=30", SLABCTL_CHECKED, "--core", core, "stats", tool=prlimit)
     assert (done.returncode, done.stderr) == (1, f"slabctl: {core}: {said}\n"), done
+
+
+# -- files that take memory -------------------------------------------------------------------------------------------
+
+def elf(kind, segments_at, segments, sections_at, sections):
+    """The header."""
+    return b"\x7fELF\2\1\1" + bytes(9) + struct.pack("2HI3QI6H", kind, MACHINE, 1, 0, segments_at, sections_at, 0, 64, 56,
+                                                     segments, 64, sections, 0)
+
+
+def section(*, name=0, kind=0, flags=0, at=0, bytes_=0, link=0, info=0, align=1, each=0):
+    return struct.pack("2I4Q2I2Q", name, kind, flags, 0, at, bytes_, link, info, align, each)
+
+
+SEGMENT = struct.pack("2I6Q", 1, 4, 0, 0, 0, 4096, 4096, 4096)
+
+
+def many_segments(file, kind=3, count=8_000_000):
+    """A file of holes, whose number of segments is in its first section."""
+    file.write(elf(kind, 8192, 0xffff, 4096, 1).ljust(4096, b"\0") + section(info=count).ljust(4096, b"\0") + SEGMENT)
+    file.truncate(8192 + 56 * count)
+
+
+def many_sections(file, kind=3, count=2_000_000):
+    file.write((elf(kind, 64, 1, 4096, 0) + SEGMENT).ljust(4096, b"\0") + section(bytes_=count))
+    file.truncate(4096 + 64 * count)
+
+
+def packed_names(file, count=512):
+    """So many MiB of zeros."""
+    pack = zlib.compressobj(9)
+    names = struct.pack("2I2Q", 1, 0, count << 20, 1)
+    names += b"".join(pack.compress(bytes(1 << 20)) for _ in range(count)) + pack.flush()
+    symbols = bytes(24) + struct.pack("I2BH2Q", 5, 0x11, 0, 1, 4096, 64)
+    sections_at = 8192 + len(names) + -len(names) % 64
+    file.write((elf(3, 64, 1, sections_at, 3) + SEGMENT).ljust(4096, b"\0") + symbols.ljust(4096, b"\0"))
+    file.write(names.ljust(sections_at - 8192, b"\0") + section())
+    file.write(section(kind=2, at=4096, bytes_=len(symbols), link=2, info=1, align=8, each=24))
+    file.write(section(kind=3, flags=0x800, at=8192, bytes_=len(names)))
+
+
+PEAK = """import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stderr=subprocess.STDOUT)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"""
+
+
+def peak(*words):
+    """What the tool says, and the most memory that it or a child of its has had at once. (Those of a process begin with
+    what its parent has, which has to be small.)"""
+    *said, kib = slabctl("-c", PEAK, SLABCTL, *words, tool=sys.executable).stdout.splitlines()
+    return "\n".join(said), int(kib) << 10
+
+
+@pytest.mark.parametrize("make", [many_segments, many_sections, packed_names])
+def test_mapped_files_take_no_memory(hostile, tmp_path, slabctl_built, make):
+    with open(tmp_path / "file", "wb") as file:
+        make(file)
+    with Child(hostile, "map", tmp_path / "file") as child:
+        child.tell("again", "ready")
+        said, bytes_ = peak(child.pid, "stats")
+        assert said == f"slabctl: {child.pid}: does not run on slabmalloc" and bytes_ < 100 << 20, (said, bytes_)
+
+
+@pytest.mark.parametrize("make", [many_segments, many_sections])
+def test_core_dumps_take_no_memory(tmp_path, slabctl_built, make):
+    core = tmp_path / "core"
+    with open(core, "wb") as file:
+        make(file, kind=4)
+    said, bytes_ = peak("--core", core, "stats")
+    assert said.startswith(f"slabctl: {core}: not a core dump of this machine") and bytes_ < 100 << 20, (said, bytes_)
+
+
+def test_a_core_dump_may_have_more_segments_than_its_header_can_say(tmp_path):
+    core, count = tmp_path / "core", 70_000
+    loads = b"".join(struct.pack("2I6Q", 1, 4, 0, 8192 * number, 0, 0, 4096, 4096) for number in range(1, count + 1))
+    core.write_bytes(elf(4, 128, 0xffff, 64, 1) + section(info=count) + loads)
+    assert checked("--core", core, "stats").stderr == f"slabctl: {core}: does not run on slabmalloc\n"

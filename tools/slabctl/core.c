@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "elf_open.h"
 #include "inspect_symbol.h"
 
 enum { MAPPINGS_MOST = 1 << 20, NOTE_SEGMENTS_MOST = 64, NOTES_BYTES_MOST = 1 << 28, NAMES_BYTES_MOST = 1 << 28 };
@@ -225,7 +226,8 @@ bool core_open(const char *path, struct core *core, struct mappings *mappings, s
     *core = (struct core){.file = regular_open(path)};
     if (core->file < 0)
         return problem_set(problem, PROBLEM_OTHER, "%s: %s", path, errno ? strerror(errno) : "not a file");
-    core->elf = elf_begin(core->file, ELF_C_READ, NULL);
+    /* gcore's have a section for each segment. */
+    core->elf = elf_open(core->file, ELF_C_READ, MAPPINGS_MOST, MAPPINGS_MOST);
     if (core_read(core, mappings, &what))
         return true;
     core_close(core);

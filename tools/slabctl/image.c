@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "elf_open.h"
 #include "inspect_symbol.h"
 #include "mapping.h"
 
@@ -136,7 +137,7 @@ static size_t file_build_id(Elf *elf, unsigned char id[BUILD_ID_BYTES_MOST])
 bool file_has_build_id(int file, const unsigned char *id, size_t bytes)
 {
     /* Reading, not mapping: a file that becomes shorter would end this process. */
-    Elf *elf = elf_begin(file, ELF_C_READ, NULL);
+    Elf *elf = elf_open(file, ELF_C_READ, IMAGE_SEGMENTS_MOST, FILE_SECTIONS_MOST);
     unsigned char found[BUILD_ID_BYTES_MOST];
     bool has = elf && file_build_id(elf, found) == bytes && memcmp(found, id, bytes) == 0;
     elf_end(elf);

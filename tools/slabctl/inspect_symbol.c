@@ -7,10 +7,11 @@
 #include <unistd.h>
 
 #include "base/inspect.h"
+#include "elf_open.h"
 #include "message.h"
 
 enum { SYMBOL_BYTES_LEAST = 16 }; /* magic, version, bytes: less is not slab_inspect */
-enum { SECTIONS_MOST = 4096, SEGMENTS_MOST = 256, NOTES_BYTES_MOST = 1 << 16, NAME_LENGTH_MOST = 64 };
+enum { NOTES_BYTES_MOST = 1 << 16, NAME_LENGTH_MOST = 64 };
 
 #ifdef __x86_64__
 enum { MACHINE = EM_X86_64 };
@@ -59,10 +60,12 @@ static bool section_find(Elf *elf, Elf_Scn *section, const GElf_Shdr *header, ui
 static bool table_find(Elf *elf, GElf_Word type, uint64_t *value, uint64_t *budget, bool *whole)
 {
     Elf_Scn *section = NULL;
-    for (unsigned i = 0; i < SECTIONS_MOST && (section = elf_nextscn(elf, section)); i++) {
+    for (unsigned i = 0; i < FILE_SECTIONS_MOST && (section = elf_nextscn(elf, section)); i++) {
         GElf_Shdr header, names;
         if (!gelf_getshdr(section, &header) || header.sh_type != type ||
             !gelf_getshdr(elf_getscn(elf, header.sh_link), &names))
+            continue;
+        if ((header.sh_flags | names.sh_flags) & SHF_COMPRESSED) /* libelf would unpack names, a thousandfold */
             continue;
         if (header.sh_size > *budget || names.sh_size > *budget - header.sh_size) {
             *whole = false;
@@ -105,7 +108,7 @@ static bool segments_look(Elf *elf, struct inspect_symbol *symbol, bool *has_not
     bool loads = false;
     if (elf_getphdrnum(elf, &count) != 0)
         return false;
-    for (size_t i = 0; i < count && i < SEGMENTS_MOST; i++) {
+    for (size_t i = 0; i < count && i < FILE_SEGMENTS_MOST; i++) {
         GElf_Phdr segment;
         if (!gelf_getphdr(elf, (int)i, &segment))
             return false;
@@ -124,7 +127,7 @@ static bool segments_look(Elf *elf, struct inspect_symbol *symbol, bool *has_not
 static bool file_look(int file, struct inspect_symbol *symbol, uint64_t *budget, bool *whole)
 {
     /* Reading, not mapping: a file that becomes shorter would end this process. */
-    Elf *elf = elf_begin(file, ELF_C_READ, NULL);
+    Elf *elf = elf_open(file, ELF_C_READ, FILE_SEGMENTS_MOST, FILE_SECTIONS_MOST);
     if (!elf)
         return false;
     bool has_note = false;

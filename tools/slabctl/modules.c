@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "elf_open.h"
 #include "image.h"
 #include "inspect_symbol.h"
 #include "mapping.h"
@@ -121,7 +122,7 @@ static void module_add(struct modules *modules, const struct mapping *mapping)
     int file = known ? -1 : file_open(modules, mapping);
     if (file < 0)
         return;
-    Elf *elf = elf_begin(file, ELF_C_READ_MMAP, NULL);
+    Elf *elf = elf_open(file, ELF_C_READ_MMAP, FILE_SEGMENTS_MOST, FILE_SECTIONS_MOST);
     uint64_t bias;
     bool fits = elf && elf_is_of_this_machine(elf) && bias_of(modules, elf, mapping, &bias);
     if (fits && mappings_same_file(mapping, target_library(modules->target)) && named_as_library(elf))
