@@ -5,6 +5,7 @@ The fuzzers run for FUZZ_S, in the long run for a minute each; a failure says th
 """
 import itertools
 import os
+import pathlib
 import random
 import re
 import signal
@@ -274,3 +275,16 @@ def test_a_core_dump_may_have_more_segments_than_its_header_can_say(tmp_path):
     loads = b"".join(struct.pack("2I6Q", 1, 4, 0, 8192 * number, 0, 0, 4096, 4096) for number in range(1, count + 1))
     core.write_bytes(elf(4, 128, 0xffff, 64, 1) + section(info=count) + loads)
     assert checked("--core", core, "stats").stderr == f"slabctl: {core}: does not run on slabmalloc\n"
+
+
+def test_memory_has_a_limit(hostile, slabctl_built):
+    """And who has to go where there is none left is the tool."""
+    with Child(hostile, "silence") as child:
+        tool = subprocess.Popen([SLABCTL, "--timeout", "600", str(child.pid), "purge"], stderr=subprocess.DEVNULL)
+        child.hear("asked")
+        worker, = pathlib.Path(f"/proc/{tool.pid}/task/{tool.pid}/children").read_text().split()
+        limits = pathlib.Path(f"/proc/{worker}/limits").read_text()
+        score = pathlib.Path(f"/proc/{worker}/oom_score_adj").read_text()
+    tool.wait()
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert int(re.search(r"Max data size +(\d+)", limits)[1]) <= max(total / 4, 4 << 30) and score == "1000\n"

@@ -4,6 +4,7 @@
  *             \ argp, in order ------/ \ argp once more, with the command's own options
  *
  * Common options may stand in front of the command's name or behind it. */
+#include <fcntl.h>
 #include <inttypes.h>
 #include <locale.h>
 #include <math.h>
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "amount.h"
@@ -21,6 +23,8 @@
 #include "watch.h"
 
 enum { KEY_CORE = 256, KEY_BYTES, KEY_TIMEOUT };
+#define MEMORY_BYTES_LEAST ((rlim_t)4 << 30) /* debug information of a browser has 2 GiB */
+
 enum { TIMEOUT_S_MOST = 86400, SILENCE_MS_LEAST = 1000 };
 
 static const struct command *const tables[] = {mailbox_commands, profile_commands, NULL};
@@ -184,6 +188,28 @@ static void rest_take(int argc, char **argv)
     argp_parse(&argp, argc - (state.rest - 1), argv + (state.rest - 1), 0, NULL, NULL);
 }
 
+/* What files make libelf and libdw unpack has no other limit. Where memory ends before it, on a small machine or in
+ * a container, this is who has to go, and not a server that is looked into. */
+static void memory_limit(void)
+{
+    static const char first[] = "1000";
+    int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (file >= 0) {
+        ssize_t written = write(file, first, sizeof first - 1);
+        (void)written; /* as well as it goes */
+        close(file);
+    }
+#ifndef __SANITIZE_ADDRESS__ /* which maps more than there is */
+    struct rlimit limit;
+    rlim_t most = (rlim_t)sysconf(_SC_PHYS_PAGES) * (rlim_t)sysconf(_SC_PAGESIZE) / 4;
+    most = most < MEMORY_BYTES_LEAST ? MEMORY_BYTES_LEAST : most;
+    if (getrlimit(RLIMIT_DATA, &limit) != 0 || limit.rlim_cur <= most)
+        return;
+    limit.rlim_cur = most;
+    setrlimit(RLIMIT_DATA, &limit);
+#endif
+}
+
 /* Argp, too, ends the tool, when it has printed the help. */
 static void output_check(int status, void *unused)
 {
@@ -235,7 +261,8 @@ int main(int argc, char **argv)
     setlocale(LC_CTYPE, ""); /* and numbers as scripts expect them */
     on_exit(output_check, NULL);
     signal(SIGXFSZ, SIG_IGN); /* then write says so */
-    argv[0] = name;           /* for messages of getopt */
+    memory_limit();
+    argv[0] = name; /* for messages of getopt */
     argp_err_exit_status = EXIT_USAGE;
     argp_parse(&main_argp, argc, argv, ARGP_IN_ORDER, NULL, NULL);
     if (state.command)
