@@ -2,6 +2,7 @@
 
 Kernels let only root do what such a process does; a hostile one may have other means.
 """
+import fcntl
 import os
 import pathlib
 import signal
@@ -28,6 +29,10 @@ def program(tmp_path_factory):
 def hostile(tmp_path_factory):
     """It has a slab_inspect, so that it is in the list."""
     return compile_program("hostile.c", tmp_path_factory.mktemp("hostile"), "-rdynamic")
+
+
+def children(pid):
+    return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.fixture(params=["fault", "file"])
@@ -59,12 +64,46 @@ def test_a_command_says_so(silent):
 
 
 def test_its_child_ends_with_the_tool(silent):
-    def children():
-        return pathlib.Path(f"/proc/{tool.pid}/task/{tool.pid}/children").read_text().split()
     tool = subprocess.Popen([SLABCTL, "--timeout", "600", str(silent.pid), "stats"])
-    wait_until(lambda: children() and stat_fields(int(children()[0]))[0] in "SD", "the child waits")
-    child = int(children()[0])
+    wait_until(lambda: children(tool.pid) and stat_fields(children(tool.pid)[0])[0] in "SD", "the child waits")
+    child, = children(tool.pid)
     tool.kill()
     tool.wait()
     silent.kill(signal.SIGKILL)  # what is in its file cannot end before
     wait_until(lambda: not os.path.exists(f"/proc/{child}") or stat_fields(child)[0] in "ZX", "the child ends")
+
+
+# -- what takes a command back ----------------------------------------------------------------------------------------
+
+def guards(pid):
+    """Processes of a tool for this one that has ended."""
+    found = []
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0] == os.fsencode(SLABCTL) and b"%d" % pid in words:
+            found.append(folder.name)
+    return found
+
+
+def test_it_ends_where_the_process_keeps_it_waiting(hostile):
+    with Child(hostile, "hang") as child:
+        assert complains("--timeout", 1, child.pid, "purge") == \
+            f"{child.pid}: does not answer: its memory or a file of it could not be read for 1 s"
+        wait_until(lambda: not guards(child.pid), "all processes of the tool have ended")
+        with open(f"/proc/{child.pid}/mem", "rb") as memory:
+            fcntl.flock(memory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_it_holds_nothing(hostile):
+    """No lock, no output, nothing that the tool was given: only the socket that ends with the tool."""
+    with Child(hostile, "silence") as child, open("/dev/null") as more:
+        tool = subprocess.Popen([SLABCTL, "--timeout", "600", str(child.pid), "purge"], pass_fds=[more.fileno()],
+                                stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        child.hear("asked")
+        worker, = children(tool.pid)
+        guard, = children(worker)
+        wait_until(lambda: os.listdir(f"/proc/{guard}/fd") == ["0"], "all else is closed")
+    tool.wait()

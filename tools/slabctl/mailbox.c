@@ -14,6 +14,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +29,7 @@
 
 #include "process.h"
 
-enum { RING_EVERY_MS = 50, LOOK_EVERY_US = 500, OTHERS_MS = 250, BEGUN_MS = 60000 };
+enum { RING_EVERY_MS = 50, LOOK_EVERY_US = 500, OTHERS_MS = 250, BEGUN_MS = 60000, GUARD_S = 5 };
 
 struct asking {
     struct target *target;
@@ -228,17 +229,42 @@ static void command_take_back(struct asking *asking)
         target_write(asking->target, asking->command_at, &none, sizeof none);
 }
 
+/* All but standard input. */
+static void files_close(void)
+{
+    enum { FILES_MOST = 1024 };
+#ifdef SYS_close_range /* Linux 5.9 */
+    if (syscall(SYS_close_range, STDIN_FILENO + 1u, ~0u, 0u) == 0)
+        return;
+#endif
+    for (int i = STDIN_FILENO + 1; i < FILES_MOST; i++)
+        close(i);
+}
+
+/* Whoever waits for a hostile process's memory may wait for ever, as the tool did, which was killed for it. */
+static void alarm_set(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGALRM);
+    signal(SIGALRM, SIG_DFL);
+    sigprocmask(SIG_UNBLOCK, &set, NULL);
+    alarm(GUARD_S);
+}
+
 /* The child: it has each token before the target has, and 0 at the end. Signals for the tool's group, as by Ctrl-C,
- * do not reach it, and who reads the tool's output does not wait for it. */
+ * do not reach it. Nobody waits for it: not who reads what the tool prints, nor the next tool for the lock. */
 static _Noreturn void guard(struct asking *asking, int from)
 {
     uint64_t token;
     store_relaxed(&asking->command.token, 0);
     setsid();
-    for (int i = STDIN_FILENO; i <= STDERR_FILENO; i++)
-        close(i);
-    while (recv(from, &token, sizeof token, 0) == sizeof token)
+    if (dup2(from, STDIN_FILENO) < 0)
+        _exit(EXIT_FAILURE);
+    files_close();
+    while (recv(STDIN_FILENO, &token, sizeof token, 0) == sizeof token)
         store_relaxed(&asking->command.token, token);
+    alarm_set();
     if (load_relaxed(&asking->command.token) != 0)
         command_take_back(asking);
     _exit(EXIT_SUCCESS);

@@ -2,6 +2,7 @@
  * and answers commands with nonsense. test_slabctl_hostile.py lets the tool loose on it.
  *
  *     hostile CASE       that lie, until standard input ends; with "silence" it says "asked" when it is asked
+ *     hostile hang       the same as "silence", and then whoever reads its slab_inspect waits
  *     hostile random     for each number that is read: random contents from that seed, then a line "ready"
  *     hostile map FILE   for each line that is read: maps that file anew, as the loader maps a program's first part
  *
@@ -12,12 +13,15 @@
 #undef slab_inspect
 
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "random.h"
@@ -37,7 +41,7 @@ static const uint32_t bell = 7;
 static _Atomic uint64_t figures[4096] = {1 << 20};
 static unsigned char *arena; /* with nothing behind it */
 static struct slm_answer answer;
-static bool is_silent;
+static bool is_silent, hangs;
 
 static uint64_t random_address(void)
 {
@@ -132,6 +136,8 @@ static void everything_but(const char *lie)
         memset((char *)&inspect + 16, 0x5a, sizeof inspect - 16);
     else if (strcmp(lie, "silence") == 0)
         answering = NULL, is_silent = true;
+    else if (strcmp(lie, "hang") == 0)
+        answering = NULL, is_silent = hangs = true;
     else if (strcmp(lie, "no bell") == 0)
         inspect.bell = NULL;
     else if (strcmp(lie, "data") == 0)
@@ -161,6 +167,8 @@ static void *answer_always(void *unused)
         struct slm_mailbox *box = answering;
         uint64_t token = box ? load_acquire(&box->command.token) : 0;
         if (is_silent && load_acquire(&mailbox.command.token)) {
+            if (hangs) /* nobody fills it again */
+                madvise(&page, sizeof page, MADV_DONTNEED);
             say("asked");
             is_silent = false;
         }
@@ -187,6 +195,22 @@ static void file_map(const char *name)
     close(file);
 }
 
+/* From here on what is missing in the page is for userfaultfd to fill. */
+static void page_watch(void)
+{
+    struct uffdio_api api = {.api = UFFD_API};
+    struct uffdio_register range = {.range = {(uintptr_t)&page, sizeof page}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    static char kept[sizeof page];
+    memcpy(kept, &page, sizeof page);
+    int faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+    if (faults < 0 || ioctl(faults, UFFDIO_API, &api) != 0 ||
+        mmap(&page, sizeof page, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != &page)
+        exit(1);
+    memcpy(&page, kept, sizeof page);
+    if (ioctl(faults, UFFDIO_REGISTER, &range) != 0)
+        exit(1);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2)
@@ -196,6 +220,8 @@ int main(int argc, char **argv)
         return 1;
     bool random = strcmp(argv[1], "random") == 0, maps = strcmp(argv[1], "map") == 0 && argc > 2;
     everything_but(random ? "nothing" : maps ? "magic" : argv[1]);
+    if (hangs)
+        page_watch();
     pthread_t thread;
     if (pthread_create(&thread, NULL, answer_always, NULL) != 0)
         return 1;
