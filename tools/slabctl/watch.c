@@ -210,6 +210,13 @@ static bool child_hangs(struct child *child, unsigned limit_ms, bool stepwise)
     return child->slept_ms >= limit_ms || (stepwise && child->part_ns >= limit_ms * PART_LIMITS * 1000000ull);
 }
 
+/* The pipe says so at once; but a process that the child has left behind may have it, too. */
+static bool child_has_ended(const struct child *child)
+{
+    siginfo_t info = {0};
+    return waitid(P_PID, (id_t)child->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid;
+}
+
 struct watch_end watch_run(void (*work)(void *input), void *input, unsigned limit_ms, bool stepwise)
 {
     struct child child;
@@ -225,7 +232,7 @@ struct watch_end watch_run(void (*work)(void *input), void *input, unsigned limi
         return end;
     }
     struct pollfd ended = {.fd = child.end, .events = POLLIN};
-    while (poll(&ended, 1, TICK_MS) <= 0 && !end.hung)
+    while (poll(&ended, 1, TICK_MS) <= 0 && !child_has_ended(&child) && !end.hung)
         end.hung = child_hangs(&child, limit_ms, stepwise);
     int status = 0;
     if (end.hung)
