@@ -186,10 +186,12 @@ def core_with(loads, rows, names):
     (1, lambda pages: [(0, pages[-1] + 4096, 0)] * 2_000_000, b"/\0" * 2_000_000, "does not run on slabmalloc"),
     (2, lambda pages: [(page, page + 4096, 0) for page in pages], b"".join(b"/x/%d\0" % i for i in range(65000)),
      "does not run on slabmalloc"),
+    (2, lambda pages: [(8192 * number, 8192 * number + 4096, 0) for number in range(1 << 20, (1 << 20) + 800_000)],
+     b"".join(b"/x/%d\0" % i for i in range(800_000)), "does not run on slabmalloc"),
     (2, lambda pages: [(0, pages[-1], 0)], b"/" * 4000 + b"\0",
      "its mapped files have more names than a process can have"),
     (2, lambda pages: [(0, pages[-1], 0)], b"/" * 5000 + b"\0", "does not run on slabmalloc"),
-], ids=["rows that cover all", "many files", "a long name", "a name that is too long"])
+], ids=["rows that cover all", "many files", "very many files", "a long name", "a name that is too long"])
 def test_core_dumps_that_make_work(tmp_path, stride, rows, names, said):
     """A second or two of it, where each row with each mapping, or each mapping with each, were minutes."""
     prlimit, = need("prlimit")

@@ -15,7 +15,7 @@
 #include "inspect_symbol.h"
 #include "mapping.h"
 
-enum { MODULES_MOST = 4096 };
+enum { MODULES_MOST = 4096, FILES_MOST = 1 << 16 };            /* a core may name a million that are not there */
 static const uint64_t memory_bytes_most = (uint64_t)512 << 20; /* of files that are not to be had */
 
 /* Files are handed to libdwfl open; it is never to look for one. */
@@ -119,7 +119,7 @@ static int file_open(struct modules *modules, const struct mapping *mapping)
 static void module_add(struct modules *modules, const struct mapping *mapping)
 {
     Dwfl_Module *known = dwfl_addrmodule(modules->dwfl, mapping->start);
-    int file = known ? -1 : file_open(modules, mapping);
+    int file = known || modules->files++ >= FILES_MOST ? -1 : file_open(modules, mapping);
     if (file < 0)
         return;
     Elf *elf = elf_open(file, ELF_C_READ_MMAP, FILE_SEGMENTS_MOST, FILE_SECTIONS_MOST);

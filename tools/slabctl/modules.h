@@ -19,6 +19,7 @@ struct modules {
     struct target *target;
     struct module *list;
     size_t count;
+    size_t files;                /* that were tried */
     uint64_t budget;             /* bytes that may still be taken from memory, where files are not to be had */
     bool is_shared;              /* the file that has slab_inspect is the shared library */
     const struct module *holder; /* else that file, which has a program's code, too, or NULL if it is not to be had */

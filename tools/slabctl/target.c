@@ -13,6 +13,7 @@
 #include "core.h"
 #include "image.h"
 #include "inspect_symbol.h"
+#include "intern.h"
 #include "mapping.h"
 #include "process.h"
 
@@ -29,8 +30,8 @@ struct target {
     struct process_stat stat; /* when it was opened; not of cores */
     struct core core;
     struct mappings mappings;
-    int *files; /* of a core's mappings: open; -1: none; -2: not tried */
-    unsigned files_tried;
+    struct intern paths; /* of a core's files that were tried */
+    int *files;          /* of each path: open; -1: none */
     struct slm_inspect inspect;
     uint64_t address;
     const struct mapping *library;
@@ -69,17 +70,14 @@ static bool file_read(int file, void *out, size_t bytes, uint64_t offset)
 /* The file of a core's mapping, opened once for all mappings of the same path. */
 static int core_file(struct target *target, const struct mapping *mapping)
 {
-    size_t which = (size_t)(mapping - target->mappings.entries);
-    if (target->files[which] != -2)
+    size_t which;
+    if (intern_find(&target->paths, mapping->path, strlen(mapping->path) + 1, &which))
         return target->files[which];
-    target->files[which] = -1; /* to look whether it fits reads the core */
-    if (target->files_tried++ >= FILES_MOST)
+    if (target->paths.count == FILES_MOST)
         return -1;
-    int file = target_open_file(target, mapping);
-    for (size_t i = 0; i < target->mappings.count; i++)
-        if (mappings_same_file(&target->mappings.entries[i], mapping))
-            target->files[i] = file;
-    return file;
+    which = intern_text(&target->paths, mapping->path);
+    target->files[which] = -1; /* to look whether it fits reads the core */
+    return target->files[which] = target_open_file(target, mapping);
 }
 
 /* What lies within one mapping. `files`: also what only its file has. */
@@ -354,10 +352,12 @@ static void library_find_in_files(struct target *target)
     for (size_t i = 0; i < target->mappings.count && files < FILES_MOST; i++) {
         const struct mapping *mapping = &target->mappings.entries[i];
         char magic[SELFMAG];
-        int file = image_read(target, mapping, magic, SELFMAG) ? target_open_file(target, mapping) : -1;
-        if (file < 0)
+        if (!image_read(target, mapping, magic, SELFMAG))
             continue;
         files++;
+        int file = target_open_file(target, mapping);
+        if (file < 0)
+            continue;
         struct inspect_symbol symbol;
         if (inspect_symbol_find(file, &symbol, &budget))
             inspect_take(target, mapping->start + (symbol.value - symbol.start), mapping);
@@ -479,9 +479,7 @@ struct target *target_try_core(const char *file, struct problem *problem)
     if (!core_open(file, &target->core, &target->mappings, problem))
         return target_give_up(target);
     target->pid = target->core.pid;
-    target->files = memory(NULL, target->mappings.count, sizeof *target->files);
-    for (size_t i = 0; i < target->mappings.count; i++)
-        target->files[i] = -2;
+    target->files = memory(NULL, FILES_MOST, sizeof *target->files);
     library_find(target);
     return version_check(target, problem) ? target : target_give_up(target);
 }
@@ -506,15 +504,11 @@ struct target *target_open_core(const char *file)
 
 void target_close(struct target *target)
 {
-    for (size_t i = 0; target->files && i < target->mappings.count; i++) {
-        int file = target->files[i];
-        for (size_t j = i; file >= 0 && j < target->mappings.count; j++)
-            if (target->files[j] == file)
-                target->files[j] = -1;
-        if (file >= 0)
-            close(file);
-    }
+    for (size_t i = 0; i < target->paths.count; i++)
+        if (target->files[i] >= 0)
+            close(target->files[i]);
     free(target->files);
+    intern_free(&target->paths);
     mappings_free(&target->mappings);
     core_close(&target->core);
     free(target);
