@@ -155,9 +155,11 @@ static void child_close(const struct child *child)
 }
 
 /* It ends with the tool, also where that is killed. */
-static _Noreturn void child_work(const struct child *child, void (*work)(void *input), void *input)
+static _Noreturn void child_work(const struct child *child, pid_t tool, void (*work)(void *input), void *input)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != tool) /* it was killed before */
+        _exit(EXIT_COULD_NOT);
     if (dup2(child->out, STDOUT_FILENO) < 0 || dup2(child->err, STDERR_FILENO) < 0)
         _exit(EXIT_COULD_NOT);
     child_close(child);
@@ -169,6 +171,7 @@ static _Noreturn void child_work(const struct child *child, void (*work)(void *i
 static bool child_start(struct child *child, void (*work)(void *input), void *input)
 {
     int ends[2] = {-1, -1};
+    pid_t tool = getpid();
     *child = (struct child){.out = file_behind_standard(memfd_create("output", MFD_CLOEXEC)),
                             .err = file_behind_standard(memfd_create("errors", MFD_CLOEXEC))};
     bool has_pipe = pipe2(ends, O_CLOEXEC) == 0;
@@ -179,13 +182,14 @@ static bool child_start(struct child *child, void (*work)(void *input), void *in
     if (has_pipe && child->out >= 0 && child->err >= 0 && child->end >= 0 && ends[1] >= 0)
         child->pid = fork();
     if (child->pid == 0)
-        child_work(child, work, input);
+        child_work(child, tool, work, input);
     if (ends[1] >= 0)
         close(ends[1]);
-    if (child->pid > 0 && clock_getcpuclockid(child->pid, &child->clock) == 0)
-        return true;
-    if (child->pid > 0)
+    /* Where nobody can see whether it hangs, it ends: what it has done is not to be done twice. */
+    if (child->pid > 0 && clock_getcpuclockid(child->pid, &child->clock) != 0)
         kill(child->pid, SIGKILL);
+    if (child->pid > 0)
+        return true;
     child_close(child);
     return false;
 }
