@@ -12,6 +12,7 @@
 #include "control/cache_control.h"
 #include "figures/cache_info.h"
 #include "figures/figures.h"
+#include "os/background.h"
 #include "page/charge.h"
 #include "page/metadata.h"
 #include "process/give_back.h"
@@ -164,13 +165,23 @@ static slm_seldom int tune(struct work *work)
 
 /* A thread of which nothing was sampled looks at its next allocation whether that has changed, not after 64 MiB. If
  * it counts down at this very moment, it may not see the 0, and then finds out later. */
-static slm_seldom slm_unordered void let_look(struct slm_thread *thread, void *unused)
+static slm_seldom slm_unordered void let_look(struct slm_thread *thread, void *may)
 {
-    (void)unused;
-    slm_thread_look_if_gone(thread);
+    if (slm_thread_tls(thread) != &slm_tls && !*(const bool *)may)
+        return;
+    if (slm_thread_tls(thread) != &slm_tls)
+        slm_thread_look_if_gone(thread);
     struct slm_tls *tls = slm_thread_tls(thread);
     if (tls != &slm_gone_tls && tls->sample_mean == 0)
         *(volatile int64_t *)&tls->sample_left = 0;
+}
+
+/* Whether a thread is gone a system call says: where a sandbox is near, the others find out later. */
+static slm_seldom void let_all_look(void)
+{
+    bool may = slm_background_begin();
+    slm_thread_list_foreach(let_look, &may);
+    slm_background_end();
 }
 
 /* Most options are heeded where they are read. From these others are derived, which every cache and each allocation
@@ -192,7 +203,7 @@ static slm_seldom int set_or_read(struct slm_answer *answer)
             slm_give_back_undestructed();
     }
     if (sample_bytes == 0 && slm_setting(sample_bytes) > 0)
-        slm_thread_list_foreach(let_look, NULL);
+        let_all_look();
     return error;
 }
 

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "os/background.h"
 #include "os/sys.h"
 #include "os/topology.h"
 #include "thread/remote.h"
@@ -121,15 +122,23 @@ static slm_seldom slm_unordered bool was_without(struct slm_thread *thread, unsi
            __atomic_load_n(&thread->marked_pops, __ATOMIC_RELAXED) == thread->without.marked_pops;
 }
 
+/* That is in its TLS. Whether it is there a system call says, which a sandbox need not know. */
+static slm_seldom bool wants(struct slm_thread *thread, const struct slm_cache *cache)
+{
+    const bool may = slm_background_begin();
+    if (may && slm_thread_tls(thread) != &slm_tls)
+        slm_thread_look_if_gone(thread);
+    slm_background_end();
+    return slm_reserve_knows(thread, cache);
+}
+
 static bool has_rounds(struct slm_thread *thread, void *context)
 {
     const struct slm_take_rounds *rounds = context;
     const unsigned cache_id = rounds->cache->id;
     const bool in_use = uses(thread, rounds->cache);
-    if (rounds->how == SLM_TAKE_EVERYTHING) {
-        slm_thread_look_if_gone(thread); /* what it wants is in its TLS */
-        return in_use || slm_reserve_knows(thread, rounds->cache);
-    }
+    if (rounds->how == SLM_TAKE_EVERYTHING)
+        return in_use || wants(thread, rounds->cache);
     if (is_look(rounds->how))
         note_without(thread, cache_id);
     return in_use && (rounds->how == SLM_TAKE_AT_ONCE || may_have_rounds(thread, cache_id));
