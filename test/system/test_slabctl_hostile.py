@@ -8,6 +8,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -19,7 +20,7 @@ import zlib
 import pytest
 
 from conftest import SCALE, SLABCTL, SLABCTL_CHECKED, need
-from slabctl_tools import Child, compile_program, slabctl
+from slabctl_tools import NOBODY, Child, compile_program, slabctl
 
 pytestmark = [pytest.mark.xdist_group("slabctl"), pytest.mark.usefixtures("slabctl_checked_built")]
 FUZZ_S = 6 * SCALE
@@ -290,3 +291,22 @@ def test_memory_has_a_limit(hostile, slabctl_built):
     tool.wait()
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert int(re.search(r"Max data size +(\d+)", limits)[1]) <= max(total / 4, 4 << 30) and score == "1000\n"
+
+
+def test_a_huge_file_is_not_compared_to_its_end(hostile, place, slabctl_built):
+    """One of holes, which has been replaced by another, and has no build id. (For root the first one is still there.)"""
+    prlimit, = need("prlimit")
+    owner = NOBODY if os.getuid() == 0 else {}
+    tool, program, file = shutil.copy(SLABCTL, place), shutil.copy(hostile, place), place / "file"
+
+    def make():
+        with open(file, "wb") as to:
+            to.write(elf(3, 64, 1, 0, 0) + SEGMENT)
+            to.truncate(256 << 30)
+    make()
+    with Child(program, "map", file, **owner) as child:
+        child.tell("again", "ready")
+        file.unlink()
+        make()
+        done = slabctl("--cpu=30", tool, child.pid, "stats", tool=prlimit, **owner)
+        assert (done.returncode, done.stderr) == (1, f"slabctl: {child.pid}: does not run on slabmalloc\n"), done

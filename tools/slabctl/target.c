@@ -20,7 +20,7 @@
 /* A hostile process may map many files with many symbols. Real ones have a few MiB of them, with debug symbols
  * less than this. */
 enum { FILES_MOST = 4096, INSPECT_BYTES_MOST = 1 << 16 };
-static const uint64_t symbols_bytes_most = (uint64_t)1 << 30;
+static const uint64_t symbols_bytes_most = (uint64_t)1 << 30, compared_bytes_most = (uint64_t)1 << 30;
 
 struct target {
     char name[256];
@@ -32,6 +32,7 @@ struct target {
     struct mappings mappings;
     struct intern paths; /* of a core's files that were tried */
     int *files;          /* of each path: open; -1: none */
+    uint64_t compared;   /* bytes of files with memory */
     struct slm_inspect inspect;
     uint64_t address;
     const struct mapping *library;
@@ -175,7 +176,8 @@ static bool first_page_fits(struct target *target, const struct mapping *mapping
            memcmp(in_file, in_memory, (size_t)bytes) == 0;
 }
 
-/* Whether a mapping's bytes are the file's: other builds may begin with the same page. A core mostly lacks them. */
+/* Whether a mapping's bytes are the file's: other builds may begin with the same page. A core mostly lacks them. One
+ * of a file of holes may have any size: behind a limit none is the same any more. */
 static bool mapping_fits(struct target *target, const struct mapping *mapping, int file)
 {
     enum { PIECE = 1 << 16 };
@@ -183,6 +185,9 @@ static bool mapping_fits(struct target *target, const struct mapping *mapping, i
     uint64_t bytes = mapping->end - mapping->start, part;
     for (uint64_t done = 0; done < bytes && !target->is_core; done += part) {
         part = bytes - done < PIECE ? bytes - done : PIECE;
+        target->compared += part;
+        if (target->compared > compared_bytes_most)
+            return false;
         ssize_t there = pread(file, in_file, part, (off_t)(mapping->offset + done));
         if (there <= 0) /* the last page has nothing of the file behind its end */
             return there == 0 && done > 0;
