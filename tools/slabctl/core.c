@@ -202,7 +202,7 @@ static bool core_read(struct core *core, struct mappings *mappings, struct probl
     size_t count, at = 0;
     struct reading reading = {.loads = mappings};
     if (!elf_is_of_this_machine(core->elf) || !gelf_getehdr(core->elf, &header) || header.e_type != ET_CORE ||
-        elf_getphdrnum(core->elf, &count) != 0 || fstat(core->file, &stat) != 0)
+        elf_getphdrnum(core->elf, &count) != 0 || count > MAPPINGS_MOST || fstat(core->file, &stat) != 0)
         return problem_set(problem, PROBLEM_OTHER,
                            "not a core dump of this machine (one that is compressed has to be unpacked first)");
     segments_read(core, count, PT_LOAD, (uint64_t)stat.st_size, &reading);

@@ -1,5 +1,6 @@
 /* Reads the header itself, and where it says that the counts are in the first section, that one, too. Who writes to
- * the file at the same moment gets around this; libelf's own checks hold then. */
+ * the file at the same moment gets around this: segments are counted again where they are read; for sections there is
+ * the tool's limit of memory. */
 #include "elf_open.h"
 
 #include <stdbool.h>

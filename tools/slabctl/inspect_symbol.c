@@ -106,9 +106,9 @@ static bool segments_look(Elf *elf, struct inspect_symbol *symbol, bool *has_not
 {
     size_t count;
     bool loads = false;
-    if (elf_getphdrnum(elf, &count) != 0)
+    if (elf_getphdrnum(elf, &count) != 0 || count > FILE_SEGMENTS_MOST)
         return false;
-    for (size_t i = 0; i < count && i < FILE_SEGMENTS_MOST; i++) {
+    for (size_t i = 0; i < count; i++) {
         GElf_Phdr segment;
         if (!gelf_getphdr(elf, (int)i, &segment))
             return false;

@@ -47,7 +47,7 @@ static bool bias_of(const struct modules *modules, Elf *elf, const struct mappin
     size_t count;
     GElf_Ehdr header;
     GElf_Phdr first = {0};
-    if (elf_getphdrnum(elf, &count) != 0 || !gelf_getehdr(elf, &header))
+    if (elf_getphdrnum(elf, &count) != 0 || count > FILE_SEGMENTS_MOST || !gelf_getehdr(elf, &header))
         return false;
     for (size_t i = 0; i < count; i++) {
         GElf_Phdr segment;
