@@ -13,7 +13,7 @@ static const uint64_t ln2 = 2977044472u; /* in 1/2^32 */
  * on where its parent is. */
 _Atomic uint64_t slm_interval_sequence = 1; /* so it lies with what every process writes */
 
-slm_seldom void slm_interval_start(void)
+slm_cold void slm_interval_start(void)
 {
     store_relaxed(&slm_interval_sequence, slm_sys_entropy(0));
 }
