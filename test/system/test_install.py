@@ -181,6 +181,7 @@ def test_archive_of_ours_alone(installed, compiled):
 def test_static(installed, compiled):
     run(*compiled, "-static", *installed.pkg_config("--static", "--libs"))
     check(compiled[-1], installed)
+    assert "GNU_EH_FRAME" in run("readelf", "-lW", compiled[-1])  # by which stacks are followed; gcc leaves it out
 
 
 def test_the_archive_leaves_dlopen_alone(installed):

@@ -124,6 +124,33 @@ def test_cxx(tmp_path, preload, form):
         assert not any(re.search("slm_|slab_|operator new|^malloc", line) for row in rows for line in row["stack"])
 
 
+SECTIONS = """
+#include <stdio.h>
+#include <stdlib.h>
+__attribute__((noinline)) void *holder(void) { void *volatile object = malloc(1000); return object; }
+int main(void)
+{
+    for (int i = 0; i < COUNT; i++)
+        holder();
+    puts("ready");
+    fflush(stdout);
+    getchar();
+}
+"""
+
+
+def test_a_section_for_each_function(tmp_path, preload):
+    """As linkers make them when they are told to keep them apart."""
+    cc, = need("cc")
+    (tmp_path / "many.c").write_text(SECTIONS)
+    (tmp_path / "more.s").write_text("".join(f'.section .s{i},"ax",@progbits\n.long {i}\n' for i in range(6000)))
+    count = scaled(5000)
+    subprocess.run([cc, "-O1", "-fno-builtin", f"-DCOUNT={count}", tmp_path / "many.c", tmp_path / "more.s", "-o",
+                    tmp_path / "many"], check=True)
+    with Child(tmp_path / "many", env=often(preload)) as child:
+        assert by_function(child.pid)["holder"]["bytes"] == pytest.approx(count * 1000, rel=0.2)
+
+
 # -- the archive ------------------------------------------------------------------------------------------------------
 
 WAYS = set(re.findall(r"(?m)^WAY\((\w+),", (SOURCES / "ways.cc").read_text()))

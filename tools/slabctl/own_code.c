@@ -4,9 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "elf_open.h"
 #include "message.h"
 
-enum { SECTIONS_MOST = 4096, OWN_SECTIONS_MOST = 16, SYMBOLS_MOST = 1 << 22 };
+enum { OWN_SECTIONS_MOST = 16, SYMBOLS_MOST = 1 << 22 };
 
 struct range {
     uint64_t start, end;
@@ -65,7 +66,7 @@ static void sections_look(struct own_code *code, Dwfl_Module *module)
     if (!elf || elf_getshdrstrndx(elf, &names) != 0)
         return;
     Elf_Scn *section = NULL;
-    for (unsigned i = 0; i < SECTIONS_MOST && code->sections.count < OWN_SECTIONS_MOST; i++) {
+    for (unsigned i = 0; i < FILE_SECTIONS_MOST && code->sections.count < OWN_SECTIONS_MOST; i++) {
         GElf_Shdr header;
         if (!(section = elf_nextscn(elf, section)))
             return;
@@ -132,7 +133,7 @@ static enum whose whose_by_name(const char *name, bool is_local)
                                         "__libc_pvalloc",
                                         "free_aligned_sized",
                                         "malloc_usable_size"};
-    if (strncmp(name, "slm_", 4) == 0 || strncmp(name, "our_Zn", 6) == 0 || strncmp(name, "our_Zd", 6) == 0)
+    if (strncmp(name, "slm_", 4) == 0 || strncmp(name, "our_Znwm", 8) == 0 || strncmp(name, "our_ZdlPv", 9) == 0)
         return OWN;
     if (is_local)
         return UNKNOWN;
